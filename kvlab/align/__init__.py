@@ -1,0 +1,1 @@
+"""The mathematics of alignment: time, layers, heads, statistics, scores. Knows nothing of Streamlit."""

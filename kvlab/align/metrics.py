@@ -1,0 +1,45 @@
+"""Scores of a map on rows it was not fitted on, from their sums alone.
+
+All are per output channel or per student head; a channel's sums about the *training* means make the train-mean
+predictor score exactly 1, so error = RSS / TSS = 1 - R^2 (0 perfect, 1 no better than the mean).
+"""
+
+from __future__ import annotations
+
+import torch
+
+from kvlab.align.statistics import Centred
+
+
+def residual_squares(test: Centred, weights: torch.Tensor) -> torch.Tensor:
+    """RSS [Q] = sum over rows of (y - W^T x)^2, both about the training means."""
+    explained = (weights * test.xy).sum(0)
+    quadratic = (weights * (test.xx @ weights)).sum(0)
+    return test.yy - 2 * explained + quadratic
+
+
+def per_head(channels: torch.Tensor, heads: int) -> torch.Tensor:
+    """Sum over a head's channels: [..., H * D] -> [..., H]."""
+    return channels.reshape(*channels.shape[:-1], heads, -1).sum(-1)
+
+
+def r_squared(rss: torch.Tensor, tss: torch.Tensor) -> torch.Tensor:
+    """1 - RSS / TSS; not a number where a head has no variance."""
+    return 1 - rss / tss
+
+
+def jackknife(rss: torch.Tensor, tss: torch.Tensor) -> torch.Tensor:
+    """Standard error [H] of 1 - RSS / TSS by leaving out one fold at a time: rss, tss [folds, H].
+
+    Efron and Stein 1981. Not a number with one fold.
+    """
+    folds = len(rss)
+    if folds < 2:
+        return torch.full_like(rss[0], float("nan"))
+    left_out = 1 - (rss.sum(0) - rss) / (tss.sum(0) - tss)
+    return ((folds - 1) / folds * ((left_out - left_out.mean(0)) ** 2).sum(0)).sqrt()
+
+
+def pooled_cosine(dot: torch.Tensor, squares_a: torch.Tensor, squares_b: torch.Tensor) -> torch.Tensor:
+    """sum <a, b> / sqrt(sum |a|^2 * sum |b|^2) over all rows: one cosine of the stacked rows, not centred."""
+    return dot / (squares_a * squares_b).sqrt()

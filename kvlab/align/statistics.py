@@ -1,0 +1,134 @@
+"""Sums over rows from which every score follows; memory does not grow with the number of rows.
+
+X [N, P] are a teacher's features (P = Ht * Dt), Y [N, Q] a student's targets (Q = Hs * Ds). Sums are float64
+and taken about a pilot mean, so that a large common offset does not eat the digits of the variance.
+Inputs and outputs are kept apart because controls share one of the two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass
+class Inputs:
+    """n, sum of x [P] and sum of x x^T [P, P], of rows shifted by ``pilot`` [P]."""
+
+    pilot: torch.Tensor
+    n: int
+    total: torch.Tensor
+    gram: torch.Tensor
+
+    @classmethod
+    def empty(cls, pilot: torch.Tensor) -> Inputs:
+        pilot = pilot.double()
+        return cls(pilot, 0, torch.zeros_like(pilot), pilot.new_zeros(len(pilot), len(pilot)))
+
+    def add(self, x: torch.Tensor) -> None:
+        shifted = x.double() - self.pilot
+        self.n += len(x)
+        self.total += shifted.sum(0)
+        self.gram.addmm_(shifted.T, shifted)
+
+    def __add__(self, other: Inputs) -> Inputs:
+        return Inputs(self.pilot, self.n + other.n, self.total + other.total, self.gram + other.gram)
+
+    def __sub__(self, other: Inputs) -> Inputs:
+        return Inputs(self.pilot, self.n - other.n, self.total - other.total, self.gram - other.gram)
+
+    def mean(self) -> torch.Tensor:
+        """[P], shifted by the pilot."""
+        return self.total / max(self.n, 1)
+
+    def gram_about(self, centre: torch.Tensor) -> torch.Tensor:
+        """Sum of (x - c)(x - c)^T [P, P] with c shifted by the pilot."""
+        outer = torch.outer(self.total, centre)
+        return self.gram - outer - outer.T + self.n * torch.outer(centre, centre)
+
+
+@dataclass
+class Outputs:
+    """n, sum of y [Q], sum of x y^T [P, Q] and sum of y^2 [Q], of shifted rows."""
+
+    pilot_x: torch.Tensor
+    pilot_y: torch.Tensor
+    n: int
+    total: torch.Tensor
+    cross: torch.Tensor
+    squares: torch.Tensor
+
+    @classmethod
+    def empty(cls, pilot_x: torch.Tensor, pilot_y: torch.Tensor) -> Outputs:
+        pilot_x, pilot_y = pilot_x.double(), pilot_y.double()
+        zeros = torch.zeros_like(pilot_y)
+        return cls(pilot_x, pilot_y, 0, zeros, pilot_x.new_zeros(len(pilot_x), len(pilot_y)), zeros.clone())
+
+    def add(self, x: torch.Tensor, y: torch.Tensor) -> None:
+        shifted_x, shifted_y = x.double() - self.pilot_x, y.double() - self.pilot_y
+        self.n += len(y)
+        self.total += shifted_y.sum(0)
+        self.cross.addmm_(shifted_x.T, shifted_y)
+        self.squares += (shifted_y**2).sum(0)
+
+    def __add__(self, other: Outputs) -> Outputs:
+        return self._combine(other, 1)
+
+    def __sub__(self, other: Outputs) -> Outputs:
+        return self._combine(other, -1)
+
+    def _combine(self, other: Outputs, sign: int) -> Outputs:
+        return Outputs(
+            self.pilot_x,
+            self.pilot_y,
+            self.n + sign * other.n,
+            self.total + sign * other.total,
+            self.cross + sign * other.cross,
+            self.squares + sign * other.squares,
+        )
+
+    def mean(self) -> torch.Tensor:
+        """[Q], shifted by the pilot."""
+        return self.total / max(self.n, 1)
+
+    def cross_about(self, centre_x: torch.Tensor, total_x: torch.Tensor, centre_y: torch.Tensor) -> torch.Tensor:
+        """Sum of (x - cx)(y - cy)^T [P, Q]; ``total_x`` is the inputs' sum over the same rows."""
+        return (
+            self.cross
+            - torch.outer(total_x, centre_y)
+            - torch.outer(centre_x, self.total)
+            + self.n * torch.outer(centre_x, centre_y)
+        )
+
+    def squares_about(self, centre_y: torch.Tensor) -> torch.Tensor:
+        """Sum of (y - cy)^2 [Q]."""
+        return self.squares - 2 * centre_y * self.total + self.n * centre_y**2
+
+
+@dataclass(frozen=True)
+class Centred:
+    """The sums about the means of the rows a map is fitted on (those of a training set)."""
+
+    n: int
+    mean_x: torch.Tensor  # [P], shifted by the pilot
+    mean_y: torch.Tensor  # [Q], shifted by the pilot
+    xx: torch.Tensor  # [P, P]
+    xy: torch.Tensor  # [P, Q]
+    yy: torch.Tensor  # [Q]
+
+
+def centred(inputs: Inputs, outputs: Outputs, mean_x: torch.Tensor, mean_y: torch.Tensor) -> Centred:
+    """Sums about any two centres; with the rows' own means these are (co)variances times n."""
+    return Centred(
+        n=outputs.n,
+        mean_x=mean_x,
+        mean_y=mean_y,
+        xx=inputs.gram_about(mean_x),
+        xy=outputs.cross_about(mean_x, inputs.total, mean_y),
+        yy=outputs.squares_about(mean_y),
+    )
+
+
+def about_own_mean(inputs: Inputs, outputs: Outputs) -> Centred:
+    return centred(inputs, outputs, inputs.mean(), outputs.mean())

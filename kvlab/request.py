@@ -1,0 +1,73 @@
+"""What a user asks for: the settings of an analysis, checked before any weight is loaded. No torch here."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from kvlab.errors import AlignError
+
+TimeRule = Literal["exact", "floor", "ceil", "linear", "nearest"]
+LayerRule = Literal["depth"]
+Projector = Literal["ridge", "structured", "group-mean"]
+KeySpace = Literal["pre-rope", "post-rope"]
+Calibration = Literal["auto", "samples", "none"]
+
+
+class AlignSettings(BaseModel):
+    """How the caches are compared."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    time: TimeRule = Field("floor", description="which teacher step stands for a student step")
+    layers: LayerRule = Field("depth", description="which teacher layer explains a student layer")
+    projector: Projector = Field("ridge", description="the map from teacher heads to student heads")
+    keys: KeySpace = Field("pre-rope", description="keys with the rotation undone, or as cached")
+    folds: int = Field(5, ge=2, le=20, description="folds of documents for cross-validation")
+    sinks: int = Field(4, ge=0, le=64, description="first content tokens of a document left out of fits and scores")
+    inspect: int = Field(12, ge=0, le=200, description="documents kept token by token for the detail panes")
+    max_tokens: int = Field(4096, ge=2, description="longest timeline per document; longer ones are cut, and said")
+    batch_tokens: int = Field(4096, ge=1, description="padded tokens per forward")
+    seed: int = Field(0, ge=0, description="of the fold assignment and the shuffled control")
+
+
+class AnalysisRequest(BaseModel):
+    """One alignment of one teacher with one student; ``config.yaml`` of a run folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    teacher: str = Field(description="a demo model, a Hugging Face id, an alias or a local folder")
+    student: str = Field(description="likewise")
+    prompts: str = Field("bundled samples", description="where the prompts came from, in words")
+    calibration: Calibration = Field(
+        "auto",
+        description="fit also on the bundled samples (scores stay on the prompts); auto: under 20 documents",
+    )
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    settings: AlignSettings = AlignSettings()
+
+
+def checked(fields: dict) -> AnalysisRequest:
+    """Fields of a form, a file or a command line -> request; AlignError names the first field that is wrong."""
+    try:
+        return AnalysisRequest(**fields)
+    except (ValidationError, TypeError) as error:
+        raise AlignError("request-invalid", **_first_problem(error)) from error
+
+
+def _first_problem(error: ValidationError | TypeError) -> dict[str, str]:
+    if isinstance(error, TypeError):
+        return {
+            "expected": "a table of settings",
+            "found": str(error),
+            "remedy": "start from a saved config.yaml",
+        }
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"]) or "the request"
+    return {
+        "expected": f"{where}: {problem['msg']}",
+        "found": repr(problem.get("input"))[:200],
+        "remedy": "correct this setting; `python -m kvlab align --help` lists them",
+    }

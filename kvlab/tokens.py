@@ -1,0 +1,152 @@
+"""Text and a tokenizer -> ids with the UTF-8 byte span that each token stands for.
+
+Knows nothing of models. Two ways to the spans: the bytes written in the vocabulary (exact, used whenever
+their concatenation is the text) and the tokenizer's character offsets (normalised text, unknown decoders).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from functools import cache, lru_cache
+from itertools import pairwise
+
+import numpy as np
+
+from kvlab.types import Tokens
+
+BYTE_TOKEN = re.compile(r"^<0x([0-9A-Fa-f]{2})>$")
+METASPACE = "\u2581"
+
+
+def tokenize(tokenizer, text: str, max_tokens: int | None = None) -> Tokens:
+    """Read the whole text once, special tokens included as the tokenizer adds them, no chat template.
+
+    ``max_tokens`` cuts the timeline at its end (a model's positions); the spans then tile a prefix.
+    """
+    encoded = tokenizer(
+        text,
+        add_special_tokens=True,
+        return_offsets_mapping=True,
+        return_special_tokens_mask=True,
+        return_attention_mask=False,
+        verbose=False,
+    )
+    ids = np.asarray(encoded["input_ids"], dtype=np.int64)
+    special = np.asarray(encoded["special_tokens_mask"], dtype=bool)
+    pieces = [piece_bytes(tokenizer, int(i)) for i in ids]
+    spans = spans_from_pieces(text, pieces, special)
+    lossless = spans is not None
+    if spans is None:
+        spans = spans_from_offsets(text, encoded["offset_mapping"], pieces, special)
+    kept = slice(0, max_tokens)
+    return Tokens(ids=ids[kept], spans=spans[kept], special=special[kept], lossless=lossless)
+
+
+def spans_from_pieces(text: str, pieces: list[bytes | None], special: np.ndarray) -> np.ndarray | None:
+    """Byte spans [T, 2] from the vocabulary's own bytes; None when these are not the text.
+
+    A leading space that the text does not have is SentencePiece's dummy prefix and has no bytes.
+    """
+    content = [piece for piece, added in zip(pieces, special) if not added]
+    if any(piece is None for piece in content):
+        return None
+    read, written = b"".join(content), text.encode()
+    dummy_prefix = read != written and read == b" " + written
+    if read != written and not dummy_prefix:
+        return None
+    lengths = np.array([0 if added else len(piece) for piece, added in zip(pieces, special)], dtype=np.int64)
+    ends = np.cumsum(lengths)
+    if dummy_prefix:
+        ends = np.maximum(ends - 1, 0)
+    starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
+    return np.stack([starts, ends], axis=1)
+
+
+def spans_from_offsets(
+    text: str, offsets: list[tuple[int, int]], pieces: list[bytes | None], special: np.ndarray
+) -> np.ndarray:
+    """Byte spans [T, 2] from character offsets, made to tile the text.
+
+    Tokens that share a character (pieces of one multi-byte character) get sub-spans of its bytes, by the
+    length of their own bytes where known, evenly otherwise. Whitespace that a tokenizer trims away belongs
+    to the token after it.
+    """
+    at_byte = np.concatenate([[0], np.cumsum([len(c.encode()) for c in text])]).astype(np.int64)
+    ends = np.zeros(len(offsets), dtype=np.int64)
+    content = [i for i in range(len(offsets)) if not special[i]]
+    for group in sharing_characters(content, offsets):
+        start, end = at_byte[offsets[group[0]][0]], at_byte[max(offsets[i][1] for i in group)]
+        lengths = [len(pieces[i]) if pieces[i] is not None else -1 for i in group]
+        if min(lengths) >= 0 and sum(lengths) == end - start:
+            ends[group] = start + np.cumsum(lengths)
+        else:
+            share = np.arange(1, len(group) + 1) / len(group)
+            ends[group] = start + np.round(share * (end - start)).astype(np.int64)
+    previous = 0
+    for i in range(len(ends)):
+        ends[i] = previous = previous if special[i] else max(previous, int(ends[i]))
+    starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
+    return np.stack([starts, ends], axis=1)
+
+
+def sharing_characters(content: list[int], offsets: list[tuple[int, int]]) -> list[list[int]]:
+    """Runs of token positions whose character ranges overlap."""
+    groups: list[list[int]] = [content[:1]] if content else []
+    for before, here in pairwise(content):
+        if offsets[here][0] < offsets[before][1]:
+            groups[-1].append(here)
+        else:
+            groups.append([here])
+    return groups
+
+
+def piece_bytes(tokenizer, token_id: int) -> bytes | None:
+    """The bytes a token stands for; None when the vocabulary does not say."""
+    return _reader(tokenizer)(token_id)
+
+
+@lru_cache(maxsize=8)
+def _reader(tokenizer) -> Callable[[int], bytes | None]:
+    backend = tokenizer.backend_tokenizer
+    decoders = set(_types_in(json.loads(backend.to_str())["decoder"]))
+    added = {token_id: token.content for token_id, token in tokenizer.added_tokens_decoder.items()}
+
+    @cache
+    def read(token_id: int) -> bytes | None:
+        piece = backend.id_to_token(token_id)
+        if piece is None:
+            return None
+        if token_id in added and not BYTE_TOKEN.match(piece):
+            return added[token_id].encode()
+        if "ByteLevel" in decoders:
+            table = byte_of_character()
+            return bytes(table[c] for c in piece) if all(c in table for c in piece) else None
+        byte = BYTE_TOKEN.match(piece)
+        if "ByteFallback" in decoders and byte:
+            return bytes([int(byte.group(1), 16)])
+        if decoders & {"Metaspace", "Replace"}:
+            return piece.replace(METASPACE, " ").encode()
+        return None
+
+    return read
+
+
+def _types_in(decoder: dict | None) -> list[str]:
+    if decoder is None:
+        return []
+    return [decoder["type"]] + [t for inner in decoder.get("decoders", []) for t in _types_in(inner)]
+
+
+@cache
+def byte_of_character() -> dict[str, int]:
+    """Byte-level BPE writes bytes as printable characters (GPT-2's table); this reads them back."""
+    printable = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
+    table = {chr(b): b for b in printable}
+    others = [b for b in range(256) if b not in set(printable)]
+    return table | {chr(256 + i): b for i, b in enumerate(others)}

@@ -1,0 +1,158 @@
+"""The shapes that everything passes around.
+
+Axes, used literally in every signature:
+    B batch   L layers   H KV heads   T tokens   D head width
+    suffix t = teacher, s = student; so K_t is [Lt, Ht, Tt, Dt] and a projected key [Ls, Hs, Ts, Ds].
+Spans are half-open UTF-8 byte ranges [start, end) of the document's text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+KINDS = ("key", "value")
+
+# stage name, units done, units in all; raises errors.Cancelled to stop the work
+Progress = Callable[[str, int, int], None]
+
+
+def no_progress(stage: str, done: int, total: int) -> None:
+    """The progress callback of a caller who does not look."""
+
+
+@dataclass(frozen=True)
+class Positions:
+    """How a model tells positions apart."""
+
+    kind: str  # "rope" | "learned" | "alibi" | "none"
+    theta: float | None = None
+    scaling: str | None = None  # "yarn", "linear", ... or None
+    rotary_width: int | None = None  # rotated share of a head, None when whole or not rope
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What a configuration alone says about a model's KV cache."""
+
+    name: str
+    architecture: str  # transformers' model_type
+    layers: int
+    kv_layers: tuple[int, ...]  # the layers that keep a KV cache, numbered as in the model
+    kv_heads: int
+    query_heads: int
+    key_width: int
+    value_width: int
+    hidden: int
+    vocabulary: int
+    positions: Positions
+    max_positions: int | None
+    parameters: int
+
+    @property
+    def kv_values_per_token(self) -> int:
+        """Numbers cached for one token over all layers; times bytes per number = KV bytes per token."""
+        return len(self.kv_layers) * self.kv_heads * (self.key_width + self.value_width)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Geometry:
+        return cls(
+            **{
+                **fields,
+                "kv_layers": tuple(fields["kv_layers"]),
+                "positions": Positions(**fields["positions"]),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A named part of a document: "prompt", "reasoning" or "answer"."""
+
+    name: str
+    start: int  # byte
+    end: int  # byte, exclusive
+
+
+@dataclass(frozen=True)
+class Document:
+    """One prompt with what follows it; the unit that is held out."""
+
+    id: str
+    text: str
+    segments: tuple[Segment, ...] = ()
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A document as one model reads it. Invariant: spans are non-decreasing and tile the text."""
+
+    ids: np.ndarray  # [T] int64
+    spans: np.ndarray  # [T, 2] int64, UTF-8 bytes; an added token (BOS) has an empty span
+    special: np.ndarray  # [T] bool: added by the tokenizer, not read from the text
+    lossless: bool  # the bytes of the tokens, put together, are the text
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class KV:
+    """One document's cache. ``keys[l]`` is [H, T, Dk] and ``values[l]`` [H, T, Dv] of cached layer l."""
+
+    keys: list[torch.Tensor]
+    values: list[torch.Tensor]
+    tokens: Tokens
+    pre_rope: bool  # True: the rotation of the keys is undone
+
+
+@dataclass(frozen=True)
+class TimeMap:
+    """Which teacher steps stand for each student step: a sparse matrix [Ts, Tt] as (row, column, weight).
+
+    Invariant: the weights of a row sum to 1, or the row is empty (no teacher signal).
+    """
+
+    rule: str
+    student_length: int
+    teacher_length: int
+    rows: np.ndarray  # [N] int64, ascending
+    columns: np.ndarray  # [N] int64
+    weights: np.ndarray  # [N] float64
+    exact: np.ndarray  # [Ts] bool: both models have read exactly the same bytes
+    lag: np.ndarray  # [Ts] int64, bytes the teacher is behind (> 0) or ahead (< 0); 0 in empty rows
+
+    @property
+    def covered(self) -> np.ndarray:
+        """[Ts] bool: student steps that have a teacher signal."""
+        covered = np.zeros(self.student_length, dtype=bool)
+        covered[self.rows] = True
+        return covered
+
+
+@dataclass(frozen=True)
+class LayerMap:
+    """For each cached student layer the teacher layers it is explained from (positions in the caches)."""
+
+    rule: str
+    teacher_layers: tuple[tuple[int, ...], ...]  # [Ls][1..]
+
+
+@dataclass(frozen=True)
+class HeadMap:
+    """One affine map per student layer: [Ht * Dt] -> [Hs * Ds], for keys or for values."""
+
+    projector: str
+    kind: str  # "key" | "value"
+    weights: list[torch.Tensor]  # per student layer [Ht * Dt, Hs * Ds]
+    biases: list[torch.Tensor]  # per student layer [Hs * Ds]
+    ridge: list[float | None] = field(default_factory=list)  # the chosen lambda per layer

@@ -1,0 +1,1 @@
+"""The only package besides pages/ and app.py that imports Streamlit."""

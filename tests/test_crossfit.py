@@ -1,0 +1,167 @@
+"""Scores from sums against the same scores computed row by row with explicit splits."""
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.linear_model import Ridge
+
+from kvlab.align import crossfit as cf
+from kvlab.align import metrics
+from kvlab.align.statistics import Inputs, Outputs, about_own_mean, centred
+
+P, HEADS, WIDTH, FOLDS = 10, 2, 3, 4
+
+
+def rows(seed=0, n=120, noise=1.0, offset=0.0):
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, P, generator=g, dtype=torch.float64) * torch.logspace(-1, 1, P).double() + offset
+    w = torch.randn(P, HEADS * WIDTH, generator=g, dtype=torch.float64)
+    y = x @ w / 5 + noise * torch.randn(n, HEADS * WIDTH, generator=g, dtype=torch.float64) + 2
+    fold = torch.arange(n) % FOLDS
+    exact = torch.rand(n, generator=g) < 0.7
+    return x, y, fold, exact
+
+
+def sums(x, y, fold, exact, fit_only=None):
+    inputs = cf.FoldSums(lambda: Inputs.empty(x[:5].mean(0)), FOLDS)
+    outputs = cf.FoldSums(lambda: Outputs.empty(x[:5].mean(0), y[:5].mean(0)), FOLDS)
+    fit_only = torch.zeros(len(x), dtype=bool) if fit_only is None else fit_only
+    for part, chosen in (
+        (cf.FIT_AND_SCORE, exact & ~fit_only),
+        (cf.SCORE_ONLY, ~exact & ~fit_only),
+        (cf.FIT_ONLY, exact & fit_only),
+    ):
+        for f in range(FOLDS):
+            picked = chosen & (fold == f)
+            for half in (picked & (torch.arange(len(x)) % 2 == 0), picked & (torch.arange(len(x)) % 2 == 1)):
+                inputs.add(f, part, x[half])
+                outputs.add(f, part, x[half], y[half])
+    return inputs, outputs
+
+
+@settings(max_examples=20)
+@given(seed=st.integers(0, 10_000), offset=st.sampled_from([0.0, 1e4]))
+def test_sums_in_pieces_equal_covariances_of_the_whole(seed, offset):
+    x, y, _, _ = rows(seed, 40, offset=offset)
+    inputs, outputs = Inputs.empty(x[:3].mean(0)), Outputs.empty(x[:3].mean(0), y[:3].mean(0))
+    for piece in torch.arange(40).split(7):
+        inputs.add(x[piece])
+        outputs.add(x[piece], y[piece])
+    got = about_own_mean(inputs, outputs)
+    expected = np.cov(np.hstack([x, y]).T, bias=True) * 40
+    np.testing.assert_allclose(got.xx, expected[:P, :P], rtol=1e-9, atol=1e-8)
+    np.testing.assert_allclose(got.xy, expected[:P, P:], rtol=1e-9, atol=1e-8)
+    np.testing.assert_allclose(got.yy, np.diag(expected[P:, P:]), rtol=1e-9, atol=1e-8)
+    other = about_own_mean(inputs - Inputs.empty(inputs.pilot), outputs)
+    torch.testing.assert_close(other.xx, got.xx)
+
+
+def test_held_out_scores_equal_scikit_learn_on_explicit_splits():
+    x, y, fold, exact = rows()
+    inputs, outputs = sums(x, y, fold, exact)
+    fitted = cf.crossfit_ridge(inputs, outputs, HEADS)
+    dot, norm_y, norm_hat = torch.zeros(3, HEADS, dtype=torch.float64)
+    for f in range(FOLDS):
+        train, test = exact & (fold != f), fold == f
+        for h in range(HEADS):
+            columns = slice(h * WIDTH, (h + 1) * WIDTH)
+            xc = x[train] - x[train].mean(0)
+            penalty = float(fitted.penalties[f, h]) * float((xc**2).sum() / P)
+            model = Ridge(alpha=penalty, solver="svd").fit(x[train].numpy(), y[train][:, columns].numpy())
+            predicted = model.predict(x[test].numpy()).reshape(-1, WIDTH)
+            actual = y[test][:, columns].numpy()
+            np.testing.assert_allclose(fitted.rss[f, h], ((actual - predicted) ** 2).sum(), rtol=1e-8)
+            about_train_mean = ((actual - y[train][:, columns].mean(0).numpy()) ** 2).sum()
+            np.testing.assert_allclose(fitted.tss[f, h], about_train_mean, rtol=1e-8)
+            np.testing.assert_allclose(fitted.predict(f, x[test])[:, columns], predicted, rtol=1e-7, atol=1e-7)
+            dot[h] += (actual * predicted).sum()
+            norm_y[h] += (actual**2).sum()
+            norm_hat[h] += (predicted**2).sum()
+        assert int(fitted.n[f]) == int(test.sum())
+    torch.testing.assert_close(fitted.cosine, dot / (norm_y * norm_hat).sqrt())
+
+
+def test_the_penalty_of_a_fold_is_the_best_of_an_explicit_inner_cross_validation():
+    x, y, fold, _ = rows(3, n=60, noise=4.0)
+    exact = torch.ones(60, dtype=bool)
+    fitted = cf.crossfit_ridge(*sums(x, y, fold, exact), HEADS)
+    for f in range(FOLDS):
+        errors = np.zeros((len(cf.RELATIVE_PENALTIES), HEADS))
+        for g in set(range(FOLDS)) - {f}:
+            train, test = (fold != f) & (fold != g), fold == g
+            xc = x[train] - x[train].mean(0)
+            for p, relative in enumerate(cf.RELATIVE_PENALTIES):
+                model = Ridge(alpha=relative * float((xc**2).sum() / P), solver="svd")
+                predicted = model.fit(x[train].numpy(), y[train].numpy()).predict(x[test].numpy())
+                errors[p] += ((y[test].numpy() - predicted) ** 2).reshape(-1, HEADS, WIDTH).sum((0, 2))
+        chosen = [cf.RELATIVE_PENALTIES[i] for i in errors.argmin(0)]
+        np.testing.assert_allclose(fitted.penalties[f].numpy(), chosen)
+
+
+def test_calibration_rows_are_fitted_on_but_never_scored():
+    x, y, fold, exact = rows(5)
+    fit_only = torch.arange(len(x)) % 3 == 0
+    fitted = cf.crossfit_ridge(*sums(x, y, fold, exact, fit_only), HEADS)
+    assert int(fitted.n.sum()) == int((~fit_only).sum())
+    f = 1
+    train = exact & (fold != f)
+    torch.testing.assert_close(fitted.mean_x[f], x[train].mean(0))
+
+
+def test_noise_scores_zero_held_out_although_it_fits_its_own_rows():
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.randn(2, 60, P, generator=g, dtype=torch.float64)
+    y = y[:, : HEADS * WIDTH]
+    fold = torch.arange(60) % FOLDS
+    fitted = cf.crossfit_ridge(*sums(x, y, fold, torch.ones(60, dtype=bool)), HEADS)
+    in_sample = 1 - np.linalg.lstsq(x - x.mean(0), y - y.mean(0), rcond=None)[1].sum() / ((y - y.mean(0)) ** 2).sum()
+    assert in_sample > 0.1
+    assert (fitted.r2 < 0.05).all()
+
+
+def test_train_mean_predictor_scores_exactly_zero():
+    inputs, outputs = sums(*rows(7))
+    zero = cf.crossfit_fixed(inputs, outputs, HEADS, lambda train: torch.zeros_like(train.xy))
+    torch.testing.assert_close(zero.r2, torch.zeros(HEADS, dtype=torch.float64))
+
+
+def test_teacher_head_contributions_equal_explicit_refits():
+    x, y, fold, exact = rows(11)
+    inputs, outputs = sums(x, y, fold, exact)
+    heads_t, relative = 5, 1e-2
+    found = cf.teacher_head_contributions(inputs, outputs, HEADS, heads_t, relative)
+    rss = torch.zeros(heads_t, 3, HEADS, dtype=torch.float64)
+    tss = torch.zeros(HEADS, dtype=torch.float64)
+    for f in range(FOLDS):
+        train, test = exact & (fold != f), fold == f
+        penalty = relative * float(((x[train] - x[train].mean(0)) ** 2).sum() / P)
+        mean = y[train].mean(0)
+        tss += ((y[test] - mean) ** 2).reshape(-1, HEADS, WIDTH).sum((0, 2))
+        for a in range(heads_t):
+            block = list(range(a * 2, a * 2 + 2))
+            rest = [c for c in range(P) if c not in block]
+            for k, columns in enumerate((list(range(P)), rest, block)):
+                model = Ridge(alpha=penalty, solver="cholesky").fit(x[train][:, columns].numpy(), y[train].numpy())
+                residual = y[test].numpy() - model.predict(x[test][:, columns].numpy())
+                rss[a, k] += torch.from_numpy((residual**2).reshape(-1, HEADS, WIDTH).sum((0, 2)))
+    torch.testing.assert_close(found.without, ((rss[:, 1] - rss[:, 0]) / tss).T, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(found.alone, (1 - rss[:, 2] / tss).T, rtol=1e-6, atol=1e-9)
+
+
+def test_jackknife_of_identical_folds_is_zero_and_of_one_fold_unknown():
+    tss = torch.full((4, 2), 3.0).double()
+    assert metrics.jackknife(tss / 2, tss).abs().max() < 1e-12
+    assert metrics.jackknife(tss[:1], tss[:1]).isnan().all()
+
+
+def test_residuals_about_other_means_are_those_of_the_rows():
+    x, y, _, _ = rows(2, 30)
+    inputs, outputs = Inputs.empty(x[0]), Outputs.empty(x[0], y[0])
+    inputs.add(x)
+    outputs.add(x, y)
+    centre_x, centre_y = torch.randn(P).double(), torch.randn(HEADS * WIDTH).double()
+    w = torch.randn(P, HEADS * WIDTH).double()
+    test = centred(inputs, outputs, centre_x - x[0], centre_y - y[0])
+    expected = ((y - centre_y - (x - centre_x) @ w) ** 2).sum(0)
+    torch.testing.assert_close(metrics.residual_squares(test, w), expected)

@@ -1,0 +1,85 @@
+"""Projectors: their start, their equivalent matrix, and the closed forms against independent solvers."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvlab.align import heads
+from kvlab.align.statistics import Inputs, Outputs, about_own_mean
+from kvlab.errors import AlignError
+
+sizes = st.integers(min_value=1, max_value=40)
+
+
+def sums_of(x, y):
+    inputs, outputs = Inputs.empty(x.mean(0)), Outputs.empty(x.mean(0), y.mean(0))
+    inputs.add(x)
+    outputs.add(x, y)
+    return about_own_mean(inputs, outputs)
+
+
+@given(n_in=sizes, n_out=sizes)
+def test_group_mean_rows_are_averages_and_use_every_member_alike(n_in, n_out):
+    m = heads.group_mean(n_in, n_out)
+    assert (m >= 0).all()
+    torch.testing.assert_close(m.sum(1), torch.ones(n_out, dtype=torch.float64))
+    torch.testing.assert_close(m.sum(0), torch.full((n_in,), n_out / n_in, dtype=torch.float64))
+
+
+def test_group_mean_of_divisible_counts_is_the_plain_mean_of_each_group():
+    np.testing.assert_allclose(heads.group_mean(6, 2), [[1 / 3] * 3 + [0] * 3, [0] * 3 + [1 / 3] * 3], atol=1e-15)
+    np.testing.assert_allclose(heads.group_mean(2, 4), [[1, 0], [1, 0], [0, 1], [0, 1]], atol=1e-15)
+    with pytest.raises(AlignError, match="0 -> 2"):
+        heads.group_mean(0, 2)
+
+
+def test_projector_equals_its_matrix_with_different_key_and_value_widths():
+    projector = heads.KVProjector(6, 4, 8, 16, 12, 20)
+    for p in projector.parameters():
+        torch.nn.init.normal_(p)
+    for part, width in ((projector.key, 8), (projector.value, 12)):
+        x = torch.randn(3, 6, 5, width)
+        flat = x.transpose(1, 2).flatten(2)
+        expected = (flat @ part.matrix() + part.bias.flatten()).unflatten(2, (4, -1)).transpose(1, 2)
+        torch.testing.assert_close(part(x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_projector_names_both_shapes_when_heads_are_miscounted():
+    with pytest.raises(AlignError, match=r"4 KV heads, time, head width 8.*\(1, 28, 5, 8\).*num_key_value_heads"):
+        heads.KVProjector(4, 2, 8, 8)(torch.zeros(1, 28, 5, 8), torch.zeros(1, 28, 5, 8))
+
+
+def test_ridge_is_the_least_squares_solution_of_the_augmented_system():
+    torch.manual_seed(0)
+    x, y = torch.randn(60, 12).double() + 5, torch.randn(60, 7).double()
+    penalty = 3.0
+    w = heads.ridge(sums_of(x, y), penalty)
+    xc, yc = x - x.mean(0), y - y.mean(0)
+    stacked = np.vstack([xc.numpy(), np.sqrt(penalty) * np.eye(12)])
+    expected, *_ = np.linalg.lstsq(stacked, np.vstack([yc.numpy(), np.zeros((12, 7))]), rcond=None)
+    np.testing.assert_allclose(w.numpy(), expected, atol=1e-10)
+
+
+def test_structured_recovers_a_map_of_its_own_form():
+    torch.manual_seed(0)
+    mixing, width = torch.rand(2, 6).double(), torch.randn(4, 3).double()
+    x = torch.randn(2000, 24).double()
+    true = torch.kron(mixing.T.contiguous(), width)
+    found = heads.structured(sums_of(x, x @ true + 1), 6, 2, penalty=1e-9)
+    torch.testing.assert_close(found, true, rtol=1e-4, atol=1e-4)
+
+
+def test_structured_is_no_better_than_ridge_and_no_worse_than_the_group_mean_on_its_own_rows():
+    torch.manual_seed(1)
+    x, y = torch.randn(500, 24).double(), torch.randn(500, 6).double()
+    y += x @ torch.randn(24, 6).double()
+    train = sums_of(x, y)
+    xc, yc = x - x.mean(0), y - y.mean(0)
+
+    def loss(w):
+        return float(((yc - xc @ w) ** 2).sum())
+
+    structured = loss(heads.structured(train, 6, 2, penalty=1e-9))
+    assert loss(heads.ridge(train, 1e-9)) < structured < loss(heads.group_mean_matrix(6, 2, 4, 3))
