@@ -24,7 +24,7 @@ class KvlabError(Exception):
         return cls(fields["kind"], **{key: fields[key] for key in ("expected", "found", "remedy")})
 
     def __reduce__(self):
-        return KvlabError.from_dict, (self.to_dict(),)
+        return type(self).from_dict, (self.to_dict(),)
 
 
 class ModelError(KvlabError):

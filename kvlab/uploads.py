@@ -1,0 +1,264 @@
+"""Text formats: bytes of a .txt or .jsonl file → records, each with its place in the file.
+
+Knows nothing of tables (``tables.py``), documents (``documents.py``) or limits (``prompts.py``). A record
+that cannot be read carries its error and the reader goes on: one bad line never costs the others.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import reprlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+from kvlab.errors import PromptError
+
+EXTENSIONS = (".txt", ".jsonl", ".csv", ".parquet")
+
+_UTF8_BOM = b"\xef\xbb\xbf"
+# UTF-32 before UTF-16: the little-endian mark of the first begins with that of the second.
+_WIDE_BOMS = (
+    (b"\xff\xfe\x00\x00", "UTF-32"),
+    (b"\x00\x00\xfe\xff", "UTF-32"),
+    (b"\xff\xfe", "UTF-16"),
+    (b"\xfe\xff", "UTF-16"),
+)
+_MAGIC = (
+    (b"PK\x03\x04", "a zip archive (.zip, .xlsx, .docx)"),
+    (b"\x89PNG\r\n\x1a\n", "a PNG image"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"\x1f\x8b", "gzip-compressed data"),
+    (b"\x28\xb5\x2f\xfd", "zstd-compressed data"),
+    (b"\xfd7zXZ\x00", "xz-compressed data"),
+    (b"%PDF-", "a PDF"),
+    (b"\x7fELF", "a program"),
+    (b"SQLite format 3\x00", "an SQLite database"),
+)
+# Control characters, line separators, text-direction overrides and lone surrogates: never in a name.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_NAME_LENGTH = 80  # characters
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 40
+
+
+class Number(str):
+    """A number of a file, as it was written there (``42.0`` stays ``42.0``)."""
+
+    __repr__ = str.__str__
+
+
+@dataclass(frozen=True)
+class Record:
+    """What stands at one place of a file: its fields by name, or why they cannot be read."""
+
+    where: str  # "line 17", "row 3", "paragraph 4"
+    content: dict[str, Any] | PromptError
+
+
+def printable(text: str) -> str:
+    """``text`` without control characters, lone surrogates and text-direction overrides."""
+    return _UNPRINTABLE.sub("", text)
+
+
+def shown(value: object) -> str:
+    """``value`` as an error message quotes it: escaped, at most 60 characters, however deep or long it is."""
+    quoted = _short.repr(value)
+    return quoted if len(quoted) <= 60 else quoted[:57] + "..."
+
+
+def safe_name(filename: str) -> str:
+    """A name to show and to store: no folders, no control or shell characters, at most 80 characters."""
+    base = re.sub(r'[<>:"|?*]', "_", printable(re.split(r"[/\\]", filename)[-1])).strip(" .")
+    if not base:
+        return "upload"
+    suffix = PurePath(base).suffix[:_NAME_LENGTH]
+    return base.removesuffix(suffix)[: _NAME_LENGTH - len(suffix)] + suffix
+
+
+def extension(filename: str) -> str:
+    """The extension of a file kvlab reads, in lower case. Raises ``prompts-unknown-extension``."""
+    suffix = PurePath(safe_name(filename)).suffix.lower()
+    if suffix not in EXTENSIONS:
+        raise PromptError(
+            "prompts-unknown-extension",
+            expected="a file ending in " + ", ".join(EXTENSIONS),
+            found=shown(safe_name(filename)),
+            remedy="save the prompts in one of these formats and rename the file accordingly",
+        )
+    return suffix
+
+
+def check_text(data: bytes) -> None:
+    """Refuses what is not text at all. Raises ``prompts-utf16`` or ``prompts-binary``."""
+    for mark, encoding in _WIDE_BOMS:
+        if data.startswith(mark):
+            raise PromptError(
+                "prompts-utf16",
+                expected="text in UTF-8",
+                found=f"text in {encoding} (its byte order mark at byte 0)",
+                remedy=f"save the file as UTF-8, or: iconv -f {encoding} -t UTF-8 old.txt > new.txt",
+            )
+    is_parquet = data.startswith(b"PAR1") and data.endswith(b"PAR1")
+    magic = "a Parquet table" if is_parquet else next((n for m, n in _MAGIC if data.startswith(m)), None)
+    if magic is None and _is_mostly_unreadable(data):
+        magic = f"a NUL byte at byte offset {data.index(0)}, and most lines are not UTF-8 text"
+    if magic is not None:
+        raise PromptError(
+            "prompts-binary",
+            expected="text in UTF-8",
+            found=f"binary data: {magic}",
+            remedy="unpack or export it to one of "
+            + ", ".join(EXTENSIONS)
+            + "; if it is text in UTF-16: iconv -f UTF-16LE -t UTF-8 old.txt > new.txt",
+        )
+
+
+def paragraphs(data: bytes) -> Iterator[Record]:
+    """Text separated by blank lines, as ``text`` fields; CRLF becomes LF.
+
+    A line that cannot be read is a record of its own, the other lines of its paragraph are kept.
+    """
+    count, inside, kept = 0, False, []
+    for number, offset, line in lines(data):
+        text = None
+        try:
+            text = decode(line, number, offset)
+        except PromptError as error:
+            yield Record(f"line {number}", error)
+        if text is not None and not text.strip():
+            if kept:
+                yield Record(f"paragraph {count}", {"text": "\n".join(kept)})
+            inside, kept = False, []
+            continue
+        if not inside:
+            inside, count = True, count + 1
+        if text is not None:
+            kept.append(text)
+    if kept:
+        yield Record(f"paragraph {count}", {"text": "\n".join(kept)})
+
+
+def json_lines(data: bytes) -> Iterator[Record]:
+    """One JSON object per line; blank lines are skipped, numbers keep their spelling."""
+    for number, offset, line in lines(data):
+        if not line.strip():
+            continue
+        try:
+            content = _json_object(decode(line, number, offset))
+        except PromptError as error:
+            content = error
+        yield Record(f"line {number}", content)
+
+
+def lines(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """The lines of a file: number from 1, byte offset, bytes without the line end. The UTF-8 mark is left out."""
+    offset = 0
+    for number, line in enumerate(io.BytesIO(data), 1):
+        start = len(_UTF8_BOM) if number == 1 and line.startswith(_UTF8_BOM) else 0
+        yield number, offset + start, line[start:].removesuffix(b"\n").removesuffix(b"\r")
+        offset += len(line)
+
+
+def decode(line: bytes, number: int, offset: int) -> str:
+    """One of ``lines`` as text. Raises ``prompts-nul-bytes`` or ``prompts-wrong-encoding`` with its place."""
+    if 0 in line:
+        raise PromptError(
+            "prompts-nul-bytes",
+            expected="text",
+            found=f"a NUL byte at byte offset {offset + line.index(0)} (line {number})",
+            remedy="remove it and load the file again; this line is left out, the others are kept",
+        )
+    try:
+        return line.decode()
+    except UnicodeDecodeError as error:
+        place = offset + error.start
+        raise wrong_encoding(line[error.start], f"at byte offset {place} (line {number})") from None
+
+
+def wrong_encoding(byte: int, place: str) -> PromptError:
+    return PromptError(
+        "prompts-wrong-encoding",
+        expected="text in UTF-8",
+        found=f"byte 0x{byte:02X} {place}, which is not UTF-8",
+        remedy="save the file as UTF-8; Chinese text from Windows: iconv -f GBK -t UTF-8 old.txt > new.txt",
+    )
+
+
+def _is_mostly_unreadable(data: bytes) -> bool:
+    """Has NUL bytes, and over half of its non-blank lines are not text."""
+    if 0 not in data:
+        return False
+    filled = unreadable = 0
+    for number, offset, line in lines(data):
+        filled += bool(line.strip())
+        try:
+            decode(line, number, offset)
+        except PromptError:
+            unreadable += 1
+    return unreadable * 2 > filled
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+# Python's own int() refuses 4,300 digits and float() rounds: a number is kept as the text it is.
+_json = json.JSONDecoder(parse_int=Number, parse_float=Number, parse_constant=_no_constant)
+
+
+def _json_object(line: str) -> dict[str, Any]:
+    array = line.lstrip().startswith("[")
+    remedy = (
+        "turn the JSON array into one object per line: jq -c '.[]' old.json > new.jsonl"
+        if array
+        else "write each document on its own line, for example: "
+        + '{"prompt": "2 + 2 = ?", "reasoning": "Two and two.", "answer": "4"}'
+    )
+    try:
+        value = _json.decode(line)
+    except (ValueError, RecursionError) as error:
+        reason = "brackets nested too deep" if isinstance(error, RecursionError) else str(error)
+        if isinstance(error, json.JSONDecodeError):
+            reason = f"{error.msg} at character {error.colno}"
+        raise PromptError(
+            "prompts-broken-json",
+            expected="one JSON object per line",
+            found=f"{shown(line)} ({reason})",
+            remedy=remedy,
+        ) from None
+    if not isinstance(value, dict):
+        raise PromptError(
+            "prompts-not-object",
+            expected="one JSON object per line",
+            found=f"{kind_of(value)}: {shown(line)}",
+            remedy=remedy,
+        )
+    return value
+
+
+def kind_of(value: object) -> str:
+    """What a value is, in the words of a file's author: "a list", "a number", ..."""
+    names = {
+        Number: "a number",
+        str: "a string",
+        bool: "true or false",
+        list: "a list",
+        dict: "an object",
+        type(None): "null",
+    }
+    return names.get(type(value), f"a {type(value).__name__}")
+
+
+def empty(found: str) -> PromptError:
+    """The error of a file in which no document begins."""
+    return PromptError(
+        "prompts-empty",
+        expected="at least one document",
+        found=found,
+        remedy="choose a file with text in it",
+    )
