@@ -30,11 +30,34 @@ class Rotation:
     apply: object
 
 
-@torch.inference_mode()
-def capture(loaded: LoadedModel, batch: list[Tokens], pre_rope: bool = True) -> list[KV]:
-    """The caches of several documents in one forward of the base model, right-padded and masked.
+@dataclass(frozen=True)
+class CapturedBatch:
+    """The caches of several documents, right-padded: per cached layer keys [B, H, T, Dk], values [B, H, T, Dv]."""
 
-    Returns keys [H, T, Dk] and values [H, T, Dv] per cached layer, on the model's device, in float32.
+    keys: list[torch.Tensor]
+    values: list[torch.Tensor]
+    tokens: list[Tokens]
+    pre_rope: bool
+
+    def of(self, kind: str) -> list[torch.Tensor]:
+        return self.keys if kind == "key" else self.values
+
+    def document(self, b: int) -> KV:
+        """One document without its padding."""
+        length = len(self.tokens[b])
+        return KV(
+            keys=[k[b, :, :length] for k in self.keys],
+            values=[v[b, :, :length] for v in self.values],
+            tokens=self.tokens[b],
+            pre_rope=self.pre_rope,
+        )
+
+
+@torch.inference_mode()
+def capture(loaded: LoadedModel, batch: list[Tokens], pre_rope: bool = True) -> CapturedBatch:
+    """The caches of several documents in one forward of the base model, padded on the right and masked.
+
+    On the model's device, in float32; with ``pre_rope`` the rotation of the keys is undone.
     """
     ids, mask = _padded(batch, loaded.device)
     with loaded.lock, _rotations(loaded.model) as rotations:
@@ -45,18 +68,10 @@ def capture(loaded: LoadedModel, batch: list[Tokens], pre_rope: bool = True) -> 
         k, v = cache.layers[layer].keys.float(), cache.layers[layer].values.float()
         keys.append(_unrotated(k, loaded, layer, rotations) if pre_rope else k)
         values.append(v)
-    return [
-        KV(
-            keys=[k[b, :, : len(tokens)] for k in keys],
-            values=[v[b, :, : len(tokens)] for v in values],
-            tokens=tokens,
-            pre_rope=pre_rope,
-        )
-        for b, tokens in enumerate(batch)
-    ]
+    return CapturedBatch(keys, values, batch, pre_rope)
 
 
-def _padded(batch: list[Tokens], device: str) -> tuple[torch.Tensor, torch.Tensor]:
+def _padded(batch: list[Tokens], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     longest = max(len(tokens) for tokens in batch)
     ids = np.zeros((len(batch), longest), dtype=np.int64)
     mask = np.zeros((len(batch), longest), dtype=np.int64)

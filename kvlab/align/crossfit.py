@@ -7,7 +7,7 @@ remaining folds only (nested), so nothing about the scored documents enters the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 import torch
@@ -64,6 +64,17 @@ class CrossFit:
     def r2(self) -> torch.Tensor:
         """[H], pooled over folds."""
         return metrics.r_squared(self.rss.sum(0), self.tss.sum(0))
+
+    def heads(self, first: int, count: int) -> CrossFit:
+        """The results of ``count`` heads from ``first`` on; the maps stay those of all heads."""
+        chosen = slice(first, first + count)
+        return replace(
+            self,
+            rss=self.rss[:, chosen],
+            tss=self.tss[:, chosen],
+            cosine=self.cosine[chosen],
+            penalties=self.penalties[:, chosen],
+        )
 
     def predict(self, fold: int, x: torch.Tensor) -> torch.Tensor:
         """[N, P] -> [N, Q] with the map that has not seen ``fold``."""

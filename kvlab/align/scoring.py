@@ -39,19 +39,24 @@ def score(
     """The user's projector, with ridge on shuffled rows and on token identity as its controls."""
     heads_t, heads_s, layers = teacher.kv_heads, student.kv_heads, len(student.kv_layers)
     scored = Scored(maps={kind: HeadMap(projector, kind, [], [], []) for kind in KINDS})
-    total = len(sums.pairings)
-    for done, ((kind, layer), pairing) in enumerate(sorted(sums.pairings.items())):
+    total = len(sums.pairings) + len(KINDS)
+    identity = {}
+    for done, kind in enumerate(KINDS):
+        progress("fitting and scoring heads", done, total)
+        identity[kind] = crossfit_ridge(sums.identity, sums.identity_targets[kind], layers * heads_s)
+    for done, ((kind, layer), pairing) in enumerate(sorted(sums.pairings.items()), len(KINDS)):
         progress("fitting and scoring heads", done, total)
         blocks = heads_t * len(layer_map.teacher_layers[layer])
         real = _first_columns(pairing.targets, len(pairing.targets.make().pilot_y) // 2)
         ridge = crossfit_ridge(pairing.features, pairing.targets, 2 * heads_s)
-        identity = crossfit_ridge(sums.identity, pairing.identity_targets, heads_s)
         penalty = float(ridge.penalties[:, :heads_s].log().mean().exp())
         solve = _solver(projector, blocks, heads_s, penalty)
         chosen = ridge if projector == "ridge" else crossfit_fixed(pairing.features, real, heads_s, solve)
 
         scored.fits[kind, layer] = chosen
-        scored.heads += _head_scores(kind, student.kv_layers[layer], chosen, ridge, identity, heads_s)
+        scored.heads += _head_scores(
+            kind, student.kv_layers[layer], chosen, ridge, identity[kind].heads(layer * heads_s, heads_s), heads_s
+        )
         parts = teacher_head_contributions(pairing.features, real, heads_s, blocks, penalty)
         for name in ("without", "alone"):
             array = scored.contributions.setdefault(f"contribution.{kind}.{name}", np.zeros((layers, heads_s, heads_t)))
