@@ -79,6 +79,8 @@ def spans_from_offsets(
     for group in sharing_characters(content, offsets):
         start, end = at_byte[offsets[group[0]][0]], at_byte[max(offsets[i][1] for i in group)]
         lengths = [len(pieces[i]) if pieces[i] is not None else -1 for i in group]
+        if group[0] == content[0] and (pieces[group[0]] or b"")[:1] == b" " and sum(lengths) == end - start + 1:
+            lengths[0] -= 1  # SentencePiece's dummy prefix
         if min(lengths) >= 0 and sum(lengths) == end - start:
             ends[group] = start + np.cumsum(lengths)
         else:
