@@ -83,8 +83,10 @@ def align(
 
 
 def _check_rows(sums: Sums, items: list[Item], settings: AlignSettings) -> None:
-    targets = sums.pairings["key", 0].targets
-    fitted, scored = sum(f.n for f in targets.fit()), sum(s.n for s in targets.score())
+    fitted = scored = 0
+    if sums.pairings:
+        targets = sums.pairings["key", 0].targets
+        fitted, scored = sum(f.n for f in targets.fit()), sum(s.n for s in targets.score())
     if not fitted or not scored:
         raise AlignError(
             "no-rows",

@@ -1,0 +1,43 @@
+"""Requests: the choices offered are those that exist, and a wrong setting is named."""
+
+from typing import get_args
+
+import pytest
+
+from kvlab import request
+from kvlab.align import heads, layers, time
+from kvlab.errors import AlignError
+
+PAIR = {"teacher": "demo/teacher", "student": "demo/student"}
+
+
+def test_choices_are_the_rules_that_exist():
+    assert set(get_args(request.TimeRule)) == set(time.RULES)
+    assert set(get_args(request.LayerRule)) == set(layers.RULES)
+    assert set(get_args(request.Projector)) == set(heads.PROJECTORS)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"student": "demo/student"}, r"teacher: Field required"),
+        (PAIR | {"settings": {"time": "magic"}}, r"settings.time.*'floor'.*Found 'magic'"),
+        (PAIR | {"settings": {"folds": 1}}, r"settings.folds.*greater than or equal to 2"),
+        (PAIR | {"settings": {"tiem": "floor"}}, r"settings.tiem.*Extra inputs"),
+        (PAIR | {"device": "tpu"}, r"device.*cuda"),
+        (None, "a table of settings"),
+    ],
+)
+def test_a_wrong_setting_is_named(fields, message):
+    with pytest.raises(AlignError, match=message):
+        request.checked(fields)
+
+
+def test_defaults_are_the_recommended_run():
+    settings = request.checked(PAIR).settings
+    assert (settings.time, settings.layers, settings.projector, settings.keys) == (
+        "floor",
+        "depth",
+        "ridge",
+        "pre-rope",
+    )
