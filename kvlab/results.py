@@ -128,7 +128,7 @@ def write(alignment: Alignment, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     save_file(alignment.arrays, folder / ARRAYS_NAME)
     (folder / CSV_NAME).write_text(heads_csv(alignment), encoding="utf-8")
-    text = json.dumps(_plain(alignment.to_dict()), ensure_ascii=False, indent=1, allow_nan=False)
+    text = json.dumps(plain(alignment.to_dict()), ensure_ascii=False, indent=1, allow_nan=False)
     partial = folder / (JSON_NAME + ".partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(folder / JSON_NAME)
@@ -166,12 +166,12 @@ def _numbers(fields: dict) -> dict:
     return {k: float("nan") if v is None else v for k, v in fields.items()}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON has no NaN: what could not be measured is null."""
     if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
+        return {k: plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, float) and not np.isfinite(value):
         return None
     return value

@@ -1,0 +1,190 @@
+"""The command line: the same calls as the pages. Exit codes: 0 done, 1 a check failed, 2 bad input or usage."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+from tqdm import tqdm
+
+from kvlab import request as asked
+from kvlab.errors import AlignError, KvlabError
+from kvlab.request import AlignSettings, AnalysisRequest
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Errors are one message with its remedy; a traceback only with --debug."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except KvlabError as error:
+        message = str(error)
+    except KeyboardInterrupt:
+        message = "Interrupted. Nothing was left half written."
+    except Exception as error:
+        message = f"Unexpected {type(error).__name__}: {error}. Run again with --debug to see where."
+    if options.debug:
+        traceback.print_exc()
+    print(f"kvlab: {message}", file=sys.stderr)
+    return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m kvlab", description="Can a teacher's KV cache be aligned?")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show a traceback on errors")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_align(commands, common)
+    check = commands.add_parser("check", parents=[common], help="the seven KV checks")
+    check.set_defaults(run=_check)
+    doctor = commands.add_parser("doctor", parents=[common], help="what is missing, and the command that mends it")
+    doctor.set_defaults(run=_doctor)
+    return parser
+
+
+def _add_align(commands, common) -> None:
+    align = commands.add_parser("align", parents=[common], help="align a teacher's cache with a student's")
+    align.set_defaults(run=_align)
+    align.add_argument("--teacher", required=True, action="append", metavar="NAME", help="repeat for several teachers")
+    align.add_argument("--student", required=True, metavar="NAME", help="demo/student, a Hub id, a local folder")
+    align.add_argument("--prompts", type=Path, metavar="FILE", help=".txt .jsonl .csv .parquet (default: the samples)")
+    align.add_argument("--column", help="the column of a .csv or .parquet file that holds the prompts")
+    align.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the results are written")
+    for name, choices in (
+        ("time", asked.TimeRule),
+        ("layers", asked.LayerRule),
+        ("projector", asked.Projector),
+        ("keys", asked.KeySpace),
+    ):
+        _add_setting(align, AlignSettings, name, choices=get_args(choices))
+    for name in ("folds", "sinks", "inspect", "max_tokens", "batch_tokens", "seed"):
+        _add_setting(align, AlignSettings, name, type=int)
+    _add_setting(align, AnalysisRequest, "calibration", choices=get_args(asked.Calibration))
+    align.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    align.add_argument("--dtype", default="auto", help="auto, float32, float16 or bfloat16 (default: auto)")
+
+
+def _add_setting(parser: argparse.ArgumentParser, model, name: str, **options) -> None:
+    field = model.model_fields[name]
+    help_text = f"{field.description} (default: {field.default})"
+    parser.add_argument(f"--{name.replace('_', '-')}", default=field.default, help=help_text, **options)
+
+
+def _align(options: argparse.Namespace) -> int:
+    requests = [_request(options, teacher) for teacher in options.teacher]
+    _check_out(options.out)
+    # torch and the models' libraries take seconds to import; a usage error should not.
+    from transformers.utils import logging as transformers_logging
+
+    from kvlab import analysis, prompts, report
+    from kvlab.models import ModelCache, geometry
+
+    transformers_logging.disable_progress_bar()
+    documents = _documents(prompts, options)
+    for name in {*options.teacher, options.student}:
+        geometry(name)  # refuse what cannot be used before loading anything
+    cache = ModelCache()
+    for request in requests:
+        folder = options.out if len(requests) == 1 else options.out / _slug(request.teacher)
+        with Bar() as progress:
+            alignment, maps = analysis.compute(request, documents, cache, progress)
+        analysis.write(alignment, maps, folder)
+        print(report.sentence(alignment))
+        for note in alignment.notes:
+            print(f"Note: {note}")
+        print(f"Written: {folder}/alignment.json, heads.csv, report.html")
+    return 0
+
+
+def _request(options: argparse.Namespace, teacher: str) -> AnalysisRequest:
+    return asked.checked(
+        {
+            "teacher": teacher,
+            "student": options.student,
+            "prompts": options.prompts.name if options.prompts else "bundled samples",
+            "calibration": options.calibration,
+            "device": options.device,
+            "dtype": options.dtype,
+            "settings": {name: getattr(options, name) for name in AlignSettings.model_fields},
+        }
+    )
+
+
+def _documents(prompts, options: argparse.Namespace) -> list:
+    if options.prompts is None:
+        return prompts.samples()
+    reading = prompts.read_file(options.prompts, options.column)
+    for problem in reading.problems:
+        print(f"{options.prompts.name}, {problem.where}: {problem.message}", file=sys.stderr)
+    if reading.duplicates:
+        print(f"{reading.duplicates} duplicate prompts were left out.", file=sys.stderr)
+    for cut in reading.cut:
+        print(f"{cut.where}: cut from {cut.characters:,} to {cut.kept:,} characters.", file=sys.stderr)
+    return reading.documents
+
+
+def _check_out(folder: Path) -> None:
+    """Find out now, not after an hour, that the results cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise AlignError(
+            "out-unwritable",
+            expected=f"a folder that can be written: --out {folder}",
+            found=f"{type(error).__name__}: {error.strerror}",
+            remedy="choose another folder, or free space",
+        ) from error
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-.") or "teacher"
+
+
+def _check(options: argparse.Namespace) -> int:
+    from kvlab.checks import print_checks
+
+    return 0 if print_checks() else 1
+
+
+MARK = {"ok": "✓", "warn": "!", "fail": "✗"}
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from kvlab.doctor import examine
+
+    findings = examine(deep=True)
+    for finding in findings:
+        print(f"{MARK[finding.status]} {finding.name}: {finding.found}")
+        if finding.remedy and finding.status != "ok":
+            print(f"    {finding.remedy}")
+    return 1 if any(f.status == "fail" for f in findings) else 0
+
+
+class Bar:
+    """A progress bar on a terminal, silence elsewhere. Usable as a Progress callback."""
+
+    def __enter__(self) -> Bar:
+        self.bar = tqdm(disable=not sys.stderr.isatty(), leave=False, unit="", dynamic_ncols=True)
+        self.stage = ""
+        return self
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if self.bar.disable:
+            return
+        if stage != self.stage:
+            self.stage = stage
+            self.bar.reset(total)
+            self.bar.set_description(stage, refresh=False)
+        self.bar.total, self.bar.n = total, done
+        self.bar.refresh()
+
+    def __exit__(self, *exception) -> None:
+        self.bar.close()

@@ -1,0 +1,110 @@
+"""The Alignment page: choose or launch an analysis, watch it, read it."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from kvlab import report
+from kvlab.errors import KvlabError
+from kvlab.results import Alignment
+from kvlab.runs import monitor
+from kvlab.runs.monitor import View
+from kvlab.ui import backend, downloads, form, heads, progress, timeline
+from kvlab.ui.text import show_error
+
+VIEWS = {"heads": "Heads", "timeline": "Timeline", "numbers": "Numbers and settings"}
+
+
+def page() -> None:
+    st.title("Alignment")
+    views = backend.analyses()
+    run_id = _picker(views, _chosen(views))
+    if st.session_state.get("form-open"):
+        with st.container(border=True):
+            launched = form.new_analysis()
+        if launched:
+            st.session_state["form-open"] = False
+            _open(launched)
+            st.rerun()
+    st.query_params["run"] = run_id
+    if run_id != backend.SAMPLE:
+        try:
+            view = monitor.view(backend.folder_of(run_id))
+        except KvlabError as error:
+            show_error(error)
+            return
+        if view.active:
+            progress.running(run_id)
+            return
+        if not progress.ended(view):
+            return
+    try:
+        alignment = backend.alignment_of(run_id)
+    except KvlabError as error:
+        show_error(error)
+        return
+    _show(alignment, run_id)
+
+
+def _chosen(views: list[View]) -> str:
+    """The analysis of the URL, else the last looked at, else one that is running, else the sample."""
+    wanted = st.query_params.get("run") or st.session_state.get("run")
+    active = next((v.id for v in views if v.active), None)
+    return wanted or active or backend.SAMPLE
+
+
+def _open(run_id: str) -> None:
+    st.session_state["run"] = run_id
+    st.session_state.pop("run-picker", None)
+    st.query_params.clear()
+    st.query_params["run"] = run_id
+
+
+def _picker(views: list[View], run_id: str) -> str:
+    names = {backend.SAMPLE: "Sample: demo/teacher → demo/student, bundled prompts"}
+    names |= {view.id: f"{view.name}, {_time(view.id)}" for view in views}
+    names.setdefault(run_id, run_id)
+    if st.session_state.get("run-picker") not in names:
+        st.session_state["run-picker"] = run_id
+    left, right = st.columns([4, 1], vertical_alignment="bottom")
+    left.selectbox("Analysis", list(names), format_func=names.get, key="run-picker", on_change=_picked)
+    is_open = st.session_state.get("form-open", False)
+    label, icon = ("Close the form", ":material/close:") if is_open else ("New analysis", ":material/add:")
+    right.button(label, key="form-toggle", icon=icon, on_click=_toggle_form, width="stretch")
+    return run_id
+
+
+def _time(run_id: str) -> str:
+    """20261123T232738.489Z-name-9e1b -> 2026-11-23 23:27:38 UTC."""
+    stamp = run_id[:15]
+    return f"{stamp[:4]}-{stamp[4:6]}-{stamp[6:8]} {stamp[9:11]}:{stamp[11:13]}:{stamp[13:15]} UTC"
+
+
+def _toggle_form() -> None:
+    st.session_state["form-open"] = not st.session_state.get("form-open", False)
+
+
+def _picked() -> None:
+    run_id = st.session_state["run-picker"]
+    st.session_state["run"] = run_id
+    st.query_params.clear()
+    st.query_params["run"] = run_id
+
+
+def _show(alignment: Alignment, run_id: str) -> None:
+    st.markdown(report.sentence(alignment))
+    for note in alignment.notes:
+        st.warning(note, icon=":material/info:")
+    if "view" not in st.session_state:
+        st.session_state["view"] = st.query_params.get("view") if st.query_params.get("view") in VIEWS else "heads"
+    st.segmented_control(
+        "View", list(VIEWS), format_func=VIEWS.get, key="view", label_visibility="collapsed", required=True
+    )
+    view = st.session_state["view"]
+    st.query_params["view"] = view
+    if view == "heads":
+        heads.panel(alignment, run_id)
+    elif view == "timeline":
+        timeline.panel(alignment, run_id)
+    else:
+        downloads.panel(alignment, run_id)

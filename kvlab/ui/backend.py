@@ -1,0 +1,91 @@
+"""The pages' way to the worker and to the run folders. Everything that is slow is asked here, and remembered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from kvlab import results
+from kvlab.errors import KvlabError
+from kvlab.prompts import write_prompts
+from kvlab.request import AnalysisRequest
+from kvlab.results import Alignment
+from kvlab.runs import monitor, store
+from kvlab.runs.launch import Worker
+from kvlab.runs.monitor import View
+from kvlab.types import Document, Geometry
+
+SAMPLE = "sample"
+SAMPLE_FOLDER = Path(__file__).parents[1] / "demo" / "analysis"
+QUESTION_SECONDS = 60
+LISTED = 50  # older runs are still reached by their address
+
+
+@st.cache_resource(show_spinner=False)
+def worker() -> Worker:
+    """The one warm process of this server; starting it does not wait for its imports."""
+    warm = Worker()
+    warm.start()
+    return warm
+
+
+def ready() -> bool:
+    """Whether the worker has finished importing. Never waits long."""
+    try:
+        return bool(worker().ask("ping", timeout=2)["ready"])
+    except KvlabError:
+        return False
+
+
+def ask(call: str, **arguments: Any) -> Any:
+    """A short question to the worker. Raises the KvlabError it answers with."""
+    return worker().ask(call, timeout=QUESTION_SECONDS, **arguments)
+
+
+@st.cache_data(show_spinner="Reading the model's configuration…", ttl=3600, max_entries=200)
+def geometry(name: str) -> Geometry:
+    return Geometry.from_dict(ask("geometry", name=name))
+
+
+@st.cache_data(show_spinner=False, ttl=60)
+def model_names() -> list[str]:
+    """The demo models, and what the local Hugging Face cache holds."""
+    return ask("local_models")
+
+
+def folder_of(run_id: str) -> Path:
+    """Raises RunError for an id that is not one, or of a run that is gone."""
+    return SAMPLE_FOLDER if run_id == SAMPLE else store.find(store.runs_root(), run_id)
+
+
+def alignment_of(run_id: str) -> Alignment:
+    """A finished analysis, read once. Raises RunError or AlignError."""
+    folder = folder_of(run_id)
+    written = (folder / results.JSON_NAME).stat().st_mtime_ns if (folder / results.JSON_NAME).exists() else 0
+    return _read(str(folder), written)
+
+
+@st.cache_resource(show_spinner=False, max_entries=8)
+def _read(folder: str, written: int) -> Alignment:
+    return results.read(Path(folder))
+
+
+def analyses() -> list[View]:
+    """The newest analyses under runs/, newest first."""
+    views = (monitor.view(folder) for folder in store.listing(store.runs_root())[:LISTED])
+    return [view for view in views if view.kind == "analysis"]
+
+
+def launch(request: AnalysisRequest, documents: list[Document]) -> str:
+    """Make the run folder, hand it to the worker, and return the run's id."""
+    name = f"{_short(request.teacher)}-{_short(request.student)}"
+    folder = store.create(store.runs_root(), "analysis", name, request.model_dump())
+    write_prompts(documents, folder / "prompts.jsonl")
+    worker().submit(folder)
+    return folder.name
+
+
+def _short(name: str) -> str:
+    return name.rstrip("/").rsplit("/", 1)[-1]

@@ -1,0 +1,77 @@
+"""Numbers and figures to take away."""
+
+from __future__ import annotations
+
+import json
+
+import plotly.graph_objects as go
+import streamlit as st
+from plotly.io import to_html
+
+from kvlab import report, results
+from kvlab.results import Alignment
+
+
+def panel(alignment: Alignment, run_id: str) -> None:
+    """All numbers as a table, the settings that made them, and both as files."""
+    columns = st.columns(3)
+    columns[0].download_button(
+        "heads.csv",
+        results.heads_csv(alignment),
+        f"heads-{run_id}.csv",
+        "text/csv",
+        icon=":material/download:",
+        key="download-csv",
+        width="stretch",
+    )
+    columns[1].download_button(
+        "alignment.json",
+        lambda: as_json(alignment),
+        f"alignment-{run_id}.json",
+        "application/json",
+        icon=":material/download:",
+        key="download-json",
+        width="stretch",
+    )
+    columns[2].download_button(
+        "report.html",
+        lambda: report.html(alignment),
+        f"report-{run_id}.html",
+        "text/html",
+        icon=":material/download:",
+        key="download-report",
+        width="stretch",
+    )
+    st.dataframe(alignment.table(), hide_index=True, height=360, alt="Every score of every head")
+    left, right = st.columns(2)
+    left.markdown("**Settings**")
+    left.dataframe(_pairs({"prompts": alignment.prompts, **alignment.settings}), hide_index=True, height=360)
+    right.markdown("**Data, versions, seconds**")
+    flat = {k: v for k, v in alignment.data.items() if not isinstance(v, dict)}
+    seconds = {k.removesuffix("_s").replace("_", " "): f"{v:.2f} s" for k, v in alignment.timings.items()}
+    right.dataframe(_pairs({**flat, **alignment.versions, **seconds}), hide_index=True, height=360)
+
+
+def _pairs(values: dict) -> list[dict[str, str]]:
+    return [
+        {"name": name.replace("_", " "), "value": f"{value:.4g}" if isinstance(value, float) else str(value)}
+        for name, value in values.items()
+    ]
+
+
+def as_json(alignment: Alignment) -> str:
+    return json.dumps(results.plain(alignment.to_dict()), ensure_ascii=False, indent=1, allow_nan=False)
+
+
+def figure_button(figure: go.Figure, name: str, key: str) -> None:
+    """A figure as one HTML file that needs no network; made only when asked for."""
+    st.download_button(
+        "Figure as HTML",
+        lambda: to_html(figure, include_plotlyjs=True),
+        f"{name}.html",
+        "text/html",
+        key=f"figure-{key}",
+        type="tertiary",
+        icon=":material/download:",
+        on_click="ignore",
+    )
