@@ -22,16 +22,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.run(options)
-    except KvlabError as error:
-        message = str(error)
     except KeyboardInterrupt:
-        message = "Interrupted. Nothing was left half written."
+        print("kvlab: interrupted; nothing was left half written.", file=sys.stderr)
+        return 2
     except Exception as error:
-        message = f"Unexpected {type(error).__name__}: {error}. Run again with --debug to see where."
-    if options.debug:
-        traceback.print_exc()
-    print(f"kvlab: {message}", file=sys.stderr)
-    return 2
+        if options.debug:
+            traceback.print_exc()
+        known = isinstance(error, KvlabError)
+        message = str(error) if known else f"Unexpected {type(error).__name__}: {error}. --debug shows where."
+        print(f"kvlab: {message}", file=sys.stderr)
+        return 2
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -122,7 +122,7 @@ def _documents(prompts, options: argparse.Namespace) -> list:
     for problem in reading.problems:
         print(f"{options.prompts.name}, {problem.where}: {problem.message}", file=sys.stderr)
     if reading.duplicates:
-        print(f"{reading.duplicates} duplicate prompts were left out.", file=sys.stderr)
+        print(f"Duplicates left out: {reading.duplicates}.", file=sys.stderr)
     for cut in reading.cut:
         print(f"{cut.where}: cut from {cut.characters:,} to {cut.kept:,} characters.", file=sys.stderr)
     return reading.documents

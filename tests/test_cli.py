@@ -1,0 +1,102 @@
+"""The command line: exit codes, one message per mistake, and the files it leaves."""
+
+import json
+
+import pytest
+
+from kvlab import cli
+from tests.tiny import TEXT, tiny_model
+
+pytestmark = [pytest.mark.model, pytest.mark.xdist_group("cli")]
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    teacher, student = tmp_path_factory.mktemp("teacher"), tmp_path_factory.mktemp("student")
+    tiny_model("qwen2", teacher, seed=1, num_hidden_layers=2)
+    tiny_model("llama", student, seed=2, tokenizer_style="sentencepiece", num_hidden_layers=2)
+    return ["--teacher", str(teacher), "--student", str(student)]
+
+
+@pytest.fixture
+def prompt_file(tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("\n\n".join(TEXT.splitlines()), encoding="utf-8")
+    return file
+
+
+def test_align_writes_everything_and_says_the_finding(pair, prompt_file, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ["align", *pair, "--prompts", str(prompt_file), "--out", str(out), "--calibration", "none"]
+    assert cli.main(arguments) == 0
+    printed = capsys.readouterr()
+    assert "documents held out by document" in printed.out and "rows per feature" in printed.out
+    assert printed.err == ""
+    result = json.loads((out / "alignment.json").read_text(encoding="utf-8"))
+    assert result["prompts"] == "prompts.txt" and result["settings"]["time"] == "floor"
+    assert len((out / "heads.csv").read_text().splitlines()) == 1 + 2 * 2 * 2
+    report = (out / "report.html").read_text(encoding="utf-8")
+    assert "https://" not in report.split("<script", 1)[0] and "K projection error" in report
+    assert (out / "projector.safetensors").stat().st_size > 0
+
+
+def test_several_teachers_each_get_a_folder(pair, prompt_file, tmp_path):
+    out = tmp_path / "out"
+    again = [*pair, "--teacher", pair[3], "--prompts", str(prompt_file), "--out", str(out), "--inspect", "0"]
+    assert cli.main(["align", *again, "--calibration", "none"]) == 0
+    assert len(list(out.glob("*/alignment.json"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--teacher", "no/such-folder/at-all"], "kvlab: Expected"),
+        (["--prompts", "missing.txt"], "no such file"),
+        (["--folds", "1"], "settings.folds"),
+        (["--device", "tpu"], "device"),
+        (["--out", "/proc/nowhere"], "a folder that can be written"),
+    ],
+)
+def test_bad_input_is_one_message_and_exit_code_2(pair, tmp_path, capsys, extra, message):
+    assert cli.main(["align", *pair, "--out", str(tmp_path / "out"), *extra]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err and "What to do" in captured.err
+    assert "Traceback" not in captured.err
+
+
+def test_debug_shows_the_traceback(pair, tmp_path, capsys):
+    assert cli.main(["align", *pair, "--prompts", "missing.txt", "--out", str(tmp_path / "o"), "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["dance"], ["align"], ["align", "--teacher", "x"], ["align", "--time", "x"]])
+def test_usage_errors_exit_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert stopped.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_problems_of_a_file_are_named_by_line_and_the_rest_is_used(pair, tmp_path, capsys):
+    file = tmp_path / "p.jsonl"
+    good = [json.dumps({"prompt": line}, ensure_ascii=False) for line in TEXT.splitlines()]
+    file.write_text("\n".join([good[0], "{broken", good[0], *good[1:]]), encoding="utf-8")
+    out = tmp_path / "out"
+    assert cli.main(["align", *pair, "--prompts", str(file), "--out", str(out), "--calibration", "none"]) == 0
+    captured = capsys.readouterr()
+    assert "p.jsonl, line 2:" in captured.err and "Duplicates left out: 1." in captured.err
+    assert json.loads((out / "alignment.json").read_text())["data"]["documents"] == len(good)
+
+
+def test_check_prints_the_block(capsys):
+    assert cli.main(["check"]) == 0
+    assert "🎉 所有测试通过!" in capsys.readouterr().out
+
+
+def test_doctor_lists_what_it_found(capsys, monkeypatch):
+    from kvlab import doctor
+
+    findings = [doctor.Finding("python", "ok", "3.11"), doctor.Finding("package x", "fail", "missing", "pip install x")]
+    monkeypatch.setattr(doctor, "examine", lambda deep, **_: findings)
+    assert cli.main(["doctor"]) == 1
+    assert "✗ package x: missing\n    pip install x" in capsys.readouterr().out

@@ -1,0 +1,111 @@
+"""Imports point one way, Streamlit stays in ui/, and the web side is free of torch."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[1]
+MODULES = {
+    ".".join(path.relative_to(PROJECT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in [
+        *sorted((PROJECT / "kvlab").rglob("*.py")),
+        PROJECT / "app.py",
+        *sorted((PROJECT / "pages").glob("*.py")),
+    ]
+}
+
+# Each group may import itself and the groups named behind it.
+GROUPS = {
+    "base": ({"kvlab", "kvlab.errors", "kvlab.types"}, set()),
+    "input": (
+        {"kvlab.documents", "kvlab.uploads", "kvlab.tables", "kvlab.prompts", "kvlab.request"},
+        {"base"},
+    ),
+    "results": ({"kvlab.results", "kvlab.plots", "kvlab.report"}, {"base"}),
+    "models": (
+        {
+            "kvlab.names",
+            "kvlab.files",
+            "kvlab.geometry",
+            "kvlab.memory",
+            "kvlab.models",
+            "kvlab.tokens",
+            "kvlab.capture",
+        },
+        {"base", "demo"},
+    ),
+    "align": ({"kvlab.align"}, {"base", "input", "results", "models"}),
+    "runs": ({"kvlab.runs"}, {"base"}),
+    "demo": ({"kvlab.demo"}, {"base"}),
+    "work": (
+        {"kvlab.analysis", "kvlab.checks", "kvlab.doctor"},
+        {"base", "input", "results", "models", "align", "demo"},
+    ),
+    "worker": ({"kvlab.worker"}, {"base", "work", "models", "runs"}),
+    "cli": ({"kvlab.cli", "kvlab.__main__"}, {"base", "input", "results", "models", "work"}),
+    "ui": ({"kvlab.ui", "app", "pages"}, {"base", "input", "results", "runs", "models"}),
+}
+WEB_ONLY = {"kvlab.memory"}  # all that ui takes from the models: sizes in words
+
+
+def group_of(module):
+    for group, (members, _) in GROUPS.items():
+        for member in members:
+            if module == member or (member != "kvlab" and module.startswith(member + ".")):
+                return group
+    raise AssertionError(f"{module} belongs to no group: name it in GROUPS")
+
+
+def imported(path):
+    """Every module of ours that a file names in an import, at any depth."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return {name for name in names if name.split(".")[0] in ("kvlab", "pages", "app") and name in MODULES}
+
+
+def third_party(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = [n for node in ast.walk(tree) if isinstance(node, ast.Import) for n in (a.name for a in node.names)]
+    names += [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
+    return {name.split(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_one_way(module):
+    group = group_of(module)
+    allowed = {group} | GROUPS[group][1]
+    wrong = {name for name in imported(MODULES[module]) if group_of(name) not in allowed}
+    assert not wrong, f"{module} ({group}) imports {sorted(wrong)}"
+    if group == "ui":
+        models = {name for name in imported(MODULES[module]) if group_of(name) == "models"}
+        assert models <= WEB_ONLY, f"{module} imports {sorted(models - WEB_ONLY)}, which need torch"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_streamlit_stays_in_ui_and_torch_out_of_it(module):
+    packages = third_party(MODULES[module])
+    if group_of(module) != "ui":
+        assert "streamlit" not in packages
+    if group_of(module) in ("ui", "runs", "results", "input", "base"):
+        # types.py names torch only for the type checker
+        assert module == "kvlab.types" or not packages & {"torch", "transformers", "accelerate"}
+
+
+def test_the_web_side_imports_without_torch():
+    web = [name for name in MODULES if group_of(name) in ("ui", "runs", "results", "input", "base") and "." in name]
+    web = [name for name in web if not name.startswith("pages")]
+    code = f"import sys\nfor name in {web!r}: __import__(name)\nassert 'torch' not in sys.modules, 'torch came along'"
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_pages_are_thin():
+    for page in (PROJECT / "pages").glob("*.py"):
+        assert len(page.read_text().splitlines()) <= 50
