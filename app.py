@@ -1,5 +1,22 @@
-"""`streamlit run app.py`: the page shell. What a page shows is in pages/, how it is drawn in kvlab/ui/."""
+"""`streamlit run app.py`: the server. The page shell is kvlab/ui/script.py, the pages are in pages/.
 
-from kvlab.ui import shell
+An ASGI app rather than a script: the worker starts and ends with the server, and no page file in pages/ is ever
+served without its shell.
+"""
 
-shell.run()
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from streamlit.starlette import App
+
+from kvlab.ui.warm import worker
+
+
+@asynccontextmanager
+async def lifespan(app: App):
+    worker().start()  # does not wait for the worker's imports
+    yield
+    worker().stop()
+
+
+app = App(Path(__file__).parent / "kvlab" / "ui" / "script.py", lifespan=lifespan)

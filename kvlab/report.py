@@ -25,7 +25,8 @@ COLUMNS = {
 }
 
 STYLE = """
-body { font: 15px/1.5 system-ui, "Noto Sans CJK SC", sans-serif; max-width: 1080px; margin: 2rem auto; padding: 0 1rem; }
+body { font: 15px/1.5 system-ui, "Noto Sans CJK SC", sans-serif;
+  max-width: 1080px; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 td, th { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #ddd; }
 th { background: #f4f6f8; } td:first-child, th:first-child { text-align: left; }
@@ -37,8 +38,8 @@ def sentence(alignment: Alignment) -> str:
     """The finding in one sentence, with n, split and control."""
     summary, data = alignment.summary(), alignment.data
     parts = [
-        f"{summary[kind]['r2']:.0%} of {plots.KIND_NAME[kind]} "
-        f"({summary[kind]['gain'] * 100:+.0f} points over the token alone, shuffled {summary[kind]['r2_shuffled']:.0%})"
+        f"{whole(summary[kind]['r2'])} of {plots.KIND_NAME[kind]} "
+        f"({_points(summary[kind]['gain'])} over the token alone, shuffled rows {whole(summary[kind]['r2_shuffled'])})"
         for kind in ("key", "value")
     ]
     return (
@@ -46,6 +47,15 @@ def sentence(alignment: Alignment) -> str:
         f"{data['folds']} folds), {alignment.teacher['name']} explains {parts[0]} and {parts[1]} of "
         f"{alignment.student['name']}'s variance, averaged over heads."
     )
+
+
+def whole(share: float) -> str:
+    """A share in whole percent, without a negative zero."""
+    return f"{round(share * 100) + 0}%"
+
+
+def _points(gain: float) -> str:
+    return f"{round(gain * 100) + 0:+d} points"
 
 
 def html(alignment: Alignment) -> str:

@@ -13,22 +13,14 @@ from kvlab.prompts import write_prompts
 from kvlab.request import AnalysisRequest
 from kvlab.results import Alignment
 from kvlab.runs import monitor, store
-from kvlab.runs.launch import Worker
 from kvlab.runs.monitor import View
 from kvlab.types import Document, Geometry
+from kvlab.ui.warm import worker
 
 SAMPLE = "sample"
 SAMPLE_FOLDER = Path(__file__).parents[1] / "demo" / "analysis"
 QUESTION_SECONDS = 60
 LISTED = 50  # older runs are still reached by their address
-
-
-@st.cache_resource(show_spinner=False)
-def worker() -> Worker:
-    """The one warm process of this server; starting it does not wait for its imports."""
-    warm = Worker()
-    warm.start()
-    return warm
 
 
 def ready() -> bool:

@@ -14,34 +14,23 @@ from kvlab.results import Alignment
 
 def panel(alignment: Alignment, run_id: str) -> None:
     """All numbers as a table, the settings that made them, and both as files."""
-    columns = st.columns(3)
-    columns[0].download_button(
-        "heads.csv",
-        results.heads_csv(alignment),
-        f"heads-{run_id}.csv",
-        "text/csv",
-        icon=":material/download:",
-        key="download-csv",
-        width="stretch",
+    files = (
+        ("heads.csv", lambda: results.heads_csv(alignment), "text/csv"),
+        ("alignment.json", lambda: as_json(alignment), "application/json"),
+        ("report.html", lambda: report.html(alignment), "text/html"),
     )
-    columns[1].download_button(
-        "alignment.json",
-        lambda: as_json(alignment),
-        f"alignment-{run_id}.json",
-        "application/json",
-        icon=":material/download:",
-        key="download-json",
-        width="stretch",
-    )
-    columns[2].download_button(
-        "report.html",
-        lambda: report.html(alignment),
-        f"report-{run_id}.html",
-        "text/html",
-        icon=":material/download:",
-        key="download-report",
-        width="stretch",
-    )
+    for column, (name, make, mime) in zip(st.columns(len(files)), files, strict=True):
+        stem, suffix = name.split(".")
+        column.download_button(
+            name,
+            make,
+            f"{stem}-{run_id}.{suffix}",
+            mime,
+            key=f"download-{name}",
+            icon=":material/download:",
+            width="stretch",
+            on_click="ignore",
+        )
     st.dataframe(alignment.table(), hide_index=True, height=360, alt="Every score of every head")
     left, right = st.columns(2)
     left.markdown("**Settings**")

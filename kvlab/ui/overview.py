@@ -9,7 +9,7 @@ from kvlab.errors import KvlabError
 from kvlab.memory import readable
 from kvlab.results import Alignment
 from kvlab.types import Geometry
-from kvlab.ui import backend, form
+from kvlab.ui import backend, form, places
 from kvlab.ui.text import ERROR_MEANING, show_error
 
 PAIR_OF_SAMPLE = ("demo/teacher", "demo/student")
@@ -39,10 +39,10 @@ def _finding() -> None:
         )
     st.caption(ERROR_MEANING)
     left, right, _ = st.columns([2, 2, 3])
-    left.page_link("pages/alignment.py", label="Look into the sample", icon=":material/grid_on:")
+    left.page_link(places.alignment(), label="Look into the sample", icon=":material/grid_on:")
     if right.button("Align my own prompts", type="primary", icon=":material/upload_file:"):
         st.session_state["form-open"] = True
-        st.switch_page("pages/alignment.py")
+        st.switch_page(places.alignment())
 
 
 def _pair() -> None:

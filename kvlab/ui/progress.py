@@ -7,8 +7,9 @@ import streamlit as st
 from kvlab.errors import KvlabError, RunError
 from kvlab.runs import monitor
 from kvlab.runs.monitor import View
-from kvlab.ui import backend
+from kvlab.ui import backend, places
 from kvlab.ui.text import show_error
+from kvlab.ui.warm import worker
 
 
 def banner(on_alignment_page: bool) -> None:
@@ -29,7 +30,7 @@ def _banner(run_id: str) -> None:
     left.info(f"Analysis {view.name}: {_phase(view)}", icon=":material/progress_activity:")
     if right.button("Show it", key="banner-show", width="stretch"):
         st.session_state["run"] = run_id
-        st.switch_page("pages/alignment.py", query_params={"run": run_id})
+        st.switch_page(places.alignment(), query_params={"run": run_id})
 
 
 def _view(run_id: str) -> View | None:
@@ -49,7 +50,7 @@ def running(run_id: str) -> None:
     left.progress(view.share or 0.0, text=_phase(view))
     if right.button("Cancel", key=f"cancel-{run_id}", width="stretch", icon=":material/stop_circle:"):
         with st.spinner("Asking the worker to stop…"):
-            backend.worker().cancel(backend.folder_of(run_id))
+            worker().cancel(backend.folder_of(run_id))
         st.rerun()
 
 

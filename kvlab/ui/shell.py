@@ -1,4 +1,4 @@
-"""What every page shares: the navigation, the warm worker, and word of an analysis that is going on."""
+"""What every page shares: the navigation, and word of an analysis that is going on."""
 
 from __future__ import annotations
 
@@ -6,37 +6,20 @@ from pathlib import Path
 
 import streamlit as st
 
-from kvlab.ui import backend, progress
+from kvlab.ui import places, progress
 
 
 def run() -> None:
-    """Called on every rerun by app.py."""
+    """Called on every rerun."""
     st.set_page_config(page_title="kvlab", page_icon=ICON, layout="wide")
     st.html(STYLE)
-    backend.worker()
-    page = st.navigation(pages(), position="top")
+    page = st.navigation(places.all_pages(), position="top")
     progress.banner(on_alignment_page=page.url_path == "alignment")
     page.run()
     st.caption(
         "kvlab runs on this machine and sends nothing anywhere. There is no access token: every account on this "
         "machine can open this address."
     )
-
-
-def pages() -> list:
-    return [overview_page(), alignment_page(), checks_page()]
-
-
-def overview_page():
-    return st.Page("pages/overview.py", title="Overview", icon=":material/home:", default=True)
-
-
-def alignment_page():
-    return st.Page("pages/alignment.py", title="Alignment", icon=":material/grid_on:", url_path="alignment")
-
-
-def checks_page():
-    return st.Page("pages/checks.py", title="Checks", icon=":material/checklist:", url_path="checks")
 
 
 # An emoji or a Material icon here would be fetched from the internet.

@@ -6,6 +6,7 @@ import streamlit as st
 
 from kvlab.errors import KvlabError
 from kvlab.plots import KIND_NAME
+from kvlab.report import whole
 from kvlab.results import Alignment, HeadScore
 
 TIME_RULES = {
@@ -57,6 +58,6 @@ def head_sentence(alignment: Alignment, score: HeadScore) -> str:
     verdict = "" if score.beats_controls else " **It is no better than its controls.**"
     return (
         f"Layer {score.layer}, head {score.head}: {explains}, {gain} "
-        f"(shuffled rows: {score.r2_shuffled:.0%}; n = {score.n:,} tokens, {alignment.data['folds']} folds "
+        f"(shuffled rows: {whole(score.r2_shuffled)}; n = {score.n:,} tokens, {alignment.data['folds']} folds "
         f"{alignment.data['split']}).{verdict}"
     )

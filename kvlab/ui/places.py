@@ -1,0 +1,26 @@
+"""Where the pages are, for the navigation and for links between them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import streamlit as st
+from streamlit.navigation.page import StreamlitPage
+
+PAGES = Path(__file__).parents[2] / "pages"
+
+
+def overview() -> StreamlitPage:
+    return st.Page(PAGES / "overview.py", title="Overview", icon=":material/home:", default=True)
+
+
+def alignment() -> StreamlitPage:
+    return st.Page(PAGES / "alignment.py", title="Alignment", icon=":material/grid_on:", url_path="alignment")
+
+
+def checks() -> StreamlitPage:
+    return st.Page(PAGES / "checks.py", title="Checks", icon=":material/checklist:", url_path="checks")
+
+
+def all_pages() -> list[StreamlitPage]:
+    return [overview(), alignment(), checks()]

@@ -1,0 +1,99 @@
+"""The real app in a real process, and a real browser to look at it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.waiting import wait_until
+
+PROJECT = Path(__file__).parents[1]
+CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
+# As root, and without Chromium's own calls to the internet.
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@dataclass(frozen=True)
+class App:
+    url: str
+    process: psutil.Process
+    runs: Path
+
+    def worker(self) -> psutil.Process:
+        """The warm worker of this server."""
+        found = [child for child in self.process.children() if "kvlab.worker" in child.cmdline()]
+        assert len(found) == 1, f"{len(found)} workers"
+        return found[0]
+
+
+@contextmanager
+def running_app(runs: Path) -> Iterator[App]:
+    """`streamlit run app.py` on a free port; afterwards neither server nor worker is left."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port)]
+    environment = {**os.environ, "KVLAB_RUNS": str(runs), "HF_HUB_OFFLINE": "1"}
+    runs.mkdir(parents=True, exist_ok=True)
+    with open(runs / "server.log", "wb") as log:
+        server = subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=log, stderr=log, start_new_session=True)
+    process = psutil.Process(server.pid)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        wait_until(lambda: _answers(f"{url}/_stcore/health"), 60, "the server to answer")
+        yield App(url, process, runs)
+    finally:
+        children = process.children(recursive=True) if server.poll() is None else []
+        server.send_signal(signal.SIGTERM)
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait(20)
+        _, left = psutil.wait_procs(children, timeout=20)
+        for child in left:
+            child.kill()
+        assert not left, f"processes outlived the server: {left}"
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
+
+
+def chromium() -> str | None:
+    """Where Chromium is, if anywhere."""
+    return next((path for name in CHROMIUM_NAMES if (path := shutil.which(name))), None)
+
+
+@contextmanager
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium(), args=CHROMIUM_FLAGS)
+        try:
+            yield opened
+        finally:
+            opened.close()

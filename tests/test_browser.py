@@ -1,0 +1,184 @@
+"""What a new user does, in a real browser against the real app, worker and demo models."""
+
+import csv
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests import app as real
+from tests.waiting import wait_until
+
+NEEDED = bool(os.environ.get("KVLAB_REQUIRE_BROWSER"))
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.xdist_group("browser"),
+    pytest.mark.skipif(real.chromium() is None and not NEEDED, reason="no Chromium found: apt-get install chromium"),
+]
+MINUTE = 60_000  # milliseconds
+PROMPTS = """\
+Tom has 3 apples and buys 4 more. How many apples does he have now?
+
+小明有5个苹果，又买了7个。他一共有多少个苹果？
+"""
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory):
+    with real.running_app(tmp_path_factory.mktemp("runs")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with real.browser() as opened:
+        yield opened
+
+
+@pytest.fixture
+def page(chromium):
+    context = chromium.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True)
+    context.set_default_timeout(2 * MINUTE)
+    outside = []
+    context.on("request", lambda request: outside.append(request.url) if "127.0.0.1" not in request.url else None)
+    yield context.new_page()
+    context.close()
+    assert not [url for url in outside if not url.startswith(("data:", "blob:"))], "the page asked another machine"
+
+
+@pytest.fixture
+def prompt_file(tmp_path) -> Path:
+    file = tmp_path / "my-prompts.txt"
+    file.write_text(PROMPTS, encoding="utf-8")
+    return file
+
+
+def upload_and_run(page, app, prompt_file):
+    page.goto(f"{app.url}/alignment?run=sample")
+    page.get_by_role("button", name="New analysis").click()
+    page.get_by_text("Upload", exact=True).click()
+    page.locator("input[type=file]").set_input_files(str(prompt_file))
+    page.get_by_text("Prompts read: 2").wait_for()
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.wait_for_url(lambda url: "run=2" in url)
+    return page.url.split("run=")[1].split("&")[0]
+
+
+def status(app, run):
+    return json.loads((app.runs / run / "status.json").read_text())
+
+
+def ended(app, run, state):
+    wait_until(lambda: status(app, run)["state"] == state, 120, f"{run} to be {state}")
+
+
+def test_a_new_user_reads_the_sample_runs_a_file_clicks_a_cell_and_takes_the_numbers(app, page, prompt_file, tmp_path):
+    page.goto(app.url)
+    page.get_by_text("Sample analysis").wait_for()
+    page.get_by_text("documents held out by document").wait_for()
+    page.locator(".js-plotly-plot").nth(1).wait_for()
+    page.get_by_text("Memory forecast").wait_for()
+    assert page.get_by_text("Traceback").count() == 0
+
+    page.get_by_role("button", name="Align my own prompts").click()
+    page.get_by_text("Upload", exact=True).click()
+    page.locator("input[type=file]").set_input_files(str(prompt_file))
+    page.get_by_text("Prompts read: 2").wait_for()
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_text("On 2 documents held out by document").wait_for()
+
+    # the V heatmap's cell of layer 2, head 1: markers lie over the cells in the order of the table
+    page.locator(".js-plotly-plot").nth(1).locator(".scatterlayer path.point").nth(5).wait_for(state="attached")
+    box = page.locator(".js-plotly-plot").nth(1).locator(".scatterlayer path.point").nth(5).bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.get_by_role("heading", name="V, layer 2, head 1").wait_for()
+    page.get_by_text("Layer 2, head 1: the teacher").wait_for()
+    assert "cell=V-2-1" in page.url
+
+    page.get_by_text("Timeline", exact=True).click()
+    page.get_by_text("student tokens end at the same byte").wait_for()
+    page.get_by_text("Numbers and settings", exact=True).click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="heads.csv").click()
+    saved = tmp_path / "heads.csv"
+    download.value.save_as(saved)
+    with open(saved, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    run = page.url.split("run=")[1].split("&")[0]
+    assert saved.read_text() == (app.runs / run / "heads.csv").read_text()
+    assert len(rows) == 16 and {row["kind"] for row in rows} == {"key", "value"}
+    for name in ("alignment.json", "report.html"):
+        with page.expect_download() as download:
+            page.get_by_role("button", name=name).click()
+        assert Path(download.value.path()).stat().st_size > 10_000
+
+
+def test_an_analysis_goes_on_over_a_page_change_a_reload_and_a_second_tab(app, page, prompt_file):
+    run = upload_and_run(page, app, prompt_file)
+    page.get_by_role("link", name="Overview").click()
+    page.get_by_text("Can this teacher").wait_for()
+    page.reload()
+    page.get_by_text("Can this teacher").wait_for()
+    second = page.context.new_page()
+    second.goto(f"{app.url}/alignment?run={run}")
+    second.get_by_text("On 2 documents held out by document").wait_for()
+    assert status(app, run)["state"] == "done"
+
+
+def test_cancel_stops_the_analysis_and_keeps_the_app(app, page, prompt_file):
+    os.kill(app.worker().pid, signal.SIGSTOP)  # hold the worker, so that there is something to cancel
+    run = upload_and_run(page, app, prompt_file)
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_text("This analysis was cancelled").wait_for()
+    assert status(app, run)["state"] == "cancelled"
+
+
+def test_a_killed_worker_is_said_and_the_next_run_works(app, page, prompt_file):
+    page.goto(app.url)
+    page.get_by_text("Memory forecast").wait_for()  # the worker is up
+    worker = app.worker().pid
+    os.kill(worker, signal.SIGSTOP)
+    run = upload_and_run(page, app, prompt_file)
+    os.kill(worker, signal.SIGKILL)
+    page.get_by_text("This analysis failed").wait_for()
+    page.get_by_text("signal 9").wait_for()
+    assert status(app, run)["error"]["kind"] == "worker-died"
+    again = upload_and_run(page, app, prompt_file)
+    ended(app, again, "done")
+    page.get_by_text("On 2 documents held out by document").wait_for()
+
+
+def test_an_address_of_nothing_is_one_clear_message(app, page):
+    for run in ("20260101T000000.000Z-gone-abcd", "../../etc"):
+        page.goto(f"{app.url}/alignment?run={run}")
+        page.get_by_text("What to do:").wait_for()
+        assert page.get_by_text("Traceback").count() == 0
+
+
+def test_checks_page_shows_seven_passes_and_the_environment(app, page):
+    page.goto(f"{app.url}/checks")
+    page.get_by_text("All 7 checks passed").wait_for()
+    page.get_by_text("package torch").wait_for()
+
+
+def test_a_bad_upload_names_the_line_and_keeps_the_rest(app, page, tmp_path):
+    file = tmp_path / "bad.jsonl"
+    file.write_text('{"prompt": "good"}\n{broken\n', encoding="utf-8")
+    page.goto(f"{app.url}/alignment?run=sample")
+    page.get_by_role("button", name="New analysis").click()
+    page.get_by_text("Upload", exact=True).click()
+    page.locator("input[type=file]").set_input_files(str(file))
+    page.get_by_text("Prompts read: 1").wait_for()
+    page.get_by_text("Not read as given: 1").wait_for()
+    page.locator("[data-testid=stDataFrame]").first.wait_for()
+
+
+def test_the_web_process_never_loads_torch(app, page):
+    """Looks at the process itself, after every page above was used in it."""
+    page.goto(app.url)
+    page.get_by_text("Sample analysis").wait_for()
+    mapped = Path(f"/proc/{app.process.pid}/maps").read_text()
+    assert "libtorch" not in mapped and "torch/_C" not in mapped
+    assert "libtorch" in Path(f"/proc/{app.worker().pid}/maps").read_text()
