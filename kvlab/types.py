@@ -31,7 +31,7 @@ def no_progress(stage: str, done: int, total: int) -> None:
 class Positions:
     """How a model tells positions apart."""
 
-    kind: str  # "rope" | "learned" | "alibi" | "none"
+    kind: str  # "rope" | "learned" | "sinusoidal" | "alibi" | "none"
     theta: float | None = None
     scaling: str | None = None  # "yarn", "linear", ... or None
     rotary_width: int | None = None  # rotated share of a head, None when whole or not rope
