@@ -1,0 +1,105 @@
+"""Every page without a browser: the sample is there at once, and bad runs are one clear message each."""
+
+import os
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from kvlab.results import read
+from kvlab.runs import store
+from kvlab.ui import backend, warm
+
+SCRIPT = str(Path(__file__).parents[1] / "kvlab" / "ui" / "script.py")
+pytestmark = [pytest.mark.page, pytest.mark.xdist_group("pages")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_worker_is_left():
+    yield
+    warm.worker().stop()
+
+
+def open_page(path="", **query):
+    app = AppTest.from_file(SCRIPT, default_timeout=60)
+    for name, value in query.items():
+        app.query_params[name] = value
+    app.run()
+    if path:
+        app.switch_page(str(Path(SCRIPT).parents[2] / "pages" / f"{path}.py")).run()
+    return app
+
+
+def said(app):
+    return "\n".join(element.value for kind in (app.markdown, app.error, app.info, app.subheader) for element in kind)
+
+
+def test_overview_shows_the_finished_sample_and_every_mismatch():
+    app = open_page()
+    assert not app.exception
+    assert "Sample analysis" in said(app) and "documents held out by document" in said(app)
+    table = app.dataframe[0].value.set_index("")
+    assert table.loc["KV heads (query heads)"].tolist()[:2] == ["12 (12)", "2 (4)"]
+    assert table.loc["KV heads (query heads)", "match"].startswith("≠")
+
+
+@pytest.mark.parametrize("view", ["heads", "timeline", "numbers"])
+def test_every_view_of_the_sample_opens_by_address(view):
+    app = open_page("alignment", run="sample", view=view)
+    assert not app.exception
+    assert app.query_params["view"] == view
+
+
+def test_a_cell_in_the_address_is_the_pinned_head():
+    app = open_page("alignment", run="sample", cell="V-3-1")
+    assert "V, layer 3, head 1" in [heading.value for heading in app.subheader]
+    sample = read(backend.SAMPLE_FOLDER)
+    assert f"**{sample.score('value', 3, 1).r2:.0%}** of V" in said(app)
+
+
+@pytest.mark.parametrize("cell", ["", "V-99-0", "<b>", "V-1", "K-a-b"])
+def test_a_cell_that_is_none_falls_back_to_the_worst_key_head(cell):
+    app = open_page("alignment", run="sample", cell=cell)
+    sample = read(backend.SAMPLE_FOLDER)
+    worst = max((s for s in sample.heads if s.kind == "key"), key=lambda s: s.error)
+    assert f"K, layer {worst.layer}, head {worst.head}" in [heading.value for heading in app.subheader]
+
+
+@pytest.mark.parametrize("run", ["../../etc/passwd", "20260101T000000.000Z-gone-abcd", "<script>"])
+def test_an_address_of_no_run_is_one_clear_message(run):
+    app = open_page("alignment", run=run)
+    assert not app.exception
+    assert "Expected" in said(app) and "What to do" in said(app)
+
+
+def made(state=None, **fields):
+    folder = store.create(store.runs_root(), "analysis", "mine", {"teacher": "a", "student": "b"})
+    if state:
+        store.write_status(folder, state=state, **fields)
+    return folder
+
+
+def test_failed_lost_cancelled_and_damaged_runs_are_said():
+    error = {"kind": "k", "expected": "a good model", "found": "a bad *one*", "remedy": "try another"}
+    app = open_page("alignment", run=made("failed", error=error).name)
+    assert "This analysis failed" in said(app) and "a bad \\*one\\*" in said(app) and "try another" in said(app)
+
+    lost = made("running", host=os.uname().nodename, pid=2**22 - 1, process_started=1.0)
+    assert "This analysis was lost" in said(open_page("alignment", run=lost.name))
+    assert "was cancelled" in said(open_page("alignment", run=made("cancelled").name))
+
+    damaged = made("done")
+    (damaged / "alignment.json").write_text("{")
+    assert "run the analysis again" in said(open_page("alignment", run=damaged.name))
+
+    garbage = made()
+    (garbage / "status.json").write_text("not json")
+    (garbage / "config.yaml").write_text(":\n\t- [")
+    app = open_page("alignment", run=garbage.name)
+    assert not app.exception and "lost" in said(app)
+
+
+def test_checks_page_opens_while_the_worker_starts():
+    app = open_page("checks")
+    assert not app.exception
+    assert "The seven KV checks" in said(app) or "starting" in said(app)
