@@ -1,0 +1,163 @@
+"""What a run folder says about its run, judged: a status whose process is gone is not believed."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from kvlab.runs import process, store
+
+# Clocks of two hosts differ, and shared file systems show changes late.
+SLACK = timedelta(minutes=5)
+
+
+@dataclass(frozen=True)
+class View:
+    """One run for people. Times are UTC ISO text, durations seconds, None when unknown."""
+
+    id: str
+    folder: Path
+    kind: str
+    name: str
+    state: str  # store.ACTIVE, store.FINAL or "lost"
+    phase: str
+    done: int
+    total: int
+    started: str | None
+    updated: str | None
+    elapsed_s: float | None
+    phase_remaining_s: float | None  # of the current phase, at its pace so far
+    silent_s: float | None  # since the last heartbeat of an active run
+    overdue: bool  # an active run whose heartbeat is late: busy in one long step, or stuck
+    host: str | None
+    pid: int | None
+    error: dict[str, str] | None  # kind, expected, found, remedy; also given for "lost"
+    config: dict[str, Any]
+    files: tuple[str, ...]
+
+    @property
+    def active(self) -> bool:
+        return self.state in store.ACTIVE
+
+    @property
+    def share(self) -> float | None:
+        """Done share of the current phase, 0 to 1."""
+        return min(self.done / self.total, 1.0) if self.total > 0 else None
+
+
+def judge(status: dict[str, Any], now: datetime | None = None) -> str:
+    """The state to believe: the status's own, or "lost" for an active one that nobody works on any more.
+
+    On this host the process decides (pid and start time; a zombie is dead). A run of another host is lost when
+    its heartbeat is overdue by SLACK. A queued run that nobody has taken waits as long as its deadline says,
+    and without one for ever.
+    """
+    state = status.get("state")
+    if state in store.FINAL:
+        return state
+    if state not in store.ACTIVE:
+        return "lost"
+    now = now or datetime.now(UTC)
+    due = moment(status.get("next_heartbeat_due"))
+    if state == "queued" and status.get("pid") is None:
+        return "lost" if due is not None and now > due else "queued"
+    if status.get("host") == socket.gethostname():
+        return state if process.exists(status.get("pid"), status.get("process_started")) else "lost"
+    return state if due is not None and now <= due + SLACK else "lost"
+
+
+def view(folder: Path, now: datetime | None = None) -> View:
+    """Everything a page shows of a run; holds for half-made and damaged folders too."""
+    now = now or datetime.now(UTC)
+    status = store.read_status(folder)
+    state = judge(status, now)
+    active = state in store.ACTIVE
+    due = moment(status.get("next_heartbeat_due"))
+    error = status.get("error")
+    return View(
+        id=folder.name,
+        folder=folder,
+        kind=_text(status.get("kind")) or "unknown",
+        name=_text(status.get("name")) or folder.name,
+        state=state,
+        phase=_text(status.get("phase")) or "",
+        done=_count(status.get("done")),
+        total=_count(status.get("total")),
+        started=_text(status.get("started")),
+        updated=_text(status.get("updated")),
+        elapsed_s=_elapsed(status, now if active else None),
+        phase_remaining_s=_phase_remaining(status, now) if state == "running" else None,
+        silent_s=_seconds_since(status.get("heartbeat"), now) if active else None,
+        overdue=active and due is not None and now > due,
+        host=_text(status.get("host")),
+        pid=status.get("pid") if isinstance(status.get("pid"), int) else None,
+        error=_lost(status) if state == "lost" else error if isinstance(error, dict) else None,
+        config=store.read_config(folder),
+        files=_files(folder),
+    )
+
+
+def moment(text: object) -> datetime | None:
+    """A time in a status; None when it is missing or not one."""
+    try:
+        found = datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def _elapsed(status: dict[str, Any], now: datetime | None) -> float | None:
+    recorded = status.get("elapsed_s")
+    recorded = recorded if isinstance(recorded, int | float) and math.isfinite(recorded) else None
+    running = _seconds_since(status.get("started"), now) if now else None
+    known = [seconds for seconds in (recorded, running) if seconds is not None]
+    return max(known, default=None)
+
+
+def _phase_remaining(status: dict[str, Any], now: datetime) -> float | None:
+    done, total = _count(status.get("done")), _count(status.get("total"))
+    passed = _seconds_since(status.get("phase_started"), now)
+    return passed * max(total - done, 0) / done if passed is not None and done > 0 else None
+
+
+def _seconds_since(text: object, now: datetime) -> float | None:
+    begin = moment(text)
+    return max((now - begin).total_seconds(), 0.0) if begin else None
+
+
+def _lost(status: dict[str, Any]) -> dict[str, str]:
+    where = f"process {status.get('pid')} on {status.get('host')}"
+    taken = status.get("pid") is not None
+    return {
+        "kind": "run-lost",
+        "expected": f"{where} to work on this run" if taken else "a process to work on this run",
+        "found": f"no such process any more; last sign of life {status.get('heartbeat') or status.get('updated')}"
+        if taken
+        else "none took it up"
+        if status
+        else "no readable status in the run's folder",
+        "remedy": "launch it again from its settings; if it ended by itself, its log files say how far it came, "
+        "and a machine out of memory is the usual cause",
+    }
+
+
+def _files(folder: Path) -> tuple[str, ...]:
+    try:
+        with os.scandir(folder) as entries:
+            found = [e.name for e in entries if e.is_file(follow_symlinks=False) and not e.name.startswith(".")]
+    except OSError:
+        return ()
+    return tuple(sorted(found))
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) and value >= 0 else 0

@@ -1,0 +1,80 @@
+"""Processes by identity, and their end: a pid alone may belong to another process by now."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from contextlib import suppress
+from typing import Any
+
+import psutil
+
+# The start time is counted from the machine's boot time, which the system gives in whole seconds.
+START_TOLERANCE = 2.0  # seconds
+
+
+def identity(pid: int | None = None) -> dict[str, Any]:
+    """``host``, ``pid`` and ``process_started`` (Unix seconds; None when it is gone) of a process, default this."""
+    pid = os.getpid() if pid is None else pid
+    try:
+        started = psutil.Process(pid).create_time()
+    except psutil.Error:
+        started = None
+    return {"host": socket.gethostname(), "pid": pid, "process_started": started}
+
+
+def exists(pid: object, started: object) -> bool:
+    """Whether the process with this pid and start time (Unix seconds) runs on this machine.
+
+    A zombie does not, nor does another process that has the pid now.
+    """
+    if not (isinstance(pid, int) and 0 < pid < 2**31 and isinstance(started, int | float)):
+        return False
+    try:
+        process = psutil.Process(pid)
+        return abs(process.create_time() - started) <= START_TOLERANCE and not _dead(process)
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:  # there, but not ours to look at
+        return True
+
+
+def end_group(group: int, seconds: float = 10.0) -> bool:
+    """Kill a process group and wait until none of it runs any more; False when that took over ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while True:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, signal.SIGKILL)
+        if not group_members(group):
+            return True
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+
+
+def group_members(group: int) -> list[int]:
+    """The pids of a process group that still run; zombies do not."""
+    members = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, ProcessLookupError):
+            if os.getpgid(process.pid) == group and not _dead(process):
+                members.append(process.pid)
+    return members
+
+
+def exit_words(code: int) -> str:
+    """An exit code as Popen gives it (negative: the signal that ended the process), in words."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        return f"ended by signal {-code}"
+    hint = "; the system may have been out of memory" if name == "SIGKILL" else ""
+    return f"ended by signal {-code} ({name}){hint}"
+
+
+def _dead(process: psutil.Process) -> bool:
+    return process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)

@@ -1,0 +1,281 @@
+"""Run folders: the truth about every run, readable while it is being written.
+
+Knows no process, no model and no page. Files are replaced whole or grow by whole lines, so a reader never
+meets half of one. Links inside runs/ are not followed.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import numbers
+import os
+import re
+import secrets
+import shutil
+import threading
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from kvlab.errors import RunError
+
+KINDS = ("analysis", "training")
+ACTIVE = ("queued", "running")
+FINAL = ("done", "failed", "cancelled")
+
+CONFIG, STATUS, METRICS = "config.yaml", "status.json", "metrics.jsonl"
+
+# An analysis that nobody has taken up this long after its creation was left behind by a server that ended.
+UNCLAIMED = timedelta(seconds=60)
+
+_ID = re.compile(r"[0-9]{8}T[0-9]{6}\.[0-9]{3}Z-[a-z0-9]+(?:-[a-z0-9]+)*-[0-9a-f]{4}", re.ASCII)
+_SLUG_LENGTH = 40
+_ID_LENGTH = len("20260131T120000.000Z") + 1 + _SLUG_LENGTH + 5
+
+_writing = threading.Lock()  # one read-change-replace of a status at a time within this process
+
+
+class Lines(NamedTuple):
+    """What read_lines found. ``offset`` is where the next call goes on; ``garbage`` counts skipped lines."""
+
+    records: list[dict[str, Any]]
+    offset: int  # bytes
+    garbage: int
+
+
+def runs_root() -> Path:
+    """The folder of all runs: KVLAB_RUNS when set, else runs/ of the project. Not created here."""
+    setting = os.environ.get("KVLAB_RUNS")
+    return Path(setting).expanduser().absolute() if setting else Path(__file__).resolve().parents[2] / "runs"
+
+
+def create(root: Path, kind: str, name: str, config: dict[str, Any]) -> Path:
+    """Make the folder of a new run with its config and the status "queued"; it appears whole or not at all.
+
+    ``kind``: "analysis" or "training". Raises RunError ``runs-unwritable`` or ``disk-full``.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {KINDS}, got {kind!r}")
+    now = datetime.now(UTC)
+    status = {"kind": kind, "name": name, "state": "queued", "phase": "waiting", "done": 0, "total": 0}
+    if kind == "analysis":
+        status["next_heartbeat_due"] = timestamp(now + UNCLAIMED)
+    with disk_errors(root):
+        root.mkdir(parents=True, exist_ok=True)
+        run_id = f"{now:%Y%m%dT%H%M%S}.{now.microsecond // 1000:03d}Z-{_slug(name) or kind}-{secrets.token_hex(2)}"
+        draft = root / f".{run_id}.draft"
+        draft.mkdir()
+        try:
+            _replace(draft / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
+            write_status(draft, **status)
+            draft.rename(root / run_id)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+    return root / run_id
+
+
+def write_status(folder: Path, **fields: Any) -> None:
+    """Change ``fields`` of the run's status, stamp ``updated`` and keep all others; readers see old or new.
+
+    Raises RunError ``runs-unwritable`` or ``disk-full``.
+    """
+    if "state" in fields and fields["state"] not in ACTIVE + FINAL:
+        raise ValueError(f"state must be one of {ACTIVE + FINAL}, got {fields['state']!r}")
+    with _writing, disk_errors(folder):
+        status = {**read_status(folder), **fields, "updated": timestamp()}
+        _replace(folder / STATUS, _json(_finite(status, [])) + b"\n")
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """The run's status; empty when it is missing or is not a JSON object."""
+    try:
+        status = json.loads(_read(folder / STATUS))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return status if isinstance(status, dict) else {}
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The run's settings; empty when they are missing or are not a table in YAML."""
+    try:
+        config = yaml.safe_load(_read(folder / CONFIG))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def append_metrics(folder: Path, record: dict[str, Any]) -> None:
+    """Add one line to the run's metrics and hand it to the system.
+
+    Numbers that JSON cannot hold (NaN, infinities) become null, and ``nonfinite`` names their fields.
+    Raises RunError ``runs-unwritable`` or ``disk-full``.
+    """
+    nonfinite: list[str] = []
+    line = _finite(record, nonfinite)
+    if nonfinite:
+        line["nonfinite"] = nonfinite
+    append(folder / METRICS, _json(line) + b"\n")
+
+
+def append(path: Path, data: bytes) -> None:
+    """Add whole lines to a growing file of a run. Raises RunError ``runs-unwritable`` or ``disk-full``."""
+    with disk_errors(path.parent), open(path, "ab", opener=_no_link) as file:
+        if _torn(path):  # a writer was killed in the middle of a line: do not glue this one to it
+            data = b"\n" + data
+        file.write(data)
+
+
+def read_lines(path: Path, offset: int = 0) -> Lines:
+    """The records after byte ``offset`` of a file that may be growing.
+
+    Only newline-ended lines are taken; a torn tail is left for the next call. Lines that are not JSON objects
+    are skipped and counted. A file that is shorter than ``offset`` was begun anew and is read from its start.
+    """
+    try:
+        with open(path, "rb", opener=_no_link) as file:
+            size = os.fstat(file.fileno()).st_size
+            start = offset if 0 <= offset <= size else 0
+            file.seek(start)
+            whole = file.read()
+    except OSError:
+        return Lines([], offset, 0)
+    whole = whole[: whole.rfind(b"\n") + 1]
+    found = [_record(line) for line in whole.split(b"\n") if line.strip()]
+    records = [record for record in found if record is not None]
+    return Lines(records, start + len(whole), len(found) - len(records))
+
+
+def valid_id(run_id: object) -> bool:
+    """Whether ``run_id`` has the form that create gives; such a name cannot lead out of runs/."""
+    return isinstance(run_id, str) and len(run_id) <= _ID_LENGTH and _ID.fullmatch(run_id) is not None
+
+
+def find(root: Path, run_id: str) -> Path:
+    """The folder of a run. Raises RunError ``run-id-invalid`` or ``run-not-found``."""
+    if not valid_id(run_id):
+        raise RunError(
+            "run-id-invalid",
+            expected="a run id like 20260131T120000.000Z-my-run-1a2b",
+            found=repr(run_id)[:100],
+            remedy="take the id from the list of runs: python -m kvlab runs list",
+        )
+    folder = root / run_id
+    if folder.is_symlink() or not folder.is_dir():
+        raise RunError(
+            "run-not-found",
+            expected=f"the folder of run {run_id} in {root}",
+            found="a link, which is not followed" if folder.is_symlink() else "no such folder",
+            remedy="take the id from the list of runs: python -m kvlab runs list; "
+            "runs kept elsewhere are found with KVLAB_RUNS=FOLDER",
+        )
+    return folder
+
+
+def listing(root: Path) -> list[Path]:
+    """The folders of all runs, newest first. What is not a run folder, or is a link, is passed over."""
+    try:
+        with os.scandir(root) as entries:
+            names = [entry.name for entry in entries if valid_id(entry.name) and entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return []
+    return [root / name for name in sorted(names, reverse=True)]
+
+
+def timestamp(moment: datetime | None = None) -> str:
+    """A moment (default: now) as UTC ISO text, to the millisecond."""
+    return (moment or datetime.now(UTC)).isoformat(timespec="milliseconds")
+
+
+@contextmanager
+def disk_errors(place: Path) -> Iterator[None]:
+    """Turn the system's refusals to write at ``place`` into RunError ``disk-full`` or ``runs-unwritable``."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise RunError(
+            "disk-full" if full else "runs-unwritable",
+            expected=f"room to write in {place}" if full else f"a folder that can be written to: {place}",
+            found=error.strerror or str(error),
+            remedy="delete runs that are no longer needed, or keep runs on another disk: KVLAB_RUNS=FOLDER"
+            if full
+            else "check that it exists and belongs to you, or keep runs elsewhere: KVLAB_RUNS=FOLDER",
+        ) from error
+
+
+def _slug(name: str) -> str:
+    ascii_name = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9]+", "-", ascii_name).strip("-")[:_SLUG_LENGTH].strip("-")
+
+
+def _no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
+def _read(path: Path) -> bytes:
+    with open(path, "rb", opener=_no_link) as file:
+        return file.read()
+
+
+def _replace(path: Path, data: bytes) -> None:
+    # Named by process, not at random: a process killed here leaves one stray file, not one for each time.
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(draft, "wb", opener=_no_link) as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except BaseException:
+        with suppress(OSError):
+            draft.unlink()
+        raise
+
+
+def _torn(path: Path) -> bool:
+    with open(path, "rb", opener=_no_link) as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read() != b"\n"
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line, parse_constant=lambda _: None)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _json(value: Any) -> bytes:
+    # A lone surrogate (from an undecodable file name) becomes its own valid JSON escape.
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace")
+
+
+def _finite(value: Any, nonfinite: list[str], name: str = "") -> Any:
+    """``value`` in JSON's own types with null for non-finite numbers; their dotted names go to ``nonfinite``."""
+    if isinstance(value, dict):
+        return {str(key): _finite(item, nonfinite, f"{name}.{key}".lstrip(".")) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item, nonfinite, f"{name}.{index}".lstrip(".")) for index, item in enumerate(value)]
+    if isinstance(value, bool | str) or value is None:
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        if math.isfinite(value):
+            return float(value)
+        nonfinite.append(name)
+        return None
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value
