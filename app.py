@@ -4,17 +4,19 @@ An ASGI app rather than a script: the worker starts and ends with the server, an
 served without its shell.
 """
 
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from streamlit.starlette import App
 
+from kvlab.errors import KvlabError
 from kvlab.ui.warm import worker
 
 
 @asynccontextmanager
 async def lifespan(app: App):
-    worker().start()  # does not wait for the worker's imports
+    with suppress(KvlabError):  # the pages say it, and try again
+        worker().start()  # does not wait for the worker's imports
     yield
     worker().stop()
 

@@ -159,8 +159,9 @@ MARK = {"ok": "✓", "warn": "!", "fail": "✗"}
 
 def _doctor(options: argparse.Namespace) -> int:
     from kvlab.doctor import examine
+    from kvlab.runs import store
 
-    findings = examine(deep=True)
+    findings = examine(deep=True, runs=store.runs_root())
     for finding in findings:
         print(f"{MARK[finding.status]} {finding.name}: {finding.found}")
         if finding.remedy and finding.status != "ok":

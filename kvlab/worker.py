@@ -239,8 +239,9 @@ def main() -> None:
 
     def doctor():
         from kvlab import doctor
+        from kvlab.runs import store
 
-        return doctor.examine()
+        return doctor.examine(runs=store.runs_root())
 
     def checks() -> list:
         from kvlab import checks

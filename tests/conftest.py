@@ -1,6 +1,11 @@
 """Every test has its own empty runs/ and no way to a model hub."""
 
-import pytest
+import os
+
+# One thread a test worker: pytest-xdist already runs as many workers as there are cores. Before torch is loaded.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

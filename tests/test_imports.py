@@ -45,10 +45,10 @@ GROUPS = {
         {"base", "input", "results", "models", "align", "demo"},
     ),
     "worker": ({"kvlab.worker"}, {"base", "work", "models", "runs"}),
-    "cli": ({"kvlab.cli", "kvlab.__main__"}, {"base", "input", "results", "models", "work"}),
+    "cli": ({"kvlab.cli", "kvlab.__main__"}, {"base", "input", "results", "models", "work", "runs"}),
     "ui": ({"kvlab.ui", "app", "pages"}, {"base", "input", "results", "runs", "models"}),
 }
-WEB_ONLY = {"kvlab.memory"}  # all that ui takes from the models: sizes in words
+WEB_ONLY = {"kvlab.memory", "kvlab.names"}  # all that ui takes from the models: sizes in words, local names
 
 
 def group_of(module):

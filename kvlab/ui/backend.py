@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from kvlab import results
+from kvlab import names, results
 from kvlab.errors import KvlabError
 from kvlab.prompts import write_prompts
 from kvlab.request import AnalysisRequest
@@ -44,7 +44,7 @@ def geometry(name: str) -> Geometry:
 @st.cache_data(show_spinner=False, ttl=60)
 def model_names() -> list[str]:
     """The demo models, and what the local Hugging Face cache holds."""
-    return ask("local_models")
+    return names.local_names()
 
 
 def folder_of(run_id: str) -> Path:

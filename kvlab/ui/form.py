@@ -13,7 +13,6 @@ from kvlab.ui import backend
 from kvlab.ui.text import CALIBRATION, KEYS, PROJECTORS, TIME_RULES, show_error
 
 SOURCES = {"samples": "Bundled samples", "paste": "Paste", "upload": "Upload"}
-DEMO = ["demo/teacher", "demo/teacher-b", "demo/student"]
 ALIASES = ["Qwen2-7B", "TinyLlama"]
 PASTE_HELP = "Separate prompts by an empty line."
 UPLOAD_HELP = ".txt (prompts separated by blank lines), .jsonl (prompt or text, reasoning, answer), .csv, .parquet"
@@ -49,7 +48,7 @@ def new_analysis() -> str | None:
 
 def models() -> tuple[str, str]:
     """Pickers of the demo models, what is in the local cache, or any name typed in."""
-    names = [*(backend.model_names() if backend.ready() else DEMO), *ALIASES]
+    names = [*backend.model_names(), *ALIASES]
     help_text = "A demo model, a Hugging Face id or a local folder; type to enter your own."
     chosen = []
     for role, default in (("teacher", "demo/teacher"), ("student", "demo/student")):
