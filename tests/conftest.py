@@ -5,7 +5,7 @@ import os
 # One thread a test worker: pytest-xdist already runs as many workers as there are cores. Before torch is loaded.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import pytest  # noqa: E402
+import pytest
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ import pytest
 
 from kvlab.demo import CARD, DEMO, NAMES, SAMPLES, TRAINING
 from kvlab.demo.corpus import LANGUAGES, SPLITS, answer_in, parts_of, problems, split_of, text_of
+from kvlab.tokens import tokenize
 
 NUMBER = r"\d+(?::\d\d|\.\d+)?"
 EQUATION = re.compile(rf"({NUMBER}) ([+\-×÷]) ({NUMBER}) = ({NUMBER})")
@@ -35,6 +36,10 @@ def calculate(left: str, op: str, right: str) -> Fraction:
 
 def samples() -> list[dict]:
     return [json.loads(line) for line in SAMPLES.read_text(encoding="utf-8").splitlines()]
+
+
+def sample_texts() -> list[str]:
+    return ["\n".join(sample[part] for part in ("prompt", "reasoning", "answer")) for sample in samples()]
 
 
 def measured() -> dict:
@@ -110,7 +115,7 @@ def test_every_field_of_every_sentence_is_filled():
 
 def test_a_text_is_its_parts_and_its_answer_can_be_read_back():
     for problem in problems("train", 200):
-        assert "".join(parts_of(problem)) == text_of(problem)
+        assert "\n".join(parts_of(problem)) == text_of(problem)
         assert text_of(problem).count(LANGUAGES[problem["lang"]].marker) == 1
         assert answer_in(text_of(problem), problem["lang"]) == problem["answer"]
     assert answer_in("no answer at all", "en") is None
@@ -123,7 +128,7 @@ def test_an_unknown_split_is_refused():
 
 def test_samples_are_held_out_problems():
     found = samples()
-    texts = {text_of(problem) for problem in found}
+    texts = set(sample_texts())
     templates = {text_of(problem): problem["template"] for problem in problems("heldout", len(found), seed=13)}
     assert texts == set(templates)
     assert {split_of(template) for template in templates.values()} == {"heldout"}
@@ -174,23 +179,22 @@ def test_tokenizers_are_fast_and_mark_the_start_as_their_models_do(tokenizers):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_token_bytes_are_the_text(tokenizers, name):
-    from kvlab.demo.alignment import pieces
-
     strange = ["龘 is rare, 😀 rarer.", "  two spaces\n\n\ttab", "naïve café — 3.14", "Straße 数学！"]
-    for text in [text_of(problem) for problem in samples()] + strange:
-        joined = b"".join(pieces(tokenizers[name], text, sentencepiece=name == "student"))
-        assert joined == (b" " if name == "student" else b"") + text.encode()
+    for text in sample_texts() + strange:
+        tokens = tokenize(tokenizers[name], text)
+        assert tokens.lossless
+        assert tokens.spans[~tokens.special, 1].tolist() == ends_from_spelling(name, tokenizers[name], text)
 
 
 def test_rare_characters_fall_back_to_bytes(tokenizers):
     student = tokenizers["student"]
-    pieces = [student.convert_ids_to_tokens(student(text_of(problem))["input_ids"]) for problem in samples()]
+    pieces = [student.convert_ids_to_tokens(student(text)["input_ids"]) for text in sample_texts()]
     assert sum(token.startswith("<0x") for row in pieces for token in row) > 500
     assert student.unk_token not in {token for row in pieces for token in row}
 
 
 def test_timelines_of_the_samples(tokenizers):
-    texts = [text_of(problem) for problem in samples()]
+    texts = sample_texts()
     ends = {name: [ends_from_spelling(name, tokenizers[name], text) for text in texts] for name in NAMES}
     length = {name: sum(map(len, rows)) for name, rows in ends.items()}
     recorded = measured()["timelines"]
@@ -206,11 +210,12 @@ def test_timelines_of_the_samples(tokenizers):
     assert recorded["mean_tokens"] == {name: round(length[name] / len(texts), 2) for name in NAMES}
 
 
-def test_the_teachers_know_more_than_the_student():
-    found = {name: measured()[name]["heldout"] for name in NAMES}
-    assert all(row["problems"] >= 200 for row in found.values())
-    assert found["teacher"]["nats_per_byte"] < found["student"]["nats_per_byte"]
-    assert found["teacher"]["accuracy"] > found["student"]["accuracy"] + 0.1
+@pytest.mark.parametrize("name", ["teacher", "teacher-b"])
+def test_the_teachers_know_more_than_the_student(name):
+    teacher, student = measured()[name]["heldout"], measured()["student"]["heldout"]
+    assert min(teacher["problems"], student["problems"]) >= 200
+    assert teacher["nats_per_byte"] < 0.95 * student["nats_per_byte"]
+    assert teacher["accuracy"] > student["accuracy"] + 0.1
 
 
 def test_the_card_says_what_was_measured():

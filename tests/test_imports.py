@@ -39,6 +39,11 @@ GROUPS = {
     ),
     "align": ({"kvlab.align"}, {"base", "input", "results", "models"}),
     "runs": ({"kvlab.runs"}, {"base"}),
+    "demo-build": (
+        {f"kvlab.demo.{name}" for name in ("build", "card", "corpus", "evaluate", "learn", "tokens")}
+        | {f"kvlab.demo.{name}" for name in ("english", "chinese", "phrases")},
+        {"base", "demo", "models"},
+    ),
     "demo": ({"kvlab.demo"}, {"base"}),
     "work": (
         {"kvlab.analysis", "kvlab.checks", "kvlab.doctor"},

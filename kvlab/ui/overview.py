@@ -18,7 +18,6 @@ PAIR_OF_SAMPLE = ("demo/teacher", "demo/student")
 def page() -> None:
     st.title("Can this teacher’s KV cache be aligned with this student’s?")
     _finding()
-    st.divider()
     st.subheader("A pair, before any weight is loaded")
     _pair()
 
@@ -104,7 +103,7 @@ def comparison(teacher: Geometry, student: Geometry) -> list[dict[str, str]]:
         both(
             "longest context", lambda g: f"{g.max_positions:,}" if g.max_positions else "unbounded", "documents are cut"
         ),
-        both("parameters", lambda g: _count(g.parameters), "–"),
+        both("parameters", lambda g: _count(g.parameters), "memory, see the forecast"),
         both("cached numbers per token", lambda g: f"{g.kv_values_per_token:,}", "projector"),
     ]
 

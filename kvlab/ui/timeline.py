@@ -19,10 +19,10 @@ def panel(alignment: Alignment, run_id: str) -> None:
         st.info("No document was kept token by token. Run again with --inspect above 0.")
         return
     rules = list(alignment.timeline["rules"])
-    left, right = st.columns([3, 2])
+    left, middle, right = st.columns([3, 3, 2])
     with left:
         number = document_picker(alignment, run_id, "timeline")
-    with right:
+    with middle:
         rule = st.selectbox(
             "Joined by",
             rules,
@@ -34,7 +34,7 @@ def panel(alignment: Alignment, run_id: str) -> None:
     length = len(document.text.encode())
     start = 0
     if length > WINDOW:
-        start = st.slider(
+        start = right.slider(
             "First byte shown", 0, length - WINDOW, 0, step=8, key=f"window-{run_id}-{number}", help="Or drag the plot."
         )
     st.markdown(_reading(alignment, rule))

@@ -1,0 +1,42 @@
+"""`python -m tests.screenshots [FOLDER]`: a picture of every page of the real app at 1280 x 800 (default: docs/)."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+from tests import app as real
+
+PAGES = {
+    "overview": ("", "Memory forecast"),
+    "heads": ("alignment?run=sample&view=heads&cell=K-3-0", "Against its controls"),
+    "timeline": ("alignment?run=sample&view=timeline", "Every rule’s map"),
+    "numbers": ("alignment?run=sample&view=numbers", "Data, versions, seconds"),
+    "checks": ("checks", "package torch"),
+}
+DRAWN = "() => [...document.querySelectorAll('.js-plotly-plot')].every(plot => plot.querySelector('.main-svg'))"
+
+
+def main(folder: Path) -> None:
+    with (
+        tempfile.TemporaryDirectory() as runs,
+        real.running_app(Path(runs)) as app,
+        real.browser() as browser,
+    ):
+        page = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
+        page.set_default_timeout(120_000)
+        for name, (path, awaited) in PAGES.items():
+            page.goto(f"{app.url}/{path}")
+            page.get_by_text(awaited).first.wait_for()
+            page.wait_for_function(DRAWN)
+            page.wait_for_function("() => !document.querySelector('[data-testid=stStatusWidget]')")
+            page.screenshot(path=folder / f"{name}.png")
+            page.set_viewport_size({"width": 1280, "height": 2400})
+            page.wait_for_function(DRAWN)
+            page.screenshot(path=folder / f"{name}-whole.png")
+            page.set_viewport_size({"width": 1280, "height": 800})
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else real.PROJECT / "docs")

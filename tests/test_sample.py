@@ -1,0 +1,79 @@
+"""The bundled pair: the shipped sample analysis is what `align` computes, and it shows what the README says."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from kvlab import prompts
+from kvlab.analysis import compute
+from kvlab.models import ModelCache
+from kvlab.request import AlignSettings, AnalysisRequest
+from kvlab.results import read
+from kvlab.ui.backend import SAMPLE_FOLDER
+
+pytestmark = [pytest.mark.model, pytest.mark.xdist_group("sample")]
+REQUEST = AnalysisRequest(teacher="demo/teacher", student="demo/student")
+
+
+@pytest.fixture(scope="module")
+def cache():
+    return ModelCache()
+
+
+def aligned(cache, **settings):
+    request = REQUEST.model_copy(update={"settings": AlignSettings(**settings)})
+    return compute(request, prompts.samples(), cache)[0]
+
+
+@pytest.fixture(scope="module")
+def floor(cache):
+    return aligned(cache)
+
+
+def test_the_shipped_sample_is_what_align_computes(floor):
+    shipped = read(SAMPLE_FOLDER)
+    for mine, theirs in zip(floor.heads, shipped.heads, strict=True):
+        for field, value in dataclasses.asdict(mine).items():
+            expected = getattr(theirs, field)
+            assert value == (pytest.approx(expected, abs=2e-3) if isinstance(value, float) else expected), field
+    assert floor.timeline["rules"].keys() == shipped.timeline["rules"].keys()
+    for rule, rates in shipped.timeline["rules"].items():
+        assert floor.timeline["rules"][rule] == pytest.approx(rates)
+    assert (floor.settings, floor.data["rows_scored"]) == (shipped.settings, shipped.data["rows_scored"])
+    assert [d.id for d in floor.inspected] == [d.id for d in shipped.inspected]
+    for name, array in shipped.arrays.items():
+        np.testing.assert_allclose(floor.arrays[name], array, rtol=0.05, atol=0.02, equal_nan=True)
+
+
+def test_there_are_enough_rows_and_borders_differ(floor):
+    assert floor.data["rows_per_feature"] >= 20
+    assert 0.6 <= floor.timeline["rules"]["floor"]["exact_rate"] <= 0.95
+    assert floor.timeline["student_tokens"] >= 1.15 * floor.timeline["teacher_tokens"]
+
+
+def test_floor_beats_nearest_by_fifteen_points_of_k(cache, floor):
+    nearest = aligned(cache, time="nearest", inspect=0)
+    assert floor.mean("key", "r2") - nearest.mean("key", "r2") >= 0.15
+
+
+def test_shuffled_rows_explain_nothing(floor):
+    assert floor.table()["r2_shuffled"].abs().max() <= 0.05
+
+
+@pytest.mark.parametrize("kind", ["key", "value"])
+def test_the_last_layer_gains_over_token_identity(floor, kind):
+    assert floor.grid(kind, "gain")[-1].mean() >= 0.05
+
+
+def test_a_demo_model_explains_itself(cache):
+    request = REQUEST.model_copy(update={"teacher": "demo/student", "settings": AlignSettings(inspect=0)})
+    own, _ = compute(request, prompts.samples(40), cache)
+    assert own.table()["error"].max() < 1e-6
+
+
+def test_two_prompts_are_calibrated_on_the_samples(cache):
+    mine = prompts.read_pasted("Tom has 3 apples and buys 4 more.\n\n小明有5个苹果，又买了7个。").documents
+    result, _ = compute(REQUEST, mine, cache)
+    assert (result.data["documents"], result.data["calibration_documents"]) == (2, len(prompts.samples()))
+    assert result.data["rows_per_feature"] >= 20
