@@ -1,4 +1,4 @@
-"""`python -m tests.screenshots [FOLDER]`: a picture of every page of the real app at 1280 x 800 (default: docs/)."""
+"""`python -m tests.screenshots [FOLDER] [HEIGHT]`: a picture of every page of the real app, 1280 wide (docs/, 800)."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ PAGES = {
 DRAWN = "() => [...document.querySelectorAll('.js-plotly-plot')].every(plot => plot.querySelector('.main-svg'))"
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, height: int) -> None:
     with (
         tempfile.TemporaryDirectory() as runs,
         real.running_app(Path(runs)) as app,
         real.browser() as browser,
     ):
-        page = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
+        page = browser.new_context(viewport={"width": 1280, "height": height}).new_page()
         page.set_default_timeout(120_000)
         for name, (path, awaited) in PAGES.items():
             page.goto(f"{app.url}/{path}")
@@ -32,11 +32,10 @@ def main(folder: Path) -> None:
             page.wait_for_function(DRAWN)
             page.wait_for_function("() => !document.querySelector('[data-testid=stStatusWidget]')")
             page.screenshot(path=folder / f"{name}.png")
-            page.set_viewport_size({"width": 1280, "height": 2400})
-            page.wait_for_function(DRAWN)
-            page.screenshot(path=folder / f"{name}-whole.png")
-            page.set_viewport_size({"width": 1280, "height": 800})
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else real.PROJECT / "docs")
+    main(
+        Path(sys.argv[1]) if len(sys.argv) > 1 else real.PROJECT / "docs",
+        int(sys.argv[2]) if len(sys.argv) > 2 else 800,
+    )

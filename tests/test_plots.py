@@ -1,0 +1,102 @@
+"""Figures carry the numbers of the result; the report carries them too and escapes what users wrote."""
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+
+from kvlab import plots, report
+from kvlab.results import read
+from kvlab.ui.backend import SAMPLE_FOLDER
+
+
+@pytest.fixture(scope="module")
+def sample():
+    return read(SAMPLE_FOLDER)
+
+
+def traces(figure, kind):
+    return [trace for trace in figure.data if trace.type == kind]
+
+
+@pytest.mark.parametrize("kind", ["key", "value"])
+def test_heatmap_cells_and_their_markers_are_the_scores(sample, kind):
+    figure = plots.error_heatmap(sample, kind, selected=(3, 1))
+    heat, markers = traces(figure, "heatmap")[0], traces(figure, "scatter")[-1]
+    for i, (layer, head) in enumerate(markers.customdata):
+        score = sample.score(kind, layer, head)
+        assert heat.z[heat.y.index(markers.y[i])][heat.x.index(markers.x[i])] == pytest.approx(score.error)
+        assert heat.text[heat.y.index(str(layer))][head].endswith("=") != score.beats_controls
+    assert (heat.zmin, heat.zmax) == (0, 1)  # one range for K and V
+    box = figure.layout.shapes[0]
+    assert (box.x0, box.x1, box.y0, box.y1) == (0.5, 1.5, 2.5, 3.5)
+
+
+def test_heads_beyond_the_legible_are_still_drawn_and_marked(sample):
+    heads = [
+        dataclasses.replace(sample.heads[0], kind="key", layer=layer, head=head, gain=0.0)
+        for layer in range(20)
+        for head in range(30)
+    ]
+    student = sample.student | {"kv_layers": list(range(20)), "kv_heads": 30}
+    figure = plots.error_heatmap(dataclasses.replace(sample, heads=heads, student=student), "key")
+    assert np.array(traces(figure, "heatmap")[0].z).shape == (20, 30)
+    assert traces(figure, "heatmap")[0].texttemplate is None
+    assert len(traces(figure, "scatter")[0].x) == 600  # every head is marked as no better than its controls
+
+
+@pytest.mark.parametrize("rule", ["exact", "floor", "ceil", "nearest"])
+def test_every_covered_token_is_linked_once_in_the_colour_of_its_lag(sample, rule):
+    figure = plots.timeline(sample, 1, rule)
+    words = {words: (low, high) for low, (high, _, words) in zip((-(10**9), -1, 0, 2, 5), plots.LAG_BINS)}
+    lag = sample.arrays[f"document.1.lag.{rule}"]
+    linked = 0
+    for trace in figure.data:
+        if trace.name in words:
+            low, high = words[trace.name]
+            count = sum(1 for x in trace.x if x is None)
+            assert count == int(((lag > low) & (lag <= high)).sum())
+            linked += count
+    assert linked == int((~np.isnan(lag)).sum()) > 0
+
+
+def test_index_maps_draw_every_rule(sample):
+    figure = plots.index_maps(sample, 0)
+    assert [trace.name for trace in figure.data] == ["exact", "floor", "ceil", "linear", "nearest"]
+    floor = sample.arrays["document.0.index.floor"]
+    drawn = np.array([np.nan if y is None else y for y in figure.data[1].y], dtype=float)
+    np.testing.assert_array_equal(drawn, floor)
+
+
+def test_every_axis_says_what_it_shows(sample):
+    score = sample.heads[0]
+    figures = [
+        plots.error_heatmap(sample, "key"),
+        plots.contributions(sample, "key", 0, 0),
+        plots.token_errors(sample, 0, "key", 0, 0),
+        plots.index_maps(sample, 0),
+    ]
+    for figure in figures:
+        assert figure.layout.xaxis.title.text and figure.layout.yaxis.title.text
+    assert "R²" in plots.controls(score).layout.xaxis.title.text
+
+
+def test_report_holds_every_number_and_escapes_names_and_texts(sample):
+    hostile = dataclasses.replace(
+        sample,
+        teacher=sample.teacher | {"name": "<script>alert(1)</script>"},
+        notes=["<img src=x onerror=alert(1)>"],
+        prompts="<b>mine</b>",
+    )
+    page = report.html(hostile)
+    assert "<script>alert(1)" not in page and "<img src=x" not in page and "<b>mine</b>" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    for score in sample.heads:
+        assert f"{score.r2:.4f}".rstrip("0") in page
+    assert not re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="https?:', page)  # nothing is fetched
+    assert f"{sample.data['rows_scored']:,} student tokens" in page
+
+
+def test_a_negative_zero_is_not_shown():
+    assert report.whole(-0.001) == "0%" and report.whole(0.394) == "39%"
