@@ -8,6 +8,7 @@ that depends on numbers) are the configuration's own fields believed.
 from __future__ import annotations
 
 import copy
+import threading
 from typing import Any
 
 import torch
@@ -19,6 +20,10 @@ from kvlab.files import broken, first_line
 from kvlab.types import Geometry, Positions
 
 Shapes = dict[int, tuple[torch.Size, torch.Size]]  # cached layer -> shapes of keys and values [B, H, T, D]
+
+# transformers sets torch's default dtype while it builds a model, for every thread of the process. Whoever builds or
+# loads one holds this; a skeleton is built in float32, the default, so that a forward elsewhere sees no change.
+BUILDING = threading.Lock()
 
 
 def geometry_of(config: PretrainedConfig, name: str) -> Geometry:
@@ -82,9 +87,10 @@ def _skeleton(config: PretrainedConfig, name: str) -> PreTrainedModel:
     if getattr(config, "quantization_config", None) is not None:
         del config.quantization_config
     try:
+        with BUILDING, torch.device("meta"):
+            skeleton = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
         # bfloat16, because the grouped matrix product of expert layers has no other type on meta
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, trust_remote_code=False).eval()
+        return skeleton.to(torch.bfloat16).eval()
     except ImportError as error:
         raise package_missing(name, error) from error
     except Exception as error:

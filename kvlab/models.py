@@ -28,7 +28,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from kvlab import memory
 from kvlab.errors import ModelError
 from kvlab.files import broken, first_line, folder_of, weight_files
-from kvlab.geometry import geometry_of, package_missing
+from kvlab.geometry import BUILDING, geometry_of, package_missing
 from kvlab.names import resolve
 from kvlab.types import Geometry
 
@@ -234,15 +234,16 @@ def _check_weights(file: Path, name: str) -> None:
 def _read(folder: Path, name: str, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
     placed = {} if device.type == "cpu" else {"device_map": {"": device}}
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-            **placed,
-        )
+        with BUILDING:
+            model, report = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+                **placed,
+            )
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except ImportError as error:

@@ -530,3 +530,30 @@ def test_a_failed_load_leaves_the_cache_as_it_was(three, tmp_path):
 def test_a_cache_holds_at_least_one():
     with pytest.raises(ValueError, match="at least 1"):
         ModelCache(0)
+
+
+def test_geometry_in_one_thread_does_not_disturb_loading_and_reading_in_another(tmp_path):
+    """transformers changes torch's default dtype while it builds a model; the worker does both at once."""
+    tiny_model("llama", tmp_path)
+    over = threading.Event()
+    problems = []
+
+    def ask():
+        while not over.is_set():
+            models.geometry(str(tmp_path))
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(30):
+            loaded = models.load(str(tmp_path), "cpu", "float32")
+            dtypes = {p.dtype for p in [*loaded.model.parameters(), *loaded.model.buffers()] if p.is_floating_point()}
+            logits = loaded.model(torch.tensor([[1, 2, 3]])).logits
+            problems += [found for found in (dtypes - {torch.float32}, {logits.dtype} - {torch.float32}) if found]
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    assert not problems
+    assert torch.get_default_dtype() == torch.float32

@@ -19,7 +19,7 @@ from kvlab.ui.warm import worker
 
 SAMPLE = "sample"
 SAMPLE_FOLDER = Path(__file__).parents[1] / "demo" / "analysis"
-QUESTION_SECONDS = 60
+QUESTION_SECONDS = 180  # a geometry waits while a large model is being loaded
 LISTED = 50  # older runs are still reached by their address
 
 
