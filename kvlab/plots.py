@@ -32,6 +32,7 @@ LAG_BINS = (  # upper end in bytes, colour, words
     (10**9, "#053061", "6 or more bytes behind"),
 )
 ERROR_RANGE = (0.0, 1.0)
+DARK_BELOW = 0.45  # white is easier to read than black on the map's colours up to here
 CELL_TEXT_UP_TO = 16  # heads or layers; more, and the numbers would not be legible
 
 
@@ -62,7 +63,6 @@ def error_heatmap(alignment: Alignment, kind: str, selected: tuple[int, int] | N
     layers, heads = [str(layer) for layer in alignment.student["kv_layers"]], [str(h) for h in range(error.shape[1])]
     legible = max(error.shape) <= CELL_TEXT_UP_TO
     scores = [s for s in alignment.heads if s.kind == kind]
-    weak = np.array([not s.beats_controls for s in scores]).reshape(error.shape)
     figure = go.Figure(
         go.Heatmap(
             z=error.tolist(),
@@ -71,23 +71,22 @@ def error_heatmap(alignment: Alignment, kind: str, selected: tuple[int, int] | N
             zmin=ERROR_RANGE[0],
             zmax=ERROR_RANGE[1],
             colorscale=ERROR_SCALE,
-            text=[[f"{e:.2f}{' =' if w else ''}" for e, w in zip(*row)] for row in zip(error, weak)],
-            texttemplate="%{text}" if legible else None,
             hoverinfo="skip",
             xgap=2 if legible else 0,
             ygap=2 if legible else 0,
             colorbar={"title": {"text": "error<br>1 − R²"}, "thickness": 12, "tickvals": [0, 0.25, 0.5, 0.75, 1]},
         )
     )
-    if not legible and weak.any():
-        figure.add_scatter(
-            x=[str(s.head) for s in scores if not s.beats_controls],
-            y=[str(s.layer) for s in scores if not s.beats_controls],
-            mode="markers",
-            marker={"symbol": "line-ew-open", "size": 6, "color": "#B2182B"},
-            hoverinfo="skip",
-            showlegend=False,
-        )
+    marked = scores if legible else [s for s in scores if not s.beats_controls]
+    figure.add_scatter(
+        x=[str(s.head) for s in marked],
+        y=[str(s.layer) for s in marked],
+        mode="text",
+        text=[f"{s.error:.2f}" * legible + " =" * (not s.beats_controls) for s in marked],
+        textfont={"color": ["#FFFFFF" if s.error < DARK_BELOW else "#000000" for s in marked], "size": 13},
+        hoverinfo="skip",
+        showlegend=False,
+    )
     figure.add_scatter(
         x=[str(s.head) for s in scores],
         y=[str(s.layer) for s in scores],

@@ -23,11 +23,12 @@ def traces(figure, kind):
 @pytest.mark.parametrize("kind", ["key", "value"])
 def test_heatmap_cells_and_their_markers_are_the_scores(sample, kind):
     figure = plots.error_heatmap(sample, kind, selected=(3, 1))
-    heat, markers = traces(figure, "heatmap")[0], traces(figure, "scatter")[-1]
+    heat, (words, markers) = traces(figure, "heatmap")[0], traces(figure, "scatter")
     for i, (layer, head) in enumerate(markers.customdata):
         score = sample.score(kind, layer, head)
         assert heat.z[heat.y.index(markers.y[i])][heat.x.index(markers.x[i])] == pytest.approx(score.error)
-        assert heat.text[heat.y.index(str(layer))][head].endswith("=") != score.beats_controls
+        assert (words.y[i], words.x[i]) == (str(layer), str(head))
+        assert words.text[i] == f"{score.error:.2f}" + ("" if score.beats_controls else " =")
     assert (heat.zmin, heat.zmax) == (0, 1)  # one range for K and V
     box = figure.layout.shapes[0]
     assert (box.x0, box.x1, box.y0, box.y1) == (0.5, 1.5, 2.5, 3.5)
@@ -42,7 +43,7 @@ def test_heads_beyond_the_legible_are_still_drawn_and_marked(sample):
     student = sample.student | {"kv_layers": list(range(20)), "kv_heads": 30}
     figure = plots.error_heatmap(dataclasses.replace(sample, heads=heads, student=student), "key")
     assert np.array(traces(figure, "heatmap")[0].z).shape == (20, 30)
-    assert traces(figure, "heatmap")[0].texttemplate is None
+    assert set(traces(figure, "scatter")[0].text) == {" ="}
     assert len(traces(figure, "scatter")[0].x) == 600  # every head is marked as no better than its controls
 
 
