@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -57,18 +58,96 @@ class CapturedBatch:
 def capture(loaded: LoadedModel, batch: list[Tokens], pre_rope: bool = True) -> CapturedBatch:
     """The caches of several documents in one forward of the base model, padded on the right and masked.
 
-    On the model's device, in float32; with ``pre_rope`` the rotation of the keys is undone.
+    On the model's device, in float32; with ``pre_rope`` the rotation of the keys is undone. Raises AlignError
+    ``keys-rotation-unknown`` for a model whose rotation cannot be undone, as its self-test shows.
     """
+    rotated = rotated_layers(loaded) if pre_rope else frozenset()
     ids, mask = _padded(batch, loaded.device)
-    with loaded.lock, _rotations(loaded.model) as rotations:
-        cache = DynamicCache()
-        loaded.model.base_model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
+    cache, rotations = _forward(loaded, ids, attention_mask=mask)
     keys, values = [], []
     for layer in loaded.geometry.kv_layers:
         k, v = cache.layers[layer].keys.float(), cache.layers[layer].values.float()
-        keys.append(_unrotated(k, loaded, layer, rotations) if pre_rope else k)
+        keys.append(unrotate(k, rotations[layer]) if layer in rotated else k)
         values.append(v)
     return CapturedBatch(keys, values, batch, pre_rope)
+
+
+def _forward(loaded: LoadedModel, ids: torch.Tensor, **inputs) -> tuple[DynamicCache, dict[int, Rotation]]:
+    """One forward of the base model -> its cache of every token, and what its layers rotated with."""
+    geometry = loaded.geometry
+    # Built from the configuration a cache forgets what lies outside a sliding window; hybrids need it to exist.
+    hybrid = len(geometry.kv_layers) < geometry.layers
+    with loaded.lock, _rotations(loaded.model) as rotations:
+        cache = DynamicCache(config=loaded.model.config.get_text_config()) if hybrid else DynamicCache()
+        loaded.model.base_model(input_ids=ids, past_key_values=cache, use_cache=True, **inputs)
+    kept = {cache.layers[layer].keys.shape[2] for layer in geometry.kv_layers}
+    if kept != {ids.shape[1]}:
+        raise AlignError(
+            "cache-incomplete",
+            expected=f"a cache of all {ids.shape[1]} tokens in every layer of {loaded.name}",
+            found=f"layers with {sorted(kept)} tokens",
+            remedy="use shorter prompts (--max-tokens), within the model's sliding window",
+        )
+    return cache, rotations
+
+
+# --- the self-test: which layers rotate their keys, and whether that is undone ------------------------------
+
+SHIFT = 64  # positions
+_tested: WeakKeyDictionary[torch.nn.Module, frozenset[int]] = WeakKeyDictionary()
+
+
+def rotated_layers(loaded: LoadedModel) -> frozenset[int]:
+    """The layers whose keys RoPE rotates, found once per loaded model by reading the same tokens at two positions.
+
+    Without a rotation a layer's keys do not change; with one that is undone rightly, the un-rotated keys do not.
+    """
+    if loaded.geometry.positions.kind != "rope":
+        return frozenset()
+    if loaded.model not in _tested:
+        _tested[loaded.model] = _self_test(loaded)
+    return _tested[loaded.model]
+
+
+def _self_test(loaded: LoadedModel) -> frozenset[int]:
+    ids = torch.arange(1, 9, device=loaded.device)[None] % loaded.geometry.vocabulary
+    readings = []
+    for first in (0, SHIFT):
+        positions = torch.arange(first, first + ids.shape[1], device=loaded.device)[None]
+        readings.append(_forward(loaded, ids, position_ids=positions))
+    rotated = set()
+    for layer in loaded.geometry.kv_layers:
+        (here, rotation_here), (there, rotation_there) = (
+            (cache.layers[layer], rotations.get(layer)) for cache, rotations in readings
+        )
+        if not _alike(here.values, there.values, loaded):
+            raise _unknown_rotation(loaded, layer, "values that depend on the position")
+        if _alike(here.keys, there.keys, loaded):
+            continue
+        try:
+            undone = unrotate(here.keys.float(), rotation_here), unrotate(there.keys.float(), rotation_there)
+        except (TypeError, AttributeError, RuntimeError, IndexError) as error:
+            raise _unknown_rotation(loaded, layer, f"a rotation of another form ({type(error).__name__})") from error
+        if not _alike(*undone, loaded):
+            raise _unknown_rotation(loaded, layer, "keys that still depend on the position")
+        rotated.add(layer)
+    return frozenset(rotated)
+
+
+def _alike(a: torch.Tensor, b: torch.Tensor, loaded: LoadedModel) -> bool:
+    """Equal to the rounding of the model's own number type. What is not a number is for others to find."""
+    tolerance = 1e-3 if loaded.dtype == torch.float32 else 5e-2
+    a, b = a.float().nan_to_num(), b.float().nan_to_num()
+    return bool((a - b).abs().max() <= tolerance * a.abs().max().clamp(min=1e-6))
+
+
+def _unknown_rotation(loaded: LoadedModel, layer: int, found: str) -> AlignError:
+    return AlignError(
+        "keys-rotation-unknown",
+        expected="attention layers whose rotation of the keys (RoPE) can be undone",
+        found=f"in layer {layer} of {loaded.name} ({loaded.geometry.architecture}) {found}",
+        remedy="align the keys as they are cached: --keys post-rope",
+    )
 
 
 def _padded(batch: list[Tokens], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -88,7 +167,7 @@ def _rotations(model: torch.nn.Module) -> Iterator[dict[int, Rotation]]:
 
     def note(module, args, kwargs):
         embeddings = kwargs.get("position_embeddings")
-        if embeddings is not None:
+        if isinstance(embeddings, tuple) and len(embeddings) == 2:
             apply = getattr(sys.modules[type(module).__module__], "apply_rotary_pos_emb", None)
             seen[module.layer_idx] = Rotation(*embeddings, apply)
 
@@ -102,20 +181,6 @@ def _rotations(model: torch.nn.Module) -> Iterator[dict[int, Rotation]]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _unrotated(keys: torch.Tensor, loaded: LoadedModel, layer: int, rotations: dict[int, Rotation]) -> torch.Tensor:
-    if loaded.geometry.positions.kind != "rope":
-        return keys
-    rotation = rotations.get(layer)
-    if rotation is None or rotation.apply is None:
-        raise AlignError(
-            "keys-rotation-unknown",
-            expected="attention layers that receive position_embeddings (cos, sin)",
-            found=f"none in layer {layer} of {loaded.name} ({loaded.geometry.architecture})",
-            remedy="align the keys as they are cached: --keys post-rope",
-        )
-    return unrotate(keys, rotation)
 
 
 def unrotate(keys: torch.Tensor, rotation: Rotation) -> torch.Tensor:

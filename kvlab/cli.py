@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.run(options)
     except KeyboardInterrupt:
-        print("kvlab: interrupted; nothing was left half written.", file=sys.stderr)
+        print("kvlab: interrupted; what was not finished is not there.", file=sys.stderr)
         return 2
     except Exception as error:
         if options.debug:
@@ -89,8 +89,8 @@ def _align(options: argparse.Namespace) -> int:
     for name in {*options.teacher, options.student}:
         geometry(name)  # refuse what cannot be used before loading anything
     cache = ModelCache()
-    for request in requests:
-        folder = options.out if len(requests) == 1 else options.out / _slug(request.teacher)
+    for number, request in enumerate(requests, 1):
+        folder = options.out if len(requests) == 1 else options.out / f"{number}-{_slug(request.teacher)}"
         with Bar() as progress:
             alignment, maps = analysis.compute(request, documents, cache, progress)
         analysis.write(alignment, maps, folder)

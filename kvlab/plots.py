@@ -77,12 +77,12 @@ def error_heatmap(alignment: Alignment, kind: str, selected: tuple[int, int] | N
             colorbar={"title": {"text": "error<br>1 − R²"}, "thickness": 12, "tickvals": [0, 0.25, 0.5, 0.75, 1]},
         )
     )
-    marked = scores if legible else [s for s in scores if not s.beats_controls]
+    marked = scores if legible else [s for s in scores if s.beats_controls is False]
     figure.add_scatter(
         x=[str(s.head) for s in marked],
         y=[str(s.layer) for s in marked],
         mode="text",
-        text=[f"{s.error:.2f}" * legible + " =" * (not s.beats_controls) for s in marked],
+        text=[_cell(s, legible) for s in marked],
         textfont={"color": ["#FFFFFF" if s.error < DARK_BELOW else "#000000" for s in marked], "size": 13},
         hoverinfo="skip",
         showlegend=False,
@@ -116,6 +116,12 @@ def error_heatmap(alignment: Alignment, kind: str, selected: tuple[int, int] | N
     )
 
 
+def _cell(score: HeadScore, legible: bool) -> str:
+    if np.isnan(score.error):
+        return "–"
+    return f"{score.error:.2f}" * legible + " =" * (score.beats_controls is False)
+
+
 def hover(score: HeadScore) -> str:
     """One cell in words."""
     return (
@@ -144,6 +150,7 @@ def controls(score: HeadScore) -> go.Figure:
             hovertemplate="R² %{x:.3f}<extra></extra>",
         )
     )
+    values = [0.0 if np.isnan(value) else value for value in values]
     low = min(0.0, *values) - 0.02
     figure.update_xaxes(title="held-out R² (bar: ± 1 jackknife s.e.)", range=[low, max(1.0, *values)])
     figure.update_yaxes(autorange="reversed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from html import escape
+from math import isfinite
 
 import pandas as pd
 from plotly.io import to_html
@@ -50,12 +51,12 @@ def sentence(alignment: Alignment) -> str:
 
 
 def whole(share: float) -> str:
-    """A share in whole percent, without a negative zero."""
-    return f"{round(share * 100) + 0}%"
+    """A share in whole percent, without a negative zero; a dash when there is none."""
+    return f"{round(share * 100) + 0}%" if isfinite(share) else "–"
 
 
 def _points(gain: float) -> str:
-    return f"{round(gain * 100) + 0:+d} points"
+    return f"{round(gain * 100) + 0:+d} points" if isfinite(gain) else "–"
 
 
 def html(alignment: Alignment) -> str:

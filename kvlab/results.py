@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,13 @@ class HeadScore:
     gain_se: float
 
     @property
-    def beats_controls(self) -> bool:
-        """Better than the mean, than shuffled rows, and than the token alone by more than two standard errors."""
+    def beats_controls(self) -> bool | None:
+        """Better than the mean, than shuffled rows, and than the token alone by more than two standard errors.
+
+        None where there is no standard error (one scored fold): not known.
+        """
+        if not isfinite(self.gain_se):
+            return None
         return self.r2 > max(0.0, self.r2_shuffled) and self.gain > 2 * self.gain_se
 
 
@@ -105,7 +111,9 @@ class Alignment:
         return list(self.student["kv_layers"]).index(layer)
 
     def mean(self, kind: str, column: str) -> float:
-        return float(np.nanmean(self.grid(kind, column)))
+        """Over the heads that vary; not a number when none does."""
+        values = self.grid(kind, column)
+        return float(values[~np.isnan(values)].mean()) if not np.isnan(values).all() else float("nan")
 
     def summary(self) -> dict[str, Any]:
         """Means over layers and heads, K and V apart."""
@@ -126,6 +134,7 @@ class Alignment:
 def write(alignment: Alignment, folder: Path) -> None:
     """alignment.json, its arrays and heads.csv; the JSON last, so that a reader never finds half a result."""
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / JSON_NAME).unlink(missing_ok=True)
     save_file(alignment.arrays, folder / ARRAYS_NAME)
     (folder / CSV_NAME).write_text(heads_csv(alignment), encoding="utf-8")
     text = json.dumps(plain(alignment.to_dict()), ensure_ascii=False, indent=1, allow_nan=False)

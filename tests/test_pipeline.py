@@ -5,13 +5,19 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import Ridge
 
-from kvlab import results
+from kvlab import report, results
+from kvlab.align.accumulate import accumulate
+from kvlab.align.crossfit import crossfit_ridge
+from kvlab.align.layers import depth
 from kvlab.align.pipeline import align
+from kvlab.align.reading import read_documents
+from kvlab.align.scoring import score
 from kvlab.errors import AlignError, Cancelled
 from kvlab.models import load
 from kvlab.request import AlignSettings
-from kvlab.types import Document
+from kvlab.types import Document, no_progress
 from tests.tiny import TEXT, tiny_model
 
 pytestmark = [pytest.mark.model, pytest.mark.xdist_group("pipeline")]
@@ -171,3 +177,120 @@ def test_batching_does_not_change_the_result(teacher, student, documents, aligne
 def test_settings_are_stored_as_given(aligned):
     assert aligned.settings == AlignSettings(inspect=3).model_dump()
     assert dataclasses.asdict(aligned.heads[0])["kind"] == "key"
+
+
+def test_documents_without_tokens_are_left_out_and_ids_need_not_differ(teacher, student, documents):
+    same_id = [Document("d", document.text) for document in documents[:6]] + [Document("empty", "")]
+    result, _ = align(teacher, student, same_id)
+    assert [d.id for d in result.inspected] == ["d", *(f"d ({n})" for n in range(2, 7))]
+    assert any("1 of 7 documents have no tokens" in note for note in result.notes)
+    with pytest.raises(AlignError, match="at least one token for both models"):
+        align(teacher, student, [Document("a", ""), Document("b", "")])
+
+
+def test_a_fold_whose_others_have_no_rows_is_refused(teacher, student, documents):
+    with pytest.raises(AlignError, match="in at least two documents"):
+        align(teacher, student, [documents[0], Document("short", "boat")])
+
+
+@pytest.mark.parametrize("constant", [0.0, 3.0])
+def test_a_head_that_does_not_vary_has_no_score_and_is_said(teacher, student, documents, constant, tmp_path):
+    tiny_model("qwen2", tmp_path, seed=5)
+    still = load(str(tmp_path), "cpu", "float32")
+    with torch.no_grad():
+        still.model.model.layers[1].self_attn.v_proj.weight[:] = 0
+        still.model.model.layers[1].self_attn.v_proj.bias[:] = constant
+    for pair in ((teacher, still), (still, student)):
+        result, _ = align(*pair, documents[:8])
+        table = result.table()
+        assert np.isfinite(table["r2"].dropna()).all()
+        flat = table[table["r2"].isna()]
+        if pair[1] is still:
+            assert [(r.kind, r.layer, r.head) for r in flat.itertuples()] == [("value", 1, 0), ("value", 1, 1)]
+            assert any("2 of 12 heads do not vary" in note for note in result.notes)
+        else:
+            assert flat.empty
+        results.write(result, tmp_path / "out")
+        assert "averaged over heads" in report.html(results.read(tmp_path / "out"))
+
+
+def test_scores_equal_an_independent_computation_document_by_document(teacher, student, documents):
+    """Caches read one document at a time through hooks, byte ends by brute force, ridge by scikit-learn."""
+    used, settings = documents[:20], AlignSettings(inspect=0, folds=4)
+    items, _ = read_documents(teacher, student, used, (), settings, no_progress)
+    layer_map = depth(3, 2)
+    assert layer_map.teacher_layers == ((0,), (2,))
+    sums = accumulate(teacher, student, items, layer_map, settings, no_progress)
+    scored = score(sums, teacher.geometry, student.geometry, layer_map, "ridge", no_progress)
+
+    identity = {k: crossfit_ridge(sums.identity, sums.identity_targets[k], 4) for k in ("key", "value")}
+    by_hand = [rows_by_hand(teacher, student, item, settings.sinks) for item in items]
+    width = student.geometry.key_width
+    for kind in ("key", "value"):
+        for layer, teacher_layer in enumerate((0, 2)):
+            fit = scored.fits[kind, layer]
+            for head in range(student.geometry.kv_heads):
+                columns = slice(head * width, (head + 1) * width)
+                rss = tss = rss_identity = 0.0
+                for fold in range(4):
+                    train = [r for r, i in zip(by_hand, items) if i.fold != fold]
+                    test = [r for r, i in zip(by_hand, items) if i.fold == fold]
+                    x = np.concatenate([r[kind, "t", teacher_layer][r["exact"]] for r in train])
+                    y = np.concatenate([r[kind, "s", layer][r["exact"]] for r in train])[:, columns]
+                    relative = float(fit.penalties[fold, head])
+                    model = Ridge(alpha=relative * ((x - x.mean(0)) ** 2).sum() / x.shape[1], solver="svd").fit(x, y)
+                    xt = np.concatenate([r[kind, "t", teacher_layer][r["usable"]] for r in test])
+                    yt = np.concatenate([r[kind, "s", layer][r["usable"]] for r in test])[:, columns]
+                    rss += ((yt - model.predict(xt)) ** 2).sum()
+                    e = np.concatenate([r["embedding"][r["exact"]] for r in train])
+                    relative = float(identity[kind].penalties[fold, layer * 2 + head])
+                    model = Ridge(alpha=relative * ((e - e.mean(0)) ** 2).sum() / e.shape[1], solver="svd").fit(e, y)
+                    et = np.concatenate([r["embedding"][r["usable"]] for r in test])
+                    rss_identity += ((yt - model.predict(et)) ** 2).sum()
+                    tss += ((yt - y.mean(0)) ** 2).sum()
+                found = next(s for s in scored.heads if (s.kind, s.layer, s.head) == (kind, layer, head))
+                assert found.r2 == pytest.approx(1 - rss / tss, abs=1e-4)
+                assert found.r2_identity == pytest.approx(1 - rss_identity / tss, abs=1e-4)
+                assert found.se == pytest.approx(jackknife_by_hand(fit.rss[:, head], fit.tss[:, head]))
+            whole_x = np.concatenate([r[kind, "t", teacher_layer][r["exact"]] for r in by_hand])
+            whole_y = np.concatenate([r[kind, "s", layer][r["exact"]] for r in by_hand])
+            weight, bias = scored.maps[kind].weights[layer].numpy(), scored.maps[kind].biases[layer].numpy()
+            residual = whole_y - (whole_x @ weight + bias)
+            np.testing.assert_allclose(residual.mean(0), 0, atol=1e-4)  # an intercept leaves no mean residual
+            assert (residual**2).sum() < ((whole_y - whole_y.mean(0)) ** 2).sum()
+
+
+def jackknife_by_hand(rss, tss):
+    rss, tss = rss.numpy(), tss.numpy()
+    left_out = [1 - (rss.sum() - r) / (tss.sum() - t) for r, t in zip(rss, tss)]
+    n = len(left_out)
+    return float(np.sqrt((n - 1) / n * sum((value - np.mean(left_out)) ** 2 for value in left_out)))
+
+
+def rows_by_hand(teacher, student, item, sinks):
+    """Every student token's features and targets, and which tokens are exact and usable."""
+    rows = {}
+    ends_t = item.teacher.spans[:, 1].tolist()
+    chosen, exact = [], []
+    for end, special in zip(item.student.spans[:, 1], item.student.special):
+        before = [j for j, e in enumerate(ends_t) if e <= end]
+        chosen.append(before[-1] if before and not special else -1)
+        exact.append(not special and int(end) in ends_t)
+    content = [i for i, special in enumerate(item.student.special) if not special][sinks:]
+    usable = np.isin(np.arange(len(chosen)), content) & (np.array(chosen) >= sinks)  # the teacher has no BOS
+    rows["usable"], rows["exact"] = usable, usable & np.array(exact)
+    table = teacher.model.get_input_embeddings().weight.detach().numpy()
+    rows["embedding"] = table[item.teacher.ids[chosen]]
+    for side, loaded, ids in (("t", teacher, item.teacher.ids), ("s", student, item.student.ids)):
+        for kind, name in (("key", "k_proj"), ("value", "v_proj")):
+            seen, hooks = [], []
+            for layer in loaded.model.model.layers:
+                module = getattr(layer.self_attn, name)
+                hooks.append(module.register_forward_hook(lambda _, __, out, seen=seen: seen.append(out[0].numpy())))
+            with torch.inference_mode():
+                loaded.model(torch.from_numpy(ids)[None])
+            for hook in hooks:
+                hook.remove()
+            for number, out in enumerate(seen):
+                rows[kind, side, number] = out[chosen] if side == "t" else out
+    return rows

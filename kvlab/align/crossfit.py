@@ -13,11 +13,12 @@ from itertools import combinations
 import torch
 
 from kvlab.align import metrics
-from kvlab.align.heads import ridge
+from kvlab.align.heads import absolute_penalty, ridge
 from kvlab.align.statistics import Centred, Inputs, Outputs, about_own_mean, centred
 
 RELATIVE_PENALTIES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
-FALLBACK_PENALTY = 1e-2  # of two folds, none is left to choose a penalty on
+FALLBACK_PENALTY = 1.0  # of two folds, none is left to choose a penalty on: a cautious one
+CONSTANT = 1e-12  # share of a head's energy below which its variance is rounding
 
 FIT_AND_SCORE = "fit and score"  # both models have read the same bytes
 SCORE_ONLY = "score only"  # the rule gives a teacher step, but not at the same byte
@@ -55,7 +56,7 @@ class CrossFit:
     mean_x: list[torch.Tensor]  # [F][P], of the training rows
     mean_y: list[torch.Tensor]  # [F][Q]
     rss: torch.Tensor  # [F, H]
-    tss: torch.Tensor  # [F, H]
+    tss: torch.Tensor  # [F, H]; not a number for a head that does not vary
     cosine: torch.Tensor  # [H]
     n: torch.Tensor  # [F] rows scored
     penalties: torch.Tensor  # [F, H], relative; not a number for maps without one
@@ -120,12 +121,14 @@ def _crossfit(inputs, outputs, heads: int, fit, penalties: torch.Tensor) -> Cros
         tss.append(metrics.per_head(test.yy, heads))
         dots.append(_uncentred_products(test, w, means_y[-1], score_x[fold], score_y[fold], heads))
     dot, squares_a, squares_b = torch.stack(dots).sum(0)
+    held_out_variance = torch.stack(tss)
+    held_out_variance[:, held_out_variance.sum(0) <= CONSTANT * squares_a] = float("nan")
     return CrossFit(
         weights=weights,
         mean_x=means_x,
         mean_y=means_y,
         rss=torch.stack(rss),
-        tss=torch.stack(tss),
+        tss=held_out_variance,
         cosine=metrics.pooled_cosine(dot, squares_a, squares_b),
         n=torch.tensor([s.n for s in score_y]),
         penalties=penalties,
@@ -209,7 +212,7 @@ def teacher_head_contributions(
     for fold in range(inputs.folds):
         train = about_own_mean(all_x - fit_x[fold], all_y - fit_y[fold])
         test = centred(score_x[fold], score_y[fold], train.mean_x, train.mean_y)
-        penalty = float(relative_penalty * train.xx.diagonal().mean())
+        penalty = absolute_penalty(train, relative_penalty)
         system = train.xx + penalty * torch.eye(len(train.xx)).to(train.xx)
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(system))
         whole = ridge(train, penalty)

@@ -91,7 +91,12 @@ class KVProjector(nn.Module):
 
 def ridge(train: Centred, penalty: float) -> torch.Tensor:
     """W [P, Q] = (XX + penalty I)^-1 XY, of centred sums (Hoerl and Kennard 1970)."""
-    return torch.linalg.solve(train.xx + penalty * torch.eye(len(train.xx), dtype=train.xx.dtype), train.xy)
+    return torch.linalg.solve(train.xx + penalty * torch.eye(len(train.xx)).to(train.xx), train.xy)
+
+
+def absolute_penalty(train: Centred, relative: float) -> float:
+    """A penalty relative to the mean variance of the features; features that are all constant get any (W is 0)."""
+    return relative * float(train.xx.diagonal().mean()) or 1.0
 
 
 def structured(train: Centred, heads_t: int, heads_s: int, penalty: float) -> torch.Tensor:

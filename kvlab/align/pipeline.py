@@ -8,6 +8,7 @@ from __future__ import annotations
 import platform
 import time as clock
 from collections.abc import Sequence
+from math import isnan
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from kvlab.align.scoring import score
 from kvlab.errors import AlignError
 from kvlab.models import LoadedModel
 from kvlab.request import AlignSettings
-from kvlab.results import Alignment
+from kvlab.results import Alignment, HeadScore
 from kvlab.types import KINDS, Document, HeadMap, Progress, no_progress
 
 ROWS_PER_FEATURE = 20  # fewer, and the page says so beside the number
@@ -64,7 +65,7 @@ def align(
         layer_map={"rule": layer_map.rule, "teacher_layers": [list(t) for t in layer_map.teacher_layers]},
         heads=scored.heads,
         inspected=inspected,
-        notes=notes + _notes(settings, data),
+        notes=notes + _notes(settings, data, scored.heads),
         versions={
             "kvlab": kvlab.__version__,
             "python": platform.python_version(),
@@ -83,16 +84,19 @@ def align(
 
 
 def _check_rows(sums: Sums, items: list[Item], settings: AlignSettings) -> None:
-    fitted = scored = 0
-    if sums.pairings:
-        targets = sums.pairings["key", 0].targets
-        fitted, scored = sum(f.n for f in targets.fit()), sum(s.n for s in targets.score())
-    if not fitted or not scored:
+    pairing = sums.pairings.get(("key", 0))
+    fitted = [fold.n for fold in pairing.targets.fit()] if pairing else [0]
+    scored = [fold.n for fold in pairing.targets.score()] if pairing else [0]
+    # The map that a fold is scored by is fitted on the other folds.
+    fitted_without = [sum(fitted) - own for own, held_out in zip(fitted, scored) if held_out]
+    if min(fitted_without, default=0) < 2:
         raise AlignError(
             "no-rows",
-            expected=f"tokens after the first {settings.sinks} of a prompt that both models have read alike",
-            found=f"{fitted} rows to fit and {scored} to score in {len(items)} documents, rule {settings.time}",
-            remedy="use longer prompts, a smaller --sinks, or also fit on the bundled samples",
+            expected=f"tokens after the first {settings.sinks} of a prompt that both models have read alike, in at "
+            "least two documents",
+            found=f"{sum(fitted)} rows to fit and {sum(scored)} to score in {len(items)} documents, "
+            f"rule {settings.time}",
+            remedy="use more or longer prompts, a smaller --sinks, or also fit on the bundled samples",
         )
 
 
@@ -114,13 +118,18 @@ def _data_summary(items: list[Item], sums: Sums, settings: AlignSettings) -> dic
     }
 
 
-def _notes(settings: AlignSettings, data: dict) -> list[str]:
+def _notes(settings: AlignSettings, data: dict, heads: list[HeadScore]) -> list[str]:
     notes = []
+    constant = sum(isnan(head.r2) for head in heads)
+    if constant:
+        notes.append(f"{constant} of {len(heads)} heads do not vary on these prompts and have no score.")
     if data["rows_per_feature"] < ROWS_PER_FEATURE:
         notes.append(
             f"Only {data['rows_per_feature']:.1f} fitted rows per feature ({ROWS_PER_FEATURE} are wanted): the "
             "scores are likely lower than with more prompts. Add prompts, or also fit on the bundled samples."
         )
+    if data["folds"] < 3:
+        notes.append("With two folds no penalty can be cross-validated: a cautious fixed one is used.")
     if settings.time not in time_rules.BYTE_RULES:
         notes.append(f"The {settings.time} rule does not look at the text; it is fitted on the rows it gives.")
     if settings.time == "ceil":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -54,20 +54,26 @@ def read_documents(
     rule = time_rules.RULES[settings.time]
     limits = [m.geometry.max_positions or settings.max_tokens for m in (teacher, student)]
     limit_t, limit_s = (min(limit, settings.max_tokens) for limit in limits)
-    of_fold = _folds(len(documents), folds, settings.seed) + _folds(len(calibration), folds, settings.seed + 1)
-    items, cut, lossy = [], [], []
-    everything = [*documents, *calibration]
+    of_fold = _folds(len(documents), folds, settings.seed)
+    of_fold += _folds(len(calibration), folds, settings.seed + 1, first=len(documents))
+    items, cut, lossy, empty = [], [], [], []
+    everything = _with_own_ids([*documents, *calibration])
     for i, document in enumerate(everything):
         t, s = tokenize(teacher.tokenizer, document.text), tokenize(student.tokenizer, document.text)
         if len(t) > limit_t or len(s) > limit_s:
             t, s = _cut_at_common_border(t, s, limit_t, limit_s)
             cut.append(document.id)
+        if not len(t) or not len(s):
+            empty.append(document.id)
+            continue
         if not (t.lossless and s.lossless):
             lossy.append(document.id)
         items.append(Item(document, t, s, rule(t, s), of_fold[i], scored=i < len(documents)))
         if i % 50 == 0:
             progress("reading prompts", i, len(everything))
     notes = []
+    if empty:
+        notes.append(f"{len(empty)} of {len(everything)} documents have no tokens and were left out: {_some(empty)}")
     if cut:
         notes.append(
             f"{len(cut)} of {len(everything)} documents were longer than {limit_t} teacher or {limit_s} student "
@@ -78,18 +84,36 @@ def read_documents(
             f"In {len(lossy)} of {len(everything)} documents a tokenizer changes the text (normalisation), so byte "
             f"borders come from character offsets: {_some(lossy)}"
         )
+    if not any(item.scored for item in items):
+        raise AlignError(
+            "no-tokens",
+            expected="a prompt with at least one token for both models",
+            found=f"none in {len(documents)} prompts, with at most {limit_t} teacher and {limit_s} student tokens",
+            remedy="use longer prompts, or a larger --max-tokens",
+        )
     return items, notes
+
+
+def _with_own_ids(documents: list[Document]) -> list[Document]:
+    """What is kept of a document is found by its id, so no two may share one."""
+    seen: dict[str, int] = {}
+    named = []
+    for document in documents:
+        seen[document.id] = seen.get(document.id, 0) + 1
+        again = f" ({seen[document.id]})" if seen[document.id] > 1 else ""
+        named.append(replace(document, id=document.id + again))
+    return named
 
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
 
 
-def _folds(count: int, folds: int, seed: int) -> list[int]:
+def _folds(count: int, folds: int, seed: int, first: int = 0) -> list[int]:
     """Folds of equal size in random order, so that neither language nor topic order becomes a fold."""
     order = np.random.default_rng(seed).permutation(count)
     of_fold = np.empty(count, dtype=int)
-    of_fold[order] = np.arange(count) % folds
+    of_fold[order] = (first + np.arange(count)) % folds
     return of_fold.tolist()
 
 

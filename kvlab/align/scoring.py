@@ -71,11 +71,10 @@ def _solver(projector: str, heads_t: int, heads_s: int, penalty: float) -> Calla
     """Training sums -> W [P, Q]."""
 
     def solve(train: Centred) -> torch.Tensor:
-        mean_variance = float(train.xx.diagonal().mean())
         if projector == "ridge":
-            return head_maps.ridge(train, penalty * mean_variance)
+            return head_maps.ridge(train, head_maps.absolute_penalty(train, penalty))
         if projector == "structured":
-            return head_maps.structured(train, heads_t, heads_s, STRUCTURED_PENALTY * mean_variance)
+            return head_maps.structured(train, heads_t, heads_s, head_maps.absolute_penalty(train, STRUCTURED_PENALTY))
         width_t, width_s = train.xx.shape[0] // heads_t, train.xy.shape[1] // heads_s
         return head_maps.group_mean_matrix(heads_t, heads_s, width_t, width_s).to(train.xx)
 

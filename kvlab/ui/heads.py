@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import isnan
+
 import streamlit as st
 
 from kvlab import plots
@@ -55,7 +57,7 @@ def _selected(alignment: Alignment) -> tuple[str, int, int]:
         cell = ("key" if kind == "K" else "value", int(layer), int(head))
         alignment.score(*cell)
     except (KeyError, ValueError):
-        worst = max((s for s in alignment.heads if s.kind == "key"), key=lambda s: s.error)
+        worst = max((s for s in alignment.heads if s.kind == "key"), key=lambda s: -1 if isnan(s.error) else s.error)
         cell = (worst.kind, worst.layer, worst.head)
     st.query_params["cell"] = f"{KINDS[cell[0]]}-{cell[1]}-{cell[2]}"
     return cell

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import isnan
+
 import streamlit as st
 
 from kvlab.errors import KvlabError
@@ -49,13 +51,21 @@ def _plain(text: str) -> str:
 def head_sentence(alignment: Alignment, score: HeadScore) -> str:
     """One head in words, with n, split and controls."""
     name = KIND_NAME[score.kind]
+    if isnan(score.r2):
+        return (
+            f"Layer {score.layer}, head {score.head}: its {name} does not vary on these prompts, so nothing is scored."
+        )
     explains = (
         f"the teacher explains **{score.r2:.0%}** of {name} on held-out text"
         if score.r2 > 0
         else f"the teacher explains nothing of {name} on held-out text (R² {score.r2:.2f})"
     )
     gain = f"{abs(score.gain) * 100:.0f} points {'more' if score.gain >= 0 else 'less'} than the token alone does"
-    verdict = "" if score.beats_controls else " **It is no better than its controls.**"
+    verdict = {
+        True: "",
+        False: " **It is no better than its controls.**",
+        None: " One fold only is scored, so there is no standard error: whether it beats its controls is not known.",
+    }[score.beats_controls]
     return (
         f"Layer {score.layer}, head {score.head}: {explains}, {gain} "
         f"(shuffled rows: {whole(score.r2_shuffled)}; n = {score.n:,} tokens, {alignment.data['folds']} folds "
