@@ -43,9 +43,12 @@ def sentence(alignment: Alignment) -> str:
         f"({_points(summary[kind]['gain'])} over the token alone, shuffled rows {whole(summary[kind]['r2_shuffled'])})"
         for kind in ("key", "value")
     ]
+    documents = f"{data['documents']} document{'s' * (data['documents'] != 1)}"
+    calibration = data["calibration_documents"]
+    also = f", fitted also on {calibration} bundled samples" if calibration else ""
     return (
-        f"On {data['documents']} documents held out by document ({data['rows_scored']:,} student tokens, "
-        f"{data['folds']} folds), {alignment.teacher['name']} explains {parts[0]} and {parts[1]} of "
+        f"On {documents} held out by document ({data['rows_scored']:,} student tokens, "
+        f"{data['folds']} folds{also}), {alignment.teacher['name']} explains {parts[0]} and {parts[1]} of "
         f"{alignment.student['name']}'s variance, averaged over heads."
     )
 

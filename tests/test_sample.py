@@ -8,6 +8,7 @@ import pytest
 from kvlab import prompts
 from kvlab.analysis import compute
 from kvlab.models import ModelCache
+from kvlab.report import sentence
 from kvlab.request import AlignSettings, AnalysisRequest
 from kvlab.results import read
 from kvlab.ui.backend import SAMPLE_FOLDER
@@ -77,3 +78,5 @@ def test_two_prompts_are_calibrated_on_the_samples(cache):
     result, _ = compute(REQUEST, mine, cache)
     assert (result.data["documents"], result.data["calibration_documents"]) == (2, len(prompts.samples()))
     assert result.data["rows_per_feature"] >= 20
+    assert "On 2 documents held out" in sentence(result) and "fitted also on 160 bundled samples" in sentence(result)
+    assert any("tokens are scored: differences of some points may be chance" in note for note in result.notes)

@@ -28,6 +28,7 @@ from kvlab.results import Alignment, HeadScore
 from kvlab.types import KINDS, Document, HeadMap, Progress, no_progress
 
 ROWS_PER_FEATURE = 20  # fewer, and the page says so beside the number
+FEW_SCORED = 500  # student tokens, likewise
 
 
 def align(
@@ -123,6 +124,8 @@ def _notes(settings: AlignSettings, data: dict, heads: list[HeadScore]) -> list[
     constant = sum(isnan(head.r2) for head in heads)
     if constant:
         notes.append(f"{constant} of {len(heads)} heads do not vary on these prompts and have no score.")
+    if data["rows_scored"] < FEW_SCORED:
+        notes.append(f"Only {data['rows_scored']} tokens are scored: differences of some points may be chance.")
     if data["rows_per_feature"] < ROWS_PER_FEATURE:
         notes.append(
             f"Only {data['rows_per_feature']:.1f} fitted rows per feature ({ROWS_PER_FEATURE} are wanted): the "
