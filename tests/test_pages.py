@@ -103,3 +103,19 @@ def test_checks_page_opens_while_the_worker_starts():
     app = open_page("checks")
     assert not app.exception
     assert "The seven KV checks" in said(app) or "starting" in said(app)
+
+
+def test_the_form_keeps_what_was_typed_when_it_is_closed_or_its_source_changes():
+    app = open_page("alignment", run="sample")
+    app.button(key="form-toggle").click().run()
+    app.button_group(key="form-source").set_value("paste").run()
+    app.text_area(key="form-pasted").set_value("Tom has 3 apples.").run()
+    app.selectbox(key="form-time").set_value("nearest").run()
+    app.button_group(key="form-source").set_value("samples").run()
+    app.button_group(key="form-source").set_value("paste").run()
+    assert app.text_area(key="form-pasted").value == "Tom has 3 apples."
+    app.button(key="form-toggle").click().run()
+    app.button(key="form-toggle").click().run()
+    assert not app.exception
+    assert app.text_area(key="form-pasted").value == "Tom has 3 apples."
+    assert app.selectbox(key="form-time").value == "nearest"

@@ -18,6 +18,26 @@ PASTE_HELP = "Separate prompts by an empty line."
 UPLOAD_HELP = ".txt (prompts separated by blank lines), .jsonl (prompt or text, reasoning, answer), .csv, .parquet"
 
 
+# What the form starts with, by widget key.
+FIELDS = {
+    "form-source": "samples",
+    "form-pasted": "",
+    "form-time": "floor",
+    "form-projector": "ridge",
+    "form-calibration": "auto",
+    "form-keys": "pre-rope",
+    "form-folds": 5,
+    "form-device": "auto",
+    "form-dtype": "auto",
+}
+
+
+def keep_fields() -> None:
+    """Called before anything is drawn: Streamlit forgets a widget's value in every run that does not draw it."""
+    for key, default in FIELDS.items():
+        st.session_state[key] = st.session_state.get(key, default)
+
+
 def new_analysis() -> str | None:
     """Draw the form; the id of the run when one was launched."""
     left, right = st.columns(2, gap="medium")
@@ -69,9 +89,7 @@ def models() -> tuple[str, str]:
 
 
 def _prompts() -> tuple[list[Document], str]:
-    source = st.segmented_control(
-        "Prompts", list(SOURCES), default="samples", format_func=SOURCES.get, key="form-source", required=True
-    )
+    source = st.segmented_control("Prompts", list(SOURCES), format_func=SOURCES.get, key="form-source", required=True)
     try:
         if source == "samples":
             documents = prompts.samples()
@@ -135,7 +153,7 @@ def _settings() -> tuple[dict, str, str, str]:
     )
     keys, folds = st.columns([2, 1])
     key_space = keys.selectbox("Keys", list(KEYS), format_func=KEYS.get, key="form-keys")
-    fold_count = folds.number_input("Folds", 2, 20, 5, key="form-folds")
+    fold_count = folds.number_input("Folds", 2, 20, key="form-folds")
     device, dtype = st.columns(2)
     on = device.selectbox("Device", ["auto", "cpu", "cuda"], key="form-device")
     precision = dtype.selectbox("Precision", ["auto", "float32", "bfloat16", "float16"], key="form-dtype")

@@ -73,7 +73,7 @@ def ended(view: View) -> bool:
     if view.state == "done":
         return True
     if view.state == "cancelled":
-        st.info("This analysis was cancelled. Its settings are kept; run it again whenever you like.")
+        st.info("This analysis was cancelled.")
     else:
         st.subheader("This analysis was lost" if view.state == "lost" else "This analysis failed")
         try:

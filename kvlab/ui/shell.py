@@ -6,13 +6,14 @@ from pathlib import Path
 
 import streamlit as st
 
-from kvlab.ui import places, progress
+from kvlab.ui import form, places, progress
 
 
 def run() -> None:
     """Called on every rerun."""
     st.set_page_config(page_title="kvlab", page_icon=ICON, layout="wide")
     st.html(STYLE)
+    form.keep_fields()
     page = st.navigation(places.all_pages(), position="top")
     progress.banner(on_alignment_page=page.url_path == "alignment")
     page.run()
