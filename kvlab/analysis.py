@@ -18,13 +18,13 @@ from kvlab.results import Alignment
 from kvlab.types import Document, HeadMap, Progress, no_progress
 
 AUTO_CALIBRATION_BELOW = 20  # documents; with fewer, a map fitted on them alone says little
-CONFIG_NAME, PROMPTS_NAME, PROJECTOR_NAME = "config.yaml", "prompts.jsonl", "projector.safetensors"
+CONFIG_NAME, PROJECTOR_NAME = "config.yaml", "projector.safetensors"
 
 
 def analyse(folder: Path, progress: Progress, cache: ModelCache) -> None:
     """Compute what ``config.yaml`` and ``prompts.jsonl`` of a run folder ask for, and write it there."""
     request = read_request(folder)
-    documents = prompts.read_prompts(folder / PROMPTS_NAME)
+    documents = prompts.read_prompts(folder / prompts.RUN_PROMPTS)
     alignment, maps = compute(request, documents, cache, progress)
     progress("writing results", 0, 1)
     write(alignment, maps, folder)

@@ -38,10 +38,15 @@ class CapturedBatch:
     keys: list[torch.Tensor]
     values: list[torch.Tensor]
     tokens: list[Tokens]
+    ids: torch.Tensor  # [B, T], 0 where padded
     pre_rope: bool
 
     def of(self, kind: str) -> list[torch.Tensor]:
         return self.keys if kind == "key" else self.values
+
+    def side_by_side(self, kind: str, layers: tuple[int, ...]) -> torch.Tensor:
+        """The heads of several cached layers: [B, len(layers) * H, T, D]."""
+        return torch.cat([self.of(kind)[layer] for layer in layers], dim=1)
 
     def document(self, b: int) -> KV:
         """One document without its padding."""
@@ -69,7 +74,7 @@ def capture(loaded: LoadedModel, batch: list[Tokens], pre_rope: bool = True) -> 
         k, v = cache.layers[layer].keys.float(), cache.layers[layer].values.float()
         keys.append(unrotate(k, rotations[layer]) if layer in rotated else k)
         values.append(v)
-    return CapturedBatch(keys, values, batch, pre_rope)
+    return CapturedBatch(keys, values, batch, ids, pre_rope)
 
 
 def _forward(loaded: LoadedModel, ids: torch.Tensor, **inputs) -> tuple[DynamicCache, dict[int, Rotation]]:

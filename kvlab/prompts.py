@@ -22,6 +22,7 @@ from kvlab.uploads import Record, safe_name
 __all__ = [
     "LIMITS",
     "PARTS",
+    "RUN_PROMPTS",
     "Cut",
     "Limits",
     "Problem",
@@ -36,6 +37,7 @@ __all__ = [
     "write_prompts",
 ]
 
+RUN_PROMPTS = "prompts.jsonl"  # in a run folder
 SAMPLES = Path(__file__).parent / "demo" / "samples.jsonl"
 
 _MIB = 2**20

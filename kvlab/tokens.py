@@ -20,11 +20,8 @@ BYTE_TOKEN = re.compile(r"^<0x([0-9A-Fa-f]{2})>$")
 METASPACE = "\u2581"
 
 
-def tokenize(tokenizer, text: str, max_tokens: int | None = None) -> Tokens:
-    """Read the whole text once, special tokens included as the tokenizer adds them, no chat template.
-
-    ``max_tokens`` cuts the timeline at its end (a model's positions); the spans then tile a prefix.
-    """
+def tokenize(tokenizer, text: str) -> Tokens:
+    """Read the whole text once, special tokens included as the tokenizer adds them, no chat template."""
     encoded = tokenizer(
         text,
         add_special_tokens=True,
@@ -40,8 +37,7 @@ def tokenize(tokenizer, text: str, max_tokens: int | None = None) -> Tokens:
     lossless = spans is not None
     if spans is None:
         spans = spans_from_offsets(text, encoded["offset_mapping"], pieces, special)
-    kept = slice(0, max_tokens)
-    return Tokens(ids=ids[kept], spans=spans[kept], special=special[kept], lossless=lossless)
+    return Tokens(ids=ids, spans=spans, special=special, lossless=lossless)
 
 
 def spans_from_pieces(text: str, pieces: list[bytes | None], special: np.ndarray) -> np.ndarray | None:

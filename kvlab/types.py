@@ -9,7 +9,7 @@ Spans are half-open UTF-8 byte ranges [start, end) of the document's text.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -104,6 +104,10 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def first(self, count: int) -> Tokens:
+        """The first ``count`` tokens; their spans tile a prefix of the text."""
+        return Tokens(self.ids[:count], self.spans[:count], self.special[:count], self.lossless)
+
 
 @dataclass(frozen=True)
 class KV:
@@ -155,4 +159,3 @@ class HeadMap:
     kind: str  # "key" | "value"
     weights: list[torch.Tensor]  # per student layer [Ht * Dt, Hs * Ds]
     biases: list[torch.Tensor]  # per student layer [Hs * Ds]
-    ridge: list[float | None] = field(default_factory=list)  # the chosen lambda per layer

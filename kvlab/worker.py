@@ -222,11 +222,6 @@ def main() -> None:
 
         analysis.analyse(folder, progress, held())
 
-    def local_models() -> list[str]:
-        from kvlab import names
-
-        return names.local_names()
-
     def geometry(name: str):
         from kvlab import models
 
@@ -254,7 +249,7 @@ def main() -> None:
     def release() -> None:
         held().release()
 
-    questions = (local_models, geometry, forecast, doctor, checks, loaded, release)
+    questions = (geometry, forecast, doctor, checks, loaded, release)
     run({question.__name__: question for question in questions}, analyse, warm)
 
 

@@ -252,6 +252,8 @@ def test_scores_equal_an_independent_computation_document_by_document(teacher, s
                 assert found.r2 == pytest.approx(1 - rss / tss, abs=1e-4)
                 assert found.r2_identity == pytest.approx(1 - rss_identity / tss, abs=1e-4)
                 assert found.se == pytest.approx(jackknife_by_hand(fit.rss[:, head], fit.tss[:, head]))
+                more = fit.rss[:, head] - identity[kind].rss[:, layer * 2 + head]
+                assert found.gain_se == pytest.approx(jackknife_by_hand(more, fit.tss[:, head]))
             whole_x = np.concatenate([r[kind, "t", teacher_layer][r["exact"]] for r in by_hand])
             whole_y = np.concatenate([r[kind, "s", layer][r["exact"]] for r in by_hand])
             weight, bias = scored.maps[kind].weights[layer].numpy(), scored.maps[kind].biases[layer].numpy()

@@ -246,6 +246,17 @@ def test_a_killed_worker_fails_its_run_in_words_and_the_next_runs_work(worker, m
     assert worker.pid != pid
 
 
+def test_the_reason_of_a_death_can_be_awaited(worker, make):
+    folder = make("obey")
+    worker.submit(folder)
+    wait_for_phase(folder, "working")
+    pid = worker.pid
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: state(folder) != "running", SOON, "the death to be seen")
+    worker.await_record(pid)
+    assert (state(folder), error(folder)["kind"]) == ("failed", "worker-died")
+
+
 def test_a_worker_that_dies_before_it_computes_is_not_started_for_ever(tmp_path: Path, make):
     starts = tmp_path / "starts"
     script = f"echo started >> {starts}; read request; echo no torch here >&2; exit 3"

@@ -85,18 +85,12 @@ def accumulate(
         _check_finite(kv_t, teacher)
         _check_finite(kv_s, student)
         with torch.inference_mode():
-            ids = torch.from_numpy(np.concatenate([_padded_ids(i, kv_t) for i in batch])).to(teacher.device)
-            embedded = teacher.model.get_input_embeddings()(ids).float().unsqueeze(1)  # [B, 1, Tt, hidden]
+            embedded = teacher.model.get_input_embeddings()(kv_t.ids).float().unsqueeze(1)  # [B, 1, Tt, hidden]
             _add_batch(sums, batch, kv_t, kv_s, embedded, layer_map, settings, shuffle)
             _keep_inspected(sums, batch, kv_t, kv_s, layer_map, inspected)
         done += len(batch)
     progress("reading caches", done, len(items))
     return sums
-
-
-def _padded_ids(item: Item, captured: CapturedBatch) -> np.ndarray:
-    longest = captured.keys[0].shape[2]
-    return np.pad(item.teacher.ids, (0, longest - len(item.teacher)))[None]
 
 
 def _batches(items: list[Item], batch_tokens: int) -> Iterator[list[Item]]:
@@ -150,7 +144,7 @@ def _add_batch(
     for kind in KINDS:
         targets = {part: [rows.targets(y) for y in kv_s.of(kind)] for part, rows in parts.items()}
         for layer, teacher_layers in enumerate(layer_map.teacher_layers):
-            features = torch.cat([kv_t.of(kind)[t] for t in teacher_layers], dim=1)
+            features = kv_t.side_by_side(kind, teacher_layers)
             for part, rows in parts.items():
                 x, y = rows.features(features), targets[part][layer]
                 if (kind, layer) not in sums.pairings:
@@ -222,7 +216,7 @@ def _keep_inspected(
         rows = _rows(batch, everything, kv_t.keys[0].device)
         sums.inspected[item.document.id] = {
             (kind, layer): (
-                rows.features(torch.cat([kv_t.of(kind)[t] for t in teacher_layers], dim=1)).cpu(),
+                rows.features(kv_t.side_by_side(kind, teacher_layers)).cpu(),
                 rows.targets(kv_s.of(kind)[layer]).cpu(),
             )
             for kind in KINDS

@@ -124,7 +124,6 @@ def _cut_at_common_border(t: Tokens, s: Tokens, limit_t: int, limit_s: int) -> t
     last = min(byte_t, byte_s)
 
     def prefix(tokens: Tokens, limit: int) -> Tokens:
-        kept = slice(0, min(limit, int(np.searchsorted(tokens.spans[:, 1], last, side="right"))))
-        return Tokens(tokens.ids[kept], tokens.spans[kept], tokens.special[kept], tokens.lossless)
+        return tokens.first(min(limit, int(np.searchsorted(tokens.spans[:, 1], last, side="right"))))
 
     return prefix(t, limit_t), prefix(s, limit_s)

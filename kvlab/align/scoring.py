@@ -38,7 +38,7 @@ def score(
 ) -> Scored:
     """The user's projector, with ridge on shuffled rows and on token identity as its controls."""
     heads_t, heads_s, layers = teacher.kv_heads, student.kv_heads, len(student.kv_layers)
-    scored = Scored(maps={kind: HeadMap(projector, kind, [], [], []) for kind in KINDS})
+    scored = Scored(maps={kind: HeadMap(projector, kind, [], []) for kind in KINDS})
     total = len(sums.pairings) + len(KINDS)
     identity = {}
     for done, kind in enumerate(KINDS):
@@ -62,7 +62,7 @@ def score(
             array = scored.contributions.setdefault(f"contribution.{kind}.{name}", np.zeros((layers, heads_s, heads_t)))
             # Several teacher layers side by side: a head's share is its best layer's.
             array[layer] = getattr(parts, name).cpu().reshape(heads_s, -1, heads_t).amax(1).numpy()
-        _append_full_map(scored.maps[kind], pairing, real, solve, penalty if projector == "ridge" else None)
+        _append_full_map(scored.maps[kind], pairing, real, solve)
     progress("fitting and scoring heads", total, total)
     return scored
 
@@ -122,13 +122,10 @@ def _head_scores(
     ]
 
 
-def _append_full_map(
-    head_map: HeadMap, pairing: Pairing, real: FoldSums, solve: Callable, penalty: float | None
-) -> None:
+def _append_full_map(head_map: HeadMap, pairing: Pairing, real: FoldSums, solve: Callable) -> None:
     fit_x, fit_y = pairing.features.fit(), real.fit()
     train = about_own_mean(sum(fit_x[1:], fit_x[0]), sum(fit_y[1:], fit_y[0]))
     weights = solve(train)
     bias = train.mean_y + fit_y[0].pilot_y - weights.T @ (train.mean_x + fit_x[0].pilot)
     head_map.weights.append(weights.float().cpu())
     head_map.biases.append(bias.float().cpu())
-    head_map.ridge.append(penalty)

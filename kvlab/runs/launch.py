@@ -97,6 +97,15 @@ class Worker:
             process.kill(cancelled=folder)
         return monitor.judge(store.read_status(folder))
 
+    def await_record(self, pid: int | None) -> None:
+        """Wait until the death of worker ``pid`` is in the status of its runs; at once for any other process.
+
+        Between the two its runs look lost: the process is gone and nobody has said why yet.
+        """
+        process = self._process
+        if process is not None and process.pid == pid:
+            process.ended.wait(GONE_WITHIN)
+
     def stop(self, grace_s: float = 5.0) -> None:
         """End the worker and everything it started; its models' memory is free afterwards.
 

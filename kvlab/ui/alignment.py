@@ -7,7 +7,6 @@ import streamlit as st
 from kvlab import report
 from kvlab.errors import KvlabError
 from kvlab.results import Alignment
-from kvlab.runs import monitor
 from kvlab.runs.monitor import View
 from kvlab.ui import backend, downloads, form, heads, progress, timeline
 from kvlab.ui.text import show_error
@@ -29,7 +28,7 @@ def page() -> None:
     st.query_params["run"] = run_id
     if run_id != backend.SAMPLE:
         try:
-            view = monitor.view(backend.folder_of(run_id))
+            view = backend.view_of(run_id)
         except KvlabError as error:
             show_error(error)
             return

@@ -9,7 +9,7 @@ import streamlit as st
 
 from kvlab import names, results
 from kvlab.errors import KvlabError
-from kvlab.prompts import write_prompts
+from kvlab.prompts import RUN_PROMPTS, write_prompts
 from kvlab.request import AnalysisRequest
 from kvlab.results import Alignment
 from kvlab.runs import monitor, store
@@ -64,6 +64,16 @@ def _read(folder: str, written: int) -> Alignment:
     return results.read(Path(folder))
 
 
+def view_of(run_id: str) -> View:
+    """One run as it stands; of a worker that has just died, with the reason. Raises RunError as folder_of does."""
+    folder = folder_of(run_id)
+    view = monitor.view(folder)
+    if view.state == "lost":
+        worker().await_record(view.pid)
+        view = monitor.view(folder)
+    return view
+
+
 def analyses() -> list[View]:
     """The newest analyses under runs/, newest first."""
     views = (monitor.view(folder) for folder in store.listing(store.runs_root())[:LISTED])
@@ -74,7 +84,7 @@ def launch(request: AnalysisRequest, documents: list[Document]) -> str:
     """Make the run folder, hand it to the worker, and return the run's id."""
     name = f"{_short(request.teacher)}-{_short(request.student)}"
     folder = store.create(store.runs_root(), "analysis", name, request.model_dump())
-    write_prompts(documents, folder / "prompts.jsonl")
+    write_prompts(documents, folder / RUN_PROMPTS)
     worker().submit(folder)
     return folder.name
 

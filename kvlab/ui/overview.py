@@ -7,7 +7,6 @@ import streamlit as st
 from kvlab import plots, report
 from kvlab.errors import KvlabError
 from kvlab.memory import readable
-from kvlab.results import Alignment
 from kvlab.types import Geometry
 from kvlab.ui import backend, form, places
 from kvlab.ui.text import ERROR_MEANING, show_error
@@ -67,14 +66,10 @@ def _pair() -> None:
 
 def _geometry(name: str) -> Geometry:
     """That of the sample is on disk; others are asked of the worker."""
-    sample = backend.alignment_of(backend.SAMPLE) if name in PAIR_OF_SAMPLE else None
-    if sample is not None:
-        return Geometry.from_dict(_of_sample(sample, name))
-    return backend.geometry(name)
-
-
-def _of_sample(sample: Alignment, name: str) -> dict:
-    return sample.teacher if name == PAIR_OF_SAMPLE[0] else sample.student
+    if name not in PAIR_OF_SAMPLE:
+        return backend.geometry(name)
+    sample = backend.alignment_of(backend.SAMPLE)
+    return Geometry.from_dict(sample.teacher if name == PAIR_OF_SAMPLE[0] else sample.student)
 
 
 def comparison(teacher: Geometry, student: Geometry) -> list[dict[str, str]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import streamlit as st
 
 from kvlab.errors import KvlabError, RunError
-from kvlab.runs import monitor
 from kvlab.runs.monitor import View
 from kvlab.ui import backend, places
 from kvlab.ui.text import show_error
@@ -35,7 +34,7 @@ def _banner(run_id: str) -> None:
 
 def _view(run_id: str) -> View | None:
     try:
-        return monitor.view(backend.folder_of(run_id))
+        return backend.view_of(run_id)
     except RunError:
         return None
 
@@ -44,11 +43,6 @@ def _view(run_id: str) -> View | None:
 def running(run_id: str) -> None:
     """The progress of one analysis; the whole page runs again when it has ended."""
     view = _view(run_id)
-    if view is not None and view.state == "lost" and not st.session_state.get(f"lost-{run_id}"):
-        # A worker that was killed is gone some milliseconds before the reason is on disk: look once more.
-        st.session_state[f"lost-{run_id}"] = True
-        st.caption("The process has ended; looking for the reason…")
-        return
     if view is None or not view.active:
         st.rerun()
     left, right = st.columns([5, 1], vertical_alignment="center")
