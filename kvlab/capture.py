@@ -1,52 +1,59 @@
 """A model and tokens -> KV, with the rotation of the keys undone.
 
-The rotation is undone with the model's own function: each attention layer receives its cos and sin and its module
-holds ``apply_rotary_pos_emb``; calling it with -sin and dividing by cos^2 + sin^2 is the inverse, whatever the
-layout of the pairs, and also where the rotation is scaled (YaRN). Exact to rounding.
+How a rotation is found and undone is in ``rotation.py``; that it is undone rightly is proved once per loaded model,
+in ``selftest.py``.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from transformers import DynamicCache
 
-from kvlab.errors import AlignError
 from kvlab.models import LoadedModel
-from kvlab.types import KV, Tokens
+from kvlab.reading import read
+from kvlab.rotation import unrotate
+from kvlab.selftest import self_test, tested
+from kvlab.types import KINDS, KV, Tokens
 
-
-@dataclass
-class Rotation:
-    """What one attention layer was given, and the function it used."""
-
-    cos: torch.Tensor  # [B, T, R]
-    sin: torch.Tensor
-    apply: object
+__all__ = ["CapturedBatch", "capture", "self_test"]
 
 
 @dataclass(frozen=True)
 class CapturedBatch:
-    """The caches of several documents, right-padded: per cached layer keys [B, H, T, Dk], values [B, H, T, Dv]."""
+    """The caches of several documents, right-padded: per cached layer keys [B, H, T, Dk], values [B, H, T, Dv].
+
+    With latent attention "keys" are the latent and "values" the rotary key part, both [B, 1, T, D].
+    """
 
     keys: list[torch.Tensor]
     values: list[torch.Tensor]
     tokens: list[Tokens]
     ids: torch.Tensor  # [B, T], 0 where padded
     pre_rope: bool
+    latent: bool = False
 
     def of(self, kind: str) -> list[torch.Tensor]:
         return self.keys if kind == "key" else self.values
 
+    def features(self, kind: str) -> list[torch.Tensor]:
+        """What a map for ``kind`` is fitted from, per cached layer: the keys or values [B, H, T, D].
+
+        A latent holds the keys and the values of all heads at once, so both kinds are fitted from the whole cache,
+        latent and rotary part side by side: [B, 1, T, Dk + Dv].
+        """
+        if not self.latent:
+            return self.of(kind)
+        return [torch.cat(parts, dim=-1) for parts in zip(self.keys, self.values, strict=True)]
+
     def side_by_side(self, kind: str, layers: tuple[int, ...]) -> torch.Tensor:
-        """The heads of several cached layers: [B, len(layers) * H, T, D]."""
-        return torch.cat([self.of(kind)[layer] for layer in layers], dim=1)
+        """The heads of several cached layers: [B, len(layers) * H, T, D]; as one head where their widths differ."""
+        features = self.features(kind)
+        chosen = [features[layer] for layer in layers]
+        if len({x.shape[-1] for x in chosen}) > 1:
+            chosen = [torch.cat([x.transpose(1, 2).flatten(2).unsqueeze(1) for x in chosen], dim=-1)]
+        return torch.cat(chosen, dim=1)
 
     def document(self, b: int) -> KV:
         """One document without its padding."""
@@ -66,93 +73,17 @@ def capture(loaded: LoadedModel, batch: list[Tokens], pre_rope: bool = True) -> 
     On the model's device, in float32; with ``pre_rope`` the rotation of the keys is undone. Raises AlignError
     ``keys-rotation-unknown`` for a model whose rotation cannot be undone, as its self-test shows.
     """
-    rotated = rotated_layers(loaded) if pre_rope else frozenset()
+    sites = tested(loaded).sites if pre_rope else {}
     ids, mask = _padded(batch, loaded.device)
-    cache, rotations = _forward(loaded, ids, attention_mask=mask)
-    keys, values = [], []
+    cache, watch = read(loaded, ids, watch=bool(sites), attention_mask=mask)
+    captured = {kind: [] for kind in KINDS}
+    shared = {}  # cos and sin, the same in many layers
     for layer in loaded.geometry.kv_layers:
-        k, v = cache.layers[layer].keys.float(), cache.layers[layer].values.float()
-        keys.append(unrotate(k, rotations[layer]) if layer in rotated else k)
-        values.append(v)
-    return CapturedBatch(keys, values, batch, ids, pre_rope)
-
-
-def _forward(loaded: LoadedModel, ids: torch.Tensor, **inputs) -> tuple[DynamicCache, dict[int, Rotation]]:
-    """One forward of the base model -> its cache of every token, and what its layers rotated with."""
-    geometry = loaded.geometry
-    # Built from the configuration a cache forgets what lies outside a sliding window; hybrids need it to exist.
-    hybrid = len(geometry.kv_layers) < geometry.layers
-    with loaded.lock, _rotations(loaded.model) as rotations:
-        cache = DynamicCache(config=loaded.model.config.get_text_config()) if hybrid else DynamicCache()
-        loaded.model.base_model(input_ids=ids, past_key_values=cache, use_cache=True, **inputs)
-    kept = {cache.layers[layer].keys.shape[2] for layer in geometry.kv_layers}
-    if kept != {ids.shape[1]}:
-        raise AlignError(
-            "cache-incomplete",
-            expected=f"a cache of all {ids.shape[1]} tokens in every layer of {loaded.name}",
-            found=f"layers with {sorted(kept)} tokens",
-            remedy="use shorter prompts (--max-tokens), within the model's sliding window",
-        )
-    return cache, rotations
-
-
-# --- the self-test: which layers rotate their keys, and whether that is undone ------------------------------
-
-SHIFT = 64  # positions
-_tested: WeakKeyDictionary[torch.nn.Module, frozenset[int]] = WeakKeyDictionary()
-
-
-def rotated_layers(loaded: LoadedModel) -> frozenset[int]:
-    """The layers whose keys RoPE rotates, found once per loaded model by reading the same tokens at two positions.
-
-    Without a rotation a layer's keys do not change; with one that is undone rightly, the un-rotated keys do not.
-    """
-    if loaded.geometry.positions.kind != "rope":
-        return frozenset()
-    if loaded.model not in _tested:
-        _tested[loaded.model] = _self_test(loaded)
-    return _tested[loaded.model]
-
-
-def _self_test(loaded: LoadedModel) -> frozenset[int]:
-    ids = torch.arange(1, 9, device=loaded.device)[None] % loaded.geometry.vocabulary
-    readings = []
-    for first in (0, SHIFT):
-        positions = torch.arange(first, first + ids.shape[1], device=loaded.device)[None]
-        readings.append(_forward(loaded, ids, position_ids=positions))
-    rotated = set()
-    for layer in loaded.geometry.kv_layers:
-        (here, rotation_here), (there, rotation_there) = (
-            (cache.layers[layer], rotations.get(layer)) for cache, rotations in readings
-        )
-        if not _alike(here.values, there.values, loaded):
-            raise _unknown_rotation(loaded, layer, "values that depend on the position")
-        if _alike(here.keys, there.keys, loaded):
-            continue
-        try:
-            undone = unrotate(here.keys.float(), rotation_here), unrotate(there.keys.float(), rotation_there)
-        except (TypeError, AttributeError, RuntimeError, IndexError) as error:
-            raise _unknown_rotation(loaded, layer, f"a rotation of another form ({type(error).__name__})") from error
-        if not _alike(*undone, loaded):
-            raise _unknown_rotation(loaded, layer, "keys that still depend on the position")
-        rotated.add(layer)
-    return frozenset(rotated)
-
-
-def _alike(a: torch.Tensor, b: torch.Tensor, loaded: LoadedModel) -> bool:
-    """Equal to the rounding of the model's own number type. What is not a number is for others to find."""
-    tolerance = 1e-3 if loaded.dtype == torch.float32 else 5e-2
-    a, b = a.float().nan_to_num(), b.float().nan_to_num()
-    return bool((a - b).abs().max() <= tolerance * a.abs().max().clamp(min=1e-6))
-
-
-def _unknown_rotation(loaded: LoadedModel, layer: int, found: str) -> AlignError:
-    return AlignError(
-        "keys-rotation-unknown",
-        expected="attention layers whose rotation of the keys (RoPE) can be undone",
-        found=f"in layer {layer} of {loaded.name} ({loaded.geometry.architecture}) {found}",
-        remedy="align the keys as they are cached: --keys post-rope",
-    )
+        for kind, x in zip(KINDS, (cache.layers[layer].keys, cache.layers[layer].values), strict=True):
+            site = sites.get((layer, kind))
+            x = x.float()
+            captured[kind].append(unrotate(x, site.rotation(watch.layers[layer], shared)) if site else x)
+    return CapturedBatch(captured["key"], captured["value"], batch, ids, pre_rope, loaded.geometry.latent)
 
 
 def _padded(batch: list[Tokens], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -163,34 +94,3 @@ def _padded(batch: list[Tokens], device: torch.device) -> tuple[torch.Tensor, to
         ids[b, : len(tokens)] = tokens.ids
         mask[b, : len(tokens)] = 1
     return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
-
-
-@contextmanager
-def _rotations(model: torch.nn.Module) -> Iterator[dict[int, Rotation]]:
-    """Note, during one forward, the position embeddings that each attention layer receives."""
-    seen: dict[int, Rotation] = {}
-
-    def note(module, args, kwargs):
-        embeddings = kwargs.get("position_embeddings")
-        if isinstance(embeddings, tuple) and len(embeddings) == 2:
-            apply = getattr(sys.modules[type(module).__module__], "apply_rotary_pos_emb", None)
-            seen[module.layer_idx] = Rotation(*embeddings, apply)
-
-    hooks = [
-        module.register_forward_pre_hook(note, with_kwargs=True)
-        for module in model.modules()
-        if isinstance(getattr(module, "layer_idx", None), int)
-    ]
-    try:
-        yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def unrotate(keys: torch.Tensor, rotation: Rotation) -> torch.Tensor:
-    """Keys [B, H, T, D] as they were before RoPE; only the first R channels are rotated (R = cos width)."""
-    cos, sin = rotation.cos.float(), rotation.sin.float()
-    rotated, rest = keys[..., : cos.shape[-1]], keys[..., cos.shape[-1] :]
-    _, inverse = rotation.apply(rotated, rotated, cos, -sin)
-    return torch.cat([inverse / (cos**2 + sin**2).unsqueeze(1), rest], dim=-1)

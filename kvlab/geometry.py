@@ -46,21 +46,25 @@ def geometry_of(config: PretrainedConfig, name: str) -> Geometry:
             remedy="choose a causal attention model, such as Llama, Qwen, Gemma, Mistral or GPT-2",
         )
     first = min(shapes)
-    keys, values = shapes[first]
+    layer_shapes = tuple((keys[1], keys[3], values[3]) for _, (keys, values) in sorted(shapes.items()))
+    kv_heads, key_width, value_width = layer_shapes[0]
+    latent_width = getattr(text, "kv_lora_rank", None)
     return Geometry(
         name=name,
         architecture=config.model_type,
         layers=text.num_hidden_layers,
         kv_layers=tuple(sorted(shapes)),
-        kv_heads=keys[1],
+        kv_heads=kv_heads,
         query_heads=_of_layer(text.num_attention_heads, first),
-        key_width=keys[3],
-        value_width=values[3],
+        key_width=key_width,
+        value_width=value_width,
         hidden=text.hidden_size,
         vocabulary=text.vocab_size,
-        positions=_positions(skeleton, text, first, keys[3]),
+        positions=_positions(skeleton, text, first, key_width),
         max_positions=getattr(text, "max_position_embeddings", None),
         parameters=sum(parameter.numel() for parameter in skeleton.parameters()),  # tied weights appear once
+        layer_shapes=layer_shapes,
+        latent=kv_heads == 1 and key_width == latent_width,
     )
 
 

@@ -39,13 +39,17 @@ class Positions:
 
 @dataclass(frozen=True)
 class Geometry:
-    """What a configuration alone says about a model's KV cache."""
+    """What a configuration alone says about a model's KV cache.
+
+    Invariant: ``layer_shapes`` has one entry per cached layer, and the first is (kv_heads, key_width, value_width);
+    left out, every layer is like the first.
+    """
 
     name: str
     architecture: str  # transformers' model_type
     layers: int
     kv_layers: tuple[int, ...]  # the layers that keep a KV cache, numbered as in the model
-    kv_heads: int
+    kv_heads: int  # of the first cached layer, as the two widths
     query_heads: int
     key_width: int
     value_width: int
@@ -54,11 +58,20 @@ class Geometry:
     positions: Positions
     max_positions: int | None
     parameters: int
+    layer_shapes: tuple[tuple[int, int, int], ...] = ()  # (KV heads, key width, value width) of each cached layer
+    latent: bool = False  # multi-head latent attention: "keys" are a latent and "values" its rotary key part
+
+    def __post_init__(self) -> None:
+        first = (self.kv_heads, self.key_width, self.value_width)
+        if not self.layer_shapes:
+            object.__setattr__(self, "layer_shapes", (first,) * len(self.kv_layers))
+        if len(self.layer_shapes) != len(self.kv_layers) or self.layer_shapes[0] != first:
+            raise ValueError(f"{len(self.kv_layers)} cached layers like {first}, but layer_shapes {self.layer_shapes}")
 
     @property
     def kv_values_per_token(self) -> int:
         """Numbers cached for one token over all layers; times bytes per number = KV bytes per token."""
-        return len(self.kv_layers) * self.kv_heads * (self.key_width + self.value_width)
+        return sum(heads * (key_width + value_width) for heads, key_width, value_width in self.layer_shapes)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -69,9 +82,65 @@ class Geometry:
             **{
                 **fields,
                 "kv_layers": tuple(fields["kv_layers"]),
+                "layer_shapes": tuple(tuple(shape) for shape in fields.get("layer_shapes", ())),
                 "positions": Positions(**fields["positions"]),
             }
         )
+
+
+@dataclass(frozen=True)
+class LayerTest:
+    """What the same tokens, read at two positions, showed about one layer's keys."""
+
+    layer: int  # numbered as in the model
+    positions: str  # "rope" | "none" (RoPE-free, ALiBi) | "absolute": keys and values both depend on the position
+    rotary_width: int | None  # channels of a key that are rotated
+    layout: str | None  # which channels turn together: "half" | "interleaved" | "mixed"
+    scale: float  # attention factor on cos and sin (YaRN, LongRoPE), 1.0 without
+    error: float  # largest relative difference of un-rotated keys between the two positions
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """The proof that the rotation of a model's keys is undone, layer by layer."""
+
+    model: str
+    latent: bool
+    layers: tuple[LayerTest, ...]
+
+    def sentence(self) -> str:
+        """One line for a user."""
+        rotated = [test for test in self.layers if test.positions == "rope"]
+        absolute = [test for test in self.layers if test.positions == "absolute"]
+        without = len(self.layers) - len(rotated) - len(absolute)
+        parts = []
+        if rotated:
+            how = " and ".join(sorted({f"{test.layout} layout, {test.rotary_width} channels" for test in rotated}))
+            scales = sorted({test.scale for test in rotated if test.scale != 1.0})
+            how += "".join(f", scaled by {scale:.4g}" for scale in scales)
+            error = max(test.error for test in rotated)
+            parts.append(
+                f"RoPE undone in {len(rotated)} of {len(self.layers)} layers ({how}), "
+                f"largest difference between two positions {error:.0e}"
+            )
+        if without:
+            parts.append(f"{_layers(without)} without RoPE")
+        if absolute:
+            parts.append(f"positions are part of keys and values in {_layers(len(absolute))}")
+        if self.latent:
+            parts.append("latent attention: the cache holds a latent and a rotary key part")
+        return "; ".join(parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> SelfTest:
+        return cls(fields["model"], fields["latent"], tuple(LayerTest(**test) for test in fields["layers"]))
+
+
+def _layers(count: int) -> str:
+    return "1 layer" if count == 1 else f"{count} layers"
 
 
 @dataclass(frozen=True)

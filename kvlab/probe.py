@@ -1,0 +1,103 @@
+"""What a watched rotary function does to its channels, found by handing it unit vectors; no layout is assumed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from kvlab.rotation import HEADS, Call, Channels, Pairs, Rotation
+
+EXACT = 1e-5  # of the largest coefficient: the pairs are read from float32
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """Where a layer's rotation is found again in the next forward: which of its calls, and on which channels."""
+
+    call: int
+    heads_axis: int  # of the function's tensors: 1 for [B, H, T, D], 2 for [B, T, H, D]
+    offset: int  # in the cache's channels
+    pairs: Pairs
+
+    def rotation(self, calls: list[Call], known: dict[tuple, tuple[torch.Tensor, torch.Tensor]]) -> Rotation:
+        """The rotation of this forward; ``known`` remembers what layers share."""
+        call = calls[self.call]
+        key = (call.function, self.pairs, *(id(value) for value in call.others))
+        if key not in known:
+            known[key] = cos_sin(call, self.pairs, self.heads_axis)
+        return Rotation(self.pairs, self.offset, *known[key])
+
+
+def cos_sin(call: Call, pairs: Pairs, heads_axis: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The cosines and sines [B, 1, T, pairs] that ``call`` turns its pairs by."""
+    shape = list(call.shapes[-1])
+    shape[heads_axis] = 1
+    probe = torch.zeros(shape, device=call.device)
+    probe[..., pairs.first] = 1.0
+    turned = call.turn(probe).float().transpose(HEADS, heads_axis)
+    return turned[..., pairs.first_out], turned[..., pairs.second_out]
+
+
+def pairs_of(call: Call, heads_axis: int) -> Pairs | None:
+    """The channels that ``call`` turns together; None for a function that is not a rotation of pairs (and a scale)."""
+    shape = list(call.shapes[-1])
+    width = shape[heads_axis] = shape[-1]
+    units = torch.eye(width, device=call.device)  # one unit vector a head
+    units = units[:, None] if heads_axis == HEADS else units
+    try:
+        turned = call.turn(units.expand(shape).contiguous())
+        matrix = turned.float().transpose(HEADS, heads_axis)[0].transpose(0, 1).cpu()  # [T, in, out]
+    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
+        return None
+    if matrix.shape[1:] != (width, width):
+        return None
+    found = _pair_up(matrix)
+    return None if found is None else _described(width, found)
+
+
+def _pair_up(matrix: torch.Tensor) -> list[tuple[int, int, int, int]] | None:
+    """Per pair (first, second, first_out, second_out), from coefficients [T, in, out] at several positions."""
+    touched = (matrix != 0).any(0)
+    used, found = set(), []
+    for first in range(len(touched)):
+        outs = touched[first].nonzero().flatten().tolist()
+        if first in used or outs == [first]:
+            continue
+        partners = touched[:, outs].any(1).nonzero().flatten().tolist() if len(outs) == 2 else []
+        if len(partners) != 2 or partners[0] != first:
+            return None
+        second = partners[1]
+        for first_out, second_out in (outs, outs[::-1]):
+            cos, sin = matrix[:, first, first_out], matrix[:, first, second_out]
+            off = (matrix[:, second, second_out] - cos).abs() + (matrix[:, second, first_out] + sin).abs()
+            if off.max() <= EXACT * matrix.abs().max():
+                found.append((first, second, first_out, second_out))
+                used |= {first, second}
+                break
+        else:
+            return None
+    if not found:
+        return None
+    # A scale without an angle (a frequency of zero) is a pair that turns by nothing.
+    own = torch.diagonal(matrix, dim1=1, dim2=2)
+    scaled = [c for c in range(len(touched)) if c not in used and not torch.equal(own[:, c], torch.ones_like(own[:, c]))]
+    alike = all(torch.equal(own[:, c], own[:, scaled[0]]) for c in scaled)
+    if not alike or len(scaled) % 2:
+        return None
+    return found + [(a, b, a, b) for a, b in zip(scaled[::2], scaled[1::2], strict=True)]
+
+
+def _described(width: int, found: list[tuple[int, int, int, int]]) -> Pairs:
+    first, second, first_out, second_out = zip(*found, strict=True)
+    apart = {b - a for a, b in zip(first, second, strict=True)}
+    consecutive = len(found) == first[-1] - first[0] + 1
+    layout = "interleaved" if apart == {1} else "half" if len(apart) == 1 and consecutive else "mixed"
+    return Pairs(width, len(found), *map(_channels, (first, second, first_out, second_out)), layout)
+
+
+def _channels(channels: tuple[int, ...]) -> Channels:
+    step = channels[1] - channels[0] if len(channels) > 1 else 1
+    even = range(channels[0], channels[0] + step * len(channels), step) if step > 0 else ()
+    return slice(even.start, even.stop, step) if list(even) == list(channels) else torch.tensor(channels)
+

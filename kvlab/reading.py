@@ -1,0 +1,46 @@
+"""One forward of a model's base -> its cache of every token of the text."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import torch
+from transformers import DynamicCache
+
+from kvlab.errors import AlignError
+from kvlab.models import LoadedModel
+from kvlab.rotation import Watch, watched
+
+NEVER = 2**31  # tokens: a window that no text leaves
+
+
+def read(loaded: LoadedModel, ids: torch.Tensor, watch: bool, **inputs: torch.Tensor) -> tuple[DynamicCache, Watch]:
+    """The cache of ``ids`` [B, T], each layer's whole timeline, and with ``watch`` the rotations of its keys.
+
+    Raises AlignError ``cache-incomplete`` for layers that keep something else than one entry per token.
+    """
+    with loaded.lock, watched(loaded.model) if watch else nullcontext(Watch()) as seen:
+        cache = _empty_cache(loaded)
+        seen.follow(cache)
+        loaded.model.base_model(input_ids=ids, past_key_values=cache, use_cache=True, **inputs)
+    kept = {cache.layers[layer].keys.shape[2] for layer in loaded.geometry.kv_layers}
+    if kept != {ids.shape[1]}:
+        raise AlignError(
+            "cache-incomplete",
+            expected=f"a cache of all {ids.shape[1]} tokens in every layer of {loaded.name}",
+            found=f"layers with {sorted(kept)} tokens",
+            remedy="choose a model whose layers cache every token",
+        )
+    return cache, seen
+
+
+def _empty_cache(loaded: LoadedModel) -> DynamicCache:
+    """The model's own kind of cache (hybrids hold their recurrent state in it), that forgets nothing.
+
+    A window decides what attention looks at, which is the mask's work; it need not decide what is kept.
+    """
+    cache = DynamicCache(config=loaded.model.config.get_text_config(decoder=True))
+    for layer in cache.layers:
+        if getattr(layer, "is_sliding", False):
+            layer.sliding_window = NEVER
+    return cache

@@ -1,0 +1,179 @@
+"""Rotary embeddings (RoPE), exactly as a model's own functions apply them: watched, described, undone, done again.
+
+Nothing here knows an architecture. During a forward every function of the model's Python modules that is named after
+a rotation is watched, and what it was called with is kept, without the queries and keys. A call is then asked what it
+does by handing it a probe in their place: unit vectors show which channels it pairs, and one vector with a 1 in the
+first channel of every pair comes back as the cosines and sines of this very forward. So half and interleaved layouts,
+rotated shares of a head, scaled or length-dependent frequencies, complex numbers and any order of arguments are alike.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import Cache, PreTrainedModel
+
+NAMED_AFTER_A_ROTATION = re.compile(r"rot(ary|at)|rope", re.IGNORECASE)
+HEADS, TIME = 1, 2  # axes of a cache [B, H, T, D]
+
+Channels = slice | torch.Tensor  # which of D channels; a slice where they are evenly spaced
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """The channels that turn together: pair n enters as (first, second)[n] and leaves as (first_out, second_out)[n]."""
+
+    width: int  # channels the function was given
+    count: int
+    first: Channels
+    second: Channels
+    first_out: Channels
+    second_out: Channels
+    layout: str  # "half" | "interleaved" | "mixed"
+
+
+@dataclass(frozen=True, eq=False)
+class Rotation:
+    """One layer's rotation at the positions of one forward, acting on ``width`` channels from ``offset`` on."""
+
+    pairs: Pairs
+    offset: int
+    cos: torch.Tensor  # [B, 1, T, pairs] float32, times the attention factor where there is one
+    sin: torch.Tensor
+
+
+def rotate(x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
+    """Keys [B, H, T, D] float32 before RoPE -> as the model caches them."""
+    p, cos, sin = rotation.pairs, rotation.cos, rotation.sin
+    out, here, there = _share(x, rotation)
+    a, b = here[..., p.first], here[..., p.second]
+    there[..., p.first_out] = a * cos - b * sin
+    there[..., p.second_out] = b * cos + a * sin
+    return out
+
+
+def unrotate(x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
+    """Keys [B, H, T, D] float32 as cached -> as they were before RoPE; the inverse of ``rotate``."""
+    p = rotation.pairs
+    scale = rotation.cos.square() + rotation.sin.square()
+    cos, sin = rotation.cos / scale, rotation.sin / scale
+    out, here, there = _share(x, rotation)
+    a, b = here[..., p.first_out], here[..., p.second_out]
+    there[..., p.first] = a * cos + b * sin
+    there[..., p.second] = b * cos - a * sin
+    return out
+
+
+def _share(x: torch.Tensor, rotation: Rotation) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A tensor to write into that holds what is not rotated, and the views of x and of it that are."""
+    whole = 2 * rotation.pairs.count == x.shape[-1]
+    out = torch.empty_like(x) if whole else x.clone()
+    share = slice(rotation.offset, rotation.offset + rotation.pairs.width)
+    return out, x[..., share], out[..., share]
+
+
+# --- watching a forward -----------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class Call:
+    """A function and what it was called with, less the tensors that it turns (the ``shapes`` of those)."""
+
+    function: Callable
+    shapes: list[torch.Size]
+    device: torch.device
+    others: list[Any]  # the further positional arguments, then those by name
+    names: tuple[str, ...]
+
+    def turn(self, x: torch.Tensor) -> torch.Tensor:
+        """What the function makes of ``x`` in the place of each tensor that it turned."""
+        values = [x] * len(self.shapes) + self.others
+        by_position = len(values) - len(self.names)
+        result = self.function(*values[:by_position], **dict(zip(self.names, values[by_position:], strict=True)))
+        return result[-1] if isinstance(result, tuple) else result
+
+
+@dataclass(eq=False)
+class Watch:
+    """The rotations seen in a forward: for each cached layer the calls since the layer before it."""
+
+    thread: int = field(default_factory=threading.get_ident)
+    layers: dict[int, list[Call]] = field(default_factory=dict)
+    pending: list[Call] = field(default_factory=list)
+    inside: bool = False
+
+    def follow(self, cache: Cache) -> None:
+        """Give the calls to the layer that stores its keys next."""
+        store = cache.update
+
+        def update(key_states, value_states, layer_idx, *args, **kwargs):
+            self.layers[layer_idx], self.pending = self.pending, []
+            return store(key_states, value_states, layer_idx, *args, **kwargs)
+
+        cache.update = update
+
+    def note(self, function: Callable, args: tuple, kwargs: dict[str, Any], result: Any) -> None:
+        turned = result if isinstance(result, tuple) else (result,)
+        values = [*args, *kwargs.values()]
+        whole = all(isinstance(t, torch.Tensor) and t.dim() == 4 and t.is_floating_point() for t in turned)
+        if whole and all(getattr(v, "shape", None) == t.shape for v, t in zip(values, turned, strict=False)):
+            shapes = [t.shape for t in turned]
+            names = tuple(kwargs)[max(0, len(shapes) - len(args)) :]
+            self.pending.append(Call(function, shapes, turned[0].device, values[len(shapes) :], names))
+
+
+_watching = threading.Lock()
+
+
+@contextmanager
+def watched(model: PreTrainedModel) -> Iterator[Watch]:
+    """Watch the rotary functions of a model's Python modules while this thread runs a forward; then give them back.
+
+    The functions belong to every model of the architecture, so one forward at a time is watched; whoever calls them
+    in another thread meanwhile goes unnoticed.
+    """
+    with _watching:
+        watch = Watch()
+        borrowed = [(module, name, getattr(module, name)) for module, name in _rotary_functions(model)]
+        try:
+            for module, name, function in borrowed:
+                setattr(module, name, _noting(function, watch))
+            yield watch
+        finally:
+            for module, name, function in borrowed:
+                setattr(module, name, function)
+
+
+def _rotary_functions(model: PreTrainedModel) -> list[tuple[Any, str]]:
+    sources = {type(module).__module__ for module in model.modules()}
+    return [
+        (sys.modules[source], name)
+        for source in sorted(sources)
+        if not source.startswith("torch.")
+        for name, function in vars(sys.modules[source]).items()
+        if NAMED_AFTER_A_ROTATION.search(name) and callable(function) and not isinstance(function, type)
+    ]
+
+
+def _noting(function: Callable, watch: Watch) -> Callable:
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        if watch.inside or watch.thread != threading.get_ident():
+            return function(*args, **kwargs)
+        watch.inside = True  # a rotary function that calls another is one rotation
+        try:
+            result = function(*args, **kwargs)
+        finally:
+            watch.inside = False
+        watch.note(function, args, kwargs, result)
+        return result
+
+    return call
