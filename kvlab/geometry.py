@@ -8,11 +8,14 @@ that depends on numbers) are the configuration's own fields believed.
 from __future__ import annotations
 
 import copy
+import inspect
 import threading
+from contextlib import suppress
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, DynamicCache, PretrainedConfig, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from kvlab.errors import ModelError
@@ -48,14 +51,14 @@ def geometry_of(config: PretrainedConfig, name: str) -> Geometry:
     first = min(shapes)
     layer_shapes = tuple((keys[1], keys[3], values[3]) for _, (keys, values) in sorted(shapes.items()))
     kv_heads, key_width, value_width = layer_shapes[0]
-    latent_width = getattr(text, "kv_lora_rank", None)
+    latent_width = _of_layer(text, "kv_lora_rank", first)
     return Geometry(
         name=name,
         architecture=config.model_type,
         layers=text.num_hidden_layers,
         kv_layers=tuple(sorted(shapes)),
         kv_heads=kv_heads,
-        query_heads=_of_layer(text.num_attention_heads, first),
+        query_heads=_of_layer(text, "num_attention_heads", first),
         key_width=key_width,
         value_width=value_width,
         hidden=text.hidden_size,
@@ -112,13 +115,21 @@ def package_missing(name: str, error: ImportError) -> ModelError:
 
 
 def _cache_shapes(skeleton: PreTrainedModel, text: PretrainedConfig) -> Shapes:
-    two_tokens = torch.zeros(1, 2, dtype=torch.long, device="meta")
+    inputs = {"input_ids": torch.zeros(1, 2, dtype=torch.long, device="meta"), "use_cache": True}
     try:
         with torch.no_grad():
-            output = skeleton.base_model(input_ids=two_tokens, use_cache=True)
+            return _held(getattr(skeleton.base_model(**inputs), "past_key_values", None))
     except Exception:  # whatever a model's own code raises for want of numbers
-        return _shapes_by_configuration(text)
-    cache = getattr(output, "past_key_values", None)
+        expected = _shapes_by_configuration(skeleton, text)
+    cache = DynamicCache(config=text) if expected else None
+    with suppress(Exception), torch.no_grad():
+        skeleton.base_model(**inputs, past_key_values=cache)
+    reached = _held(cache)  # the layers before the one that wants numbers; those behind are taken to be like them
+    like = next(iter(reached.values()), None)
+    return {layer: reached.get(layer) or like or shape for layer, shape in expected.items()}
+
+
+def _held(cache: DynamicCache | None) -> Shapes:
     return {
         index: (layer.keys.shape, layer.values.shape)
         for index, layer in enumerate(getattr(cache, "layers", []))
@@ -126,21 +137,29 @@ def _cache_shapes(skeleton: PreTrainedModel, text: PretrainedConfig) -> Shapes:
     }
 
 
-def _shapes_by_configuration(text: PretrainedConfig) -> Shapes:
+def _shapes_by_configuration(skeleton: PreTrainedModel, text: PretrainedConfig) -> Shapes:
+    keeps = "past_key_values" in inspect.signature(type(skeleton.base_model).forward).parameters
     # An architecture with both fields reads in both directions unless it is told to be a decoder.
-    if hasattr(text, "add_cross_attention") and getattr(text, "is_decoder", None) is False:
+    both_ways = hasattr(text, "add_cross_attention") and getattr(text, "is_decoder", None) is False
+    if not keeps or both_ways or not hasattr(text, "num_hidden_layers"):
         return {}
     shapes = {}
-    for layer in range(text.num_hidden_layers):
-        query_heads = _of_layer(text.num_attention_heads, layer)
-        heads = _of_layer(getattr(text, "num_key_value_heads", None), layer) or query_heads
-        width = _of_layer(getattr(text, "head_dim", None), layer) or text.hidden_size // query_heads
-        shapes[layer] = (torch.Size([1, heads, 2, width]),) * 2
+    for layer, cache in enumerate(DynamicCache(config=text).layers):
+        if isinstance(cache, DynamicLayer):  # not a recurrent state alone
+            query_heads = _of_layer(text, "num_attention_heads", layer)
+            heads = _of_layer(text, "num_key_value_heads", layer) or query_heads
+            width = _of_layer(text, "head_dim", layer) or _of_layer(text, "hidden_size", layer) // query_heads
+            shapes[layer] = (torch.Size([1, heads, 2, width]),) * 2
     return shapes
 
 
-def _of_layer(field: Any, layer: int) -> Any:
-    return field[layer] if isinstance(field, list | tuple) else field
+def _of_layer(text: PretrainedConfig, field: str, layer: int) -> Any:
+    """A field of one layer, in configurations whose layers differ too; None where there is no such field."""
+    try:
+        value = getattr(text, field, None)
+    except RuntimeError:  # what transformers raises for a field that differs by layer
+        value = getattr(text.per_layer_config[layer], field, None)
+    return value[layer] if isinstance(value, list | tuple) else value
 
 
 def _positions(skeleton: PreTrainedModel, text: PretrainedConfig, layer: int, key_width: int) -> Positions:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -19,6 +19,7 @@ class Site:
     heads_axis: int  # of the function's tensors: 1 for [B, H, T, D], 2 for [B, T, H, D]
     offset: int  # in the cache's channels
     pairs: Pairs
+    ratio: torch.Tensor | float = 1.0  # as Rotation's
 
     def rotation(self, calls: list[Call], known: dict[tuple, tuple[torch.Tensor, torch.Tensor]]) -> Rotation:
         """The rotation of this forward; ``known`` remembers what layers share."""
@@ -26,7 +27,12 @@ class Site:
         key = (call.function, self.pairs, *(id(value) for value in call.others))
         if key not in known:
             known[key] = cos_sin(call, self.pairs, self.heads_axis)
-        return Rotation(self.pairs, self.offset, *known[key])
+        return Rotation(self.pairs, self.offset, *known[key], self.ratio)
+
+    def behind(self, weight: torch.Tensor) -> Site:
+        """The same rotation, seen from behind a norm with this ``weight`` [width]."""
+        weight = weight.detach().float()
+        return replace(self, ratio=weight[self.pairs.first_out] / weight[self.pairs.second_out])
 
 
 def cos_sin(call: Call, pairs: Pairs, heads_axis: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -80,8 +86,8 @@ def _pair_up(matrix: torch.Tensor) -> list[tuple[int, int, int, int]] | None:
     if not found:
         return None
     # A scale without an angle (a frequency of zero) is a pair that turns by nothing.
-    own = torch.diagonal(matrix, dim1=1, dim2=2)
-    scaled = [c for c in range(len(touched)) if c not in used and not torch.equal(own[:, c], torch.ones_like(own[:, c]))]
+    own = torch.diagonal(matrix, dim1=1, dim2=2)  # [T, in]
+    scaled = [c for c in range(len(touched)) if c not in used and (own[:, c] != 1).any()]
     alike = all(torch.equal(own[:, c], own[:, scaled[0]]) for c in scaled)
     if not alike or len(scaled) % 2:
         return None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import nullcontext
 
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel
 
 from kvlab.errors import AlignError
 from kvlab.models import LoadedModel
@@ -39,8 +40,16 @@ def _empty_cache(loaded: LoadedModel) -> DynamicCache:
 
     A window decides what attention looks at, which is the mask's work; it need not decide what is kept.
     """
-    cache = DynamicCache(config=loaded.model.config.get_text_config(decoder=True))
+    own = _own_cache_class(loaded.model)
+    cache = own() if own else DynamicCache(config=loaded.model.config.get_text_config(decoder=True))
     for layer in cache.layers:
         if getattr(layer, "is_sliding", False):
             layer.sliding_window = NEVER
     return cache
+
+
+def _own_cache_class(model: PreTrainedModel) -> type[DynamicCache] | None:
+    """A cache defined beside the model itself, which then takes no other (MiniMax)."""
+    source = type(model).__module__
+    defined = [value for value in vars(sys.modules[source]).values() if isinstance(value, type)]
+    return next((c for c in defined if c.__module__ == source and issubclass(c, DynamicCache)), None)

@@ -42,12 +42,17 @@ class Pairs:
 
 @dataclass(frozen=True, eq=False)
 class Rotation:
-    """One layer's rotation at the positions of one forward, acting on ``width`` channels from ``offset`` on."""
+    """One layer's rotation at the positions of one forward, acting on ``width`` channels from ``offset`` on.
+
+    Where a norm follows the rotation, the keys keep the norm. Its weights w do not turn with the channels, so the
+    rotation seen from behind it is W R W^-1 (W = diag w), which needs of w only the ``ratio`` within each pair.
+    """
 
     pairs: Pairs
     offset: int
     cos: torch.Tensor  # [B, 1, T, pairs] float32, times the attention factor where there is one
     sin: torch.Tensor
+    ratio: torch.Tensor | float = 1.0  # [pairs] w[first] / w[second]
 
 
 def rotate(x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
@@ -55,8 +60,8 @@ def rotate(x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
     p, cos, sin = rotation.pairs, rotation.cos, rotation.sin
     out, here, there = _share(x, rotation)
     a, b = here[..., p.first], here[..., p.second]
-    there[..., p.first_out] = a * cos - b * sin
-    there[..., p.second_out] = b * cos + a * sin
+    there[..., p.first_out] = a * cos - b * (sin * rotation.ratio)
+    there[..., p.second_out] = b * cos + a * (sin / rotation.ratio)
     return out
 
 
@@ -67,8 +72,8 @@ def unrotate(x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
     cos, sin = rotation.cos / scale, rotation.sin / scale
     out, here, there = _share(x, rotation)
     a, b = here[..., p.first_out], here[..., p.second_out]
-    there[..., p.first] = a * cos + b * sin
-    there[..., p.second] = b * cos - a * sin
+    there[..., p.first] = a * cos + b * (sin * rotation.ratio)
+    there[..., p.second] = b * cos - a * (sin / rotation.ratio)
     return out
 
 

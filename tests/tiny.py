@@ -62,6 +62,13 @@ SIZES = {
     "qk_nope_head_dim": 16,
     "v_head_dim": 16,
 }
+LINEAR_THEN_FULL = {
+    "layer_types": ["linear_attention", "linear_attention", "full_attention"],
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 2,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+}
 # What the common fields cannot say.
 EXTRAS = {
     "opt": {"word_embed_proj_dim": 64, "ffn_dim": 128},
@@ -78,8 +85,36 @@ EXTRAS = {
         "hidden_size_per_layer_input": 8,
         "activation_sparsity_pattern": [0.0] * 3,
     },
+    "gemma4_text": {
+        "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+        "global_head_dim": 32,
+        "vocab_size_per_layer_input": 400,
+        "hidden_size_per_layer_input": 8,
+    },
+    "gpt_neo": {"attention_types": [[["global", "local", "global"], 1]], "num_layers": 3},
+    "dbrx": {
+        "d_model": 64,
+        "n_heads": 4,
+        "n_layers": 3,
+        "attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0},
+        "ffn_config": {"ffn_hidden_size": 64, "moe_num_experts": 4, "moe_top_k": 2},
+    },
+    "longcat_flash": {"head_dim": 8, "num_layers": 2, "ffn_hidden_size": 64, "expert_ffn_hidden_size": 32, "moe_topk": 2},
+    "zamba2": {"layer_types": ["mamba", "hybrid", "mamba"], "mamba_d_state": 16, "n_mamba_heads": 8},
+    "dots1": {"n_shared_experts": 1},
+    "zaya": {"num_experts_per_tok": 1},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_dt_rank": 4},
-    "qwen3_next": {"layer_types": ["linear_attention", "linear_attention", "full_attention"]},
+    "bamba": {"attn_layer_indices": [1], "mamba_n_heads": 8, "mamba_d_state": 16},
+    "falcon_h1": {"mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 16},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention", "mamba"], "mamba_n_heads": 8, "mamba_d_state": 16},
+    "lfm2": {"layer_types": ["conv", "full_attention", "conv"]},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv"]},
+    "minimax": {"layer_types": ["linear_attention", "full_attention", "linear_attention"]},
+    "qwen3_next": LINEAR_THEN_FULL,
+    "qwen3_5_text": LINEAR_THEN_FULL,
+    "bailing_hybrid": LINEAR_THEN_FULL,
+    "kimi_linear": LINEAR_THEN_FULL,
+    "qwen4_exp_text": LINEAR_THEN_FULL,
 }
 
 
@@ -122,23 +157,32 @@ def tiny_config(architecture: str, vocab: int = 400, **overrides):
     default = AutoConfig.for_model(architecture)
     fields = {**SIZES, "vocab_size": vocab, "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0}
     fields = {**fields, **EXTRAS.get(architecture, {}), **overrides}
-    parts = {name: getattr(default, name) for name in type(default).sub_configs}
+    parts = {name: getattr(default, name, None) for name in type(default).sub_configs}
+    parts = {name: part for name, part in parts.items() if part is not None}
     if "text_config" not in parts:
-        return AutoConfig.for_model(architecture, **_accepted(default, fields, overrides))
+        given = {**EXTRAS.get(architecture, {}), **overrides}
+        return AutoConfig.for_model(architecture, **_accepted(default, fields, given))
     small = {name: {"model_type": part.model_type, **_accepted(part, fields)} for name, part in parts.items()}
     small["text_config"].update(overrides)
     return AutoConfig.for_model(architecture, **small)
 
 
 def _accepted(default, fields: dict, overrides: dict | None = None) -> dict:
-    latent = getattr(default, "kv_lora_rank", None) is not None
+    latent = _has(default, "kv_lora_rank") and default.to_dict().get("kv_lora_rank") is not None
     unwanted = {"head_dim", "num_key_value_heads"} if latent else set()  # latent attention derives them
     writable = {
         name: value
         for name, value in fields.items()
-        if hasattr(default, name) and not isinstance(getattr(type(default), name, None), property)
+        if _has(default, name) and not isinstance(getattr(type(default), name, None), property)
     }
     return {name: value for name, value in writable.items() if name not in unwanted} | (overrides or {})
+
+
+def _has(config, name: str) -> bool:
+    try:
+        return hasattr(config, name)
+    except RuntimeError:  # a field that differs by layer
+        return True
 
 
 def _byte_level(vocab: int, text: str) -> PreTrainedTokenizerFast:
