@@ -13,8 +13,8 @@ import torch
 
 from kvlab.models import LoadedModel
 from kvlab.reading import read
-from kvlab.rotation import unrotate
-from kvlab.selftest import self_test, tested
+from kvlab.rotation import Watch, unrotate
+from kvlab.selftest import proof, self_test
 from kvlab.types import KINDS, KV, Tokens
 
 __all__ = ["CapturedBatch", "capture", "self_test"]
@@ -73,9 +73,10 @@ def capture(loaded: LoadedModel, batch: list[Tokens], pre_rope: bool = True) -> 
     On the model's device, in float32; with ``pre_rope`` the rotation of the keys is undone. Raises AlignError
     ``keys-rotation-unknown`` for a model whose rotation cannot be undone, as its self-test shows.
     """
-    sites = tested(loaded).sites if pre_rope else {}
+    sites = proof(loaded).sites if pre_rope else {}
     ids, mask = _padded(batch, loaded.device)
-    cache, watch = read(loaded, ids, watch=bool(sites), attention_mask=mask)
+    watch = Watch() if sites else None
+    cache = read(loaded, ids, watch, attention_mask=mask)
     captured = {kind: [] for kind in KINDS}
     shared = {}  # cos and sin, the same in many layers
     for layer in loaded.geometry.kv_layers:

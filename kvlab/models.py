@@ -6,10 +6,13 @@ is ever executed: safetensors only, no remote code.
 
 from __future__ import annotations
 
+import copy
 import gc
 import json
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -88,6 +91,42 @@ def load(name: str, device: str = "auto", dtype: str = "auto") -> LoadedModel:
         free_memory()
         raise _too_big(source.name, needed, free, place) from error
     return LoadedModel(source.name, model, tokenizer, shape, place, number)
+
+
+def random_like(loaded: LoadedModel, seed: int) -> LoadedModel:
+    """The same architecture, tokenizer, device and number type with freshly initialised weights.
+
+    The same seed gives the same weights on the same kind of device; torch's own random state is as before. Raises
+    ModelError ``model-memory`` when the weights do not fit beside what is there.
+    """
+    needed = loaded.geometry.parameters * loaded.dtype.itemsize
+    free = memory.device_memory(str(loaded.device)).free
+    name = f"{loaded.name} with random weights"
+    if needed > free:
+        raise _too_big(name, needed, free, loaded.device)
+    config = copy.deepcopy(loaded.model.config)
+    if getattr(config, "quantization_config", None) is not None:
+        del config.quantization_config
+    try:
+        with BUILDING, _seeded(seed, loaded.device), loaded.device:
+            model = AutoModelForCausalLM.from_config(config, dtype=loaded.dtype, trust_remote_code=False)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        free_memory()
+        raise _too_big(name, needed, free, loaded.device) from error
+    model = model.eval().requires_grad_(False)
+    return LoadedModel(name, model, loaded.tokenizer, loaded.geometry, loaded.device, loaded.dtype)
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Torch's random numbers on the processor and on ``device`` start at ``seed``, and go on afterwards as if not."""
+    gpus = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus):
+        torch.random.default_generator.manual_seed(seed)
+        for gpu in gpus:
+            with torch.cuda.device(gpu):
+                torch.cuda.manual_seed(seed)
+        yield
 
 
 class ModelCache:

@@ -106,4 +106,3 @@ def _channels(channels: tuple[int, ...]) -> Channels:
     step = channels[1] - channels[0] if len(channels) > 1 else 1
     even = range(channels[0], channels[0] + step * len(channels), step) if step > 0 else ()
     return slice(even.start, even.stop, step) if list(even) == list(channels) else torch.tensor(channels)
-

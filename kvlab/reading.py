@@ -15,14 +15,15 @@ from kvlab.rotation import Watch, watched
 NEVER = 2**31  # tokens: a window that no text leaves
 
 
-def read(loaded: LoadedModel, ids: torch.Tensor, watch: bool, **inputs: torch.Tensor) -> tuple[DynamicCache, Watch]:
-    """The cache of ``ids`` [B, T], each layer's whole timeline, and with ``watch`` the rotations of its keys.
+def read(loaded: LoadedModel, ids: torch.Tensor, watch: Watch | None, **inputs: torch.Tensor) -> DynamicCache:
+    """The cache of ``ids`` [B, T], each layer's whole timeline; ``watch`` sees the rotations of its keys.
 
     Raises AlignError ``cache-incomplete`` for layers that keep something else than one entry per token.
     """
-    with loaded.lock, watched(loaded.model) if watch else nullcontext(Watch()) as seen:
+    with loaded.lock, watched(loaded.model, watch) if watch else nullcontext():
         cache = _empty_cache(loaded)
-        seen.follow(cache)
+        if watch:
+            watch.follow(cache)
         loaded.model.base_model(input_ids=ids, past_key_values=cache, use_cache=True, **inputs)
     kept = {cache.layers[layer].keys.shape[2] for layer in loaded.geometry.kv_layers}
     if kept != {ids.shape[1]}:
@@ -32,7 +33,7 @@ def read(loaded: LoadedModel, ids: torch.Tensor, watch: bool, **inputs: torch.Te
             found=f"layers with {sorted(kept)} tokens",
             remedy="choose a model whose layers cache every token",
         )
-    return cache, seen
+    return cache
 
 
 def _empty_cache(loaded: LoadedModel) -> DynamicCache:

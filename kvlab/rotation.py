@@ -97,6 +97,7 @@ class Call:
     device: torch.device
     others: list[Any]  # the further positional arguments, then those by name
     names: tuple[str, ...]
+    made: torch.Tensor | None = None  # the last of the results, where the watch keeps them
 
     def turn(self, x: torch.Tensor) -> torch.Tensor:
         """What the function makes of ``x`` in the place of each tensor that it turned."""
@@ -110,6 +111,7 @@ class Call:
 class Watch:
     """The rotations seen in a forward: for each cached layer the calls since the layer before it."""
 
+    keep_results: bool = False
     thread: int = field(default_factory=threading.get_ident)
     layers: dict[int, list[Call]] = field(default_factory=dict)
     pending: list[Call] = field(default_factory=list)
@@ -132,26 +134,26 @@ class Watch:
         if whole and all(getattr(v, "shape", None) == t.shape for v, t in zip(values, turned, strict=False)):
             shapes = [t.shape for t in turned]
             names = tuple(kwargs)[max(0, len(shapes) - len(args)) :]
-            self.pending.append(Call(function, shapes, turned[0].device, values[len(shapes) :], names))
+            made = turned[-1] if self.keep_results else None
+            self.pending.append(Call(function, shapes, turned[-1].device, values[len(shapes) :], names, made))
 
 
 _watching = threading.Lock()
 
 
 @contextmanager
-def watched(model: PreTrainedModel) -> Iterator[Watch]:
+def watched(model: PreTrainedModel, watch: Watch) -> Iterator[None]:
     """Watch the rotary functions of a model's Python modules while this thread runs a forward; then give them back.
 
     The functions belong to every model of the architecture, so one forward at a time is watched; whoever calls them
     in another thread meanwhile goes unnoticed.
     """
     with _watching:
-        watch = Watch()
         borrowed = [(module, name, getattr(module, name)) for module, name in _rotary_functions(model)]
         try:
             for module, name, function in borrowed:
                 setattr(module, name, _noting(function, watch))
-            yield watch
+            yield
         finally:
             for module, name, function in borrowed:
                 setattr(module, name, function)

@@ -36,14 +36,14 @@ HALF_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True)
-class Tested:
+class Proof:
     """A model's self-test and, by cached layer and kind ("key" | "value"), where its rotations are found."""
 
     result: SelfTest
     sites: dict[tuple[int, str], Site] = field(default_factory=dict)
 
 
-_tested: WeakKeyDictionary[torch.nn.Module, Tested] = WeakKeyDictionary()
+_proofs: WeakKeyDictionary[torch.nn.Module, Proof] = WeakKeyDictionary()
 
 
 def self_test(loaded: LoadedModel) -> SelfTest:
@@ -51,18 +51,18 @@ def self_test(loaded: LoadedModel) -> SelfTest:
 
     Raises AlignError ``keys-rotation-unknown`` for a layer whose rotation cannot be undone, and as ``read`` does.
     """
-    return tested(loaded).result
+    return proof(loaded).result
 
 
 @torch.inference_mode()
-def tested(loaded: LoadedModel) -> Tested:
+def proof(loaded: LoadedModel) -> Proof:
     """The self-test with the places of the rotations; raises as ``self_test``."""
-    if loaded.model not in _tested:
-        _tested[loaded.model] = _test(loaded)
-    return _tested[loaded.model]
+    if loaded.model not in _proofs:
+        _proofs[loaded.model] = _test(loaded)
+    return _proofs[loaded.model]
 
 
-def _test(loaded: LoadedModel) -> Tested:
+def _test(loaded: LoadedModel) -> Proof:
     readings, embedded = _read_twice(loaded)
     layers, sites = [], {}
     for layer in loaded.geometry.kv_layers:
@@ -71,7 +71,7 @@ def _test(loaded: LoadedModel) -> Tested:
         best = {kind: _best(here, there, kind, norms) for kind in KINDS}
         layers.append(_layer_test(loaded, layer, best, here, embedded))
         sites |= {(layer, kind): site for kind, (_, site) in best.items() if site is not None}
-    return Tested(SelfTest(loaded.name, loaded.geometry.latent, tuple(layers)), sites)
+    return Proof(SelfTest(loaded.name, loaded.geometry.latent, tuple(layers)), sites)
 
 
 class Reading:
@@ -91,11 +91,11 @@ def _read_twice(loaded: LoadedModel) -> tuple[list[tuple[DynamicCache, Watch]], 
         padded = torch.cat([torch.zeros_like(ids), ids], dim=1)
         mask = (torch.arange(2 * TOKENS, device=loaded.device) >= TOKENS).long()[None]
         embedded = loaded.geometry.positions.kind in ("learned", "sinusoidal")
-        return [read(loaded, ids, True), read(loaded, padded, True, attention_mask=mask)], embedded
+        return [_reading(loaded, ids), _reading(loaded, padded, attention_mask=mask)], embedded
     positions = torch.arange(TOKENS, device=loaded.device)[None]
     noted: deque[torch.Tensor] = deque()
     with _layer_inputs(loaded, lambda x: noted.append(x) or x):
-        first = read(loaded, ids, True, position_ids=positions)
+        first = _reading(loaded, ids, position_ids=positions)
     entering = noted[0] if noted else None
     moved = []
 
@@ -106,13 +106,18 @@ def _read_twice(loaded: LoadedModel) -> tuple[list[tuple[DynamicCache, Watch]], 
         return same
 
     with _layer_inputs(loaded, held):
-        second = read(loaded, ids, True, position_ids=positions + _shift(loaded))
+        second = _reading(loaded, ids, position_ids=positions + _shift(loaded))
     return [first, second], bool(moved and moved[0] > TOLERANCE[torch.float32])
+
+
+def _reading(loaded: LoadedModel, ids: torch.Tensor, **inputs: torch.Tensor) -> tuple[DynamicCache, Watch]:
+    watch = Watch(keep_results=True)
+    return read(loaded, ids, watch, **inputs), watch
 
 
 @contextmanager
 def _layer_inputs(loaded: LoadedModel, exchange: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
-    """Pass the hidden states [B, T, hidden] that enter each layer's modules through ``exchange``, in this thread."""
+    """Pass the hidden states [B, T, hidden] that enter each layer through ``exchange``, in this thread."""
     thread = threading.get_ident()
 
     def passed(x):
@@ -122,15 +127,16 @@ def _layer_inputs(loaded: LoadedModel, exchange: Callable[[torch.Tensor], torch.
     def hook(module, args, kwargs):
         return tuple(map(passed, args)), {name: passed(value) for name, value in kwargs.items()}
 
-    hooks = [
+    handles = [
         module.register_forward_pre_hook(hook, with_kwargs=True)
-        for module in loaded.model.modules()
-        if isinstance(getattr(module, "layer_idx", None), int)
+        for stack in loaded.model.modules()
+        if isinstance(stack, torch.nn.ModuleList)
+        for module in stack
     ]
     try:
         yield
     finally:
-        for handle in hooks:
+        for handle in handles:
             handle.remove()
 
 
@@ -154,7 +160,7 @@ def _best(here: Reading, there: Reading, kind: str, norms: list[torch.Tensor]) -
     """The rotation (None: none) whose undoing makes two readings of a layer's keys or values most alike."""
     a, b = getattr(here, kind), getattr(there, kind)
     best = _difference(a, b), None
-    plain = _candidates(there.calls, a.shape[-1]) if len(here.calls) == len(there.calls) else []
+    plain = _candidates(there.calls, b) if len(here.calls) == len(there.calls) else []
     behind = [site.behind(weight) for site in plain for weight in norms if len(weight) == site.pairs.width]
     for site in plain + behind:
         first, second = site.rotation(here.calls, {}), site.rotation(there.calls, {})
@@ -173,17 +179,22 @@ def _norm_weights(model: PreTrainedModel, layer: int) -> list[torch.Tensor]:
     return [weight for owner in owners for weight in owner.parameters() if weight.dim() == 1]
 
 
-def _candidates(calls: list[Call], width: int) -> list[Site]:
-    sites = []
+def _candidates(calls: list[Call], cached: torch.Tensor) -> list[Site]:
+    """Where the rotation of ``cached`` [1, H, T, D] may be: the calls whose result it holds, or else (a norm) any."""
+    sites, holding = [], []
     for number, call in enumerate(calls):
-        shape = call.shapes[-1]
+        shape, width = call.shapes[-1], cached.shape[-1]
         for heads_axis, time_axis in ((HEADS, TIME), (TIME, HEADS)):
             if shape[time_axis] != TOKENS or shape[-1] > width:
                 continue
-            if (pairs := pairs_of(call, heads_axis)) is not None:
-                offsets = {0, width - shape[-1]}
-                sites += [Site(number, heads_axis, offset, pairs) for offset in sorted(offsets)]
-    return sites
+            pairs = pairs_of(call, heads_axis)
+            made = call.made.float().transpose(HEADS, heads_axis)
+            for offset in sorted({0, width - shape[-1]}) if pairs else ():
+                sites.append(Site(number, heads_axis, offset, pairs))
+                share = cached[..., offset : offset + shape[-1]]
+                if made.shape == share.shape and torch.equal(made, share):
+                    holding.append(sites[-1])
+    return holding or sites
 
 
 def _difference(a: torch.Tensor, b: torch.Tensor) -> float:

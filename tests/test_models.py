@@ -15,7 +15,7 @@ from kvlab import geometry as geometry_module
 from kvlab.errors import ModelError
 from kvlab.geometry import geometry_of
 from kvlab.memory import DeviceMemory
-from kvlab.models import LoadedModel, ModelCache, geometry, load, pick_device, pick_dtype
+from kvlab.models import LoadedModel, ModelCache, geometry, load, pick_device, pick_dtype, random_like
 from kvlab.types import Geometry, Positions
 from tests.tiny import tiny_config, tiny_model, tiny_tokenizer
 
@@ -420,6 +420,38 @@ def test_loading_never_trusts_a_repository(tmp_path, monkeypatch):
     assert set(seen) == {"AutoConfig", "AutoModelForCausalLM", "AutoTokenizer"}
     assert all(keywords["trust_remote_code"] is False for keywords in seen.values())
     assert seen["AutoModelForCausalLM"]["use_safetensors"] is True
+
+
+# --- the same model with random weights -------------------------------------------------------------------------
+
+
+def test_random_weights_of_the_same_architecture(tmp_path):
+    loaded = load(tiny_model("qwen3", tmp_path, seed=1), "cpu")
+    loaded.model.config.quantization_config = {"quant_method": "bitsandbytes"}
+    state = torch.get_rng_state()
+    one, same, other = (random_like(loaded, seed) for seed in (7, 7, 8))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert hasattr(loaded.model.config, "quantization_config")
+    assert not hasattr(one.model.config, "quantization_config")
+    assert (one.tokenizer, one.geometry) == (loaded.tokenizer, loaded.geometry)
+    assert (one.device, one.dtype) == (loaded.device, loaded.dtype)
+    assert not one.model.training and not any(p.requires_grad for p in one.model.parameters())
+
+    def keys(model):
+        with torch.no_grad():
+            return model.model.base_model(torch.arange(1, 8)[None], use_cache=True).past_key_values.layers[0].keys
+
+    assert (keys(one) - keys(loaded)).abs().max() > 0.1
+    assert torch.equal(keys(one), keys(same)) and not torch.equal(keys(one), keys(other))
+    assert random_like(load(loaded.name, "cpu", "bf16"), 7).model.dtype == torch.bfloat16
+
+
+def test_random_weights_that_do_not_fit(tmp_path, monkeypatch):
+    loaded = load(tiny_model("llama", tmp_path), "cpu")
+    monkeypatch.setattr(memory, "device_memory", lambda device: DeviceMemory("cpu", 10**6, 10**4, "system"))
+    with pytest.raises(ModelError) as caught:
+        random_like(loaded, 0)
+    assert caught.value.kind == "model-memory"
 
 
 # --- the cache of models ----------------------------------------------------------------------------------------

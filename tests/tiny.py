@@ -13,9 +13,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from kvlab.geometry import geometry_of
+from kvlab.models import LoadedModel
+from kvlab.types import Tokens
 
 TEXT = """\
 The river runs past the old mill, and every spring the children of the village build small boats from bark.
@@ -99,7 +104,13 @@ EXTRAS = {
         "attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0},
         "ffn_config": {"ffn_hidden_size": 64, "moe_num_experts": 4, "moe_top_k": 2},
     },
-    "longcat_flash": {"head_dim": 8, "num_layers": 2, "ffn_hidden_size": 64, "expert_ffn_hidden_size": 32, "moe_topk": 2},
+    "longcat_flash": {
+        "head_dim": 8,
+        "num_layers": 2,
+        "ffn_hidden_size": 64,
+        "expert_ffn_hidden_size": 32,
+        "moe_topk": 2,
+    },
     "zamba2": {"layer_types": ["mamba", "hybrid", "mamba"], "mamba_d_state": 16, "n_mamba_heads": 8},
     "dots1": {"n_shared_experts": 1},
     "zaya": {"num_experts_per_tok": 1},
@@ -150,6 +161,31 @@ def tiny_model(
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.save_pretrained(folder)
     return str(folder)
+
+
+def tiny_loaded(
+    architecture: str, seed: int = 0, dtype: torch.dtype = torch.float32, **config_overrides
+) -> LoadedModel:
+    """A model of random weights in memory, without a folder or a tokenizer.
+
+    Vectors (norm weights, biases) are random too: at the values they are initialised with they hide mistakes.
+    """
+    config = tiny_config(architecture, **config_overrides)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.data += 0.2 * torch.randn_like(parameter)
+    model = model.to(dtype).eval().requires_grad_(False)
+    return LoadedModel(architecture, model, None, geometry_of(config, architecture), torch.device("cpu"), dtype)
+
+
+def tiny_tokens(length: int, seed: int = 0, vocab: int = 400) -> Tokens:
+    """A document of random tokens, a byte each."""
+    ids = np.random.default_rng(seed).integers(1, vocab, length)
+    spans = np.stack([np.arange(length), np.arange(length) + 1], axis=1)
+    return Tokens(ids, spans, np.zeros(length, dtype=bool), lossless=True)
 
 
 def tiny_config(architecture: str, vocab: int = 400, **overrides):
