@@ -3,20 +3,24 @@
 That tensor is caught by a spy in the place of the model's rotary functions, with no help from what is tested.
 """
 
+import dataclasses
 import functools
+import json
+import math
 import re
 import sys
+import threading
 
 import pytest
 import torch
-from transformers import DynamicCache
 
+from kvlab import rotation as rotation_module
 from kvlab import selftest
 from kvlab.capture import capture, self_test
 from kvlab.errors import AlignError, ModelError
 from kvlab.geometry import geometry_of
 from kvlab.reading import read
-from kvlab.rotation import rotate, unrotate
+from kvlab.rotation import Watch, rotate, unrotate, watched
 from kvlab.selftest import proof
 from kvlab.types import Geometry, SelfTest
 from tests.tiny import tiny_config, tiny_loaded, tiny_tokens
@@ -132,7 +136,8 @@ NORM_BEHIND = {
 }
 KEYS_FIRST = ("gptj", "codegen", "deepseek_v32")  # of several rotations in a layer the keys' is the first, not the last
 
-BATCH = [tiny_tokens(23, 1), tiny_tokens(5, 2), tiny_tokens(12, 3)]
+BATCH_LENGTH = 23
+BATCH = [tiny_tokens(BATCH_LENGTH, 1), tiny_tokens(5, 2), tiny_tokens(12, 3)]
 
 
 @functools.cache
@@ -184,37 +189,280 @@ def entering(monkeypatch):
         handle.remove()
 
 
-BATCH_LENGTH = 23
-
-
 def test_unrotated_keys_are_what_entered_the_rotation(loaded, entering):
     seen = entering(loaded)
     result = self_test(loaded)
     seen.clear()
     captured, cached = capture(loaded, BATCH), capture(loaded, BATCH, pre_rope=False)
     geometry = loaded.geometry
+    rotary, other = ("values", "keys") if geometry.latent else ("keys", "values")
     for number, (layer, expected) in enumerate(zip(geometry.kv_layers, per_layer(loaded), strict=True)):
-        part = "values" if geometry.latent else "keys"
-        found, before = getattr(captured, part)[number], getattr(cached, part)[number]
-        assert before.shape == (3, geometry.layer_shapes[number][0], BATCH_LENGTH, before.shape[-1])
+        found, before = getattr(captured, rotary)[number], getattr(cached, rotary)[number]
+        assert torch.equal(getattr(captured, other)[number], getattr(cached, other)[number])
         test = result.layers[number]
         assert test.layer == layer and test.error < 1e-5
         assert expected == (f"{test.layout} {test.rotary_width}" if test.positions == "rope" else test.positions)
         if test.positions != "rope":
             assert torch.equal(found, before)
             continue
-        key = seen[layer][0 if loaded.name in KEYS_FIRST or len(seen[layer]) == 1 else -1]
-        if loaded.name in NORM_BEHIND:
-            module = next(
-                m
-                for m in loaded.model.modules()
-                if getattr(m, "layer_idx", None) == layer and hasattr(m, NORM_BEHIND[loaded.name])
-            )
-            key = getattr(module, NORM_BEHIND[loaded.name])(key)
+        key = seen[layer][0 if loaded.name in KEYS_FIRST else -1]
+        if norm := norm_behind(loaded, layer):
+            key = norm(key)
         width = key.shape[-1]
         assert (found - before).abs().max() > 0.01
-        torch.testing.assert_close(found[..., :width], key, rtol=0, atol=1e-5 * float(key.abs().max().clamp(min=1)))
+        close(found[..., :width], key)
         assert torch.equal(found[..., width:], before[..., width:])
-    for kind in ("keys", "values"):
-        if kind != ("values" if geometry.latent else "keys"):
-            assert all(map(torch.equal, getattr(captured, kind), getattr(cached, kind)))
+
+
+def test_a_padded_batch_equals_single_documents(loaded):
+    together = capture(loaded, BATCH)
+    for b, document in enumerate(BATCH):
+        alone, padded = capture(loaded, [document]), together.document(b)
+        for kind in ("keys", "values"):
+            for x, y, shape in zip(
+                getattr(padded, kind), getattr(alone, kind), loaded.geometry.layer_shapes, strict=True
+            ):
+                width = shape[1 if kind == "keys" else 2]
+                assert x.shape == (shape[0], len(document), width)
+                close(x, y[0])
+
+
+def close(found, expected):
+    scale = float(expected.abs().max().clamp(min=1))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * scale)
+
+
+def norm_behind(loaded, layer):
+    name = NORM_BEHIND.get(loaded.name)
+    owners = [m for m in loaded.model.modules() if getattr(m, "layer_idx", None) == layer and name and hasattr(m, name)]
+    return getattr(owners[0], name) if owners else None
+
+
+# --- what single architectures have -------------------------------------------------------------------------------
+
+
+def test_rotated_again_the_keys_are_those_of_the_cache():
+    for architecture in ("llama", "glm", "gpt_oss", "deepseek_v3", "hunyuan_v1_dense"):
+        loaded = loaded_of(architecture)
+        watch = Watch()
+        ids = torch.from_numpy(BATCH[0].ids)[None]
+        with torch.inference_mode():
+            cache = read(loaded, ids, watch)
+            for (layer, kind), site in proof(loaded).sites.items():
+                stored = getattr(cache.layers[layer], f"{kind}s")
+                rotation = site.rotation(watch.layers[layer], {})
+                close(rotate(unrotate(stored, rotation), rotation), stored)
+
+
+SCALED = {
+    "linear": {"factor": 4.0},
+    "dynamic": {"factor": 4.0, "original_max_position_embeddings": 16},
+    "yarn": {"factor": 4.0, "original_max_position_embeddings": 16},
+    "llama3": {
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 16,
+    },
+    "longrope": {
+        "short_factor": [1.0] * 8,
+        "long_factor": [2.0] * 8,
+        "factor": 4.0,
+        "original_max_position_embeddings": 16,
+    },
+}
+
+
+@pytest.mark.parametrize("scaling", SCALED)
+def test_scaled_rotations(scaling, entering):
+    """Also of texts longer than the original length, where some scalings turn by other frequencies."""
+    rope = {"rope_type": scaling, "rope_theta": 10000.0, **SCALED[scaling]}
+    loaded = tiny_loaded("llama", max_position_embeddings=64, rope_parameters=rope)
+    result = self_test(loaded)
+    factor = {"yarn": 0.1 * math.log(4) + 1, "longrope": math.sqrt(1 + math.log(4) / math.log(16))}.get(scaling, 1.0)
+    assert [test.scale for test in result.layers] == pytest.approx([factor] * 3, abs=1e-5)
+    seen = entering(loaded)
+    for found, layer in zip(capture(loaded, BATCH).keys, loaded.geometry.kv_layers, strict=True):
+        close(found, seen[layer][-1])
+
+
+def test_two_rotations_by_layer_type(entering):
+    rope = {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 5000.0},
+        "full_attention": {"rope_type": "linear", "rope_theta": 7e5, "factor": 8.0},
+    }
+    loaded = tiny_loaded("gemma3_text", rope_parameters=rope)
+    proof(loaded)
+    seen = entering(loaded)
+    captured = capture(loaded, BATCH)
+    for found, layer in zip(captured.keys, loaded.geometry.kv_layers, strict=True):
+        close(found, seen[layer][-1])
+
+
+WINDOWS = {
+    "mistral": {},
+    "gemma2": {},
+    "gemma3_text": {},
+    "gpt_oss": {},
+    "lfm3": {"layer_types": ["conv", "sliding_attention", "full_attention"]},  # a hybrid with a window
+}
+
+
+@pytest.mark.parametrize("architecture", WINDOWS)
+def test_a_sliding_window_cuts_nothing_and_still_masks(architecture):
+    loaded = tiny_loaded(architecture, sliding_window=6, **WINDOWS[architecture])
+    wide = tiny_loaded(architecture, sliding_window=64, **WINDOWS[architecture])
+    captured, unmasked = (capture(model, BATCH, pre_rope=False) for model in (loaded, wide))
+    assert {x.shape[2] for x in captured.keys + captured.values} == {BATCH_LENGTH}
+    with torch.inference_mode():
+        own = loaded.model(torch.from_numpy(BATCH[0].ids)[None], use_cache=True).past_key_values  # cuts
+    last = loaded.geometry.kv_layers[-1]
+    kept = own.layers[last].keys
+    close(captured.keys[-1][:1, :, -kept.shape[2] :], kept)
+    assert (captured.keys[-1] - unmasked.keys[-1]).abs().max() > 1e-2
+
+
+def test_a_latent_is_one_space():
+    loaded = loaded_of("deepseek_v3")
+    captured = capture(loaded, BATCH)
+    assert loaded.geometry.latent and captured.latent and self_test(loaded).latent
+    assert loaded.geometry.layer_shapes == ((1, 32, 8),) * 3
+    attention = loaded.model.model.layers[0].self_attn
+    compressed = {}
+    handle = attention.kv_a_proj_with_mqa.register_forward_hook(lambda m, a, out: compressed.update(out=out))
+    captured = capture(loaded, BATCH)
+    handle.remove()
+    latent, rotary = compressed["out"].split([32, 8], dim=-1)
+    expected = torch.cat([attention.kv_a_layernorm(latent), rotary], dim=-1)[:, None]
+    for kind in ("key", "value"):
+        close(captured.features(kind)[0], expected)
+    assert captured.side_by_side("key", (0, 2)).shape == (3, 2, BATCH_LENGTH, 40)
+
+
+def test_layers_of_different_widths():
+    loaded = loaded_of("gemma4_text")
+    geometry = loaded.geometry
+    assert geometry.layer_shapes == ((2, 16, 16), (2, 16, 16), (2, 32, 32))
+    assert geometry.kv_values_per_token == 2 * 2 * 32 + 2 * 64
+    captured = capture(loaded, BATCH)
+    assert captured.side_by_side("key", (0, 1)).shape == (3, 4, BATCH_LENGTH, 16)
+    mixed = captured.side_by_side("value", (1, 2))
+    assert mixed.shape == (3, 1, BATCH_LENGTH, 2 * 16 + 2 * 32)
+    assert torch.equal(mixed[:, 0, :, 16:32], captured.values[1][:, 1])
+    assert torch.equal(mixed[:, 0, :, 32:64], captured.values[2][:, 0])
+    assert Geometry.from_dict(json.loads(json.dumps(geometry.to_dict()))) == geometry
+
+
+def test_a_geometry_written_before_layers_could_differ():
+    geometry = loaded_of("llama").geometry
+    old = {name: value for name, value in geometry.to_dict().items() if name not in ("layer_shapes", "latent")}
+    assert Geometry.from_dict(old) == geometry
+    with pytest.raises(ValueError, match="layer_shapes"):
+        dataclasses.replace(geometry, key_width=8)
+
+
+def test_one_head_for_all_queries():
+    captured = capture(loaded_of("falcon"), BATCH)
+    assert [x.shape[1] for x in captured.keys + captured.values] == [1] * 6
+    assert captured.features("key") is captured.keys
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kind"),
+    [
+        ("mamba", "model-no-kv-cache"),
+        ("rwkv", "model-no-kv-cache"),
+        ("bert", "model-no-kv-cache"),
+        ("openai-gpt", "model-no-kv-cache"),
+        ("bart", "model-encoder-decoder"),
+        ("t5", "model-encoder-decoder"),
+    ],
+)
+def test_models_without_such_a_cache_are_refused(architecture, kind):
+    with pytest.raises(ModelError) as caught:
+        geometry_of(tiny_config(architecture), architecture)
+    assert caught.value.kind == kind
+
+
+# --- the self-test ------------------------------------------------------------------------------------------------
+
+
+def test_the_self_test_runs_once_and_reads_back(monkeypatch):
+    loaded = tiny_loaded("stablelm")
+    result = self_test(loaded)
+    monkeypatch.setattr(selftest, "_test", None)
+    assert self_test(loaded) is result
+    assert SelfTest.from_dict(json.loads(json.dumps(result.to_dict()))) == result
+
+
+def test_the_self_test_in_a_sentence():
+    rope = "largest difference between two positions "
+    assert (
+        self_test(loaded_of("smollm3"))
+        .sentence()
+        .startswith(f"RoPE undone in 3 of 4 layers (half layout, 16 channels), {rope}")
+    )
+    assert self_test(loaded_of("smollm3")).sentence().endswith("; 1 layer without RoPE")
+    assert "(half layout, 16 channels, scaled by 1.347)" in self_test(loaded_of("gpt_oss")).sentence()
+    assert self_test(loaded_of("gpt2")).sentence() == "positions are part of keys and values in 3 layers"
+    assert self_test(loaded_of("bloom")).sentence() == "3 layers without RoPE"
+    assert "latent attention" in self_test(loaded_of("deepseek_v3")).sentence()
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "gpt_oss", "qwen3_moe", "deepseek_v3", "cohere", "gpt2", "bloom"])
+def test_half_precision_with_channels_of_very_different_size(architecture):
+    loaded = tiny_loaded(architecture, dtype=torch.bfloat16)
+    for name, parameter in loaded.model.named_parameters():
+        if re.search("k_proj.bias", name):
+            parameter[::5] *= 300  # as Qwen2 has them
+    test = self_test(loaded).layers[0]
+    expected = self_test(loaded_of(architecture)).layers[0]
+    assert dataclasses.replace(test, error=0, scale=0) == dataclasses.replace(expected, error=0, scale=0)
+    assert test.scale == pytest.approx(expected.scale, rel=1e-2)
+
+
+def wrong_sign(x, rotation):
+    return unrotate(x, dataclasses.replace(rotation, sin=-rotation.sin))
+
+
+def wrong_layout(x, rotation):
+    order = torch.arange(x.shape[-1]).view(-1, 2).T.flatten()
+    return unrotate(x[..., order], rotation)
+
+
+@pytest.mark.parametrize("wrong", [wrong_sign, wrong_layout])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_wrong_inverse_is_found_out(wrong, dtype, monkeypatch):
+    monkeypatch.setattr(selftest, "unrotate", wrong)
+    with pytest.raises(AlignError) as caught:
+        self_test(tiny_loaded("llama", dtype=dtype))
+    assert caught.value.kind == "keys-rotation-unknown"
+
+
+def test_a_rotation_that_nobody_sees_is_refused_and_post_rope_is_not(monkeypatch):
+    monkeypatch.setattr(rotation_module, "NAMED_AFTER_A_ROTATION", re.compile("no such name"))
+    loaded = tiny_loaded("llama")
+    with pytest.raises(AlignError, match="--keys post-rope") as caught:
+        capture(loaded, BATCH)
+    assert caught.value.kind == "keys-rotation-unknown"
+    assert capture(loaded, BATCH, pre_rope=False).keys[0].shape == (3, 2, BATCH_LENGTH, 16)
+
+
+def test_what_was_borrowed_is_given_back_and_other_threads_are_left_alone():
+    loaded = loaded_of("llama")
+    source = sys.modules[type(loaded.model).__module__]
+    before = source.apply_rotary_pos_emb
+    watch = Watch()
+    with pytest.raises(ZeroDivisionError), watched(loaded.model, watch):
+        assert source.apply_rotary_pos_emb is not before
+        x, cos = torch.ones(1, 2, 3, 4), torch.ones(1, 3, 4)
+        thread = threading.Thread(target=source.apply_rotary_pos_emb, args=(x, x, cos, cos))
+        thread.start()
+        thread.join()
+        assert watch.pending == []
+        source.apply_rotary_pos_emb(x, x, cos, cos)
+        assert len(watch.pending) == 1
+        raise ZeroDivisionError
+    assert source.apply_rotary_pos_emb is before
+    self_test(tiny_loaded("llama"))
+    assert not any(m._forward_pre_hooks for m in loaded.model.modules())
