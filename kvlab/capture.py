@@ -43,14 +43,16 @@ class CapturedBatch:
         A latent holds the keys and the values of all heads at once, so both kinds are fitted from the whole cache,
         latent and rotary part side by side: [B, 1, T, Dk + Dv].
         """
-        if not self.latent:
-            return self.of(kind)
-        return [torch.cat(parts, dim=-1) for parts in zip(self.keys, self.values, strict=True)]
+        return [self._features(kind, layer) for layer in range(len(self.keys))]
+
+    def _features(self, kind: str, layer: int) -> torch.Tensor:
+        if self.latent:
+            return torch.cat([self.keys[layer], self.values[layer]], dim=-1)
+        return self.of(kind)[layer]
 
     def side_by_side(self, kind: str, layers: tuple[int, ...]) -> torch.Tensor:
         """The heads of several cached layers: [B, len(layers) * H, T, D]; as one head where their widths differ."""
-        features = self.features(kind)
-        chosen = [features[layer] for layer in layers]
+        chosen = [self._features(kind, layer) for layer in layers]
         if len({x.shape[-1] for x in chosen}) > 1:
             chosen = [torch.cat([x.transpose(1, 2).flatten(2).unsqueeze(1) for x in chosen], dim=-1)]
         return torch.cat(chosen, dim=1)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
 from kvlab.rotation import HEADS, Call, Channels, Pairs, Rotation
 
 EXACT = 1e-5  # of the largest coefficient: the pairs are read from float32
+
+
+# What calls of one forward that were given the same things have in common; good for as long as the calls are kept.
+Known = dict[tuple, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,10 +26,10 @@ class Site:
     pairs: Pairs
     ratio: torch.Tensor | float = 1.0  # as Rotation's
 
-    def rotation(self, calls: list[Call], known: dict[tuple, tuple[torch.Tensor, torch.Tensor]]) -> Rotation:
-        """The rotation of this forward; ``known`` remembers what layers share."""
+    def rotation(self, calls: list[Call], known: Known) -> Rotation:
+        """The rotation of this forward; ``known`` remembers what its layers share."""
         call = calls[self.call]
-        key = (call.function, self.pairs, *(id(value) for value in call.others))
+        key = (self.pairs, *_alike(call, self.heads_axis))
         if key not in known:
             known[key] = cos_sin(call, self.pairs, self.heads_axis)
         return Rotation(self.pairs, self.offset, *known[key], self.ratio)
@@ -45,8 +50,19 @@ def cos_sin(call: Call, pairs: Pairs, heads_axis: int) -> tuple[torch.Tensor, to
     return turned[..., pairs.first_out], turned[..., pairs.second_out]
 
 
-def pairs_of(call: Call, heads_axis: int) -> Pairs | None:
+def _alike(call: Call, heads_axis: int) -> tuple:
+    return call.function, call.shapes[-1], heads_axis, *map(id, call.others)
+
+
+def pairs_of(call: Call, heads_axis: int, known: Known) -> Pairs | None:
     """The channels that ``call`` turns together; None for a function that is not a rotation of pairs (and a scale)."""
+    key = _alike(call, heads_axis)
+    if key not in known:
+        known[key] = _pairs(call, heads_axis)
+    return known[key]
+
+
+def _pairs(call: Call, heads_axis: int) -> Pairs | None:
     shape = list(call.shapes[-1])
     width = shape[heads_axis] = shape[-1]
     units = torch.eye(width, device=call.device)  # one unit vector a head

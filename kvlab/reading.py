@@ -20,10 +20,8 @@ def read(loaded: LoadedModel, ids: torch.Tensor, watch: Watch | None, **inputs: 
 
     Raises AlignError ``cache-incomplete`` for layers that keep something else than one entry per token.
     """
-    with loaded.lock, watched(loaded.model, watch) if watch else nullcontext():
-        cache = _empty_cache(loaded)
-        if watch:
-            watch.follow(cache)
+    cache = _empty_cache(loaded)
+    with loaded.lock, watched(loaded.model, watch, cache) if watch else nullcontext():
         loaded.model.base_model(input_ids=ids, past_key_values=cache, use_cache=True, **inputs)
     kept = {cache.layers[layer].keys.shape[2] for layer in loaded.geometry.kv_layers}
     if kept != {ids.shape[1]}:

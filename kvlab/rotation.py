@@ -117,7 +117,8 @@ class Watch:
     pending: list[Call] = field(default_factory=list)
     inside: bool = False
 
-    def follow(self, cache: Cache) -> None:
+    @contextmanager
+    def following(self, cache: Cache) -> Iterator[None]:
         """Give the calls to the layer that stores its keys next."""
         store = cache.update
 
@@ -126,6 +127,10 @@ class Watch:
             return store(key_states, value_states, layer_idx, *args, **kwargs)
 
         cache.update = update
+        try:
+            yield
+        finally:
+            del cache.update  # or the cache would refer to itself, and its memory would wait for a collection
 
     def note(self, function: Callable, args: tuple, kwargs: dict[str, Any], result: Any) -> None:
         turned = result if isinstance(result, tuple) else (result,)
@@ -142,8 +147,8 @@ _watching = threading.Lock()
 
 
 @contextmanager
-def watched(model: PreTrainedModel, watch: Watch) -> Iterator[None]:
-    """Watch the rotary functions of a model's Python modules while this thread runs a forward; then give them back.
+def watched(model: PreTrainedModel, watch: Watch, cache: Cache) -> Iterator[None]:
+    """Watch the rotary functions of a model's Python modules while this thread fills ``cache``; then give them back.
 
     The functions belong to every model of the architecture, so one forward at a time is watched; whoever calls them
     in another thread meanwhile goes unnoticed.
@@ -153,7 +158,8 @@ def watched(model: PreTrainedModel, watch: Watch) -> Iterator[None]:
         try:
             for module, name, function in borrowed:
                 setattr(module, name, _noting(function, watch))
-            yield
+            with watch.following(cache):
+                yield
         finally:
             for module, name, function in borrowed:
                 setattr(module, name, function)

@@ -8,26 +8,18 @@ layer move by themselves, positions are part of the embedding: learned or sinuso
 
 from __future__ import annotations
 
-import inspect
-import threading
-from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from kvlab.errors import AlignError
 from kvlab.models import LoadedModel
-from kvlab.probe import Site, pairs_of
-from kvlab.reading import read
-from kvlab.rotation import HEADS, TIME, Call, Watch, unrotate
+from kvlab.probe import Known, Site, pairs_of
+from kvlab.rotation import HEADS, TIME, Call, unrotate
+from kvlab.twice import TOKENS, Reading, difference, read_twice
 from kvlab.types import KINDS, LayerTest, SelfTest
-
-TOKENS = 9
-SHIFT = 64  # positions, where the model has that many
 
 # Relative, what counts as "does not move". A right inverse leaves 1e-6 in float32 and rounding in half precision, a
 # wrong one about 1.
@@ -63,114 +55,36 @@ def proof(loaded: LoadedModel) -> Proof:
 
 
 def _test(loaded: LoadedModel) -> Proof:
-    readings, embedded = _read_twice(loaded)
-    layers, sites = [], {}
+    readings, embedded = read_twice(loaded)
+    layers, sites, known = [], {}, {}
     for layer in loaded.geometry.kv_layers:
         norms = _norm_weights(loaded.model, layer)
         here, there = (Reading(cache, watch, layer) for cache, watch in readings)
-        best = {kind: _best(here, there, kind, norms) for kind in KINDS}
+        best = {kind: _best(here, there, kind, norms, known) for kind in KINDS}
         layers.append(_layer_test(loaded, layer, best, here, embedded))
         sites |= {(layer, kind): site for kind, (_, site) in best.items() if site is not None}
     return Proof(SelfTest(loaded.name, loaded.geometry.latent, tuple(layers)), sites)
 
 
-class Reading:
-    """One layer's keys and values [1, H, T, D] of the tokens, less what padding is before them, and its calls."""
-
-    def __init__(self, cache: DynamicCache, watch: Watch, layer: int):
-        stored = cache.layers[layer]
-        for kind, x in zip(KINDS, (stored.keys, stored.values), strict=True):
-            setattr(self, kind, x[:, :, -TOKENS:].float().nan_to_num())
-        self.calls: list[Call] = watch.layers.get(layer, [])
-
-
-def _read_twice(loaded: LoadedModel) -> tuple[list[tuple[DynamicCache, Watch]], bool]:
-    """The caches at two positions, and whether the hidden states that enter the first layer depend on them."""
-    ids = torch.arange(1, 1 + TOKENS, device=loaded.device)[None] % loaded.geometry.vocabulary
-    if not _takes_positions(loaded):  # ALiBi: positions are counted along the cache, padding included
-        padded = torch.cat([torch.zeros_like(ids), ids], dim=1)
-        mask = (torch.arange(2 * TOKENS, device=loaded.device) >= TOKENS).long()[None]
-        embedded = loaded.geometry.positions.kind in ("learned", "sinusoidal")
-        return [_reading(loaded, ids), _reading(loaded, padded, attention_mask=mask)], embedded
-    positions = torch.arange(TOKENS, device=loaded.device)[None]
-    noted: deque[torch.Tensor] = deque()
-    with _layer_inputs(loaded, lambda x: noted.append(x) or x):
-        first = _reading(loaded, ids, position_ids=positions)
-    entering = noted[0] if noted else None
-    moved = []
-
-    def held(x):
-        same = noted.popleft() if noted else x
-        if same is entering:
-            moved.append(_difference(x.unsqueeze(1).float(), same.unsqueeze(1).float()))
-        return same
-
-    with _layer_inputs(loaded, held):
-        second = _reading(loaded, ids, position_ids=positions + _shift(loaded))
-    return [first, second], bool(moved and moved[0] > TOLERANCE[torch.float32])
-
-
-def _reading(loaded: LoadedModel, ids: torch.Tensor, **inputs: torch.Tensor) -> tuple[DynamicCache, Watch]:
-    watch = Watch(keep_results=True)
-    return read(loaded, ids, watch, **inputs), watch
-
-
-@contextmanager
-def _layer_inputs(loaded: LoadedModel, exchange: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
-    """Pass the hidden states [B, T, hidden] that enter each layer through ``exchange``, in this thread."""
-    thread = threading.get_ident()
-
-    def passed(x):
-        hidden = isinstance(x, torch.Tensor) and x.dim() == 3 and x.shape[1:] == (TOKENS, loaded.geometry.hidden)
-        return exchange(x) if hidden and threading.get_ident() == thread else x
-
-    def hook(module, args, kwargs):
-        return tuple(map(passed, args)), {name: passed(value) for name, value in kwargs.items()}
-
-    handles = [
-        module.register_forward_pre_hook(hook, with_kwargs=True)
-        for stack in loaded.model.modules()
-        if isinstance(stack, torch.nn.ModuleList)
-        for module in stack
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _takes_positions(loaded: LoadedModel) -> bool:
-    takes = inspect.signature(loaded.model.base_model.forward).parameters
-    return "position_ids" in takes or ("kwargs" in takes and loaded.geometry.positions.kind == "rope")
-
-
-def _shift(loaded: LoadedModel) -> int:
-    """As far as the model has positions, and short of those where frequencies change with the length."""
-    text = loaded.model.config.get_text_config(decoder=True)
-    rope = getattr(text, "rope_parameters", None) or {}
-    limits = [loaded.geometry.max_positions, getattr(text, "original_max_position_embeddings", None)]
-    limits += [
-        part.get("original_max_position_embeddings") for part in (rope, *rope.values()) if isinstance(part, dict)
-    ]
-    return max(1, min([SHIFT, *(limit - TOKENS for limit in limits if limit)]))
-
-
-def _best(here: Reading, there: Reading, kind: str, norms: list[torch.Tensor]) -> tuple[float, Site | None]:
+def _best(
+    here: Reading, there: Reading, kind: str, norms: list[torch.Tensor], known: Known
+) -> tuple[float, Site | None]:
     """The rotation (None: none) whose undoing makes two readings of a layer's keys or values most alike."""
     a, b = getattr(here, kind), getattr(there, kind)
-    best = _difference(a, b), None
-    plain = _candidates(there.calls, b) if len(here.calls) == len(there.calls) else []
+    best = difference(a, b), None
+    plain = _candidates(there.calls, b, known) if len(here.calls) == len(there.calls) else []
     behind = [site.behind(weight) for site in plain for weight in norms if len(weight) == site.pairs.width]
+    moved = False
     for site in plain + behind:
-        first, second = site.rotation(here.calls, {}), site.rotation(there.calls, {})
+        first, second = site.rotation(here.calls, known), site.rotation(there.calls, known)
         if torch.equal(first.cos, second.cos):
-            return float("inf"), None  # read at the same positions twice: proves nothing
+            continue  # read at the same positions twice: proves nothing
+        moved = True
         # Every rotation is also one behind some norm of weights near 1: only a clear gain says that there is one.
-        error = _difference(unrotate(a, first), unrotate(b, second))
+        error = difference(unrotate(a, first), unrotate(b, second))
         if error < (best[0] if site in plain else best[0] / 4):
             best = error, site
-    return best
+    return best if moved or not plain else (float("inf"), None)
 
 
 def _norm_weights(model: PreTrainedModel, layer: int) -> list[torch.Tensor]:
@@ -179,7 +93,7 @@ def _norm_weights(model: PreTrainedModel, layer: int) -> list[torch.Tensor]:
     return [weight for owner in owners for weight in owner.parameters() if weight.dim() == 1]
 
 
-def _candidates(calls: list[Call], cached: torch.Tensor) -> list[Site]:
+def _candidates(calls: list[Call], cached: torch.Tensor, known: Known) -> list[Site]:
     """Where the rotation of ``cached`` [1, H, T, D] may be: the calls whose result it holds, or else (a norm) any."""
     sites, holding = [], []
     for number, call in enumerate(calls):
@@ -187,7 +101,7 @@ def _candidates(calls: list[Call], cached: torch.Tensor) -> list[Site]:
         for heads_axis, time_axis in ((HEADS, TIME), (TIME, HEADS)):
             if shape[time_axis] != TOKENS or shape[-1] > width:
                 continue
-            pairs = pairs_of(call, heads_axis)
+            pairs = pairs_of(call, heads_axis, known)
             made = call.made.float().transpose(HEADS, heads_axis)
             for offset in sorted({0, width - shape[-1]}) if pairs else ():
                 sites.append(Site(number, heads_axis, offset, pairs))
@@ -195,16 +109,6 @@ def _candidates(calls: list[Call], cached: torch.Tensor) -> list[Site]:
                 if made.shape == share.shape and torch.equal(made, share):
                     holding.append(sites[-1])
     return holding or sites
-
-
-def _difference(a: torch.Tensor, b: torch.Tensor) -> float:
-    """How far apart two readings [1, H, T, D] are, each channel relative to its size: rms over D, largest over H, T.
-
-    Relative to each channel, so that a few large ones do not hide the others.
-    """
-    size = a.square().mean(2, keepdim=True).sqrt()
-    size = size.maximum(1e-2 * size.amax(-1, keepdim=True)).clamp(min=1e-6)
-    return float(((a - b) / size).square().mean(-1).sqrt().max())
 
 
 def _tolerance(loaded: LoadedModel) -> float:

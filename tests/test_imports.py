@@ -38,6 +38,7 @@ GROUPS = {
             "kvlab.rotation",
             "kvlab.probe",
             "kvlab.selftest",
+            "kvlab.twice",
         },
         {"base", "demo"},
     ),
