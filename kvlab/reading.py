@@ -23,7 +23,8 @@ def read(loaded: LoadedModel, ids: torch.Tensor, watch: Watch | None, **inputs: 
     cache = _empty_cache(loaded)
     with loaded.lock, watched(loaded.model, watch, cache) if watch else nullcontext():
         loaded.model.base_model(input_ids=ids, past_key_values=cache, use_cache=True, **inputs)
-    kept = {cache.layers[layer].keys.shape[2] for layer in loaded.geometry.kv_layers}
+    stored = [cache.layers[layer].keys for layer in loaded.geometry.kv_layers]
+    kept = {0 if keys is None else keys.shape[2] for keys in stored}
     if kept != {ids.shape[1]}:
         raise AlignError(
             "cache-incomplete",

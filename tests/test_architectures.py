@@ -35,6 +35,7 @@ ARCHITECTURES = {
     "apertus": HALF,
     "arcee": HALF,
     "bamba": "half 8",
+    "axk2": "interleaved 8",
     "bailing_hybrid": "interleaved 8",
     "biogpt": "absolute",
     "bitnet": HALF,
@@ -82,10 +83,13 @@ ARCHITECTURES = {
     "jamba": "none",
     "jetmoe": HALF,
     "kimi_linear": "none",
+    "laguna": "half 8",
     "lfm2": HALF,
+    "lfm2_moe": HALF,
     "llama": HALF,
     "llama4_text": "interleaved 16, interleaved 16, interleaved 16, none",
     "longcat_flash": "interleaved 8",
+    "mimo_v2_flash": "half 6",
     "minicpm3": "half 8",
     "minimax": HALF,
     "minimax_m2": HALF,
@@ -119,6 +123,7 @@ ARCHITECTURES = {
     "vaultgemma": HALF,
     "xglm": "absolute",
     "youtu": "interleaved 8",
+    "zamba2": "none",
     "zaya": "half 8",
 }
 FOUR = {"num_hidden_layers": 4}
@@ -126,6 +131,7 @@ OVERRIDES = {
     "llama4_text": FOUR,
     "smollm3": FOUR,
     "xglm": {"max_position_embeddings": 256},
+    "mimo_v2_flash": {"v_head_dim": 8},  # keys wider than values
     "nemotron_h": {"mamba_num_heads": 8, "mamba_head_dim": 16, "ssm_state_size": 16},
 }
 # The norm that comes after the rotation is part of the key.
@@ -135,7 +141,12 @@ NORM_BEHIND = {
     "llama4_text": "qk_norm",
     "nanochat": "k_norm",
 }
-KEYS_FIRST = ("gptj", "codegen", "deepseek_v32")  # of several rotations in a layer the keys' is the first, not the last
+KEYS_FIRST = (
+    "gptj",
+    "codegen",
+    "deepseek_v32",
+    "axk2",
+)  # of several rotations in a layer the keys' is the first, not the last
 
 BATCH_LENGTH = 23
 BATCH = [tiny_tokens(BATCH_LENGTH, 1), tiny_tokens(5, 2), tiny_tokens(12, 3)]
@@ -305,14 +316,15 @@ WINDOWS = {
     "gemma2": {},
     "gemma3_text": {},
     "gpt_oss": {},
+    "llama4_text": {},  # in chunks
     "lfm3": {"layer_types": ["conv", "sliding_attention", "full_attention"]},  # a hybrid with a window
 }
 
 
 @pytest.mark.parametrize("architecture", WINDOWS)
 def test_a_sliding_window_cuts_nothing_and_still_masks(architecture):
-    loaded = tiny_loaded(architecture, sliding_window=6, **WINDOWS[architecture])
-    wide = tiny_loaded(architecture, sliding_window=64, **WINDOWS[architecture])
+    window = "attention_chunk_size" if architecture == "llama4_text" else "sliding_window"
+    loaded, wide = (tiny_loaded(architecture, **{window: size}, **WINDOWS[architecture]) for size in (6, 64))
     captured, unmasked = (capture(model, BATCH, pre_rope=False) for model in (loaded, wide))
     assert {x.shape[2] for x in captured.keys + captured.values} == {BATCH_LENGTH}
     with torch.inference_mode():

@@ -1,11 +1,13 @@
-"""Un-rotated keys against the tensor that the projection itself put out; padding against single documents."""
+"""Un-rotated keys against what the projection itself put out; padding against the model's own cache, in a real folder.
+
+Every other architecture: test_architectures.py.
+"""
 
 import pytest
 import torch
 from transformers import DynamicCache
 
-from kvlab.capture import _forward, capture, rotated_layers, unrotate
-from kvlab.errors import AlignError
+from kvlab.capture import capture
 from kvlab.models import load
 from kvlab.tokens import tokenize
 from tests.tiny import tiny_model
@@ -77,35 +79,3 @@ def test_a_padded_batch_equals_the_models_own_cache_of_each_document(loaded):
 def test_hooks_are_given_back(loaded):
     capture(loaded, [tokenize(loaded.tokenizer, TEXTS[0])])
     assert not any(module._forward_pre_hooks for module in loaded.model.modules())
-
-
-WITHOUT_ROPE_IN_THE_FOURTH = ("smollm3", "cohere2", "exaone4")
-OTHERS = [
-    *("mistral", "phi3", "stablelm", "gpt_neox", "glm", "cohere", "olmo2", "falcon", "gemma3_text"),  # rotated
-    *WITHOUT_ROPE_IN_THE_FOURTH,
-    *("deepseek_v3", "gpt_oss", "gptj", "llama4_text", "jamba", "qwen3_next"),  # other forms
-]
-
-
-@pytest.mark.parametrize("architecture", OTHERS)
-def test_other_architectures_are_undone_rightly_or_refused(architecture, tmp_path):
-    """Un-rotated keys must not depend on where a text stands; a model where they would is refused by name."""
-    four = {"num_hidden_layers": 4} if architecture in WITHOUT_ROPE_IN_THE_FOURTH else {}
-    tiny_model(architecture, tmp_path, **four)
-    loaded = load(str(tmp_path), device="cpu", dtype="float32")
-    tokens = [tokenize(loaded.tokenizer, TEXTS[0])]
-    try:
-        found = capture(loaded, tokens).keys
-    except AlignError as error:
-        assert error.kind in ("keys-rotation-unknown", "cache-incomplete")
-        assert loaded.name in str(error) and "What to do" in str(error)
-        return
-    ids = torch.from_numpy(tokens[0].ids)[None]
-    cache, rotations = _forward(loaded, ids, position_ids=torch.arange(300, 300 + ids.shape[1])[None])
-    for keys, layer in zip(found, loaded.geometry.kv_layers, strict=True):
-        shifted = cache.layers[layer].keys
-        if layer in rotated_layers(loaded):
-            shifted = unrotate(shifted, rotations[layer])
-        torch.testing.assert_close(keys, shifted, rtol=0, atol=1e-3 * float(shifted.abs().max()))
-    if architecture in WITHOUT_ROPE_IN_THE_FOURTH:
-        assert rotated_layers(loaded) == {0, 1, 2}

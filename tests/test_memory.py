@@ -35,6 +35,7 @@ STUDENT = dataclasses.replace(
     kv_layers=tuple(range(22)),
     key_width=64,
     value_width=64,
+    layer_shapes=(),  # derived anew
     hidden=2048,
     parameters=1_100_048_384,
 )

@@ -111,7 +111,12 @@ EXTRAS = {
         "expert_ffn_hidden_size": 32,
         "moe_topk": 2,
     },
-    "zamba2": {"layer_types": ["mamba", "hybrid", "mamba"], "mamba_d_state": 16, "n_mamba_heads": 8},
+    "zamba2": {
+        "layer_types": ["mamba", "hybrid", "mamba"],
+        "hybrid_layer_ids": [1],
+        "mamba_d_state": 16,
+        "n_mamba_heads": 8,
+    },
     "dots1": {"n_shared_experts": 1},
     "zaya": {"num_experts_per_tok": 1},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_dt_rank": 4},
@@ -124,7 +129,7 @@ EXTRAS = {
     "qwen3_next": LINEAR_THEN_FULL,
     "qwen3_5_text": LINEAR_THEN_FULL,
     "bailing_hybrid": LINEAR_THEN_FULL,
-    "kimi_linear": LINEAR_THEN_FULL,
+    "kimi_linear": {**LINEAR_THEN_FULL, "linear_num_heads": 2, "linear_head_dim": 16},
     "qwen4_exp_text": LINEAR_THEN_FULL,
 }
 
