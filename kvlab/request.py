@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kvlab.errors import AlignError
 
-TimeRule = Literal["exact", "floor", "ceil", "linear", "nearest"]
+TimeRule = Literal["exact", "floor", "ceil", "overlap", "linear", "nearest", "segment", "rkv"]
 LayerRule = Literal["depth"]
 Projector = Literal["ridge", "structured", "group-mean"]
 KeySpace = Literal["pre-rope", "post-rope"]

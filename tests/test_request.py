@@ -12,7 +12,7 @@ PAIR = {"teacher": "demo/teacher", "student": "demo/student"}
 
 
 def test_choices_are_the_rules_that_exist():
-    assert set(get_args(request.TimeRule)) == set(time.RULES)
+    assert set(get_args(request.TimeRule)) == set(time.RULES) | time.HEAD_RULES
     assert set(get_args(request.LayerRule)) == set(layers.RULES)
     assert set(get_args(request.Projector)) == set(heads.PROJECTORS)
 

@@ -15,8 +15,11 @@ TIME_RULES = {
     "floor": "floor — last teacher token that ends at or before the student token (causal)",
     "exact": "exact — only where both end at the same byte",
     "ceil": "ceil — first teacher token that ends at or after (looks ahead)",
+    "overlap": "overlap — mean of the teacher tokens that share its bytes (not causal)",
     "linear": "linear — interpolation by position, blind to the text",
     "nearest": "nearest — rounded position, blind to the text",
+    "segment": "segment — linear inside prompt, reasoning and answer",
+    "rkv": "R-KV — per head, the teacher steps that matter most and repeat least",
 }
 PROJECTORS = {
     "ridge": "ridge — closed form, from all teacher heads",
