@@ -21,7 +21,7 @@ MODULES = {
 GROUPS = {
     "base": ({"kvlab", "kvlab.errors", "kvlab.types"}, set()),
     "input": (
-        {"kvlab.documents", "kvlab.uploads", "kvlab.tables", "kvlab.prompts", "kvlab.request"},
+        {"kvlab.documents", "kvlab.uploads", "kvlab.tables", "kvlab.prompts", "kvlab.segments", "kvlab.request"},
         {"base"},
     ),
     "results": ({"kvlab.results", "kvlab.plots", "kvlab.report"}, {"base"}),
@@ -34,6 +34,7 @@ GROUPS = {
             "kvlab.models",
             "kvlab.tokens",
             "kvlab.capture",
+            "kvlab.attention",
         },
         {"base", "demo"},
     ),

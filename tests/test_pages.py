@@ -111,6 +111,9 @@ def test_the_form_keeps_what_was_typed_when_it_is_closed_or_its_source_changes()
     app.button_group(key="form-source").set_value("paste").run()
     app.text_area(key="form-pasted").set_value("Tom has 3 apples.").run()
     app.selectbox(key="form-time").set_value("nearest").run()
+    app.selectbox(key="form-segments").set_value("fields").run()
+    markers = app.text_area(key="form-markers-answer")
+    assert markers.disabled and "####" in markers.value
     app.button_group(key="form-source").set_value("samples").run()
     app.button_group(key="form-source").set_value("paste").run()
     assert app.text_area(key="form-pasted").value == "Tom has 3 apples."
@@ -119,3 +122,18 @@ def test_the_form_keeps_what_was_typed_when_it_is_closed_or_its_source_changes()
     assert not app.exception
     assert app.text_area(key="form-pasted").value == "Tom has 3 apples."
     assert app.selectbox(key="form-time").value == "nearest"
+    assert app.selectbox(key="form-segments").value == "fields"
+
+
+def test_the_form_asks_for_segments_markers_and_chat(monkeypatch):
+    asked = []
+    monkeypatch.setattr(backend, "launch", lambda request, documents: asked.append(request))
+    app = open_page("alignment", run="sample")
+    app.button(key="form-toggle").click().run()
+    app.toggle(key="form-chat").set_value(True).run()
+    app.text_area(key="form-markers-answer").set_value("=>\n\n结果：").run()
+    app.button(key="run-button").click().run()
+    assert not app.exception
+    (request,) = asked
+    assert request.settings.chat and request.segments == "auto"
+    assert request.markers.answer == ("=>", "结果：") and "<think>" in request.markers.reasoning

@@ -32,6 +32,11 @@ CALIBRATION = {
     "samples": "my prompts and the bundled samples",
     "none": "my prompts only",
 }
+SEGMENTS = {
+    "auto": "from the fields of the file, else from markers in the text",
+    "fields": "from the fields of the file only",
+    "none": "none — every prompt is one",
+}
 ERROR_MEANING = (
     "Error = RSS / TSS = 1 − R² on documents that the map was not fitted on: 0 is perfect, 1 is no better than the "
     "training mean. “=” marks a head no better than its controls."
