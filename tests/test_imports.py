@@ -35,6 +35,7 @@ GROUPS = {
             "kvlab.tokens",
             "kvlab.capture",
             "kvlab.attention",
+            "kvlab.chat",
         },
         {"base", "demo"},
     ),

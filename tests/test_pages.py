@@ -2,13 +2,15 @@
 
 import os
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from kvlab import request, segments
 from kvlab.results import read
 from kvlab.runs import store
-from kvlab.ui import backend, warm
+from kvlab.ui import backend, text, warm
 
 SCRIPT = str(Path(__file__).parents[1] / "kvlab" / "ui" / "script.py")
 pytestmark = [pytest.mark.page, pytest.mark.xdist_group("pages")]
@@ -123,6 +125,11 @@ def test_the_form_keeps_what_was_typed_when_it_is_closed_or_its_source_changes()
     assert app.text_area(key="form-pasted").value == "Tom has 3 apples."
     assert app.selectbox(key="form-time").value == "nearest"
     assert app.selectbox(key="form-segments").value == "fields"
+
+
+def test_every_choice_of_the_form_has_words():
+    assert set(text.TIME_RULES) == set(get_args(request.TimeRule))
+    assert set(text.SEGMENTS) == set(get_args(segments.Source))
 
 
 def test_the_form_asks_for_segments_markers_and_chat(monkeypatch):
