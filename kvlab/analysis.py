@@ -15,6 +15,7 @@ from kvlab.errors import RunError
 from kvlab.models import ModelCache
 from kvlab.request import AnalysisRequest, checked
 from kvlab.results import Alignment
+from kvlab.segments import segmented
 from kvlab.types import Document, HeadMap, Progress, no_progress
 
 AUTO_CALIBRATION_BELOW = 20  # documents; with fewer, a map fitted on them alone says little
@@ -39,9 +40,9 @@ def compute(
     teacher = cache.get(request.teacher, request.device, request.dtype)
     progress(f"loading {request.student}", 1, 2)
     student = cache.get(request.student, request.device, request.dtype)
-    alignment, maps = align(
-        teacher, student, documents, request.settings, calibration_documents(request, documents), progress
-    )
+    calibration = calibration_documents(request, documents)
+    documents, calibration = (segmented(d, request.segments, request.markers) for d in (documents, calibration))
+    alignment, maps = align(teacher, student, documents, request.settings, calibration, progress)
     return replace(alignment, prompts=request.prompts), maps
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from kvlab.align.heads import KVProjector
-from kvlab.align.time import linear_indices, resample_kv_with_interpolation, safe_time_resample
+from kvlab.align.resampling import linear_indices, resample_kv_with_interpolation, safe_time_resample
 
 RULE = "=" * 80
 

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from kvlab import request as asked
 from kvlab.errors import AlignError, KvlabError
 from kvlab.request import AlignSettings, AnalysisRequest
+from kvlab.segments import Markers, Source
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,7 +65,16 @@ def _add_align(commands, common) -> None:
         _add_setting(align, AlignSettings, name, choices=get_args(choices))
     for name in ("folds", "sinks", "inspect", "max_tokens", "batch_tokens", "seed"):
         _add_setting(align, AlignSettings, name, type=int)
+    _add_setting(align, AlignSettings, "chat", action="store_true")
     _add_setting(align, AnalysisRequest, "calibration", choices=get_args(asked.Calibration))
+    _add_setting(align, AnalysisRequest, "segments", choices=get_args(Source))
+    for name in Markers.model_fields:
+        align.add_argument(
+            f"--{name}-marker",
+            action="append",
+            metavar="TEXT",
+            help=f"{Markers.model_fields[name].description}; repeat for several, instead of the built-in ones",
+        )
     align.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     align.add_argument("--dtype", default="auto", help="auto, float32, float16 or bfloat16 (default: auto)")
 
@@ -108,6 +118,8 @@ def _request(options: argparse.Namespace, teacher: str) -> AnalysisRequest:
             "student": options.student,
             "prompts": options.prompts.name if options.prompts else "bundled samples",
             "calibration": options.calibration,
+            "segments": options.segments,
+            "markers": {n: given for n in Markers.model_fields if (given := getattr(options, f"{n}_marker"))},
             "device": options.device,
             "dtype": options.dtype,
             "settings": {name: getattr(options, name) for name in AlignSettings.model_fields},

@@ -23,7 +23,11 @@ RULE_COLOUR = {
     "ceil": "#E69F00",
     "linear": "#009E73",
     "nearest": "#CC79A7",
+    "overlap": "#56B4E9",
+    "segment": "#D55E00",
+    "rkv": "#7F7F7F",
 }
+INTERPOLATED = ("linear", "segment", "overlap")  # drawn as lines, the others as steps
 LAG_BINS = (  # upper end in bytes, colour, words
     (-1, "#B2182B", "teacher has read ahead"),
     (0, "#9AA5B1", "same byte"),
@@ -319,7 +323,7 @@ def index_maps(alignment: Alignment, number: int) -> go.Figure:
             y=[None if np.isnan(v) else float(v) for v in index],
             mode="markers" if dots else "lines",
             marker={"size": 4, "color": RULE_COLOUR[rule]},
-            line={"width": 1.8, "color": RULE_COLOUR[rule], "shape": "linear" if rule == "linear" else "hv"},
+            line={"width": 1.8, "color": RULE_COLOUR[rule], "shape": "linear" if rule in INTERPOLATED else "hv"},
             name=rule,
             hovertemplate=f"{rule}: student token %{{x}} ← teacher step %{{y:.1f}}<extra></extra>",
         )

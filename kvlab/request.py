@@ -7,8 +7,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kvlab.errors import AlignError
+from kvlab.segments import Markers, Source
 
-TimeRule = Literal["exact", "floor", "ceil", "linear", "nearest"]
+TimeRule = Literal["exact", "floor", "ceil", "overlap", "linear", "nearest", "segment", "rkv"]
 LayerRule = Literal["depth"]
 Projector = Literal["ridge", "structured", "group-mean"]
 KeySpace = Literal["pre-rope", "post-rope"]
@@ -29,6 +30,7 @@ class AlignSettings(BaseModel):
     inspect: int = Field(12, ge=0, le=200, description="documents kept token by token for the detail panes")
     max_tokens: int = Field(4096, ge=2, description="longest timeline per document; longer ones are cut, and said")
     batch_tokens: int = Field(4096, ge=1, description="padded tokens per forward")
+    chat: bool = Field(False, description="read prompts as a chat, in each model's own template, not as plain text")
     seed: int = Field(0, ge=0, description="of the fold assignment and the shuffled control")
 
 
@@ -44,6 +46,10 @@ class AnalysisRequest(BaseModel):
         "auto",
         description="fit also on the bundled samples (scores stay on the prompts); auto: under 20 documents",
     )
+    segments: Source = Field(
+        "auto", description="prompt, reasoning and answer from the fields of the upload, else from markers; or none"
+    )
+    markers: Markers = Field(Markers(), description="what opens the reasoning and the answer in a text without fields")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     settings: AlignSettings = AlignSettings()

@@ -213,6 +213,19 @@ class TimeMap:
 
 
 @dataclass(frozen=True)
+class HeadSteps:
+    """The teacher steps that each KV head keeps of one document (rule ``rkv``): one tensor per cached teacher layer.
+
+    Invariant: a head's steps are distinct and ascending; -1, at the end, where it has no more steps to keep.
+    """
+
+    steps: list[torch.Tensor]  # [H, Ts] int64
+    importance: list[torch.Tensor]  # [H, Tt], NaN at special tokens, which are never kept
+    redundancy: list[torch.Tensor]  # likewise
+    score: list[torch.Tensor]  # likewise; the highest are kept
+
+
+@dataclass(frozen=True)
 class LayerMap:
     """For each cached student layer the teacher layers it is explained from (positions in the caches)."""
 

@@ -34,10 +34,24 @@ def test_align_writes_everything_and_says_the_finding(pair, prompt_file, tmp_pat
     assert printed.err == ""
     result = json.loads((out / "alignment.json").read_text(encoding="utf-8"))
     assert result["prompts"] == "prompts.txt" and result["settings"]["time"] == "floor"
+    names = [[name for name, _, _ in document["segments"]] for document in result["inspected"]]
+    assert names.count(["prompt", "answer"]) == 2  # an English and a Chinese marker
     assert len((out / "heads.csv").read_text().splitlines()) == 1 + 2 * 2 * 2
     report = (out / "report.html").read_text(encoding="utf-8")
     assert "https://" not in report.split("<script", 1)[0] and "K projection error" in report
     assert (out / "projector.safetensors").stat().st_size > 0
+
+
+def test_segments_markers_and_chat_reach_the_request(tmp_path):
+    def request(*extra):
+        options = ["align", "--teacher", "t", "--student", "s", "--out", str(tmp_path), *extra]
+        return cli._request(cli._parser().parse_args(options), "t")
+
+    default = request()
+    assert (default.segments, default.settings.chat) == ("auto", False) and "####" in default.markers.answer
+    own = request("--answer-marker", "=>", "--answer-marker", "结果：", "--segments", "none", "--chat")
+    assert own.markers.answer == ("=>", "结果：") and own.markers.reasoning == default.markers.reasoning
+    assert (own.segments, own.settings.chat) == ("none", True)
 
 
 def test_several_teachers_each_get_a_folder(pair, prompt_file, tmp_path):
@@ -52,6 +66,7 @@ def test_several_teachers_each_get_a_folder(pair, prompt_file, tmp_path):
     [
         (["--teacher", "no/such-folder/at-all"], "kvlab: Expected"),
         (["--prompts", "missing.txt"], "no such file"),
+        (["--answer-marker", " "], "markers.answer.0"),
         (["--folds", "1"], "settings.folds"),
         (["--device", "tpu"], "device"),
         (["--out", "/proc/nowhere"], "a folder that can be written"),

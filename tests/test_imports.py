@@ -21,7 +21,7 @@ MODULES = {
 GROUPS = {
     "base": ({"kvlab", "kvlab.errors", "kvlab.types"}, set()),
     "input": (
-        {"kvlab.documents", "kvlab.uploads", "kvlab.tables", "kvlab.prompts", "kvlab.request"},
+        {"kvlab.documents", "kvlab.uploads", "kvlab.tables", "kvlab.prompts", "kvlab.segments", "kvlab.request"},
         {"base"},
     ),
     "results": ({"kvlab.results", "kvlab.plots", "kvlab.report"}, {"base"}),
@@ -38,6 +38,8 @@ GROUPS = {
             "kvlab.rotation",
             "kvlab.probe",
             "kvlab.selftest",
+            "kvlab.attention",
+            "kvlab.chat",
             "kvlab.twice",
         },
         {"base", "demo"},

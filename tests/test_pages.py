@@ -2,13 +2,15 @@
 
 import os
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from kvlab import request, segments
 from kvlab.results import read
 from kvlab.runs import store
-from kvlab.ui import backend, warm
+from kvlab.ui import backend, text, warm
 
 SCRIPT = str(Path(__file__).parents[1] / "kvlab" / "ui" / "script.py")
 pytestmark = [pytest.mark.page, pytest.mark.xdist_group("pages")]
@@ -111,6 +113,9 @@ def test_the_form_keeps_what_was_typed_when_it_is_closed_or_its_source_changes()
     app.button_group(key="form-source").set_value("paste").run()
     app.text_area(key="form-pasted").set_value("Tom has 3 apples.").run()
     app.selectbox(key="form-time").set_value("nearest").run()
+    app.selectbox(key="form-segments").set_value("fields").run()
+    markers = app.text_area(key="form-markers-answer")
+    assert markers.disabled and "####" in markers.value
     app.button_group(key="form-source").set_value("samples").run()
     app.button_group(key="form-source").set_value("paste").run()
     assert app.text_area(key="form-pasted").value == "Tom has 3 apples."
@@ -119,3 +124,23 @@ def test_the_form_keeps_what_was_typed_when_it_is_closed_or_its_source_changes()
     assert not app.exception
     assert app.text_area(key="form-pasted").value == "Tom has 3 apples."
     assert app.selectbox(key="form-time").value == "nearest"
+    assert app.selectbox(key="form-segments").value == "fields"
+
+
+def test_every_choice_of_the_form_has_words():
+    assert set(text.TIME_RULES) == set(get_args(request.TimeRule))
+    assert set(text.SEGMENTS) == set(get_args(segments.Source))
+
+
+def test_the_form_asks_for_segments_markers_and_chat(monkeypatch):
+    asked = []
+    monkeypatch.setattr(backend, "launch", lambda request, documents: asked.append(request))
+    app = open_page("alignment", run="sample")
+    app.button(key="form-toggle").click().run()
+    app.toggle(key="form-chat").set_value(True).run()
+    app.text_area(key="form-markers-answer").set_value("=>\n\n结果：").run()
+    app.button(key="run-button").click().run()
+    assert not app.exception
+    (request,) = asked
+    assert request.settings.chat and request.segments == "auto"
+    assert request.markers.answer == ("=>", "结果：") and "<think>" in request.markers.reasoning

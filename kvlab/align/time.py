@@ -1,149 +1,110 @@
 """Teacher timeline -> student timeline: every rule is a sparse matrix [Ts, Tt] whose rows sum to 1 or are empty.
 
-For student token i ending at byte e_i both models should have read the same bytes. ``exact``, ``floor`` and
-``ceil`` compare byte ends; ``linear`` and ``nearest`` only compare lengths, u = i * (Tt - 1) / (Ts - 1).
+For student token i ending at byte e_i both models should have read the same bytes. ``exact``, ``floor`` and ``ceil``
+compare byte ends, ``overlap`` compares spans; ``linear`` and ``nearest`` only compare lengths, ``segment`` the lengths
+inside prompt, reasoning and answer. ``rkv`` chooses per head from keys and attention, so it is in ``rkv.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
+from kvlab.align.resampling import interpolation, linear_indices
 from kvlab.errors import AlignError
-from kvlab.types import TimeMap, Tokens
-
-NO_STEP = -1
-
-
-# --- resampling without tokens: the seed's functions -------------------------------------------------------
+from kvlab.tokens import segment_of
+from kvlab.types import Segment, TimeMap, Tokens
 
 
-def linear_indices(t_in: int, t_out: int) -> torch.Tensor:
-    """[T_out] int64: the rounded index of u = i * (T_in - 1) / (T_out - 1), always in [0, T_in).
-
-    Monotone, reaches both ends when T_out >= 2. An empty input has no step to point at: all are -1.
-    Integer arithmetic, so no rounding can leave the range.
-    """
-    _check_lengths(t_in, t_out)
-    if t_in == 0:
-        return torch.full((t_out,), NO_STEP, dtype=torch.int64)
-    steps = torch.arange(t_out, dtype=torch.int64)
-    intervals = max(t_out - 1, 1)
-    return (2 * steps * (t_in - 1) + intervals) // (2 * intervals)
-
-
-def safe_time_resample(x: torch.Tensor, t_out: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Nearest-step resampling [..., T_in, D] -> [..., T_out, D], and signal [T_out] bool.
-
-    An empty timeline gives zeros with signal False everywhere: no teacher signal, to be masked in a loss.
-    """
-    indices = linear_indices(x.shape[-2], t_out).to(x.device)
-    signal = indices >= 0
-    if x.shape[-2] == 0:
-        return x.new_zeros(*x.shape[:-2], t_out, x.shape[-1]), signal
-    return x.index_select(-2, indices), signal
-
-
-def resample_kv_with_interpolation(
-    keys: torch.Tensor, values: torch.Tensor, t_out: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Linear interpolation of keys and values [..., T_in, D] -> [..., T_out, D], and signal [T_out] bool.
-
-    Equal to ``numpy.interp`` per channel. Works on keys before or after RoPE; before is what makes sense.
-    """
-    t_in = keys.shape[-2]
-    if values.shape[-2] != t_in:
-        raise AlignError(
-            "time-length-mismatch",
-            expected="keys and values of one length",
-            found=f"keys with T={t_in} and values with T={values.shape[-2]}",
-            remedy="pass the keys and values of the same cache layer",
-        )
-    _check_lengths(t_in, t_out)
-    signal = torch.full((t_out,), t_in > 0, device=keys.device)
-    lower, upper, fraction = (part.to(keys.device) for part in _interpolation(t_in, t_out))
-
-    def interpolate(x: torch.Tensor) -> torch.Tensor:
-        if t_in == 0:
-            return x.new_zeros(*x.shape[:-2], t_out, x.shape[-1])
-        weight = fraction.to(x.dtype).unsqueeze(-1)
-        return torch.lerp(x.index_select(-2, lower), x.index_select(-2, upper), weight)
-
-    return interpolate(keys), interpolate(values), signal
-
-
-def _interpolation(t_in: int, t_out: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Lower index, upper index and weight of the upper, each [T_out], from exact integer division."""
-    intervals = max(t_out - 1, 1)
-    numerator = torch.arange(t_out, dtype=torch.int64) * max(t_in - 1, 0)
-    lower = numerator // intervals
-    fraction = (numerator % intervals).double() / intervals
-    upper = torch.clamp(lower + 1, max=max(t_in - 1, 0))
-    return lower, upper, fraction
-
-
-def _check_lengths(t_in: int, t_out: int) -> None:
-    if t_in < 0 or t_out < 0:
-        raise AlignError(
-            "time-negative-length",
-            expected="lengths of 0 or more steps",
-            found=f"T_in={t_in}, T_out={t_out}",
-            remedy="pass the lengths of the two timelines",
-        )
-
-
-# --- rules on tokens ----------------------------------------------------------------------------------------
-
-
-def exact(teacher: Tokens, student: Tokens) -> TimeMap:
+def exact(teacher: Tokens, student: Tokens, segments: Sequence[Segment] = ()) -> TimeMap:
     """The teacher token that ends exactly where the student token ends; other rows are empty."""
     floor_map = floor(teacher, student)
     kept = floor_map.exact[floor_map.rows]
     return _time_map("exact", teacher, student, floor_map.rows[kept], floor_map.columns[kept], floor_map.weights[kept])
 
 
-def floor(teacher: Tokens, student: Tokens) -> TimeMap:
+def floor(teacher: Tokens, student: Tokens, segments: Sequence[Segment] = ()) -> TimeMap:
     """The last teacher token that ends at or before the student token: causal, never sees ahead."""
     return _by_byte_end("floor", teacher, student)
 
 
-def ceil(teacher: Tokens, student: Tokens) -> TimeMap:
+def ceil(teacher: Tokens, student: Tokens, segments: Sequence[Segment] = ()) -> TimeMap:
     """The first teacher token that ends at or after the student token: looks ahead."""
     return _by_byte_end("ceil", teacher, student)
 
 
-def linear(teacher: Tokens, student: Tokens) -> TimeMap:
+def overlap(teacher: Tokens, student: Tokens, segments: Sequence[Segment] = ()) -> TimeMap:
+    """The mean of the teacher tokens that share bytes with the student token, weighted by how many: not causal.
+
+    A token without bytes (special, or a dummy prefix) shares none: its row is empty, its column unused. A row is
+    exact where one teacher token has all the weight and ends where the student token ends.
+    """
+    columns_of, rows_of = np.flatnonzero(~teacher.special), np.flatnonzero(~student.special)
+    ends_t, ends_s = teacher.spans[columns_of, 1], student.spans[rows_of, 1]
+    # Spans tile the text, so between two borders lies one token of each: the first that ends at the later one or after.
+    borders = np.union1d(ends_t, ends_s)
+    t, s = np.searchsorted(ends_t, borders), np.searchsorted(ends_s, borders)
+    between = np.diff(borders, prepend=0)
+    shared = (t < len(ends_t)) & (s < len(ends_s)) & (between > 0)
+    rows, columns, bytes_shared = rows_of[s[shared]], columns_of[t[shared]], between[shared]
+    of_row = np.bincount(rows, weights=bytes_shared, minlength=len(student))
+    return _time_map("overlap", teacher, student, rows, columns, bytes_shared / of_row[rows])
+
+
+def linear(teacher: Tokens, student: Tokens, segments: Sequence[Segment] = ()) -> TimeMap:
     """Interpolation between the two teacher steps around u; blind to the text."""
-    t_in, t_out = len(teacher), len(student)
-    if t_in == 0 or t_out == 0:
-        return _time_map("linear", teacher, student, *_no_entries())
-    lower, upper, fraction = (part.numpy() for part in _interpolation(t_in, t_out))
-    between = fraction > 0
-    steps = np.arange(t_out)
-    rows = np.concatenate([steps, steps[between]])
-    columns = np.concatenate([lower, upper[between]])
-    weights = np.concatenate([1 - fraction, fraction[between]])
-    order = np.argsort(rows, kind="stable")
-    return _time_map("linear", teacher, student, rows[order], columns[order], weights[order])
+    entries = _interpolated(np.arange(len(teacher)), np.arange(len(student)))
+    return _time_map("linear", teacher, student, *entries)
 
 
-def nearest(teacher: Tokens, student: Tokens) -> TimeMap:
+def nearest(teacher: Tokens, student: Tokens, segments: Sequence[Segment] = ()) -> TimeMap:
     """The rounded, clamped index of u (the seed's safe resampling); blind to the text."""
     indices = linear_indices(len(teacher), len(student)).numpy()
     rows = np.flatnonzero(indices >= 0)
     return _time_map("nearest", teacher, student, rows, indices[rows], np.ones(len(rows)))
 
 
-RULES: dict[str, Callable[[Tokens, Tokens], TimeMap]] = {
+def segment(teacher: Tokens, student: Tokens, segments: Sequence[Segment] = ()) -> TimeMap:
+    """``linear`` inside each segment, from its first token to its last; blind to the text between the borders.
+
+    Segments are byte spans, so both models' tokens are cut at the same place of the text: a token belongs to the
+    segment where its last byte lies (``tokens.segment_of``), and special tokens, being no part of the text, to none.
+    Without segments the content is one. A segment in which the teacher has no token leaves its rows empty.
+    """
+    of_t, of_s = segment_of(teacher, segments), segment_of(student, segments)
+    parts = [_interpolated(np.flatnonzero(of_t == k), np.flatnonzero(of_s == k)) for k in range(max(len(segments), 1))]
+    rows, columns, weights = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    order = np.argsort(rows, kind="stable")
+    return _time_map("segment", teacher, student, rows[order], columns[order], weights[order])
+
+
+RULES: dict[str, Callable[..., TimeMap]] = {
     "exact": exact,
     "floor": floor,
     "ceil": ceil,
+    "overlap": overlap,
     "linear": linear,
     "nearest": nearest,
+    "segment": segment,
 }
-BYTE_RULES = frozenset({"exact", "floor", "ceil"})
+HEAD_RULES = frozenset({"rkv"})  # their steps differ from head to head
+BYTE_RULES = frozenset({"exact", "floor", "ceil", "overlap"})  # fitted where both have read the same bytes
+CAUSAL = frozenset({"exact", "floor"})
+
+
+def _interpolated(columns_of: np.ndarray, rows_of: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Entries (rows, columns, weights) of ``linear`` from teacher steps ``columns_of`` to student steps ``rows_of``."""
+    if not len(columns_of) or not len(rows_of):
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0)
+    lower, upper, fraction = (part.numpy() for part in interpolation(len(columns_of), len(rows_of)))
+    between = fraction > 0
+    rows = np.concatenate([rows_of, rows_of[between]])
+    columns = columns_of[np.concatenate([lower, upper[between]])]
+    weights = np.concatenate([1 - fraction, fraction[between]])
+    order = np.argsort(rows, kind="stable")
+    return rows[order], columns[order], weights[order]
 
 
 def _by_byte_end(rule: str, teacher: Tokens, student: Tokens) -> TimeMap:
@@ -158,10 +119,6 @@ def _by_byte_end(rule: str, teacher: Tokens, student: Tokens) -> TimeMap:
     found = (chosen >= 0) & (chosen < len(columns_of))
     rows, columns = rows[found], columns_of[chosen[found]]
     return _time_map(rule, teacher, student, rows, columns, np.ones(len(rows)))
-
-
-def _no_entries() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0)
 
 
 def _time_map(

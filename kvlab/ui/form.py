@@ -8,20 +8,26 @@ from kvlab import prompts
 from kvlab.errors import KvlabError, PromptError
 from kvlab.prompts import Reading
 from kvlab.request import checked
+from kvlab.segments import Markers
 from kvlab.types import Document
 from kvlab.ui import backend
-from kvlab.ui.text import CALIBRATION, KEYS, PROJECTORS, TIME_RULES, show_error
+from kvlab.ui.text import CALIBRATION, KEYS, PROJECTORS, SEGMENTS, TIME_RULES, show_error
 
 SOURCES = {"samples": "Bundled samples", "paste": "Paste", "upload": "Upload"}
 ALIASES = ["Qwen2-7B", "TinyLlama"]
 PASTE_HELP = "Separate prompts by an empty line."
 UPLOAD_HELP = ".txt (prompts separated by blank lines), .jsonl (prompt or text, reasoning, answer), .csv, .parquet"
 
+MARKER_HELP = {name: f"One a line: {field.description}." for name, field in Markers.model_fields.items()}
 
 # What the form starts with, by widget key.
 FIELDS = {
     "form-source": "samples",
     "form-pasted": "",
+    "form-segments": "auto",
+    "form-markers-reasoning": "\n".join(Markers().reasoning),
+    "form-markers-answer": "\n".join(Markers().answer),
+    "form-chat": False,
     "form-time": "floor",
     "form-projector": "ridge",
     "form-calibration": "auto",
@@ -44,6 +50,7 @@ def new_analysis() -> str | None:
     with left:
         teacher, student = models()
         documents, described = _prompts()
+        parts, chat = _parts()
     with right:
         settings, calibration, device, dtype = _settings()
     if not st.button("Run", type="primary", icon=":material/play_arrow:", disabled=not documents, key="run-button"):
@@ -54,10 +61,11 @@ def new_analysis() -> str | None:
                 "teacher": teacher,
                 "student": student,
                 "prompts": described,
+                **parts,
                 "calibration": calibration,
                 "device": device,
                 "dtype": dtype,
-                "settings": settings,
+                "settings": settings | {"chat": chat},
             }
         )
         return backend.launch(request, documents)
@@ -139,6 +147,27 @@ def _shown(reading: Reading) -> list[Document]:
         rows = [{"where": p.where, "problem": p.message} for p in reading.problems]
         st.dataframe(rows, hide_index=True, height=min(180, 38 + 35 * len(rows)))
     return reading.documents
+
+
+def _parts() -> tuple[dict, bool]:
+    """How prompts are cut into parts, and whether they are read as a chat."""
+    with st.expander("Segments and chat"):
+        chat = st.toggle(
+            "Read as a chat",
+            key="form-chat",
+            help="Prompt: the user's message; reasoning and answer: the assistant's. Each model in its own template.",
+        )
+        source = st.selectbox(
+            "Prompt, reasoning, answer", list(SEGMENTS), format_func=SEGMENTS.get, key="form-segments"
+        )
+        written = {
+            name: column.text_area(
+                f"The {name} begins with", key=f"form-markers-{name}", height=110, disabled=source != "auto", help=field
+            )
+            for column, (name, field) in zip(st.columns(2), MARKER_HELP.items(), strict=True)
+        }
+    markers = {name: [line for line in text.splitlines() if line.strip()] for name, text in written.items()}
+    return {"segments": source, "markers": markers}, chat
 
 
 def _settings() -> tuple[dict, str, str, str]:

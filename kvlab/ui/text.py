@@ -15,8 +15,11 @@ TIME_RULES = {
     "floor": "floor — last teacher token that ends at or before the student token (causal)",
     "exact": "exact — only where both end at the same byte",
     "ceil": "ceil — first teacher token that ends at or after (looks ahead)",
+    "overlap": "overlap — mean of the teacher tokens that share its bytes (not causal)",
     "linear": "linear — interpolation by position, blind to the text",
     "nearest": "nearest — rounded position, blind to the text",
+    "segment": "segment — linear inside prompt, reasoning and answer",
+    "rkv": "R-KV — per head, the teacher steps that matter most and repeat least",
 }
 PROJECTORS = {
     "ridge": "ridge — closed form, from all teacher heads",
@@ -28,6 +31,11 @@ CALIBRATION = {
     "auto": "auto — also on the bundled samples when there are fewer than 20 prompts",
     "samples": "my prompts and the bundled samples",
     "none": "my prompts only",
+}
+SEGMENTS = {
+    "auto": "from the fields of the file, else from markers in the text",
+    "fields": "from the fields of the file only",
+    "none": "none — every prompt is one",
 }
 ERROR_MEANING = (
     "Error = RSS / TSS = 1 − R² on documents that the map was not fitted on: 0 is perfect, 1 is no better than the "

@@ -18,7 +18,7 @@ def panel(alignment: Alignment, run_id: str) -> None:
     if not alignment.inspected:
         st.info("No document was kept token by token. Run again with --inspect above 0.")
         return
-    rules = list(alignment.timeline["rules"])
+    rules, used = list(alignment.timeline["rules"]), alignment.settings["time"]
     left, middle, right = st.columns([3, 3, 2])
     with left:
         number = document_picker(alignment, run_id, "timeline")
@@ -26,7 +26,7 @@ def panel(alignment: Alignment, run_id: str) -> None:
         rule = st.selectbox(
             "Joined by",
             rules,
-            index=rules.index(alignment.settings["time"]),
+            index=rules.index(used) if used in rules else 0,  # rkv has no map of its own: its steps differ by head
             format_func=TIME_RULES.get,
             key=f"rule-{run_id}",
         )
@@ -47,7 +47,7 @@ def panel(alignment: Alignment, run_id: str) -> None:
     )
     downloads.figure_button(figure, f"timeline-{number}-{rule}", f"timeline-{run_id}")
     st.caption(
-        f"Errors are held out, under the {alignment.settings['time']} rule of this analysis, averaged over all heads. "
+        f"Errors are held out, under the {used} rule of this analysis, averaged over all heads. "
         "␣ is a space, ⏎ a line break, <E4> one byte of a character that is split."
     )
     left, right = st.columns(2)

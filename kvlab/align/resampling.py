@@ -1,0 +1,83 @@
+"""Resampling a timeline by its length alone: the seed's functions, u = i * (T_in - 1) / (T_out - 1)."""
+
+from __future__ import annotations
+
+import torch
+
+from kvlab.errors import AlignError
+
+NO_STEP = -1
+
+
+def linear_indices(t_in: int, t_out: int) -> torch.Tensor:
+    """[T_out] int64: the rounded index of u = i * (T_in - 1) / (T_out - 1), always in [0, T_in).
+
+    Monotone, reaches both ends when T_out >= 2. An empty input has no step to point at: all are -1.
+    Integer arithmetic, so no rounding can leave the range.
+    """
+    _check_lengths(t_in, t_out)
+    if t_in == 0:
+        return torch.full((t_out,), NO_STEP, dtype=torch.int64)
+    steps = torch.arange(t_out, dtype=torch.int64)
+    intervals = max(t_out - 1, 1)
+    return (2 * steps * (t_in - 1) + intervals) // (2 * intervals)
+
+
+def safe_time_resample(x: torch.Tensor, t_out: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Nearest-step resampling [..., T_in, D] -> [..., T_out, D], and signal [T_out] bool.
+
+    An empty timeline gives zeros with signal False everywhere: no teacher signal, to be masked in a loss.
+    """
+    indices = linear_indices(x.shape[-2], t_out).to(x.device)
+    signal = indices >= 0
+    if x.shape[-2] == 0:
+        return x.new_zeros(*x.shape[:-2], t_out, x.shape[-1]), signal
+    return x.index_select(-2, indices), signal
+
+
+def resample_kv_with_interpolation(
+    keys: torch.Tensor, values: torch.Tensor, t_out: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Linear interpolation of keys and values [..., T_in, D] -> [..., T_out, D], and signal [T_out] bool.
+
+    Equal to ``numpy.interp`` per channel. Works on keys before or after RoPE; before is what makes sense.
+    """
+    t_in = keys.shape[-2]
+    if values.shape[-2] != t_in:
+        raise AlignError(
+            "time-length-mismatch",
+            expected="keys and values of one length",
+            found=f"keys with T={t_in} and values with T={values.shape[-2]}",
+            remedy="pass the keys and values of the same cache layer",
+        )
+    _check_lengths(t_in, t_out)
+    signal = torch.full((t_out,), t_in > 0, device=keys.device)
+    lower, upper, fraction = (part.to(keys.device) for part in interpolation(t_in, t_out))
+
+    def interpolate(x: torch.Tensor) -> torch.Tensor:
+        if t_in == 0:
+            return x.new_zeros(*x.shape[:-2], t_out, x.shape[-1])
+        weight = fraction.to(x.dtype).unsqueeze(-1)
+        return torch.lerp(x.index_select(-2, lower), x.index_select(-2, upper), weight)
+
+    return interpolate(keys), interpolate(values), signal
+
+
+def interpolation(t_in: int, t_out: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Lower index, upper index and weight of the upper at u, each [T_out], from exact integer division."""
+    intervals = max(t_out - 1, 1)
+    numerator = torch.arange(t_out, dtype=torch.int64) * max(t_in - 1, 0)
+    lower = numerator // intervals
+    fraction = (numerator % intervals).double() / intervals
+    upper = torch.clamp(lower + 1, max=max(t_in - 1, 0))
+    return lower, upper, fraction
+
+
+def _check_lengths(t_in: int, t_out: int) -> None:
+    if t_in < 0 or t_out < 0:
+        raise AlignError(
+            "time-negative-length",
+            expected="lengths of 0 or more steps",
+            found=f"T_in={t_in}, T_out={t_out}",
+            remedy="pass the lengths of the two timelines",
+        )
