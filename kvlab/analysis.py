@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+import transformers
 import yaml
 from safetensors.torch import save_file
 
 from kvlab import prompts, report, results
-from kvlab.align.pipeline import align
+from kvlab.align.pipeline import Aligned, align_several
+from kvlab.align.unfinished import Unfinished
 from kvlab.errors import RunError
-from kvlab.models import ModelCache
+from kvlab.models import LoadedModel, ModelCache
 from kvlab.request import AnalysisRequest, checked
 from kvlab.results import Alignment
 from kvlab.segments import segmented
@@ -23,27 +27,49 @@ CONFIG_NAME, PROJECTOR_NAME = "config.yaml", "projector.safetensors"
 
 
 def analyse(folder: Path, progress: Progress, cache: ModelCache) -> None:
-    """Compute what ``config.yaml`` and ``prompts.jsonl`` of a run folder ask for, and write it there."""
+    """Compute what ``config.yaml`` and ``prompts.jsonl`` of a run folder ask for, and write it there.
+
+    A folder in which this was interrupted before goes on where it stopped.
+    """
     request = read_request(folder)
     documents = prompts.read_prompts(folder / prompts.RUN_PROMPTS)
-    alignment, maps = compute(request, documents, cache, progress)
+    aligned = compute(request, documents, cache, progress, folder)
     progress("writing results", 0, 1)
-    write(alignment, maps, folder)
+    write(aligned, folder)
     progress("writing results", 1, 1)
 
 
 def compute(
-    request: AnalysisRequest, documents: Sequence[Document], cache: ModelCache, progress: Progress = no_progress
-) -> tuple[Alignment, dict[str, HeadMap]]:
-    """Load both models through the cache and align them on ``documents``."""
-    progress(f"loading {request.teacher}", 0, 2)
-    teacher = cache.get(request.teacher, request.device, request.dtype)
-    progress(f"loading {request.student}", 1, 2)
-    student = cache.get(request.student, request.device, request.dtype)
+    request: AnalysisRequest,
+    documents: Sequence[Document],
+    cache: ModelCache,
+    progress: Progress = no_progress,
+    folder: Path | None = None,
+) -> list[Aligned]:
+    """Load all models through the cache and align each teacher with the student on ``documents``.
+
+    ``folder``: where sums are kept for an analysis that is interrupted.
+    """
+    names = (*request.teachers, request.student)
+    loaded = []
+    for number, name in enumerate(names):
+        progress(f"loading {name}", number, len(names))
+        loaded.append(cache.get(name, request.device, request.dtype))
+    *teachers, student = loaded
     calibration = calibration_documents(request, documents)
     documents, calibration = (segmented(d, request.segments, request.markers) for d in (documents, calibration))
-    alignment, maps = align(teacher, student, documents, request.settings, calibration, progress)
-    return replace(alignment, prompts=request.prompts), maps
+    unfinished = Unfinished(folder, _asked_for(request, [*documents, *calibration], loaded)) if folder else None
+    aligned = align_several(teachers, student, documents, request.settings, calibration, progress, unfinished)
+    return [(replace(alignment, prompts=request.prompts), maps) for alignment, maps in aligned]
+
+
+def _asked_for(request: AnalysisRequest, documents: Sequence[Document], loaded: Sequence[LoadedModel]) -> list:
+    """All that the sums of an analysis depend on."""
+    texts = hashlib.sha256()
+    for document in documents:
+        texts.update(repr(document).encode())
+    models = [(m.name, str(m.device), str(m.dtype), m.geometry.to_dict()) for m in loaded]
+    return [request.model_dump(mode="json"), texts.hexdigest(), models, torch.__version__, transformers.__version__]
 
 
 def calibration_documents(request: AnalysisRequest, documents: Sequence[Document]) -> list[Document]:
@@ -70,8 +96,14 @@ def read_request(folder: Path) -> AnalysisRequest:
         ) from error
 
 
-def write(alignment: Alignment, maps: dict[str, HeadMap], folder: Path) -> None:
-    """Everything ``align --out`` leaves: the numbers last, so that alignment.json means a finished run."""
+def write(aligned: Sequence[Aligned], folder: Path) -> None:
+    """Everything ``align --out`` leaves: the first teacher's numbers last, so that alignment.json means finished."""
+    for number, (alignment, maps) in reversed(list(enumerate(aligned, 1))):
+        _write_one(alignment, maps, folder if number == 1 else folder / results.OTHER_TEACHER.format(number))
+    Unfinished(folder, None).remove()
+
+
+def _write_one(alignment: Alignment, maps: dict[str, HeadMap], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
         f"{kind}.{layer}.{part}": tensor.contiguous()

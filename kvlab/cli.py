@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -59,13 +58,15 @@ def _add_align(commands, common) -> None:
     for name, choices in (
         ("time", asked.TimeRule),
         ("layers", asked.LayerRule),
+        ("search", asked.Search),
         ("projector", asked.Projector),
         ("keys", asked.KeySpace),
     ):
         _add_setting(align, AlignSettings, name, choices=get_args(choices))
-    for name in ("folds", "sinks", "inspect", "max_tokens", "batch_tokens", "seed"):
+    for name in ("folds", "sinks", "inspect", "max_tokens", "batch_tokens", "sample_tokens", "seed"):
         _add_setting(align, AlignSettings, name, type=int)
     _add_setting(align, AlignSettings, "chat", action="store_true")
+    _add_setting(align, AlignSettings, "random_teacher", action=argparse.BooleanOptionalAction)
     _add_setting(align, AnalysisRequest, "calibration", choices=get_args(asked.Calibration))
     _add_setting(align, AnalysisRequest, "segments", choices=get_args(Source))
     for name in Markers.model_fields:
@@ -86,7 +87,7 @@ def _add_setting(parser: argparse.ArgumentParser, model, name: str, **options) -
 
 
 def _align(options: argparse.Namespace) -> int:
-    requests = [_request(options, teacher) for teacher in options.teacher]
+    request = _request(options)
     _check_out(options.out)
     # torch and the models' libraries take seconds to import; a usage error should not.
     from transformers.utils import logging as transformers_logging
@@ -99,22 +100,28 @@ def _align(options: argparse.Namespace) -> int:
     for name in {*options.teacher, options.student}:
         geometry(name)  # refuse what cannot be used before loading anything
     cache = ModelCache()
-    for number, request in enumerate(requests, 1):
-        folder = options.out if len(requests) == 1 else options.out / f"{number}-{_slug(request.teacher)}"
+    try:
         with Bar() as progress:
-            alignment, maps = analysis.compute(request, documents, cache, progress)
-        analysis.write(alignment, maps, folder)
+            aligned = analysis.compute(request, documents, cache, progress, options.out)
+    except KeyboardInterrupt:
+        print("kvlab: interrupted; the same command goes on where this stopped.", file=sys.stderr)
+        return 2
+    analysis.write(aligned, options.out)
+    for alignment, _ in aligned:
         print(report.sentence(alignment))
-        for note in alignment.notes:
-            print(f"Note: {note}")
-        print(f"Written: {folder}/alignment.json, heads.csv, report.html")
+    if aligned[0][0].fusion:
+        print(report.fusion_sentence(aligned[0][0]))
+    for note in dict.fromkeys(note for alignment, _ in aligned for note in alignment.notes):
+        print(f"Note: {note}")
+    print(f"Written: {options.out}/alignment.json, heads.csv, report.html")
     return 0
 
 
-def _request(options: argparse.Namespace, teacher: str) -> AnalysisRequest:
+def _request(options: argparse.Namespace) -> AnalysisRequest:
     return asked.checked(
         {
-            "teacher": teacher,
+            "teacher": options.teacher[0],
+            "more_teachers": options.teacher[1:],
             "student": options.student,
             "prompts": options.prompts.name if options.prompts else "bundled samples",
             "calibration": options.calibration,
@@ -154,10 +161,6 @@ def _check_out(folder: Path) -> None:
             found=f"{type(error).__name__}: {error.strerror}",
             remedy="choose another folder, or free space",
         ) from error
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-.") or "teacher"
 
 
 def _check(options: argparse.Namespace) -> int:

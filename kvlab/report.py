@@ -53,6 +53,20 @@ def sentence(alignment: Alignment) -> str:
     )
 
 
+def fusion_sentence(alignment: Alignment) -> str:
+    """What all teachers together explain beyond the best single one."""
+    parts = []
+    for kind, name in plots.KIND_NAME.items():
+        scores = [s for s in alignment.fusion if s.kind == kind and isfinite(s.r2)]
+        if scores:
+            r2, gain = (sum(getattr(s, field) for s in scores) / len(scores) for field in ("r2", "gain"))
+            parts.append(f"{whole(r2)} of {name} ({_points(gain)} over the best single teacher)")
+    return (
+        f"Fused in the student's space, {len(alignment.teachers)} teachers explain {' and '.join(parts)}, averaged "
+        f"over heads, on the {alignment.fusion[0].n:,} tokens that all of them cover."
+    )
+
+
 def whole(share: float) -> str:
     """A share in whole percent, without a negative zero; a dash when there is none."""
     return f"{round(share * 100) + 0}%" if isfinite(share) else "–"

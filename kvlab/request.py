@@ -10,7 +10,8 @@ from kvlab.errors import AlignError
 from kvlab.segments import Markers, Source
 
 TimeRule = Literal["exact", "floor", "ceil", "overlap", "linear", "nearest", "segment", "rkv"]
-LayerRule = Literal["depth"]
+LayerRule = Literal["depth", "cka", "heldout"]
+Search = Literal["banded", "full"]
 Projector = Literal["ridge", "structured", "group-mean"]
 KeySpace = Literal["pre-rope", "post-rope"]
 Calibration = Literal["auto", "samples", "none"]
@@ -22,7 +23,8 @@ class AlignSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     time: TimeRule = Field("floor", description="which teacher step stands for a student step")
-    layers: LayerRule = Field("depth", description="which teacher layer explains a student layer")
+    layers: LayerRule = Field("heldout", description="which teacher layers explain a student layer")
+    search: Search = Field("banded", description="teacher layers searched: near the proportional depth, or all")
     projector: Projector = Field("ridge", description="the map from teacher heads to student heads")
     keys: KeySpace = Field("pre-rope", description="keys with the rotation undone, or as cached")
     folds: int = Field(5, ge=2, le=20, description="folds of documents for cross-validation")
@@ -31,15 +33,22 @@ class AlignSettings(BaseModel):
     max_tokens: int = Field(4096, ge=2, description="longest timeline per document; longer ones are cut, and said")
     batch_tokens: int = Field(4096, ge=1, description="padded tokens per forward")
     chat: bool = Field(False, description="read prompts as a chat, in each model's own template, not as plain text")
-    seed: int = Field(0, ge=0, description="of the fold assignment and the shuffled control")
+    sample_tokens: int = Field(
+        20_000,
+        ge=100,
+        description="student tokens, of the first documents, on which layers are chosen and controls measured",
+    )
+    random_teacher: bool = Field(True, description="control: a teacher of the same architecture with random weights")
+    seed: int = Field(0, ge=0, description="of the fold assignment, the shuffled control and the random weights")
 
 
 class AnalysisRequest(BaseModel):
-    """One alignment of one teacher with one student; ``config.yaml`` of a run folder."""
+    """One alignment of one or more teachers with one student; ``config.yaml`` of a run folder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     teacher: str = Field(description="a demo model, a Hugging Face id, an alias or a local folder")
+    more_teachers: tuple[str, ...] = Field((), description="further teachers, each aligned on its own and all fused")
     student: str = Field(description="likewise")
     prompts: str = Field("bundled samples", description="where the prompts came from, in words")
     calibration: Calibration = Field(
@@ -53,6 +62,10 @@ class AnalysisRequest(BaseModel):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     settings: AlignSettings = AlignSettings()
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        return (self.teacher, *self.more_teachers)
 
 
 def checked(fields: dict) -> AnalysisRequest:

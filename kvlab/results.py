@@ -1,8 +1,10 @@
 """A finished alignment, on disk and back. The web process reads these; no torch here.
 
-``alignment.json`` holds everything but the per-token and per-teacher-head arrays, which lie beside it in
-``arrays.safetensors`` (float32): ``contribution.{key,value}.{without,alone}`` [Ls, Hs, Ht],
-``document.N.error.{key,value}`` [Ls, Hs, Ts], ``document.N.{index,lag}.RULE`` [Ts].
+``alignment.json`` holds everything but the arrays, which lie beside it in ``arrays.safetensors`` (float32):
+``contribution.{key,value}.{without,alone}`` [Ls, Hs, Ht], ``similarity.{key,value}.{cka,cka_shuffled,r2}`` [Ls, Lt]
+and ``.own`` [Ls, Ls], ``document.N.error.{key,value}`` [Ls, Hs, Ts], ``document.N.{index,lag}.RULE`` [Ts], and of the
+rkv rule ``document.N.rkv.steps`` [Lt, Ht, Ts] and ``document.N.rkv.{importance,redundancy,score}`` [Lt, Ht, Tt].
+Not a number where there is nothing. Of several teachers the first lies here, the others in ``teacher-2/``, ...
 """
 
 from __future__ import annotations
@@ -19,14 +21,18 @@ from safetensors.numpy import load_file, save_file
 
 from kvlab.errors import AlignError
 
-FORMAT = 1
+FORMAT = 2
 JSON_NAME, ARRAYS_NAME, CSV_NAME = "alignment.json", "arrays.safetensors", "heads.csv"
+FUSION_NAME, OTHER_TEACHER = "fusion.csv", "teacher-{}"
 CSV_COLUMNS = ["kind", "layer", "head", "r2", "error", "cosine", "r2_shuffled", "r2_identity", "n"]
 
 
 @dataclass(frozen=True)
 class HeadScore:
-    """Held-out scores of one student head; error = RSS / TSS = 1 - R^2 of documents not fitted on."""
+    """Held-out scores of one student head; error = RSS / TSS = 1 - R^2 of documents not fitted on.
+
+    Standard errors are by jackknife over folds. What was not measured is not a number.
+    """
 
     kind: str  # "key" | "value"
     layer: int  # as numbered in the student
@@ -34,22 +40,54 @@ class HeadScore:
     r2: float
     error: float
     cosine: float  # pooled over rows, not centred
-    r2_shuffled: float  # the same ridge on rows in shuffled order
+    r2_shuffled: float  # the same ridge on rows in shuffled order, on the sample's rows
     r2_identity: float  # ridge from the teacher's context-free token embedding
     n: int  # scored rows (student tokens)
-    se: float  # of r2, jackknife over folds
+    se: float  # of r2
     gain: float  # r2 - r2_identity
     gain_se: float
+    error_standardised: float  # mean over channels of RSS / TSS: every channel counts alike
+    shuffled_se: float
+    identity_se: float
+    r2_group_mean: float  # contiguous groups of heads and channels averaged, nothing fitted
+    r2_random: float  # ridge from a teacher of random weights, on the sample's rows
+    random_se: float
+    gain_random: float  # r2 on the sample's rows - r2_random
+    gain_random_se: float
+    n_control: int  # rows of the sample: shuffled rows and random weights are measured on these
+    error_sink: float  # RSS / TSS of the first content tokens, which are in no fit and not in r2
+    n_sink: int
+    error_special: float  # of the special token that both models begin with
+    n_special: int
 
     @property
     def beats_controls(self) -> bool | None:
-        """Better than the mean, than shuffled rows, and than the token alone by more than two standard errors.
+        """Better than the mean, shuffled rows and the group mean, and by more than two standard errors than the
+        token alone and than a teacher of random weights (where that was measured).
 
         None where there is no standard error (one scored fold): not known.
         """
         if not isfinite(self.gain_se):
             return None
-        return self.r2 > max(0.0, self.r2_shuffled) and self.gain > 2 * self.gain_se
+        floor = max(v for v in (0.0, self.r2_shuffled, self.r2_group_mean) if isfinite(v))
+        over_random = not isfinite(self.gain_random) or self.gain_random > 2 * self.gain_random_se
+        return self.r2 > floor and self.gain > 2 * self.gain_se and over_random
+
+
+@dataclass(frozen=True)
+class FusedScore:
+    """One student head explained by all teachers together, on the tokens that all of them cover."""
+
+    kind: str
+    layer: int
+    head: int
+    r2: float
+    se: float
+    r2_alone: list[float]  # of each teacher, on the same tokens
+    weights: list[float]  # of each teacher's prediction
+    gain: float  # over the best single teacher
+    gain_se: float
+    n: int
 
 
 @dataclass(frozen=True)
@@ -80,11 +118,15 @@ class Alignment:
     student: dict[str, Any]
     data: dict[str, Any]
     timeline: dict[str, Any]
-    layer_map: dict[str, Any]
+    layer_map: dict[str, Any]  # rule, search, rows, teacher_layers and by_fold per kind, numbered as in the teacher
     heads: list[HeadScore]
     inspected: list[Inspected]
     notes: list[str]
     versions: dict[str, str]
+    capture: dict[str, Any] = field(default_factory=dict)  # self-tests of "teacher" and "student"
+    controls: dict[str, Any] = field(default_factory=dict)  # what the sample was, and the random weights
+    teachers: list[str] = field(default_factory=list)  # all teachers of the analysis; this one among them
+    fusion: list[FusedScore] = field(default_factory=list)  # of several teachers
     timings: dict[str, float] = field(default_factory=dict)
     prompts: str = ""
     arrays: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
@@ -94,10 +136,24 @@ class Alignment:
         rows = [asdict(score) | {"beats_controls": score.beats_controls} for score in self.heads]
         return pd.DataFrame(rows)
 
+    def fusion_table(self) -> pd.DataFrame:
+        """All fused scores, one row each, with a column per teacher."""
+        rows = []
+        for score in self.fusion:
+            fields = asdict(score)
+            of_teachers = {name: fields.pop(name) for name in ("r2_alone", "weights")}
+            for name, values in of_teachers.items():
+                fields |= {f"{name} {number}": value for number, value in enumerate(values, 1)}
+            rows.append(fields)
+        return pd.DataFrame(rows)
+
     def grid(self, kind: str, column: str) -> np.ndarray:
-        """[Ls, Hs] of one column of the table."""
+        """[Ls, Hs] of one column of the table; not a number where a layer has fewer heads."""
         chosen = [s for s in self.heads if s.kind == kind]
-        return np.array([getattr(s, column) for s in chosen], dtype=float).reshape(-1, self.student["kv_heads"])
+        grid = np.full((len(self.student["kv_layers"]), 1 + max(s.head for s in chosen)), np.nan)
+        for score in chosen:
+            grid[self.layer_position(score.layer), score.head] = getattr(score, column)
+        return grid
 
     def score(self, kind: str, layer: int, head: int) -> HeadScore:
         """The score of student layer ``layer`` (as numbered in the model) and KV head ``head``."""
@@ -117,7 +173,10 @@ class Alignment:
 
     def summary(self) -> dict[str, Any]:
         """Means over layers and heads, K and V apart."""
-        columns = ("r2", "r2_identity", "r2_shuffled", "gain", "cosine")
+        columns = (
+            *("r2", "r2_identity", "r2_shuffled", "r2_random", "r2_group_mean"),
+            *("gain", "gain_random", "cosine", "error_standardised"),
+        )
         return {kind: {c: self.mean(kind, c) for c in columns} for kind in ("key", "value")}
 
     def to_dict(self) -> dict[str, Any]:
@@ -127,6 +186,7 @@ class Alignment:
             **fields,
             "heads": [asdict(s) for s in self.heads],
             "inspected": [asdict(d) for d in self.inspected],
+            "fusion": [asdict(s) for s in self.fusion],
             "summary": self.summary(),
         }
 
@@ -137,6 +197,8 @@ def write(alignment: Alignment, folder: Path) -> None:
     (folder / JSON_NAME).unlink(missing_ok=True)
     save_file(alignment.arrays, folder / ARRAYS_NAME)
     (folder / CSV_NAME).write_text(heads_csv(alignment), encoding="utf-8")
+    if alignment.fusion:
+        (folder / FUSION_NAME).write_text(alignment.fusion_table().to_csv(index=False), encoding="utf-8")
     text = json.dumps(plain(alignment.to_dict()), ensure_ascii=False, indent=1, allow_nan=False)
     partial = folder / (JSON_NAME + ".partial")
     partial.write_text(text, encoding="utf-8")
@@ -156,6 +218,7 @@ def read(folder: Path) -> Alignment:
         fields.pop("summary")
         fields["heads"] = [HeadScore(**_numbers(s)) for s in fields["heads"]]
         fields["inspected"] = [_inspected(d) for d in fields["inspected"]]
+        fields["fusion"] = [_fused(s) for s in fields["fusion"]]
         return Alignment(**fields, arrays=load_file(folder / ARRAYS_NAME))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AlignError(
@@ -173,6 +236,11 @@ def _inspected(fields: dict) -> Inspected:
 
 def _numbers(fields: dict) -> dict:
     return {k: float("nan") if v is None else v for k, v in fields.items()}
+
+
+def _fused(fields: dict) -> FusedScore:
+    lists = {name: [float("nan") if v is None else v for v in fields[name]] for name in ("r2_alone", "weights")}
+    return FusedScore(**_numbers(fields | lists))
 
 
 def plain(value: Any) -> Any:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from kvlab import cli
+from kvlab import cli, results
 from tests.tiny import TEXT, tiny_model
 
 pytestmark = [pytest.mark.model, pytest.mark.xdist_group("cli")]
@@ -45,7 +45,7 @@ def test_align_writes_everything_and_says_the_finding(pair, prompt_file, tmp_pat
 def test_segments_markers_and_chat_reach_the_request(tmp_path):
     def request(*extra):
         options = ["align", "--teacher", "t", "--student", "s", "--out", str(tmp_path), *extra]
-        return cli._request(cli._parser().parse_args(options), "t")
+        return cli._request(cli._parser().parse_args(options))
 
     default = request()
     assert (default.segments, default.settings.chat) == ("auto", False) and "####" in default.markers.answer
@@ -54,11 +54,17 @@ def test_segments_markers_and_chat_reach_the_request(tmp_path):
     assert (own.segments, own.settings.chat) == ("none", True)
 
 
-def test_several_teachers_each_get_a_folder(pair, prompt_file, tmp_path):
+def test_several_teachers_are_one_analysis_with_a_fusion(pair, prompt_file, tmp_path, capsys):
     out = tmp_path / "out"
     again = [*pair, "--teacher", pair[3], "--prompts", str(prompt_file), "--out", str(out), "--inspect", "0"]
     assert cli.main(["align", *again, "--calibration", "none"]) == 0
-    assert len(list(out.glob("*/alignment.json"))) == 2
+    first, second = results.read(out), results.read(out / "teacher-2")
+    assert first.teachers == second.teachers == [pair[1], pair[3]]
+    assert (first.teacher["name"], second.teacher["name"]) == (pair[1], pair[3])
+    assert first.fusion == second.fusion != []
+    header = (out / "fusion.csv").read_text().splitlines()[0]
+    assert header == "kind,layer,head,r2,se,gain,gain_se,n,r2_alone 1,r2_alone 2,weights 1,weights 2"
+    assert "2 teachers explain" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from sklearn.linear_model import Ridge
 
 from kvlab.align import crossfit as cf
 from kvlab.align import metrics
-from kvlab.align.statistics import Inputs, Outputs, about_own_mean, centred
+from kvlab.align.statistics import Inputs, Outputs, about_own_mean, centred, pilot_of
+from kvlab.align.sums import FIT_AND_SCORE, FIT_ONLY, SCORE_ONLY, Pairing
 
 P, HEADS, WIDTH, FOLDS = 10, 2, 3, 4
 
@@ -24,20 +25,18 @@ def rows(seed=0, n=120, noise=1.0, offset=0.0):
 
 
 def sums(x, y, fold, exact, fit_only=None):
-    inputs = cf.FoldSums(lambda: Inputs.empty(x[:5].mean(0)), FOLDS)
-    outputs = cf.FoldSums(lambda: Outputs.empty(x[:5].mean(0), y[:5].mean(0)), FOLDS)
+    pairing = Pairing.begin(pilot_of(x[:5]), pilot_of(y[:5]), FOLDS)
     fit_only = torch.zeros(len(x), dtype=bool) if fit_only is None else fit_only
     for part, chosen in (
-        (cf.FIT_AND_SCORE, exact & ~fit_only),
-        (cf.SCORE_ONLY, ~exact & ~fit_only),
-        (cf.FIT_ONLY, exact & fit_only),
+        (FIT_AND_SCORE, exact & ~fit_only),
+        (SCORE_ONLY, ~exact & ~fit_only),
+        (FIT_ONLY, exact & fit_only),
     ):
         for f in range(FOLDS):
             picked = chosen & (fold == f)
             for half in (picked & (torch.arange(len(x)) % 2 == 0), picked & (torch.arange(len(x)) % 2 == 1)):
-                inputs.add(f, part, x[half])
-                outputs.add(f, part, x[half], y[half])
-    return inputs, outputs
+                pairing.add(f, part, x[half], y[half])
+    return pairing
 
 
 @settings(max_examples=20)
@@ -59,8 +58,8 @@ def test_sums_in_pieces_equal_covariances_of_the_whole(seed, offset):
 
 def test_held_out_scores_equal_scikit_learn_on_explicit_splits():
     x, y, fold, exact = rows()
-    inputs, outputs = sums(x, y, fold, exact)
-    fitted = cf.crossfit_ridge(inputs, outputs, HEADS)
+    pairing = sums(x, y, fold, exact)
+    fitted = cf.crossfit_ridge(pairing, HEADS)
     dot, norm_y, norm_hat = torch.zeros(3, HEADS, dtype=torch.float64)
     for f in range(FOLDS):
         train, test = exact & (fold != f), fold == f
@@ -85,7 +84,7 @@ def test_held_out_scores_equal_scikit_learn_on_explicit_splits():
 def test_the_penalty_of_a_fold_is_the_best_of_an_explicit_inner_cross_validation():
     x, y, fold, _ = rows(3, n=60, noise=4.0)
     exact = torch.ones(60, dtype=bool)
-    fitted = cf.crossfit_ridge(*sums(x, y, fold, exact), HEADS)
+    fitted = cf.crossfit_ridge(sums(x, y, fold, exact), HEADS)
     for f in range(FOLDS):
         errors = np.zeros((len(cf.RELATIVE_PENALTIES), HEADS))
         for g in set(range(FOLDS)) - {f}:
@@ -102,7 +101,7 @@ def test_the_penalty_of_a_fold_is_the_best_of_an_explicit_inner_cross_validation
 def test_calibration_rows_are_fitted_on_but_never_scored():
     x, y, fold, exact = rows(5)
     fit_only = torch.arange(len(x)) % 3 == 0
-    fitted = cf.crossfit_ridge(*sums(x, y, fold, exact, fit_only), HEADS)
+    fitted = cf.crossfit_ridge(sums(x, y, fold, exact, fit_only), HEADS)
     assert int(fitted.n.sum()) == int((~fit_only).sum())
     f = 1
     train = exact & (fold != f)
@@ -114,23 +113,22 @@ def test_noise_scores_zero_held_out_although_it_fits_its_own_rows():
     x, y = torch.randn(2, 60, P, generator=g, dtype=torch.float64)
     y = y[:, : HEADS * WIDTH]
     fold = torch.arange(60) % FOLDS
-    fitted = cf.crossfit_ridge(*sums(x, y, fold, torch.ones(60, dtype=bool)), HEADS)
+    fitted = cf.crossfit_ridge(sums(x, y, fold, torch.ones(60, dtype=bool)), HEADS)
     in_sample = 1 - np.linalg.lstsq(x - x.mean(0), y - y.mean(0), rcond=None)[1].sum() / ((y - y.mean(0)) ** 2).sum()
     assert in_sample > 0.1
     assert (fitted.r2 < 0.05).all()
 
 
 def test_train_mean_predictor_scores_exactly_zero():
-    inputs, outputs = sums(*rows(7))
-    zero = cf.crossfit_fixed(inputs, outputs, HEADS, lambda train: torch.zeros_like(train.xy))
+    zero = cf.crossfit_fixed(sums(*rows(7)), HEADS, lambda train: torch.zeros_like(train.xy))
     torch.testing.assert_close(zero.r2, torch.zeros(HEADS, dtype=torch.float64))
 
 
 def test_teacher_head_contributions_equal_explicit_refits():
     x, y, fold, exact = rows(11)
-    inputs, outputs = sums(x, y, fold, exact)
     heads_t, relative = 5, 1e-2
-    found = cf.teacher_head_contributions(inputs, outputs, HEADS, heads_t, relative)
+    blocks = list(torch.arange(P).split(P // heads_t))
+    found = cf.teacher_head_contributions(sums(x, y, fold, exact), HEADS, blocks, relative)
     rss = torch.zeros(heads_t, 3, HEADS, dtype=torch.float64)
     tss = torch.zeros(HEADS, dtype=torch.float64)
     for f in range(FOLDS):

@@ -64,7 +64,15 @@ def test_every_covered_token_is_linked_once_in_the_colour_of_its_lag(sample, rul
 
 def test_index_maps_draw_every_rule(sample):
     figure = plots.index_maps(sample, 0)
-    assert [trace.name for trace in figure.data] == ["exact", "floor", "ceil", "linear", "nearest"]
+    assert [trace.name for trace in figure.data] == [
+        "exact",
+        "floor",
+        "ceil",
+        "overlap",
+        "linear",
+        "nearest",
+        "segment",
+    ]
     floor = sample.arrays["document.0.index.floor"]
     drawn = np.array([np.nan if y is None else y for y in figure.data[1].y], dtype=float)
     np.testing.assert_array_equal(drawn, floor)

@@ -38,7 +38,7 @@ def test_defaults_are_the_recommended_run():
     settings = request.checked(PAIR).settings
     assert (settings.time, settings.layers, settings.projector, settings.keys) == (
         "floor",
-        "depth",
+        "heldout",
         "ridge",
         "pre-rope",
     )

@@ -24,7 +24,7 @@ def cache():
 
 def aligned(cache, **settings):
     request = REQUEST.model_copy(update={"settings": AlignSettings(**settings)})
-    return compute(request, prompts.samples(), cache)[0]
+    return compute(request, prompts.samples(), cache)[0][0]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,9 @@ def test_the_shipped_sample_is_what_align_computes(floor):
     for mine, theirs in zip(floor.heads, shipped.heads, strict=True):
         for field, value in dataclasses.asdict(mine).items():
             expected = getattr(theirs, field)
-            assert value == (pytest.approx(expected, abs=2e-3) if isinstance(value, float) else expected), field
+            assert value == (
+                pytest.approx(expected, abs=2e-3, nan_ok=True) if isinstance(value, float) else expected
+            ), field
     assert floor.timeline["rules"].keys() == shipped.timeline["rules"].keys()
     for rule, rates in shipped.timeline["rules"].items():
         assert floor.timeline["rules"][rule] == pytest.approx(rates)
@@ -69,13 +71,13 @@ def test_the_last_layer_gains_over_token_identity(floor, kind):
 
 def test_a_demo_model_explains_itself(cache):
     request = REQUEST.model_copy(update={"teacher": "demo/student", "settings": AlignSettings(inspect=0)})
-    own, _ = compute(request, prompts.samples(40), cache)
+    ((own, _),) = compute(request, prompts.samples(40), cache)
     assert own.table()["error"].max() < 1e-6
 
 
 def test_two_prompts_are_calibrated_on_the_samples(cache):
     mine = prompts.read_pasted("Tom has 3 apples and buys 4 more.\n\n小明有5个苹果，又买了7个。").documents
-    result, _ = compute(REQUEST, mine, cache)
+    ((result, _),) = compute(REQUEST, mine, cache)
     assert (result.data["documents"], result.data["calibration_documents"]) == (2, len(prompts.samples()))
     assert result.data["rows_per_feature"] >= 20
     assert "On 2 documents held out" in sentence(result) and "fitted also on 160 bundled samples" in sentence(result)

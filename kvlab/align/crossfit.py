@@ -7,74 +7,63 @@ remaining folds only (nested), so nothing about the scored documents enters the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import torch
 
 from kvlab.align import metrics
-from kvlab.align.heads import absolute_penalty, ridge
+from kvlab.align.heads import absolute_penalty, ridge_path
 from kvlab.align.statistics import Centred, Inputs, Outputs, about_own_mean, centred
+from kvlab.align.sums import Pairing, total
 
-RELATIVE_PENALTIES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+RELATIVE_PENALTIES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 100.0)
 FALLBACK_PENALTY = 1.0  # of two folds, none is left to choose a penalty on: a cautious one
 CONSTANT = 1e-12  # share of a head's energy below which its variance is rounding
-
-FIT_AND_SCORE = "fit and score"  # both models have read the same bytes
-SCORE_ONLY = "score only"  # the rule gives a teacher step, but not at the same byte
-FIT_ONLY = "fit only"  # calibration documents
-PARTS = (FIT_AND_SCORE, SCORE_ONLY, FIT_ONLY)
-
-
-@dataclass
-class FoldSums:
-    """Inputs or Outputs of each fold, by what their rows are for."""
-
-    make: Callable[[], Inputs | Outputs]
-    folds: int
-    parts: dict[str, list] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.parts = {part: [self.make() for _ in range(self.folds)] for part in PARTS}
-
-    def add(self, fold: int, part: str, *rows: torch.Tensor) -> None:
-        if len(rows[0]):
-            self.parts[part][fold].add(*rows)
-
-    def fit(self) -> list:
-        return [a + c for a, c in zip(self.parts[FIT_AND_SCORE], self.parts[FIT_ONLY], strict=True)]
-
-    def score(self) -> list:
-        return [a + b for a, b in zip(self.parts[FIT_AND_SCORE], self.parts[SCORE_ONLY], strict=True)]
 
 
 @dataclass(frozen=True)
 class CrossFit:
-    """Held-out results per fold (F) and student head (H), and the maps that gave them."""
+    """Held-out results per fold (F), output channel (Q) and student head (H), and the maps that gave them."""
 
+    heads: int
     weights: list[torch.Tensor]  # [F][P, Q]
     mean_x: list[torch.Tensor]  # [F][P], of the training rows
     mean_y: list[torch.Tensor]  # [F][Q]
-    rss: torch.Tensor  # [F, H]
-    tss: torch.Tensor  # [F, H]; not a number for a head that does not vary
+    channel_rss: torch.Tensor  # [F, Q]
+    channel_tss: torch.Tensor  # [F, Q]; not a number for a head that does not vary
     cosine: torch.Tensor  # [H]
     n: torch.Tensor  # [F] rows scored
     penalties: torch.Tensor  # [F, H], relative; not a number for maps without one
+
+    @property
+    def rss(self) -> torch.Tensor:
+        """[F, H]"""
+        return metrics.per_head(self.channel_rss, self.heads)
+
+    @property
+    def tss(self) -> torch.Tensor:
+        """[F, H]"""
+        return metrics.per_head(self.channel_tss, self.heads)
 
     @property
     def r2(self) -> torch.Tensor:
         """[H], pooled over folds."""
         return metrics.r_squared(self.rss.sum(0), self.tss.sum(0))
 
-    def heads(self, first: int, count: int) -> CrossFit:
-        """The results of ``count`` heads from ``first`` on; the maps stay those of all heads."""
-        chosen = slice(first, first + count)
+    def select(self, first: int, count: int) -> CrossFit:
+        """The results and maps of ``count`` heads from ``first`` on."""
+        width = self.channel_rss.shape[1] // self.heads
+        heads, channels = slice(first, first + count), slice(first * width, (first + count) * width)
         return replace(
             self,
-            rss=self.rss[:, chosen],
-            tss=self.tss[:, chosen],
-            cosine=self.cosine[chosen],
-            penalties=self.penalties[:, chosen],
+            heads=count,
+            weights=[w[:, channels] for w in self.weights],
+            mean_y=[mean[channels] for mean in self.mean_y],
+            channel_rss=self.channel_rss[:, channels],
+            channel_tss=self.channel_tss[:, channels],
+            cosine=self.cosine[heads],
+            penalties=self.penalties[:, heads],
         )
 
     def predict(self, fold: int, x: torch.Tensor) -> torch.Tensor:
@@ -82,53 +71,55 @@ class CrossFit:
         return (x.double() - self.mean_x[fold]) @ self.weights[fold] + self.mean_y[fold]
 
 
-def crossfit_ridge(inputs: FoldSums, outputs: FoldSums, heads: int) -> CrossFit:
+def crossfit_ridge(pairing: Pairing, heads: int) -> CrossFit:
     """Ridge with a penalty per head, chosen on held-out folds within each training set."""
-    fit_x, fit_y = inputs.fit(), outputs.fit()
-    chosen = _choose_penalties(fit_x, fit_y, heads)
+    chosen = _choose_penalties(pairing, heads)
+    relative = torch.tensor(RELATIVE_PENALTIES, dtype=torch.float64)[chosen.cpu()]
 
     def fit(train: Centred, fold: int) -> torch.Tensor:
-        path = RidgePath(train.xx, train.xy)
-        by_choice = {int(c): path.weights(RELATIVE_PENALTIES[int(c)]) for c in chosen[fold].unique()}
+        used = chosen[fold].unique()
+        solutions = dict(zip(used.tolist(), ridge_path(train, [RELATIVE_PENALTIES[int(c)] for c in used])))
         width = train.xy.shape[1] // heads
-        columns = [by_choice[int(c)][:, h * width : (h + 1) * width] for h, c in enumerate(chosen[fold])]
+        columns = [solutions[int(c)][:, h * width : (h + 1) * width] for h, c in enumerate(chosen[fold])]
         return torch.cat(columns, dim=1)
 
-    relative = torch.tensor(RELATIVE_PENALTIES, dtype=torch.float64)[chosen.cpu()]
-    return _crossfit(inputs, outputs, heads, fit, relative)
+    return _crossfit(pairing, heads, fit, relative)
 
 
-def crossfit_fixed(
-    inputs: FoldSums, outputs: FoldSums, heads: int, solve: Callable[[Centred], torch.Tensor]
-) -> CrossFit:
+def crossfit_fixed(pairing: Pairing, heads: int, solve: Callable[[Centred], torch.Tensor]) -> CrossFit:
     """Any map that follows from the training sums without a penalty to choose."""
-    nothing = torch.full((inputs.folds, heads), float("nan"))
-    return _crossfit(inputs, outputs, heads, lambda train, fold: solve(train), nothing)
+    nothing = torch.full((pairing.features.folds, heads), float("nan"))
+    return _crossfit(pairing, heads, lambda train, fold: solve(train), nothing)
 
 
-def _crossfit(inputs, outputs, heads: int, fit, penalties: torch.Tensor) -> CrossFit:
-    fit_x, fit_y, score_x, score_y = inputs.fit(), outputs.fit(), inputs.score(), outputs.score()
-    all_x, all_y = sum(fit_x[1:], fit_x[0]), sum(fit_y[1:], fit_y[0])
+def _crossfit(pairing: Pairing, heads: int, fit, penalties: torch.Tensor) -> CrossFit:
+    fit_x, fit_y = pairing.features.fit(), pairing.targets.fit()
+    score_x, score_y = pairing.features.score(), pairing.targets.score()
+    all_x, all_y = total(fit_x), total(fit_y)
     weights, means_x, means_y, rss, tss, dots = [], [], [], [], [], []
-    for fold in range(inputs.folds):
+    for fold in range(pairing.features.folds):
         train = about_own_mean(all_x - fit_x[fold], all_y - fit_y[fold])
         test = centred(score_x[fold], score_y[fold], train.mean_x, train.mean_y)
-        w = fit(train, fold)
+        columns = pairing.columns_of(fold)
+        w = torch.zeros_like(train.xy)
+        w[columns] = fit(train.features(columns), fold)
         weights.append(w)
         means_x.append(train.mean_x + all_x.pilot)
         means_y.append(train.mean_y + all_y.pilot_y)
-        rss.append(metrics.per_head(metrics.residual_squares(test, w), heads))
-        tss.append(metrics.per_head(test.yy, heads))
+        rss.append(metrics.residual_squares(test, w))
+        tss.append(test.yy)
         dots.append(_uncentred_products(test, w, means_y[-1], score_x[fold], score_y[fold], heads))
     dot, squares_a, squares_b = torch.stack(dots).sum(0)
     held_out_variance = torch.stack(tss)
-    held_out_variance[:, held_out_variance.sum(0) <= CONSTANT * squares_a] = float("nan")
+    constant = metrics.per_head(held_out_variance, heads).sum(0) <= CONSTANT * squares_a
+    held_out_variance[:, constant.repeat_interleave(held_out_variance.shape[1] // heads)] = float("nan")
     return CrossFit(
+        heads=heads,
         weights=weights,
         mean_x=means_x,
         mean_y=means_y,
-        rss=torch.stack(rss),
-        tss=held_out_variance,
+        channel_rss=torch.stack(rss),
+        channel_tss=held_out_variance,
         cosine=metrics.pooled_cosine(dot, squares_a, squares_b),
         n=torch.tensor([s.n for s in score_y]),
         penalties=penalties,
@@ -145,43 +136,38 @@ def _uncentred_products(test: Centred, w, mean_y, x: Inputs, y: Outputs, heads: 
     return torch.stack([metrics.per_head(s, heads) for s in (dot, squares_y, squares_yhat)])
 
 
-class RidgePath:
-    """All ridge solutions of one training set from one eigendecomposition; penalties relative to mean variance."""
-
-    def __init__(self, xx: torch.Tensor, xy: torch.Tensor):
-        values, self.basis = torch.linalg.eigh(xx)
-        self.values = values.clamp(min=0)
-        self.scale = self.values.mean().clamp(min=torch.finfo(xx.dtype).tiny)
-        self.rotated_xy = self.basis.T @ xy
-
-    def in_basis(self, relative: float) -> torch.Tensor:
-        return self.rotated_xy / (self.values + relative * self.scale)[:, None]
-
-    def weights(self, relative: float) -> torch.Tensor:
-        return self.basis @ self.in_basis(relative)
-
-    def rss(self, test: Centred) -> torch.Tensor:
-        """[penalties, Q] on held-out sums."""
-        gram, cross = self.basis.T @ test.xx @ self.basis, self.basis.T @ test.xy
-        solutions = torch.stack([self.in_basis(r) for r in RELATIVE_PENALTIES])
-        return test.yy - 2 * (solutions * cross).sum(1) + (solutions * (gram @ solutions)).sum(1)
-
-
-def _choose_penalties(fit_x: list[Inputs], fit_y: list[Outputs], heads: int) -> torch.Tensor:
+def _choose_penalties(pairing: Pairing, heads: int) -> torch.Tensor:
     """[F, H] index into RELATIVE_PENALTIES; fold f's is the best over pairs (train without f and g, test on g)."""
+    fit_x, fit_y = pairing.features.fit(), pairing.targets.fit()
     folds = len(fit_x)
     if folds < 3:
         fallback = RELATIVE_PENALTIES.index(FALLBACK_PENALTY)
         return torch.full((folds, heads), fallback, dtype=torch.int64)
-    all_x, all_y = sum(fit_x[1:], fit_x[0]), sum(fit_y[1:], fit_y[0])
+    all_x, all_y = total(fit_x), total(fit_y)
     rss = torch.zeros(folds, len(RELATIVE_PENALTIES), heads, dtype=torch.float64, device=all_x.gram.device)
     for f, g in combinations(range(folds), 2):
         train = about_own_mean(all_x - fit_x[f] - fit_x[g], all_y - fit_y[f] - fit_y[g])
-        path = RidgePath(train.xx, train.xy)
+        solutions: dict[tuple[int, ...], torch.Tensor] = {}
         for chosen_for, tested_on in ((f, g), (g, f)):
-            test = centred(fit_x[tested_on], fit_y[tested_on], train.mean_x, train.mean_y)
-            rss[chosen_for] += metrics.per_head(path.rss(test), heads)
+            columns = pairing.columns_of(chosen_for)
+            key = tuple(columns.tolist())
+            if key not in solutions:
+                solutions[key] = ridge_path(train.features(columns), RELATIVE_PENALTIES)
+            test = centred(fit_x[tested_on], fit_y[tested_on], train.mean_x, train.mean_y).features(columns)
+            rss[chosen_for] += metrics.per_head(metrics.residual_squares(test, solutions[key]), heads)
     return rss.argmin(1)
+
+
+def scored_apart(fit: CrossFit, pairing: Pairing, part: str) -> tuple[torch.Tensor, int]:
+    """RSS / TSS [H] of the maps on rows that are in no fit, about the training means, and the number of rows."""
+    x, y = pairing.features.of(part), pairing.targets.of(part)
+    rss, tss = torch.zeros_like(fit.channel_rss[0]), torch.zeros_like(fit.channel_rss[0])
+    for fold in range(len(x)):
+        mean_x, mean_y = fit.mean_x[fold] - x[fold].pilot, fit.mean_y[fold] - y[fold].pilot_y
+        test = centred(x[fold], y[fold], mean_x, mean_y)
+        rss += metrics.residual_squares(test, fit.weights[fold])
+        tss += test.yy
+    return metrics.per_head(rss, fit.heads) / metrics.per_head(tss, fit.heads), sum(s.n for s in y)
 
 
 # --- which teacher heads a student head is built from -------------------------------------------------------
@@ -196,34 +182,42 @@ class Contributions:
 
 
 def teacher_head_contributions(
-    inputs: FoldSums, outputs: FoldSums, heads: int, heads_t: int, relative_penalty: float
+    pairing: Pairing, heads: int, blocks: list[torch.Tensor], relative_penalty: float
 ) -> Contributions:
-    """Exact refits without (and with only) each teacher head, held out by fold.
+    """Exact refits without (and with only) each block of features, held out by fold.
 
     Leaving block a out of a ridge with inverse A^-1 and solution W gives W - A^-1[:, a] (A^-1[a, a])^-1 W[a].
+    ``blocks``: the columns of each teacher head. Columns that a fold may not use contribute nothing to it.
     """
-    fit_x, fit_y, score_x, score_y = inputs.fit(), outputs.fit(), inputs.score(), outputs.score()
-    all_x, all_y = sum(fit_x[1:], fit_x[0]), sum(fit_y[1:], fit_y[0])
-    size = len(all_x.pilot) // heads_t
-    blocks = [slice(a * size, (a + 1) * size) for a in range(heads_t)]
-    shape = (inputs.folds, heads_t + 1, heads)
+    fit_x, fit_y = pairing.features.fit(), pairing.targets.fit()
+    score_x, score_y = pairing.features.score(), pairing.targets.score()
+    all_x, all_y = total(fit_x), total(fit_y)
+    shape = (pairing.features.folds, len(blocks) + 1, heads)
     left_out, alone = (torch.zeros(shape, dtype=torch.float64, device=all_x.gram.device) for _ in "ab")
-    tss = torch.zeros(inputs.folds, heads, dtype=torch.float64, device=all_x.gram.device)
-    for fold in range(inputs.folds):
-        train = about_own_mean(all_x - fit_x[fold], all_y - fit_y[fold])
-        test = centred(score_x[fold], score_y[fold], train.mean_x, train.mean_y)
+    tss = torch.zeros(shape[0], heads, dtype=torch.float64, device=all_x.gram.device)
+    for fold in range(shape[0]):
+        columns = pairing.columns_of(fold)
+        train = about_own_mean(all_x - fit_x[fold], all_y - fit_y[fold]).features(columns)
+        test = centred(score_x[fold], score_y[fold], train_mean(all_x, fit_x[fold]), train.mean_y).features(columns)
         penalty = absolute_penalty(train, relative_penalty)
         system = train.xx + penalty * torch.eye(len(train.xx)).to(train.xx)
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(system))
-        whole = ridge(train, penalty)
+        inverse = torch.linalg.inv(system)
+        whole = inverse @ train.xy
         tss[fold] = metrics.per_head(test.yy, heads)
-        left_out[fold, heads_t] = metrics.per_head(metrics.residual_squares(test, whole), heads)
+        left_out[fold, -1] = metrics.per_head(metrics.residual_squares(test, whole), heads)
         for a, block in enumerate(blocks):
-            refit = whole - inverse[:, block] @ torch.linalg.solve(inverse[block, block], whole[block])
+            own = torch.isin(columns, block).nonzero().flatten()
+            refit, only = whole, torch.zeros_like(whole)
+            if len(own):
+                refit = whole - inverse[:, own] @ torch.linalg.solve(inverse[own][:, own], whole[own])
+                only[own] = torch.linalg.solve(system[own][:, own], train.xy[own])
             left_out[fold, a] = metrics.per_head(metrics.residual_squares(test, refit), heads)
-            only = torch.zeros_like(whole)
-            only[block] = torch.linalg.solve(system[block, block], train.xy[block])
             alone[fold, a] = metrics.per_head(metrics.residual_squares(test, only), heads)
     variance = tss.sum(0)
-    lost = (left_out[:, :heads_t].sum(0) - left_out[:, heads_t].sum(0)) / variance
-    return Contributions(without=lost.T, alone=(1 - alone[:, :heads_t].sum(0) / variance).T)
+    lost = (left_out[:, :-1].sum(0) - left_out[:, -1].sum(0)) / variance
+    return Contributions(without=lost.T, alone=(1 - alone[:, :-1].sum(0) / variance).T)
+
+
+def train_mean(everything: Inputs, held_out: Inputs) -> torch.Tensor:
+    """[P] of the rows outside a fold, shifted by the pilot."""
+    return (everything - held_out).mean()

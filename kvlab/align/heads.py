@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -59,7 +61,7 @@ class StructuredProjection(nn.Module):
 
     def matrix(self) -> torch.Tensor:
         """The same map as one matrix [Ht * Dt, Hs * Ds]."""
-        return torch.kron(self.heads.T.contiguous(), self.width)
+        return kron(self.heads.T, self.width)
 
 
 class KVProjector(nn.Module):
@@ -94,6 +96,21 @@ def ridge(train: Centred, penalty: float) -> torch.Tensor:
     return torch.linalg.solve(train.xx + penalty * torch.eye(len(train.xx)).to(train.xx), train.xy)
 
 
+def ridge_path(train: Centred, relative_penalties: Sequence[float]) -> torch.Tensor:
+    """[penalties, P, Q] of one training set; penalties relative to the mean variance of the features.
+
+    By Cholesky factors; sums that rounding has left indefinite are solved in their eigenbasis, clamped at zero.
+    """
+    penalties = torch.tensor([absolute_penalty(train, r) for r in relative_penalties]).to(train.xx)
+    eye = torch.eye(len(train.xx)).to(train.xx)
+    factors, failed = torch.linalg.cholesky_ex(train.xx + penalties[:, None, None] * eye)
+    if not failed.any():
+        return torch.cholesky_solve(train.xy.expand(len(penalties), -1, -1), factors)
+    values, basis = torch.linalg.eigh(train.xx)
+    rotated = basis.T @ train.xy
+    return basis @ (rotated / (values.clamp(min=0) + penalties[:, None])[..., None])
+
+
 def absolute_penalty(train: Centred, relative: float) -> float:
     """A penalty relative to the mean variance of the features; features that are all constant get any (W is 0)."""
     return relative * float(train.xx.diagonal().mean()) or 1.0
@@ -114,9 +131,14 @@ def structured(train: Centred, heads_t: int, heads_s: int, penalty: float) -> to
         cross_h = torch.einsum("adoe,de->ao", cross, width)
         scale = gram_h.diagonal().mean().clamp(min=torch.finfo(gram_h.dtype).tiny)
         heads = torch.linalg.solve(gram_h + 1e-9 * scale * torch.eye(heads_t).to(gram_h), cross_h).T
-    return torch.kron(heads.T.contiguous(), width.contiguous())
+    return kron(heads.T, width)
 
 
 def group_mean_matrix(heads_t: int, heads_s: int, width_t: int, width_s: int) -> torch.Tensor:
     """W [Ht * Dt, Hs * Ds] of the map that fits nothing."""
-    return torch.kron(group_mean(heads_t, heads_s).T.contiguous(), group_mean(width_t, width_s).T.contiguous())
+    return kron(group_mean(heads_t, heads_s).T, group_mean(width_t, width_s).T)
+
+
+def kron(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """torch.kron, which refuses the strides of a transposed matrix with one row."""
+    return torch.einsum("ac,bd->abcd", a, b).reshape(a.shape[0] * b.shape[0], a.shape[1] * b.shape[1])

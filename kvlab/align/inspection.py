@@ -2,70 +2,111 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
 from kvlab.align import metrics
 from kvlab.align import time as time_rules
-from kvlab.align.accumulate import Sums
-from kvlab.align.crossfit import FIT_AND_SCORE, SCORE_ONLY, CrossFit
+from kvlab.align.accumulate import AlignSums
+from kvlab.align.batches import Rows, read, whole_document
+from kvlab.align.crossfit import CrossFit
 from kvlab.align.reading import Item
 from kvlab.align.rows import row_parts
+from kvlab.align.sums import FIT_AND_SCORE, SCORE_ONLY
+from kvlab.models import LoadedModel
 from kvlab.request import AlignSettings
 from kvlab.results import Inspected, TokenView
-from kvlab.types import KINDS, TimeMap, Tokens
+from kvlab.types import KINDS, HeadSteps, Progress, TimeMap, Tokens
 
 RULE_TABLE_DOCUMENTS = 200  # documents over which every time rule is summarised
 
+Views = tuple[list[Inspected], dict[str, np.ndarray]]
+
 
 def inspect(
-    items: list[Item], sums: Sums, fits: dict[tuple[str, int], CrossFit], settings: AlignSettings
-) -> tuple[list[Inspected], dict[str, np.ndarray]]:
-    """Views of the kept documents, and their arrays ``document.N....`` as named in kvlab.results."""
-    views: list[Inspected] = []
-    arrays: dict[str, np.ndarray] = {}
-    layers = sorted({layer for _, layer in fits})
-    for item in items:
-        if not item.scored or item.document.id not in sums.inspected:
-            continue
-        prefix = f"document.{len(views)}"
-        for kind in KINDS:
-            errors = [_token_errors(fits[kind, layer], item, sums, kind, layer) for layer in layers]
-            arrays[f"{prefix}.error.{kind}"] = np.stack(errors)
-        for rule, make in time_rules.RULES.items():
-            time_map = make(item.teacher, item.student)
-            arrays[f"{prefix}.index.{rule}"] = _mean_index(time_map)
-            arrays[f"{prefix}.lag.{rule}"] = np.where(time_map.covered, time_map.lag, np.nan)
-        views.append(
-            Inspected(
-                id=item.document.id,
-                text=item.document.text,
-                segments=[[s.name, s.start, s.end] for s in item.document.segments],
-                fold=item.fold,
-                teacher_tokens=_token_views(item.teacher, item.document.text),
-                student_tokens=_token_views(item.student, item.document.text),
-                scored=_scored_rows(item, settings).tolist(),
-            )
-        )
-    return views, arrays
+    teachers: Sequence[LoadedModel],
+    student: LoadedModel,
+    items: Sequence[Item],
+    sums: Sequence[AlignSums],
+    fits: Sequence[dict[tuple[str, int], CrossFit]],
+    settings: AlignSettings,
+    progress: Progress,
+) -> list[Views]:
+    """For each teacher, views of these documents and their arrays ``document.N....`` as named in kvlab.results.
+
+    Each document is read once more: keeping its rows for so long would take memory that grows with its length.
+    """
+    found: list[Views] = [([], {}) for _ in teachers]
+    for number, item in enumerate(items):
+        progress("reading documents token by token", number, len(items))
+        one = read(teachers, student, [item], settings)
+        for t, (views, arrays) in enumerate(found):
+            rows = whole_document(one, 0, t)
+            views.append(_view(item, t, settings))
+            prefix = f"document.{number}"
+            for kind in KINDS:
+                errors = [_token_errors(fits[t], sums[t], item, t, rows, kind, layer) for layer in _layers(fits[t])]
+                most = max(e.shape[0] for e in errors)
+                padded = [np.pad(e, ((0, most - len(e)), (0, 0)), constant_values=np.nan) for e in errors]
+                arrays[f"{prefix}.error.{kind}"] = np.stack(padded)
+            if one.head_steps:
+                arrays |= _head_steps(one.head_steps[t][0], f"{prefix}.rkv")
+            for rule, make in time_rules.RULES.items():
+                time_map = make(item.teachers[t], item.student, item.document.segments)
+                arrays[f"{prefix}.index.{rule}"] = _mean_index(time_map)
+                arrays[f"{prefix}.lag.{rule}"] = np.where(time_map.covered, time_map.lag, np.nan)
+    progress("reading documents token by token", len(items), len(items))
+    return found
 
 
-def _scored_rows(item: Item, settings: AlignSettings) -> np.ndarray:
-    parts = row_parts(item, settings)
+def _layers(fits: dict[tuple[str, int], CrossFit]) -> list[int]:
+    return sorted({layer for _, layer in fits})
+
+
+def _view(item: Item, t: int, settings: AlignSettings) -> Inspected:
+    return Inspected(
+        id=item.document.id,
+        text=item.document.text,
+        segments=[[s.name, s.start, s.end] for s in item.document.segments],
+        fold=item.fold,
+        teacher_tokens=_token_views(item.teachers[t], item.document.text),
+        student_tokens=_token_views(item.student, item.document.text),
+        scored=_scored_rows(item, t, settings).tolist(),
+    )
+
+
+def _scored_rows(item: Item, t: int, settings: AlignSettings) -> np.ndarray:
+    parts = row_parts(item.teachers[t], item.student, item.maps[t], item.scored, settings)
     scored = np.zeros(len(item.student), dtype=bool)
     scored[parts[FIT_AND_SCORE]] = scored[parts[SCORE_ONLY]] = True
     return scored
 
 
-def _token_errors(fit: CrossFit, item: Item, sums: Sums, kind: str, layer: int) -> np.ndarray:
+def _token_errors(
+    fits: dict[tuple[str, int], CrossFit], sums: AlignSums, item: Item, t: int, rows: Rows, kind: str, layer: int
+) -> np.ndarray:
     """[Hs, Ts]: squared error of a token over the head's mean variance per token; NaN without a teacher step."""
-    x, y = sums.inspected[item.document.id][kind, layer]
-    predicted = fit.predict(item.fold, x.to(fit.mean_x[0].device)).cpu()[:, : y.shape[1]]
-    heads = y.shape[1] * fit.tss.shape[1] // len(fit.mean_y[0])
-    variance = fit.tss[:, :heads].sum(0).cpu() / fit.n.sum()
-    error = metrics.per_head((y.double() - predicted) ** 2, heads) / variance
-    error[~torch.from_numpy(item.map.covered)] = float("nan")
-    return error.T.numpy()
+    fit = fits[kind, layer]
+    x, y = rows.side_by_side(kind, sums.choices[kind][layer].union, "all"), rows.y(kind, layer, "all")
+    variance = fit.tss.sum(0) / fit.n.sum()
+    error = metrics.per_head((y.double() - fit.predict(item.fold, x)) ** 2, fit.heads) / variance
+    error[~torch.from_numpy(item.maps[t].covered)] = float("nan")
+    return error.T.cpu().numpy()
+
+
+def _head_steps(kept: HeadSteps, prefix: str) -> dict[str, np.ndarray]:
+    """Steps [Lt, Ht, Ts] and the parts of their scores [Lt, Ht, Tt]; not a number where there is none."""
+    arrays = {}
+    for name in ("steps", "importance", "redundancy", "score"):
+        layers = [layer.float().cpu().numpy() for layer in getattr(kept, name)]
+        most = max(len(layer) for layer in layers)
+        padded = [np.pad(layer, ((0, most - len(layer)), (0, 0)), constant_values=np.nan) for layer in layers]
+        arrays[f"{prefix}.{name}"] = np.stack(padded)
+    steps = arrays[f"{prefix}.steps"]
+    steps[steps < 0] = np.nan
+    return arrays
 
 
 def _mean_index(time_map: TimeMap) -> np.ndarray:
@@ -96,12 +137,11 @@ def _legible(piece: bytes) -> str:
         return "".join(f"<{byte:02X}>" for byte in piece)
 
 
-def timeline_summary(items: list[Item]) -> dict:
-    """Rates over the content tokens of the scored documents, for every rule."""
-    scored = [i for i in items if i.scored][:RULE_TABLE_DOCUMENTS]
+def timeline_summary(scored: Sequence[Item], t: int) -> dict:
+    """Rates over the content tokens of these documents for every rule, from teacher number ``t``."""
     rules = {}
     for name, make in time_rules.RULES.items():
-        maps = [make(i.teacher, i.student) for i in scored]
+        maps = [make(i.teachers[t], i.student, i.document.segments) for i in scored]
         content = np.concatenate([~i.student.special for i in scored])
         covered = np.concatenate([m.covered for m in maps])[content]
         exact = np.concatenate([m.exact for m in maps])[content]
@@ -116,7 +156,7 @@ def timeline_summary(items: list[Item]) -> dict:
     return {
         "documents": len(scored),
         "student_tokens": int(sum((~i.student.special).sum() for i in scored)),
-        "teacher_tokens": int(sum((~i.teacher.special).sum() for i in scored)),
+        "teacher_tokens": int(sum((~i.teachers[t].special).sum() for i in scored)),
         "rules": rules,
     }
 

@@ -1,17 +1,268 @@
-"""Which teacher layer explains which student layer (positions among the layers that keep a cache)."""
+"""Which teacher layers explain which student layer (positions among the layers that keep a cache).
+
+``depth`` looks at the numbers of layers only. ``cka`` takes the most similar layer, ``heldout`` the layers, up to
+four side by side, whose ridge explains held-out documents best. What is chosen for scoring a fold is chosen without
+that fold's documents.
+"""
 
 from __future__ import annotations
 
-from kvlab.types import LayerMap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations, pairwise
+
+import numpy as np
+import torch
+
+from kvlab.align import metrics, similarity
+from kvlab.align.heads import ridge_path
+from kvlab.align.sample import Sample
+from kvlab.align.statistics import about_own_mean, centred, pilot_of
+from kvlab.align.sums import Pairing, total
+from kvlab.request import AlignSettings
+from kvlab.types import KINDS, Progress
+
+RULES = ("depth", "cka", "heldout")
+BAND = 2  # teacher layers searched on each side of the proportional depth
+MOST_LAYERS = 4  # side by side
+PARTNERS = 5  # best single layers that may be put side by side
+LEAST_GAIN = 0.005  # of R^2, for which another layer is worth its features
+ROWS_PER_FEATURE = 20  # fitted rows; a layer that would leave fewer is not added
+SEARCH_PENALTIES = (1e-4, 1e-2)
 
 
-def depth(teacher_layers: int, student_layers: int) -> LayerMap:
+@dataclass(frozen=True)
+class Choice:
+    """The teacher layers of one student layer and kind. Invariant: every chosen layer is in ``union``."""
+
+    union: tuple[int, ...]  # ascending; side by side they are the features
+    widths: tuple[int, ...]  # features of each layer of the union
+    overall: tuple[int, ...]  # chosen on all folds
+    of_fold: tuple[tuple[int, ...], ...]  # [F] chosen without that fold
+
+    @classmethod
+    def of(cls, overall: Sequence[int], of_fold: Sequence[Sequence[int]], width_of: Callable[[int], int]) -> Choice:
+        union = tuple(sorted(set(overall).union(*of_fold)))
+        widths = tuple(width_of(layer) for layer in union)
+        return cls(union, widths, tuple(sorted(overall)), tuple(tuple(sorted(layers)) for layers in of_fold))
+
+    def columns(self, layers: Sequence[int]) -> torch.Tensor:
+        """The features of some layers of the union."""
+        edges = np.cumsum((0, *self.widths)).tolist()
+        return torch.cat([torch.arange(edges[i], edges[i + 1]) for i, at in enumerate(self.union) if at in layers])
+
+    def columns_of_folds(self) -> list[torch.Tensor] | None:
+        """[F] the features that each fold may use; None where every fold uses all."""
+        if all(layers == self.union for layers in self.of_fold):
+            return None
+        return [self.columns(layers) for layers in self.of_fold]
+
+
+@dataclass
+class LayerSearch:
+    """What was chosen, and the matrices it was read from."""
+
+    rule: str
+    choices: dict[str, list[Choice]] = field(default_factory=dict)  # by kind, per student layer
+    matrices: dict[str, np.ndarray] = field(default_factory=dict)  # ``similarity.KIND.NAME`` [Ls, Lt]
+    rows: int = 0  # of the sample
+
+
+def depth(teacher_layers: int, student_layers: int) -> list[int]:
     """Proportional depth: first to first, last to last, ties to the deeper teacher layer."""
     if student_layers == 1:
-        return LayerMap("depth", ((teacher_layers - 1,),))
+        return [teacher_layers - 1]
     span = student_layers - 1
-    chosen = tuple(((2 * layer * (teacher_layers - 1) + span) // (2 * span),) for layer in range(student_layers))
-    return LayerMap("depth", chosen)
+    return [(2 * layer * (teacher_layers - 1) + span) // (2 * span) for layer in range(student_layers)]
 
 
-RULES = {"depth": depth}
+def choose(sample: Sample, share: float, settings: AlignSettings, progress: Progress) -> LayerSearch:
+    """Layers by the rule of ``settings``, with the CKA of all pairs of layers, its null and the student's own.
+
+    ``share``: of all documents, those in the sample; it tells how many rows there will be to fit on.
+    matrices: ``similarity.KIND.cka`` and ``.cka_shuffled`` [Ls, Lt], ``.own`` [Ls, Ls] (the student with itself: how
+    alike neighbouring layers are), and of ``heldout`` also ``.r2`` [Ls, Lt] of each layer alone, not a number where
+    it was not searched.
+    """
+    search = LayerSearch(settings.layers, rows=sum(sample.count(group) for group in sample.fit_groups))
+    by_depth = depth(sample.layers_t, sample.layers_s)
+    for number, kind in enumerate(KINDS):
+
+        def step(layer: int, number: int = number) -> None:
+            progress("comparing layers", number * sample.layers_s + layer, len(KINDS) * sample.layers_s)
+
+        def width_of(layer: int, kind: str = kind) -> int:
+            return sample.width(kind, layer)
+
+        of_fold = _similarities(sample, kind, search)
+        candidates = [_candidates(at, sample.layers_t, settings.search) for at in by_depth]
+        if settings.layers == "depth" or (settings.layers == "heldout" and sample.folds < 3):
+            same = [((at,), [(at,)] * sample.folds) for at in by_depth]
+            search.choices[kind] = [Choice.of(*layers, width_of) for layers in same]
+        elif settings.layers == "cka":
+            search.choices[kind] = [Choice.of(*layers, width_of) for layers in _most_similar(of_fold, candidates)]
+        else:
+            explaining = _best_explaining(sample, kind, candidates, search, share, step)
+            search.choices[kind] = [Choice.of(*layers, width_of) for layers in explaining]
+    return search
+
+
+def _candidates(at: int, layers_t: int, extent: str) -> list[int]:
+    if extent == "full":
+        return list(range(layers_t))
+    first = min(max(at - BAND, 0), max(layers_t - 2 * BAND - 1, 0))
+    return list(range(first, min(first + 2 * BAND + 1, layers_t)))
+
+
+# --- by similarity -------------------------------------------------------------------------------------------
+
+
+def _similarities(sample: Sample, kind: str, search: LayerSearch) -> list[torch.Tensor]:
+    """CKA [Ls, Lt] of all rows into ``search``; without each fold, as a list [F]."""
+    layers_t, layers_s, folds = range(sample.layers_t), range(sample.layers_s), range(sample.folds)
+    pilots_x = [pilot_of(sample.x(kind, layer, sample.fit_groups[0])) for layer in layers_t]
+    pilots_y = [pilot_of(sample.y(kind, layer, sample.fit_groups[0])) for layer in layers_s]
+    keep_folds = search.rule == "cka"
+
+    def x(group) -> list[torch.Tensor]:
+        return [sample.x(kind, layer, group) - pilots_x[layer].float() for layer in layers_t]
+
+    def y(group, shuffled: bool = False) -> list[torch.Tensor]:
+        return [sample.y(kind, layer, group, shuffled) - pilots_y[layer].float() for layer in layers_s]
+
+    def moments(left: Callable, right: Callable) -> dict[int, similarity.CrossMoments]:
+        """By fold; all under fold 0 when folds are not told apart."""
+        by_fold: dict[int, similarity.CrossMoments] = {}
+        for group in sample.fit_groups:
+            found = similarity.CrossMoments.of(left(group), right(group))
+            fold = group[0] if keep_folds else 0
+            by_fold[fold] = by_fold[fold] + found if fold in by_fold else found
+        return by_fold
+
+    def whole(by_fold: dict) -> similarity.CrossMoments:
+        return total(list(by_fold.values()))
+
+    between, null, of_student = moments(y, x), moments(lambda g: y(g, True), x), moments(y, y)
+    of_teacher = [moments(lambda g, at=at: [x(g)[at]], lambda g, at=at: [x(g)[at]]) for at in layers_t]
+
+    def table(fold: int | None = None) -> torch.Tensor:
+        def chosen(by_fold: dict) -> similarity.CrossMoments:
+            everything = whole(by_fold)
+            return everything - by_fold[fold] if fold in by_fold else everything
+
+        own_s = similarity.hsic(chosen(of_student)).diagonal()
+        own_t = torch.stack([similarity.hsic(chosen(m))[0, 0] for m in of_teacher])
+        return similarity.cka(chosen(between), own_s, own_t)
+
+    own_s = similarity.hsic(whole(of_student)).diagonal()
+    own_t = torch.stack([similarity.hsic(whole(m))[0, 0] for m in of_teacher])
+    for name, matrix in (
+        ("cka", table()),
+        ("cka_shuffled", similarity.cka(whole(null), own_s, own_t)),
+        ("own", similarity.cka(whole(of_student), own_s, own_s)),
+    ):
+        search.matrices[f"similarity.{kind}.{name}"] = matrix.cpu().numpy()
+    return [table(fold) for fold in folds] if keep_folds else []
+
+
+def _most_similar(of_fold: list[torch.Tensor], candidates: list[list[int]]) -> list[tuple[tuple, list[tuple]]]:
+    together = torch.stack(of_fold).nan_to_num(nan=-1.0)  # [F, Ls, Lt]; leaving one out of many moves it little
+    choices = []
+    for layer, allowed in enumerate(candidates):
+        scores = together[:, layer, allowed]
+        picked = [(allowed[int(best)],) for best in scores.argmax(1)]
+        choices.append(((allowed[int(scores.mean(0).argmax())],), picked))
+    return choices
+
+
+# --- by held-out error ---------------------------------------------------------------------------------------
+
+
+def _best_explaining(
+    sample: Sample,
+    kind: str,
+    candidates: list[list[int]],
+    search: LayerSearch,
+    share: float,
+    step: Callable[[int], None],
+) -> list[tuple[tuple, list[tuple]]]:
+    singles = np.full((sample.layers_s, sample.layers_t), np.nan)
+    choices = []
+    fitted = search.rows * (sample.folds - 1) / sample.folds / share
+    for layer, allowed in enumerate(candidates):
+        step(layer)
+        most = max(1, min(MOST_LAYERS, int(fitted / ROWS_PER_FEATURE / max(sample.width(kind, at) for at in allowed))))
+        alone = {at: HeldOut(sample.pairing(kind, (at,), layer), [(0, sample.width(kind, at))]) for at in allowed}
+        for at, problem in alone.items():
+            singles[layer, at] = problem.r2((0,))
+        best_first = sorted(allowed, key=lambda at: -np.nan_to_num(singles[layer, at], nan=-np.inf))
+        partners = tuple(sorted(best_first[: PARTNERS if most > 1 else 1]))
+        edges = np.cumsum([0] + [sample.width(kind, at) for at in partners]).tolist()
+        problem = HeldOut(sample.pairing(kind, partners, layer), list(pairwise(edges)))
+        overall = problem.greedy(most, None)
+        of_fold = [problem.greedy(most, fold) for fold in range(sample.folds)]
+        choices.append(
+            (tuple(partners[i] for i in overall), [tuple(partners[i] for i in chosen) for chosen in of_fold])
+        )
+    search.matrices[f"similarity.{kind}.r2"] = singles
+    return choices
+
+
+class HeldOut:
+    """Ridge on subsets of blocks of features, tested on folds that the map has not seen.
+
+    For every pair of folds (f, g) a map is fitted without both and tested on g: what is chosen for f has seen
+    nothing of f, neither in the fit nor in the test.
+    """
+
+    def __init__(self, pairing: Pairing, blocks: list[tuple[int, int]]):
+        fit_x, fit_y = pairing.features.fit(), pairing.targets.fit()
+        all_x, all_y = total(fit_x), total(fit_y)
+        self.blocks, self.count = blocks, len(fit_x)
+        self.pairs = []
+        for f, g in combinations(range(self.count), 2):
+            train = about_own_mean(all_x - fit_x[f] - fit_x[g], all_y - fit_y[f] - fit_y[g])
+            tests = [centred(fit_x[at], fit_y[at], train.mean_x, train.mean_y) for at in (g, f)]
+            self.pairs.append(((f, g), train, tests))
+        self.tss = self._table(lambda train, tests: [test.yy.sum() for test in tests])  # [F, F]
+        self._rss: dict[tuple[int, ...], torch.Tensor] = {}
+
+    def _table(self, measure: Callable) -> torch.Tensor:
+        """[F, F, ...]: entry (f, g) is tested on g without f; the diagonal is zero."""
+        entries = {}
+        for (f, g), train, tests in self.pairs:
+            entries[f, g], entries[g, f] = measure(train, tests)
+        zero = torch.zeros_like(next(iter(entries.values())))
+        return torch.stack(
+            [torch.stack([entries.get((f, g), zero) for g in range(self.count)]) for f in range(self.count)]
+        )
+
+    def rss(self, chosen: tuple[int, ...]) -> torch.Tensor:
+        """[F, F, penalties], summed over channels."""
+        if chosen not in self._rss:
+            columns = torch.cat([torch.arange(*self.blocks[i]) for i in chosen]).to(self.tss.device)
+
+            def measure(train, tests) -> list[torch.Tensor]:
+                maps = ridge_path(train.features(columns), SEARCH_PENALTIES)
+                return [metrics.residual_squares(test.features(columns), maps).sum(-1) for test in tests]
+
+            self._rss[chosen] = self._table(measure)
+        return self._rss[chosen]
+
+    def r2(self, chosen: tuple[int, ...], without: int | None = None) -> float:
+        """At the better penalty; ``without`` a fold, or over all pairs."""
+        of = slice(None) if without is None else slice(without, without + 1)
+        return float(1 - (self.rss(chosen)[of].sum((0, 1)) / self.tss[of].sum()).min())
+
+    def greedy(self, most: int, without: int | None) -> tuple[int, ...]:
+        """Blocks added one by one up to ``most``, the most explaining first, while each is worth ``LEAST_GAIN``."""
+        chosen: tuple[int, ...] = ()
+        reached = -np.inf
+        while len(chosen) < min(most, len(self.blocks)):
+            options = [tuple(sorted((*chosen, i))) for i in range(len(self.blocks)) if i not in chosen]
+            best = max(options, key=lambda option: np.nan_to_num(self.r2(option, without), nan=-1e9))
+            gained = self.r2(best, without) - reached
+            if chosen and not gained >= LEAST_GAIN:
+                break
+            chosen, reached = best, self.r2(best, without)
+        return chosen

@@ -12,15 +12,20 @@ from kvlab.align.statistics import Centred
 
 
 def residual_squares(test: Centred, weights: torch.Tensor) -> torch.Tensor:
-    """RSS [Q] = sum over rows of (y - W^T x)^2, both about the training means."""
-    explained = (weights * test.xy).sum(0)
-    quadratic = (weights * (test.xx @ weights)).sum(0)
+    """RSS [..., Q] = sum over rows of (y - W^T x)^2, both about the training means; weights [..., P, Q]."""
+    explained = (weights * test.xy).sum(-2)
+    quadratic = (weights * (test.xx @ weights)).sum(-2)
     return test.yy - 2 * explained + quadratic
 
 
 def per_head(channels: torch.Tensor, heads: int) -> torch.Tensor:
     """Sum over a head's channels: [..., H * D] -> [..., H]."""
     return channels.reshape(*channels.shape[:-1], heads, -1).sum(-1)
+
+
+def per_head_mean(channels: torch.Tensor, heads: int) -> torch.Tensor:
+    """Mean over a head's channels that vary: [..., H * D] -> [..., H]."""
+    return channels.reshape(*channels.shape[:-1], heads, -1).nanmean(-1)
 
 
 def r_squared(rss: torch.Tensor, tss: torch.Tensor) -> torch.Tensor:

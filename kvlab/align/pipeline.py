@@ -1,13 +1,17 @@
 """The path of a prompt, from text to held-out scores.
 
-text -> Tokens x2 -> KV x2 -> time [Lt,Ht,Tt,Dt]->[Lt,Ht,Ts,Dt] -> layers -> heads ->[Ls,Hs,Ts,Ds] -> scores
+text -> Tokens -> KV -> time [Lt,Ht,Tt,Dt]->[Lt,Ht,Ts,Dt] -> layers -> heads ->[Ls,Hs,Ts,Ds] -> scores
+
+Every document is read once. The first ones are held as a sample, on which layers are chosen and controls are measured;
+of the others, sums are all that is kept.
 """
 
 from __future__ import annotations
 
 import platform
 import time as clock
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from math import isnan
 
 import numpy as np
@@ -15,20 +19,30 @@ import torch
 import transformers
 
 import kvlab
-from kvlab.align import layers as layer_rules
 from kvlab.align import time as time_rules
-from kvlab.align.accumulate import Sums, accumulate
-from kvlab.align.inspection import inspect, timeline_summary
-from kvlab.align.reading import Item, read_documents
-from kvlab.align.scoring import score
-from kvlab.errors import AlignError
-from kvlab.models import LoadedModel
+from kvlab.align.accumulate import AlignSums
+from kvlab.align.batches import Read, Rows, in_order, read
+from kvlab.align.controls import Controls, random_rows, random_weights, shuffled_rows
+from kvlab.align.fusion import FusionSums, fuse
+from kvlab.align.inspection import RULE_TABLE_DOCUMENTS, inspect, timeline_summary
+from kvlab.align.layers import ROWS_PER_FEATURE, LayerSearch, choose
+from kvlab.align.reading import Item, Reader
+from kvlab.align.sample import Sample
+from kvlab.align.scoring import Scored, score
+from kvlab.align.shapes import target_shape
+from kvlab.align.sums import FIT_AND_SCORE, FIT_ONLY, SCORE_ONLY
+from kvlab.align.unfinished import Unfinished
+from kvlab.errors import AlignError, ModelError
+from kvlab.models import LoadedModel, random_like
 from kvlab.request import AlignSettings
-from kvlab.results import Alignment, HeadScore
+from kvlab.results import Alignment, FusedScore, HeadScore
+from kvlab.selftest import self_test
 from kvlab.types import KINDS, Document, HeadMap, Progress, no_progress
 
-ROWS_PER_FEATURE = 20  # fewer, and the page says so beside the number
 FEW_SCORED = 500  # student tokens, likewise
+READING = "reading caches"
+
+Aligned = tuple[Alignment, dict[str, HeadMap]]
 
 
 def align(
@@ -38,85 +52,316 @@ def align(
     settings: AlignSettings | None = None,
     calibration: Sequence[Document] = (),
     progress: Progress = no_progress,
-) -> tuple[Alignment, dict[str, HeadMap]]:
+) -> Aligned:
     """How much of each student head's K and V the teacher explains on ``documents``, held out by document.
 
     ``calibration`` documents are fitted on as well, and never scored. Returns the result and, per kind, the map
     fitted on every document. Raises AlignError when nothing can be held out; Cancelled comes from ``progress``.
     """
+    return align_several([teacher], student, documents, settings, calibration, progress)[0]
+
+
+def align_several(
+    teachers: Sequence[LoadedModel],
+    student: LoadedModel,
+    documents: Sequence[Document],
+    settings: AlignSettings | None = None,
+    calibration: Sequence[Document] = (),
+    progress: Progress = no_progress,
+    unfinished: Unfinished | None = None,
+) -> list[Aligned]:
+    """As ``align`` for each teacher on its own timeline, every document read once by every model.
+
+    Each result also holds the fusion of all teachers in the student's space. ``unfinished``: where the sums of an
+    interrupted analysis are kept, and taken up again.
+    """
     settings = settings or AlignSettings()
-    times = [clock.perf_counter()]
-    items, notes = read_documents(teacher, student, documents, calibration, settings, progress)
-    times.append(clock.perf_counter())
-    layer_map = layer_rules.RULES[settings.layers](len(teacher.geometry.kv_layers), len(student.geometry.kv_layers))
-    sums = accumulate(teacher, student, items, layer_map, settings, progress)
-    _check_rows(sums, items, settings)
-    times.append(clock.perf_counter())
-    scored = score(sums, teacher.geometry, student.geometry, layer_map, settings.projector, progress)
-    inspected, arrays = inspect(items, sums, scored.fits, settings)
-    times.append(clock.perf_counter())
-
-    data = _data_summary(items, sums, settings)
-    result = Alignment(
-        settings=settings.model_dump(),
-        teacher=teacher.geometry.to_dict(),
-        student=student.geometry.to_dict(),
-        data=data,
-        timeline=timeline_summary(items),
-        layer_map={"rule": layer_map.rule, "teacher_layers": [list(t) for t in layer_map.teacher_layers]},
-        heads=scored.heads,
-        inspected=inspected,
-        notes=notes + _notes(settings, data, scored.heads),
-        versions={
-            "kvlab": kvlab.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "device": str(teacher.device),
-            "dtype": str(teacher.dtype).removeprefix("torch."),
-        },
-        timings=dict(zip(("tokenise_s", "capture_and_sums_s", "fit_and_score_s"), np.diff(times).tolist())),
-        arrays={
-            name: np.ascontiguousarray(array, dtype=np.float32)
-            for name, array in (scored.contributions | arrays).items()
-        },
-    )
-    return result, scored.maps
+    work = _Work(teachers, student, settings, Reader(teachers, student, documents, calibration, settings), progress)
+    work.read_sample()
+    work.measure_controls()
+    work.read_rest(unfinished)
+    return work.results()
 
 
-def _check_rows(sums: Sums, items: list[Item], settings: AlignSettings) -> None:
-    pairing = sums.pairings.get(("key", 0))
-    fitted = [fold.n for fold in pairing.targets.fit()] if pairing else [0]
-    scored = [fold.n for fold in pairing.targets.score()] if pairing else [0]
-    # The map that a fold is scored by is fitted on the other folds.
-    fitted_without = [sum(fitted) - own for own, held_out in zip(fitted, scored) if held_out]
-    if min(fitted_without, default=0) < 2:
-        raise AlignError(
-            "no-rows",
-            expected=f"tokens after the first {settings.sinks} of a prompt that both models have read alike, in at "
-            "least two documents",
-            found=f"{sum(fitted)} rows to fit and {sum(scored)} to score in {len(items)} documents, "
-            f"rule {settings.time}",
-            remedy="use more or longer prompts, a smaller --sinks, or also fit on the bundled samples",
+@dataclass
+class _Work:
+    """One analysis under way."""
+
+    teachers: Sequence[LoadedModel]
+    student: LoadedModel
+    settings: AlignSettings
+    reader: Reader
+    progress: Progress
+    documents_read: int = 0
+    tokens: dict[str, int] = field(default_factory=lambda: {"documents": 0, "calibration": 0, "student": 0})
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.started = clock.perf_counter()
+        self.teacher_tokens = [0] * len(self.teachers)
+        self.timings: dict[str, float] = {}
+        self.scored_items: list[Item] = []  # the first ones, for views and rates
+        self.stream = in_order(self._windows(), self.settings.batch_tokens)
+        geometry = self.student.geometry
+        shapes = {(k, n): target_shape(geometry, k, n) for k in KINDS for n in range(len(geometry.kv_layers))}
+        self.heads = [shapes[KINDS[0], n][0] for n in range(len(geometry.kv_layers))]
+        self.identity_layers: dict[tuple[str, int], list[int]] = {}
+        for (kind, layer), (_, width) in shapes.items():
+            self.identity_layers.setdefault((kind, width), []).append(layer)
+
+    def _windows(self) -> Iterator[list[Item]]:
+        for window in self.reader.windows():
+            room = max(RULE_TABLE_DOCUMENTS, self.settings.inspect) - len(self.scored_items)
+            self.scored_items += [item for item in window if item.scored][:room]
+            yield window
+
+    def _timed(self, name: str) -> None:
+        now = clock.perf_counter()
+        self.timings[name] = self.timings.get(name, 0.0) + now - self.started
+        self.started = now
+
+    def _count(self, batch: list[Item]) -> None:
+        self.documents_read += len(batch)
+        for item in batch:
+            self.tokens["documents" if item.scored else "calibration"] += 1
+            if item.scored:
+                self.teacher_tokens = [n + len(tokens) for n, tokens in zip(self.teacher_tokens, item.teachers)]
+                self.tokens["student"] += len(item.student)
+        self.progress(READING, self.documents_read, len(self.reader))
+
+    # --- the sample ------------------------------------------------------------------------------------------
+
+    def read_sample(self) -> None:
+        """Read the first documents, keep their rows, choose layers on them."""
+        self.progress(READING, 0, len(self.reader))
+        self.batches: list[list[Item]] = []
+        rows: list[list[Rows]] = [[] for _ in self.teachers]
+        common: list[list[Rows]] = [[] for _ in self.teachers]
+        tokens, self.whole_sample = 0, True
+        for batch in self.stream:
+            found = self._read(batch)
+            for into, of_teachers in ((rows, found.teachers), (common, found.common)):
+                for kept, r in zip(into, of_teachers):
+                    kept.append(r.keep())
+            self.batches.append(batch)
+            self._count(batch)
+            tokens += sum(len(item.student) for item in batch)
+            folds = {batch[0].fold for batch in self.batches}
+            if tokens >= self.settings.sample_tokens and len(folds) == self.reader.folds:
+                self.whole_sample = False
+                break
+        self._timed("read_sample_s")
+        self.sample_rows = rows
+        self.samples = [self._sample(t, r) for t, r in enumerate(rows)]
+        self.common = [self._sample(t, r) for t, r in enumerate(common) if r]
+        share = self.documents_read / len(self.reader)
+        self.layers: list[LayerSearch] = [choose(s, share, self.settings, self.progress) for s in self.samples]
+        self._timed("choose_layers_s")
+
+    def _sample(self, t: int, rows: list[Rows]) -> Sample:
+        layers_t, layers_s = len(self.teachers[t].geometry.kv_layers), len(self.student.geometry.kv_layers)
+        sample = Sample(rows, layers_t, layers_s, self.reader.folds, self.settings.seed)
+        _check_rows(sample, self.documents_read, self.settings)
+        return sample
+
+    def measure_controls(self) -> None:
+        self.controls: list[Controls] = []
+        self.random: list[str] = []
+        for t, (teacher, sample, search) in enumerate(zip(self.teachers, self.samples, self.layers)):
+            of_teacher, shuffled = shuffled_rows(sample, search.choices, self.heads, self.progress)
+            controls, said = Controls(of_teacher, shuffled), "not asked for"
+            if self.settings.random_teacher:
+                try:
+                    controls.random, said = self._random(t, teacher, sample, search), f"seed {self.settings.seed}"
+                except ModelError as error:
+                    said = f"not measured: {error.found}"
+                    self.notes.append(f"No control by random weights of {teacher.name}: {error}")
+            self.controls.append(controls)
+            self.random.append(said)
+        self._timed("controls_s")
+
+    def _random(self, t: int, teacher: LoadedModel, sample: Sample, search: LayerSearch):
+        self.progress("reading with random weights", 0, len(self.batches))
+        random = random_like(teacher, self.settings.seed)
+        rows = self.sample_rows[t]
+        features = random_rows(random, self.batches, rows, t, search.choices, self.settings, self.progress)
+        return random_weights(sample, features, search.choices, self.heads, self.progress)
+
+    # --- the rest --------------------------------------------------------------------------------------------
+
+    def read_rest(self, unfinished: Unfinished | None) -> None:
+        """The sums over the sample and over every other document."""
+        folds = self.reader.folds
+        self.sums = [AlignSums(search.choices, folds, self.identity_layers) for search in self.layers]
+        self.fusion = FusionSums([search.choices for search in self.layers], folds)
+        for sums, sample in zip(self.sums, self.samples):
+            for group in sample.groups:
+                sums.add(
+                    *group,
+                    lambda kind, union, s=sample, g=group: s.side_by_side(kind, union, g),
+                    lambda kind, layer, s=sample, g=group: s.y(kind, layer, g),
+                    sample.e(group),
+                )
+        for group in self.common[0].groups if self.common else []:
+            of_teachers = [lambda kind, union, s=s, g=group: s.side_by_side(kind, union, g) for s in self.common]
+            self.fusion.add(*group, of_teachers, lambda kind, layer, g=group: self.common[0].y(kind, layer, g))
+        del self.sample_rows, self.samples, self.common
+        self._timed("sum_s")
+        if unfinished is None:
+            for batch in self.stream:
+                self._add(self._read(batch))
+                self._count(batch)
+        else:
+            kept = {f"{t}/{name}": s for t, sums in enumerate(self.sums) for name, s in sums.all().items()}
+            kept |= {f"fusion/{name}": s for name, s in self.fusion.all().items()}
+            continued = unfinished.go_through(self.stream, kept, self._read, self._add, self._count)
+            if continued:
+                self.notes.append(f"Continued: {continued} batches had been read before an interruption.")
+        self._timed("read_rest_s")
+
+    def _read(self, batch: list[Item]) -> Read:
+        return read(self.teachers, self.student, batch, self.settings)
+
+    def _add(self, found: Read) -> None:
+        with torch.inference_mode():
+            for sums, rows in zip(self.sums, found.teachers):
+                for part in rows.parts:
+                    sums.add(
+                        rows.fold,
+                        part,
+                        lambda kind, union, r=rows, p=part: r.side_by_side(kind, union, p),
+                        lambda kind, layer, r=rows, p=part: r.y(kind, layer, p),
+                        rows.e(part),
+                    )
+            if found.common:
+                first = found.common[0]
+                for part in first.parts:
+                    of_teachers = [lambda k, union, r=r, p=part: r.side_by_side(k, union, p) for r in found.common]
+                    self.fusion.add(first.fold, part, of_teachers, lambda k, layer, p=part: first.y(k, layer, p))
+
+    # --- results ---------------------------------------------------------------------------------------------
+
+    def results(self) -> list[Aligned]:
+        student = self.student.geometry
+        scored = [
+            score(sums, controls, self.whole_sample, teacher.geometry, student, self.settings.projector, self.progress)
+            for sums, controls, teacher in zip(self.sums, self.controls, self.teachers)
+        ]
+        fusion = self._fused()
+        self._timed("fit_and_score_s")
+        inspected = self.scored_items[: self.settings.inspect]
+        fits = [s.fits for s in scored]
+        views = inspect(self.teachers, self.student, inspected, self.sums, fits, self.settings, self.progress)
+        self._timed("token_by_token_s")
+        return [
+            (self._alignment(t, of_teacher, *views[t], fusion), of_teacher.maps) for t, of_teacher in enumerate(scored)
+        ]
+
+    def _fused(self) -> list[FusedScore]:
+        scores = []
+        for number, (kind, layer) in enumerate(self.fusion.pairings):
+            self.progress("fusing teachers", number, len(self.fusion.pairings))
+            fused = fuse(self.fusion.of_teacher(kind, layer), self.heads[layer])
+            for head in range(self.heads[layer]):
+                numbers = {name: float(getattr(fused, name)[head]) for name in ("r2", "se", "gain", "gain_se")}
+                lists = {name: getattr(fused, name)[:, head].tolist() for name in ("r2_alone", "weights")}
+                at = self.student.geometry.kv_layers[layer]
+                scores.append(FusedScore(kind, at, head, **numbers, **lists, n=fused.n))
+        return scores
+
+    def _alignment(self, t: int, scored: Scored, views: list, arrays: dict, fusion: list[FusedScore]) -> Alignment:
+        teacher, search, settings = self.teachers[t], self.layers[t], self.settings
+        data = self._data(t)
+        everything = scored.contributions | search.matrices | arrays
+        return Alignment(
+            settings=settings.model_dump(),
+            teacher=teacher.geometry.to_dict(),
+            student=self.student.geometry.to_dict(),
+            data=data,
+            timeline=timeline_summary(self.scored_items[:RULE_TABLE_DOCUMENTS], t),
+            layer_map=_layer_map(search, teacher.geometry.kv_layers, settings),
+            heads=scored.heads,
+            inspected=views,
+            notes=self.reader.notes() + self.notes + _notes(settings, data, scored.heads),
+            versions={
+                "kvlab": kvlab.__version__,
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+                "device": str(teacher.device),
+                "dtype": str(teacher.dtype).removeprefix("torch."),
+            },
+            capture={role: self_test(m).to_dict() for role, m in (("teacher", teacher), ("student", self.student))}
+            if settings.keys == "pre-rope"
+            else {},
+            controls={
+                "rows": scored.heads[0].n_control,
+                "whole_sample": self.whole_sample,
+                "random_teacher": self.random[t],
+            },
+            teachers=[m.name for m in self.teachers],
+            fusion=fusion,
+            timings=dict(self.timings),
+            arrays={name: np.ascontiguousarray(array, dtype=np.float32) for name, array in everything.items()},
         )
 
+    def _data(self, t: int) -> dict:
+        sums = self.sums[t]
+        fitted = [fold.n for fold in sums.pairing(KINDS[0], 0).features.fit()]
+        features = {kind: max(len(c.columns(c.overall)) for c in sums.choices[kind]) for kind in KINDS}
+        return {
+            "documents": self.tokens["documents"],
+            "calibration_documents": self.tokens["calibration"],
+            "folds": self.reader.folds,
+            "split": "by document",
+            "rows_fit": sum(fitted),
+            "rows_scored": sum(fold.n for fold in sums.pairing(KINDS[0], 0).features.score()),
+            "features": features,
+            "rows_per_feature": (sum(fitted) - max(fitted)) / max(features.values()),
+            "teacher_tokens": self.teacher_tokens[t],
+            "student_tokens": self.tokens["student"],
+        }
 
-def _data_summary(items: list[Item], sums: Sums, settings: AlignSettings) -> dict:
-    pairings = {kind: sums.pairings[kind, 0] for kind in KINDS}
-    features = {kind: len(p.features.make().pilot) for kind, p in pairings.items()}
-    fitted = [fold.n for fold in pairings["key"].features.fit()]
+
+def _layer_map(search: LayerSearch, teacher_layers: tuple[int, ...], settings: AlignSettings) -> dict:
+    """Layers numbered as in the teacher."""
+
+    def named(layers) -> list[int]:
+        return [teacher_layers[layer] for layer in layers]
+
     return {
-        "documents": sum(i.scored for i in items),
-        "calibration_documents": sum(not i.scored for i in items),
-        "folds": len({i.fold for i in items}),
-        "split": "by document",
-        "rows_fit": sum(fitted),
-        "rows_scored": sum(fold.n for fold in pairings["key"].targets.score()),
-        "features": features,
-        "rows_per_feature": (sum(fitted) - max(fitted)) / max(features.values()),
-        "teacher_tokens": sum(len(i.teacher) for i in items if i.scored),
-        "student_tokens": sum(len(i.student) for i in items if i.scored),
+        "rule": search.rule,
+        "search": settings.search,
+        "rows": search.rows,
+        "teacher_layers": {k: [named(c.overall) for c in search.choices[k]] for k in KINDS},
+        "by_fold": {k: [[named(f) for f in c.of_fold] for c in search.choices[k]] for k in KINDS},
     }
+
+
+def _check_rows(sample: Sample, documents: int, settings: AlignSettings) -> None:
+    fitted, scored = ([0] * sample.folds for _ in "fs")
+    for fold, part in sample.groups:
+        count = sample.count((fold, part))
+        fitted[fold] += count * (part in (FIT_AND_SCORE, FIT_ONLY))
+        scored[fold] += count * (part in (FIT_AND_SCORE, SCORE_ONLY))
+    # The map that a fold is scored by is fitted on the other folds.
+    fitted_without = [sum(fitted) - own for own, held_out in zip(fitted, scored) if held_out]
+    if min(fitted_without, default=0) >= 2:
+        return
+    if sum(fitted) == 0 and sum(scored) > 0:
+        raise AlignError(
+            "no-exact-rows",
+            expected="tokens that end at the same byte in both models, to fit a map on",
+            found=f"none among {sum(scored)} tokens that have a teacher step, rule {settings.time}",
+            remedy="choose a rule that does not need them (--time linear or nearest), or other prompts",
+        )
+    raise AlignError(
+        "no-rows",
+        expected=f"tokens after the first {settings.sinks} of a prompt that both models have read alike, in at "
+        "least two documents",
+        found=f"{sum(fitted)} rows to fit and {sum(scored)} to score in {documents} documents, rule {settings.time}",
+        remedy="use more or longer prompts, a smaller --sinks, or also fit on the bundled samples",
+    )
 
 
 def _notes(settings: AlignSettings, data: dict, heads: list[HeadScore]) -> list[str]:
@@ -133,8 +378,15 @@ def _notes(settings: AlignSettings, data: dict, heads: list[HeadScore]) -> list[
         )
     if data["folds"] < 3:
         notes.append("With two folds no penalty can be cross-validated: a cautious fixed one is used.")
-    if settings.time not in time_rules.BYTE_RULES:
+        if settings.layers == "heldout":
+            notes.append("With two folds no layers can be chosen on held-out folds: proportional depth is used.")
+    if settings.time in time_rules.HEAD_RULES:
+        notes.append(
+            f"The {settings.time} rule keeps other teacher steps for each head and sets them side by side with the "
+            "student's in order; it is fitted on the rows that this gives."
+        )
+    elif settings.time not in time_rules.BYTE_RULES:
         notes.append(f"The {settings.time} rule does not look at the text; it is fitted on the rows it gives.")
-    if settings.time == "ceil":
-        notes.append("The ceil rule looks ahead: the teacher may have read bytes that the student has not.")
+    if settings.time in ("ceil", "overlap"):
+        notes.append(f"The {settings.time} rule looks ahead: the teacher may have read bytes that the student has not.")
     return notes

@@ -1,97 +1,177 @@
-"""Documents -> tokens of both models, the time map between them, and the fold that holds each one out."""
+"""Documents -> tokens of every model, the time maps between them, and the fold that holds each one out.
+
+Read in windows, so that memory does not grow with the number of documents.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from kvlab import chat
 from kvlab.align import time as time_rules
-from kvlab.errors import AlignError
+from kvlab.align.rows import rank_map
+from kvlab.errors import AlignError, ModelError
 from kvlab.models import LoadedModel
 from kvlab.request import AlignSettings
-from kvlab.tokens import tokenize
-from kvlab.types import Document, Progress, TimeMap, Tokens
+from kvlab.types import Document, TimeMap, Tokens
+
+WINDOW = 1024  # documents
 
 
 @dataclass
 class Item:
-    """One document as both models read it."""
+    """One document as every model reads it."""
 
     document: Document
-    teacher: Tokens
+    teachers: tuple[Tokens, ...]
     student: Tokens
-    map: TimeMap
+    maps: tuple[TimeMap, ...]  # of each teacher
     fold: int
     scored: bool  # False: a calibration document, fitted on only
 
+    @property
+    def longest(self) -> int:
+        return max(len(self.student), *map(len, self.teachers))
 
-def read_documents(
-    teacher: LoadedModel,
-    student: LoadedModel,
-    documents: Sequence[Document],
-    calibration: Sequence[Document],
-    settings: AlignSettings,
-    progress: Progress,
-) -> tuple[list[Item], list[str]]:
-    """Items in the order given, and notes on what was cut or not read byte by byte."""
-    if not documents:
-        raise AlignError(
-            "no-documents",
-            expected="at least one prompt",
-            found="none",
-            remedy="paste or upload prompts, or take the bundled samples",
-        )
-    folds = min(settings.folds, len(documents) + len(calibration))
-    if folds < 2:
-        raise AlignError(
-            "one-document",
-            expected="at least two documents, so that one can be held out",
-            found="a single document and no calibration documents",
-            remedy="add prompts, or also fit on the bundled samples (--calibration samples)",
-        )
-    rule = time_rules.RULES[settings.time]
-    limits = [m.geometry.max_positions or settings.max_tokens for m in (teacher, student)]
-    limit_t, limit_s = (min(limit, settings.max_tokens) for limit in limits)
-    of_fold = _folds(len(documents), folds, settings.seed)
-    of_fold += _folds(len(calibration), folds, settings.seed + 1, first=len(documents))
-    items, cut, lossy, empty = [], [], [], []
-    everything = _with_own_ids([*documents, *calibration])
-    for i, document in enumerate(everything):
-        t, s = tokenize(teacher.tokenizer, document.text), tokenize(student.tokenizer, document.text)
-        if len(t) > limit_t or len(s) > limit_s:
-            t, s = _cut_at_common_border(t, s, limit_t, limit_s)
-            cut.append(document.id)
-        if not len(t) or not len(s):
-            empty.append(document.id)
-            continue
-        if not (t.lossless and s.lossless):
-            lossy.append(document.id)
-        items.append(Item(document, t, s, rule(t, s), of_fold[i], scored=i < len(documents)))
-        if i % 50 == 0:
-            progress("reading prompts", i, len(everything))
-    notes = []
-    if empty:
-        notes.append(f"{len(empty)} of {len(everything)} documents have no tokens and were left out: {_some(empty)}")
-    if cut:
-        notes.append(
-            f"{len(cut)} of {len(everything)} documents were longer than {limit_t} teacher or {limit_s} student "
-            f"tokens and were cut: {_some(cut)}"
-        )
-    if lossy:
-        notes.append(
-            f"In {len(lossy)} of {len(everything)} documents a tokenizer changes the text (normalisation), so byte "
-            f"borders come from character offsets: {_some(lossy)}"
-        )
-    if not any(item.scored for item in items):
-        raise AlignError(
-            "no-tokens",
-            expected="a prompt with at least one token for both models",
-            found=f"none in {len(documents)} prompts, with at most {limit_t} teacher and {limit_s} student tokens",
-            remedy="use longer prompts, or a larger --max-tokens",
-        )
-    return items, notes
+
+@dataclass
+class Named:
+    """How many documents something happened to, and the first of them."""
+
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+
+    def add(self, name: str) -> None:
+        self.count += 1
+        if len(self.first) < 5:
+            self.first.append(name)
+
+    def __str__(self) -> str:
+        return ", ".join(self.first) + (", …" if self.count > len(self.first) else "")
+
+
+class Reader:
+    """The documents of one analysis; ``notes`` says what was cut or left out of those read so far.
+
+    Raises AlignError ``no-documents`` and ``one-document``.
+    """
+
+    def __init__(
+        self,
+        teachers: Sequence[LoadedModel],
+        student: LoadedModel,
+        documents: Sequence[Document],
+        calibration: Sequence[Document],
+        settings: AlignSettings,
+    ):
+        if not documents:
+            raise AlignError(
+                "no-documents",
+                expected="at least one prompt",
+                found="none",
+                remedy="paste or upload prompts, or take the bundled samples",
+            )
+        self._models = (*teachers, student)
+        self._settings = settings
+        self._limits = [min(m.geometry.max_positions or settings.max_tokens, settings.max_tokens) for m in self._models]
+        self._prompts = len(documents)
+        self._documents = _with_own_ids([*documents, *calibration])
+        distinct = len({document.text for document in self._documents})
+        self.folds = min(settings.folds, distinct)
+        if self.folds < 2:
+            raise AlignError(
+                "one-document",
+                expected="at least two documents of different text, so that one can be held out",
+                found="a single document and no calibration documents"
+                if len(self._documents) == 1
+                else f"{len(self._documents)} documents of the same text",
+                remedy="add prompts, or also fit on the bundled samples (--calibration samples)",
+            )
+        self._fold_of = _folds([d.text for d in documents], self.folds, settings.seed)
+        others = [d.text for d in calibration if d.text not in self._fold_of]
+        self._fold_of |= _folds(others, self.folds, settings.seed + 1, first=len(self._fold_of))
+        self._empty, self._cut, self._lossy, self._rewritten = Named(), Named(), Named(), Named()
+
+    def __len__(self) -> int:
+        return len(self._documents)
+
+    def windows(self) -> Iterator[list[Item]]:
+        """Every document once, in order. Raises AlignError ``no-tokens`` at the end when no prompt has any."""
+        any_scored = False
+        for start in range(0, len(self._documents), WINDOW):
+            read = (self._item(i) for i in range(start, min(start + WINDOW, len(self._documents))))
+            items = [item for item in read if item is not None]
+            any_scored = any_scored or any(item.scored for item in items)
+            yield items
+        if not any_scored:
+            raise AlignError(
+                "no-tokens",
+                expected="a prompt with at least one token for every model",
+                found=f"none in {self._prompts} prompts, with at most {self._limit_words()} tokens",
+                remedy="use longer prompts, or a larger --max-tokens",
+            )
+
+    def notes(self) -> list[str]:
+        total, notes = len(self._documents), []
+        if self._empty.count:
+            notes.append(f"{self._empty.count} of {total} documents have no tokens and were left out: {self._empty}")
+        if self._cut.count:
+            notes.append(
+                f"{self._cut.count} of {total} documents were longer than {self._limit_words()} tokens and were cut: "
+                f"{self._cut}"
+            )
+        if self._lossy.count:
+            notes.append(
+                f"In {self._lossy.count} of {total} documents a tokenizer changes the text (normalisation), so byte "
+                f"borders come from character offsets: {self._lossy}"
+            )
+        if self._rewritten.count:
+            notes.append(
+                f"{self._rewritten.count} of {total} documents were left out, because a chat template "
+                f"changes what they say: {self._rewritten}"
+            )
+        repeated = self._prompts - len({d.text for d in self._documents[: self._prompts]})
+        if repeated:
+            notes.append(
+                f"{repeated} of {self._prompts} documents repeat the text of another; those of one text are held out "
+                "together."
+            )
+        return notes
+
+    def _item(self, number: int) -> Item | None:
+        document, settings = self._documents[number], self._settings
+        try:
+            timelines = [chat.read(m.tokenizer, document, settings.chat) for m in self._models]
+        except ModelError as error:
+            if error.kind != "chat-template-rewrites":
+                raise
+            self._rewritten.add(document.id)
+            return None
+        if any(len(tokens) > limit for tokens, limit in zip(timelines, self._limits)):
+            timelines = _cut_at_common_border(timelines, self._limits)
+            self._cut.add(document.id)
+        if not all(map(len, timelines)):
+            self._empty.add(document.id)
+            return None
+        if not all(tokens.lossless for tokens in timelines):
+            self._lossy.add(document.id)
+        *teachers, student = timelines
+        maps = tuple(_map(teacher, student, document, settings) for teacher in teachers)
+        fold = self._fold_of[document.text]
+        return Item(document, tuple(teachers), student, maps, fold, scored=number < self._prompts)
+
+    def _limit_words(self) -> str:
+        *teachers, student = self._limits
+        return f"{' or '.join(str(limit) for limit in dict.fromkeys(teachers))} teacher or {student} student"
+
+
+def _map(teacher: Tokens, student: Tokens, document: Document, settings: AlignSettings) -> TimeMap:
+    if settings.time in time_rules.RULES:
+        return time_rules.RULES[settings.time](teacher, student, document.segments)
+    return rank_map(teacher, student, settings.sinks)
 
 
 def _with_own_ids(documents: list[Document]) -> list[Document]:
@@ -105,25 +185,20 @@ def _with_own_ids(documents: list[Document]) -> list[Document]:
     return named
 
 
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+def _folds(texts: list[str], folds: int, seed: int, first: int = 0) -> dict[str, int]:
+    """Folds of equal size in random order, so that neither language nor topic order becomes a fold.
+
+    By text: one that is there twice must not be held out here and fitted on there.
+    """
+    distinct = list(dict.fromkeys(texts))
+    order = np.random.default_rng(seed).permutation(len(distinct))
+    return {distinct[place]: int(first + rank) % folds for rank, place in enumerate(order)}
 
 
-def _folds(count: int, folds: int, seed: int, first: int = 0) -> list[int]:
-    """Folds of equal size in random order, so that neither language nor topic order becomes a fold."""
-    order = np.random.default_rng(seed).permutation(count)
-    of_fold = np.empty(count, dtype=int)
-    of_fold[order] = (first + np.arange(count)) % folds
-    return of_fold.tolist()
-
-
-def _cut_at_common_border(t: Tokens, s: Tokens, limit_t: int, limit_s: int) -> tuple[Tokens, Tokens]:
-    """The longest prefixes within both limits that end at the same byte (or nearest below)."""
-    byte_t = t.spans[min(limit_t, len(t)) - 1, 1]
-    byte_s = s.spans[min(limit_s, len(s)) - 1, 1]
-    last = min(byte_t, byte_s)
-
-    def prefix(tokens: Tokens, limit: int) -> Tokens:
-        return tokens.first(min(limit, int(np.searchsorted(tokens.spans[:, 1], last, side="right"))))
-
-    return prefix(t, limit_t), prefix(s, limit_s)
+def _cut_at_common_border(timelines: list[Tokens], limits: list[int]) -> list[Tokens]:
+    """The longest prefixes within all limits that end at the same byte (or nearest below)."""
+    last = min(t.spans[min(limit, len(t)) - 1, 1] for t, limit in zip(timelines, limits) if len(t))
+    return [
+        t.first(min(limit, int(np.searchsorted(t.spans[:, 1], last, side="right"))))
+        for t, limit in zip(timelines, limits)
+    ]

@@ -1,31 +1,168 @@
-"""Which student tokens a map is fitted on, and which it is scored on."""
+"""Which student tokens a map is fitted on and scored on, and the teacher steps that stand for them in a batch."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
+import torch
 
 from kvlab.align import time as time_rules
-from kvlab.align.crossfit import FIT_AND_SCORE, FIT_ONLY, SCORE_ONLY
-from kvlab.align.reading import Item
+from kvlab.align.sums import FIT_AND_SCORE, FIT_ONLY, SCORE_ONLY, SINK, SPECIAL
 from kvlab.request import AlignSettings
-from kvlab.types import Tokens
+from kvlab.types import TimeMap, Tokens
 
 
-def row_parts(item: Item, settings: AlignSettings) -> dict[str, np.ndarray]:
-    """Row numbers by use. Special tokens and attention sinks, of either model, are in none."""
-    usable = ~_sinks(item.student, settings.sinks) & item.map.covered
-    usable[item.map.rows[_sinks(item.teacher, settings.sinks)[item.map.columns]]] = False
+def row_parts(
+    teacher: Tokens, student: Tokens, time_map: TimeMap, scored: bool, settings: AlignSettings
+) -> dict[str, np.ndarray]:
+    """Student steps by use. Special tokens and attention sinks, of either model, are scored apart."""
+    of_sinks = time_map.covered & ~student.special & _first_content(student, settings.sinks)
+    of_sinks[time_map.rows[_first_content(teacher, settings.sinks)[time_map.columns]]] = True
+    of_special = student.special.copy()
+    of_special[time_map.rows[teacher.special[time_map.columns]]] = True
+    usable = time_map.covered & ~of_sinks & ~of_special
     # A rule that is blind to the text has no rows where it is known to be right; it is fitted on what it gives.
-    fitted = usable & item.map.exact if settings.time in time_rules.BYTE_RULES else usable
+    fitted = usable & time_map.exact if settings.time in time_rules.BYTE_RULES else usable
+    if not scored:
+        return {FIT_ONLY: np.flatnonzero(fitted)}
     return {
         FIT_AND_SCORE: np.flatnonzero(fitted),
         SCORE_ONLY: np.flatnonzero(usable & ~fitted),
-        FIT_ONLY: np.flatnonzero(fitted),
+        SINK: np.flatnonzero(of_sinks & ~of_special),
+        SPECIAL: np.flatnonzero(_both_begin_with_special(teacher, student)),
     }
 
 
-def _sinks(tokens: Tokens, count: int) -> np.ndarray:
-    """[T] bool: special tokens and the first ``count`` content tokens, on which attention rests."""
-    left_out = tokens.special.copy()
-    left_out[np.flatnonzero(~tokens.special)[:count]] = True
-    return left_out
+def common_parts(of_teachers: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Steps that every teacher covers: fitted on where all are exact, scored wherever all have a step."""
+
+    def everywhere(*names: str) -> np.ndarray:
+        steps = [np.concatenate([parts[n] for n in names]) for parts in of_teachers]
+        shared = steps[0]
+        for other in steps[1:]:
+            shared = np.intersect1d(shared, other)
+        return np.sort(shared)
+
+    if FIT_ONLY in of_teachers[0]:
+        return {FIT_ONLY: everywhere(FIT_ONLY)}
+    exact = everywhere(FIT_AND_SCORE)
+    return {FIT_AND_SCORE: exact, SCORE_ONLY: np.setdiff1d(everywhere(FIT_AND_SCORE, SCORE_ONLY), exact)}
+
+
+def with_special_start(
+    teacher: Tokens, student: Tokens, time_map: TimeMap
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The map's entries (rows, columns, weights), and first special token on first special token."""
+    if not _both_begin_with_special(teacher, student).any() or time_map.covered[0]:
+        return time_map.rows, time_map.columns, time_map.weights
+    return np.append(time_map.rows, 0), np.append(time_map.columns, 0), np.append(time_map.weights, 1.0)
+
+
+def rank_map(teacher: Tokens, student: Tokens, sinks: int) -> TimeMap:
+    """The student's k-th step after its sinks <- the k-th kept teacher step, whichever each head keeps (R-KV).
+
+    The columns only count: which steps are kept is known once a cache has been read.
+    """
+    rows = np.flatnonzero(~student.special & ~_first_content(student, sinks))
+    columns = selectable(teacher, sinks)
+    count = min(len(rows), len(columns))
+    nothing = np.zeros(len(student), dtype=np.int64)
+    return TimeMap(
+        rule="rkv",
+        student_length=len(student),
+        teacher_length=len(teacher),
+        rows=rows[:count],
+        columns=columns[:count],
+        weights=np.ones(count),
+        exact=nothing.astype(bool),
+        lag=nothing,
+    )
+
+
+def selectable(teacher: Tokens, sinks: int) -> np.ndarray:
+    """The teacher steps that a head may keep: content tokens after the sinks."""
+    return np.flatnonzero(~teacher.special & ~_first_content(teacher, sinks))
+
+
+def _both_begin_with_special(teacher: Tokens, student: Tokens) -> np.ndarray:
+    """[Ts] bool: the first student step, where both models begin with a special token."""
+    steps = np.zeros(len(student), dtype=bool)
+    if len(teacher) and len(student):
+        steps[0] = teacher.special[0] and student.special[0]
+    return steps
+
+
+def _first_content(tokens: Tokens, count: int) -> np.ndarray:
+    """[T] bool: the first ``count`` content tokens, on which attention rests."""
+    first = np.zeros(len(tokens), dtype=bool)
+    first[np.flatnonzero(~tokens.special)[:count]] = True
+    return first
+
+
+@dataclass(frozen=True)
+class Picked:
+    """Student steps (document b, step s) of a batch, and the weighted teacher steps (b, t) that stand for them."""
+
+    student: tuple[torch.Tensor, torch.Tensor]  # b [N], s [N]
+    teacher: tuple[torch.Tensor, torch.Tensor]  # b [M], t [M]
+    row: torch.Tensor  # [M] in 0..N
+    weight: torch.Tensor  # [M]
+    one_to_one: bool
+
+    def __len__(self) -> int:
+        return len(self.student[0])
+
+    def targets(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, H, Ts, D] -> [N, H * D], head-major."""
+        return _steps(x, self.student)
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, H, Tt, D] -> [N, H * D] on the student's steps."""
+        entries = _steps(x, self.teacher)
+        if self.one_to_one:
+            return entries
+        out = entries.new_zeros(len(self), entries.shape[1])
+        return out.index_add_(0, self.row, entries * self.weight.to(entries.dtype)[:, None])
+
+    def features_by_head(self, x: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+        """[B, H, Tt, D] with a teacher step per head, ``steps`` [B, H, Ts] (-1: none) -> [N, H * D]."""
+        b, s = self.student
+        chosen = steps[b, :, s]  # [N, H]
+        heads = torch.arange(x.shape[1], device=x.device)
+        taken = x[b[:, None], heads, chosen.clamp(min=0)] * (chosen >= 0).unsqueeze(-1).to(x.dtype)
+        return taken.flatten(1)
+
+
+def _steps(x: torch.Tensor, at: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    return x.transpose(1, 2)[at].flatten(1)
+
+
+def pick(maps: Sequence[tuple[Tokens, Tokens, TimeMap]], chosen: Sequence[np.ndarray], device: torch.device) -> Picked:
+    """The chosen student steps of each document (teacher tokens, student tokens, map) of a batch, in that order."""
+    student_b, student_s, teacher_b, teacher_t, row, weight = [], [], [], [], [], []
+    offset = 0
+    for b, ((teacher, student, time_map), steps) in enumerate(zip(maps, chosen, strict=True)):
+        rows, columns, weights = with_special_start(teacher, student, time_map)
+        number = np.full(len(student), -1)
+        number[steps] = np.arange(len(steps)) + offset
+        kept = number[rows] >= 0
+        student_b.append(np.full(len(steps), b))
+        student_s.append(steps)
+        teacher_b.append(np.full(int(kept.sum()), b))
+        teacher_t.append(columns[kept])
+        row.append(number[rows[kept]])
+        weight.append(weights[kept])
+        offset += len(steps)
+    rows = np.concatenate(row)
+    order = np.argsort(rows, kind="stable")
+    entries = [np.concatenate(part)[order] for part in (teacher_b, teacher_t, row, weight)]
+    one_to_one = np.array_equal(entries[2], np.arange(offset)) and bool((entries[3] == 1).all())
+
+    def on_device(part: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(part).to(device)
+
+    teacher_b, teacher_t, row, weight = map(on_device, entries)
+    student = on_device(np.concatenate(student_b)), on_device(np.concatenate(student_s))
+    return Picked(student, (teacher_b, teacher_t), row, weight, one_to_one)

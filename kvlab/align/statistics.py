@@ -1,8 +1,9 @@
 """Sums over rows from which every score follows; memory does not grow with the number of rows.
 
-X [N, P] are a teacher's features (P = Ht * Dt), Y [N, Q] a student's targets (Q = Hs * Ds). Sums are float64
-and taken about a pilot mean, so that a large common offset does not eat the digits of the variance.
-Inputs and outputs are kept apart because controls share one of the two.
+X [N, P] are a teacher's features (P = Ht * Dt), Y [N, Q] a student's targets (Q = Hs * Ds). Rows are shifted by a
+pilot mean, so that a large common offset does not eat the digits of the variance; products are made in the rows'
+own number type, ``CHUNK`` rows at a time, and summed in float64. Inputs and outputs are kept apart because controls
+share one of the two.
 """
 
 from __future__ import annotations
@@ -10,6 +11,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+
+CHUNK = 4096  # rows per product: a float32 product of more loses digits
+
+
+def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """A^T B [P, Q] in float64, of rows [N, P] and [N, Q]."""
+    if len(a) <= CHUNK:
+        return (a.T @ b).double()
+    return sum((x.T @ y).double() for x, y in zip(a.split(CHUNK), b.split(CHUNK)))
+
+
+def pilot_of(rows: torch.Tensor) -> torch.Tensor:
+    """The mean of a first batch [P], rounded to its number type: subtracting it is then the same everywhere."""
+    return rows.double().mean(0).to(rows.dtype).double()
 
 
 @dataclass
@@ -27,10 +42,10 @@ class Inputs:
         return cls(pilot, 0, torch.zeros_like(pilot), pilot.new_zeros(len(pilot), len(pilot)))
 
     def add(self, x: torch.Tensor) -> None:
-        shifted = x.double() - self.pilot
+        shifted = x - self.pilot.to(x.dtype)
         self.n += len(x)
-        self.total += shifted.sum(0)
-        self.gram.addmm_(shifted.T, shifted)
+        self.total += shifted.sum(0, dtype=torch.float64)
+        self.gram += product(shifted, shifted)
 
     def __add__(self, other: Inputs) -> Inputs:
         return Inputs(self.pilot, self.n + other.n, self.total + other.total, self.gram + other.gram)
@@ -66,11 +81,11 @@ class Outputs:
         return cls(pilot_x, pilot_y, 0, zeros, pilot_x.new_zeros(len(pilot_x), len(pilot_y)), zeros.clone())
 
     def add(self, x: torch.Tensor, y: torch.Tensor) -> None:
-        shifted_x, shifted_y = x.double() - self.pilot_x, y.double() - self.pilot_y
+        shifted_x, shifted_y = x - self.pilot_x.to(x.dtype), y - self.pilot_y.to(y.dtype)
         self.n += len(y)
-        self.total += shifted_y.sum(0)
-        self.cross.addmm_(shifted_x.T, shifted_y)
-        self.squares += (shifted_y**2).sum(0)
+        self.total += shifted_y.sum(0, dtype=torch.float64)
+        self.cross += product(shifted_x, shifted_y)
+        self.squares += shifted_y.square().sum(0, dtype=torch.float64)
 
     def __add__(self, other: Outputs) -> Outputs:
         return self._combine(other, 1)
@@ -116,6 +131,14 @@ class Centred:
     xx: torch.Tensor  # [P, P]
     xy: torch.Tensor  # [P, Q]
     yy: torch.Tensor  # [Q]
+
+    def features(self, columns: torch.Tensor) -> Centred:
+        """The same with some of the features only."""
+        if len(columns) == len(self.mean_x):
+            return self
+        return Centred(
+            self.n, self.mean_x[columns], self.mean_y, self.xx[columns][:, columns], self.xy[columns], self.yy
+        )
 
 
 def centred(inputs: Inputs, outputs: Outputs, mean_x: torch.Tensor, mean_y: torch.Tensor) -> Centred:

@@ -1,0 +1,203 @@
+"""Items -> batches of one fold, each read with one forward per model -> the rows that stand side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import zip_longest
+
+import numpy as np
+import torch
+
+from kvlab.align import time as time_rules
+from kvlab.align.reading import Item
+from kvlab.align.resampling import NO_STEP
+from kvlab.align.rkv import keep_steps
+from kvlab.align.rows import Picked, common_parts, pick, row_parts, selectable
+from kvlab.attention import observed_attention, observers
+from kvlab.capture import CapturedBatch, capture
+from kvlab.errors import AlignError
+from kvlab.models import LoadedModel
+from kvlab.request import AlignSettings
+from kvlab.types import KINDS, HeadSteps, TimeMap, Tokens
+
+
+def batches(items: Sequence[Item], batch_tokens: int) -> list[list[Item]]:
+    """Documents of one fold and role, of similar length, with at most ``batch_tokens`` padded tokens.
+
+    The folds take turns, so that the first batches hold documents of all of them.
+    """
+    of_fold: dict[tuple, list[list[Item]]] = {}
+    for item in sorted(items, key=lambda i: i.longest):
+        groups = of_fold.setdefault((item.fold, item.scored), [])
+        if not groups or item.longest * (len(groups[-1]) + 1) > batch_tokens:
+            groups.append([])
+        groups[-1].append(item)
+    in_turn = zip_longest(*(of_fold[key] for key in sorted(of_fold, key=lambda k: (not k[1], k[0]))))
+    return [batch for turn in in_turn for batch in turn if batch is not None]
+
+
+@dataclass
+class Rows:
+    """The rows of one batch under one teacher's time map, by part; gathered when asked for.
+
+    ``x(kind, layer, part)`` [N, P] features, ``y(kind, layer, part)`` [N, Q] targets, ``e(part)`` [N, E] the
+    teacher's context-free token embeddings. Layers are positions among the cached ones.
+    """
+
+    fold: int
+    picked: dict[str, Picked]
+    teacher: CapturedBatch
+    student: CapturedBatch
+    embedded: torch.Tensor  # [B, 1, Tt, E]
+    steps: list[torch.Tensor] | None = None  # rule rkv: per cached teacher layer [B, H, Ts], -1 where none
+    _kept: dict[tuple, torch.Tensor] | None = None
+
+    @property
+    def parts(self) -> list[str]:
+        return [part for part, picked in self.picked.items() if len(picked)]
+
+    def x(self, kind: str, layer: int, part: str) -> torch.Tensor:
+        if self._kept is not None:
+            return self._kept["x", kind, layer, part]
+        features = self.teacher.features(kind)[layer]
+        if self.steps is None:
+            return self.picked[part].features(features)
+        return self.picked[part].features_by_head(features, self.steps[layer])
+
+    def y(self, kind: str, layer: int, part: str) -> torch.Tensor:
+        if self._kept is not None:
+            return self._kept["y", kind, layer, part]
+        return self.picked[part].targets(self.student.of(kind)[layer])
+
+    def e(self, part: str) -> torch.Tensor:
+        if self._kept is not None:
+            return self._kept["e", part]
+        if self.steps is None:
+            return self.picked[part].features(self.embedded)
+        # Every head keeps its own steps: what the tokens alone say is their mean over all heads.
+        by_layer = [
+            self.picked[part]
+            .features_by_head(self.embedded.expand(-1, steps.shape[1], -1, -1), steps)
+            .unflatten(1, (steps.shape[1], -1))
+            .mean(1)
+            for steps in self.steps
+        ]
+        return torch.stack(by_layer).mean(0)
+
+    def side_by_side(self, kind: str, layers: Sequence[int], part: str) -> torch.Tensor:
+        """[N, sum of P]: the features of several teacher layers."""
+        if len(layers) == 1:
+            return self.x(kind, layers[0], part)
+        return torch.cat([self.x(kind, layer, part) for layer in layers], dim=1)
+
+    def keep(self) -> Rows:
+        """The same with all rows gathered and the caches themselves let go."""
+        kept = {("e", part): self.e(part) for part in self.parts}
+        for part in self.parts:
+            for kind in KINDS:
+                for layer in range(len(self.teacher.of(kind))):
+                    kept["x", kind, layer, part] = self.x(kind, layer, part)
+                for layer in range(len(self.student.of(kind))):
+                    kept["y", kind, layer, part] = self.y(kind, layer, part)
+        nothing = torch.zeros(0)
+        return Rows(self.fold, self.picked, None, None, nothing, self.steps, kept)
+
+
+@dataclass(frozen=True)
+class Read:
+    """One batch as read by every model."""
+
+    items: list[Item]
+    teachers: list[Rows]  # of each teacher
+    common: list[Rows] = field(default_factory=list)  # of each teacher on the steps that all of them cover
+    head_steps: list[list[HeadSteps]] = field(default_factory=list)  # rule rkv: of each teacher and document
+
+
+@torch.inference_mode()
+def read(teachers: Sequence[LoadedModel], student: LoadedModel, batch: list[Item], settings: AlignSettings) -> Read:
+    """One forward per model. Raises AlignError ``cache-not-finite`` naming layer and head."""
+    kv_s = finite(capture(student, [i.student for i in batch], settings.keys == "pre-rope"), student)
+    rows, common, head_steps = [], [], []
+    parts = [
+        [row_parts(i.teachers[t], i.student, i.maps[t], i.scored, settings) for i in batch]
+        for t in range(len(teachers))
+    ]
+    shared = [common_parts(of_teachers) for of_teachers in zip(*parts)]
+    for t, teacher in enumerate(teachers):
+        kv_t = finite(capture(teacher, [i.teachers[t] for i in batch], settings.keys == "pre-rope"), teacher)
+        embedded = teacher.model.get_input_embeddings()(kv_t.ids).float().unsqueeze(1)
+        maps = [(i.teachers[t], i.student, i.maps[t]) for i in batch]
+        steps = None
+        if settings.time in time_rules.HEAD_RULES:
+            head_steps.append(_kept_steps(teacher, kv_t, batch, t, settings))
+            steps = _of_batch(head_steps[-1], maps, kv_s.ids.shape[1])
+        for chosen, into in ((parts[t], rows), (shared, common)):
+            if into is common and len(teachers) == 1:
+                continue
+            picked = {part: pick(maps, [c[part] for c in chosen], embedded.device) for part in chosen[0]}
+            into.append(Rows(batch[0].fold, picked, kv_t, kv_s, embedded, steps))
+    return Read(batch, rows, common, head_steps)
+
+
+def _kept_steps(
+    teacher: LoadedModel, captured: CapturedBatch, batch: list[Item], t: int, settings: AlignSettings
+) -> list[HeadSteps]:
+    """For each document, the teacher steps that each head keeps: as many as the student has, sinks left out."""
+    tokens = [i.teachers[t] for i in batch]
+    looking = [observers(i.teachers[t], i.document.segments) for i in batch]
+    attention = observed_attention(teacher, tokens, looking)
+    kept = []
+    for b, item in enumerate(batch):
+        length = len(tokens[b])
+        left_out = np.ones(length, dtype=bool)
+        left_out[selectable(tokens[b], settings.sinks)] = False
+        keys = [k[b, :, :length] for k in captured.keys]
+        seen = [a[b, :, :length] for a in attention]
+        kept.append(keep_steps(keys, seen, replace(tokens[b], special=left_out), len(item.maps[t].rows)))
+    return kept
+
+
+def _of_batch(kept: list[HeadSteps], maps: list[tuple[Tokens, Tokens, TimeMap]], longest: int) -> list[torch.Tensor]:
+    """Per layer [B, H, Ts]: each document's kept steps on the student steps that they stand for."""
+    layers = []
+    for layer in range(len(kept[0].steps)):
+        first = kept[0].steps[layer]
+        steps = first.new_full((len(kept), len(first), longest), NO_STEP)
+        for b, (of_document, (_, _, time_map)) in enumerate(zip(kept, maps)):
+            steps[b, :, torch.from_numpy(time_map.rows).to(first.device)] = of_document.steps[layer]
+        layers.append(steps)
+    return layers
+
+
+def whole_document(read_batch: Read, number: int, teacher: int) -> Rows:
+    """All of one document's student steps as the one part "all"; rows without a teacher step are zero."""
+    rows = read_batch.teachers[teacher]
+    maps = [(i.teachers[teacher], i.student, i.maps[teacher]) for i in read_batch.items]
+    steps = [np.arange(len(i.student)) if b == number else np.arange(0) for b, i in enumerate(read_batch.items)]
+    picked = {"all": pick(maps, steps, rows.embedded.device)}
+    return Rows(rows.fold, picked, rows.teacher, rows.student, rows.embedded, rows.steps)
+
+
+def finite(captured: CapturedBatch, loaded: LoadedModel) -> CapturedBatch:
+    for kind in KINDS:
+        for position, x in enumerate(captured.of(kind)):
+            if bool(torch.isfinite(x.sum())):
+                continue
+            for b, tokens in enumerate(captured.tokens):
+                bad = (~torch.isfinite(x[b, :, : len(tokens)])).flatten(1).any(1).nonzero().flatten().tolist()
+                if bad:
+                    layer = loaded.geometry.kv_layers[position]
+                    raise AlignError(
+                        "cache-not-finite",
+                        expected=f"finite {kind}s",
+                        found=f"NaN or Inf in the {kind}s of layer {layer}, KV head {bad[0]} of {loaded.name}",
+                        remedy="load the model in float32 or bfloat16 (--dtype), or check its weights",
+                    )
+    return captured
+
+
+def in_order(read_items: Iterator[list[Item]], batch_tokens: int) -> Iterator[list[Item]]:
+    """The batches of every window."""
+    for window in read_items:
+        yield from batches(window, batch_tokens)

@@ -1,0 +1,84 @@
+"""The first documents' rows of every layer, held in memory: what layers are chosen on and controls are measured on.
+
+Bounded by ``sample_tokens`` whatever the number of documents; with fewer tokens than that it is all of the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from kvlab.align.batches import Rows
+from kvlab.align.statistics import pilot_of
+from kvlab.align.sums import FIT_AND_SCORE, FIT_ONLY, Pairing
+from kvlab.types import KINDS
+
+Group = tuple[int, str]  # fold, part
+
+
+class Sample:
+    """Rows [N, ...] by group, each group's documents one after the other."""
+
+    def __init__(self, rows: Sequence[Rows], layers_t: int, layers_s: int, folds: int, seed: int):
+        self.layers_t, self.layers_s, self.folds = layers_t, layers_s, folds
+        self.groups: list[Group] = sorted({(r.fold, part) for r in rows for part in r.parts})
+        self._rows: dict[tuple, torch.Tensor] = {}
+        for group in self.groups:
+            part = group[1]
+            of_group = [r for r in rows if r.fold == group[0] and part in r.parts]
+            for kind in KINDS:
+                for layer in range(layers_t):
+                    self._rows[group, "x", kind, layer] = torch.cat([r.x(kind, layer, part) for r in of_group])
+                for layer in range(layers_s):
+                    self._rows[group, "y", kind, layer] = torch.cat([r.y(kind, layer, part) for r in of_group])
+            self._rows[group, "e"] = torch.cat([r.e(part) for r in of_group])
+        generator = torch.Generator().manual_seed(seed)
+        self._shuffled = {g: torch.randperm(len(self._rows[g, "e"]), generator=generator) for g in self.groups}
+
+    @property
+    def fit_groups(self) -> list[Group]:
+        return [group for group in self.groups if group[1] in (FIT_AND_SCORE, FIT_ONLY)]
+
+    def count(self, group: Group) -> int:
+        return len(self._shuffled[group])
+
+    def width(self, kind: str, layer: int) -> int:
+        """Features of a teacher layer."""
+        return self.x(kind, layer, self.groups[0]).shape[1]
+
+    def x(self, kind: str, layer: int, group: Group) -> torch.Tensor:
+        return self._rows[group, "x", kind, layer]
+
+    def y(self, kind: str, layer: int, group: Group, shuffled: bool = False) -> torch.Tensor:
+        """Targets; shuffled: in an order that has nothing to do with the features, within the group."""
+        y = self._rows[group, "y", kind, layer]
+        return y[self._shuffled[group].to(y.device)] if shuffled else y
+
+    def e(self, group: Group) -> torch.Tensor:
+        return self._rows[group, "e"]
+
+    def side_by_side(self, kind: str, layers: Sequence[int], group: Group) -> torch.Tensor:
+        if len(layers) == 1:
+            return self.x(kind, layers[0], group)
+        return torch.cat([self.x(kind, layer, group) for layer in layers], dim=1)
+
+    def pairing(self, kind: str, layers: Sequence[int], layer_s: int) -> Pairing:
+        """The sums of teacher layers side by side against one student layer, over the rows of the sample."""
+        return self.sums(lambda g: self.side_by_side(kind, layers, g), lambda g: self.y(kind, layer_s, g))
+
+    def with_shuffled(self, kind: str, layers: Sequence[int], layer_s: int, columns) -> Pairing:
+        """The same; behind the student's channels, the same channels in shuffled row order."""
+
+        def both(group: Group) -> torch.Tensor:
+            return torch.cat([self.y(kind, layer_s, group), self.y(kind, layer_s, group, shuffled=True)], dim=1)
+
+        return self.sums(lambda g: self.side_by_side(kind, layers, g), both, columns)
+
+    def sums(self, x: Callable[[Group], torch.Tensor], y: Callable[[Group], torch.Tensor], columns=None) -> Pairing:
+        """The sums of any features and targets of every group."""
+        first = self.fit_groups[0]
+        pairing = Pairing.begin(pilot_of(x(first)), pilot_of(y(first)), self.folds, columns)
+        for group in self.groups:
+            pairing.add(*group, x(group), y(group))
+        return pairing

@@ -1,0 +1,33 @@
+"""KV heads and head width of each cached layer: of the targets, and of the features a map is fitted from."""
+
+from __future__ import annotations
+
+from kvlab.errors import AlignError
+from kvlab.types import KINDS, Geometry
+
+
+def target_shape(geometry: Geometry, kind: str, layer: int) -> tuple[int, int]:
+    """Heads and width of a cached layer (by position) of the student."""
+    heads, key_width, value_width = geometry.layer_shapes[layer]
+    return heads, key_width if kind == KINDS[0] else value_width
+
+
+def feature_shape(geometry: Geometry, kind: str, layer: int) -> tuple[int, int]:
+    """Likewise of a teacher; a latent cache is one head, its latent and its rotary part side by side."""
+    heads, key_width, value_width = geometry.layer_shapes[layer]
+    if geometry.latent:
+        return 1, heads * (key_width + value_width)
+    return target_shape(geometry, kind, layer)
+
+
+def common_width(geometry: Geometry, kind: str, layers: tuple[int, ...]) -> int:
+    """The head width that the chosen teacher layers share. Raises AlignError where they differ."""
+    widths = {feature_shape(geometry, kind, layer)[1] for layer in layers}
+    if len(widths) > 1:
+        raise AlignError(
+            "widths-differ",
+            expected=f"teacher layers {layers} of one head width, which this projector projects as one",
+            found=f"widths {sorted(widths)} in {geometry.name}",
+            remedy="choose the ridge projector, or --layers depth",
+        )
+    return widths.pop()

@@ -1,0 +1,82 @@
+"""Sums of each fold of documents, by what their rows are for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from kvlab.align.statistics import Inputs, Outputs
+
+FIT_AND_SCORE = "fit and score"  # both models have read the same bytes
+SCORE_ONLY = "score only"  # the rule gives a teacher step, but not at the same byte
+FIT_ONLY = "fit only"  # calibration documents
+SINK = "sink"  # first content tokens of a document, of either model: scored apart
+SPECIAL = "special"  # the special token that both models begin with: scored apart
+PARTS = (FIT_AND_SCORE, SCORE_ONLY, FIT_ONLY, SINK, SPECIAL)
+APART = (SINK, SPECIAL)
+
+
+@dataclass
+class FoldSums:
+    """Inputs (one pilot) or Outputs (two) of each part and fold; what has no rows takes no memory."""
+
+    pilots: tuple[torch.Tensor, ...]
+    folds: int
+    parts: dict[tuple[str, int], Inputs | Outputs] = field(default_factory=dict)
+
+    def empty(self) -> Inputs | Outputs:
+        return (Inputs if len(self.pilots) == 1 else Outputs).empty(*self.pilots)
+
+    def add(self, fold: int, part: str, *rows: torch.Tensor) -> None:
+        if not len(rows[0]):
+            return
+        if (part, fold) not in self.parts:
+            self.parts[part, fold] = self.empty()
+        self.parts[part, fold].add(*rows)
+
+    def of(self, *parts: str) -> list:
+        """[F] sums over the rows of these parts."""
+        return [self._together([self.parts[p, fold] for p in parts if (p, fold) in self.parts]) for fold in self._all]
+
+    def fit(self) -> list:
+        return self.of(FIT_AND_SCORE, FIT_ONLY)
+
+    def score(self) -> list:
+        return self.of(FIT_AND_SCORE, SCORE_ONLY)
+
+    @property
+    def _all(self) -> range:
+        return range(self.folds)
+
+    def _together(self, present: list) -> Inputs | Outputs:
+        return sum(present[1:], present[0]) if present else self.empty()
+
+
+def total(folds: list) -> Inputs | Outputs:
+    return sum(folds[1:], folds[0])
+
+
+@dataclass
+class Pairing:
+    """One problem: the features and targets of the same rows.
+
+    ``columns[f]``: the features that the map for fold f may use (chosen without f); None: all of them.
+    """
+
+    features: FoldSums
+    targets: FoldSums
+    columns: list[torch.Tensor] | None = None
+
+    @classmethod
+    def begin(cls, pilot_x: torch.Tensor, pilot_y: torch.Tensor, folds: int, columns=None) -> Pairing:
+        return cls(FoldSums((pilot_x,), folds), FoldSums((pilot_x, pilot_y), folds), columns)
+
+    def add(self, fold: int, part: str, x: torch.Tensor, y: torch.Tensor) -> None:
+        self.features.add(fold, part, x)
+        self.targets.add(fold, part, x, y)
+
+    def columns_of(self, fold: int) -> torch.Tensor:
+        if self.columns is None:
+            return torch.arange(len(self.features.pilots[0]), device=self.features.pilots[0].device)
+        return self.columns[fold]

@@ -1,0 +1,120 @@
+"""The sums of an analysis that was interrupted, so that it can go on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time as clock
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from kvlab.align.reading import Item
+from kvlab.align.sums import FoldSums
+
+log = logging.getLogger(__name__)
+
+NAME = "unfinished.safetensors"
+EVERY = 30.0  # seconds between saves, at least
+SHARE = 0.05  # of the time, at most, spent on saving
+
+
+@dataclass
+class Unfinished:
+    """A file in the analysis' folder. ``asked_for``: all that the sums depend on (models, settings, texts)."""
+
+    folder: Path
+    asked_for: Any
+
+    @property
+    def path(self) -> Path:
+        return self.folder / NAME
+
+    def go_through(
+        self,
+        batches: Iterator[list[Item]],
+        sums: Mapping[str, FoldSums],
+        read: Callable[[list[Item]], Any],
+        add: Callable[[Any], None],
+        count: Callable[[list[Item]], None],
+    ) -> int:
+        """Read every batch and add it to the sums; those of the file are not read again -> how many these were.
+
+        What has been added is kept when anything, a request to stop (from ``read`` or ``count``) included,
+        interrupts the work; a batch that is only half added is not.
+        """
+        print_of_work = self._fingerprint(sums)
+        done = continued = self._load(sums, print_of_work)
+        saved, cost, whole = clock.monotonic(), 0.0, True
+        try:
+            for number, batch in enumerate(batches, 1):
+                if number > continued:
+                    found = read(batch)
+                    whole = False
+                    add(found)
+                    done, whole = number, True
+                count(batch)
+                now = clock.monotonic()
+                if now - saved > max(EVERY, cost / SHARE):
+                    self._save(sums, done, print_of_work)
+                    saved = clock.monotonic()
+                    cost = saved - now
+        except BaseException:
+            if whole and done > continued:
+                self._save(sums, done, print_of_work)
+            raise
+        return continued
+
+    def remove(self) -> None:
+        """The work is done, or given up."""
+        for path in (self.path, self.path.with_suffix(".partial")):
+            path.unlink(missing_ok=True)
+
+    def _fingerprint(self, sums: Mapping[str, FoldSums]) -> str:
+        """Of the request, and of which sums are kept: with other layers chosen they would be others."""
+        text = json.dumps([self.asked_for, sorted(sums)], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _save(self, sums: Mapping[str, FoldSums], done: int, fingerprint: str) -> None:
+        tensors = {}
+        for name, fold_sums in sums.items():
+            for number, pilot in enumerate(fold_sums.pilots):
+                tensors[f"{name}|pilot|{number}"] = pilot.clone()  # sums share pilots, files do not share tensors
+            for (part, fold), found in fold_sums.parts.items():
+                for field in fields(found):
+                    if not field.name.startswith("pilot"):
+                        tensors[f"{name}|{part}|{fold}|{field.name}"] = torch.as_tensor(getattr(found, field.name))
+        partial = self.path.with_suffix(".partial")
+        try:
+            on_host = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
+            save_file(on_host, partial, {"fingerprint": fingerprint, "batches": str(done)})
+            partial.replace(self.path)
+        except (OSError, SafetensorError) as error:  # the analysis itself can do without
+            log.warning("what has been read could not be kept in %s: %s", self.path, error)
+
+    def _load(self, sums: Mapping[str, FoldSums], fingerprint: str) -> int:
+        """Put the file's sums in place -> batches they hold; 0 when there is no file of this work."""
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("fingerprint") != fingerprint:
+                    return 0
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError):
+            return 0
+        for name, fold_sums in sums.items():
+            device = fold_sums.pilots[0].device
+            own = {key: value for key, value in tensors.items() if key.startswith(f"{name}|")}
+            fold_sums.pilots = tuple(own.pop(f"{name}|pilot|{n}").to(device) for n in range(len(fold_sums.pilots)))
+            fold_sums.parts = {}
+            for key, value in own.items():
+                _, part, fold, field = key.split("|")
+                found = fold_sums.parts.setdefault((part, int(fold)), fold_sums.empty())
+                setattr(found, field, int(value) if field == "n" else value.to(device))
+        return int(metadata["batches"])

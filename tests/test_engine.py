@@ -1,0 +1,286 @@
+"""What an analysis does beyond one pair and one rule: several teachers, controls, rows apart, windows, bad input."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from kvlab.align import pipeline, reading, rkv
+from kvlab.align.crossfit import crossfit_ridge, scored_apart
+from kvlab.align.pipeline import align, align_several
+from kvlab.align.sums import SINK, Pairing
+from kvlab.attention import observed_attention, observers
+from kvlab.capture import capture
+from kvlab.errors import AlignError, ModelError
+from kvlab.models import load, random_like
+from kvlab.request import AlignSettings
+from kvlab.types import Document, Segment
+from tests.tiny import TEXT, tiny_model
+
+pytestmark = [pytest.mark.model, pytest.mark.xdist_group("engine")]
+PLAIN = AlignSettings(inspect=0, layers="depth", random_teacher=False)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    made = {}
+    for seed, (name, architecture, style) in enumerate(
+        (("teacher", "qwen2", "sentencepiece"), ("second", "qwen3", "byte"), ("student", "llama", "sentencepiece"))
+    ):
+        folder = tmp_path_factory.mktemp(name)
+        vocab = 340 if name == "student" else 400
+        tiny_model(architecture, folder, seed=seed, tokenizer_style=style, num_hidden_layers=2, vocab=vocab)
+        made[name] = load(str(folder), "cpu", "float32")
+    return made
+
+
+@pytest.fixture(scope="module")
+def documents():
+    words, rng = TEXT.split(), np.random.default_rng(0)
+    return [Document(f"d{i}", " ".join(rng.choice(words, 30))) for i in range(60)]
+
+
+# --- several teachers ------------------------------------------------------------------------------------------
+
+
+def test_each_of_several_teachers_is_scored_as_it_is_alone(models, documents):
+    teachers = [models["teacher"], models["second"]]
+    together = align_several(teachers, models["student"], documents, PLAIN)
+    for teacher, (result, _) in zip(teachers, together):
+        alone, _ = align(teacher, models["student"], documents, PLAIN)
+        np.testing.assert_allclose(result.table()["r2"], alone.table()["r2"], atol=1e-6)
+        assert result.data == alone.data and result.timeline == alone.timeline
+        assert result.teachers == [t.name for t in teachers] and alone.teachers == [teacher.name]
+        assert result.fusion and not alone.fusion
+
+
+def test_the_same_teacher_twice_brings_nothing(models, documents):
+    (result, _), (again, _) = align_several([models["teacher"]] * 2, models["student"], documents, PLAIN)
+    np.testing.assert_array_equal(result.table()["r2"], again.table()["r2"])
+    assert max(abs(score.gain) for score in result.fusion) < 1e-5
+    assert {score.n for score in result.fusion} == {result.data["rows_scored"]}
+
+
+def test_a_model_among_the_teachers_explains_itself_in_the_fusion(models, documents):
+    (_, _), (own, _) = align_several([models["teacher"], models["student"]], models["student"], documents, PLAIN)
+    assert own.table()["error"].max() < 1e-6
+    for score in own.fusion:
+        assert score.r2 > 0.999 and score.weights[1] > 0.99
+
+
+# --- controls --------------------------------------------------------------------------------------------------
+
+
+def test_random_weights_are_a_teacher_like_any_other(models, documents):
+    settings = PLAIN.model_copy(update={"random_teacher": True, "seed": 3})
+    result, _ = align(models["teacher"], models["student"], documents, settings)
+    stand_in = random_like(models["teacher"], 3)
+    expected, _ = align(stand_in, models["student"], documents, PLAIN.model_copy(update={"seed": 3}))
+    np.testing.assert_allclose(result.table()["r2_random"], expected.table()["r2"], atol=1e-5)
+    np.testing.assert_allclose(result.table()["random_se"], expected.table()["se"], atol=1e-5)
+    table = result.table()
+    np.testing.assert_allclose(table["gain_random"], table["r2"] - table["r2_random"], atol=1e-9)
+    assert result.controls["random_teacher"] == "seed 3"
+
+
+def test_controls_of_a_bounded_sample_say_their_rows(models, documents):
+    settings = PLAIN.model_copy(update={"random_teacher": True, "sample_tokens": 300, "batch_tokens": 300})
+    bounded, _ = align(models["teacher"], models["student"], documents, settings)
+    whole, _ = align(models["teacher"], models["student"], documents, PLAIN)
+    np.testing.assert_allclose(bounded.table()["r2"], whole.table()["r2"], atol=1e-6)
+    table = bounded.table()
+    assert (table["n_control"] < table["n"] / 2).all() and bounded.controls["rows"] == table["n_control"][0]
+    assert not bounded.controls["whole_sample"] and whole.controls["whole_sample"]
+    # Fewer rows: the teacher is compared with random weights on the same few.
+    assert not np.allclose(table["gain_random"], table["r2"] - table["r2_random"], atol=1e-3)
+
+
+def test_a_teacher_of_random_weights_does_not_beat_random_weights(models, documents):
+    """The null of that control: another draw of the same distribution."""
+    first = random_like(models["teacher"], 11)
+    settings = PLAIN.model_copy(update={"random_teacher": True, "seed": 12})
+    result, _ = align(first, models["student"], documents, settings)
+    assert result.table()["gain_random"].abs().mean() < 0.05
+
+
+def test_without_room_for_random_weights_the_rest_is_measured(models, documents, monkeypatch):
+    def no_room(loaded, seed):
+        raise ModelError("model-memory", expected="30 GiB", found="2 GiB free", remedy="use another device")
+
+    monkeypatch.setattr(pipeline, "random_like", no_room)
+    result, _ = align(models["teacher"], models["student"], documents[:10], AlignSettings(inspect=0))
+    assert result.controls["random_teacher"] == "not measured: 2 GiB free"
+    assert any("No control by random weights" in note for note in result.notes)
+    assert result.table()["r2_random"].isna().all() and result.table()["r2"].notna().all()
+
+
+# --- rows apart, and other errors ------------------------------------------------------------------------------
+
+
+def test_sinks_and_the_first_special_token_are_scored_apart(models, documents):
+    """Against predictions of the inspected documents, token by token."""
+    settings = PLAIN.model_copy(update={"inspect": len(documents), "folds": 3})
+    result, _ = align(models["teacher"], models["student"], documents, settings)
+    for kind in ("key", "value"):
+        for layer, head in ((0, 1), (1, 0)):
+            score = result.score(kind, layer, head)
+            sinks, special = [], []
+            for i, document in enumerate(result.inspected):
+                error = result.arrays[f"document.{i}.error.{kind}"][layer, head]
+                scored = np.array(document.scored)
+                is_special = np.array([t.special for t in document.student_tokens])
+                sinks += error[~scored & ~is_special & ~np.isnan(error)].tolist()
+                special.append(is_special[0])
+            assert score.n_sink == len(sinks) > 4 * 40
+            # The views divide by the mean variance of scored tokens; the score by that of the sinks themselves.
+            assert score.error_sink > 0 and all(special) and score.n_special == len(documents)
+            assert np.isfinite(score.error_special)
+    assert result.score("key", 0, 0).n + result.score("key", 0, 0).n_sink <= result.data["student_tokens"]
+
+
+def test_sink_errors_are_those_of_the_maps_that_have_not_seen_them(models, documents):
+    """One fold by hand: its sinks predicted by the ridge of the other folds."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(90, 6, generator=generator).double(), torch.randn(90, 4, generator=generator).double()
+    y[:, :2] += x[:, :2]
+    pairing = Pairing.begin(x[0], y[0], 3)
+    for f in range(3):
+        pairing.add(f, "fit and score", x[f::3][10:], y[f::3][10:])
+        pairing.add(f, SINK, x[f::3][:10], y[f::3][:10])
+    fit = crossfit_ridge(pairing, 2)
+    error, n = scored_apart(fit, pairing, SINK)
+    rss, tss = torch.zeros(4).double(), torch.zeros(4).double()
+    for f in range(3):
+        sinks_x, sinks_y = x[f::3][:10], y[f::3][:10]
+        train_mean = torch.cat([y[g::3][10:] for g in range(3) if g != f]).mean(0)
+        rss += ((sinks_y - fit.predict(f, sinks_x)) ** 2).sum(0)
+        tss += ((sinks_y - train_mean) ** 2).sum(0)
+    assert n == 30
+    torch.testing.assert_close(error, rss.reshape(2, 2).sum(1) / tss.reshape(2, 2).sum(1))
+
+
+# --- windows, segments, chat, rkv ------------------------------------------------------------------------------
+
+
+def test_documents_read_in_windows_are_the_same_documents(models, documents, monkeypatch):
+    whole, _ = align(models["teacher"], models["student"], documents, PLAIN)
+    monkeypatch.setattr(reading, "WINDOW", 7)
+    settings = PLAIN.model_copy(update={"sample_tokens": 500, "inspect": 9})
+    windowed, _ = align(models["teacher"], models["student"], documents, settings)
+    np.testing.assert_allclose(windowed.table()["r2"], whole.table()["r2"], atol=1e-6)
+    assert windowed.data == whole.data and windowed.timeline == whole.timeline
+    assert [d.id for d in windowed.inspected] == [d.id for d in documents[:9]]
+
+
+def test_rkv_sets_each_heads_kept_steps_beside_the_students(models, documents):
+    """The features of one document against selection and indexing written out."""
+    teacher, student = models["teacher"], models["student"]
+    settings = PLAIN.model_copy(update={"time": "rkv", "inspect": 1})
+    given = [dataclasses.replace(d, segments=(Segment("prompt", 0, 40), Segment("answer", 40, 60))) for d in documents]
+    result, _ = align(teacher, student, given, settings)
+    assert any("keeps other teacher steps for each head" in note for note in result.notes)
+    steps = result.arrays["document.0.rkv.steps"]
+    view = result.inspected[0]
+    content_t = [i for i, t in enumerate(view.teacher_tokens) if not t.special][settings.sinks :]
+    count = min(len(content_t), len([t for t in view.student_tokens if not t.special]) - settings.sinks)
+    assert steps.shape == (2, 2, count)
+    read = reading.Reader([teacher], student, given, (), settings)
+    item = next(read.windows())[0]
+    tokens = item.teachers[0]
+    looking = observers(tokens, given[0].segments)
+    assert tokens.spans[looking, 1].min() > 40
+    attention = observed_attention(teacher, [tokens], [looking])
+    captured = capture(teacher, [tokens])
+    left_out = np.ones(len(tokens), dtype=bool)
+    left_out[content_t] = False
+    kept = rkv.keep_steps(
+        [k[0] for k in captured.keys],
+        [a[0] for a in attention],
+        dataclasses.replace(tokens, special=left_out),
+        count,
+    )
+    for layer in range(2):
+        np.testing.assert_array_equal(steps[layer], kept.steps[layer].numpy())
+        assert set(steps[layer].flatten().astype(int)) <= set(content_t)
+    scored = np.flatnonzero(view.scored)
+    assert len(scored) == count and (np.diff(steps, axis=-1) > 0).all()
+
+
+CHAT = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] | trim }}\n{% endfor %}"
+
+
+def test_a_chat_aligns_the_contents_alone(models, documents):
+    teacher, student = (load(models[name].name, "cpu", "float32") for name in ("teacher", "student"))
+    for loaded, template in ((teacher, "You are kind.\n" + CHAT), (student, CHAT)):
+        loaded.tokenizer.chat_template = template
+    settings = PLAIN.model_copy(update={"chat": True, "inspect": 2})
+    result, _ = align(teacher, student, documents, settings)
+    text = result.inspected[0].text
+    for tokens in (result.inspected[0].teacher_tokens, result.inspected[0].student_tokens):
+        assert "".join(t.text for t in tokens if not t.special) == text
+        assert sum(t.special for t in tokens) > 3
+    plain, _ = align(teacher, student, documents, PLAIN)
+    assert result.data["student_tokens"] > plain.data["student_tokens"]
+    assert result.data["rows_scored"] == pytest.approx(plain.data["rows_scored"], rel=0.2)
+
+
+# --- bad input -------------------------------------------------------------------------------------------------
+
+
+def test_prompts_of_one_token_or_none_neither_help_nor_harm(models, documents):
+    given = [*documents[:20], Document("one", "a"), Document("blank", " "), Document("mark", "<s></s>")]
+    result, _ = align(models["teacher"], models["student"], given, PLAIN)
+    expected, _ = align(models["teacher"], models["student"], documents[:20], PLAIN)
+    assert result.data["rows_scored"] == expected.data["rows_scored"]
+    with pytest.raises(AlignError, match="What to do: use more or longer prompts"):
+        align(models["teacher"], models["student"], given[20:], PLAIN)
+
+
+def test_prompts_longer_than_a_models_positions_are_cut_and_it_is_said(models, tmp_path, documents):
+    tiny_model("gpt2", tmp_path, max_position_embeddings=32, n_positions=32, num_hidden_layers=2)
+    short = load(str(tmp_path), "cpu", "float32")
+    assert short.geometry.max_positions == 32
+    result, _ = align(models["teacher"], short, documents[:8], AlignSettings(inspect=8, layers="depth"))
+    assert any(
+        "8 of 8 documents were longer than 1024 teacher or 32 student tokens and were cut" in n for n in result.notes
+    )
+    assert max(len(d.student_tokens) for d in result.inspected) <= 32
+
+
+def test_identical_prompts_are_one_document(models, documents):
+    same = [Document(str(i), documents[0].text) for i in range(12)]
+    with pytest.raises(AlignError, match="Found 12 documents of the same text"):
+        align(models["teacher"], models["student"], same, PLAIN)
+    result, _ = align(models["teacher"], models["student"], [*same, *documents[1:]], PLAIN)
+    assert any("11 of 71 documents repeat the text of another" in note for note in result.notes)
+    items = next(reading.Reader([models["teacher"]], models["student"], same + documents[1:], (), PLAIN).windows())
+    assert len({item.fold for item in items[:12]}) == 1
+
+
+def test_a_pair_without_a_common_border_is_told_what_to_do(models, documents, monkeypatch):
+    """Timelines whose tokens never end at the same byte, as of a text cut in pairs of bytes, once shifted."""
+    read = reading.chat.read
+
+    def shifted(tokenizer, document, chat):
+        tokens = read(tokenizer, document, chat)
+        ends = np.where(tokens.special, 0, 2 * np.arange(len(tokens)) + (tokenizer is models["teacher"].tokenizer))
+        spans = np.stack([np.concatenate([[0], ends[:-1]]), ends], axis=1)
+        return dataclasses.replace(tokens, spans=spans)
+
+    monkeypatch.setattr(reading.chat, "read", shifted)
+    with pytest.raises(AlignError, match=r"end at the same byte.*--time linear") as raised:
+        align(models["teacher"], models["student"], documents[:6], PLAIN)
+    assert raised.value.kind == "no-exact-rows"
+    linear, _ = align(models["teacher"], models["student"], documents[:6], PLAIN.model_copy(update={"time": "linear"}))
+    assert linear.data["rows_scored"] > 0
+
+
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_not_a_number_names_model_layer_and_head(models, documents, role):
+    broken = load(models[role].name, "cpu", "float32")
+    with torch.no_grad():
+        broken.model.model.layers[1].self_attn.v_proj.weight[20] = float("inf")
+    pair = {**models, role: broken}
+    with pytest.raises(AlignError, match=f"values of layer 1, KV head 1 of {broken.name}"):
+        align(pair["teacher"], pair["student"], documents[:4], PLAIN)

@@ -1,0 +1,166 @@
+"""An interrupted analysis goes on where it stopped, with the same result; nothing half-read is believed."""
+
+import numpy as np
+import pytest
+
+from kvlab.align import batches as reading_batches
+from kvlab.align import unfinished
+from kvlab.align.pipeline import READING, align_several
+from kvlab.align.unfinished import Unfinished
+from kvlab.errors import Cancelled
+from kvlab.models import load
+from kvlab.request import AlignSettings
+from kvlab.types import Document, no_progress
+from tests.tiny import TEXT, tiny_model
+
+pytestmark = [pytest.mark.model, pytest.mark.xdist_group("unfinished")]
+SETTINGS = AlignSettings(sample_tokens=100, batch_tokens=200, inspect=2, folds=3, random_teacher=False)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folders = [tmp_path_factory.mktemp(name) for name in ("teacher", "second", "student")]
+    for seed, (folder, architecture) in enumerate(zip(folders, ("qwen2", "qwen3", "llama"))):
+        tiny_model(architecture, folder, seed=seed, num_hidden_layers=2)
+    *teachers, student = [load(str(folder), "cpu", "float32") for folder in folders]
+    return teachers, student
+
+
+@pytest.fixture(scope="module")
+def documents():
+    words, rng = TEXT.split(), np.random.default_rng(0)
+    return [Document(f"d{i}", " ".join(rng.choice(words, 25))) for i in range(40)]
+
+
+def run(models, documents, folder=None, progress=no_progress, asked_for="this"):
+    teachers, student = models
+    kept = Unfinished(folder, asked_for) if folder else None
+    return [a for a, _ in align_several(teachers, student, documents, SETTINGS, progress=progress, unfinished=kept)]
+
+
+def interrupted_after(count):
+    def progress(stage, done, total):
+        if stage == READING and done > count:
+            raise Cancelled
+
+    return progress
+
+
+@pytest.fixture
+def forwards(monkeypatch):
+    """How many batches were really read."""
+    seen = []
+    capture = reading_batches.capture
+
+    def counted(loaded, batch, pre_rope=True):
+        seen.append(len(batch))
+        return capture(loaded, batch, pre_rope)
+
+    monkeypatch.setattr(reading_batches, "capture", counted)
+    return seen
+
+
+def same(found, expected):
+    for mine, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(mine.table()["r2"], theirs.table()["r2"], rtol=0, atol=1e-12)
+        np.testing.assert_allclose(mine.table()["gain_se"], theirs.table()["gain_se"], rtol=0, atol=1e-12)
+        assert mine.data == theirs.data
+        assert [f.r2 for f in mine.fusion] == pytest.approx([f.r2 for f in theirs.fusion], abs=1e-12)
+
+
+@pytest.fixture(scope="module")
+def whole(models, documents):
+    return run(models, documents)
+
+
+def test_a_cancelled_analysis_goes_on_and_ends_the_same(models, documents, whole, tmp_path, forwards):
+    with pytest.raises(Cancelled):
+        run(models, documents, tmp_path, interrupted_after(25))
+    before = sum(forwards)
+    assert (tmp_path / unfinished.NAME).exists()
+    forwards.clear()
+    again = run(models, documents, tmp_path)
+    same(again, whole)
+    assert sum(forwards) < before + 3 * len(documents) - 3 * 20  # the sums of some 20 documents were not read again
+    assert any("Continued" in note for note in again[0].notes)
+
+
+def test_it_can_be_interrupted_again_and_again(models, documents, whole, tmp_path):
+    for count in (12, 20, 33):
+        with pytest.raises(Cancelled):
+            run(models, documents, tmp_path, interrupted_after(count))
+    same(run(models, documents, tmp_path), whole)
+
+
+def test_what_was_kept_on_the_way_survives_a_kill(models, documents, whole, tmp_path, monkeypatch):
+    """The file as it is after some batch, without the last save that an exception makes."""
+    monkeypatch.setattr(unfinished, "EVERY", 0.0)
+    monkeypatch.setattr(unfinished, "SHARE", 1e9)
+    saves = []
+    save = Unfinished._save
+
+    def kept(self, sums, done, fingerprint):
+        save(self, sums, done, fingerprint)
+        saves.append(done)
+        if len(saves) == 3:
+            raise SystemExit
+
+    monkeypatch.setattr(Unfinished, "_save", kept)
+    with pytest.raises(SystemExit):
+        run(models, documents, tmp_path)
+    assert saves[:3] == [1, 2, 3]
+    monkeypatch.setattr(Unfinished, "_save", save)
+    same(run(models, documents, tmp_path), whole)
+
+
+def test_another_request_does_not_go_on_from_it(models, documents, whole, tmp_path, forwards):
+    with pytest.raises(Cancelled):
+        run(models, documents, tmp_path, interrupted_after(25), asked_for="that")
+    forwards.clear()
+    found = run(models, documents, tmp_path)
+    same(found, whole)
+    assert not any("Continued" in note for note in found[0].notes)
+    assert sum(forwards) >= 3 * len(documents)
+
+
+@pytest.mark.parametrize("damage", [b"", b"garbage", None])
+def test_a_damaged_file_is_as_good_as_none(models, documents, whole, tmp_path, damage):
+    path = tmp_path / unfinished.NAME
+    if damage is None:  # cut off
+        with pytest.raises(Cancelled):
+            run(models, documents, tmp_path, interrupted_after(25))
+        path.write_bytes(path.read_bytes()[:-100])
+    else:
+        path.write_bytes(damage)
+    same(run(models, documents, tmp_path), whole)
+
+
+def test_a_batch_that_is_half_added_is_not_kept(models, documents, whole, tmp_path, monkeypatch):
+    from kvlab.align.fusion import FusionSums
+
+    add, calls = FusionSums.add, []
+
+    def failing(self, *arguments):
+        calls.append(1)
+        if len(calls) == 18:
+            raise MemoryError("in the middle of a batch")
+        add(self, *arguments)
+
+    monkeypatch.setattr(FusionSums, "add", failing)
+    with pytest.raises(MemoryError):
+        run(models, documents, tmp_path)
+    assert len(calls) == 18
+    monkeypatch.setattr(FusionSums, "add", add)
+    same(run(models, documents, tmp_path), whole)
+
+
+def test_a_full_disk_costs_the_interruption_not_the_analysis(models, documents, whole, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(unfinished, "EVERY", 0.0)
+    monkeypatch.setattr(unfinished, "SHARE", 1e9)
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(unfinished, "save_file", full)
+    same(run(models, documents, tmp_path), whole)
+    assert "No space left" in caplog.text
