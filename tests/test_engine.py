@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from kvlab.align import pipeline, reading, rkv
+from kvlab.align import batches, pipeline, reading, rkv
 from kvlab.align.crossfit import crossfit_ridge, scored_apart
 from kvlab.align.pipeline import align, align_several
-from kvlab.align.sums import SINK, Pairing
+from kvlab.align.sums import FIT_AND_SCORE, SINK, Pairing
 from kvlab.attention import observed_attention, observers
 from kvlab.capture import capture
 from kvlab.errors import AlignError, ModelError
@@ -146,7 +146,7 @@ def test_sink_errors_are_those_of_the_maps_that_have_not_seen_them(models, docum
     y[:, :2] += x[:, :2]
     pairing = Pairing.begin(x[0], y[0], 3)
     for f in range(3):
-        pairing.add(f, "fit and score", x[f::3][10:], y[f::3][10:])
+        pairing.add(f, FIT_AND_SCORE, x[f::3][10:], y[f::3][10:])
         pairing.add(f, SINK, x[f::3][:10], y[f::3][:10])
     fit = crossfit_ridge(pairing, 2)
     error, n = scored_apart(fit, pairing, SINK)
@@ -205,6 +205,12 @@ def test_rkv_sets_each_heads_kept_steps_beside_the_students(models, documents):
         assert set(steps[layer].flatten().astype(int)) <= set(content_t)
     scored = np.flatnonzero(view.scored)
     assert len(scored) == count and (np.diff(steps, axis=-1) > 0).all()
+    rows = batches.read([teacher], student, [item], settings).teachers[0]
+    for kind in ("key", "value"):
+        found = rows.x(kind, 1, FIT_AND_SCORE)
+        for row in range(count):
+            of_heads = [captured.of(kind)[1][0, head, kept.steps[1][head, row]] for head in range(2)]
+            torch.testing.assert_close(found[row], torch.cat(of_heads))
 
 
 CHAT = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] | trim }}\n{% endfor %}"
