@@ -120,7 +120,7 @@ def test_noise_scores_zero_held_out_although_it_fits_its_own_rows():
 
 
 def test_train_mean_predictor_scores_exactly_zero():
-    zero = cf.crossfit_fixed(sums(*rows(7)), HEADS, lambda train: torch.zeros_like(train.xy))
+    zero = cf.crossfit_fixed(sums(*rows(7)), [()] * FOLDS, HEADS, lambda train, layers: torch.zeros_like(train.xy))
     torch.testing.assert_close(zero.r2, torch.zeros(HEADS, dtype=torch.float64))
 
 

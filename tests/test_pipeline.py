@@ -110,6 +110,8 @@ def test_the_saved_map_reproduces_a_linear_student(teacher, documents):
 def test_weaker_projectors_score_lower_and_share_the_controls(teacher, student, documents, aligned, projector):
     other, _ = align(teacher, student, documents, AlignSettings(projector=projector, inspect=0))
     assert other.mean("value", "r2") < aligned.mean("value", "r2")
+    if projector == "group-mean":
+        np.testing.assert_allclose(other.table()["r2"], other.table()["r2_group_mean"])
     np.testing.assert_allclose(other.table()["r2_shuffled"], aligned.table()["r2_shuffled"], atol=1e-9)
     np.testing.assert_allclose(other.table()["r2_identity"], aligned.table()["r2_identity"], atol=1e-9)
 

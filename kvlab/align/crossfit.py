@@ -6,14 +6,14 @@ remaining folds only (nested), so nothing about the scored documents enters the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
 import torch
 
 from kvlab.align import metrics
-from kvlab.align.heads import absolute_penalty, ridge_path
+from kvlab.align.heads import absolute_penalty, ridge_path, ridge_per_head
 from kvlab.align.statistics import Centred, Inputs, Outputs, about_own_mean, centred
 from kvlab.align.sums import Pairing, total
 
@@ -76,20 +76,18 @@ def crossfit_ridge(pairing: Pairing, heads: int) -> CrossFit:
     chosen = _choose_penalties(pairing, heads)
     relative = torch.tensor(RELATIVE_PENALTIES, dtype=torch.float64)[chosen.cpu()]
 
-    def fit(train: Centred, fold: int) -> torch.Tensor:
-        used = chosen[fold].unique()
-        solutions = dict(zip(used.tolist(), ridge_path(train, [RELATIVE_PENALTIES[int(c)] for c in used])))
-        width = train.xy.shape[1] // heads
-        columns = [solutions[int(c)][:, h * width : (h + 1) * width] for h, c in enumerate(chosen[fold])]
-        return torch.cat(columns, dim=1)
-
-    return _crossfit(pairing, heads, fit, relative)
+    return _crossfit(pairing, heads, lambda train, fold: ridge_per_head(train, relative[fold]), relative)
 
 
-def crossfit_fixed(pairing: Pairing, heads: int, solve: Callable[[Centred], torch.Tensor]) -> CrossFit:
-    """Any map that follows from the training sums without a penalty to choose."""
+def crossfit_fixed(
+    pairing: Pairing,
+    layers: Sequence[Sequence[int]],
+    heads: int,
+    solve: Callable[[Centred, Sequence[int]], torch.Tensor],
+) -> CrossFit:
+    """Any map that follows from the training sums and the ``layers`` [F] of a fold, without a penalty to choose."""
     nothing = torch.full((pairing.features.folds, heads), float("nan"))
-    return _crossfit(pairing, heads, lambda train, fold: solve(train), nothing)
+    return _crossfit(pairing, heads, lambda train, fold: solve(train, layers[fold]), nothing)
 
 
 def _crossfit(pairing: Pairing, heads: int, fit, penalties: torch.Tensor) -> CrossFit:

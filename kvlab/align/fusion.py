@@ -1,8 +1,9 @@
 """Several teachers fused in the student's space: their held-out predictions, weighted per student head.
 
 Stacked regression (Breiman 1996): the weights are fitted by ridge, pulled towards the plain mean, on predictions of
-folds that the maps had not seen, and judged on a fold that neither maps nor weights had seen. Each teacher alone is
-weighted likewise: otherwise a better scale of the same predictions would pass for a gain from another teacher.
+folds that the maps had not seen, and judged on a fold that neither maps nor weights had seen. Each teacher's map is
+fitted on its own exact rows, as when it is alone; predictions meet on the steps that all teachers cover. Each teacher
+alone is weighted likewise: otherwise a better scale of the same predictions would pass for a gain from another teacher.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from dataclasses import dataclass, field
 import torch
 
 from kvlab.align import metrics
-from kvlab.align.crossfit import CrossFit, crossfit_ridge
-from kvlab.align.heads import ridge_path
+from kvlab.align.crossfit import CrossFit
+from kvlab.align.heads import ridge_per_head
 from kvlab.align.layers import Choice
-from kvlab.align.statistics import Centred, about_own_mean, centred, pilot_of
-from kvlab.align.sums import FoldSums, Pairing, total
+from kvlab.align.statistics import Inputs, Outputs, about_own_mean, pilot_of
+from kvlab.align.sums import FIT_AND_SCORE, FIT_ONLY, SCORE_ONLY, FoldSums, Pairing, total
 from kvlab.types import KINDS
 
 PULL = 1e-3  # towards the mean of the teachers, relative to the variance of a prediction
@@ -47,16 +48,6 @@ class FusionSums:
                     self.pairings[kind, layer] = Pairing.begin(*pilots, self.folds)
                 self.pairings[kind, layer].add(fold, part, x, targets)
 
-    def of_teacher(self, kind: str, layer: int) -> list[Pairing]:
-        """The same sums with the features of one teacher only, for each."""
-        whole, first, pairings = self.pairings[kind, layer], 0, []
-        for choices in self.choices:
-            choice = choices[kind][layer]
-            columns = [first + choice.columns(layers) for layers in choice.of_fold]
-            pairings.append(Pairing(whole.features, whole.targets, columns))
-            first += sum(choice.widths)
-        return pairings
-
     def all(self) -> dict[str, FoldSums]:
         """Every sum by name."""
         named = {}
@@ -80,79 +71,124 @@ class Fused:
     n: int
 
 
-def fuse(of_teacher: Sequence[Pairing], heads: int) -> Fused:
-    """``of_teacher``: the same rows with the features that each teacher may use."""
-    fits = [crossfit_ridge(pairing, heads) for pairing in of_teacher]
-    tss, rss_alone = fits[0].tss, torch.stack([_stacked([p], [f], heads)[0] for p, f in zip(of_teacher, fits)])
-    rss, weights = _stacked(of_teacher, fits, heads)
-    r2_alone = metrics.r_squared(rss_alone.sum(1), tss.sum(0))
+def fuse(common: Pairing, own: Sequence[Pairing], fits: Sequence[CrossFit], heads: int) -> Fused:
+    """``common``: the steps that all teachers cover, their features side by side in the order of ``own``.
+
+    ``own``: each teacher's rows, as it is fitted alone, and ``fits`` its ridge with the penalties chosen there.
+    """
+    stack = _Stack(common, own, fits, heads)
+    rss, weights = stack.judged(range(len(own)))
+    rss_alone = torch.stack([stack.judged([a])[0] for a in range(len(own))])
+    r2, r2_alone = (
+        metrics.r_squared(rss.sum(0), stack.tss.sum(0)),
+        metrics.r_squared(rss_alone.sum(1), stack.tss.sum(0)),
+    )
     best = r2_alone.nan_to_num(nan=-torch.inf).argmax(0)
     rss_best = rss_alone[best, :, torch.arange(heads)].T
-    r2 = metrics.r_squared(rss.sum(0), tss.sum(0))
+    held = torch.tensor([n > 0 for n in stack.n])  # a fold may hold calibration documents only
     return Fused(
         r2=r2,
-        se=metrics.jackknife(rss, tss),
+        se=metrics.jackknife(rss[held], stack.tss[held]),
         r2_alone=r2_alone,
         weights=weights,
         gain=r2 - r2_alone.gather(0, best[None])[0],
-        gain_se=metrics.jackknife(rss - rss_best, tss),
-        n=int(fits[0].n.sum()),
+        gain_se=metrics.jackknife((rss - rss_best)[held], stack.tss[held]),
+        n=sum(stack.n),
     )
 
 
-def _stacked(of_teacher: Sequence[Pairing], fits: Sequence[CrossFit], heads: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """RSS [F, H] of the weighted predictions, and the weights [A, H], mean over folds."""
-    features, targets = of_teacher[0].features, of_teacher[0].targets
-    fit_x, fit_y, score_x, score_y = features.fit(), targets.fit(), features.score(), targets.score()
-    all_x, all_y = total(fit_x), total(fit_y)
-    rss, weights = [], []
-    for fold in range(features.folds):
-        w = _stacking_weights(of_teacher, fits, fold, heads)  # [A, H]
-        train = about_own_mean(all_x - fit_x[fold], all_y - fit_y[fold])
-        test = centred(score_x[fold], score_y[fold], train.mean_x, train.mean_y)
-        width = test.xy.shape[1] // heads
-        fused = sum(fit.weights[fold] * share.repeat_interleave(width) for fit, share in zip(fits, w))
-        rss.append(metrics.per_head(metrics.residual_squares(test, fused), heads))
-        weights.append(w)
-    return torch.stack(rss), torch.stack(weights).mean(0)
+@dataclass(frozen=True)
+class _Moments:
+    """Uncentred sums of [x, 1] and y about the pilots, y less a mean: products of affine predictions follow."""
+
+    gram: torch.Tensor  # [P + 1, P + 1]
+    cross: torch.Tensor  # [P + 1, Q]
+    squares: torch.Tensor  # [Q]
+
+    @classmethod
+    def of(cls, x: Inputs, y: Outputs, mean_y: torch.Tensor) -> _Moments:
+        sums = torch.cat([x.total, x.total.new_tensor([x.n])])
+        gram = torch.cat([torch.cat([x.gram, x.total[:, None]], dim=1), sums[None]])
+        cross = torch.cat([y.cross, y.total[None]]) - torch.outer(sums, mean_y)
+        return cls(gram, cross, y.squares_about(mean_y))
 
 
-def _stacking_weights(of_teacher: Sequence[Pairing], fits: Sequence[CrossFit], fold: int, heads: int) -> torch.Tensor:
-    """[A, H]: from predictions of every other fold g by maps fitted without ``fold`` and g."""
-    features, targets = of_teacher[0].features, of_teacher[0].targets
-    fit_x, fit_y = features.fit(), targets.fit()
-    all_x, all_y = total(fit_x), total(fit_y)
-    teachers = len(of_teacher)
-    equal = torch.full((teachers, heads), 1 / teachers, dtype=torch.float64, device=all_y.total.device)
-    if features.folds < 3:
-        return equal
-    gram = torch.zeros(heads, teachers, teachers).to(equal)
-    cross = torch.zeros(heads, teachers).to(equal)
-    for g in range(features.folds):
-        if g == fold:
-            continue
-        train = about_own_mean(all_x - fit_x[fold] - fit_x[g], all_y - fit_y[fold] - fit_y[g])
-        test = centred(fit_x[g], fit_y[g], train.mean_x, train.mean_y)
-        maps = [
-            _map(train, pairing.columns_of(fold), fit.penalties[fold], heads) for pairing, fit in zip(of_teacher, fits)
-        ]
-        for a in range(teachers):
-            cross[:, a] += metrics.per_head((maps[a] * test.xy).sum(0), heads)
-            predicted = test.xx @ maps[a]
-            for b in range(teachers):
-                gram[:, a, b] += metrics.per_head((maps[b] * predicted).sum(0), heads)
-    pull = PULL * gram.diagonal(dim1=1, dim2=2).mean(1).clamp(min=torch.finfo(gram.dtype).tiny)
-    system = gram + pull[:, None, None] * torch.eye(teachers).to(gram)
-    return torch.linalg.solve(system, cross + pull[:, None] / teachers).T
+class _Stack:
+    """The predictions of every teacher, with and without a second fold, as affine maps [P + 1, Q] of all features."""
+
+    def __init__(self, common: Pairing, own: Sequence[Pairing], fits: Sequence[CrossFit], heads: int):
+        self.own, self.fits, self.heads, self.folds = own, fits, heads, common.features.folds
+        self.pilot_x, self.pilot_y = common.targets.pilots
+        parts = FIT_AND_SCORE, SCORE_ONLY, FIT_ONLY
+        any_x, any_y = common.features.of(*parts), common.targets.of(*parts)
+        score_x, score_y = common.features.score(), common.targets.score()
+        self.n = [fold.n for fold in score_y]
+        self.mean_y = [(total(any_y) - fold).mean() for fold in any_y]  # [F][Q] of the other folds
+        self.test = [_Moments.of(x, y, mean) for x, y, mean in zip(score_x, score_y, self.mean_y)]
+        self.tss = torch.stack([metrics.per_head(test.squares, heads) for test in self.test])  # [F, H]
+        self.inner = {
+            (f, g): _Moments.of(any_x[g], any_y[g], self.mean_y[f])
+            for f in range(self.folds)
+            for g in range(self.folds)
+            if f != g and self.folds > 2
+        }
+        self.maps = {f: self._maps(f) for f in range(self.folds)}
+        self.inner_maps = {(f, g): self._maps(f, g) for f, g in self.inner}
+
+    def judged(self, teachers: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """RSS [F, H] of the weighted predictions of some teachers, and their weights [A, H], mean over folds."""
+        rss, weights = [], []
+        for f in range(self.folds):
+            w = self._weights(f, teachers)
+            width = len(self.pilot_y) // self.heads
+            fused = sum(self.maps[f][a] * share.repeat_interleave(width) for a, share in zip(teachers, w))
+            test = self.test[f]
+            squares = test.squares - 2 * (fused * test.cross).sum(0) + (fused * (test.gram @ fused)).sum(0)
+            rss.append(metrics.per_head(squares, self.heads))
+            weights.append(w)
+        return torch.stack(rss), torch.stack(weights).mean(0)
+
+    def _weights(self, f: int, teachers: Sequence[int]) -> torch.Tensor:
+        """[A, H]: from predictions of every other fold g by maps fitted without f and g."""
+        count = len(teachers)
+        gram = self.tss.new_zeros(self.heads, count, count)
+        cross = self.tss.new_zeros(self.heads, count)
+        for (of, g), moments in self.inner.items():
+            if of != f:
+                continue
+            maps = [self.inner_maps[f, g][a] for a in teachers]
+            for a in range(count):
+                cross[:, a] += metrics.per_head((maps[a] * moments.cross).sum(0), self.heads)
+                predicted = moments.gram @ maps[a]
+                for b in range(count):
+                    gram[:, a, b] += metrics.per_head((maps[b] * predicted).sum(0), self.heads)
+        pull = PULL * gram.diagonal(dim1=1, dim2=2).mean(1).clamp(min=torch.finfo(gram.dtype).tiny)
+        system = gram + pull[:, None, None] * torch.eye(count).to(gram)
+        return torch.linalg.solve(system, cross + pull[:, None] / count).T
+
+    def _maps(self, *without: int) -> list[torch.Tensor]:
+        """Of each teacher, fitted on its own rows without these folds, with what was chosen for the first of them."""
+        maps, first = [], 0
+        for pairing, fit in zip(self.own, self.fits):
+            w, intercept = _map(pairing, without, fit.penalties[without[0]])
+            # As an affine map of features about the common pilot to targets about the mean that fold is judged by.
+            own_pilot = self.pilot_x[first : first + len(w)]
+            constant = intercept + w.T @ own_pilot - self.pilot_y - self.mean_y[without[0]]
+            whole = w.new_zeros(len(self.pilot_x) + 1, w.shape[1])
+            whole[first : first + len(w)] = w
+            whole[-1] = constant
+            maps.append(whole)
+            first += len(w)
+        return maps
 
 
-def _map(train: Centred, columns: torch.Tensor, penalties: torch.Tensor, heads: int) -> torch.Tensor:
-    """W [P, Q] with the penalty of each head, zero outside ``columns``."""
-    used = penalties.unique()
-    solutions = dict(zip(used.tolist(), ridge_path(train.features(columns), used.tolist())))
-    width = train.xy.shape[1] // heads
+def _map(pairing: Pairing, without: Sequence[int], penalties: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """W [P, Q], zero outside the columns of the first fold, and the intercept [Q], with the penalty of each head."""
+    fit_x, fit_y = pairing.features.fit(), pairing.targets.fit()
+    x, y = total(fit_x), total(fit_y)
+    for fold in without:
+        x, y = x - fit_x[fold], y - fit_y[fold]
+    train, columns = about_own_mean(x, y), pairing.columns_of(without[0])
     w = torch.zeros_like(train.xy)
-    w[columns] = torch.cat(
-        [solutions[float(p)][:, h * width : (h + 1) * width] for h, p in enumerate(penalties)], dim=1
-    )
-    return w
+    w[columns] = ridge_per_head(train.features(columns), penalties)
+    return w, train.mean_y + y.pilot_y - w.T @ (train.mean_x + x.pilot)

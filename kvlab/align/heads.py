@@ -111,6 +111,15 @@ def ridge_path(train: Centred, relative_penalties: Sequence[float]) -> torch.Ten
     return basis @ (rotated / (values.clamp(min=0) + penalties[:, None])[..., None])
 
 
+def ridge_per_head(train: Centred, relative_penalties: torch.Tensor) -> torch.Tensor:
+    """W [P, Q] with a penalty [H] for each student head."""
+    used = relative_penalties.unique().tolist()
+    solutions = dict(zip(used, ridge_path(train, used)))
+    width = train.xy.shape[1] // len(relative_penalties)
+    columns = [solutions[r][:, h * width : (h + 1) * width] for h, r in enumerate(relative_penalties.tolist())]
+    return torch.cat(columns, dim=1)
+
+
 def absolute_penalty(train: Centred, relative: float) -> float:
     """A penalty relative to the mean variance of the features; features that are all constant get any (W is 0)."""
     return relative * float(train.xx.diagonal().mean()) or 1.0

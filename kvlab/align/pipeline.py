@@ -247,7 +247,7 @@ class _Work:
             score(sums, controls, self.whole_sample, teacher.geometry, student, self.settings.projector, self.progress)
             for sums, controls, teacher in zip(self.sums, self.controls, self.teachers)
         ]
-        fusion = self._fused()
+        fusion = self._fused(scored)
         self._timed("fit_and_score_s")
         inspected = self.scored_items[: self.settings.inspect]
         fits = [s.fits for s in scored]
@@ -257,11 +257,12 @@ class _Work:
             (self._alignment(t, of_teacher, *views[t], fusion), of_teacher.maps) for t, of_teacher in enumerate(scored)
         ]
 
-    def _fused(self) -> list[FusedScore]:
+    def _fused(self, scored: list[Scored]) -> list[FusedScore]:
         scores = []
-        for number, (kind, layer) in enumerate(self.fusion.pairings):
+        for number, ((kind, layer), common) in enumerate(self.fusion.pairings.items()):
             self.progress("fusing teachers", number, len(self.fusion.pairings))
-            fused = fuse(self.fusion.of_teacher(kind, layer), self.heads[layer])
+            own = [sums.pairing(kind, layer) for sums in self.sums]
+            fused = fuse(common, own, [s.ridges[kind, layer] for s in scored], self.heads[layer])
             for head in range(self.heads[layer]):
                 numbers = {name: float(getattr(fused, name)[head]) for name in ("r2", "se", "gain", "gain_se")}
                 lists = {name: getattr(fused, name)[:, head].tolist() for name in ("r2_alone", "weights")}

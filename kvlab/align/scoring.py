@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,11 +20,13 @@ from kvlab.align.crossfit import (
     teacher_head_contributions,
 )
 from kvlab.align.layers import Choice
-from kvlab.align.shapes import common_width, feature_shape, target_shape
+from kvlab.align.shapes import check_one_width, feature_shape, target_shape
 from kvlab.align.statistics import Centred, about_own_mean
 from kvlab.align.sums import SINK, SPECIAL, Pairing, total
 from kvlab.results import HeadScore
 from kvlab.types import KINDS, Geometry, HeadMap, Progress
+
+Solve = Callable[[Centred, Sequence[int]], torch.Tensor]
 
 STRUCTURED_PENALTY = 1e-4  # relative to the mean variance of a feature; only keeps the solves well posed
 
@@ -34,6 +36,7 @@ class Scored:
     heads: list[HeadScore] = field(default_factory=list)
     maps: dict[str, HeadMap] = field(default_factory=dict)  # fitted on every document
     fits: dict[tuple[str, int], CrossFit] = field(default_factory=dict)  # by kind and student layer position
+    ridges: dict[tuple[str, int], CrossFit] = field(default_factory=dict)  # the same where the projector is ridge
     contributions: dict[str, np.ndarray] = field(default_factory=dict)  # [Ls, Hs, Ht]
 
 
@@ -58,12 +61,14 @@ def score(
         heads, _ = target_shape(student, kind, layer)
         ridge = controls.teacher[kind, layer] if whole_sample else crossfit_ridge(pairing, heads)
         penalty = float(ridge.penalties.log().mean().exp())
-        width_t = 0 if projector == "ridge" else common_width(teacher, kind, choice.union)
-        solve = _solver(projector, width_t, heads, penalty)
-        chosen = ridge if projector == "ridge" else crossfit_fixed(pairing, heads, solve)
-        grouped = _group_mean(pairing, choice, teacher, kind, heads)
+        shapes = {at: feature_shape(teacher, kind, at) for at in choice.union}
+        if projector == "structured":
+            check_one_width(teacher, kind, choice.union)
+        solve = _solver(projector, shapes, heads, penalty)
+        chosen = ridge if projector == "ridge" else crossfit_fixed(pairing, choice.of_fold, heads, solve)
+        grouped = crossfit_fixed(pairing, choice.of_fold, heads, _solver("group-mean", shapes, heads, penalty))
 
-        scored.fits[kind, layer] = chosen
+        scored.fits[kind, layer], scored.ridges[kind, layer] = chosen, ridge
         scored.heads += _head_scores(
             (kind, layer), student.kv_layers[layer], chosen, identity[kind, layer], grouped, controls, pairing
         )
@@ -92,30 +97,22 @@ def identity_fits(sums: AlignSums) -> dict[tuple[str, int], CrossFit]:
     return fits
 
 
-def _solver(projector: str, width_t: int, heads_s: int, penalty: float) -> Callable[[Centred], torch.Tensor]:
-    """Training sums -> W [P, Q]."""
+def _solver(projector: str, shapes: dict[int, tuple[int, int]], heads_s: int, penalty: float) -> Solve:
+    """A projector as training sums of some teacher layers -> W [P, Q]. ``shapes``: heads and width of each layer."""
 
-    def solve(train: Centred) -> torch.Tensor:
-        if projector == "ridge":
-            return head_maps.ridge(train, head_maps.absolute_penalty(train, penalty))
-        heads_t, width_s = train.xx.shape[0] // width_t, train.xy.shape[1] // heads_s
-        if projector == "structured":
-            return head_maps.structured(train, heads_t, heads_s, head_maps.absolute_penalty(train, STRUCTURED_PENALTY))
-        return head_maps.group_mean_matrix(heads_t, heads_s, width_t, width_s).to(train.xx)
+    def ridge(train: Centred, layers: Sequence[int]) -> torch.Tensor:
+        return head_maps.ridge(train, head_maps.absolute_penalty(train, penalty))
 
-    return solve
+    def structured(train: Centred, layers: Sequence[int]) -> torch.Tensor:
+        heads_t = sum(shapes[layer][0] for layer in layers)
+        return head_maps.structured(train, heads_t, heads_s, head_maps.absolute_penalty(train, STRUCTURED_PENALTY))
 
-
-def _group_mean(pairing: Pairing, choice: Choice, teacher: Geometry, kind: str, heads_s: int) -> CrossFit:
-    """Nothing fitted: contiguous groups averaged, and the mean of that over the teacher layers of a fold."""
-    shapes = [feature_shape(teacher, kind, layer) for layer in choice.union]
-
-    def solve_all(train: Centred) -> torch.Tensor:
+    def group_mean(train: Centred, layers: Sequence[int]) -> torch.Tensor:
         width_s = train.xy.shape[1] // heads_s
-        by_layer = [head_maps.group_mean_matrix(h, heads_s, d, width_s) for h, d in shapes]
-        return torch.cat(by_layer).to(train.xx) / len(shapes)
+        means = [head_maps.group_mean_matrix(shapes[at][0], heads_s, shapes[at][1], width_s) for at in layers]
+        return torch.cat(means).to(train.xx) / len(layers)
 
-    return crossfit_fixed(Pairing(pairing.features, pairing.targets), heads_s, solve_all)
+    return {"ridge": ridge, "structured": structured, "group-mean": group_mean}[projector]
 
 
 def _head_blocks(teacher: Geometry, kind: str, choice: Choice) -> list[torch.Tensor]:
@@ -199,12 +196,12 @@ def _unknown(like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.full_like(like, float("nan")), torch.full_like(like, float("nan"))
 
 
-def _append_full_map(head_map: HeadMap, pairing: Pairing, choice: Choice, solve: Callable) -> None:
+def _append_full_map(head_map: HeadMap, pairing: Pairing, choice: Choice, solve: Solve) -> None:
     """The map of the layers chosen on all folds, fitted on every document."""
     fit_x, fit_y = pairing.features.fit(), pairing.targets.fit()
     everything = about_own_mean(total(fit_x), total(fit_y))
     columns = choice.columns(choice.overall)
-    weights = solve(everything.features(columns))
+    weights = solve(everything.features(columns), choice.overall)
     mean_x = (everything.mean_x + fit_x[0].pilot)[columns]
     bias = everything.mean_y + fit_y[0].pilot_y - weights.T @ mean_x
     head_map.weights.append(weights.float().cpu())

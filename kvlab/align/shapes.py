@@ -20,8 +20,8 @@ def feature_shape(geometry: Geometry, kind: str, layer: int) -> tuple[int, int]:
     return target_shape(geometry, kind, layer)
 
 
-def common_width(geometry: Geometry, kind: str, layers: tuple[int, ...]) -> int:
-    """The head width that the chosen teacher layers share. Raises AlignError where they differ."""
+def check_one_width(geometry: Geometry, kind: str, layers: tuple[int, ...]) -> None:
+    """Raises AlignError ``widths-differ`` for teacher layers that no single width projection fits."""
     widths = {feature_shape(geometry, kind, layer)[1] for layer in layers}
     if len(widths) > 1:
         raise AlignError(
@@ -30,4 +30,3 @@ def common_width(geometry: Geometry, kind: str, layers: tuple[int, ...]) -> int:
             found=f"widths {sorted(widths)} in {geometry.name}",
             remedy="choose the ridge projector, or --layers depth",
         )
-    return widths.pop()
