@@ -2,8 +2,9 @@
 
 Stacked regression (Breiman 1996): the weights are fitted by ridge, pulled towards the plain mean, on predictions of
 folds that the maps had not seen, and judged on a fold that neither maps nor weights had seen. Each teacher's map is
-fitted on its own exact rows, as when it is alone; predictions meet on the steps that all teachers cover. Each teacher
-alone is weighted likewise: otherwise a better scale of the same predictions would pass for a gain from another teacher.
+fitted on its own exact rows, as when it is alone; predictions meet on the steps that all teachers cover, and weights
+are fitted where all are exact. Each teacher alone is weighted likewise: otherwise a better scale of the same predictions
+would pass for a gain from another teacher.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from kvlab.align.crossfit import CrossFit
 from kvlab.align.heads import ridge_per_head
 from kvlab.align.layers import Choice
 from kvlab.align.statistics import Inputs, Outputs, about_own_mean, pilot_of
-from kvlab.align.sums import FIT_AND_SCORE, FIT_ONLY, SCORE_ONLY, FoldSums, Pairing, total
+from kvlab.align.sums import FoldSums, Pairing, total
 from kvlab.types import KINDS
 
 PULL = 1e-3  # towards the mean of the teachers, relative to the variance of a prediction
@@ -119,15 +120,14 @@ class _Stack:
     def __init__(self, common: Pairing, own: Sequence[Pairing], fits: Sequence[CrossFit], heads: int):
         self.own, self.fits, self.heads, self.folds = own, fits, heads, common.features.folds
         self.pilot_x, self.pilot_y = common.targets.pilots
-        parts = FIT_AND_SCORE, SCORE_ONLY, FIT_ONLY
-        any_x, any_y = common.features.of(*parts), common.targets.of(*parts)
+        fit_x, fit_y = common.features.fit(), common.targets.fit()
         score_x, score_y = common.features.score(), common.targets.score()
         self.n = [fold.n for fold in score_y]
-        self.mean_y = [(total(any_y) - fold).mean() for fold in any_y]  # [F][Q] of the other folds
+        self.mean_y = [(total(fit_y) - fold).mean() for fold in fit_y]  # [F][Q] of the other folds
         self.test = [_Moments.of(x, y, mean) for x, y, mean in zip(score_x, score_y, self.mean_y)]
         self.tss = torch.stack([metrics.per_head(test.squares, heads) for test in self.test])  # [F, H]
         self.inner = {
-            (f, g): _Moments.of(any_x[g], any_y[g], self.mean_y[f])
+            (f, g): _Moments.of(fit_x[g], fit_y[g], self.mean_y[f])
             for f in range(self.folds)
             for g in range(self.folds)
             if f != g and self.folds > 2
