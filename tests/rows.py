@@ -23,6 +23,9 @@ class Block:
     def x(self, kind, layer, part):
         return self.xs[layer]
 
+    def side_by_side(self, kind, layers, part):
+        return torch.cat([self.xs[layer] for layer in layers], dim=1)
+
     def y(self, kind, layer, part):
         return self.ys[layer]
 

@@ -11,7 +11,7 @@ from kvlab.align.fusion import FusionSums, fuse
 from kvlab.align.layers import Choice
 from kvlab.align.sums import FIT_AND_SCORE, Pairing
 from kvlab.types import KINDS
-from tests.rows import planted, teacher_layers
+from tests.rows import Block, planted, teacher_layers
 
 N, FOLDS, WIDTH, HEADS = 900, 4, 5, 2
 
@@ -22,8 +22,7 @@ def fused(xs, y, own_rows=slice(None)):
     sums = FusionSums([{kind: [one] for kind in KINDS} for _ in xs], FOLDS)
     own = [Pairing.begin(x[:9].mean(0), y[:9].mean(0), FOLDS) for x in xs]
     for f in range(FOLDS):
-        of_teachers = [lambda kind, union, x=x, f=f: x[f::FOLDS] for x in xs]
-        sums.add(f, FIT_AND_SCORE, of_teachers, lambda kind, layer, f=f: y[f::FOLDS])
+        sums.add(f, FIT_AND_SCORE, [Block(f, [x[f::FOLDS]], [y[f::FOLDS]]) for x in xs], FIT_AND_SCORE)
         for pairing, x in zip(own, xs):
             pairing.add(f, FIT_AND_SCORE, x[f::FOLDS][own_rows], y[f::FOLDS][own_rows])
     fits = [crossfit_ridge(pairing, HEADS) for pairing in own]

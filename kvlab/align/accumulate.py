@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 
@@ -11,6 +12,16 @@ from kvlab.align.layers import Choice
 from kvlab.align.statistics import pilot_of
 from kvlab.align.sums import FoldSums, Pairing
 from kvlab.types import KINDS
+
+
+class Source(Protocol):
+    """Rows of a batch (``at`` a part) or of a sample (``at`` a group)."""
+
+    def side_by_side(self, kind: str, layers: Sequence[int], at: Any) -> torch.Tensor: ...  # [N, sum of P]
+
+    def y(self, kind: str, layer: int, at: Any) -> torch.Tensor: ...  # [N, Q]
+
+    def e(self, at: Any) -> torch.Tensor: ...  # [N, E]
 
 
 @dataclass
@@ -28,19 +39,12 @@ class AlignSums:
     identity_features: FoldSums | None = None
     identity_targets: dict[tuple[str, int], FoldSums] = field(default_factory=dict)  # columns of all its layers
 
-    def add(
-        self,
-        fold: int,
-        part: str,
-        side_by_side: Callable[[str, tuple[int, ...]], torch.Tensor],
-        y: Callable[[str, int], torch.Tensor],
-        embedded: torch.Tensor | None = None,
-    ) -> None:
-        """Rows of one fold and part: ``side_by_side(kind, teacher layers)`` [N, P], ``y(kind, layer)`` [N, Q]."""
+    def add(self, fold: int, part: str, rows: Source, at: Any) -> None:
+        """Add the rows ``at`` a part of a batch or a group of a sample, which are of one fold and use."""
         for kind in KINDS:
-            targets = [y(kind, layer) for layer in range(len(self.choices[kind]))]
+            targets = [rows.y(kind, layer, at) for layer in range(len(self.choices[kind]))]
             for union in dict.fromkeys(choice.union for choice in self.choices[kind]):
-                x = side_by_side(kind, union)
+                x = rows.side_by_side(kind, union, at)
                 if (kind, union) not in self.features:
                     self.features[kind, union] = FoldSums((pilot_of(x),), self.folds)
                 features = self.features[kind, union]
@@ -48,8 +52,7 @@ class AlignSums:
                 for layer, choice in enumerate(self.choices[kind]):
                     if choice.union == union:
                         self._targets(kind, layer, features, targets[layer]).add(fold, part, x, targets[layer])
-            if embedded is not None:
-                self._add_identity(fold, part, kind, embedded, targets)
+            self._add_identity(fold, part, kind, rows.e(at), targets)
 
     def _targets(self, kind: str, layer: int, features: FoldSums, y: torch.Tensor) -> FoldSums:
         if (kind, layer) not in self.targets:

@@ -100,8 +100,11 @@ class Rows:
                     kept["x", kind, layer, part] = self.x(kind, layer, part)
                 for layer in range(len(self.student.of(kind))):
                     kept["y", kind, layer, part] = self.y(kind, layer, part)
-        nothing = torch.zeros(0)
-        return Rows(self.fold, self.picked, None, None, nothing, self.steps, kept)
+        return Rows(self.fold, self.picked, None, None, None, self.steps, kept)
+
+    def let_go(self) -> Rows:
+        """The same with nothing but the places of the rows."""
+        return Rows(self.fold, self.picked, None, None, None, self.steps)
 
 
 @dataclass(frozen=True)

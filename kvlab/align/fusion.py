@@ -2,19 +2,21 @@
 
 Stacked regression (Breiman 1996): the weights are fitted by ridge, pulled towards the plain mean, on predictions of
 folds that the maps had not seen, and judged on a fold that neither maps nor weights had seen. Each teacher's map is
-fitted on its own exact rows, as when it is alone; predictions meet on the steps that all teachers cover, and weights
-are fitted where all are exact. Each teacher alone is weighted likewise: otherwise a better scale of the same predictions
-would pass for a gain from another teacher.
+fitted on its own exact rows, as when it is alone; predictions meet on the steps that all teachers cover, and
+weights are fitted where all are exact. Each teacher alone is weighted likewise: otherwise a better scale of the same
+predictions would pass for a gain from another teacher.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
 from kvlab.align import metrics
+from kvlab.align.accumulate import Source
 from kvlab.align.crossfit import CrossFit
 from kvlab.align.heads import ridge_per_head
 from kvlab.align.layers import Choice
@@ -33,17 +35,13 @@ class FusionSums:
     folds: int
     pairings: dict[tuple[str, int], Pairing] = field(default_factory=dict)
 
-    def add(
-        self,
-        fold: int,
-        part: str,
-        side_by_side: Sequence[Callable[[str, tuple[int, ...]], torch.Tensor]],
-        y: Callable[[str, int], torch.Tensor],
-    ) -> None:
+    def add(self, fold: int, part: str, of_teachers: Sequence[Source], at: Any) -> None:
+        """Add the rows of each teacher ``at`` a part or a group, as ``AlignSums.add``; the targets are the same."""
         for kind in KINDS:
             for layer in range(len(self.choices[0][kind])):
-                x = torch.cat([of(kind, c[kind][layer].union) for of, c in zip(side_by_side, self.choices)], dim=1)
-                targets = y(kind, layer)
+                unions = [choices[kind][layer].union for choices in self.choices]
+                x = torch.cat([rows.side_by_side(kind, u, at) for rows, u in zip(of_teachers, unions)], dim=1)
+                targets = of_teachers[0].y(kind, layer, at)
                 if (kind, layer) not in self.pairings:
                     pilots = pilot_of(x), pilot_of(targets)
                     self.pairings[kind, layer] = Pairing.begin(*pilots, self.folds)

@@ -8,24 +8,19 @@ of the others, sums are all that is kept.
 
 from __future__ import annotations
 
-import platform
 import time as clock
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from math import isnan
 
-import numpy as np
 import torch
-import transformers
 
-import kvlab
-from kvlab.align import time as time_rules
+from kvlab.align import outcome
 from kvlab.align.accumulate import AlignSums
 from kvlab.align.batches import Read, Rows, in_order, read
 from kvlab.align.controls import Controls, random_rows, random_weights, shuffled_rows
 from kvlab.align.fusion import FusionSums, fuse
 from kvlab.align.inspection import RULE_TABLE_DOCUMENTS, inspect, timeline_summary
-from kvlab.align.layers import ROWS_PER_FEATURE, LayerSearch, choose
+from kvlab.align.layers import LayerSearch, choose
 from kvlab.align.reading import Item, Reader
 from kvlab.align.sample import Sample
 from kvlab.align.scoring import Scored, score
@@ -35,12 +30,11 @@ from kvlab.align.unfinished import Unfinished
 from kvlab.errors import AlignError, ModelError
 from kvlab.models import LoadedModel, random_like
 from kvlab.request import AlignSettings
-from kvlab.results import Alignment, FusedScore, HeadScore
-from kvlab.selftest import self_test
+from kvlab.results import Alignment, FusedScore
 from kvlab.types import KINDS, Document, HeadMap, Progress, no_progress
 
-FEW_SCORED = 500  # student tokens, likewise
 READING = "reading caches"
+COUNTED = ("documents", "calibration_documents", "student_tokens")
 
 Aligned = tuple[Alignment, dict[str, HeadMap]]
 
@@ -93,7 +87,7 @@ class _Work:
     reader: Reader
     progress: Progress
     documents_read: int = 0
-    tokens: dict[str, int] = field(default_factory=lambda: {"documents": 0, "calibration": 0, "student": 0})
+    counted: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTED, 0))
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -123,10 +117,10 @@ class _Work:
     def _count(self, batch: list[Item]) -> None:
         self.documents_read += len(batch)
         for item in batch:
-            self.tokens["documents" if item.scored else "calibration"] += 1
+            self.counted["documents" if item.scored else "calibration_documents"] += 1
             if item.scored:
                 self.teacher_tokens = [n + len(tokens) for n, tokens in zip(self.teacher_tokens, item.teachers)]
-                self.tokens["student"] += len(item.student)
+                self.counted["student_tokens"] += len(item.student)
         self.progress(READING, self.documents_read, len(self.reader))
 
     # --- the sample ------------------------------------------------------------------------------------------
@@ -151,9 +145,9 @@ class _Work:
                 self.whole_sample = False
                 break
         self._timed("read_sample_s")
-        self.sample_rows = rows
         self.samples = [self._sample(t, r) for t, r in enumerate(rows)]
         self.common = [self._sample(t, r) for t, r in enumerate(common) if r]
+        self.sample_rows = [[r.let_go() for r in of_teacher] for of_teacher in rows]
         share = self.documents_read / len(self.reader)
         self.layers: list[LayerSearch] = [choose(s, share, self.settings, self.progress) for s in self.samples]
         self._timed("choose_layers_s")
@@ -196,15 +190,9 @@ class _Work:
         self.fusion = FusionSums([search.choices for search in self.layers], folds)
         for sums, sample in zip(self.sums, self.samples):
             for group in sample.groups:
-                sums.add(
-                    *group,
-                    lambda kind, union, s=sample, g=group: s.side_by_side(kind, union, g),
-                    lambda kind, layer, s=sample, g=group: s.y(kind, layer, g),
-                    sample.e(group),
-                )
+                sums.add(*group, sample, group)
         for group in self.common[0].groups if self.common else []:
-            of_teachers = [lambda kind, union, s=s, g=group: s.side_by_side(kind, union, g) for s in self.common]
-            self.fusion.add(*group, of_teachers, lambda kind, layer, g=group: self.common[0].y(kind, layer, g))
+            self.fusion.add(*group, self.common, group)
         del self.sample_rows, self.samples, self.common
         self._timed("sum_s")
         if unfinished is None:
@@ -226,18 +214,9 @@ class _Work:
         with torch.inference_mode():
             for sums, rows in zip(self.sums, found.teachers):
                 for part in rows.parts:
-                    sums.add(
-                        rows.fold,
-                        part,
-                        lambda kind, union, r=rows, p=part: r.side_by_side(kind, union, p),
-                        lambda kind, layer, r=rows, p=part: r.y(kind, layer, p),
-                        rows.e(part),
-                    )
-            if found.common:
-                first = found.common[0]
-                for part in first.parts:
-                    of_teachers = [lambda k, union, r=r, p=part: r.side_by_side(k, union, p) for r in found.common]
-                    self.fusion.add(first.fold, part, of_teachers, lambda k, layer, p=part: first.y(k, layer, p))
+                    sums.add(rows.fold, part, rows, part)
+            for part in found.common[0].parts if found.common else []:
+                self.fusion.add(found.common[0].fold, part, found.common, part)
 
     # --- results ---------------------------------------------------------------------------------------------
 
@@ -272,29 +251,19 @@ class _Work:
 
     def _alignment(self, t: int, scored: Scored, views: list, arrays: dict, fusion: list[FusedScore]) -> Alignment:
         teacher, search, settings = self.teachers[t], self.layers[t], self.settings
-        data = self._data(t)
-        everything = scored.contributions | search.matrices | arrays
+        data = outcome.data(self.sums[t], self.counted | {"teacher_tokens": self.teacher_tokens[t]})
         return Alignment(
             settings=settings.model_dump(),
             teacher=teacher.geometry.to_dict(),
             student=self.student.geometry.to_dict(),
             data=data,
             timeline=timeline_summary(self.scored_items[:RULE_TABLE_DOCUMENTS], t),
-            layer_map=_layer_map(search, teacher.geometry.kv_layers, settings),
+            layer_map=outcome.layer_map(search, teacher.geometry.kv_layers, settings),
             heads=scored.heads,
             inspected=views,
-            notes=self.reader.notes() + self.notes + _notes(settings, data, scored.heads),
-            versions={
-                "kvlab": kvlab.__version__,
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "transformers": transformers.__version__,
-                "device": str(teacher.device),
-                "dtype": str(teacher.dtype).removeprefix("torch."),
-            },
-            capture={role: self_test(m).to_dict() for role, m in (("teacher", teacher), ("student", self.student))}
-            if settings.keys == "pre-rope"
-            else {},
+            notes=self.reader.notes() + self.notes + outcome.notes(settings, data, scored.heads),
+            versions=outcome.versions(teacher),
+            capture=outcome.self_tests(teacher, self.student, settings),
             controls={
                 "rows": scored.heads[0].n_control,
                 "whole_sample": self.whole_sample,
@@ -303,40 +272,8 @@ class _Work:
             teachers=[m.name for m in self.teachers],
             fusion=fusion,
             timings=dict(self.timings),
-            arrays={name: np.ascontiguousarray(array, dtype=np.float32) for name, array in everything.items()},
+            arrays=outcome.arrays(scored.contributions, search.matrices, arrays),
         )
-
-    def _data(self, t: int) -> dict:
-        sums = self.sums[t]
-        fitted = [fold.n for fold in sums.pairing(KINDS[0], 0).features.fit()]
-        features = {kind: max(len(c.columns(c.overall)) for c in sums.choices[kind]) for kind in KINDS}
-        return {
-            "documents": self.tokens["documents"],
-            "calibration_documents": self.tokens["calibration"],
-            "folds": self.reader.folds,
-            "split": "by document",
-            "rows_fit": sum(fitted),
-            "rows_scored": sum(fold.n for fold in sums.pairing(KINDS[0], 0).features.score()),
-            "features": features,
-            "rows_per_feature": (sum(fitted) - max(fitted)) / max(features.values()),
-            "teacher_tokens": self.teacher_tokens[t],
-            "student_tokens": self.tokens["student"],
-        }
-
-
-def _layer_map(search: LayerSearch, teacher_layers: tuple[int, ...], settings: AlignSettings) -> dict:
-    """Layers numbered as in the teacher."""
-
-    def named(layers) -> list[int]:
-        return [teacher_layers[layer] for layer in layers]
-
-    return {
-        "rule": search.rule,
-        "search": settings.search,
-        "rows": search.rows,
-        "teacher_layers": {k: [named(c.overall) for c in search.choices[k]] for k in KINDS},
-        "by_fold": {k: [[named(f) for f in c.of_fold] for c in search.choices[k]] for k in KINDS},
-    }
 
 
 def _check_rows(sample: Sample, documents: int, settings: AlignSettings) -> None:
@@ -363,31 +300,3 @@ def _check_rows(sample: Sample, documents: int, settings: AlignSettings) -> None
         found=f"{sum(fitted)} rows to fit and {sum(scored)} to score in {documents} documents, rule {settings.time}",
         remedy="use more or longer prompts, a smaller --sinks, or also fit on the bundled samples",
     )
-
-
-def _notes(settings: AlignSettings, data: dict, heads: list[HeadScore]) -> list[str]:
-    notes = []
-    constant = sum(isnan(head.r2) for head in heads)
-    if constant:
-        notes.append(f"{constant} of {len(heads)} heads do not vary on these prompts and have no score.")
-    if data["rows_scored"] < FEW_SCORED:
-        notes.append(f"Only {data['rows_scored']} tokens are scored: differences of some points may be chance.")
-    if data["rows_per_feature"] < ROWS_PER_FEATURE:
-        notes.append(
-            f"Only {data['rows_per_feature']:.1f} fitted rows per feature ({ROWS_PER_FEATURE} are wanted): the "
-            "scores are likely lower than with more prompts. Add prompts, or also fit on the bundled samples."
-        )
-    if data["folds"] < 3:
-        notes.append("With two folds no penalty can be cross-validated: a cautious fixed one is used.")
-        if settings.layers == "heldout":
-            notes.append("With two folds no layers can be chosen on held-out folds: proportional depth is used.")
-    if settings.time in time_rules.HEAD_RULES:
-        notes.append(
-            f"The {settings.time} rule keeps other teacher steps for each head and sets them side by side with the "
-            "student's in order; it is fitted on the rows that this gives."
-        )
-    elif settings.time not in time_rules.BYTE_RULES:
-        notes.append(f"The {settings.time} rule does not look at the text; it is fitted on the rows it gives.")
-    if settings.time in ("ceil", "overlap"):
-        notes.append(f"The {settings.time} rule looks ahead: the teacher may have read bytes that the student has not.")
-    return notes

@@ -1,0 +1,104 @@
+"""What an analysis of one teacher found, put on record: numbers, settings, versions, and notes on what to beware of."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from math import isnan
+
+import numpy as np
+import torch
+import transformers
+
+import kvlab
+from kvlab.align import time as time_rules
+from kvlab.align.accumulate import AlignSums
+from kvlab.align.layers import ROWS_PER_FEATURE, LayerSearch
+from kvlab.models import LoadedModel
+from kvlab.request import AlignSettings
+from kvlab.results import HeadScore
+from kvlab.selftest import self_test
+from kvlab.types import KINDS
+
+FEW_SCORED = 500  # student tokens; with fewer, the page says so beside the number
+
+
+def versions(loaded: LoadedModel) -> dict[str, str]:
+    return {
+        "kvlab": kvlab.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "device": str(loaded.device),
+        "dtype": str(loaded.dtype).removeprefix("torch."),
+    }
+
+
+def self_tests(teacher: LoadedModel, student: LoadedModel, settings: AlignSettings) -> dict:
+    """How the rotation of the keys was undone; nothing where they are compared as cached."""
+    if settings.keys != "pre-rope":
+        return {}
+    return {role: self_test(loaded).to_dict() for role, loaded in (("teacher", teacher), ("student", student))}
+
+
+def arrays(*parts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: np.ascontiguousarray(a, dtype=np.float32) for part in parts for name, a in part.items()}
+
+
+def layer_map(search: LayerSearch, teacher_layers: Sequence[int], settings: AlignSettings) -> dict:
+    """The chosen layers, numbered as in the teacher."""
+
+    def named(layers: Sequence[int]) -> list[int]:
+        return [teacher_layers[layer] for layer in layers]
+
+    return {
+        "rule": search.rule,
+        "search": settings.search,
+        "rows": search.rows,
+        "teacher_layers": {k: [named(c.overall) for c in search.choices[k]] for k in KINDS},
+        "by_fold": {k: [[named(f) for f in c.of_fold] for c in search.choices[k]] for k in KINDS},
+    }
+
+
+def data(sums: AlignSums, counted: dict[str, int]) -> dict:
+    """What the numbers rest on. ``counted``: documents, calibration_documents, teacher_tokens, student_tokens."""
+    features = sums.pairing(KINDS[0], 0).features
+    fitted = [fold.n for fold in features.fit()]
+    widths = {kind: max(len(c.columns(c.overall)) for c in sums.choices[kind]) for kind in KINDS}
+    return {
+        **counted,
+        "folds": sums.folds,
+        "split": "by document",
+        "rows_fit": sum(fitted),
+        "rows_scored": sum(fold.n for fold in features.score()),
+        "features": widths,
+        "rows_per_feature": (sum(fitted) - max(fitted)) / max(widths.values()),
+    }
+
+
+def notes(settings: AlignSettings, data: dict, heads: list[HeadScore]) -> list[str]:
+    found = []
+    constant = sum(isnan(head.r2) for head in heads)
+    if constant:
+        found.append(f"{constant} of {len(heads)} heads do not vary on these prompts and have no score.")
+    if data["rows_scored"] < FEW_SCORED:
+        found.append(f"Only {data['rows_scored']} tokens are scored: differences of some points may be chance.")
+    if data["rows_per_feature"] < ROWS_PER_FEATURE:
+        found.append(
+            f"Only {data['rows_per_feature']:.1f} fitted rows per feature ({ROWS_PER_FEATURE} are wanted): the "
+            "scores are likely lower than with more prompts. Add prompts, or also fit on the bundled samples."
+        )
+    if data["folds"] < 3:
+        found.append("With two folds no penalty can be cross-validated: a cautious fixed one is used.")
+        if settings.layers == "heldout":
+            found.append("With two folds no layers can be chosen on held-out folds: proportional depth is used.")
+    if settings.time in time_rules.HEAD_RULES:
+        found.append(
+            f"The {settings.time} rule keeps other teacher steps for each head and sets them side by side with the "
+            "student's in order; it is fitted on the rows that this gives."
+        )
+    elif settings.time not in time_rules.BYTE_RULES:
+        found.append(f"The {settings.time} rule does not look at the text; it is fitted on the rows it gives.")
+    if settings.time in ("ceil", "overlap"):
+        found.append(f"The {settings.time} rule looks ahead: the teacher may have read bytes that the student has not.")
+    return found
