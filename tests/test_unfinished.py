@@ -3,13 +3,16 @@
 import numpy as np
 import pytest
 
+from kvlab import analysis, results
 from kvlab.align import batches as reading_batches
 from kvlab.align import unfinished
 from kvlab.align.pipeline import READING, align_several
 from kvlab.align.unfinished import Unfinished
 from kvlab.errors import Cancelled
-from kvlab.models import load
-from kvlab.request import AlignSettings
+from kvlab.models import ModelCache, load
+from kvlab.prompts import RUN_PROMPTS, write_prompts
+from kvlab.request import AlignSettings, checked
+from kvlab.runs import store
 from kvlab.types import Document, no_progress
 from tests.tiny import TEXT, tiny_model
 
@@ -164,3 +167,22 @@ def test_a_full_disk_costs_the_interruption_not_the_analysis(models, documents, 
     monkeypatch.setattr(unfinished, "save_file", full)
     same(run(models, documents, tmp_path), whole)
     assert "No space left" in caplog.text
+
+
+def test_a_run_folder_goes_on_from_what_it_holds(models, documents, tmp_path):
+    """As the worker does it: config and prompts in a folder, cancelled, and asked for again."""
+    teachers, student = models
+    fields = {"teacher": teachers[0].name, "more_teachers": [teachers[1].name], "student": student.name}
+    request = checked({**fields, "calibration": "none", "device": "cpu", "settings": SETTINGS.model_dump()})
+    folder = store.create(tmp_path, "analysis", "x", request.model_dump())
+    write_prompts(documents, folder / RUN_PROMPTS)
+    cache = ModelCache()
+    with pytest.raises(Cancelled):
+        analysis.analyse(folder, interrupted_after(25), cache)
+    assert (folder / unfinished.NAME).exists() and not (folder / results.JSON_NAME).exists()
+    analysis.analyse(folder, no_progress, cache)
+    assert not (folder / unfinished.NAME).exists()
+    first, second = results.read(folder), results.read(folder / results.OTHER_TEACHER.format(2))
+    assert any("Continued" in note for note in first.notes)
+    assert (first.teachers, second.teachers) == ([t.name for t in teachers],) * 2
+    assert first.fusion == second.fusion != []
