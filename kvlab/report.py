@@ -81,7 +81,7 @@ def html(alignment: Alignment) -> str:
     title = f"KV alignment: {alignment.teacher['name']} → {alignment.student['name']}"
     figures = [plots.error_heatmap(alignment, "key"), plots.error_heatmap(alignment, "value")]
     if alignment.inspected:
-        figures += [plots.timeline(alignment, 0, alignment.settings["time"]), plots.index_maps(alignment, 0)]
+        figures += [plots.timeline(alignment, 0, plots.rule_shown(alignment)), plots.index_maps(alignment, 0)]
     drawn = [to_html(figure, full_html=False, include_plotlyjs=number == 0) for number, figure in enumerate(figures)]
     numbers = alignment.table()[list(COLUMNS)].rename(columns=COLUMNS)
     sections = [

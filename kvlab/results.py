@@ -89,6 +89,11 @@ class FusedScore:
     gain_se: float
     n: int
 
+    @property
+    def beats_best(self) -> bool | None:
+        """Better than the best single teacher by more than two standard errors; None where that is not known."""
+        return self.gain > 2 * self.gain_se if isfinite(self.gain_se) else None
+
 
 @dataclass(frozen=True)
 class TokenView:
@@ -158,6 +163,13 @@ class Alignment:
     def score(self, kind: str, layer: int, head: int) -> HeadScore:
         """The score of student layer ``layer`` (as numbered in the model) and KV head ``head``."""
         for score in self.heads:
+            if (score.kind, score.layer, score.head) == (kind, layer, head):
+                return score
+        raise KeyError((kind, layer, head))
+
+    def fused(self, kind: str, layer: int, head: int) -> FusedScore:
+        """As ``score``, of all teachers together."""
+        for score in self.fusion:
             if (score.kind, score.layer, score.head) == (kind, layer, head):
                 return score
         raise KeyError((kind, layer, head))

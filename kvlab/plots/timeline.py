@@ -1,0 +1,179 @@
+"""Two token rails over byte position joined by a rule's map, the parts of a document, and every rule's map together."""
+
+from __future__ import annotations
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from kvlab.plots.style import KIND_COLOUR, KIND_NAME, STUDENT_COLOUR, TEACHER_COLOUR, label, layout, visible
+from kvlab.results import Alignment, Inspected, TokenView
+
+RULE_COLOUR = {
+    "exact": "#000000",
+    "floor": "#0072B2",
+    "ceil": "#E69F00",
+    "linear": "#009E73",
+    "nearest": "#CC79A7",
+    "overlap": "#56B4E9",
+    "segment": "#D55E00",
+}
+INTERPOLATED = ("linear", "segment", "overlap")  # drawn as lines, the others as steps
+LAG_BINS = (  # upper end in bytes, colour, words
+    (-1, "#B2182B", "teacher has read ahead"),
+    (0, "#9AA5B1", "same byte"),
+    (2, "#92C5DE", "1–2 bytes behind"),
+    (5, "#4393C3", "3–5 bytes behind"),
+    (10**9, "#053061", "6 or more bytes behind"),
+)
+SEGMENT_SHADE = {"prompt": 0.05, "reasoning": 0.16, "answer": 0.3}  # opacity of grey: later is darker
+
+
+def rule_shown(alignment: Alignment) -> str:
+    """The rule of the analysis; floor for one that has no single map (rkv keeps other steps for each head)."""
+    used = alignment.settings["time"]
+    return used if used in alignment.timeline["rules"] else "floor"
+
+
+def timeline(alignment: Alignment, number: int, rule: str, window: tuple[int, int] | None = None) -> go.Figure:
+    """Teacher and student tokens as two rails over byte position, joined by a rule's map, coloured by lag;
+    the error of each student token (mean over heads) beneath."""
+    document = alignment.inspected[number]
+    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.62, 0.38], vertical_spacing=0.06)
+    _add_links(figure, alignment, document, number, rule)
+    _add_rail(figure, document.teacher_tokens, 1.0, TEACHER_COLOUR, "teacher token")
+    _add_rail(figure, document.student_tokens, 0.0, STUDENT_COLOUR, "student token")
+    for kind in ("key", "value"):
+        error = _mean_of_heads(alignment.arrays[f"document.{number}.error.{kind}"])
+        content = [i for i, t in enumerate(document.student_tokens) if not t.special and not np.isnan(error[i])]
+        figure.add_scatter(
+            row=2,
+            col=1,
+            x=[document.student_tokens[i].end for i in content],
+            y=[float(error[i]) for i in content],
+            mode="lines+markers",
+            line={"shape": "vh", "width": 1.5, "color": KIND_COLOUR[kind]},
+            marker={"size": 5},
+            name=f"{KIND_NAME[kind]} error",
+            customdata=[visible(document.student_tokens[i]) for i in content],
+            hovertemplate=f"{KIND_NAME[kind]} “%{{customdata}}” error %{{y:.2f}}<extra></extra>",
+        )
+    start, end = window or (0, min(96, len(document.text.encode())))
+    _add_segments(figure, document, start, end)
+    figure.update_xaxes(range=[start - 1, end + 1], showgrid=False)
+    figure.update_xaxes(title="byte of the text (UTF-8)", row=2, col=1)
+    figure.update_yaxes(
+        row=1,
+        col=1,
+        range=[-0.25, 1.55],
+        tickvals=[0, 1],
+        ticktext=["student", "teacher"],
+        showgrid=False,
+        zeroline=False,
+        fixedrange=True,
+    )
+    figure.update_yaxes(row=2, col=1, title="error, mean of heads", rangemode="tozero", fixedrange=True)
+    return layout(figure, 450, dragmode="pan", margin={"l": 72, "r": 16, "t": 56, "b": 48})
+
+
+def _mean_of_heads(error: np.ndarray) -> np.ndarray:
+    """[Ls, Hs, Ts] -> [Ts]; layers with fewer heads than others are padded with what is not a number."""
+    known = ~np.isnan(error)
+    count = known.sum((0, 1))
+    return np.where(count > 0, np.where(known, error, 0).sum((0, 1)) / np.maximum(count, 1), np.nan)
+
+
+def _add_segments(figure: go.Figure, document: Inspected, start: int, end: int) -> None:
+    """Bands behind both rows, named at the top where they begin in the window."""
+    for name, first, last in document.segments:
+        if last <= first:
+            continue
+        shade = f"rgba(110,118,129,{SEGMENT_SHADE.get(name, 0.1)})"
+        figure.add_vrect(x0=first, x1=last, fillcolor=shade, line_width=0, layer="below", row="all", col=1)
+        figure.add_annotation(
+            row=1,
+            col=1,
+            x=max(first, start) if last > start else first,
+            y=1.52,
+            text=name,
+            showarrow=False,
+            xanchor="left",
+            yanchor="top",
+            font={"size": 12, "color": "#57606A"},
+        )
+
+
+def _add_links(figure: go.Figure, alignment: Alignment, document: Inspected, number: int, rule: str) -> None:
+    index = alignment.arrays[f"document.{number}.index.{rule}"]
+    lag = alignment.arrays[f"document.{number}.lag.{rule}"]
+    ends = np.array([token.end for token in document.teacher_tokens], dtype=float)
+    lowest = -(10**9)
+    for upper, colour, words in LAG_BINS:
+        x: list[float | None] = []
+        y: list[float | None] = []
+        for i, token in enumerate(document.student_tokens):
+            if np.isnan(index[i]) or not lowest < lag[i] <= upper:
+                continue
+            x += [float(np.interp(index[i], np.arange(len(ends)), ends)), token.end, None]
+            y += [0.86, 0.14, None]
+        lowest = upper
+        if x:
+            figure.add_scatter(
+                row=1, col=1, x=x, y=y, mode="lines", line={"color": colour, "width": 1.6}, name=words, hoverinfo="skip"
+            )
+
+
+def _add_rail(figure: go.Figure, tokens: list[TokenView], height: float, colour: str, name: str) -> None:
+    """Tokens as boxes from their first to their last byte, with their text where it fits."""
+    content = [token for token in tokens if token.end > token.start]
+    x: list[float | None] = []
+    y: list[float | None] = []
+    for token in content:
+        x += [token.start, token.start, token.end, token.end, token.start, None]
+        y += [height - 0.13, height + 0.13, height + 0.13, height - 0.13, height - 0.13, None]
+    figure.add_scatter(
+        row=1,
+        col=1,
+        x=x,
+        y=y,
+        mode="lines",
+        line={"color": colour, "width": 1},
+        fill="toself",
+        fillcolor=f"rgba({int(colour[1:3], 16)},{int(colour[3:5], 16)},{int(colour[5:7], 16)},0.10)",
+        name=name,
+        hoverinfo="skip",
+        showlegend=False,
+    )
+    figure.add_scatter(
+        row=1,
+        col=1,
+        x=[(token.start + token.end) / 2 for token in content],
+        y=[height] * len(content),
+        mode="text",
+        text=[label(token) for token in content],
+        textfont={"size": 11},
+        customdata=[[visible(token), token.start, token.end] for token in content],
+        hovertemplate=f"{name} “%{{customdata[0]}}”<br>bytes %{{customdata[1]}}–%{{customdata[2]}}<extra></extra>",
+        showlegend=False,
+        name=name,
+    )
+
+
+def index_maps(alignment: Alignment, number: int) -> go.Figure:
+    """Every rule's map drawn together: student step across, (mean) teacher step up."""
+    figure = go.Figure()
+    for rule in alignment.timeline["rules"]:
+        index = alignment.arrays[f"document.{number}.index.{rule}"]
+        dots = rule == "exact"
+        figure.add_scatter(
+            x=list(range(len(index))),
+            y=[None if np.isnan(v) else float(v) for v in index],
+            mode="markers" if dots else "lines",
+            marker={"size": 4, "color": RULE_COLOUR[rule]},
+            line={"width": 1.8, "color": RULE_COLOUR[rule], "shape": "linear" if rule in INTERPOLATED else "hv"},
+            name=rule,
+            hovertemplate=f"{rule}: student token %{{x}} ← teacher step %{{y:.1f}}<extra></extra>",
+        )
+    figure.update_xaxes(title="student token")
+    figure.update_yaxes(title="teacher step")
+    return layout(figure, 340)
