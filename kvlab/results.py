@@ -61,17 +61,26 @@ class HeadScore:
     n_special: int
 
     @property
-    def beats_controls(self) -> bool | None:
-        """Better than the mean, shuffled rows and the group mean, and by more than two standard errors than the
-        token alone and than a teacher of random weights (where that was measured).
+    def unbeaten(self) -> list[str] | None:
+        """Controls that the score is no better than: not above the mean, shuffled rows and the group mean, or not by
+        more than two standard errors above the token alone and a teacher of random weights (where measured).
 
         None where there is no standard error (one scored fold): not known.
         """
         if not isfinite(self.gain_se):
             return None
-        floor = max(v for v in (0.0, self.r2_shuffled, self.r2_group_mean) if isfinite(v))
-        over_random = not isfinite(self.gain_random) or self.gain_random > 2 * self.gain_random_se
-        return self.r2 > floor and self.gain > 2 * self.gain_se and over_random
+        floors = {"the mean": 0.0, "shuffled rows": self.r2_shuffled, "the group mean": self.r2_group_mean}
+        gains = {
+            "the token alone": (self.gain, self.gain_se),
+            "a teacher of random weights": (self.gain_random, self.gain_random_se),
+        }
+        below = [name for name, floor in floors.items() if isfinite(floor) and not self.r2 > floor]
+        return below + [name for name, (gain, se) in gains.items() if isfinite(gain) and not gain > 2 * se]
+
+    @property
+    def beats_controls(self) -> bool | None:
+        """Better than every control; None where that is not known."""
+        return None if self.unbeaten is None else not self.unbeaten
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,38 @@
+"""A finished alignment in words, as tables, and as one HTML file."""
+
+from kvlab.report.page import html
+from kvlab.report.sentences import (
+    ERROR_MEANING,
+    apart_sentence,
+    capture_sentence,
+    ceiling_sentence,
+    control_sentence,
+    fusion_rows_sentence,
+    fusion_sentence,
+    kept_sentence,
+    layer_sentence,
+    layers_sentence,
+    sentence,
+    whole,
+)
+from kvlab.report.tables import capture_table, chosen_table, fusion_table, layer_pairs
+
+__all__ = [
+    "ERROR_MEANING",
+    "apart_sentence",
+    "capture_sentence",
+    "capture_table",
+    "ceiling_sentence",
+    "chosen_table",
+    "control_sentence",
+    "fusion_rows_sentence",
+    "fusion_sentence",
+    "fusion_table",
+    "html",
+    "kept_sentence",
+    "layer_pairs",
+    "layer_sentence",
+    "layers_sentence",
+    "sentence",
+    "whole",
+]
