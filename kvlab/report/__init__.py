@@ -15,7 +15,7 @@ from kvlab.report.sentences import (
     sentence,
     whole,
 )
-from kvlab.report.tables import capture_table, chosen_table, fusion_table, layer_pairs
+from kvlab.report.tables import capture_table, chosen_table, fusion_table, heads_table, layer_pairs
 
 __all__ = [
     "ERROR_MEANING",
@@ -28,6 +28,7 @@ __all__ = [
     "fusion_rows_sentence",
     "fusion_sentence",
     "fusion_table",
+    "heads_table",
     "html",
     "kept_sentence",
     "layer_pairs",

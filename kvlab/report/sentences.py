@@ -84,7 +84,9 @@ def layers_sentence(alignment: Alignment) -> str:
     }[layer_map["search"]]
     measured = f"{layer_map['rows']:,} student tokens"
     if alignment.settings["time"] in BYTE_RULES:
-        measured += ", those where both models have read the same bytes (scores of heads are of all tokens, and lower)"
+        measured += ", those where both models have read the same bytes"
+    if alignment.settings["time"] in BYTE_RULES[1:]:
+        measured += " (the scores of heads are of the other tokens too, and lower)"
     without = f"{folds} folds {alignment.data['split']}, the layers that score a fold chosen without it"
     if layer_map["rule"] == "heldout" and "similarity.key.r2" in alignment.arrays:
         return f"Layers were chosen by the held-out R² they reach, {among}, on {measured}; {without}."

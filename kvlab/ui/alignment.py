@@ -8,10 +8,16 @@ from kvlab import report
 from kvlab.errors import KvlabError
 from kvlab.results import Alignment
 from kvlab.runs.monitor import View
-from kvlab.ui import backend, downloads, form, heads, progress, timeline
+from kvlab.ui import backend, form, fusion, heads, layers, numbers, progress, timeline
 from kvlab.ui.text import show_error
 
-VIEWS = {"heads": "Heads", "timeline": "Timeline", "numbers": "Numbers and settings"}
+VIEWS = {
+    "heads": ("Heads", heads.panel),
+    "layers": ("Layers", layers.panel),
+    "timeline": ("Timeline", timeline.panel),
+    "fusion": ("Fusion", fusion.panel),
+    "numbers": ("Numbers and settings", numbers.panel),
+}
 
 
 def page() -> None:
@@ -38,11 +44,11 @@ def page() -> None:
         if not progress.ended(view):
             return
     try:
-        alignment = backend.alignment_of(run_id)
+        alignment, shown = _of_teacher(run_id)
     except KvlabError as error:
         show_error(error)
         return
-    _show(alignment, run_id)
+    _show(alignment, shown)
 
 
 def _chosen(views: list[View]) -> str:
@@ -90,20 +96,33 @@ def _picked() -> None:
     st.query_params["run"] = run_id
 
 
-def _show(alignment: Alignment, run_id: str) -> None:
+def _of_teacher(run_id: str) -> tuple[Alignment, str]:
+    """The result shown, and its name in widgets and files: of several teachers, that of the one picked."""
+    alignment = backend.alignment_of(run_id)
+    names = dict(enumerate(alignment.teachers, 1))
+    if len(names) < 2:
+        st.query_params.pop("teacher", None)
+        return alignment, run_id
+    key = f"teacher-{run_id}"
+    if key not in st.session_state:
+        wanted = st.query_params.get("teacher", "")
+        st.session_state[key] = int(wanted) if wanted in map(str, names) else 1
+    number = st.segmented_control(
+        "Teacher", list(names), format_func=lambda n: f"{n} {names[n]}", key=key, required=True
+    )
+    st.query_params["teacher"] = str(number)
+    return (alignment, run_id) if number == 1 else (backend.alignment_of(run_id, number), f"{run_id}-teacher-{number}")
+
+
+def _show(alignment: Alignment, shown: str) -> None:
     st.markdown(report.sentence(alignment))
     for note in alignment.notes:
         st.warning(note, icon=":material/info:")
-    if "view" not in st.session_state:
-        st.session_state["view"] = st.query_params.get("view") if st.query_params.get("view") in VIEWS else "heads"
-    st.segmented_control(
-        "View", list(VIEWS), format_func=VIEWS.get, key="view", label_visibility="collapsed", required=True
+    views = [name for name in VIEWS if name != "fusion" or alignment.fusion]
+    wanted = st.session_state.get("view", st.query_params.get("view"))
+    st.session_state["view"] = wanted if wanted in views else "heads"
+    view = st.segmented_control(
+        "View", views, format_func=lambda v: VIEWS[v][0], key="view", label_visibility="collapsed", required=True
     )
-    view = st.session_state["view"]
     st.query_params["view"] = view
-    if view == "heads":
-        heads.panel(alignment, run_id)
-    elif view == "timeline":
-        timeline.panel(alignment, run_id)
-    else:
-        downloads.panel(alignment, run_id)
+    VIEWS[view][1](alignment, shown)

@@ -52,9 +52,11 @@ def folder_of(run_id: str) -> Path:
     return SAMPLE_FOLDER if run_id == SAMPLE else store.find(store.runs_root(), run_id)
 
 
-def alignment_of(run_id: str) -> Alignment:
-    """A finished analysis, read once. Raises RunError or AlignError."""
+def alignment_of(run_id: str, teacher: int = 1) -> Alignment:
+    """A finished analysis, of several teachers that of number ``teacher``, read once. Raises RunError or AlignError."""
     folder = folder_of(run_id)
+    if teacher > 1:
+        folder /= results.OTHER_TEACHER.format(teacher)
     written = (folder / results.JSON_NAME).stat().st_mtime_ns if (folder / results.JSON_NAME).exists() else 0
     return _read(str(folder), written)
 
@@ -82,11 +84,16 @@ def analyses() -> list[View]:
 
 def launch(request: AnalysisRequest, documents: list[Document]) -> str:
     """Make the run folder, hand it to the worker, and return the run's id."""
-    name = f"{_short(request.teacher)}-{_short(request.student)}"
+    name = "-".join(_short(name) for name in (*request.teachers, request.student))
     folder = store.create(store.runs_root(), "analysis", name, request.model_dump())
     write_prompts(documents, folder / RUN_PROMPTS)
     worker().submit(folder)
     return folder.name
+
+
+def again(folder: Path) -> None:
+    """Hand a run that gave no result to the worker once more. Raises RunError."""
+    worker().submit(folder)
 
 
 def _short(name: str) -> str:

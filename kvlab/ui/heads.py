@@ -2,142 +2,104 @@
 
 from __future__ import annotations
 
-from math import isnan
-
 import streamlit as st
 
-from kvlab import plots
+from kvlab import plots, report
+from kvlab.plots import KIND_NAME
+from kvlab.report import ERROR_MEANING
 from kvlab.results import Alignment
-from kvlab.ui import downloads
-from kvlab.ui.text import ERROR_MEANING, head_sentence
+from kvlab.ui import cells, downloads
+from kvlab.ui.text import count, head_sentence, number
 
-KINDS = {"key": "K", "value": "V"}
 TABLE = {
     "kind": "K/V",
     "layer": "layer",
     "head": "head",
-    "error": st.column_config.NumberColumn("error 1 − R²", format="%.3f"),
-    "r2": st.column_config.NumberColumn("R²", format="%.3f"),
-    "se": st.column_config.NumberColumn("± s.e.", format="%.3f"),
-    "gain": st.column_config.NumberColumn("gain over token", format="%.3f"),
-    "r2_shuffled": st.column_config.NumberColumn("R² shuffled", format="%.3f"),
-    "cosine": st.column_config.NumberColumn("cosine", format="%.3f"),
-    "n": st.column_config.NumberColumn("n tokens", format="localized"),
+    "error": number("error 1 − R²"),
+    "r2": number("R²"),
+    "se": number("± s.e."),
+    "gain": number("gain over token"),
+    "gain_random": number("gain over random weights"),
     "beats_controls": st.column_config.CheckboxColumn("beats controls"),
+    "error_standardised": number("standardised error", "Every channel counts alike."),
+    "cosine": number("cosine"),
+    "r2_identity": number("R² token identity"),
+    "r2_random": number("R² random weights"),
+    "r2_group_mean": number("R² group mean"),
+    "r2_shuffled": number("R² shuffled rows"),
+    "n": count("n tokens"),
+    "n_control": count("n control", "Rows on which shuffled rows and random weights are measured."),
+    "error_sink": number("error of sinks", "The first content tokens, which are in no fit and not in R²."),
+    "n_sink": count("n sinks"),
+    "error_special": number("error of special token", "Of the special token that both models begin with."),
+    "n_special": count("n special"),
 }
 
 
-def panel(alignment: Alignment, run_id: str) -> None:
+def panel(alignment: Alignment, shown: str) -> None:
+    """``shown`` names the result in widgets and files."""
     st.caption(ERROR_MEANING)
-    selected = _selected(alignment)
-    for column, kind in zip(st.columns(2), KINDS, strict=True):
-        marked = selected[1:] if selected[0] == kind else None
-        figure = plots.error_heatmap(alignment, kind, marked)
-        key = f"heatmap-{run_id}-{kind}"
-        with column:
-            st.plotly_chart(
-                figure,
-                key=key,
-                on_select=lambda key=key, kind=kind: _clicked(key, kind),
-                selection_mode="points",
-                config={"displayModeBar": False},
-                alt=f"{KINDS[kind]} projection error per student layer and KV head; the table below has the numbers.",
-            )
-            downloads.figure_button(figure, f"{KINDS[kind]}-error", f"{run_id}-{kind}")
-    with st.expander("The same as a table: pick a row to see that head", icon=":material/table:"):
-        _table(alignment, run_id)
-    _detail(alignment, run_id, *selected)
-
-
-def _selected(alignment: Alignment) -> tuple[str, int, int]:
-    """The pinned head: of this session, of the URL, or the worst K head."""
-    wanted = st.session_state.get("cell") or st.query_params.get("cell", "")
-    try:
-        kind, layer, head = wanted.split("-")
-        cell = ("key" if kind == "K" else "value", int(layer), int(head))
-        alignment.score(*cell)
-    except (KeyError, ValueError):
-        worst = max((s for s in alignment.heads if s.kind == "key"), key=lambda s: -1 if isnan(s.error) else s.error)
-        cell = (worst.kind, worst.layer, worst.head)
-    st.query_params["cell"] = f"{KINDS[cell[0]]}-{cell[1]}-{cell[2]}"
-    return cell
-
-
-def _clicked(key: str, kind: str) -> None:
-    points = st.session_state[key].selection.points
-    if points and points[0].get("customdata"):
-        layer, head = points[0]["customdata"][:2]
-        st.session_state["cell"] = f"{KINDS[kind]}-{layer}-{head}"
-
-
-def _table(alignment: Alignment, run_id: str) -> None:
-    frame = alignment.table()
-    frame["kind"] = frame["kind"].map(KINDS)
-    key = f"head-table-{run_id}"
-
-    def picked() -> None:
-        rows = st.session_state[key].selection.rows
-        if rows:
-            row = frame.iloc[rows[0]]
-            st.session_state["cell"] = f"{row['kind']}-{row['layer']}-{row['head']}"
-
-    st.dataframe(
-        frame,
-        key=key,
-        on_select=picked,
-        selection_mode="single-row",
-        hide_index=True,
-        column_order=list(TABLE),
-        column_config=TABLE,
-        height=280,
-        alt="Scores of every student head beside their controls",
+    cell = cells.selected(alignment)
+    cells.maps(
+        lambda kind, marked: plots.error_heatmap(alignment, kind, marked),
+        cell,
+        "error",
+        shown,
+        "projection error per student layer and KV head",
     )
+    frame = alignment.table()
+    frame["kind"] = frame["kind"].map(KIND_NAME)
+    cells.table(frame, TABLE, "error", shown, "Scores of every student head beside their controls")
+    _detail(alignment, shown, *cell)
 
 
-def _detail(alignment: Alignment, run_id: str, kind: str, layer: int, head: int) -> None:
+def _detail(alignment: Alignment, shown: str, kind: str, layer: int, head: int) -> None:
     score = alignment.score(kind, layer, head)
     with st.container(border=True, key="detail"):
-        st.subheader(f"{KINDS[kind]}, layer {layer}, head {head}")
+        st.subheader(f"{KIND_NAME[kind]}, layer {layer}, head {head}")
         st.markdown(head_sentence(alignment, score))
-        left, right = st.columns([2, 3])
+        left, right = st.columns([4, 5])
         with left:
             st.markdown("**Against its controls**")
             st.plotly_chart(
                 plots.controls(score),
-                key=f"controls-{run_id}",
+                key=f"controls-{shown}",
                 config={"displayModeBar": False},
-                alt="R² of this head beside token identity, shuffled rows and the training mean",
+                alt="R² of this head beside token identity, random weights, group mean, shuffled rows, training mean",
             )
         with right:
             st.markdown("**Which teacher heads it is built from** (ridge refitted without, and with only, each)")
-            figure = plots.contributions(alignment, kind, layer, head)
             st.plotly_chart(
-                figure,
-                key=f"contributions-{run_id}",
+                plots.contributions(alignment, kind, layer, head),
+                key=f"contributions-{shown}",
                 config={"displayModeBar": False},
                 alt="Held-out R² lost without each teacher head, and of each alone",
             )
-        if not alignment.inspected:
-            return
-        number = document_picker(alignment, run_id, "detail")
-        st.markdown("**Error along the student’s tokens** (squared error over the head’s variance; mean ≈ the error)")
-        figure = plots.token_errors(alignment, number, kind, layer, head)
-        st.plotly_chart(
-            figure,
-            key=f"tokens-{run_id}",
-            config={"displayModeBar": False},
-            alt="Held-out squared error of each student token",
-        )
-        downloads.figure_button(figure, f"tokens-{KINDS[kind]}-{layer}-{head}", f"tokens-{run_id}")
+        st.caption(f"{report.control_sentence(alignment, score)} {report.apart_sentence(alignment, score)}")
+        if alignment.inspected:
+            _tokens(alignment, shown, kind, layer, head)
 
 
-def document_picker(alignment: Alignment, run_id: str, where: str) -> int:
+def _tokens(alignment: Alignment, shown: str, kind: str, layer: int, head: int) -> None:
+    chosen = document_picker(alignment, shown, "detail")
+    st.markdown("**Error along the student’s tokens** (squared error over the head’s variance; mean ≈ the error)")
+    figure = plots.token_errors(alignment, chosen, kind, layer, head)
+    st.plotly_chart(
+        figure,
+        key=f"tokens-{shown}",
+        config={"displayModeBar": False},
+        alt="Held-out squared error of each student token",
+    )
+    downloads.figure_button(figure, f"tokens-{KIND_NAME[kind]}-{layer}-{head}", f"tokens-{shown}")
+
+
+def document_picker(alignment: Alignment, shown: str, where: str) -> int:
     """Which of the documents kept token by token is shown."""
     labels = [f"{d.id}: {' '.join(d.text.split())[:70]}" for d in alignment.inspected]
     return st.selectbox(
         "Document",
         range(len(labels)),
         format_func=labels.__getitem__,
-        key=f"document-{where}-{run_id}",
+        key=f"document-{where}-{shown}",
         help="The first documents of the analysis are kept token by token.",
     )

@@ -9,7 +9,7 @@ from kvlab.errors import KvlabError
 from kvlab.memory import readable
 from kvlab.types import Geometry
 from kvlab.ui import backend, form, places
-from kvlab.ui.text import ERROR_MEANING, show_error
+from kvlab.ui.text import show_error
 
 PAIR_OF_SAMPLE = ("demo/teacher", "demo/student")
 
@@ -35,7 +35,7 @@ def _finding() -> None:
             config={"displayModeBar": False},
             alt=f"{plots.KIND_NAME[kind]} projection error of the sample, per student layer and KV head",
         )
-    st.caption(ERROR_MEANING)
+    st.caption(report.ERROR_MEANING)
     left, right, _ = st.columns([2, 2, 3])
     left.page_link(places.alignment(), label="Look into the sample", icon=":material/grid_on:")
     if right.button("Align my own prompts", type="primary", icon=":material/upload_file:"):

@@ -5,10 +5,14 @@ from __future__ import annotations
 import streamlit as st
 
 from kvlab.errors import KvlabError, RunError
+from kvlab.prompts import RUN_PROMPTS
+from kvlab.runs import store
 from kvlab.runs.monitor import View
 from kvlab.ui import backend, places
 from kvlab.ui.text import show_error
 from kvlab.ui.warm import worker
+
+UNFINISHED = "unfinished.safetensors"  # align.unfinished.NAME, which needs torch
 
 
 def banner(on_alignment_page: bool) -> None:
@@ -79,4 +83,26 @@ def ended(view: View) -> bool:
             show_error(KvlabError.from_dict(view.error))
         except (KeyError, TypeError):
             st.error("No reason was recorded. Its folder may be damaged; run the analysis again.")
+    _again(view)
     return False
+
+
+def _again(view: View) -> None:
+    """The way on, when the folder still holds what was asked for."""
+    if not {store.CONFIG, RUN_PROMPTS} <= set(view.files):
+        return
+    saved = UNFINISHED in view.files
+    label, icon = ("Continue", ":material/resume:") if saved else ("Run again", ":material/replay:")
+    about = (
+        "What had been read is kept: the analysis goes on from there."
+        if saved
+        else "With the same prompts and settings, from the beginning."
+    )
+    if st.button(label, key=f"again-{view.id}", icon=icon, type="primary", help=about):
+        try:
+            backend.again(view.folder)
+        except KvlabError as error:
+            show_error(error)
+            return
+        st.rerun()
+    st.caption(about)

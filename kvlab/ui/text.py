@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import isnan
+from math import isfinite, isnan
 
 import streamlit as st
 
@@ -21,6 +21,12 @@ TIME_RULES = {
     "segment": "segment — linear inside prompt, reasoning and answer",
     "rkv": "R-KV — per head, the teacher steps that matter most and repeat least",
 }
+LAYER_RULES = {
+    "heldout": "held-out — the layers, up to 4, that explain held-out text best",
+    "cka": "CKA — the most similar layer",
+    "depth": "depth — proportional, first to first and last to last",
+}
+SEARCHES = {"banded": "near the proportional depth", "full": "all teacher layers (slower)"}
 PROJECTORS = {
     "ridge": "ridge — closed form, from all teacher heads",
     "structured": "structured — head mixing × width projection (KVProjector)",
@@ -37,10 +43,6 @@ SEGMENTS = {
     "fields": "from the fields of the file only",
     "none": "none — every prompt is one",
 }
-ERROR_MEANING = (
-    "Error = RSS / TSS = 1 − R² on documents that the map was not fitted on: 0 is perfect, 1 is no better than the "
-    "training mean. “=” marks a head no better than its controls."
-)
 
 
 def show_error(error: KvlabError) -> None:
@@ -68,14 +70,29 @@ def head_sentence(alignment: Alignment, score: HeadScore) -> str:
         if score.r2 > 0
         else f"the teacher explains nothing of {name} on held-out text (R² {score.r2:.2f})"
     )
-    gain = f"{abs(score.gain) * 100:.0f} points {'more' if score.gain >= 0 else 'less'} than the token alone does"
-    verdict = {
-        True: "",
-        False: " **It is no better than its controls.**",
-        None: " One fold only is scored, so there is no standard error: whether it beats its controls is not known.",
-    }[score.beats_controls]
+    gains = [f"{_more(score.gain)} than the token alone does"]
+    if isfinite(score.gain_random):
+        gains.append(f"{_more(score.gain_random)} than a teacher of random weights")
+    if score.unbeaten is None:
+        verdict = " One fold only is scored, so there is no standard error: whether it beats its controls is not known."
+    else:
+        verdict = f" **It is no better than {' and '.join(score.unbeaten)}.**" if score.unbeaten else ""
     return (
-        f"Layer {score.layer}, head {score.head}: {explains}, {gain} "
+        f"Layer {score.layer}, head {score.head}: {explains}, {' and '.join(gains)} "
         f"(shuffled rows: {whole(score.r2_shuffled)}; n = {score.n:,} tokens, {alignment.data['folds']} folds "
         f"{alignment.data['split']}).{verdict}"
     )
+
+
+def _more(gain: float) -> str:
+    return f"{abs(gain) * 100:.0f} points {'more' if gain >= 0 else 'less'}"
+
+
+def number(label: str, help_text: str | None = None):
+    """A column of scores."""
+    return st.column_config.NumberColumn(label, format="%.3f", help=help_text)
+
+
+def count(label: str, help_text: str | None = None):
+    """A column of how many."""
+    return st.column_config.NumberColumn(label, format="localized", help=help_text)

@@ -7,60 +7,62 @@ import streamlit as st
 
 from kvlab import plots
 from kvlab.results import Alignment
-from kvlab.ui import downloads
+from kvlab.ui import downloads, kept
 from kvlab.ui.heads import document_picker
 from kvlab.ui.text import TIME_RULES
 
 WINDOW = 96  # bytes that are legible at once
 
 
-def panel(alignment: Alignment, run_id: str) -> None:
+def panel(alignment: Alignment, shown: str) -> None:
     if not alignment.inspected:
         st.info("No document was kept token by token. Run again with --inspect above 0.")
         return
-    rules, used = list(alignment.timeline["rules"]), alignment.settings["time"]
+    rules = list(alignment.timeline["rules"])
     left, middle, right = st.columns([3, 3, 2])
     with left:
-        number = document_picker(alignment, run_id, "timeline")
+        number = document_picker(alignment, shown, "timeline")
     with middle:
         rule = st.selectbox(
             "Joined by",
             rules,
-            index=rules.index(used) if used in rules else 0,  # rkv has no map of its own: its steps differ by head
+            index=rules.index(plots.rule_shown(alignment)),
             format_func=TIME_RULES.get,
-            key=f"rule-{run_id}",
+            key=f"rule-{shown}",
         )
     document = alignment.inspected[number]
     length = len(document.text.encode())
     start = 0
     if length > WINDOW:
         start = right.slider(
-            "First byte shown", 0, length - WINDOW, 0, step=8, key=f"window-{run_id}-{number}", help="Or drag the plot."
+            "First byte shown", 0, length - WINDOW, 0, step=8, key=f"window-{shown}-{number}", help="Or drag the plot."
         )
     st.markdown(_reading(alignment, rule))
     figure = plots.timeline(alignment, number, rule, (start, min(length, start + WINDOW)))
     st.plotly_chart(
         figure,
-        key=f"timeline-{run_id}",
+        key=f"timeline-{shown}",
         config={"displaylogo": False, "scrollZoom": True, "modeBarButtonsToRemove": ["select2d", "lasso2d"]},
         alt="Teacher and student tokens over byte position, joined by the time map; error per student token beneath",
     )
-    downloads.figure_button(figure, f"timeline-{number}-{rule}", f"timeline-{run_id}")
+    downloads.figure_button(figure, f"timeline-{number}-{rule}", f"timeline-{shown}")
     st.caption(
-        f"Errors are held out, under the {used} rule of this analysis, averaged over all heads. "
+        f"Errors are held out, under the {alignment.settings['time']} rule of this analysis, averaged over all heads. "
+        "Grey bands are the parts of the document. "
         "␣ is a space, ⏎ a line break, <E4> one byte of a character that is split."
     )
+    kept.panel(alignment, shown, number)
     left, right = st.columns(2)
     with left:
         st.markdown("**Every rule’s map, together**")
         maps = plots.index_maps(alignment, number)
         st.plotly_chart(
             maps,
-            key=f"maps-{run_id}",
+            key=f"maps-{shown}",
             config={"displayModeBar": False},
             alt="For each rule, the teacher step that stands for each student token",
         )
-        downloads.figure_button(maps, f"maps-{number}", f"maps-{run_id}")
+        downloads.figure_button(maps, f"maps-{number}", f"maps-{shown}")
     with right:
         st.markdown(f"**Rules over {alignment.timeline['documents']} documents**")
         st.dataframe(

@@ -1,0 +1,78 @@
+"""A K and a V map of which one cell is pinned: by a click, by a row of the table, or by the address."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import isnan
+
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+
+from kvlab.plots import KIND_NAME
+from kvlab.results import Alignment
+from kvlab.ui import downloads
+
+Cell = tuple[str, int, int]  # kind, layer as numbered in the student, head
+
+
+def selected(alignment: Alignment) -> Cell:
+    """The pinned head: of this session, of the URL, or the worst K head."""
+    wanted = st.session_state.get("cell") or st.query_params.get("cell", "")
+    try:
+        kind, layer, head = wanted.split("-")
+        cell = ("key" if kind == "K" else "value", int(layer), int(head))
+        alignment.score(*cell)
+    except (KeyError, ValueError):
+        worst = max((s for s in alignment.heads if s.kind == "key"), key=lambda s: -1 if isnan(s.error) else s.error)
+        cell = (worst.kind, worst.layer, worst.head)
+    st.query_params["cell"] = f"{KIND_NAME[cell[0]]}-{cell[1]}-{cell[2]}"
+    return cell
+
+
+def maps(draw: Callable[[str, tuple[int, int] | None], go.Figure], cell: Cell, name: str, shown: str, alt: str) -> None:
+    """Both maps side by side; ``draw`` takes the kind and the pinned (layer, head) of it."""
+    for column, kind in zip(st.columns(2), KIND_NAME, strict=True):
+        figure = draw(kind, cell[1:] if cell[0] == kind else None)
+        key = f"{name}-{shown}-{kind}"
+        with column:
+            st.plotly_chart(
+                figure,
+                key=key,
+                on_select=lambda key=key, kind=kind: _clicked(key, kind),
+                selection_mode="points",
+                config={"displayModeBar": False},
+                alt=f"{KIND_NAME[kind]} {alt}; the table below has the numbers.",
+            )
+            downloads.figure_button(figure, f"{KIND_NAME[kind]}-{name}", f"{name}-{shown}-{kind}")
+
+
+def _clicked(key: str, kind: str) -> None:
+    points = st.session_state[key].selection.points
+    if points and points[0].get("customdata"):
+        layer, head = points[0]["customdata"][:2]
+        st.session_state["cell"] = f"{KIND_NAME[kind]}-{layer}-{head}"
+
+
+def table(frame: pd.DataFrame, columns: dict, name: str, shown: str, alt: str) -> None:
+    """``frame`` has the columns kind ("K" or "V"), layer and head; a row picks the head."""
+    key = f"{name}-table-{shown}"
+
+    def picked() -> None:
+        rows = st.session_state[key].selection.rows
+        if rows:
+            row = frame.iloc[rows[0]]
+            st.session_state["cell"] = f"{row['kind']}-{row['layer']}-{row['head']}"
+
+    with st.expander("The same as a table: pick a row to see that head", icon=":material/table:"):
+        st.dataframe(
+            frame,
+            key=key,
+            on_select=picked,
+            selection_mode="single-row",
+            hide_index=True,
+            column_order=list(columns),
+            column_config=columns,
+            height=280,
+            alt=alt,
+        )

@@ -1,0 +1,92 @@
+"""The form's prompts: where they come from, how they are cut into parts, whether they are a chat."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from kvlab import prompts
+from kvlab.errors import PromptError
+from kvlab.prompts import Reading
+from kvlab.segments import Markers
+from kvlab.types import Document
+from kvlab.ui.text import SEGMENTS, show_error
+
+SOURCES = {"samples": "Bundled samples", "paste": "Paste", "upload": "Upload"}
+PASTE_HELP = "Separate prompts by an empty line."
+UPLOAD_HELP = ".txt (prompts separated by blank lines), .jsonl (prompt or text, reasoning, answer), .csv, .parquet"
+MARKER_HELP = {name: f"One a line: {field.description}." for name, field in Markers.model_fields.items()}
+
+
+def documents() -> tuple[list[Document], str]:
+    """The prompts that can be read, and where they came from in words."""
+    source = st.segmented_control("Prompts", list(SOURCES), format_func=SOURCES.get, key="form-source", required=True)
+    try:
+        if source == "samples":
+            samples = prompts.samples()
+            st.caption(f"{len(samples)} word problems in English and Chinese that no demo model was trained on.")
+            return samples, "bundled samples"
+        if source == "paste":
+            text = st.text_area("Your prompts", key="form-pasted", height=150, placeholder=PASTE_HELP)
+            if not text.strip():
+                return [], "pasted"
+            return _shown(prompts.read_pasted(text)), "pasted"
+        upload = st.file_uploader("Prompt file", type=["txt", "jsonl", "csv", "parquet"], help=UPLOAD_HELP)
+        if upload is None:
+            return [], "upload"
+        return _shown(_read_upload(upload)), prompts.safe_name(upload.name)
+    except PromptError as error:
+        show_error(error)
+        return [], ""
+
+
+def _read_upload(upload) -> Reading:
+    data = upload.getvalue()
+    columns = prompts.tabular_columns(upload.name, data)
+    column = None
+    if columns:
+        usual = next((i for i, name in enumerate(columns) if name in ("prompt", "text")), None)
+        column = st.selectbox("Column with the prompts", columns, index=usual, key="form-column")
+        if column is None:
+            raise PromptError(
+                "prompts-no-column",
+                expected="the column that holds the prompts",
+                found=f"{len(columns)} columns, none of them named prompt or text",
+                remedy="choose one above",
+            )
+    return prompts.read_upload(upload.name, data, column=column)
+
+
+def _shown(reading: Reading) -> list[Document]:
+    """Say what was read and what was not; the good documents."""
+    words = [f"Prompts read: {len(reading.documents):,}"]
+    if reading.duplicates:
+        words.append(f"duplicates left out: {reading.duplicates:,}")
+    if reading.cut:
+        words.append(f"cut at {prompts.LIMITS.characters:,} characters: {len(reading.cut):,}")
+    st.caption(" · ".join(words))
+    if reading.problems:
+        st.warning(f"Not read as given: {len(reading.problems):,}. What was good is kept.")
+        rows = [{"where": p.where, "problem": p.message} for p in reading.problems]
+        st.dataframe(rows, hide_index=True, height=min(180, 38 + 35 * len(rows)))
+    return reading.documents
+
+
+def parts() -> tuple[dict, bool]:
+    """How prompts are cut into parts, and whether they are read as a chat."""
+    with st.expander("Segments and chat"):
+        chat = st.toggle(
+            "Read as a chat",
+            key="form-chat",
+            help="Prompt: the user's message; reasoning and answer: the assistant's. Each model in its own template.",
+        )
+        source = st.selectbox(
+            "Prompt, reasoning, answer", list(SEGMENTS), format_func=SEGMENTS.get, key="form-segments"
+        )
+        written = {
+            name: column.text_area(
+                f"The {name} begins with", key=f"form-markers-{name}", height=110, disabled=source != "auto", help=field
+            )
+            for column, (name, field) in zip(st.columns(2), MARKER_HELP.items(), strict=True)
+        }
+    markers = {name: [line for line in text.splitlines() if line.strip()] for name, text in written.items()}
+    return {"segments": source, "markers": markers}, chat

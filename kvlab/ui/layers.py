@@ -1,0 +1,82 @@
+"""Student layers against teacher layers: what was measured, what was chosen."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from kvlab import plots, report
+from kvlab.plots import KIND_NAME
+from kvlab.results import Alignment
+from kvlab.ui import cells, downloads
+from kvlab.ui.text import number
+
+ABOUT = {
+    "r2": "Held-out R² that each teacher layer reaches on its own, all channels of the layer together.",
+    "cka": "Unbiased linear CKA of the two caches: 0 unrelated, 1 alike up to rotation and scale.",
+    "own": "The ceiling: CKA of the student’s layers with each other. Where neighbours are alike, a choice between "
+    "teacher layers matters little.",
+}
+CHOSEN = {
+    "R² of it": number("R² of it"),
+    "highest CKA": number("highest CKA"),
+    "shuffled rows": number("its null, shuffled rows"),
+}
+PAIRS = {"CKA": number("CKA"), "CKA shuffled": number("CKA shuffled"), "R² alone": number("R² alone")}
+
+
+def panel(alignment: Alignment, shown: str) -> None:
+    st.caption(report.layers_sentence(alignment))
+    layers = alignment.student["kv_layers"]
+    left, right = st.columns([1, 4], vertical_alignment="center")
+    layer = left.selectbox(
+        "Student layer", layers, index=layers.index(cells.selected(alignment)[1]), key=f"layer-{shown}"
+    )
+    right.markdown(report.layer_sentence(alignment, layer))
+    for name in plots.MATRICES:
+        if f"similarity.key.{name}" in alignment.arrays:
+            _matrices(alignment, shown, name)
+    left, right = st.columns([3, 1], vertical_alignment="bottom")
+    left.markdown("**What was chosen for each student layer**")
+    right.download_button(
+        "layers.csv",
+        lambda: report.layer_pairs(alignment).to_csv(index=False),
+        f"layers-{shown}.csv",
+        "text/csv",
+        key="download-layers",
+        icon=":material/download:",
+        width="stretch",
+        on_click="ignore",
+    )
+    st.dataframe(
+        report.chosen_table(alignment),
+        hide_index=True,
+        column_config=CHOSEN,
+        alt="The teacher layers of every student layer, and how many folds chose the same",
+    )
+    with st.expander("Every pair of layers as a table", icon=":material/table:"):
+        st.dataframe(
+            report.layer_pairs(alignment),
+            hide_index=True,
+            column_config=PAIRS,
+            height=280,
+            alt="CKA, its null and held-out R² of every pair of layers",
+        )
+
+
+def _matrices(alignment: Alignment, shown: str, name: str) -> None:
+    for column, kind in zip(st.columns(2), KIND_NAME, strict=True):
+        figure = plots.similarity(alignment, kind, name)
+        with column:
+            st.plotly_chart(
+                figure,
+                key=f"similarity-{shown}-{kind}-{name}",
+                config={"displayModeBar": False},
+                alt=f"{KIND_NAME[kind]}: {plots.MATRICES[name][0]}, per student and teacher layer",
+            )
+            downloads.figure_button(figure, f"{KIND_NAME[kind]}-layers-{name}", f"similarity-{shown}-{kind}-{name}")
+    words = [ABOUT[name]]
+    if name == "cka":
+        words += [report.ceiling_sentence(alignment, kind) for kind in KIND_NAME]
+    if name != "own":
+        words.append("Outlined: chosen. Grey: not searched, or a layer without a KV cache.")
+    st.caption(" ".join(words))
