@@ -11,10 +11,12 @@ from tests import app as real
 PAGES = {
     "overview": ("", "Memory forecast"),
     "heads": ("alignment?run=sample&view=heads&cell=K-3-0", "Against its controls"),
+    "layers": ("alignment?run=sample&view=layers&cell=K-2-0", "What was chosen"),
     "timeline": ("alignment?run=sample&view=timeline", "Every rule’s map"),
     "numbers": ("alignment?run=sample&view=numbers", "Data, versions, seconds"),
     "checks": ("checks", "package torch"),
 }
+WAITING = "[data-testid=stStatusWidget], [data-testid=stSkeleton]"
 DRAWN = "() => [...document.querySelectorAll('.js-plotly-plot')].every(plot => plot.querySelector('.main-svg'))"
 
 
@@ -30,7 +32,7 @@ def main(folder: Path, height: int) -> None:
             page.goto(f"{app.url}/{path}")
             page.get_by_text(awaited).first.wait_for()
             page.wait_for_function(DRAWN)
-            page.wait_for_function("() => !document.querySelector('[data-testid=stStatusWidget]')")
+            page.wait_for_function(f"() => !document.querySelector('{WAITING}')")
             page.screenshot(path=folder / f"{name}.png")
 
 

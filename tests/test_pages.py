@@ -45,7 +45,7 @@ def test_overview_shows_the_finished_sample_and_every_mismatch():
     assert table.loc["KV heads (query heads)", "match"].startswith("≠")
 
 
-@pytest.mark.parametrize("view", ["heads", "timeline", "numbers"])
+@pytest.mark.parametrize("view", ["heads", "layers", "timeline", "numbers"])
 def test_every_view_of_the_sample_opens_by_address(view):
     app = open_page("alignment", run="sample", view=view)
     assert not app.exception

@@ -7,11 +7,11 @@ from math import isfinite
 import plotly.graph_objects as go
 
 from kvlab.plots.cells import Cell, cell_map
-from kvlab.plots.style import GAIN_SCALE, KIND_NAME, STUDENT_COLOUR, TEACHER_COLOUR, layout
+from kvlab.plots.style import GAIN_SCALE, KIND_NAME, STUDENT_COLOUR, TEACHER_COLOUR, layout, written
 from kvlab.results import Alignment, FusedScore
 
 LEAST_RANGE = 0.02  # of the gain's colours; a smaller range would paint noise
-DARK_FROM = 0.7  # share of the range from which white is easier to read
+DARK_FROM = 0.55  # share of the range from which white is easier to read
 
 
 def gain_heatmap(alignment: Alignment, kind: str, selected: tuple[int, int] | None = None) -> go.Figure:
@@ -56,7 +56,7 @@ def fused_parts(score: FusedScore, teachers: list[str]) -> go.Figure:
         [score.r2, *score.r2_alone],
         [STUDENT_COLOUR] + [TEACHER_COLOUR] * len(teachers),
         "held-out R² (whisker: ± 1 jackknife s.e.)",
-        [score.se] + [0.0] * len(teachers),
+        [score.se] + [float("nan")] * len(teachers),
     )
 
 
@@ -72,10 +72,10 @@ def _bars(
     figure = go.Figure(
         go.Bar(
             x=[value if isfinite(value) else None for value in values],
-            y=[f"{name}  <b>{value:.3f}</b>" for name, value in zip(names, values)],
+            y=[f"{name}  <b>{written(value)}</b>" for name, value in zip(names, values)],
             orientation="h",
             marker_color=colours,
-            error_x={"type": "data", "array": [e if isfinite(e) else 0.0 for e in errors], "thickness": 1.5}
+            error_x={"type": "data", "array": [e if isfinite(e) else None for e in errors], "thickness": 1.5}
             if errors
             else None,
             hovertemplate="%{x:.3f}<extra></extra>",

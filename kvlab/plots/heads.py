@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from kvlab.plots.cells import Cell, cell_map
-from kvlab.plots.style import ERROR_SCALE, KIND_COLOUR, KIND_NAME, NEUTRAL, TEACHER_COLOUR, layout, visible
+from kvlab.plots.style import ERROR_SCALE, KIND_COLOUR, KIND_NAME, NEUTRAL, TEACHER_COLOUR, layout, visible, written
 from kvlab.results import Alignment, HeadScore
 
 DARK_BELOW = 0.45  # white is easier to read than black on the map's colours up to here
@@ -70,15 +70,12 @@ def controls(score: HeadScore) -> go.Figure:
     figure = go.Figure(
         go.Bar(
             x=shown,
-            y=[f"{name}  <b>{value:.3f}</b>" for name, value, _, _ in rows],
+            y=[f"{name}  <b>{written(value)}</b>{_plus_minus(error)}" for name, value, error, _ in rows],
             orientation="h",
             marker_color=[TEACHER_COLOUR] + [NEUTRAL] * (len(rows) - 1),
-            error_x={"type": "data", "array": [error if isfinite(error) else 0 for _, _, error, _ in rows]}
+            error_x={"type": "data", "array": [error if isfinite(error) else None for _, _, error, _ in rows]}
             | {"thickness": 1.5},
-            customdata=[
-                [name, f"{value:.3f}" + (f" ± {error:.3f}" if isfinite(error) else ""), f"{n:,}"]
-                for name, value, error, n in rows
-            ],
+            customdata=[[name, written(value) + _plus_minus(error), f"{n:,}"] for name, value, error, n in rows],
             hovertemplate="%{customdata[0]}: R² %{customdata[1]}, n = %{customdata[2]} tokens<extra></extra>",
         )
     )
@@ -88,7 +85,11 @@ def controls(score: HeadScore) -> go.Figure:
         title="held-out R² (whisker: ± 1 jackknife s.e.)", range=[low, max(1.0, *shown)], zeroline=False
     )
     figure.update_yaxes(title="explained by", autorange="reversed")
-    return layout(figure, 270, margin={"l": 180, "r": 16, "t": 8, "b": 44})
+    return layout(figure, 270, margin={"l": 222, "r": 16, "t": 8, "b": 44})
+
+
+def _plus_minus(error: float) -> str:
+    return f" ± {error:.3f}" if isfinite(error) else ""
 
 
 def contributions(alignment: Alignment, kind: str, layer: int, head: int) -> go.Figure:

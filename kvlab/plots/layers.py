@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import ceil
+from math import ceil, floor
 
 import numpy as np
 import plotly.graph_objects as go
@@ -37,15 +37,15 @@ def similarity(alignment: Alignment, kind: str, name: str) -> go.Figure:
     across = alignment.student if name == "own" else alignment.teacher
     values = _as_numbered(alignment.arrays[f"similarity.{kind}.{name}"], alignment.student, across)
     legible = max(values.shape) <= CELL_TEXT_UP_TO
-    limit = 1.0 if name != "r2" else _limit(alignment)
+    lowest, highest = _r2_range(alignment) if name == "r2" else (0.0, 1.0)
     role = "student" if name == "own" else "teacher"
     figure = go.Figure(
         go.Heatmap(
             z=finite_or_none(values),
             x=list(range(values.shape[1])),
             y=list(range(values.shape[0])),
-            zmin=0.0,
-            zmax=limit,
+            zmin=lowest,
+            zmax=highest,
             colorscale=R2_SCALE if name == "r2" else CKA_SCALE,
             xgap=2 if legible else 0,
             ygap=2 if legible else 0,
@@ -57,7 +57,7 @@ def similarity(alignment: Alignment, kind: str, name: str) -> go.Figure:
         )
     )
     if name != "own":
-        _outline(figure, chosen(alignment, kind))
+        _outline(figure, chosen(alignment, kind), 2.5 if legible else 1.8)
     every = max(1, -(-max(values.shape) // CELL_TEXT_UP_TO))  # labels of 64 layers would overlap
     ticks = {"tickmode": "linear", "tick0": 0, "dtick": every, "showgrid": False, "zeroline": False}
     figure.update_xaxes(title=f"{role} layer", range=[-0.5, values.shape[1] - 0.5], **ticks)
@@ -74,13 +74,16 @@ def _as_numbered(of_cached: np.ndarray, student: dict, across: dict) -> np.ndarr
     return values
 
 
-def _limit(alignment: Alignment) -> float:
-    """One range for K and V: the best layer of either, rounded up."""
-    best = max(np.nanmax(alignment.arrays[f"similarity.{kind}.r2"], initial=0.1) for kind in KIND_NAME)
-    return min(1.0, ceil(round(float(best), 4) * 10) / 10)
+def _r2_range(alignment: Alignment) -> tuple[float, float]:
+    """From the worst to the best layer, in tenths; one range for K and V. Neighbouring layers differ by little."""
+    both = np.concatenate([alignment.arrays[f"similarity.{kind}.r2"].ravel() for kind in KIND_NAME])
+    known = both[~np.isnan(both)].clip(0, 1)
+    if not len(known):
+        return 0.0, 1.0
+    return floor(known.min() * 10) / 10, max(ceil(known.max() * 10), floor(known.min() * 10) + 1) / 10
 
 
-def _outline(figure: go.Figure, layers: dict[int, list[int]]) -> None:
+def _outline(figure: go.Figure, layers: dict[int, list[int]], thick: float) -> None:
     """Boxes around the chosen cells, as one trace; white beneath, so that they stand out on every colour."""
     x: list[float | None] = []
     y: list[float | None] = []
@@ -88,7 +91,7 @@ def _outline(figure: go.Figure, layers: dict[int, list[int]]) -> None:
         for teacher in teachers:
             x += [teacher - 0.47, teacher + 0.47, teacher + 0.47, teacher - 0.47, teacher - 0.47, None]
             y += [student - 0.47, student - 0.47, student + 0.47, student + 0.47, student - 0.47, None]
-    for colour, width in (("#FFFFFF", 5), (STUDENT_COLOUR, 2.5)):
+    for colour, width in (("#FFFFFF", 2 * thick), (STUDENT_COLOUR, thick)):
         figure.add_scatter(
             x=x,
             y=y,

@@ -1,7 +1,7 @@
 """What all figures share: colours with one meaning each, the layout, and the text of a token.
 
-Cividis is error (dark = 0, perfect; bright = 1, no better than the mean), also where it is written as R² = 1 − error.
-Viridis is CKA. The blue-white-red map is lag (blue = the teacher is behind, red = it has read ahead), the
+Cividis is error (dark = 0, perfect; bright = 1, no better than the mean), Viridis is CKA, Purples the R² of single
+layers. The blue-white-red map is lag (blue = the teacher is behind, red = it has read ahead), the
 brown-white-green one the gain from other teachers (brown = lost, green = gained). K stands before V, the teacher
 above the student.
 """
@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 from kvlab.results import TokenView
 
 KIND_NAME = {"key": "K", "value": "V"}
-ERROR_SCALE, R2_SCALE, CKA_SCALE, GAIN_SCALE = "Cividis", "Cividis_r", "Viridis", "BrBG"
+ERROR_SCALE, R2_SCALE, CKA_SCALE, GAIN_SCALE = "Cividis", "Purples", "Viridis", "BrBG"
 TEACHER_COLOUR, STUDENT_COLOUR, NEUTRAL = "#0072B2", "#D55E00", "#8A8F98"  # Okabe and Ito 2008, and grey
 KIND_COLOUR = {"key": "#009E73", "value": "#CC79A7"}
 CELL_TEXT_UP_TO = 16  # heads or layers; more, and the numbers would not be legible
@@ -39,6 +39,11 @@ def layout(figure: go.Figure, height: int, **options) -> go.Figure:
 def finite_or_none(values: np.ndarray) -> list:
     """Numbers as JSON has them: a gap is None."""
     return [finite_or_none(v) if np.ndim(v) else None if np.isnan(v) else float(v) for v in values]
+
+
+def written(value: float) -> str:
+    """Three decimals, without a negative zero, with a true minus."""
+    return "–" if np.isnan(value) else f"{round(value, 3) + 0:.3f}".replace("-", "−")
 
 
 def visible(token: TokenView) -> str:

@@ -122,7 +122,8 @@ def ceiling_sentence(alignment: Alignment, kind: str) -> str:
     words += _number(_most(null))
     beside = np.diagonal(own, 1)
     if len(beside) and not np.isnan(beside).all():
-        words += f"; neighbouring student layers have {np.nanmean(beside):.2f} with each other (1: not told apart)"
+        alike = f"{np.nanmean(beside):.2f} with each other (at 1 nothing tells them apart)"
+        words += f"; neighbouring student layers have {alike}"
     return words + "."
 
 
@@ -174,7 +175,7 @@ def capture_sentence(alignment: Alignment, role: str) -> str:
     tested = SelfTest.from_dict(found).sentence() if found else "keys are compared as cached, no rotation was undone"
     words = [f"{role.capitalize()} {model['name']}: {tested}."]
     if model.get("latent"):
-        words.append("Latent cache (MLA): what is called K is the latent, what is called V the rotary key part.")
+        words.append("Its latent cache (MLA): K stands for the latent, V for the rotary key part.")
     without = sorted(set(range(model["layers"])) - set(model["kv_layers"]))
     if without:
         words.append(f"Without a KV cache: layer{'s' * (len(without) > 1)} {listed(without)}.")
@@ -194,8 +195,14 @@ def whole(share: float) -> str:
 
 def points(gain: float) -> str:
     """A difference of shares in signed percentage points."""
-    return f"{round(gain * 100) + 0:+d} points" if isfinite(gain) else "–"
+    if not isfinite(gain):
+        return "–"
+    rounded = round(gain * 100)
+    return f"{rounded:+d} point{'s' * (abs(rounded) != 1)}".replace("-", "−")
 
 
 def _number(value: float) -> str:
-    return f"{round(value, 2) + 0:.2f}" if isfinite(value) else "–"
+    if not isfinite(value):
+        return "–"
+    digits = 2 if abs(value) >= 0.01 else 4  # what is next to nothing
+    return f"{round(value, digits) + 0:.{digits}f}"

@@ -74,5 +74,6 @@ def table(frame: pd.DataFrame, columns: dict, name: str, shown: str, alt: str) -
             column_order=list(columns),
             column_config=columns,
             height=280,
+            placeholder="–",
             alt=alt,
         )

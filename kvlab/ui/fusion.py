@@ -55,7 +55,7 @@ def _detail(alignment: Alignment, shown: str, kind: str, layer: int, head: int) 
             None: " One fold only is scored, so there is no standard error.",
         }[score.beats_best]
         st.markdown(
-            f"All {len(alignment.teachers)} teachers together explain **{report.whole(score.r2)}** of "
+            f"The {len(alignment.teachers)} teachers together explain **{report.whole(score.r2)}** of "
             f"{KIND_NAME[kind]} on held-out text, {score.gain:+.3f} ± {score.gain_se:.3f} R² over the best single "
             f"teacher on the same {score.n:,} tokens.{verdict}"
         )

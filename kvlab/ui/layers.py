@@ -50,6 +50,7 @@ def panel(alignment: Alignment, shown: str) -> None:
     st.dataframe(
         report.chosen_table(alignment),
         hide_index=True,
+        placeholder="–",
         column_config=CHOSEN,
         alt="The teacher layers of every student layer, and how many folds chose the same",
     )
@@ -57,6 +58,7 @@ def panel(alignment: Alignment, shown: str) -> None:
         st.dataframe(
             report.layer_pairs(alignment),
             hide_index=True,
+            placeholder="–",
             column_config=PAIRS,
             height=280,
             alt="CKA, its null and held-out R² of every pair of layers",

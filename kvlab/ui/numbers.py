@@ -7,6 +7,7 @@ import streamlit as st
 from kvlab import report, results
 from kvlab.results import Alignment
 from kvlab.ui import downloads
+from kvlab.ui.text import number, table_height
 
 CAPTURE = {
     "rotated channels": st.column_config.NumberColumn("rotated channels", format="%d"),
@@ -37,7 +38,15 @@ def panel(alignment: Alignment, shown: str) -> None:
             width="stretch",
             on_click="ignore",
         )
-    st.dataframe(report.heads_table(alignment), hide_index=True, height=320, alt="Every score of every head")
+    frame = report.heads_table(alignment)
+    st.dataframe(
+        frame,
+        hide_index=True,
+        height=320,
+        placeholder="–",
+        column_config={name: number(name) for name in frame.select_dtypes("float").columns},
+        alt="Every score of every head",
+    )
     _capture(alignment)
     left, right = st.columns(2)
     left.markdown("**Settings**")
@@ -55,10 +64,12 @@ def _capture(alignment: Alignment) -> None:
     for column, role in zip(st.columns(2), ("teacher", "student"), strict=True):
         with column:
             st.markdown(report.capture_sentence(alignment, role))
+            frame = report.capture_table(alignment, role)
             st.dataframe(
-                report.capture_table(alignment, role),
+                frame,
                 hide_index=True,
-                height=280,
+                height=table_height(len(frame), 280),
+                placeholder="–",
                 column_config=CAPTURE,
                 alt=f"How positions enter each layer of the {role}, and the largest difference left",
             )

@@ -11,6 +11,8 @@ from kvlab.plots import KIND_NAME
 from kvlab.report import whole
 from kvlab.results import Alignment, HeadScore
 
+ROW_PIXELS = 35
+
 TIME_RULES = {
     "floor": "floor — last teacher token that ends at or before the student token (causal)",
     "exact": "exact — only where both end at the same byte",
@@ -85,7 +87,13 @@ def head_sentence(alignment: Alignment, score: HeadScore) -> str:
 
 
 def _more(gain: float) -> str:
-    return f"{abs(gain) * 100:.0f} points {'more' if gain >= 0 else 'less'}"
+    points = round(abs(gain) * 100)
+    return f"{points} point{'s' * (points != 1)} {'more' if gain >= 0 else 'less'}"
+
+
+def table_height(rows: int, most: int) -> int:
+    """Of a table without empty rows."""
+    return min(most, 38 + ROW_PIXELS * rows)
 
 
 def number(label: str, help_text: str | None = None):
