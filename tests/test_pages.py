@@ -1,5 +1,6 @@
 """Every page without a browser: the sample is there at once, and bad runs are one clear message each."""
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import get_args
@@ -10,7 +11,8 @@ from streamlit.testing.v1 import AppTest
 from kvlab import request, segments
 from kvlab.results import read
 from kvlab.runs import store
-from kvlab.ui import backend, text, warm
+from kvlab.ui import backend, progress, text, warm
+from tests import finished
 
 SCRIPT = str(Path(__file__).parents[1] / "kvlab" / "ui" / "script.py")
 pytestmark = [pytest.mark.page, pytest.mark.xdist_group("pages")]
@@ -127,7 +129,85 @@ def test_the_form_keeps_what_was_typed_when_it_is_closed_or_its_source_changes()
     assert app.selectbox(key="form-segments").value == "fields"
 
 
+def test_of_several_teachers_one_is_picked_by_address_or_control():
+    both = finished.fused(read(backend.SAMPLE_FOLDER))
+    other = dataclasses.replace(both, teacher=both.teacher | {"name": "demo/teacher-b"})
+    run = finished.run_of(both, other).name
+    app = open_page("alignment", run=run, teacher="2")
+    assert not app.exception
+    assert "demo/teacher-b explains" in said(app) and app.query_params["teacher"] == "2"
+    app.button_group(key=f"teacher-{run}").set_value(1).run()
+    assert "demo/teacher explains" in said(app) and app.query_params["teacher"] == "1"
+    assert "demo/teacher explains" in said(open_page("alignment", run=run, teacher="99"))
+    app = open_page("alignment", run="sample", teacher="2")
+    assert not app.exception and "teacher" not in app.query_params
+
+
+def test_the_fusion_is_a_view_of_several_teachers_only():
+    run = finished.run_of(finished.fused(read(backend.SAMPLE_FOLDER))).name
+    app = open_page("alignment", run=run, view="fusion", cell="V-2-1")
+    assert not app.exception and app.query_params["view"] == "fusion"
+    assert "2 teachers explain" in said(app) and "+0.020 ± 0.001 R² over the best single teacher" in said(app)
+    assert "add nothing" not in said(app)
+    assert "add nothing" in said(open_page("alignment", run=run, view="fusion", cell="V-0-1"))
+    app = open_page("alignment", run="sample", view="fusion")
+    assert not app.exception and app.query_params["view"] == "heads"
+
+
+def test_kept_steps_are_shown_for_the_head_that_is_picked():
+    run = finished.run_of(finished.of_rkv(read(backend.SAMPLE_FOLDER))).name
+    app = open_page("alignment", run=run, view="timeline")
+    assert not app.exception and "Teacher layer 0, head 0 keeps" in said(app)
+    app.selectbox(key=f"kept-layer-{run}").set_value(2).run()
+    app.selectbox(key=f"kept-head-{run}").set_value(5).run()
+    assert "Teacher layer 2, head 5 keeps" in said(app)
+    assert "keeps" not in said(open_page("alignment", run="sample", view="timeline"))
+
+
+def test_the_layers_of_the_pinned_head_are_said():
+    app = open_page("alignment", run="sample", view="layers", cell="V-3-1")
+    assert "Student layer 3 is explained: K from teacher layers" in said(app)
+    app.selectbox(key="layer-sample").set_value(1).run()
+    assert "Student layer 1 is explained" in said(app)
+
+
+def test_models_with_gaps_and_a_latent_cache_are_named():
+    run = finished.run_of(finished.with_gaps(read(backend.SAMPLE_FOLDER))).name
+    app = open_page("alignment", run=run, view="numbers")
+    assert not app.exception
+    assert "latent cache (MLA)" in said(app) and "Without a KV cache: layers 2, 5 and 8" in said(app)
+    assert not open_page("alignment", run=run, view="layers").exception
+
+
+@pytest.mark.parametrize("state", ["cancelled", "failed"])
+def test_a_stopped_analysis_goes_on_or_runs_again(state, monkeypatch):
+    asked = []
+    monkeypatch.setattr(backend, "again", asked.append)
+    folder = finished.unfinished(state)
+    app = open_page("alignment", run=folder.name)
+    button = app.button(key=f"again-{folder.name}")
+    assert button.label == "Run again" and "from the beginning" in button.help
+    (folder / progress.UNFINISHED).write_bytes(b"sums")
+    button = app.run().button(key=f"again-{folder.name}")
+    assert button.label == "Continue"
+    button.click().run()
+    assert asked == [folder]
+
+
+def test_a_folder_without_its_prompts_cannot_go_on():
+    folder = made("cancelled")
+    assert f"again-{folder.name}" not in [button.key for button in open_page("alignment", run=folder.name).button]
+
+
+def test_the_file_that_says_there_is_something_to_go_on_from():
+    from kvlab.align import unfinished
+
+    assert unfinished.NAME == progress.UNFINISHED
+
+
 def test_every_choice_of_the_form_has_words():
+    assert set(text.LAYER_RULES) == set(get_args(request.LayerRule))
+    assert set(text.SEARCHES) == set(get_args(request.Search))
     assert set(text.TIME_RULES) == set(get_args(request.TimeRule))
     assert set(text.SEGMENTS) == set(get_args(segments.Source))
 
@@ -144,3 +224,33 @@ def test_the_form_asks_for_segments_markers_and_chat(monkeypatch):
     (request,) = asked
     assert request.settings.chat and request.segments == "auto"
     assert request.markers.answer == ("=>", "结果：") and "<think>" in request.markers.reasoning
+
+
+def test_the_form_asks_for_further_teachers_layers_and_controls(monkeypatch):
+    asked = []
+    monkeypatch.setattr(backend, "launch", lambda request, documents: asked.append(request))
+    app = open_page("alignment", run="sample")
+    app.button(key="form-toggle").click().run()
+    app.multiselect(key="form-more-teachers").set_value(["demo/teacher-b"]).run()
+    app.selectbox(key="form-layers").set_value("cka").run()
+    app.selectbox(key="form-search").set_value("full").run()
+    app.toggle(key="form-random-teacher").set_value(False).run()
+    app.number_input(key="form-sample-tokens").set_value(5000).run()
+    app.button(key="form-toggle").click().run()
+    app.button(key="form-toggle").click().run()
+    app.button(key="run-button").click().run()
+    assert not app.exception
+    (request,) = asked
+    assert request.teachers == ("demo/teacher", "demo/teacher-b")
+    assert (request.settings.layers, request.settings.search) == ("cka", "full")
+    assert not request.settings.random_teacher and request.settings.sample_tokens == 5000
+
+
+def test_the_form_starts_with_the_defaults_of_a_request(monkeypatch):
+    asked = []
+    monkeypatch.setattr(backend, "launch", lambda request, documents: asked.append(request))
+    app = open_page("alignment", run="sample")
+    app.button(key="form-toggle").click().run()
+    app.button(key="run-button").click().run()
+    plain = request.AnalysisRequest(teacher="demo/teacher", student="demo/student")
+    assert asked == [plain]

@@ -62,6 +62,47 @@ def test_every_covered_token_is_linked_once_in_the_colour_of_its_lag(sample, rul
     assert linked == int((~np.isnan(lag)).sum()) > 0
 
 
+def test_the_parts_of_a_document_are_shaded_and_named(sample):
+    figure = plots.timeline(sample, 0, "floor", (100, 179))
+    document = sample.inspected[0]
+    bands = {(shape.x0, shape.x1, shape.yref) for shape in figure.layout.shapes}
+    rows = ("y domain", "y2 domain")
+    assert bands == {(start, end, row) for _, start, end in document.segments for row in rows}
+    names = {note.text: note.x for note in figure.layout.annotations}
+    assert names == {"prompt": 100, "reasoning": 155, "answer": 169}  # the first begins left of the window
+    whole = dataclasses.replace(document, segments=[])
+    plain = dataclasses.replace(sample, inspected=[whole, *sample.inspected[1:]])
+    assert not plots.timeline(plain, 0, "floor").layout.shapes
+
+
+def test_heads_that_a_layer_lacks_are_no_part_of_the_mean_error(sample):
+    arrays = dict(sample.arrays)
+    error = arrays["document.0.error.key"].copy()
+    error[1:, 1] = np.nan
+    arrays["document.0.error.key"] = error
+    figure = plots.timeline(dataclasses.replace(sample, arrays=arrays), 0, "floor")
+    drawn = next(trace for trace in figure.data if trace.name == "K error")
+    covered = error[..., ~np.isnan(error).all((0, 1))]
+    np.testing.assert_allclose(drawn.y, np.nanmean(covered, axis=(0, 1)), rtol=1e-6)
+
+
+def test_all_controls_stand_beside_the_teacher_with_their_errors(sample):
+    score = dataclasses.replace(sample.score("key", 3, 0), n_control=999)
+    bars = plots.controls(score).data[0]
+    r2 = (score.r2, score.r2_identity, score.r2_random, score.r2_group_mean, score.r2_shuffled, 0.0)
+    assert bars.x == pytest.approx(r2)
+    assert bars.error_x.array == (score.se, score.identity_se, score.random_se, None, score.shuffled_se, None)
+    assert [row[2] for row in bars.customdata] == [f"{score.n:,}"] * 2 + ["999", f"{score.n:,}", "999", f"{score.n:,}"]
+    assert f"{score.r2:.3f}</b> ± {score.se:.3f}" in bars.y[0]
+
+
+def test_a_control_that_was_not_measured_is_not_drawn_and_a_deep_one_is_cut(sample):
+    nan = float("nan")
+    bars = plots.controls(dataclasses.replace(sample.heads[0], r2_random=nan, r2_group_mean=-7.0)).data[0]
+    assert len(bars.x) == 5 and min(bars.x) == -1.0
+    assert any("−7.000" in name for name in bars.y)
+
+
 def test_index_maps_draw_every_rule(sample):
     figure = plots.index_maps(sample, 0)
     assert [trace.name for trace in figure.data] == [

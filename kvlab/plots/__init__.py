@@ -4,7 +4,7 @@ from kvlab.plots.fusion import fused_parts, fusion_weights, gain_heatmap
 from kvlab.plots.heads import contributions, control_values, controls, error_heatmap, token_errors
 from kvlab.plots.layers import MATRICES, chosen, similarity
 from kvlab.plots.rkv import kept_mask, kept_steps
-from kvlab.plots.style import KIND_NAME
+from kvlab.plots.style import KIND_NAME, written
 from kvlab.plots.timeline import LAG_BINS, index_maps, rule_shown, timeline
 
 __all__ = [
@@ -26,4 +26,5 @@ __all__ = [
     "similarity",
     "timeline",
     "token_errors",
+    "written",
 ]

@@ -23,7 +23,7 @@ def gain_heatmap(alignment: Alignment, kind: str, selected: tuple[int, int] | No
             layer=score.layer,
             head=score.head,
             value=score.gain if isfinite(score.gain) else None,
-            words=f"{score.gain:+.2f}" if isfinite(score.gain) else "–",
+            words=written(score.gain, 2, "+"),
             mark=" =" * (isfinite(score.gain_se) and not score.beats_best),
             hover=_hover(score, alignment.teachers),
             dark=isfinite(score.gain) and abs(score.gain) > DARK_FROM * limit,
@@ -44,7 +44,7 @@ def _hover(score: FusedScore, teachers: list[str]) -> str:
     alone = "".join(f"{name} alone R² {r2:.3f}<br>" for name, r2 in zip(teachers, score.r2_alone))
     return (
         f"{KIND_NAME[score.kind]} layer {score.layer}, head {score.head}<br>fused R² {score.r2:.3f} ± {score.se:.3f}"
-        f"<br>{alone}gain {score.gain:+.3f} ± {score.gain_se:.3f}<br>n = {score.n:,} tokens"
+        f"<br>{alone}gain {written(score.gain, sign='+')} ± {score.gain_se:.3f}<br>n = {score.n:,} tokens"
     )
 
 

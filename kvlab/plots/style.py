@@ -41,9 +41,9 @@ def finite_or_none(values: np.ndarray) -> list:
     return [finite_or_none(v) if np.ndim(v) else None if np.isnan(v) else float(v) for v in values]
 
 
-def written(value: float) -> str:
-    """Three decimals, without a negative zero, with a true minus."""
-    return "–" if np.isnan(value) else f"{round(value, 3) + 0:.3f}".replace("-", "−")
+def written(value: float, digits: int = 3, sign: str = "") -> str:
+    """Rounded, without a negative zero, with a true minus; ``sign`` "+" writes a plus too."""
+    return "–" if np.isnan(value) else f"{round(value, digits) + 0:{sign}.{digits}f}".replace("-", "−")
 
 
 def visible(token: TokenView) -> str:

@@ -1,0 +1,82 @@
+"""Finished results that the bundled sample is not: of several teachers, of the rkv rule, of models with gaps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from kvlab import prompts, results
+from kvlab.results import Alignment, FusedScore
+from kvlab.runs import store
+
+
+def fused(sample: Alignment) -> Alignment:
+    """Two teachers; every head gains .01 per layer number, and the heads of layer 0 nothing."""
+    fusion = [
+        FusedScore(
+            kind=s.kind,
+            layer=s.layer,
+            head=s.head,
+            r2=s.r2 + 0.01 * s.layer,
+            se=0.01,
+            r2_alone=[s.r2, s.r2 - 0.1],
+            weights=[0.7, 0.4],
+            gain=0.01 * s.layer,
+            gain_se=0.001,
+            n=1234,
+        )
+        for s in sample.heads
+    ]
+    return replace(sample, teachers=["demo/teacher", "demo/teacher-b"], fusion=fusion)
+
+
+def of_rkv(sample: Alignment) -> Alignment:
+    """Document 0 with every second step kept by every head; the first four steps are no candidates."""
+    layers, heads = len(sample.teacher["kv_layers"]), sample.teacher["kv_heads"]
+    length = len(sample.inspected[0].teacher_tokens)
+    rng = np.random.default_rng(0)
+    parts = {name: rng.random((layers, heads, length)).astype(np.float32) for name in ("importance", "redundancy")}
+    parts["score"] = 0.1 * parts["importance"] - 0.9 * parts["redundancy"]
+    for values in parts.values():
+        values[..., :4] = np.nan
+    kept = np.arange(4, length, 2, dtype=np.float32)
+    steps = np.full((layers, heads, len(kept) + 3), np.nan, dtype=np.float32)  # fewer candidates than student steps
+    steps[..., : len(kept)] = kept
+    arrays = {f"document.0.rkv.{name}": values for name, values in (parts | {"steps": steps}).items()}
+    return replace(sample, settings=sample.settings | {"time": "rkv"}, arrays=sample.arrays | arrays)
+
+
+def with_gaps(sample: Alignment) -> Alignment:
+    """The teacher's six caches in a model of nine layers, its latent; layers numbered as in that model."""
+    kv_layers = [0, 1, 3, 4, 6, 7]
+    teacher = sample.teacher | {"layers": 9, "kv_layers": kv_layers, "latent": True}
+
+    def renamed(layers: list) -> list:
+        return [renamed(layer) if isinstance(layer, list) else kv_layers[layer] for layer in layers]
+
+    chosen = {
+        name: {kind: renamed(layers) for kind, layers in sample.layer_map[name].items()}
+        for name in ("teacher_layers", "by_fold")
+    }
+    tested = sample.capture["teacher"]
+    tests = [test | {"layer": layer} for test, layer in zip(tested["layers"], kv_layers)]
+    capture = sample.capture | {"teacher": tested | {"latent": True, "layers": tests}}
+    return replace(sample, teacher=teacher, layer_map=sample.layer_map | chosen, capture=capture)
+
+
+def run_of(*alignments: Alignment) -> Path:
+    """A run folder that is done, one result per teacher."""
+    folder = unfinished("done")
+    for number, alignment in enumerate(alignments, 1):
+        results.write(alignment, folder if number == 1 else folder / results.OTHER_TEACHER.format(number))
+    return folder
+
+
+def unfinished(state: str) -> Path:
+    """A run folder with what was asked for, and no result."""
+    folder = store.create(store.runs_root(), "analysis", "mine", {"teacher": "a", "student": "b"})
+    prompts.write_prompts(prompts.samples()[:2], folder / prompts.RUN_PROMPTS)
+    store.write_status(folder, state=state)
+    return folder

@@ -1,0 +1,100 @@
+"""What is said about a result: controls, what is scored apart, the self-tests."""
+
+from dataclasses import replace
+
+import pytest
+
+from kvlab import report
+from kvlab.results import read
+from kvlab.ui.backend import SAMPLE_FOLDER
+from kvlab.ui.text import head_sentence
+from tests.finished import with_gaps
+
+NAN = float("nan")
+
+
+@pytest.fixture(scope="module")
+def sample():
+    return read(SAMPLE_FOLDER)
+
+
+@pytest.fixture
+def score(sample):
+    return sample.score("key", 3, 0)
+
+
+def test_the_verdict_says_both_gains(sample, score):
+    said = head_sentence(sample, score)
+    assert f"{round(score.gain * 100)} points more than the token alone does" in said
+    assert f"{round(score.gain_random * 100)} points more than a teacher of random weights" in said
+    assert f"n = {score.n:,} tokens, 5 folds by document" in said and "no better" not in said
+
+
+@pytest.mark.parametrize(
+    ("changed", "name"),
+    [
+        ({"gain": 0.001}, "the token alone"),
+        ({"gain_random": 0.001}, "a teacher of random weights"),
+        ({"r2_group_mean": 0.9}, "the group mean"),
+        ({"r2_shuffled": 0.9}, "shuffled rows"),
+        ({"r2": -0.1}, "the mean"),
+    ],
+)
+def test_every_control_that_is_not_beaten_is_named(sample, score, changed, name):
+    weak = replace(score, **changed)
+    assert weak.unbeaten[0] == name and weak.beats_controls is False
+    assert f"It is no better than {name}" in head_sentence(sample, weak)
+
+
+def test_without_standard_errors_or_random_weights_nothing_is_claimed(sample, score):
+    single = replace(score, gain_se=NAN)
+    assert single.beats_controls is None and "not known" in head_sentence(sample, single)
+    unmeasured = replace(score, r2_random=NAN, gain_random=NAN, gain_random_se=NAN)
+    assert unmeasured.beats_controls and "random" not in head_sentence(sample, unmeasured)
+    without = replace(sample, controls=sample.controls | {"random_teacher": "not asked for"})
+    assert "random weights: not asked for" in report.control_sentence(without, unmeasured)
+
+
+def test_a_smaller_sample_and_the_teacher_on_it_are_said(sample, score):
+    said = report.control_sentence(sample, replace(score, n_control=999))
+    assert f"on 999 of them, the first documents, where the teacher reaches {score.r2:.3f}" in said
+    assert "999" not in report.control_sentence(sample, score)
+
+
+def test_sinks_and_special_tokens_are_said_apart(sample, score):
+    said = report.apart_sentence(sample, replace(score, error_special=0.25, n_special=160))
+    assert f"error {score.error_sink:.2f}, n = {score.n_sink:,}" in said and "error 0.25, n = 160" in said
+    assert f"{score.error_standardised:.2f} when every channel counts alike" in said
+    assert "no special token in common" in report.apart_sentence(sample, score)
+
+
+def test_the_self_test_is_said_per_model_and_layer(sample):
+    gapped = with_gaps(sample)
+    said = report.capture_sentence(gapped, "teacher")
+    assert "RoPE undone in 6 of 6 layers" in said and "latent cache (MLA)" in said
+    assert "Without a KV cache: layers 2, 5 and 8" in said
+    table = report.capture_table(gapped, "teacher").set_index("layer")
+    assert table.loc[5, "positions"] == "no KV cache" and table.loc[6, "layout"] == "half"
+    assert len(table) == 9 and table.loc[0, "largest difference"] < 1e-4
+
+
+def test_keys_as_cached_have_no_self_test(sample):
+    cached = replace(sample, capture={})
+    assert "compared as cached" in report.capture_sentence(cached, "student")
+    assert report.capture_table(cached, "student")["positions"].eq("as cached").all()
+
+
+def test_the_html_holds_layers_controls_and_self_tests(sample):
+    page = report.html(with_gaps(sample))
+    for words in (
+        "Self-test of the captured keys",
+        "latent cache (MLA)",
+        "no KV cache",
+        "R² random weights",
+        "R² group mean",
+        "error of sinks",
+        "folds that agree",
+        " of each teacher layer alone",
+    ):
+        assert words in page, words
+    assert f"{sample.heads[0].r2_random:.4f}" in page
