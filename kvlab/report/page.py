@@ -11,7 +11,7 @@ from plotly.io import to_html
 
 from kvlab import plots
 from kvlab.plots import KIND_NAME
-from kvlab.report import sentences, tables
+from kvlab.report import layers, sentences, tables
 from kvlab.results import Alignment
 
 STYLE = """
@@ -71,11 +71,11 @@ def _layers(alignment: Alignment, draw: Callable) -> list[str]:
     matrices = [name for name in plots.MATRICES if f"similarity.key.{name}" in alignment.arrays]
     return [
         "<h2>Layers</h2>",
-        _said(sentences.layers_sentence(alignment)),
-        *(_said(sentences.layer_sentence(alignment, layer)) for layer in alignment.student["kv_layers"][:1]),
+        _said(layers.layers_sentence(alignment)),
+        *(_said(layers.layer_sentence(alignment, layer)) for layer in alignment.student["kv_layers"][:1]),
         *(draw(plots.similarity(alignment, kind, name)) for name in matrices for kind in KIND_NAME),
-        *(_said(sentences.ceiling_sentence(alignment, kind)) for kind in KIND_NAME),
-        _table(tables.chosen_table(alignment).round(4)),
+        *(_said(layers.ceiling_sentence(alignment, kind)) for kind in KIND_NAME),
+        _table(layers.chosen_table(alignment).round(4)),
     ]
 
 

@@ -6,7 +6,8 @@ from math import isfinite
 
 import numpy as np
 
-from kvlab.plots import KIND_NAME, chosen, kept_mask
+from kvlab.plots import KIND_NAME, kept_mask
+from kvlab.report.words import listed, number, points, whole
 from kvlab.results import Alignment, HeadScore
 from kvlab.types import SelfTest
 
@@ -15,8 +16,6 @@ ERROR_MEANING = (
     "training mean. “=” marks a head no better than its controls: not above the mean, shuffled rows and the group "
     "mean, or not more than two standard errors above the token alone or a teacher of random weights."
 )
-
-BYTE_RULES = ("exact", "floor", "ceil", "overlap")  # layers and maps are fitted on exact rows only
 
 
 def sentence(alignment: Alignment) -> str:
@@ -66,69 +65,13 @@ def apart_sentence(alignment: Alignment, score: HeadScore) -> str:
         else "the two models begin with no special token in common",
     ]
     return (
-        f"Error {_number(score.error)}; {_number(score.error_standardised)} when every channel counts alike. "
+        f"Error {number(score.error)}; {number(score.error_standardised)} when every channel counts alike. "
         f"Not in the score above, apart: {'; '.join(parts)}."
     )
 
 
 def _apart(error: float, n: int) -> str:
     return f"error {error:.2f}, n = {n:,}" if n and isfinite(error) else "none were scored"
-
-
-def layers_sentence(alignment: Alignment) -> str:
-    """How the teacher layers were chosen, on what."""
-    layer_map, folds = alignment.layer_map, alignment.data["folds"]
-    among = {
-        "banded": "among teacher layers near the proportional depth",
-        "full": f"among all {len(alignment.teacher['kv_layers'])} teacher layers",
-    }[layer_map["search"]]
-    measured = f"{layer_map['rows']:,} student tokens"
-    if alignment.settings["time"] in BYTE_RULES:
-        measured += ", those where both models have read the same bytes"
-    if alignment.settings["time"] in BYTE_RULES[1:]:
-        measured += " (the scores of heads are of the other tokens too, and lower)"
-    without = f"{folds} folds {alignment.data['split']}, the layers that score a fold chosen without it"
-    if layer_map["rule"] == "heldout" and "similarity.key.r2" in alignment.arrays:
-        return f"Layers were chosen by the held-out R² they reach, {among}, on {measured}; {without}."
-    if layer_map["rule"] == "cka":
-        return f"The most similar layer by CKA was chosen, {among}, on {measured}; {without}."
-    return f"Layers were chosen by proportional depth alone; the matrices are measured on {measured}."
-
-
-def layer_sentence(alignment: Alignment, layer: int) -> str:
-    """From which teacher layers one student layer is explained."""
-    parts = []
-    for kind, name in KIND_NAME.items():
-        layers = chosen(alignment, kind)[layer]
-        which = f"{name} from teacher layer{'s' * (len(layers) > 1)} {listed(layers)}"
-        best = best_alone(alignment, kind, layer)
-        parts.append(which + (f" (held-out R² of the best alone: {best[1]:.2f}, layer {best[0]})" if best else ""))
-    return f"Student layer {layer} is explained: {' and '.join(parts)}."
-
-
-def best_alone(alignment: Alignment, kind: str, layer: int) -> tuple[int, float] | None:
-    """The teacher layer that explains a student layer best on its own, and its R²; None where not searched."""
-    singles = alignment.arrays.get(f"similarity.{kind}.r2")
-    row = singles[alignment.layer_position(layer)] if singles is not None else np.array([np.nan])
-    if np.isnan(row).all():
-        return None
-    return alignment.teacher["kv_layers"][int(np.nanargmax(row))], float(np.nanmax(row))
-
-
-def ceiling_sentence(alignment: Alignment, kind: str) -> str:
-    """What a CKA must be compared with: chance, and how alike the student's own layers are."""
-    between, null, own = (alignment.arrays[f"similarity.{kind}.{name}"] for name in ("cka", "cka_shuffled", "own"))
-    words = f"{KIND_NAME[kind]}: CKA with the teacher up to {_number(_most(between))}; shuffled rows reach at most "
-    words += _number(_most(null))
-    beside = np.diagonal(own, 1)
-    if len(beside) and not np.isnan(beside).all():
-        alike = f"{np.nanmean(beside):.2f} with each other (at 1 nothing tells them apart)"
-        words += f"; neighbouring student layers have {alike}"
-    return words + "."
-
-
-def _most(values: np.ndarray) -> float:
-    return float(np.nanmax(values)) if not np.isnan(values).all() else float("nan")
 
 
 def fusion_sentence(alignment: Alignment) -> str:
@@ -180,29 +123,3 @@ def capture_sentence(alignment: Alignment, role: str) -> str:
     if without:
         words.append(f"Without a KV cache: layer{'s' * (len(without) > 1)} {listed(without)}.")
     return " ".join(words)
-
-
-def listed(numbers: list[int]) -> str:
-    """1, 2 and 5."""
-    *most, last = [str(number) for number in numbers]
-    return f"{', '.join(most)} and {last}" if most else last
-
-
-def whole(share: float) -> str:
-    """A share in whole percent, without a negative zero; a dash when there is none."""
-    return f"{round(share * 100) + 0}%" if isfinite(share) else "–"
-
-
-def points(gain: float) -> str:
-    """A difference of shares in signed percentage points."""
-    if not isfinite(gain):
-        return "–"
-    rounded = round(gain * 100)
-    return f"{rounded:+d} point{'s' * (abs(rounded) != 1)}".replace("-", "−")
-
-
-def _number(value: float) -> str:
-    if not isfinite(value):
-        return "–"
-    digits = 2 if abs(value) >= 0.01 else 4  # what is next to nothing
-    return f"{round(value, digits) + 0:.{digits}f}"

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
-import numpy as np
 import pandas as pd
 
-from kvlab.plots import KIND_NAME, chosen
-from kvlab.report.sentences import best_alone, listed
+from kvlab.plots import KIND_NAME
 from kvlab.results import Alignment
 from kvlab.types import SelfTest
 
@@ -43,43 +39,6 @@ def heads_table(alignment: Alignment) -> pd.DataFrame:
     """Every score beside its controls."""
     frame = alignment.table()[list(HEADS)].rename(columns=HEADS)
     return frame.assign(**{"K/V": frame["K/V"].map(KIND_NAME)})
-
-
-def chosen_table(alignment: Alignment) -> pd.DataFrame:
-    """The chosen teacher layers of each student layer, and what speaks for them."""
-    rows = []
-    for kind, name in KIND_NAME.items():
-        by_fold = alignment.layer_map["by_fold"][kind]
-        for position, (layer, layers) in enumerate(chosen(alignment, kind).items()):
-            best = best_alone(alignment, kind, layer)
-            alike = Counter(map(tuple, by_fold[position]))[tuple(layers)]
-            cka, null = (alignment.arrays[f"similarity.{kind}.{m}"][position] for m in ("cka", "cka_shuffled"))
-            rows.append(
-                {
-                    "K/V": name,
-                    "student layer": layer,
-                    "teacher layers": listed(layers),
-                    "folds that agree": f"{alike} of {len(by_fold[position])}",
-                    "best alone": None if best is None else best[0],
-                    "R² of it": None if best is None else best[1],
-                    "highest CKA": _most(cka),
-                    "shuffled rows": _most(null),
-                }
-            )
-    return pd.DataFrame(rows)
-
-
-def layer_pairs(alignment: Alignment) -> pd.DataFrame:
-    """Every number of the matrices, one pair of layers a row."""
-    teachers, rows = alignment.teacher["kv_layers"], []
-    for kind, name in KIND_NAME.items():
-        matrices = {m: alignment.arrays.get(f"similarity.{kind}.{m}") for m in ("cka", "cka_shuffled", "r2")}
-        for position, (student, layers) in enumerate(chosen(alignment, kind).items()):
-            for column, teacher in enumerate(teachers):
-                values = {m: None if a is None else float(a[position, column]) for m, a in matrices.items()}
-                pair = {"kind": name, "student layer": student, "teacher layer": teacher, "chosen": teacher in layers}
-                rows.append(pair | values)
-    return pd.DataFrame(rows).rename(columns={"cka": "CKA", "cka_shuffled": "CKA shuffled", "r2": "R² alone"})
 
 
 def fusion_table(alignment: Alignment) -> pd.DataFrame:
@@ -117,7 +76,3 @@ def capture_table(alignment: Alignment, role: str) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
-
-
-def _most(values: np.ndarray) -> float | None:
-    return None if np.isnan(values).all() else float(np.nanmax(values))

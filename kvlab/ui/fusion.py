@@ -57,7 +57,8 @@ def _detail(alignment: Alignment, shown: str, kind: str, layer: int, head: int) 
         gain = f"{plots.written(score.gain, sign='+')} ± {score.gain_se:.3f} R²"
         st.markdown(
             f"The {len(alignment.teachers)} teachers together explain **{report.whole(score.r2)}** of "
-            f"{KIND_NAME[kind]} on held-out text, {gain} over the best single teacher on the same {score.n:,} tokens.{verdict}"
+            f"{KIND_NAME[kind]} on held-out text, {gain} over the best single teacher on the same {score.n:,} tokens."
+            + verdict
         )
         left, right = st.columns(2)
         for column, name, title, figure in (

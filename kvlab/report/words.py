@@ -1,0 +1,32 @@
+"""Numbers as people write them in a sentence."""
+
+from __future__ import annotations
+
+from math import isfinite
+
+
+def listed(numbers: list[int]) -> str:
+    """1, 2 and 5."""
+    *most, last = [str(number) for number in numbers]
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def whole(share: float) -> str:
+    """A share in whole percent, without a negative zero; a dash when there is none."""
+    return f"{round(share * 100) + 0}%" if isfinite(share) else "–"
+
+
+def points(gain: float) -> str:
+    """A difference of shares in signed percentage points."""
+    if not isfinite(gain):
+        return "–"
+    rounded = round(gain * 100)
+    return f"{rounded:+d} point{'s' * (abs(rounded) != 1)}".replace("-", "−")
+
+
+def number(value: float) -> str:
+    """Two decimals, more for what is next to nothing; a dash when there is none."""
+    if not isfinite(value):
+        return "–"
+    digits = 2 if abs(value) >= 0.01 else 4
+    return f"{round(value, digits) + 0:.{digits}f}"
