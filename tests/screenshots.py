@@ -9,7 +9,7 @@ from pathlib import Path
 from tests import app as real
 
 PAGES = {
-    "overview": ("", "Memory forecast"),
+    "overview": ("", "Memory forecast on"),
     "heads": ("alignment?run=sample&view=heads&cell=K-3-0", "Against its controls"),
     "layers": ("alignment?run=sample&view=layers&cell=K-2-0", "What was chosen"),
     "timeline": ("alignment?run=sample&view=timeline", "Every rule’s map"),

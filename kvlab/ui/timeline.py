@@ -12,6 +12,7 @@ from kvlab.ui.heads import document_picker
 from kvlab.ui.text import TIME_RULES
 
 WINDOW = 96  # bytes that are legible at once
+STEP = 8
 
 
 def panel(alignment: Alignment, shown: str) -> None:
@@ -34,8 +35,9 @@ def panel(alignment: Alignment, shown: str) -> None:
     length = len(document.text.encode())
     start = 0
     if length > WINDOW:
+        last = -(-(length - WINDOW) // STEP) * STEP  # the end of the document is reached
         start = right.slider(
-            "First byte shown", 0, length - WINDOW, 0, step=8, key=f"window-{shown}-{number}", help="Or drag the plot."
+            "First byte shown", 0, last, 0, step=STEP, key=f"window-{shown}-{number}", help="Or drag the plot."
         )
     st.markdown(_reading(alignment, rule))
     figure = plots.timeline(alignment, number, rule, (start, min(length, start + WINDOW)))
