@@ -4,16 +4,17 @@ from typing import get_args
 
 import pytest
 
-from kvlab import plots, request
+from kvlab import request
 from kvlab.align import heads, layers, time
 from kvlab.errors import AlignError
+from kvlab.plots import timeline
 
 PAIR = {"teacher": "demo/teacher", "student": "demo/student"}
 
 
 def test_choices_are_the_rules_that_exist():
     assert set(get_args(request.TimeRule)) == set(time.RULES) | time.HEAD_RULES
-    assert set(plots.RULE_COLOUR) == set(get_args(request.TimeRule))
+    assert set(timeline.RULE_COLOUR) == set(get_args(request.TimeRule))
     assert set(get_args(request.LayerRule)) == set(layers.RULES)
     assert set(get_args(request.Projector)) == set(heads.PROJECTORS)
 

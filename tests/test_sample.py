@@ -56,7 +56,7 @@ def test_there_are_enough_rows_and_borders_differ(floor):
 
 
 def test_floor_beats_nearest_by_fifteen_points_of_k(cache, floor):
-    nearest = aligned(cache, time="nearest", inspect=0)
+    nearest = aligned(cache, time="nearest", inspect=0, random_teacher=False)
     assert floor.mean("key", "r2") - nearest.mean("key", "r2") >= 0.15
 
 
@@ -70,14 +70,17 @@ def test_the_last_layer_gains_over_token_identity(floor, kind):
 
 
 def test_a_demo_model_explains_itself(cache):
-    request = REQUEST.model_copy(update={"teacher": "demo/student", "settings": AlignSettings(inspect=0)})
+    request = REQUEST.model_copy(
+        update={"teacher": "demo/student", "settings": AlignSettings(inspect=0, random_teacher=False)}
+    )
     ((own, _),) = compute(request, prompts.samples(40), cache)
     assert own.table()["error"].max() < 1e-6
 
 
 def test_two_prompts_are_calibrated_on_the_samples(cache):
     mine = prompts.read_pasted("Tom has 3 apples and buys 4 more.\n\n小明有5个苹果，又买了7个。").documents
-    ((result, _),) = compute(REQUEST, mine, cache)
+    quick = REQUEST.model_copy(update={"settings": AlignSettings(layers="depth", random_teacher=False)})
+    ((result, _),) = compute(quick, mine, cache)
     assert (result.data["documents"], result.data["calibration_documents"]) == (2, len(prompts.samples()))
     assert result.data["rows_per_feature"] >= 20
     assert "On 2 documents held out" in sentence(result) and "fitted also on 160 bundled samples" in sentence(result)
