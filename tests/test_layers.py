@@ -67,17 +67,23 @@ def test_cka_takes_the_most_similar_layer_and_its_null_is_nothing(data):
     np.testing.assert_allclose(own.diagonal(), 1)
 
 
-@pytest.mark.parametrize("rule", ["heldout", "cka"])
 @pytest.mark.parametrize("fold", [0, 3])
-def test_what_is_chosen_for_a_fold_has_seen_nothing_of_it(data, rule, fold):
+@pytest.mark.parametrize("share", [1.0, 12.0])  # two layers side by side, or one
+@pytest.mark.parametrize("rule", [{"layers": "heldout"}, {"layers": "heldout", "search": "full"}, {"layers": "cka"}])
+def test_what_is_chosen_for_a_fold_has_seen_nothing_of_it(data, rule, share, fold):
     xs, ys = data
     others = teacher_layers(9, 1200, LAYERS, WIDTH)
     changed = [x.clone() for x in xs], [y.clone() for y in ys]
     rewritten = planted(others, [[5], [0, 6], [1]], 3, noise=0.1)
     for mine, other in zip(changed[0] + changed[1], others + rewritten):
         mine[fold::FOLDS] = 30 * other[fold::FOLDS]
-    for before, after in zip(chosen(data, layers=rule).choices["value"], chosen(changed, layers=rule).choices["value"]):
-        assert before.of_fold[fold] == after.of_fold[fold]
+    before, after = (
+        choose(sample_of(*each, FOLDS), share, AlignSettings(**rule), no_progress).choices["value"]
+        for each in (data, changed)
+    )
+    assert [c.of_fold[fold] for c in before] == [c.of_fold[fold] for c in after]
+    if rule["layers"] == "heldout":
+        assert [c.overall for c in before] != [c.overall for c in after]
 
 
 def test_a_search_of_all_layers_finds_what_the_band_cannot(data):

@@ -7,14 +7,14 @@ import pytest
 from kvlab import request
 from kvlab.align import heads, layers, time
 from kvlab.errors import AlignError
-from kvlab.plots import timeline
+from kvlab.plots.timeline import RULE_COLOUR
 
 PAIR = {"teacher": "demo/teacher", "student": "demo/student"}
 
 
 def test_choices_are_the_rules_that_exist():
     assert set(get_args(request.TimeRule)) == set(time.RULES) | time.HEAD_RULES
-    assert set(timeline.RULE_COLOUR) == set(get_args(request.TimeRule))
+    assert set(RULE_COLOUR) == set(time.RULES)
     assert set(get_args(request.LayerRule)) == set(layers.RULES)
     assert set(get_args(request.Projector)) == set(heads.PROJECTORS)
 

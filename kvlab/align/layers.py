@@ -192,20 +192,34 @@ def _best_explaining(
     for layer, allowed in enumerate(candidates):
         step(layer)
         most = max(1, min(MOST_LAYERS, int(fitted / ROWS_PER_FEATURE / max(sample.width(kind, at) for at in allowed))))
-        alone = {at: HeldOut(sample.pairing(kind, (at,), layer), [(0, sample.width(kind, at))]) for at in allowed}
-        for at, problem in alone.items():
-            singles[layer, at] = problem.r2((0,))
-        best_first = sorted(allowed, key=lambda at: -np.nan_to_num(singles[layer, at], nan=-np.inf))
-        partners = tuple(sorted(best_first[: PARTNERS if most > 1 else 1]))
-        edges = np.cumsum([0] + [sample.width(kind, at) for at in partners]).tolist()
-        problem = HeldOut(sample.pairing(kind, partners, layer), list(pairwise(edges)))
-        overall = problem.greedy(most, None)
-        of_fold = [problem.greedy(most, fold) for fold in range(sample.folds)]
-        choices.append(
-            (tuple(partners[i] for i in overall), [tuple(partners[i] for i in chosen) for chosen in of_fold])
-        )
+        partners = _partners(sample, kind, layer, allowed, singles[layer])
+        pool = sorted(set().union(*partners.values()))
+        problem = HeldOut.of(sample, kind, pool, layer)
+        for i, at in enumerate(pool):
+            singles[layer, at] = problem.r2((i,))
+        chosen = {
+            fold: tuple(pool[i] for i in problem.greedy(most, fold, [pool.index(at) for at in of_fold]))
+            for fold, of_fold in partners.items()
+        }
+        choices.append((chosen[None], [chosen[fold] for fold in range(sample.folds)]))
     search.matrices[f"similarity.{kind}.r2"] = singles
     return choices
+
+
+def _partners(
+    sample: Sample, kind: str, layer: int, allowed: list[int], singles: np.ndarray
+) -> dict[int | None, list[int]]:
+    """The layers that may be put side by side: for every fold (and None, over all) the best ones alone without it."""
+    everyone: list[int | None] = [None, *range(sample.folds)]
+    if len(allowed) <= PARTNERS:
+        return dict.fromkeys(everyone, allowed)
+    alone = {at: HeldOut.of(sample, kind, [at], layer) for at in allowed}
+    singles[allowed] = [problem.r2((0,)) for problem in alone.values()]
+
+    def best(fold: int | None) -> list[int]:
+        return sorted(allowed, key=lambda at: -np.nan_to_num(alone[at].r2((0,), fold), nan=-np.inf))[:PARTNERS]
+
+    return {fold: best(fold) for fold in everyone}
 
 
 class HeldOut:
@@ -226,6 +240,12 @@ class HeldOut:
             self.pairs.append(((f, g), train, tests))
         self.tss = self._table(lambda train, tests: [test.yy.sum() for test in tests])  # [F, F]
         self._rss: dict[tuple[int, ...], torch.Tensor] = {}
+
+    @classmethod
+    def of(cls, sample: Sample, kind: str, layers: Sequence[int], layer_s: int) -> HeldOut:
+        """Teacher layers as blocks against one student layer."""
+        edges = np.cumsum([0] + [sample.width(kind, at) for at in layers]).tolist()
+        return cls(sample.pairing(kind, layers, layer_s), list(pairwise(edges)))
 
     def _table(self, measure: Callable) -> torch.Tensor:
         """[F, F, ...]: entry (f, g) is tested on g without f; the diagonal is zero."""
@@ -254,12 +274,12 @@ class HeldOut:
         of = slice(None) if without is None else slice(without, without + 1)
         return float(1 - (self.rss(chosen)[of].sum((0, 1)) / self.tss[of].sum()).min())
 
-    def greedy(self, most: int, without: int | None) -> tuple[int, ...]:
+    def greedy(self, most: int, without: int | None, allowed: Sequence[int]) -> tuple[int, ...]:
         """Blocks added one by one up to ``most``, the most explaining first, while each is worth ``LEAST_GAIN``."""
         chosen: tuple[int, ...] = ()
         reached = -np.inf
-        while len(chosen) < min(most, len(self.blocks)):
-            options = [tuple(sorted((*chosen, i))) for i in range(len(self.blocks)) if i not in chosen]
+        while len(chosen) < min(most, len(allowed)):
+            options = [tuple(sorted((*chosen, i))) for i in allowed if i not in chosen]
             best = max(options, key=lambda option: np.nan_to_num(self.r2(option, without), nan=-1e9))
             gained = self.r2(best, without) - reached
             if chosen and not gained >= LEAST_GAIN:
