@@ -1,0 +1,126 @@
+"""``align`` with all statistics on, against bare forwards of both base models over the same batches.
+
+``align`` holds its first documents' tokens (``sample_tokens``, 20,000 unless told otherwise) as a sample, on which
+it chooses layers and measures controls: work that does not grow with the number of documents. So the ratio falls as
+documents are added, and a run that is all sample costs several times its forwards. On a processor, batches and sample
+are scaled down, so that the sample is as small a share of the tokens as 20,000 are of 10,000 prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from kvlab.align.batches import in_order
+from kvlab.align.pipeline import align
+from kvlab.align.reading import Reader
+from kvlab.bench.pair import documents, random_pair
+from kvlab.bench.row import TIME, Row, in_turn, judged, seconds
+from kvlab.capture import self_test
+from kvlab.models import LoadedModel
+from kvlab.request import AlignSettings
+from kvlab.results import Alignment
+from kvlab.types import Document, Tokens
+
+NAME = "align, all statistics on"
+AGAINST = "bare forwards of both base models, same batches"
+BARS = {"cuda": 1.10, "cpu": 1.25}
+
+Batch = tuple[LoadedModel, torch.Tensor, torch.Tensor]  # model, ids [B, T], mask [B, T]
+
+
+@dataclass(frozen=True)
+class Size:
+    documents: int
+    few: int  # documents, of which the default sample of 20,000 tokens holds all
+    characters: int  # of a document, at least
+    batch_tokens: int
+    sample_tokens: int
+    rounds: int
+
+
+ON_GPU = Size(documents=10_000, few=180, characters=300, batch_tokens=4096, sample_tokens=20_000, rounds=3)
+ON_CPU = Size(documents=420, few=320, characters=150, batch_tokens=256, sample_tokens=1_250, rounds=3)
+QUICK = Size(documents=12, few=12, characters=100, batch_tokens=128, sample_tokens=200, rounds=1)
+
+
+def many_documents(device: torch.device, quick: bool) -> Row:
+    size = _size(device, quick)
+    texts = documents(size.documents, size.characters)
+    return _measure(NAME, device, quick, texts, size, size.sample_tokens, size.rounds, BARS[device.type])
+
+
+def all_sample(device: torch.device, quick: bool) -> Row:
+    """The same with few documents: nothing is spread over more of them."""
+    size = _size(device, quick)
+    texts = documents(size.few, size.characters)
+    return _measure(f"{NAME}, the sample is everything", device, quick, texts, size, 1_000_000, 1, None)
+
+
+def _size(device: torch.device, quick: bool) -> Size:
+    return QUICK if quick else ON_GPU if device.type == "cuda" else ON_CPU
+
+
+def _measure(
+    name: str,
+    device: torch.device,
+    quick: bool,
+    texts: Sequence[Document],
+    size: Size,
+    sample_tokens: int,
+    rounds: int,
+    bar: float | None,
+) -> Row:
+    teacher, student = random_pair(device, quick)
+    settings = AlignSettings(batch_tokens=size.batch_tokens, sample_tokens=sample_tokens)
+    # Once per loaded model, whatever is read with it: part of no round, but told.
+    proofs = seconds(lambda: [self_test(model) for model in (teacher, student)], device)
+    batches = _batches(teacher, student, texts, settings)
+    _forwards(batches[:4])
+    results: list[Alignment] = []
+    rounds_s = in_turn(
+        lambda: results.append(align(teacher, student, texts, settings)[0]), lambda: _forwards(batches), device, rounds
+    )
+    result = results[-1]
+    tokens = result.data["student_tokens"]
+    return judged(
+        name,
+        AGAINST,
+        [ours / bare for ours, bare in rounds_s],
+        TIME,
+        bar,
+        align_s=[ours for ours, _ in rounds_s],
+        forwards_s=[bare for _, bare in rounds_s],
+        self_tests_s=proofs,
+        documents=len(texts),
+        student_tokens=tokens,
+        share_in_sample=1.0 if result.controls["whole_sample"] else result.layer_map["rows"] / result.data["rows_fit"],
+        batch_tokens=size.batch_tokens,
+        models=[f"{m.geometry.parameters / 1e6:,.0f}M {m.dtype}" for m in (teacher, student)],
+        random_teacher=result.controls["random_teacher"],
+        stages_s=result.timings,
+    )
+
+
+def _batches(teacher: LoadedModel, student: LoadedModel, texts: Sequence[Document], settings) -> list[Batch]:
+    """What ``align`` reads, in its order, padded and on the device."""
+    found = []
+    for batch in in_order(Reader([teacher], student, texts, [], settings).windows(), settings.batch_tokens):
+        found.append((student, *_padded([item.student for item in batch], student.device)))
+        found.append((teacher, *_padded([item.teachers[0] for item in batch], teacher.device)))
+    return found
+
+
+def _padded(batch: Sequence[Tokens], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    rows = [torch.from_numpy(tokens.ids) for tokens in batch]
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+    return ids.to(device), mask.to(device)
+
+
+@torch.inference_mode()
+def _forwards(batches: Sequence[Batch]) -> None:
+    for loaded, ids, mask in batches:
+        loaded.model.base_model(input_ids=ids, attention_mask=mask, use_cache=True)

@@ -1,0 +1,98 @@
+"""What is measured on: models of random weights in true proportions, and documents put together from the samples.
+
+Speed does not depend on the weights. Token ids come from the small demo tokenizers and are valid in any vocabulary.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from kvlab import prompts
+from kvlab.geometry import geometry_of
+from kvlab.models import LoadedModel, load, random_like
+from kvlab.types import Document
+
+QWEN2_7B = {
+    "model_type": "qwen2",
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "vocab_size": 152064,
+}
+TINY_LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 2048,
+    "intermediate_size": 5632,
+    "num_hidden_layers": 22,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 4,
+    "vocab_size": 32000,
+}
+# For a processor: layers as wide as Qwen2-0.5B's and SmolLM-135M's, but fewer of them.
+FEW_LAYERS_OF_QWEN2_05B = {
+    "model_type": "qwen2",
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "vocab_size": 2048,
+}
+FEW_LAYERS_OF_SMOLLM = {
+    "model_type": "llama",
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "vocab_size": 2048,
+}
+TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+TINY_TEACHER = {"model_type": "qwen2", **TINY, "num_key_value_heads": 2, "vocab_size": 2048}
+TINY_STUDENT = {"model_type": "llama", **TINY, "num_key_value_heads": 2, "vocab_size": 2048}
+
+
+@cache
+def tokenizers() -> tuple:
+    """Of the demo teacher (byte-level BPE) and the demo student (SentencePiece), really trained."""
+    return tuple(load(f"demo/{role}", "cpu").tokenizer for role in ("teacher", "student"))
+
+
+def random_pair(device: torch.device, quick: bool) -> tuple[LoadedModel, LoadedModel]:
+    """A teacher and a student on the device: true shapes in bfloat16 on a GPU, few layers in float32 elsewhere."""
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    shapes = (QWEN2_7B, TINY_LLAMA) if device.type == "cuda" else (FEW_LAYERS_OF_QWEN2_05B, FEW_LAYERS_OF_SMOLLM)
+    if quick:
+        shapes = (TINY_TEACHER, TINY_STUDENT)
+    teacher, student = (
+        _random(role, shape, tokenizer, device, dtype)
+        for role, shape, tokenizer in zip(("teacher", "student"), shapes, tokenizers(), strict=True)
+    )
+    return teacher, student
+
+
+def _random(role: str, shape: dict, tokenizer, device: torch.device, dtype: torch.dtype) -> LoadedModel:
+    config = AutoConfig.for_model(**shape, tie_word_embeddings=False)
+    with torch.device("meta"):
+        shell = AutoModelForCausalLM.from_config(config)
+    named = LoadedModel(role, shell, tokenizer, geometry_of(config, role), device, dtype)
+    return random_like(named, seed=0)
+
+
+def documents(count: int, characters: int) -> list[Document]:
+    """Different texts of at least ``characters``, and up to half as many more: random lines of the bundled samples."""
+    lines = [line for document in prompts.samples() for line in document.text.splitlines()]
+    generator = np.random.default_rng(0)
+    texts: dict[str, None] = {}
+    while len(texts) < count:
+        text, wanted = "", characters * generator.uniform(1, 1.5)
+        while len(text) < wanted:
+            text += lines[generator.integers(len(lines))] + "\n"
+        texts[text] = None
+    return [Document(f"synthetic-{number}", text) for number, text in enumerate(texts)]

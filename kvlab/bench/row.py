@@ -1,0 +1,70 @@
+"""One line of the bench: two things measured in turn, several times, and the ratio between them."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+
+TIME = "× the time"  # at most the bar
+MEMORY = "× the memory"  # at most the bar
+FASTER = "× faster"  # at least the bar
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    against: str
+    ratio: float  # median over the rounds; not a number where it was not measured
+    low: float  # of the rounds
+    high: float
+    bar: float | None  # None: shown without one
+    holds: bool | None  # None: nothing to judge
+    unit: str
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+def judged(name: str, against: str, ratios: list[float], unit: str, bar: float | None, equal=True, **detail) -> Row:
+    """A row from the ratio of every round; ``equal``: the two sides gave the same result, as far as they must."""
+    ratio = median(ratios)
+    holds = None if bar is None else equal and (ratio >= bar if unit == FASTER else ratio <= bar)
+    return Row(name, against, ratio, min(ratios), max(ratios), bar, holds, unit, {"rounds": len(ratios), **detail})
+
+
+def not_measured(name: str, against: str, unit: str, bar: float, reason: str) -> Row:
+    unknown = float("nan")
+    return Row(name, against, unknown, unknown, unknown, bar, None, unit, {"not_measured": reason})
+
+
+def seconds(work: Callable[[], Any], device: torch.device) -> float:
+    """Of one call, with nothing pending on the device before or after."""
+    gc.collect()
+    _wait(device)
+    started = perf_counter()
+    work()
+    _wait(device)
+    return perf_counter() - started
+
+
+def in_turn(
+    first: Callable[[], Any], second: Callable[[], Any], device: torch.device, rounds: int
+) -> list[tuple[float, float]]:
+    """Seconds of both in every round, the order turned round each time: what else the machine does hits both."""
+    found = []
+    for number in range(rounds):
+        if number % 2:
+            late, early = seconds(second, device), seconds(first, device)
+            found.append((early, late))
+        else:
+            found.append((seconds(first, device), seconds(second, device)))
+    return found
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
