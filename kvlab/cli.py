@@ -12,6 +12,7 @@ from typing import get_args
 from tqdm import tqdm
 
 from kvlab import request as asked
+from kvlab.bench import ROWS
 from kvlab.errors import AlignError, KvlabError
 from kvlab.request import AlignSettings, AnalysisRequest
 from kvlab.segments import Markers, Source
@@ -44,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     check.set_defaults(run=_check)
     doctor = commands.add_parser("doctor", parents=[common], help="what is missing, and the command that mends it")
     doctor.set_defaults(run=_doctor)
+    _add_bench(commands, common)
     return parser
 
 
@@ -78,6 +80,23 @@ def _add_align(commands, common) -> None:
         )
     align.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     align.add_argument("--dtype", default="auto", help="auto, float32, float16 or bfloat16 (default: auto)")
+
+
+def _add_bench(commands, common) -> None:
+    described = "; ".join(f"{number} {what}" for number, what in ROWS.items())
+    bench = commands.add_parser("bench", parents=[common], help="how fast, as ratios measured side by side")
+    bench.set_defaults(run=_bench)
+    bench.add_argument("--rows", type=_rows, default=list(ROWS), metavar="1,2,..", help=f"{described} (default: all)")
+    bench.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
+    bench.add_argument("--out", type=Path, metavar="FILE", help="write the numbers as JSON")
+    bench.add_argument("--quick", action="store_true", help="tiny sizes, to try the code: no verdicts")
+
+
+def _rows(text: str) -> list[int]:
+    numbers = [int(part) for part in text.split(",") if part.strip().isdigit()]
+    if not numbers or len(numbers) != len(text.split(",")) or not set(numbers) <= set(ROWS):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers from 1 to {max(ROWS)}, such as 1,3")
+    return numbers
 
 
 def _add_setting(parser: argparse.ArgumentParser, model, name: str, **options) -> None:
@@ -182,6 +201,18 @@ def _doctor(options: argparse.Namespace) -> int:
         if finding.remedy and finding.status != "ok":
             print(f"    {finding.remedy}")
     return 1 if any(f.status == "fail" for f in findings) else 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    if options.out:
+        _check_out(options.out.parent)
+    from transformers.utils import logging as transformers_logging
+
+    from kvlab.bench.run import run
+
+    transformers_logging.disable_progress_bar()
+    rows = run(options.rows, options.device, options.quick, options.out)
+    return 1 if any(row.holds is False for row in rows) else 0
 
 
 class Bar:

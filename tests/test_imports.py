@@ -57,7 +57,8 @@ GROUPS = {
         {"base", "input", "results", "models", "align", "demo"},
     ),
     "worker": ({"kvlab.worker"}, {"base", "work", "models", "runs"}),
-    "cli": ({"kvlab.cli", "kvlab.__main__"}, {"base", "input", "results", "models", "work", "runs"}),
+    "bench": ({"kvlab.bench"}, {"base", "input", "results", "models", "align", "work"}),
+    "cli": ({"kvlab.cli", "kvlab.__main__"}, {"base", "input", "results", "models", "work", "runs", "bench"}),
     "ui": ({"kvlab.ui", "app", "pages"}, {"base", "input", "results", "runs", "models"}),
 }
 WEB_ONLY = {"kvlab.memory", "kvlab.names"}  # all that ui takes from the models: sizes in words, local names

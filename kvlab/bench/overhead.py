@@ -41,8 +41,8 @@ class Size:
     rounds: int
 
 
-ON_GPU = Size(documents=10_000, few=180, characters=300, batch_tokens=4096, sample_tokens=20_000, rounds=3)
-ON_CPU = Size(documents=420, few=320, characters=150, batch_tokens=256, sample_tokens=1_250, rounds=3)
+ON_GPU = Size(documents=10_000, few=160, characters=300, batch_tokens=4096, sample_tokens=20_000, rounds=3)
+ON_CPU = Size(documents=420, few=120, characters=150, batch_tokens=512, sample_tokens=2_500, rounds=3)
 QUICK = Size(documents=12, few=12, characters=100, batch_tokens=128, sample_tokens=200, rounds=1)
 
 
@@ -99,6 +99,7 @@ def _measure(
         share_in_sample=1.0 if result.controls["whole_sample"] else result.layer_map["rows"] / result.data["rows_fit"],
         batch_tokens=size.batch_tokens,
         models=[f"{m.geometry.parameters / 1e6:,.0f}M {m.dtype}" for m in (teacher, student)],
+        teacher_layers_chosen={k: [len(c) for c in chosen] for k, chosen in result.layer_map["teacher_layers"].items()},
         random_teacher=result.controls["random_teacher"],
         stages_s=result.timings,
     )

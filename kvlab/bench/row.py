@@ -44,10 +44,10 @@ def not_measured(name: str, against: str, unit: str, bar: float, reason: str) ->
 def seconds(work: Callable[[], Any], device: torch.device) -> float:
     """Of one call, with nothing pending on the device before or after."""
     gc.collect()
-    _wait(device)
+    wait(device)
     started = perf_counter()
     work()
-    _wait(device)
+    wait(device)
     return perf_counter() - started
 
 
@@ -65,6 +65,7 @@ def in_turn(
     return found
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,0 +1,86 @@
+"""Peak memory of ``align`` on many prompts against few; each measured in a process of its own.
+
+    python -m kvlab.bench.memory DOCUMENTS DEVICE      # prints bytes: before align, at the peak
+
+The sample must be full with the few prompts already: more of them then only add to sums.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import torch
+
+from kvlab.align.pipeline import align
+from kvlab.bench.pair import documents
+from kvlab.bench.row import MEMORY, Row, judged
+from kvlab.models import load
+from kvlab.request import AlignSettings
+
+SETTINGS = AlignSettings(batch_tokens=1024, sample_tokens=4_000)  # a batch of each of five folds fills the sample
+CHARACTERS = 80
+FEW, MANY = 100, 10_000
+STATUS = Path("/proc/self/status")
+
+
+def many_prompts(device: torch.device, quick: bool) -> Row:
+    few, many, rounds = (10, 20, 1) if quick else (FEW, MANY, 3)
+    measured = [(_in_own_process(few, device), _in_own_process(many, device)) for _ in range(rounds)]
+    return judged(
+        f"peak memory, {many:,} prompts",
+        f"{few:,} prompts",
+        [of_many["peak"] / of_few["peak"] for of_few, of_many in measured],
+        MEMORY,
+        1.10,
+        few_bytes=[of_few for of_few, _ in measured],
+        many_bytes=[of_many for _, of_many in measured],
+        models=["demo/teacher", "demo/student"],
+        batch_tokens=SETTINGS.batch_tokens,
+        sample_tokens=SETTINGS.sample_tokens,
+    )
+
+
+def _in_own_process(count: int, device: torch.device) -> dict[str, int]:
+    command = [sys.executable, "-m", __name__, str(count), str(device)]
+    package = Path(__file__).parents[2]  # where ``kvlab`` is found, wherever the bench was started
+    done = subprocess.run(command, cwd=package, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(count: int, device: torch.device) -> dict[str, int]:
+    teacher, student = (load(f"demo/{role}", str(device)) for role in ("teacher", "student"))
+    texts = documents(count, CHARACTERS)
+    before = used(device)
+    alignment, _ = align(teacher, student, texts, SETTINGS)
+    return {
+        "before": before,
+        "peak": peak(device),
+        "student_tokens": alignment.data["student_tokens"],
+        "sample_rows": alignment.layer_map["rows"],
+    }
+
+
+def used(device: torch.device) -> int:
+    """Bytes held now: of this process, or allocated by torch on a GPU."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss
+
+
+def peak(device: torch.device) -> int:
+    """The most bytes held so far."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if STATUS.exists():  # getrusage would count what the parent held when it started this process
+        line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(int(sys.argv[1]), torch.device(sys.argv[2]))))

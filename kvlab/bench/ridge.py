@@ -1,0 +1,101 @@
+"""Ridge over all penalties and folds from sums, against scikit-learn doing the same nested cross-validation.
+
+The other side fits ``Ridge(solver="cholesky")``, its fastest here, on every pair of folds left out once and tests on
+both, as kvlab does; it has no way to take sums in the place of rows. ``RidgeCV`` chooses by leaving out rows, or one
+penalty for all targets, so it cannot do this.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import torch
+
+from kvlab.align.crossfit import RELATIVE_PENALTIES, crossfit_ridge
+from kvlab.align.statistics import pilot_of
+from kvlab.align.sums import FIT_AND_SCORE, Pairing
+from kvlab.bench.layers import layered_rows
+from kvlab.bench.row import FASTER, Row, in_turn, judged, not_measured
+
+NAME, AGAINST, BAR = "ridge over all penalties and folds", "scikit-learn on the same rows", 5.0
+FOLDS, EQUAL, BATCH = 5, 1e-6, 4096
+
+
+def against_sklearn(device: torch.device, quick: bool) -> Row:
+    try:
+        import sklearn
+    except ImportError:
+        return not_measured(NAME, AGAINST, FASTER, BAR, "pip install scikit-learn")
+    rows, features, targets, heads, rounds = (200, 12, 6, 2, 1) if quick else (20_000, 512, 256, 4, 5)
+    (x,), (y,) = layered_rows(rows, [features], [targets], torch.device("cpu"))
+    fold = torch.arange(rows) % FOLDS
+    on_device, sklearn_rows = [part.to(device) for part in (x, y)], [part.numpy() for part in (x, y)]
+    found: dict[str, np.ndarray] = {}
+
+    def ours() -> None:
+        found["kvlab"] = by_sums(*on_device, fold.to(device), heads)
+
+    def other() -> None:
+        found["sklearn"] = by_sklearn(*sklearn_rows, fold.numpy(), heads)
+
+    ours()
+    rounds_s = in_turn(ours, other, device, rounds)
+    difference = float(np.abs(found["kvlab"] - found["sklearn"]).max())
+    return judged(
+        NAME,
+        AGAINST,
+        [theirs / own for own, theirs in rounds_s],
+        FASTER,
+        BAR,
+        equal=difference <= EQUAL,
+        largest_difference=difference,
+        sums_s=[own for own, _ in rounds_s],
+        sklearn_s=[theirs for _, theirs in rounds_s],
+        rows=rows,
+        features=features,
+        targets=targets,
+        folds=FOLDS,
+        penalties=len(RELATIVE_PENALTIES),
+        r2=found["kvlab"].tolist(),
+        sklearn=sklearn.__version__,
+    )
+
+
+def by_sums(x: torch.Tensor, y: torch.Tensor, fold: torch.Tensor, heads: int) -> np.ndarray:
+    """Held-out R^2 [H], the sums over the rows included."""
+    pairing = Pairing.begin(pilot_of(x[:BATCH]), pilot_of(y[:BATCH]), FOLDS)
+    for f in range(FOLDS):
+        of_fold = fold == f
+        for x_part, y_part in zip(x[of_fold].split(BATCH), y[of_fold].split(BATCH)):
+            pairing.add(f, FIT_AND_SCORE, x_part, y_part)
+    return crossfit_ridge(pairing, heads).r2.cpu().numpy()
+
+
+def by_sklearn(x: np.ndarray, y: np.ndarray, fold: np.ndarray, heads: int) -> np.ndarray:
+    """Held-out R^2 [H] of the same folds, penalties, and choice of a penalty per head."""
+    from sklearn.linear_model import Ridge
+
+    def fitted(train: np.ndarray, relative: float) -> Ridge:
+        alpha = relative * float(x[train].var(0, dtype=np.float64).mean()) * int(train.sum())
+        return Ridge(alpha=alpha, solver="cholesky").fit(x[train], y[train])
+
+    def per_head(squares: np.ndarray) -> np.ndarray:
+        return squares.sum(0, dtype=np.float64).reshape(heads, -1).sum(1)
+
+    errors = np.zeros((FOLDS, len(RELATIVE_PENALTIES), heads))
+    for f, g in combinations(range(FOLDS), 2):
+        for p, relative in enumerate(RELATIVE_PENALTIES):
+            model = fitted((fold != f) & (fold != g), relative)
+            for chosen_for, tested_on in ((f, g), (g, f)):
+                test = fold == tested_on
+                errors[chosen_for, p] += per_head(np.square(y[test] - model.predict(x[test])))
+    chosen = errors.argmin(1)  # [F, H]
+    rss, tss = np.zeros(heads), np.zeros(heads)
+    for f in range(FOLDS):
+        train, test = fold != f, fold == f
+        for p in np.unique(chosen[f]):
+            predicted = fitted(train, RELATIVE_PENALTIES[p]).predict(x[test])
+            rss += np.where(chosen[f] == p, per_head(np.square(y[test] - predicted)), 0)
+        tss += per_head(np.square(y[test] - y[train].mean(0, dtype=np.float64)))
+    return 1 - rss / tss

@@ -1,0 +1,87 @@
+"""The rows asked for, one after the other; printed as they are done, and written as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+import kvlab
+from kvlab.bench import layers, memory, overhead, ridge, stream, timelines
+from kvlab.bench.row import FASTER, Row
+from kvlab.models import free_memory, pick_device
+
+MEASURES: dict[int, Callable[[torch.device, bool], Row]] = {
+    1: overhead.many_documents,
+    2: memory.many_prompts,
+    3: timelines.byte_borders,
+    4: layers.against_dense,
+    5: ridge.against_sklearn,
+    6: stream.a_million_tokens,
+    7: overhead.all_sample,
+}
+MARKS = {True: "✓", False: "✗", None: " "}
+
+
+def run(numbers: Sequence[int], device: str, quick: bool, out: Path | None) -> list[Row]:
+    """``quick``: tiny sizes that try the code only, so nothing is judged. ``out`` is written after every row."""
+    place = pick_device(device)
+    about = surroundings(place)
+    print(", ".join(f"{name} {value}" for name, value in about.items()))
+    rows: list[Row] = []
+    for number in numbers:
+        measured = MEASURES[number](place, quick)
+        rows.append(replace(measured, bar=None, holds=None) if quick else measured)
+        print(line(rows[-1]), flush=True)
+        free_memory()
+        if out is not None:
+            out.write_text(as_json(about, quick, rows), encoding="utf-8")
+    return rows
+
+
+def line(row: Row) -> str:
+    bar = "" if row.bar is None else f"{'≥' if row.unit == FASTER else '≤'} {row.bar:g}"
+    what = f"{MARKS[row.holds]} {row.name}, against {row.against}"
+    if isnan(row.ratio):
+        return f"{what}: not measured: {row.detail['not_measured']}"
+    spread = f"({row.low:.3g} to {row.high:.3g} in {row.detail['rounds']})"
+    return f"{what:<96} {row.ratio:>7.3g} {row.unit:<12} {spread:<26} {bar}".rstrip()
+
+
+def surroundings(device: torch.device) -> dict[str, Any]:
+    """What the numbers depend on besides the code."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "device": f"{device} ({name})",
+        "threads": torch.get_num_threads(),
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "kvlab": kvlab.__version__,
+    }
+
+
+def processor() -> str:
+    """The processor's own name, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def as_json(about: dict[str, Any], quick: bool, rows: Sequence[Row]) -> str:
+    written = [{k: None if isinstance(v, float) and isnan(v) else v for k, v in asdict(row).items()} for row in rows]
+    return json.dumps({**about, "quick": quick, "rows": written}, indent=1, ensure_ascii=False) + "\n"

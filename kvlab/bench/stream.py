@@ -1,0 +1,67 @@
+"""A million synthetic tokens through the statistics of ``align``: what they hold must not grow with the tokens.
+
+Rows have the widths of Qwen2-7B (4 KV heads of 128) and TinyLlama (4 of 64), drawn before the clock starts. A GPU
+takes all layers of TinyLlama and the token identity (3,584 features), a processor two layers and no identity.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+import torch
+
+from kvlab.align.accumulate import AlignSums
+from kvlab.align.layers import Choice
+from kvlab.align.sums import FIT_AND_SCORE
+from kvlab.bench.memory import used
+from kvlab.bench.row import MEMORY, Row, judged, wait
+from kvlab.types import KINDS
+
+WIDTH_T, WIDTH_S, HEAD, EMBEDDING = 512, 256, 64, 3584
+FOLDS, BATCH, POOL = 5, 2000, 8
+BAR = 1.05  # of memory after a tenth of the tokens: room for what else a process does
+
+
+def a_million_tokens(device: torch.device, quick: bool) -> Row:
+    tokens = 20_000 if quick else 1_000_000
+    layers = 22 if device.type == "cuda" and not quick else 2
+    identity = device.type == "cuda" and not quick
+    choices = [Choice((at,), (WIDTH_T,), (at,), ((at,),) * FOLDS) for at in range(layers)]
+    identity_layers = {(kind, HEAD): list(range(layers)) for kind in KINDS} if identity else {}
+    sums = AlignSums(dict.fromkeys(KINDS, choices), FOLDS, identity_layers)
+    generator = torch.Generator(device).manual_seed(0)
+    widths = (WIDTH_T, WIDTH_S, EMBEDDING) if identity else (WIDTH_T, WIDTH_S)
+    pool = [{w: torch.randn(BATCH, w, generator=generator, device=device) for w in widths} for _ in range(POOL)]
+
+    def add(number: int) -> None:
+        def rows(shift: int, width: int) -> torch.Tensor:
+            return pool[(number + shift) % POOL][width]
+
+        embedded = rows(0, EMBEDDING) if identity else None
+        sums.add(
+            number % FOLDS,
+            FIT_AND_SCORE,
+            lambda kind, union: rows(union[0], WIDTH_T),
+            lambda kind, layer: rows(layer + 1, WIDTH_S),
+            embedded,
+        )
+
+    held, started = {0: used(device)}, perf_counter()
+    for number in range(tokens // BATCH):
+        add(number)
+        done = (number + 1) * BATCH
+        if done in (tokens // 10, tokens):
+            held[done] = used(device)
+    wait(device)
+    elapsed = perf_counter() - started
+    return judged(
+        f"memory, {tokens:,} tokens through the statistics",
+        f"{tokens // 10:,} tokens",
+        [held[tokens] / held[tokens // 10]],
+        MEMORY,
+        BAR,
+        bytes_held={f"after {count:,}": size for count, size in held.items()},
+        tokens_per_second=tokens / elapsed,
+        student_layers=layers,
+        token_identity=identity,
+    )

@@ -1,0 +1,68 @@
+"""Both tokenizers' timelines by byte borders, against re-encoding every student token alone, as some peers do.
+
+The other side decodes each student token and encodes that piece with the teacher's tokenizer; its last piece stands
+for the student token. Where a word is cut in two this gives a teacher other tokens than it would read in the text.
+Such a result depends on the student token only, so a table over the vocabulary would serve it just as well: that is
+measured, too, as a detail.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import torch
+
+from kvlab.align import time as time_rules
+from kvlab.bench.pair import documents, tokenizers
+from kvlab.bench.row import FASTER, Row, in_turn, judged
+from kvlab.tokens import tokenize
+
+
+def byte_borders(device: torch.device, quick: bool) -> Row:
+    teacher, student = tokenizers()
+    count, characters, rounds = (2, 200, 1) if quick else (12, 8_000, 9)
+    texts = [document.text for document in documents(count, characters)]
+
+    def by_bytes() -> int:
+        maps = [time_rules.floor(tokenize(teacher, text), tokenize(student, text)) for text in texts]
+        return sum(len(time_map.columns) for time_map in maps)
+
+    def token_by_token() -> int:
+        return sum(len(reencoded(teacher, student, text)[1]) for text in texts)
+
+    def from_table() -> int:
+        pieces = cache(lambda token: _pieces(teacher, student, token))
+        return sum(len(reencoded(teacher, student, text, pieces)[1]) for text in texts)
+
+    by_bytes()  # fills the tables of token bytes, which live as long as a tokenizer
+    rounds_s = in_turn(by_bytes, token_by_token, device, rounds)
+    tabled_s = in_turn(by_bytes, from_table, device, rounds)
+    return judged(
+        "byte alignment of token timelines",
+        "re-encoding token by token",
+        [other / ours for ours, other in rounds_s],
+        FASTER,
+        20.0,
+        bytes_s=[ours for ours, _ in rounds_s],
+        reencoding_s=[other for _, other in rounds_s],
+        faster_than_reencoding_with_a_table=float(np.median([other / ours for ours, other in tabled_s])),
+        documents=len(texts),
+        student_tokens=token_by_token(),
+    )
+
+
+def reencoded(teacher, student, text: str, pieces=None) -> tuple[np.ndarray, np.ndarray]:
+    """Per student token: the teacher id that stands for it, and its place in the re-encoded timeline."""
+    pieces = pieces or (lambda token: _pieces(teacher, student, token))
+    chosen, place, length = [], [], 0
+    for token in student(text, verbose=False)["input_ids"]:
+        found = pieces(token)
+        length += len(found)
+        chosen.append(found[-1] if found else -1)
+        place.append(length - 1)
+    return np.array(chosen), np.array(place)
+
+
+def _pieces(teacher, student, token: int) -> list[int]:
+    return teacher(student.decode([token]), add_special_tokens=False)["input_ids"]
