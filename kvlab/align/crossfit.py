@@ -204,7 +204,7 @@ def teacher_head_contributions(
         tss[fold] = metrics.per_head(test.yy, heads)
         left_out[fold, -1] = metrics.per_head(metrics.residual_squares(test, whole), heads)
         for a, block in enumerate(blocks):
-            own = torch.isin(columns, block).nonzero().flatten()
+            own = torch.isin(columns.cpu(), block).nonzero().flatten()
             refit, only = whole, torch.zeros_like(whole)
             if len(own):
                 refit = whole - inverse[:, own] @ torch.linalg.solve(inverse[own][:, own], whole[own])
