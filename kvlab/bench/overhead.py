@@ -17,7 +17,7 @@ from kvlab.align.batches import in_order
 from kvlab.align.pipeline import align
 from kvlab.align.reading import Reader
 from kvlab.bench.pair import documents, random_pair
-from kvlab.bench.row import TIME, Row, in_turn, judged, seconds
+from kvlab.bench.row import TIME, Row, in_turn, spent, timed
 from kvlab.capture import self_test
 from kvlab.models import LoadedModel
 from kvlab.request import AlignSettings
@@ -41,8 +41,8 @@ class Size:
     rounds: int
 
 
-ON_GPU = Size(documents=10_000, few=160, characters=300, batch_tokens=4096, sample_tokens=20_000, rounds=3)
-ON_CPU = Size(documents=420, few=120, characters=150, batch_tokens=512, sample_tokens=2_500, rounds=3)
+ON_GPU = Size(documents=10_000, few=140, characters=100, batch_tokens=4096, sample_tokens=20_000, rounds=3)
+ON_CPU = Size(documents=800, few=120, characters=150, batch_tokens=512, sample_tokens=2_500, rounds=3)
 QUICK = Size(documents=12, few=12, characters=100, batch_tokens=128, sample_tokens=200, rounds=1)
 
 
@@ -76,24 +76,22 @@ def _measure(
     teacher, student = random_pair(device, quick)
     settings = AlignSettings(batch_tokens=size.batch_tokens, sample_tokens=sample_tokens)
     # Once per loaded model, whatever is read with it: part of no round, but told.
-    proofs = seconds(lambda: [self_test(model) for model in (teacher, student)], device)
+    proofs = spent(lambda: [self_test(model) for model in (teacher, student)], device)
     batches = _batches(teacher, student, texts, settings)
     _forwards(batches[:4])
     results: list[Alignment] = []
-    rounds_s = in_turn(
+    measured = in_turn(
         lambda: results.append(align(teacher, student, texts, settings)[0]), lambda: _forwards(batches), device, rounds
     )
     result = results[-1]
     tokens = result.data["student_tokens"]
-    return judged(
+    return timed(
         name,
         AGAINST,
-        [ours / bare for ours, bare in rounds_s],
+        measured,
         TIME,
         bar,
-        align_s=[ours for ours, _ in rounds_s],
-        forwards_s=[bare for _, bare in rounds_s],
-        self_tests_s=proofs,
+        self_tests_s=proofs.clock,
         documents=len(texts),
         student_tokens=tokens,
         share_in_sample=1.0 if result.controls["whole_sample"] else result.layer_map["rows"] / result.data["rows_fit"],

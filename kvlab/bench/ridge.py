@@ -16,7 +16,7 @@ from kvlab.align.crossfit import RELATIVE_PENALTIES, crossfit_ridge
 from kvlab.align.statistics import pilot_of
 from kvlab.align.sums import FIT_AND_SCORE, Pairing
 from kvlab.bench.layers import layered_rows
-from kvlab.bench.row import FASTER, Row, in_turn, judged, not_measured
+from kvlab.bench.row import FASTER, Row, in_turn, not_measured, timed
 
 NAME, AGAINST, BAR = "ridge over all penalties and folds", "scikit-learn on the same rows", 5.0
 FOLDS, EQUAL, BATCH = 5, 1e-6, 4096
@@ -40,18 +40,16 @@ def against_sklearn(device: torch.device, quick: bool) -> Row:
         found["sklearn"] = by_sklearn(*sklearn_rows, fold.numpy(), heads)
 
     ours()
-    rounds_s = in_turn(ours, other, device, rounds)
+    measured = in_turn(ours, other, device, rounds)
     difference = float(np.abs(found["kvlab"] - found["sklearn"]).max())
-    return judged(
+    return timed(
         NAME,
         AGAINST,
-        [theirs / own for own, theirs in rounds_s],
+        measured,
         FASTER,
         BAR,
         equal=difference <= EQUAL,
         largest_difference=difference,
-        sums_s=[own for own, _ in rounds_s],
-        sklearn_s=[theirs for _, theirs in rounds_s],
         rows=rows,
         features=features,
         targets=targets,

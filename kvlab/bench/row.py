@@ -6,7 +6,7 @@ import gc
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import torch
@@ -29,6 +29,14 @@ class Row:
     detail: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Spent:
+    """Seconds of one call. On a busy machine the processor's own time tells more than the clock."""
+
+    clock: float
+    processor: float  # of all threads of this process
+
+
 def judged(name: str, against: str, ratios: list[float], unit: str, bar: float | None, equal=True, **detail) -> Row:
     """A row from the ratio of every round; ``equal``: the two sides gave the same result, as far as they must."""
     ratio = median(ratios)
@@ -36,32 +44,54 @@ def judged(name: str, against: str, ratios: list[float], unit: str, bar: float |
     return Row(name, against, ratio, min(ratios), max(ratios), bar, holds, unit, {"rounds": len(ratios), **detail})
 
 
+def timed(
+    name: str, against: str, rounds: list[tuple[Spent, Spent]], unit: str, bar: float | None, equal=True, **detail
+) -> Row:
+    """A row from rounds of kvlab's own work and of what it is compared with."""
+
+    def ratio(own: float, other: float) -> float:
+        return other / own if unit == FASTER else own / other
+
+    return judged(
+        name,
+        against,
+        [ratio(own.clock, other.clock) for own, other in rounds],
+        unit,
+        bar,
+        equal,
+        ratio_of_processor_time=median(ratio(own.processor, other.processor) for own, other in rounds),
+        kvlab_s=[own.clock for own, _ in rounds],
+        other_s=[other.clock for _, other in rounds],
+        **detail,
+    )
+
+
 def not_measured(name: str, against: str, unit: str, bar: float, reason: str) -> Row:
     unknown = float("nan")
     return Row(name, against, unknown, unknown, unknown, bar, None, unit, {"not_measured": reason})
 
 
-def seconds(work: Callable[[], Any], device: torch.device) -> float:
-    """Of one call, with nothing pending on the device before or after."""
+def spent(work: Callable[[], Any], device: torch.device) -> Spent:
+    """By one call, with nothing pending on the device before or after."""
     gc.collect()
     wait(device)
-    started = perf_counter()
+    clock, processor = perf_counter(), process_time()
     work()
     wait(device)
-    return perf_counter() - started
+    return Spent(perf_counter() - clock, process_time() - processor)
 
 
 def in_turn(
-    first: Callable[[], Any], second: Callable[[], Any], device: torch.device, rounds: int
-) -> list[tuple[float, float]]:
-    """Seconds of both in every round, the order turned round each time: what else the machine does hits both."""
+    own: Callable[[], Any], other: Callable[[], Any], device: torch.device, rounds: int
+) -> list[tuple[Spent, Spent]]:
+    """Both in every round, the order turned round each time: what else the machine does hits both."""
     found = []
     for number in range(rounds):
         if number % 2:
-            late, early = seconds(second, device), seconds(first, device)
+            late, early = spent(other, device), spent(own, device)
             found.append((early, late))
         else:
-            found.append((seconds(first, device), seconds(second, device)))
+            found.append((spent(own, device), spent(other, device)))
     return found
 
 

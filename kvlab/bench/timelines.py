@@ -9,13 +9,14 @@ measured, too, as a detail.
 from __future__ import annotations
 
 from functools import cache
+from statistics import median
 
 import numpy as np
 import torch
 
 from kvlab.align import time as time_rules
 from kvlab.bench.pair import documents, tokenizers
-from kvlab.bench.row import FASTER, Row, in_turn, judged
+from kvlab.bench.row import FASTER, Row, in_turn, timed
 from kvlab.tokens import tokenize
 
 
@@ -36,17 +37,15 @@ def byte_borders(device: torch.device, quick: bool) -> Row:
         return sum(len(reencoded(teacher, student, text, pieces)[1]) for text in texts)
 
     by_bytes()  # fills the tables of token bytes, which live as long as a tokenizer
-    rounds_s = in_turn(by_bytes, token_by_token, device, rounds)
-    tabled_s = in_turn(by_bytes, from_table, device, rounds)
-    return judged(
+    measured = in_turn(by_bytes, token_by_token, device, rounds)
+    tabled = in_turn(by_bytes, from_table, device, rounds)
+    return timed(
         "byte alignment of token timelines",
         "re-encoding token by token",
-        [other / ours for ours, other in rounds_s],
+        measured,
         FASTER,
         20.0,
-        bytes_s=[ours for ours, _ in rounds_s],
-        reencoding_s=[other for _, other in rounds_s],
-        faster_than_reencoding_with_a_table=float(np.median([other / ours for ours, other in tabled_s])),
+        faster_than_reencoding_with_a_table=median(other.clock / own.clock for own, other in tabled),
         documents=len(texts),
         student_tokens=token_by_token(),
     )
