@@ -9,7 +9,7 @@ import torch
 
 from kvlab import cli
 from kvlab.bench import ROWS, layers, memory, overhead, ridge, row, run, timelines
-from kvlab.bench.pair import documents, tokenizers
+from kvlab.bench.pair import TINY, documents, random_pair, tokenizers
 
 pytestmark = [pytest.mark.model, pytest.mark.xdist_group("bench")]
 CPU = torch.device("cpu")
@@ -61,7 +61,7 @@ def test_without_scikit_learn_its_row_says_how_to_get_it(monkeypatch, capsys, tm
 
 def test_bare_forwards_read_the_tokens_that_align_reads():
     texts = documents(6, 60)
-    teacher, student = overhead.random_pair(CPU, True)
+    teacher, student = random_pair(CPU, TINY)
     batches = overhead._batches(teacher, student, texts, overhead.AlignSettings(batch_tokens=128))
     for model in (teacher, student):
         read = sum(int(mask.sum()) for loaded, _, mask in batches if loaded is model)

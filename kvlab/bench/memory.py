@@ -2,7 +2,9 @@
 
     python -m kvlab.bench.memory DOCUMENTS DEVICE      # prints bytes: before align, at the peak
 
-The sample must be full with the few prompts already: more of them then only add to sums.
+The few prompts must fill the sample already, and leave so many rows per feature that up to four teacher layers may
+stand side by side, as with many prompts: else what is held grows with what the layer search is allowed to choose, and
+the ratio says nothing about the number of prompts. So the models have few features: 64 of a teacher layer.
 """
 
 from __future__ import annotations
@@ -11,18 +13,19 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
+from transformers.utils import logging as transformers_logging
 
 from kvlab.align.pipeline import align
-from kvlab.bench.pair import documents
+from kvlab.bench.pair import SMALL, documents, random_pair
 from kvlab.bench.row import MEMORY, Row, judged
-from kvlab.models import load
 from kvlab.request import AlignSettings
 
 SETTINGS = AlignSettings(batch_tokens=1024, sample_tokens=4_000)  # a batch of each of five folds fills the sample
-CHARACTERS = 80
+CHARACTERS = 60
 FEW, MANY = 100, 10_000
 STATUS = Path("/proc/self/status")
 
@@ -38,21 +41,20 @@ def many_prompts(device: torch.device, quick: bool) -> Row:
         1.10,
         few_bytes=[of_few for of_few, _ in measured],
         many_bytes=[of_many for _, of_many in measured],
-        models=["demo/teacher", "demo/student"],
         batch_tokens=SETTINGS.batch_tokens,
         sample_tokens=SETTINGS.sample_tokens,
     )
 
 
-def _in_own_process(count: int, device: torch.device) -> dict[str, int]:
+def _in_own_process(count: int, device: torch.device) -> dict[str, Any]:
     command = [sys.executable, "-m", __name__, str(count), str(device)]
     package = Path(__file__).parents[2]  # where ``kvlab`` is found, wherever the bench was started
     done = subprocess.run(command, cwd=package, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure(count: int, device: torch.device) -> dict[str, int]:
-    teacher, student = (load(f"demo/{role}", str(device)) for role in ("teacher", "student"))
+def measure(count: int, device: torch.device) -> dict[str, Any]:
+    teacher, student = random_pair(device, SMALL)
     texts = documents(count, CHARACTERS)
     before = used(device)
     alignment, _ = align(teacher, student, texts, SETTINGS)
@@ -61,6 +63,7 @@ def measure(count: int, device: torch.device) -> dict[str, int]:
         "peak": peak(device),
         "student_tokens": alignment.data["student_tokens"],
         "sample_rows": alignment.layer_map["rows"],
+        "features": alignment.data["features"],
     }
 
 
@@ -83,4 +86,5 @@ def peak(device: torch.device) -> int:
 
 
 if __name__ == "__main__":
+    transformers_logging.disable_progress_bar()
     print(json.dumps(measure(int(sys.argv[1]), torch.device(sys.argv[2]))))

@@ -16,7 +16,7 @@ import torch
 from kvlab.align.batches import in_order
 from kvlab.align.pipeline import align
 from kvlab.align.reading import Reader
-from kvlab.bench.pair import documents, random_pair
+from kvlab.bench.pair import TINY, documents, random_pair, true_shapes
 from kvlab.bench.row import TIME, Row, in_turn, spent, timed
 from kvlab.capture import self_test
 from kvlab.models import LoadedModel
@@ -73,7 +73,7 @@ def _measure(
     rounds: int,
     bar: float | None,
 ) -> Row:
-    teacher, student = random_pair(device, quick)
+    teacher, student = random_pair(device, TINY if quick else true_shapes(device))
     settings = AlignSettings(batch_tokens=size.batch_tokens, sample_tokens=sample_tokens)
     # Once per loaded model, whatever is read with it: part of no round, but told.
     proofs = spent(lambda: [self_test(model) for model in (teacher, student)], device)

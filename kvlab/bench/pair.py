@@ -53,9 +53,12 @@ FEW_LAYERS_OF_SMOLLM = {
     "num_key_value_heads": 3,
     "vocab_size": 2048,
 }
-TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
-TINY_TEACHER = {"model_type": "qwen2", **TINY, "num_key_value_heads": 2, "vocab_size": 2048}
-TINY_STUDENT = {"model_type": "llama", **TINY, "num_key_value_heads": 2, "vocab_size": 2048}
+NARROW = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2}
+SMALL = (
+    {"model_type": "qwen2", **NARROW, "num_hidden_layers": 6, "vocab_size": 2048},
+    {"model_type": "llama", **NARROW, "num_hidden_layers": 4, "vocab_size": 2048},
+)
+TINY = tuple({**shape, "hidden_size": 64, "num_hidden_layers": 2} for shape in SMALL)
 
 
 @cache
@@ -64,12 +67,14 @@ def tokenizers() -> tuple:
     return tuple(load(f"demo/{role}", "cpu").tokenizer for role in ("teacher", "student"))
 
 
-def random_pair(device: torch.device, quick: bool) -> tuple[LoadedModel, LoadedModel]:
-    """A teacher and a student on the device: true shapes in bfloat16 on a GPU, few layers in float32 elsewhere."""
+def true_shapes(device: torch.device) -> tuple[dict, dict]:
+    """Of a pair as large as the device can read by the million tokens."""
+    return (QWEN2_7B, TINY_LLAMA) if device.type == "cuda" else (FEW_LAYERS_OF_QWEN2_05B, FEW_LAYERS_OF_SMOLLM)
+
+
+def random_pair(device: torch.device, shapes: tuple[dict, dict]) -> tuple[LoadedModel, LoadedModel]:
+    """A teacher and a student on the device, in bfloat16 on a GPU and in float32 elsewhere."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    shapes = (QWEN2_7B, TINY_LLAMA) if device.type == "cuda" else (FEW_LAYERS_OF_QWEN2_05B, FEW_LAYERS_OF_SMOLLM)
-    if quick:
-        shapes = (TINY_TEACHER, TINY_STUDENT)
     teacher, student = (
         _random(role, shape, tokenizer, device, dtype)
         for role, shape, tokenizer in zip(("teacher", "student"), shapes, tokenizers(), strict=True)
