@@ -13,9 +13,7 @@ from kvlab.align.statistics import Centred
 
 def residual_squares(test: Centred, weights: torch.Tensor) -> torch.Tensor:
     """RSS [..., Q] = sum over rows of (y - W^T x)^2, both about the training means; weights [..., P, Q]."""
-    explained = (weights * test.xy).sum(-2)
-    quadratic = (weights * (test.xx @ weights)).sum(-2)
-    return test.yy - 2 * explained + quadratic
+    return test.yy + torch.linalg.vecdot(weights, test.xx @ weights - 2 * test.xy, dim=-2)
 
 
 def per_head(channels: torch.Tensor, heads: int) -> torch.Tensor:
