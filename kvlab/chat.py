@@ -14,7 +14,7 @@ import numpy as np
 
 from kvlab.errors import ModelError
 from kvlab.files import first_line
-from kvlab.tokens import BYTE_TOKEN, piece_bytes, spans_from_offsets, spans_from_pieces, tokenize
+from kvlab.tokens import BYTE_TOKEN, pieces_of, spans_from_offsets, spans_from_pieces, tokenize
 from kvlab.types import Document, Tokens
 
 
@@ -140,7 +140,7 @@ def _spans_in(chat: str, tokenizer, ids: np.ndarray, offsets: list[tuple[int, in
             continue
         start = offsets[before][1] if before >= 0 else 0
         text = chat[start : offsets[after][0] if after < len(ids) else len(chat)]
-        pieces = [piece_bytes(tokenizer, token_id) for token_id in ids[inner].tolist()]
+        pieces = pieces_of(tokenizer, ids[inner].tolist())
         none_special = np.zeros(len(pieces), dtype=bool)
         found = spans_from_pieces(text, pieces, none_special)
         if found is None:

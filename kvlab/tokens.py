@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache, lru_cache
-from itertools import pairwise
+from itertools import compress, pairwise
 
 import numpy as np
 
@@ -22,22 +22,19 @@ METASPACE = "\u2581"
 
 def tokenize(tokenizer, text: str) -> Tokens:
     """Read the whole text once, special tokens included as the tokenizer adds them, no chat template."""
-    encoded = tokenizer(
-        text,
-        add_special_tokens=True,
-        return_offsets_mapping=True,
-        return_special_tokens_mask=True,
-        return_attention_mask=False,
-        verbose=False,
-    )
-    ids = np.asarray(encoded["input_ids"], dtype=np.int64)
-    special = np.asarray(encoded["special_tokens_mask"], dtype=bool)
-    pieces = [piece_bytes(tokenizer, int(i)) for i in ids]
+    backend = tokenizer.backend_tokenizer
+    if backend.truncation is not None:  # a setting of the file, not a wish of the caller
+        backend.no_truncation()
+    if backend.padding is not None:
+        backend.no_padding()
+    (encoded,) = backend.encode_batch_fast([text])  # without character offsets, which few texts need
+    special = np.array(encoded.special_tokens_mask, dtype=bool)
+    pieces = pieces_of(tokenizer, encoded.ids)
     spans = spans_from_pieces(text, pieces, special)
     lossless = spans is not None
     if spans is None:
-        spans = spans_from_offsets(text, encoded["offset_mapping"], pieces, special)
-    return Tokens(ids=ids, spans=spans, special=special, lossless=lossless)
+        spans = spans_from_offsets(text, backend.encode(text).offsets, pieces, special)
+    return Tokens(ids=np.array(encoded.ids, dtype=np.int64), spans=spans, special=special, lossless=lossless)
 
 
 def spans_from_pieces(text: str, pieces: list[bytes | None], special: np.ndarray) -> np.ndarray | None:
@@ -45,14 +42,15 @@ def spans_from_pieces(text: str, pieces: list[bytes | None], special: np.ndarray
 
     A leading space that the text does not have is SentencePiece's dummy prefix and has no bytes.
     """
-    content = [piece for piece, added in zip(pieces, special) if not added]
-    if any(piece is None for piece in content):
+    content = list(compress(pieces, (~special).tolist()))
+    if None in content:
         return None
     read, written = b"".join(content), text.encode()
     dummy_prefix = read != written and read == b" " + written
     if read != written and not dummy_prefix:
         return None
-    lengths = np.array([0 if added else len(piece) for piece, added in zip(pieces, special)], dtype=np.int64)
+    lengths = np.zeros(len(pieces), dtype=np.int64)
+    lengths[~special] = np.fromiter(map(len, content), np.int64, len(content))
     ends = np.cumsum(lengths)
     if dummy_prefix:
         ends = np.maximum(ends - 1, 0)
@@ -115,35 +113,43 @@ def segment_of(tokens: Tokens, segments: Sequence[Segment]) -> np.ndarray:
     return np.where(inside, place, -1)
 
 
-def piece_bytes(tokenizer, token_id: int) -> bytes | None:
-    """The bytes a token stands for; None when the vocabulary does not say."""
-    return _reader(tokenizer)(token_id)
+def pieces_of(tokenizer, ids: Iterable[int]) -> list[bytes | None]:
+    """The bytes that each token stands for; None where the vocabulary does not say."""
+    return list(map(_table(tokenizer).__getitem__, ids))
 
 
 @lru_cache(maxsize=8)
-def _reader(tokenizer) -> Callable[[int], bytes | None]:
-    backend = tokenizer.backend_tokenizer
-    decoders = set(_types_in(json.loads(backend.to_str())["decoder"]))
-    added = {token_id: token.content for token_id, token in tokenizer.added_tokens_decoder.items()}
+def _table(tokenizer) -> _Pieces:
+    return _Pieces(tokenizer)
 
-    @cache
-    def read(token_id: int) -> bytes | None:
-        piece = backend.id_to_token(token_id)
+
+class _Pieces(dict):
+    """Token id -> its bytes, read from the vocabulary when first asked for."""
+
+    def __init__(self, tokenizer):
+        self._backend = tokenizer.backend_tokenizer
+        self._decoders = set(_types_in(json.loads(self._backend.to_str())["decoder"]))
+        self._added = {token_id: token.content for token_id, token in tokenizer.added_tokens_decoder.items()}
+
+    def __missing__(self, token_id: int) -> bytes | None:
+        self[token_id] = self._read(token_id)
+        return self[token_id]
+
+    def _read(self, token_id: int) -> bytes | None:
+        piece = self._backend.id_to_token(token_id)
         if piece is None:
             return None
-        if token_id in added and not BYTE_TOKEN.match(piece):
-            return added[token_id].encode()
-        if "ByteLevel" in decoders:
+        byte = BYTE_TOKEN.match(piece)
+        if token_id in self._added and not byte:
+            return self._added[token_id].encode()
+        if "ByteLevel" in self._decoders:
             table = byte_of_character()
             return bytes(table[c] for c in piece) if all(c in table for c in piece) else None
-        byte = BYTE_TOKEN.match(piece)
-        if "ByteFallback" in decoders and byte:
+        if "ByteFallback" in self._decoders and byte:
             return bytes([int(byte.group(1), 16)])
-        if decoders & {"Metaspace", "Replace"}:
+        if self._decoders & {"Metaspace", "Replace"}:
             return piece.replace(METASPACE, " ").encode()
         return None
-
-    return read
 
 
 def _types_in(decoder: dict | None) -> list[str]:

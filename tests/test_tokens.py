@@ -5,7 +5,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from kvlab.tokens import piece_bytes, spans_from_offsets, tokenize
+from kvlab.tokens import pieces_of, spans_from_offsets, tokenize
 from tests.tiny import tiny_tokenizer
 
 STYLES = ("byte", "sentencepiece")
@@ -44,7 +44,7 @@ def test_offsets_give_the_same_ends_as_the_vocabulary(tokenizers, style, text):
     tokens = tokenize(tokenizer, text)
     assume(tokens.lossless)
     encoded = tokenizer(text, return_offsets_mapping=True)
-    pieces = [piece_bytes(tokenizer, int(i)) for i in tokens.ids]
+    pieces = pieces_of(tokenizer, tokens.ids.tolist())
     by_offsets = spans_from_offsets(text, encoded["offset_mapping"], pieces, tokens.special)
     assert by_offsets[:, 1].tolist() == tokens.spans[:, 1].tolist()
 
@@ -80,3 +80,12 @@ def test_a_limit_cuts_the_end(tokenizers):
 def test_empty_text_has_no_content(tokenizers, style):
     tokens = tokenize(tokenizers[style], "")
     assert tokens.special.all()
+
+
+def test_a_truncation_or_padding_in_the_file_does_not_reach_a_document(tmp_path):
+    tokenizer = tiny_tokenizer(tmp_path, "byte")
+    text = "Three boats leave the mill and one turns over."
+    whole = tokenize(tokenizer, text)
+    tokenizer.backend_tokenizer.enable_truncation(5)
+    tokenizer.backend_tokenizer.enable_padding(length=64)
+    assert tokenize(tokenizer, text).ids.tolist() == whole.ids.tolist() and len(whole) > 5
