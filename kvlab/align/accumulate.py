@@ -52,7 +52,8 @@ class AlignSums:
                 for layer, choice in enumerate(self.choices[kind]):
                     if choice.union == union:
                         self._targets(kind, layer, features, targets[layer]).add(fold, part, x, targets[layer])
-            self._add_identity(fold, part, kind, rows.e(at), targets)
+            if self.identity_layers:
+                self._add_identity(fold, part, kind, rows.e(at), targets)
 
     def _targets(self, kind: str, layer: int, features: FoldSums, y: torch.Tensor) -> FoldSums:
         if (kind, layer) not in self.targets:

@@ -6,6 +6,7 @@ takes all layers of TinyLlama and the token identity (3,584 features), a process
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from time import perf_counter
 
 import torch
@@ -31,24 +32,11 @@ def a_million_tokens(device: torch.device, quick: bool) -> Row:
     sums = AlignSums(dict.fromkeys(KINDS, choices), FOLDS, identity_layers)
     generator = torch.Generator(device).manual_seed(0)
     widths = (WIDTH_T, WIDTH_S, EMBEDDING) if identity else (WIDTH_T, WIDTH_S)
-    pool = [{w: torch.randn(BATCH, w, generator=generator, device=device) for w in widths} for _ in range(POOL)]
-
-    def add(number: int) -> None:
-        def rows(shift: int, width: int) -> torch.Tensor:
-            return pool[(number + shift) % POOL][width]
-
-        embedded = rows(0, EMBEDDING) if identity else None
-        sums.add(
-            number % FOLDS,
-            FIT_AND_SCORE,
-            lambda kind, union: rows(union[0], WIDTH_T),
-            lambda kind, layer: rows(layer + 1, WIDTH_S),
-            embedded,
-        )
+    rows = _Drawn([{w: torch.randn(BATCH, w, generator=generator, device=device) for w in widths} for _ in range(POOL)])
 
     held, started = {0: used(device)}, perf_counter()
     for number in range(tokens // BATCH):
-        add(number)
+        sums.add(number % FOLDS, FIT_AND_SCORE, rows, number)
         done = (number + 1) * BATCH
         if done in (tokens // 10, tokens):
             held[done] = used(device)
@@ -65,3 +53,22 @@ def a_million_tokens(device: torch.device, quick: bool) -> Row:
         student_layers=layers,
         token_identity=identity,
     )
+
+
+class _Drawn:
+    """Batches of rows by number, a few used again and again."""
+
+    def __init__(self, pool: list[dict[int, torch.Tensor]]):
+        self._pool = pool
+
+    def _rows(self, number: int, width: int) -> torch.Tensor:
+        return self._pool[number % POOL][width]
+
+    def side_by_side(self, kind: str, layers: Sequence[int], number: int) -> torch.Tensor:
+        return self._rows(number + layers[0], WIDTH_T)
+
+    def y(self, kind: str, layer: int, number: int) -> torch.Tensor:
+        return self._rows(number + layer + 1, WIDTH_S)
+
+    def e(self, number: int) -> torch.Tensor:
+        return self._rows(number, EMBEDDING)
