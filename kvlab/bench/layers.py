@@ -1,7 +1,7 @@
 """Unbiased CKA of all pairs of layers from sums over rows, against the dense form with its N x N Gram matrices.
 
-The dense side computes every layer's Gram matrix once, and the traces of all pairs in one pass over
-them: the fastest plain form we know. Both read the same float32 rows.
+The dense side computes every layer's Gram matrix once, and the traces of all pairs in one pass over them: the fastest
+plain form we know. Both read the same float32 rows.
 """
 
 from __future__ import annotations
