@@ -1,15 +1,16 @@
 """What an analysis does beyond one pair and one rule: several teachers, controls, rows apart, windows, bad input."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
 import torch
 
-from kvlab.align import batches, pipeline, reading, rkv
+from kvlab.align import batches, controls, pipeline, reading, rkv
 from kvlab.align.crossfit import crossfit_ridge, scored_apart
 from kvlab.align.pipeline import align, align_several
-from kvlab.align.sums import FIT_AND_SCORE, SINK, Pairing
+from kvlab.align.sums import FIT_AND_SCORE, Pairing
 from kvlab.attention import observed_attention, observers
 from kvlab.capture import capture
 from kvlab.errors import AlignError, ModelError
@@ -72,10 +73,12 @@ def test_a_model_among_the_teachers_explains_itself_in_the_fusion(models, docume
 # --- controls --------------------------------------------------------------------------------------------------
 
 
-def test_random_weights_are_a_teacher_like_any_other(models, documents):
+def test_random_weights_are_a_teacher_like_any_other(models, documents, monkeypatch):
     settings = PLAIN.model_copy(update={"random_teacher": True, "seed": 3})
     result, _ = align(models["teacher"], models["student"], documents, settings)
     stand_in = random_like(models["teacher"], 3)
+    quick = functools.partial(crossfit_ridge, quick=True)  # as penalties of controls are chosen
+    monkeypatch.setattr(controls, "crossfit_ridge", quick)
     expected, _ = align(stand_in, models["student"], documents, PLAIN.model_copy(update={"seed": 3}))
     np.testing.assert_allclose(result.table()["r2_random"], expected.table()["r2"], atol=1e-5)
     np.testing.assert_allclose(result.table()["random_se"], expected.table()["se"], atol=1e-5)
@@ -147,9 +150,8 @@ def test_sink_errors_are_those_of_the_maps_that_have_not_seen_them(models, docum
     pairing = Pairing.begin(x[0], y[0], 3)
     for f in range(3):
         pairing.add(f, FIT_AND_SCORE, x[f::3][10:], y[f::3][10:])
-        pairing.add(f, SINK, x[f::3][:10], y[f::3][:10])
     fit = crossfit_ridge(pairing, 2)
-    error, n = scored_apart(fit, pairing, SINK)
+    error, n = scored_apart(fit, [(f, x[f::3][:10], y[f::3][:10]) for f in range(3)])
     rss, tss = torch.zeros(4).double(), torch.zeros(4).double()
     for f in range(3):
         sinks_x, sinks_y = x[f::3][:10], y[f::3][:10]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
@@ -25,7 +26,7 @@ from kvlab.types import KINDS, HeadSteps, TimeMap, Tokens
 def batches(items: Sequence[Item], batch_tokens: int) -> list[list[Item]]:
     """Documents of one fold and role, of similar length, with at most ``batch_tokens`` padded tokens.
 
-    The folds take turns, so that the first batches hold documents of all of them.
+    The folds take turns and batches of all lengths are mixed, so that the first ones stand for all.
     """
     of_fold: dict[tuple, list[list[Item]]] = {}
     for item in sorted(items, key=lambda i: i.longest):
@@ -33,6 +34,8 @@ def batches(items: Sequence[Item], batch_tokens: int) -> list[list[Item]]:
         if not groups or item.longest * (len(groups[-1]) + 1) > batch_tokens:
             groups.append([])
         groups[-1].append(item)
+    for groups in of_fold.values():
+        random.Random(0).shuffle(groups)
     in_turn = zip_longest(*(of_fold[key] for key in sorted(of_fold, key=lambda k: (not k[1], k[0]))))
     return [batch for turn in in_turn for batch in turn if batch is not None]
 

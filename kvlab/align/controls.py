@@ -15,21 +15,25 @@ from kvlab.align.crossfit import CrossFit, crossfit_ridge
 from kvlab.align.layers import Choice
 from kvlab.align.reading import Item
 from kvlab.align.sample import Group, Sample
+from kvlab.align.sums import APART
 from kvlab.capture import capture
 from kvlab.models import LoadedModel
 from kvlab.request import AlignSettings
 from kvlab.types import KINDS, Progress
 
+Apart = dict[tuple[str, int, str], list[tuple[int, torch.Tensor, torch.Tensor]]]  # kind, student layer, part
 Fits = dict[tuple[str, int], CrossFit]  # kind, student layer
 
 
 @dataclass
 class Controls:
-    """Ridge on the sample's rows, from the teacher's features, against shuffled rows, and from random weights."""
+    """Ridge on the sample's rows, from the teacher's features, against shuffled rows, and from random weights; and the
+    sample's rows that are in no fit."""
 
     teacher: Fits = field(default_factory=dict)
     shuffled: Fits = field(default_factory=dict)
     random: Fits = field(default_factory=dict)  # empty where it was not measured
+    apart: Apart = field(default_factory=dict)
 
 
 def shuffled_rows(
@@ -88,9 +92,22 @@ def random_weights(
             lambda group, kind=kind, layer=layer: sample.y(kind, layer, group),
             choice.columns_of_folds(),
         )
-        fits[kind, layer] = crossfit_ridge(pairing, heads[layer])
+        fits[kind, layer] = crossfit_ridge(pairing, heads[layer], quick=True)
     return fits
 
 
 def _problems(choices: dict[str, list[Choice]]) -> list[tuple[str, int]]:
     return [(kind, layer) for kind in KINDS for layer in range(len(choices[kind]))]
+
+
+def rows_apart(sample: Sample, choices: dict[str, list[Choice]]) -> Apart:
+    """The rows of the sample that are scored apart, of each problem: (fold, features, targets)."""
+    return {
+        (kind, layer, part): [
+            (group[0], sample.side_by_side(kind, choices[kind][layer].union, group), sample.y(kind, layer, group))
+            for group in sample.groups
+            if group[1] == part
+        ]
+        for kind, layer in _problems(choices)
+        for part in APART
+    }

@@ -71,9 +71,12 @@ class CrossFit:
         return (x.double() - self.mean_x[fold]) @ self.weights[fold] + self.mean_y[fold]
 
 
-def crossfit_ridge(pairing: Pairing, heads: int) -> CrossFit:
-    """Ridge with a penalty per head, chosen on held-out folds within each training set."""
-    chosen = _choose_penalties(pairing, heads)
+def crossfit_ridge(pairing: Pairing, heads: int, quick: bool = False) -> CrossFit:
+    """Ridge with a penalty per head, chosen on held-out folds within each training set.
+
+    ``quick``: chosen on the two neighbouring folds instead of all others, from float32 products; for controls.
+    """
+    chosen = _choose_penalties(pairing, heads, quick)
     relative = torch.tensor(RELATIVE_PENALTIES, dtype=torch.float64)[chosen.cpu()]
 
     return _crossfit(pairing, heads, lambda train, fold: ridge_per_head(train, relative[fold]), relative)
@@ -134,7 +137,12 @@ def _uncentred_products(test: Centred, w, mean_y, x: Inputs, y: Outputs, heads: 
     return torch.stack([metrics.per_head(s, heads) for s in (dot, squares_y, squares_yhat)])
 
 
-def _choose_penalties(pairing: Pairing, heads: int) -> torch.Tensor:
+def neighbours(folds: int) -> list[tuple[int, int]]:
+    """Each fold with the next, round: every fold is in two pairs (in all there are, up to three folds)."""
+    return [(f, (f + 1) % folds) for f in range(folds)] if folds > 2 else list(combinations(range(folds), 2))
+
+
+def _choose_penalties(pairing: Pairing, heads: int, quick: bool) -> torch.Tensor:
     """[F, H] index into RELATIVE_PENALTIES; fold f's is the best over pairs (train without f and g, test on g)."""
     fit_x, fit_y = pairing.features.fit(), pairing.targets.fit()
     folds = len(fit_x)
@@ -143,7 +151,7 @@ def _choose_penalties(pairing: Pairing, heads: int) -> torch.Tensor:
         return torch.full((folds, heads), fallback, dtype=torch.int64)
     all_x, all_y = total(fit_x), total(fit_y)
     rss = torch.zeros(folds, len(RELATIVE_PENALTIES), heads, dtype=torch.float64, device=all_x.gram.device)
-    for f, g in combinations(range(folds), 2):
+    for f, g in neighbours(folds) if quick else combinations(range(folds), 2):
         train = about_own_mean(all_x - fit_x[f] - fit_x[g], all_y - fit_y[f] - fit_y[g])
         solutions: dict[tuple[int, ...], torch.Tensor] = {}
         for chosen_for, tested_on in ((f, g), (g, f)):
@@ -152,20 +160,22 @@ def _choose_penalties(pairing: Pairing, heads: int) -> torch.Tensor:
             if key not in solutions:
                 solutions[key] = ridge_path(train.features(columns), RELATIVE_PENALTIES)
             test = centred(fit_x[tested_on], fit_y[tested_on], train.mean_x, train.mean_y).features(columns)
-            rss[chosen_for] += metrics.per_head(metrics.residual_squares(test, solutions[key]), heads)
+            maps = solutions[key]
+            squares = metrics.residual_squares(*(test.single(), maps.float()) if quick else (test, maps))
+            rss[chosen_for] += metrics.per_head(squares.double(), heads)
     return rss.argmin(1)
 
 
-def scored_apart(fit: CrossFit, pairing: Pairing, part: str) -> tuple[torch.Tensor, int]:
-    """RSS / TSS [H] of the maps on rows that are in no fit, about the training means, and the number of rows."""
-    x, y = pairing.features.of(part), pairing.targets.of(part)
+def scored_apart(fit: CrossFit, rows: Sequence[tuple[int, torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, int]:
+    """RSS / TSS [H] of the maps on rows that are in no fit (fold, x [N, P], y [N, Q]), and the number of rows.
+
+    Each fold's by the map that has not seen its documents, about that map's training means.
+    """
     rss, tss = torch.zeros_like(fit.channel_rss[0]), torch.zeros_like(fit.channel_rss[0])
-    for fold in range(len(x)):
-        mean_x, mean_y = fit.mean_x[fold] - x[fold].pilot, fit.mean_y[fold] - y[fold].pilot_y
-        test = centred(x[fold], y[fold], mean_x, mean_y)
-        rss += metrics.residual_squares(test, fit.weights[fold])
-        tss += test.yy
-    return metrics.per_head(rss, fit.heads) / metrics.per_head(tss, fit.heads), sum(s.n for s in y)
+    for fold, x, y in rows:
+        rss += (y - fit.predict(fold, x)).square().sum(0)
+        tss += (y - fit.mean_y[fold]).square().sum(0)
+    return metrics.per_head(rss, fit.heads) / metrics.per_head(tss, fit.heads), sum(len(y) for _, _, y in rows)
 
 
 # --- which teacher heads a student head is built from -------------------------------------------------------

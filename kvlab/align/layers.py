@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations, pairwise
+from itertools import pairwise
 
 import numpy as np
 import torch
 
 from kvlab.align import metrics, similarity
+from kvlab.align.crossfit import neighbours
 from kvlab.align.heads import ridge_path
 from kvlab.align.sample import Sample
 from kvlab.align.statistics import about_own_mean, centred, pilot_of
@@ -122,47 +123,37 @@ def _similarities(sample: Sample, kind: str, search: LayerSearch) -> list[torch.
     layers_t, layers_s, folds = range(sample.layers_t), range(sample.layers_s), range(sample.folds)
     pilots_x = [pilot_of(sample.x(kind, layer, sample.fit_groups[0])) for layer in layers_t]
     pilots_y = [pilot_of(sample.y(kind, layer, sample.fit_groups[0])) for layer in layers_s]
-    keep_folds = search.rule == "cka"
+    by_fold: dict[int, dict[str, similarity.CrossMoments]] = {}
+    for group in sample.fit_groups:
+        x = [sample.x(kind, layer, group) - pilots_x[layer].float() for layer in layers_t]
+        y = [sample.y(kind, layer, group) - pilots_y[layer].float() for layer in layers_s]
+        shuffled = [sample.y(kind, layer, group, shuffled=True) - pilots_y[layer].float() for layer in layers_s]
+        found = {
+            "between": similarity.CrossMoments.of(y, x),
+            "null": similarity.CrossMoments.of(shuffled, x),
+            "student": similarity.CrossMoments.of(y, y),
+            **{f"teacher {at}": similarity.CrossMoments.of([x[at]], [x[at]]) for at in layers_t},
+        }
+        fold = group[0] if search.rule == "cka" else 0  # the other rules do not ask for folds
+        before = by_fold.get(fold)
+        by_fold[fold] = {name: before[name] + m for name, m in found.items()} if before else found
+    whole = {name: total([of_fold[name] for of_fold in by_fold.values()]) for name in next(iter(by_fold.values()))}
 
-    def x(group) -> list[torch.Tensor]:
-        return [sample.x(kind, layer, group) - pilots_x[layer].float() for layer in layers_t]
+    def tables(moments: dict[str, similarity.CrossMoments]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        own_s = similarity.hsic(moments["student"]).diagonal()
+        own_t = torch.stack([similarity.hsic(moments[f"teacher {at}"])[0, 0] for at in layers_t])
+        return (
+            similarity.cka(moments["between"], own_s, own_t),
+            similarity.cka(moments["null"], own_s, own_t),
+            similarity.cka(moments["student"], own_s, own_s),
+        )
 
-    def y(group, shuffled: bool = False) -> list[torch.Tensor]:
-        return [sample.y(kind, layer, group, shuffled) - pilots_y[layer].float() for layer in layers_s]
-
-    def moments(left: Callable, right: Callable) -> dict[int, similarity.CrossMoments]:
-        """By fold; all under fold 0 when folds are not told apart."""
-        by_fold: dict[int, similarity.CrossMoments] = {}
-        for group in sample.fit_groups:
-            found = similarity.CrossMoments.of(left(group), right(group))
-            fold = group[0] if keep_folds else 0
-            by_fold[fold] = by_fold[fold] + found if fold in by_fold else found
-        return by_fold
-
-    def whole(by_fold: dict) -> similarity.CrossMoments:
-        return total(list(by_fold.values()))
-
-    between, null, of_student = moments(y, x), moments(lambda g: y(g, True), x), moments(y, y)
-    of_teacher = [moments(lambda g, at=at: [x(g)[at]], lambda g, at=at: [x(g)[at]]) for at in layers_t]
-
-    def table(fold: int | None = None) -> torch.Tensor:
-        def chosen(by_fold: dict) -> similarity.CrossMoments:
-            everything = whole(by_fold)
-            return everything - by_fold[fold] if fold in by_fold else everything
-
-        own_s = similarity.hsic(chosen(of_student)).diagonal()
-        own_t = torch.stack([similarity.hsic(chosen(m))[0, 0] for m in of_teacher])
-        return similarity.cka(chosen(between), own_s, own_t)
-
-    own_s = similarity.hsic(whole(of_student)).diagonal()
-    own_t = torch.stack([similarity.hsic(whole(m))[0, 0] for m in of_teacher])
-    for name, matrix in (
-        ("cka", table()),
-        ("cka_shuffled", similarity.cka(whole(null), own_s, own_t)),
-        ("own", similarity.cka(whole(of_student), own_s, own_s)),
-    ):
+    for name, matrix in zip(("cka", "cka_shuffled", "own"), tables(whole)):
         search.matrices[f"similarity.{kind}.{name}"] = matrix.cpu().numpy()
-    return [table(fold) for fold in folds] if keep_folds else []
+    if search.rule != "cka":
+        return []
+    without = [{name: m - by_fold[f][name] for name, m in whole.items()} if f in by_fold else whole for f in folds]
+    return [tables(moments)[0] for moments in without]
 
 
 def _most_similar(of_fold: list[torch.Tensor], candidates: list[list[int]]) -> list[tuple[tuple, list[tuple]]]:
@@ -225,8 +216,8 @@ def _partners(
 class HeldOut:
     """Ridge on subsets of blocks of features, tested on folds that the map has not seen.
 
-    For every pair of folds (f, g) a map is fitted without both and tested on g: what is chosen for f has seen
-    nothing of f, neither in the fit nor in the test.
+    For every pair of neighbouring folds (f, g) a map is fitted without both and tested on g: what is chosen for f has
+    seen nothing of f, neither in the fit nor in the test.
     """
 
     def __init__(self, pairing: Pairing, blocks: list[tuple[int, int]]):
@@ -234,7 +225,7 @@ class HeldOut:
         all_x, all_y = total(fit_x), total(fit_y)
         self.blocks, self.count = blocks, len(fit_x)
         self.pairs = []
-        for f, g in combinations(range(self.count), 2):
+        for f, g in neighbours(self.count):
             train = about_own_mean(all_x - fit_x[f] - fit_x[g], all_y - fit_y[f] - fit_y[g])
             tests = [centred(fit_x[at], fit_y[at], train.mean_x, train.mean_y) for at in (g, f)]
             self.pairs.append(((f, g), train, tests))

@@ -17,7 +17,7 @@ import torch
 from kvlab.align import outcome
 from kvlab.align.accumulate import AlignSums
 from kvlab.align.batches import Read, Rows, in_order, read
-from kvlab.align.controls import Controls, random_rows, random_weights, shuffled_rows
+from kvlab.align.controls import Controls, random_rows, random_weights, rows_apart, shuffled_rows
 from kvlab.align.fusion import FusionSums, fuse
 from kvlab.align.inspection import RULE_TABLE_DOCUMENTS, inspect, timeline_summary
 from kvlab.align.layers import LayerSearch, choose
@@ -25,7 +25,7 @@ from kvlab.align.reading import Item, Reader
 from kvlab.align.sample import Sample
 from kvlab.align.scoring import Scored, score
 from kvlab.align.shapes import target_shape
-from kvlab.align.sums import FIT_AND_SCORE, FIT_ONLY, SCORE_ONLY
+from kvlab.align.sums import APART, FIT_AND_SCORE, FIT_ONLY, SCORE_ONLY
 from kvlab.align.unfinished import Unfinished
 from kvlab.errors import AlignError, ModelError
 from kvlab.models import LoadedModel, random_like
@@ -163,7 +163,8 @@ class _Work:
         self.random: list[str] = []
         for t, (teacher, sample, search) in enumerate(zip(self.teachers, self.samples, self.layers)):
             of_teacher, shuffled = shuffled_rows(sample, search.choices, self.heads, self.progress)
-            controls, said = Controls(of_teacher, shuffled), "not asked for"
+            apart = rows_apart(sample, search.choices)
+            controls, said = Controls(of_teacher, shuffled, apart=apart), "not asked for"
             if self.settings.random_teacher:
                 try:
                     controls.random, said = self._random(t, teacher, sample, search), f"seed {self.settings.seed}"
@@ -190,7 +191,8 @@ class _Work:
         self.fusion = FusionSums([search.choices for search in self.layers], folds)
         for sums, sample in zip(self.sums, self.samples):
             for group in sample.groups:
-                sums.add(*group, sample, group)
+                if group[1] not in APART:
+                    sums.add(*group, sample, group)
         for group in self.common[0].groups if self.common else []:
             self.fusion.add(*group, self.common, group)
         del self.sample_rows, self.samples, self.common
@@ -214,7 +216,8 @@ class _Work:
         with torch.inference_mode():
             for sums, rows in zip(self.sums, found.teachers):
                 for part in rows.parts:
-                    sums.add(rows.fold, part, rows, part)
+                    if part not in APART:
+                        sums.add(rows.fold, part, rows, part)
             for part in found.common[0].parts if found.common else []:
                 self.fusion.add(found.common[0].fold, part, found.common, part)
 

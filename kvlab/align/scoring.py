@@ -70,7 +70,7 @@ def score(
 
         scored.fits[kind, layer], scored.ridges[kind, layer] = chosen, ridge
         scored.heads += _head_scores(
-            (kind, layer), student.kv_layers[layer], chosen, identity[kind, layer], grouped, controls, pairing
+            (kind, layer), student.kv_layers[layer], chosen, identity[kind, layer], grouped, controls
         )
         parts = teacher_head_contributions(pairing, heads, _head_blocks(teacher, kind, choice), penalty)
         for name in ("without", "alone"):
@@ -90,7 +90,7 @@ def identity_fits(sums: AlignSums) -> dict[tuple[str, int], CrossFit]:
     for (kind, width), layers in sums.identity_layers.items():
         pairing = sums.identity(kind, width)
         heads = [len(sums.targets[kind, layer].pilots[1]) // width for layer in layers]
-        together, first = crossfit_ridge(pairing, sum(heads)), 0
+        together, first = crossfit_ridge(pairing, sum(heads), quick=True), 0
         for layer, count in zip(layers, heads):
             fits[kind, layer] = together.select(first, count)
             first += count
@@ -134,7 +134,6 @@ def _head_scores(
     identity: CrossFit,
     grouped: CrossFit,
     controls: Controls,
-    pairing: Pairing,
 ) -> list[HeadScore]:
     r2, se = _with_error(chosen)
     on_sample, shuffled, random = (fits.get(problem) for fits in (controls.teacher, controls.shuffled, controls.random))
@@ -143,8 +142,7 @@ def _head_scores(
     by_shuffled, shuffled_se = _with_error(shuffled)
     by_random, random_se = _with_error(random) if random else _unknown(r2)
     gain_random, gain_random_se = _difference(on_sample, random) if random else _unknown(r2)
-    sink, n_sink = scored_apart(chosen, pairing, SINK)
-    special, n_special = scored_apart(chosen, pairing, SPECIAL)
+    (sink, n_sink), (special, n_special) = (scored_apart(chosen, controls.apart[*problem, p]) for p in (SINK, SPECIAL))
     standardised = metrics.per_head_mean(chosen.channel_rss.sum(0) / chosen.channel_tss.sum(0), chosen.heads)
     columns = {
         "r2": r2,

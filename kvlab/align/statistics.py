@@ -140,6 +140,10 @@ class Centred:
             self.n, self.mean_x[columns], self.mean_y, self.xx[columns][:, columns], self.xy[columns], self.yy
         )
 
+    def single(self) -> Centred:
+        """The same in float32, where no more digits are needed."""
+        return Centred(self.n, *(t.float() for t in (self.mean_x, self.mean_y, self.xx, self.xy, self.yy)))
+
 
 def centred(inputs: Inputs, outputs: Outputs, mean_x: torch.Tensor, mean_y: torch.Tensor) -> Centred:
     """Sums about any two centres; with the rows' own means these are (co)variances times n."""
