@@ -28,13 +28,14 @@ def tokenize(tokenizer, text: str) -> Tokens:
     if backend.padding is not None:
         backend.no_padding()
     (encoded,) = backend.encode_batch_fast([text])  # without character offsets, which few texts need
+    ids = encoded.ids  # a new list at every look
     special = np.array(encoded.special_tokens_mask, dtype=bool)
-    pieces = pieces_of(tokenizer, encoded.ids)
+    pieces = pieces_of(tokenizer, ids)
     spans = spans_from_pieces(text, pieces, special)
     lossless = spans is not None
     if spans is None:
         spans = spans_from_offsets(text, backend.encode(text).offsets, pieces, special)
-    return Tokens(ids=np.array(encoded.ids, dtype=np.int64), spans=spans, special=special, lossless=lossless)
+    return Tokens(ids=np.array(ids, dtype=np.int64), spans=spans, special=special, lossless=lossless)
 
 
 def spans_from_pieces(text: str, pieces: list[bytes | None], special: np.ndarray) -> np.ndarray | None:
@@ -42,7 +43,7 @@ def spans_from_pieces(text: str, pieces: list[bytes | None], special: np.ndarray
 
     A leading space that the text does not have is SentencePiece's dummy prefix and has no bytes.
     """
-    content = list(compress(pieces, (~special).tolist()))
+    content = list(compress(pieces, (~special).tolist())) if special.any() else pieces
     if None in content:
         return None
     read, written = b"".join(content), text.encode()
