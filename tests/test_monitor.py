@@ -184,3 +184,27 @@ def test_the_web_side_imports_neither_torch_nor_streamlit():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_what_an_ended_process_left_in_its_group_is_ended_but_no_group_with_a_reused_number():
+    code = "import subprocess, sys; print(subprocess.Popen(['sleep', '1000']).pid, flush=True); sys.stdin.read()"
+    leader = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    child = int(leader.stdout.readline())
+    identity = process.identity(leader.pid)
+    process.end_leftovers(identity["pid"], identity["process_started"])
+    assert leader.poll() is None, "it has not ended"
+    leader.stdin.close()
+    leader.wait()
+    leader.stdout.close()
+    assert process.group_members(leader.pid) == [child]
+    process.end_leftovers(identity["pid"], identity["process_started"])
+    assert process.group_members(leader.pid) == []
+    other = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+    process.end_leftovers(other.pid, process.identity(other.pid)["process_started"] - 60)
+    for pid in (None, "1", 1, 0, -1, 2**40):
+        process.end_leftovers(pid, 0.0)
+    assert other.poll() is None
+    other.kill()
+    other.wait()

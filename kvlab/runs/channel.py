@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import subprocess
 import threading
 from collections.abc import Callable, Sequence
@@ -19,12 +18,11 @@ from typing import Any
 
 from kvlab.errors import KvlabError, RunError
 from kvlab.runs import store
+from kvlab.runs.cause import last_words
 from kvlab.runs.perform import mark, release, server_gone
-from kvlab.runs.process import end_group, exit_words, group_members
+from kvlab.runs.process import end_group, environment, exit_words, group_members
 
 LOG_LIMIT = 5 << 20  # bytes, beyond which a new worker begins a new log
-TAIL = 64 << 10  # bytes at the end of a log that are looked at for last words
-TAIL_LINES = 12  # of these, shown in the error
 LAST_ANSWERS = 0.5  # seconds to read what a dead process has written; a child of it may keep the pipe open
 GONE_WITHIN = 10.0  # seconds for a killed process to be gone
 
@@ -175,7 +173,7 @@ class WorkerProcess:
     def _died(self, code: int | None = None) -> RunError:
         code = self._popen.returncode if code is None else code
         how = exit_words(code) if code is not None else "is gone"
-        tail = self._log_tail()
+        tail = last_words(self._log, self._log_start)
         return RunError(
             "worker-died",
             expected="the worker process to answer",
@@ -183,20 +181,6 @@ class WorkerProcess:
             remedy="launch again, which starts a new worker; if it dies again, use a smaller model, fewer tokens per "
             f"batch or a 16-bit number type. Its whole log: {self._log}",
         )
-
-    def _log_tail(self) -> str:
-        try:
-            with open(self._log, "rb") as file:
-                file.seek(max(self._log_start, os.fstat(file.fileno()).st_size - TAIL))
-                lines = [line[:160] for line in file.read(TAIL).decode("utf-8", "replace").splitlines()]
-        except OSError:
-            return ""
-        for crash, line in enumerate(lines):
-            if line.startswith("Fatal Python error"):  # pages of stacks and modules follow
-                rest = lines[crash + 1 :]
-                guilty = next((n for n, line in enumerate(rest) if line.startswith("Current thread")), 0)
-                return "\n".join([line, *rest[guilty : guilty + TAIL_LINES]])
-        return "\n".join(lines[-TAIL_LINES:])
 
 
 def _spawn(command: Sequence[str], stderr) -> subprocess.Popen:
@@ -216,17 +200,3 @@ def _spawn(command: Sequence[str], stderr) -> subprocess.Popen:
             found=f"{error.strerror}: {command[0]}",
             remedy="close other programs if the machine is short of memory or processes, then try again",
         ) from error
-
-
-def environment() -> dict[str, str]:
-    """The environment of processes that compute: this kvlab, quiet libraries, a traceback on a crash."""
-    project = str(Path(__file__).resolve().parents[2])
-    path = os.environ.get("PYTHONPATH")
-    return {
-        **os.environ,
-        "PYTHONPATH": project + (os.pathsep + path if path else ""),
-        "PYTHONFAULTHANDLER": "1",
-        "PYTHONUTF8": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    }

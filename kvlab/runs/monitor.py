@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from kvlab.runs import process, store
+from kvlab.runs.queue import STOP
 
 # Clocks of two hosts differ, and shared file systems show changes late.
 SLACK = timedelta(minutes=5)
+ERROR_FIELDS = ("kind", "expected", "found", "remedy")
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class View:
     error: dict[str, str] | None  # kind, expected, found, remedy; also given for "lost"
     config: dict[str, Any]
     files: tuple[str, ...]
+    stopping: bool = False  # asked to stop, and now finishing its step and saving
 
     @property
     def active(self) -> bool:
@@ -99,6 +102,7 @@ def view(folder: Path, now: datetime | None = None) -> View:
         error=_lost(status) if state == "lost" else error if isinstance(error, dict) else None,
         config=store.read_config(folder),
         files=_files(folder),
+        stopping=active and (folder / STOP).exists(),
     )
 
 
@@ -131,6 +135,9 @@ def _seconds_since(text: object, now: datetime) -> float | None:
 
 
 def _lost(status: dict[str, Any]) -> dict[str, str]:
+    cause = status.get("cause")  # from the queue's keeper, who saw the process end
+    if isinstance(cause, dict) and all(isinstance(cause.get(key), str) for key in ERROR_FIELDS):
+        return cause
     where = f"process {status.get('pid')} on {status.get('host')}"
     taken = status.get("pid") is not None
     return {

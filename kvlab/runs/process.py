@@ -7,9 +7,12 @@ import signal
 import socket
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import psutil
+
+PROJECT = Path(__file__).resolve().parents[2]
 
 # The start time is counted from the machine's boot time, which the system gives in whole seconds.
 START_TOLERANCE = 2.0  # seconds
@@ -54,6 +57,20 @@ def end_group(group: int, seconds: float = 10.0) -> bool:
         time.sleep(0.01)
 
 
+def end_leftovers(pid: object, started: object, seconds: float = 10.0) -> None:
+    """Kill what the ended leader of a process group left running in it.
+
+    The system gives no pid away that is still a group's number: when another process has it, the group is gone.
+    """
+    if not (isinstance(pid, int) and 1 < pid < 2**31 and isinstance(started, int | float)):
+        return
+    with suppress(psutil.NoSuchProcess):
+        if abs(psutil.Process(pid).create_time() - started) > START_TOLERANCE:
+            return
+    if not exists(pid, started):
+        end_group(pid, seconds)
+
+
 def group_members(group: int) -> list[int]:
     """The pids of a process group that still run; zombies do not."""
     members = []
@@ -74,6 +91,19 @@ def exit_words(code: int) -> str:
         return f"ended by signal {-code}"
     hint = "; the system may have been out of memory" if name == "SIGKILL" else ""
     return f"ended by signal {-code} ({name}){hint}"
+
+
+def environment() -> dict[str, str]:
+    """The environment of processes that compute: this kvlab, quiet libraries, a traceback on a crash."""
+    path = os.environ.get("PYTHONPATH")
+    return {
+        **os.environ,
+        "PYTHONPATH": str(PROJECT) + (os.pathsep + path if path else ""),
+        "PYTHONFAULTHANDLER": "1",
+        "PYTHONUTF8": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }
 
 
 def _dead(process: psutil.Process) -> bool:

@@ -1,0 +1,58 @@
+"""Become the process of a run: ``python -m kvlab.runs.begin FOLDER COMMAND ...`` runs COMMAND ... FOLDER in its place.
+
+Under the run's lock it is made sure that nobody else has begun it and that it is still wanted, its process is
+recorded, and the lock goes over to the command, which holds it while it lives. So a run starts once, whatever dies
+in between and however many try.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from kvlab.errors import RunError
+from kvlab.runs import locks, store
+from kvlab.runs.process import identity
+from kvlab.runs.queue import RUN_LOCK, STOP
+
+FIRST_SIGN = timedelta(minutes=10)  # until the command has imported its libraries and writes the status itself
+
+
+def begin(folder: Path, command: Sequence[str]) -> None:
+    """Does not come back when the run is begun; comes back when it is not wanted or another process has it."""
+    lock = locks.take(folder / RUN_LOCK)
+    if lock is None or store.read_status(folder).get("state") != "queued":
+        return
+    if (folder / STOP).exists():
+        store.write_status(folder, state="cancelled", error=None)
+        return
+    now = datetime.now(UTC)
+    store.write_status(
+        folder,
+        state="running",
+        phase="starting",
+        started=store.timestamp(now),
+        heartbeat=store.timestamp(now),
+        next_heartbeat_due=store.timestamp(now + FIRST_SIGN),
+        error=None,
+        cause=None,
+        **identity(),
+    )
+    os.set_inheritable(lock, True)
+    try:
+        os.execvp(command[0], [*command, str(folder)])
+    except OSError as error:
+        unstartable = RunError(
+            "trainer-unstartable",
+            expected="the command of the run to start",
+            found=f"{error.strerror}: {command[0]}",
+            remedy="python -m kvlab doctor shows what is missing on this machine",
+        )
+        store.write_status(folder, state="failed", error=unstartable.to_dict())
+
+
+if __name__ == "__main__":
+    begin(Path(sys.argv[1]), sys.argv[2:])

@@ -1,0 +1,71 @@
+"""Locks on files that their holder's death releases, however it dies.
+
+The kernel keeps them (flock), so there is no stale lock to clear. A process started with the open file holds the lock
+too. On NFS, Linux turns flock into a lock at the server, which holds between hosts unless the mount says local_lock.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kvlab.errors import RunError
+from kvlab.runs import store
+
+RETRY = 0.02  # seconds
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+
+
+def take(path: Path, seconds: float = 0.0) -> int | None:
+    """Lock a file, made when missing -> its descriptor, or None when another has it for longer than ``seconds``.
+
+    Closing the descriptor gives the lock back. Raises RunError ``lock-unsupported``, ``runs-unwritable``, ``disk-full``.
+    """
+    with store.disk_errors(path.parent):
+        # Open for writing: NFS gives an exclusive lock on nothing less.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    deadline = time.monotonic() + seconds
+    try:
+        while not _locked(descriptor, path):
+            if time.monotonic() >= deadline:
+                os.close(descriptor)
+                return None
+            time.sleep(RETRY)
+    except RunError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+@contextmanager
+def held(path: Path, seconds: float = 0.0) -> Iterator[bool]:
+    """Hold the lock inside ``with``; gives False when another has it. Raises as take does."""
+    descriptor = take(path, seconds)
+    try:
+        yield descriptor is not None
+    finally:
+        if descriptor is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # also for a copy that another thread's fork has just made
+            os.close(descriptor)
+
+
+def _locked(descriptor: int, path: Path) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        raise RunError(
+            "lock-unsupported",
+            expected=f"a file system that can lock files (flock) at {path.parent}",
+            found=error.strerror or str(error),
+            remedy="keep runs on a local disk: KVLAB_RUNS=FOLDER; or mount this file system with locks",
+        ) from error
+    return True

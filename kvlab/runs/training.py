@@ -1,0 +1,225 @@
+"""Training runs from outside: launch, stop, kill, resume, delete. All that is known of a run is its folder.
+
+A run is a detached process that outlives the web server; the queue starts it when its device is free. Whatever is
+changed in a run without a process is changed under the run's lock.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from kvlab.errors import RunError
+from kvlab.runs import locks, monitor, process, queue, store
+from kvlab.runs.queue import ANY_DEVICE, STOP
+
+GONE_WITHIN = 10.0  # seconds for a killed process to be gone
+PATIENCE = 5.0  # seconds for a run's lock: its process holds it until it is gone, others for an instant
+RESUMABLE = ("failed", "cancelled", "lost")
+DELETED = ".{}.deleted"  # what a folder is called while it is being deleted
+
+
+def launch(config: dict[str, Any], name: str, device: str = ANY_DEVICE, root: Path | None = None) -> str:
+    """Make a training run and queue it; it starts at once when its device is free -> its id.
+
+    ``config``: what the training reads from config.yaml. ``device``: "cpu", "cuda:1" ...; runs on one device go one
+    after the other, and a run on "auto" shares the host with no other.
+    Raises RunError ``runs-unwritable``, ``disk-full``, ``keeper-unstartable``.
+    """
+    folder = store.create(root or store.runs_root(), "training", name, config)
+    try:
+        submit(folder, device)
+    except RunError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folder.name
+
+
+def submit(folder: Path, device: str = ANY_DEVICE) -> None:
+    """Queue a run that store.create has made. Raises as launch does; the run is then not in the queue."""
+    try:
+        queue.add(folder, device)
+        queue.attend(folder.parent)
+    except RunError:
+        queue.remove(folder)
+        raise
+
+
+def stop(folder: Path) -> str:
+    """Ask a run to end -> "cancelled" for one that only waited, "stopping" for one that now finishes its step and saves.
+
+    The end is then in its status. Raises RunError ``run-not-active``, ``run-not-training``, and of the disk.
+    """
+    _training(folder)
+    with store.disk_errors(folder):
+        (folder / STOP).touch()  # first: whoever is about to begin the run sees it too
+    with locks.held(folder / queue.RUN_LOCK) as free:
+        state = monitor.judge(store.read_status(folder))
+        if free and state == "queued":
+            store.write_status(folder, state="cancelled", error=None)
+            queue.remove(folder)
+            return "cancelled"
+    if state not in store.ACTIVE:
+        (folder / STOP).unlink(missing_ok=True)
+        raise _state_error("run-not-active", "a run that waits or runs", state, "there is nothing to stop")
+    return "stopping"
+
+
+def kill(folder: Path) -> None:
+    """End a run's process and all that it started by force, at once and without saving, and see that they are gone.
+
+    Raises RunError ``run-not-active``, ``run-elsewhere``, ``run-not-training``, ``run-unkillable``.
+    """
+    status = _training(folder)
+    pid, started = status.get("pid"), status.get("process_started")
+    if status.get("host") not in (None, socket.gethostname()) and monitor.judge(status) == "running":
+        raise RunError(
+            "run-elsewhere",
+            expected=f"a run on this host, {socket.gethostname()}",
+            found=f"one on {status.get('host')}",
+            remedy="kill it there; stop reaches it from here",
+        )
+    if not process.exists(pid, started):
+        remedy = "it only waits: stop takes it out of the queue" if monitor.judge(status) == "queued" else "resume it"
+        raise _state_error("run-not-active", "a run with a process", monitor.judge(status), remedy)
+    if not (_end(pid) and _gone(pid, started)):
+        raise RunError(
+            "run-unkillable",
+            expected=f"process {pid} to be gone {GONE_WITHIN:g} s after signal 9 (SIGKILL)",
+            found="it is still there",
+            remedy="it waits for a disk or a driver; when it does not end by itself, ask your administrator",
+        )
+    with _changing(folder) as status:
+        if status.get("state") not in store.FINAL:
+            store.write_status(folder, state="cancelled", error=None, cause=_killed(status))
+
+
+def resume(folder: Path) -> None:
+    """Queue a run again that ended before its work was done; it goes on from its last checkpoint.
+
+    Raises RunError ``run-not-resumable``, ``run-busy``, ``run-not-training``, and as launch does.
+    """
+    _training(folder)
+    with _changing(folder) as status:
+        state = monitor.judge(status)
+        if state not in RESUMABLE:
+            remedy = "launch a new run with its settings" if state == "done" else "wait for its end, or stop it"
+            raise _state_error("run-not-resumable", "a run that was cancelled, has failed or is lost", state, remedy)
+        with store.disk_errors(folder):
+            (folder / STOP).unlink(missing_ok=True)
+        store.write_status(
+            folder,
+            kind="training",
+            state="queued",
+            phase="waiting",
+            error=None,
+            cause=None,
+            pid=None,
+            process_started=None,
+            next_heartbeat_due=None,
+            history=[*_history(status), _ended(status, state, monitor.view(folder).error)],
+        )
+        queue.add(folder, queue.device(status))
+    queue.attend(folder.parent)
+
+
+def delete(folder: Path) -> None:
+    """Remove a run that has ended, files and all; it disappears at once and whole. Links in it are not followed.
+
+    Raises RunError ``run-active``, ``run-busy``, and of the disk.
+    """
+    root = folder.parent
+    store.find(root, folder.name)
+    with _changing(folder) as status:
+        state = monitor.judge(status)
+        if state in store.ACTIVE or process.exists(status.get("pid"), status.get("process_started")):
+            raise _state_error("run-active", "a run that has ended", state, "stop it first")
+        queue.remove(folder)
+        with store.disk_errors(root):
+            folder.rename(root / DELETED.format(folder.name))
+    sweep(root)
+
+
+def sweep(root: Path) -> None:
+    """Remove what is left of deleted runs; what cannot be removed now is left for the next time."""
+    with suppress(OSError):
+        for path in root.glob(DELETED.format("*")):
+            if store.valid_id(path.name.removeprefix(".").removesuffix(".deleted")) and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def _changing(folder: Path) -> Iterator[dict[str, Any]]:
+    """The status of a run that has no process, which nobody else changes meanwhile."""
+    with locks.held(folder / queue.RUN_LOCK, PATIENCE) as mine:
+        if not mine:
+            raise RunError(
+                "run-busy",
+                expected=f"run {folder.name} to be at rest",
+                found="a process that has it still",
+                remedy="wait until it is gone, or kill it: python -m kvlab runs kill " + folder.name,
+            )
+        yield store.read_status(folder)
+
+
+def _training(folder: Path) -> dict[str, Any]:
+    """The status of a training run; one of garbage is taken for one. Refuses analyses, which the web app computes."""
+    store.find(folder.parent, folder.name)
+    status = store.read_status(folder)
+    if status.get("kind") == "analysis":
+        raise RunError(
+            "run-not-training",
+            expected="a training run",
+            found=f"an analysis, {folder.name}",
+            remedy="cancel or repeat it on its page in the app",
+        )
+    return status
+
+
+def _end(pid: int) -> bool:
+    """Kill the process and its group, or its children where the group is not its own, as in a terminal."""
+    with suppress(ProcessLookupError):
+        if os.getpgid(pid) == pid:
+            return process.end_group(pid, GONE_WITHIN)
+    with suppress(psutil.NoSuchProcess):
+        leader = psutil.Process(pid)
+        family = [leader, *leader.children(recursive=True)]
+        for member in family:
+            with suppress(psutil.NoSuchProcess):
+                member.kill()
+        return not psutil.wait_procs(family, GONE_WITHIN)[1]
+    return True
+
+
+def _gone(pid: int, started: float) -> bool:
+    return not process.exists(pid, started)
+
+
+def _killed(status: dict[str, Any]) -> dict[str, str]:
+    return RunError(
+        "run-killed-by-user",
+        expected="the run to end by itself or to be stopped",
+        found=f"it was killed at {status.get('phase')} {status.get('done')} of {status.get('total')}",
+        remedy="resume it from its last checkpoint",
+    ).to_dict()
+
+
+def _history(status: dict[str, Any]) -> list[Any]:
+    history = status.get("history")
+    return history if isinstance(history, list) else []
+
+
+def _ended(status: dict[str, Any], state: str, error: dict[str, str] | None) -> dict[str, Any]:
+    kept = {key: status.get(key) for key in ("started", "updated", "phase", "done", "total")}
+    return {"state": state, **kept, "error": error or status.get("cause"), "resumed": store.timestamp()}
+
+
+def _state_error(kind: str, expected: str, state: str, remedy: str) -> RunError:
+    return RunError(kind, expected=expected, found=f"it is {state}", remedy=remedy)
