@@ -11,6 +11,7 @@ from typing import get_args
 
 from tqdm import tqdm
 
+from kvlab import cli_runs
 from kvlab import request as asked
 from kvlab.bench import ROWS
 from kvlab.errors import AlignError, KvlabError
@@ -41,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--debug", action="store_true", help="show a traceback on errors")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_align(commands, common)
+    cli_runs.add(commands, common)
     check = commands.add_parser("check", parents=[common], help="the seven KV checks")
     check.set_defaults(run=_check)
     doctor = commands.add_parser("doctor", parents=[common], help="what is missing, and the command that mends it")

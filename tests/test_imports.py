@@ -46,6 +46,7 @@ GROUPS = {
     ),
     "align": ({"kvlab.align"}, {"base", "input", "results", "models"}),
     "runs": ({"kvlab.runs"}, {"base"}),
+    "run-report": ({"kvlab.run_report", "kvlab.run_markdown"}, {"base", "runs", "models"}),
     "demo-build": (
         {f"kvlab.demo.{name}" for name in ("build", "card", "corpus", "evaluate", "learn", "tokens")}
         | {f"kvlab.demo.{name}" for name in ("english", "chinese", "phrases")},
@@ -58,10 +59,14 @@ GROUPS = {
     ),
     "worker": ({"kvlab.worker"}, {"base", "work", "models", "runs"}),
     "bench": ({"kvlab.bench"}, {"base", "input", "results", "models", "align", "work"}),
-    "cli": ({"kvlab.cli", "kvlab.__main__"}, {"base", "input", "results", "models", "work", "runs", "bench"}),
-    "ui": ({"kvlab.ui", "app", "pages"}, {"base", "input", "results", "runs", "models"}),
+    "cli": (
+        {"kvlab.cli", "kvlab.cli_runs", "kvlab.__main__"},
+        {"base", "input", "results", "models", "work", "runs", "run-report", "bench"},
+    ),
+    "ui": ({"kvlab.ui", "app", "pages"}, {"base", "input", "results", "runs", "run-report", "models"}),
 }
-WEB_ONLY = {"kvlab.memory", "kvlab.names"}  # all that ui takes from the models: sizes in words, local names
+WEB_ONLY = {"kvlab.memory", "kvlab.names"}  # all that the web side takes from the models: sizes in words, local names
+WEB = ("ui", "runs", "run-report", "results", "input", "base")  # groups that never import torch
 
 
 def group_of(module):
@@ -96,7 +101,7 @@ def test_imports_point_one_way(module):
     allowed = {group} | GROUPS[group][1]
     wrong = {name for name in imported(MODULES[module]) if group_of(name) not in allowed}
     assert not wrong, f"{module} ({group}) imports {sorted(wrong)}"
-    if group == "ui":
+    if group in WEB:
         models = {name for name in imported(MODULES[module]) if group_of(name) == "models"}
         assert models <= WEB_ONLY, f"{module} imports {sorted(models - WEB_ONLY)}, which need torch"
 
@@ -106,13 +111,13 @@ def test_streamlit_stays_in_ui_and_torch_out_of_it(module):
     packages = third_party(MODULES[module])
     if group_of(module) != "ui":
         assert "streamlit" not in packages
-    if group_of(module) in ("ui", "runs", "results", "input", "base"):
+    if group_of(module) in WEB:
         # types.py names torch only for the type checker
         assert module == "kvlab.types" or not packages & {"torch", "transformers", "accelerate"}
 
 
 def test_the_web_side_imports_without_torch():
-    web = [name for name in MODULES if group_of(name) in ("ui", "runs", "results", "input", "base") and "." in name]
+    web = [name for name in MODULES if group_of(name) in WEB and "." in name]
     web = [name for name in web if not name.startswith("pages")]
     code = f"import sys\nfor name in {web!r}: __import__(name)\nassert 'torch' not in sys.modules, 'torch came along'"
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False)

@@ -160,3 +160,13 @@ def test_without_a_gpu_the_process_memory_is_shown_and_called_that(folder):
     assert metrics.memory_curve(table)[0] == "process"
     peak = metrics.peak(table)
     assert (peak.used, peak.total, peak.share, peak.what, peak.phase) == (5, None, None, "process", "loading")
+
+
+def test_on_the_processor_the_trainers_device_is_the_process_and_time_goes_on_after_a_resume(folder):
+    rows = [
+        {"t": t, "phase": "training", "process_rss": r, "device_used": r, "device_total": 100}
+        for t, r in [(0.5, 10), (1.5, 20), (0.25, 5), (2.25, 15)]
+    ]
+    table = samples(folder, *rows)
+    assert metrics.memory_curve(table) == ("process", [0.0, 1.0, 1.0, 3.0], [10, 20, 5, 15])
+    assert metrics.peak(table).share == 0.2

@@ -156,12 +156,13 @@ class Peak:
 
 
 def memory_curve(table: Table) -> tuple[str, list[float], list[float]]:
-    """What is shown of memory.jsonl -> "device" or "process", seconds since the first sample, bytes in use."""
-    times = table.column("t")
-    begun = next((moment for moment in times if math.isfinite(moment)), NAN)
-    what = "device" if any(map(math.isfinite, table.column("device_used"))) else "process"
-    used = table.column("device_used" if what == "device" else "process_rss")
-    return what, [moment - begun for moment in times], used
+    """What is shown of memory.jsonl -> "device" or "process", seconds of work so far, bytes in use.
+
+    Without a GPU the trainer gives the process's memory for the device's; it is called by its name.
+    """
+    resident, used = table.column("process_rss"), table.column("device_used")
+    gpu = any(math.isfinite(all_of_it) and all_of_it != own for all_of_it, own in zip(used, resident))
+    return ("device", _going_on(table.column("t")), used) if gpu else ("process", _going_on(table.column("t")), resident)
 
 
 def peak(table: Table) -> Peak | None:
@@ -176,6 +177,17 @@ def peak(table: Table) -> Peak | None:
     totals = [total for total in table.column("device_total") if math.isfinite(total) and total > 0]
     phase = table.rows[at].get("phase")
     return Peak(int(best), int(totals[-1]) if totals else None, what, phase if isinstance(phase, str) else "")
+
+
+def _going_on(times: Sequence[float]) -> list[float]:
+    """Times of a clock that begins anew when a run is resumed, made to go on where it stopped."""
+    first, before, passed, moments = next(filter(math.isfinite, times), NAN), NAN, 0.0, []
+    for moment in times:
+        if moment < before:
+            passed, first = passed + before - first, moment
+        before = moment if math.isfinite(moment) else before
+        moments.append(passed + moment - first)
+    return moments
 
 
 def _numbers(row: dict[str, Any], prefix: str = "") -> dict[str, float]:
