@@ -115,12 +115,13 @@ def _stop(options: argparse.Namespace) -> int:
     if options.no_wait:
         return 0
     phase = ""
-    while (view := monitor.view(folder)).active:
+    while not training.gone(folder):
+        view = monitor.view(folder)
         if view.phase != phase:
             print(f"{view.phase} {view.done}/{view.total}", flush=True)
         phase = view.phase
         time.sleep(POLL)
-    print(f"Its process is gone: {_course(view)}")
+    print(f"Its process is gone: {_course(monitor.view(folder))}")
     return 0
 
 

@@ -6,19 +6,14 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-from contextlib import suppress
 from pathlib import Path
 
-import psutil
 import pytest
 
 from kvlab.errors import RunError
 from kvlab.runs import locks, monitor, process, queue, store, training
+from tests.trainers import FAKE, SOON, launch, nothing_outlives, state, wait_for, wait_for_phase, wait_until_idle
 from tests.waiting import wait_until
-
-FAKE = (sys.executable, str(Path(__file__).with_name("fake_trainer.py")))
-SOON = 30  # seconds; the machine may be busy
 
 
 @pytest.fixture
@@ -29,48 +24,8 @@ def root(tmp_path: Path, monkeypatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def nothing_is_left_over(tmp_path: Path):
-    """Detached processes are nobody's children: they are known by the runs/ that they were started for."""
-    threads = threading.active_count()
-    yield
-
-    def left() -> list[psutil.Process]:
-        return [found for found in psutil.process_iter() if _runs_of(found) == str(tmp_path / "runs")]
-
-    try:
-        wait_until(lambda: not left(), SOON, "all processes of the test to be gone")
-    finally:
-        for process_left in left():
-            with suppress(psutil.Error):
-                process_left.kill()
-    assert threading.active_count() == threads
-
-
-def _runs_of(found: psutil.Process) -> str | None:
-    try:
-        return found.environ().get("KVLAB_RUNS") if found.pid != os.getpid() else None
-    except (psutil.Error, OSError):
-        return None
-
-
-def launch(root: Path, **config) -> Path:
-    return root / training.launch({"steps": 3, **config}, "test run", "cpu", root)
-
-
-def state(folder: Path) -> str:
-    return monitor.view(folder).state
-
-
-def wait_for(folder: Path, *states: str) -> str:
-    return wait_until(lambda: state(folder) in states and state(folder), SOON, f"{states}, not {state(folder)}")
-
-
-def wait_for_phase(folder: Path, phase: str) -> int:
-    wait_until(lambda: monitor.view(folder).phase == phase, SOON, f"the phase {phase}")
-    return store.read_status(folder)["pid"]
-
-
-def wait_until_idle(root: Path) -> None:
-    wait_until(lambda: not queue.entries(root) and queue.keeper(root) is None, SOON, "an empty queue")
+    with nothing_outlives(tmp_path / "runs"):
+        yield
 
 
 def course(root: Path) -> list[list[str]]:

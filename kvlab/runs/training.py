@@ -72,6 +72,14 @@ def stop(folder: Path) -> str:
     return "stopping"
 
 
+def gone(folder: Path) -> bool:
+    """Whether a run has ended, and its process too, which lives a moment longer than its record."""
+    status = store.read_status(folder)
+    here = status.get("host") == socket.gethostname()
+    lives = here and process.exists(status.get("pid"), status.get("process_started"))
+    return not lives and monitor.judge(status) not in store.ACTIVE
+
+
 def kill(folder: Path) -> None:
     """End a run's process and all that it started by force, at once and without saving, and see that they are gone.
 
@@ -89,7 +97,7 @@ def kill(folder: Path) -> None:
     if not process.exists(pid, started):
         remedy = "it only waits: stop takes it out of the queue" if monitor.judge(status) == "queued" else "resume it"
         raise _state_error("run-not-active", "a run with a process", monitor.judge(status), remedy)
-    if not (_end(pid) and _gone(pid, started)):
+    if not (_end(pid) and not process.exists(pid, started)):
         raise RunError(
             "run-unkillable",
             expected=f"process {pid} to be gone {GONE_WITHIN:g} s after signal 9 (SIGKILL)",
@@ -106,12 +114,9 @@ def resume(folder: Path) -> None:
 
     Raises RunError ``run-not-resumable``, ``run-busy``, ``run-not-training``, and as launch does.
     """
-    _training(folder)
+    _resumable(_training(folder))  # said at once, not when the lock of a live run has been waited for
     with _changing(folder) as status:
-        state = monitor.judge(status)
-        if state not in RESUMABLE:
-            remedy = "launch a new run with its settings" if state == "done" else "wait for its end, or stop it"
-            raise _state_error("run-not-resumable", "a run that was cancelled, has failed or is lost", state, remedy)
+        state = _resumable(status)
         with store.disk_errors(folder):
             (folder / STOP).unlink(missing_ok=True)
         store.write_status(
@@ -136,11 +141,9 @@ def delete(folder: Path) -> None:
     Raises RunError ``run-active``, ``run-busy``, and of the disk.
     """
     root = folder.parent
-    store.find(root, folder.name)
+    _over(store.read_status(store.find(root, folder.name)))
     with _changing(folder) as status:
-        state = monitor.judge(status)
-        if state in store.ACTIVE or process.exists(status.get("pid"), status.get("process_started")):
-            raise _state_error("run-active", "a run that has ended", state, "stop it first")
+        _over(status)
         queue.remove(folder)
         with store.disk_errors(root):
             folder.rename(root / DELETED.format(folder.name))
@@ -157,7 +160,7 @@ def sweep(root: Path) -> None:
 
 @contextmanager
 def _changing(folder: Path) -> Iterator[dict[str, Any]]:
-    """The status of a run that has no process, which nobody else changes meanwhile."""
+    """The status of a run that has no process, and gets none and no other status meanwhile."""
     with locks.held(folder / queue.RUN_LOCK, PATIENCE) as mine:
         if not mine:
             raise RunError(
@@ -167,6 +170,20 @@ def _changing(folder: Path) -> Iterator[dict[str, Any]]:
                 remedy="wait until it is gone, or kill it: python -m kvlab runs kill " + folder.name,
             )
         yield store.read_status(folder)
+
+
+def _resumable(status: dict[str, Any]) -> str:
+    state = monitor.judge(status)
+    if state not in RESUMABLE:
+        remedy = "launch a new run with its settings" if state == "done" else "wait for its end, or stop it"
+        raise _state_error("run-not-resumable", "a run that was cancelled, has failed or is lost", state, remedy)
+    return state
+
+
+def _over(status: dict[str, Any]) -> None:
+    state = monitor.judge(status)
+    if state in store.ACTIVE:
+        raise _state_error("run-active", "a run that has ended", state, "stop it first")
 
 
 def _training(folder: Path) -> dict[str, Any]:
@@ -196,10 +213,6 @@ def _end(pid: int) -> bool:
                 member.kill()
         return not psutil.wait_procs(family, GONE_WITHIN)[1]
     return True
-
-
-def _gone(pid: int, started: float) -> bool:
-    return not process.exists(pid, started)
 
 
 def _killed(status: dict[str, Any]) -> dict[str, str]:

@@ -1,0 +1,116 @@
+"""The runs on the command line, as a person meets them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from kvlab import cli
+from kvlab.runs import process, queue, store, training
+from tests.trainers import FAKE, SOON, launch, nothing_outlives, state, wait_for, wait_for_phase, wait_until_idle
+from tests.waiting import wait_until
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch) -> Path:
+    monkeypatch.setattr(queue, "TRAINER", FAKE)
+    return tmp_path / "runs"
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_over(tmp_path: Path):
+    with nothing_outlives(tmp_path / "runs"):
+        yield
+
+
+def runs(*arguments: str) -> int:
+    return cli.main(["runs", *arguments])
+
+
+def test_a_run_from_the_queue_to_its_end(root, capsys):
+    assert runs("list") == 0 and "No runs in" in capsys.readouterr().out
+    first, second = launch(root, hang="training"), launch(root, steps=5)
+    wait_for_phase(first, "training")
+    assert runs("list") == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert listed[0].startswith(second.name) and "queued, 1 before it" in listed[0]
+    assert listed[1].startswith(first.name) and "running (training " in listed[1]
+    assert runs("show", first.name[-4:]) == 0
+    shown = capsys.readouterr().out
+    assert "loss 1.0000, at first 3.0000" in shown and "peak memory of the process: 3 B" in shown
+    assert runs("stop", second.name) == 0 and "out of the queue" in capsys.readouterr().out
+    assert runs("stop", first.name) == 0
+    said = capsys.readouterr().out
+    assert "finishes its step and saves" in said and "process is gone: cancelled" in said
+    assert not process.exists(*(store.read_status(first)[key] for key in ("pid", "process_started")))
+    assert runs("resume", second.name) == 0 and "Queued." in capsys.readouterr().out
+    wait_until_idle(root)
+    assert state(second) == "done"
+
+
+def test_kill_and_delete_confirm(root, capsys, monkeypatch):
+    folder = launch(root, hang="training", stubborn=True)
+    wait_for_phase(folder, "training")
+    assert runs("delete", folder.name, "--yes") == 2 and "stop it first" in capsys.readouterr().err
+    assert runs("kill", folder.name) == 0 and "are gone" in capsys.readouterr().out
+    wait_until_idle(root)
+    assert runs("delete", folder.name) == 2 and "--yes" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda _: "")
+    assert runs("delete", folder.name) == 1 and folder.exists()
+    monkeypatch.setattr("builtins.input", lambda _: "y")
+    assert runs("delete", folder.name) == 0 and not folder.exists()
+    assert runs("show", folder.name) == 2 and "run-not-found" not in capsys.readouterr().out
+
+
+def test_list_continues_a_queue_whose_keeper_was_killed(root, capsys):
+    first, second = launch(root, hang="training"), launch(root, steps=1)
+    wait_for_phase(first, "training")
+    os.kill(queue.keeper(root), signal.SIGKILL)
+    wait_until(lambda: queue.keeper(root) is None, SOON, "the keeper's death")
+    training.stop(first)
+    wait_for(first, "cancelled")
+    assert state(second) == "queued" and queue.keeper(root) is None
+    assert runs("list") == 0
+    wait_until_idle(root)
+    assert state(second) == "done"
+
+
+def test_a_queue_that_cannot_be_continued_can_still_be_looked_at(root, capsys, monkeypatch):
+    folder = store.create(root, "training", "x", {})
+    queue.add(folder, "cpu")
+    monkeypatch.setattr(queue, "KEEPER", ("/no/such/program",))
+    monkeypatch.setattr(queue.subprocess, "run", lambda *_, **__: (_ for _ in ()).throw(OSError(12, "Cannot allocate")))
+    assert runs("list") == 0
+    printed = capsys.readouterr()
+    assert folder.name in printed.out and "queue stands still" in printed.err
+
+
+@pytest.mark.parametrize("text", ["2", "", "../..", "nothing", "20"])
+def test_an_id_must_name_one_run(root, capsys, text):
+    for _ in range(2):
+        store.create(root, "training", "x", {})
+    assert runs("show", text) == 2
+    assert "runs list" in capsys.readouterr().err
+
+
+def test_the_report_goes_to_standard_output(root, capsys):
+    folder = launch(root, steps=2)
+    wait_until_idle(root)
+    assert runs("report", folder.name[-4:]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"# Validation run {folder.name}") and "State: **done**" in printed
+    assert runs("report", folder.name, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["run"]["steps_done"] == 2
+
+
+@pytest.mark.model
+def test_the_seven_checks_can_be_run_for_the_report(root, capsys):
+    folder = store.create(root, "training", "x", {})
+    store.write_status(folder, state="failed")
+    assert runs("report", folder.name, "--checks") == 0
+    assert "| overall | ✓ pass |" in capsys.readouterr().out
