@@ -70,6 +70,7 @@ def _list(options: argparse.Namespace) -> int:
     root = store.runs_root()
     training.sweep(root)
     try:
+        queue.recover(root)
         queue.attend(root)
     except RunError as error:  # looking must be possible still
         print(f"The queue stands still. {error}", file=sys.stderr)

@@ -193,6 +193,48 @@ def test_a_run_that_died_with_its_keeper_is_lost_and_does_not_hold_the_queue(roo
     assert "nobody saw it end" in monitor.view(first).error["found"]
 
 
+def test_a_waiting_run_without_a_place_in_the_queue_gets_one_and_two_places_start_it_once(root):
+    first, second, third = (store.create(root, "training", name, {"steps": 1}) for name in "abc")
+    for folder in (second, first):
+        queue.add(folder, "cpu")
+    first_place = queue.entries(root)[1].marker
+    first_place.unlink()
+    first_place.with_name(f"{0:020d}-{second.name}").touch()
+    queue.recover(root)  # not the third, which nobody has queued
+    assert [entry.folder for entry in queue.entries(root)] == [second, second, first]
+    queue.attend(root)
+    wait_until_idle(root)
+    assert course(root) == [[folder.name, what] for folder in (second, first) for what in ("begins", "ends")]
+    assert state(third) == "queued"
+
+
+def test_many_who_would_begin_a_run_at_once_begin_it_once(root):
+    folder = store.create(root, "training", "x", {"steps": 1})
+    command = [sys.executable, "-P", "-m", "kvlab.runs.begin", str(folder), *FAKE]
+    environment = {**process.environment(), "KVLAB_RUNS": str(root)}
+    with locks.held(folder / queue.RUN_LOCK):
+        assert subprocess.run(command, env=environment, timeout=SOON, check=False).returncode == 0
+        assert state(folder) == "queued", "it is for whoever holds the lock to begin it"
+    beginners = [subprocess.Popen(command, env=environment) for _ in range(4)]
+    assert [beginner.wait(SOON) for beginner in beginners] == [0] * 4
+    assert course(root) == [[folder.name, "begins"], [folder.name, "ends"]]
+
+
+def test_a_full_disk_leaves_the_run_in_the_queue_for_better_times(root, monkeypatch):
+    # No file can grow by a byte, for the keeper and for what it starts.
+    full = "import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY));"
+    keep = f"{full} runpy.run_module('kvlab.runs.keeper', run_name='__main__', alter_sys=True)"
+    with monkeypatch.context() as patch:
+        patch.setattr(queue, "KEEPER", (sys.executable, "-P", "-c", keep))
+        folder = launch(root, steps=1)
+        with locks.held(queue.here(root) / queue.KEEPER_LOCK, SOON) as gone:
+            assert gone, "the keeper has given up"
+    assert state(folder) == "queued" and queue.place(folder) == 0
+    queue.attend(root)
+    wait_until_idle(root)
+    assert state(folder) == "done"
+
+
 def test_kill_ends_the_group_and_says_so(root):
     folder = launch(root, hang="training", stubborn=True)
     pid = wait_for_phase(folder, "training")

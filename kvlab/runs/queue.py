@@ -66,9 +66,20 @@ def add(folder: Path, device: str) -> None:
     }
     remove(folder)
     store.write_status(folder, queue=queue)
-    with store.disk_errors(folder.parent):
-        here(folder.parent).mkdir(parents=True, exist_ok=True)
-        (here(folder.parent) / f"{time.time_ns():020d}-{folder.name}").touch()
+    _enter(folder)
+
+
+def recover(root: Path) -> None:
+    """Put waiting runs of this host back that have no place in the queue: whoever queued them died in between.
+
+    Reads the status of every run. Raises RunError ``runs-unwritable``, ``disk-full``.
+    """
+    placed = {entry.folder for entry in entries(root)}
+    for folder in reversed(store.listing(root)):
+        status = store.read_status(folder)
+        ours = _queue(status).get("host") == socket.gethostname()
+        if status.get("state") == "queued" and ours and folder not in placed:
+            _enter(folder)  # should it have been on its way, it has two places, and still is begun once
 
 
 def remove(folder: Path) -> None:
@@ -139,6 +150,12 @@ def keeper(root: Path) -> int | None:
         if process.exists(found["pid"], found["process_started"]):
             return found["pid"]
     return None
+
+
+def _enter(folder: Path) -> None:
+    with store.disk_errors(folder.parent):
+        here(folder.parent).mkdir(parents=True, exist_ok=True)
+        (here(folder.parent) / f"{time.time_ns():020d}-{folder.name}").touch()
 
 
 def _queue(status: dict[str, Any]) -> dict[str, Any]:

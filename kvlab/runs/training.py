@@ -29,11 +29,12 @@ DELETED = ".{}.deleted"  # what a folder is called while it is being deleted
 def launch(config: dict[str, Any], name: str, device: str = ANY_DEVICE, root: Path | None = None) -> str:
     """Make a training run and queue it; it starts at once when its device is free -> its id.
 
-    ``config``: what the training reads from config.yaml. ``device``: "cpu", "cuda:1" ...; runs on one device go one
-    after the other, and a run on "auto" shares the host with no other.
+    ``config``: what the training reads from config.yaml, with absolute paths: the run starts in the project's folder.
+    ``device``: "cpu", "cuda:1" ...; runs on one device go one after the other, and a run on "auto" shares the host
+    with no other.
     Raises RunError ``runs-unwritable``, ``disk-full``, ``keeper-unstartable``.
     """
-    folder = store.create(root or store.runs_root(), "training", name, config)
+    folder = store.create((root or store.runs_root()).absolute(), "training", name, config)
     try:
         submit(folder, device)
     except RunError:
@@ -44,6 +45,7 @@ def launch(config: dict[str, Any], name: str, device: str = ANY_DEVICE, root: Pa
 
 def submit(folder: Path, device: str = ANY_DEVICE) -> None:
     """Queue a run that store.create has made. Raises as launch does; the run is then not in the queue."""
+    folder = folder.absolute()  # the keeper works in another folder
     try:
         queue.add(folder, device)
         queue.attend(folder.parent)
@@ -114,6 +116,7 @@ def resume(folder: Path) -> None:
 
     Raises RunError ``run-not-resumable``, ``run-busy``, ``run-not-training``, and as launch does.
     """
+    folder = folder.absolute()
     _resumable(_training(folder))  # said at once, not when the lock of a live run has been waited for
     with _changing(folder) as status:
         state = _resumable(status)
@@ -129,6 +132,9 @@ def resume(folder: Path) -> None:
             pid=None,
             process_started=None,
             next_heartbeat_due=None,
+            started=None,
+            elapsed_s=None,
+            heartbeat=None,
             history=[*_history(status), _ended(status, state, monitor.view(folder).error)],
         )
         queue.add(folder, queue.device(status))
