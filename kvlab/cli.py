@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -23,10 +24,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Errors are one message with its remedy; a traceback only with --debug."""
     options = _parser().parse_args(arguments)
     try:
-        return options.run(options)
+        code = options.run(options)
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         print("kvlab: interrupted; what was not finished is not there.", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # what reads the output wants no more of it, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception as error:
         if options.debug:
             traceback.print_exc()

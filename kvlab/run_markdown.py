@@ -194,7 +194,7 @@ class _Writer:
         lines = []
         for problem in problems:
             error, solved = problem["error"], problem["solved"]
-            known = {"kind": error.get("kind", w["unknown"]), "found": _one_line(error.get("found", w["unknown"]))}
+            known = {"kind": error.get("kind", w["unknown"]), "found": _ends(error.get("found", w["unknown"]))}
             line = f"1. {w['problem'].format(state=problem['state'], **known)}"
             if solved is None:
                 line += f"\n   {w['open'].format(remedy=_one_line(error.get('remedy', w['unknown'])))}"
@@ -224,6 +224,12 @@ class _Writer:
 def _table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     lines = [names, ["---"] * len(names), *rows]
     return "\n".join("| " + " | ".join(_one_line(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _ends(text: object) -> str:
+    """The first and the last line: between them stands a log."""
+    lines = str(text).splitlines() or [""]
+    return _one_line(lines[0] if len(lines) == 1 else f"{lines[0]} … {lines[-1]}")
 
 
 def _one_line(value: object) -> str:

@@ -145,17 +145,18 @@ def _memory_at(memory: Table, steps: Table, at: int | None, step: int | None) ->
 
 
 def _problems(view: View, status: Fields, reader: Steps) -> list[Fields]:
-    """Every end that was not the wished one, and how the run went on after it."""
+    """Every end that nobody asked for, or by force, and how the run went on after it."""
     ends = [end for end in _list(status.get("history")) if isinstance(end, dict)]
     problems = []
-    for number, end in enumerate(ends):
-        step = reader.resumed[number] if number < len(reader.resumed) else None
+    # A run that had no checkpoint yet begins again and logs nothing of it: then it is not known which is which.
+    steps = reader.resumed if len(reader.resumed) == len(ends) else [None] * len(ends)
+    for end, step in zip(ends, steps):
         solved = {"resumed": end.get("resumed"), "from_step": step}
         problems.append({"state": end.get("state"), "error": _dict(end.get("error")), "solved": solved})
-    error = view.error or (_dict(status.get("cause")) if view.state == "cancelled" else None)
-    if view.state in ("failed", "lost", "cancelled"):
-        problems.append({"state": view.state, "error": _dict(error), "solved": None})
-    return problems
+    error = _dict(view.error or status.get("cause"))
+    if view.state in ("failed", "lost") or (view.state == "cancelled" and error):
+        problems.append({"state": view.state, "error": error, "solved": None})
+    return [problem for problem in problems if problem["error"] or problem["state"] != "cancelled"]
 
 
 def _criteria(report: Fields, reader: Steps, checkpoints: list[Fields]) -> list[Fields]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -106,6 +108,16 @@ def test_the_report_goes_to_standard_output(root, capsys):
     assert printed.startswith(f"# Validation run {folder.name}") and "State: **done**" in printed
     assert runs("report", folder.name, "--json") == 0
     assert json.loads(capsys.readouterr().out)["run"]["steps_done"] == 2
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(root):
+    store.create(root, "training", "x", {})
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "kvlab", "runs", "list"]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=SOON, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.model

@@ -98,7 +98,7 @@ def test_without_checks_it_says_how_to_run_them(folder):
 
 
 def test_problems_and_how_each_was_solved(folder):
-    killed = {"kind": "run-killed", "expected": "e", "found": "signal 9", "remedy": "resume"}
+    killed = {"kind": "run-killed", "expected": "e", "found": "signal 9: log:\none\ntwo", "remedy": "resume"}
     memory = {
         "kind": "out-of-memory",
         "expected": "e",
@@ -114,8 +114,16 @@ def test_problems_and_how_each_was_solved(folder):
     assert (report["run"]["steps_done"], report["run"]["final_loss"]) == (41, None)
     assert [criterion["met"] for criterion in report["criteria"]] == [None, False, False, True]
     text = markdown(report)
-    assert f"lost (run-killed): signal 9\n   Resumed at {CHECKED} from step 40." in text
-    assert "failed (out-of-memory): RuntimeError: CUDA out of memory\n   Not solved yet. What to do: batch 1" in text
+    assert f"lost (run-killed): signal 9: log: … two\n   Resumed at {CHECKED} from step 40." in text
+    assert "failed (out-of-memory): RuntimeError: CUDA … out of memory\n   Not solved yet. What to do: batch 1" in text
+
+
+def test_a_run_that_was_stopped_is_no_problem_but_a_killed_one_is(folder):
+    history = [{"state": "cancelled", "error": None, "resumed": CHECKED}]
+    store.write_status(folder, state="cancelled", history=history)
+    assert gather(folder)["problems"] == []
+    store.write_status(folder, cause={"kind": "run-killed-by-user", "found": "f", "remedy": "r"})
+    assert [problem["error"]["kind"] for problem in gather(folder)["problems"]] == ["run-killed-by-user"]
 
 
 @pytest.mark.parametrize("garbage", ["", "[]", "{", '{"checkpoints": 7, "before": [1]}', "\x00"])
