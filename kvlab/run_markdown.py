@@ -1,6 +1,6 @@
 """The gathered report of a run in words: Markdown with the founding checklist's two tables and its report.
 
-Every word is in WORDS, so that another language is another table.
+It knows no word itself: they are in kvlab.run_words.
 """
 
 from __future__ import annotations
@@ -9,75 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from kvlab.memory import readable
+from kvlab.run_words import WORDS
 
 Fields = dict[str, Any]
-
-WORDS: dict[str, dict[str, str]] = {
-    "en": {
-        "title": "Validation run {id}",
-        "summary": "State: **{state}**. Verdict: **{verdict}**. Steps: {done} of {steps}.",
-        "checks": "Checks",
-        "check": "check",
-        "status": "status",
-        "remark": "remark",
-        "heads": "head projection 12 → 2",
-        "heads-dims": "heads and dimensions 28 → 2, 128 → 64",
-        "resampling": "time resampling 80 → 50",
-        "empty": "edge case T = 0",
-        "one": "edge case T = 1",
-        "integration": "integration",
-        "overall": "overall",
-        "not run": "not run with this report; `python -m kvlab runs report ID --checks` runs the seven checks",
-        "time run": "time run",
-        "all passed": "all passed",
-        "failed ones": "failed",
-        "run": "Run",
-        "step": "step",
-        "checked": "checked",
-        "loss": "loss",
-        "memory device": "GPU memory",
-        "memory process": "process memory (no GPU)",
-        "conditions": "For the whole run",
-        "condition": "condition",
-        "report": "Report",
-        "field": "field",
-        "value": "value",
-        "start": "start time",
-        "end": "end time",
-        "runtime error": "RuntimeError",
-        "first loss": "loss at step 1",
-        "final loss": "final loss",
-        "peak": "peak memory",
-        "peak value": "{gb:.2f} GB{share} while {phase}",
-        "of total": ", {share:.0%} of {total}",
-        "all steps": "all {steps} steps done",
-        "throughput": "throughput",
-        "tokens": "{tokens:.0f} tokens/s",
-        "heldout": "held-out cross-entropy, before → after",
-        "problems": "Problems and how each was solved",
-        "no problems": "None.",
-        "problem": "{state} ({kind}): {found}",
-        "resumed": "Resumed at {when}{step}.",
-        "from step": " from step {step}",
-        "open": "Not solved yet. What to do: {remedy}",
-        "garbage": "{count} damaged lines were passed over in the logged numbers; all others were read.",
-        "notes": "Notes",
-        "success": "Success",
-        "criterion checks": "all seven checks pass",
-        "criterion steps": "all steps ran, with no RuntimeError",
-        "criterion loss": "the loss declined, never NaN or Inf",
-        "criterion memory": "memory under {limit:.0%}",
-        "again": "To run it again",
-        "settings": "Settings, versions, seed",
-        "pass": "✓ pass",
-        "fail": "✗ fail",
-        "pending": "… pending",
-        "unknown": "–",
-        "yes": "yes",
-        "no": "no",
-        "none": "none",
-    }
-}
 
 
 def markdown(report: Fields, language: str = "en") -> str:

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from kvlab.runs import monitor, store
-from kvlab.runs.metrics import MEMORY, Reader, Steps, Table, memory_curve, pace, peak
+from kvlab.runs.metrics import Reader, Steps, Table, pace
 from kvlab.runs.monitor import View
+from kvlab.runs.usage import MEMORY, curve, peak
 
 REPORT, VERDICT, NOTES = "report.json", "verdict.json", "notes.md"  # notes.md: written by people
 LIMIT = 0.8  # of the device's memory, where the verdict gives no threshold of its own
@@ -131,7 +132,7 @@ def _milestones(
 
 def _memory_at(memory: Table, steps: Table, at: int | None, step: int | None) -> int | None:
     """The most memory in use until a step was over; the samples know the time and the phase, not the step."""
-    _, times, used = memory_curve(memory)
+    _, times, used = curve(memory)
     trains = [row.get("phase") == "training" for row in memory.rows]
     begun = next((moment for moment, training in zip(times, trains) if training), math.inf)
     if step == 0:

@@ -46,7 +46,7 @@ GROUPS = {
     ),
     "align": ({"kvlab.align"}, {"base", "input", "results", "models"}),
     "runs": ({"kvlab.runs"}, {"base"}),
-    "run-report": ({"kvlab.run_report", "kvlab.run_markdown"}, {"base", "runs", "models"}),
+    "run-report": ({"kvlab.run_report", "kvlab.run_markdown", "kvlab.run_words"}, {"base", "runs", "models"}),
     "demo-build": (
         {f"kvlab.demo.{name}" for name in ("build", "card", "corpus", "evaluate", "learn", "tokens")}
         | {f"kvlab.demo.{name}" for name in ("english", "chinese", "phrases")},

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kvlab.runs import metrics, store
+from kvlab.runs import metrics, store, usage
 from kvlab.runs.metrics import Reader, Steps
 
 
@@ -118,7 +118,7 @@ def test_a_link_or_a_folder_in_its_place_is_nothing(folder, tmp_path):
     (folder / "metrics.jsonl").symlink_to(tmp_path / "outside")
     assert Steps(folder).read().rows == []
     (folder / "memory.jsonl").mkdir()
-    assert metrics.peak(Reader(folder / "memory.jsonl").read()) is None
+    assert usage.peak(Reader(folder / "memory.jsonl").read()) is None
 
 
 def test_smoothing_begins_at_the_first_value_and_passes_over_gaps():
@@ -140,7 +140,7 @@ def test_pace_and_remaining_time(folder):
 
 def samples(folder: Path, *rows: dict) -> metrics.Table:
     write(folder, "memory.jsonl", *(json.dumps(row).encode() + b"\n" for row in rows))
-    return Reader(folder / metrics.MEMORY).read()
+    return Reader(folder / usage.MEMORY).read()
 
 
 def test_the_peak_of_a_gpu_counts_everybody_and_what_no_sample_caught(folder):
@@ -150,15 +150,15 @@ def test_the_peak_of_a_gpu_counts_everybody_and_what_no_sample_caught(folder):
         {"t": 101.0, "phase": "training", "process_rss": 9e9, "device_used": 6e9, "device_total": 10e9},
         {"t": 102.5, "phase": "saving", "device_used": 5e9, "torch_peak": 7e9, "device_total": 10e9},
     )
-    assert metrics.memory_curve(table) == ("device", [0.0, 1.0, 2.5], [1e9, 6e9, 5e9])
-    peak = metrics.peak(table)
+    assert usage.curve(table) == ("device", [0.0, 1.0, 2.5], [1e9, 6e9, 5e9])
+    peak = usage.peak(table)
     assert (peak.used, peak.total, peak.share, peak.what, peak.phase) == (7e9, 10e9, 0.7, "device", "saving")
 
 
 def test_without_a_gpu_the_process_memory_is_shown_and_called_that(folder):
     table = samples(folder, {"t": 1.0, "phase": "loading", "process_rss": 5, "device_used": None}, {"t": "x"})
-    assert metrics.memory_curve(table)[0] == "process"
-    peak = metrics.peak(table)
+    assert usage.curve(table)[0] == "process"
+    peak = usage.peak(table)
     assert (peak.used, peak.total, peak.share, peak.what, peak.phase) == (5, None, None, "process", "loading")
 
 
@@ -168,5 +168,5 @@ def test_on_the_processor_the_trainers_device_is_the_process_and_time_goes_on_af
         for t, r in [(0.5, 10), (1.5, 20), (0.25, 5), (2.25, 15)]
     ]
     table = samples(folder, *rows)
-    assert metrics.memory_curve(table) == ("process", [0.0, 1.0, 1.0, 3.0], [10, 20, 5, 15])
-    assert metrics.peak(table).share == 0.2
+    assert usage.curve(table) == ("process", [0.0, 1.0, 1.0, 3.0], [10, 20, 5, 15])
+    assert usage.peak(table).share == 0.2

@@ -208,3 +208,22 @@ def test_what_an_ended_process_left_in_its_group_is_ended_but_no_group_with_a_re
     assert other.poll() is None
     other.kill()
     other.wait()
+
+
+def test_a_process_in_a_strangers_group_ends_with_its_children_and_the_group_lives_on():
+    code = "import subprocess, sys; print(subprocess.Popen(['sleep', '1000']).pid, flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code]
+    script = subprocess.Popen(["sleep", "1000"], process_group=0)
+    member = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=script.pid
+    )
+    child = int(member.stdout.readline())
+    child_started = process.identity(child)["process_started"]
+    ended = process.end(member.pid)
+    assert member.wait() == -signal.SIGKILL and ended
+    assert not process.exists(child, child_started) and script.poll() is None
+    assert process.end(member.pid)
+    member.stdin.close()
+    member.stdout.close()
+    script.kill()
+    script.wait()

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from kvlab.run_markdown import WORDS, markdown
+from kvlab.run_markdown import markdown
 from kvlab.run_report import gather
+from kvlab.run_words import WORDS
 from kvlab.runs import store
 
 CHECKED = "2026-01-31T12:00:00+00:00"

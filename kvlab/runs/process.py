@@ -44,6 +44,30 @@ def exists(pid: object, started: object) -> bool:
         return True
 
 
+def end(pid: int, seconds: float = 10.0) -> bool:
+    """Kill a process with its group, or with its children where it leads none; False when that took too long.
+
+    A process begun in a terminal can share its group with a script or a pipeline, which are none of ours.
+    """
+    with suppress(ProcessLookupError):
+        if os.getpgid(pid) == pid:
+            return end_group(pid, seconds)
+    try:
+        leader = psutil.Process(pid)
+        family = [leader, *leader.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return True
+    deadline = time.monotonic() + seconds
+    while family := [member for member in family if _runs(member)]:
+        if time.monotonic() > deadline:
+            return False
+        for member in family:
+            with suppress(psutil.NoSuchProcess):
+                member.kill()
+        time.sleep(0.01)
+    return True
+
+
 def end_group(group: int, seconds: float = 10.0) -> bool:
     """Kill a process group and wait until none of it runs any more; False when that took over ``seconds``."""
     deadline = time.monotonic() + seconds
@@ -108,3 +132,10 @@ def environment() -> dict[str, str]:
 
 def _dead(process: psutil.Process) -> bool:
     return process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and not _dead(process)
+    except psutil.NoSuchProcess:
+        return False

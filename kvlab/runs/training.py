@@ -6,15 +6,12 @@ changed in a run without a process is changed under the run's lock.
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from kvlab.errors import RunError
 from kvlab.runs import locks, monitor, process, queue, store
@@ -99,7 +96,7 @@ def kill(folder: Path) -> None:
     if not process.exists(pid, started):
         remedy = "it only waits: stop takes it out of the queue" if monitor.judge(status) == "queued" else "resume it"
         raise _state_error("run-not-active", "a run with a process", monitor.judge(status), remedy)
-    if not (_end(pid) and not process.exists(pid, started)):
+    if not process.end(pid, GONE_WITHIN) or process.exists(pid, started):
         raise RunError(
             "run-unkillable",
             expected=f"process {pid} to be gone {GONE_WITHIN:g} s after signal 9 (SIGKILL)",
@@ -204,21 +201,6 @@ def _training(folder: Path) -> dict[str, Any]:
             remedy="cancel or repeat it on its page in the app",
         )
     return status
-
-
-def _end(pid: int) -> bool:
-    """Kill the process and its group, or its children where the group is not its own, as in a terminal."""
-    with suppress(ProcessLookupError):
-        if os.getpgid(pid) == pid:
-            return process.end_group(pid, GONE_WITHIN)
-    with suppress(psutil.NoSuchProcess):
-        leader = psutil.Process(pid)
-        family = [leader, *leader.children(recursive=True)]
-        for member in family:
-            with suppress(psutil.NoSuchProcess):
-                member.kill()
-        return not psutil.wait_procs(family, GONE_WITHIN)[1]
-    return True
 
 
 def _killed(status: dict[str, Any]) -> dict[str, str]:
