@@ -38,7 +38,6 @@ def begin(folder: Path, command: Sequence[str]) -> None:
         heartbeat=store.timestamp(now),
         next_heartbeat_due=store.timestamp(now + FIRST_SIGN),
         error=None,
-        cause=None,
         **identity(),
     )
     os.set_inheritable(lock, True)
