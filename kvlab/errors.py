@@ -43,5 +43,9 @@ class RunError(KvlabError):
     """A run folder or a worker that cannot be used."""
 
 
+class TrainError(KvlabError):
+    """A training run that cannot start, or that failed in a way its settings can mend."""
+
+
 class Cancelled(Exception):
     """The user asked to stop; work done so far is kept."""

@@ -129,6 +129,16 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
+def reader(name: str) -> LoadedModel:
+    """A model's name, geometry and tokenizer without its weights (``model`` is None): enough to read documents.
+
+    Raises ModelError as ``geometry`` does, and ``tokenizer-missing``, ``tokenizer-slow``.
+    """
+    shape = geometry(name)
+    tokenizer = _tokenizer(folder_of(resolve(name), "tokenizer"), shape.name)
+    return LoadedModel(shape.name, None, tokenizer, shape, torch.device("meta"), torch.float32)
+
+
 class ModelCache:
     """The last ``max_models`` models used, shared by every caller in the process.
 

@@ -79,7 +79,9 @@ def score(
             )
             values = getattr(parts, name).cpu().numpy()
             array[layer, : values.shape[0], : values.shape[1]] = values
-        _append_full_map(scored.maps[kind], pairing, choice, solve)
+        weights, bias = whole_map(pairing, choice, solve)
+        scored.maps[kind].weights.append(weights.float().cpu())
+        scored.maps[kind].biases.append(bias.float().cpu())
     progress("fitting and scoring heads", (layers + 1) * len(KINDS), (layers + 1) * len(KINDS))
     return scored
 
@@ -194,13 +196,11 @@ def _unknown(like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.full_like(like, float("nan")), torch.full_like(like, float("nan"))
 
 
-def _append_full_map(head_map: HeadMap, pairing: Pairing, choice: Choice, solve: Solve) -> None:
-    """The map of the layers chosen on all folds, fitted on every document."""
+def whole_map(pairing: Pairing, choice: Choice, solve: Solve) -> tuple[torch.Tensor, torch.Tensor]:
+    """W [P, Q] and bias [Q] of the layers chosen on all folds, fitted on every document."""
     fit_x, fit_y = pairing.features.fit(), pairing.targets.fit()
     everything = about_own_mean(total(fit_x), total(fit_y))
     columns = choice.columns(choice.overall)
     weights = solve(everything.features(columns), choice.overall)
     mean_x = (everything.mean_x + fit_x[0].pilot)[columns]
-    bias = everything.mean_y + fit_y[0].pilot_y - weights.T @ mean_x
-    head_map.weights.append(weights.float().cpu())
-    head_map.biases.append(bias.float().cpu())
+    return weights, everything.mean_y + fit_y[0].pilot_y - weights.T @ mean_x

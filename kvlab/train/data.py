@@ -1,0 +1,130 @@
+"""Documents -> the token batches of every step, and the documents that are held out. Needs tokenizers, no weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from kvlab import prompts
+from kvlab.align import time as time_rules
+from kvlab.align.reading import Item, Reader
+from kvlab.demo.corpus import endless, parts_of
+from kvlab.documents import PARTS
+from kvlab.errors import TrainError
+from kvlab.models import LoadedModel
+from kvlab.request import AlignSettings
+from kvlab.train import plan
+from kvlab.train.config import DEMO_DATA, OWN_PROMPTS, TrainConfig
+from kvlab.types import Document, Segment
+
+MOST_DEMO_DOCUMENTS = 2000
+HELDOUT_SHARE = 0.2  # at most, of documents that are few
+SUFFIXES = (".jsonl", ".txt", ".csv", ".parquet")
+
+
+@dataclass(frozen=True)
+class Data:
+    """What every model reads: training documents, held-out documents, and the order of the steps."""
+
+    train: list[Item]
+    heldout: list[Item]
+    order: np.ndarray  # [steps, accumulation, batch] places in ``train``
+    notes: list[str]
+
+    def step(self, number: int, process: int = 0, processes: int = 1) -> list[list[Item]]:
+        """The micro-batches of step ``number`` (from 0), this process's share of each."""
+        share = self.order[number][:, process::processes]
+        return [[self.train[place] for place in places] for places in share]
+
+
+def align_settings(config: TrainConfig) -> AlignSettings:
+    """The settings of the fit that are the alignment's own."""
+    # Step i for step i is blind to the text, so it is fitted on what it gives, as the rule "nearest" is.
+    time = config.time if config.use_safe_resample else "nearest"
+    return AlignSettings(
+        time=time, layers=config.layers, sinks=config.sinks, max_tokens=config.max_tokens, seed=config.seed
+    )
+
+
+def documents(config: TrainConfig, folder: Path) -> tuple[list[Document], list[Document]]:
+    """Training and held-out documents. Raises PromptError as ``prompts``, TrainError ``data-too-little``."""
+    if config.data == DEMO_DATA:
+        asked = config.max_steps * config.gradient_accumulation_steps * config.batch_size
+        count = min(max(asked, config.fit_documents), MOST_DEMO_DOCUMENTS)
+        return _demo("train", count, config.seed), _demo("heldout", config.eval_documents, config.seed)
+    found = prompts.read_prompts(folder / prompts.RUN_PROMPTS) if config.data == OWN_PROMPTS else _local(config.data)
+    distinct = list({document.text: document for document in found}.values())
+    heldout = min(config.eval_documents, max(1, int(len(distinct) * HELDOUT_SHARE)))
+    if len(distinct) - heldout < 2:
+        raise TrainError(
+            "data-too-little",
+            expected="at least three documents of different text: two to train on, one held out",
+            found=f"{len(distinct)} in {config.data}",
+            remedy="add documents, or use the bundled text: --data demo",
+        )
+    order = np.random.default_rng(config.seed).permutation(len(distinct))
+    held, kept = set(order[:heldout].tolist()), [i for i in range(len(distinct)) if i not in set(order[:heldout])]
+    return [distinct[i] for i in kept], [distinct[i] for i in sorted(held)]
+
+
+def read(
+    config: TrainConfig, teachers: Sequence[LoadedModel], student: LoadedModel, train: list, heldout: list
+) -> Data:
+    """Tokens of every model and time maps. Raises TrainError ``time-out-of-bounds``, AlignError as ``Reader``."""
+    settings, notes, read_items = align_settings(config), [], []
+    for found in (train, heldout):
+        # Folds are for the fit alone; one held-out document needs a companion to be read at all.
+        reader = Reader(teachers, student, found, train[:1] if found is heldout else (), settings)
+        items = [item for window in reader.windows() for item in window if item.scored]
+        notes += reader.notes()
+        read_items.append(items if config.use_safe_resample else [_by_index(item, teachers) for item in items])
+    shape = config.max_steps, config.gradient_accumulation_steps, config.batch_size
+    order = _order(len(read_items[0]), int(np.prod(shape)), config.seed).reshape(shape)
+    return Data(*read_items, order, notes)
+
+
+def _order(count: int, needed: int, seed: int) -> np.ndarray:
+    """Every document once per epoch, each epoch in its own order."""
+    rng = np.random.default_rng(seed)
+    epochs = [rng.permutation(count) for _ in range(-(-needed // count))]
+    return np.concatenate(epochs)[:needed]
+
+
+def _by_index(item: Item, teachers: Sequence[LoadedModel]) -> Item:
+    for teacher, tokens in zip(teachers, item.teachers):
+        plan.check_index(item.document.id, teacher.geometry, len(tokens), len(item.student))
+    maps = tuple(time_rules.by_index(tokens, item.student) for tokens in item.teachers)
+    return replace(item, maps=maps)
+
+
+def _demo(split: str, count: int, seed: int) -> list[Document]:
+    return [_document(problem) for problem in islice(endless(split, seed), count)]
+
+
+def _document(problem: dict[str, str]) -> Document:
+    segments, start = [], 0
+    parts = parts_of(problem)
+    for name, part in zip(PARTS, parts, strict=True):
+        end = start + len(part.encode()) + (name != PARTS[-1])  # the newline between parts belongs to the one before
+        segments.append(Segment(name, start, end))
+        start = end
+    return Document(problem["id"], "\n".join(parts), tuple(segments))
+
+
+def _local(path: str) -> list[Document]:
+    place = Path(path).expanduser()
+    if not place.is_dir():
+        return prompts.read_file(place).documents
+    files = sorted(file for file in place.iterdir() if file.suffix in SUFFIXES and file.is_file())
+    if not files:
+        raise TrainError(
+            "data-not-found",
+            expected=f"a folder with {', '.join(SUFFIXES)} files",
+            found=f"none in {place}",
+            remedy="give a file or folder of documents, or use the bundled text: --data demo",
+        )
+    return [document for file in files for document in prompts.read_file(file).documents]
