@@ -20,7 +20,7 @@ def read(loaded: LoadedModel, ids: torch.Tensor, watch: Watch | None, **inputs: 
 
     Raises AlignError ``cache-incomplete`` for layers that keep something else than one entry per token.
     """
-    cache = _empty_cache(loaded)
+    cache = empty_cache(loaded)
     with loaded.lock, watched(loaded.model, watch, cache) if watch else nullcontext():
         loaded.model.base_model(input_ids=ids, past_key_values=cache, use_cache=True, **inputs)
     stored = [cache.layers[layer].keys for layer in loaded.geometry.kv_layers]
@@ -35,7 +35,7 @@ def read(loaded: LoadedModel, ids: torch.Tensor, watch: Watch | None, **inputs: 
     return cache
 
 
-def _empty_cache(loaded: LoadedModel) -> DynamicCache:
+def empty_cache(loaded: LoadedModel) -> DynamicCache:
     """The model's own kind of cache (hybrids hold their recurrent state in it), that forgets nothing.
 
     A window decides what attention looks at, which is the mask's work; it need not decide what is kept.

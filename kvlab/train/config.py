@@ -44,12 +44,10 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    teachers: tuple[str, ...] = Field(
-        ("demo/teacher",), min_length=1, description="frozen models that are learned from"
-    )
+    teachers: tuple[str, ...] = Field(("demo/teacher",), min_length=1, description="frozen models to learn from")
     student: str = Field("demo/student", description="the model that is trained: a demo model, a Hub id, a folder")
     data: str = Field(
-        DEMO_DATA, description="demo: the bundled text; prompts: prompts.jsonl of the run; or a local path"
+        DEMO_DATA, description="demo: the bundled text; prompts: the run's prompts.jsonl; or a local path"
     )
     max_steps: int = Field(100, ge=1, le=1_000_000, description="optimiser steps")
     batch_size: int = Field(2, ge=1, description="documents per forward, over all processes")

@@ -37,7 +37,7 @@ def check_index(document: str, teacher: Geometry, length_t: int, length_s: int) 
             "time-out-of-bounds",
             expected=f"at least {length_s} teacher steps for the {length_s} of the student in document {document}",
             found=f"{length_t} of {teacher.name}: step {length_t} would be index {length_t} out of bounds",
-            remedy="resample the timeline: --use_safe_resample (kv_alignment: use_safe_resample: true in a config file)",
+            remedy="resample the timeline: --use_safe_resample (kv_alignment: use_safe_resample: true in a file)",
         )
 
 

@@ -1,0 +1,62 @@
+"""Several teachers in the student's space -> one target.
+
+Weights are [A, N]: of each teacher for each row. Invariant: they sum to 1 over the teachers that cover the row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+def fixed(weights: Sequence[float], covered: torch.Tensor) -> torch.Tensor:
+    """Given weights [A], shared among the teachers that cover a row: covered [A, N] bool -> [A, N].
+
+    A row that only teachers of weight 0 cover is shared evenly among those.
+    """
+    shares = covered.new_tensor(weights, dtype=torch.float32)[:, None] * covered
+    uncovered = shares.sum(0, keepdim=True) == 0
+    shares = torch.where(uncovered, covered.float(), shares)
+    return shares / shares.sum(0, keepdim=True)
+
+
+def similarity(student: torch.Tensor, targets: torch.Tensor, covered: torch.Tensor, temperature: float) -> torch.Tensor:
+    """softmax(cosine(student row, teacher row) / temperature) over covering teachers: [N, Q], [A, N, Q] -> [A, N]."""
+    logits = F.cosine_similarity(student.detach()[None], targets.detach(), dim=-1) / temperature
+    return masked_softmax(logits, covered)
+
+
+class Router(nn.Module):
+    """Weights learned from the student's own row of each layer and kind; even at the start."""
+
+    def __init__(self, width: int, teachers: int, scale: float):
+        super().__init__()
+        self.gate = nn.Linear(width, teachers)
+        self.scale = scale  # of the rows, which the gate sees in units of it
+        nn.init.zeros_(self.gate.weight)
+        nn.init.zeros_(self.gate.bias)
+
+    def forward(self, student: torch.Tensor, covered: torch.Tensor) -> torch.Tensor:
+        """[N, Q], [A, N] -> [A, N]; the student gets no gradient from being looked at."""
+        return masked_softmax(self.gate(student.detach() / self.scale).T, covered)
+
+
+def masked_softmax(logits: torch.Tensor, covered: torch.Tensor) -> torch.Tensor:
+    """Softmax over the teachers [A, N] that cover a row; every row has one."""
+    return logits.float().masked_fill(~covered, -torch.inf).softmax(0)
+
+
+def entropy(weights: torch.Tensor) -> torch.Tensor:
+    """Sum over rows of the entropy of weights [A, N], as a share of the largest there is, log A."""
+    if len(weights) < 2:
+        return weights.new_zeros(())
+    return -torch.xlogy(weights, weights.clamp(min=torch.finfo(weights.dtype).tiny)).sum() / math.log(len(weights))
+
+
+def fuse(weights: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """[A, N] and [A, N, Q] -> [N, Q]."""
+    return torch.einsum("an,anq->nq", weights, targets)

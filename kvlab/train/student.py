@@ -1,0 +1,94 @@
+"""The student's own keys and values, before RoPE and with their gradient, from the forward that gives its logits."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+from torch.utils.checkpoint import checkpoint
+from transformers import DynamicCache, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from kvlab.errors import TrainError
+from kvlab.models import LoadedModel
+from kvlab.reading import empty_cache
+from kvlab.rotation import Watch, unrotate, watched
+from kvlab.selftest import proof
+from kvlab.types import KINDS
+
+
+@dataclass(frozen=True)
+class ReadStudent:
+    """Logits [B, T, V], and per cached layer keys [B, H, T, Dk] before RoPE and values [B, H, T, Dv], in float32."""
+
+    logits: torch.Tensor
+    keys: list[torch.Tensor]
+    values: list[torch.Tensor]
+
+    def of(self, kind: str) -> list[torch.Tensor]:
+        return self.keys if kind == KINDS[0] else self.values
+
+
+def read_student(loaded: LoadedModel, ids: torch.Tensor, mask: torch.Tensor) -> ReadStudent:
+    """One forward of ids [B, T], right-padded as ``mask`` [B, T] says; gradients flow from keys and values too.
+
+    The rotations are those that the self-test of the untrained student proved; it must have run. Raises TrainError
+    ``student-cache-incomplete`` for a student that keeps something else than one entry per token.
+    """
+    sites = proof(loaded).sites
+    cache = _keeping(loaded)
+    watch = Watch()
+    with watched(loaded.model, watch, cache):
+        output = loaded.model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
+    found: dict[str, list[torch.Tensor]] = {kind: [] for kind in KINDS}
+    shared = {}  # cos and sin, the same in many layers
+    for layer in loaded.geometry.kv_layers:
+        stored = cache.layers[layer].keys, cache.layers[layer].values
+        if stored[0] is None or stored[0].shape[2] != ids.shape[1]:
+            raise TrainError(
+                "student-cache-incomplete",
+                expected=f"a cache of all {ids.shape[1]} tokens in layer {layer} of {loaded.name}",
+                found="nothing" if stored[0] is None else f"{stored[0].shape[2]} tokens",
+                remedy="choose a student whose layers cache every token",
+            )
+        for kind, x in zip(KINDS, stored, strict=True):
+            site = sites.get((layer, kind))
+            x = x.float()
+            found[kind].append(unrotate(x, site.rotation(watch.layers[layer], shared)) if site else x)
+    return ReadStudent(output.logits, found[KINDS[0]], found[KINDS[1]])
+
+
+def recompute_activations(model: PreTrainedModel) -> None:
+    """Gradient checkpointing of every layer, which transformers' own switch would do without a cache to read from."""
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        raise TrainError(
+            "checkpointing-unsupported",
+            expected="a student whose layers transformers can compute twice (gradient checkpointing)",
+            found=f"{type(model).__name__}, which has none",
+            remedy="leave --gradient_checkpointing out, and use a smaller batch",
+        )
+    for layer in layers:
+        layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
+
+
+def _keeping(loaded: LoadedModel) -> DynamicCache:
+    """A cache that keeps each layer's first keys and values as they are handed in, and hands them back.
+
+    The backward pass of a checkpointed layer runs its forward again, which must neither grow the cache nor see it.
+    """
+    cache = empty_cache(loaded)
+    own = type(cache)
+
+    class Keeping(own):
+        def update(self, key_states, value_states, layer_idx, *args, **kwargs):
+            while len(self.layers) <= layer_idx:
+                self.layers.append(self.layer_class_to_replicate())
+            layer = self.layers[layer_idx]
+            if not layer.is_initialized:
+                layer.keys, layer.values, layer.is_initialized = key_states, value_states, True
+            return key_states, value_states
+
+    cache.__class__ = Keeping
+    return cache

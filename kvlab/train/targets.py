@@ -1,0 +1,109 @@
+"""One micro-batch: the student's tokens, and every teacher's rows on the student's timeline.
+
+The rows are the student steps that at least one teacher covers, less special tokens and attention sinks, on which no
+map is fitted. A teacher has zeros where it covers none of its own, and ``covered`` says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from kvlab.align.reading import Item
+from kvlab.align.rows import pick, row_parts
+from kvlab.align.sums import FIT_AND_SCORE, SCORE_ONLY
+from kvlab.capture import capture
+from kvlab.models import LoadedModel
+from kvlab.request import AlignSettings
+from kvlab.train.mapping import Fitted, Problem
+from kvlab.types import KINDS
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Axes: B documents, T student tokens, N rows, A teachers, P features of the chosen teacher layers."""
+
+    ids: torch.Tensor  # [B, T], 0 where padded
+    mask: torch.Tensor  # [B, T]
+    rows: tuple[torch.Tensor, torch.Tensor]  # document [N], student step [N]
+    covered: torch.Tensor  # [A, N] bool
+    features: list[dict[Problem, torch.Tensor]] = field(default_factory=list)  # [A][N, P]; empty without teachers
+
+    @property
+    def predicted(self) -> torch.Tensor:
+        """[B, T - 1] bool: tokens that a token before them predicts."""
+        return self.mask[:, 1:].bool()
+
+    @property
+    def tokens(self) -> int:
+        return int(self.mask.sum())
+
+
+@dataclass(frozen=True)
+class Teachers:
+    """The frozen side of a run: models, and the layers that each student layer learns from."""
+
+    models: Sequence[LoadedModel]
+    fitted: Sequence[Fitted]
+    settings: AlignSettings
+    control: str = "none"
+    seed: int = 0
+
+    def batch(self, items: Sequence[Item], device: torch.device, step: int, with_features: bool = True) -> MicroBatch:
+        """Tokens and rows of ``items``; teachers are run only for ``with_features``. ``step`` seeds the shuffling."""
+        usable = [[self._usable(item, a) for item in items] for a in range(len(items[0].teachers))]
+        chosen = [np.unique(np.concatenate(of_item)) for of_item in zip(*usable)]
+        picked = [
+            pick([(i.teachers[a], i.student, i.maps[a]) for i in items], chosen, device) for a in range(len(usable))
+        ]
+        covered = [np.concatenate([np.isin(c, u) for c, u in zip(chosen, of_teacher)]) for of_teacher in usable]
+        ids, mask = padded([item.student for item in items])
+        batch = MicroBatch(
+            ids.to(device), mask.to(device), picked[0].student, torch.from_numpy(np.stack(covered)).to(device)
+        )
+        if with_features:
+            for a, rows in enumerate(picked):
+                batch.features.append(self._features(a, [item.teachers[a] for item in items], rows, step))
+        return batch
+
+    def _usable(self, item: Item, a: int) -> np.ndarray:
+        parts = row_parts(item.teachers[a], item.student, item.maps[a], True, self.settings)
+        return np.concatenate([parts[FIT_AND_SCORE], parts[SCORE_ONLY]])
+
+    @torch.no_grad()
+    def _features(self, a: int, tokens, rows, step: int) -> dict[Problem, torch.Tensor]:
+        captured = capture(self.models[a], tokens)
+        order = self._order(len(rows), step) if self.control == "shuffled-teacher" else None
+        found, features = {}, {}
+        for problem, layers in self.fitted[a].layers.items():
+            kind = problem[0]
+            if (kind, layers) not in found:
+                x = rows.features(captured.side_by_side(kind, layers))
+                found[kind, layers] = x if order is None else x[order.to(x.device)]
+            features[problem] = found[kind, layers]
+        return features
+
+    def _order(self, count: int, step: int) -> torch.Tensor:
+        return torch.randperm(count, generator=torch.Generator().manual_seed(self.seed * 1_000_003 + step))
+
+
+def padded(batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and mask [B, T] of token lists, padded on the right."""
+    longest = max(map(len, batch))
+    ids, mask = (torch.zeros(len(batch), longest, dtype=torch.long) for _ in "im")
+    for b, tokens in enumerate(batch):
+        ids[b, : len(tokens)] = torch.from_numpy(tokens.ids)
+        mask[b, : len(tokens)] = 1
+    return ids, mask
+
+
+def variances(fitted: Sequence[Fitted]) -> dict[Problem, float]:
+    """Of the student's rows before training, over the kinds and layers; the mean where teachers saw other rows."""
+    return {p: sum(f.variance[p] for f in fitted) / len(fitted) for p in fitted[0].variance}
+
+
+def layer_count(fitted: Sequence[Fitted]) -> int:
+    return len(fitted[0].layers) // len(KINDS)
