@@ -26,4 +26,5 @@ def matched(student: torch.Tensor, target: torch.Tensor, scale: float) -> tuple[
     The first is the KV loss (its target is stop-gradient). The second, of the same value, trains a projector or a
     router towards the student as it is; it is without gradient where both are frozen.
     """
-    return kv_error(student, target.detach(), scale), kv_error(student.detach(), target, scale)
+    error = kv_error(student, target.detach(), scale)
+    return error, kv_error(student.detach(), target, scale) if target.requires_grad else error.detach()

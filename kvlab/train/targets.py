@@ -19,7 +19,6 @@ from kvlab.capture import capture
 from kvlab.models import LoadedModel
 from kvlab.request import AlignSettings
 from kvlab.train.mapping import Fitted, Problem
-from kvlab.types import KINDS
 
 
 @dataclass(frozen=True)
@@ -69,6 +68,10 @@ class Teachers:
                 batch.features.append(self._features(a, [item.teachers[a] for item in items], rows, step))
         return batch
 
+    def rows(self, item: Item) -> int:
+        """How many rows of the KV loss a document has."""
+        return len(np.unique(np.concatenate([self._usable(item, a) for a in range(len(item.teachers))])))
+
     def _usable(self, item: Item, a: int) -> np.ndarray:
         parts = row_parts(item.teachers[a], item.student, item.maps[a], True, self.settings)
         return np.concatenate([parts[FIT_AND_SCORE], parts[SCORE_ONLY]])
@@ -103,7 +106,3 @@ def padded(batch) -> tuple[torch.Tensor, torch.Tensor]:
 def variances(fitted: Sequence[Fitted]) -> dict[Problem, float]:
     """Of the student's rows before training, over the kinds and layers; the mean where teachers saw other rows."""
     return {p: sum(f.variance[p] for f in fitted) / len(fitted) for p in fitted[0].variance}
-
-
-def layer_count(fitted: Sequence[Fitted]) -> int:
-    return len(fitted[0].layers) // len(KINDS)

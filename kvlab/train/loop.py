@@ -1,0 +1,186 @@
+"""The training loop: steps of micro-batches on Accelerate, each a line of metrics; and the held-out evaluation."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+
+from kvlab.align.reading import Item
+from kvlab.train import collapse
+from kvlab.train.collapse import Moments
+from kvlab.train.data import Data
+from kvlab.train.failures import NotFinite
+from kvlab.train.learner import Learner
+from kvlab.train.targets import Teachers, variances
+from kvlab.types import KINDS
+
+Line = dict[str, float | int | list[float] | None]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """loss = ce + lambda_key * kv_key + lambda_value * kv_value + entropy_weight * entropy."""
+
+    lambda_key: float
+    lambda_value: float
+    entropy: float  # negative: spread over the teachers
+    with_ce: bool  # False where the student is frozen
+
+    @property
+    def learns_kv(self) -> bool:
+        return self.lambda_key > 0 or self.lambda_value > 0
+
+    def terms(self, sums: dict[str, torch.Tensor], tokens: int, rows: int) -> dict[str, torch.Tensor]:
+        """Means of every term, and ``loss``. ``fit``: what trains projector and router, no part of the loss shown."""
+        zero = sums["ce"].new_zeros(())
+        found = {"ce": sums["ce"] / tokens}
+        for kind in KINDS:
+            found[f"kv_{kind}"] = sums.get(f"kv_{kind}", zero) / rows
+        found["entropy"] = sums.get("entropy", zero) / rows
+        weights = {"kv_key": self.lambda_key, "kv_value": self.lambda_value, "entropy": self.entropy}
+        found["loss"] = sum(weight * found[name] for name, weight in weights.items())
+        if self.with_ce:
+            found["loss"] = found["loss"] + found["ce"]
+        fit = [weights[f"kv_{kind}"] * sums.get(f"fit_{kind}", zero) / rows for kind in KINDS]
+        found["fit"] = sum(f if f.requires_grad else f.detach() * 0 for f in fit)
+        return found
+
+
+@dataclass
+class Loop:
+    """One run under way. ``learner`` and ``optimizer`` are as Accelerate prepared them."""
+
+    accelerator: Accelerator
+    learner: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    teachers: Teachers
+    data: Data
+    objective: Objective
+    schedule: Callable[[int], float]  # step -> factor of the learning rates
+    max_grad_norm: float
+
+    def __post_init__(self) -> None:
+        self._rates = [group["lr"] for group in self.optimizer.param_groups]
+        self._trained = [p for p in self.learner.parameters() if p.requires_grad]
+        self._variances = variances(self.teachers.fitted)
+
+    def step(self, number: int) -> Line:
+        """Optimiser step ``number`` (from 1) -> its line. Raises NotFinite, before anything is changed by it."""
+        started = time.perf_counter()
+        accelerator = self.accelerator
+        everyone = [item for micro in self.data.step(number - 1) for item in micro]
+        tokens, rows = predicted(everyone), sum(map(self.teachers.rows, everyone))
+        # backward() divides by the accumulation steps, and DDP by the processes; the means are over all of them.
+        share = accelerator.gradient_accumulation_steps * accelerator.num_processes
+        for group, rate in zip(self.optimizer.param_groups, self._rates):
+            group["lr"] = rate * self.schedule(number)
+        self.learner.train()
+        sums: dict[str, torch.Tensor] = {}
+        micros = self.data.step(number - 1, accelerator.process_index, accelerator.num_processes)
+        for micro in micros:
+            batch = self.teachers.batch(micro, accelerator.device, number, self.objective.learns_kv)
+            with accelerator.accumulate(self.learner):
+                found = self.learner(batch)
+                terms = self.objective.terms(found, max(tokens, 1), max(rows, 1))
+                accelerator.backward((terms["loss"] + terms["fit"]) * share)
+                _add(sums, found)
+                norm = None
+                if accelerator.sync_gradients:
+                    norm = accelerator.clip_grad_norm_(self._trained, self.max_grad_norm)
+                    line = self._line(number, accelerator.reduce(sums, "sum"), tokens, rows, float(norm))
+                    self._check(line)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+        seconds = time.perf_counter() - started
+        read = sum(len(item.student) for item in everyone)
+        line |= {"tokens": read, "seconds": round(seconds, 4), "tokens_per_s": round(read / seconds, 1)}
+        if accelerator.optimizer_step_was_skipped:
+            line["skipped"] = True  # the float16 scaler looks for its scale
+        return line
+
+    def _line(self, number: int, sums: dict[str, torch.Tensor], tokens: int, rows: int, norm: float) -> Line:
+        terms = self.objective.terms(sums, max(tokens, 1), max(rows, 1))
+        with_kv = "kv_key" in sums
+        line: Line = {"step": number}
+        for name in ("loss", "ce", "kv_key", "kv_value", "entropy"):
+            line[name] = float(terms[name]) if with_kv or not name.startswith(("kv", "entropy")) else None
+        line |= {"lr": self.optimizer.param_groups[0]["lr"], "grad_norm": norm}
+        line |= spread(sums, self._variances)
+        if with_kv and len(sums["weights"]) > 1:
+            line["router"] = (sums["weights"] / max(rows, 1)).tolist()
+        return line
+
+    def _check(self, line: Line) -> None:
+        names = ["loss", "ce", "kv_key", "kv_value"]
+        if self.accelerator.scaler is None:  # the scaler skips a step whose gradients overflow
+            names.append("grad_norm")
+        wrong = [name for name in names if line[name] is not None and not math.isfinite(line[name])]
+        if wrong:
+            raise NotFinite(line["step"], wrong, line)
+
+
+def predicted(items: Sequence[Item]) -> int:
+    """Tokens that a token before them predicts."""
+    return sum(max(len(item.student) - 1, 0) for item in items)
+
+
+def spread(sums: dict[str, torch.Tensor], before: dict[tuple[str, int], float]) -> Line:
+    """Variance over that before training, and effective rank, of the student's K and V: the lowest of the layers."""
+    line: Line = {}
+    for kind in KINDS:
+        ratios, ranks = [], []
+        for (of_kind, layer), variance in before.items():
+            if of_kind == kind:
+                moments = Moments(*(sums[f"moments.{kind}.{layer}.{name}"] for name in ("n", "total", "gram")))
+                covariance = moments.covariance()
+                ratios.append(collapse.variance(covariance) / variance)
+                ranks.append(collapse.effective_rank(covariance))
+        line[f"variance_ratio_{kind}"] = float(collapse.lowest(ratios))
+        line[f"effective_rank_{kind}"] = float(collapse.lowest(ranks))
+    return line
+
+
+@torch.no_grad()
+def evaluate(
+    learner: Learner,
+    teachers: Teachers,
+    items: Sequence[Item],
+    batch_size: int,
+    device: torch.device,
+    progress: Callable[[int, int], None],
+) -> dict[str, float | int]:
+    """Held-out cross-entropy (nats per token) and KV errors, over whole documents, as the loss measures them."""
+    learner.eval()
+    sums: dict[str, torch.Tensor] = {}
+    for done in range(0, len(items), batch_size):
+        progress(done, len(items))
+        _add(sums, learner(teachers.batch(items[done : done + batch_size], device, step=0)))
+    progress(len(items), len(items))
+    tokens, rows = predicted(items), sum(map(teachers.rows, items))
+    found = {"ce": float(sums["ce"]) / max(tokens, 1)}
+    found |= {f"kv_{kind}": float(sums[f"kv_{kind}"]) / max(rows, 1) for kind in KINDS}
+    counts = {"documents": len(items), "tokens": tokens, "rows": rows}
+    return {**found, **spread(sums, variances(teachers.fitted)), **counts}
+
+
+def _add(sums: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> None:
+    for name, value in found.items():
+        sums[name] = sums[name] + value.detach() if name in sums else value.detach()
+
+
+def warm_then_fall(warmup: float, max_steps: int) -> Callable[[int], float]:
+    """Step (from 1) -> factor of the rate: up in the first share ``warmup`` of the steps, then a cosine down to 0.1."""
+    rising = max(1, round(warmup * max_steps))
+
+    def factor(step: int) -> float:
+        if step <= rising:
+            return step / rising
+        share = (step - rising) / max(1, max_steps - rising)
+        return 0.1 + 0.9 * (1 + math.cos(math.pi * share)) / 2
+
+    return factor

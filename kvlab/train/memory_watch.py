@@ -1,0 +1,106 @@
+"""Memory in use, sampled about once a second through loading and training; the largest share of the device is kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pynvml
+
+from kvlab import memory
+from kvlab.errors import RunError
+from kvlab.runs import store
+
+FILE = "memory.jsonl"
+SECONDS = 1.0
+
+
+class MemoryWatch:
+    """``with MemoryWatch(folder, phase):`` writes a line a second. ``phase()`` names what the run is doing.
+
+    A GPU is seen by NVML (the whole device, and this process) and by torch (its own); without one, the memory of this
+    process is what is in use, of the machine's or what a batch system grants.
+    """
+
+    def __init__(self, folder: Path, phase: Callable[[], str], seconds: float = SECONDS):
+        self._folder, self._phase, self._seconds = folder, phase, seconds
+        self._begun, self._over = time.monotonic(), threading.Event()
+        self._thread = threading.Thread(target=self._sample_on, name="memory", daemon=True)
+        self.device = "cpu"  # until the run knows better
+        self.peak_used, self.peak_share, self.total, self.source = 0, 0.0, 0, ""
+
+    def __enter__(self) -> MemoryWatch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+        with suppress(RunError):
+            self.sample()
+
+    def sample(self) -> dict[str, Any]:
+        """Look now, and write the line."""
+        line = {
+            "t": round(time.monotonic() - self._begun, 3),
+            "time": store.timestamp(),
+            "phase": self._phase(),
+            **look(self.device),
+        }
+        if line["device_used"] > self.peak_used:
+            self.peak_used, self.total, self.source = line["device_used"], line["device_total"], line["source"]
+        self.peak_share = max(self.peak_share, line["device_used"] / line["device_total"])
+        store.append(self._folder / FILE, json.dumps(line).encode() + b"\n")
+        return line
+
+    def _sample_on(self) -> None:
+        while not self._over.is_set():
+            with suppress(RunError):  # a full disk is reported by those whose lines matter more
+                self.sample()
+            self._over.wait(self._seconds)
+
+
+def look(device: str) -> dict[str, Any]:
+    """One sample in bytes; what does not apply is null. ``source`` says in words what "used" is of."""
+    resident = psutil.Process().memory_info().rss
+    sample = {"process_rss": resident, "torch_allocated": None, "torch_reserved": None, "torch_peak": None}
+    torch = sys.modules.get("torch")
+    if not device.startswith("cuda") or torch is None:
+        total = memory.device_memory("cpu").total
+        words = "this process's memory, of the machine's (no GPU in use)"
+        return {**sample, "device_used": resident, "device_total": total, "device_process": resident, "source": words}
+    sample["torch_allocated"] = torch.cuda.memory_allocated(device)
+    sample["torch_reserved"] = torch.cuda.memory_reserved(device)
+    sample["torch_peak"] = torch.cuda.max_memory_allocated(device)
+    by_driver = _by_driver(str(torch.cuda.get_device_properties(device).uuid))
+    if by_driver is not None:
+        return {**sample, **by_driver, "source": "NVML: the whole device, other processes included"}
+    free, total = torch.cuda.mem_get_info(device)
+    words = "CUDA: the whole device, other processes included"
+    return {**sample, "device_used": total - free, "device_total": total, "device_process": None, "source": words}
+
+
+def _by_driver(uuid: str) -> dict[str, Any] | None:
+    """Of the GPU that torch uses, found by its UUID: CUDA's numbers are not the driver's."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    try:
+        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}")
+        info = pynvml.nvmlDeviceGetMemoryInfo(handle)
+        processes = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+        own = next((p.usedGpuMemory for p in processes if p.pid == os.getpid()), None)
+        return {"device_used": int(info.used), "device_total": int(info.total), "device_process": own}
+    except pynvml.NVMLError:
+        return None
+    finally:
+        pynvml.nvmlShutdown()

@@ -1,0 +1,107 @@
+"""The files that a training run leaves in its folder, written so that a reader never meets half of one.
+
+Only the main process of several writes; the others hold a record that does nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from kvlab.runs import store
+from kvlab.train.config import Thresholds
+from kvlab.train.verdict import Checkpoint, judge, state_of
+
+LOG, VERDICT, REPORT, MAPS, STOP = "training.log", "verdict.json", "report.json", "projector.safetensors", "stop"
+
+
+class Record:
+    """What is said about a run while it goes on. Every write raises RunError ``disk-full`` or ``runs-unwritable``."""
+
+    def __init__(
+        self,
+        folder: Path,
+        max_steps: int,
+        thresholds: Thresholds,
+        peak_share: Callable[[], float] = lambda: 0.0,
+        echo: Callable[[str], None] | None = None,
+        writes: bool = True,
+    ):
+        self.folder, self.max_steps, self.thresholds = folder, max_steps, thresholds
+        self.peak_share, self.echo, self.writes = peak_share, echo, writes
+        self.lines = [] if not writes else store.read_lines(folder / store.METRICS).records
+        self.table: list[Checkpoint] = []
+        self.loaded = False
+
+    def say(self, words: str) -> None:
+        """Add to training.log, made for ``tail -f``."""
+        if not self.writes:
+            return
+        text = "".join(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {line}\n" for line in words.splitlines())
+        store.append(self.folder / LOG, text.encode("utf-8", "replace"))
+        if self.echo:
+            self.echo(text.rstrip("\n"))
+
+    def step(self, line: dict[str, Any]) -> None:
+        """Add one optimiser step to the metrics, and fill in the checkpoint table."""
+        self._metrics(line)
+        self.verdict()
+
+    def resumed(self, step: int) -> None:
+        self._metrics({"resumed_from": step})
+
+    def verdict(self, ended: bool = False, error: str | None = None) -> str:
+        """Judge all lines so far, write the table, and say what is new in it -> its state."""
+        if not self.writes:
+            return "pending"
+        before = {checkpoint.name: checkpoint.state for checkpoint in self.table}
+        self.table = judge(
+            self.lines,
+            self.max_steps,
+            self.thresholds,
+            loaded=self.loaded,
+            peak_share=self.peak_share(),
+            ended=ended,
+            error=error,
+        )
+        for checkpoint in self.table:
+            if checkpoint.state != before.get(checkpoint.name, "pending"):
+                self.say(f"checkpoint {checkpoint.name}: {checkpoint.state.upper()} — {checkpoint.words}")
+        state = state_of(self.table)
+        self.write_json(VERDICT, {"state": state, "checkpoints": [c.to_dict() for c in self.table]})
+        return state
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Replace a JSON file whole; numbers that JSON cannot hold become null."""
+        if not self.writes:
+            return
+        with store.disk_errors(self.folder):
+            draft = self.folder / f".{name}.{os.getpid()}.tmp"
+            draft.write_text(json.dumps(_finite(value), ensure_ascii=False, indent=1), encoding="utf-8")
+            draft.replace(self.folder / name)
+
+    def _metrics(self, line: dict[str, Any]) -> None:
+        if not self.writes:
+            return
+        store.append_metrics(self.folder, line)
+        self.lines.append(_marked(line))
+
+
+def _marked(line: dict[str, Any]) -> dict[str, Any]:
+    """A line as a reader of the file gets it."""
+    wrong = [name for name, value in line.items() if _finite(value) != value]
+    return {**_finite(line), **({"nonfinite": wrong} if wrong else {})}
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float):
+        return value if abs(value) < float("inf") else None
+    return value
