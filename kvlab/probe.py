@@ -121,4 +121,7 @@ def _described(width: int, found: list[tuple[int, int, int, int]]) -> Pairs:
 def _channels(channels: tuple[int, ...]) -> Channels:
     step = channels[1] - channels[0] if len(channels) > 1 else 1
     even = range(channels[0], channels[0] + step * len(channels), step) if step > 0 else ()
-    return slice(even.start, even.stop, step) if list(even) == list(channels) else torch.tensor(channels)
+    if list(even) == list(channels):
+        return slice(even.start, even.stop, step)
+    with torch.inference_mode(False):  # found in inference mode, used by training too
+        return torch.tensor(channels)

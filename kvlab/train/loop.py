@@ -83,7 +83,7 @@ class Loop:
         sums: dict[str, torch.Tensor] = {}
         micros = self.data.step(number - 1, accelerator.process_index, accelerator.num_processes)
         for micro in micros:
-            batch = self.teachers.batch(micro, accelerator.device, number, self.objective.learns_kv)
+            batch = self.teachers.batch(micro, accelerator.device, self.objective.learns_kv, number)
             with accelerator.accumulate(self.learner):
                 found = self.learner(batch)
                 terms = self.objective.terms(found, max(tokens, 1), max(rows, 1))
@@ -159,7 +159,7 @@ def evaluate(
     sums: dict[str, torch.Tensor] = {}
     for done in range(0, len(items), batch_size):
         progress(done, len(items))
-        _add(sums, learner(teachers.batch(items[done : done + batch_size], device, step=0)))
+        _add(sums, learner(teachers.batch(items[done : done + batch_size], device)))
     progress(len(items), len(items))
     tokens, rows = predicted(items), sum(map(teachers.rows, items))
     found = {"ce": float(sums["ce"]) / max(tokens, 1)}

@@ -91,6 +91,15 @@ class Record:
         self.lines.append(_marked(line))
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """What ``write_json`` wrote; empty when it is missing or broken."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def _marked(line: dict[str, Any]) -> dict[str, Any]:
     """A line as a reader of the file gets it."""
     wrong = [name for name, value in line.items() if _finite(value) != value]

@@ -51,8 +51,13 @@ class Teachers:
     control: str = "none"
     seed: int = 0
 
-    def batch(self, items: Sequence[Item], device: torch.device, step: int, with_features: bool = True) -> MicroBatch:
-        """Tokens and rows of ``items``; teachers are run only for ``with_features``. ``step`` seeds the shuffling."""
+    def batch(
+        self, items: Sequence[Item], device: torch.device, with_features: bool = True, step: int | None = None
+    ) -> MicroBatch:
+        """Tokens and rows of ``items``; teachers are run only for ``with_features``.
+
+        ``step``: of training, where the control shuffles the teacher's rows; in an evaluation they are in order.
+        """
         usable = [[self._usable(item, a) for item in items] for a in range(len(items[0].teachers))]
         chosen = [np.unique(np.concatenate(of_item)) for of_item in zip(*usable)]
         picked = [
@@ -77,9 +82,10 @@ class Teachers:
         return np.concatenate([parts[FIT_AND_SCORE], parts[SCORE_ONLY]])
 
     @torch.no_grad()
-    def _features(self, a: int, tokens, rows, step: int) -> dict[Problem, torch.Tensor]:
+    def _features(self, a: int, tokens, rows, step: int | None) -> dict[Problem, torch.Tensor]:
         captured = capture(self.models[a], tokens)
-        order = self._order(len(rows), step) if self.control == "shuffled-teacher" else None
+        shuffled = self.control == "shuffled-teacher" and step is not None
+        order = self._order(len(rows), step) if shuffled else None
         found, features = {}, {}
         for problem, layers in self.fitted[a].layers.items():
             kind = problem[0]

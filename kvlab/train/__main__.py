@@ -1,0 +1,12 @@
+"""``python -P -m kvlab.train FOLDER``: the process of one run. Exit codes as ``perform``'s."""
+
+import sys
+from pathlib import Path
+
+from kvlab.train.perform import REFUSED, perform
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2 or not Path(sys.argv[1]).is_dir():
+        print("usage: python -m kvlab.train FOLDER (of a run, with its config.yaml)", file=sys.stderr)
+        sys.exit(REFUSED)
+    sys.exit(perform(Path(sys.argv[1]).absolute()))

@@ -1,0 +1,353 @@
+"""The phases of a run, one after the other: read, load, fit, evaluate, train, evaluate, save, report."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import time
+from collections.abc import Sequence
+from math import isfinite
+from pathlib import Path
+
+import accelerate
+import torch
+import transformers
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import set_seed
+from transformers.utils import logging as transformers_logging
+
+import kvlab
+from kvlab import memory
+from kvlab.capture import self_test
+from kvlab.errors import Cancelled, TrainError
+from kvlab.models import LoadedModel, free_memory, load, pick_device, random_like, reader
+from kvlab.runs import store
+from kvlab.train import checkpoint, data, failures, mapping, plan
+from kvlab.train.config import TrainConfig
+from kvlab.train.learner import Fusing, Learner
+from kvlab.train.loop import Loop, Objective, evaluate, warm_then_fall
+from kvlab.train.mapping import Fitted
+from kvlab.train.memory_watch import MemoryWatch
+from kvlab.train.record import MAPS, REPORT, Record, read_json
+from kvlab.train.student import recompute_activations
+from kvlab.train.targets import Teachers
+from kvlab.train.verdict import in_force
+
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+MIXED = {"fp32": "no", "fp16": "fp16", "bf16": "bf16"}
+
+
+class Run:
+    """``at(phase, done, total)`` says where it is, ``stop`` whether it was asked to end (perform.Phase and Stop)."""
+
+    def __init__(self, folder: Path, config: TrainConfig, record: Record, watch: MemoryWatch | None, at, stop):
+        self.folder, self.config, self.record, self.watch = folder, config, record, watch
+        self.at, self.stop = at, stop
+        self.begun, self.phase_began = time.monotonic(), time.monotonic()
+        self.seconds: dict[str, float] = {}
+        self.report = read_json(folder / REPORT) if checkpoint.saved_step(folder) else {}
+        self.report.setdefault("started", store.timestamp())
+
+    def go(self) -> str:
+        """Carry the run out -> the verdict, "pass" or "fail". Raises Cancelled once what there is has been saved."""
+        config, record = self.config, self.record
+        transformers_logging.disable_progress_bar()
+        readers = self._read()
+        self._phase("loading")
+        self.at.weights = True
+        set_seed(config.seed)
+        self._load(readers)
+        self._prepare()
+        start = checkpoint.saved_step(self.folder)
+        if start:
+            checkpoint.load(self.accelerator, self.folder)
+            record.say(f"goes on from the checkpoint of step {start}")
+        if start or record.lines:
+            record.resumed(start)
+        record.loaded = True
+        record.verdict()
+        if "before" not in self.report:
+            self.report["before"] = self._evaluate("evaluating before")
+            self._write_report("running")
+        self._train(start)
+        self.report["after"] = self._evaluate("evaluating after")
+        self._phase("saving")
+        self.at("saving")
+        if self.record.writes and config.map == "structured":
+            mapping.save(self.fitted, self.folder / MAPS)
+        self._phase("reporting")
+        self.at("reporting")
+        if self.watch:
+            self.watch.sample()
+        state = record.verdict(ended=True)
+        self.report["finished"] = store.timestamp()
+        self._write_report(state)
+        self._say_end(state)
+        return state
+
+    # --- before any weight -----------------------------------------------------------------------------------
+
+    def _read(self) -> list[LoadedModel]:
+        """Everything that can be refused without weights: geometries, precision, tokenizers, documents, timelines."""
+        config = self.config
+        self._phase("reading")
+        self.at("reading")
+        device = str(pick_device(config.device))
+        readers = [reader(name) for name in (*config.teachers, config.student)]
+        *teachers, student = readers
+        shapes = [teacher.geometry for teacher in teachers]
+        plan.check(shapes, student.geometry, config.use_kv_projector, config.precision, device)
+        train, heldout = data.documents(config, self.folder)
+        self.data = data.read(config, teachers, student, train, heldout)
+        for note in self.data.notes:
+            self.record.say(f"note: {note}")
+        counts = f"{len(self.data.train)} training documents, {len(self.data.heldout)} held out"
+        names = " + ".join(config.teachers)
+        self.record.say(f"{names} -> {config.student}: {config.max_steps} steps on {counts}")
+        self.report |= {"data": {"train": len(self.data.train), "heldout": len(self.data.heldout)}}
+        self.report |= {"geometry": [g.to_dict() for g in (*shapes, student.geometry)], "notes": self.data.notes}
+        return readers
+
+    # --- models and maps -------------------------------------------------------------------------------------
+
+    def _load(self, readers: Sequence[LoadedModel]) -> None:
+        config = self.config
+        self.accelerator = accelerator(config)
+        device = str(self.accelerator.device)
+        device = "cuda:0" if device == "cuda" else device
+        if self.watch:
+            self.watch.device = device
+        if config.batch_size % self.accelerator.num_processes:
+            raise TrainError(
+                "batch-not-shared",
+                expected=f"a batch size that {self.accelerator.num_processes} processes share evenly",
+                found=f"--batch_size {config.batch_size}",
+                remedy=f"use a multiple of {self.accelerator.num_processes}, or fewer processes",
+            )
+        teachers: list[LoadedModel] = []
+        for number, name in enumerate(config.teachers):
+            self._at("loading", number, len(readers))
+            loaded = load(name, device, DTYPES[config.precision])
+            teachers.append(random_like(loaded, config.seed) if config.control == "random-teacher" else loaded)
+            del loaded
+        self._at("loading", len(teachers), len(readers))
+        self.student = load(config.student, device, "float32")
+        self.report["rotation"] = [self_test(model).sentence() for model in (*teachers, self.student)]
+        hint = failures.slow_hint(device, config.precision, len(memory.gpus()))
+        self.report["device"] = {"device": device, "words": hint, "processes": self.accelerator.num_processes}
+        self.record.say(f"loaded; {hint}")
+        self.fitted = self._maps(teachers)
+        settings = data.align_settings(config)
+        self.teachers = Teachers(teachers, self.fitted, settings, config.control, config.seed)
+
+    def _maps(self, teachers: Sequence[LoadedModel]) -> list[Fitted]:
+        config, path = self.config, self.folder / MAPS
+        self._phase("fitting the map")
+        shapes = [teacher.geometry for teacher in teachers]
+        if checkpoint.saved_step(self.folder):  # the student is not what the maps were fitted to any more
+            return mapping.load(path, shapes, self.student.geometry)
+        kind = config.map if config.use_kv_projector else "identity"
+        items = self.data.train[: config.fit_documents]
+        fitted = mapping.fit(teachers, self.student, items, kind, data.align_settings(config), self._at)
+        if self.record.writes:
+            with store.disk_errors(self.folder):
+                mapping.save(fitted, path)
+        for name, of_teacher in zip(config.teachers, fitted):
+            known = [r2 for r2 in of_teacher.r2.values() if isfinite(r2)]
+            held = f", held-out R² {sum(known) / len(known):.3f}" if known else ""
+            self.record.say(f"{kind} map of {name}: {of_teacher.rows} rows of {len(items)} documents{held}")
+        self.report["maps"] = [_facts(f, kind) for f in fitted]
+        return fitted
+
+    def _prepare(self) -> None:
+        config = self.config
+        if config.trainable == "full":
+            self.student.model.requires_grad_(True)
+        elif config.trainable == "lora":
+            _add_lora(self.student, config.lora_rank)
+        if config.gradient_checkpointing:
+            recompute_activations(self.student.model)
+        fusing = Fusing(config.fusion, config.fusion_weights, config.fusion_temperature)
+        learner = Learner(self.student, self.fitted, fusing).to(self.accelerator.device)
+        if not config.learns_kv:
+            learner.maps.requires_grad_(False)
+            learner.routers.requires_grad_(False)
+        groups = groups_of(learner, config.rate(self.student.geometry.parameters), config.map_lr)
+        trained = sum(p.numel() for group in groups for p in group["params"])
+        self.report["trained_parameters"] = trained
+        self.record.say(f"training {trained:,} parameters ({config.trainable}), learning rate {groups[0]['lr']:g}")
+        optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+        self.learner, self.optimizer = self.accelerator.prepare(learner, optimizer)
+
+    # --- the work --------------------------------------------------------------------------------------------
+
+    def _train(self, start: int) -> None:
+        config, record = self.config, self.record
+        self._phase("training")
+        factor = warm_then_fall(config.warmup, config.max_steps)
+        objective = objective_of(config)
+        loop = Loop(
+            self.accelerator,
+            self.learner,
+            self.optimizer,
+            self.teachers,
+            self.data,
+            objective,
+            factor,
+            config.max_grad_norm,
+        )
+        self.at("training", start, config.max_steps)
+        began = time.monotonic()
+        for number in range(start + 1, config.max_steps + 1):
+            line = loop.step(number)
+            remaining = (time.monotonic() - began) / (number - start) * (config.max_steps - number)
+            record.step(line)
+            record.say(_words(line, config.max_steps, remaining))
+            self.at("training", number, config.max_steps)
+            stopping = self._asked_to_stop()
+            if stopping or number % config.checkpoint_every == 0 or number == config.max_steps:
+                self.at("saving", number, config.max_steps)
+                checkpoint.save(self.accelerator, self.folder, number)
+                record.say(f"saved the checkpoint of step {number}")
+                if stopping and number < config.max_steps:
+                    raise Cancelled
+                self.at("training", number, config.max_steps)
+
+    def _asked_to_stop(self) -> bool:
+        """Of any process: all end at the same step."""
+        asked = torch.tensor(float(self.stop()), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(asked, "sum") > 0)
+
+    def _evaluate(self, phase: str) -> dict[str, float | int]:
+        self._phase(phase)
+        learner = self.accelerator.unwrap_model(self.learner)
+        found = evaluate(
+            learner,
+            self.teachers,
+            self.data.heldout,
+            self.config.batch_size,
+            self.accelerator.device,
+            lambda done, total: self.at(phase, done, total),
+        )
+        errors = f"KV error K {found['kv_key']:.4f}, V {found['kv_value']:.4f}"
+        self.record.say(f"{phase}: held-out cross-entropy {found['ce']:.4f} nats per token, {errors}")
+        return found
+
+    # --- the record ------------------------------------------------------------------------------------------
+
+    def _at(self, phase: str, done: int, total: int) -> None:
+        """Progress of a phase that has nothing to save when it is stopped."""
+        self.stop.check()
+        self.at(phase, done, total)
+
+    def _phase(self, name: str) -> None:
+        now = time.monotonic()
+        if self.at.name != "starting":
+            self.seconds[self.at.name] = round(self.seconds.get(self.at.name, 0) + now - self.phase_began, 3)
+        self.phase_began, self.at.name = now, name
+
+    def _write_report(self, state: str) -> None:
+        config = self.config
+        lines = in_force(self.record.lines)
+        peak = self.watch
+        self.report |= {
+            "verdict": state,
+            "checkpoints": [c.to_dict() for c in self.record.table],
+            "config": config.model_dump(mode="json"),
+            "command": f"python -m kvlab train --config {shlex.quote(store.CONFIG)} --output_dir DIR",
+            "seed": config.seed,
+            "steps": len(lines),
+            "first_loss": lines[0].get("loss") if lines else None,
+            "final_loss": lines[-1].get("loss") if lines else None,
+            "tokens_per_s": _mean([line.get("tokens_per_s") for line in lines]),
+            "seconds": {**self.seconds, "all": round(time.monotonic() - self.begun, 3)},
+            "memory": {
+                "peak": peak.peak_used,
+                "total": peak.total,
+                "share": round(peak.peak_share, 4),
+                "source": peak.source,
+            }
+            if peak
+            else None,
+            "versions": {
+                "kvlab": kvlab.__version__,
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+                "accelerate": accelerate.__version__,
+            },
+        }
+        self.record.write_json(REPORT, self.report)
+
+    def _say_end(self, state: str) -> None:
+        before, after = self.report["before"], self.report["after"]
+        change = after["ce"] - before["ce"]
+        self.record.say(f"held-out cross-entropy {before['ce']:.4f} -> {after['ce']:.4f} ({change:+.4f})")
+        self.record.say(f"VERDICT: {state.upper()} after {time.monotonic() - self.begun:.0f} s")
+
+
+def accelerator(config: TrainConfig) -> Accelerator:
+    """Accelerate as the run wants it: device, precision, accumulation."""
+    device = pick_device(config.device)
+    if device.type == "cuda" and ":" in config.device:
+        os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
+    return Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision=MIXED[config.precision],
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+
+
+def objective_of(config: TrainConfig) -> Objective:
+    learned = config.fusion == "learned" and len(config.teachers) > 1 and config.learns_kv
+    sign = {"diverse": -1.0, "specialised": 1.0}[config.entropy]
+    return Objective(
+        lambda_key=config.lambda_key if config.learns_kv else 0.0,
+        lambda_value=config.lambda_value if config.learns_kv else 0.0,
+        entropy=sign * config.entropy_weight if learned else 0.0,
+        with_ce=config.trainable != "projector",
+    )
+
+
+def groups_of(learner: Learner, lr: float, map_lr: float) -> list[dict]:
+    """What is trained, by learning rate; the student first."""
+    of_student = [p for p in learner.student.parameters() if p.requires_grad]
+    others = [p for part in (learner.maps, learner.routers) for p in part.parameters() if p.requires_grad]
+    groups = [{"params": of_student, "lr": lr}, {"params": others, "lr": map_lr}]
+    return [group for group in groups if group["params"]]
+
+
+def _add_lora(student: LoadedModel, rank: int) -> None:
+    from peft import LoraConfig, inject_adapter_in_model
+
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"), student.model)
+    for name, parameter in student.model.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+    free_memory()
+
+
+def _facts(fitted: Fitted, kind: str) -> dict:
+    problems = [
+        {"kind": k, "layer": layer, "teacher_layers": list(layers), "r2": fitted.r2[k, layer]}
+        for (k, layer), layers in fitted.layers.items()
+    ]
+    return {"map": kind, "rows": fitted.rows, "layers": problems}
+
+
+def _mean(values: list) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _words(line: dict, steps: int, remaining: float) -> str:
+    parts = [f"ce {line['ce']:.4f}"]
+    if line["kv_key"] is not None:
+        parts += [f"K {line['kv_key']:.4f}", f"V {line['kv_value']:.4f}"]
+    if "router" in line:
+        parts.append("teachers " + " ".join(f"{weight:.2f}" for weight in line["router"]))
+    return (
+        f"step {line['step']}/{steps}  loss {line['loss']:.4f} ({', '.join(parts)})  lr {line['lr']:.2e}  "
+        f"|grad| {line['grad_norm']:.3g}  {line['tokens_per_s']:.0f} tokens/s  {remaining:.0f} s left"
+    )
