@@ -18,6 +18,7 @@ from kvlab.bench import ROWS
 from kvlab.errors import AlignError, KvlabError
 from kvlab.request import AlignSettings, AnalysisRequest
 from kvlab.segments import Markers, Source
+from kvlab.train import flags
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,6 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--debug", action="store_true", help="show a traceback on errors")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_align(commands, common)
+    train = commands.add_parser("train", parents=[common], help="a short training run with a verdict")
+    train.set_defaults(run=flags.run)
+    flags.add(train)
     cli_runs.add(commands, common)
     check = commands.add_parser("check", parents=[common], help="the seven KV checks")
     check.set_defaults(run=_check)

@@ -47,26 +47,33 @@ GROUPS = {
     "align": ({"kvlab.align"}, {"base", "input", "results", "models"}),
     "runs": ({"kvlab.runs"}, {"base"}),
     "run-report": ({"kvlab.run_report", "kvlab.run_markdown", "kvlab.run_words"}, {"base", "runs", "models"}),
+    "demo-text": ({f"kvlab.demo.{name}" for name in ("corpus", "english", "chinese", "phrases")}, {"base", "demo"}),
     "demo-build": (
-        {f"kvlab.demo.{name}" for name in ("build", "card", "corpus", "evaluate", "learn", "tokens")}
-        | {f"kvlab.demo.{name}" for name in ("english", "chinese", "phrases")},
-        {"base", "demo", "models"},
+        {f"kvlab.demo.{name}" for name in ("build", "card", "evaluate", "learn", "tokens")},
+        {"base", "demo", "demo-text", "models"},
     ),
     "demo": ({"kvlab.demo"}, {"base"}),
     "work": (
         {"kvlab.analysis", "kvlab.checks", "kvlab.doctor"},
         {"base", "input", "results", "models", "align", "demo"},
     ),
+    # What is known of a training run without torch: the form, the command line and the pages read it.
+    "training": ({f"kvlab.train.{name}" for name in ("config", "failures", "plan", "verdict")}, {"base", "input"}),
+    # Imports what trains only once a run has begun, so that a usage error costs no torch.
+    "training-run": (
+        {"kvlab.train"},
+        {"base", "input", "training", "models", "align", "runs", "demo", "demo-text"},
+    ),
     "worker": ({"kvlab.worker"}, {"base", "work", "models", "runs"}),
     "bench": ({"kvlab.bench"}, {"base", "input", "results", "models", "align", "work"}),
     "cli": (
         {"kvlab.cli", "kvlab.cli_runs", "kvlab.__main__"},
-        {"base", "input", "results", "models", "work", "runs", "run-report", "bench"},
+        {*("base", "input", "results", "models", "work", "runs", "run-report", "bench", "training", "training-run")},
     ),
-    "ui": ({"kvlab.ui", "app", "pages"}, {"base", "input", "results", "runs", "run-report", "models"}),
+    "ui": ({"kvlab.ui", "app", "pages"}, {"base", "input", "results", "runs", "run-report", "models", "training"}),
 }
 WEB_ONLY = {"kvlab.memory", "kvlab.names"}  # all that the web side takes from the models: sizes in words, local names
-WEB = ("ui", "runs", "run-report", "results", "input", "base")  # groups that never import torch
+WEB = ("ui", "runs", "run-report", "results", "input", "base", "training")  # groups that never import torch
 
 
 def group_of(module):

@@ -88,15 +88,7 @@ class TrainConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _seeds_section(cls, fields: Any) -> Any:
-        """``kv_alignment: {use_head_projector, use_safe_resample}``, as the checklist writes it."""
-        if not isinstance(fields, dict) or "kv_alignment" not in fields:
-            return fields
-        fields = dict(fields)
-        section = fields.pop("kv_alignment")
-        names = {"use_head_projector": "use_kv_projector", "use_safe_resample": "use_safe_resample"}
-        if not isinstance(section, dict) or not set(section) <= set(names):
-            raise ValueError(f"kv_alignment holds use_head_projector and use_safe_resample, not {section!r}")
-        return {names[name]: value for name, value in section.items()} | fields
+        return switches_out(fields) if isinstance(fields, dict) else fields
 
     @model_validator(mode="after")
     def _fits_together(self) -> TrainConfig:
@@ -118,6 +110,21 @@ class TrainConfig(BaseModel):
     def rate(self, parameters: int) -> float:
         """The learning rate of a student of this size."""
         return self.lr or (2e-5 if parameters >= LARGE else 1e-3)
+
+
+def switches_out(fields: dict[str, Any]) -> dict[str, Any]:
+    """``kv_alignment: {use_head_projector, use_safe_resample}``, as the checklist writes it, as settings of their own.
+
+    Raises ValueError for a section that holds anything else.
+    """
+    if "kv_alignment" not in fields:
+        return fields
+    section = fields["kv_alignment"]
+    names = {"use_head_projector": "use_kv_projector", "use_safe_resample": "use_safe_resample"}
+    if not isinstance(section, dict) or not set(section) <= set(names):
+        raise ValueError(f"kv_alignment holds use_head_projector and use_safe_resample, not {section!r}")
+    others = {name: value for name, value in fields.items() if name != "kv_alignment"}
+    return {names[name]: value for name, value in section.items()} | others
 
 
 def checked(fields: Any) -> TrainConfig:

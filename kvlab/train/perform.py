@@ -31,7 +31,7 @@ def perform(folder: Path, echo: Callable[[str], None] | None = None) -> int:
     Never raises for what happens to the run. ``echo`` gets every line of the log. Under ``accelerate launch`` every
     process calls this, and the first writes.
     """
-    first = int(os.environ.get("RANK", "0")) == 0
+    first = first_process()
     live = LiveStatus(folder, threading.Event()) if first else None
     config, record, at = None, None, Phase(live)
     try:
@@ -52,11 +52,14 @@ def perform(folder: Path, echo: Callable[[str], None] | None = None) -> int:
         error = failures.explain(problem, config, at.name)
         ended, code = "failed", REFUSED if isinstance(problem, KvlabError) and not at.weights else FAILED
         _say_failure(record, problem, error)
-        if echo and record is None:
-            echo(str(problem))
     if live is not None:
         _try(lambda: live.finish(ended, error))
     return code
+
+
+def first_process() -> bool:
+    """Whether this is the only process of a run, or the first of those that ``accelerate launch`` began."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def read_config(folder: Path) -> TrainConfig:
@@ -119,6 +122,7 @@ class Stop:
 def _say_failure(record: Record | None, problem: BaseException, error: dict) -> None:
     if record is None:
         return
+    record.echo = None  # who listens gets the error itself
     if isinstance(problem, NotFinite):
         _try(lambda: record.step(problem.line))
     words = f"FAILED ({error['kind']}): expected {error['expected']}; found {error['found']}"

@@ -16,7 +16,7 @@ from kvlab.train.config import Thresholds
 
 PENDING, PASS, FAIL = "pending", "pass", "fail"
 LAST = 5  # losses that the convergence is read from
-WINDOW = 0.1  # share of the steps that a loss is smoothed over
+WINDOW = 0.2  # share of the steps that a loss is smoothed over
 COLLAPSIBLE = ("key", "value")
 
 Record = dict[str, Any]
