@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
 from accelerate import Accelerator
 
 from kvlab.runs import store
+
+# That tied weights are saved once is no warning.
+logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
 
 FOLDER, STEP = "checkpoint", "step.json"
 

@@ -52,13 +52,7 @@ class Run:
     def go(self) -> str:
         """Carry the run out -> the verdict, "pass" or "fail". Raises Cancelled once what there is has been saved."""
         config, record = self.config, self.record
-        transformers_logging.disable_progress_bar()
-        readers = self._read()
-        self._phase("loading")
-        self.at.weights = True
-        set_seed(config.seed)
-        self._load(readers)
-        self._prepare()
+        self.prepare()
         start = checkpoint.saved_step(self.folder)
         if start:
             checkpoint.load(self.accelerator, self.folder)
@@ -85,6 +79,16 @@ class Run:
         self._write_report(state)
         self._say_end(state)
         return state
+
+    def prepare(self) -> None:
+        """Read, load, fit: afterwards ``learner`` and ``optimizer`` are as before step 1."""
+        transformers_logging.disable_progress_bar()
+        readers = self._read()
+        self._phase("loading")
+        self.at.weights = True
+        set_seed(self.config.seed)
+        self._load(readers)
+        self._prepare()
 
     # --- before any weight -----------------------------------------------------------------------------------
 
@@ -180,23 +184,24 @@ class Run:
         optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
         self.learner, self.optimizer = self.accelerator.prepare(learner, optimizer)
 
-    # --- the work --------------------------------------------------------------------------------------------
-
-    def _train(self, start: int) -> None:
-        config, record = self.config, self.record
-        self._phase("training")
-        factor = warm_then_fall(config.warmup, config.max_steps)
-        objective = objective_of(config)
-        loop = Loop(
+    def loop(self) -> Loop:
+        config = self.config
+        return Loop(
             self.accelerator,
             self.learner,
             self.optimizer,
             self.teachers,
             self.data,
-            objective,
-            factor,
+            objective_of(config),
+            warm_then_fall(config.warmup, config.max_steps),
             config.max_grad_norm,
         )
+
+    # --- the work --------------------------------------------------------------------------------------------
+
+    def _train(self, start: int) -> None:
+        config, record, loop = self.config, self.record, self.loop()
+        self._phase("training")
         self.at("training", start, config.max_steps)
         began = time.monotonic()
         for number in range(start + 1, config.max_steps + 1):

@@ -1,7 +1,8 @@
 """Metric lines of a run -> its checkpoint table and verdict (the checklist's, scaled to ``max_steps``). No torch here.
 
 Each checkpoint is pending until its step is reached, then pass or fail with its value and threshold in words. One that
-forbids something for the whole run (NaN, memory, collapse) fails as soon as it happens and passes at the end.
+forbids something for the whole run (NaN, memory, collapse) fails as soon as it happens and passes at the end. Where a
+run breaks off, the checkpoint that it was on the way to fails; those behind stay pending, and say why.
 """
 
 from __future__ import annotations
@@ -72,18 +73,21 @@ def judge(
     done = records[-1]["step"] if records else 0
     early, half, last = milestones(max_steps)
     losses = [_loss(record) for record in records]
-    broken = f"the run ended at step {done}" + (f": {error}" if error else "") if ended else None
+    broken = f"the run ended at step {done}" + (f": {error}" if error else "") if ended and done < last else None
 
     def reached(step: int, name: str, judged) -> Checkpoint:
         """``judged() -> (passed, value, threshold, words)``, once the step is there."""
         if done >= step:
             passed, value, threshold, words = judged()
             return Checkpoint(step, name, PASS if passed else FAIL, value, threshold, words)
-        return Checkpoint(step, name, FAIL if broken else PENDING, None, None, broken or f"waits for step {step}")
+        next_one = loaded and step == min(m for m in (early, half, last) if m > done)
+        state = FAIL if broken and next_one else PENDING
+        return Checkpoint(step, name, state, None, None, broken or f"waits for step {step}")
 
     def throughout(name: str, passed: bool, value: float | None, threshold: float | None, words: str) -> Checkpoint:
-        state = FAIL if not passed else PASS if done >= last else FAIL if broken else PENDING
-        return Checkpoint(last, name, state, value, threshold, broken if passed and state == FAIL else words)
+        state = FAIL if not passed else PASS if done >= last else PENDING
+        words = f"{words}; {broken}" if broken else words
+        return Checkpoint(last, name, state, value, threshold, words)
 
     def started() -> Checkpoint:
         if loaded:

@@ -1,0 +1,101 @@
+"""The checkpoint table on made-up metric lines."""
+
+import pytest
+
+from kvlab.train.config import Thresholds
+from kvlab.train.verdict import in_force, judge, milestones, state_of
+
+
+def lines(losses, **more):
+    return [
+        {"step": n, "loss": loss, "variance_ratio_key": 0.9, "variance_ratio_value": 0.9}
+        | {"effective_rank_key": 8.0, "effective_rank_value": 8.0}
+        | more
+        for n, loss in enumerate(losses, 1)
+    ]
+
+
+def states(table):
+    return {checkpoint.name: checkpoint.state for checkpoint in table}
+
+
+FALLING = [2.0 * 0.98**n for n in range(100)]
+
+
+def test_a_falling_loss_passes_everything_and_each_checkpoint_when_its_step_comes():
+    assert state_of(judge(lines(FALLING), 100, peak_share=0.5)) == "pass"
+    seen = [states(judge(lines(FALLING[:n]), 100, peak_share=0.5)) for n in (0, 9, 10, 49, 50, 99, 100)]
+    assert [s["forward passes"] for s in seen] == ["pending"] * 2 + ["pass"] * 5
+    assert [s["loss converging"] for s in seen] == ["pending"] * 4 + ["pass"] * 3
+    for name in ("training stable", "no NaN or Inf", "few spikes", "no collapse", "memory"):
+        assert [s[name] for s in seen] == ["pending"] * 6 + ["pass"]
+    assert states(judge([], 100, loaded=False))["models loaded"] == "pending"
+
+
+def test_steps_scale_with_max_steps():
+    assert (milestones(100), milestones(10), milestones(1)) == ((10, 50, 100), (1, 5, 10), (1, 1, 1))
+    assert state_of(judge(lines(FALLING[::10]), 10)) == "pass"
+
+
+def test_converging_is_the_mean_of_the_last_five_over_the_first():
+    losses = [1.0] * 45 + [0.78, 0.79, 0.8, 0.81, 0.81]  # mean .798
+    found = next(c for c in judge(lines(losses), 100) if c.name == "loss converging")
+    assert (found.state, found.threshold) == ("pass", 0.8) and found.value == pytest.approx(0.798)
+    assert states(judge(lines([1.0] * 45 + [0.8] * 5), 100))["loss converging"] == "fail"  # not below
+    assert states(judge(lines([1.0] * 50), 100, Thresholds(converged=1.1)))["loss converging"] == "pass"
+
+
+def test_stable_compares_the_smoothed_loss_with_half_time():
+    assert states(judge(lines([2.0] + [1.0] * 49 + [0.9] * 30 + [1.01] * 20), 100))["training stable"] == "fail"
+    assert states(judge(lines([2.0] + [1.0] * 49 + [1.5] * 30 + [1.0] * 20), 100))["training stable"] == "pass"
+
+
+def test_a_nan_fails_at_once_and_names_its_step():
+    broken = [*lines(FALLING[:20]), {"step": 21, "loss": None, "nonfinite": ["loss", "ce"]}]
+    found = next(c for c in judge(broken, 100) if c.name == "no NaN or Inf")
+    assert found.state == "fail" and "step 21: loss, ce" in found.words
+    assert state_of(judge(broken, 100)) == "fail"
+
+
+def test_spikes_are_counted_and_some_are_allowed():
+    def with_spikes(count):
+        return lines([loss * (5 if n % 12 == 11 and n // 12 < count else 1) for n, loss in enumerate(FALLING)])
+
+    assert states(judge(with_spikes(5), 100))["few spikes"] == "pass"
+    assert states(judge(with_spikes(6), 100))["few spikes"] == "fail"
+
+
+@pytest.mark.parametrize("name", ["variance_ratio_key", "variance_ratio_value"])
+def test_a_shrinking_student_fails_as_soon_as_it_has_shrunk(name):
+    shrinking = [line | {name: 0.5 * 0.9 ** line["step"]} for line in lines(FALLING[:40])]
+    found = next(c for c in judge(shrinking, 100) if c.name == "no collapse")
+    assert found.state == "fail" and "collapse" in found.words and name[-3:] in found.words
+
+
+def test_a_student_on_few_directions_fails():
+    flat = [line | {"effective_rank_value": 8.0 if line["step"] == 1 else 1.5} for line in lines(FALLING)]
+    assert states(judge(flat, 100))["no collapse"] == "fail"
+    assert states(judge(flat, 100, Thresholds(rank=0.1)))["no collapse"] == "pass"
+
+
+def test_memory_at_the_limit_fails_before_the_end():
+    assert states(judge(lines(FALLING[:5]), 100, peak_share=0.8))["memory"] == "fail"
+    assert states(judge(lines(FALLING[:5]), 100, peak_share=0.79))["memory"] == "pending"
+
+
+def test_a_run_that_breaks_off_fails_where_it_was_going():
+    table = judge(lines(FALLING[:20]), 100, ended=True, error="out of memory")
+    assert states(table)["forward passes"] == "pass" and states(table)["loss converging"] == "fail"
+    assert states(table)["training stable"] == "pending" and "out of memory" in table[2].words
+    early = judge([], 100, loaded=False, ended=True, error="no such model")
+    assert states(early)["models loaded"] == "fail" and states(early)["forward passes"] == "pending"
+    assert state_of(early) == "fail"
+
+
+def test_lines_after_the_step_resumed_from_are_superseded():
+    def step(n, loss):
+        return {"step": n, "loss": loss}
+
+    records = [step(1, 1.0), step(2, 9.0), {"resumed_from": 1}, step(2, 0.5), {"note": "x"}, {"resumed_from": 2}]
+    assert in_force(records) == [step(1, 1.0), step(2, 0.5)]
+    assert in_force([step(1, 1.0), {"resumed_from": 0}]) == []
