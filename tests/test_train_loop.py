@@ -1,0 +1,256 @@
+"""The loop on tiny models: gradients, accumulation, checkpointing, maps, fusion, controls."""
+
+import pytest
+import torch
+
+from kvlab.errors import AlignError, TrainError
+from kvlab.train.student import read_student
+from kvlab.train.targets import padded
+from tests.training import prepared, steps, tiny_pair, weights
+
+pytestmark = [pytest.mark.model, pytest.mark.xdist_group("train")]
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    return tiny_pair(tmp_path_factory.mktemp("pair"))
+
+
+def with_two(pair):
+    teacher = pair["teachers"][0]
+    return pair | {"teachers": [teacher, teacher.replace("teacher", "other")]}
+
+
+def losses(found):
+    return [line["loss"] for line in found]
+
+
+# --- the student's K and V ------------------------------------------------------------------------------------
+
+
+def test_keys_and_values_are_those_of_the_projections_with_their_gradient(pair, tmp_path):
+    run = prepared(tmp_path / "run", pair)
+    run.student.model.eval()
+    layer = run.student.model.model.layers[1].self_attn
+    seen = {}
+    hooks = [
+        module.register_forward_hook(lambda _, __, out, name=name: seen.__setitem__(name, out))
+        for name, module in (("key", layer.k_proj), ("value", layer.v_proj))
+    ]
+    ids, mask = padded([item.student for item in run.data.train[:2]])
+    read = read_student(run.student, ids, mask)
+    for hook in hooks:
+        hook.remove()
+    for kind, parameter in (("key", layer.k_proj.weight), ("value", layer.v_proj.weight)):
+        direct = seen[kind].unflatten(-1, (2, 16)).transpose(1, 2)  # before RoPE
+        torch.testing.assert_close(read.of(kind)[1], direct, atol=1e-5, rtol=1e-4)
+        ours, theirs = (
+            torch.autograd.grad(x.square().sum(), parameter, retain_graph=True)[0] for x in (read.of(kind)[1], direct)
+        )
+        assert ours.abs().max() > 0
+        torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("weights_of", "reached"),
+    [((1, 1), {"k_proj", "v_proj"}), ((1, 0), {"k_proj"}), ((0, 1), {"v_proj"}), ((0, 0), set())],
+)
+def test_each_kv_term_reaches_its_own_projection_of_the_last_layer(pair, tmp_path, weights_of, reached):
+    run = prepared(tmp_path / "run", pair)
+    found = run.learner(run.teachers.batch(run.data.train[:2], torch.device("cpu")))
+    loss = weights_of[0] * found["kv_key"] + weights_of[1] * found["kv_value"]
+    loss.backward()
+    last = run.student.model.model.layers[-1].self_attn
+    grown = {name for name in ("k_proj", "v_proj") if (g := getattr(last, name).weight.grad) is not None and g.any()}
+    assert grown == reached
+
+
+# --- accumulation, checkpointing, precision -------------------------------------------------------------------
+
+
+def test_accumulation_equals_the_larger_batch(pair, tmp_path):
+    large = prepared(tmp_path / "large", pair | {"batch_size": 4})
+    found = steps(large)
+    small = prepared(tmp_path / "small", pair | {"batch_size": 1, "gradient_accumulation_steps": 4})
+    again = steps(small)
+    assert len({len(item.student) for item in large.data.train}) > 5  # of different lengths, so means would differ
+    assert losses(again) == pytest.approx(losses(found), rel=1e-4)
+    for name in ("ce", "kv_key", "kv_value", "grad_norm", "variance_ratio_key", "effective_rank_value"):
+        assert [line[name] for line in again] == pytest.approx([line[name] for line in found], rel=2e-3)
+
+
+@pytest.mark.parametrize("two", [False, True])
+def test_checkpointing_gives_the_same_losses_and_keeps_less(pair, tmp_path, two):
+    settings = (with_two(pair) | {"fusion": "learned"}) if two else pair
+    found = steps(prepared(tmp_path / "plain", settings))
+    run = prepared(tmp_path / "twice", settings | {"gradient_checkpointing": True})
+    again = steps(run)
+    assert losses(again) == pytest.approx(losses(found), rel=1e-5)
+    assert [line["grad_norm"] for line in again] == pytest.approx([line["grad_norm"] for line in found], rel=1e-4)
+
+
+def test_checkpointing_keeps_fewer_activations(pair, tmp_path):
+    def kept(run):
+        sizes = {}
+        batch = run.teachers.batch(run.data.train[:2], torch.device("cpu"))
+
+        def pack(x):
+            if not isinstance(x, torch.nn.Parameter):
+                sizes[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            found = run.learner(batch)
+        return sum(sizes.values()), found
+
+    plain, _ = kept(prepared(tmp_path / "plain", pair))
+    less, _ = kept(prepared(tmp_path / "twice", pair | {"gradient_checkpointing": True}))
+    assert less < 0.8 * plain
+
+
+def test_bfloat16_trains_and_is_near(pair, tmp_path):
+    found = steps(prepared(tmp_path / "full", pair))
+    half = steps(prepared(tmp_path / "half", pair | {"precision": "bf16"}))
+    assert losses(half) == pytest.approx(losses(found), rel=0.05)
+
+
+# --- maps and what is trained ---------------------------------------------------------------------------------
+
+
+def test_a_student_as_its_own_teacher_has_no_kv_error(pair, tmp_path):
+    for name, switches in (("ridge", {}), ("index", {"use_kv_projector": False, "use_safe_resample": False})):
+        run = prepared(tmp_path / name, pair | {"teachers": [pair["student"]], **switches})
+        before = run._evaluate("evaluating before")
+        assert max(before["kv_key"], before["kv_value"]) < 1e-4, (name, before)
+    assert prepared(tmp_path / "other", pair)._evaluate("evaluating before")["kv_key"] > 0.1
+
+
+def test_a_frozen_map_stays_and_the_student_moves(pair, tmp_path):
+    run = prepared(tmp_path / "run", pair)
+    module = run.fitted[0].maps["key", 0]
+    before, student = module.weight.clone(), weights(run)
+    steps(run)
+    assert torch.equal(module.weight, before) and not torch.equal(weights(run), student)
+
+
+def test_projector_only_leaves_the_student_and_learns(pair, tmp_path):
+    run = prepared(tmp_path / "run", pair | {"map": "structured", "trainable": "projector", "max_steps": 20})
+    student = torch.cat([p.detach().flatten() for p in run.student.model.parameters()])
+    found = steps(run)
+    assert torch.equal(torch.cat([p.flatten() for p in run.student.model.parameters()]), student)
+    assert found[-1]["kv_key"] < found[0]["kv_key"] and found[-1]["kv_value"] < found[0]["kv_value"]
+    assert found[0]["loss"] == pytest.approx(found[0]["kv_key"] + found[0]["kv_value"])  # a frozen ce is not in it
+
+
+def test_a_structured_map_and_the_student_learn_together(pair, tmp_path):
+    run = prepared(tmp_path / "run", pair | {"map": "structured", "max_steps": 10})
+    found = steps(run)
+    assert found[-1]["loss"] < found[0]["loss"]
+    maps = run.accelerator.unwrap_model(run.learner).maps
+    assert all(p.grad is None or p.requires_grad for p in maps.parameters()) and len(list(maps.parameters())) == 12
+
+
+def test_lora_trains_its_adapters_alone(pair, tmp_path):
+    run = prepared(tmp_path / "run", pair | {"trainable": "lora"})
+    base = {n: p.detach().clone() for n, p in run.student.model.named_parameters() if "lora_" not in n}
+    found = steps(run)
+    after = dict(run.student.model.named_parameters())
+    assert base and all(torch.equal(after[name], value) for name, value in base.items())
+    assert any(p.any() for n, p in after.items() if "lora_B" in n) and found[-1]["kv_key"] is not None
+
+
+@pytest.mark.parametrize("layers", ["cka", "heldout"])
+def test_layers_chosen_by_the_data(pair, tmp_path, layers):
+    run = prepared(tmp_path / "run", pair | {"layers": layers, "max_steps": 1})
+    assert all(run.fitted[0].layers.values()) and steps(run)[0]["kv_key"] > 0
+
+
+@pytest.mark.parametrize("rule", ["exact", "ceil", "overlap", "linear", "nearest", "segment"])
+def test_every_time_rule_trains(pair, tmp_path, rule):
+    run = prepared(tmp_path / "run", pair | {"time": rule, "max_steps": 1})
+    assert steps(run)[0]["kv_value"] > 0
+
+
+# --- several teachers, controls -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fusion", ["fixed", "similarity", "learned"])
+def test_fusion_logs_weights_that_sum_to_one(pair, tmp_path, fusion):
+    run = prepared(tmp_path / "run", with_two(pair) | {"fusion": fusion})
+    found = steps(run)
+    assert all(sum(line["router"]) == pytest.approx(1, abs=1e-4) for line in found)
+    if fusion == "fixed":
+        assert found[0]["router"] == pytest.approx([0.5, 0.5], abs=0.05)  # rows that one covers alone go to it
+    else:
+        assert found[0]["router"] != found[-1]["router"]
+
+
+def test_the_same_teacher_twice_is_the_teacher_once(pair, tmp_path):
+    once = steps(prepared(tmp_path / "once", pair))
+    twice = steps(prepared(tmp_path / "twice", pair | {"teachers": pair["teachers"] * 2}))
+    assert losses(twice) == pytest.approx(losses(once), rel=1e-4)
+
+
+def test_the_entropy_term_pulls_both_ways(pair, tmp_path):
+    def spread(entropy):
+        settings = {"fusion": "learned", "entropy": entropy, "entropy_weight": 1.0, "map_lr": 0.05, "max_steps": 12}
+        return steps(prepared(tmp_path / entropy, with_two(pair) | settings))[-1]["entropy"]
+
+    assert spread("diverse") > spread("specialised") + 0.1
+
+
+def test_a_run_without_teacher_has_ce_alone(pair, tmp_path, monkeypatch):
+    run = prepared(tmp_path / "run", pair | {"control": "ce-only"})
+    monkeypatch.setattr("kvlab.train.targets.capture", lambda *_: pytest.fail("a teacher was run"))
+    found = steps(run)
+    assert all(line["loss"] == line["ce"] and line["kv_key"] is None for line in found)
+    assert found[0]["variance_ratio_key"] > 0
+
+
+def test_a_shuffled_teacher_is_shuffled_in_training_only(pair, tmp_path):
+    plain, shuffled = (prepared(tmp_path / c, pair | {"control": c}) for c in ("none", "shuffled-teacher"))
+    assert shuffled._evaluate("evaluating before") == plain._evaluate("evaluating before")
+    items, device = plain.data.train[:2], torch.device("cpu")
+    rows, mixed = (r.teachers.batch(items, device, step=1).features[0]["key", 0] for r in (plain, shuffled))
+    assert not torch.equal(rows, mixed)
+    torch.testing.assert_close(rows.sum(0), mixed.sum(0), rtol=1e-4, atol=1e-3)
+
+
+def test_a_random_teacher_has_other_weights(pair, tmp_path):
+    plain, random = (prepared(tmp_path / c, pair | {"control": c}) for c in ("none", "random-teacher"))
+    first, second = (next(r.teachers.models[0].model.parameters()) for r in (plain, random))
+    assert first.shape == second.shape and not torch.equal(first, second)
+
+
+# --- refused before any weight --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"use_kv_projector": False, "teachers": 1}, ["--use_kv_projector", "2 x 16 / 16", "2 x 24 / 24"]),
+        ({"use_safe_resample": False}, ["--use_safe_resample", "out of bounds"]),
+        ({"precision": "fp16", "device": "cpu"}, ["--bf16"]),
+    ],
+)
+def test_impossible_runs_are_refused_before_weights_are_loaded(pair, tmp_path, monkeypatch, change, words):
+    monkeypatch.setattr("kvlab.train.run.load", lambda *_: pytest.fail("weights were loaded"))
+    if change.get("teachers"):
+        change = change | {"teachers": with_two(pair)["teachers"][1:]}
+    with pytest.raises(TrainError) as refused:
+        prepared(tmp_path / "run", pair | change)
+    assert all(word in str(refused.value) for word in words), refused.value
+
+
+def test_too_little_data_is_refused(pair, tmp_path):
+    (tmp_path / "two.jsonl").write_text('{"text": "one boat"}\n{"text": "two boats"}\n')
+    with pytest.raises((TrainError, AlignError), match="three documents"):
+        prepared(tmp_path / "run", pair | {"data": str(tmp_path / "two.jsonl")})
+
+
+def test_documents_are_held_out_and_the_order_follows_the_seed(pair, tmp_path):
+    first, again, other = (prepared(tmp_path / str(n), pair | {"seed": s}) for n, s in enumerate((0, 0, 1)))
+    for run in (first, other):
+        train, held = ({item.document.text for item in items} for items in (run.data.train, run.data.heldout))
+        assert not train & held and len(train) + len(held) == 30
+    assert (first.data.order == again.data.order).all() and not (first.data.order == other.data.order).all()
