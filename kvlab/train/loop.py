@@ -61,11 +61,11 @@ class Loop:
     teachers: Teachers
     data: Data
     objective: Objective
-    schedule: Callable[[int], float]  # step -> factor of the learning rates
+    rates: Sequence[float]  # of the optimiser's groups, before the schedule (a checkpoint holds them after it)
+    schedule: Callable[[int], float]  # step -> factor of the rates
     max_grad_norm: float
 
     def __post_init__(self) -> None:
-        self._rates = [group["lr"] for group in self.optimizer.param_groups]
         self._trained = [p for p in self.learner.parameters() if p.requires_grad]
         self._variances = variances(self.teachers.fitted)
 
@@ -77,7 +77,7 @@ class Loop:
         tokens, rows = predicted(everyone), sum(map(self.teachers.rows, everyone))
         # backward() divides by the accumulation steps, and DDP by the processes; the means are over all of them.
         share = accelerator.gradient_accumulation_steps * accelerator.num_processes
-        for group, rate in zip(self.optimizer.param_groups, self._rates):
+        for group, rate in zip(self.optimizer.param_groups, self.rates):
             group["lr"] = rate * self.schedule(number)
         self.learner.train()
         sums: dict[str, torch.Tensor] = {}

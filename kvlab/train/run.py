@@ -181,6 +181,7 @@ class Run:
         trained = sum(p.numel() for group in groups for p in group["params"])
         self.report["trained_parameters"] = trained
         self.record.say(f"training {trained:,} parameters ({config.trainable}), learning rate {groups[0]['lr']:g}")
+        self.rates = [group["lr"] for group in groups]
         optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
         self.learner, self.optimizer = self.accelerator.prepare(learner, optimizer)
 
@@ -193,6 +194,7 @@ class Run:
             self.teachers,
             self.data,
             objective_of(config),
+            self.rates,
             warm_then_fall(config.warmup, config.max_steps),
             config.max_grad_norm,
         )

@@ -1,0 +1,269 @@
+"""Whole runs in their folder: what they leave, how they stop, fail, and go on."""
+
+import json
+import signal
+
+import pytest
+import torch
+import yaml
+from accelerate.state import AcceleratorState, GradientState
+from safetensors import safe_open
+
+from kvlab import cli
+from kvlab.runs import store
+from kvlab.train import checkpoint
+from kvlab.train.losses import cross_entropy
+from kvlab.train.perform import perform
+from kvlab.train.verdict import in_force
+from tests.training import metrics, started, tiny_pair, written
+from tests.waiting import wait_until
+
+pytestmark = [pytest.mark.model, pytest.mark.xdist_group("train")]
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    return tiny_pair(tmp_path_factory.mktemp("pair"))
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate():
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+
+
+def report(folder):
+    return json.loads((folder / "report.json").read_text())
+
+
+def table(folder):
+    return {c["name"]: c for c in json.loads((folder / "verdict.json").read_text())["checkpoints"]}
+
+
+def numbers(lines):
+    """Of the steps in force, what must not depend on how the run came to them."""
+    timings = {"seconds", "tokens_per_s"}
+    return [{name: value for name, value in line.items() if name not in timings} for line in in_force(lines)]
+
+
+def test_a_run_leaves_its_whole_story(pair, tmp_path):
+    folder = written(tmp_path / "run", pair | {"max_steps": 10, "thresholds": {"converged": 0.999}})
+    assert perform(folder) == 0
+    status = store.read_status(folder)
+    assert (status["state"], status["error"], status["phase"]) == ("done", None, "reporting")
+    lines = metrics(folder)
+    assert [line["step"] for line in lines] == list(range(1, 11))
+    wanted = "loss ce kv_key kv_value entropy lr grad_norm tokens_per_s seconds variance_ratio_key effective_rank_value"
+    assert set(wanted.split()) <= set(lines[0])
+    assert {c["state"] for c in table(folder).values()} == {"pass"}
+    samples = store.read_lines(folder / "memory.jsonl").records
+    assert {"t", "phase", "process_rss", "device_used", "device_total", "torch_peak", "source"} <= set(samples[0])
+    assert "process" in samples[0]["source"] and samples[0]["device_used"] == samples[0]["process_rss"] > 0
+    told = report(folder)
+    assert told["steps"] == 10 and told["verdict"] == "pass" and told["config"]["max_steps"] == 10
+    assert told["before"]["documents"] == 3 and told["after"]["ce"] != told["before"]["ce"]
+    assert {"torch", "accelerate"} <= set(told["versions"]) and told["memory"]["peak"] > 0
+    log = (folder / "training.log").read_text()
+    assert "step 10/10" in log and "VERDICT: PASS" in log and log.count("checkpoint loss converging") == 1
+    with safe_open(folder / "projector.safetensors", framework="pt") as file:
+        assert len(list(file.keys())) == 2 * 2 * 2  # kinds, layers, weight and bias
+    assert checkpoint.saved_step(folder) == 10
+
+
+def test_a_resumed_run_has_the_losses_of_an_uninterrupted_one(pair, tmp_path, monkeypatch):
+    settings = pair | {"max_steps": 6, "map": "structured"}
+    whole, broken = (written(tmp_path / name, settings) for name in ("whole", "broken"))
+    perform(whole)
+    real = store.append_metrics
+
+    def killed(folder, record):  # after step 5's line, which is behind the checkpoint of step 4
+        real(folder, record)
+        if record.get("step") == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(store, "append_metrics", killed)
+    perform(broken)
+    assert store.read_status(broken)["state"] == "failed" and checkpoint.saved_step(broken) == 4
+    before = report(broken)["before"]
+    monkeypatch.setattr(store, "append_metrics", real)
+    perform(broken)
+    lines = metrics(broken)
+    assert {"resumed_from": 4} in lines and sum(line.get("step") == 5 for line in lines) == 2
+    assert numbers(lines) == numbers(metrics(whole))
+    assert report(broken)["before"] == before == report(whole)["before"]
+    assert report(broken)["after"] == report(whole)["after"]
+
+
+def test_a_run_that_never_saved_begins_anew(pair, tmp_path, monkeypatch):
+    folder = written(tmp_path / "run", pair | {"checkpoint_every": 100})
+    whole = written(tmp_path / "whole", pair)
+    monkeypatch.setattr(checkpoint, "save", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    assert perform(folder) == 1
+    error = store.read_status(folder)["error"]
+    assert error["kind"] == "disk-full" and "KVLAB_RUNS" in error["remedy"]
+    monkeypatch.undo()
+    perform(folder)
+    perform(whole)
+    assert {"resumed_from": 0} in metrics(folder) and numbers(metrics(folder)) == numbers(metrics(whole))
+
+
+def test_a_nan_ends_the_run_with_advice_and_every_line_is_still_read(pair, tmp_path, monkeypatch):
+    calls = []
+
+    def poisoned(logits, ids, predicted):
+        calls.append(logits.requires_grad)
+        found = cross_entropy(logits, ids, predicted)
+        return found * float("nan") if sum(calls) == 3 else found  # the third training step
+
+    monkeypatch.setattr("kvlab.train.losses.cross_entropy", poisoned)
+    folder = written(tmp_path / "run", pair)
+    assert perform(folder) == 1
+    status = store.read_status(folder)
+    assert status["state"] == "failed" and status["error"]["kind"] == "not-finite"
+    assert status["error"]["changes"] == {"lr": pytest.approx(1e-4)} and "--lr 0.0001" in status["error"]["remedy"]
+    lines = metrics(folder)
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert lines[2]["loss"] is None and {"loss", "ce"} <= set(lines[2]["nonfinite"]) and lines[1]["loss"] > 0
+    assert table(folder)["no NaN or Inf"]["state"] == "fail" and table(folder)["forward passes"]["state"] == "pass"
+    assert "what to do: a smaller learning rate" in (folder / "training.log").read_text()
+
+
+def test_out_of_memory_says_what_to_launch_instead(pair, tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    monkeypatch.setattr("kvlab.train.learner.read_student", full)
+    folder = written(tmp_path / "run", pair)
+    assert perform(folder) == 1
+    error = store.read_status(folder)["error"]
+    assert error["kind"] == "out-of-memory" and "evaluating before" in error["expected"]
+    assert error["changes"] == {"batch_size": 1, "gradient_accumulation_steps": 4}
+
+
+def test_sigterm_in_the_middle_saves_and_a_later_run_goes_on(pair, tmp_path):
+    settings = pair | {"max_steps": 400, "checkpoint_every": 1000}
+    folder = written(tmp_path / "run", settings)
+    process = started(folder)
+    try:
+        wait_until(lambda: len(metrics(folder)) >= 2, 60, "two steps")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 2
+    finally:
+        process.kill()
+        process.wait()
+    assert store.read_status(folder)["state"] == "cancelled"
+    last = metrics(folder)[-1]["step"]
+    assert 2 <= last < 400 and checkpoint.saved_step(folder) == last
+    before = metrics(folder)
+    (folder / "stop").touch()  # the other way to ask, here at the next step
+    assert perform(folder) == 2
+    assert not (folder / "stop").exists() and metrics(folder)[: len(before)] == before
+
+
+def test_a_stop_file_ends_after_the_step_it_appears_in(pair, tmp_path, monkeypatch):
+    folder = written(tmp_path / "run", pair | {"max_steps": 50, "checkpoint_every": 1000})
+    real = store.append_metrics
+
+    def asked(at, record):
+        real(at, record)
+        if record.get("step") == 3:
+            (folder / "stop").touch()
+
+    monkeypatch.setattr(store, "append_metrics", asked)
+    assert perform(folder) == 2
+    assert metrics(folder)[-1]["step"] == checkpoint.saved_step(folder) == 3
+    assert store.read_status(folder)["state"] == "cancelled" and not (folder / "stop").exists()
+
+
+def test_a_kill_between_the_renames_of_a_checkpoint_leaves_one(tmp_path):
+    for suffix, step in ((".old", 50), (".new", 100)):
+        (tmp_path / f"checkpoint{suffix}").mkdir()
+        (tmp_path / f"checkpoint{suffix}" / "step.json").write_text(json.dumps({"step": step}))
+    assert checkpoint.saved_step(tmp_path) == 100
+    (tmp_path / "checkpoint.new" / "step.json").write_text('{"st')
+    assert checkpoint.saved_step(tmp_path) == 50
+    (tmp_path / "checkpoint").mkdir()  # begun and not finished
+    assert checkpoint.saved_step(tmp_path) == 50
+
+
+@pytest.mark.parametrize("text", ["", "- a list", "batch_size: [", "batch_size: 0", "no_such_setting: 1"])
+def test_a_config_of_garbage_is_a_failed_run_with_words(tmp_path, text):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(text)
+    assert perform(folder) == 2
+    status = store.read_status(folder)
+    assert status["state"] == "failed" and status["error"]["kind"] in ("config-invalid", "config-unreadable")
+
+
+# --- the command line -----------------------------------------------------------------------------------------
+
+PAIR = ["--teacher", "demo/teacher", "--student", "demo/student"]
+
+
+def asked(*extra):
+    options = cli._parser().parse_args(["train", "--output_dir", "out", *extra])
+    from kvlab.train.flags import config_of
+
+    return config_of(options)
+
+
+def test_the_checklists_flags_and_its_config_section(tmp_path):
+    config = asked(*PAIR, "--use_kv_projector", "--use_safe_resample", "--max_steps", "100", "--batch_size", "2")
+    assert (config.use_kv_projector, config.use_safe_resample, config.max_steps, config.batch_size) == (1, 1, 100, 2)
+    more = asked(*PAIR, "--gradient_accumulation_steps", "4", "--gradient_checkpointing", "--bf16")
+    assert (more.gradient_accumulation_steps, more.gradient_checkpointing, more.precision) == (4, True, "bf16")
+    assert not more.use_kv_projector and not more.use_safe_resample
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        yaml.safe_dump({"kv_alignment": {"use_head_projector": True, "use_safe_resample": True}, "lr": 0.1})
+    )
+    both = asked(*PAIR, "--config", str(file), "--lr", "0.2")
+    assert both.use_kv_projector and both.use_safe_resample and both.lr == 0.2
+    assert asked(*PAIR, "--teacher", "demo/teacher-b").teachers == ("demo/teacher", "demo/teacher-b")
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--use_safe_resample"], "--use_kv_projector"),
+        (["--use_kv_projector"], "--use_safe_resample"),
+        (["--use_kv_projector", "--use_safe_resample", "--teacher", "demo/nobody"], "demo/nobody"),
+        (["--use_kv_projector", "--trainable", "projector"], "structured"),
+        (["--config", "missing.yaml"], "missing.yaml"),
+        (["--batch_size", "0"], "batch_size"),
+        (["--fp16", "--device", "cpu", "--use_kv_projector"], "--bf16"),
+    ],
+)
+def test_bad_input_is_one_message_and_exit_code_2(tmp_path, capsys, extra, message):
+    assert cli.main(["train", *PAIR, "--output_dir", str(tmp_path / "out"), *extra]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err and "What to do" in captured.err and "Traceback" not in captured.err
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path, capsys):
+    folder = written(tmp_path / "run", {"max_steps": 7})
+    (folder / "metrics.jsonl").write_text('{"step": 1}\n')
+    assert cli.main(["train", *PAIR, "--output_dir", str(folder)]) == 2
+    assert "another --output_dir" in capsys.readouterr().err
+
+
+def test_a_failed_verdict_is_exit_code_1(pair, tmp_path, capsys):
+    settings = pair | {"max_steps": 2, "thresholds": {"converged": 1e-9}}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(settings))
+    flags = ["--use_kv_projector", "--use_safe_resample", "--config", str(tmp_path / "c.yaml")]
+    assert cli.main(["train", *flags, "--output_dir", str(tmp_path / "run")]) == 1
+    assert "VERDICT: FAIL" in capsys.readouterr().out
+
+
+# --- the demo run ---------------------------------------------------------------------------------------------
+
+
+def test_the_demo_run_of_two_teachers_passes_every_checkpoint(tmp_path):
+    settings = {"teachers": ["demo/teacher", "demo/teacher-b"], "student": "demo/student", "fusion": "learned"}
+    folder = written(tmp_path / "run", settings)
+    assert perform(folder) == 0, (folder / "training.log").read_text()
+    assert {c["state"] for c in table(folder).values()} == {"pass"}
+    told = report(folder)
+    assert told["after"]["kv_key"] < told["before"]["kv_key"] and told["after"]["kv_value"] < told["before"]["kv_value"]
+    assert told["seconds"]["all"] < 180
