@@ -120,7 +120,8 @@ class Stop:
 
 
 def _say_failure(record: Record | None, problem: BaseException, error: dict) -> None:
-    if record is None:
+    if record is None or not record.writes:
+        traceback.print_exception(problem)  # nobody else says it
         return
     record.echo = None  # who listens gets the error itself
     if isinstance(problem, NotFinite):

@@ -118,8 +118,8 @@ class Run:
     def _load(self, readers: Sequence[LoadedModel]) -> None:
         config = self.config
         self.accelerator = accelerator(config)
-        device = str(self.accelerator.device)
-        device = "cuda:0" if device == "cuda" else device
+        place = self.accelerator.device
+        device = f"{place.type}:{place.index or 0}" if place.type == "cuda" else place.type
         if self.watch:
             self.watch.device = device
         if config.batch_size % self.accelerator.num_processes:
