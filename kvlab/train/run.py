@@ -149,7 +149,7 @@ class Run:
         config, path = self.config, self.folder / MAPS
         self._phase("fitting the map")
         shapes = [teacher.geometry for teacher in teachers]
-        if checkpoint.saved_step(self.folder):  # the student is not what the maps were fitted to any more
+        if checkpoint.saved_step(self.folder):  # fitted to the same student, before step 1
             return mapping.load(path, shapes, self.student.geometry)
         kind = config.map if config.use_kv_projector else "identity"
         items = self.data.train[: config.fit_documents]
