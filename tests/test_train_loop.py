@@ -3,9 +3,12 @@
 import pytest
 import torch
 
+from kvlab.capture import capture
 from kvlab.errors import AlignError, TrainError
-from kvlab.train.student import read_student
+from kvlab.train.student import read_student, recompute_activations
 from kvlab.train.targets import padded
+from kvlab.types import KINDS
+from tests.tiny import tiny_loaded, tiny_tokens
 from tests.training import prepared, steps, tiny_pair, weights
 
 pytestmark = [pytest.mark.model, pytest.mark.xdist_group("train")]
@@ -65,6 +68,31 @@ def test_each_kv_term_reaches_its_own_projection_of_the_last_layer(pair, tmp_pat
     assert grown == reached
 
 
+@pytest.mark.parametrize("twice", [False, True], ids=["kept", "checkpointed"])
+@pytest.mark.parametrize(
+    "architecture", ["gpt2", "gpt_neox", "cohere2", "gemma3_text", "qwen3", "phi3", "glm", "llama4_text", "deepseek_v3"]
+)
+def test_any_students_keys_and_values_carry_their_gradient(architecture, twice):
+    loaded, tokens = tiny_loaded(architecture), [tiny_tokens(9), tiny_tokens(6, seed=1)]
+    reference = capture(loaded, tokens)
+    loaded.model.requires_grad_(True).train()
+    if twice:
+        recompute_activations(loaded.model)
+    for module in loaded.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    read = read_student(loaded, *padded(tokens))
+    for kind in KINDS:
+        for ours, theirs in zip(read.of(kind), reference.of(kind), strict=True):
+            for b, document in enumerate(tokens):
+                torch.testing.assert_close(
+                    ours[b, :, : len(document)], theirs[b, :, : len(document)], atol=1e-4, rtol=1e-3
+                )
+    sum(x.square().mean() for kind in KINDS for x in read.of(kind)).backward()
+    embedding = loaded.model.get_input_embeddings().weight.grad
+    assert embedding.isfinite().all() and embedding.any()
+
+
 # --- accumulation, checkpointing, precision -------------------------------------------------------------------
 
 
@@ -112,6 +140,8 @@ def test_bfloat16_trains_and_is_near(pair, tmp_path):
     found = steps(prepared(tmp_path / "full", pair))
     half = steps(prepared(tmp_path / "half", pair | {"precision": "bf16"}))
     assert losses(half) == pytest.approx(losses(found), rel=0.05)
+    for name in ("variance_ratio_key", "effective_rank_value"):  # from float32 moments of the rounded keys and values
+        assert [line[name] for line in half] == pytest.approx([line[name] for line in found], rel=0.02)
 
 
 # --- maps and what is trained ---------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from kvlab.models import LoadedModel
 from kvlab.train import fusion, losses
 from kvlab.train.collapse import Moments
 from kvlab.train.mapping import Fitted
-from kvlab.train.student import read_student
+from kvlab.train.student import ReadStudent, read_student
 from kvlab.train.targets import MicroBatch
 from kvlab.types import KINDS
 
@@ -49,6 +49,11 @@ class Learner(nn.Module):
         ``moments.KIND.LAYER.*`` are the student's own. All are sums over rows or tokens; layers are averaged.
         """
         read = read_student(self.loaded, batch.ids, batch.mask)
+        # Mixed precision is for the student: targets and second moments lose their digits in 16 bits.
+        with torch.autocast(batch.ids.device.type, enabled=False):
+            return self._sums(read, batch)
+
+    def _sums(self, read: ReadStudent, batch: MicroBatch) -> dict[str, torch.Tensor]:
         found = {"ce": losses.cross_entropy(read.logits, batch.ids, batch.predicted)}
         document, step = batch.rows
         weighed, spread = [], []

@@ -182,7 +182,7 @@ class Run:
         self.report["trained_parameters"] = trained
         self.record.say(f"training {trained:,} parameters ({config.trainable}), learning rate {groups[0]['lr']:g}")
         self.rates = [group["lr"] for group in groups]
-        optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+        optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
         self.learner, self.optimizer = self.accelerator.prepare(learner, optimizer)
 
     def loop(self) -> Loop:
@@ -235,7 +235,7 @@ class Run:
             self.data.heldout,
             self.config.batch_size,
             self.accelerator.device,
-            lambda done, total: self.at(phase, done, total),
+            lambda done, total: self._at(phase, done, total),
         )
         errors = f"KV error K {found['kv_key']:.4f}, V {found['kv_value']:.4f}"
         self.record.say(f"{phase}: held-out cross-entropy {found['ce']:.4f} nats per token, {errors}")
