@@ -77,7 +77,7 @@ def test_any_students_keys_and_values_carry_their_gradient(architecture, twice):
     reference = capture(loaded, tokens)
     loaded.model.requires_grad_(True).train()
     if twice:
-        recompute_activations(loaded.model)
+        recompute_activations(loaded)
     for module in loaded.model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -91,6 +91,18 @@ def test_any_students_keys_and_values_carry_their_gradient(architecture, twice):
     sum(x.square().mean() for kind in KINDS for x in read.of(kind)).backward()
     embedding = loaded.model.get_input_embeddings().weight.grad
     assert embedding.isfinite().all() and embedding.any()
+
+
+@pytest.mark.parametrize("architecture", ["jamba", "lfm2", "falcon_h1"])
+def test_a_recurrent_student_trains_but_is_not_computed_twice(architecture):
+    loaded, tokens = tiny_loaded(architecture), [tiny_tokens(9)]
+    reference = capture(loaded, tokens)
+    loaded.model.requires_grad_(True)
+    read = read_student(loaded, *padded(tokens))
+    torch.testing.assert_close(read.keys[0], reference.keys[0], atol=1e-4, rtol=1e-3)
+    assert read.keys[0].requires_grad
+    with pytest.raises(TrainError, match="recurrent"):
+        recompute_activations(loaded)
 
 
 # --- accumulation, checkpointing, precision -------------------------------------------------------------------

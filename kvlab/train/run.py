@@ -171,7 +171,7 @@ class Run:
         elif config.trainable == "lora":
             _add_lora(self.student, config.lora_rank)
         if config.gradient_checkpointing:
-            recompute_activations(self.student.model)
+            recompute_activations(self.student)
         fusing = Fusing(config.fusion, config.fusion_weights, config.fusion_temperature)
         learner = Learner(self.student, self.fitted, fusing).to(self.accelerator.device)
         if not config.learns_kv:

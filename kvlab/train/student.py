@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 from torch.utils.checkpoint import checkpoint
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache
+from transformers.cache_utils import LinearAttentionCacheLayerMixin
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from kvlab.errors import TrainError
@@ -59,15 +60,21 @@ def read_student(loaded: LoadedModel, ids: torch.Tensor, mask: torch.Tensor) -> 
     return ReadStudent(output.logits, found[KINDS[0]], found[KINDS[1]])
 
 
-def recompute_activations(model: PreTrainedModel) -> None:
-    """Gradient checkpointing of every layer, which transformers' own switch would do without a cache to read from."""
-    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-    if not layers:
+def recompute_activations(loaded: LoadedModel) -> None:
+    """Gradient checkpointing of every layer, which transformers' own switch would do without a cache to read from.
+
+    Raises TrainError ``checkpointing-unsupported`` for layers that cannot be run twice: those unknown to transformers'
+    checkpointing, and those that keep a recurrent state in the cache, which the first run has moved on.
+    """
+    layers = [module for module in loaded.model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    cache = empty_cache(loaded)
+    recurrent = any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in cache.layers)
+    if not layers or recurrent or type(cache) is not DynamicCache:
         raise TrainError(
             "checkpointing-unsupported",
-            expected="a student whose layers transformers can compute twice (gradient checkpointing)",
-            found=f"{type(model).__name__}, which has none",
-            remedy="leave --gradient_checkpointing out, and use a smaller batch",
+            expected="a student whose layers can be computed twice (gradient checkpointing)",
+            found=f"{type(loaded.model).__name__}, " + ("which has none" if not layers else "with a recurrent state"),
+            remedy="leave --gradient_checkpointing out, and use a smaller batch: --batch_size 1",
         )
     for layer in layers:
         layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
