@@ -257,6 +257,28 @@ def test_a_failed_verdict_is_exit_code_1(pair, tmp_path, capsys):
     assert "VERDICT: FAIL" in capsys.readouterr().out
 
 
+# --- several processes ----------------------------------------------------------------------------------------
+
+
+def test_two_processes_have_the_losses_of_one(pair, tmp_path):
+    teacher = pair["teachers"][0]
+    settings = pair | {"teachers": [teacher, teacher.replace("teacher", "other")], "fusion": "learned", "max_steps": 3}
+    settings |= {"gradient_accumulation_steps": 2, "device": "cpu", "thresholds": {"converged": 0.999, "stable": 2}}
+    one, two = (written(tmp_path / name, settings) for name in ("one", "two"))
+    # `accelerate launch` begins a second process on a GPU; on processors it needs MPI, and torchrun does not.
+    process = started(two, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m")
+    perform(one)
+    try:
+        process.wait(120)
+    finally:
+        process.terminate()  # torchrun ends its own processes
+        process.wait()
+    assert report(two)["device"]["processes"] == 2, (two / "output.txt").read_text()
+    for ours, theirs in zip(metrics(two), metrics(one), strict=True):
+        for name in ("loss", "ce", "kv_key", "kv_value", "entropy", "grad_norm", "effective_rank_key"):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-4), (ours["step"], name)
+
+
 # --- the demo run ---------------------------------------------------------------------------------------------
 
 
