@@ -1,4 +1,4 @@
-"""Teacher rows -> student rows: the maps of a run, fitted before its first step, and how they are kept.
+"""Teacher rows -> student rows: the maps of a run, fitted before its first step.
 
 A map is a module over rows [N, Ht * Dt] -> [N, Hs * Ds] of one student layer and kind. ``ridge`` is closed form and
 frozen; ``structured`` is the trainable KVProjector; without a projector rows are taken as they are.
@@ -6,14 +6,10 @@ frozen; ``structured`` is the trainable KVProjector; without a projector rows ar
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from kvlab.align import heads as head_maps
@@ -176,46 +172,3 @@ def structured(teacher: Geometry, student: Geometry, problem: Problem, layers: S
     shapes = [feature_shape(teacher, kind, at) for at in layers]
     heads_s, width_s = target_shape(student, kind, layer)
     return Structured(sum(heads for heads, _ in shapes), heads_s, shapes[0][1], width_s)
-
-
-# --- on disk ------------------------------------------------------------------------------------------------
-
-
-def save(fitted: Sequence[Fitted], path: Path) -> None:
-    """All maps of a run in one file, with everything ``load`` needs. Replaced whole."""
-    tensors, facts = {}, []
-    for t, of_teacher in enumerate(fitted):
-        facts.append({"rows": of_teacher.rows, "problems": []})
-        for (kind, layer), module in of_teacher.maps.items():
-            state = {"weight": module.weight, "bias": module.bias} if isinstance(module, Affine) else {}
-            state |= dict(module.named_parameters())
-            tensors |= {f"{t}.{kind}.{layer}.{n}": x.detach().cpu().contiguous() for n, x in state.items()}
-            numbers = {name: getattr(of_teacher, name)[kind, layer] for name in ("layers", "scale", "variance", "r2")}
-            kind_of_map = {Affine: "ridge", Structured: "structured"}.get(type(module), "identity")
-            facts[-1]["problems"].append({"kind": kind, "layer": layer, "map": kind_of_map, **numbers})
-    draft = path.with_name(f".{path.name}.tmp")
-    save_file(tensors, draft, metadata={"kvlab": json.dumps(facts)})
-    draft.replace(path)
-
-
-def load(path: Path, teachers: Sequence[Geometry], student: Geometry) -> list[Fitted]:
-    """What ``save`` wrote; a structured map starts anew, for its weights are the checkpoint's."""
-    fitted = []
-    with safe_open(path, framework="pt") as file:
-        for t, facts in enumerate(json.loads(file.metadata()["kvlab"])):
-            of_teacher = Fitted({}, {}, {}, {}, {}, rows=facts["rows"])
-            for fact in facts["problems"]:
-                problem = fact["kind"], fact["layer"]
-                for name in ("scale", "variance", "r2"):
-                    getattr(of_teacher, name)[problem] = fact[name]
-                of_teacher.layers[problem] = tuple(fact["layers"])
-                prefix = f"{t}.{fact['kind']}.{fact['layer']}"
-                if fact["map"] == "ridge":
-                    module = Affine(file.get_tensor(f"{prefix}.weight"), file.get_tensor(f"{prefix}.bias"))
-                elif fact["map"] == "structured":
-                    module = structured(teachers[t], student, problem, of_teacher.layers[problem])
-                else:
-                    module = nn.Identity()
-                of_teacher.maps[problem] = module
-            fitted.append(of_teacher)
-    return fitted

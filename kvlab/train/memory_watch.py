@@ -61,6 +61,11 @@ class MemoryWatch:
         store.append(self._folder / FILE, json.dumps(line).encode() + b"\n")
         return line
 
+    def peak(self) -> dict[str, Any]:
+        """The most in use so far, in bytes, and as a share of the device."""
+        found = {"peak": self.peak_used, "total": self.total, "share": round(self.peak_share, 4)}
+        return {**found, "source": self.source}
+
     def _sample_on(self) -> None:
         while not self._over.is_set():
             with suppress(RunError):  # a full disk is reported by those whose lines matter more

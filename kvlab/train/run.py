@@ -2,40 +2,32 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import shlex
 import time
 from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
 
-import accelerate
 import torch
-import transformers
-from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import set_seed
 from transformers.utils import logging as transformers_logging
 
-import kvlab
 from kvlab import memory
 from kvlab.capture import self_test
 from kvlab.errors import Cancelled, TrainError
-from kvlab.models import LoadedModel, free_memory, load, pick_device, random_like, reader
+from kvlab.models import LoadedModel, load, pick_device, random_like, reader
 from kvlab.runs import store
-from kvlab.train import checkpoint, data, failures, mapping, plan
+from kvlab.train import checkpoint, data, failures, mapping, maps_file, plan, words
 from kvlab.train.config import TrainConfig
 from kvlab.train.learner import Fusing, Learner
-from kvlab.train.loop import Loop, Objective, evaluate, warm_then_fall
+from kvlab.train.loop import Loop, evaluate, warm_then_fall
 from kvlab.train.mapping import Fitted
 from kvlab.train.memory_watch import MemoryWatch
 from kvlab.train.record import MAPS, REPORT, Record, read_json
+from kvlab.train.setup import accelerator, add_lora, groups_of, objective_of
 from kvlab.train.student import recompute_activations
 from kvlab.train.targets import Teachers
-from kvlab.train.verdict import in_force
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-MIXED = {"fp32": "no", "fp16": "fp16", "bf16": "bf16"}
 
 
 class Run:
@@ -69,7 +61,7 @@ class Run:
         self._phase("saving")
         self.at("saving")
         if self.record.writes and config.map == "structured":
-            mapping.save(self.fitted, self.folder / MAPS)
+            maps_file.save(self.fitted, self.folder / MAPS)
         self._phase("reporting")
         self.at("reporting")
         if self.watch:
@@ -150,18 +142,18 @@ class Run:
         self._phase("fitting the map")
         shapes = [teacher.geometry for teacher in teachers]
         if checkpoint.saved_step(self.folder):  # fitted to the same student, before step 1
-            return mapping.load(path, shapes, self.student.geometry)
+            return maps_file.load(path, shapes, self.student.geometry)
         kind = config.map if config.use_kv_projector else "identity"
         items = self.data.train[: config.fit_documents]
         fitted = mapping.fit(teachers, self.student, items, kind, data.align_settings(config), self._at)
         if self.record.writes:
             with store.disk_errors(self.folder):
-                mapping.save(fitted, path)
+                maps_file.save(fitted, path)
         for name, of_teacher in zip(config.teachers, fitted):
             known = [r2 for r2 in of_teacher.r2.values() if isfinite(r2)]
             held = f", held-out R² {sum(known) / len(known):.3f}" if known else ""
             self.record.say(f"{kind} map of {name}: {of_teacher.rows} rows of {len(items)} documents{held}")
-        self.report["maps"] = [_facts(f, kind) for f in fitted]
+        self.report["maps"] = [words.facts(f, kind) for f in fitted]
         return fitted
 
     def _prepare(self) -> None:
@@ -169,7 +161,7 @@ class Run:
         if config.trainable == "full":
             self.student.model.requires_grad_(True)
         elif config.trainable == "lora":
-            _add_lora(self.student, config.lora_rank)
+            add_lora(self.student, config.lora_rank)
         if config.gradient_checkpointing:
             recompute_activations(self.student)
         fusing = Fusing(config.fusion, config.fusion_weights, config.fusion_temperature)
@@ -210,7 +202,7 @@ class Run:
             line = loop.step(number)
             remaining = (time.monotonic() - began) / (number - start) * (config.max_steps - number)
             record.step(line)
-            record.say(_words(line, config.max_steps, remaining))
+            record.say(words.of_step(line, config.max_steps, remaining))
             self.at("training", number, config.max_steps)
             stopping = self._asked_to_stop()
             if stopping or number % config.checkpoint_every == 0 or number == config.max_steps:
@@ -255,36 +247,8 @@ class Run:
         self.phase_began, self.at.name = now, name
 
     def _write_report(self, state: str) -> None:
-        config = self.config
-        lines = in_force(self.record.lines)
-        peak = self.watch
-        self.report |= {
-            "verdict": state,
-            "checkpoints": [c.to_dict() for c in self.record.table],
-            "config": config.model_dump(mode="json"),
-            "command": f"python -m kvlab train --config {shlex.quote(store.CONFIG)} --output_dir DIR",
-            "seed": config.seed,
-            "steps": len(lines),
-            "first_loss": lines[0].get("loss") if lines else None,
-            "final_loss": lines[-1].get("loss") if lines else None,
-            "tokens_per_s": _mean([line.get("tokens_per_s") for line in lines]),
-            "seconds": {**self.seconds, "all": round(time.monotonic() - self.begun, 3)},
-            "memory": {
-                "peak": peak.peak_used,
-                "total": peak.total,
-                "share": round(peak.peak_share, 4),
-                "source": peak.source,
-            }
-            if peak
-            else None,
-            "versions": {
-                "kvlab": kvlab.__version__,
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "transformers": transformers.__version__,
-                "accelerate": accelerate.__version__,
-            },
-        }
+        self.report |= words.summary(self.config, self.folder, self.record, self.watch, state)
+        self.report["seconds"] = {**self.seconds, "all": round(time.monotonic() - self.begun, 3)}
         self.record.write_json(REPORT, self.report)
 
     def _say_end(self, state: str) -> None:
@@ -292,69 +256,3 @@ class Run:
         change = after["ce"] - before["ce"]
         self.record.say(f"held-out cross-entropy {before['ce']:.4f} -> {after['ce']:.4f} ({change:+.4f})")
         self.record.say(f"VERDICT: {state.upper()} after {time.monotonic() - self.begun:.0f} s")
-
-
-def accelerator(config: TrainConfig) -> Accelerator:
-    """Accelerate as the run wants it: device, precision, accumulation."""
-    device = pick_device(config.device)
-    if device.type == "cuda" and ":" in config.device:
-        os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
-    return Accelerator(
-        cpu=device.type == "cpu",
-        mixed_precision=MIXED[config.precision],
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-    )
-
-
-def objective_of(config: TrainConfig) -> Objective:
-    learned = config.fusion == "learned" and len(config.teachers) > 1 and config.learns_kv
-    sign = {"diverse": -1.0, "specialised": 1.0}[config.entropy]
-    return Objective(
-        lambda_key=config.lambda_key if config.learns_kv else 0.0,
-        lambda_value=config.lambda_value if config.learns_kv else 0.0,
-        entropy=sign * config.entropy_weight if learned else 0.0,
-        with_ce=config.trainable != "projector",
-    )
-
-
-def groups_of(learner: Learner, lr: float, map_lr: float) -> list[dict]:
-    """What is trained, by learning rate; the student first."""
-    of_student = [p for p in learner.student.parameters() if p.requires_grad]
-    others = [p for part in (learner.maps, learner.routers) for p in part.parameters() if p.requires_grad]
-    groups = [{"params": of_student, "lr": lr}, {"params": others, "lr": map_lr}]
-    return [group for group in groups if group["params"]]
-
-
-def _add_lora(student: LoadedModel, rank: int) -> None:
-    from peft import LoraConfig, inject_adapter_in_model
-
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"), student.model)
-    for name, parameter in student.model.named_parameters():
-        parameter.requires_grad_("lora_" in name)
-    free_memory()
-
-
-def _facts(fitted: Fitted, kind: str) -> dict:
-    problems = [
-        {"kind": k, "layer": layer, "teacher_layers": list(layers), "r2": fitted.r2[k, layer]}
-        for (k, layer), layers in fitted.layers.items()
-    ]
-    return {"map": kind, "rows": fitted.rows, "layers": problems}
-
-
-def _mean(values: list) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
-
-
-def _words(line: dict, steps: int, remaining: float) -> str:
-    parts = [f"ce {line['ce']:.4f}"]
-    if line["kv_key"] is not None:
-        parts += [f"K {line['kv_key']:.4f}", f"V {line['kv_value']:.4f}"]
-    if "router" in line:
-        parts.append("teachers " + " ".join(f"{weight:.2f}" for weight in line["router"]))
-    return (
-        f"step {line['step']}/{steps}  loss {line['loss']:.4f} ({', '.join(parts)})  lr {line['lr']:.2e}  "
-        f"|grad| {line['grad_norm']:.3g}  {line['tokens_per_s']:.0f} tokens/s  {remaining:.0f} s left"
-    )
