@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from kvlab.capture import capture
 from kvlab.errors import AlignError, TrainError
 from kvlab.train.student import read_student, recompute_activations
 from kvlab.train.targets import padded
+from kvlab.train.words import of_step
 from kvlab.types import KINDS
 from tests.tiny import tiny_loaded, tiny_tokens
 from tests.training import prepared, steps, tiny_pair, weights
@@ -154,6 +156,13 @@ def test_bfloat16_trains_and_is_near(pair, tmp_path):
     assert losses(half) == pytest.approx(losses(found), rel=0.05)
     for name in ("variance_ratio_key", "effective_rank_value"):  # from float32 moments of the rounded keys and values
         assert [line[name] for line in half] == pytest.approx([line[name] for line in found], rel=0.02)
+
+
+def test_a_step_that_the_scaler_skips_is_no_nan_of_the_run(pair, tmp_path, monkeypatch):
+    run = prepared(tmp_path / "run", pair | {"max_steps": 1})
+    monkeypatch.setattr(Accelerator, "optimizer_step_was_skipped", True)
+    line = steps(run)[0]
+    assert line["skipped"] and line["grad_norm"] is None and "skipped" in of_step(line, 1, 0.0)
 
 
 # --- maps and what is trained ---------------------------------------------------------------------------------

@@ -67,8 +67,8 @@ def documents(config: TrainConfig, folder: Path) -> tuple[list[Document], list[D
             remedy="add documents, or use the bundled text: --data demo",
         )
     order = np.random.default_rng(config.seed).permutation(len(distinct))
-    held, kept = set(order[:heldout].tolist()), [i for i in range(len(distinct)) if i not in set(order[:heldout])]
-    return [distinct[i] for i in kept], [distinct[i] for i in sorted(held)]
+    held, kept = sorted(order[:heldout]), sorted(order[heldout:])
+    return [distinct[i] for i in kept], [distinct[i] for i in held]
 
 
 def read(

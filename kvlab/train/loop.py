@@ -100,7 +100,8 @@ class Loop:
         read = sum(len(item.student) for item in everyone)
         line |= {"tokens": read, "seconds": round(seconds, 4), "tokens_per_s": round(read / seconds, 1)}
         if accelerator.optimizer_step_was_skipped:
-            line["skipped"] = True  # the float16 scaler looks for its scale
+            # The float16 scaler looks for its scale: an overflow there is no NaN of the run.
+            line |= {"skipped": True, "grad_norm": None}
         return line
 
     def _line(self, number: int, sums: dict[str, torch.Tensor], tokens: int, rows: int, norm: float) -> Line:

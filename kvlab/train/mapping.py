@@ -103,7 +103,7 @@ def _choices(teachers, student, grouped, settings, progress) -> list[dict[str, l
         return [{kind: _by_depth(t.geometry, kind, layers_s, settings.folds) for kind in KINDS} for t in teachers]
     rows, tokens = [[] for _ in teachers], 0
     for done, batch in enumerate(grouped):
-        progress("choosing layers", done, len(grouped))
+        progress(PHASE, done, len(grouped))
         for kept, of_teacher in zip(rows, read(teachers, student, batch, settings).teachers):
             kept.append(of_teacher.keep())
         tokens += sum(len(item.student) for item in batch)

@@ -14,7 +14,7 @@ from typing import Any
 
 from kvlab.runs import store
 from kvlab.train.config import Thresholds
-from kvlab.train.verdict import Checkpoint, judge, state_of
+from kvlab.train.verdict import Checkpoint, judge, milestones, state_of
 
 LOG, VERDICT, REPORT, MAPS, STOP = "training.log", "verdict.json", "report.json", "projector.safetensors", "stop"
 
@@ -49,7 +49,10 @@ class Record:
     def step(self, line: dict[str, Any]) -> None:
         """Add one optimiser step to the metrics, and fill in the checkpoint table."""
         self._metrics(line)
-        self.verdict()
+        # Judged about a hundred times in a run, however long, and whenever it may matter.
+        often = line["step"] % max(1, self.max_steps // 100) == 0
+        if often or line["step"] in milestones(self.max_steps) or (self.writes and "nonfinite" in self.lines[-1]):
+            self.verdict()
 
     def resumed(self, step: int) -> None:
         self._metrics({"resumed_from": step})

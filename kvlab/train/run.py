@@ -87,8 +87,8 @@ class Run:
     def _read(self) -> list[LoadedModel]:
         """Everything that can be refused without weights: geometries, precision, tokenizers, documents, timelines."""
         config = self.config
-        self._phase("reading")
-        self.at("reading")
+        self._phase("loading")
+        self.at("loading")
         device = str(pick_device(config.device))
         readers = [reader(name) for name in (*config.teachers, config.student)]
         *teachers, student = readers

@@ -18,6 +18,7 @@ from kvlab.train.config import Thresholds
 PENDING, PASS, FAIL = "pending", "pass", "fail"
 LAST = 5  # losses that the convergence is read from
 WINDOW = 0.2  # share of the steps that a loss is smoothed over
+BEFORE_SPIKE = 20  # losses that a spike is seen against
 COLLAPSIBLE = ("key", "value")
 
 Record = dict[str, Any]
@@ -151,10 +152,9 @@ def _finite(records: Sequence[Record]) -> tuple[bool, int, int, str]:
 
 
 def _few_spikes(losses: Sequence[float], max_steps: int, thresholds: Thresholds) -> tuple[bool, int, int, str]:
-    window, allowed = max(LAST, round(max_steps * WINDOW)), math.floor(max_steps * thresholds.spikes)
-    spikes = 0
+    allowed, spikes = math.floor(max_steps * thresholds.spikes), 0
     for n in range(LAST, len(losses)):
-        before = [loss for loss in losses[max(0, n - window) : n] if math.isfinite(loss)]
+        before = [loss for loss in losses[max(0, n - BEFORE_SPIKE) : n] if math.isfinite(loss)]
         spikes += bool(before) and losses[n] > thresholds.spike * median(before) > 0
     words = f"{spikes} losses above {thresholds.spike:g} times the median before them, at most {allowed} allowed"
     return spikes <= allowed, spikes, allowed, words

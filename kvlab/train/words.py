@@ -63,7 +63,8 @@ def of_step(line: dict, steps: int, remaining: float) -> str:
         parts += [f"K {line['kv_key']:.4f}", f"V {line['kv_value']:.4f}"]
     if "router" in line:
         parts.append("teachers " + " ".join(f"{weight:.2f}" for weight in line["router"]))
+    norm = "skipped" if line["grad_norm"] is None else f"{line['grad_norm']:.3g}"
     return (
         f"step {line['step']}/{steps}  loss {line['loss']:.4f} ({', '.join(parts)})  lr {line['lr']:.2e}  "
-        f"|grad| {line['grad_norm']:.3g}  {line['tokens_per_s']:.0f} tokens/s  {remaining:.0f} s left"
+        f"|grad| {norm}  {line['tokens_per_s']:.0f} tokens/s  {remaining:.0f} s left"
     )
