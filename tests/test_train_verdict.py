@@ -50,6 +50,16 @@ def test_stable_compares_the_smoothed_loss_with_half_time():
     assert states(judge(lines([2.0] + [1.0] * 49 + [1.5] * 30 + [1.0] * 20), 100))["training stable"] == "pass"
 
 
+def test_a_rise_within_the_noise_of_the_batches_is_none():
+    def ending(level, noise):
+        return [2.0] + [1.0 + noise * (-1) ** n for n in range(49)] + [level + noise * (-1) ** n for n in range(50)]
+
+    # Of 20 losses at +-0.1 the mean has an error of .023, the difference of two .032
+    assert states(judge(lines(ending(1.05, 0.1)), 100))["training stable"] == "pass"
+    assert states(judge(lines(ending(1.08, 0.1)), 100))["training stable"] == "fail"
+    assert states(judge(lines(ending(1.05, 0.01)), 100))["training stable"] == "fail"
+
+
 def test_a_nan_fails_at_once_and_names_its_step():
     broken = [*lines(FALLING[:20]), {"step": 21, "loss": None, "nonfinite": ["loss", "ce"]}]
     found = next(c for c in judge(broken, 100) if c.name == "no NaN or Inf")

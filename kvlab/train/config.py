@@ -54,7 +54,11 @@ class TrainConfig(BaseModel):
     gradient_accumulation_steps: int = Field(1, ge=1, description="forwards per optimiser step")
     gradient_checkpointing: bool = Field(False, description="compute activations twice instead of keeping them")
     precision: Precision = Field("fp32", description="fp16 and bf16: mixed precision, weights stay in fp32")
-    lr: float | None = Field(None, gt=0, description="of the student; none: 2e-5 from 100 M parameters on, else 5e-4")
+    lr: float | None = Field(
+        None,
+        gt=0,
+        description="of the student; none: 2e-5 from 100 M parameters on, else 1e-3; of LoRA five times that",
+    )
     map_lr: float = Field(3e-3, gt=0, description="of a trainable projector and router")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
     warmup: float = Field(0.05, ge=0, le=1, description="share of the steps in which the rate rises; then it falls")
@@ -109,7 +113,8 @@ class TrainConfig(BaseModel):
 
     def rate(self, parameters: int) -> float:
         """The learning rate of a student of this size."""
-        return self.lr or (2e-5 if parameters >= LARGE else 5e-4)
+        usual = 2e-5 if parameters >= LARGE else 1e-3
+        return self.lr or usual * (5 if self.trainable == "lora" else 1)
 
 
 def switches_out(fields: dict[str, Any]) -> dict[str, Any]:

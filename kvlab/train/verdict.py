@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from statistics import fmean, median
+from statistics import fmean, median, stdev
 from typing import Any
 
 from kvlab.train.config import Thresholds
@@ -18,6 +18,7 @@ from kvlab.train.config import Thresholds
 PENDING, PASS, FAIL = "pending", "pass", "fail"
 LAST = 5  # losses that the convergence is read from
 WINDOW = 0.2  # share of the steps that a loss is smoothed over
+NOISE = 2.0  # standard errors of a smoothed loss that are not taken for a rise
 BEFORE_SPIKE = 20  # losses that a spike is seen against
 COLLAPSIBLE = ("key", "value")
 
@@ -139,8 +140,15 @@ def _stable(losses: Sequence[float], half: int, threshold: float) -> tuple[bool,
     window = max(1, round(len(losses) * WINDOW))
     before, now = smoothed(losses[:half], window), smoothed(losses, window)
     ratio = now / before if before > 0 else math.nan
+    # Other documents stand behind the two means: what they differ by anyway is no rise.
+    noise = NOISE * math.hypot(*(_error_of_mean(part) for part in (losses[:half][-window:], losses[-window:])))
     words = f"smoothed over {window} steps, the loss is {now:.4g} and was {before:.4g} at step {half}"
-    return ratio <= threshold, _number(ratio), threshold, words
+    return now <= threshold * before + noise, _number(ratio), threshold, f"{words}, give or take {noise:.2g}"
+
+
+def _error_of_mean(losses: Sequence[float]) -> float:
+    finite = [loss for loss in losses if math.isfinite(loss)]
+    return stdev(finite) / math.sqrt(len(finite)) if len(finite) > 1 else 0.0
 
 
 def _finite(records: Sequence[Record]) -> tuple[bool, int, int, str]:
