@@ -57,7 +57,7 @@ class TrainConfig(BaseModel):
     lr: float | None = Field(
         None,
         gt=0,
-        description="of the student; none: 2e-5 from 100 M parameters on, else 1e-3; of LoRA five times that",
+        description="of the student; none: 2e-5 from 100 M parameters on, else 1e-3; LoRA five times that",
     )
     map_lr: float = Field(3e-3, gt=0, description="of a trainable projector and router")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
