@@ -22,7 +22,7 @@ from kvlab.align.sample import Sample
 from kvlab.align.scoring import whole_map
 from kvlab.align.shapes import check_one_width, feature_shape, target_shape
 from kvlab.align.statistics import about_own_mean
-from kvlab.align.sums import Pairing, total
+from kvlab.align.sums import APART, Pairing, total
 from kvlab.models import LoadedModel
 from kvlab.request import AlignSettings
 from kvlab.types import KINDS, Geometry, Progress
@@ -87,12 +87,8 @@ def fit(
         with torch.inference_mode():
             for of_teacher, rows in zip(sums, found.teachers):
                 for part in rows.parts:
-                    of_teacher.add(
-                        rows.fold,
-                        part,
-                        lambda kind, union, r=rows, p=part: r.side_by_side(kind, union, p),
-                        lambda kind, layer, r=rows, p=part: r.y(kind, layer, p),
-                    )
+                    if part not in APART:
+                        of_teacher.add(rows.fold, part, rows, part)
     progress(PHASE, len(grouped), len(grouped))
     return [_fitted(s, t.geometry, student.geometry, kind_of_map) for s, t in zip(sums, teachers)]
 
