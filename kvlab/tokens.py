@@ -29,7 +29,9 @@ def tokenize(tokenizer, text: str) -> Tokens:
         backend.no_padding()
     (encoded,) = backend.encode_batch_fast([text])  # without character offsets, which few texts need
     ids = encoded.ids  # a new list at every look
-    special = np.array(encoded.special_tokens_mask, dtype=bool)
+    special = np.zeros(len(ids), dtype=bool)
+    if backend.num_special_tokens_to_add(False):
+        special[:] = encoded.special_tokens_mask
     pieces = pieces_of(tokenizer, ids)
     spans = spans_from_pieces(text, pieces, special)
     lossless = spans is not None

@@ -139,8 +139,7 @@ def _time_map(
     weights: np.ndarray,
 ) -> TimeMap:
     ends_t, ends_s = teacher.spans[:, 1], student.spans[:, 1]
-    read_by_teacher = np.zeros(len(student))
-    np.add.at(read_by_teacher, rows, weights * ends_t[columns])
+    read_by_teacher = np.bincount(rows, weights * ends_t[columns], minlength=len(student))
     covered = np.zeros(len(student), dtype=bool)
     covered[rows] = True
     lag = np.where(covered, np.round(ends_s - read_by_teacher), 0).astype(np.int64)
