@@ -36,7 +36,7 @@ class AlignSettings(BaseModel):
     sample_tokens: int = Field(
         20_000,
         ge=100,
-        description="student tokens, of the first documents, on which layers are chosen and controls measured",
+        description="student tokens, of the first 1,024 documents, that layers are chosen and controls measured on",
     )
     random_teacher: bool = Field(True, description="control: a teacher of the same architecture with random weights")
     seed: int = Field(0, ge=0, description="of the fold assignment, the shuffled control and the random weights")

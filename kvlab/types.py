@@ -226,14 +226,6 @@ class HeadSteps:
 
 
 @dataclass(frozen=True)
-class LayerMap:
-    """For each cached student layer the teacher layers it is explained from (positions in the caches)."""
-
-    rule: str
-    teacher_layers: tuple[tuple[int, ...], ...]  # [Ls][1..]
-
-
-@dataclass(frozen=True)
 class HeadMap:
     """One affine map per student layer: [Ht * Dt] -> [Hs * Ds], for keys or for values."""
 

@@ -205,8 +205,9 @@ def teacher_head_contributions(
     tss = torch.zeros(shape[0], heads, dtype=torch.float64, device=all_x.gram.device)
     for fold in range(shape[0]):
         columns = pairing.columns_of(fold)
-        train = about_own_mean(all_x - fit_x[fold], all_y - fit_y[fold]).features(columns)
-        test = centred(score_x[fold], score_y[fold], train_mean(all_x, fit_x[fold]), train.mean_y).features(columns)
+        train = about_own_mean(all_x - fit_x[fold], all_y - fit_y[fold])
+        test = centred(score_x[fold], score_y[fold], train.mean_x, train.mean_y).features(columns)
+        train = train.features(columns)
         penalty = absolute_penalty(train, relative_penalty)
         system = train.xx + penalty * torch.eye(len(train.xx)).to(train.xx)
         inverse = torch.linalg.inv(system)
@@ -224,8 +225,3 @@ def teacher_head_contributions(
     variance = tss.sum(0)
     lost = (left_out[:, :-1].sum(0) - left_out[:, -1].sum(0)) / variance
     return Contributions(without=lost.T, alone=(1 - alone[:, :-1].sum(0) / variance).T)
-
-
-def train_mean(everything: Inputs, held_out: Inputs) -> torch.Tensor:
-    """[P] of the rows outside a fold, shifted by the pilot."""
-    return (everything - held_out).mean()

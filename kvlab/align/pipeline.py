@@ -2,8 +2,8 @@
 
 text -> Tokens -> KV -> time [Lt,Ht,Tt,Dt]->[Lt,Ht,Ts,Dt] -> layers -> heads ->[Ls,Hs,Ts,Ds] -> scores
 
-Every document is read once. The first ones are held as a sample, on which layers are chosen and controls are measured;
-of the others, sums are all that is kept.
+Every document is read once. The first batches are held as a sample, on which layers are chosen and controls are
+measured; of the others, sums are all that is kept.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class _Work:
     # --- the sample ------------------------------------------------------------------------------------------
 
     def read_sample(self) -> None:
-        """Read the first documents, keep their rows, choose layers on them."""
+        """Read the first batches, keep their rows, choose layers on them."""
         self.progress(READING, 0, len(self.reader))
         self.batches: list[list[Item]] = []
         rows: list[list[Rows]] = [[] for _ in self.teachers]

@@ -1,4 +1,4 @@
-"""The first documents' rows of every layer, held in memory: what layers are chosen on and controls are measured on.
+"""Rows of every layer of some documents, held in memory: what layers are chosen on and controls are measured on.
 
 Bounded by ``sample_tokens`` whatever the number of documents; with fewer tokens than that it is all of the data.
 """

@@ -13,7 +13,6 @@ SCORE_ONLY = "score only"  # the rule gives a teacher step, but not at the same 
 FIT_ONLY = "fit only"  # calibration documents
 SINK = "sink"  # first content tokens of a document, of either model: scored apart
 SPECIAL = "special"  # the special token that both models begin with: scored apart
-PARTS = (FIT_AND_SCORE, SCORE_ONLY, FIT_ONLY, SINK, SPECIAL)
 APART = (SINK, SPECIAL)
 
 

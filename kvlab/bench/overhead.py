@@ -1,6 +1,6 @@
 """``align`` with all statistics on, against bare forwards of both base models over the same batches.
 
-``align`` holds its first documents' tokens (``sample_tokens``, 20,000 unless told otherwise) as a sample, on which
+``align`` holds some documents' tokens (``sample_tokens``, 20,000 unless told otherwise) as a sample, on which
 it chooses layers and measures controls: work that does not grow with the number of documents. So the ratio falls as
 documents are added, and a run that is all sample costs several times its forwards. On a processor, batches and sample
 are scaled down, so that the sample is as small a share of the tokens as 20,000 are of 10,000 prompts.

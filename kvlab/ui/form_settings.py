@@ -33,7 +33,7 @@ def _advanced() -> dict:
     random_teacher = st.toggle(
         "Compare with a teacher of random weights",
         key="form-random-teacher",
-        help="A control: what the architecture alone explains. Reads the first documents once more, and needs memory "
+        help="A control: what the architecture alone explains. Reads the sample once more, and needs memory "
         "for a second teacher meanwhile.",
     )
     keys, search = st.columns(2)
