@@ -57,7 +57,7 @@ def test_without_standard_errors_or_random_weights_nothing_is_claimed(sample, sc
 
 def test_a_smaller_sample_and_the_teacher_on_it_are_said(sample, score):
     said = report.control_sentence(sample, replace(score, n_control=999))
-    assert f"on 999 of them, the first documents, where the teacher reaches {score.r2:.3f}" in said
+    assert f"on 999 of them, a sample, where the teacher reaches {score.r2:.3f}" in said
     assert "999" not in report.control_sentence(sample, score)
 
 

@@ -45,7 +45,7 @@ def control_sentence(alignment: Alignment, score: HeadScore) -> str:
     measured = isfinite(score.r2_random)
     sampled = "shuffled rows and random weights" if measured else "shuffled rows"
     if score.n_control < score.n:
-        words += f"; {sampled} on {score.n_control:,} of them, the first documents"
+        words += f"; {sampled} on {score.n_control:,} of them, a sample"
         if measured:
             words += f", where the teacher reaches {score.r2_random + score.gain_random:.3f}"
     if not measured:
