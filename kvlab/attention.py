@@ -14,6 +14,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from kvlab import cache_names
 from kvlab.errors import AlignError
 from kvlab.models import LoadedModel
 from kvlab.tokens import segment_of
@@ -41,7 +42,7 @@ def observed_attention(loaded: LoadedModel, batch: list[Tokens], observers: Sequ
     lengths = torch.tensor([len(tokens) for tokens in batch], device=loaded.device)
     mask = (torch.arange(ids.shape[1], device=loaded.device) < lengths[:, None]).long()
     with loaded.lock, _eager(loaded.model), _watched(loaded.model, ids.shape[1], observers) as seen:
-        cache = loaded.model.base_model(input_ids=ids, attention_mask=mask, use_cache=True).past_key_values
+        cache = cache_names.returned(loaded.model.base_model(input_ids=ids, attention_mask=mask, use_cache=True))
     found = []
     for layer in loaded.geometry.kv_layers:
         heads = cache.layers[layer].keys.shape[1]

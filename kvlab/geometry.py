@@ -8,7 +8,6 @@ that depends on numbers) are the configuration's own fields believed.
 from __future__ import annotations
 
 import copy
-import inspect
 import threading
 from contextlib import suppress
 from typing import Any
@@ -18,6 +17,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, PretrainedConfig, P
 from transformers.cache_utils import DynamicLayer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from kvlab import cache_names
 from kvlab.errors import ModelError
 from kvlab.files import broken, first_line
 from kvlab.types import Geometry, Positions
@@ -118,12 +118,12 @@ def _cache_shapes(skeleton: PreTrainedModel, text: PretrainedConfig) -> Shapes:
     inputs = {"input_ids": torch.zeros(1, 2, dtype=torch.long, device="meta"), "use_cache": True}
     try:
         with torch.no_grad():
-            return _held(getattr(skeleton.base_model(**inputs), "past_key_values", None))
+            return _held(cache_names.returned(skeleton.base_model(**inputs)))
     except Exception:  # whatever a model's own code raises for want of numbers
         expected = _shapes_by_configuration(skeleton, text)
     cache = DynamicCache(config=text) if expected else None
     with suppress(Exception), torch.no_grad():
-        skeleton.base_model(**inputs, past_key_values=cache)
+        skeleton.base_model(**inputs | cache_names.passing(skeleton.base_model, cache))
     reached = _held(cache)  # the layers before the one that wants numbers; those behind are taken to be like them
     like = next(iter(reached.values()), None)
     return {layer: reached.get(layer) or like or shape for layer, shape in expected.items()}
@@ -138,7 +138,7 @@ def _held(cache: DynamicCache | None) -> Shapes:
 
 
 def _shapes_by_configuration(skeleton: PreTrainedModel, text: PretrainedConfig) -> Shapes:
-    keeps = "past_key_values" in inspect.signature(type(skeleton.base_model).forward).parameters
+    keeps = cache_names.argument(skeleton.base_model)
     # An architecture with both fields reads in both directions unless it is told to be a decoder.
     both_ways = hasattr(text, "add_cross_attention") and getattr(text, "is_decoder", None) is False
     if not keeps or both_ways or not hasattr(text, "num_hidden_layers"):

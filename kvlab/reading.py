@@ -8,6 +8,7 @@ from contextlib import nullcontext
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
+from kvlab import cache_names
 from kvlab.errors import AlignError
 from kvlab.models import LoadedModel
 from kvlab.rotation import Watch, watched
@@ -22,7 +23,7 @@ def read(loaded: LoadedModel, ids: torch.Tensor, watch: Watch | None, **inputs: 
     """
     cache = empty_cache(loaded)
     with loaded.lock, watched(loaded.model, watch, cache) if watch else nullcontext():
-        loaded.model.base_model(input_ids=ids, past_key_values=cache, use_cache=True, **inputs)
+        loaded.model.base_model(input_ids=ids, **cache_names.passing(loaded.model.base_model, cache), **inputs)
     stored = [cache.layers[layer].keys for layer in loaded.geometry.kv_layers]
     kept = {0 if keys is None else keys.shape[2] for keys in stored}
     if kept != {ids.shape[1]}:

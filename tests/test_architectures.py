@@ -17,6 +17,7 @@ from transformers import DynamicCache
 
 from kvlab import rotation as rotation_module
 from kvlab import selftest
+from kvlab.cache_names import returned
 from kvlab.capture import capture, self_test
 from kvlab.errors import AlignError, ModelError
 from kvlab.geometry import geometry_of
@@ -328,7 +329,7 @@ def test_a_sliding_window_cuts_nothing_and_still_masks(architecture):
     captured, unmasked = (capture(model, BATCH, pre_rope=False) for model in (loaded, wide))
     assert {x.shape[2] for x in captured.keys + captured.values} == {BATCH_LENGTH}
     with torch.inference_mode():
-        own = loaded.model(torch.from_numpy(BATCH[0].ids)[None], use_cache=True).past_key_values  # cuts
+        own = returned(loaded.model(torch.from_numpy(BATCH[0].ids)[None], use_cache=True))  # cuts
     last = loaded.geometry.kv_layers[-1]
     kept = own.layers[last].keys
     close(captured.keys[-1][:1, :, -kept.shape[2] :], kept)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
+from kvlab.cache_names import passing
 from kvlab.capture import capture
 from kvlab.models import load
 from kvlab.tokens import tokenize
@@ -70,7 +71,7 @@ def test_a_padded_batch_equals_the_models_own_cache_of_each_document(loaded):
     for b, document in enumerate(tokens):
         with torch.inference_mode():
             cache = DynamicCache()
-            loaded.model(torch.from_numpy(document.ids)[None], past_key_values=cache, use_cache=True)
+            loaded.model(torch.from_numpy(document.ids)[None], **passing(loaded.model, cache))
         for number, layer in enumerate(cache.layers):
             torch.testing.assert_close(captured.document(b).keys[number], layer.keys[0], rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(captured.document(b).values[number], layer.values[0], rtol=1e-4, atol=1e-5)

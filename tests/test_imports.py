@@ -27,6 +27,7 @@ GROUPS = {
     "results": ({"kvlab.results", "kvlab.plots", "kvlab.report"}, {"base"}),
     "models": (
         {
+            "kvlab.cache_names",
             "kvlab.names",
             "kvlab.files",
             "kvlab.geometry",

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BertTo
 
 from kvlab import files, memory, models
 from kvlab import geometry as geometry_module
+from kvlab.cache_names import returned
 from kvlab.errors import ModelError
 from kvlab.geometry import geometry_of
 from kvlab.memory import DeviceMemory
@@ -63,7 +64,7 @@ def test_geometry_is_what_a_real_forward_caches(architecture, tmp_path):
 
     loaded = load(name, "cpu")
     with loaded.lock, torch.no_grad():
-        cache = loaded.model.base_model(input_ids=torch.arange(1, 8)[None], use_cache=True).past_key_values
+        cache = returned(loaded.model.base_model(input_ids=torch.arange(1, 8)[None], use_cache=True))
     held = {i: layer for i, layer in enumerate(cache.layers) if getattr(layer, "keys", None) is not None}
     assert tuple(held) == kv_layers
     first = held[kv_layers[0]]
@@ -439,7 +440,7 @@ def test_random_weights_of_the_same_architecture(tmp_path):
 
     def keys(model):
         with torch.no_grad():
-            return model.model.base_model(torch.arange(1, 8)[None], use_cache=True).past_key_values.layers[0].keys
+            return returned(model.model.base_model(torch.arange(1, 8)[None], use_cache=True)).layers[0].keys
 
     assert (keys(one) - keys(loaded)).abs().max() > 0.1
     assert torch.equal(keys(one), keys(same)) and not torch.equal(keys(one), keys(other))

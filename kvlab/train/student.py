@@ -11,6 +11,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import LinearAttentionCacheLayerMixin
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from kvlab import cache_names
 from kvlab.errors import TrainError
 from kvlab.models import LoadedModel
 from kvlab.reading import empty_cache
@@ -41,7 +42,7 @@ def read_student(loaded: LoadedModel, ids: torch.Tensor, mask: torch.Tensor) -> 
     cache = _keeping(loaded)
     watch = Watch()
     with watched(loaded.model, watch, cache):
-        output = loaded.model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
+        output = loaded.model(input_ids=ids, attention_mask=mask, **cache_names.passing(loaded.model, cache))
     found: dict[str, list[torch.Tensor]] = {kind: [] for kind in KINDS}
     shared = {}  # cos and sin, the same in many layers
     for layer in loaded.geometry.kv_layers:
