@@ -225,7 +225,7 @@ def test_scores_equal_an_independent_computation_document_by_document(teacher, s
     sums = work.sums[0]
     scored = score(sums, work.controls[0], True, teacher.geometry, student.geometry, "ridge", no_progress)
 
-    identity = {k: crossfit_ridge(sums.identity(k, 16), 4, quick=True) for k in ("key", "value")}
+    identity = crossfit_ridge(sums.identity(16), 8, quick=True)
     by_hand = [rows_by_hand(teacher, student, item, settings.sinks) for item in items]
     width = student.geometry.key_width
     for kind in ("key", "value"):
@@ -233,6 +233,7 @@ def test_scores_equal_an_independent_computation_document_by_document(teacher, s
             fit = scored.fits[kind, layer]
             for head in range(student.geometry.kv_heads):
                 columns = slice(head * width, (head + 1) * width)
+                place = (kind == "value") * 4 + layer * 2 + head  # all heads are of one width, keys first
                 rss = tss = rss_identity = 0.0  # by channel
                 for fold in range(4):
                     train = [r for r, i in zip(by_hand, items) if i.fold != fold]
@@ -245,7 +246,7 @@ def test_scores_equal_an_independent_computation_document_by_document(teacher, s
                     yt = np.concatenate([r[kind, "s", layer][r["usable"]] for r in test])[:, columns]
                     rss = rss + ((yt - model.predict(xt)) ** 2).sum(0)
                     e = np.concatenate([r["embedding"][r["exact"]] for r in train])
-                    relative = float(identity[kind].penalties[fold, layer * 2 + head])
+                    relative = float(identity.penalties[fold, place])
                     model = Ridge(alpha=relative * ((e - e.mean(0)) ** 2).sum() / e.shape[1], solver="svd").fit(e, y)
                     et = np.concatenate([r["embedding"][r["usable"]] for r in test])
                     rss_identity = rss_identity + ((yt - model.predict(et)) ** 2).sum(0)
@@ -255,7 +256,7 @@ def test_scores_equal_an_independent_computation_document_by_document(teacher, s
                 assert found.r2_identity == pytest.approx(1 - rss_identity.sum() / tss.sum(), abs=1e-4)
                 assert found.error_standardised == pytest.approx((rss / tss).mean(), abs=1e-4)
                 assert found.se == pytest.approx(jackknife_by_hand(fit.rss[:, head], fit.tss[:, head]))
-                more = fit.rss[:, head] - identity[kind].rss[:, layer * 2 + head]
+                more = fit.rss[:, head] - identity.rss[:, place]
                 assert found.gain_se == pytest.approx(jackknife_by_hand(more, fit.tss[:, head]))
             whole_x = np.concatenate([r[kind, "t", teacher_layer][r["exact"]] for r in by_hand])
             whole_y = np.concatenate([r[kind, "s", layer][r["exact"]] for r in by_hand])

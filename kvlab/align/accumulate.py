@@ -13,6 +13,8 @@ from kvlab.align.statistics import pilot_of
 from kvlab.align.sums import FoldSums, Pairing
 from kvlab.types import KINDS
 
+Target = tuple[str, int]  # kind, student layer
+
 
 class Source(Protocol):
     """Rows of a batch (``at`` a part) or of a sample (``at`` a group)."""
@@ -28,64 +30,63 @@ class Source(Protocol):
 class AlignSums:
     """The sums of one set of features against the student: per kind and student layer, and of the token identity.
 
-    Student layers with the same teacher layers share the sums of the features.
+    Student layers with the same teacher layers share the sums of the features, and those with heads of one width the
+    problem of the token identity. Rows are shifted by their pilots once, however many sums they enter.
     """
 
     choices: dict[str, list[Choice]]
     folds: int
-    identity_layers: dict[tuple[str, int], list[int]] = field(default_factory=dict)  # kind, head width -> layers
+    identity_layers: dict[int, list[Target]] = field(default_factory=dict)  # head width -> targets side by side
     features: dict[tuple[str, tuple[int, ...]], FoldSums] = field(default_factory=dict)
-    targets: dict[tuple[str, int], FoldSums] = field(default_factory=dict)
+    targets: dict[Target, FoldSums] = field(default_factory=dict)
     identity_features: FoldSums | None = None
-    identity_targets: dict[tuple[str, int], FoldSums] = field(default_factory=dict)  # columns of all its layers
+    identity_targets: dict[int, FoldSums] = field(default_factory=dict)
 
     def add(self, fold: int, part: str, rows: Source, at: Any) -> None:
         """Add the rows ``at`` a part of a batch or a group of a sample, which are of one fold and use."""
+        targets: dict[Target, torch.Tensor] = {}
         for kind in KINDS:
-            targets = [rows.y(kind, layer, at) for layer in range(len(self.choices[kind]))]
             for union in dict.fromkeys(choice.union for choice in self.choices[kind]):
                 x = rows.side_by_side(kind, union, at)
                 if (kind, union) not in self.features:
                     self.features[kind, union] = FoldSums((pilot_of(x),), self.folds)
                 features = self.features[kind, union]
-                features.add(fold, part, x)
+                x = features.shift(x)
+                features.add_shifted(fold, part, x)
                 for layer, choice in enumerate(self.choices[kind]):
                     if choice.union == union:
-                        self._targets(kind, layer, features, targets[layer]).add(fold, part, x, targets[layer])
-            if self.identity_layers:
-                self._add_identity(fold, part, kind, rows.e(at), targets)
+                        y = rows.y(kind, layer, at)
+                        if (kind, layer) not in self.targets:
+                            self.targets[kind, layer] = FoldSums((features.pilots[0], pilot_of(y)), self.folds)
+                        targets[kind, layer] = self.targets[kind, layer].shift(y)
+                        self.targets[kind, layer].add_shifted(fold, part, x, targets[kind, layer])
+        if self.identity_layers:
+            self._add_identity(fold, part, rows.e(at), targets)
 
-    def _targets(self, kind: str, layer: int, features: FoldSums, y: torch.Tensor) -> FoldSums:
-        if (kind, layer) not in self.targets:
-            self.targets[kind, layer] = FoldSums((features.pilots[0], pilot_of(y)), self.folds)
-        return self.targets[kind, layer]
-
-    def _add_identity(self, fold: int, part: str, kind: str, embedded: torch.Tensor, targets: list) -> None:
+    def _add_identity(self, fold: int, part: str, embedded: torch.Tensor, targets: dict[Target, torch.Tensor]) -> None:
         if self.identity_features is None:
             self.identity_features = FoldSums((pilot_of(embedded),), self.folds)
-        if kind == KINDS[0]:
-            self.identity_features.add(fold, part, embedded)
-        for (of_kind, width), layers in self.identity_layers.items():
-            if of_kind != kind:
-                continue
-            y = torch.cat([targets[layer] for layer in layers], dim=1)
-            if (kind, width) not in self.identity_targets:
-                self.identity_targets[kind, width] = FoldSums(
-                    (self.identity_features.pilots[0], pilot_of(y)), self.folds
-                )
-            self.identity_targets[kind, width].add(fold, part, embedded, y)
+        x = self.identity_features.shift(embedded)
+        self.identity_features.add_shifted(fold, part, x)
+        for width, layers in self.identity_layers.items():
+            if width not in self.identity_targets:
+                pilot = torch.cat([self.targets[target].pilots[1] for target in layers])
+                self.identity_targets[width] = FoldSums((self.identity_features.pilots[0], pilot), self.folds)
+            y = torch.cat([targets[target] for target in layers], dim=1)
+            self.identity_targets[width].add_shifted(fold, part, x, y)
 
     def pairing(self, kind: str, layer: int) -> Pairing:
         choice = self.choices[kind][layer]
         features = self.features[kind, choice.union]
         return Pairing(features, self.targets[kind, layer], choice.columns_of_folds())
 
-    def identity(self, kind: str, width: int) -> Pairing:
-        return Pairing(self.identity_features, self.identity_targets[kind, width])
+    def identity(self, width: int) -> Pairing:
+        """The token embedding against ``identity_layers[width]`` side by side."""
+        return Pairing(self.identity_features, self.identity_targets[width])
 
     def all(self) -> dict[str, FoldSums]:
         """Every sum by a name that also says which layers it is of."""
         named = {f"features {kind} {union}": sums for (kind, union), sums in self.features.items()}
         named |= {f"targets {kind} {layer}": sums for (kind, layer), sums in self.targets.items()}
-        named |= {f"identity {kind} {width}": sums for (kind, width), sums in self.identity_targets.items()}
+        named |= {f"identity {width}": sums for width, sums in self.identity_targets.items()}
         return named | {"identity": self.identity_features}

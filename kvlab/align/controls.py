@@ -37,15 +37,15 @@ class Controls:
 
 
 def shuffled_rows(
-    sample: Sample, choices: dict[str, list[Choice]], heads: Sequence[int], progress: Progress
+    sample: Sample, choices: dict[str, list[Choice]], heads: Sequence[int], quick: bool, progress: Progress
 ) -> tuple[Fits, Fits]:
-    """Fits of the teacher and of shuffled rows; ``heads`` of each student layer."""
+    """Fits of the teacher and of shuffled rows; ``heads`` of each student layer, ``quick`` as in crossfit_ridge."""
     teacher, shuffled = {}, {}
     for number, (kind, layer) in enumerate(_problems(choices)):
         progress("measuring controls", number, len(KINDS) * len(heads))
         choice = choices[kind][layer]
         pairing = sample.with_shuffled(kind, choice.union, layer, choice.columns_of_folds())
-        both = crossfit_ridge(pairing, 2 * heads[layer])
+        both = crossfit_ridge(pairing, 2 * heads[layer], quick)
         teacher[kind, layer] = both.select(0, heads[layer])
         shuffled[kind, layer] = both.select(heads[layer], heads[layer])
     return teacher, shuffled

@@ -74,7 +74,7 @@ class CrossFit:
 def crossfit_ridge(pairing: Pairing, heads: int, quick: bool = False) -> CrossFit:
     """Ridge with a penalty per head, chosen on held-out folds within each training set.
 
-    ``quick``: chosen on the two neighbouring folds instead of all others, from float32 products; for controls.
+    ``quick``: chosen on the two neighbouring folds instead of all others, in float32; for controls.
     """
     chosen = _choose_penalties(pairing, heads, quick)
     relative = torch.tensor(RELATIVE_PENALTIES, dtype=torch.float64)[chosen.cpu()]
@@ -158,10 +158,10 @@ def _choose_penalties(pairing: Pairing, heads: int, quick: bool) -> torch.Tensor
             columns = pairing.columns_of(chosen_for)
             key = tuple(columns.tolist())
             if key not in solutions:
-                solutions[key] = ridge_path(train.features(columns), RELATIVE_PENALTIES)
+                features = train.features(columns)
+                solutions[key] = ridge_path(features.single() if quick else features, RELATIVE_PENALTIES)
             test = centred(fit_x[tested_on], fit_y[tested_on], train.mean_x, train.mean_y).features(columns)
-            maps = solutions[key]
-            squares = metrics.residual_squares(*(test.single(), maps.float()) if quick else (test, maps))
+            squares = metrics.residual_squares(test.single() if quick else test, solutions[key])
             rss[chosen_for] += metrics.per_head(squares.double(), heads)
     return rss.argmin(1)
 

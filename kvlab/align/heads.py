@@ -99,13 +99,21 @@ def ridge(train: Centred, penalty: float) -> torch.Tensor:
 def ridge_path(train: Centred, relative_penalties: Sequence[float]) -> torch.Tensor:
     """[penalties, P, Q] of one training set; penalties relative to the mean variance of the features.
 
-    By Cholesky factors; sums that rounding has left indefinite are solved in their eigenbasis, clamped at zero.
+    By Cholesky factors, in the number type of the sums. Where rounding has left the sums indefinite in float32, in
+    float64; where it has in float64, in their eigenbasis, clamped at zero.
     """
     penalties = torch.tensor([absolute_penalty(train, r) for r in relative_penalties]).to(train.xx)
     eye = torch.eye(len(train.xx)).to(train.xx)
     factors, failed = torch.linalg.cholesky_ex(train.xx + penalties[:, None, None] * eye)
     if not failed.any():
         return torch.cholesky_solve(train.xy.expand(len(penalties), -1, -1), factors)
+    if train.xx.dtype != torch.float64:
+        bad = failed.bool().tolist()
+        paths = [
+            iter(ridge_path(sums, [r for r, of in zip(relative_penalties, bad) if of == failing]).to(train.xx))
+            for failing, sums in ((False, train), (True, train.double()))
+        ]
+        return torch.stack([next(paths[failing]) for failing in bad])
     values, basis = torch.linalg.eigh(train.xx)
     rotated = basis.T @ train.xy
     return basis @ (rotated / (values.clamp(min=0) + penalties[:, None])[..., None])

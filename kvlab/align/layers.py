@@ -228,8 +228,8 @@ class HeldOut:
         for f, g in neighbours(self.count):
             train = about_own_mean(all_x - fit_x[f] - fit_x[g], all_y - fit_y[f] - fit_y[g])
             tests = [centred(fit_x[at], fit_y[at], train.mean_x, train.mean_y) for at in (g, f)]
-            self.pairs.append(((f, g), train, tests))
-        self.tss = self._table(lambda train, tests: [test.yy.sum() for test in tests])  # [F, F]
+            self.pairs.append(((f, g), train.single(), [test.single() for test in tests]))
+        self.tss = self._table(lambda train, tests: [test.yy.double().sum() for test in tests])  # [F, F]
         self._rss: dict[tuple[int, ...], torch.Tensor] = {}
 
     @classmethod
@@ -255,7 +255,7 @@ class HeldOut:
 
             def measure(train, tests) -> list[torch.Tensor]:
                 maps = ridge_path(train.features(columns), SEARCH_PENALTIES)
-                return [metrics.residual_squares(test.features(columns), maps).sum(-1) for test in tests]
+                return [metrics.residual_squares(test.features(columns), maps).double().sum(-1) for test in tests]
 
             self._rss[chosen] = self._table(measure)
         return self._rss[chosen]

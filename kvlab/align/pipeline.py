@@ -99,9 +99,9 @@ class _Work:
         geometry = self.student.geometry
         shapes = {(k, n): target_shape(geometry, k, n) for k in KINDS for n in range(len(geometry.kv_layers))}
         self.heads = [shapes[KINDS[0], n][0] for n in range(len(geometry.kv_layers))]
-        self.identity_layers: dict[tuple[str, int], list[int]] = {}
-        for (kind, layer), (_, width) in shapes.items():
-            self.identity_layers.setdefault((kind, width), []).append(layer)
+        self.identity_layers: dict[int, list[tuple[str, int]]] = {}  # by head width
+        for target, (_, width) in shapes.items():
+            self.identity_layers.setdefault(width, []).append(target)
 
     def _windows(self) -> Iterator[list[Item]]:
         for window in self.reader.windows():
@@ -162,7 +162,9 @@ class _Work:
         self.controls: list[Controls] = []
         self.random: list[str] = []
         for t, (teacher, sample, search) in enumerate(zip(self.teachers, self.samples, self.layers)):
-            of_teacher, shuffled = shuffled_rows(sample, search.choices, self.heads, self.progress)
+            # A sample that is everything gives the teacher's own score, else only what controls are compared with.
+            quick = not self.whole_sample
+            of_teacher, shuffled = shuffled_rows(sample, search.choices, self.heads, quick, self.progress)
             apart = rows_apart(sample, search.choices)
             controls, said = Controls(of_teacher, shuffled, apart=apart), "not asked for"
             if self.settings.random_teacher:

@@ -87,14 +87,13 @@ def score(
 
 
 def identity_fits(sums: AlignSums) -> dict[tuple[str, int], CrossFit]:
-    """Ridge from the token embedding onto every student layer, those of one head width in one problem."""
+    """Ridge from the token embedding onto every kind and student layer, those of one head width in one problem."""
     fits = {}
-    for (kind, width), layers in sums.identity_layers.items():
-        pairing = sums.identity(kind, width)
-        heads = [len(sums.targets[kind, layer].pilots[1]) // width for layer in layers]
-        together, first = crossfit_ridge(pairing, sum(heads), quick=True), 0
-        for layer, count in zip(layers, heads):
-            fits[kind, layer] = together.select(first, count)
+    for width, targets in sums.identity_layers.items():
+        heads = [len(sums.targets[target].pilots[1]) // width for target in targets]
+        together, first = crossfit_ridge(sums.identity(width), sum(heads), quick=True), 0
+        for target, count in zip(targets, heads):
+            fits[target] = together.select(first, count)
             first += count
     return fits
 

@@ -27,6 +27,11 @@ def pilot_of(rows: torch.Tensor) -> torch.Tensor:
     return rows.double().mean(0).to(rows.dtype).double()
 
 
+def shifted(rows: torch.Tensor, pilot: torch.Tensor) -> torch.Tensor:
+    """Rows [N, P] about their pilot [P], in their own number type."""
+    return rows - pilot.to(rows.dtype)
+
+
 @dataclass
 class Inputs:
     """n, sum of x [P] and sum of x x^T [P, P], of rows shifted by ``pilot`` [P]."""
@@ -42,10 +47,12 @@ class Inputs:
         return cls(pilot, 0, torch.zeros_like(pilot), pilot.new_zeros(len(pilot), len(pilot)))
 
     def add(self, x: torch.Tensor) -> None:
-        shifted = x - self.pilot.to(x.dtype)
+        self.add_shifted(shifted(x, self.pilot))
+
+    def add_shifted(self, x: torch.Tensor) -> None:
         self.n += len(x)
-        self.total += shifted.sum(0, dtype=torch.float64)
-        self.gram += product(shifted, shifted)
+        self.total += x.sum(0, dtype=torch.float64)
+        self.gram += product(x, x)
 
     def __add__(self, other: Inputs) -> Inputs:
         return Inputs(self.pilot, self.n + other.n, self.total + other.total, self.gram + other.gram)
@@ -81,11 +88,13 @@ class Outputs:
         return cls(pilot_x, pilot_y, 0, zeros, pilot_x.new_zeros(len(pilot_x), len(pilot_y)), zeros.clone())
 
     def add(self, x: torch.Tensor, y: torch.Tensor) -> None:
-        shifted_x, shifted_y = x - self.pilot_x.to(x.dtype), y - self.pilot_y.to(y.dtype)
+        self.add_shifted(shifted(x, self.pilot_x), shifted(y, self.pilot_y))
+
+    def add_shifted(self, x: torch.Tensor, y: torch.Tensor) -> None:
         self.n += len(y)
-        self.total += shifted_y.sum(0, dtype=torch.float64)
-        self.cross += product(shifted_x, shifted_y)
-        self.squares += shifted_y.square().sum(0, dtype=torch.float64)
+        self.total += y.sum(0, dtype=torch.float64)
+        self.cross += product(x, y)
+        self.squares += y.square().sum(0, dtype=torch.float64)
 
     def __add__(self, other: Outputs) -> Outputs:
         return self._combine(other, 1)
@@ -142,7 +151,13 @@ class Centred:
 
     def single(self) -> Centred:
         """The same in float32, where no more digits are needed."""
-        return Centred(self.n, *(t.float() for t in (self.mean_x, self.mean_y, self.xx, self.xy, self.yy)))
+        return self._as(torch.float32)
+
+    def double(self) -> Centred:
+        return self._as(torch.float64)
+
+    def _as(self, dtype: torch.dtype) -> Centred:
+        return Centred(self.n, *(t.to(dtype) for t in (self.mean_x, self.mean_y, self.xx, self.xy, self.yy)))
 
 
 def centred(inputs: Inputs, outputs: Outputs, mean_x: torch.Tensor, mean_y: torch.Tensor) -> Centred:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from kvlab.align.statistics import Inputs, Outputs
+from kvlab.align.statistics import Inputs, Outputs, shifted
 
 FIT_AND_SCORE = "fit and score"  # both models have read the same bytes
 SCORE_ONLY = "score only"  # the rule gives a teacher step, but not at the same byte
@@ -27,12 +27,19 @@ class FoldSums:
     def empty(self) -> Inputs | Outputs:
         return (Inputs if len(self.pilots) == 1 else Outputs).empty(*self.pilots)
 
+    def shift(self, rows: torch.Tensor) -> torch.Tensor:
+        """Features (of Inputs) or targets (of Outputs) about their pilot."""
+        return shifted(rows, self.pilots[-1])
+
     def add(self, fold: int, part: str, *rows: torch.Tensor) -> None:
+        self.add_shifted(fold, part, *map(shifted, rows, self.pilots))
+
+    def add_shifted(self, fold: int, part: str, *rows: torch.Tensor) -> None:
         if not len(rows[0]):
             return
         if (part, fold) not in self.parts:
             self.parts[part, fold] = self.empty()
-        self.parts[part, fold].add(*rows)
+        self.parts[part, fold].add_shifted(*rows)
 
     def of(self, *parts: str) -> list:
         """[F] sums over the rows of these parts."""

@@ -28,7 +28,7 @@ def a_million_tokens(device: torch.device, quick: bool) -> Row:
     layers = 22 if device.type == "cuda" and not quick else 2
     identity = device.type == "cuda" and not quick
     choices = [Choice((at,), (WIDTH_T,), (at,), ((at,),) * FOLDS) for at in range(layers)]
-    identity_layers = {(kind, HEAD): list(range(layers)) for kind in KINDS} if identity else {}
+    identity_layers = {HEAD: [(kind, layer) for kind in KINDS for layer in range(layers)]} if identity else {}
     sums = AlignSums(dict.fromkeys(KINDS, choices), FOLDS, identity_layers)
     generator = torch.Generator(device).manual_seed(0)
     widths = (WIDTH_T, WIDTH_S, EMBEDDING) if identity else (WIDTH_T, WIDTH_S)
