@@ -19,6 +19,7 @@ from kvlab.ui.warm import worker
 
 SAMPLE = "sample"
 SAMPLE_FOLDER = Path(__file__).parents[1] / "demo" / "analysis"
+PAIR_OF_SAMPLE = ("demo/teacher", "demo/student")
 QUESTION_SECONDS = 180  # a geometry waits while a large model is being loaded
 LISTED = 50  # older runs are still reached by their address
 
@@ -36,8 +37,16 @@ def ask(call: str, **arguments: Any) -> Any:
     return worker().ask(call, timeout=QUESTION_SECONDS, **arguments)
 
 
-@st.cache_data(show_spinner="Reading the model's configuration…", ttl=3600, max_entries=200)
 def geometry(name: str) -> Geometry:
+    """Those of the sample's models are on disk; others are asked of the worker. Raises KvlabError."""
+    if name not in PAIR_OF_SAMPLE:
+        return _asked_geometry(name)
+    sample = alignment_of(SAMPLE)
+    return Geometry.from_dict(sample.teacher if name == PAIR_OF_SAMPLE[0] else sample.student)
+
+
+@st.cache_data(show_spinner="Reading the model's configuration…", ttl=3600, max_entries=200)
+def _asked_geometry(name: str) -> Geometry:
     return Geometry.from_dict(ask("geometry", name=name))
 
 

@@ -29,23 +29,24 @@ def documents() -> tuple[list[Document], str]:
             text = st.text_area("Your prompts", key="form-pasted", height=150, placeholder=PASTE_HELP)
             if not text.strip():
                 return [], "pasted"
-            return _shown(prompts.read_pasted(text)), "pasted"
+            return shown(prompts.read_pasted(text)), "pasted"
         upload = st.file_uploader("Prompt file", type=["txt", "jsonl", "csv", "parquet"], help=UPLOAD_HELP)
         if upload is None:
             return [], "upload"
-        return _shown(_read_upload(upload)), prompts.safe_name(upload.name)
+        return shown(read_upload(upload, "form-column")), prompts.safe_name(upload.name)
     except PromptError as error:
         show_error(error)
         return [], ""
 
 
-def _read_upload(upload) -> Reading:
+def read_upload(upload, key: str) -> Reading:
+    """An uploaded file; of a table, with a picker of its column under ``key``. Raises PromptError."""
     data = upload.getvalue()
     columns = prompts.tabular_columns(upload.name, data)
     column = None
     if columns:
         usual = next((i for i, name in enumerate(columns) if name in ("prompt", "text")), None)
-        column = st.selectbox("Column with the prompts", columns, index=usual, key="form-column")
+        column = st.selectbox("Column with the prompts", columns, index=usual, key=key)
         if column is None:
             raise PromptError(
                 "prompts-no-column",
@@ -56,7 +57,7 @@ def _read_upload(upload) -> Reading:
     return prompts.read_upload(upload.name, data, column=column)
 
 
-def _shown(reading: Reading) -> list[Document]:
+def shown(reading: Reading) -> list[Document]:
     """Say what was read and what was not; the good documents."""
     words = [f"Prompts read: {len(reading.documents):,}"]
     if reading.duplicates:

@@ -11,8 +11,6 @@ from kvlab.types import Geometry
 from kvlab.ui import backend, form, places
 from kvlab.ui.text import show_error
 
-PAIR_OF_SAMPLE = ("demo/teacher", "demo/student")
-
 
 def page() -> None:
     st.title("Can this teacher’s KV cache be aligned with this student’s?")
@@ -48,7 +46,7 @@ def _pair() -> None:
     with left:
         teacher, student = form.models()
     try:
-        geometries = [_geometry(name) for name in (teacher, student)]
+        geometries = [backend.geometry(name) for name in (teacher, student)]
     except KvlabError as error:
         with right:
             show_error(error)
@@ -62,14 +60,6 @@ def _pair() -> None:
         )
     with left:
         _memory(teacher, student)
-
-
-def _geometry(name: str) -> Geometry:
-    """That of the sample is on disk; others are asked of the worker."""
-    if name not in PAIR_OF_SAMPLE:
-        return backend.geometry(name)
-    sample = backend.alignment_of(backend.SAMPLE)
-    return Geometry.from_dict(sample.teacher if name == PAIR_OF_SAMPLE[0] else sample.student)
 
 
 def comparison(teacher: Geometry, student: Geometry) -> list[dict[str, str]]:

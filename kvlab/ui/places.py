@@ -18,9 +18,13 @@ def alignment() -> StreamlitPage:
     return st.Page(PAGES / "alignment.py", title="Alignment", icon=":material/grid_on:", url_path="alignment")
 
 
+def validation() -> StreamlitPage:
+    return st.Page(PAGES / "validation.py", title="Validation", icon=":material/model_training:", url_path="validation")
+
+
 def checks() -> StreamlitPage:
     return st.Page(PAGES / "checks.py", title="Checks", icon=":material/checklist:", url_path="checks")
 
 
 def all_pages() -> list[StreamlitPage]:
-    return [overview(), alignment(), checks()]
+    return [overview(), alignment(), validation(), checks()]

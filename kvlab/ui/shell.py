@@ -6,7 +6,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from kvlab.ui import form, places, progress
+from kvlab.ui import form, places, progress, validation_form
 
 
 def run() -> None:
@@ -14,6 +14,7 @@ def run() -> None:
     st.set_page_config(page_title="kvlab", page_icon=ICON, layout="wide")
     st.html(STYLE)
     form.keep_fields()
+    validation_form.keep_fields()
     page = st.navigation(places.all_pages(), position="top")
     progress.banner(on_alignment_page=page.url_path == "alignment")
     page.run()
@@ -27,7 +28,8 @@ def run() -> None:
 ICON = str(Path(__file__).parent / "icon.png")
 
 STYLE = """<style>
-.block-container { padding-top: 3.6rem; padding-bottom: 1.5rem; max-width: 1240px; }
+.block-container { padding-top: 3.9rem; padding-bottom: 1.5rem; max-width: 1240px; }
 h1 { font-size: 1.7rem !important; padding: 0 0 .3rem 0 !important; }
 h3 { font-size: 1.15rem !important; padding-bottom: .2rem !important; }
+.st-key-live-numbers [data-testid="stMetricValue"] { font-size: 1.3rem; padding: 0; }
 </style>"""

@@ -49,11 +49,11 @@ SEGMENTS = {
 
 def show_error(error: KvlabError) -> None:
     """What was expected, what was found, what to do."""
-    st.error(f"**Expected** {_plain(error.expected)}", icon=":material/error:")
-    st.markdown(f"**Found:** {_plain(error.found)}\n\n**What to do:** {_plain(error.remedy)}")
+    st.error(f"**Expected** {plain(error.expected)}", icon=":material/error:")
+    st.markdown(f"**Found:** {plain(error.found)}\n\n**What to do:** {plain(error.remedy)}")
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that came from files or users, kept from being read as Markdown or HTML."""
     for character in "\\`*_{}[]<>$#~|:":
         text = text.replace(character, "\\" + character)

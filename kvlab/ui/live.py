@@ -1,0 +1,204 @@
+"""The live view of one training run, from its folder: ``panel`` looks once a second while the run is at work.
+
+Nothing of it lives in the page: a reload, another browser or another server builds the same from the run's id.
+"""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from kvlab.errors import KvlabError, RunError
+from kvlab.runs import monitor, queue, store, training
+from kvlab.runs.metrics import pace
+from kvlab.runs.monitor import View
+from kvlab.train.config import Thresholds
+from kvlab.ui import live_actions, live_charts, live_end, live_source, live_words, places
+from kvlab.ui.live_source import Source
+from kvlab.ui.text import plain, show_error
+
+EVERY = 1.0  # seconds between two looks at a run that is at work
+
+
+def panel(run_id: str) -> None:
+    """Draw a training run, whatever its state; an id of none is one message."""
+    try:
+        view = _view(run_id)
+    except RunError as error:
+        show_error(error)
+        return
+    if view.kind == "analysis":
+        st.info("This is an analysis, not a training run.", icon=":material/info:")
+        st.page_link(places.alignment(), label="Show it", query_params={"run": run_id}, icon=":material/grid_on:")
+        return
+    moving = _moving(view)
+    # One fragment for a run that moves and one that rests, so that the charts stay as they are when it ends.
+    st.fragment(_draw, run_every=EVERY if moving else None)(run_id, moving)
+
+
+def _draw(run_id: str, moving: bool) -> None:
+    try:
+        view = _view(run_id)
+    except RunError as error:
+        show_error(error)
+        return
+    if moving != _moving(view):
+        st.rerun()  # the page with it: the timer starts or stops
+    source = live_source.of(view.folder)
+    _heading(view)
+    _state(view, source)
+    _numbers(view, source)
+    _charts(view, source)
+    _checkpoints(source, view)
+    _router(view, source)
+    _log(source)
+    if not view.active:
+        live_end.downloads(view)
+
+
+def _view(run_id: str) -> View:
+    return monitor.view(store.find(store.runs_root(), run_id))
+
+
+def _moving(view: View) -> bool:
+    """Whether anything may still change: the run, its process, or the cause that the keeper is about to write."""
+    unexplained = view.state == "lost" and queue.place(view.folder) is not None
+    return (
+        view.active or not training.gone(view.folder) or (unexplained and queue.keeper(view.folder.parent) is not None)
+    )
+
+
+def _heading(view: View) -> None:
+    settings = view.config
+    teachers = settings.get("teachers") or ()
+    pair = " + ".join(map(str, teachers)) + f" → {settings.get('student')}" if teachers else view.name
+    st.subheader(plain(pair), anchor=False)
+    facts = [f"run {view.id}"]
+    if len(teachers) > 1:
+        facts.append(f"{settings.get('fusion')} fusion")
+    if control := live_words.control(settings.get("control")):
+        facts.append(control)
+    st.caption(plain(" · ".join(facts)))
+
+
+def _state(view: View, source: Source) -> None:
+    if not view.active:
+        live_end.outcome(view, source)
+        live_actions.buttons(view)
+        return
+    left, right = st.columns([7, 3], vertical_alignment="center")
+    with left:
+        if view.state == "queued":
+            _queued(view)
+        else:
+            words = plain(live_words.going_on(view))
+            st.progress((view.share or 0.0) if view.total > 1 else 0.0, text=words)
+    with right:
+        live_actions.buttons(view)
+    live_actions.question(view)
+
+
+def _queued(view: View) -> None:
+    root = view.folder.parent
+    st.info(live_words.waiting(queue.place(view.folder) or 0), icon=":material/hourglass_top:")
+    if queue.keeper(root) is None:  # it was killed: whoever looks sets the queue going again
+        try:
+            queue.attend(root)
+        except KvlabError as error:
+            show_error(error)
+
+
+def _numbers(view: View, source: Source) -> None:
+    steps = source.steps()
+    total = view.config.get("max_steps")
+    total = total if isinstance(total, int) else 0
+    speed = pace(steps, total)
+    per_second = f"{1 / speed.seconds_per_step:.2f}" if speed.seconds_per_step else live_words.UNKNOWN
+    loss = steps.column("loss")
+    shown = {
+        "Step": f"{speed.step:,} of {total:,}",
+        "Loss": f"{loss[-1]:.4f}" if loss else live_words.UNKNOWN,
+        "Elapsed": live_words.duration(view.elapsed_s),
+        "Remaining": live_words.remaining(view, speed),
+        "Steps per second": per_second,
+        "Tokens per second": f"{speed.tokens_per_s:,.0f}" if speed.tokens_per_s else live_words.UNKNOWN,
+    }
+    with st.container(key="live-numbers"):
+        for column, (name, value) in zip(st.columns(len(shown)), shown.items()):
+            column.metric(name, value)
+    device = source.report().get("device")
+    if isinstance(device, dict) and isinstance(device.get("words"), str):
+        st.caption(f"How it computes: it {plain(device['words'])}.")
+
+
+def _charts(view: View, source: Source) -> None:
+    steps = source.steps()
+    loss, ce, memory = st.columns(3)
+    with loss:
+        st.markdown("**Loss terms**, raw (thin), smoothed (thick)")
+        _chart(live_charts.terms(steps, live_charts.TERMS, "loss"), f"terms-{view.id}", "Loss terms over steps")
+    with ce:
+        st.markdown("**Cross-entropy** on the training text")
+        _chart(live_charts.terms(steps, live_charts.CE, "nats per token"), f"ce-{view.id}", "Cross-entropy over steps")
+    with memory:
+        chart, what = live_charts.memory(source.memory(), _limit(view))
+        st.markdown("**GPU memory in use**" if what == "device" else "**Memory of this process** (no GPU)")
+        _chart(chart, f"memory-{view.id}", "Memory in use over time")
+
+
+def _router(view: View, source: Source) -> None:
+    teachers = [str(name) for name in view.config.get("teachers") or ()]
+    if len(teachers) > 1 and (chart := live_charts.router(source.steps(), teachers)):
+        st.markdown("**Weight of each teacher**, mean over layers and rows of a step")
+        _chart(chart, f"router-{view.id}", "Weight of each teacher over steps")
+
+
+def _chart(chart, key: str, words: str) -> None:
+    if chart is None:
+        st.caption("Nothing is logged yet.")
+    else:  # a selection that the page is told of is one that new points do not reset
+        st.altair_chart(chart, key=key, alt=words, on_select=_keep, selection_mode=[live_charts.ZOOM])
+
+
+def _keep() -> None:
+    """The zoom is in the chart's own state."""
+
+
+def _limit(view: View) -> float:
+    settings = live_source.settings_of(view.config)
+    return settings.thresholds.memory if settings else Thresholds().memory
+
+
+def _checkpoints(source: Source, view: View) -> None:
+    st.markdown("**Checkpoints**")
+    rows = [
+        {
+            "step": str(row.get("step", "")),
+            "checked": plain(str(row.get("name", ""))),
+            "result": live_words.MARKS.get(str(row.get("state")), live_words.UNKNOWN),
+            "value": _written(row.get("value")),
+            "threshold": _written(row.get("threshold")),
+            "found": plain(str(row.get("words", ""))),
+        }
+        for row in source.checkpoints(live_source.settings_of(view.config))
+    ]
+    if rows:
+        st.table(rows, hide_index=True, alt="The checkpoints of the verdict")
+    else:
+        st.caption("The settings of this run cannot be read, so its checkpoints are not known.")
+
+
+def _written(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, int | float) else live_words.UNKNOWN
+
+
+def _log(source: Source) -> None:
+    name, text = source.log()
+    st.markdown(f"**{name or 'Log'}**, the last lines")
+    if text:
+        st.code(text, language=None, wrap_lines=True)
+    else:
+        st.caption("Nothing is logged yet.")
+    if source.damaged_lines:
+        st.caption(
+            f"{source.damaged_lines} damaged lines of the logged numbers were passed over; all others are shown."
+        )

@@ -1,0 +1,86 @@
+"""What a user can do to a run: stop, kill, resume. Each says what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import streamlit as st
+
+from kvlab.errors import KvlabError
+from kvlab.runs import training
+from kvlab.runs.monitor import View
+from kvlab.ui import live_words
+from kvlab.ui.text import show_error
+
+
+def buttons(view: View) -> None:
+    """Those that fit the run's state, and word of what was done last."""
+    if said := st.session_state.get(_said(view)):
+        st.success(said, icon=":material/check_circle:")
+    if view.state == "queued":
+        if st.button("Take out of the queue", key=f"stop-{view.id}", icon=":material/stop_circle:", width="stretch"):
+            _do(view, lambda: training.stop(view.folder), "")
+    elif view.active:
+        _stop_and_kill(view)
+    elif view.state in training.RESUMABLE:
+        _resume(view)
+
+
+def _stop_and_kill(view: View) -> None:
+    left, right = st.columns(2)
+    about = "Finishes its step, saves a checkpoint, and ends."
+    if left.button(
+        "Stop",
+        key=f"stop-{view.id}",
+        icon=":material/stop_circle:",
+        disabled=view.stopping,
+        help=about,
+        width="stretch",
+    ):
+        _do(view, lambda: training.stop(view.folder), "")
+    if right.button("Kill", key=f"kill-{view.id}", icon=":material/dangerous:", width="stretch"):
+        st.session_state[_asked(view)] = True
+
+
+def question(view: View) -> None:
+    """Kill asks first."""
+    if view.state != "running" or not st.session_state.get(_asked(view)):
+        return
+    with st.container(border=True):
+        st.markdown(live_words.ASKED_KILL)
+        yes, no, _ = st.columns([1, 1, 3])
+        if yes.button("Kill it now", key=f"kill-yes-{view.id}", type="primary", width="stretch"):
+            st.session_state[_asked(view)] = False
+            with st.spinner("Killing it, and waiting until it is gone…"):
+                said = f"Killed: process {view.pid} and all that it started are gone."
+                _do(view, lambda: training.kill(view.folder), said)
+        if no.button("Keep it running", key=f"kill-no-{view.id}", width="stretch"):
+            st.session_state[_asked(view)] = False
+            st.rerun(scope="fragment")
+
+
+def _resume(view: View) -> None:
+    saved = (view.folder / "checkpoint").is_dir()
+    label = "Resume from its last checkpoint" if saved else "Start it again"
+    about = "" if saved else "It has no checkpoint yet: it begins anew, in the same folder."
+    if st.button(label, key=f"resume-{view.id}", icon=":material/resume:", help=about or None):
+        _do(view, lambda: training.resume(view.folder), "")
+
+
+def _do(view: View, act: Callable[[], object], said: str) -> None:
+    """Act, keep what is to be said for the next look, and look again."""
+    try:
+        act()
+    except KvlabError as error:
+        show_error(error)
+        return
+    st.session_state[_said(view)] = said
+    st.rerun()
+
+
+def _said(view: View) -> str:
+    return f"live-said-{view.id}"
+
+
+def _asked(view: View) -> str:
+    return f"kill-asked-{view.id}"

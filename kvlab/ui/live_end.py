@@ -1,0 +1,135 @@
+"""How a run ended: its verdict, or why it has none and what to do; and everything of it to take away."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import streamlit as st
+
+from kvlab.errors import KvlabError
+from kvlab.run_markdown import markdown
+from kvlab.run_report import gather
+from kvlab.runs import store, training
+from kvlab.runs.monitor import View
+from kvlab.train.failures import explain
+from kvlab.ui import live_source, live_words, validation_launch
+from kvlab.ui.live_source import Source
+from kvlab.ui.text import plain, show_error
+
+HTML_REPORT = "report.html"
+MAY_BE_MEMORY = ("out-of-memory", "run-killed")  # kinds of an error that less memory may mend
+
+
+def outcome(view: View, source: Source) -> None:
+    """The end of a run in words."""
+    if view.state == "done":
+        _verdict(view, source)
+    elif view.state == "cancelled":
+        _cancelled(view)
+    else:
+        st.error(
+            "This run was lost: its process is gone and did not say how it ended."
+            if view.state == "lost"
+            else "This run failed.",
+            icon=":material/error:",
+        )
+        _error(view.error)
+        _again(view)
+
+
+def _verdict(view: View, source: Source) -> None:
+    state, report = source.verdict(), source.report()
+    before, after = (part if isinstance(part, dict) else {} for part in (report.get("before"), report.get("after")))
+    words = live_words.verdict(state, source.checkpoints(None), view)
+    say = {"pass": st.success, "fail": st.error}.get(state, st.warning)
+    icon = ":material/check_circle:" if state == "pass" else ":material/cancel:"
+    say(f"{words} {live_words.change(before, after)}", icon=icon)
+    told = [live_words.cross_entropy(before, after), _router(view, source)]
+    if told := [text for text in told if text]:
+        st.caption(" ".join(told))
+
+
+def _router(view: View, source: Source) -> str:
+    teachers, steps = view.config.get("teachers") or (), source.steps()
+    if len(teachers) < 2 or not steps.rows:
+        return ""
+    weights = [steps.column(f"router.{number}")[-1] for number in range(len(teachers))]
+    shares = ", ".join(
+        f"{plain(str(name))} {weight:.0%}" for name, weight in zip(teachers, weights) if weight == weight
+    )
+    return f"Weights of the teachers in the last step: {shares}." if shares else ""
+
+
+def _cancelled(view: View) -> None:
+    cause = store.read_status(view.folder).get("cause")
+    killed = isinstance(cause, dict) and cause.get("kind") == "run-killed-by-user"
+    at = f" at step {view.done:,} of {view.total:,}" if view.total > 1 else ""
+    words = f"This run was killed{at}." if killed else f"This run was stopped{at}."
+    words += " Its process is gone." if training.gone(view.folder) else " Its process is about to end."
+    st.info(words, icon=":material/stop_circle:")
+
+
+def _error(error: dict[str, Any] | None) -> None:
+    try:
+        show_error(KvlabError.from_dict(error))
+    except (KeyError, TypeError):
+        st.markdown(live_words.NO_REASON)
+
+
+def _again(view: View) -> None:
+    """A run of its own with the settings that may do better, where such are known."""
+    changes = changes_of(view)
+    if not changes:
+        return
+    label = f"Launch again with {live_words.settings(changes)}"
+    if st.button(label, key=f"again-{view.id}", type="primary", icon=":material/play_arrow:"):
+        try:
+            run_id = validation_launch.again(view.folder, view.config, changes)
+        except KvlabError as error:
+            show_error(error)
+            return
+        validation_launch.show(run_id)
+        st.rerun()
+
+
+def changes_of(view: View) -> dict[str, Any]:
+    """As the run itself recorded them; of one that the system killed, which it cannot record, for want of memory."""
+    error = view.error or {}
+    changes = error.get("changes")
+    if isinstance(changes, dict) and changes:
+        return changes
+    killed = error.get("kind") == "out-of-memory" or "SIGKILL" in str(error.get("found"))
+    settings = live_source.settings_of(view.config)
+    if view.state == "lost" and error.get("kind") in MAY_BE_MEMORY and killed and settings:
+        return explain(MemoryError(), settings, view.phase)["changes"]
+    return {}
+
+
+def downloads(view: View) -> None:
+    """The report, and the files that it was made of."""
+    st.markdown("**To take away**")
+    made = {
+        "report.md": (lambda: markdown(gather(view.folder)), "text/markdown"),
+        "report.json": (lambda: json.dumps(gather(view.folder), ensure_ascii=False, indent=1), "application/json"),
+    }
+    types = {
+        HTML_REPORT: "text/html",
+        "config.yaml": "text/yaml",
+        "metrics.jsonl": "text/plain",
+        "training.log": "text/plain",
+    }
+    for name, mime in types.items():
+        if name in view.files:
+            made[name] = ((lambda name=name: (view.folder / name).read_bytes()), mime)
+    for column, (name, (make, mime)) in zip(st.columns(6), made.items()):
+        column.download_button(
+            name,
+            make,
+            f"{view.id}-{name}",
+            mime,
+            key=f"take-{name}-{view.id}",
+            icon=":material/download:",
+            width="stretch",
+            on_click="ignore",
+        )

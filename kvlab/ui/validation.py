@@ -1,0 +1,55 @@
+"""The Validation page: the form of a new run, or one run with its live view."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from kvlab.runs import monitor, queue, store
+from kvlab.runs.monitor import View
+from kvlab.ui import live, live_words, standing_queue, validation_form, validation_launch
+from kvlab.ui.text import plain, show_error
+
+ABOUT = (
+    "A short training run answers one question: does distilling these teachers’ KV caches into this student work at "
+    "all? It runs in a process of its own: close this page whenever you like, and come back for the verdict."
+)
+
+
+def page() -> None:
+    left, right = st.columns([4, 1], vertical_alignment="bottom")
+    left.title("Validation")
+    if error := standing_queue.problem():
+        st.warning("The queue of runs stands still.", icon=":material/warning:")
+        show_error(error)
+    run_id = st.query_params.get("run") or st.session_state.get(validation_launch.CHOSEN)
+    if run_id:
+        right.button("New run", icon=":material/add:", on_click=_new, width="stretch", key="validation-new")
+        st.query_params["run"] = run_id
+        st.session_state[validation_launch.CHOSEN] = run_id
+        live.panel(run_id)
+        return
+    st.markdown(ABOUT)
+    for view in _active():
+        _at_work(view)
+    launched = validation_form.new_run()
+    if launched:
+        validation_launch.show(launched)
+        st.rerun()
+
+
+def _new() -> None:
+    st.session_state.pop(validation_launch.CHOSEN, None)
+    st.query_params.clear()
+
+
+def _active() -> list[View]:
+    """The runs of this host that wait or run, first come first."""
+    views = [monitor.view(entry.folder) for entry in queue.entries(store.runs_root())]
+    return [view for view in views if view.active]
+
+
+def _at_work(view: View) -> None:
+    left, right = st.columns([5, 1], vertical_alignment="center")
+    words = live_words.going_on(view) if view.state == "running" else "Waiting in the queue"
+    left.info(f"Run {plain(view.name)}: {plain(words)}", icon=":material/progress_activity:")
+    right.button("Show it", key=f"show-{view.id}", on_click=validation_launch.show, args=(view.id,), width="stretch")

@@ -1,0 +1,78 @@
+"""What is seldom changed in a training run, folded away under "Advanced"."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from kvlab import memory
+from kvlab.train.config import Thresholds, TrainConfig
+from kvlab.ui import validation_words as words
+from kvlab.ui.validation_fields import choice, described, key, real, whole
+
+
+def settings(teachers: int) -> dict[str, Any]:
+    """Fields of TrainConfig that the main part of the form does not ask for."""
+    computing, loss, data = st.columns(3, gap="medium")
+    with computing:
+        chosen = _computing()
+    with loss:
+        chosen |= _loss(teachers)
+    with data:
+        chosen |= {"time": choice("time", "Time rule", words.TIMES), "layers": choice("layers", "Layers", words.LAYERS)}
+        chosen |= _numbers(words.DATA)
+    st.markdown("**Thresholds of the verdict**")
+    thresholds, columns = {}, st.columns(4)
+    for number, (name, label) in enumerate(words.THRESHOLDS.items()):
+        with columns[number % len(columns)]:
+            thresholds[name] = real(name, label, Thresholds, f"threshold-{name}")
+    return chosen | {"thresholds": thresholds}
+
+
+def _computing() -> dict[str, Any]:
+    devices = ["auto", "cpu", *(f"cuda:{number}" for number in range(len(memory.visible_gpus())))]
+    about = "auto: a GPU where there is one. Runs on one device go one after the other."
+    chosen: dict[str, Any] = {
+        "device": st.selectbox("Device", devices, key=key("device"), help=about),
+        "precision": choice("precision", "Precision", words.PRECISIONS),
+    }
+    chosen |= _numbers(words.STEPS)
+    chosen["gradient_checkpointing"] = st.toggle(
+        "Gradient checkpointing",
+        key=key("gradient_checkpointing"),
+        help=described(TrainConfig, "gradient_checkpointing"),
+    )
+    return chosen
+
+
+def _loss(teachers: int) -> dict[str, Any]:
+    chosen = {"entropy": choice("entropy", "Entropy of a learned router", words.ENTROPIES, disabled=teachers < 2)}
+    text = st.text_input(
+        "Weights of fixed fusion, one per teacher",
+        key=key("fusion_weights"),
+        placeholder="all alike",
+        disabled=teachers < 2,
+        help=described(TrainConfig, "fusion_weights"),
+    )
+    chosen["fusion_weights"] = _weights(text) if teachers > 1 else ()
+    return chosen | _numbers(words.LOSS)
+
+
+def _numbers(labels: dict[str, str]) -> dict[str, Any]:
+    return {
+        name: whole(name, label) if TrainConfig.model_fields[name].annotation is int else real(name, label)
+        for name, label in labels.items()
+    }
+
+
+def _weights(text: str) -> tuple[Any, ...]:
+    """ "0.7, 0.3" as numbers; what is none is left as it is, for the settings to refuse by name."""
+    return tuple(_number(part) for part in text.replace(",", " ").split())
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text

@@ -1,0 +1,43 @@
+"""The Validation form's data: the bundled text, uploaded files, or a path on this machine."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from kvlab import prompts
+from kvlab.errors import PromptError
+from kvlab.train.config import DEMO_DATA, OWN_PROMPTS
+from kvlab.types import Document
+from kvlab.ui.form_prompts import UPLOAD_HELP, read_upload, shown
+from kvlab.ui.text import plain, show_error
+from kvlab.ui.validation_fields import key
+
+SOURCES = {"demo": "Bundled text", "upload": "Upload", "folder": "Folder on this machine"}
+SUFFIXES = ["txt", "jsonl", "csv", "parquet"]
+
+
+def chosen() -> tuple[str, list[Document]]:
+    """The setting ``data``, and uploaded documents, which go into the run's folder."""
+    source = st.segmented_control("Data", list(SOURCES), format_func=SOURCES.get, key=key("source"), required=True)
+    if source == "folder":
+        about = "A folder, or one file, of .txt, .jsonl, .csv or .parquet documents."
+        return st.text_input("Path", key=key("folder"), placeholder="/data/my-documents", help=about), []
+    if source == "upload":
+        return OWN_PROMPTS, _uploaded()
+    st.caption("Word problems in English and Chinese, made as they are needed; the held-out ones are others.")
+    return DEMO_DATA, []
+
+
+def _uploaded() -> list[Document]:
+    files = st.file_uploader(
+        "Documents", type=SUFFIXES, accept_multiple_files=True, help=UPLOAD_HELP, key="train-files"
+    )
+    documents: list[Document] = []
+    for number, file in enumerate(files):
+        try:
+            if len(files) > 1:
+                st.caption(plain(prompts.safe_name(file.name)))
+            documents += shown(read_upload(file, f"train-column-{number}"))
+        except PromptError as error:
+            show_error(error)
+    return documents

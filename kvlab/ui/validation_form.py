@@ -1,0 +1,182 @@
+"""The form of a new training run. Its defaults are the recommended run on the bundled pair."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from kvlab.errors import KvlabError
+from kvlab.train.config import TrainConfig
+from kvlab.ui import backend, validation_advanced, validation_data, validation_launch
+from kvlab.ui import validation_words as words
+from kvlab.ui.form import ALIASES
+from kvlab.ui.text import plain, show_error
+from kvlab.ui.validation_fields import choice, key, whole
+from kvlab.ui.validation_launch import Asked
+
+DEMO = {"teachers": ["demo/teacher"], "student": "demo/student", "source": "demo"}
+TWO_TEACHERS = {**DEMO, "teachers": ["demo/teacher", "demo/teacher-b"], "fusion": "learned"}
+ASKS_ROOM = "train-asks-room"  # whether the warm worker should end first
+NAME_HELP = "A demo model, a Hugging Face id, an alias or a local folder; type to enter your own."
+
+
+def _start() -> dict[str, Any]:
+    """What the form starts with, by widget key."""
+    plain_run = TrainConfig().model_dump(mode="json")
+    thresholds = plain_run.pop("thresholds")
+    fields = {key(name): value for name, value in plain_run.items() if name not in ("teachers", "data")}
+    fields |= {key(f"threshold-{name}"): value for name, value in thresholds.items()}
+    fields |= {key(name): value for name, value in DEMO.items()}
+    return fields | {key("folder"): "", key("fusion_weights"): ""}
+
+
+def keep_fields() -> None:
+    """Called before anything is drawn: Streamlit forgets a widget's value in every run that does not draw it."""
+    for name, value in _start().items():
+        st.session_state[name] = st.session_state.get(name, value)
+
+
+def new_run() -> str | None:
+    """Draw the form -> the id of the run when one was launched."""
+    _presets()
+    left, right = st.columns(2, gap="medium")
+    settings: dict[str, Any] = {}
+    with left:
+        settings |= _models()
+        data, documents = validation_data.chosen()
+        settings["data"] = data
+    with right:
+        settings |= _main(len(settings["teachers"]))
+    button = st.container()
+    with st.expander("Advanced: precision, accumulation, learning rate, seed, device, thresholds"):
+        settings |= validation_advanced.settings(len(settings["teachers"]))
+    with button:
+        return _launch(Asked(settings, documents))
+
+
+def _presets() -> None:
+    one, two, _ = st.columns([3, 5, 4])
+    one.button(
+        "Fill in: demo pair", key="preset-one", on_click=_fill, args=(DEMO,), icon=":material/school:", width="stretch"
+    )
+    two.button(
+        "Fill in: two teachers, learned fusion",
+        key="preset-two",
+        on_click=_fill,
+        args=(TWO_TEACHERS,),
+        icon=":material/group:",
+        width="stretch",
+    )
+
+
+def _fill(fields: dict[str, Any]) -> None:
+    """The defaults again, but for ``fields``."""
+    for name, value in _start().items():
+        st.session_state[name] = value
+    for name, value in fields.items():
+        st.session_state[key(name)] = value
+
+
+def _models() -> dict[str, Any]:
+    known = [*backend.model_names(), *ALIASES]
+    teachers = st.multiselect(
+        "Teachers",
+        list(dict.fromkeys([*known, *st.session_state[key("teachers")]])),
+        key=key("teachers"),
+        accept_new_options=True,
+        help=f"One or several. {NAME_HELP}",
+    )
+    student = st.selectbox(
+        "Student",
+        list(dict.fromkeys([*known, st.session_state[key("student")] or DEMO["student"]])),
+        key=key("student"),
+        accept_new_options=True,
+        help=NAME_HELP,
+    )
+    return {"teachers": [name.strip() for name in teachers if name.strip()], "student": (student or "").strip()}
+
+
+def _main(teachers: int) -> dict[str, Any]:
+    steps, batch = st.columns(2)
+    with steps:
+        chosen: dict[str, Any] = {"max_steps": whole("max_steps", "Steps")}
+    with batch:
+        chosen["batch_size"] = whole("batch_size", "Batch size, documents")
+    left, right = st.columns(2)
+    with left:
+        chosen["map"] = choice("map", "Map", words.MAPS)
+        chosen["control"] = choice("control", "Control", words.CONTROLS)
+    with right:
+        chosen["trainable"] = choice("trainable", "What is trained", words.TRAINABLE)
+        chosen["fusion"] = choice("fusion", "Fusion of teachers", words.FUSIONS, disabled=teachers < 2)
+    left, right = st.columns(2)
+    for column, name, label in (
+        (left, "use_kv_projector", "Project heads and width"),
+        (right, "use_safe_resample", "Resample the timeline"),
+    ):
+        help_text = TrainConfig.model_fields[name].description
+        chosen[name] = column.toggle(label, key=key(name), help=f"{name}: {help_text}.")
+    return chosen
+
+
+def _launch(asked: Asked) -> str | None:
+    """The button, what it waits for, and what it was refused for."""
+    steps = int(asked.settings["max_steps"])
+    clicked = st.button(
+        f"Launch {steps:,}-step validation",
+        type="primary",
+        key="launch-button",
+        icon=":material/play_arrow:",
+        width="stretch",
+    )
+    _say_queue(asked.settings["device"])
+    if not clicked and not st.session_state.get(ASKS_ROOM):
+        return None
+    try:
+        config = validation_launch.config_of(asked)
+        validation_launch.check(config)
+        if not _room(config.device):
+            return None
+        with st.spinner("Queueing the run…"):
+            return validation_launch.launch(config, asked.documents)
+    except KvlabError as error:
+        st.session_state.pop(ASKS_ROOM, None)
+        show_error(error)
+        return None
+
+
+def _say_queue(device: str) -> None:
+    before = validation_launch.ahead(device)
+    if before:
+        runs = "1 run" if before == 1 else f"{before:,} runs"
+        st.caption(
+            f":material/hourglass_top: The device is busy: {runs} before it in the queue. Yours starts by itself "
+            f"as number {before + 1}."
+        )
+
+
+def _room(device: str) -> bool:
+    """Whether the run may start now: asks first where the warm worker holds memory of the same GPU."""
+    held = validation_launch.held_on(device)
+    if not held:
+        st.session_state.pop(ASKS_ROOM, None)
+        return True
+    st.session_state[ASKS_ROOM] = True
+    with st.container(border=True):
+        st.markdown(
+            f"The analysis worker holds {plain(', '.join(held))} on this GPU. Ending it gives that memory back; an "
+            "analysis that is going on would fail, and can go on afterwards."
+        )
+        end, beside, none = st.columns(3)
+        ends = end.button("End the worker and launch", key="room-end", type="primary", width="stretch")
+        stays = beside.button("Launch beside it", key="room-beside", width="stretch")
+        if none.button("Do not launch", key="room-none", width="stretch"):
+            st.session_state.pop(ASKS_ROOM, None)
+            st.rerun()
+    if ends:
+        with st.spinner("Ending the worker…"):
+            validation_launch.worker().stop()
+    if ends or stays:
+        st.session_state.pop(ASKS_ROOM, None)
+    return ends or stays
