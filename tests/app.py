@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.waiting import wait_until
 
@@ -97,3 +97,15 @@ def browser() -> Iterator[Browser]:
             yield opened
         finally:
             opened.close()
+
+
+@contextmanager
+def tab(opened: Browser) -> Iterator[Page]:
+    """A page of a browser that nobody has used; afterwards it must not have asked another machine for anything."""
+    context = opened.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True)
+    context.set_default_timeout(120_000)
+    outside = []
+    context.on("request", lambda request: outside.append(request.url) if "127.0.0.1" not in request.url else None)
+    yield context.new_page()
+    context.close()
+    assert not [url for url in outside if not url.startswith(("data:", "blob:"))], "the page asked another machine"

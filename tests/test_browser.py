@@ -41,13 +41,8 @@ def chromium():
 
 @pytest.fixture
 def page(chromium):
-    context = chromium.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True)
-    context.set_default_timeout(2 * MINUTE)
-    outside = []
-    context.on("request", lambda request: outside.append(request.url) if "127.0.0.1" not in request.url else None)
-    yield context.new_page()
-    context.close()
-    assert not [url for url in outside if not url.startswith(("data:", "blob:"))], "the page asked another machine"
+    with real.tab(chromium) as opened:
+        yield opened
 
 
 @pytest.fixture

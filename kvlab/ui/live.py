@@ -51,7 +51,7 @@ def _draw(run_id: str, moving: bool) -> None:
     _checkpoints(source, view)
     _router(view, source)
     _log(source)
-    if not view.active:
+    if not moving:  # while it is drawn anew each second, a click could meet a button that is gone
         live_end.downloads(view)
 
 

@@ -38,8 +38,14 @@ def _stop_and_kill(view: View) -> None:
         width="stretch",
     ):
         _do(view, lambda: training.stop(view.folder), "")
-    if right.button("Kill", key=f"kill-{view.id}", icon=":material/dangerous:", width="stretch"):
-        st.session_state[_asked(view)] = True
+    right.button(
+        "Kill",
+        key=f"kill-{view.id}",
+        icon=":material/dangerous:",
+        on_click=_ask,
+        args=(view, True),
+        width="stretch",
+    )
 
 
 def question(view: View) -> None:
@@ -50,13 +56,11 @@ def question(view: View) -> None:
         st.markdown(live_words.ASKED_KILL)
         yes, no, _ = st.columns([1, 1, 3])
         if yes.button("Kill it now", key=f"kill-yes-{view.id}", type="primary", width="stretch"):
-            st.session_state[_asked(view)] = False
+            _ask(view, False)
             with st.spinner("Killing it, and waiting until it is gone…"):
                 said = f"Killed: process {view.pid} and all that it started are gone."
                 _do(view, lambda: training.kill(view.folder), said)
-        if no.button("Keep it running", key=f"kill-no-{view.id}", width="stretch"):
-            st.session_state[_asked(view)] = False
-            st.rerun(scope="fragment")
+        no.button("Keep it running", key=f"kill-no-{view.id}", on_click=_ask, args=(view, False), width="stretch")
 
 
 def _resume(view: View) -> None:
@@ -84,3 +88,7 @@ def _said(view: View) -> str:
 
 def _asked(view: View) -> str:
     return f"kill-asked-{view.id}"
+
+
+def _ask(view: View, asks: bool) -> None:
+    st.session_state[_asked(view)] = asks

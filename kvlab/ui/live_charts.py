@@ -43,7 +43,7 @@ def terms(table: Table, shown: dict[str, tuple[str, str]], unit: str) -> alt.Cha
     colour = alt.Color(
         "term:N",
         scale=alt.Scale(domain=[label for label, _ in there.values()], range=[c for _, c in there.values()]),
-        legend=_legend(),
+        legend=_legend() if len(there) > 1 else None,
     )
     names = ["smoothed", "raw"]
     return _zoomable(
@@ -53,8 +53,8 @@ def terms(table: Table, shown: dict[str, tuple[str, str]], unit: str) -> alt.Cha
             x=_steps_axis(),
             y=alt.Y("value:Q", title=unit, scale=alt.Scale(zero=False), axis=alt.Axis(format="~g")),
             color=colour,
-            opacity=alt.Opacity("line:N", scale=alt.Scale(domain=names, range=[1, 0.35]), legend=None),
-            strokeWidth=alt.StrokeWidth("line:N", scale=alt.Scale(domain=names, range=[2.2, 1]), legend=None),
+            opacity=alt.Opacity("line:O", scale=alt.Scale(domain=names, range=[1, 0.35]), legend=None),
+            strokeWidth=alt.StrokeWidth("line:O", scale=alt.Scale(domain=names, range=[2.2, 1]), legend=None),
             tooltip=["term:N", "line:N", alt.Tooltip("step:Q", format="d"), alt.Tooltip("value:Q", format=".4f")],
         )
     )

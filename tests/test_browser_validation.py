@@ -1,0 +1,168 @@
+"""A validation run as a user has it: a real browser, the real app, real training of the demo models."""
+
+import json
+import os
+import re
+import signal
+from pathlib import Path
+
+import pytest
+
+from kvlab.runs import process, queue, store, training
+from kvlab.train.config import TrainConfig
+from tests import app as real
+from tests.waiting import wait_until
+
+NEEDED = bool(os.environ.get("KVLAB_REQUIRE_BROWSER"))
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.xdist_group("browser-validation"),
+    pytest.mark.skipif(real.chromium() is None and not NEEDED, reason="no Chromium found: apt-get install chromium"),
+]
+TRAINING = 300  # seconds for a run of the demo models on a busy machine
+SHORT = {"fit_documents": 20, "eval_documents": 4}  # how little the runs read whose numbers are not looked at
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    yield root
+    for entry in queue.entries(root):
+        status = store.read_status(entry.folder)
+        (entry.folder / "stop").touch()
+        if process.exists(status.get("pid"), status.get("process_started")):
+            process.end(status["pid"])
+    wait_until(lambda: not queue.entries(root) and queue.keeper(root) is None, TRAINING, "the runs to be over")
+
+
+@pytest.fixture(scope="module")
+def app(runs):
+    with real.running_app(runs) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with real.browser() as opened:
+        yield opened
+
+
+@pytest.fixture
+def page(chromium):
+    with real.tab(chromium) as opened:
+        yield opened
+
+
+def status(runs, run):
+    return json.loads((runs / run / "status.json").read_text())
+
+
+def alive(told):
+    return process.exists(told.get("pid"), told.get("process_started"))
+
+
+def run_of(page):
+    page.wait_for_url(lambda url: "run=2" in url)
+    return page.url.split("run=")[1].split("&")[0]
+
+
+def step(page):
+    """The step that the page shows."""
+    shown = page.get_by_test_id("stMetricValue").first.inner_text()
+    return int(re.match(r"([\d,]+) of", shown)[1].replace(",", ""))
+
+
+def rises(page, above):
+    return wait_until(lambda: (found := step(page)) > above and found, TRAINING, f"a step above {above}")
+
+
+def ticks(page):
+    """The numbers along the axes of the first chart."""
+    return page.locator(".vega-embed").first.locator("svg .role-axis-label text").all_inner_texts()
+
+
+def test_one_click_trains_the_demo_pair_and_the_run_ends_by_itself_when_the_browser_is_closed(app, chromium):
+    with real.tab(chromium) as page:
+        page.goto(app.url)
+        page.get_by_role("link", name="Validation").click()
+        page.get_by_role("button", name="Launch 100-step validation").click()
+        run = run_of(page)
+        seen = rises(page, 0)
+        assert rises(page, seen) > seen
+
+        chart = page.locator(".vega-embed").first
+        chart.hover()
+        before = ticks(page)
+        page.mouse.wheel(0, -400)
+        zoomed = wait_until(lambda: (found := ticks(page)) != before and found, 30, "the chart to zoom")
+        rises(page, step(page) + 2)
+        assert ticks(page) == zoomed, "the zoom is lost when new steps arrive"
+        page.reload()
+        rises(page, seen)
+    wait_until(lambda: training.gone(app.runs / run), TRAINING, "the end of the run")
+    assert status(app.runs, run)["state"] == "done"
+    with real.tab(chromium) as page:  # another browser
+        page.goto(f"{app.url}/validation?run={run}")
+        page.get_by_text("Verdict: passed.").wait_for()
+        page.get_by_text("KV error of K").wait_for()
+        assert page.get_by_text("Traceback").count() == 0
+        with page.expect_download() as download:
+            page.get_by_role("button", name="report.md").click()
+        assert "Validation run" in Path(download.value.path()).read_text(encoding="utf-8")
+    verdict = json.loads((app.runs / run / "verdict.json").read_text())
+    assert verdict["state"] == "pass" and len(verdict["checkpoints"]) == 8
+
+
+def test_stop_saves_resume_goes_on_and_kill_asks_first(app, page):
+    config = TrainConfig(max_steps=100_000, checkpoint_every=100_000, **SHORT).model_dump(mode="json")
+    run = training.launch(config, "long", "cpu", app.runs)
+    page.goto(f"{app.url}/validation?run={run}")
+    rises(page, 0)
+    first = status(app.runs, run)
+    assert alive(first)
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_text("This run was stopped").wait_for()
+    page.get_by_text("Its process is gone").wait_for()
+    assert not alive(first) and status(app.runs, run)["state"] == "cancelled"
+    saved = json.loads((app.runs / run / "checkpoint" / "step.json").read_text())["step"]
+    assert saved == step(page)
+
+    page.get_by_role("button", name="Resume from its last checkpoint").click()
+    rises(page, saved)
+    second = status(app.runs, run)
+    page.get_by_role("button", name="Kill", exact=True).click()
+    page.get_by_text("Kill ends the process").wait_for()
+    assert alive(second)
+    page.get_by_role("button", name="Kill it now").click()
+    page.get_by_text(f"Killed: process {second['pid']} and all that it started are gone").wait_for()
+    page.get_by_text("This run was killed").wait_for()
+    assert not process.group_members(second["pid"])
+
+    wait_until(lambda: not queue.entries(app.runs), TRAINING, "the end to be recorded")
+    training.delete(app.runs / run)
+    page.reload()
+    page.get_by_text("What to do:").wait_for()
+    page.get_by_text("no such folder").wait_for()
+    assert page.get_by_text("Traceback").count() == 0
+
+
+def test_a_run_goes_on_without_its_web_server_and_a_new_one_shows_it(runs, chromium):
+    with real.running_app(runs) as app, real.tab(chromium) as page:
+        page.goto(f"{app.url}/validation")
+        steps = page.get_by_label("Steps", exact=True)
+        steps.fill("20")
+        steps.press("Enter")
+        page.get_by_role("button", name="Launch 20-step validation").click()
+        run = run_of(page)
+        told = wait_until(lambda: alive(found := status(runs, run)) and found, TRAINING, "the run's process")
+        os.killpg(os.getpgid(app.process.pid), signal.SIGKILL)
+        wait_until(lambda: not app.process.is_running() or app.process.status() == "zombie", 30, "the server's end")
+        assert alive(told) and status(runs, run)["state"] == "running"
+    with real.running_app(runs) as app, real.tab(chromium) as page:
+        page.goto(f"{app.url}/validation?run={run}")
+        page.get_by_role("heading", name="demo/teacher").wait_for()
+        wait_until(lambda: training.gone(runs / run), TRAINING, "the end of the run")
+        page.get_by_text("Verdict:").first.wait_for()
+        assert step(page) == 20
+    ended = status(runs, run)
+    assert ended["state"] == "done" and ended["pid"] == told["pid"]
