@@ -141,7 +141,7 @@ def _charts(view: View, source: Source) -> None:
         _chart(live_charts.terms(steps, live_charts.CE, "nats per token"), f"ce-{view.id}", "Cross-entropy over steps")
     with memory:
         chart, what = live_charts.memory(source.memory(), _limit(view))
-        st.markdown("**GPU memory in use**" if what == "device" else "**Memory of this process** (no GPU)")
+        st.markdown(live_words.memory(what if chart else ""))
         _chart(chart, f"memory-{view.id}", "Memory in use over time")
 
 

@@ -51,7 +51,7 @@ def terms(table: Table, shown: dict[str, tuple[str, str]], unit: str) -> alt.Cha
         .mark_line()
         .encode(
             x=_steps_axis(),
-            y=alt.Y("value:Q", title=unit, scale=alt.Scale(zero=False), axis=alt.Axis(format="~g")),
+            y=alt.Y("value:Q", title=unit, scale=alt.Scale(zero=False)),
             color=colour,
             opacity=alt.Opacity("line:O", scale=alt.Scale(domain=names, range=[1, 0.35]), legend=None),
             strokeWidth=alt.StrokeWidth("line:O", scale=alt.Scale(domain=names, range=[2.2, 1]), legend=None),
@@ -75,7 +75,7 @@ def memory(table: Table, limit: float) -> tuple[alt.Chart | alt.LayerChart | Non
         .mark_area(line={"color": STUDENT_COLOUR}, color=STUDENT_COLOUR, opacity=0.18, interpolate="step-after")
         .encode(
             x=alt.X("seconds:Q", title="seconds of work", axis=alt.Axis(format="d", tickMinStep=1)),
-            y=alt.Y("gb:Q", title="GB", axis=alt.Axis(format="~g")),
+            y=alt.Y("gb:Q", title="GB"),
             tooltip=[alt.Tooltip("seconds:Q", format=".0f"), alt.Tooltip("gb:Q", format=".2f", title="GB")],
         )
     )
@@ -107,7 +107,7 @@ def router(table: Table, teachers: Sequence[str]) -> alt.Chart | None:
         .mark_line(strokeWidth=2)
         .encode(
             x=_steps_axis(),
-            y=alt.Y("weight:Q", title="weight", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="~g")),
+            y=alt.Y("weight:Q", title="weight", scale=alt.Scale(domain=[0, 1])),
             color=alt.Color(
                 "teacher:N",
                 scale=alt.Scale(domain=labels, range=colours),

@@ -28,12 +28,7 @@ def outcome(view: View, source: Source) -> None:
     elif view.state == "cancelled":
         _cancelled(view)
     else:
-        st.error(
-            "This run was lost: its process is gone and did not say how it ended."
-            if view.state == "lost"
-            else "This run failed.",
-            icon=":material/error:",
-        )
+        st.markdown(f":red-badge[{'Lost' if view.state == 'lost' else 'Failed'}] {live_words.ENDS[view.state]}")
         _error(view.error)
         _again(view)
 

@@ -24,6 +24,10 @@ CONTROLS = {
     "shuffled-teacher": "the teacher's rows are out of order",
     "random-teacher": "the teacher has random weights",
 }
+ENDS = {
+    "failed": "This run failed.",
+    "lost": "This run was lost: its process is gone and did not say how it ended.",
+}
 ASKED_KILL = (
     "Kill ends the process and all that it started at once. The steps since the last checkpoint are lost; what was "
     "logged is kept. **Stop** finishes the step and saves."
@@ -65,6 +69,12 @@ def waiting(ahead: int) -> str:
         return "First in the queue: it starts as soon as its device is free, within seconds when nothing else runs."
     before = "1 run is" if ahead == 1 else f"{ahead:,} runs are"
     return f"The device is busy. {before} before it in the queue; it starts by itself, also when this page is closed."
+
+
+def memory(whose: str) -> str:
+    """The title of the memory curve: of the "device", of the "process", or not known yet."""
+    titles = {"device": "**GPU memory in use**", "process": "**Memory of this process** (no GPU)"}
+    return titles.get(whose, "**Memory in use**")
 
 
 def capital(text: str) -> str:

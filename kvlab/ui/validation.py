@@ -13,6 +13,7 @@ ABOUT = (
     "A short training run answers one question: does distilling these teachers’ KV caches into this student work at "
     "all? It runs in a process of its own: close this page whenever you like, and come back for the verdict."
 )
+LISTED = 2  # runs named above the form
 
 
 def page() -> None:
@@ -29,8 +30,11 @@ def page() -> None:
         live.panel(run_id)
         return
     st.markdown(ABOUT)
-    for view in _active():
+    active = _active()
+    for view in active[:LISTED]:
         _at_work(view)
+    if len(active) > LISTED:
+        st.caption(f"{len(active) - LISTED:,} more wait in the queue.")
     launched = validation_form.new_run()
     if launched:
         validation_launch.show(launched)
@@ -50,6 +54,8 @@ def _active() -> list[View]:
 
 def _at_work(view: View) -> None:
     left, right = st.columns([5, 1], vertical_alignment="center")
-    words = live_words.going_on(view) if view.state == "running" else "Waiting in the queue"
-    left.info(f"Run {plain(view.name)}: {plain(words)}", icon=":material/progress_activity:")
+    runs = view.state == "running"
+    words = live_words.going_on(view) if runs else "Waiting in the queue"
+    icon = ":material/progress_activity:" if runs else ":material/hourglass_top:"
+    left.info(f"{plain(view.name)}: {plain(words)}", icon=icon)
     right.button("Show it", key=f"show-{view.id}", on_click=validation_launch.show, args=(view.id,), width="stretch")

@@ -32,12 +32,14 @@ def whole(name: str, label: str, disabled: bool = False) -> int:
 
 def real(name: str, label: str, model: type[BaseModel] = TrainConfig, widget: str | None = None) -> float | None:
     """A number with a fraction; None where the setting may be left out. What it must not be, the settings say."""
-    optional = model.model_fields[name].default is None
+    default = model.model_fields[name].default
+    optional = default is None
     placeholder = "by the student’s size" if optional else None
     return st.number_input(
         label,
         0.0,
         value=None if optional else "min",
+        step=1e-4 if optional else default / 10 or 0.1,
         format="%g",
         key=key(widget or name),
         help=described(model, name),
