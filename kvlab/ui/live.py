@@ -83,7 +83,10 @@ def _heading(view: View) -> None:
 def _state(view: View, source: Source) -> None:
     if not view.active:
         live_end.outcome(view, source)
-        live_actions.buttons(view)
+        live_actions.said(view)
+        with st.container(horizontal=True):
+            live_end.again(view)
+            live_actions.buttons(view)
         return
     left, right = st.columns([7, 3], vertical_alignment="center")
     with left:
@@ -94,6 +97,7 @@ def _state(view: View, source: Source) -> None:
             st.progress((view.share or 0.0) if view.total > 1 else 0.0, text=words)
     with right:
         live_actions.buttons(view)
+    live_actions.said(view)
     live_actions.question(view)
 
 

@@ -13,10 +13,14 @@ from kvlab.ui import live_words
 from kvlab.ui.text import show_error
 
 
+def said(view: View) -> None:
+    """Word of what was done last."""
+    if words := st.session_state.get(_said(view)):
+        st.success(words, icon=":material/check_circle:")
+
+
 def buttons(view: View) -> None:
-    """Those that fit the run's state, and word of what was done last."""
-    if said := st.session_state.get(_said(view)):
-        st.success(said, icon=":material/check_circle:")
+    """Those that fit the run's state."""
     if view.state == "queued":
         if st.button("Take out of the queue", key=f"stop-{view.id}", icon=":material/stop_circle:", width="stretch"):
             _do(view, lambda: training.stop(view.folder), "")
@@ -58,8 +62,8 @@ def question(view: View) -> None:
         if yes.button("Kill it now", key=f"kill-yes-{view.id}", type="primary", width="stretch"):
             _ask(view, False)
             with st.spinner("Killing it, and waiting until it is gone…"):
-                said = f"Killed: process {view.pid} and all that it started are gone."
-                _do(view, lambda: training.kill(view.folder), said)
+                words = f"Killed: process {view.pid} and all that it started are gone."
+                _do(view, lambda: training.kill(view.folder), words)
         no.button("Keep it running", key=f"kill-no-{view.id}", on_click=_ask, args=(view, False), width="stretch")
 
 
@@ -71,14 +75,14 @@ def _resume(view: View) -> None:
         _do(view, lambda: training.resume(view.folder), "")
 
 
-def _do(view: View, act: Callable[[], object], said: str) -> None:
+def _do(view: View, act: Callable[[], object], words: str) -> None:
     """Act, keep what is to be said for the next look, and look again."""
     try:
         act()
     except KvlabError as error:
         show_error(error)
         return
-    st.session_state[_said(view)] = said
+    st.session_state[_said(view)] = words
     st.rerun()
 
 

@@ -28,9 +28,8 @@ def outcome(view: View, source: Source) -> None:
     elif view.state == "cancelled":
         _cancelled(view)
     else:
-        st.markdown(f":red-badge[{'Lost' if view.state == 'lost' else 'Failed'}] {live_words.ENDS[view.state]}")
+        st.markdown(f"**:red[{live_words.ENDS[view.state]}]**")
         _error(view.error)
-        _again(view)
 
 
 def _verdict(view: View, source: Source) -> None:
@@ -72,9 +71,9 @@ def _error(error: dict[str, Any] | None) -> None:
         st.markdown(live_words.NO_REASON)
 
 
-def _again(view: View) -> None:
-    """A run of its own with the settings that may do better, where such are known."""
-    changes = changes_of(view)
+def again(view: View) -> None:
+    """The button of a run of its own with the settings that may do better, where such are known."""
+    changes = changes_of(view) if view.state in ("failed", "lost") else {}
     if not changes:
         return
     label = f"Launch again with {live_words.settings(changes)}"
