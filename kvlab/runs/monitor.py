@@ -93,7 +93,7 @@ def view(folder: Path, now: datetime | None = None) -> View:
         total=_count(status.get("total")),
         started=_text(status.get("started")),
         updated=_text(status.get("updated")),
-        elapsed_s=_elapsed(status, now if active else None),
+        elapsed_s=elapsed(status, now if active else None),
         phase_remaining_s=_phase_remaining(status, now) if state == "running" else None,
         silent_s=_seconds_since(status.get("heartbeat"), now) if active else None,
         overdue=active and due is not None and now > due,
@@ -115,7 +115,8 @@ def moment(text: object) -> datetime | None:
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
-def _elapsed(status: dict[str, Any], now: datetime | None) -> float | None:
+def elapsed(status: dict[str, Any], now: datetime | None) -> float | None:
+    """Seconds of work recorded in a status, and up to ``now`` where that is given, for an active run."""
     recorded = status.get("elapsed_s")
     recorded = recorded if isinstance(recorded, int | float) and math.isfinite(recorded) else None
     running = _seconds_since(status.get("started"), now) if now else None

@@ -1,0 +1,71 @@
+"""A note on a run, written by people: plain text in notes.md of its folder, which no process of the run touches."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import suppress
+from pathlib import Path
+
+from kvlab.errors import RunError
+from kvlab.runs import store
+
+NOTES = "notes.md"
+LIMIT = 10_000  # characters
+
+
+def read(folder: Path) -> str:
+    """The note; empty when there is none, and cut at LIMIT. Links are not followed, foreign bytes are replaced."""
+    try:
+        descriptor = os.open(folder / NOTES, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(descriptor, "rb") as file:
+            found = file.read(4 * LIMIT)
+    except OSError:
+        return ""
+    text = found.decode("utf-8", "replace").replace("\r\n", "\n").replace("\x00", "")
+    return text[:LIMIT].strip()
+
+
+def write(folder: Path, text: str, before: str | None = None) -> None:
+    """Replace the note whole; empty text removes it.
+
+    ``before``: the note that the writer has seen, when another one must not be lost.
+    Raises RunError ``run-not-found``, ``note-too-long``, ``note-changed``, ``runs-unwritable``, ``disk-full``.
+    """
+    store.find(folder.parent, folder.name)
+    text = text.replace("\x00", "").strip()
+    if len(text) > LIMIT:
+        raise RunError(
+            "note-too-long",
+            expected=f"a note of at most {LIMIT:,} characters",
+            found=f"{len(text):,}",
+            remedy="shorten it; nothing was changed",
+        )
+    if before is not None and read(folder) not in (before.strip(), text):
+        raise RunError(
+            "note-changed",
+            expected="the note as it was when you began to write",
+            found="another one, written meanwhile in another window or by hand",
+            remedy="look at it below, and save again to put yours in its place",
+        )
+    with store.disk_errors(folder):
+        if not text:
+            with suppress(FileNotFoundError):
+                (folder / NOTES).unlink()
+            return
+        _replace(folder / NOTES, text.encode("utf-8", "replace") + b"\n")
+
+
+def _replace(path: Path, data: bytes) -> None:
+    # A name of its own for each write: two windows of one server may write at once.
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with open(draft, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except BaseException:
+        with suppress(OSError):
+            draft.unlink()
+        raise
