@@ -63,11 +63,13 @@ def test_newest_first_analyses_among_them(root):
 def test_what_changed_is_read_again_and_nothing_else(root, monkeypatch):
     folder, other, history = trained(root), trained(root, "other"), History(root)
     history.rows()
-    opened = []
-    real = os.open
-    monkeypatch.setattr(
-        os, "open", lambda path, *rest, **more: (opened.append(str(path)), real(path, *rest, **more))[1]
-    )
+    opened, real = [], os.open
+
+    def watched(path, *rest, **more):
+        opened.append(str(path))
+        return real(path, *rest, **more)
+
+    monkeypatch.setattr(os, "open", watched)
     history.rows()
     assert opened == []
     store.append_metrics(folder, {"step": 5, "loss": 1.0})

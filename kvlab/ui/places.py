@@ -22,9 +22,13 @@ def validation() -> StreamlitPage:
     return st.Page(PAGES / "validation.py", title="Validation", icon=":material/model_training:", url_path="validation")
 
 
+def runs() -> StreamlitPage:
+    return st.Page(PAGES / "runs.py", title="Runs", icon=":material/history:", url_path="runs")
+
+
 def checks() -> StreamlitPage:
     return st.Page(PAGES / "checks.py", title="Checks", icon=":material/checklist:", url_path="checks")
 
 
 def all_pages() -> list[StreamlitPage]:
-    return [overview(), alignment(), validation(), checks()]
+    return [overview(), alignment(), validation(), runs(), checks()]

@@ -1,0 +1,109 @@
+"""The Runs page: history, selection, then one run in detail or several side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from kvlab.errors import KvlabError
+from kvlab.runs import queue, store
+from kvlab.runs.history import Row
+from kvlab.ui import (
+    runs_actions,
+    runs_chart,
+    runs_compare,
+    runs_one,
+    runs_selection,
+    runs_source,
+    runs_table,
+    runs_words,
+)
+from kvlab.ui.text import plain, show_error
+
+SHOWN = {"training": "Training runs", "analysis": "Analyses", "all": "All"}
+LOOK = 2.0  # seconds between two looks at runs that wait or work
+
+
+def page() -> None:
+    st.title("Runs")
+    rows = runs_source.rows()
+    selected, unknown = runs_selection.selected(rows)
+    _go_on(rows)
+    drawn = [row for row in selected if row.kind != "analysis"][: runs_words.DRAWN]
+    colours = {row.id: position for position, row in enumerate(drawn)} if len(selected) > 1 else {}
+    _history(rows, selected, colours)
+    runs_actions.outcome()
+    if unknown:
+        st.warning(
+            f"Not in {plain(str(store.runs_root()))}, deleted or never there: {plain(runs_selection.named(unknown))}"
+            + (". The others are shown." if selected else "."),
+            icon=":material/search_off:",
+        )
+    if len(selected) == 1:
+        runs_one.panel(selected[0])
+    elif selected:
+        _several(selected, drawn)
+    elif rows:
+        st.caption("Tick one run to see it in detail, several to lay them over each other.")
+    _watch(rows)
+
+
+def _history(rows: Sequence[Row], selected: Sequence[Row], colours: dict[str, int]) -> None:
+    kind = st.segmented_control("Show", SHOWN, format_func=SHOWN.get, default="training", key="runs-show") or "all"
+    # A run whose status is damaged could be either.
+    shown = [row for row in rows if kind == "all" or row.kind == kind or (kind == "training" and row.kind == "unknown")]
+    if not shown:
+        st.info(f"No {'runs' if kind == 'all' else SHOWN[kind].lower()} yet in {plain(str(store.runs_root()))}.")
+        return
+    hidden = len({row.id for row in selected} - {row.id for row in shown})
+    active = sum(row.active for row in shown)
+    st.caption(
+        f"{len(shown)} {'run' if len(shown) == 1 else 'runs'}, newest first"
+        + (f" · {active} waiting or running" if active else "")
+        + (f" · {hidden} selected, but not in this list" if hidden else "")
+        + ". Click a heading to sort."
+    )
+    runs_table.panel(shown, selected, colours, kind == "analysis")
+
+
+def _several(selected: Sequence[Row], drawn: Sequence[Row]) -> None:
+    runs_actions.for_several(selected)
+    left_out = [row for row in selected if row.kind != "analysis"][len(drawn) :]
+    if left_out:
+        st.info(f"The first {len(drawn)} of the selected training runs are shown below, {len(left_out)} are not.")
+    if len(drawn) < len(selected) - len(left_out):
+        st.caption("Analyses have no steps: only training runs are laid over each other.")
+    if drawn:
+        runs_chart.panel(drawn)
+        runs_compare.results(drawn)
+    if len(drawn) > 1:
+        runs_compare.settings(drawn)
+
+
+def _go_on(rows: Sequence[Row]) -> None:
+    """Somebody must look after waiting runs, also after the keeper was killed."""
+    if not any(row.ahead is not None for row in rows):
+        return
+    try:
+        queue.attend(store.runs_root())
+    except KvlabError as error:
+        st.warning("The queue stands still: no waiting run is started.", icon=":material/pause_circle:")
+        show_error(error)
+
+
+def _watch(rows: Sequence[Row]) -> None:
+    """Looks again while something waits or runs, and only then."""
+    if any(row.active for row in rows):
+        st.session_state["runs-seen"] = _seen(rows)
+        _look()
+
+
+@st.fragment(run_every=LOOK)
+def _look() -> None:
+    if _seen(runs_source.rows()) != st.session_state.get("runs-seen"):
+        st.rerun()
+
+
+def _seen(rows: Sequence[Row]) -> list[tuple]:
+    return [(row.id, row.state, row.phase, row.step, row.stopping, row.ahead, row.verdict) for row in rows]

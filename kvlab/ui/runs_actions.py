@@ -1,0 +1,179 @@
+"""What can be done with runs: stop, kill, resume, launch again, delete, take the report. Each error is one message."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import streamlit as st
+
+from kvlab.errors import KvlabError
+from kvlab.prompts import RUN_PROMPTS
+from kvlab.run_markdown import markdown
+from kvlab.run_report import gather
+from kvlab.runs import training
+from kvlab.runs.again import again
+from kvlab.runs.history import Row
+from kvlab.ui import runs_selection, runs_words
+from kvlab.ui.text import plain, show_error
+
+_DONE, _ERROR, _ASKED = "runs-done", "runs-error", "runs-asked"
+
+
+def outcome() -> None:
+    """What became of the last action, said once."""
+    if done := st.session_state.pop(_DONE, None):
+        st.success(done, icon=":material/check_circle:")
+    if error := st.session_state.pop(_ERROR, None):
+        show_error(error)
+
+
+def for_one(row: Row) -> None:
+    with st.container(horizontal=True, key="run-actions"):
+        if row.kind != "analysis":
+            _course(row)
+        if not row.active:
+            _ask("Delete", "delete", row, ":material/delete:")
+        if row.kind != "analysis":
+            _reports(row)
+    _confirm([row])
+
+
+def for_several(rows: Sequence[Row]) -> None:
+    ended = [row for row in rows if not row.active]
+    with st.container(horizontal=True, key="run-actions"):
+        if ended:
+            label = f"Delete {len(ended)} runs" if len(ended) > 1 else f"Delete {ended[0].name[:40]}"
+            if st.button(label, key="runs-delete", icon=":material/delete:"):
+                st.session_state[_ASKED] = "delete", [row.id for row in ended]
+        if st.button("Select none", key="runs-none", icon=":material/deselect:"):
+            runs_selection.select([])
+            st.rerun()
+    _confirm(ended)
+
+
+def _course(row: Row) -> None:
+    if row.active:
+        if st.button("Stop", key="run-stop", icon=":material/stop_circle:", disabled=row.stopping, help=STOP_HELP):
+            _do("Asking it to stop…", lambda: _stop(row))
+        if row.state == "running":
+            _ask("Kill", "kill", row, ":material/dangerous:")
+    elif row.state in training.RESUMABLE and st.button(
+        "Resume", key="run-resume", icon=":material/resume:", type="primary", help=RESUME_HELP
+    ):
+        _do("Queueing it…", lambda: _resume(row))
+    if st.button("Launch again", key="run-again", icon=":material/replay:", help=AGAIN_HELP):
+        _do("Launching a new run…", lambda: _again(row))
+
+
+STOP_HELP = "It finishes its step, saves a checkpoint and ends; a waiting run leaves the queue."
+RESUME_HELP = "It goes on from its last checkpoint, or from the beginning if it has none."
+AGAIN_HELP = "A new run with the same settings, from the beginning."
+
+
+def _reports(row: Row) -> None:
+    for label, make, suffix, mime in (
+        ("Report (Markdown)", lambda: markdown(gather(row.folder)), "md", "text/markdown"),
+        ("Report (JSON)", lambda: _json(gather(row.folder)), "json", "application/json"),
+    ):
+        st.download_button(
+            label,
+            make,
+            f"report-{row.id}.{suffix}",
+            mime,
+            key=f"run-report-{suffix}",
+            icon=":material/download:",
+            on_click="ignore",
+        )
+
+
+def _ask(label: str, action: str, row: Row, icon: str) -> None:
+    if st.button(label, key=f"run-{action}", icon=icon):
+        st.session_state[_ASKED] = action, [row.id]
+
+
+def _confirm(rows: Sequence[Row]) -> None:
+    """The question that was asked about these runs, until it is answered; another selection takes it back."""
+    action, asked = st.session_state.get(_ASKED, (None, []))
+    if action is None:
+        return
+    if asked != [row.id for row in rows] or (action == "kill" and not rows[0].active):
+        del st.session_state[_ASKED]
+        return
+    names = plain(", ".join(runs_words.label(row) for row in rows))
+    with st.container(border=True, key="run-question"):
+        if action == "kill":
+            st.markdown(f"**Kill {names}?** It ends at once; the steps since its last checkpoint are lost.")
+            yes, no = "Kill it", "Let it run"
+        else:
+            st.markdown(f"**Delete {names}?** All files go with it, checkpoints too. This cannot be undone.")
+            yes, no = "Delete for good", "Keep"
+        with st.container(horizontal=True):
+            confirmed = st.button(yes, key="run-yes", type="primary")
+            refused = st.button(no, key="run-no")
+    if confirmed or refused:
+        del st.session_state[_ASKED]
+    if confirmed:
+        _do("Ending its processes…", lambda: _kill(rows[0])) if action == "kill" else _do(
+            "Deleting…", lambda: _delete(rows)
+        )
+    if refused:
+        st.rerun()
+
+
+def _do(words: str, act: Callable[[], str]) -> None:
+    """Act, and say at the next rerun how it went; ``act`` gives the words for that."""
+    with st.spinner(words):
+        try:
+            st.session_state[_DONE] = act()
+        except KvlabError as error:
+            st.session_state[_ERROR] = error
+    st.rerun()
+
+
+def _stop(row: Row) -> str:
+    if training.stop(row.folder) == "cancelled":
+        return "It was waiting, and is out of the queue."
+    return "Asked to stop: it finishes its step, saves and ends."
+
+
+def _kill(row: Row) -> str:
+    training.kill(row.folder)
+    return "Killed: its processes are gone."
+
+
+def _resume(row: Row) -> str:
+    training.resume(row.folder)
+    return "Queued: it goes on when its device is free."
+
+
+def _again(row: Row) -> str:
+    new = again(row.folder, (RUN_PROMPTS,))
+    runs_selection.select([new])
+    return f"Launched with the same settings: {plain(new)}"
+
+
+def _delete(rows: Sequence[Row]) -> str:
+    """Raises the first error; what could be deleted is."""
+    gone, errors = [], []
+    for row in rows:
+        try:
+            training.delete(row.folder)
+            gone.append(row.id)
+        except KvlabError as error:
+            if row.folder.exists() or row.folder.is_symlink():
+                errors.append(error)
+            else:  # somebody else was faster
+                gone.append(row.id)
+    runs_selection.drop(gone)
+    words = f"Deleted: {len(gone)} {'run' if len(gone) == 1 else 'runs'}."
+    if errors:
+        if gone:
+            st.session_state[_DONE] = words
+        raise errors[0]
+    return words
+
+
+def _json(report: dict[str, Any]) -> str:
+    return json.dumps(report, ensure_ascii=False, indent=1)

@@ -1,0 +1,152 @@
+"""One run in detail: how it stands, its checkpoints, its note, settings and files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import streamlit as st
+
+from kvlab.errors import KvlabError
+from kvlab.memory import readable
+from kvlab.runs import monitor, store
+from kvlab.runs.history import Row
+from kvlab.ui import places, runs_actions, runs_chart, runs_note, runs_source, runs_words
+from kvlab.ui.text import plain, show_error, table_height
+
+MARK = {"pass": "✓ pass", "fail": "✗ fail", "pending": "… pending"}
+CHECKPOINTS = {
+    "step": st.column_config.NumberColumn("step", format="%d", width=60),
+    "name": st.column_config.TextColumn("checked", width=130),
+    "state": st.column_config.TextColumn("state", width=80),
+    "words": st.column_config.TextColumn("what was found", width="large"),
+}
+SETTINGS_SHOWN = 100_000  # characters
+FILES_SHOWN = 200
+
+
+def panel(row: Row) -> None:
+    st.subheader(plain(runs_words.label(row)))
+    st.markdown(_summary(row))
+    _error(row)
+    if row.kind == "analysis":
+        st.page_link(
+            places.alignment(), label="Open the analysis", icon=":material/grid_on:", query_params={"run": row.id}
+        )
+    runs_actions.for_one(row)
+    left, right = st.columns([3, 2], gap="medium")
+    with left:
+        if row.kind != "analysis":
+            _checkpoints(row)
+    with right:
+        runs_note.panel(row)
+    if row.kind != "analysis":
+        runs_chart.panel([row])
+    with st.expander("Settings (config.yaml)", icon=":material/tune:"):
+        st.code(_settings(row.folder), language="yaml")
+    with st.expander("Files in its folder", icon=":material/folder:"):
+        _files(row.folder)
+
+
+def _summary(row: Row) -> str:
+    parts = [f"**{plain(runs_words.state(row))}**"]
+    if row.verdict:
+        parts.append(f"verdict **{runs_words.VERDICTS[row.verdict]}**")
+    if steps := runs_words.steps(row):
+        parts.append(f"step {steps}")
+    if row.ce_before is not None:
+        after = f"{row.ce_after:.4f}" if row.ce_after is not None else "–"
+        parts.append(f"held-out CE {row.ce_before:.4f} → {after} nats per token{_measured_on(row)}")
+    if row.peak:
+        share = f", {row.peak.share:.0%} of {readable(row.peak.total)}" if row.peak.total else ""
+        whose = "GPU" if row.peak.what == "device" else "process"
+        parts.append(f"peak memory of the {whose} {readable(row.peak.used)}{share}")
+    parts += [plain(row.device)] if row.device else []
+    parts.append(runs_words.duration(row.elapsed_s))
+    if row.started:
+        parts.append(f"started {row.started:%Y-%m-%d %H:%M:%S} UTC")
+    if damaged := runs_source.damaged(row.folder):
+        parts.append(f"{damaged} damaged lines in its metrics passed over, all others read")
+    return " · ".join(parts)
+
+
+def _measured_on(row: Row) -> str:
+    before = runs_source.report(row.folder).get("before")
+    documents, tokens = (before.get(name) if isinstance(before, dict) else None for name in ("documents", "tokens"))
+    if not isinstance(documents, int) or not isinstance(tokens, int):
+        return ""
+    return f" (n = {tokens:,} tokens, {documents} held-out documents)"
+
+
+def _error(row: Row) -> None:
+    found = monitor.view(row.folder).error if row.state in ("failed", "lost") else None
+    if not found:
+        return
+    try:
+        show_error(KvlabError.from_dict({key: str(value) for key, value in found.items()}))
+    except KeyError:
+        st.error("No reason was recorded. Its log in the run’s folder may tell.")
+
+
+def _checkpoints(row: Row) -> None:
+    table = runs_source.checkpoints(row.folder)
+    if not table:
+        st.markdown("No checkpoint has been judged" + (" yet." if row.active else "."))
+        return
+    frame = pd.DataFrame(
+        {
+            "step": pd.to_numeric([c.get("step") if isinstance(c.get("step"), int) else None for c in table]),
+            "name": [str(c.get("name", "–")) for c in table],
+            "state": [MARK.get(str(c.get("state")), "–") for c in table],
+            "words": [str(c.get("words") or "") for c in table],
+        }
+    )
+    st.dataframe(
+        frame,
+        hide_index=True,
+        column_config=CHECKPOINTS,
+        height=table_height(len(frame), 330),
+        placeholder="–",
+        alt="The checkpoints of the run, each with its state and what was found",
+    )
+
+
+def _settings(folder: Path) -> str:
+    """As they stand in the file, be they what they may."""
+    try:
+        descriptor = os.open(folder / store.CONFIG, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(descriptor, encoding="utf-8", errors="replace") as file:
+            return file.read(SETTINGS_SHOWN)
+    except OSError as error:
+        return f"# not readable: {error.strerror}"
+
+
+def _files(folder: Path) -> None:
+    st.code(str(folder), language=None)
+    found = _listed(folder)
+    st.dataframe(
+        pd.DataFrame(found[:FILES_SHOWN], columns=["file", "size"]),
+        hide_index=True,
+        height=table_height(min(len(found), FILES_SHOWN), 400),
+        alt="Files of the run and their sizes",
+    )
+    if len(found) > FILES_SHOWN:
+        st.caption(f"{len(found) - FILES_SHOWN} more files are not listed.")
+
+
+def _listed(folder: Path) -> Sequence[tuple[str, str]]:
+    found = []
+    for at, folders, names in os.walk(folder):  # which follows no links
+        folders.sort()
+        for name in sorted(names):
+            path = Path(at) / name
+            inner = str(path.relative_to(folder)).encode("utf-8", "replace").decode()
+            try:
+                size = "a link, not followed" if path.is_symlink() else readable(path.lstat().st_size)
+            except OSError:
+                continue
+            if not name.startswith("."):
+                found.append((inner, size))
+    return found

@@ -1,0 +1,107 @@
+"""The history as a table: one row a run, sorted by any column, several of them picked."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import pandas as pd
+import streamlit as st
+
+from kvlab.runs.history import Row
+from kvlab.ui import runs_selection, runs_words
+from kvlab.ui.text import number, table_height
+
+HEIGHT = 330
+GIB = 2**30
+COLUMNS = {
+    "line": st.column_config.TextColumn("", width=30, help="The colour of the run in the figure below."),
+    "name": st.column_config.TextColumn("run", width=150),
+    "state": st.column_config.TextColumn("state", width=120),
+    "verdict": st.column_config.TextColumn("verdict", width=80, help="The checkpoints of the run, all together."),
+    "steps": st.column_config.TextColumn("step / of", width=80),
+    "loss": number("final loss", "Of the last step that was logged."),
+    "ce_before": number("CE before", "Held-out cross-entropy before the first step, nats per token."),
+    "ce_after": number("CE after", "Held-out cross-entropy after the last step, nats per token."),
+    "peak": st.column_config.NumberColumn(
+        "peak GiB", format="%.2f", help="Most memory in use: of the GPU, or without one of the run's own process."
+    ),
+    "device": st.column_config.TextColumn("device", width=60),
+    "started": st.column_config.DatetimeColumn("started (UTC)", format="YYYY-MM-DD HH:mm:ss", width=140),
+    "elapsed": st.column_config.NumberColumn("seconds", format="%.0f", help="Since its start, or its last resumption."),
+    "note": st.column_config.TextColumn("note", width=160),
+}
+NOT_OF_ANALYSES = ("verdict", "steps", "loss", "ce_before", "ce_after", "peak")
+
+
+def panel(rows: Sequence[Row], selected: Sequence[Row], colours: dict[str, int], only_analyses: bool) -> None:
+    """``colours``: position in the figure, by run id."""
+    key = _key(rows, selected)
+    st.dataframe(
+        _coloured(_frame(rows, colours), rows, colours),
+        key=key,
+        on_select=lambda: _picked(key, rows, selected),
+        selection_mode="multi-row",
+        selection_default={"selection": {"rows": _positions(rows, selected)}},
+        hide_index=True,
+        column_order=[name for name in COLUMNS if not (only_analyses and name in NOT_OF_ANALYSES)],
+        column_config=COLUMNS,
+        height=table_height(max(len(rows), 1), HEIGHT),
+        placeholder="–",
+        alt="All runs, newest first: state, verdict, steps, loss, held-out cross-entropy, memory, device, time, note",
+    )
+
+
+def _frame(rows: Sequence[Row], colours: dict[str, int]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "line": ["━━" if row.id in colours else "" for row in rows],
+            "name": [row.name for row in rows],
+            "state": [runs_words.state(row) for row in rows],
+            "verdict": [runs_words.VERDICTS.get(row.verdict or "") for row in rows],
+            "steps": [runs_words.steps(row) for row in rows],
+            "loss": _floats(row.loss for row in rows),
+            "ce_before": _floats(row.ce_before for row in rows),
+            "ce_after": _floats(row.ce_after for row in rows),
+            "peak": _floats(row.peak.used / GIB if row.peak else None for row in rows),
+            "device": [row.device for row in rows],
+            "started": pd.to_datetime([row.started for row in rows], utc=True),
+            "elapsed": _floats(row.elapsed_s for row in rows),
+            "note": [" ".join(row.note.split())[:200] for row in rows],
+        }
+    )
+
+
+def _floats(values) -> pd.Series:
+    return pd.Series(list(values), dtype="float64")
+
+
+def _coloured(frame: pd.DataFrame, rows: Sequence[Row], colours: dict[str, int]):
+    """With the lines in their colours; a plain table where none is drawn, which is cheaper."""
+    if not colours:
+        return frame
+    css = [f"color: {runs_words.colour(colours[row.id])}" if row.id in colours else "" for row in rows]
+    return frame.style.apply(lambda _: css, subset=["line"])
+
+
+def _positions(rows: Sequence[Row], selected: Sequence[Row]) -> list[int]:
+    wanted = {row.id for row in selected}
+    return [position for position, row in enumerate(rows) if row.id in wanted]
+
+
+def _key(rows: Sequence[Row], selected: Sequence[Row]) -> str:
+    """The widget remembers row numbers: it is another widget when other runs stand there, or others are selected."""
+    listed = hashlib.sha1("".join(row.id for row in rows).encode()).hexdigest()[:12]
+    epoch = st.session_state.setdefault("runs-epoch", 0)
+    kept = st.session_state.get(f"runs-table-{listed}-{epoch}")
+    if kept is not None and sorted(kept["selection"]["rows"]) != _positions(rows, selected):
+        epoch = st.session_state["runs-epoch"] = epoch + 1
+    return f"runs-table-{listed}-{epoch}"
+
+
+def _picked(key: str, rows: Sequence[Row], selected: Sequence[Row]) -> None:
+    """What is selected but filtered out of the table stays selected."""
+    picked = [rows[position].id for position in st.session_state[key]["selection"]["rows"] if position < len(rows)]
+    listed = {row.id for row in rows}
+    kept = [row.id for row in selected if row.id not in listed or row.id in picked]
+    runs_selection.select([*kept, *picked])

@@ -1,0 +1,88 @@
+"""The words, colours and dashes of the Runs page."""
+
+from __future__ import annotations
+
+from math import floor
+
+from kvlab.runs.history import Row
+
+STATES = {"queued": "waiting", "running": "running", "done": "finished", "failed": "failed", "cancelled": "stopped"}
+VERDICTS = {"pass": "✓ passed", "fail": "✗ failed", "pending": "… pending"}
+LOST = "lost: its process is gone"
+
+# What a run logs: its name, and the axis with the unit. Anything else is shown by the name it is logged under.
+METRICS = {
+    "loss": ("Total loss", "loss = CE + λ·KV(K) + λ·KV(V) ∓ entropy"),
+    "ce": ("Cross-entropy (CE), training", "CE on training text, nats per token"),
+    "kv_key": ("KV error of K, training", "KV(K): squared error / target variance"),
+    "kv_value": ("KV error of V, training", "KV(V): squared error / target variance"),
+    "heldout": ("Cross-entropy (CE), held-out", "CE on held-out text, nats per token"),
+    "memory": ("Memory in use", "memory in use, GiB"),
+    "entropy": ("Router entropy", "entropy of the router, 1 = even"),
+    "tokens_per_s": ("Throughput", "student tokens per second"),
+    "grad_norm": ("Gradient norm", "norm of the gradient before clipping"),
+    "lr": ("Learning rate", "learning rate"),
+    "variance_ratio_key": ("Variance of K", "student K variance / before training"),
+    "variance_ratio_value": ("Variance of V", "student V variance / before training"),
+    "effective_rank_key": ("Effective rank of K", "(Σλ)² / Σλ² of the student's K"),
+    "effective_rank_value": ("Effective rank of V", "(Σλ)² / Σλ² of the student's V"),
+}
+NOT_CURVES = ("step", "tokens", "seconds")  # logged, and no measure of the run
+
+# Okabe and Ito's colours, which colour-blind people tell apart, without the yellow that white swallows.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
+DASHES = ([1, 0], [6, 3], [2, 2], [9, 3, 2, 3])
+DRAWN = 12  # runs that are laid over each other at most
+
+
+def state(row: Row) -> str:
+    """How it stands, in a few words."""
+    if row.stopping:
+        return "stopping: finishes its step and saves"
+    if row.state == "queued":
+        return (
+            "waiting" if row.ahead is None else "waiting: next" if not row.ahead else f"waiting: {row.ahead} before it"
+        )
+    if row.state == "running":
+        return f"running: {row.phase}" if row.phase else "running"
+    return LOST if row.state == "lost" else STATES[row.state]
+
+
+def label(row: Row) -> str:
+    """A short name that no other run has."""
+    return f"{row.name[:40]} · {row.id[-4:]}"
+
+
+def steps(row: Row) -> str | None:
+    if row.step is None and row.steps is None:
+        return None
+    return f"{row.step or 0} / {'?' if row.steps is None else row.steps}"
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    minutes, rest = divmod(floor(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def metric(name: str) -> str:
+    if name.startswith("router.") and name[7:].isdigit():
+        return f"Router weight of teacher {int(name[7:]) + 1}"
+    return METRICS[name][0] if name in METRICS else name
+
+
+def axis(name: str) -> str:
+    if name.startswith("router."):
+        return "weight, the weights of all teachers sum to 1"
+    return METRICS[name][1] if name in METRICS else f"{name}, as logged"
+
+
+def colour(position: int) -> str:
+    return COLOURS[position % len(COLOURS)]
+
+
+def dash(position: int) -> list[int]:
+    """Changes when the colours begin anew, and with each run: print and screens differ."""
+    return DASHES[(position + position // len(COLOURS)) % len(DASHES)]
