@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kvlab.runs import monitor, notes, store
+from kvlab.runs import monitor, store
 from kvlab.runs.metrics import Reader, Steps, Table, pace
 from kvlab.runs.monitor import View
 from kvlab.runs.usage import MEMORY, curve, peak
 
-REPORT, VERDICT = "report.json", "verdict.json"
+REPORT, VERDICT, NOTES = "report.json", "verdict.json", "notes.md"  # notes.md: written by people
 LIMIT = 0.8  # of the device's memory, where the verdict gives no threshold of its own
 MILESTONES = (("models loaded", 0.0), ("forward passes", 0.1), ("loss converging", 0.5), ("training stable", 1.0))
 CHECK_ROWS = (("heads", (1,)), ("heads-dims", (2,)), ("resampling", (3,)), ("empty", (5,)), ("one", (4,)))
@@ -71,7 +71,7 @@ def gather(folder: Path, checks: Sequence[Fields] | None = None, checked: str | 
         "milestones": _milestones(checkpoints, steps, memory, reader, total, view),
         "conditions": [c for c in checkpoints if c.get("name") not in dict(MILESTONES)],
         "problems": problems,
-        "notes": notes.read(folder) or None,
+        "notes": _text(folder / NOTES),
         "before": _dict(made.get("before")),
         "after": _dict(made.get("after")),
         "config": view.config,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 from datetime import UTC, datetime
@@ -12,6 +11,7 @@ import pytest
 
 from kvlab.runs import monitor, notes, process, queue, store
 from kvlab.runs.history import History
+from tests.trained import by_hand, write
 
 
 @pytest.fixture
@@ -19,31 +19,12 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "runs"
 
 
-def trained(root: Path, name: str = "kv", steps: int = 4) -> Path:
-    """A finished run of ``steps`` of 100 steps, with the records of a real one."""
-    folder = store.create(root, "training", name, {"max_steps": 100, "seed": 7})
-    for step in range(1, steps + 1):
-        store.append_metrics(folder, {"step": step, "loss": 10 / step})
-    for t, used in enumerate((3, 9, 5)):
-        store.append(
-            folder / "memory.jsonl", json.dumps({"t": t, "process_rss": used, "device_total": 90}).encode() + b"\n"
-        )
-    write(folder, "verdict.json", {"state": "pass", "checkpoints": [{"step": 0}, {"step": 80}]})
-    write(folder, "report.json", {"before": {"ce": 3.5}, "after": {"ce": 3.25}, "device": {"device": "cpu"}})
-    store.write_status(folder, state="done", started="2026-01-31T12:00:00+00:00", elapsed_s=70)
-    return folder
-
-
-def write(folder: Path, name: str, value: object) -> None:
-    (folder / name).write_text(json.dumps(value))
-
-
 def here(**fields) -> dict:
     return {"host": socket.gethostname(), **fields}
 
 
 def test_a_row_says_what_the_records_say(root):
-    folder = trained(root)
+    folder = by_hand(root)
     notes.write(folder, "the good one")
     (row,) = History(root).rows()
     assert (row.id, row.kind, row.name, row.state, row.verdict) == (folder.name, "training", "kv", "done", "pass")
@@ -61,7 +42,7 @@ def test_newest_first_analyses_among_them(root):
 
 
 def test_what_changed_is_read_again_and_nothing_else(root, monkeypatch):
-    folder, other, history = trained(root), trained(root, "other"), History(root)
+    folder, other, history = by_hand(root), by_hand(root, "other"), History(root)
     history.rows()
     opened, real = [], os.open
 
@@ -83,7 +64,7 @@ def test_what_changed_is_read_again_and_nothing_else(root, monkeypatch):
 
 
 def test_the_memory_of_a_run_at_work_is_followed_and_a_deleted_run_forgotten(root):
-    folder, history = trained(root), History(root)
+    folder, history = by_hand(root), History(root)
     store.write_status(folder, state="running", **process.identity())
     assert history.rows()[0].peak.used == 9
     store.append(folder / "memory.jsonl", b'{"t": 3, "process_rss": 20}\n')
@@ -93,7 +74,7 @@ def test_the_memory_of_a_run_at_work_is_followed_and_a_deleted_run_forgotten(roo
 
 
 def test_states_are_judged_not_believed(root):
-    lost = trained(root)
+    lost = by_hand(root)
     store.write_status(lost, state="running", **here(pid=2**22 - 1, process_started=1.0))
     (row,) = History(root).rows()
     assert (row.state, row.active, row.step) == ("lost", False, 4)
@@ -113,7 +94,7 @@ GARBAGE = [b"", b"\x00", b"\xff\xfe\xfa", b"{", b"[]", b'{"state": [], "name": 7
 
 @pytest.mark.parametrize("garbage", GARBAGE)
 def test_garbage_is_a_row_and_its_neighbours_are_whole(root, garbage):
-    good, bad, history = trained(root), trained(root, "bad"), History(root)
+    good, bad, history = by_hand(root), by_hand(root, "bad"), History(root)
     for name in ("status.json", "config.yaml", "verdict.json", "report.json", "memory.jsonl", "notes.md"):
         (bad / name).write_bytes(garbage)
     with open(bad / "metrics.jsonl", "ab") as file:
@@ -125,14 +106,14 @@ def test_garbage_is_a_row_and_its_neighbours_are_whole(root, garbage):
 
 def test_nothing_there_and_no_status(root):
     assert History(root).rows() == []
-    folder = trained(root)
+    folder = by_hand(root)
     (folder / "status.json").unlink()
     (row,) = History(root).rows()
     assert (row.state, row.kind, row.step) == ("lost", "unknown", 4)
 
 
 def test_links_are_not_followed(root, tmp_path):
-    folder = trained(root)
+    folder = by_hand(root)
     outside = tmp_path / "outside"
     folder.rename(outside)
     (root / folder.name).symlink_to(outside)
@@ -146,6 +127,6 @@ def test_links_are_not_followed(root, tmp_path):
 
 
 def test_it_agrees_with_the_view_of_one_run(root):
-    folder = trained(root)
+    folder = by_hand(root)
     row, view = History(root).rows()[0], monitor.view(folder)
     assert (row.id, row.name, row.state, row.elapsed_s) == (view.id, view.name, view.state, view.elapsed_s)

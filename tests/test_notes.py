@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from kvlab import run_report
 from kvlab.errors import RunError
 from kvlab.run_report import gather
 from kvlab.runs import notes, store
@@ -27,13 +28,17 @@ def refused(kind: str, *arguments) -> None:
 def test_written_read_replaced_removed(folder):
     assert notes.read(folder) == ""
     notes.write(folder, "  lr too high\n小明 ")
-    assert notes.read(folder) == "lr too high\n小明" and gather(folder)["notes"] == "lr too high\n小明"
+    assert notes.read(folder) == "lr too high\n小明" and gather(folder)["notes"].strip() == "lr too high\n小明"
     notes.write(folder, "better")
     assert (folder / "notes.md").read_bytes() == b"better\n"
     notes.write(folder, " \n")
     assert not (folder / "notes.md").exists() and gather(folder)["notes"] is None
     notes.write(folder, "")
     assert sorted(path.name for path in folder.iterdir()) == ["config.yaml", "status.json"]
+
+
+def test_the_report_reads_the_same_file():
+    assert notes.NOTES == run_report.NOTES
 
 
 def test_too_long_a_note_changes_nothing_and_a_long_file_is_cut(folder):

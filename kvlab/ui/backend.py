@@ -87,8 +87,9 @@ def view_of(run_id: str) -> View:
 
 def analyses() -> list[View]:
     """The newest analyses under runs/, newest first."""
-    views = (monitor.view(folder) for folder in store.listing(store.runs_root())[:LISTED])
-    return [view for view in views if view.kind == "analysis"]
+    newest = store.listing(store.runs_root())[:LISTED]
+    # The kind first: the settings of training runs, which every page would read, are slow YAML.
+    return [monitor.view(folder) for folder in newest if store.read_status(folder).get("kind") == "analysis"]
 
 
 def launch(request: AnalysisRequest, documents: list[Document]) -> str:

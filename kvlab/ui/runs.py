@@ -33,7 +33,7 @@ def page() -> None:
     drawn = [row for row in selected if row.kind != "analysis"][: runs_words.DRAWN]
     colours = {row.id: position for position, row in enumerate(drawn)} if len(selected) > 1 else {}
     _history(rows, selected, colours)
-    runs_actions.outcome()
+    runs_actions.outcome(selected)
     if unknown:
         st.warning(
             f"Not in {plain(str(store.runs_root()))}, deleted or never there: {plain(runs_selection.named(unknown))}"
@@ -50,7 +50,12 @@ def page() -> None:
 
 
 def _history(rows: Sequence[Row], selected: Sequence[Row], colours: dict[str, int]) -> None:
-    kind = st.segmented_control("Show", SHOWN, format_func=SHOWN.get, default="training", key="runs-show") or "all"
+    kind = (
+        st.segmented_control(
+            "Show", SHOWN, format_func=SHOWN.get, default="training", key="runs-show", label_visibility="collapsed"
+        )
+        or "all"
+    )
     # A run whose status is damaged could be either.
     shown = [row for row in rows if kind == "all" or row.kind == kind or (kind == "training" and row.kind == "unknown")]
     if not shown:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import streamlit as st
 
-from kvlab.errors import KvlabError
+from kvlab.errors import KvlabError, RunError
 from kvlab.prompts import RUN_PROMPTS
 from kvlab.run_markdown import markdown
 from kvlab.run_report import gather
@@ -18,15 +19,35 @@ from kvlab.runs.history import Row
 from kvlab.ui import runs_selection, runs_words
 from kvlab.ui.text import plain, show_error
 
-_DONE, _ERROR, _ASKED = "runs-done", "runs-error", "runs-asked"
+_OUTCOME, _ASKED = "runs-outcome", "runs-asked"
 
 
-def outcome() -> None:
-    """What became of the last action, said once."""
-    if done := st.session_state.pop(_DONE, None):
-        st.success(done, icon=":material/check_circle:")
-    if error := st.session_state.pop(_ERROR, None):
-        show_error(error)
+@dataclass
+class _Outcome:
+    """What became of an action, and of which selection it was first said."""
+
+    done: str = ""
+    error: KvlabError | None = None
+    said_of: list[str] | None = None
+
+
+def outcome(selected: Sequence[Row]) -> None:
+    """What became of the last action, until another one or another selection."""
+    found, ids = st.session_state.get(_OUTCOME), [row.id for row in selected]
+    if found is None:
+        return
+    if found.said_of not in (None, ids):
+        forget()
+        return
+    found.said_of = ids
+    if found.done:
+        st.success(found.done, icon=":material/check_circle:")
+    if found.error:
+        show_error(found.error)
+
+
+def forget() -> None:
+    st.session_state.pop(_OUTCOME, None)
 
 
 def for_one(row: Row) -> None:
@@ -115,9 +136,10 @@ def _confirm(rows: Sequence[Row]) -> None:
     if confirmed or refused:
         del st.session_state[_ASKED]
     if confirmed:
-        _do("Ending its processes…", lambda: _kill(rows[0])) if action == "kill" else _do(
-            "Deleting…", lambda: _delete(rows)
-        )
+        if action == "kill":
+            _do("Ending its processes…", lambda: _kill(rows[0]))
+        else:
+            _do("Deleting…", lambda: _delete(rows))
     if refused:
         st.rerun()
 
@@ -126,9 +148,10 @@ def _do(words: str, act: Callable[[], str]) -> None:
     """Act, and say at the next rerun how it went; ``act`` gives the words for that."""
     with st.spinner(words):
         try:
-            st.session_state[_DONE] = act()
+            found = _Outcome(done=act())
         except KvlabError as error:
-            st.session_state[_ERROR] = error
+            found = _Outcome(error=error)
+    st.session_state[_OUTCOME] = found
     st.rerun()
 
 
@@ -155,7 +178,7 @@ def _again(row: Row) -> str:
 
 
 def _delete(rows: Sequence[Row]) -> str:
-    """Raises the first error; what could be deleted is."""
+    """What can be deleted is. Raises the first error, with the number of those that are gone."""
     gone, errors = [], []
     for row in rows:
         try:
@@ -167,12 +190,10 @@ def _delete(rows: Sequence[Row]) -> str:
             else:  # somebody else was faster
                 gone.append(row.id)
     runs_selection.drop(gone)
-    words = f"Deleted: {len(gone)} {'run' if len(gone) == 1 else 'runs'}."
     if errors:
-        if gone:
-            st.session_state[_DONE] = words
-        raise errors[0]
-    return words
+        found = f"{errors[0].found} ({len(gone)} of {len(rows)} were deleted)" if len(rows) > 1 else errors[0].found
+        raise RunError(errors[0].kind, expected=errors[0].expected, found=found, remedy=errors[0].remedy)
+    return f"Deleted: {len(gone)} {'run' if len(gone) == 1 else 'runs'}."
 
 
 def _json(report: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from kvlab.runs.history import Row
 from kvlab.ui import runs_source, runs_words
 
 POINTS = 600  # of one curve that are drawn at most
-HEIGHT = 300
+HEIGHT = 360
 FEW = ("heldout",)  # measured at two points: nothing to smooth
 SMOOTHING = "exponential moving average, weight 0.9"
 
@@ -53,7 +53,9 @@ def figure(frame: pd.DataFrame, labels: Sequence[str], metric: str) -> alt.Layer
     positions = range(len(labels))
     colour = alt.Scale(domain=list(labels), range=[runs_words.colour(p) for p in positions])
     dash = alt.Scale(domain=list(labels), range=[runs_words.dash(p) for p in positions])
-    legend = alt.Legend(title=None, orient="top", columns=3, labelLimit=320, symbolStrokeWidth=2.5, symbolSize=500)
+    legend = alt.Legend(
+        title=None, orient="top", columns=3, labelLimit=320, symbolStrokeWidth=2.5, symbolSize=500, symbolOpacity=1
+    )
     where = "seconds of work" if metric == "memory" else "step"
     base = alt.Chart(frame).encode(
         x=alt.X("at:Q", title=where),

@@ -17,7 +17,7 @@ GIB = 2**30
 MEASURED = ("ce", "kv_key", "kv_value")
 RESULTS = {
     "line": st.column_config.TextColumn("", width=30),
-    "run": st.column_config.TextColumn("run", width=190),
+    "run": st.column_config.TextColumn("run", width=170),
     "verdict": st.column_config.TextColumn("verdict", width=80),
     "ce before": number("CE before", "Held-out cross-entropy, nats per token."),
     "ce after": number("CE after", "Held-out cross-entropy, nats per token."),
@@ -25,12 +25,11 @@ RESULTS = {
     "kv_key after": number("K after", "Held-out KV(K): squared error over the target's variance."),
     "kv_value before": number("V before", "Held-out KV(V): squared error over the target's variance."),
     "kv_value after": number("V after", "Held-out KV(V): squared error over the target's variance."),
-    "documents": count("n documents", "Held-out documents; no step is trained on them."),
+    "documents": count("n docs", "Held-out documents; no step is trained on them."),
     "tokens": count("n tokens", "Predicted tokens, over which CE is the mean."),
     "rows": count("n rows", "Student steps with a target, over which K and V are the mean."),
-    "peak": st.column_config.NumberColumn("peak GiB", format="%.2f"),
+    "peak": st.column_config.NumberColumn("peak GiB", format="%.2f", help="Most memory in use."),
     "share": st.column_config.NumberColumn("of total", format="percent"),
-    "of": st.column_config.TextColumn("memory of", help="The GPU, or without one the run's own process."),
     "steps/s": st.column_config.NumberColumn(
         "steps/s", format="%.2f", help="One over the median of the last 20 steps."
     ),
@@ -44,7 +43,7 @@ def results(rows: Sequence[Row]) -> None:
     st.subheader("Results side by side")
     table = [_result(row) for row in rows]
     frame = pd.DataFrame(table, columns=list(RESULTS))
-    texts = ("line", "run", "verdict", "of")
+    texts = ("line", "run", "verdict")
     frame = frame.astype({name: "float64" for name in RESULTS if name not in texts})
     css = [f"color: {runs_words.colour(position)}" for position in range(len(rows))]
     st.dataframe(
@@ -83,7 +82,6 @@ def _result(row: Row) -> dict[str, Any]:
         "verdict": runs_words.VERDICTS.get(row.verdict or ""),
         "peak": row.peak.used / GIB if row.peak else None,
         "share": row.peak.share if row.peak else None,
-        "of": {"device": "GPU", "process": "process"}[row.peak.what] if row.peak else None,
         "steps/s": runs_source.steps_per_s(row.folder),
     }
     for name in MEASURED:
@@ -99,6 +97,9 @@ def _about(rows: Sequence[Row]) -> str:
         "CE, K and V: means over held-out documents, which no step is trained on, before the first and after the last "
         "step."
     )
+    whose = {"device": "the GPU", "process": "the run’s own process"}
+    if found := {whose[row.peak.what] for row in rows if row.peak}:
+        said += f" Peak memory: of {' or '.join(sorted(found))}."
     if sample := _differing(SAMPLE, all_settings):
         said += (
             f" **Not on the same documents**, as {' and '.join(sample)} differ: compare the changes, not the values."

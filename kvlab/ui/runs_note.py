@@ -7,6 +7,7 @@ import streamlit as st
 from kvlab.errors import KvlabError
 from kvlab.runs import notes
 from kvlab.runs.history import Row
+from kvlab.ui import runs_actions
 from kvlab.ui.text import show_error
 
 
@@ -37,6 +38,7 @@ def panel(row: Row) -> None:
 
 
 def _save(row: Row, box: str, begun: str, seen: str) -> None:
+    runs_actions.forget()
     try:
         notes.write(row.folder, st.session_state[box], before=st.session_state.get(seen))
     except KvlabError as error:

@@ -18,9 +18,9 @@ from kvlab.ui.text import plain, show_error, table_height
 
 MARK = {"pass": "✓ pass", "fail": "✗ fail", "pending": "… pending"}
 CHECKPOINTS = {
-    "step": st.column_config.NumberColumn("step", format="%d", width=60),
-    "name": st.column_config.TextColumn("checked", width=130),
-    "state": st.column_config.TextColumn("state", width=80),
+    "step": st.column_config.NumberColumn("step", format="%d", width=50),
+    "name": st.column_config.TextColumn("checked", width=118),
+    "state": st.column_config.TextColumn("state", width=74),
     "words": st.column_config.TextColumn("what was found", width="large"),
 }
 SETTINGS_SHOWN = 100_000  # characters
@@ -31,12 +31,9 @@ def panel(row: Row) -> None:
     st.subheader(plain(runs_words.label(row)))
     st.markdown(_summary(row))
     _error(row)
-    if row.kind == "analysis":
-        st.page_link(
-            places.alignment(), label="Open the analysis", icon=":material/grid_on:", query_params={"run": row.id}
-        )
+    _link(row)
     runs_actions.for_one(row)
-    left, right = st.columns([3, 2], gap="medium")
+    left, right = st.columns([5, 2], gap="medium")
     with left:
         if row.kind != "analysis":
             _checkpoints(row)
@@ -48,6 +45,14 @@ def panel(row: Row) -> None:
         st.code(_settings(row.folder), language="yaml")
     with st.expander("Files in its folder", icon=":material/folder:"):
         _files(row.folder)
+
+
+def _link(row: Row) -> None:
+    if row.kind == "analysis":
+        about = {"run": row.id}
+        st.page_link(places.alignment(), label="Open the analysis", icon=":material/grid_on:", query_params=about)
+    else:
+        st.link_button("Open live view", f"validation?run={row.id}", icon=":material/monitoring:")
 
 
 def _summary(row: Row) -> str:

@@ -16,20 +16,20 @@ HEIGHT = 330
 GIB = 2**30
 COLUMNS = {
     "line": st.column_config.TextColumn("", width=30, help="The colour of the run in the figure below."),
-    "name": st.column_config.TextColumn("run", width=150),
-    "state": st.column_config.TextColumn("state", width=120),
-    "verdict": st.column_config.TextColumn("verdict", width=80, help="The checkpoints of the run, all together."),
-    "steps": st.column_config.TextColumn("step / of", width=80),
+    "name": st.column_config.TextColumn("run", width=170),
+    "state": st.column_config.TextColumn("state", width=100),
+    "verdict": st.column_config.TextColumn("verdict", width=74, help="The checkpoints of the run, all together."),
+    "steps": st.column_config.TextColumn("step / of", width=76),
     "loss": number("final loss", "Of the last step that was logged."),
     "ce_before": number("CE before", "Held-out cross-entropy before the first step, nats per token."),
     "ce_after": number("CE after", "Held-out cross-entropy after the last step, nats per token."),
     "peak": st.column_config.NumberColumn(
         "peak GiB", format="%.2f", help="Most memory in use: of the GPU, or without one of the run's own process."
     ),
-    "device": st.column_config.TextColumn("device", width=60),
-    "started": st.column_config.DatetimeColumn("started (UTC)", format="YYYY-MM-DD HH:mm:ss", width=140),
+    "device": st.column_config.TextColumn("device", width=52),
+    "started": st.column_config.DatetimeColumn("started (UTC)", format="YYYY-MM-DD HH:mm", width=122),
     "elapsed": st.column_config.NumberColumn("seconds", format="%.0f", help="Since its start, or its last resumption."),
-    "note": st.column_config.TextColumn("note", width=160),
+    "note": st.column_config.TextColumn("note", width=110),
 }
 NOT_OF_ANALYSES = ("verdict", "steps", "loss", "ce_before", "ce_after", "peak")
 
@@ -44,7 +44,11 @@ def panel(rows: Sequence[Row], selected: Sequence[Row], colours: dict[str, int],
         selection_mode="multi-row",
         selection_default={"selection": {"rows": _positions(rows, selected)}},
         hide_index=True,
-        column_order=[name for name in COLUMNS if not (only_analyses and name in NOT_OF_ANALYSES)],
+        column_order=[
+            name
+            for name in COLUMNS
+            if not (only_analyses and name in NOT_OF_ANALYSES) and not (name == "line" and not colours)
+        ],
         column_config=COLUMNS,
         height=table_height(max(len(rows), 1), HEIGHT),
         placeholder="–",

@@ -12,20 +12,20 @@ LOST = "lost: its process is gone"
 
 # What a run logs: its name, and the axis with the unit. Anything else is shown by the name it is logged under.
 METRICS = {
-    "loss": ("Total loss", "loss = CE + λ·KV(K) + λ·KV(V) ∓ entropy"),
-    "ce": ("Cross-entropy (CE), training", "CE on training text, nats per token"),
-    "kv_key": ("KV error of K, training", "KV(K): squared error / target variance"),
-    "kv_value": ("KV error of V, training", "KV(V): squared error / target variance"),
-    "heldout": ("Cross-entropy (CE), held-out", "CE on held-out text, nats per token"),
+    "loss": ("Total loss", "total loss"),
+    "ce": ("Cross-entropy (CE), training", "training CE, nats per token"),
+    "kv_key": ("KV error of K, training", "KV(K), error² / variance"),
+    "kv_value": ("KV error of V, training", "KV(V), error² / variance"),
+    "heldout": ("Cross-entropy (CE), held-out", "held-out CE, nats per token"),
     "memory": ("Memory in use", "memory in use, GiB"),
-    "entropy": ("Router entropy", "entropy of the router, 1 = even"),
+    "entropy": ("Router entropy", "router entropy, 1 = even"),
     "tokens_per_s": ("Throughput", "student tokens per second"),
-    "grad_norm": ("Gradient norm", "norm of the gradient before clipping"),
+    "grad_norm": ("Gradient norm", "gradient norm, unclipped"),
     "lr": ("Learning rate", "learning rate"),
-    "variance_ratio_key": ("Variance of K", "student K variance / before training"),
-    "variance_ratio_value": ("Variance of V", "student V variance / before training"),
-    "effective_rank_key": ("Effective rank of K", "(Σλ)² / Σλ² of the student's K"),
-    "effective_rank_value": ("Effective rank of V", "(Σλ)² / Σλ² of the student's V"),
+    "variance_ratio_key": ("Variance of K", "K variance / at start"),
+    "variance_ratio_value": ("Variance of V", "V variance / at start"),
+    "effective_rank_key": ("Effective rank of K", "(Σλ)² / Σλ² of K"),
+    "effective_rank_value": ("Effective rank of V", "(Σλ)² / Σλ² of V"),
 }
 NOT_CURVES = ("step", "tokens", "seconds")  # logged, and no measure of the run
 
@@ -75,7 +75,7 @@ def metric(name: str) -> str:
 
 def axis(name: str) -> str:
     if name.startswith("router."):
-        return "weight, the weights of all teachers sum to 1"
+        return "weight of the teacher, of 1"
     return METRICS[name][1] if name in METRICS else f"{name}, as logged"
 
 
@@ -84,5 +84,5 @@ def colour(position: int) -> str:
 
 
 def dash(position: int) -> list[int]:
-    """Changes when the colours begin anew, and with each run: print and screens differ."""
-    return DASHES[(position + position // len(COLOURS)) % len(DASHES)]
+    """Seven colours and four dashes: 28 runs before a pair comes again, and paper without colours shows four."""
+    return DASHES[position % len(DASHES)]

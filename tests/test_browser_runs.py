@@ -1,0 +1,113 @@
+"""The Runs page in a real browser, on two really trained runs: pick, overlay, compare, note, delete."""
+
+from __future__ import annotations
+
+import json
+import re
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from kvlab.runs import store
+from tests import app as real
+from tests import trained
+from tests.test_browser import app, chromium, page, pytestmark  # noqa: F401
+from tests.waiting import wait_until
+
+RESTS = '[data-testid="stApp"][data-test-script-state="notRunning"]'
+
+
+@pytest.fixture(scope="module")
+def runs(app):  # noqa: F811
+    """The oldest stands last in the table."""
+    settings = {"kv": {}, "ce only": {"control": "ce-only"}}
+    with ThreadPoolExecutor(1) as one_after_the_other:
+        return list(one_after_the_other.map(lambda name: trained.really(app.runs, name, **settings[name]), settings))
+
+
+def tick(page, row: int) -> None:  # noqa: F811
+    """The box before a row of the history, which is a canvas: 35 pixels a row below the heading."""
+    page.locator(RESTS).wait_for()
+    page.get_by_test_id("stDataFrame").first.locator("canvas").first.click(position={"x": 16, "y": 35 * (row + 1) + 18})
+
+
+def selected(url: str) -> list[str]:
+    found = re.search(r"[?&]runs=([^&]*)", url)
+    return found.group(1).replace("%2C", ",").split(",") if found else []
+
+
+def metric_axis(page) -> str:  # noqa: F811
+    return page.get_by_test_id("stVegaLiteChart").first.inner_html()
+
+
+def test_pick_overlay_compare_note_delete(app, page, runs):  # noqa: F811
+    kv, ce_only = runs
+    page.goto(f"{app.url}/runs")
+    page.get_by_text("2 runs, newest first").wait_for()
+    tick(page, 1)
+    page.wait_for_url(lambda url: selected(url) == [kv.name])
+    page.get_by_role("heading", name=f"kv · {kv.name[-4:]}").wait_for()
+    tick(page, 0)
+    page.wait_for_url(lambda url: selected(url) == [kv.name, ce_only.name])
+
+    # overlay: both runs in the legend, and zoom is kept when another metric's rerun is over
+    page.get_by_role("heading", name="Results side by side").wait_for()
+    page.get_by_role("heading", name="Settings that differ").wait_for()
+    page.get_by_test_id("stVegaLiteChart").locator("canvas, svg").first.wait_for()
+    page.reload()
+    page.get_by_role("heading", name="Settings that differ").wait_for()
+    assert selected(page.url) == [kv.name, ce_only.name]
+    page.locator(RESTS).wait_for()
+    page.get_by_role("combobox", name="Metric").click()
+    page.get_by_role("option", name="Cross-entropy (CE), held-out").click()
+    page.get_by_text("Measured twice").wait_for()
+
+    # one again, and a note on it
+    tick(page, 0)
+    page.wait_for_url(lambda url: selected(url) == [kv.name])
+    note = page.get_by_role("textbox", name="Note")
+    note.fill("<b>the good one</b>")
+    page.get_by_role("button", name="Save note").click()
+    wait_until(lambda: (kv / "notes.md").exists(), 30, "the note on disk")
+    assert (kv / "notes.md").read_text() == "<b>the good one</b>\n"
+    page.reload()
+    page.get_by_role("textbox", name="Note").wait_for()
+    assert page.get_by_role("textbox", name="Note").input_value() == "<b>the good one</b>"
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Report (JSON)").click()
+    report = json.loads(open(download.value.path(), encoding="utf-8").read())
+    assert report["run"]["id"] == kv.name and report["notes"].strip() == "<b>the good one</b>"
+
+    # a run deleted behind the page's back is named, the other is shown
+    page.goto(f"{app.url}/runs?runs={ce_only.name},20260101T000000.000Z-away-abcd")
+    page.get_by_text("deleted or never there").wait_for()
+    page.get_by_role("button", name="Delete", exact=True).click()
+    page.get_by_role("button", name="Keep").click()
+    page.get_by_role("button", name="Keep").wait_for(state="detached")
+    assert ce_only.exists()
+    page.get_by_role("button", name="Delete", exact=True).click()
+    page.get_by_role("button", name="Delete for good").click()
+    page.get_by_text("Deleted: 1 run.").wait_for()
+    page.get_by_text("1 run, newest first").wait_for()
+    assert store.listing(app.runs) == [kv]
+    assert page.get_by_text("Traceback").count() == 0
+
+
+def test_zoom_is_kept_while_a_run_goes_on(app, page):  # noqa: F811
+    """A step that is logged meanwhile is drawn into the same figure."""
+    run = trained.by_hand(app.runs, "at work", steps=40, state="running")
+    store.write_status(run, host=real.socket.gethostname(), **identity_of(app))
+    page.goto(f"{app.url}/runs?runs={run.name}")
+    chart = page.get_by_test_id("stVegaLiteChart").first
+    chart.locator("canvas").wait_for()
+    page.locator(RESTS).wait_for()
+    page.evaluate("document.querySelector('[data-testid=stVegaLiteChart] canvas').marked = true")
+    store.append_metrics(run, {"step": 41, "loss": 0.2})
+    page.get_by_text("step 41 / 80").wait_for()
+    page.locator(RESTS).wait_for()
+    assert page.evaluate("document.querySelector('[data-testid=stVegaLiteChart] canvas').marked") is True
+
+
+def identity_of(app) -> dict:  # noqa: F811
+    """The server stands for the run's process: it lives as long as the test."""
+    return {"pid": app.process.pid, "process_started": app.process.create_time()}

@@ -1,0 +1,73 @@
+"""Training runs for tests of the pages: really trained ones, and ones that fail, hang or are made by hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+
+from kvlab.runs import store
+from tests.training import started
+
+SHORT = {"max_steps": 6, "fit_documents": 12, "eval_documents": 3, "checkpoint_every": 3, "seed": 3}
+
+
+def really(root: Path, name: str, **settings) -> Path:
+    """A run of the demo pair, trained in a process of its own."""
+    folder = store.create(root, "training", name, {**SHORT, **settings})
+    assert started(folder).wait(300) in (0, 1), (folder / "output.txt").read_text()
+    assert store.read_status(folder)["state"] == "done"
+    return folder
+
+
+def by_hand(root: Path, name: str = "kv", steps: int = 4, state: str = "done", **settings) -> Path:
+    """The folder of a run of ``steps`` of 100 steps whose loss at step n is 10 / n."""
+    folder = store.create(root, "training", name, {"max_steps": 100, "seed": 7, **settings})
+    for step in range(1, steps + 1):
+        store.append_metrics(folder, {"step": step, "loss": 10 / step, "ce": 1 / step, "seconds": 0.5})
+    for t, used in enumerate((3, 9, 5)):
+        sample = {"t": t, "process_rss": used, "device_total": 90}
+        store.append(folder / "memory.jsonl", json.dumps(sample).encode() + b"\n")
+    write(
+        folder, "verdict.json", {"state": "pass", "checkpoints": [{"step": 0, "name": "models loaded"}, {"step": 80}]}
+    )
+    write(folder, "report.json", {"before": {"ce": 3.5}, "after": {"ce": 3.25}, "device": {"device": "cpu"}})
+    store.write_status(folder, state=state, started="2026-01-31T12:00:00+00:00", elapsed_s=70)
+    return folder
+
+
+def lost(root: Path, name: str = "gone") -> Path:
+    """A run whose process is no more."""
+    folder = by_hand(root, name)
+    store.write_status(folder, state="running", host=socket.gethostname(), pid=2**22 - 1, process_started=1.0)
+    return folder
+
+
+def garbage(root: Path) -> Path:
+    """A run whose every file is damaged, after four steps that were logged whole."""
+    folder = by_hand(root, "damaged")
+    for name, data in {
+        "status.json": b"\xff\xfe{",
+        "config.yaml": b":\n\t- [\xff",
+        "verdict.json": b"[]",
+        "report.json": b'{"before": [1], "after": "x"}',
+        "memory.jsonl": b"\x00\n",
+        "notes.md": b"caf\xe9 <img src=x onerror=alert(1)> ![x](http://example.org/x.png)",
+    }.items():
+        (folder / name).write_bytes(data)
+    with open(folder / "metrics.jsonl", "ab") as file:
+        file.write(b'\xff no json\n{"step": 5, "lo')
+    return folder
+
+
+def link_out(root: Path, outside: Path) -> Path:
+    """A link in runs/ with a run's name, to a folder elsewhere that looks like a run."""
+    by_hand(root, "linked").rename(outside)
+    link = root / "20260131T120000.000Z-linked-abcd"
+    os.symlink(outside, link)
+    return link
+
+
+def write(folder: Path, name: str, value: object) -> None:
+    (folder / name).write_text(json.dumps(value))
