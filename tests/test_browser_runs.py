@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -21,14 +21,14 @@ RESTS = '[data-testid="stApp"][data-test-script-state="notRunning"]'
 def runs(app):  # noqa: F811
     """The oldest stands last in the table."""
     settings = {"kv": {}, "ce only": {"control": "ce-only"}}
-    with ThreadPoolExecutor(1) as one_after_the_other:
-        return list(one_after_the_other.map(lambda name: trained.really(app.runs, name, **settings[name]), settings))
+    return [trained.really(app.runs, name, **more) for name, more in settings.items()]
 
 
 def tick(page, row: int) -> None:  # noqa: F811
-    """The box before a row of the history, which is a canvas: 35 pixels a row below the heading."""
+    """The box before a row of the history, which is drawn: 35 pixels a row below the heading."""
     page.locator(RESTS).wait_for()
-    page.get_by_test_id("stDataFrame").first.locator("canvas").first.click(position={"x": 16, "y": 35 * (row + 1) + 18})
+    box = page.get_by_test_id("stDataFrame").first.bounding_box()
+    page.mouse.click(box["x"] + 16, box["y"] + 35 * (row + 1) + 18)
 
 
 def selected(url: str) -> list[str]:
@@ -36,8 +36,9 @@ def selected(url: str) -> list[str]:
     return found.group(1).replace("%2C", ",").split(",") if found else []
 
 
-def metric_axis(page) -> str:  # noqa: F811
-    return page.get_by_test_id("stVegaLiteChart").first.inner_html()
+def drawn(page) -> list[str]:  # noqa: F811
+    """The words and numbers in the figure."""
+    return page.locator("[data-testid=stVegaLiteChart] svg text").all_text_contents()
 
 
 def test_pick_overlay_compare_note_delete(app, page, runs):  # noqa: F811
@@ -50,10 +51,12 @@ def test_pick_overlay_compare_note_delete(app, page, runs):  # noqa: F811
     tick(page, 0)
     page.wait_for_url(lambda url: selected(url) == [kv.name, ce_only.name])
 
-    # overlay: both runs in the legend, and zoom is kept when another metric's rerun is over
+    # overlay, with both runs in its legend
     page.get_by_role("heading", name="Results side by side").wait_for()
     page.get_by_role("heading", name="Settings that differ").wait_for()
-    page.get_by_test_id("stVegaLiteChart").locator("canvas, svg").first.wait_for()
+    page.locator("[data-testid=stVegaLiteChart] svg").wait_for()
+    labels = [f"{name} · {run.name[-4:]}" for name, run in (("kv", kv), ("ce only", ce_only))]
+    assert set(labels) <= set(drawn(page))
     page.reload()
     page.get_by_role("heading", name="Settings that differ").wait_for()
     assert selected(page.url) == [kv.name, ce_only.name]
@@ -75,7 +78,7 @@ def test_pick_overlay_compare_note_delete(app, page, runs):  # noqa: F811
     assert page.get_by_role("textbox", name="Note").input_value() == "<b>the good one</b>"
     with page.expect_download() as download:
         page.get_by_role("button", name="Report (JSON)").click()
-    report = json.loads(open(download.value.path(), encoding="utf-8").read())
+    report = json.loads(Path(download.value.path()).read_text(encoding="utf-8"))
     assert report["run"]["id"] == kv.name and report["notes"].strip() == "<b>the good one</b>"
 
     # a run deleted behind the page's back is named, the other is shown
@@ -98,14 +101,24 @@ def test_zoom_is_kept_while_a_run_goes_on(app, page):  # noqa: F811
     run = trained.by_hand(app.runs, "at work", steps=40, state="running")
     store.write_status(run, host=real.socket.gethostname(), **identity_of(app))
     page.goto(f"{app.url}/runs?runs={run.name}")
-    chart = page.get_by_test_id("stVegaLiteChart").first
-    chart.locator("canvas").wait_for()
+    chart = page.locator("[data-testid=stVegaLiteChart] svg")
+    chart.scroll_into_view_if_needed()
     page.locator(RESTS).wait_for()
-    page.evaluate("document.querySelector('[data-testid=stVegaLiteChart] canvas').marked = true")
+    whole = drawn(page)
+    box = chart.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+
+    def zoomed() -> bool:
+        page.mouse.wheel(0, -300)
+        return drawn(page) != whole and "0" not in drawn(page)
+
+    wait_until(zoomed, 30, "the figure to be zoomed in")
+    page.evaluate("document.querySelector('[data-testid=stVegaLiteChart] svg').marked = true")
     store.append_metrics(run, {"step": 41, "loss": 0.2})
     page.get_by_text("step 41 / 80").wait_for()
     page.locator(RESTS).wait_for()
-    assert page.evaluate("document.querySelector('[data-testid=stVegaLiteChart] canvas').marked") is True
+    assert page.evaluate("document.querySelector('[data-testid=stVegaLiteChart] svg').marked") is True
+    assert "0" not in drawn(page)
 
 
 def identity_of(app) -> dict:  # noqa: F811

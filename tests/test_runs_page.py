@@ -76,7 +76,7 @@ def test_the_history_tells_each_run_and_filters(root):
     app = page()
     shown = history(app)
     assert shown["name"].tolist() == ["gone", "kv"]
-    assert shown["state"].tolist() == ["lost: its process is gone", "finished"]
+    assert shown["state"].tolist() == ["lost", "finished"]
     assert shown["steps"].tolist() == ["4 / 80", "100 / 80"] and shown["verdict"].tolist() == ["✓ passed"] * 2
     assert shown["loss"].tolist() == [2.5, 0.1] and shown["ce_after"].tolist() == [3.25, 3.25]
     app.button_group(key="runs-show").set_value("analysis").run()
@@ -339,7 +339,7 @@ def test_a_folder_of_garbage_is_shown_and_all_that_was_logged_before_is_read(roo
     good, bad = trained.by_hand(root, "good"), trained.garbage(root)
     app = page(bad)
     shown = history(app)
-    assert shown["state"].tolist() == ["lost: its process is gone", "finished"]
+    assert shown["state"].tolist() == ["lost", "finished"]
     assert shown["steps"].tolist() == ["4 / ?", "4 / 80"] and shown["loss"].tolist() == [2.5, 2.5]
     assert runs_source.values(bad, "loss")[1] == [10, 5, 10 / 3, 2.5]
     assert "1 damaged lines" in said(app) and "onerror" not in said(app)

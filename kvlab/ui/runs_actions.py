@@ -51,14 +51,13 @@ def forget() -> None:
 
 
 def for_one(row: Row) -> None:
-    with st.container(horizontal=True, key="run-actions"):
-        if row.kind != "analysis":
-            _course(row)
-        if not row.active:
-            _ask("Delete", "delete", row, ":material/delete:")
-        if row.kind != "analysis":
-            _reports(row)
-    _confirm([row])
+    """Buttons side by side; what they ask is drawn by ``confirm``."""
+    if row.kind != "analysis":
+        _course(row)
+    if not row.active:
+        _ask("Delete", "delete", row, ":material/delete:")
+    if row.kind != "analysis":
+        _reports(row)
 
 
 def for_several(rows: Sequence[Row]) -> None:
@@ -71,7 +70,7 @@ def for_several(rows: Sequence[Row]) -> None:
         if st.button("Select none", key="runs-none", icon=":material/deselect:"):
             runs_selection.select([])
             st.rerun()
-    _confirm(ended)
+    confirm(ended)
 
 
 def _course(row: Row) -> None:
@@ -114,7 +113,7 @@ def _ask(label: str, action: str, row: Row, icon: str) -> None:
         st.session_state[_ASKED] = action, [row.id]
 
 
-def _confirm(rows: Sequence[Row]) -> None:
+def confirm(rows: Sequence[Row]) -> None:
     """The question that was asked about these runs, until it is answered; another selection takes it back."""
     action, asked = st.session_state.get(_ASKED, (None, []))
     if action is None:

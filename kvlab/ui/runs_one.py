@@ -21,7 +21,7 @@ CHECKPOINTS = {
     "step": st.column_config.NumberColumn("step", format="%d", width=50),
     "name": st.column_config.TextColumn("checked", width=118),
     "state": st.column_config.TextColumn("state", width=74),
-    "words": st.column_config.TextColumn("what was found", width="large"),
+    "words": st.column_config.TextColumn("what was found", width=520),
 }
 SETTINGS_SHOWN = 100_000  # characters
 FILES_SHOWN = 200
@@ -31,8 +31,10 @@ def panel(row: Row) -> None:
     st.subheader(plain(runs_words.label(row)))
     st.markdown(_summary(row))
     _error(row)
-    _link(row)
-    runs_actions.for_one(row)
+    with st.container(horizontal=True, key="run-actions"):
+        _link(row)
+        runs_actions.for_one(row)
+    runs_actions.confirm([row])
     left, right = st.columns([5, 2], gap="medium")
     with left:
         if row.kind != "analysis":
@@ -56,7 +58,7 @@ def _link(row: Row) -> None:
 
 
 def _summary(row: Row) -> str:
-    parts = [f"**{plain(runs_words.state(row))}**"]
+    parts = [f"**{plain(runs_words.standing(row))}**"]
     if row.verdict:
         parts.append(f"verdict **{runs_words.VERDICTS[row.verdict]}**")
     if steps := runs_words.steps(row):

@@ -16,8 +16,8 @@ HEIGHT = 330
 GIB = 2**30
 COLUMNS = {
     "line": st.column_config.TextColumn("", width=30, help="The colour of the run in the figure below."),
-    "name": st.column_config.TextColumn("run", width=170),
-    "state": st.column_config.TextColumn("state", width=100),
+    "name": st.column_config.TextColumn("run", width=160),
+    "state": st.column_config.TextColumn("state", width=130),
     "verdict": st.column_config.TextColumn("verdict", width=74, help="The checkpoints of the run, all together."),
     "steps": st.column_config.TextColumn("step / of", width=76),
     "loss": number("final loss", "Of the last step that was logged."),

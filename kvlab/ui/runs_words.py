@@ -6,9 +6,9 @@ from math import floor
 
 from kvlab.runs.history import Row
 
-STATES = {"queued": "waiting", "running": "running", "done": "finished", "failed": "failed", "cancelled": "stopped"}
+STATES = {"done": "finished", "failed": "failed", "cancelled": "stopped", "lost": "lost"}
 VERDICTS = {"pass": "✓ passed", "fail": "✗ failed", "pending": "… pending"}
-LOST = "lost: its process is gone"
+EXPLAINED = {"lost": "lost: its process is gone", "stopping": "stopping: it finishes its step and saves"}
 
 # What a run logs: its name, and the axis with the unit. Anything else is shown by the name it is logged under.
 METRICS = {
@@ -36,16 +36,21 @@ DRAWN = 12  # runs that are laid over each other at most
 
 
 def state(row: Row) -> str:
-    """How it stands, in a few words."""
+    """How it stands, as short as a column of the history."""
     if row.stopping:
-        return "stopping: finishes its step and saves"
+        return "stopping"
     if row.state == "queued":
         return (
             "waiting" if row.ahead is None else "waiting: next" if not row.ahead else f"waiting: {row.ahead} before it"
         )
     if row.state == "running":
         return f"running: {row.phase}" if row.phase else "running"
-    return LOST if row.state == "lost" else STATES[row.state]
+    return STATES[row.state]
+
+
+def standing(row: Row) -> str:
+    """The same for the heading of one run."""
+    return EXPLAINED.get(state(row), state(row))
 
 
 def label(row: Row) -> str:
