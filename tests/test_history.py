@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from datetime import UTC, datetime
@@ -89,7 +90,25 @@ def test_twenty_that_wait_know_their_places(root):
     assert ahead[folders[0].name] == queue.place(folders[0])
 
 
-GARBAGE = [b"", b"\x00", b"\xff\xfe\xfa", b"{", b"[]", b'{"state": [], "name": 7, "checkpoints": [1], "before": "x"}']
+ODD = {
+    "state": "gone",
+    "name": "\ud800 half",
+    "started": "0001-01-01T00:00:00+23:59",
+    "elapsed_s": 10**400,
+    "history": ["x"],
+    "checkpoints": [{"step": 10**30}],
+    "before": {"ce": 10**400},
+    "device": {"device": "\udfff"},
+}
+GARBAGE = [
+    json.dumps(ODD).encode(),
+    b"",
+    b"\x00",
+    b"\xff\xfe\xfa",
+    b"{",
+    b"[]",
+    b'{"state": [], "name": 7, "checkpoints": [1], "before": "x"}',
+]
 
 
 @pytest.mark.parametrize("garbage", GARBAGE)

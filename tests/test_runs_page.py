@@ -11,6 +11,7 @@ import pytest
 from kvlab.runs import monitor, notes, queue, store, training
 from kvlab.ui import runs_chart, runs_source, runs_words
 from tests import test_pages, trained, trainers
+from tests.test_history import ODD
 from tests.test_pages import open_page
 
 pytestmark = [pytest.mark.page, pytest.mark.xdist_group("pages")]
@@ -349,6 +350,25 @@ def test_a_folder_of_garbage_is_shown_and_all_that_was_logged_before_is_read(roo
     click(app, "run-delete")
     click(app, "run-yes")
     assert store.listing(root) == [good]
+
+
+def test_odd_values_of_every_kind_do_no_harm(root):
+    runs = [trained.by_hand(root, "![x](http://example.org/x.png) <b>"), trained.by_hand(root, "other")]
+    for run in runs:
+        for name in ("status.json", "verdict.json", "report.json"):
+            trained.write(run, name, ODD | {"state": "failed" if name == "status.json" else "pass", "error": ODD})
+    (run / "config.yaml").write_text('{teachers: ["\\uD800"], 1: {2: x}, lr: .nan}')
+    page(*runs)
+    for run in runs:
+        page(run)
+
+
+def test_a_name_is_never_markdown(root):
+    run = trained.by_hand(root, "![x](http://example.org/x.png)")
+    app = page(run, trained.lost(root))
+    click(app, "runs-delete")
+    app = click(page(run), "run-delete")
+    assert "![x]" not in "".join([test_pages.said(app), *(button.label for button in app.button)])
 
 
 def test_runs_that_cannot_be_written_are_one_message(root, monkeypatch):

@@ -89,9 +89,9 @@ class History:
             step=last.get("step"),
             steps=self._steps(folder, verdict),
             verdict=verdict.get("state") if verdict.get("state") in ("pass", "fail", "pending") else None,
-            loss=_number(last.get("loss")),
-            ce_before=_number(_table(report.get("before")).get("ce")),
-            ce_after=_number(_table(report.get("after")).get("ce")),
+            loss=finite(last.get("loss")),
+            ce_before=finite(_table(report.get("before")).get("ce")),
+            ce_after=finite(_table(report.get("after")).get("ce")),
             peak=self._peak(folder, active),
             device=_text(_table(report.get("device")).get("device")) or _queued_for(status),
             started=monitor.moment(_first_start(status)),
@@ -176,16 +176,17 @@ def _table(value: object) -> Fields:
 
 
 def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
+    # JSON can hold halves of characters, which nothing else takes.
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else None
 
 
 def _whole(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53 else None
 
 
-def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
+def finite(value: object) -> float | None:
+    """A number of a record; None for anything else."""
+    known = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
     with suppress(OverflowError):
-        return float(value) if math.isfinite(value) else None
+        return float(value) if known else None
     return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import socket
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from kvlab.runs.queue import STOP
 
 # Clocks of two hosts differ, and shared file systems show changes late.
 SLACK = timedelta(minutes=5)
+LONGEST = 1e12  # seconds; what is longer is garbage
 ERROR_FIELDS = ("kind", "expected", "found", "remedy")
 
 
@@ -118,7 +118,7 @@ def moment(text: object) -> datetime | None:
 def elapsed(status: dict[str, Any], now: datetime | None) -> float | None:
     """Seconds of work recorded in a status, and up to ``now`` where that is given, for an active run."""
     recorded = status.get("elapsed_s")
-    recorded = recorded if isinstance(recorded, int | float) and math.isfinite(recorded) else None
+    recorded = recorded if isinstance(recorded, int | float) and abs(recorded) < LONGEST else None
     running = _seconds_since(status.get("started"), now) if now else None
     known = [seconds for seconds in (recorded, running) if seconds is not None]
     return max(known, default=None)

@@ -64,7 +64,7 @@ def for_several(rows: Sequence[Row]) -> None:
     ended = [row for row in rows if not row.active]
     with st.container(horizontal=True, key="run-actions"):
         if ended:
-            label = f"Delete {len(ended)} runs" if len(ended) > 1 else f"Delete {ended[0].name[:40]}"
+            label = f"Delete {len(ended)} runs" if len(ended) > 1 else f"Delete {plain(ended[0].name[:40])}"
             if st.button(label, key="runs-delete", icon=":material/delete:"):
                 st.session_state[_ASKED] = "delete", [row.id for row in ended]
         if st.button("Select none", key="runs-none", icon=":material/deselect:"):

@@ -12,6 +12,7 @@ import streamlit as st
 
 from kvlab.runs.history import Row
 from kvlab.ui import runs_source, runs_words
+from kvlab.ui.text import plain
 
 POINTS = 600  # of one curve that are drawn at most
 HEIGHT = 360
@@ -43,9 +44,9 @@ def panel(rows: Sequence[Row]) -> None:
         said.append(
             f"Of curves with more than {POINTS} values (here up to {most:,}), the extremes of each part are drawn."
         )
-    if without := [runs_words.label(row) for row in rows if metric not in of_run[row.id]]:
+    if without := [plain(runs_words.label(row)) for row in rows if metric not in of_run[row.id]]:
         said.append(f"Not logged by: {', '.join(without)}.")
-    st.caption(" ".join([*said, "Scroll to zoom, drag to move, double-click to reset."]).replace("$", "\\$"))
+    st.caption(" ".join([*said, "Scroll to zoom, drag to move, double-click to reset."]))
 
 
 def figure(frame: pd.DataFrame, labels: Sequence[str], metric: str) -> alt.LayerChart:

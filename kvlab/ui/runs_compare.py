@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from kvlab.runs.compare import MISSING, differences
-from kvlab.runs.history import Row
+from kvlab.runs.history import Row, finite
 from kvlab.ui import runs_source, runs_words
 from kvlab.ui.text import count, number, table_height
 
@@ -64,7 +64,9 @@ def settings(rows: Sequence[Row]) -> None:
         st.markdown("None: the settings of these runs are alike.")
         return
     names = [runs_words.label(row) for row in rows]
-    frame = pd.DataFrame([[name, *map(_said, values)] for name, values in found.items()], columns=["setting", *names])
+    frame = pd.DataFrame(
+        [[_said(name), *map(_said, values)] for name, values in found.items()], columns=["setting", *names]
+    )
     st.dataframe(
         frame,
         hide_index=True,
@@ -85,9 +87,9 @@ def _result(row: Row) -> dict[str, Any]:
         "steps/s": runs_source.steps_per_s(row.folder),
     }
     for name in MEASURED:
-        found[f"{name} before"], found[f"{name} after"] = _number(before.get(name)), _number(after.get(name))
+        found[f"{name} before"], found[f"{name} after"] = finite(before.get(name)), finite(after.get(name))
     for name in ("documents", "tokens", "rows"):
-        found[name] = _number(before.get(name))
+        found[name] = finite(before.get(name))
     return found
 
 
@@ -113,15 +115,11 @@ def _differing(names: Sequence[str], all_settings: Sequence[dict[str, Any]]) -> 
     return list(differences([{name: settings.get(name) for name in names} for settings in all_settings]))
 
 
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
 def _said(value: object) -> str:
     if value is MISSING:
         return "not set"
     if value is None:
         return "none"
     if isinstance(value, list | tuple):
-        return ", ".join(map(str, value)) or "none"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+        return ", ".join(map(_said, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value).encode("utf-8", "replace").decode()

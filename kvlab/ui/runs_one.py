@@ -12,7 +12,7 @@ import streamlit as st
 from kvlab.errors import KvlabError
 from kvlab.memory import readable
 from kvlab.runs import monitor, store
-from kvlab.runs.history import Row
+from kvlab.runs.history import Row, finite
 from kvlab.ui import places, runs_actions, runs_chart, runs_note, runs_source, runs_words
 from kvlab.ui.text import plain, show_error, table_height
 
@@ -92,7 +92,7 @@ def _error(row: Row) -> None:
     if not found:
         return
     try:
-        show_error(KvlabError.from_dict({key: str(value) for key, value in found.items()}))
+        show_error(KvlabError.from_dict({key: _clean(value) for key, value in found.items()}))
     except KeyError:
         st.error("No reason was recorded. Its log in the run’s folder may tell.")
 
@@ -104,10 +104,10 @@ def _checkpoints(row: Row) -> None:
         return
     frame = pd.DataFrame(
         {
-            "step": pd.to_numeric([c.get("step") if isinstance(c.get("step"), int) else None for c in table]),
-            "name": [str(c.get("name", "–")) for c in table],
+            "step": pd.Series([finite(c.get("step")) for c in table], dtype="float64"),
+            "name": [_clean(c.get("name", "–")) for c in table],
             "state": [MARK.get(str(c.get("state")), "–") for c in table],
-            "words": [str(c.get("words") or "") for c in table],
+            "words": [_clean(c.get("words") or "") for c in table],
         }
     )
     st.dataframe(
@@ -118,6 +118,11 @@ def _checkpoints(row: Row) -> None:
         placeholder="–",
         alt="The checkpoints of the run, each with its state and what was found",
     )
+
+
+def _clean(value: object) -> str:
+    """Text of a record without halves of characters."""
+    return str(value).encode("utf-8", "replace").decode()
 
 
 def _settings(folder: Path) -> str:

@@ -12,7 +12,7 @@ import streamlit as st
 from kvlab.errors import KvlabError
 from kvlab.run_report import REPORT, VERDICT, read_json
 from kvlab.runs import store
-from kvlab.runs.history import History, Row
+from kvlab.runs.history import History, Row, finite
 from kvlab.runs.metrics import NAN, Reader, Steps, pace, smoothed
 from kvlab.runs.usage import MEMORY, curve
 from kvlab.train.config import checked
@@ -80,8 +80,8 @@ def heldout(folder: Path) -> Curve:
     with curves.lock:
         table = curves.steps.read()
         last = table.column("step")[-1] if table.rows else NAN
-    found = [(at, _inner(report, part, "ce")) for at, part in ((0, "before"), (last, "after"))]
-    known = [(float(at), float(ce)) for at, ce in found if isinstance(ce, int | float) and at == at]
+    found = [(at, finite(_inner(report, part, "ce"))) for at, part in ((0, "before"), (last, "after"))]
+    known = [(float(at), ce) for at, ce in found if ce is not None and at == at]
     return [at for at, _ in known], [ce for _, ce in known]
 
 

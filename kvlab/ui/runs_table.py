@@ -69,7 +69,7 @@ def _frame(rows: Sequence[Row], colours: dict[str, int]) -> pd.DataFrame:
             "ce_after": _floats(row.ce_after for row in rows),
             "peak": _floats(row.peak.used / GIB if row.peak else None for row in rows),
             "device": [row.device for row in rows],
-            "started": pd.to_datetime([row.started for row in rows], utc=True),
+            "started": pd.to_datetime([row.started for row in rows], utc=True, errors="coerce"),
             "elapsed": _floats(row.elapsed_s for row in rows),
             "note": [" ".join(row.note.split())[:200] for row in rows],
         }
