@@ -11,8 +11,9 @@ from pathlib import Path
 
 from kvlab.errors import RunError
 from kvlab.memory import readable
-from kvlab.run_markdown import markdown
 from kvlab.run_report import gather
+from kvlab.run_words import WORDS
+from kvlab.run_write import FORMATS, text_of, write
 from kvlab.runs import monitor, queue, store, training
 from kvlab.runs.monitor import View
 
@@ -32,7 +33,7 @@ def add(commands, common: argparse.ArgumentParser) -> None:
         ("kill", _kill, "end a run's processes by force, without saving"),
         ("resume", _resume, "go on from the last checkpoint"),
         ("delete", _delete, "remove a run that has ended, with its files"),
-        ("report", _report, "the whole report, as Markdown"),
+        ("report", _report, "the whole report: Markdown, HTML with figures, or JSON"),
     ):
         action = actions.add_parser(name, parents=[common], help=words)
         action.add_argument("id", metavar="ID", help="a run's id; its beginning or its last four characters will do")
@@ -44,7 +45,16 @@ def add(commands, common: argparse.ArgumentParser) -> None:
         if name == "delete":
             action.add_argument("--yes", action="store_true", help="do not ask")
         if name == "report":
-            action.add_argument("--checks", action="store_true", help="run the seven KV checks for the report too")
+            _add_report(action)
+
+
+def _add_report(action: argparse.ArgumentParser) -> None:
+    action.add_argument("--checks", action="store_true", help="run the seven KV checks for the report, now")
+    action.add_argument("--language", choices=list(WORDS), default="en", help="English or Chinese (default: en)")
+    words = "md (default), html (one file, works offline), json, or all three, into the run's folder if not --out"
+    action.add_argument("--format", choices=[*FORMATS, "all"], help=words)
+    words = "write report.md, report.html, report.json into this folder, not to standard output"
+    action.add_argument("--out", type=Path, metavar="DIR", help=words)
 
 
 def choose(root: Path, text: str) -> Path:
@@ -161,15 +171,22 @@ def _delete(options: argparse.Namespace) -> int:
 
 def _report(options: argparse.Namespace) -> int:
     folder = _chosen(options)
+    if options.format == "all" and options.out is None:
+        options.out = folder
     outcomes, when = None, None
     if options.checks:
         from kvlab.checks import run_checks  # with torch, which takes seconds
 
         outcomes, when = [asdict(outcome) for outcome in run_checks()], store.timestamp()
     report = gather(folder, outcomes, when)
-    print(json.dumps(report, ensure_ascii=False, indent=1) if options.json else markdown(report), end="")
-    if options.json:
-        print()
+    form = options.format or ("json" if options.json else "md")
+    if options.out is None:
+        print(text_of(report, form, options.language), end="")
+        return 0
+    with store.disk_errors(options.out):
+        options.out.mkdir(parents=True, exist_ok=True)
+    for path in write(report, options.out, FORMATS if form == "all" else (form,), options.language):
+        print(f"Written: {path}")
     return 0
 
 

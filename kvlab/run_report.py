@@ -1,24 +1,25 @@
 """What became of a training run, gathered from the files of its folder: the fields of the founding checklist's report.
 
 Holds for runs that failed, were lost or are still at work, and for damaged folders. No torch; only plain values, so
-that the result is report JSON as it stands. kvlab.run_markdown puts it into words.
+that the result is report JSON as it stands. kvlab.run_markdown and kvlab.run_html put it into words.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from kvlab.run_controls import controls
+from kvlab.run_files import FORECAST, NOTES, REPORT, VERDICT, read_json, read_text
+from kvlab.run_series import series
 from kvlab.runs import monitor, store
 from kvlab.runs.metrics import Reader, Steps, Table, pace
 from kvlab.runs.monitor import View
 from kvlab.runs.usage import MEMORY, curve, peak
 
-REPORT, VERDICT, NOTES = "report.json", "verdict.json", "notes.md"  # notes.md: written by people
 LIMIT = 0.8  # of the device's memory, where the verdict gives no threshold of its own
 MILESTONES = (("models loaded", 0.0), ("forward passes", 0.1), ("loss converging", 0.5), ("training stable", 1.0))
 CHECK_ROWS = (("heads", (1,)), ("heads-dims", (2,)), ("resampling", (3,)), ("empty", (5,)), ("one", (4,)))
@@ -30,7 +31,8 @@ Fields = dict[str, Any]
 
 
 def gather(folder: Path, checks: Sequence[Fields] | None = None, checked: str | None = None) -> Fields:
-    """The report of one run. ``checks``: outcomes of the seven KV checks (number, error, seconds), run at ``checked``.
+    """The report of one run. ``checks``: outcomes of the seven KV checks (number, error, seconds), run at ``checked``;
+    left out, those that the run itself made.
 
     Never raises for what is in the folder.
     """
@@ -67,30 +69,35 @@ def gather(folder: Path, checks: Sequence[Fields] | None = None, checked: str | 
     }
     report = {
         "run": run,
-        "checks": _checks(checks, checked),
+        "checks": _checks(checks, checked) if checks is not None else _checks(*_own_checks(made)),
         "milestones": _milestones(checkpoints, steps, memory, reader, total, view),
         "conditions": [c for c in checkpoints if c.get("name") not in dict(MILESTONES)],
         "problems": problems,
-        "notes": _text(folder / NOTES),
+        "notes": read_text(folder / NOTES),
+        "data_notes": [note for note in _list(made.get("notes")) if isinstance(note, str)],
+        "documents": _documents(made),
+        "trained_parameters": _count(made.get("trained_parameters")),
         "before": _dict(made.get("before")),
         "after": _dict(made.get("after")),
+        "controls": controls(folder, _dict(made.get("config"))),
+        "forecast": _forecast(read_json(folder / FORECAST), run["peak_memory"]),
+        "series": series(steps, memory),
         "config": view.config,
         "versions": _dict(made.get("versions")),
         "seed": view.config.get("seed", made.get("seed")),
         "device": _dict(made.get("device")).get("words"),
+        "place": _dict(made.get("device")).get("device"),
         "command": f"python -m kvlab train --config {shlex.quote(str(folder / store.CONFIG))} --output_dir DIR",
         "unreadable_lines": reader.garbage + samples.garbage + reader.torn + samples.torn,
     }
     return _finite({**report, "criteria": _criteria(report, reader, checkpoints)})
 
 
-def read_json(path: Path) -> Fields:
-    """A JSON object in a file of a run; empty when it is missing, broken, or behind a link."""
-    try:
-        found = json.loads(_text(path) or "", parse_constant=lambda _: None)
-    except (ValueError, RecursionError):
-        return {}
-    return _dict(found)
+def _own_checks(made: Fields) -> tuple[list[Fields] | None, str | None]:
+    """What the run wrote of the seven checks, if it came to them."""
+    own = _dict(made.get("checks"))
+    outcomes = [o for o in _list(own.get("outcomes")) if isinstance(o, dict) and {"number", "error"} <= o.keys()]
+    return outcomes or None, str(own["time"]) if own.get("time") else None
 
 
 def _checks(outcomes: Sequence[Fields] | None, when: str | None) -> Fields:
@@ -125,6 +132,7 @@ def _milestones(
                 "loss": _at(steps, "loss", at) if at is not None else None,
                 "memory": _memory_at(memory, steps, at, step) if not reader.resumed else None,
                 "remark": checkpoint.get("words") or "",
+                "judged": {key: checkpoint.get(key) for key in ("value", "threshold", "words")},
             }
         )
     return rows
@@ -188,6 +196,32 @@ def _peak(memory: Table) -> Fields | None:
     return {**names, "of": found.what, "phase": found.phase, "source": source}
 
 
+def _documents(made: Fields) -> Fields | None:
+    counts = {name: _count(_dict(made.get("data")).get(name)) for name in ("train", "heldout")}
+    return counts if None not in counts.values() else None
+
+
+def _forecast(told: Fields, peak: Fields | None) -> Fields | None:
+    """forecast.json beside the peak: ``growth`` = peak - baseline and ``ratio`` = forecast / growth, else None."""
+    parts = [
+        p
+        for p in _list(told.get("parts"))
+        if isinstance(p, dict) and isinstance(p.get("name"), str) and _is(p, "bytes")
+    ]
+    if not parts or not all(_is(told, name) for name in ("total", "lower", "upper", "baseline", "tokens")):
+        return None
+    growth = peak["bytes"] - told["baseline"] if peak else None
+    measured = {"peak": peak["bytes"], "source": peak["source"]} if peak else {"peak": None, "source": None}
+    ratio = told["total"] / growth if growth and growth > 0 else None
+    return {**told, "parts": parts, **measured, "growth": growth if ratio else None, "ratio": ratio}
+
+
+def _is(fields: Fields, name: str) -> bool:
+    """A finite number that is not negative."""
+    value = fields.get(name)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+
+
 def _started(view: View, status: Fields) -> str | None:
     first = next((end for end in _list(status.get("history")) if isinstance(end, dict)), {})
     return first.get("started") or view.started
@@ -217,13 +251,6 @@ def _dict(value: object) -> Fields:
 
 def _list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
-
-
-def _text(path: Path) -> str | None:
-    try:
-        return None if path.is_symlink() else path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
 
 
 def _finite(value: Any) -> Any:

@@ -105,7 +105,7 @@ def test_the_report_goes_to_standard_output(root, capsys):
     wait_until_idle(root)
     assert runs("report", folder.name[-4:]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith(f"# Validation run {folder.name}") and "State: **done**" in printed
+    assert printed.startswith(f"# Validation run `{folder.name}`") and "State: done" in printed
     assert runs("report", folder.name, "--json") == 0
     assert json.loads(capsys.readouterr().out)["run"]["steps_done"] == 2
 

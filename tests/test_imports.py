@@ -47,7 +47,16 @@ GROUPS = {
     ),
     "align": ({"kvlab.align"}, {"base", "input", "results", "models"}),
     "runs": ({"kvlab.runs"}, {"base"}),
-    "run-report": ({"kvlab.run_report", "kvlab.run_markdown", "kvlab.run_words"}, {"base", "runs", "models"}),
+    "run-report": (
+        {
+            f"kvlab.run_{name}"
+            for name in (
+                *("report", "series", "controls", "files"),
+                *("sections", "blocks", "words", "chinese", "markdown", "html", "write"),
+            )
+        },
+        {"base", "runs", "models", "results"},
+    ),
     "demo-text": ({f"kvlab.demo.{name}" for name in ("corpus", "english", "chinese", "phrases")}, {"base", "demo"}),
     "demo-build": (
         {f"kvlab.demo.{name}" for name in ("build", "card", "evaluate", "learn", "tokens")},
@@ -63,7 +72,7 @@ GROUPS = {
     # Imports what trains only once a run has begun, so that a usage error costs no torch.
     "training-run": (
         {"kvlab.train"},
-        {"base", "input", "training", "models", "align", "runs", "demo", "demo-text"},
+        {"base", "input", "training", "models", "align", "work", "runs", "run-report", "demo", "demo-text"},
     ),
     "worker": ({"kvlab.worker"}, {"base", "work", "models", "runs"}),
     "bench": ({"kvlab.bench"}, {"base", "input", "results", "models", "align", "work"}),

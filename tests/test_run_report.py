@@ -75,10 +75,10 @@ def test_the_markdown_says_it_all(folder):
         f"| start time | {CHECKED} |",
         "| RuntimeError | none |",
         "| final loss | 1.0000 |",
-        "| peak memory | 6.00 GB, 60% of 9.3 GiB while training (NVML) |",
+        "| peak memory | 6.00 GB, 60% of 9.3 GiB while training (NVML: the whole device, other processes included) |",
         "| all 100 steps done | yes |",
-        "| held-out cross-entropy, before → after | 3.5000 → 3.2500 |",
-        "| torch | 2.13 |",
+        "| this run | 3.5000 → 3.2500 | – → – | – → – |",
+        "| `torch` | `2.13` |",
         "| seed | 7 |",
         "lr was too high before",
         "python -m kvlab train --config",
@@ -90,7 +90,7 @@ def test_a_failed_check_is_named(folder):
     report = gather(folder, checks(failing=6), CHECKED)
     assert report["checks"]["passed"] is False and report["criteria"][0]["met"] is False
     text = markdown(report)
-    assert "| integration | ✗ fail | 6: AssertionError: a \\| b |" in text and "| all passed | no |" in text
+    assert "| integration | ✗ fail | `6: AssertionError: a \\| b` |" in text and "| all passed | no |" in text
 
 
 def test_without_checks_it_says_how_to_run_them(folder):
@@ -115,8 +115,8 @@ def test_problems_and_how_each_was_solved(folder):
     assert (report["run"]["steps_done"], report["run"]["final_loss"]) == (41, None)
     assert [criterion["met"] for criterion in report["criteria"]] == [None, False, False, True]
     text = markdown(report)
-    assert f"lost (run-killed): signal 9: log: … two\n   Resumed at {CHECKED} from step 40." in text
-    assert "failed (out-of-memory): RuntimeError: CUDA … out of memory\n   Not solved yet. What to do: batch 1" in text
+    assert f"lost (`run-killed`): `signal 9: log: … two`\n   Resumed at {CHECKED} from step 40." in text
+    assert "(`out-of-memory`): `RuntimeError: CUDA … out of memory`\n   Not solved yet. What to do: batch 1" in text
 
 
 def test_a_run_that_was_stopped_is_no_problem_but_a_killed_one_is(folder):

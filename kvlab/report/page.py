@@ -6,29 +6,18 @@ from collections.abc import Callable
 from html import escape
 
 import pandas as pd
-import plotly.graph_objects as go
-from plotly.io import to_html
 
 from kvlab import plots
 from kvlab.plots import KIND_NAME
 from kvlab.report import layers, sentences, tables
+from kvlab.report.frame import drawing, whole_page
 from kvlab.results import Alignment
-
-STYLE = """
-body { font: 15px/1.5 system-ui, "Noto Sans CJK SC", sans-serif;
-  max-width: 1080px; margin: 2rem auto; padding: 0 1rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-td, th { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }
-th { background: #f4f6f8; } td:first-child, th:first-child { text-align: left; }
-.note { border-left: 4px solid #E69F00; padding: .3rem .8rem; background: #fff8e6; }
-"""
 
 
 def html(alignment: Alignment) -> str:
     """The whole report. Everything that came from a user is escaped."""
     title = f"KV alignment: {alignment.teacher['name']} → {alignment.student['name']}"
-    draw = _drawing()
+    draw = drawing()
     sections = [
         f"<h1>{escape(title)}</h1>",
         _said(sentences.sentence(alignment)),
@@ -49,22 +38,7 @@ def html(alignment: Alignment) -> str:
         "<h2>Settings and versions</h2>",
         _table(_pairs(alignment)),
     ]
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f"<style>{STYLE}</style></head><body>{''.join(sections)}</body></html>\n"
-    )
-
-
-def _drawing() -> Callable[[go.Figure], str]:
-    """Figure -> HTML; the first one brings the library along."""
-    drawn = 0
-
-    def draw(figure: go.Figure) -> str:
-        nonlocal drawn
-        drawn += 1
-        return to_html(figure, full_html=False, include_plotlyjs=drawn == 1)
-
-    return draw
+    return whole_page(title, sections)
 
 
 def _layers(alignment: Alignment, draw: Callable) -> list[str]:

@@ -54,6 +54,7 @@ def perform(folder: Path, echo: Callable[[str], None] | None = None) -> int:
         _say_failure(record, problem, error)
     if live is not None:
         _try(lambda: live.finish(ended, error))
+        _write_report(folder, record)
     return code
 
 
@@ -130,6 +131,18 @@ def _say_failure(record: Record | None, problem: BaseException, error: dict) -> 
     details = "" if isinstance(problem, KvlabError) else "\n" + "".join(traceback.format_exception(problem))
     _try(lambda: record.say(f"{words}\nwhat to do: {error['remedy']}{details}"))
     _try(lambda: record.verdict(ended=True, error=error["found"]))
+
+
+def _write_report(folder: Path, record: Record | None) -> None:
+    """Of the run as it has ended, whatever its end; a report that cannot be written is no fault of the run."""
+    try:
+        from kvlab.run_report import gather
+        from kvlab.run_write import write
+
+        write(gather(folder), folder)
+    except Exception as problem:
+        words = f"the report could not be written: {type(problem).__name__}: {problem}"
+        _try(lambda: record.say(f"{words}; write it later: python -m kvlab runs report {folder.name}"))
 
 
 def _try(write: Callable[[], None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from kvlab import memory
 from kvlab.capture import self_test
+from kvlab.checks import run_checks
 from kvlab.errors import Cancelled, TrainError
 from kvlab.models import LoadedModel, load, pick_device, random_like, reader
 from kvlab.runs import store
@@ -40,6 +42,7 @@ class Run:
         self.seconds: dict[str, float] = {}
         self.report = read_json(folder / REPORT) if checkpoint.saved_step(folder) else {}
         self.report.setdefault("started", store.timestamp())
+        self.report.pop("report", None)  # of the end that the run now goes on from
 
     def go(self) -> str:
         """Carry the run out -> the verdict, "pass" or "fail". Raises Cancelled once what there is has been saved."""
@@ -64,6 +67,8 @@ class Run:
             maps_file.save(self.fitted, self.folder / MAPS)
         self._phase("reporting")
         self.at("reporting")
+        if self.record.writes:
+            self.report["checks"] = {"time": store.timestamp(), "outcomes": [asdict(o) for o in run_checks()]}
         if self.watch:
             self.watch.sample()
         state = record.verdict(ended=True)

@@ -1,0 +1,54 @@
+"""The report of a run written into files: report.md, report.html, and report.json beside what the run told itself.
+
+report.json of a run's folder is read back when a run is resumed, so there the report is its entry "report".
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from kvlab.run_files import REPORT, read_json
+from kvlab.run_html import html
+from kvlab.run_markdown import markdown
+from kvlab.runs import store
+
+Fields = dict[str, Any]
+FORMATS = ("md", "html", "json")
+WITHIN = "report"  # its place in report.json of a run's folder
+
+
+def text_of(report: Fields, form: str, language: str) -> str:
+    """The report in one of FORMATS, ending in a newline. JSON is the same in every language."""
+    if form == "json":
+        return json.dumps(report, ensure_ascii=False, indent=1) + "\n"
+    writers: dict[str, Callable[[Fields, str], str]] = {"md": markdown, "html": html}
+    return writers[form](report, language)
+
+
+def write(report: Fields, folder: Path, forms: Sequence[str] = FORMATS, language: str = "en") -> list[Path]:
+    """Files ``report.FORM`` in ``folder``, each replaced whole -> their paths.
+
+    Raises RunError ``disk-full`` and ``runs-unwritable``.
+    """
+    written = []
+    for form in forms:
+        path = folder / f"report.{form}"
+        told = read_json(folder / REPORT) if form == "json" and (folder / store.CONFIG).exists() else None
+        text = text_of(report if told is None else {**told, WITHIN: report}, form, language)
+        with store.disk_errors(folder):
+            _replace(path, text)
+        written.append(path)
+    return written
+
+
+def _replace(path: Path, text: str) -> None:
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
