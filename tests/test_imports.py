@@ -68,7 +68,10 @@ GROUPS = {
         {"base", "input", "results", "models", "align", "demo"},
     ),
     # What is known of a training run without torch: the form, the command line and the pages read it.
-    "training": ({f"kvlab.train.{name}" for name in ("config", "failures", "plan", "verdict")}, {"base", "input"}),
+    "training": (
+        {"kvlab.forecast", *(f"kvlab.train.{name}" for name in ("config", "failures", "plan", "verdict"))},
+        {"base", "input", "models"},
+    ),
     # Imports what trains only once a run has begun, so that a usage error costs no torch.
     "training-run": (
         {"kvlab.train"},

@@ -36,10 +36,10 @@ def curve(table: Table) -> tuple[str, list[float], list[float]]:
 
 
 def peak(table: Table) -> Peak | None:
-    """The highest point of the memory curve; torch's own peak counts where no sample caught it. None without any."""
+    """The highest point of the memory curve, or the mark of torch or the process that no sample caught; None without."""
     what, _, used = curve(table)
-    if what == "device":
-        used = [max(filter(math.isfinite, pair), default=NAN) for pair in zip(used, table.column("torch_peak"))]
+    marks = table.column("torch_peak" if what == "device" else "process_peak")
+    used = [max(filter(math.isfinite, pair), default=NAN) for pair in zip(used, marks)]
     known = [(value, row) for row, value in enumerate(used) if math.isfinite(value)]
     if not known:
         return None

@@ -55,9 +55,11 @@ class MemoryWatch:
             "phase": self._phase(),
             **look(self.device),
         }
-        if line["device_used"] > self.peak_used:
-            self.peak_used, self.total, self.source = line["device_used"], line["device_total"], line["source"]
-        self.peak_share = max(self.peak_share, line["device_used"] / line["device_total"])
+        # Without a GPU the system knows the process's highest mark, which no sample need have met.
+        most = max(line["device_used"], (line["process_peak"] or 0) if line["torch_allocated"] is None else 0)
+        if most > self.peak_used:
+            self.peak_used, self.total, self.source = most, line["device_total"], line["source"]
+        self.peak_share = max(self.peak_share, most / line["device_total"])
         store.append(self._folder / FILE, json.dumps(line).encode() + b"\n")
         return line
 
@@ -76,7 +78,8 @@ class MemoryWatch:
 def look(device: str) -> dict[str, Any]:
     """One sample in bytes; what does not apply is null. ``source`` says in words what "used" is of."""
     resident = psutil.Process().memory_info().rss
-    sample = {"process_rss": resident, "torch_allocated": None, "torch_reserved": None, "torch_peak": None}
+    sample = {"process_rss": resident, "process_peak": _highest(resident)}
+    sample |= {"torch_allocated": None, "torch_reserved": None, "torch_peak": None}
     torch = sys.modules.get("torch")
     if not device.startswith("cuda") or torch is None:
         total = memory.device_memory("cpu").total
@@ -91,6 +94,16 @@ def look(device: str) -> dict[str, Any]:
     free, total = torch.cuda.mem_get_info(device)
     words = "CUDA: the whole device, other processes included"
     return {**sample, "device_used": total - free, "device_total": total, "device_process": None, "source": words}
+
+
+def _highest(resident: int) -> int | None:
+    """The most that this process has had in memory since it began (Linux: VmHWM); None where that is not told."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        mark = next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration, ValueError, IndexError):
+        return None
+    return max(mark, resident)
 
 
 def _by_driver(uuid: str) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,18 +17,21 @@ from kvlab import memory
 from kvlab.capture import self_test
 from kvlab.checks import run_checks
 from kvlab.errors import Cancelled, TrainError
+from kvlab.forecast import sentence, training_memory
 from kvlab.models import LoadedModel, load, pick_device, random_like, reader
+from kvlab.run_files import FORECAST
 from kvlab.runs import store
 from kvlab.train import checkpoint, data, failures, mapping, maps_file, plan, words
 from kvlab.train.config import TrainConfig
 from kvlab.train.learner import Fusing, Learner
 from kvlab.train.loop import Loop, evaluate, warm_then_fall
 from kvlab.train.mapping import Fitted
-from kvlab.train.memory_watch import MemoryWatch
+from kvlab.train.memory_watch import MemoryWatch, look
 from kvlab.train.record import MAPS, REPORT, Record, read_json
 from kvlab.train.setup import accelerator, add_lora, groups_of, objective_of
 from kvlab.train.student import recompute_activations
 from kvlab.train.targets import Teachers
+from kvlab.types import Geometry
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
@@ -108,7 +112,18 @@ class Run:
         self.record.say(f"{names} -> {config.student}: {config.max_steps} steps on {counts}")
         self.report |= {"data": {"train": len(self.data.train), "heldout": len(self.data.heldout)}}
         self.report |= {"geometry": [g.to_dict() for g in (*shapes, student.geometry)], "notes": self.data.notes}
+        self._forecast(shapes, student.geometry, device)
         return readers
+
+    def _forecast(self, teachers: Sequence[Geometry], student: Geometry, device: str) -> None:
+        """Say what the run will take, and keep it beside what is in use now, for the report."""
+        tokens = max(item.longest for item in (*self.data.train, *self.data.heldout))
+        processes = int(os.environ.get("WORLD_SIZE", "1"))
+        found = training_memory(teachers, student, self.config, tokens, device, processes)
+        self.record.say(sentence(found, memory.device_memory(device), self.config))
+        now = look(device)
+        used = {"baseline": now["device_used"], "device_total": now["device_total"], "device": device}
+        self.record.write_json(FORECAST, {**found.to_dict(), **used})
 
     # --- models and maps -------------------------------------------------------------------------------------
 

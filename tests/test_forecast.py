@@ -1,0 +1,162 @@
+"""The forecast of a training run's memory: by hand, in its bounds, and against what a real run takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from kvlab.demo.corpus import problems
+from kvlab.forecast import Part, sentence, training_memory
+from kvlab.memory import DeviceMemory
+from kvlab.run_markdown import markdown
+from kvlab.run_report import gather
+from kvlab.run_words import WORDS
+from kvlab.train.config import TrainConfig
+from tests.test_memory import GIB, STUDENT, TEACHER
+from tests.training import started, written
+
+HIDDEN, FEED_FORWARD, VOCABULARY, LAYERS = 512, 1408, 16000, 12
+# A Llama-like student with tied embeddings and 8 query and 4 KV heads of 64, counted by hand.
+ATTENTION = HIDDEN * (512 + 256 + 256 + 512)
+PARAMETERS = VOCABULARY * HIDDEN + LAYERS * (ATTENTION + 3 * HIDDEN * FEED_FORWARD)
+SMALL = dataclasses.replace(
+    STUDENT,
+    layers=LAYERS,
+    kv_layers=tuple(range(LAYERS)),
+    layer_shapes=(),
+    query_heads=8,
+    hidden=HIDDEN,
+    vocabulary=VOCABULARY,
+    parameters=PARAMETERS,
+)
+
+
+def parts(*teachers, student=SMALL, tokens=100, **settings) -> dict[str, int]:
+    found = training_memory(teachers or [TEACHER], student, TrainConfig(**settings), tokens)
+    return {part.name: part.bytes for part in found.parts}
+
+
+def test_weights_gradients_and_optimizer_by_hand():
+    found = parts()
+    assert found["student weights"] == 4 * PARAMETERS == found["gradients"]
+    assert found["optimizer"] == 8 * PARAMETERS
+    assert found["teacher weights"] == 4 * TEACHER.parameters
+    assert parts(precision="bf16")["teacher weights"] == 2 * TEACHER.parameters
+    assert found["logits"] == 3 * 4 * 2 * 100 * VOCABULARY  # batch of 2 documents
+    assert found["maps"] == 4 * 2 * LAYERS * (4 * 128) * (4 * 64)
+    # Per fold and part: X'X of 12 of the 28 teacher layers, X'Y of 12 student layers, both kinds, in float64.
+    assert found["statistics"] == 8 * 5 * 2 * 2 * 12 * (512 * 512 + 512 * 256)
+
+
+def test_activations_by_hand_up_to_the_unknown_tying_of_embeddings():
+    layer = 6 * HIDDEN + 3 * 512 + 512 + 2 * 256 + 4 * FEED_FORWARD
+    exact = 4 * 200 * LAYERS * layer
+    assert parts()["activations"] == pytest.approx(exact, rel=0.1)
+    recomputed = parts(gradient_checkpointing=True)["activations recomputed"]
+    assert recomputed == pytest.approx(4 * 200 * (LAYERS * HIDDEN + layer), rel=0.1)
+
+
+def test_every_setting_that_saves_memory_is_forecast_to_save_it():
+    def total(**settings):
+        return training_memory([TEACHER], SMALL, TrainConfig(**settings), 1024).total
+
+    whole = total()
+    assert total(batch_size=1) < whole and total(gradient_checkpointing=True) < whole
+    assert total(trainable="lora") < whole and total(precision="bf16") < whole
+    assert total(control="ce-only") < whole < total(gradient_accumulation_steps=4)
+    projector = total(trainable="projector", map="structured")
+    assert projector < total(trainable="lora")
+    one, two = training_memory([TEACHER], SMALL, TrainConfig()), None
+    two = training_memory([TEACHER, dataclasses.replace(TEACHER, name="b")], SMALL, TrainConfig(teachers=("a", "b")))
+    assert two.total - one.total >= 4 * TEACHER.parameters
+    assert [part.model for part in two.parts if part.name == "teacher weights"] == ["teacher", "b"]
+
+
+@pytest.mark.parametrize("trainable", ["full", "lora"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_forecast_lies_in_its_bounds(trainable, precision, checkpointing):
+    settings = {"trainable": trainable, "precision": precision, "gradient_checkpointing": checkpointing}
+    found = training_memory([TEACHER], STUDENT, TrainConfig(**settings), device="cuda:0")
+    assert found.lower <= found.total <= found.upper
+    assert {f"part {part.name}" for part in found.parts} <= set(WORDS["en"])
+
+
+def test_adapters_are_counted_as_peft_makes_them():
+    from transformers import AutoModelForCausalLM
+
+    from kvlab.geometry import geometry_of
+    from kvlab.models import LoadedModel
+    from kvlab.train.setup import add_lora
+    from tests.tiny import tiny_config
+
+    config = tiny_config("llama", hidden_size=256, intermediate_size=704, num_hidden_layers=4)
+    model = AutoModelForCausalLM.from_config(config)
+    geometry = geometry_of(config, "x")
+    loaded = LoadedModel("x", model, None, geometry, model.device, model.dtype)
+    add_lora(loaded, 8)
+    counted = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    found = training_memory([TEACHER], geometry, TrainConfig(trainable="lora"), 10)
+    assert next(p.bytes for p in found.parts if p.name == "trained weights") == pytest.approx(4 * counted, rel=0.05)
+
+
+def test_the_sentence_warns_above_the_limit_and_says_what_to_change():
+    config, total = TrainConfig(), 16 * GIB
+    found = training_memory([], SMALL, config, 100)
+    free = int(total - (0.8 * total - found.total) + GIB // 100)
+    near = sentence(found, DeviceMemory("cuda:0", total, free, "nvml"), config)
+    assert "WARNING" not in near and "16.0 GiB on cuda:0" in near
+    over = sentence(found, DeviceMemory("cuda:0", total, free - GIB // 50, "nvml"), config)
+    for word in ("WARNING: above 80%", "--batch_size 1 --gradient_accumulation_steps 4", "--gradient_checkpointing"):
+        assert word in over
+    saved = TrainConfig(batch_size=1, gradient_checkpointing=True, trainable="lora")
+    assert "--batch_size" not in sentence(found, DeviceMemory("cpu", total, 0, "psutil"), saved)
+
+
+def test_the_web_process_can_ask_without_torch():
+    code = "import sys, kvlab.forecast, kvlab.run_html; print({'torch', 'transformers'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_parts_that_take_nothing_are_left_out():
+    assert Part("trained weights", 0) not in training_memory([TEACHER], SMALL, TrainConfig(), 10).parts
+
+
+@pytest.mark.model
+@pytest.mark.xdist_group("train")
+def test_the_forecast_is_near_what_a_mid_size_run_takes(tmp_path):
+    """37 M and 30 M parameters, one step: the process's own high-water mark, which no timing changes."""
+    from tests.tiny import tiny_model
+
+    text = "\n".join(p["prompt"] + "\n" + p["reasoning"] for p in problems("train", 30, seed=5))
+    shape = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 64, "initializer_range": 0.02}
+    shape |= {"hidden_size": 512, "intermediate_size": 1408, "vocab_size": 8000}
+    tiny_model("qwen2", tmp_path / "t", seed=1, text=text, num_hidden_layers=10, **shape)
+    style = {"tokenizer_style": "sentencepiece", "vocab": 500}
+    tiny_model("llama", tmp_path / "s", seed=2, text=text, num_hidden_layers=8, **style, **shape)
+    told = [p["prompt"] + " " + p["reasoning"] for p in problems("train", 60, seed=6)]
+    documents = [json.dumps({"text": " ".join(told[n : n + 6])}) for n in range(0, 60, 6)]
+    (tmp_path / "data.jsonl").write_text("\n".join(documents))
+    settings = {"teachers": [str(tmp_path / "t")], "student": str(tmp_path / "s"), "max_tokens": 384, "device": "cpu"}
+    settings |= {"data": str(tmp_path / "data.jsonl"), "max_steps": 2, "fit_documents": 4, "eval_documents": 1}
+    folder = written(tmp_path / "run", settings)
+    process = started(folder, "-W", "ignore::FutureWarning", "-m")
+    try:
+        assert process.wait(300) in (0, 1), (folder / "output.txt").read_text()
+    finally:
+        process.kill()
+        process.wait()
+    report = gather(folder)
+    forecast, log = report["forecast"], (folder / "training.log").read_text()
+    assert forecast["growth"] == report["run"]["peak_memory"]["bytes"] - forecast["baseline"]
+    assert forecast["lower"] < forecast["growth"] < forecast["upper"]
+    assert 1 / 1.5 < forecast["ratio"] < 1.5, forecast
+    assert log.index("memory forecast: ") < log.index("loaded; ")
+    assert f"Forecast over measured: {forecast['ratio']:.2f}" in markdown(report)
+    assert os.path.getsize(folder / "report.html") > 10**6 and "实测" in markdown(report, "zh")
+    assert json.loads((folder / "report.json").read_text())["report"]["run"]["id"] == folder.name
