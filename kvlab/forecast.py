@@ -23,7 +23,7 @@ from kvlab.types import Geometry
 SINGLE, DOUBLE = 4, 8  # bytes of a number in float32 and float64
 FOLDS_PARTS = 2  # rows of a fold are summed in two parts: exact ones, and those that are scored only
 LOGITS = 3  # copies at the peak: logits, those of the predicted tokens, their log-softmax
-LIBRARIES = {"cpu": 150 * 2**20, "cuda": 600 * 2**20}  # allowance: code paged in, thread pools; the CUDA context
+LIBRARIES = {"cpu": 64 * 2**20, "cuda": 600 * 2**20}  # allowance: code paged in, thread pools; the CUDA context
 ALLOCATOR = 1.15  # allowance, upper bound: blocks that the allocator holds and nobody uses
 
 

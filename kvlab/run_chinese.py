@@ -155,8 +155,8 @@ CHINESE: dict[str, str] = {
     "figure none": "{figure}：没有可绘制的记录。",
     "term loss": "损失",
     "term ce": "CE（每词元 nat）",
-    "term kv_key": "K 误差",
-    "term kv_value": "V 误差",
+    "term kv_key": "K 误差（目标方差）",
+    "term kv_value": "V 误差（目标方差）",
     "term entropy": "熵（相对最大值）",
 }
 

@@ -22,7 +22,7 @@ STYLE = """
 td, th { text-align: left; white-space: normal; vertical-align: top; }
 code, pre { font-family: ui-monospace, monospace; font-size: .92em; background: #f4f6f8; overflow-wrap: anywhere; }
 code { padding: 0 .2rem; white-space: pre-wrap; } pre { padding: .6rem .8rem; white-space: pre-wrap; }
-figure { margin: 1rem 0; } figcaption { color: #555; }
+.wide { margin: 0 0 1rem; } figure { margin: 1rem 0; } figcaption { color: #555; }
 """
 
 

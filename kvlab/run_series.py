@@ -24,6 +24,8 @@ def series(steps: Table, memory: Table) -> Fields:
     every = -(-len(numbers) // MOST_POINTS) or 1
     kept = _kept(len(numbers), every)
     terms = {name: steps.column(name) for name in TERMS if any(map(math.isfinite, steps.column(name)))}
+    if "router.0" not in steps.columns:
+        terms.pop("entropy", None)  # of the weights of a single teacher, which are always 1
     routers = sorted(name for name in steps.columns if name.startswith("router.") and name[7:].isdigit())
     of, times, used = curve(memory)
     group = -(-len(used) // MOST_POINTS) or 1

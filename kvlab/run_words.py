@@ -158,8 +158,8 @@ ENGLISH: dict[str, str] = {
     "figure none": "{figure}: nothing was logged that could be drawn.",
     "term loss": "loss",
     "term ce": "CE (nats per token)",
-    "term kv_key": "K error",
-    "term kv_value": "V error",
+    "term kv_key": "K error (target variances)",
+    "term kv_value": "V error (target variances)",
     "term entropy": "entropy (share of the largest)",
 }
 

@@ -41,7 +41,9 @@ def test_the_report_opens_offline_with_all_its_figures(folder, tmp_path: Path, l
         # The teacher's name stands in the legend to the letter, and is no link or script.
         legend = " ".join(page.locator(".legendtext").all_text_contents())
         assert "<script>document.title='owned'</script>" in legend and "owned" in page.content()
-        assert page.title() == words["title"].format(id=folder.name) and page.locator("a:not(.modebar-btn)").count() == 0
+        assert (
+            page.title() == words["title"].format(id=folder.name) and page.locator("a:not(.modebar-btn)").count() == 0
+        )
         wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert wide <= 0, f"the page is {wide} pixels wider than the window"
         assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == [] and errors == []

@@ -79,7 +79,7 @@ def memory(
             most = max(most, share * total)
         else:
             said = words["figure limit above"].format(limit=share, limited=f"{share * total / GIB:.1f} GiB")
-            title += f"<br><sup>{said}</sup>"
+            title += f" · {said}"
     figure.update_xaxes(title=words["figure time"])
     figure.update_yaxes(title=words["figure memory axis"], range=[0, 1.1 * most / GIB] if most else None)
     return _titled(figure, title)
