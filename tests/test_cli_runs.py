@@ -110,6 +110,26 @@ def test_the_report_goes_to_standard_output(root, capsys):
     assert json.loads(capsys.readouterr().out)["run"]["steps_done"] == 2
 
 
+def test_the_report_in_every_form_and_language(root, capsys, tmp_path):
+    folder = store.create(root, "training", "x", {"max_steps": 3})
+    store.write_status(folder, state="failed")
+    (folder / "report.json").write_text('{"before": {"ce": 2.5}}')
+    assert runs("report", folder.name, "--language", "zh") == 0
+    assert capsys.readouterr().out.startswith(f"# 验证训练 `{folder.name}`")
+    assert runs("report", folder.name, "--format", "html", "--language", "zh") == 0
+    assert capsys.readouterr().out.startswith('<!doctype html><html lang="zh-Hans">')
+    assert runs("report", folder.name, "--format", "all", "--out", str(tmp_path / "out")) == 0
+    assert capsys.readouterr().out.count("Written: ") == 3
+    written = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert written["run"]["id"] == folder.name and written["before"] == {"ce": 2.5}
+    for _ in range(2):  # what the run told itself is still there, and read, after its report stands beside it
+        assert runs("report", folder.name, "--format", "all") == 0
+        told = json.loads((folder / "report.json").read_text())
+        assert told["before"] == told["report"]["before"] == {"ce": 2.5}
+    assert (folder / "report.html").stat().st_size > 10**6
+    assert (folder / "report.md").read_text().startswith("# Validation run")
+
+
 def test_a_reader_that_has_seen_enough_is_no_error(root):
     store.create(root, "training", "x", {})
     reading, writing = os.pipe()

@@ -146,7 +146,7 @@ def test_the_forecast_is_near_what_a_mid_size_run_takes(tmp_path):
     settings = {"teachers": [str(tmp_path / "t")], "student": str(tmp_path / "s"), "max_tokens": 384, "device": "cpu"}
     settings |= {"data": str(tmp_path / "data.jsonl"), "max_steps": 2, "fit_documents": 4, "eval_documents": 1}
     folder = written(tmp_path / "run", settings)
-    process = started(folder, "-W", "ignore::FutureWarning", "-m")
+    process = started(folder)
     try:
         assert process.wait(300) in (0, 1), (folder / "output.txt").read_text()
     finally:

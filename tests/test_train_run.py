@@ -65,6 +65,12 @@ def test_a_run_leaves_its_whole_story(pair, tmp_path):
     assert {"torch", "accelerate"} <= set(told["versions"]) and told["memory"]["peak"] > 0
     log = (folder / "training.log").read_text()
     assert "step 10/10" in log and "VERDICT: PASS" in log and log.count("checkpoint loss converging") == 1
+    assert [c["error"] for c in told["checks"]["outcomes"]] == [None] * 7
+    assert told["report"]["run"]["state"] == "done" and told["report"]["checks"]["passed"]
+    assert samples[-1]["process_peak"] >= max(s["process_rss"] for s in samples)
+    assert told["report"]["run"]["peak_memory"]["bytes"] == max(s["process_peak"] for s in samples)
+    assert {"report.md", "report.html"} <= {file.name for file in folder.iterdir()}
+    assert "State: done. Verdict: ✓ pass. Steps: 10 of 10." in (folder / "report.md").read_text()
     with safe_open(folder / "projector.safetensors", framework="pt") as file:
         assert len(list(file.keys())) == 2 * 2 * 2  # kinds, layers, weight and bias
     assert checkpoint.saved_step(folder) == 10
@@ -185,6 +191,15 @@ def test_a_kill_between_the_renames_of_a_checkpoint_leaves_one(tmp_path):
     assert checkpoint.saved_step(tmp_path) == 50
     (tmp_path / "checkpoint").mkdir()  # begun and not finished
     assert checkpoint.saved_step(tmp_path) == 50
+
+
+def test_a_report_that_cannot_be_written_is_no_fault_of_the_run(pair, tmp_path):
+    folder = written(tmp_path / "run", pair | {"max_steps": 2, "thresholds": {"converged": 0.999999, "stable": 9}})
+    (folder / "report.html").mkdir()
+    perform(folder)
+    assert store.read_status(folder)["state"] == "done" and store.read_status(folder)["error"] is None
+    assert "the report could not be written" in (folder / "training.log").read_text()
+    assert not list(folder.glob(".report*.tmp"))
 
 
 @pytest.mark.parametrize("text", ["", "- a list", "batch_size: [", "batch_size: 0", "no_such_setting: 1"])
