@@ -6,14 +6,21 @@ from math import isnan
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState, GradientState
 
 from kvlab import cli
-from kvlab.bench import ROWS, layers, memory, overhead, ridge, row, run, timelines
+from kvlab.bench import ROWS, layers, memory, overhead, pair, ridge, row, run, timelines, training
 from kvlab.bench.pair import TINY, documents, random_pair, tokenizers
 
 pytestmark = [pytest.mark.model, pytest.mark.xdist_group("bench")]
 CPU = torch.device("cpu")
 FIELDS = {"name", "against", "ratio", "low", "high", "bar", "holds", "unit", "detail"}
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate():
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
 
 
 def test_quick_runs_every_row_without_verdicts_and_writes_json(tmp_path, monkeypatch, capsys):
@@ -91,7 +98,7 @@ def test_verdicts_need_the_same_result_too():
     assert isnan(row.not_measured("a", "b", row.FASTER, 5.0, "no").ratio)
 
 
-@pytest.mark.parametrize("rows", ["0", "1,9", "x", "1,,2", ""])
+@pytest.mark.parametrize("rows", ["0", "1,10", "x", "1,,2", ""])
 def test_rows_that_do_not_exist_are_refused(rows, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main(["bench", "--rows", rows])
@@ -102,3 +109,55 @@ def test_rows_that_do_not_exist_are_refused(rows, capsys):
 def test_a_device_that_is_not_there_is_exit_code_2(capsys):
     assert cli.main(["bench", "--rows", "4", "--quick", "--device", "cuda"]) == 2
     assert "cuda" in capsys.readouterr().err
+
+
+def test_the_floor_of_a_training_step_reads_the_same_tokens_and_trains_the_same_student(tmp_path):
+    teacher, student = random_pair(CPU, TINY)
+    texts = documents(12, 60)
+    run = training.prepared(tmp_path, teacher, student, texts, batch=2, steps=4)
+    loop, seen = run.loop(), {"teacher": [], "student": []}
+    hooks = [
+        model.register_forward_pre_hook(lambda _, __, k, to=to: to.append(k["input_ids"].tolist()), with_kwargs=True)
+        for model, to in ((teacher.model.base_model, seen["teacher"]), (student.model, seen["student"]))
+    ]
+    for number in (1, 2):
+        before = loop.step(number)["ce"]
+        weights = next(student.model.parameters()).detach().clone()
+        after = training.floor_step(run, loop, teacher, number)
+        assert after < before  # one step further on the same documents
+        assert not torch.equal(next(student.model.parameters()), weights)
+    for hook in hooks:
+        hook.remove()
+    for read in seen.values():
+        assert len(read) == 4 and read[0] == read[1] != read[2] == read[3]
+
+
+def test_a_training_step_over_its_bar_fails_the_bench(monkeypatch, capsys):
+    monkeypatch.setitem(training.BARS, "cpu", 0.01)
+    monkeypatch.setattr(training, "ON_CPU", training.QUICK)
+    monkeypatch.setattr(training, "true_shapes", lambda _: TINY)
+    assert cli.main(["bench", "--rows", "8"]) == 1
+    assert "✗ training step, against student step + bare teacher forward" in capsys.readouterr().out
+
+
+def test_on_a_gpu_the_training_step_has_the_true_shapes_in_bfloat16(monkeypatch):
+    gpu, made = torch.device("cuda"), []
+
+    def measure(name, teacher, student, texts, size, bar):
+        return name, bar, size.batch
+
+    monkeypatch.setattr(training, "random_model", lambda role, shape, _, __, dtype: made.append((shape, dtype)))
+    monkeypatch.setattr(training, "_measure", measure)
+    assert training.wide_pair(gpu, quick=False)[1] == 1.10
+    assert made == [(pair.QWEN2_7B, torch.bfloat16), (pair.TINY_LLAMA, torch.float32)]
+
+
+def test_mixed_precision_is_measured_with_a_teacher_in_bfloat16(tmp_path):
+    shape_t, shape_s = TINY
+    names = tokenizers()
+    teacher = pair.random_model("teacher", shape_t, names[0], CPU, torch.bfloat16)
+    student = pair.random_model("student", shape_s, names[1], CPU, torch.float32)
+    run = training.prepared(tmp_path, teacher, student, documents(12, 60), batch=2, steps=2)
+    assert run.config.precision == "bf16" and run.accelerator.mixed_precision == "bf16"
+    loop = run.loop()
+    assert loop.step(1)["ce"] == pytest.approx(training.floor_step(run, loop, teacher, 1), rel=0.05)

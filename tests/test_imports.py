@@ -78,7 +78,10 @@ GROUPS = {
         {"base", "input", "training", "models", "align", "work", "runs", "run-report", "demo", "demo-text"},
     ),
     "worker": ({"kvlab.worker"}, {"base", "work", "models", "runs"}),
-    "bench": ({"kvlab.bench"}, {"base", "input", "results", "models", "align", "work"}),
+    "bench": (
+        {"kvlab.bench"},
+        {"base", "input", "results", "models", "align", "work", "runs", "training", "training-run"},
+    ),
     "cli": (
         {"kvlab.cli", "kvlab.cli_runs", "kvlab.__main__"},
         {*("base", "input", "results", "models", "work", "runs", "run-report", "bench", "training", "training-run")},

@@ -8,4 +8,6 @@ ROWS = {
     5: "ridge against scikit-learn",
     6: "a million tokens in constant memory",
     7: "align where the sample is everything",
+    8: "a training step against its floor",
+    9: "the same on the demo pair",
 }

@@ -76,13 +76,13 @@ def random_pair(device: torch.device, shapes: tuple[dict, dict]) -> tuple[Loaded
     """A teacher and a student on the device, in bfloat16 on a GPU and in float32 elsewhere."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     teacher, student = (
-        _random(role, shape, tokenizer, device, dtype)
+        random_model(role, shape, tokenizer, device, dtype)
         for role, shape, tokenizer in zip(("teacher", "student"), shapes, tokenizers(), strict=True)
     )
     return teacher, student
 
 
-def _random(role: str, shape: dict, tokenizer, device: torch.device, dtype: torch.dtype) -> LoadedModel:
+def random_model(role: str, shape: dict, tokenizer, device: torch.device, dtype: torch.dtype) -> LoadedModel:
     config = AutoConfig.for_model(**shape, tie_word_embeddings=False)
     with torch.device("meta"):
         shell = AutoModelForCausalLM.from_config(config)

@@ -16,7 +16,7 @@ import torch
 import transformers
 
 import kvlab
-from kvlab.bench import layers, memory, overhead, ridge, stream, timelines
+from kvlab.bench import layers, memory, overhead, ridge, stream, timelines, training
 from kvlab.bench.row import FASTER, Row
 from kvlab.models import free_memory, pick_device
 
@@ -28,6 +28,8 @@ MEASURES: dict[int, Callable[[torch.device, bool], Row]] = {
     5: ridge.against_sklearn,
     6: stream.a_million_tokens,
     7: overhead.all_sample,
+    8: training.wide_pair,
+    9: training.demo_pair,
 }
 MARKS = {True: "✓", False: "✗", None: " "}
 

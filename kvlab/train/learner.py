@@ -56,11 +56,13 @@ class Learner(nn.Module):
     def _sums(self, read: ReadStudent, batch: MicroBatch) -> dict[str, torch.Tensor]:
         found = {"ce": losses.cross_entropy(read.logits, batch.ids, batch.predicted)}
         document, step = batch.rows
+        place = document * batch.ids.shape[1] + step
         weighed, spread = [], []
         for kind in KINDS:
             errors = []
             for layer, x in enumerate(read.of(kind)):
-                rows = x.transpose(1, 2)[document, step].flatten(1)  # [N, Hs * Ds]
+                # Not indexed by two tensors, whose backward has to sort them.
+                rows = x.transpose(1, 2).flatten(2).flatten(0, 1).index_select(0, place)  # [N, Hs * Ds]
                 moments = Moments.of(rows)
                 for name in ("n", "total", "gram"):
                     found[f"moments.{kind}.{layer}.{name}"] = getattr(moments, name)

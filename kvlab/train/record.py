@@ -49,8 +49,8 @@ class Record:
     def step(self, line: dict[str, Any]) -> None:
         """Add one optimiser step to the metrics, and fill in the checkpoint table."""
         self._metrics(line)
-        # Judged about a hundred times in a run, however long, and whenever it may matter.
-        often = line["step"] % max(1, self.max_steps // 100) == 0
+        # Judged some twenty times in a run, however long, and whenever it may matter.
+        often = line["step"] % max(1, self.max_steps // 20) == 0
         if often or line["step"] in milestones(self.max_steps) or (self.writes and "nonfinite" in self.lines[-1]):
             self.verdict()
 

@@ -6,10 +6,12 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import cached_property
 from math import isfinite
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import set_seed
 from transformers.utils import logging as transformers_logging
 
@@ -88,8 +90,11 @@ class Run:
         self._phase("loading")
         self.at.weights = True
         set_seed(self.config.seed)
-        self._load(readers)
-        self._prepare()
+        self.take(*self._load(readers))
+
+    @cached_property
+    def accelerator(self) -> Accelerator:
+        return accelerator(self.config)
 
     # --- before any weight -----------------------------------------------------------------------------------
 
@@ -127,9 +132,9 @@ class Run:
 
     # --- models and maps -------------------------------------------------------------------------------------
 
-    def _load(self, readers: Sequence[LoadedModel]) -> None:
+    def _load(self, readers: Sequence[LoadedModel]) -> tuple[list[LoadedModel], LoadedModel]:
+        """Teachers and student on this process's device."""
         config = self.config
-        self.accelerator = accelerator(config)
         place = self.accelerator.device
         device = f"{place.type}:{place.index or 0}" if place.type == "cuda" else place.type
         if self.watch:
@@ -148,14 +153,20 @@ class Run:
             teachers.append(random_like(loaded, config.seed) if config.control == "random-teacher" else loaded)
             del loaded
         self._at("loading", len(teachers), len(readers))
-        self.student = load(config.student, device, "float32")
-        self.report["rotation"] = [self_test(model).sentence() for model in (*teachers, self.student)]
+        student = load(config.student, device, "float32")
         hint = failures.slow_hint(device, config.precision, len(memory.gpus()))
         self.report["device"] = {"device": device, "words": hint, "processes": self.accelerator.num_processes}
         self.record.say(f"loaded; {hint}")
+        return teachers, student
+
+    def take(self, teachers: Sequence[LoadedModel], student: LoadedModel) -> None:
+        """Fit the maps of loaded models to ``data``, and make the learner and its optimiser."""
+        self.student = student
+        self.report["rotation"] = [self_test(model).sentence() for model in (*teachers, student)]
         self.fitted = self._maps(teachers)
-        settings = data.align_settings(config)
-        self.teachers = Teachers(teachers, self.fitted, settings, config.control, config.seed)
+        settings = data.align_settings(self.config)
+        self.teachers = Teachers(teachers, self.fitted, settings, self.config.control, self.config.seed)
+        self._prepare()
 
     def _maps(self, teachers: Sequence[LoadedModel]) -> list[Fitted]:
         config, path = self.config, self.folder / MAPS
@@ -219,12 +230,7 @@ class Run:
         self.at("training", start, config.max_steps)
         began = time.monotonic()
         for number in range(start + 1, config.max_steps + 1):
-            line = loop.step(number)
-            remaining = (time.monotonic() - began) / (number - start) * (config.max_steps - number)
-            record.step(line)
-            record.say(words.of_step(line, config.max_steps, remaining))
-            self.at("training", number, config.max_steps)
-            stopping = self._asked_to_stop()
+            stopping = self.step(loop, number, (time.monotonic() - began) / max(1, number - 1 - start))
             if stopping or number % config.checkpoint_every == 0 or number == config.max_steps:
                 self.at("saving", number, config.max_steps)
                 checkpoint.save(self.accelerator, self.folder, number)
@@ -232,6 +238,14 @@ class Run:
                 if stopping and number < config.max_steps:
                     raise Cancelled
                 self.at("training", number, config.max_steps)
+
+    def step(self, loop: Loop, number: int, pace: float) -> bool:
+        """One step and all that is written of it; ``pace``: seconds a step so far -> whether the run shall stop."""
+        line, steps = loop.step(number), self.config.max_steps
+        self.record.step(line)
+        self.record.say(words.of_step(line, steps, pace * (steps - number)))
+        self.at("training", number, steps)
+        return self._asked_to_stop()
 
     def _asked_to_stop(self) -> bool:
         """Of any process: all end at the same step."""
