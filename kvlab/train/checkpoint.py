@@ -9,7 +9,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from kvlab.runs import store
+from kvlab.train import drafts
 
 # That tied weights are saved once is no warning.
 logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
@@ -23,9 +23,9 @@ def save(accelerator: Accelerator, folder: Path, step: int) -> None:
     Raises RunError ``disk-full`` or ``runs-unwritable``.
     """
     new, old, kept = (folder / f"{FOLDER}{suffix}" for suffix in (".new", ".old", ""))
-    with store.disk_errors(folder):
+    with drafts.written(new):
         if accelerator.is_main_process:
-            shutil.rmtree(new, ignore_errors=True)
+            drafts.remove(new)
         accelerator.wait_for_everyone()
         accelerator.save_state(str(new))
         accelerator.wait_for_everyone()

@@ -10,12 +10,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from kvlab.train import drafts
 from kvlab.train.mapping import Affine, Fitted, Structured, structured
 from kvlab.types import Geometry
 
 
 def save(fitted: Sequence[Fitted], path: Path) -> None:
-    """All maps of a run, of each teacher in turn. The file is replaced whole."""
+    """All maps of a run, of each teacher in turn. The file is replaced whole. Raises RunError ``disk-full``."""
     tensors, facts = {}, []
     for t, of_teacher in enumerate(fitted):
         facts.append({"rows": of_teacher.rows, "problems": []})
@@ -27,8 +28,9 @@ def save(fitted: Sequence[Fitted], path: Path) -> None:
             kind_of_map = {Affine: "ridge", Structured: "structured"}.get(type(module), "identity")
             facts[-1]["problems"].append({"kind": kind, "layer": layer, "map": kind_of_map, **numbers})
     draft = path.with_name(f".{path.name}.tmp")
-    save_file(tensors, draft, metadata={"kvlab": json.dumps(facts)})
-    draft.replace(path)
+    with drafts.written(draft):
+        save_file(tensors, draft, metadata={"kvlab": json.dumps(facts)})
+        draft.replace(path)
 
 
 def load(path: Path, teachers: Sequence[Geometry], student: Geometry) -> list[Fitted]:

@@ -178,8 +178,7 @@ class Run:
         items = self.data.train[: config.fit_documents]
         fitted = mapping.fit(teachers, self.student, items, kind, data.align_settings(config), self._at)
         if self.record.writes:
-            with store.disk_errors(self.folder):
-                maps_file.save(fitted, path)
+            maps_file.save(fitted, path)
         for name, of_teacher in zip(config.teachers, fitted):
             known = [r2 for r2 in of_teacher.r2.values() if isfinite(r2)]
             held = f", held-out R² {sum(known) / len(known):.3f}" if known else ""

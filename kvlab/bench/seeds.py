@@ -1,0 +1,96 @@
+"""What 100 steps do to a student that is already trained, over several seeds, beside the controls.
+
+    python -m kvlab.bench.seeds                        # the table of docs/benchmarks.md: 4 kinds of run, 3 seeds
+    python -m kvlab.bench.seeds --lr 2e-4 --kinds kv   # the same at another learning rate
+
+Every run is the recommended one on the demo pair, but for the number of held-out documents. A seed decides the data
+order, the training documents and the held-out ones, so runs of one seed are compared, not runs of two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
+from transformers.utils import logging as transformers_logging
+
+from kvlab.bench.run import surroundings
+from kvlab.models import pick_device
+from kvlab.runs import store
+from kvlab.train.perform import perform
+from kvlab.train.record import REPORT, read_json
+
+KINDS: dict[str, dict[str, Any]] = {
+    "kv": {},
+    "ce-only": {"control": "ce-only"},
+    "shuffled-teacher": {"control": "shuffled-teacher"},
+    "two teachers, learned fusion": {"teachers": ["demo/teacher", "demo/teacher-b"], "fusion": "learned"},
+}
+HELD_OUT = 128  # documents; enough that the runs of a seed differ by more than their errors
+MEASURED = ("ce", "kv_key", "kv_value")
+HEAD = "| run | seed | held-out CE | KV error of keys | of values | verdict |\n|---|---|---|---|---|---|"
+
+
+def measure(kinds: Sequence[str], seeds: Sequence[int], settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """Carry every run out in a folder of its own -> one record a run; printed as rows of a table as they are done."""
+    print(HEAD, flush=True)
+    found = []
+    for kind in kinds:
+        for seed in seeds:
+            record = _one(kind, {"eval_documents": HELD_OUT, "seed": seed, **KINDS[kind], **settings})
+            print(row(record), flush=True)
+            found.append(record)
+    return found
+
+
+def row(record: dict[str, Any]) -> str:
+    """Before → after, as a line of a Markdown table."""
+    before, after = record["before"], record["after"]
+    cells = [record["kind"], record["seed"], *(f"{before[name]:.3f} → {after[name]:.3f}" for name in MEASURED)]
+    return "| " + " | ".join(map(str, [*cells, ", ".join(record["failed"]) or "pass"])) + " |"
+
+
+def _one(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
+    with TemporaryDirectory(prefix="kvlab-seeds-") as place:
+        folder = Path(place)
+        (folder / store.CONFIG).write_text(yaml.safe_dump(settings), encoding="utf-8")
+        perform(folder)
+        error, report = store.read_status(folder).get("error"), read_json(folder / REPORT)
+        if error:
+            raise SystemExit(f"the run {kind} of seed {settings['seed']} broke off: {error['found']}")
+    failed = [checkpoint["name"] for checkpoint in report["checkpoints"] if checkpoint["state"] == "fail"]
+    kept = {name: report[name] for name in ("before", "after", "verdict", "first_loss", "final_loss")}
+    return {"kind": kind, "seed": settings["seed"], "failed": failed, **kept}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m kvlab.bench.seeds", description=__doc__.splitlines()[0])
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the numbers as JSON")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
+    for name, kind in (("lr", float), ("batch_size", int), ("max_steps", int)):
+        parser.add_argument(f"--{name}", type=kind, help="of every run (default: the recommended run's)")
+    options = parser.parse_args(arguments)
+    transformers_logging.disable_progress_bar()
+    about = surroundings(pick_device(options.device))
+    print(", ".join(f"{name} {value}" for name, value in about.items()) + "\n")
+    names = ("lr", "batch_size", "max_steps")
+    settings = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    runs = measure(options.kinds, options.seeds, {"device": options.device, **settings})
+    counts = runs[0]["before"]
+    print(f"\n{counts['documents']} held-out documents, about {counts['tokens']:,} tokens and {counts['rows']:,} rows")
+    if options.out:
+        text = json.dumps({**about, "settings": settings, "runs": runs}, indent=1, ensure_ascii=False)
+        options.out.write_text(text + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,177 @@
+"""The real trainer meets real faults: killed in every phase, a disk that is full, models and numbers that go wrong."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState
+
+from kvlab.errors import RunError
+from kvlab.runs import monitor, queue, store, training
+from kvlab.train import checkpoint
+from kvlab.train.perform import perform
+from kvlab.train.student import read_student
+from kvlab.train.verdict import in_force
+from tests.trainers import nothing_outlives, state, wait_until_idle
+from tests.training import PROJECT, metrics, tiny_pair, written
+from tests.waiting import wait_until
+
+pytestmark = [pytest.mark.model, pytest.mark.xdist_group("train")]
+KILLED = Path(__file__).with_name("killed_trainer.py")
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    return tiny_pair(tmp_path_factory.mktemp("pair"))
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate():
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+
+
+@pytest.fixture(scope="module")
+def whole(pair, tmp_path_factory):
+    """The losses of a run that nothing happened to."""
+    folder = written(tmp_path_factory.mktemp("whole"), pair)
+    perform(folder)
+    return losses(folder)
+
+
+def losses(folder):
+    return [line["loss"] for line in in_force(metrics(folder))]
+
+
+def error(folder):
+    status = store.read_status(folder)
+    assert status["state"] == "failed"
+    return status["error"]
+
+
+@pytest.mark.parametrize(
+    ("phase", "logged", "saved"), [("loading", 0, 0), ("training", 2, 2), ("saving", 4, 2), ("reporting", 4, 4)]
+)
+def test_the_real_trainer_killed_in_any_phase_says_lost_keeps_its_lines_and_resumes(
+    pair, whole, tmp_path, monkeypatch, phase, logged, saved
+):
+    root = tmp_path / "runs"
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT))
+    monkeypatch.setattr(queue, "TRAINER", (sys.executable, str(KILLED), phase))
+    with nothing_outlives(root):
+        folder = root / training.launch(pair, "killed", "cpu", root)
+        wait_until(lambda: state(folder) == "lost", 300, "the trainer's death")
+        wait_until_idle(root)
+    view = monitor.view(folder)
+    assert (view.state, view.phase) == ("lost", phase)
+    assert view.error["kind"] == "run-killed" and "SIGKILL" in view.error["found"]
+    before = metrics(folder)
+    assert (len(before), checkpoint.saved_step(folder)) == (logged, saved)
+    perform(folder)  # takes it up where it was, as a resumed run does
+    assert store.read_status(folder)["state"] == "done" and metrics(folder)[: len(before)] == before
+    assert losses(folder) == pytest.approx(whole, rel=1e-6)
+
+
+# --- a disk that is really full -------------------------------------------------------------------------------
+
+ON_A_SMALL_DISK = """
+mount -t tmpfs -o size=$1 small "$2" || exit 77
+cp -r "$3" "$2/run" && {python} -P -m kvlab.train "$2/run"; code=$?
+cp -r "$2/run" "$4" && exit $code
+"""
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="no namespaces to mount a small disk in")
+@pytest.mark.parametrize(("size", "lines"), [("700k", 2), ("32k", 0)], ids=["checkpoint", "map"])
+def test_a_really_full_disk_is_named_and_every_line_before_it_is_read(pair, whole, tmp_path, size, lines):
+    folder, mount, after = written(tmp_path / "run", pair), tmp_path / "disk", tmp_path / "after"
+    mount.mkdir()
+    command = ["unshare", "--mount", "--map-root-user", "sh", "-c", ON_A_SMALL_DISK.format(python=sys.executable), "sh"]
+    environment = os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, size, mount, folder, after], env=environment, capture_output=True, text=True)
+    if done.returncode == 77 or "unshare" in done.stderr:
+        pytest.skip(f"a small disk cannot be mounted here: {done.stderr.strip()}")
+    assert done.returncode == 1, done.stderr
+    found = error(after)
+    assert found["kind"] == "disk-full" and "KVLAB_RUNS" in found["remedy"]
+    assert losses(after) == pytest.approx(whole[:lines], rel=1e-6)
+    assert "(disk-full)" in (after / "training.log").read_text()
+    assert not (after / "checkpoint.new").exists(), "a half-written checkpoint leaves no room for the reason"
+    perform(after)  # on a disk with room
+    assert losses(after) == pytest.approx(whole, rel=1e-6)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_in_words(pair, tmp_path):
+    folder = tmp_path / "file"
+    folder.write_text("no folder")
+    with pytest.raises(RunError) as refused:
+        training.launch(pair, "x", "cpu", folder)
+    assert refused.value.kind == "runs-unwritable" and "KVLAB_RUNS" in refused.value.remedy
+
+
+# --- failures that are really provoked ------------------------------------------------------------------------
+
+
+def test_a_rate_that_is_far_too_high_ends_in_nan_with_a_smaller_one_to_launch(pair, tmp_path):
+    folder = written(tmp_path / "run", pair | {"lr": 1e30})
+    assert perform(folder) == 1
+    found = error(folder)
+    assert found["kind"] == "not-finite" and found["changes"] == {"lr": pytest.approx(1e29)}
+    lines = metrics(folder)
+    assert lines[0]["loss"] > 0 and lines[-1]["nonfinite"] and len(lines) == 2
+
+
+def test_memory_that_the_allocator_refuses(pair, tmp_path, monkeypatch):
+    def greedy(*args):
+        torch.empty(1 << 50)  # a pebibyte: the allocator's own error
+        return read_student(*args)
+
+    monkeypatch.setattr("kvlab.train.learner.read_student", greedy)
+    folder = written(tmp_path / "run", pair)
+    assert perform(folder) == 1
+    found = error(folder)
+    assert found["kind"] == "out-of-memory" and "allocate" in found["found"]
+    assert found["changes"] == {"batch_size": 1, "gradient_accumulation_steps": 4}
+
+
+@pytest.mark.parametrize(
+    "clash",
+    [
+        lambda: torch.zeros(2, 3) + torch.zeros(2, 4),
+        lambda: torch.zeros(2, 3) @ torch.zeros(4, 5),
+        lambda: torch.zeros(2, 3).view(5),
+        lambda: torch.zeros(50)[torch.tensor(80)],
+        lambda: torch.zeros(50).index_select(0, torch.tensor([80])),
+        lambda: torch.nn.functional.embedding(torch.tensor([80]), torch.zeros(50, 2)),
+        lambda: torch.zeros(50).gather(0, torch.tensor([80])),
+    ],
+    ids=["size", "product", "view", "index", "index_select", "embedding", "gather"],
+)
+def test_shape_and_index_errors_as_torch_words_them(pair, tmp_path, monkeypatch, clash):
+    monkeypatch.setattr("kvlab.train.learner.read_student", lambda *_: clash())
+    settings = pair | {"use_safe_resample": False, "teachers": [pair["student"]]}
+    folder = written(tmp_path / "run", settings)
+    assert perform(folder) == 1
+    found = error(folder)
+    assert found["kind"] == "shape" and found["changes"] == {"use_safe_resample": True}
+    assert "kv_alignment: use_safe_resample: true" in found["remedy"]
+    assert "Traceback" in (folder / "training.log").read_text()
+
+
+def test_a_package_that_is_not_there_gets_its_install_line(pair, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)  # as Python finds what is not installed
+    folder = written(tmp_path / "run", pair | {"trainable": "lora"})
+    assert perform(folder) == 1
+    assert error(folder)["kind"] == "module-missing" and "pip install peft" in error(folder)["remedy"]
+
+
+@pytest.mark.parametrize("name", ["demo/nobody", "/no/such/folder", "nobody/no-such-model"])
+def test_a_model_that_is_not_found_is_named(pair, tmp_path, name):
+    folder = written(tmp_path / "run", pair | {"teachers": [name]})
+    assert perform(folder) == 2
+    found = error(folder)
+    assert found["kind"].startswith("model-") and name in found["expected"] + found["found"] + found["remedy"]
