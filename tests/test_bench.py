@@ -9,8 +9,9 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 
 from kvlab import cli
-from kvlab.bench import ROWS, layers, memory, overhead, pair, ridge, row, run, timelines, training
+from kvlab.bench import ROWS, layers, memory, overhead, pair, ridge, row, run, seeds, timelines, training
 from kvlab.bench.pair import TINY, documents, random_pair, tokenizers
+from kvlab.train.perform import perform
 
 pytestmark = [pytest.mark.model, pytest.mark.xdist_group("bench")]
 CPU = torch.device("cpu")
@@ -161,3 +162,22 @@ def test_mixed_precision_is_measured_with_a_teacher_in_bfloat16(tmp_path):
     assert run.config.precision == "bf16" and run.accelerator.mixed_precision == "bf16"
     loop = run.loop()
     assert loop.step(1)["ce"] == pytest.approx(training.floor_step(run, loop, teacher, 1), rel=0.05)
+
+
+def test_the_table_of_seeds_tells_what_each_run_reported(tmp_path, capsys):
+    settings = {"device": "cpu", "max_steps": 2, "eval_documents": 2, "fit_documents": 8}
+    (found,) = seeds.measure(["shuffled-teacher"], [3], settings)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(json.dumps({**settings, "seed": 3, "control": "shuffled-teacher"}))
+    perform(folder)
+    told = json.loads((folder / "report.json").read_text())
+    assert (found["before"], found["after"]) == (told["before"], told["after"])
+    before, after = told["before"]["ce"], told["after"]["ce"]
+    assert f"| shuffled-teacher | 3 | {before:.3f} → {after:.3f} |" in capsys.readouterr().out
+    assert found["failed"] == ["loss converging"]
+
+
+def test_a_run_that_breaks_off_is_no_row_of_the_table():
+    with pytest.raises(SystemExit, match="broke off"):
+        seeds.measure(["kv"], [0], {"device": "cpu", "student": "demo/nobody"})

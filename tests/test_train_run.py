@@ -2,6 +2,7 @@
 
 import json
 import signal
+import sys
 
 import pytest
 import torch
@@ -10,12 +11,13 @@ from accelerate.state import AcceleratorState, GradientState
 from safetensors import safe_open
 
 from kvlab import cli
-from kvlab.runs import store
+from kvlab.runs import queue, store, training
 from kvlab.train import checkpoint
 from kvlab.train.losses import cross_entropy
 from kvlab.train.perform import perform
 from kvlab.train.verdict import in_force
-from tests.training import metrics, started, tiny_pair, written
+from tests.trainers import nothing_outlives
+from tests.training import PROJECT, metrics, started, tiny_pair, written
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.model, pytest.mark.xdist_group("train")]
@@ -275,20 +277,21 @@ def test_a_failed_verdict_is_exit_code_1(pair, tmp_path, capsys):
 # --- several processes ----------------------------------------------------------------------------------------
 
 
-def test_two_processes_have_the_losses_of_one(pair, tmp_path):
+def test_two_processes_have_the_losses_of_one_and_are_a_run_of_the_queue_like_any(pair, tmp_path, monkeypatch):
     teacher = pair["teachers"][0]
     settings = pair | {"teachers": [teacher, teacher.replace("teacher", "other")], "fusion": "learned", "max_steps": 3}
     settings |= {"gradient_accumulation_steps": 2, "device": "cpu", "thresholds": {"converged": 0.999, "stable": 2}}
-    one, two = (written(tmp_path / name, settings) for name in ("one", "two"))
+    one, root = written(tmp_path / "one", settings), tmp_path / "runs"
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT))
     # `accelerate launch` begins a second process on a GPU; on processors it needs MPI, and torchrun does not.
-    process = started(two, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m")
-    perform(one)
-    try:
-        process.wait(120)
-    finally:
-        process.terminate()  # torchrun ends its own processes
-        process.wait()
-    assert report(two)["device"]["processes"] == 2, (two / "output.txt").read_text()
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    monkeypatch.setattr(queue, "TRAINER", (*launcher, "-m", "kvlab.train"))
+    with nothing_outlives(root):
+        two = root / training.launch(settings, "two", "cpu", root)
+        perform(one)
+        wait_until(lambda: not queue.entries(root) and queue.keeper(root) is None, 300, "both processes' end")
+    assert store.read_status(two)["state"] == "done", (two / "output.log").read_text()
+    assert report(two)["device"]["processes"] == 2
     for ours, theirs in zip(metrics(two), metrics(one), strict=True):
         for name in ("loss", "ce", "kv_key", "kv_value", "entropy", "grad_norm", "effective_rank_key"):
             assert ours[name] == pytest.approx(theirs[name], rel=1e-4), (ours["step"], name)
