@@ -76,8 +76,9 @@ def test_pick_overlay_compare_note_delete(app, page, runs):  # noqa: F811
     page.reload()
     page.get_by_role("textbox", name="Note").wait_for()
     assert page.get_by_role("textbox", name="Note").input_value() == "<b>the good one</b>"
+    page.get_by_role("button", name="Report and files").click()
     with page.expect_download() as download:
-        page.get_by_role("button", name="Report (JSON)").click()
+        page.get_by_role("button", name="JSON", exact=True).click()
     report = json.loads(Path(download.value.path()).read_text(encoding="utf-8"))
     assert report["run"]["id"] == kv.name and report["notes"].strip() == "<b>the good one</b>"
 

@@ -106,9 +106,10 @@ def test_one_click_trains_the_demo_pair_and_the_run_ends_by_itself_when_the_brow
         page.get_by_text("Verdict: passed.").wait_for()
         page.get_by_text("KV error of K").wait_for()
         assert page.get_by_text("Traceback").count() == 0
-        with page.expect_download() as download:
-            page.get_by_role("button", name="report.md").click()
-        assert "Validation run" in Path(download.value.path()).read_text(encoding="utf-8")
+        page.get_by_role("button", name="Report and files").click()
+        assert "Validation run" in taken(page, "Markdown")
+        page.get_by_text("中文").click()
+        wait_until(lambda: '<html lang="zh-Hans">' in taken(page, "HTML"), 60, "the report in Chinese")
     verdict = json.loads((app.runs / run / "verdict.json").read_text())
     assert verdict["state"] == "pass" and len(verdict["checkpoints"]) == 8
 
@@ -166,3 +167,9 @@ def test_a_run_goes_on_without_its_web_server_and_a_new_one_shows_it(runs, chrom
         assert step(page) == 20
     ended = status(runs, run)
     assert ended["state"] == "done" and ended["pid"] == told["pid"]
+
+
+def taken(page, label: str) -> str:
+    with page.expect_download() as download:
+        page.get_by_role("button", name=label).click()
+    return Path(download.value.path()).read_text(encoding="utf-8")

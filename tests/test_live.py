@@ -8,8 +8,9 @@ import pytest
 from kvlab.runs import store
 from kvlab.runs.metrics import Table
 from kvlab.train.config import TrainConfig
-from kvlab.ui import live_charts, live_words
+from kvlab.ui import live_charts
 from kvlab.ui.live_source import Source, settings_of
+from kvlab.ui.text import duration
 
 
 def table(**columns):
@@ -124,4 +125,4 @@ def test_the_log_is_its_last_lines_and_else_what_the_process_printed(folder):
     ("seconds", "words"), [(None, "–"), (0.4, "0 s"), (59.4, "59 s"), (61, "1 min 01 s"), (3725, "1 h 02 min")]
 )
 def test_durations_in_words(seconds, words):
-    assert live_words.duration(seconds) == words
+    assert duration(seconds) == words

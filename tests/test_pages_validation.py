@@ -320,7 +320,8 @@ def test_the_verdict_is_said_with_what_was_measured():
     assert "cross-entropy 0.5000 → 0.7500 nats per token" in verdict and "KV error of K 1.2500 → 0.2500" in verdict
     assert "32 documents, 3,700 tokens" in verdict
     assert "cross-entropy rose by 0.2500" in said(app)
-    assert [button.label for button in app.get("download_button")][:2] == ["report.md", "report.json"]
+    labels = [button.label for button in app.get("download_button")]
+    assert labels == ["HTML, one file with figures", "Markdown", "JSON", "config.yaml", "verdict.json"]
 
     checkpoints[0]["state"] = "fail"
     (folder / "verdict.json").write_text(json.dumps({"state": "fail", "checkpoints": checkpoints}))

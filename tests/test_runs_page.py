@@ -328,8 +328,8 @@ def test_a_question_is_not_answered_for_another_run(root):
 
 def test_reports_are_made_for_download(root):
     app = page(trained.by_hand(root))
-    assert {f"run-report-{suffix}" for suffix in ("md", "json")} <= {
-        button.key for button in app.get("download_button")
+    assert {f"report.{form}" for form in ("html", "md", "json")} <= {
+        button.key.split("-")[1] for button in app.get("download_button")
     }
 
 

@@ -12,9 +12,9 @@ from kvlab.runs import monitor, queue, store, training
 from kvlab.runs.metrics import pace
 from kvlab.runs.monitor import View
 from kvlab.train.config import Thresholds
-from kvlab.ui import live_actions, live_charts, live_end, live_source, live_words, places
+from kvlab.ui import live_actions, live_charts, live_end, live_source, live_words, places, take_away
 from kvlab.ui.live_source import Source
-from kvlab.ui.text import plain, show_error
+from kvlab.ui.text import UNKNOWN, duration, plain, show_error
 
 EVERY = 1.0  # seconds between two looks at a run that is at work
 
@@ -45,14 +45,12 @@ def _draw(run_id: str, moving: bool) -> None:
         st.rerun()  # the page with it: the timer starts or stops
     source = live_source.of(view.folder)
     _heading(view)
-    _state(view, source)
+    _state(view, source, moving)
     _numbers(view, source)
     _charts(view, source)
     _checkpoints(source, view)
     _router(view, source)
     _log(source)
-    if not moving:  # while it is drawn anew each second, a click could meet a button that is gone
-        live_end.downloads(view)
 
 
 def _view(run_id: str) -> View:
@@ -80,13 +78,15 @@ def _heading(view: View) -> None:
     st.caption(plain(" · ".join(facts)))
 
 
-def _state(view: View, source: Source) -> None:
+def _state(view: View, source: Source, moving: bool) -> None:
     if not view.active:
         live_end.outcome(view, source)
         live_actions.said(view)
         with st.container(horizontal=True):
             live_end.again(view)
             live_actions.buttons(view)
+            if not moving:  # while it is drawn anew each second, a click could meet a button that is gone
+                take_away.button(view.folder)
         return
     left, right = st.columns([7, 3], vertical_alignment="center")
     with left:
@@ -116,15 +116,15 @@ def _numbers(view: View, source: Source) -> None:
     total = view.config.get("max_steps")
     total = total if isinstance(total, int) else 0
     speed = pace(steps, total)
-    per_second = f"{1 / speed.seconds_per_step:.2f}" if speed.seconds_per_step else live_words.UNKNOWN
+    per_second = f"{1 / speed.seconds_per_step:.2f}" if speed.seconds_per_step else UNKNOWN
     loss = steps.column("loss")
     shown = {
         "Step": f"{speed.step:,} of {total:,}",
-        "Loss": f"{loss[-1]:.4f}" if loss else live_words.UNKNOWN,
-        "Elapsed": live_words.duration(view.elapsed_s),
+        "Loss": f"{loss[-1]:.4f}" if loss else UNKNOWN,
+        "Elapsed": duration(view.elapsed_s),
         "Remaining": live_words.remaining(view, speed),
         "Steps per second": per_second,
-        "Tokens per second": f"{speed.tokens_per_s:,.0f}" if speed.tokens_per_s else live_words.UNKNOWN,
+        "Tokens per second": f"{speed.tokens_per_s:,.0f}" if speed.tokens_per_s else UNKNOWN,
     }
     with st.container(key="live-numbers"):
         for column, (name, value) in zip(st.columns(len(shown)), shown.items()):
@@ -178,7 +178,7 @@ def _checkpoints(source: Source, view: View) -> None:
         {
             "step": str(row.get("step", "")),
             "checked": plain(str(row.get("name", ""))),
-            "result": live_words.MARKS.get(str(row.get("state")), live_words.UNKNOWN),
+            "result": live_words.MARKS.get(str(row.get("state")), UNKNOWN),
             "value": _written(row.get("value")),
             "threshold": _written(row.get("threshold")),
             "found": plain(str(row.get("words", ""))),
@@ -192,7 +192,7 @@ def _checkpoints(source: Source, view: View) -> None:
 
 
 def _written(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, int | float) else live_words.UNKNOWN
+    return f"{value:.3g}" if isinstance(value, int | float) else UNKNOWN
 
 
 def _log(source: Source) -> None:

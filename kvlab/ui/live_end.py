@@ -1,15 +1,12 @@
-"""How a run ended: its verdict, or why it has none and what to do; and everything of it to take away."""
+"""How a run ended: its verdict, or why it has none and what to do."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import streamlit as st
 
 from kvlab.errors import KvlabError
-from kvlab.run_markdown import markdown
-from kvlab.run_report import gather
 from kvlab.runs import store, training
 from kvlab.runs.monitor import View
 from kvlab.train.failures import explain
@@ -17,7 +14,6 @@ from kvlab.ui import live_source, live_words, validation_launch
 from kvlab.ui.live_source import Source
 from kvlab.ui.text import plain, show_error
 
-HTML_REPORT = "report.html"
 MAY_BE_MEMORY = ("out-of-memory", "run-killed")  # kinds of an error that less memory may mend
 
 
@@ -98,32 +94,3 @@ def changes_of(view: View) -> dict[str, Any]:
     if view.state == "lost" and error.get("kind") in MAY_BE_MEMORY and killed and settings:
         return explain(MemoryError(), settings, view.phase)["changes"]
     return {}
-
-
-def downloads(view: View) -> None:
-    """The report, and the files that it was made of."""
-    st.markdown("**To take away**")
-    made = {
-        "report.md": (lambda: markdown(gather(view.folder)), "text/markdown"),
-        "report.json": (lambda: json.dumps(gather(view.folder), ensure_ascii=False, indent=1), "application/json"),
-    }
-    types = {
-        HTML_REPORT: "text/html",
-        "config.yaml": "text/yaml",
-        "metrics.jsonl": "text/plain",
-        "training.log": "text/plain",
-    }
-    for name, mime in types.items():
-        if name in view.files:
-            made[name] = ((lambda name=name: (view.folder / name).read_bytes()), mime)
-    for column, (name, (make, mime)) in zip(st.columns(6), made.items()):
-        column.download_button(
-            name,
-            make,
-            f"{view.id}-{name}",
-            mime,
-            key=f"take-{name}-{view.id}",
-            icon=":material/download:",
-            width="stretch",
-            on_click="ignore",
-        )

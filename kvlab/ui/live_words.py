@@ -6,6 +6,7 @@ from typing import Any
 
 from kvlab.runs.metrics import Pace
 from kvlab.runs.monitor import View
+from kvlab.ui.text import UNKNOWN, duration
 
 PHASES = {
     "waiting": "waiting",
@@ -33,18 +34,6 @@ ASKED_KILL = (
     "logged is kept. **Stop** finishes the step and saves."
 )
 NO_REASON = "No reason was recorded. Its folder may be damaged; launch the run again."
-UNKNOWN = "–"
-
-
-def duration(seconds: float | None) -> str:
-    """3725 -> 1 h 02 min; None is unknown."""
-    if seconds is None:
-        return UNKNOWN
-    seconds = round(seconds)
-    hours, minutes, rest = seconds // 3600, seconds % 3600 // 60, seconds % 60
-    if hours:
-        return f"{hours} h {minutes:02} min"
-    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
 def going_on(view: View) -> str:

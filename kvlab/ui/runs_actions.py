@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import streamlit as st
 
 from kvlab.errors import KvlabError, RunError
 from kvlab.prompts import RUN_PROMPTS
-from kvlab.run_markdown import markdown
-from kvlab.run_report import gather
 from kvlab.runs import training
 from kvlab.runs.again import again
 from kvlab.runs.history import Row
-from kvlab.ui import runs_selection, runs_words
+from kvlab.ui import runs_selection, runs_words, take_away
 from kvlab.ui.text import plain, show_error
 
 _OUTCOME, _ASKED = "runs-outcome", "runs-asked"
@@ -57,7 +53,7 @@ def for_one(row: Row) -> None:
     if not row.active:
         _ask("Delete", "delete", row, ":material/delete:")
     if row.kind != "analysis":
-        _reports(row)
+        take_away.button(row.folder)
 
 
 def for_several(rows: Sequence[Row]) -> None:
@@ -90,22 +86,6 @@ def _course(row: Row) -> None:
 STOP_HELP = "It finishes its step, saves a checkpoint and ends; a waiting run leaves the queue."
 RESUME_HELP = "It goes on from its last checkpoint, or from the beginning if it has none."
 AGAIN_HELP = "A new run with the same settings, from the beginning."
-
-
-def _reports(row: Row) -> None:
-    for label, make, suffix, mime in (
-        ("Report (Markdown)", lambda: markdown(gather(row.folder)), "md", "text/markdown"),
-        ("Report (JSON)", lambda: _json(gather(row.folder)), "json", "application/json"),
-    ):
-        st.download_button(
-            label,
-            make,
-            f"report-{row.id}.{suffix}",
-            mime,
-            key=f"run-report-{suffix}",
-            icon=":material/download:",
-            on_click="ignore",
-        )
 
 
 def _ask(label: str, action: str, row: Row, icon: str) -> None:
@@ -193,7 +173,3 @@ def _delete(rows: Sequence[Row]) -> str:
         found = f"{errors[0].found} ({len(gone)} of {len(rows)} were deleted)" if len(rows) > 1 else errors[0].found
         raise RunError(errors[0].kind, expected=errors[0].expected, found=found, remedy=errors[0].remedy)
     return f"Deleted: {len(gone)} {'run' if len(gone) == 1 else 'runs'}."
-
-
-def _json(report: dict[str, Any]) -> str:
-    return json.dumps(report, ensure_ascii=False, indent=1)

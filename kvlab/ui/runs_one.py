@@ -14,7 +14,7 @@ from kvlab.memory import readable
 from kvlab.runs import monitor, store
 from kvlab.runs.history import Row, finite
 from kvlab.ui import places, runs_actions, runs_chart, runs_note, runs_source, runs_words
-from kvlab.ui.text import plain, show_error, table_height
+from kvlab.ui.text import duration, plain, show_error, table_height
 
 MARK = {"pass": "✓ pass", "fail": "✗ fail", "pending": "… pending"}
 CHECKPOINTS = {
@@ -71,7 +71,7 @@ def _summary(row: Row) -> str:
         whose = "GPU" if row.peak.what == "device" else "process"
         parts.append(f"peak memory of the {whose} {readable(row.peak.used)}{share}")
     parts += [plain(row.device)] if row.device else []
-    parts.append(runs_words.duration(row.elapsed_s))
+    parts.append(duration(row.elapsed_s))
     if row.started:
         parts.append(f"started {row.started:%Y-%m-%d %H:%M:%S} UTC")
     if damaged := runs_source.damaged(row.folder):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import floor
-
 from kvlab.runs.history import Row
 
 STATES = {"done": "finished", "failed": "failed", "cancelled": "stopped", "lost": "lost"}
@@ -62,14 +60,6 @@ def steps(row: Row) -> str | None:
     if row.step is None and row.steps is None:
         return None
     return f"{row.step or 0} / {'?' if row.steps is None else row.steps}"
-
-
-def duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "–"
-    minutes, rest = divmod(floor(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def metric(name: str) -> str:

@@ -12,6 +12,7 @@ from kvlab.report import whole
 from kvlab.results import Alignment, HeadScore
 
 ROW_PIXELS = 35
+UNKNOWN = "–"
 
 TIME_RULES = {
     "floor": "floor — last teacher token that ends at or before the student token (causal)",
@@ -58,6 +59,17 @@ def plain(text: str) -> str:
     for character in "\\`*_{}[]<>$#~|:":
         text = text.replace(character, "\\" + character)
     return text
+
+
+def duration(seconds: float | None) -> str:
+    """3725 -> 1 h 02 min; None is unknown."""
+    if seconds is None:
+        return UNKNOWN
+    seconds = round(seconds)
+    hours, minutes, rest = seconds // 3600, seconds % 3600 // 60, seconds % 60
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
 def head_sentence(alignment: Alignment, score: HeadScore) -> str:
