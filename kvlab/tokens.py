@@ -31,13 +31,13 @@ def tokenize(tokenizer, text: str) -> Tokens:
     ids = encoded.ids  # a new list at every look
     special = np.zeros(len(ids), dtype=bool)
     if backend.num_special_tokens_to_add(False):
-        special[:] = encoded.special_tokens_mask
+        special[:] = np.frombuffer(bytes(encoded.special_tokens_mask), dtype=bool)
     pieces = pieces_of(tokenizer, ids)
     spans = spans_from_pieces(text, pieces, special)
     lossless = spans is not None
     if spans is None:
         spans = spans_from_offsets(text, backend.encode(text).offsets, pieces, special)
-    return Tokens(ids=np.array(ids, dtype=np.int64), spans=spans, special=special, lossless=lossless)
+    return Tokens(ids=np.fromiter(ids, np.int64, len(ids)), spans=spans, special=special, lossless=lossless)
 
 
 def spans_from_pieces(text: str, pieces: list[bytes | None], special: np.ndarray) -> np.ndarray | None:
@@ -46,9 +46,10 @@ def spans_from_pieces(text: str, pieces: list[bytes | None], special: np.ndarray
     A leading space that the text does not have is SentencePiece's dummy prefix and has no bytes.
     """
     content = list(compress(pieces, (~special).tolist())) if special.any() else pieces
-    if None in content:
+    try:
+        read, written = b"".join(content), text.encode()
+    except TypeError:  # a piece is None
         return None
-    read, written = b"".join(content), text.encode()
     dummy_prefix = read != written and read == b" " + written
     if read != written and not dummy_prefix:
         return None
