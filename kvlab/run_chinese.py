@@ -61,7 +61,7 @@ CHINESE: dict[str, str] = {
     "first loss": "第 1 步损失",
     "final loss": "最终损失",
     "peak": "内存峰值",
-    "peak value": "{gb:.2f} GB{share}，出现在「{phase}」阶段（{source}）",
+    "peak value": "{used}{share}，出现在「{phase}」阶段（{source}）",
     "of total": "，占 {total} 的 {share:.0%}",
     "source process": "本进程的内存，相对于整机内存（未使用 GPU）",
     "source nvml": "NVML：整个设备，包括其他进程",

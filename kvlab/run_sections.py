@@ -165,7 +165,7 @@ class _Sections:
         share = w["of total"].format(share=peak["share"], total=readable(peak["total"])) if peak["total"] else ""
         phase = self.known("phase", peak["phase"]) if peak["phase"] else w["unknown"]
         source = source_words(peak["source"], peak["of"], w)
-        return fill(w["peak value"], gb=peak["gb"], share=share, phase=phase, source=source)
+        return fill(w["peak value"], used=readable(peak["bytes"]), share=share, phase=phase, source=source)
 
     # --- what else the run told ------------------------------------------------------------------------------
 

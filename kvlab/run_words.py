@@ -63,7 +63,7 @@ ENGLISH: dict[str, str] = {
     "first loss": "loss at step 1",
     "final loss": "final loss",
     "peak": "peak memory",
-    "peak value": "{gb:.2f} GB{share} while {phase} ({source})",
+    "peak value": "{used}{share} while {phase} ({source})",
     "of total": ", {share:.0%} of {total}",
     "source process": "this process's memory, of the machine's (no GPU in use)",
     "source nvml": "NVML: the whole device, other processes included",

@@ -1,4 +1,7 @@
-"""`python -m tests.screenshots [FOLDER] [HEIGHT]`: a picture of every page of the real app, 1280 wide (docs/, 800)."""
+"""`python -m tests.screenshots [FOLDER] [HEIGHT]`: a picture of every page of the real app, 1280 wide (docs/, 800).
+
+The training runs in the pictures are trained for them: the demo student on two teachers, and its control.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from kvlab.runs import store, training
+from kvlab.train.config import TrainConfig
 from tests import app as real
+from tests.waiting import wait_until
 
 PAGES = {
     "overview": ("", "Memory forecast on"),
@@ -14,26 +20,42 @@ PAGES = {
     "layers": ("alignment?run=sample&view=layers&cell=K-2-0", "What was chosen"),
     "timeline": ("alignment?run=sample&view=timeline", "Every rule’s map"),
     "numbers": ("alignment?run=sample&view=numbers", "Data, versions, seconds"),
+    "form": ("validation", "Launch 100-step validation"),
+    "validation": ("validation?run={one}", "Verdict: passed."),
+    "runs": ("runs?runs={one},{two}", "Settings that differ"),
+    "run": ("runs?runs={one}", "Save note"),
     "checks": ("checks", "package torch"),
 }
+TWO_TEACHERS = {"teachers": ["demo/teacher", "demo/teacher-b"], "fusion": "learned"}
+RUNS = {"two teachers": {}, "CE only": {"control": "ce-only"}}
+TRAINING = 600  # seconds
 WAITING = "[data-testid=stStatusWidget], [data-testid=stSkeleton]"
 DRAWN = "() => [...document.querySelectorAll('.js-plotly-plot')].every(plot => plot.querySelector('.main-svg'))"
 
 
 def main(folder: Path, height: int) -> None:
-    with (
-        tempfile.TemporaryDirectory() as runs,
-        real.running_app(Path(runs)) as app,
-        real.browser() as browser,
-    ):
+    with tempfile.TemporaryDirectory() as runs, real.running_app(Path(runs)) as app, real.browser() as browser:
+        one, two = trained(Path(runs))
         page = browser.new_context(viewport={"width": 1280, "height": height}).new_page()
         page.set_default_timeout(120_000)
         for name, (path, awaited) in PAGES.items():
-            page.goto(f"{app.url}/{path}")
+            page.goto(f"{app.url}/{path.format(one=one, two=two)}")
             page.get_by_text(awaited).first.wait_for()
             page.wait_for_function(DRAWN)
             page.wait_for_function(f"() => !document.querySelector('{WAITING}')")
             page.screenshot(path=folder / f"{name}.png")
+
+
+def trained(root: Path) -> list[str]:
+    """Ids of runs that are done."""
+    ids = []
+    for name, settings in RUNS.items():
+        config = TrainConfig(**TWO_TEACHERS, **settings).model_dump(mode="json")
+        ids.append(training.launch(config, name, "cpu", root))
+    for run_id in ids:
+        run = store.find(root, run_id)
+        wait_until(lambda run=run: training.gone(run), TRAINING, f"the end of {run_id}")
+    return ids
 
 
 if __name__ == "__main__":

@@ -63,17 +63,17 @@ def test_the_specification_stays_the_same_while_a_chart_grows():
     assert specification(5) == specification(50)
 
 
-GPU = {"process_rss": [1e9, 1e9], "device_used": [20e9, 60e9], "device_total": [80e9, 80e9]}
+GPU = {"process_rss": [2**30] * 2, "device_used": [20 * 2**30, 60 * 2**30], "device_total": [80 * 2**30] * 2}
 
 
 def test_memory_of_a_gpu_has_its_limit_and_that_of_a_process_has_none():
     chart, what = live_charts.memory(table(t=[0.0, 1.0], **GPU), 0.8)
     assert what == "device"
-    assert {"gb": 64.0, "words": "80% of 80 GB"} in drawn(chart)
-    own = table(t=[0.0, 1.0], process_rss=[1e9, 2e9], device_used=[1e9, 2e9], device_total=[8e9, 8e9])
+    assert {"gib": 64.0, "words": "80% of 80 GiB"} in drawn(chart)
+    own = table(t=[0.0, 1.0], process_rss=[2**30, 2**31], device_used=[2**30, 2**31], device_total=[8e9, 8e9])
     chart, what = live_charts.memory(own, 0.8)
     assert what == "process"
-    assert [row["gb"] for row in drawn(chart)] == [1.0, 2.0]
+    assert [row["gib"] for row in drawn(chart)] == [1.0, 2.0]
 
 
 def test_weights_of_teachers_are_drawn_by_name():

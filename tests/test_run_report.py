@@ -75,7 +75,7 @@ def test_the_markdown_says_it_all(folder):
         f"| start time | {CHECKED} |",
         "| RuntimeError | none |",
         "| final loss | 1.0000 |",
-        "| peak memory | 6.00 GB, 60% of 9.3 GiB while training (NVML: the whole device, other processes included) |",
+        "| peak memory | 5.6 GiB, 60% of 9.3 GiB while training (NVML: the whole device, other processes included) |",
         "| all 100 steps done | yes |",
         "| this run | 3.5000 → 3.2500 | – → – | – → – |",
         "| `torch` | `2.13` |",

@@ -15,7 +15,7 @@ from kvlab.plots.style import KIND_COLOUR, NEUTRAL, STUDENT_COLOUR
 from kvlab.runs.metrics import Table, smoothed
 from kvlab.runs.usage import curve
 
-GB = 1e9
+GIB = 2**30
 MOST_POINTS = 600  # of a line; of more, the least and the greatest of each stretch are drawn
 HEIGHT = 260
 ZOOM = "zoom"  # the selection that a page keeps, so that it outlives new points
@@ -66,24 +66,26 @@ def memory(table: Table, limit: float) -> tuple[alt.Chart | alt.LayerChart | Non
     The machine's limit is left out of a chart of the process alone, which it would press flat.
     """
     what, times, used = curve(table)
-    points = thinned(times, [value / GB for value in used])
+    points = thinned(times, [value / GIB for value in used])
     if not points:
         return None, what
-    frame = pd.DataFrame(points, columns=["seconds", "gb"])
+    frame = pd.DataFrame(points, columns=["seconds", "gib"])
     line = (
         alt.Chart(frame)
         .mark_area(line={"color": STUDENT_COLOUR}, color=STUDENT_COLOUR, opacity=0.18, interpolate="step-after")
         .encode(
             x=alt.X("seconds:Q", title="seconds of work", axis=alt.Axis(format="d", tickMinStep=1)),
-            y=alt.Y("gb:Q", title="GB"),
-            tooltip=[alt.Tooltip("seconds:Q", format=".0f"), alt.Tooltip("gb:Q", format=".2f", title="GB")],
+            y=alt.Y("gib:Q", title="GiB"),
+            tooltip=[alt.Tooltip("seconds:Q", format=".0f"), alt.Tooltip("gib:Q", format=".2f", title="GiB")],
         )
     )
     totals = [total for total in table.column("device_total") if math.isfinite(total) and total > 0]
     layers = [line]
     if what == "device" and totals:
-        rule = pd.DataFrame({"gb": [limit * totals[-1] / GB], "words": [f"{limit:.0%} of {totals[-1] / GB:.0f} GB"]})
-        base = alt.Chart(rule).encode(y="gb:Q")
+        rule = pd.DataFrame(
+            {"gib": [limit * totals[-1] / GIB], "words": [f"{limit:.0%} of {totals[-1] / GIB:.0f} GiB"]}
+        )
+        base = alt.Chart(rule).encode(y="gib:Q")
         layers.append(base.mark_rule(strokeDash=[6, 4], color=NEUTRAL, strokeWidth=1.5))
         layers.append(base.mark_text(align="left", dx=4, dy=-6, color=NEUTRAL).encode(x=alt.value(0), text="words:N"))
     return _zoomable(alt.layer(*layers) if len(layers) > 1 else line), what
