@@ -82,6 +82,12 @@ def test_pick_overlay_compare_note_delete(app, page, runs):  # noqa: F811
     report = json.loads(Path(download.value.path()).read_text(encoding="utf-8"))
     assert report["run"]["id"] == kv.name and report["notes"].strip() == "<b>the good one</b>"
 
+    # its live view, and back
+    page.get_by_role("link", name="Open live view").click()
+    page.get_by_text("Verdict:").wait_for()
+    page.go_back()
+    page.get_by_role("textbox", name="Note").wait_for()
+
     # a run deleted behind the page's back is named, the other is shown
     page.goto(f"{app.url}/runs?runs={ce_only.name},20260101T000000.000Z-away-abcd")
     page.get_by_text("deleted or never there").wait_for()

@@ -50,11 +50,12 @@ def panel(row: Row) -> None:
 
 
 def _link(row: Row) -> None:
-    if row.kind == "analysis":
-        about = {"run": row.id}
-        st.page_link(places.alignment(), label="Open the analysis", icon=":material/grid_on:", query_params=about)
-    else:
-        st.link_button("Open live view", f"validation?run={row.id}", icon=":material/monitoring:")
+    where, label, icon = (
+        (places.alignment(), "Open the analysis", ":material/grid_on:")
+        if row.kind == "analysis"
+        else (places.validation(), "Open live view", ":material/monitoring:")
+    )
+    st.page_link(where, label=label, icon=icon, query_params={"run": row.id})
 
 
 def _summary(row: Row) -> str:
