@@ -185,6 +185,7 @@ def test_a_run_that_died_with_its_keeper_is_lost_and_does_not_hold_the_queue(roo
     second = launch(root, steps=1)
     pid = wait_for_phase(first, "training")
     os.kill(queue.keeper(root), signal.SIGKILL)
+    wait_until(lambda: queue.keeper(root) is None, SOON, "the keeper's death")  # before, nobody takes its place
     process.end_group(pid)
     wait_until(lambda: state(first) == "lost", SOON, "lost")
     queue.attend(root)
