@@ -1,4 +1,4 @@
-"""`python -m tests.screenshots [FOLDER] [HEIGHT]`: a picture of every page of the real app, 1280 wide (docs/, 800).
+"""`python -m tests.screenshots [FOLDER] [HEIGHT] [light|dark]`: each page of the real app, 1280 wide (else: docs, 800).
 
 The training runs in the pictures are trained for them: the demo student on two teachers, and its control.
 """
@@ -33,10 +33,10 @@ WAITING = "[data-testid=stStatusWidget], [data-testid=stSkeleton]"
 DRAWN = "() => [...document.querySelectorAll('.js-plotly-plot')].every(plot => plot.querySelector('.main-svg'))"
 
 
-def main(folder: Path, height: int) -> None:
+def main(folder: Path, height: int, theme: str) -> None:
     with tempfile.TemporaryDirectory() as runs, real.running_app(Path(runs)) as app, real.browser() as browser:
         one, two = trained(Path(runs))
-        page = browser.new_context(viewport={"width": 1280, "height": height}).new_page()
+        page = browser.new_context(viewport={"width": 1280, "height": height}, color_scheme=theme).new_page()
         page.set_default_timeout(120_000)
         for name, (path, awaited) in PAGES.items():
             page.goto(f"{app.url}/{path.format(one=one, two=two)}")
@@ -62,4 +62,5 @@ if __name__ == "__main__":
     main(
         Path(sys.argv[1]) if len(sys.argv) > 1 else real.PROJECT / "docs",
         int(sys.argv[2]) if len(sys.argv) > 2 else 800,
+        sys.argv[3] if len(sys.argv) > 3 else "light",
     )

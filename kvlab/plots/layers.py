@@ -23,7 +23,7 @@ MATRICES = {  # array -> title, words of the hover
     "cka": ("unbiased CKA with the teacher", "CKA"),
     "own": ("the student with itself, the ceiling", "CKA"),
 }
-NOTHING = "#E4E7EB"  # grey: no cache in that layer, or not searched
+NOTHING = "rgba(138,143,152,0.22)"  # grey, on white and on black: no cache in that layer, or not searched
 
 
 def chosen(alignment: Alignment, kind: str) -> dict[int, list[int]]:

@@ -6,11 +6,11 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from kvlab.plots.style import KIND_COLOUR, KIND_NAME, STUDENT_COLOUR, TEACHER_COLOUR, label, layout, visible
+from kvlab.plots.style import KIND_COLOUR, KIND_NAME, NEUTRAL, STUDENT_COLOUR, TEACHER_COLOUR, label, layout, visible
 from kvlab.results import Alignment, Inspected, TokenView
 
 RULE_COLOUR = {
-    "exact": "#000000",
+    "exact": NEUTRAL,
     "floor": "#0072B2",
     "ceil": "#E69F00",
     "linear": "#009E73",
@@ -24,7 +24,7 @@ LAG_BINS = (  # upper end in bytes, colour, words
     (0, "#9AA5B1", "same byte"),
     (2, "#92C5DE", "1–2 bytes behind"),
     (5, "#4393C3", "3–5 bytes behind"),
-    (10**9, "#053061", "6 or more bytes behind"),
+    (10**9, "#2166AC", "6 or more bytes behind"),
 )
 SEGMENT_SHADE = {"prompt": 0.05, "reasoning": 0.16, "answer": 0.3}  # opacity of grey: later is darker
 
@@ -99,7 +99,7 @@ def _add_segments(figure: go.Figure, document: Inspected, start: int, end: int) 
             showarrow=False,
             xanchor="left",
             yanchor="top",
-            font={"size": 12, "color": "#57606A"},
+            font={"size": 12},
         )
 
 

@@ -27,8 +27,8 @@ METRICS = {
 }
 NOT_CURVES = ("step", "tokens", "seconds")  # logged, and no measure of the run
 
-# Okabe and Ito's colours, which colour-blind people tell apart, without the yellow that white swallows.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
+# Okabe and Ito's colours, which colour-blind people tell apart, without yellow; grey for black, on a dark page too.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8A8F98", "#56B4E9", "#E69F00")
 DASHES = ([1, 0], [6, 3], [2, 2], [9, 3, 2, 3])
 DRAWN = 12  # runs that are laid over each other at most
 
