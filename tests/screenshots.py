@@ -9,6 +9,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from playwright.sync_api import Page
+
 from kvlab.runs import store, training
 from kvlab.train.config import TrainConfig
 from tests import app as real
@@ -41,9 +43,14 @@ def main(folder: Path, height: int, theme: str) -> None:
         for name, (path, awaited) in PAGES.items():
             page.goto(f"{app.url}/{path.format(one=one, two=two)}")
             page.get_by_text(awaited).first.wait_for()
-            page.wait_for_function(DRAWN)
-            page.wait_for_function(f"() => !document.querySelector('{WAITING}')")
+            settled(page)
             page.screenshot(path=folder / f"{name}.png")
+
+
+def settled(page: Page) -> None:
+    """Every figure is drawn, nothing is awaited."""
+    page.wait_for_function(DRAWN)
+    page.wait_for_function(f"() => !document.querySelector('{WAITING}')")
 
 
 def trained(root: Path) -> list[str]:

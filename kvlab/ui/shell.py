@@ -31,5 +31,7 @@ STYLE = """<style>
 .block-container { padding-top: 3.9rem; padding-bottom: 1.5rem; max-width: 1240px; }
 h1 { font-size: 1.7rem !important; padding: 0 0 .3rem 0 !important; }
 h3 { font-size: 1.15rem !important; padding-bottom: .2rem !important; }
+/* On the bright blue of the dark theme, white would be hard to read. */
+button[kind^="primary"], [data-testid="stMultiSelect"] span[title] { color: light-dark(#fff, #06222f); }
 .st-key-live-numbers [data-testid="stMetricValue"] { font-size: 1.3rem; padding: 0; }
 </style>"""
