@@ -113,4 +113,5 @@ def _write_one(alignment: Alignment, maps: dict[str, HeadMap], folder: Path) -> 
     }
     save_file(tensors, folder / PROJECTOR_NAME)
     (folder / "report.html").write_text(report.html(alignment), encoding="utf-8")
+    (folder / report.ARCHIVE_NAME).write_bytes(report.archive(alignment))
     results.write(alignment, folder)

@@ -144,7 +144,7 @@ def _align(options: argparse.Namespace) -> int:
         print(report.fusion_sentence(aligned[0][0]))
     for note in dict.fromkeys(note for alignment, _ in aligned for note in alignment.notes):
         print(f"Note: {note}")
-    print(f"Written: {options.out}/alignment.json, heads.csv, report.html")
+    print(f"Written: {options.out}/alignment.json, heads.csv, report.html, export.zip")
     return 0
 
 

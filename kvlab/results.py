@@ -20,6 +20,7 @@ import pandas as pd
 from safetensors.numpy import load_file, save_file
 
 from kvlab.errors import AlignError
+from kvlab.safe_csv import safe_csv
 
 FORMAT = 2
 JSON_NAME, ARRAYS_NAME, CSV_NAME = "alignment.json", "arrays.safetensors", "heads.csv"
@@ -219,7 +220,7 @@ def write(alignment: Alignment, folder: Path) -> None:
     save_file(alignment.arrays, folder / ARRAYS_NAME)
     (folder / CSV_NAME).write_text(heads_csv(alignment), encoding="utf-8")
     if alignment.fusion:
-        (folder / FUSION_NAME).write_text(alignment.fusion_table().to_csv(index=False), encoding="utf-8")
+        (folder / FUSION_NAME).write_text(safe_csv(alignment.fusion_table()), encoding="utf-8")
     text = json.dumps(plain(alignment.to_dict()), ensure_ascii=False, indent=1, allow_nan=False)
     partial = folder / (JSON_NAME + ".partial")
     partial.write_text(text, encoding="utf-8")
@@ -227,7 +228,7 @@ def write(alignment: Alignment, folder: Path) -> None:
 
 
 def heads_csv(alignment: Alignment) -> str:
-    return alignment.table()[CSV_COLUMNS].to_csv(index=False, lineterminator="\n")
+    return safe_csv(alignment.table()[CSV_COLUMNS])
 
 
 def read(folder: Path) -> Alignment:
@@ -262,6 +263,13 @@ def _numbers(fields: dict) -> dict:
 def _fused(fields: dict) -> FusedScore:
     lists = {name: [float("nan") if v is None else v for v in fields[name]] for name in ("r2_alone", "weights")}
     return FusedScore(**_numbers(fields | lists))
+
+
+def mean_of_heads(error: np.ndarray) -> np.ndarray:
+    """[Ls, Hs, Ts] -> [Ts]: over the heads that have an error there; layers with fewer heads are padded with NaN."""
+    known = ~np.isnan(error)
+    count = known.sum((0, 1))
+    return np.where(count > 0, np.where(known, error, 0).sum((0, 1)) / np.maximum(count, 1), np.nan)
 
 
 def plain(value: Any) -> Any:

@@ -80,3 +80,21 @@ def unfinished(state: str) -> Path:
     prompts.write_prompts(prompts.samples()[:2], folder / prompts.RUN_PROMPTS)
     store.write_status(folder, state=state)
     return folder
+
+
+def shifted(sample: Alignment, kind: str, layer: int, head: int, by: float) -> Alignment:
+    """R² of one head is higher by so much; nothing else differs."""
+    heads = [
+        replace(s, r2=s.r2 + by, error=s.error - by) if (s.kind, s.layer, s.head) == (kind, layer, head) else s
+        for s in sample.heads
+    ]
+    return replace(sample, heads=heads)
+
+
+def of_fewer_heads(sample: Alignment) -> Alignment:
+    """A student whose last layer has one KV head."""
+    shapes = [*sample.student["layer_shapes"][:-1], [1, *sample.student["layer_shapes"][-1][1:]]]
+    last = sample.student["kv_layers"][-1]
+    heads = [s for s in sample.heads if (s.layer, s.head) != (last, 1)]
+    student = sample.student | {"name": "demo/narrow", "layer_shapes": shapes}
+    return replace(sample, student=student, heads=heads, inspected=[])

@@ -108,6 +108,8 @@ def test_a_new_user_reads_the_sample_runs_a_file_clicks_a_cell_and_takes_the_num
     page.get_by_text("Timeline", exact=True).click()
     page.get_by_text("student tokens end at the same byte").wait_for()
     page.get_by_text("Numbers and settings", exact=True).click()
+    page.get_by_text("Data, versions, seconds").wait_for()
+    page.get_by_role("button", name="Report and files").click()
     with page.expect_download() as download:
         page.get_by_role("button", name="heads.csv").click()
     saved = tmp_path / "heads.csv"
@@ -117,7 +119,7 @@ def test_a_new_user_reads_the_sample_runs_a_file_clicks_a_cell_and_takes_the_num
     run = page.url.split("run=")[1].split("&")[0]
     assert saved.read_text() == (app.runs / run / "heads.csv").read_text()
     assert len(rows) == 16 and {row["kind"] for row in rows} == {"key", "value"}
-    for name in ("alignment.json", "report.html"):
+    for name in ("alignment.json", "HTML, one file with figures", "ZIP of CSV and JSON"):
         with page.expect_download() as download:
             page.get_by_role("button", name=name).click()
         assert Path(download.value.path()).stat().st_size > 10_000

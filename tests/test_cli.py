@@ -1,6 +1,7 @@
 """The command line: exit codes, one message per mistake, and the files it leaves."""
 
 import json
+import zipfile
 
 import pytest
 
@@ -40,6 +41,9 @@ def test_align_writes_everything_and_says_the_finding(pair, prompt_file, tmp_pat
     report = (out / "report.html").read_text(encoding="utf-8")
     assert "https://" not in report.split("<script", 1)[0] and "K projection error" in report
     assert (out / "projector.safetensors").stat().st_size > 0
+    with zipfile.ZipFile(out / "export.zip") as archive:
+        assert archive.read("heads.csv") == (out / "heads.csv").read_bytes()
+        assert json.loads(archive.read("settings.json"))["settings"] == result["settings"]
 
 
 def test_segments_markers_and_chat_reach_the_request(tmp_path):

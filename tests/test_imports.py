@@ -24,7 +24,7 @@ GROUPS = {
         {"kvlab.documents", "kvlab.uploads", "kvlab.tables", "kvlab.prompts", "kvlab.segments", "kvlab.request"},
         {"base"},
     ),
-    "results": ({"kvlab.results", "kvlab.plots", "kvlab.report"}, {"base"}),
+    "results": ({"kvlab.results", "kvlab.difference", "kvlab.safe_csv", "kvlab.plots", "kvlab.report"}, {"base"}),
     "models": (
         {
             "kvlab.cache_names",

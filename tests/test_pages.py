@@ -47,7 +47,7 @@ def test_overview_shows_the_finished_sample_and_every_mismatch():
     assert table.loc["KV heads (query heads)", "match"].startswith("≠")
 
 
-@pytest.mark.parametrize("view", ["heads", "layers", "timeline", "numbers"])
+@pytest.mark.parametrize("view", ["heads", "layers", "timeline", "compare", "numbers"])
 def test_every_view_of_the_sample_opens_by_address(view):
     app = open_page("alignment", run="sample", view=view)
     assert not app.exception
@@ -152,6 +152,73 @@ def test_the_fusion_is_a_view_of_several_teachers_only():
     assert "add nothing" in said(open_page("alignment", run=run, view="fusion", cell="V-0-1"))
     app = open_page("alignment", run="sample", view="fusion")
     assert not app.exception and app.query_params["view"] == "heads"
+
+
+def columns_of(app, *names):
+    return next(table.value for table in app.dataframe if set(names) <= set(table.value.columns))
+
+
+def test_two_analyses_are_compared_by_address():
+    sample = read(backend.SAMPLE_FOLDER)
+    other = finished.shifted(sample, "value", 2, 1, -0.4)
+    other = dataclasses.replace(other, settings=other.settings | {"time": "ceil"}, prompts="mine.txt")
+    run = finished.run_of(other).name
+    app = open_page("alignment", run="sample", **{"with": run, "cell": "V-2-1"})
+    assert not app.exception and app.query_params["view"] == "compare" and app.query_params["with"] == run
+    assert "B explains 0 points more of K and 5 points less of V than A" in said(app)
+    assert "V, layer 2, head 1" in said(app) and "−0.400 ±" in said(app)
+    differ = columns_of(app, "setting", "A", "B").set_index("setting")
+    assert differ.loc["time"].tolist() == ["floor", "ceil"]
+    assert differ.loc["prompts"].tolist() == ["bundled samples", "mine.txt"] and len(differ) == 2
+    assert "Not measured on the same text: prompts differ." in [caption.value for caption in app.caption]
+
+    app.button_group(key="view").set_value("layers").run()
+    assert "with" not in app.query_params
+    app.button_group(key="view").set_value("compare").run()
+    assert app.query_params["with"] == run and "5 points less of V" in said(app)
+
+
+def test_the_second_analysis_is_picked_and_never_the_first_itself():
+    run = finished.run_of(read(backend.SAMPLE_FOLDER)).name
+    app = open_page("alignment", run="sample", view="compare")
+    picker = app.selectbox(key="with-picker-sample")
+    assert picker.value is None and not any(option.startswith("Sample") for option in picker.options)
+    picker.set_value(run).run()
+    assert not app.exception and app.query_params["with"] == run
+    assert "of 16 heads, B is higher in 0 and lower in 0" in said(app) and "None: the settings" in said(app)
+    assert "analysis A itself" in said(open_page("alignment", run="sample", **{"with": "sample"}))
+
+
+def test_other_shapes_are_one_message_and_the_means_stay():
+    run = finished.run_of(finished.of_fewer_heads(read(backend.SAMPLE_FOLDER))).name
+    app = open_page("alignment", run="sample", **{"with": run})
+    assert not app.exception
+    assert "The heads cannot be compared" in "\n".join(warning.value for warning in app.warning)
+    assert len(columns_of(app, "K/V", "B − A")) == 8
+
+
+def test_two_teachers_of_one_analysis_are_compared():
+    first = finished.fused(read(backend.SAMPLE_FOLDER))
+    second = finished.shifted(first, "key", 0, 0, 0.08)
+    second = dataclasses.replace(second, teacher=first.teacher | {"name": "demo/teacher-b"})
+    run = finished.run_of(first, second).name
+    app = open_page("alignment", run=run, **{"with": run})
+    assert not app.exception and app.query_params["with_teacher"] == "2"
+    assert "1 point more of K" in said(app) and "**B:** On 160 documents" in said(app)
+    assert columns_of(app, "setting", "A").set_index("setting").loc["teacher", "B"] == "demo/teacher-b"
+    app = open_page("alignment", run=run, teacher="2", **{"with": run, "with_teacher": "1"})
+    assert "1 point less of K" in said(app)
+
+
+@pytest.mark.parametrize("wanted", ["../../etc/passwd", "20260101T000000.000Z-gone-abcd", "<script>"])
+def test_an_address_with_no_such_second_analysis_is_one_clear_message(wanted):
+    app = open_page("alignment", run="sample", **{"with": wanted})
+    assert not app.exception and "Expected" in said(app) and "What to do" in said(app)
+
+
+def test_a_second_analysis_without_a_result_is_said():
+    app = open_page("alignment", run="sample", **{"with": made("cancelled").name})
+    assert not app.exception and "it is cancelled" in said(app)
 
 
 def test_kept_steps_are_shown_for_the_head_that_is_picked():

@@ -1,5 +1,6 @@
 """Results -> Plotly figures. Knows nothing of Streamlit or torch."""
 
+from kvlab.plots.difference import difference_heatmap
 from kvlab.plots.fusion import fused_parts, fusion_weights, gain_heatmap
 from kvlab.plots.heads import contributions, control_values, controls, error_heatmap, token_errors
 from kvlab.plots.layers import MATRICES, chosen, similarity
@@ -15,6 +16,7 @@ __all__ = [
     "contributions",
     "control_values",
     "controls",
+    "difference_heatmap",
     "error_heatmap",
     "fused_parts",
     "fusion_weights",

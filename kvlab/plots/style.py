@@ -2,7 +2,8 @@
 
 Cividis is error (dark = 0, perfect; bright = 1, no better than the mean), Viridis is CKA, Purples the R² of single
 layers. The blue-white-red map is lag (blue = the teacher is behind, red = it has read ahead), the
-brown-white-green one the gain from other teachers (brown = lost, green = gained). K stands before V, the teacher
+brown-white-green one the gain from other teachers (brown = lost, green = gained), the orange-white-purple one R² of
+analysis B minus R² of analysis A (orange = less in B, purple = more). K stands before V, the teacher
 above the student.
 """
 
@@ -14,7 +15,7 @@ import plotly.graph_objects as go
 from kvlab.results import TokenView
 
 KIND_NAME = {"key": "K", "value": "V"}
-ERROR_SCALE, R2_SCALE, CKA_SCALE, GAIN_SCALE = "Cividis", "Purples", "Viridis", "BrBG"
+ERROR_SCALE, R2_SCALE, CKA_SCALE, GAIN_SCALE, DIFFERENCE_SCALE = "Cividis", "Purples", "Viridis", "BrBG", "PuOr"
 TEACHER_COLOUR, STUDENT_COLOUR, NEUTRAL = "#0072B2", "#D55E00", "#8A8F98"  # Okabe and Ito 2008, and grey
 KIND_COLOUR = {"key": "#009E73", "value": "#CC79A7"}
 CELL_TEXT_UP_TO = 16  # heads or layers; more, and the numbers would not be legible

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from kvlab.plots.style import KIND_COLOUR, KIND_NAME, NEUTRAL, STUDENT_COLOUR, TEACHER_COLOUR, label, layout, visible
-from kvlab.results import Alignment, Inspected, TokenView
+from kvlab.results import Alignment, Inspected, TokenView, mean_of_heads
 
 RULE_COLOUR = {
     "exact": NEUTRAL,
@@ -44,7 +44,7 @@ def timeline(alignment: Alignment, number: int, rule: str, window: tuple[int, in
     _add_rail(figure, document.teacher_tokens, 1.0, TEACHER_COLOUR, "teacher token")
     _add_rail(figure, document.student_tokens, 0.0, STUDENT_COLOUR, "student token")
     for kind in ("key", "value"):
-        error = _mean_of_heads(alignment.arrays[f"document.{number}.error.{kind}"])
+        error = mean_of_heads(alignment.arrays[f"document.{number}.error.{kind}"])
         content = [i for i, t in enumerate(document.student_tokens) if not t.special and not np.isnan(error[i])]
         figure.add_scatter(
             row=2,
@@ -74,13 +74,6 @@ def timeline(alignment: Alignment, number: int, rule: str, window: tuple[int, in
     )
     figure.update_yaxes(row=2, col=1, title="error, mean of heads", rangemode="tozero", fixedrange=True)
     return layout(figure, 450, dragmode="pan", margin={"l": 72, "r": 16, "t": 56, "b": 48})
-
-
-def _mean_of_heads(error: np.ndarray) -> np.ndarray:
-    """[Ls, Hs, Ts] -> [Ts]; layers with fewer heads than others are padded with what is not a number."""
-    known = ~np.isnan(error)
-    count = known.sum((0, 1))
-    return np.where(count > 0, np.where(known, error, 0).sum((0, 1)) / np.maximum(count, 1), np.nan)
 
 
 def _add_segments(figure: go.Figure, document: Inspected, start: int, end: int) -> None:

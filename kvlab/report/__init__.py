@@ -1,5 +1,17 @@
-"""A finished alignment in words, as tables, and as one HTML file."""
+"""A finished alignment in words, as tables, as one HTML file, and as a ZIP of CSV and JSON."""
 
+from kvlab.report.archive import NAME as ARCHIVE_NAME
+from kvlab.report.archive import archive
+from kvlab.report.difference import (
+    DIFFERENCE_MEANING,
+    TEXT,
+    compared_settings,
+    difference_sentence,
+    differences_table,
+    means_table,
+    one_difference_sentence,
+    shapes_sentence,
+)
 from kvlab.report.layers import ceiling_sentence, chosen_table, layer_pairs, layer_sentence, layers_sentence
 from kvlab.report.page import html
 from kvlab.report.sentences import (
@@ -16,13 +28,20 @@ from kvlab.report.tables import capture_table, fusion_table, heads_table
 from kvlab.report.words import whole
 
 __all__ = [
+    "ARCHIVE_NAME",
+    "DIFFERENCE_MEANING",
     "ERROR_MEANING",
+    "TEXT",
     "apart_sentence",
+    "archive",
     "capture_sentence",
     "capture_table",
     "ceiling_sentence",
     "chosen_table",
+    "compared_settings",
     "control_sentence",
+    "difference_sentence",
+    "differences_table",
     "fusion_rows_sentence",
     "fusion_sentence",
     "fusion_table",
@@ -32,6 +51,9 @@ __all__ = [
     "layer_pairs",
     "layer_sentence",
     "layers_sentence",
+    "means_table",
+    "one_difference_sentence",
     "sentence",
+    "shapes_sentence",
     "whole",
 ]

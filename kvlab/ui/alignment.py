@@ -8,7 +8,7 @@ from kvlab import report
 from kvlab.errors import KvlabError
 from kvlab.results import Alignment
 from kvlab.runs.monitor import View
-from kvlab.ui import backend, form, fusion, heads, layers, numbers, progress, timeline
+from kvlab.ui import backend, compare, form, fusion, heads, layers, numbers, progress, share, timeline
 from kvlab.ui.text import show_error
 
 VIEWS = {
@@ -16,6 +16,7 @@ VIEWS = {
     "layers": ("Layers", layers.panel),
     "timeline": ("Timeline", timeline.panel),
     "fusion": ("Fusion", fusion.panel),
+    "compare": ("Compare", compare.panel),
     "numbers": ("Numbers and settings", numbers.panel),
 }
 
@@ -66,8 +67,7 @@ def _open(run_id: str) -> None:
 
 
 def _picker(views: list[View], run_id: str) -> str:
-    names = {backend.SAMPLE: "Sample: demo/teacher → demo/student, bundled prompts"}
-    names |= {view.id: f"{view.name}, {_time(view.id)}" for view in views}
+    names = backend.labels(views)
     names.setdefault(run_id, run_id)
     if st.session_state.get("run-picker") not in names:
         st.session_state["run-picker"] = run_id
@@ -77,12 +77,6 @@ def _picker(views: list[View], run_id: str) -> str:
     label, icon = ("Close the form", ":material/close:") if is_open else ("New analysis", ":material/add:")
     right.button(label, key="form-toggle", icon=icon, on_click=_toggle_form, width="stretch")
     return run_id
-
-
-def _time(run_id: str) -> str:
-    """20261123T232738.489Z-name-9e1b -> 2026-11-23 23:27:38 UTC."""
-    stamp = run_id[:15]
-    return f"{stamp[:4]}-{stamp[4:6]}-{stamp[6:8]} {stamp[9:11]}:{stamp[11:13]}:{stamp[13:15]} UTC"
 
 
 def _toggle_form() -> None:
@@ -111,18 +105,24 @@ def _of_teacher(run_id: str) -> tuple[Alignment, str]:
         "Teacher", list(names), format_func=lambda n: f"{n} {names[n]}", key=key, required=True
     )
     st.query_params["teacher"] = str(number)
-    return (alignment, run_id) if number == 1 else (backend.alignment_of(run_id, number), f"{run_id}-teacher-{number}")
+    return backend.alignment_of(run_id, number), backend.shown_name(run_id, number)
 
 
 def _show(alignment: Alignment, shown: str) -> None:
-    st.markdown(report.sentence(alignment))
+    said, taken = st.columns([4, 1], vertical_alignment="top")
+    said.markdown(report.sentence(alignment))
+    with taken:
+        share.button(alignment, shown)
     for note in alignment.notes:
         st.warning(note, icon=":material/info:")
     views = [name for name in VIEWS if name != "fusion" or alignment.fusion]
-    wanted = st.session_state.get("view", st.query_params.get("view"))
+    by_address = st.query_params.get("view", "compare" if compare.WITH in st.query_params else None)
+    wanted = st.session_state.get("view", by_address)
     st.session_state["view"] = wanted if wanted in views else "heads"
     view = st.segmented_control(
         "View", views, format_func=lambda v: VIEWS[v][0], key="view", label_visibility="collapsed", required=True
     )
     st.query_params["view"] = view
+    if view != "compare":
+        compare.forget()
     VIEWS[view][1](alignment, shown)

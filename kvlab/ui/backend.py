@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,23 @@ def analyses() -> list[View]:
     newest = store.listing(store.runs_root())[:LISTED]
     # The kind first: the settings of training runs, which every page would read, are slow YAML.
     return [monitor.view(folder) for folder in newest if store.read_status(folder).get("kind") == "analysis"]
+
+
+def labels(views: Sequence[View]) -> dict[str, str]:
+    """Id -> what a picker calls it: the sample, and these."""
+    names = {SAMPLE: "Sample: demo/teacher → demo/student, bundled prompts"}
+    return names | {view.id: f"{view.name}, {_created(view.id)}" for view in views}
+
+
+def shown_name(run_id: str, teacher: int) -> str:
+    """How the result of one teacher of an analysis is named in widgets and files."""
+    return run_id if teacher == 1 else f"{run_id}-teacher-{teacher}"
+
+
+def _created(run_id: str) -> str:
+    """20261123T232738.489Z-name-9e1b -> 2026-11-23 23:27:38 UTC."""
+    stamp = run_id[:15]
+    return f"{stamp[:4]}-{stamp[4:6]}-{stamp[6:8]} {stamp[9:11]}:{stamp[11:13]}:{stamp[13:15]} UTC"
 
 
 def launch(request: AnalysisRequest, documents: list[Document]) -> str:

@@ -9,6 +9,7 @@ import streamlit as st
 from kvlab import plots, report
 from kvlab.plots import KIND_NAME
 from kvlab.results import Alignment
+from kvlab.safe_csv import safe_csv
 from kvlab.ui import cells
 from kvlab.ui.text import count, number
 
@@ -32,7 +33,7 @@ def panel(alignment: Alignment, shown: str) -> None:
     cells.table(frame, columns, "fusion", shown, "Fused scores of every student head beside each teacher alone")
     st.download_button(
         FILE,
-        lambda: alignment.fusion_table().to_csv(index=False),
+        lambda: safe_csv(alignment.fusion_table()),
         f"fusion-{shown}.csv",
         "text/csv",
         key="download-fusion",

@@ -7,6 +7,7 @@ import streamlit as st
 from kvlab import plots, report
 from kvlab.plots import KIND_NAME
 from kvlab.results import Alignment
+from kvlab.safe_csv import safe_csv
 from kvlab.ui import cells, downloads
 from kvlab.ui.text import number
 
@@ -39,7 +40,7 @@ def panel(alignment: Alignment, shown: str) -> None:
     left.markdown("**What was chosen for each student layer**")
     right.download_button(
         "layers.csv",
-        lambda: report.layer_pairs(alignment).to_csv(index=False),
+        lambda: safe_csv(report.layer_pairs(alignment)),
         f"layers-{shown}.csv",
         "text/csv",
         key="download-layers",

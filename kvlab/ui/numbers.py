@@ -1,12 +1,11 @@
-"""All numbers as tables, the self-tests and settings behind them, and everything as files."""
+"""All numbers as tables, and the self-tests and settings behind them."""
 
 from __future__ import annotations
 
 import streamlit as st
 
-from kvlab import report, results
+from kvlab import report
 from kvlab.results import Alignment
-from kvlab.ui import downloads
 from kvlab.ui.text import number, table_height
 
 CAPTURE = {
@@ -21,23 +20,6 @@ CAPTURE = {
 
 
 def panel(alignment: Alignment, shown: str) -> None:
-    files = (
-        ("heads.csv", lambda: results.heads_csv(alignment), "text/csv"),
-        ("alignment.json", lambda: downloads.as_json(alignment), "application/json"),
-        ("report.html", lambda: report.html(alignment), "text/html"),
-    )
-    for column, (name, make, mime) in zip(st.columns(len(files)), files, strict=True):
-        stem, suffix = name.split(".")
-        column.download_button(
-            name,
-            make,
-            f"{stem}-{shown}.{suffix}",
-            mime,
-            key=f"download-{name}",
-            icon=":material/download:",
-            width="stretch",
-            on_click="ignore",
-        )
     frame = report.heads_table(alignment)
     st.dataframe(
         frame,

@@ -8,9 +8,8 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from kvlab.runs.compare import MISSING, differences
 from kvlab.runs.history import Row, finite
-from kvlab.ui import runs_source, runs_words
+from kvlab.ui import runs_source, runs_words, settings_differ
 from kvlab.ui.text import count, number, table_height
 
 GIB = 2**30
@@ -58,21 +57,7 @@ def results(rows: Sequence[Row]) -> None:
 
 
 def settings(rows: Sequence[Row]) -> None:
-    st.subheader("Settings that differ")
-    found = differences([runs_source.settings(row) for row in rows])
-    if not found:
-        st.markdown("None: the settings of these runs are alike.")
-        return
-    names = [runs_words.label(row) for row in rows]
-    frame = pd.DataFrame(
-        [[_said(name), *map(_said, values)] for name, values in found.items()], columns=["setting", *names]
-    )
-    st.dataframe(
-        frame,
-        hide_index=True,
-        height=table_height(len(frame), 460),
-        alt="Settings that are not alike in all selected runs",
-    )
+    settings_differ.table([runs_source.settings(row) for row in rows], [runs_words.label(row) for row in rows])
 
 
 def _result(row: Row) -> dict[str, Any]:
@@ -102,24 +87,10 @@ def _about(rows: Sequence[Row]) -> str:
     whose = {"device": "the GPU", "process": "the run’s own process"}
     if found := {whose[row.peak.what] for row in rows if row.peak}:
         said += f" Peak memory: of {' or '.join(sorted(found))}."
-    if sample := _differing(SAMPLE, all_settings):
+    if sample := settings_differ.differing(SAMPLE, all_settings):
         said += (
             f" **Not on the same documents**, as {' and '.join(sample)} differ: compare the changes, not the values."
         )
-    if against := _differing(AGAINST, all_settings):
+    if against := settings_differ.differing(AGAINST, all_settings):
         said += f" K and V are errors against each run’s own targets, which differ by {', '.join(against)}."
     return said
-
-
-def _differing(names: Sequence[str], all_settings: Sequence[dict[str, Any]]) -> list[str]:
-    return list(differences([{name: settings.get(name) for name in names} for settings in all_settings]))
-
-
-def _said(value: object) -> str:
-    if value is MISSING:
-        return "not set"
-    if value is None:
-        return "none"
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_said, value)) or "none"
-    return f"{value:g}" if isinstance(value, float) else str(value).encode("utf-8", "replace").decode()

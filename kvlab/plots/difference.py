@@ -1,0 +1,52 @@
+"""Two analyses compared: R² of B minus R² of A per student head, on a scale with zero in the middle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isfinite
+
+import plotly.graph_objects as go
+
+from kvlab.difference import HeadDifference
+from kvlab.plots.cells import Cell, cell_map
+from kvlab.plots.style import DIFFERENCE_SCALE, KIND_NAME, written
+from kvlab.results import Alignment
+
+LEAST_RANGE = 0.02  # of the colours; a smaller range would paint noise
+DARK_FROM = 0.55  # share of the range from which white is easier to read
+
+
+def difference_heatmap(
+    alignment: Alignment, differences: Sequence[HeadDifference], kind: str, selected: tuple[int, int] | None = None
+) -> go.Figure:
+    """K and V share one range. ``alignment``: either of the two; “=” within two standard errors of none."""
+    limit = max([LEAST_RANGE, *(abs(head.difference) for head in differences if isfinite(head.difference))])
+    cells = [
+        Cell(
+            layer=head.layer,
+            head=head.head,
+            value=head.difference if isfinite(head.difference) else None,
+            words=written(head.difference, 2, "+"),
+            mark=" =" * (head.clear is False),
+            hover=_hover(head),
+            dark=isfinite(head.difference) and abs(head.difference) > DARK_FROM * limit,
+        )
+        for head in differences
+        if head.kind == kind
+    ]
+    colours = {
+        "colorscale": DIFFERENCE_SCALE,
+        "zmin": -limit,
+        "zmax": limit,
+        "colorbar": {"title": {"text": "R² of B<br>− R² of A"}, "thickness": 12},
+    }
+    return cell_map(alignment, cells, colours, f"{KIND_NAME[kind]}: R² of B − R² of A, held out", selected)
+
+
+def _hover(head: HeadDifference) -> str:
+    plus_minus = f" ± {head.se:.3f}" if isfinite(head.se) else ""
+    return (
+        f"{KIND_NAME[head.kind]} layer {head.layer}, head {head.head}<br>"
+        f"B − A: {written(head.difference, sign='+')}{plus_minus}<br>"
+        f"A: R² {written(head.r2_a)}, n = {head.n_a:,} tokens<br>B: R² {written(head.r2_b)}, n = {head.n_b:,} tokens"
+    )

@@ -1,0 +1,86 @@
+"""A finished alignment as a ZIP of CSV and JSON: every number with the settings and versions that made it."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+
+import pandas as pd
+
+from kvlab import results
+from kvlab.report import sentences
+from kvlab.report.layers import layer_pairs
+from kvlab.results import Alignment, Inspected, mean_of_heads
+from kvlab.safe_csv import safe_csv
+
+NAME = "export.zip"
+SETTINGS = "settings.json"
+LISTS = ("heads", "inspected", "fusion", "format")  # of alignment.json; the first three are tables here
+EPOCH = (1980, 1, 1, 0, 0, 0)  # of every entry, so that the same result gives the same bytes
+
+ABOUT = {
+    results.CSV_NAME: "held-out scores per student head, as `align` writes them",
+    "scores.csv": "every score of every student head with its controls, standard errors and numbers of tokens",
+    "layers.csv": "every pair of student and teacher layer: CKA, its null, held-out R² alone, and whether chosen",
+    results.FUSION_NAME: "scores of all teachers fused, beside each alone",
+    "timeline.csv": "the documents kept token by token: bytes, mean error of heads, and per time rule the teacher step "
+    "and its lag in bytes",
+    SETTINGS: "settings, versions, models, data, controls, self-tests, timings and means",
+}
+
+
+def archive(alignment: Alignment) -> bytes:
+    """The ZIP. An empty cell is what was not measured."""
+    texts = {results.CSV_NAME: results.heads_csv(alignment)}
+    texts |= {name: safe_csv(frame) for name, frame in tables(alignment).items()}
+    texts[SETTINGS] = settings(alignment, [*texts, SETTINGS])
+    memory = io.BytesIO()
+    with zipfile.ZipFile(memory, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, text in texts.items():
+            entry = zipfile.ZipInfo(name, EPOCH)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            file.writestr(entry, text.encode("utf-8", "backslashreplace"))
+    return memory.getvalue()
+
+
+def tables(alignment: Alignment) -> dict[str, pd.DataFrame]:
+    """File name -> table, beside heads.csv; only those that this analysis has."""
+    found = {"scores.csv": alignment.table(), "layers.csv": layer_pairs(alignment)}
+    if alignment.fusion:
+        found[results.FUSION_NAME] = alignment.fusion_table()
+    if alignment.inspected:
+        found["timeline.csv"] = timeline_table(alignment)
+    return found
+
+
+def timeline_table(alignment: Alignment) -> pd.DataFrame:
+    """One row per student token of every document that was kept."""
+    kept = [_document(alignment, number, document) for number, document in enumerate(alignment.inspected)]
+    return pd.concat(kept, ignore_index=True)
+
+
+def _document(alignment: Alignment, number: int, document: Inspected) -> pd.DataFrame:
+    tokens = document.student_tokens
+    columns = {
+        "document": [document.id] * len(tokens),
+        "student_token": range(len(tokens)),
+        "text": [token.text for token in tokens],
+        "start_byte": [token.start for token in tokens],
+        "end_byte": [token.end for token in tokens],
+        "special": [token.special for token in tokens],
+        "scored": document.scored,
+    }
+    for kind in ("key", "value"):
+        columns[f"error_{kind}"] = mean_of_heads(alignment.arrays[f"document.{number}.error.{kind}"])
+    for rule in alignment.timeline["rules"]:
+        for part, name in (("index", "teacher_step"), ("lag", "lag_bytes")):
+            columns[f"{name}_{rule}"] = alignment.arrays[f"document.{number}.{part}.{rule}"]
+    return pd.DataFrame(columns)
+
+
+def settings(alignment: Alignment, files: list[str]) -> str:
+    """All of alignment.json that is no table, the finding in words, and what each file of the ZIP is."""
+    fields = {name: value for name, value in alignment.to_dict().items() if name not in LISTS}
+    said = {"finding": sentences.sentence(alignment), "files": {name: ABOUT[name] for name in files}}
+    return json.dumps(results.plain(said | fields), ensure_ascii=False, indent=1, allow_nan=False)

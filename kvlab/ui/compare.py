@@ -1,0 +1,174 @@
+"""Two analyses side by side: the one that is open is A, another one is B (`?run=A&with=B`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from kvlab import plots, report
+from kvlab.difference import HeadDifference, matched
+from kvlab.errors import KvlabError
+from kvlab.plots import KIND_NAME
+from kvlab.results import Alignment
+from kvlab.runs.monitor import View
+from kvlab.ui import backend, cells, settings_differ
+from kvlab.ui.cells import Cell
+from kvlab.ui.text import count, number, plain, show_error, table_height
+
+WITH, TEACHER = "with", "with_teacher"  # of the address
+ABOUT = "Choose a second analysis: other prompts, another rule, another teacher. The one that is open is A."
+ALONE = "There is no second analysis yet. Run one with “New analysis” above: other prompts, rules or teachers."
+SAME = "This is analysis A itself. Choose another one."
+MEANS = {name: number(name) for name in ("A", "B", "B − A")}
+TABLE = {
+    "kind": "K/V",
+    "layer": "layer",
+    "head": "head",
+    "difference": number("R² of B − R² of A"),
+    "se": number("± s.e.", "√(s.e. of A² + s.e. of B²)."),
+    "clear": st.column_config.CheckboxColumn("beyond 2 s.e."),
+    "r2_a": number("R² A"),
+    "se_a": number("± s.e. A"),
+    "n_a": count("n tokens A"),
+    "r2_b": number("R² B"),
+    "se_b": number("± s.e. B"),
+    "n_b": count("n tokens B"),
+}
+
+
+def panel(alignment: Alignment, shown: str) -> None:
+    """``alignment`` is A; ``shown`` names it."""
+    others = [view for view in backend.analyses() if view.state == "done"]
+    chosen = _picker(others, alignment, shown)
+    if chosen is None:
+        return
+    try:
+        view = None if chosen == backend.SAMPLE else backend.view_of(chosen)
+        if view is not None and view.state != "done":
+            st.info(f"Analysis B has no result: it is {view.state}.", icon=":material/info:")
+            return
+        other, name = _of_teacher(chosen, shown)
+    except KvlabError as error:
+        show_error(error)
+        return
+    if name == shown:
+        st.info(SAME, icon=":material/info:")
+        return
+    _both(alignment, other, f"{shown}-{name}")
+
+
+def _both(a: Alignment, b: Alignment, shown: str) -> None:
+    differences = matched(a, b)
+    st.markdown(f"**B:** {report.sentence(b)}")
+    if differences:
+        st.markdown(f"**{report.difference_sentence(differences)}**")
+    else:
+        st.warning(plain(report.shapes_sentence(a, b)), icon=":material/info:")
+    both = [report.compared_settings(a), report.compared_settings(b)]
+    if differing := settings_differ.differing(report.TEXT, both):
+        st.caption(f"Not measured on the same text: {' and '.join(differing)} differ.")
+    if differences:
+        _maps(a, b, differences, shown)
+    means = report.means_table(a, b)
+    st.subheader("Means over heads")
+    st.dataframe(
+        means,
+        hide_index=True,
+        column_config=MEANS,
+        height=table_height(len(means), 360),
+        placeholder="–",
+        alt="Held-out R² of A and B, mean over heads, with what each control reaches",
+    )
+    settings_differ.table(both, ["A", "B"])
+
+
+def _maps(a: Alignment, b: Alignment, differences: Sequence[HeadDifference], shown: str) -> None:
+    st.caption(report.DIFFERENCE_MEANING)
+    cell = cells.selected(a)
+    cells.maps(
+        lambda kind, marked: plots.difference_heatmap(a, differences, kind, marked),
+        cell,
+        "difference",
+        shown,
+        "R² of B minus R² of A on held-out text, per student layer and KV head",
+    )
+    cells.table(report.differences_table(differences), TABLE, "difference", shown, "Every head in both analyses")
+    _detail(a, b, differences, cell, shown)
+
+
+def _detail(a: Alignment, b: Alignment, differences: Sequence[HeadDifference], cell: Cell, shown: str) -> None:
+    head = next(d for d in differences if (d.kind, d.layer, d.head) == cell)
+    kind, layer, number_of_head = cell
+    with st.container(border=True, key="detail"):
+        st.subheader(f"{KIND_NAME[kind]}, layer {layer}, head {number_of_head}")
+        st.markdown(report.one_difference_sentence(head))
+        for column, letter, alignment in zip(st.columns(2), "AB", (a, b), strict=True):
+            with column:
+                st.markdown(f"**{letter}:** {plain(alignment.teacher['name'])}, {plain(alignment.prompts)}")
+                st.plotly_chart(
+                    plots.controls(alignment.score(*cell)),
+                    key=f"controls-{letter}-{shown}",
+                    config={"displayModeBar": False},
+                    alt=f"Analysis {letter}: R² of this head beside its controls",
+                )
+
+
+def _picker(others: Sequence[View], a: Alignment, shown: str) -> str | None:
+    """B: of this session, else of the address; kept in both."""
+    names = backend.labels(others)
+    if len(a.teachers) < 2:
+        names.pop(shown, None)
+    wanted = st.session_state.get(WITH) or st.query_params.get(WITH)
+    if wanted:
+        names.setdefault(wanted, wanted)
+    if not names:
+        st.info(ALONE, icon=":material/info:")
+        return None
+    key = f"with-picker-{shown}"
+    if st.session_state.get(key) not in names:
+        st.session_state[key] = wanted
+
+    def picked() -> None:
+        st.session_state[WITH] = st.session_state[key]
+        st.query_params.pop(TEACHER, None)
+
+    chosen = st.selectbox(
+        "Compare with (B)",
+        list(names),
+        index=None,
+        format_func=names.get,
+        placeholder="Choose an analysis",
+        key=key,
+        on_change=picked,
+    )
+    if chosen is None:
+        st.caption(ABOUT)
+        forget()
+        return None
+    st.session_state[WITH] = st.query_params[WITH] = chosen
+    return chosen
+
+
+def _of_teacher(chosen: str, shown: str) -> tuple[Alignment, str]:
+    """B and its name; of several teachers, that of the one picked, at first one that is not A."""
+    alignment = backend.alignment_of(chosen)
+    names = dict(enumerate(alignment.teachers, 1))
+    if len(names) < 2:
+        st.query_params.pop(TEACHER, None)
+        return alignment, chosen
+    key = f"with-teacher-{chosen}"
+    if key not in st.session_state:
+        wanted = st.query_params.get(TEACHER, "")
+        st.session_state[key] = int(wanted) if wanted in map(str, names) else 1 + (chosen == shown)
+    teacher = st.segmented_control(
+        "Teacher of B", list(names), format_func=lambda n: f"{n} {names[n]}", key=key, required=True
+    )
+    st.query_params[TEACHER] = str(teacher)
+    return backend.alignment_of(chosen, teacher), backend.shown_name(chosen, teacher)
+
+
+def forget() -> None:
+    """The address of another view does not name B."""
+    for name in (WITH, TEACHER):
+        st.query_params.pop(name, None)

@@ -1,0 +1,46 @@
+"""Only the settings that are not alike in all of several runs, as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from kvlab.runs.compare import MISSING, differences
+from kvlab.ui.text import table_height
+
+
+def table(all_settings: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
+    """``names``: of the runs, one column each."""
+    st.subheader("Settings that differ")
+    found = differences(all_settings)
+    if not found:
+        st.markdown("None: the settings of these runs are alike.")
+        return
+    frame = pd.DataFrame(
+        [[said(name), *map(said, values)] for name, values in found.items()], columns=["setting", *names]
+    )
+    st.dataframe(
+        frame,
+        hide_index=True,
+        height=table_height(len(frame), 460),
+        alt="Settings that are not alike in all selected runs",
+    )
+
+
+def differing(names: Sequence[str], all_settings: Sequence[dict[str, Any]]) -> list[str]:
+    """Those of ``names`` that are not alike in all."""
+    return list(differences([{name: settings.get(name) for name in names} for settings in all_settings]))
+
+
+def said(value: object) -> str:
+    """A setting in words."""
+    if value is MISSING:
+        return "not set"
+    if value is None:
+        return "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(said, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value).encode("utf-8", "replace").decode()

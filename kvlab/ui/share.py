@@ -1,0 +1,37 @@
+"""What can be taken away of an analysis: one HTML file, one ZIP, the files that `align` writes; and its address."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from kvlab import report, results
+from kvlab.results import Alignment
+from kvlab.ui import downloads
+
+FILES = {  # ending of the name -> what is said of it, its kind, how it is made
+    "report.html": ("HTML, one file with figures", "text/html", report.html),
+    "export.zip": ("ZIP of CSV and JSON", "application/zip", report.archive),
+    results.CSV_NAME: (results.CSV_NAME, "text/csv", results.heads_csv),
+    results.JSON_NAME: (results.JSON_NAME, "application/json", downloads.as_json),
+}
+ABOUT = (
+    "Figures, numbers, settings and versions; the files need no network. The address of this page opens the same "
+    "analysis again, also after a restart of the server."
+)
+
+
+def button(alignment: Alignment, shown: str) -> None:
+    """One button; what it opens is made only when it is taken. ``shown`` names the result in widgets and files."""
+    with st.popover("Report and files", icon=":material/download:", key=f"share-{shown}"):
+        for ending, (label, mime, make) in FILES.items():
+            st.download_button(
+                label,
+                lambda make=make: make(alignment),
+                f"{shown}-{ending}",
+                mime,
+                key=f"share-{ending}-{shown}",
+                icon=":material/download:",
+                width="stretch",
+                on_click="ignore",
+            )
+        st.caption(ABOUT)
