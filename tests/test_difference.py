@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 from math import isnan, sqrt
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from plotly.colors import sample_colorscale
 
 from kvlab import plots, report
 from kvlab.difference import HeadDifference, matched
@@ -102,6 +104,26 @@ def test_the_map_has_zero_in_the_middle_one_range_for_both_and_marks_what_is_not
 def test_colours_of_one_meaning_are_no_others(sample):
     scales = [plots.style.DIFFERENCE_SCALE, plots.style.GAIN_SCALE, plots.style.ERROR_SCALE, plots.style.CKA_SCALE]
     assert len(set(scales)) == len(scales)
+
+
+def luminance(colour):
+    """WCAG 2.2, relative luminance of "rgb(r, g, b)"."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in unlabel_rgb(colour)]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def unlabel_rgb(colour):
+    return [float(part) / 255 for part in colour.removeprefix("rgb(").removesuffix(")").split(",")]
+
+
+@pytest.mark.parametrize("share", np.linspace(-1, 1, 41))
+def test_the_number_in_a_cell_is_readable(share):
+    heads = [HeadDifference("key", 0, n, 0.0, value, NAN, NAN, 9, 9) for n, value in enumerate([0.5 * share, 0.5])]
+    student = {"kv_layers": [0]}
+    figure = plots.difference_heatmap(SimpleNamespace(student=student), heads, "key")
+    background = luminance(sample_colorscale([list(stop) for stop in figure.data[0].colorscale], [(share + 1) / 2])[0])
+    text = luminance({"#FFFFFF": "rgb(255,255,255)", "#000000": "rgb(0,0,0)"}[figure.data[1].textfont.color[0]])
+    assert (max(text, background) + 0.05) / (min(text, background) + 0.05) >= 4.5
 
 
 def test_a_head_that_does_not_vary_is_a_gap(sample):

@@ -206,6 +206,7 @@ def test_two_teachers_of_one_analysis_are_compared():
     assert not app.exception and app.query_params["with_teacher"] == "2"
     assert "1 point more of K" in said(app) and "**B:** On 160 documents" in said(app)
     assert columns_of(app, "setting", "A").set_index("setting").loc["teacher", "B"] == "demo/teacher-b"
+    assert not any("Not measured on the same text" in caption.value for caption in app.caption)
     app = open_page("alignment", run=run, teacher="2", **{"with": run, "with_teacher": "1"})
     assert "1 point less of K" in said(app)
 

@@ -13,7 +13,8 @@ from kvlab.plots.style import DIFFERENCE_SCALE, KIND_NAME, written
 from kvlab.results import Alignment
 
 LEAST_RANGE = 0.02  # of the colours; a smaller range would paint noise
-DARK_FROM = 0.55  # share of the range from which white is easier to read
+# Shares of the range from which white is easier to read than black: orange is brighter than purple.
+WHITE_ON_ORANGE, WHITE_ON_PURPLE = 0.79, 0.62
 
 
 def difference_heatmap(
@@ -29,7 +30,7 @@ def difference_heatmap(
             words=written(head.difference, 2, "+"),
             mark=" =" * (head.clear is False),
             hover=_hover(head),
-            dark=isfinite(head.difference) and abs(head.difference) > DARK_FROM * limit,
+            dark=head.difference < -WHITE_ON_ORANGE * limit or head.difference > WHITE_ON_PURPLE * limit,
         )
         for head in differences
         if head.kind == kind

@@ -25,7 +25,7 @@ from kvlab.report.sentences import (
     sentence,
 )
 from kvlab.report.tables import capture_table, fusion_table, heads_table
-from kvlab.report.words import whole
+from kvlab.report.words import listed, whole
 
 __all__ = [
     "ARCHIVE_NAME",
@@ -51,6 +51,7 @@ __all__ = [
     "layer_pairs",
     "layer_sentence",
     "layers_sentence",
+    "listed",
     "means_table",
     "one_difference_sentence",
     "sentence",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import isfinite
 
 
-def listed(numbers: list[int]) -> str:
+def listed(things: Sequence[object]) -> str:
     """1, 2 and 5."""
-    *most, last = [str(number) for number in numbers]
+    *most, last = map(str, things)
     return f"{', '.join(most)} and {last}" if most else last
 
 

@@ -20,6 +20,8 @@ WITH, TEACHER = "with", "with_teacher"  # of the address
 ABOUT = "Choose a second analysis: other prompts, another rule, another teacher. The one that is open is A."
 ALONE = "There is no second analysis yet. Run one with “New analysis” above: other prompts, rules or teachers."
 SAME = "This is analysis A itself. Choose another one."
+OTHER_STUDENT = "The students are different models; a head is compared with the head of the same number."
+ERRORS = "The projection error of A and of B, on one colour range"
 MEANS = {name: number(name) for name in ("A", "B", "B − A")}
 TABLE = {
     "kind": "K/V",
@@ -67,10 +69,13 @@ def _both(a: Alignment, b: Alignment, shown: str) -> None:
         st.warning(plain(report.shapes_sentence(a, b)), icon=":material/info:")
     both = [report.compared_settings(a), report.compared_settings(b)]
     if differing := settings_differ.differing(report.TEXT, both):
-        st.caption(f"Not measured on the same text: {' and '.join(differing)} differ.")
+        st.caption(f"Not measured on the same text: {report.listed(differing)} differ.")
+    if differences and a.student["name"] != b.student["name"]:
+        st.caption(OTHER_STUDENT)
     if differences:
         _maps(a, b, differences, shown)
     means = report.means_table(a, b)
+    means[list(MEANS)] = means[list(MEANS)].round(3) + 0  # no negative zero
     st.subheader("Means over heads")
     st.dataframe(
         means,
@@ -94,7 +99,21 @@ def _maps(a: Alignment, b: Alignment, differences: Sequence[HeadDifference], sho
         "R² of B minus R² of A on held-out text, per student layer and KV head",
     )
     cells.table(report.differences_table(differences), TABLE, "difference", shown, "Every head in both analyses")
+    with st.expander(ERRORS, icon=":material/grid_on:"):
+        _errors(a, b, cell, shown)
     _detail(a, b, differences, cell, shown)
+
+
+def _errors(a: Alignment, b: Alignment, cell: Cell, shown: str) -> None:
+    for letter, alignment in (("A", a), ("B", b)):
+        st.markdown(_named(letter, alignment))
+        for column, kind in zip(st.columns(2), KIND_NAME, strict=True):
+            column.plotly_chart(
+                plots.error_heatmap(alignment, kind, cell[1:] if cell[0] == kind else None),
+                key=f"error-{letter}-{shown}-{kind}",
+                config={"displayModeBar": False},
+                alt=f"Analysis {letter}: {KIND_NAME[kind]} projection error per student layer and KV head",
+            )
 
 
 def _detail(a: Alignment, b: Alignment, differences: Sequence[HeadDifference], cell: Cell, shown: str) -> None:
@@ -105,13 +124,17 @@ def _detail(a: Alignment, b: Alignment, differences: Sequence[HeadDifference], c
         st.markdown(report.one_difference_sentence(head))
         for column, letter, alignment in zip(st.columns(2), "AB", (a, b), strict=True):
             with column:
-                st.markdown(f"**{letter}:** {plain(alignment.teacher['name'])}, {plain(alignment.prompts)}")
+                st.markdown(_named(letter, alignment))
                 st.plotly_chart(
                     plots.controls(alignment.score(*cell)),
                     key=f"controls-{letter}-{shown}",
                     config={"displayModeBar": False},
                     alt=f"Analysis {letter}: R² of this head beside its controls",
                 )
+
+
+def _named(letter: str, alignment: Alignment) -> str:
+    return f"**{letter}:** {plain(alignment.teacher['name'])}, {plain(alignment.prompts)}"
 
 
 def _picker(others: Sequence[View], a: Alignment, shown: str) -> str | None:

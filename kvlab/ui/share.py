@@ -22,7 +22,7 @@ ABOUT = (
 
 def button(alignment: Alignment, shown: str) -> None:
     """One button; what it opens is made only when it is taken. ``shown`` names the result in widgets and files."""
-    with st.popover("Report and files", icon=":material/download:", key=f"share-{shown}"):
+    with st.popover("Report and files", icon=":material/download:", key=f"share-{shown}", width="stretch"):
         for ending, (label, mime, make) in FILES.items():
             st.download_button(
                 label,
