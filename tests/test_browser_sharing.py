@@ -11,12 +11,15 @@ from math import hypot
 from pathlib import Path
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 
 from kvlab import plots, report, results
 from kvlab.ui.backend import SAMPLE_FOLDER
 from tests import app as real
 from tests.finished import fused
+from tests.screenshots import settled
 from tests.test_browser import PROMPTS, click_cell, upload_and_run
+from tests.test_browser_accessibility import RULES
 
 NEEDED = bool(os.environ.get("KVLAB_REQUIRE_BROWSER"))
 pytestmark = [
@@ -124,3 +127,18 @@ def test_two_analyses_side_by_side_by_address_and_by_click(analysed, restarted, 
     assert "cell=V-2-1" in page.url and "with=sample" in page.url
     page.reload()
     page.get_by_role("heading", name="V, layer 2, head 1").wait_for()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_comparison_and_the_files_break_no_rule_of_accessibility(analysed, restarted, chromium, theme):
+    context = chromium.new_context(viewport={"width": 1280, "height": 800}, color_scheme=theme)
+    page = context.new_page()
+    page.set_default_timeout(120_000)
+    page.goto(f"{restarted.url}/alignment?run={analysed[1]}&with=sample&cell=K-0-0")
+    page.get_by_role("heading", name="Settings that differ").wait_for()
+    settled(page)
+    page.get_by_role("button", name="Report and files").click()
+    page.get_by_text("need no network").wait_for()
+    broken = Axe().run(page, options=RULES).response["violations"]
+    assert not broken, [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in broken]
+    context.close()

@@ -3,8 +3,8 @@
 Cividis is error (dark = 0, perfect; bright = 1, no better than the mean), Viridis is CKA, Purples the R² of single
 layers. The blue-white-red map is lag (blue = the teacher is behind, red = it has read ahead), the
 brown-white-green one the gain from other teachers (brown = lost, green = gained), the orange-white-purple one R² of
-analysis B minus R² of analysis A (orange = less in B, purple = more). K stands before V, the teacher
-above the student.
+analysis B minus R² of analysis A (orange = less in B, purple = more). K stands before V, the teacher above the
+student.
 """
 
 from __future__ import annotations
