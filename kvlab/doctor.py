@@ -20,6 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from kvlab.access.keys import NEW, OFF, VARIABLE, is_loopback
+
 ROOT = Path(__file__).parent.parent
 OLDEST_PYTHON = (3, 11)
 LITTLE = 2 * 1024**3  # bytes of memory or disk below which a warning is due
@@ -205,13 +207,14 @@ def demo_models() -> Finding:
 def server_address(configuration: Path = ROOT / ".streamlit" / "config.toml") -> Finding:
     """Where the web app listens, and whether an access token guards it."""
     address = os.environ.get("STREAMLIT_SERVER_ADDRESS") or _configured_address(configuration)
-    guarded = bool(os.environ.get("KVLAB_TOKEN"))
-    token = "KVLAB_TOKEN is set" if guarded else "no access token"
-    found = f"listens on {address or 'every network interface'}; {token}"
-    loopback = address in ("localhost", "::1") or address.startswith("127.")
+    chosen = os.environ.get(VARIABLE, "").strip()
+    guarded = chosen not in ("", OFF)
+    loopback = is_loopback(address)
+    otherwise = "no access token" if loopback or chosen else "an access token made and printed at each start"
+    found = f"listens on {address or 'every network interface'}; {f'{VARIABLE} is set' if guarded else otherwise}"
     if guarded or loopback:
         # Loopback keeps other machines out, not other accounts of a shared one.
-        note = "" if guarded else "on a machine shared with others, set KVLAB_TOKEN to a secret"
+        note = "" if guarded else f"on a machine shared with others, set {VARIABLE} to a secret, or to {NEW}"
         return Finding("server", "ok", found, note)
     return Finding("server", "warn", found, 'set address = "127.0.0.1" in .streamlit/config.toml, or KVLAB_TOKEN')
 

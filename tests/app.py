@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from tests.waiting import wait_until
 
@@ -38,6 +39,7 @@ class App:
     url: str
     process: psutil.Process
     runs: Path
+    token: str
 
     def worker(self) -> psutil.Process:
         """The warm worker of this server."""
@@ -46,23 +48,29 @@ class App:
         return found[0]
 
 
+_running: list[App] = []
+
+
 @contextmanager
 def running_app(runs: Path) -> Iterator[App]:
     """`streamlit run app.py` on a free port; afterwards neither server nor worker is left."""
+    token = secrets.token_urlsafe(12)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port)]
-    environment = {**os.environ, "KVLAB_RUNS": str(runs), "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "KVLAB_RUNS": str(runs), "HF_HUB_OFFLINE": "1", "KVLAB_TOKEN": token}
     runs.mkdir(parents=True, exist_ok=True)
     with open(runs / "server.log", "wb") as log:
         server = subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=log, stderr=log, start_new_session=True)
     process = psutil.Process(server.pid)
     try:
         url = f"http://127.0.0.1:{port}"
-        wait_until(lambda: _answers(f"{url}/_stcore/health"), 60, "the server to answer")
-        yield App(url, process, runs)
+        wait_until(lambda: _answers(f"{url}/_stcore/health", token), 60, "the server to answer")
+        _running.append(app := App(url, process, runs, token))
+        yield app
     finally:
+        _running[:] = [other for other in _running if other.url != url]
         children = process.children(recursive=True) if server.poll() is None else []
         server.send_signal(signal.SIGTERM)
         try:
@@ -76,9 +84,10 @@ def running_app(runs: Path) -> Iterator[App]:
         assert not left, f"processes outlived the server: {left}"
 
 
-def _answers(url: str) -> bool:
+def _answers(url: str, token: str) -> bool:
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
     try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
+        with urllib.request.urlopen(request, timeout=2) as answer:
             return answer.status == 200
     except OSError:
         return False
@@ -101,11 +110,22 @@ def browser() -> Iterator[Browser]:
 
 @contextmanager
 def tab(opened: Browser) -> Iterator[Page]:
-    """A page of a browser that nobody has used; afterwards it must not have asked another machine for anything."""
+    """A page of a browser that nobody has used, let in to every app that runs.
+
+    Afterwards it must not have asked another machine for anything.
+    """
     context = opened.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True)
     context.set_default_timeout(120_000)
     outside = []
     context.on("request", lambda request: outside.append(request.url) if "127.0.0.1" not in request.url else None)
+    let_in(context)
     yield context.new_page()
     context.close()
     assert not [url for url in outside if not url.startswith(("data:", "blob:"))], "the page asked another machine"
+
+
+def let_in(context: BrowserContext) -> None:
+    """The cookie of every app that runs, as opening the address that it printed gives it."""
+    for app in _running:
+        answer = context.request.get(f"{app.url}/_stcore/health?token={app.token}")
+        assert answer.ok, answer.status

@@ -38,7 +38,9 @@ DRAWN = "() => [...document.querySelectorAll('.js-plotly-plot')].every(plot => p
 def main(folder: Path, height: int, theme: str) -> None:
     with tempfile.TemporaryDirectory() as runs, real.running_app(Path(runs)) as app, real.browser() as browser:
         one, two = trained(Path(runs))
-        page = browser.new_context(viewport={"width": 1280, "height": height}, color_scheme=theme).new_page()
+        context = browser.new_context(viewport={"width": 1280, "height": height}, color_scheme=theme)
+        real.let_in(context)
+        page = context.new_page()
         page.set_default_timeout(120_000)
         for name, (path, awaited) in PAGES.items():
             page.goto(f"{app.url}/{path.format(one=one, two=two)}")

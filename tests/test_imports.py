@@ -47,6 +47,7 @@ GROUPS = {
     ),
     "align": ({"kvlab.align"}, {"base", "input", "results", "models"}),
     "runs": ({"kvlab.runs"}, {"base"}),
+    "access": ({"kvlab.access"}, {"base"}),
     "run-report": (
         {
             f"kvlab.run_{name}"
@@ -65,7 +66,7 @@ GROUPS = {
     "demo": ({"kvlab.demo"}, {"base"}),
     "work": (
         {"kvlab.analysis", "kvlab.checks", "kvlab.doctor"},
-        {"base", "input", "results", "models", "align", "demo"},
+        {"base", "input", "results", "models", "align", "demo", "access"},
     ),
     # What is known of a training run without torch: the form, the command line and the pages read it.
     "training": (
@@ -86,10 +87,13 @@ GROUPS = {
         {"kvlab.cli", "kvlab.cli_runs", "kvlab.__main__"},
         {*("base", "input", "results", "models", "work", "runs", "run-report", "bench", "training", "training-run")},
     ),
-    "ui": ({"kvlab.ui", "app", "pages"}, {"base", "input", "results", "runs", "run-report", "models", "training"}),
+    "ui": (
+        {"kvlab.ui", "app", "pages"},
+        {"base", "input", "results", "runs", "run-report", "models", "training", "access"},
+    ),
 }
 WEB_ONLY = {"kvlab.memory", "kvlab.names"}  # all that the web side takes from the models: sizes in words, local names
-WEB = ("ui", "runs", "run-report", "results", "input", "base", "training")  # groups that never import torch
+WEB = ("ui", "access", "runs", "run-report", "results", "input", "base", "training")  # groups that never import torch
 
 
 def group_of(module):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from kvlab.ui import form, places, progress, validation_form
+from kvlab.ui import entrance, form, places, progress, validation_form
 
 
 def run() -> None:
@@ -18,10 +18,7 @@ def run() -> None:
     page = st.navigation(places.all_pages(), position="top")
     progress.banner(on_alignment_page=page.url_path == "alignment")
     page.run()
-    st.caption(
-        "kvlab runs on this machine and sends nothing anywhere. There is no access token: every account on this "
-        "machine can open this address."
-    )
+    st.caption(entrance.note())
 
 
 # An emoji or a Material icon here would be fetched from the internet.
