@@ -6,12 +6,16 @@ import streamlit as st
 
 from kvlab import prompts
 from kvlab.errors import PromptError
+from kvlab.formulas import harmless
 from kvlab.prompts import Reading
 from kvlab.segments import Markers
 from kvlab.types import Document
 from kvlab.ui.text import SEGMENTS, show_error
+from kvlab.uploads import EXTENSIONS
 
 SOURCES = {"samples": "Bundled samples", "paste": "Paste", "upload": "Upload"}
+SUFFIXES = [suffix.removeprefix(".") for suffix in EXTENSIONS]
+UPLOAD_MIB = prompts.LIMITS.bytes // 2**20
 PASTE_HELP = "Separate prompts by an empty line."
 UPLOAD_HELP = ".txt (prompts separated by blank lines), .jsonl (prompt or text, reasoning, answer), .csv, .parquet"
 MARKER_HELP = {name: f"One a line: {field.description}." for name, field in Markers.model_fields.items()}
@@ -30,7 +34,7 @@ def documents() -> tuple[list[Document], str]:
             if not text.strip():
                 return [], "pasted"
             return shown(prompts.read_pasted(text)), "pasted"
-        upload = st.file_uploader("Prompt file", type=["txt", "jsonl", "csv", "parquet"], help=UPLOAD_HELP)
+        upload = st.file_uploader("Prompt file", type=SUFFIXES, max_upload_size=UPLOAD_MIB, help=UPLOAD_HELP)
         if upload is None:
             return [], "upload"
         return shown(read_upload(upload, "form-column")), prompts.safe_name(upload.name)
@@ -67,7 +71,7 @@ def shown(reading: Reading) -> list[Document]:
     st.caption(" · ".join(words))
     if reading.problems:
         st.warning(f"Not read as given: {len(reading.problems):,}. What was good is kept.")
-        rows = [{"where": p.where, "problem": p.message} for p in reading.problems]
+        rows = [{"where": p.where, "problem": harmless(p.message)} for p in reading.problems]
         st.dataframe(rows, hide_index=True, height=min(180, 38 + 35 * len(rows)))
     return reading.documents
 

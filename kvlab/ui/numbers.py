@@ -59,6 +59,6 @@ def _capture(alignment: Alignment) -> None:
 
 def _pairs(values: dict) -> list[dict[str, str]]:
     return [
-        {"name": name.replace("_", " "), "value": f"{value:.4g}" if isinstance(value, float) else str(value)}
+        {"name": name.replace("_", " "), "value": f"{value:.4g}" if isinstance(value, float) else harmless(str(value))}
         for name, value in values.items()
     ]

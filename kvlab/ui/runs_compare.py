@@ -65,7 +65,7 @@ def _result(row: Row) -> dict[str, Any]:
     before, after = (report.get(part) if isinstance(report.get(part), dict) else {} for part in ("before", "after"))
     found: dict[str, Any] = {
         "line": "━━",
-        "run": runs_words.label(row),
+        "run": harmless(runs_words.label(row)),
         "verdict": runs_words.VERDICTS.get(row.verdict or ""),
         "peak": row.peak.used / GIB if row.peak else None,
         "share": row.peak.share if row.peak else None,

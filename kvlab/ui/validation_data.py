@@ -8,12 +8,11 @@ from kvlab import prompts
 from kvlab.errors import PromptError
 from kvlab.train.config import DEMO_DATA, OWN_PROMPTS
 from kvlab.types import Document
-from kvlab.ui.form_prompts import UPLOAD_HELP, read_upload, shown
+from kvlab.ui.form_prompts import SUFFIXES, UPLOAD_HELP, UPLOAD_MIB, read_upload, shown
 from kvlab.ui.text import plain, show_error
 from kvlab.ui.validation_fields import key
 
 SOURCES = {"demo": "Bundled text", "upload": "Upload", "folder": "Folder on this machine"}
-SUFFIXES = ["txt", "jsonl", "csv", "parquet"]
 
 
 def chosen() -> tuple[str, list[Document]]:
@@ -30,7 +29,12 @@ def chosen() -> tuple[str, list[Document]]:
 
 def _uploaded() -> list[Document]:
     files = st.file_uploader(
-        "Documents", type=SUFFIXES, accept_multiple_files=True, help=UPLOAD_HELP, key="train-files"
+        "Documents",
+        type=SUFFIXES,
+        accept_multiple_files=True,
+        max_upload_size=UPLOAD_MIB,
+        help=UPLOAD_HELP,
+        key="train-files",
     )
     documents: list[Document] = []
     for number, file in enumerate(files):

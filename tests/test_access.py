@@ -1,0 +1,227 @@
+"""The gate in front of the app, request by request; tests/test_security.py has it before the real server."""
+
+import asyncio
+
+import pytest
+
+from kvlab.access.guard import Guard
+from kvlab.access.hosts import host_allowed, origin_allowed
+from kvlab.access.keys import GUESSES, AccessError, Guesses, Keys, is_loopback, keys
+
+TOKEN = "pass-word-&-中"
+ENCODED = b"pass-word-%26-%E4%B8%AD"
+FORM = {"content-type": "application/x-www-form-urlencoded"}
+
+
+async def inside(scope, receive, send):
+    """An app that says it was reached and what query it saw."""
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.accept"})
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": scope["query_string"]})
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def guard(clock):
+    return Guard(inside, Keys(TOKEN, guesses=Guesses(clock)), names={"node7"}, proxies={"lab.example.org"})
+
+
+def ask(guard, path="/", query=b"", method="GET", body=b"", kind="http", server="127.0.0.1", **headers):
+    """-> status (WebSocket: 101 or 403), headers, body, and the scope as the server may log it afterwards."""
+    headers = {"host": "127.0.0.1:8501"} | {name.replace("_", "-"): value for name, value in headers.items()}
+    scope = {
+        "type": kind,
+        "path": path,
+        "query_string": query,
+        "scheme": "http",
+        "server": (server, 8501),
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+    } | ({"method": method} if kind == "http" else {})
+    sent = []
+
+    async def receive():
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(guard(scope, receive, send))
+    if kind == "websocket":
+        return {"websocket.accept": 101, "websocket.close": 403}[sent[0]["type"]], {}, b"", scope
+    found = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+    return sent[0]["status"], found, sent[1]["body"], scope
+
+
+def cookie_of(answer):
+    return answer[1]["set-cookie"].split(";")[0]
+
+
+def test_the_address_with_the_token_gives_a_cookie_and_leads_to_the_address_without(guard):
+    status, headers, _, scope = ask(guard, "/alignment", b"run=a%20b&token=" + ENCODED + b"&view=heads")
+    assert (status, headers["location"]) == (303, "/alignment?run=a%20b&view=heads")
+    assert scope["query_string"] == b"run=a%20b&view=heads"
+    cookie = headers["set-cookie"]
+    assert cookie.startswith("kvlab-8501=") and "HttpOnly" in cookie and "SameSite=lax" in cookie
+    assert "pass-word" not in str(headers)
+    known = cookie.split(";")[0]
+    assert ask(guard, cookie=known)[0] == 200
+    assert ask(guard, kind="websocket", cookie=known)[0] == 101
+
+
+def test_the_form_gives_the_same(guard):
+    answer = ask(guard, "/runs", b"runs=x", "POST", b"token=" + ENCODED, **FORM)
+    assert (answer[0], answer[1]["location"]) == (303, "/runs?runs=x")
+    assert ask(guard, cookie=cookie_of(answer))[0] == 200
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "token"])
+def test_a_program_sends_a_header(guard, scheme):
+    for kind, expected in (("http", 200), ("websocket", 101)):
+        assert ask(guard, kind=kind, authorization=f"{scheme} plain")[0] in (401, 403)
+        plain = Guard(inside, Keys("plain"))
+        assert ask(plain, kind=kind, authorization=f"{scheme} plain")[0] == expected
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"cookie": "kvlab-8501="},
+        {"cookie": f"kvlab-8501={TOKEN.encode().hex()}"},
+        {"cookie": "kvlab=1; kvlab-8501=x"},
+        {"authorization": "Bearer "},
+        {"authorization": "Bearer wrong"},
+        {"authorization": "Basic cGFzcw=="},
+    ],
+)
+def test_nobody_else_comes_in(guard, kind, headers):
+    assert ask(guard, kind=kind, **headers)[0] == (401 if kind == "http" else 403)
+
+
+def test_a_websocket_takes_no_token_from_its_address(guard):
+    status, _, _, scope = ask(guard, kind="websocket", query=b"a=1&token=" + ENCODED)
+    assert status == 403 and scope["query_string"] == b"a=1"
+
+
+@pytest.mark.parametrize("path", ["//evil.example", "/\\evil.example", "///evil.example/x"])
+def test_the_way_on_never_leads_to_another_host(guard, path):
+    location = ask(guard, path, b"token=" + ENCODED)[1]["location"]
+    assert location.startswith("/evil.example")
+
+
+def test_guessing_is_throttled_for_all_and_those_inside_stay(guard, clock):
+    known = cookie_of(ask(guard, query=b"token=" + ENCODED))
+    for _ in range(GUESSES):
+        assert ask(guard, query=b"token=guess")[0] == 401
+        clock.now += 1
+    for right_or_wrong in (b"token=guess", b"token=" + ENCODED):
+        status, headers, _, _ = ask(guard, query=right_or_wrong)
+        assert status == 429 and headers["retry-after"] == str(60 - GUESSES + 1)
+    assert ask(guard, method="POST", body=b"token=" + ENCODED, **FORM)[0] == 429
+    assert ask(guard, authorization="Bearer guess")[0] == 429
+    assert ask(guard, kind="websocket", authorization="Bearer guess")[0] == 403
+    assert ask(guard)[0] == 401  # asking without a token is no guess
+    assert ask(guard, cookie=known)[0] == 200
+    clock.now += 60 - GUESSES
+    assert ask(guard, query=b"token=" + ENCODED)[0] == 303
+
+
+def test_the_page_without_the_token_has_nothing_of_the_request(guard):
+    status, headers, body, _ = ask(guard, "/<script>", b"run=<script>&token=<script>")
+    assert status == 401 and b"<script" not in body and b'method="post"' in body
+    assert headers["cache-control"] == "no-store"
+
+
+def test_every_answer_forbids_frames_and_sniffing(guard):
+    inside_headers = ask(Guard(inside, Keys(None)))[1]
+    for headers in (ask(guard)[1], inside_headers):
+        assert headers["content-security-policy"] == "frame-ancestors 'self'"
+        assert headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+@pytest.mark.parametrize(
+    ("headers", "passes"),
+    [
+        ({"host": "localhost:9000"}, True),
+        ({"host": "[::1]:8501"}, True),
+        ({"host": "10.0.0.7:8501"}, True),
+        ({"host": "NODE7:8501"}, True),
+        ({"host": "node7.evil.example"}, False),
+        ({"host": "evil.example:8501"}, False),
+        ({"host": ""}, False),
+        ({"host": "127.0.0.1@evil.example"}, False),
+        ({"origin": "http://127.0.0.1:8501"}, True),
+        ({"origin": "https://lab.example.org"}, True),
+        ({"origin": "http://127.0.0.1:8502"}, False),  # another account's server
+        ({"origin": "http://evil.example"}, False),
+        ({"origin": "http://127.0.0.1:8501.evil.example"}, False),
+        ({"origin": "null"}, False),
+        ({"origin": "file://"}, False),
+    ],
+)
+def test_other_names_and_other_sites_are_refused_with_and_without_a_token(kind, headers, passes):
+    open_guard = Guard(inside, Keys(None), names={"node7"}, proxies={"lab.example.org"})
+    let_in = {"http": 200, "websocket": 101}[kind]
+    assert ask(open_guard, kind=kind, **headers)[0] == (let_in if passes else 403)
+    if not passes:
+        guarded = Guard(inside, Keys("plain"), names={"node7"}, proxies={"lab.example.org"})
+        assert ask(guarded, kind=kind, authorization="Bearer plain", **headers)[0] == 403
+
+
+def test_without_a_token_nothing_is_answered_beyond_loopback():
+    for kind in ("http", "websocket"):
+        assert ask(Guard(inside, Keys(None)), kind=kind, server="192.168.1.5", host="192.168.1.5")[0] == 403
+
+
+@pytest.mark.parametrize(
+    ("address", "chosen", "expected"),
+    [
+        ("127.0.0.1", None, None),
+        ("localhost", "", None),
+        ("::1", "off", None),
+        ("127.0.0.1", "mine", "mine"),
+        ("0.0.0.0", "mine", "mine"),
+    ],
+)
+def test_which_token(address, chosen, expected):
+    assert keys(address, chosen).token == expected
+
+
+@pytest.mark.parametrize(("address", "chosen"), [("0.0.0.0", None), ("", ""), ("node7", None), ("127.0.0.1", "new")])
+def test_a_token_is_made(address, chosen):
+    first, second = keys(address, chosen), keys(address, chosen)
+    assert len(first.token) == 32 and first.token != second.token and first.cookie != second.cookie
+    assert first.token not in repr(first) and first.cookie not in repr(first)
+
+
+def test_no_token_beyond_loopback_is_refused():
+    with pytest.raises(AccessError) as caught:
+        keys("0.0.0.0", "off")
+    assert caught.value.kind == "access-open"
+
+
+def test_loopback_is_read_as_an_address():
+    assert [is_loopback(a) for a in ("127.9.9.9", "LOCALHOST", "[::1]", "127.evil.example", "")] == [True] * 3 + [
+        False
+    ] * 2
+
+
+def test_host_and_origin_alone():
+    assert not host_allowed("localhost.evil.example", ())
+    assert origin_allowed(None, "localhost", ())
+    assert not origin_allowed("http://[", "localhost", ())
