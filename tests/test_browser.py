@@ -164,6 +164,30 @@ def test_an_address_of_nothing_is_one_clear_message(app, page):
         assert page.get_by_text("Traceback").count() == 0
 
 
+def test_who_has_no_token_is_asked_for_it_and_comes_in_where_they_meant_to(app, chromium):
+    context = chromium.new_context()
+    context.set_default_timeout(2 * MINUTE)
+    page = context.new_page()
+    page.goto(f"{app.url}/alignment?run=sample&view=numbers")
+    field, button = page.get_by_label("Token"), page.get_by_role("button")
+    field.fill("a guess")
+    button.click()
+    page.get_by_role("alert").wait_for()
+    field.fill(app.token)
+    button.click()
+    page.get_by_text("Data, versions, seconds").wait_for()
+    assert "view=numbers" in page.url and app.token not in page.url
+    assert "kvlab" not in page.evaluate("document.cookie")  # HttpOnly
+    context.close()
+
+
+def test_markup_in_an_address_is_text(app, page):
+    for place in ("alignment?run=", "validation?run=", "runs?runs="):
+        page.goto(f"{app.url}/{place}%3Cimg src=x onerror=window.hit=1%3E")
+        page.get_by_text("onerror").first.wait_for()
+        assert page.locator("img[onerror]").count() == 0 and page.evaluate("window.hit") is None
+
+
 def test_checks_page_shows_seven_passes_and_the_environment(app, page):
     page.goto(f"{app.url}/checks")
     page.get_by_text("All 7 checks passed").wait_for()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 TITLE = "kvlab asks for its access token"
 TITLE_ZH = "kvlab 需要访问令牌"
-WHERE = "It is in the address that the server printed when it started, behind token=."
+WHERE = "It is in the address that the server printed when it started, after “token=”."
 WHERE_ZH = "令牌在服务器启动时打印的地址中，位于 token= 之后。"
 WRONG = "That was not the token. 令牌不正确。"
 WAIT = "Too many wrong tokens. Wait a minute, then try again. 错误次数过多，请一分钟后再试。"
