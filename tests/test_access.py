@@ -79,6 +79,8 @@ def test_the_address_with_the_token_gives_a_cookie_and_leads_to_the_address_with
     known = cookie.split(";")[0]
     assert ask(guard, cookie=known)[0] == 200
     assert ask(guard, kind="websocket", cookie=known)[0] == 101
+    again = ask(guard, "/runs", b"token=old", cookie=known)
+    assert (again[0], again[1]["location"]) == (303, "/runs")
 
 
 def test_the_form_gives_the_same(guard):

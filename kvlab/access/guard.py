@@ -74,10 +74,9 @@ class Guard:
     async def _asked(self, scope: Scope, headers: Headers, receive: Receive, given: str | None) -> Response | None:
         """None: the header has the token. Otherwise the way in, or the page that asks for it."""
         bearer = _bearer(headers)
-        http = scope["type"] == "http"
-        if bearer is None and http and scope["method"] == "POST" and headers.get("content-type", "") == FORM:
+        if bearer is None and scope.get("method") == "POST" and headers.get("content-type", "") == FORM:
             given = await _posted(receive)
-        if (bearer or given) is None or (bearer is None and not http):
+        if bearer is None and given is None:
             return HTMLResponse(page.login(), 401)
         if wait := self.keys.guesses.wait():
             return HTMLResponse(page.login(page.WAIT), 429, {"retry-after": str(int(wait) + 1)})
