@@ -31,7 +31,9 @@ def test_no_page_breaks_a_rule(app, theme):
     one, two = (trained.by_hand(app.runs, name).name for name in ("one", "two"))
     found = []
     with real.browser() as browser:
-        page = browser.new_context(viewport={"width": 1280, "height": 800}, color_scheme=theme).new_page()
+        context = browser.new_context(viewport={"width": 1280, "height": 800}, color_scheme=theme)
+        real.let_in(context)
+        page = context.new_page()
         page.set_default_timeout(120_000)
         for name, (path, awaited) in PAGES.items():
             page.goto(f"{app.url}/{path.format(one=one, two=two)}")
