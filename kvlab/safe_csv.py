@@ -1,7 +1,8 @@
 """Tables as CSV that a spreadsheet opens without running anything in them.
 
 Tokens, document names and model names are other people's text, and "=" is a token. A text that a spreadsheet would
-take for a formula gets an apostrophe in front (OWASP, "CSV Injection"); numbers stay numbers, negative ones too.
+take for a formula gets an apostrophe in front (OWASP, "CSV Injection"); numbers stay
+numbers, negative ones and written ones too.
 """
 
 from __future__ import annotations
@@ -15,7 +16,16 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # 
 
 def neutral(value: object) -> object:
     """The same cell; a text that begins like a formula with an apostrophe in front."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+    begins = isinstance(value, str) and (value.startswith(FORMULA) or value.lstrip().startswith(FORMULA))
+    return f"'{value}" if begins and not _is_number(value) else value
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def safe_csv(frame: pd.DataFrame) -> str:

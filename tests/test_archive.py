@@ -31,7 +31,7 @@ def rows(text):
     return list(csv.DictReader(io.StringIO(text, newline="")))
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "＝1"])
+@pytest.mark.parametrize("text", ["=1+1", "+A1", "-A1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", " =1", "＝1"])
 def test_a_text_that_begins_like_a_formula_is_kept_as_text(text):
     assert neutral(text) == "'" + text
     header, row = csv.reader(io.StringIO(safe_csv(pd.DataFrame({text: [text], "b": ["a=1"]})), newline=""))
@@ -40,10 +40,10 @@ def test_a_text_that_begins_like_a_formula_is_kept_as_text(text):
 
 def test_numbers_stay_numbers_and_other_text_stays_as_it_is():
     frame = pd.DataFrame(
-        {"a": [-1.5, float("nan")], "b": [-3, 4], "c": ["x-1", ""], "d": [-0.25, "=A1"], "e": [None, True]}
+        {"a": [-1.5, float("nan")], "b": [-3, 4], "c": ["-1e3", ""], "d": [-0.25, "=A1"], "e": [None, True]}
     )
     assert rows(safe_csv(frame)) == [
-        {"a": "-1.5", "b": "-3", "c": "x-1", "d": "-0.25", "e": ""},
+        {"a": "-1.5", "b": "-3", "c": "-1e3", "d": "-0.25", "e": ""},
         {"a": "", "b": "4", "c": "", "d": "'=A1", "e": "True"},
     ]
     assert frame.loc[1, "d"] == "=A1"

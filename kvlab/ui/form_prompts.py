@@ -6,8 +6,8 @@ import streamlit as st
 
 from kvlab import prompts
 from kvlab.errors import PromptError
-from kvlab.formulas import harmless
 from kvlab.prompts import Reading
+from kvlab.safe_csv import neutral
 from kvlab.segments import Markers
 from kvlab.types import Document
 from kvlab.ui.text import SEGMENTS, show_error
@@ -71,7 +71,7 @@ def shown(reading: Reading) -> list[Document]:
     st.caption(" · ".join(words))
     if reading.problems:
         st.warning(f"Not read as given: {len(reading.problems):,}. What was good is kept.")
-        rows = [{"where": p.where, "problem": harmless(p.message)} for p in reading.problems]
+        rows = [{"where": p.where, "problem": neutral(p.message)} for p in reading.problems]
         st.dataframe(rows, hide_index=True, height=min(180, 38 + 35 * len(rows)))
     return reading.documents
 

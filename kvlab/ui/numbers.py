@@ -6,6 +6,7 @@ import streamlit as st
 
 from kvlab import report
 from kvlab.results import Alignment
+from kvlab.safe_csv import neutral
 from kvlab.ui.text import number, table_height
 
 CAPTURE = {
@@ -59,6 +60,6 @@ def _capture(alignment: Alignment) -> None:
 
 def _pairs(values: dict) -> list[dict[str, str]]:
     return [
-        {"name": name.replace("_", " "), "value": f"{value:.4g}" if isinstance(value, float) else harmless(str(value))}
+        {"name": name.replace("_", " "), "value": f"{value:.4g}" if isinstance(value, float) else neutral(str(value))}
         for name, value in values.items()
     ]

@@ -9,6 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from kvlab.runs.history import Row, finite
+from kvlab.safe_csv import neutral
 from kvlab.ui import runs_source, runs_words, settings_differ
 from kvlab.ui.text import count, number, table_height
 
@@ -65,7 +66,7 @@ def _result(row: Row) -> dict[str, Any]:
     before, after = (report.get(part) if isinstance(report.get(part), dict) else {} for part in ("before", "after"))
     found: dict[str, Any] = {
         "line": "━━",
-        "run": harmless(runs_words.label(row)),
+        "run": neutral(runs_words.label(row)),
         "verdict": runs_words.VERDICTS.get(row.verdict or ""),
         "peak": row.peak.used / GIB if row.peak else None,
         "share": row.peak.share if row.peak else None,

@@ -10,10 +10,10 @@ import pandas as pd
 import streamlit as st
 
 from kvlab.errors import KvlabError
-from kvlab.formulas import harmless
 from kvlab.memory import readable
 from kvlab.runs import monitor, store
 from kvlab.runs.history import Row, finite
+from kvlab.safe_csv import neutral
 from kvlab.ui import places, runs_actions, runs_chart, runs_note, runs_source, runs_words
 from kvlab.ui.text import duration, plain, show_error, table_height
 
@@ -141,7 +141,7 @@ def _files(folder: Path) -> None:
     st.code(str(folder), language=None)
     found = _listed(folder)
     st.dataframe(
-        pd.DataFrame([(harmless(name), size) for name, size in found[:FILES_SHOWN]], columns=["file", "size"]),
+        pd.DataFrame([(neutral(name), size) for name, size in found[:FILES_SHOWN]], columns=["file", "size"]),
         hide_index=True,
         height=table_height(min(len(found), FILES_SHOWN), 400),
         alt="Files of the run and their sizes",

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import pandas as pd
 import streamlit as st
 
-from kvlab.formulas import harmless
 from kvlab.runs.history import Row
+from kvlab.safe_csv import neutral
 from kvlab.ui import runs_selection, runs_words
 from kvlab.ui.text import number, table_height
 
@@ -61,7 +61,7 @@ def _frame(rows: Sequence[Row], colours: dict[str, int]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "line": ["━━" if row.id in colours else "" for row in rows],
-            "name": [harmless(row.name) for row in rows],
+            "name": [neutral(row.name) for row in rows],
             "state": [runs_words.state(row) for row in rows],
             "verdict": [runs_words.VERDICTS.get(row.verdict or "") for row in rows],
             "steps": [runs_words.steps(row) for row in rows],
@@ -72,7 +72,7 @@ def _frame(rows: Sequence[Row], colours: dict[str, int]) -> pd.DataFrame:
             "device": [row.device for row in rows],
             "started": pd.to_datetime([row.started for row in rows], utc=True, errors="coerce"),
             "elapsed": _floats(row.elapsed_s for row in rows),
-            "note": [harmless(" ".join(row.note.split())[:200]) for row in rows],
+            "note": [neutral(" ".join(row.note.split())[:200]) for row in rows],
         }
     )
 

@@ -9,6 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from kvlab.runs.compare import MISSING, differences
+from kvlab.safe_csv import neutral
 from kvlab.ui.text import table_height
 
 
@@ -20,7 +21,8 @@ def table(all_settings: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
         st.markdown("None: the settings of these runs are alike.")
         return
     frame = pd.DataFrame(
-        [[said(name), *map(said, values)] for name, values in found.items()], columns=["setting", *names]
+        [[said(name), *map(said, values)] for name, values in found.items()],
+        columns=["setting", *map(neutral, names)],
     )
     st.dataframe(
         frame,
@@ -43,4 +45,4 @@ def said(value: object) -> str:
         return "none"
     if isinstance(value, list | tuple):
         return ", ".join(map(said, value)) or "none"
-    return f"{value:g}" if isinstance(value, float) else str(value).encode("utf-8", "replace").decode()
+    return f"{value:g}" if isinstance(value, float) else neutral(str(value).encode("utf-8", "replace").decode())
