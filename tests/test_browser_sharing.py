@@ -115,7 +115,7 @@ def test_two_analyses_side_by_side_by_address_and_by_click(analysed, restarted, 
     a, b = results.read(runs / run), results.read(SAMPLE_FOLDER)
     page.goto(f"{restarted.url}/alignment?run={run}&with=sample&cell=K-0-0")
     page.get_by_text("B explains").first.wait_for()
-    page.locator(".js-plotly-plot").nth(3).wait_for()
+    page.locator(".js-plotly-plot").nth(1).wait_for()
     first, second = a.score("key", 0, 0), b.score("key", 0, 0)
     gain = plots.written(second.r2 - first.r2, sign="+")
     page.get_by_text(f"{gain} ± {hypot(first.se, second.se):.3f} R²").wait_for()

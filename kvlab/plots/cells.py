@@ -31,8 +31,9 @@ def cell_map(
     colours: dict[str, Any],
     title: str,
     selected: tuple[int, int] | None = None,
+    outline: str = STUDENT_COLOUR,
 ) -> go.Figure:
-    """``colours``: what go.Heatmap takes (colorscale, zmin, zmax, colorbar); ``selected``: (layer, head).
+    """``colours``: what go.Heatmap takes (colorscale, zmin, zmax, colorbar); ``selected``: (layer, head), outlined.
 
     Invisible markers above the cells carry layer and head in ``customdata``, since heatmaps cannot be selected.
     """
@@ -67,7 +68,7 @@ def cell_map(
     if selected is not None:
         row, column = layers.index(str(selected[0])), selected[1]
         box = {"x0": column - 0.5, "x1": column + 0.5, "y0": row - 0.5, "y1": row + 0.5}
-        figure.add_shape(type="rect", **box, line={"color": STUDENT_COLOUR, "width": 3})
+        figure.add_shape(type="rect", **box, line={"color": outline, "width": 3})
     figure.update_xaxes(title="student KV head", type="category", showgrid=False)
     figure.update_yaxes(title="student layer", type="category", autorange="reversed", showgrid=False)
     height = min(640, max(260, 96 + 40 * len(layers)))

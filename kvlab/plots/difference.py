@@ -13,6 +13,7 @@ from kvlab.plots.style import DIFFERENCE_SCALE, KIND_NAME, written
 from kvlab.results import Alignment
 
 LEAST_RANGE = 0.02  # of the colours; a smaller range would paint noise
+OUTLINE = "#009E73"  # the student's orange would not be seen on this map's
 # Shares of the range from which white is easier to read than black: orange is brighter than purple.
 WHITE_ON_ORANGE, WHITE_ON_PURPLE = 0.79, 0.62
 
@@ -41,7 +42,8 @@ def difference_heatmap(
         "zmax": limit,
         "colorbar": {"title": {"text": "R² of B<br>− R² of A"}, "thickness": 12},
     }
-    return cell_map(alignment, cells, colours, f"{KIND_NAME[kind]}: R² of B − R² of A, held out", selected)
+    title = f"{KIND_NAME[kind]}: R² of B − R² of A, held out"
+    return cell_map(alignment, cells, colours, title, selected, OUTLINE)
 
 
 def _hover(head: HeadDifference) -> str:
