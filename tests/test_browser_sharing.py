@@ -132,6 +132,7 @@ def test_two_analyses_side_by_side_by_address_and_by_click(analysed, restarted, 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_the_comparison_and_the_files_break_no_rule_of_accessibility(analysed, restarted, chromium, theme):
     context = chromium.new_context(viewport={"width": 1280, "height": 800}, color_scheme=theme)
+    real.let_in(context)
     page = context.new_page()
     page.set_default_timeout(120_000)
     page.goto(f"{restarted.url}/alignment?run={analysed[1]}&with=sample&cell=K-0-0")
