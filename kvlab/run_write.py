@@ -6,7 +6,6 @@ report.json of a run's folder is read back when a run is resumed, so there the r
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,15 +39,6 @@ def write(report: Fields, folder: Path, forms: Sequence[str] = FORMATS, language
         told = read_json(folder / REPORT) if form == "json" and (folder / store.CONFIG).exists() else None
         text = text_of(report if told is None else {**told, WITHIN: report}, form, language)
         with store.disk_errors(folder):
-            _replace(path, text)
+            store.replace(path, text.encode())
         written.append(path)
     return written
-
-
-def _replace(path: Path, text: str) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)

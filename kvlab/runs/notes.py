@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from contextlib import suppress
 from pathlib import Path
 
@@ -53,19 +52,4 @@ def write(folder: Path, text: str, before: str | None = None) -> None:
             with suppress(FileNotFoundError):
                 (folder / NOTES).unlink()
             return
-        _replace(folder / NOTES, text.encode("utf-8", "replace") + b"\n")
-
-
-def _replace(path: Path, data: bytes) -> None:
-    # A name of its own for each write: two windows of one server may write at once.
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        with open(draft, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    except BaseException:
-        with suppress(OSError):
-            draft.unlink()
-        raise
+        store.replace(folder / NOTES, text.encode("utf-8", "replace") + b"\n")

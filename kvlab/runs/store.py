@@ -40,6 +40,7 @@ _SLUG_LENGTH = 40
 _ID_LENGTH = len("20260131T120000.000Z") + 1 + _SLUG_LENGTH + 5
 
 _writing = threading.Lock()  # one read-change-replace of a status at a time within this process
+_drafting = threading.Lock()  # threads of one process share the name of a draft
 
 
 class Lines(NamedTuple):
@@ -73,7 +74,7 @@ def create(root: Path, kind: str, name: str, config: dict[str, Any]) -> Path:
         draft = root / f".{run_id}.draft"
         draft.mkdir()
         try:
-            _replace(draft / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
+            replace(draft / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
             write_status(draft, **status)
             draft.rename(root / run_id)
         except BaseException:
@@ -91,7 +92,7 @@ def write_status(folder: Path, **fields: Any) -> None:
         raise ValueError(f"state must be one of {ACTIVE + FINAL}, got {fields['state']!r}")
     with _writing, disk_errors(folder):
         status = {**read_status(folder), **fields, "updated": timestamp()}
-        _replace(folder / STATUS, _json(_finite(status, [])) + b"\n")
+        replace(folder / STATUS, _json(_finite(status, [])) + b"\n")
 
 
 def read_status(folder: Path) -> dict[str, Any]:
@@ -225,19 +226,21 @@ def _read(path: Path) -> bytes:
         return file.read()
 
 
-def _replace(path: Path, data: bytes) -> None:
+def replace(path: Path, data: bytes) -> None:
+    """Put ``data`` in the place of a file, whole or not at all, whoever else writes it. Raises OSError."""
     # Named by process, not at random: a process killed here leaves one stray file, not one for each time.
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(draft, "wb", opener=_no_link) as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    except BaseException:
-        with suppress(OSError):
-            draft.unlink()
-        raise
+    with _drafting:
+        try:
+            with open(draft, "wb", opener=_no_link) as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(draft, path)
+        except BaseException:
+            with suppress(OSError):
+                draft.unlink()
+            raise
 
 
 def _torn(path: Path) -> bool:

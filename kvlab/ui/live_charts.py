@@ -14,8 +14,8 @@ import pandas as pd
 from kvlab.plots.style import KIND_COLOUR, NEUTRAL, STUDENT_COLOUR
 from kvlab.runs.metrics import Table, smoothed
 from kvlab.runs.usage import curve
+from kvlab.ui.text import GIB
 
-GIB = 2**30
 MOST_POINTS = 600  # of a line; of more, the least and the greatest of each stretch are drawn
 HEIGHT = 260
 ZOOM = "zoom"  # the selection that a page keeps, so that it outlives new points

@@ -11,9 +11,8 @@ import streamlit as st
 from kvlab.runs.history import Row, finite
 from kvlab.safe_csv import neutral
 from kvlab.ui import runs_source, runs_words, settings_differ
-from kvlab.ui.text import count, number, table_height
+from kvlab.ui.text import GIB, count, number, table_height
 
-GIB = 2**30
 MEASURED = ("ce", "kv_key", "kv_value")
 RESULTS = {
     "line": st.column_config.TextColumn("", width=30),

@@ -16,8 +16,7 @@ from kvlab.runs.history import History, Row, finite
 from kvlab.runs.metrics import NAN, Reader, Steps, pace, smoothed
 from kvlab.runs.usage import MEMORY, curve
 from kvlab.train.config import checked
-
-GIB = 2**30
+from kvlab.ui.text import GIB
 
 Curve = tuple[list[float], list[float]]  # where, and how much
 

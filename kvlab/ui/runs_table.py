@@ -11,10 +11,9 @@ import streamlit as st
 from kvlab.runs.history import Row
 from kvlab.safe_csv import neutral
 from kvlab.ui import runs_selection, runs_words
-from kvlab.ui.text import number, table_height
+from kvlab.ui.text import GIB, number, table_height
 
 HEIGHT = 330
-GIB = 2**30
 COLUMNS = {
     "line": st.column_config.TextColumn("", width=30, help="The colour of the run in the figure below."),
     "name": st.column_config.TextColumn("run", width=160),

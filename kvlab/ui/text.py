@@ -12,6 +12,7 @@ from kvlab.report import whole
 from kvlab.results import Alignment, HeadScore
 
 ROW_PIXELS = 35
+GIB = 2**30
 UNKNOWN = "–"
 
 TIME_RULES = {
