@@ -12,3 +12,19 @@ import pytest
 def own_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("KVLAB_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    from tests import app  # with Playwright, which the other tests do without
+
+    with app.browser() as opened:
+        yield opened
+
+
+@pytest.fixture
+def page(chromium):
+    from tests import app
+
+    with app.tab(chromium) as opened:
+        yield opened

@@ -33,18 +33,6 @@ def app(tmp_path_factory):
         yield running
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    with real.browser() as opened:
-        yield opened
-
-
-@pytest.fixture
-def page(chromium):
-    with real.tab(chromium) as opened:
-        yield opened
-
-
 @pytest.fixture
 def prompt_file(tmp_path) -> Path:
     file = tmp_path / "my-prompts.txt"

@@ -11,7 +11,7 @@ import pytest
 from kvlab.runs import store
 from tests import app as real
 from tests import trained
-from tests.test_browser import app, chromium, page, pytestmark  # noqa: F401
+from tests.test_browser import app, pytestmark  # noqa: F401
 from tests.waiting import wait_until
 
 RESTS = '[data-testid="stApp"][data-test-script-state="notRunning"]'
@@ -24,7 +24,7 @@ def runs(app):  # noqa: F811
     return [trained.really(app.runs, name, **more) for name, more in settings.items()]
 
 
-def tick(page, row: int) -> None:  # noqa: F811
+def tick(page, row: int) -> None:
     """The box before a row of the history, which is drawn: 35 pixels a row below the heading."""
     page.locator(RESTS).wait_for()
     box = page.get_by_test_id("stDataFrame").first.bounding_box()
@@ -36,7 +36,7 @@ def selected(url: str) -> list[str]:
     return found.group(1).replace("%2C", ",").split(",") if found else []
 
 
-def drawn(page) -> list[str]:  # noqa: F811
+def drawn(page) -> list[str]:
     """The words and numbers in the figure."""
     return page.locator("[data-testid=stVegaLiteChart] svg text").all_text_contents()
 

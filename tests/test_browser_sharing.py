@@ -31,12 +31,6 @@ FINDING = "On 2 documents held out by document"
 
 
 @pytest.fixture(scope="module")
-def chromium():
-    with real.browser() as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
 def analysed(chromium, tmp_path_factory):
     """(runs folder, run id, its address without the server): an analysis of two prompts, by a server that has ended."""
     runs, prompts = tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("prompts") / "my-prompts.txt"
@@ -53,12 +47,6 @@ def analysed(chromium, tmp_path_factory):
 def restarted(analysed):
     with real.running_app(analysed[0]) as running:
         yield running
-
-
-@pytest.fixture
-def page(chromium):
-    with real.tab(chromium) as opened:
-        yield opened
 
 
 def taken(page, name):

@@ -41,18 +41,6 @@ def app(runs):
         yield running
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    with real.browser() as opened:
-        yield opened
-
-
-@pytest.fixture
-def page(chromium):
-    with real.tab(chromium) as opened:
-        yield opened
-
-
 def status(runs, run):
     return json.loads((runs / run / "status.json").read_text())
 
