@@ -19,7 +19,7 @@ MODULES = {
 
 # Each group may import itself and the groups named behind it.
 GROUPS = {
-    "base": ({"kvlab", "kvlab.errors", "kvlab.types"}, set()),
+    "base": ({"kvlab", "kvlab.errors", "kvlab.types", "kvlab.language"}, set()),
     "input": (
         {"kvlab.documents", "kvlab.uploads", "kvlab.tables", "kvlab.prompts", "kvlab.segments", "kvlab.request"},
         {"base"},

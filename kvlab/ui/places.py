@@ -7,27 +7,31 @@ from pathlib import Path
 import streamlit as st
 from streamlit.navigation.page import StreamlitPage
 
+from kvlab.language import say
+
 PAGES = Path(__file__).parents[2] / "pages"
 
 
 def overview() -> StreamlitPage:
-    return st.Page(PAGES / "overview.py", title="Overview", icon=":material/home:", default=True)
+    return st.Page(PAGES / "overview.py", title=say("Overview"), icon=":material/home:", default=True)
 
 
 def alignment() -> StreamlitPage:
-    return st.Page(PAGES / "alignment.py", title="Alignment", icon=":material/grid_on:", url_path="alignment")
+    return st.Page(PAGES / "alignment.py", title=say("Alignment"), icon=":material/grid_on:", url_path="alignment")
 
 
 def validation() -> StreamlitPage:
-    return st.Page(PAGES / "validation.py", title="Validation", icon=":material/model_training:", url_path="validation")
+    return st.Page(
+        PAGES / "validation.py", title=say("Validation"), icon=":material/model_training:", url_path="validation"
+    )
 
 
 def runs() -> StreamlitPage:
-    return st.Page(PAGES / "runs.py", title="Runs", icon=":material/history:", url_path="runs")
+    return st.Page(PAGES / "runs.py", title=say("Runs"), icon=":material/history:", url_path="runs")
 
 
 def checks() -> StreamlitPage:
-    return st.Page(PAGES / "checks.py", title="Checks", icon=":material/checklist:", url_path="checks")
+    return st.Page(PAGES / "checks.py", title=say("Checks"), icon=":material/checklist:", url_path="checks")
 
 
 def all_pages() -> list[StreamlitPage]:

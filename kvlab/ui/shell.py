@@ -6,19 +6,22 @@ from pathlib import Path
 
 import streamlit as st
 
-from kvlab.ui import entrance, form, places, progress, validation_form
+from kvlab.ui import entrance, form, languages, places, progress, validation_form
 
 
 def run() -> None:
     """Called on every rerun."""
     st.set_page_config(page_title="kvlab", page_icon=ICON, layout="wide")
     st.html(STYLE)
+    languages.begin()
     form.keep_fields()
     validation_form.keep_fields()
     page = st.navigation(places.all_pages(), position="top")
+    languages.switch()
     progress.banner(on_alignment_page=page.url_path == "alignment")
     page.run()
     st.caption(entrance.note())
+    languages.keep_in_address()
 
 
 # An emoji or a Material icon here would be fetched from the internet.
@@ -30,5 +33,7 @@ h1 { font-size: 1.7rem !important; padding: 0 0 .3rem 0 !important; }
 h3 { font-size: 1.15rem !important; padding-bottom: .2rem !important; }
 /* On the bright blue of the dark theme, white would be hard to read. */
 button[kind^="primary"], [data-testid="stMultiSelect"] span[title] { color: light-dark(#fff, #06222f); }
+/* In the header, beside the navigation. */
+.st-key-language-switch { position: fixed; top: .65rem; right: 4.2rem; width: auto; z-index: 999991; }
 .st-key-live-numbers [data-testid="stMetricValue"] { font-size: 1.3rem; padding: 0; }
 </style>"""

@@ -1,0 +1,57 @@
+"""Which language a session speaks: of the address, else as chosen, else as the browser asks for. And its switch."""
+
+from __future__ import annotations
+
+import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
+
+from kvlab import language
+from kvlab.language import LANGUAGES, say
+
+PARAMETER = "lang"  # in the address
+CHOSEN = "language"  # in the session
+
+
+def of_session() -> str | None:
+    """None outside a session."""
+    if get_script_run_ctx(suppress_warning=True) is None:
+        return None
+    return st.session_state.get(CHOSEN)
+
+
+def begin() -> None:
+    """Called first on every rerun, before any word."""
+    asked = st.query_params.get(PARAMETER)
+    if asked in LANGUAGES:
+        st.session_state[CHOSEN] = asked
+    elif CHOSEN not in st.session_state:
+        st.session_state[CHOSEN] = "zh" if (st.context.locale or "").lower().startswith("zh") else language.DEFAULT
+
+
+def switch() -> None:
+    """The control in the header."""
+    with st.container(key="language-switch"):
+        st.segmented_control(
+            say("Language"),
+            list(LANGUAGES),
+            default=st.session_state[CHOSEN],
+            required=True,
+            format_func=LANGUAGES.get,
+            key=f"language-{st.session_state[CHOSEN]}",
+            on_change=_choose,
+            label_visibility="collapsed",
+        )
+
+
+def _choose() -> None:
+    chosen = st.session_state[f"language-{st.session_state[CHOSEN]}"]
+    st.session_state[CHOSEN] = st.query_params[PARAMETER] = chosen
+
+
+def keep_in_address() -> None:
+    """Called last: pages clear the address when they show something else."""
+    if st.query_params.get(PARAMETER) != st.session_state[CHOSEN]:
+        st.query_params[PARAMETER] = st.session_state[CHOSEN]
+
+
+language.ask(of_session)
