@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
+from kvlab.ui import walk
 from tests.waiting import wait_until
 
 PROJECT = Path(__file__).parents[1]
@@ -61,6 +62,7 @@ def running_app(runs: Path) -> Iterator[App]:
     command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port)]
     environment = {**os.environ, "KVLAB_RUNS": str(runs), "HF_HUB_OFFLINE": "1", "KVLAB_TOKEN": token}
     runs.mkdir(parents=True, exist_ok=True)
+    (runs / walk.DISMISSED).touch()  # its card would lie over what a test clicks
     with open(runs / "server.log", "wb") as log:
         server = subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=log, stderr=log, start_new_session=True)
     process = psutil.Process(server.pid)

@@ -20,7 +20,8 @@ NOT_PROSE = re.compile(r"^(:material/|<style>|<)")
 
 
 def name_of(call):
-    return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    """Of a function by its own name: a method that is called say is another thing."""
+    return getattr(call.func, "id", "")
 
 
 def keys(node):

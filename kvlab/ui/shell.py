@@ -6,7 +6,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from kvlab.ui import entrance, form, languages, places, progress, validation_form
+from kvlab.ui import entrance, form, languages, places, progress, validation_form, walk
 
 
 def run() -> None:
@@ -17,10 +17,14 @@ def run() -> None:
     form.keep_fields()
     validation_form.keep_fields()
     page = st.navigation(places.all_pages(), position="top")
+    walk.lead()
     languages.switch()
     progress.banner(on_alignment_page=page.url_path == "alignment")
     page.run()
-    st.caption(entrance.note())
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption(entrance.note(), width="stretch")
+        walk.again()
+    walk.card()
     languages.keep_in_address()
 
 
@@ -33,6 +37,9 @@ h1 { font-size: 1.7rem !important; padding: 0 0 .3rem 0 !important; }
 h3 { font-size: 1.15rem !important; padding-bottom: .2rem !important; }
 /* On the bright blue of the dark theme, white would be hard to read. */
 button[kind^="primary"], [data-testid="stMultiSelect"] span[title] { color: light-dark(#fff, #06222f); }
+/* Over the page, in its corner; on a phone along its lower edge. */
+.st-key-walk { position: fixed; right: 1rem; bottom: 1rem; width: min(25rem, calc(100vw - 2rem)); z-index: 999980;
+  background: light-dark(#fff, #1a1c24); box-shadow: 0 4px 18px rgb(0 0 0 / 25%); }
 /* In the header, beside the navigation. */
 .st-key-language-switch { position: fixed; top: .65rem; right: 4.2rem; width: auto; z-index: 999991; }
 .st-key-live-numbers [data-testid="stMetricValue"] { font-size: 1.3rem; padding: 0; }

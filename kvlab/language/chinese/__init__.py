@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from kvlab.language.chinese import common
+from kvlab.language.chinese import common, walk
 
-PARTS = (common,)
+PARTS = (common, walk)
 MESSAGE_PARTS = ()
 
 WORDS: dict[str, str] = {}
