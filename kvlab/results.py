@@ -20,6 +20,7 @@ import pandas as pd
 from safetensors.numpy import load_file, save_file
 
 from kvlab.errors import AlignError
+from kvlab.language import mark
 from kvlab.safe_csv import safe_csv
 
 FORMAT = 2
@@ -70,10 +71,14 @@ class HeadScore:
         """
         if not isfinite(self.gain_se):
             return None
-        floors = {"the mean": 0.0, "shuffled rows": self.r2_shuffled, "the group mean": self.r2_group_mean}
+        floors = {
+            mark("the mean"): 0.0,
+            mark("shuffled rows"): self.r2_shuffled,
+            mark("the group mean"): self.r2_group_mean,
+        }
         gains = {
-            "the token alone": (self.gain, self.gain_se),
-            "a teacher of random weights": (self.gain_random, self.gain_random_se),
+            mark("the token alone"): (self.gain, self.gain_se),
+            mark("a teacher of random weights"): (self.gain_random, self.gain_random_se),
         }
         below = [name for name, floor in floors.items() if isfinite(floor) and not self.r2 > floor]
         return below + [name for name, (gain, se) in gains.items() if isfinite(gain) and not gain > 2 * se]

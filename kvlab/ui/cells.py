@@ -9,6 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
+from kvlab.language import say
 from kvlab.plots import KIND_NAME
 from kvlab.results import Alignment
 from kvlab.ui import downloads
@@ -31,7 +32,7 @@ def selected(alignment: Alignment) -> Cell:
 
 
 def maps(draw: Callable[[str, tuple[int, int] | None], go.Figure], cell: Cell, name: str, shown: str, alt: str) -> None:
-    """Both maps side by side; ``draw`` takes the kind and the pinned (layer, head) of it."""
+    """Both maps side by side; ``draw`` takes the kind and the pinned (layer, head) of it. ``alt`` has a {kind}."""
     for column, kind in zip(st.columns(2), KIND_NAME, strict=True):
         figure = draw(kind, cell[1:] if cell[0] == kind else None)
         key = f"{name}-{shown}-{kind}"
@@ -42,7 +43,7 @@ def maps(draw: Callable[[str, tuple[int, int] | None], go.Figure], cell: Cell, n
                 on_select=lambda key=key, kind=kind: _clicked(key, kind),
                 selection_mode="points",
                 config={"displayModeBar": False},
-                alt=f"{KIND_NAME[kind]} {alt}; the table below has the numbers.",
+                alt=alt.format(kind=KIND_NAME[kind]),
             )
             downloads.figure_button(figure, f"{KIND_NAME[kind]}-{name}", f"{name}-{shown}-{kind}")
 
@@ -64,7 +65,7 @@ def table(frame: pd.DataFrame, columns: dict, name: str, shown: str, alt: str) -
             row = frame.iloc[rows[0]]
             st.session_state["cell"] = f"{row['kind']}-{row['layer']}-{row['head']}"
 
-    with st.expander("The same as a table: pick a row to see that head", icon=":material/table:"):
+    with st.expander(say("The same as a table: pick a row to see that head"), icon=":material/table:"):
         st.dataframe(
             frame,
             key=key,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from kvlab import plots, report
+from kvlab.language import mark, say
 from kvlab.plots import KIND_NAME
 from kvlab.results import Alignment
 from kvlab.safe_csv import safe_csv
@@ -12,17 +13,16 @@ from kvlab.ui import cells, downloads
 from kvlab.ui.text import number
 
 ABOUT = {
-    "r2": "Held-out R² that each teacher layer reaches on its own, all channels of the layer together.",
-    "cka": "Unbiased linear CKA of the two caches: 0 unrelated, 1 alike up to rotation and scale.",
-    "own": "The ceiling: CKA of the student’s layers with each other. Where neighbours are alike, a choice between "
-    "teacher layers matters little.",
+    "r2": mark("Held-out R² that each teacher layer reaches on its own, all channels of the layer together."),
+    "cka": mark("Unbiased linear CKA of the two caches: 0 unrelated, 1 alike up to rotation and scale."),
+    "own": mark(
+        "The ceiling: CKA of the student’s layers with each other. Where neighbours are alike, a choice between "
+        "teacher layers matters little."
+    ),
 }
-CHOSEN = {
-    "R² of it": number("R² of it"),
-    "highest CKA": number("highest CKA"),
-    "shuffled rows": number("its null, shuffled rows"),
-}
-PAIRS = {"CKA": number("CKA"), "CKA shuffled": number("CKA shuffled"), "R² alone": number("R² alone")}
+# Columns of the tables that are no scores.
+CHOSEN = (mark("student layer"), mark("teacher layers"), mark("folds that agree"), mark("best alone"))
+PAIRS = (mark("student layer"), mark("teacher layer"), mark("chosen"))
 
 
 def panel(alignment: Alignment, shown: str) -> None:
@@ -30,14 +30,14 @@ def panel(alignment: Alignment, shown: str) -> None:
     layers = alignment.student["kv_layers"]
     left, right = st.columns([1, 4], vertical_alignment="center")
     layer = left.selectbox(
-        "Student layer", layers, index=layers.index(cells.selected(alignment)[1]), key=f"layer-{shown}"
+        say("Student layer"), layers, index=layers.index(cells.selected(alignment)[1]), key=f"layer-{shown}"
     )
     right.markdown(report.layer_sentence(alignment, layer))
     for name in plots.MATRICES:
         if f"similarity.key.{name}" in alignment.arrays:
             _matrices(alignment, shown, name)
     left, right = st.columns([3, 1], vertical_alignment="bottom")
-    left.markdown("**What was chosen for each student layer**")
+    left.markdown(say("**What was chosen for each student layer**"))
     right.download_button(
         "layers.csv",
         lambda: safe_csv(report.layer_pairs(alignment)),
@@ -52,17 +52,21 @@ def panel(alignment: Alignment, shown: str) -> None:
         report.chosen_table(alignment),
         hide_index=True,
         placeholder="–",
-        column_config=CHOSEN,
-        alt="The teacher layers of every student layer, and how many folds chose the same",
+        column_config={name: say(name) for name in CHOSEN}
+        | {name: number(say(name)) for name in (mark("R² of it"), mark("highest CKA"))}
+        | {mark("shuffled rows"): number(say("its null, shuffled rows"))},
+        alt=say("The teacher layers of every student layer, and how many folds chose the same"),
     )
-    with st.expander("Every pair of layers as a table", icon=":material/table:"):
+    with st.expander(say("Every pair of layers as a table"), icon=":material/table:"):
         st.dataframe(
             report.layer_pairs(alignment),
             hide_index=True,
             placeholder="–",
-            column_config=PAIRS,
+            column_config={name: say(name) for name in PAIRS}
+            | {name: number(say(name)) for name in (mark("CKA shuffled"), mark("R² alone"))}
+            | {"CKA": number("CKA"), "kind": "K/V"},
             height=280,
-            alt="CKA, its null and held-out R² of every pair of layers",
+            alt=say("CKA, its null and held-out R² of every pair of layers"),
         )
 
 
@@ -74,12 +78,16 @@ def _matrices(alignment: Alignment, shown: str, name: str) -> None:
                 figure,
                 key=f"similarity-{shown}-{kind}-{name}",
                 config={"displayModeBar": False},
-                alt=f"{KIND_NAME[kind]}: {plots.MATRICES[name][0]}, per student and teacher layer",
+                alt=say(
+                    "{kind}: {title}, per student and teacher layer",
+                    kind=KIND_NAME[kind],
+                    title=say(plots.MATRICES[name][0]),
+                ),
             )
             downloads.figure_button(figure, f"{KIND_NAME[kind]}-layers-{name}", f"similarity-{shown}-{kind}-{name}")
-    words = [ABOUT[name]]
+    words = [say(ABOUT[name])]
     if name == "cka":
         words += [report.ceiling_sentence(alignment, kind) for kind in KIND_NAME]
     if name != "own":
-        words.append("Outlined: chosen. Grey: not searched, or a layer without a KV cache.")
-    st.caption(" ".join(words))
+        words.append(say("Outlined: chosen. Grey: not searched, or a layer without a KV cache."))
+    st.caption(say(" ").join(words))

@@ -7,6 +7,7 @@ from math import isfinite, isnan
 import streamlit as st
 
 from kvlab.errors import KvlabError
+from kvlab.language import mark, plural, say, translated
 from kvlab.plots import KIND_NAME
 from kvlab.report import whole
 from kvlab.results import Alignment, HeadScore
@@ -16,43 +17,44 @@ GIB = 2**30
 UNKNOWN = "–"
 
 TIME_RULES = {
-    "floor": "floor — last teacher token that ends at or before the student token (causal)",
-    "exact": "exact — only where both end at the same byte",
-    "ceil": "ceil — first teacher token that ends at or after (looks ahead)",
-    "overlap": "overlap — mean of the teacher tokens that share its bytes (not causal)",
-    "linear": "linear — interpolation by position, blind to the text",
-    "nearest": "nearest — rounded position, blind to the text",
-    "segment": "segment — linear inside prompt, reasoning and answer",
-    "rkv": "R-KV — per head, the teacher steps that matter most and repeat least",
+    "floor": mark("floor — last teacher token that ends at or before the student token (causal)"),
+    "exact": mark("exact — only where both end at the same byte"),
+    "ceil": mark("ceil — first teacher token that ends at or after (looks ahead)"),
+    "overlap": mark("overlap — mean of the teacher tokens that share its bytes (not causal)"),
+    "linear": mark("linear — interpolation by position, blind to the text"),
+    "nearest": mark("nearest — rounded position, blind to the text"),
+    "segment": mark("segment — linear inside prompt, reasoning and answer"),
+    "rkv": mark("R-KV — per head, the teacher steps that matter most and repeat least"),
 }
 LAYER_RULES = {
-    "heldout": "held-out — the layers, up to 4, that explain held-out text best",
-    "cka": "CKA — the most similar layer",
-    "depth": "depth — proportional, first to first and last to last",
+    "heldout": mark("held-out — the layers, up to 4, that explain held-out text best"),
+    "cka": mark("CKA — the most similar layer"),
+    "depth": mark("depth — proportional, first to first and last to last"),
 }
-SEARCHES = {"banded": "near the proportional depth", "full": "all teacher layers (slower)"}
+SEARCHES = {"banded": mark("near the proportional depth"), "full": mark("all teacher layers (slower)")}
 PROJECTORS = {
-    "ridge": "ridge — closed form, from all teacher heads",
-    "structured": "structured — head mixing × width projection (KVProjector)",
-    "group-mean": "group mean — nothing is fitted",
+    "ridge": mark("ridge — closed form, from all teacher heads"),
+    "structured": mark("structured — head mixing × width projection (KVProjector)"),
+    "group-mean": mark("group mean — nothing is fitted"),
 }
-KEYS = {"pre-rope": "before RoPE (rotation undone)", "post-rope": "after RoPE (as cached)"}
+KEYS = {"pre-rope": mark("before RoPE (rotation undone)"), "post-rope": mark("after RoPE (as cached)")}
 CALIBRATION = {
-    "auto": "auto — also on the bundled samples when there are fewer than 20 prompts",
-    "samples": "my prompts and the bundled samples",
-    "none": "my prompts only",
+    "auto": mark("auto — also on the bundled samples when there are fewer than 20 prompts"),
+    "samples": mark("my prompts and the bundled samples"),
+    "none": mark("my prompts only"),
 }
 SEGMENTS = {
-    "auto": "from the fields of the file, else from markers in the text",
-    "fields": "from the fields of the file only",
-    "none": "none — every prompt is one",
+    "auto": mark("from the fields of the file, else from markers in the text"),
+    "fields": mark("from the fields of the file only"),
+    "none": mark("none — every prompt is one"),
 }
 
 
 def show_error(error: KvlabError) -> None:
     """What was expected, what was found, what to do."""
-    st.error(f"**Expected** {plain(error.expected)}", icon=":material/error:")
-    st.markdown(f"**Found:** {plain(error.found)}\n\n**What to do:** {plain(error.remedy)}")
+    expected, found, remedy = (plain(translated(part)) for part in (error.expected, error.found, error.remedy))
+    st.error(say("**Expected** {expected}", expected=expected), icon=":material/error:")
+    st.markdown(say("**Found:** {found}\n\n**What to do:** {remedy}", found=found, remedy=remedy))
 
 
 def plain(text: str) -> str:
@@ -69,39 +71,73 @@ def duration(seconds: float | None) -> str:
     seconds = round(seconds)
     hours, minutes, rest = seconds // 3600, seconds % 3600 // 60, seconds % 60
     if hours:
-        return f"{hours} h {minutes:02} min"
-    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+        return say("{hours} h {minutes:02} min", hours=hours, minutes=minutes)
+    if minutes:
+        return say("{minutes} min {seconds:02} s", minutes=minutes, seconds=rest)
+    return say("{seconds} s", seconds=rest)
 
 
 def head_sentence(alignment: Alignment, score: HeadScore) -> str:
     """One head in words, with n, split and controls."""
-    name = KIND_NAME[score.kind]
+    name, where = KIND_NAME[score.kind], {"layer": score.layer, "head": score.head}
     if isnan(score.r2):
-        return (
-            f"Layer {score.layer}, head {score.head}: its {name} does not vary on these prompts, so nothing is scored."
+        return say(
+            "Layer {layer}, head {head}: its {name} does not vary on these prompts, so nothing is scored.",
+            name=name,
+            **where,
         )
-    explains = (
-        f"the teacher explains **{score.r2:.0%}** of {name} on held-out text"
-        if score.r2 > 0
-        else f"the teacher explains nothing of {name} on held-out text (R² {score.r2:.2f})"
-    )
-    gains = [f"{_more(score.gain)} than the token alone does"]
-    if isfinite(score.gain_random):
-        gains.append(f"{_more(score.gain_random)} than a teacher of random weights")
-    if score.unbeaten is None:
-        verdict = " One fold only is scored, so there is no standard error: whether it beats its controls is not known."
+    if score.r2 > 0:
+        explains = say("the teacher explains **{r2:.0%}** of {name} on held-out text", r2=score.r2, name=name)
     else:
-        verdict = f" **It is no better than {' and '.join(score.unbeaten)}.**" if score.unbeaten else ""
-    return (
-        f"Layer {score.layer}, head {score.head}: {explains}, {' and '.join(gains)} "
-        f"(shuffled rows: {whole(score.r2_shuffled)}; n = {score.n:,} tokens, {alignment.data['folds']} folds "
-        f"{alignment.data['split']}).{verdict}"
+        explains = say("the teacher explains nothing of {name} on held-out text (R² {r2:.2f})", r2=score.r2, name=name)
+    sentence = say(
+        "Layer {layer}, head {head}: {explains}, {gains} (shuffled rows: {shuffled}; n = {n:,} tokens, {folds} folds "
+        "{split}).",
+        explains=explains,
+        gains=_gains(score),
+        shuffled=whole(score.r2_shuffled),
+        n=score.n,
+        folds=alignment.data["folds"],
+        split=translated(alignment.data["split"]),
+        **where,
+    )
+    return sentence + _verdict(score)
+
+
+def _gains(score: HeadScore) -> str:
+    if not isfinite(score.gain_random):
+        return _over_token(score.gain)
+    return say("{one} and {other}", one=_over_token(score.gain), other=_over_random(score.gain_random))
+
+
+def _over_token(gain: float) -> str:
+    points = round(abs(gain) * 100)
+    if gain >= 0:
+        return plural(points, "{n} point more than the token alone does", "{n} points more than the token alone does")
+    return plural(points, "{n} point less than the token alone does", "{n} points less than the token alone does")
+
+
+def _over_random(gain: float) -> str:
+    points = round(abs(gain) * 100)
+    if gain >= 0:
+        return plural(
+            points,
+            "{n} point more than a teacher of random weights",
+            "{n} points more than a teacher of random weights",
+        )
+    return plural(
+        points, "{n} point less than a teacher of random weights", "{n} points less than a teacher of random weights"
     )
 
 
-def _more(gain: float) -> str:
-    points = round(abs(gain) * 100)
-    return f"{points} point{'s' * (points != 1)} {'more' if gain >= 0 else 'less'}"
+def _verdict(score: HeadScore) -> str:
+    if score.unbeaten is None:
+        return say(
+            " One fold only is scored, so there is no standard error: whether it beats its controls is not known."
+        )
+    if not score.unbeaten:
+        return ""
+    return say(" **It is no better than {controls}.**", controls=say(" and ").join(map(say, score.unbeaten)))
 
 
 def table_height(rows: int, most: int) -> int:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from kvlab.language.chinese import common, walk
+from kvlab.language.chinese import analysis, common, walk
 
-PARTS = (common, walk)
-MESSAGE_PARTS = ()
+PARTS = (common, walk, analysis)
+MESSAGE_PARTS = (analysis,)
 
 WORDS: dict[str, str] = {}
 for _part in PARTS:
