@@ -28,3 +28,18 @@ def page(chromium):
 
     with app.tab(chromium) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory):
+    """Settings of a training run of tiny models; tests only read its files."""
+    from tests.training import tiny_pair
+
+    return tiny_pair(tmp_path_factory.mktemp("pair"))
+
+
+@pytest.fixture
+def fresh_accelerate():
+    from tests.training import forget_accelerate
+
+    forget_accelerate()

@@ -6,22 +6,15 @@ from math import isnan
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
 
 from kvlab import cli
 from kvlab.bench import ROWS, layers, memory, overhead, pair, ridge, row, run, seeds, timelines, training
 from kvlab.bench.pair import TINY, documents, random_pair, tokenizers
 from kvlab.train.perform import perform
 
-pytestmark = [pytest.mark.model, pytest.mark.xdist_group("bench")]
+pytestmark = [pytest.mark.model, pytest.mark.xdist_group("bench"), pytest.mark.usefixtures("fresh_accelerate")]
 CPU = torch.device("cpu")
 FIELDS = {"name", "against", "ratio", "low", "high", "bar", "holds", "unit", "detail"}
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
 
 
 def test_quick_runs_every_row_without_verdicts_and_writes_json(tmp_path, monkeypatch, capsys):

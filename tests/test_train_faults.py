@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
 
 from kvlab.errors import RunError
 from kvlab.runs import monitor, queue, store, training
@@ -17,22 +16,11 @@ from kvlab.train.perform import perform
 from kvlab.train.student import read_student
 from kvlab.train.verdict import in_force
 from tests.trainers import nothing_outlives, state, wait_until_idle
-from tests.training import PROJECT, metrics, tiny_pair, written
+from tests.training import PROJECT, metrics, written
 from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.model, pytest.mark.xdist_group("train")]
+pytestmark = [pytest.mark.model, pytest.mark.xdist_group("train"), pytest.mark.usefixtures("fresh_accelerate")]
 KILLED = Path(__file__).with_name("killed_trainer.py")
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory):
-    return tiny_pair(tmp_path_factory.mktemp("pair"))
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
 
 
 @pytest.fixture(scope="module")

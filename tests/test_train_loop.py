@@ -11,14 +11,9 @@ from kvlab.train.targets import padded
 from kvlab.train.words import of_step
 from kvlab.types import KINDS
 from tests.tiny import tiny_loaded, tiny_tokens
-from tests.training import prepared, steps, tiny_pair, weights
+from tests.training import prepared, steps, weights
 
 pytestmark = [pytest.mark.model, pytest.mark.xdist_group("train")]
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory):
-    return tiny_pair(tmp_path_factory.mktemp("pair"))
 
 
 def with_two(pair):

@@ -7,7 +7,6 @@ import sys
 import pytest
 import torch
 import yaml
-from accelerate.state import AcceleratorState, GradientState
 from safetensors import safe_open
 
 from kvlab import cli
@@ -17,21 +16,10 @@ from kvlab.train.losses import cross_entropy
 from kvlab.train.perform import perform
 from kvlab.train.verdict import in_force
 from tests.trainers import nothing_outlives
-from tests.training import PROJECT, metrics, started, tiny_pair, written
+from tests.training import PROJECT, metrics, started, written
 from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.model, pytest.mark.xdist_group("train")]
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory):
-    return tiny_pair(tmp_path_factory.mktemp("pair"))
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
+pytestmark = [pytest.mark.model, pytest.mark.xdist_group("train"), pytest.mark.usefixtures("fresh_accelerate")]
 
 
 def report(folder):

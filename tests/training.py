@@ -41,10 +41,15 @@ def tiny_pair(folder: Path) -> dict:
     }
 
 
-def prepared(folder: Path, settings: dict) -> Run:
-    """A run just before its first step, in this process."""
+def forget_accelerate() -> None:
+    """Its state is the whole process's: of an earlier run in this process."""
     AcceleratorState._reset_state(True)
     GradientState._reset_state()
+
+
+def prepared(folder: Path, settings: dict) -> Run:
+    """A run just before its first step, in this process."""
+    forget_accelerate()
     folder.mkdir(exist_ok=True)
     config = checked(settings)
     run = Run(folder, config, Record(folder, config.max_steps, config.thresholds), None, Phase(None), Never())
