@@ -6,23 +6,24 @@ import streamlit as st
 
 from kvlab import report
 from kvlab.errors import KvlabError
+from kvlab.language import mark, say, translated
 from kvlab.results import Alignment
 from kvlab.runs.monitor import View
 from kvlab.ui import backend, compare, form, fusion, heads, layers, numbers, progress, share, timeline
 from kvlab.ui.text import show_error
 
 VIEWS = {
-    "heads": ("Heads", heads.panel),
-    "layers": ("Layers", layers.panel),
-    "timeline": ("Timeline", timeline.panel),
-    "fusion": ("Fusion", fusion.panel),
-    "compare": ("Compare", compare.panel),
-    "numbers": ("Numbers and settings", numbers.panel),
+    "heads": (mark("Heads"), heads.panel),
+    "layers": (mark("Layers"), layers.panel),
+    "timeline": (mark("Timeline"), timeline.panel),
+    "fusion": (mark("Fusion"), fusion.panel),
+    "compare": (mark("Compare"), compare.panel),
+    "numbers": (mark("Numbers and settings"), numbers.panel),
 }
 
 
 def page() -> None:
-    st.title("Alignment")
+    st.title(say("Alignment"))
     views = backend.analyses()
     run_id = _picker(views, _chosen(views))
     if st.session_state.get("form-open"):
@@ -72,10 +73,15 @@ def _picker(views: list[View], run_id: str) -> str:
     if st.session_state.get("run-picker") not in names:
         st.session_state["run-picker"] = run_id
     left, right = st.columns([4, 1], vertical_alignment="bottom")
-    left.selectbox("Analysis", list(names), format_func=names.get, key="run-picker", on_change=_picked)
+    left.selectbox(say("Analysis"), list(names), format_func=names.get, key="run-picker", on_change=_picked)
     is_open = st.session_state.get("form-open", False)
-    label, icon = ("Close the form", ":material/close:") if is_open else ("New analysis", ":material/add:")
-    right.button(label, key="form-toggle", icon=icon, on_click=_toggle_form, width="stretch")
+    right.button(
+        say("Close the form") if is_open else say("New analysis"),
+        key="form-toggle",
+        icon=":material/close:" if is_open else ":material/add:",
+        on_click=_toggle_form,
+        width="stretch",
+    )
     return run_id
 
 
@@ -102,7 +108,7 @@ def _of_teacher(run_id: str) -> tuple[Alignment, str]:
         wanted = st.query_params.get("teacher", "")
         st.session_state[key] = int(wanted) if wanted in map(str, names) else 1
     number = st.segmented_control(
-        "Teacher", list(names), format_func=lambda n: f"{n} {names[n]}", key=key, required=True
+        say("Teacher"), list(names), format_func=lambda n: f"{n} {names[n]}", key=key, required=True
     )
     st.query_params["teacher"] = str(number)
     return backend.alignment_of(run_id, number), backend.shown_name(run_id, number)
@@ -114,13 +120,18 @@ def _show(alignment: Alignment, shown: str) -> None:
     with taken:
         share.button(alignment, shown)
     for note in alignment.notes:
-        st.warning(note, icon=":material/info:")
+        st.warning(translated(note), icon=":material/info:")
     views = [name for name in VIEWS if name != "fusion" or alignment.fusion]
     by_address = st.query_params.get("view", "compare" if compare.WITH in st.query_params else None)
     wanted = st.session_state.get("view", by_address)
     st.session_state["view"] = wanted if wanted in views else "heads"
     view = st.segmented_control(
-        "View", views, format_func=lambda v: VIEWS[v][0], key="view", label_visibility="collapsed", required=True
+        say("View"),
+        views,
+        format_func=lambda v: say(VIEWS[v][0]),
+        key="view",
+        label_visibility="collapsed",
+        required=True,
     )
     st.query_params["view"] = view
     if view != "compare":

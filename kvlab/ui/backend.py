@@ -10,6 +10,7 @@ import streamlit as st
 
 from kvlab import names, results
 from kvlab.errors import KvlabError
+from kvlab.language import say
 from kvlab.prompts import RUN_PROMPTS, write_prompts
 from kvlab.request import AnalysisRequest
 from kvlab.results import Alignment
@@ -41,12 +42,13 @@ def ask(call: str, **arguments: Any) -> Any:
 def geometry(name: str) -> Geometry:
     """Those of the sample's models are on disk; others are asked of the worker. Raises KvlabError."""
     if name not in PAIR_OF_SAMPLE:
-        return _asked_geometry(name)
+        with st.spinner(say("Reading the model's configuration…")):
+            return _asked_geometry(name)
     sample = alignment_of(SAMPLE)
     return Geometry.from_dict(sample.teacher if name == PAIR_OF_SAMPLE[0] else sample.student)
 
 
-@st.cache_data(show_spinner="Reading the model's configuration…", ttl=3600, max_entries=200)
+@st.cache_data(show_spinner=False, ttl=3600, max_entries=200)
 def _asked_geometry(name: str) -> Geometry:
     return Geometry.from_dict(ask("geometry", name=name))
 
@@ -95,7 +97,7 @@ def analyses() -> list[View]:
 
 def labels(views: Sequence[View]) -> dict[str, str]:
     """Id -> what a picker calls it: the sample, and these."""
-    names = {SAMPLE: "Sample: demo/teacher → demo/student, bundled prompts"}
+    names = {SAMPLE: say("Sample: demo/teacher → demo/student, bundled prompts")}
     return names | {view.id: f"{view.name}, {_created(view.id)}" for view in views}
 
 

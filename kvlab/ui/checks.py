@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from kvlab.errors import KvlabError
+from kvlab.language import say, translated
 from kvlab.ui import backend
 from kvlab.ui.text import show_error
 
@@ -12,16 +13,16 @@ MARK = {"ok": ":material/check_circle:", "warn": ":material/warning:", "fail": "
 
 
 def page() -> None:
-    st.title("Checks")
+    st.title(say("Checks"))
     if not backend.ready():
         _wait_for_worker()
         return
     left, right = st.columns([3, 2], gap="large")
     with left:
-        st.subheader("The seven KV checks")
+        st.subheader(say("The seven KV checks"))
         _seven()
     with right:
-        st.subheader("Environment")
+        st.subheader(say("Environment"))
         _environment()
 
 
@@ -29,43 +30,47 @@ def page() -> None:
 def _wait_for_worker() -> None:
     if backend.ready():
         st.rerun()
-    st.info("The checks run in the worker, which is starting (about 10 s).", icon=":material/hourglass_top:")
+    st.info(say("The checks run in the worker, which is starting (about 10 s)."), icon=":material/hourglass_top:")
 
 
 def _seven() -> None:
     try:
-        with st.spinner("Running the seven checks…"):
+        with st.spinner(say("Running the seven checks…")):
             outcomes = backend.ask("checks")
     except KvlabError as error:
         show_error(error)
         return
     failed = [o for o in outcomes if o["error"]]
     if failed:
-        st.error(f"{len(failed)} of {len(outcomes)} checks failed: {', '.join(str(o['number']) for o in failed)}")
+        numbers = say(", ").join(str(o["number"]) for o in failed)
+        st.error(say("{n} of {total} checks failed: {numbers}", n=len(failed), total=len(outcomes), numbers=numbers))
     else:
         seconds = sum(o["seconds"] for o in outcomes)
-        st.success(f"所有测试通过! All {len(outcomes)} checks passed in {seconds:.2f} s.")
+        st.success(say("所有测试通过! All {n} checks passed in {seconds:.2f} s.", n=len(outcomes), seconds=seconds))
     for outcome in outcomes:
         mark = MARK["fail" if outcome["error"] else "ok"]
-        st.markdown(f"{mark} **{outcome['number']}. {outcome['title']}**  \n{outcome['explanation']}")
+        title, explanation = translated(outcome["title"]), translated(outcome["explanation"])
+        st.markdown(f"{mark} **{outcome['number']}. {title}**  \n{explanation}")
         if outcome["error"]:
-            st.code(outcome["error"], language=None)
-    st.caption("The same from a shell: `python -m kvlab check`, or `python tests/test_kv_fixes.py`.")
-    st.button("Run again", icon=":material/refresh:")
+            st.code(translated(outcome["error"]), language=None)
+    st.caption(say("The same from a shell: `python -m kvlab check`, or `python tests/test_kv_fixes.py`."))
+    st.button(say("Run again"), icon=":material/refresh:")
 
 
 def _environment() -> None:
     try:
-        findings = _examined()
+        with st.spinner(say("Looking at the environment…")):
+            findings = _examined()
     except KvlabError as error:
         show_error(error)
         return
     for finding in findings:
-        st.markdown(f"{MARK[finding['status']]} **{finding['name']}**: {finding['found']}")
+        mark, name, found = MARK[finding["status"]], translated(finding["name"]), translated(finding["found"])
+        st.markdown(say("{mark} **{name}**: {found}", mark=mark, name=name, found=found))
         if finding["remedy"] and finding["status"] != "ok":
-            st.code(finding["remedy"], language="bash", wrap_lines=True)
+            st.code(translated(finding["remedy"]), language="bash", wrap_lines=True)
 
 
-@st.cache_data(show_spinner="Looking at the environment…", ttl=300)
+@st.cache_data(show_spinner=False, ttl=300)
 def _examined() -> list[dict]:
     return backend.ask("doctor")

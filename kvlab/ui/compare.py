@@ -9,6 +9,7 @@ import streamlit as st
 from kvlab import plots, report
 from kvlab.difference import HeadDifference, matched
 from kvlab.errors import KvlabError
+from kvlab.language import mark, say, translated
 from kvlab.plots import KIND_NAME
 from kvlab.results import Alignment
 from kvlab.runs.monitor import View
@@ -17,26 +18,37 @@ from kvlab.ui.cells import Cell
 from kvlab.ui.text import count, number, plain, show_error, table_height
 
 WITH, TEACHER = "with", "with_teacher"  # of the address
-ABOUT = "Choose a second analysis: other prompts, another rule, another teacher. The one that is open is A."
-ALONE = "There is no second analysis yet. Run one with “New analysis” above: other prompts, rules or teachers."
-SAME = "This is analysis A itself. Choose another one."
-OTHER_STUDENT = "The students are different models; a head is compared with the head of the same number."
-ERRORS = "The projection error of A and of B, on one colour range"
-MEANS = {name: number(name) for name in ("A", "B", "B − A")}
-TABLE = {
-    "kind": "K/V",
-    "layer": "layer",
-    "head": "head",
-    "difference": number("R² of B − R² of A"),
-    "se": number("± s.e.", "√(s.e. of A² + s.e. of B²)."),
-    "clear": st.column_config.CheckboxColumn("beyond 2 s.e."),
-    "r2_a": number("R² A"),
-    "se_a": number("± s.e. A"),
-    "n_a": count("n tokens A"),
-    "r2_b": number("R² B"),
-    "se_b": number("± s.e. B"),
-    "n_b": count("n tokens B"),
+ABOUT = mark("Choose a second analysis: other prompts, another rule, another teacher. The one that is open is A.")
+ALONE = mark("There is no second analysis yet. Run one with “New analysis” above: other prompts, rules or teachers.")
+SAME = mark("This is analysis A itself. Choose another one.")
+OTHER_STUDENT = mark("The students are different models; a head is compared with the head of the same number.")
+ERRORS = mark("The projection error of A and of B, on one colour range")
+NO_RESULT = {
+    "queued": mark("Analysis B has no result: it is queued."),
+    "running": mark("Analysis B has no result: it is running."),
+    "failed": mark("Analysis B has no result: it is failed."),
+    "cancelled": mark("Analysis B has no result: it is cancelled."),
+    "lost": mark("Analysis B has no result: it is lost."),
 }
+MEANS = ("A", "B", "B − A")
+
+
+def _columns() -> dict:
+    """Of the table, by the names of ``report.differences_table``."""
+    return {
+        "kind": "K/V",
+        "layer": say("layer"),
+        "head": say("head"),
+        "difference": number(say("R² of B − R² of A")),
+        "se": number(say("± s.e."), say("√(s.e. of A² + s.e. of B²).")),
+        "clear": st.column_config.CheckboxColumn(say("beyond 2 s.e.")),
+        "r2_a": number("R² A"),
+        "se_a": number(say("± s.e. A")),
+        "n_a": count(say("n tokens A")),
+        "r2_b": number("R² B"),
+        "se_b": number(say("± s.e. B")),
+        "n_b": count(say("n tokens B")),
+    }
 
 
 def panel(alignment: Alignment, shown: str) -> None:
@@ -48,58 +60,63 @@ def panel(alignment: Alignment, shown: str) -> None:
     try:
         view = None if chosen == backend.SAMPLE else backend.view_of(chosen)
         if view is not None and view.state != "done":
-            st.info(f"Analysis B has no result: it is {view.state}.", icon=":material/info:")
+            st.info(say(NO_RESULT[view.state]), icon=":material/info:")
             return
         other, name = _of_teacher(chosen, shown)
     except KvlabError as error:
         show_error(error)
         return
     if name == shown:
-        st.info(SAME, icon=":material/info:")
+        st.info(say(SAME), icon=":material/info:")
         return
     _both(alignment, other, f"{shown}-{name}")
 
 
 def _both(a: Alignment, b: Alignment, shown: str) -> None:
     differences = matched(a, b)
-    st.markdown(f"**B:** {report.sentence(b)}")
+    st.markdown(say("**B:** {finding}", finding=report.sentence(b)))
     if differences:
         st.markdown(f"**{report.difference_sentence(differences)}**")
     else:
         st.warning(plain(report.shapes_sentence(a, b)), icon=":material/info:")
     both = [report.compared_settings(a), report.compared_settings(b)]
     if differing := settings_differ.differing(report.TEXT, both):
-        st.caption(f"Not measured on the same text: {report.listed(differing)} differ.")
+        names = report.listed([say(name) for name in differing])
+        st.caption(say("Not measured on the same text: {names} differ.", names=names))
     if differences and a.student["name"] != b.student["name"]:
-        st.caption(OTHER_STUDENT)
+        st.caption(say(OTHER_STUDENT))
     if differences:
         _maps(a, b, differences, shown)
     means = report.means_table(a, b)
     means[list(MEANS)] = means[list(MEANS)].round(3) + 0  # no negative zero
-    st.subheader("Means over heads")
+    st.subheader(say("Means over heads"))
     st.dataframe(
         means,
         hide_index=True,
-        column_config=MEANS,
+        column_config={name: number(name) for name in MEANS} | {mark("R² of"): say("R² of")},
         height=table_height(len(means), 360),
         placeholder="–",
-        alt="Held-out R² of A and B, mean over heads, with what each control reaches",
+        alt=say("Held-out R² of A and B, mean over heads, with what each control reaches"),
     )
     settings_differ.table(both, ["A", "B"])
 
 
 def _maps(a: Alignment, b: Alignment, differences: Sequence[HeadDifference], shown: str) -> None:
-    st.caption(report.DIFFERENCE_MEANING)
+    st.caption(say(report.DIFFERENCE_MEANING))
     cell = cells.selected(a)
     cells.maps(
         lambda kind, marked: plots.difference_heatmap(a, differences, kind, marked),
         cell,
         "difference",
         shown,
-        "R² of B minus R² of A on held-out text, per student layer and KV head",
+        say(
+            "{kind} R² of B minus R² of A on held-out text, per student layer and KV head; the table below has the "
+            "numbers."
+        ),
     )
-    cells.table(report.differences_table(differences), TABLE, "difference", shown, "Every head in both analyses")
-    with st.expander(ERRORS, icon=":material/grid_on:"):
+    frame = report.differences_table(differences)
+    cells.table(frame, _columns(), "difference", shown, say("Every head in both analyses"))
+    with st.expander(say(ERRORS), icon=":material/grid_on:"):
         _errors(a, b, cell, shown)
     _detail(a, b, differences, cell, shown)
 
@@ -112,7 +129,11 @@ def _errors(a: Alignment, b: Alignment, cell: Cell, shown: str) -> None:
                 plots.error_heatmap(alignment, kind, cell[1:] if cell[0] == kind else None),
                 key=f"error-{letter}-{shown}-{kind}",
                 config={"displayModeBar": False},
-                alt=f"Analysis {letter}: {KIND_NAME[kind]} projection error per student layer and KV head",
+                alt=say(
+                    "Analysis {letter}: {kind} projection error per student layer and KV head",
+                    letter=letter,
+                    kind=KIND_NAME[kind],
+                ),
             )
 
 
@@ -120,7 +141,7 @@ def _detail(a: Alignment, b: Alignment, differences: Sequence[HeadDifference], c
     head = next(d for d in differences if (d.kind, d.layer, d.head) == cell)
     kind, layer, number_of_head = cell
     with st.container(border=True, key="detail"):
-        st.subheader(f"{KIND_NAME[kind]}, layer {layer}, head {number_of_head}")
+        st.subheader(say("{kind}, layer {layer}, head {head}", kind=KIND_NAME[kind], layer=layer, head=number_of_head))
         st.markdown(report.one_difference_sentence(head))
         for column, letter, alignment in zip(st.columns(2), "AB", (a, b), strict=True):
             with column:
@@ -129,12 +150,13 @@ def _detail(a: Alignment, b: Alignment, differences: Sequence[HeadDifference], c
                     plots.controls(alignment.score(*cell)),
                     key=f"controls-{letter}-{shown}",
                     config={"displayModeBar": False},
-                    alt=f"Analysis {letter}: R² of this head beside its controls",
+                    alt=say("Analysis {letter}: R² of this head beside its controls", letter=letter),
                 )
 
 
 def _named(letter: str, alignment: Alignment) -> str:
-    return f"**{letter}:** {plain(alignment.teacher['name'])}, {plain(alignment.prompts)}"
+    teacher, prompts = plain(alignment.teacher["name"]), plain(translated(alignment.prompts))
+    return say("**{letter}:** {teacher}, {prompts}", letter=letter, teacher=teacher, prompts=prompts)
 
 
 def _picker(others: Sequence[View], a: Alignment, shown: str) -> str | None:
@@ -146,7 +168,7 @@ def _picker(others: Sequence[View], a: Alignment, shown: str) -> str | None:
     if wanted:
         names.setdefault(wanted, wanted)
     if not names:
-        st.info(ALONE, icon=":material/info:")
+        st.info(say(ALONE), icon=":material/info:")
         return None
     key = f"with-picker-{shown}"
     if st.session_state.get(key) not in names:
@@ -157,16 +179,16 @@ def _picker(others: Sequence[View], a: Alignment, shown: str) -> str | None:
         st.query_params.pop(TEACHER, None)
 
     chosen = st.selectbox(
-        "Compare with (B)",
+        say("Compare with (B)"),
         list(names),
         index=None,
         format_func=names.get,
-        placeholder="Choose an analysis",
+        placeholder=say("Choose an analysis"),
         key=key,
         on_change=picked,
     )
     if chosen is None:
-        st.caption(ABOUT)
+        st.caption(say(ABOUT))
         forget()
         return None
     st.session_state[WITH] = st.query_params[WITH] = chosen
@@ -185,7 +207,7 @@ def _of_teacher(chosen: str, shown: str) -> tuple[Alignment, str]:
         wanted = st.query_params.get(TEACHER, "")
         st.session_state[key] = int(wanted) if wanted in map(str, names) else 1 + (chosen == shown)
     teacher = st.segmented_control(
-        "Teacher of B", list(names), format_func=lambda n: f"{n} {names[n]}", key=key, required=True
+        say("Teacher of B"), list(names), format_func=lambda n: f"{n} {names[n]}", key=key, required=True
     )
     st.query_params[TEACHER] = str(teacher)
     return backend.alignment_of(chosen, teacher), backend.shown_name(chosen, teacher)

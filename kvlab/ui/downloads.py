@@ -9,6 +9,7 @@ import streamlit as st
 from plotly.io import to_html
 
 from kvlab import results
+from kvlab.language import say
 from kvlab.results import Alignment
 
 
@@ -19,7 +20,7 @@ def as_json(alignment: Alignment) -> str:
 def figure_button(figure: go.Figure, name: str, key: str) -> None:
     """A figure as one HTML file that needs no network; made only when asked for."""
     st.download_button(
-        "Figure as HTML",
+        say("Figure as HTML"),
         lambda: to_html(figure, include_plotlyjs=True),
         f"{name}.html",
         "text/html",

@@ -14,20 +14,23 @@ from streamlit.web.server.server_util import get_url
 
 from kvlab.access import hosts
 from kvlab.access.keys import NEW, VARIABLE, AccessError, Keys, is_loopback, keys
+from kvlab.language import mark, say
 
 WILDCARDS = ("", "0.0.0.0", "::")
 # Of the terminal.
 AT = "kvlab: {address}"
-TUNNEL = "From your own computer, first: {command}"
-NO_TOKEN = (
-    f"No access token: every account on this machine can open kvlab. With one: {VARIABLE}={NEW} streamlit run app.py"
+TUNNEL = mark("From your own computer, first: {command}")
+TUNNEL_THEN = mark("From your own computer, first: {command}, then open {address} with the same token")
+NO_TOKEN = mark(
+    "No access token: every account on this machine can open kvlab. With one: {setting} streamlit run app.py"
 )
-CLEAR_TEXT = "Beyond this machine the token travels unencrypted; the tunnel encrypts it."
+CLEAR_TEXT = mark("Beyond this machine the token travels unencrypted; the tunnel encrypts it.")
 # Of the pages.
-NOTE = "kvlab runs on this machine and sends nothing anywhere."
-NOTE_OPEN = (
-    f"There is no access token: every account on this machine can open this address ({VARIABLE}={NEW} changes that)."
+NOTE = mark("kvlab runs on this machine and sends nothing anywhere.")
+NOTE_OPEN = mark(
+    "There is no access token: every account on this machine can open this address ({setting} changes that)."
 )
+SETTING = f"{VARIABLE}={NEW}"
 
 
 @cache
@@ -56,20 +59,22 @@ def said() -> str:
     lines = [AT.format(address=get_url(shown) + (f"/?token={quote(token, safe='')}" if token else ""))]
     port = config.get_option("server.port")
     reached = "127.0.0.1" if address in WILDCARDS else address
-    lines.append(
-        TUNNEL.format(command=f"ssh -N -L {port}:{reached}:{port} {_user()}@{socket.gethostname()}")
-        + ("" if shown == reached else f", then open {get_url('127.0.0.1')} with the same token")
-    )
+    command = f"ssh -N -L {port}:{reached}:{port} {_user()}@{socket.gethostname()}"
+    if shown == reached:
+        lines.append(say(TUNNEL, command=command))
+    else:
+        lines.append(say(TUNNEL_THEN, command=command, address=get_url("127.0.0.1")))
     if token is None:
-        lines.append(NO_TOKEN)
+        lines.append(say(NO_TOKEN, setting=SETTING))
     elif not is_loopback(address):
-        lines.append(CLEAR_TEXT)
+        lines.append(say(CLEAR_TEXT))
     return "\n".join(lines)
 
 
 def note() -> str:
     """The last line of every page."""
-    return NOTE if entrance().token else f"{NOTE} {NOTE_OPEN}"
+    note = say(NOTE)
+    return note if entrance().token else say(" ").join([note, say(NOTE_OPEN, setting=SETTING)])
 
 
 def _address() -> str:

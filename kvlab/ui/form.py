@@ -5,12 +5,17 @@ from __future__ import annotations
 import streamlit as st
 
 from kvlab.errors import KvlabError
+from kvlab.language import mark, say
 from kvlab.request import AlignSettings, AnalysisRequest, checked
 from kvlab.segments import Markers
 from kvlab.ui import backend, form_prompts, form_settings
 from kvlab.ui.text import show_error
 
 ALIASES = ["Qwen2-7B", "TinyLlama"]
+ROLES = {  # label of the picker, what it starts with
+    "teacher": (mark("Teacher"), "demo/teacher"),
+    "student": (mark("Student"), "demo/student"),
+}
 SETTINGS = ("time", "layers", "projector", "keys", "search", "folds", "chat")
 
 # What the form starts with, by widget key: the defaults of a request.
@@ -46,7 +51,9 @@ def new_analysis() -> str | None:
         parts, chat = form_prompts.parts()
     with right:
         settings, beside = form_settings.settings()
-    if not st.button("Run", type="primary", icon=":material/play_arrow:", disabled=not documents, key="run-button"):
+    if not st.button(
+        say("Run"), type="primary", icon=":material/play_arrow:", disabled=not documents, key="run-button"
+    ):
         return None
     try:
         request = checked(
@@ -69,14 +76,14 @@ def new_analysis() -> str | None:
 def models() -> tuple[str, str]:
     """Pickers of the demo models, what is in the local cache, or any name typed in."""
     names = [*backend.model_names(), *ALIASES]
-    help_text = "A demo model, a Hugging Face id or a local folder; type to enter your own."
+    help_text = say("A demo model, a Hugging Face id or a local folder; type to enter your own.")
     chosen = []
-    for role, default in (("teacher", "demo/teacher"), ("student", "demo/student")):
+    for role, (label, default) in ROLES.items():
         key = f"form-{role}"
         kept = st.session_state.get(f"kept-{role}", default)
         options = list(dict.fromkeys([*names, kept]))
         name = st.selectbox(
-            role.capitalize(),
+            say(label),
             options,
             index=options.index(kept),
             key=key,
@@ -92,11 +99,11 @@ def _further_teachers() -> tuple[str, ...]:
     """Teachers beside the first; typed names stay among the options."""
     kept = st.session_state["form-more-teachers"]
     chosen = st.multiselect(
-        "Further teachers",
+        say("Further teachers"),
         list(dict.fromkeys([*backend.model_names(), *ALIASES, *kept])),
         key="form-more-teachers",
         accept_new_options=True,
-        placeholder="None",
-        help="Each is aligned on its own timeline, then all are fused in the student’s space.",
+        placeholder=say("None"),
+        help=say("Each is aligned on its own timeline, then all are fused in the student’s space."),
     )
     return tuple(name.strip() for name in chosen if name.strip())

@@ -7,6 +7,7 @@ from math import isfinite
 import streamlit as st
 
 from kvlab import plots, report
+from kvlab.language import mark, say
 from kvlab.plots import KIND_NAME
 from kvlab.results import Alignment
 from kvlab.safe_csv import safe_csv
@@ -14,6 +15,12 @@ from kvlab.ui import cells
 from kvlab.ui.text import count, number
 
 FILE = "fusion.csv"
+# By whether the fusion beats the best single teacher; None where that is not known.
+VERDICTS = {
+    True: "",
+    False: mark(" **The other teachers add nothing that can be told from chance.**"),
+    None: mark(" One fold only is scored, so there is no standard error."),
+}
 
 
 def panel(alignment: Alignment, shown: str) -> None:
@@ -25,12 +32,12 @@ def panel(alignment: Alignment, shown: str) -> None:
         cell,
         "fusion-gain",
         shown,
-        "gain in held-out R² of all teachers over the best single one",
+        say("{kind} gain in held-out R² of all teachers over the best single one; the table below has the numbers."),
     )
     frame = report.fusion_table(alignment).rename(columns={"K/V": "kind"})
-    columns = {name: number(name) for name in frame.columns}
-    columns |= {"kind": "K/V", "layer": "layer", "head": "head", "n tokens": count("n tokens")}
-    cells.table(frame, columns, "fusion", shown, "Fused scores of every student head beside each teacher alone")
+    columns = {name: number(say(name)) for name in frame.columns}
+    columns |= {"kind": "K/V", "layer": say("layer"), "head": say("head"), mark("n tokens"): count(say("n tokens"))}
+    cells.table(frame, columns, "fusion", shown, say("Fused scores of every student head beside each teacher alone"))
     st.download_button(
         FILE,
         lambda: safe_csv(alignment.fusion_table()),
@@ -46,27 +53,27 @@ def panel(alignment: Alignment, shown: str) -> None:
 def _detail(alignment: Alignment, shown: str, kind: str, layer: int, head: int) -> None:
     score = alignment.fused(kind, layer, head)
     with st.container(border=True, key="detail"):
-        st.subheader(f"{KIND_NAME[kind]}, layer {layer}, head {head}")
+        st.subheader(say("{kind}, layer {layer}, head {head}", kind=KIND_NAME[kind], layer=layer, head=head))
         if not isfinite(score.r2):
-            st.markdown(f"Its {KIND_NAME[kind]} does not vary on these prompts, so nothing is scored.")
+            st.markdown(say("Its {kind} does not vary on these prompts, so nothing is scored.", kind=KIND_NAME[kind]))
             return
-        verdict = {
-            True: "",
-            False: " **The other teachers add nothing that can be told from chance.**",
-            None: " One fold only is scored, so there is no standard error.",
-        }[score.beats_best]
-        gain = f"{plots.written(score.gain, sign='+')} ± {score.gain_se:.3f} R²"
-        st.markdown(
-            f"The {len(alignment.teachers)} teachers together explain **{report.whole(score.r2)}** of "
-            f"{KIND_NAME[kind]} on held-out text, {gain} over the best single teacher on the same {score.n:,} tokens."
-            + verdict
+        sentence = say(
+            "The {teachers} teachers together explain **{r2}** of {kind} on held-out text, {gain} ± {se:.3f} R² over "
+            "the best single teacher on the same {n:,} tokens.",
+            teachers=len(alignment.teachers),
+            r2=report.whole(score.r2),
+            kind=KIND_NAME[kind],
+            gain=plots.written(score.gain, sign="+"),
+            se=score.gain_se,
+            n=score.n,
         )
+        st.markdown(sentence + say(VERDICTS[score.beats_best]))
         left, right = st.columns(2)
         for column, name, title, figure in (
-            (left, "fused", "Together and alone", plots.fused_parts(score, alignment.teachers)),
-            (right, "weights", "Weight of each teacher", plots.fusion_weights(score, alignment.teachers)),
+            (left, "fused", say("Together and alone"), plots.fused_parts(score, alignment.teachers)),
+            (right, "weights", say("Weight of each teacher"), plots.fusion_weights(score, alignment.teachers)),
         ):
             with column:
                 st.markdown(f"**{title}**")
                 st.plotly_chart(figure, key=f"{name}-{shown}", config={"displayModeBar": False}, alt=title)
-        st.caption("Weights are fitted by ridge towards equal shares; they need not sum to 1.")
+        st.caption(say("Weights are fitted by ridge towards equal shares; they need not sum to 1."))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from kvlab import plots, report
+from kvlab.language import say
 from kvlab.results import Alignment
 from kvlab.ui import downloads
 
@@ -14,17 +15,17 @@ def panel(alignment: Alignment, shown: str, document: int) -> None:
     steps = alignment.arrays.get(f"document.{document}.rkv.steps")
     if steps is None:
         return
-    st.markdown("**Steps that a teacher head keeps** (R-KV)")
+    st.markdown(say("**Steps that a teacher head keeps** (R-KV)"))
     left, right, _ = st.columns([1, 1, 3])
-    layer = left.selectbox("Teacher layer", alignment.teacher["kv_layers"], key=f"kept-layer-{shown}")
+    layer = left.selectbox(say("Teacher layer"), alignment.teacher["kv_layers"], key=f"kept-layer-{shown}")
     heads = alignment.teacher["layer_shapes"][alignment.teacher["kv_layers"].index(layer)][0]
-    head = right.selectbox("Teacher KV head", range(heads), key=f"kept-head-{shown}")
+    head = right.selectbox(say("Teacher KV head"), range(heads), key=f"kept-head-{shown}")
     st.markdown(report.kept_sentence(alignment, document, layer, head))
     figure = plots.kept_steps(alignment, document, layer, head)
     st.plotly_chart(
         figure,
         key=f"kept-{shown}",
         config={"displayModeBar": False},
-        alt="Importance, redundancy and score of each teacher step; kept steps stand out",
+        alt=say("Importance, redundancy and score of each teacher step; kept steps stand out"),
     )
     downloads.figure_button(figure, f"kept-{document}-{layer}-{head}", f"kept-{shown}")

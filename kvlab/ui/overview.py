@@ -6,16 +6,24 @@ import streamlit as st
 
 from kvlab import plots, report
 from kvlab.errors import KvlabError
+from kvlab.language import mark, say
 from kvlab.memory import readable
 from kvlab.types import Geometry
 from kvlab.ui import backend, form, places
 from kvlab.ui.text import show_error
 
+# Of positions that are not rotated.
+POSITIONS = {
+    "none": mark("none"),
+    "learned": mark("learned"),
+    "sinusoidal": mark("sinusoidal"),
+}
+
 
 def page() -> None:
-    st.title("Can this teacher’s KV cache be aligned with this student’s?")
+    st.title(say("Can this teacher’s KV cache be aligned with this student’s?"))
     _finding()
-    st.subheader("A pair, before any weight is loaded")
+    st.subheader(say("A pair, before any weight is loaded"))
     _pair()
 
 
@@ -25,18 +33,18 @@ def _finding() -> None:
     except KvlabError as error:
         show_error(error)
         return
-    st.markdown(f":blue-badge[Sample analysis] {report.sentence(sample)}")
+    st.markdown(say(":blue-badge[Sample analysis] {finding}", finding=report.sentence(sample)))
     for column, kind in zip(st.columns(2), ("key", "value"), strict=True):
         column.plotly_chart(
             plots.error_heatmap(sample, kind),
             key=f"overview-{kind}",
             config={"displayModeBar": False},
-            alt=f"{plots.KIND_NAME[kind]} projection error of the sample, per student layer and KV head",
+            alt=say("{kind} projection error of the sample, per student layer and KV head", kind=plots.KIND_NAME[kind]),
         )
-    st.caption(report.ERROR_MEANING)
+    st.caption(say(report.ERROR_MEANING))
     left, right, _ = st.columns([2, 2, 3])
-    left.page_link(places.alignment(), label="Look into the sample", icon=":material/grid_on:")
-    if right.button("Align my own prompts", type="primary", icon=":material/upload_file:"):
+    left.page_link(places.alignment(), label=say("Look into the sample"), icon=":material/grid_on:")
+    if right.button(say("Align my own prompts"), type="primary", icon=":material/upload_file:"):
         st.session_state["form-open"] = True
         st.switch_page(places.alignment())
 
@@ -56,7 +64,12 @@ def _pair() -> None:
             comparison(*geometries),
             hide_index=True,
             height=38 + 35 * 10,
-            alt="Geometry of teacher and student side by side",
+            column_config={
+                "teacher": say("teacher: {name}", name=geometries[0].name),
+                "student": say("student: {name}", name=geometries[1].name),
+                "match": say("match"),
+            },
+            alt=say("Geometry of teacher and student side by side"),
         )
     with left:
         _memory(teacher, student)
@@ -69,34 +82,40 @@ def comparison(teacher: Geometry, student: Geometry) -> list[dict[str, str]]:
         same = of_teacher == of_student
         return {
             "": name,
-            f"teacher: {teacher.name}": of_teacher,
-            f"student: {student.name}": of_student,
-            "match": "✓ same" if same else f"≠ {bridge}",
+            "teacher": of_teacher,
+            "student": of_student,
+            "match": say("✓ same") if same else say("≠ {bridge}", bridge=bridge),
         }
 
     def both(name: str, value, bridge: str) -> dict[str, str]:
         return row(name, value(teacher), value(student), bridge)
 
     return [
-        both("architecture", lambda g: g.architecture, "caches are compared, not weights"),
-        both("layers with a cache", lambda g: f"{len(g.kv_layers)} of {g.layers}", "layer rule"),
-        both("KV heads (query heads)", lambda g: f"{g.kv_heads} ({g.query_heads})", "projector"),
-        both("key width", lambda g: str(g.key_width), "projector"),
-        both("value width", lambda g: str(g.value_width), "projector"),
-        both("vocabulary", lambda g: f"{g.vocabulary:,}", "time rule on byte spans"),
-        both("positions", _positions, "keys are compared before RoPE"),
-        both(
-            "longest context", lambda g: f"{g.max_positions:,}" if g.max_positions else "unbounded", "documents are cut"
-        ),
-        both("parameters", lambda g: _count(g.parameters), "memory, see the forecast"),
-        both("cached numbers per token", lambda g: f"{g.kv_values_per_token:,}", "projector"),
+        both(say("architecture"), lambda g: g.architecture, say("caches are compared, not weights")),
+        both(say("layers with a cache"), _layers, say("layer rule")),
+        both(say("KV heads (query heads)"), lambda g: f"{g.kv_heads} ({g.query_heads})", say("projector")),
+        both(say("key width"), lambda g: str(g.key_width), say("projector")),
+        both(say("value width"), lambda g: str(g.value_width), say("projector")),
+        both(say("vocabulary"), lambda g: f"{g.vocabulary:,}", say("time rule on byte spans")),
+        both(say("positions"), _positions, say("keys are compared before RoPE")),
+        both(say("longest context"), _longest, say("documents are cut")),
+        both(say("parameters"), lambda g: _count(g.parameters), say("memory, see the forecast")),
+        both(say("cached numbers per token"), lambda g: f"{g.kv_values_per_token:,}", say("projector")),
     ]
+
+
+def _layers(geometry: Geometry) -> str:
+    return say("{n} of {total}", n=len(geometry.kv_layers), total=geometry.layers)
+
+
+def _longest(geometry: Geometry) -> str:
+    return f"{geometry.max_positions:,}" if geometry.max_positions else say("unbounded")
 
 
 def _positions(geometry: Geometry) -> str:
     positions = geometry.positions
     if positions.kind != "rope":
-        return positions.kind
+        return say(POSITIONS.get(positions.kind, positions.kind))
     parts = [f"θ = {positions.theta:,.0f}" if positions.theta else "", positions.scaling or ""]
     return "RoPE " + ", ".join(part for part in parts if part)
 
@@ -120,7 +139,9 @@ def _memory(teacher: str, student: str) -> None:
 def _wait_for_worker() -> None:
     if backend.ready():
         st.rerun()
-    st.caption(":material/hourglass_top: The memory forecast comes as soon as the worker has started (about 10 s).")
+    st.caption(
+        say(":material/hourglass_top: The memory forecast comes as soon as the worker has started (about 10 s).")
+    )
 
 
 def _forecast(teacher: str, student: str) -> None:
@@ -130,18 +151,27 @@ def _forecast(teacher: str, student: str) -> None:
     except KvlabError as error:
         show_error(error)
         return
-    verdict = "fits" if forecast["fits"] else "does not fit"
+    total = readable(forecast["total_bytes"])
     st.metric(
-        f"Memory forecast on {forecast['device']} ({forecast['dtype']})",
-        f"{readable(forecast['total_bytes'])} — {verdict}",
-        help="Weights, caches of 8 × 512 tokens and an allowance for activations; it fits below 80% of the device.",
+        say("Memory forecast on {device} ({dtype})", device=forecast["device"], dtype=forecast["dtype"]),
+        say("{size} — fits", size=total) if forecast["fits"] else say("{size} — does not fit", size=total),
+        help=say(
+            "Weights, caches of 8 × 512 tokens and an allowance for activations; it fits below 80% of the device."
+        ),
     )
     for model in forecast["models"]:
         st.caption(
-            f"{model['name']}: weights {readable(model['parameter_bytes'])}, cache "
-            f"{readable(model['kv_bytes_per_token'])} per token"
+            say(
+                "{name}: weights {weights}, cache {cache} per token",
+                name=model["name"],
+                weights=readable(model["parameter_bytes"]),
+                cache=readable(model["kv_bytes_per_token"]),
+            )
         )
-    st.caption(f"Device: {readable(forecast['device_free'])} free of {readable(forecast['device_total'])}.")
+    free, of = readable(forecast["device_free"]), readable(forecast["device_total"])
+    st.caption(say("Device: {free} free of {total}.", free=free, total=of))
     for name in dict.fromkeys((teacher, student)):
-        state = "loaded" if name in loaded else "not loaded"
-        st.caption(f":material/{'check_circle' if name in loaded else 'circle'}: {name} is {state}.")
+        if name in loaded:
+            st.caption(say(":material/check_circle: {name} is loaded.", name=name))
+        else:
+            st.caption(say(":material/circle: {name} is not loaded.", name=name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from kvlab.errors import KvlabError, RunError
+from kvlab.language import say, translated
 from kvlab.prompts import RUN_PROMPTS
 from kvlab.runs import store
 from kvlab.runs.monitor import View
@@ -30,8 +31,8 @@ def _banner(run_id: str) -> None:
     if view is None or not view.active:
         st.rerun()
     left, right = st.columns([5, 1], vertical_alignment="center")
-    left.info(f"Analysis {view.name}: {_phase(view)}", icon=":material/progress_activity:")
-    if right.button("Show it", key="banner-show", width="stretch"):
+    left.info(say("Analysis {name}: {phase}", name=view.name, phase=_phase(view)), icon=":material/progress_activity:")
+    if right.button(say("Show it"), key="banner-show", width="stretch"):
         st.session_state["run"] = run_id
         st.switch_page(places.alignment(), query_params={"run": run_id})
 
@@ -51,8 +52,8 @@ def running(run_id: str) -> None:
         st.rerun()
     left, right = st.columns([5, 1], vertical_alignment="center")
     left.progress(view.share or 0.0, text=_phase(view))
-    if right.button("Cancel", key=f"cancel-{run_id}", width="stretch", icon=":material/stop_circle:"):
-        with st.spinner("Asking the worker to stop…"):
+    if right.button(say("Cancel"), key=f"cancel-{run_id}", width="stretch", icon=":material/stop_circle:"):
+        with st.spinner(say("Asking the worker to stop…")):
             worker().cancel(backend.folder_of(run_id))
         st.rerun()
 
@@ -60,14 +61,19 @@ def running(run_id: str) -> None:
 def _phase(view: View) -> str:
     """Stage, count, elapsed and remaining in words."""
     if view.state == "queued":
-        return "waiting for the worker" + ("" if backend.ready() else " — it is still starting (about 10 s)")
-    words = [f"{view.phase or 'starting'} {view.done} of {view.total}" if view.total > 1 else view.phase or "starting"]
+        if backend.ready():
+            return say("waiting for the worker")
+        return say("waiting for the worker — it is still starting (about 10 s)")
+    phase = translated(view.phase) or say("starting")
+    if view.total > 1:
+        phase = say("{phase} {done} of {total}", phase=phase, done=view.done, total=view.total)
+    words = [phase]
     if view.elapsed_s is not None:
-        words.append(f"{view.elapsed_s:.0f} s elapsed")
+        words.append(say("{seconds:.0f} s elapsed", seconds=view.elapsed_s))
     if view.phase_remaining_s is not None:
-        words.append(f"about {view.phase_remaining_s:.0f} s left in this stage")
+        words.append(say("about {seconds:.0f} s left in this stage", seconds=view.phase_remaining_s))
     if view.overdue:
-        words.append(f"no word for {view.silent_s:.0f} s: one long step, or stuck")
+        words.append(say("no word for {seconds:.0f} s: one long step, or stuck", seconds=view.silent_s))
     return " · ".join(words)
 
 
@@ -76,13 +82,13 @@ def ended(view: View) -> bool:
     if view.state == "done":
         return True
     if view.state == "cancelled":
-        st.info("This analysis was cancelled.")
+        st.info(say("This analysis was cancelled."))
     else:
-        st.subheader("This analysis was lost" if view.state == "lost" else "This analysis failed")
+        st.subheader(say("This analysis was lost") if view.state == "lost" else say("This analysis failed"))
         try:
             show_error(KvlabError.from_dict(view.error))
         except (KeyError, TypeError):
-            st.error("No reason was recorded. Its folder may be damaged; run the analysis again.")
+            st.error(say("No reason was recorded. Its folder may be damaged; run the analysis again."))
     _again(view)
     return False
 
@@ -92,12 +98,12 @@ def _again(view: View) -> None:
     if not {store.CONFIG, RUN_PROMPTS} <= set(view.files):
         return
     saved = UNFINISHED in view.files
-    label, icon = ("Continue", ":material/resume:") if saved else ("Run again", ":material/replay:")
-    about = (
-        "What had been read is kept: the analysis goes on from there."
-        if saved
-        else "With the same prompts and settings, from the beginning."
-    )
+    if saved:
+        label, icon = say("Continue"), ":material/resume:"
+        about = say("What had been read is kept: the analysis goes on from there.")
+    else:
+        label, icon = say("Run again"), ":material/replay:"
+        about = say("With the same prompts and settings, from the beginning.")
     if st.button(label, key=f"again-{view.id}", icon=icon, type="primary", help=about):
         try:
             backend.again(view.folder)

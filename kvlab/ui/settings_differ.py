@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from kvlab.language import say
 from kvlab.runs.compare import MISSING, differences
 from kvlab.safe_csv import neutral
 from kvlab.ui.text import table_height
@@ -15,20 +16,21 @@ from kvlab.ui.text import table_height
 
 def table(all_settings: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
     """``names``: of the runs, one column each."""
-    st.subheader("Settings that differ")
+    st.subheader(say("Settings that differ"))
     found = differences(all_settings)
     if not found:
-        st.markdown("None: the settings of these runs are alike.")
+        st.markdown(say("None: the settings of these runs are alike."))
         return
     frame = pd.DataFrame(
-        [[said(name), *map(said, values)] for name, values in found.items()],
+        [[said(say(name) if " " in name else name), *map(said, values)] for name, values in found.items()],
         columns=["setting", *map(neutral, names)],
     )
     st.dataframe(
         frame,
         hide_index=True,
         height=table_height(len(frame), 460),
-        alt="Settings that are not alike in all selected runs",
+        column_config={"setting": say("setting")},
+        alt=say("Settings that are not alike in all selected runs"),
     )
 
 
@@ -40,9 +42,9 @@ def differing(names: Sequence[str], all_settings: Sequence[dict[str, Any]]) -> l
 def said(value: object) -> str:
     """A setting in words."""
     if value is MISSING:
-        return "not set"
+        return say("not set")
     if value is None:
-        return "none"
+        return say("none")
     if isinstance(value, list | tuple):
-        return ", ".join(map(said, value)) or "none"
+        return say(", ").join(map(said, value)) or say("none")
     return f"{value:g}" if isinstance(value, float) else neutral(str(value).encode("utf-8", "replace").decode())

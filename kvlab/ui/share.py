@@ -5,16 +5,17 @@ from __future__ import annotations
 import streamlit as st
 
 from kvlab import report, results
+from kvlab.language import mark, say
 from kvlab.results import Alignment
 from kvlab.ui import downloads
 
 FILES = {  # ending of the name -> what is said of it, its kind, how it is made
-    "report.html": ("HTML, one file with figures", "text/html", report.html),
-    "export.zip": ("ZIP of CSV and JSON", "application/zip", report.archive),
+    "report.html": (mark("HTML, one file with figures"), "text/html", report.html),
+    "export.zip": (mark("ZIP of CSV and JSON"), "application/zip", report.archive),
     results.CSV_NAME: (results.CSV_NAME, "text/csv", results.heads_csv),
     results.JSON_NAME: (results.JSON_NAME, "application/json", downloads.as_json),
 }
-ABOUT = (
+ABOUT = mark(
     "Figures, numbers, settings and versions; the files need no network. The address of this page opens the same "
     "analysis again, also after a restart of the server."
 )
@@ -22,10 +23,10 @@ ABOUT = (
 
 def button(alignment: Alignment, shown: str) -> None:
     """One button; what it opens is made only when it is taken. ``shown`` names the result in widgets and files."""
-    with st.popover("Report and files", icon=":material/download:", key=f"share-{shown}", width="stretch"):
+    with st.popover(say("Report and files"), icon=":material/download:", key=f"share-{shown}", width="stretch"):
         for ending, (label, mime, make) in FILES.items():
             st.download_button(
-                label,
+                say(label),
                 lambda make=make: make(alignment),
                 f"{shown}-{ending}",
                 mime,
@@ -34,4 +35,4 @@ def button(alignment: Alignment, shown: str) -> None:
                 width="stretch",
                 on_click="ignore",
             )
-        st.caption(ABOUT)
+        st.caption(say(ABOUT))
