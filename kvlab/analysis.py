@@ -16,6 +16,7 @@ from kvlab import prompts, report, results
 from kvlab.align.pipeline import Aligned, align_several
 from kvlab.align.unfinished import Unfinished
 from kvlab.errors import RunError
+from kvlab.language import DEFAULT
 from kvlab.models import LoadedModel, ModelCache
 from kvlab.request import AnalysisRequest, checked
 from kvlab.results import Alignment
@@ -96,14 +97,18 @@ def read_request(folder: Path) -> AnalysisRequest:
         ) from error
 
 
-def write(aligned: Sequence[Aligned], folder: Path) -> None:
-    """Everything ``align --out`` leaves: the first teacher's numbers last, so that alignment.json means finished."""
+def write(aligned: Sequence[Aligned], folder: Path, language: str = DEFAULT) -> None:
+    """Everything ``align --out`` leaves: the first teacher's numbers last, so that alignment.json means finished.
+
+    ``language``: of the report, one of kvlab.language.LANGUAGES.
+    """
     for number, (alignment, maps) in reversed(list(enumerate(aligned, 1))):
-        _write_one(alignment, maps, folder if number == 1 else folder / results.OTHER_TEACHER.format(number))
+        where = folder if number == 1 else folder / results.OTHER_TEACHER.format(number)
+        _write_one(alignment, maps, where, language)
     Unfinished(folder, None).remove()
 
 
-def _write_one(alignment: Alignment, maps: dict[str, HeadMap], folder: Path) -> None:
+def _write_one(alignment: Alignment, maps: dict[str, HeadMap], folder: Path, language: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
         f"{kind}.{layer}.{part}": tensor.contiguous()
@@ -112,6 +117,6 @@ def _write_one(alignment: Alignment, maps: dict[str, HeadMap], folder: Path) -> 
         for layer, tensor in enumerate(per_layer)
     }
     save_file(tensors, folder / PROJECTOR_NAME)
-    (folder / "report.html").write_text(report.html(alignment), encoding="utf-8")
-    (folder / report.ARCHIVE_NAME).write_bytes(report.archive(alignment))
+    (folder / "report.html").write_text(report.html(alignment, language), encoding="utf-8")
+    (folder / report.ARCHIVE_NAME).write_bytes(report.archive(alignment, language))
     results.write(alignment, folder)

@@ -16,7 +16,9 @@ from kvlab import cli_runs
 from kvlab import request as asked
 from kvlab.bench import ROWS
 from kvlab.errors import AlignError, KvlabError
+from kvlab.language import DEFAULT, LANGUAGES, say, speaking, translated
 from kvlab.request import AlignSettings, AnalysisRequest
+from kvlab.results import Alignment
 from kvlab.segments import Markers, Source
 from kvlab.train import flags
 
@@ -90,6 +92,8 @@ def _add_align(commands, common) -> None:
             metavar="TEXT",
             help=f"{Markers.model_fields[name].description}; repeat for several, instead of the built-in ones",
         )
+    words = f"of the findings and of report.html: {' or '.join(LANGUAGES)} (default: {DEFAULT})"
+    align.add_argument("--language", choices=list(LANGUAGES), default=DEFAULT, help=words)
     align.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     align.add_argument("--dtype", default="auto", help="auto, float32, float16 or bfloat16 (default: auto)")
 
@@ -123,7 +127,7 @@ def _align(options: argparse.Namespace) -> int:
     # torch and the models' libraries take seconds to import; a usage error should not.
     from transformers.utils import logging as transformers_logging
 
-    from kvlab import analysis, prompts, report
+    from kvlab import analysis, prompts
     from kvlab.models import ModelCache, geometry
 
     transformers_logging.disable_progress_bar()
@@ -137,15 +141,23 @@ def _align(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("kvlab: interrupted; the same command goes on where this stopped.", file=sys.stderr)
         return 2
-    analysis.write(aligned, options.out)
-    for alignment, _ in aligned:
-        print(report.sentence(alignment))
-    if aligned[0][0].fusion:
-        print(report.fusion_sentence(aligned[0][0]))
-    for note in dict.fromkeys(note for alignment, _ in aligned for note in alignment.notes):
-        print(f"Note: {note}")
-    print(f"Written: {options.out}/alignment.json, heads.csv, report.html, export.zip")
+    analysis.write(aligned, options.out, options.language)
+    with speaking(options.language):
+        _tell([alignment for alignment, _ in aligned])
+        print(say("Written: {files}", files=f"{options.out}/alignment.json, heads.csv, report.html, export.zip"))
     return 0
+
+
+def _tell(alignments: Sequence[Alignment]) -> None:
+    """The findings, on standard output."""
+    from kvlab import report
+
+    for alignment in alignments:
+        print(report.sentence(alignment))
+    if alignments[0].fusion:
+        print(report.fusion_sentence(alignments[0]))
+    for note in dict.fromkeys(note for alignment in alignments for note in alignment.notes):
+        print(say("Note: {note}", note=translated(note)))
 
 
 def _request(options: argparse.Namespace) -> AnalysisRequest:

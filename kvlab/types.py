@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kvlab.language import plural, say
+
 if TYPE_CHECKING:
     import torch
 
@@ -109,27 +111,38 @@ class SelfTest:
     layers: tuple[LayerTest, ...]
 
     def sentence(self) -> str:
-        """One line for a user."""
+        """One line for a user, in the current language."""
         rotated = [test for test in self.layers if test.positions == "rope"]
         absolute = [test for test in self.layers if test.positions == "absolute"]
         without = len(self.layers) - len(rotated) - len(absolute)
         parts = []
         if rotated:
-            how = " and ".join(sorted({f"{test.layout} layout, {test.rotary_width} channels" for test in rotated}))
+            layouts = sorted({(test.layout, str(test.rotary_width)) for test in rotated})
+            how = [say("{layout} layout, {n} channels", layout=layout, n=width) for layout, width in layouts]
             scales = sorted({test.scale for test in rotated if test.scale != 1.0})
-            how += "".join(f", scaled by {scale:.4g}" for scale in scales)
-            error = max(test.error for test in rotated)
             parts.append(
-                f"RoPE undone in {len(rotated)} of {len(self.layers)} layers ({how}), "
-                f"largest difference between two positions {error:.0e}"
+                say(
+                    "RoPE undone in {n} of {total} layers ({how}), largest difference between two positions "
+                    "{error:.0e}",
+                    n=len(rotated),
+                    total=len(self.layers),
+                    how=say(" and ").join(how) + "".join(say(", scaled by {scale:.4g}", scale=s) for s in scales),
+                    error=max(test.error for test in rotated),
+                )
             )
         if without:
-            parts.append(f"{_layers(without)} without RoPE")
+            parts.append(plural(without, "{n} layer without RoPE", "{n} layers without RoPE"))
         if absolute:
-            parts.append(f"positions are part of keys and values in {_layers(len(absolute))}")
+            parts.append(
+                plural(
+                    len(absolute),
+                    "positions are part of keys and values in {n} layer",
+                    "positions are part of keys and values in {n} layers",
+                )
+            )
         if self.latent:
-            parts.append("latent attention: the cache holds a latent and a rotary key part")
-        return "; ".join(parts)
+            parts.append(say("latent attention: the cache holds a latent and a rotary key part"))
+        return say("; ").join(parts)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -137,10 +150,6 @@ class SelfTest:
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> SelfTest:
         return cls(fields["model"], fields["latent"], tuple(LayerTest(**test) for test in fields["layers"]))
-
-
-def _layers(count: int) -> str:
-    return "1 layer" if count == 1 else f"{count} layers"
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from kvlab.language import say
 from kvlab.plots.style import CELL_TEXT_UP_TO, STUDENT_COLOUR, layout
 from kvlab.results import Alignment
 
@@ -69,8 +70,8 @@ def cell_map(
         row, column = layers.index(str(selected[0])), selected[1]
         box = {"x0": column - 0.5, "x1": column + 0.5, "y0": row - 0.5, "y1": row + 0.5}
         figure.add_shape(type="rect", **box, line={"color": outline, "width": 3})
-    figure.update_xaxes(title="student KV head", type="category", showgrid=False)
-    figure.update_yaxes(title="student layer", type="category", autorange="reversed", showgrid=False)
+    figure.update_xaxes(title=say("student KV head"), type="category", showgrid=False)
+    figure.update_yaxes(title=say("student layer"), type="category", autorange="reversed", showgrid=False)
     height = min(640, max(260, 96 + 40 * len(layers)))
     return layout(
         figure, height, title={"text": title, "font": {"size": 15}}, hoverdistance=-1, clickmode="event+select"

@@ -8,6 +8,7 @@ from math import isfinite
 import plotly.graph_objects as go
 
 from kvlab.difference import HeadDifference
+from kvlab.language import say
 from kvlab.plots.cells import Cell, cell_map
 from kvlab.plots.style import DIFFERENCE_SCALE, KIND_NAME, written
 from kvlab.results import Alignment
@@ -40,16 +41,18 @@ def difference_heatmap(
         "colorscale": DIFFERENCE_SCALE,
         "zmin": -limit,
         "zmax": limit,
-        "colorbar": {"title": {"text": "R² of B<br>− R² of A"}, "thickness": 12},
+        "colorbar": {"title": {"text": say("R² of B<br>− R² of A")}, "thickness": 12},
     }
-    title = f"{KIND_NAME[kind]}: R² of B − R² of A, held out"
+    title = say("{kind}: R² of B − R² of A, held out", kind=KIND_NAME[kind])
     return cell_map(alignment, cells, colours, title, selected, OUTLINE)
 
 
 def _hover(head: HeadDifference) -> str:
     plus_minus = f" ± {head.se:.3f}" if isfinite(head.se) else ""
-    return (
-        f"{KIND_NAME[head.kind]} layer {head.layer}, head {head.head}<br>"
-        f"B − A: {written(head.difference, sign='+')}{plus_minus}<br>"
-        f"A: R² {written(head.r2_a)}, n = {head.n_a:,} tokens<br>B: R² {written(head.r2_b)}, n = {head.n_b:,} tokens"
-    )
+    lines = [
+        say("{kind} layer {layer}, head {head}", kind=KIND_NAME[head.kind], layer=head.layer, head=head.head),
+        f"B − A: {written(head.difference, sign='+')}{plus_minus}",
+        say("A: R² {r2}, n = {n:,} tokens", r2=written(head.r2_a), n=head.n_a),
+        say("B: R² {r2}, n = {n:,} tokens", r2=written(head.r2_b), n=head.n_b),
+    ]
+    return "<br>".join(lines)

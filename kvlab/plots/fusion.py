@@ -6,6 +6,7 @@ from math import isfinite
 
 import plotly.graph_objects as go
 
+from kvlab.language import say
 from kvlab.plots.cells import Cell, cell_map
 from kvlab.plots.style import GAIN_SCALE, KIND_NAME, STUDENT_COLOUR, TEACHER_COLOUR, layout, written
 from kvlab.results import Alignment, FusedScore
@@ -35,27 +36,31 @@ def gain_heatmap(alignment: Alignment, kind: str, selected: tuple[int, int] | No
         "colorscale": GAIN_SCALE,
         "zmin": -limit,
         "zmax": limit,
-        "colorbar": {"title": {"text": "gain<br>in R²"}, "thickness": 12},
+        "colorbar": {"title": {"text": say("gain<br>in R²")}, "thickness": 12},
     }
-    return cell_map(alignment, cells, colours, f"{KIND_NAME[kind]} gain over the best single teacher", selected)
+    title = say("{kind} gain over the best single teacher", kind=KIND_NAME[kind])
+    return cell_map(alignment, cells, colours, title, selected)
 
 
 def _hover(score: FusedScore, teachers: list[str]) -> str:
-    alone = "".join(f"{name} alone R² {r2:.3f}<br>" for name, r2 in zip(teachers, score.r2_alone))
-    return (
-        f"{KIND_NAME[score.kind]} layer {score.layer}, head {score.head}<br>fused R² {score.r2:.3f} ± {score.se:.3f}"
-        f"<br>{alone}gain {written(score.gain, sign='+')} ± {score.gain_se:.3f}<br>n = {score.n:,} tokens"
-    )
+    lines = [
+        say("{kind} layer {layer}, head {head}", kind=KIND_NAME[score.kind], layer=score.layer, head=score.head),
+        say("fused R² {r2:.3f} ± {se:.3f}", r2=score.r2, se=score.se),
+        *(say("{teacher} alone R² {r2:.3f}", teacher=name, r2=r2) for name, r2 in zip(teachers, score.r2_alone)),
+        say("gain {gain} ± {se:.3f}", gain=written(score.gain, sign="+"), se=score.gain_se),
+        say("n = {n:,} tokens", n=score.n),
+    ]
+    return "<br>".join(lines)
 
 
 def fused_parts(score: FusedScore, teachers: list[str]) -> go.Figure:
     """R² of all teachers together and of each alone, on the same tokens."""
-    names = ["fused", *(f"{number} {name}" for number, name in enumerate(teachers, 1))]
+    names = [say("fused"), *(f"{number} {name}" for number, name in enumerate(teachers, 1))]
     return _bars(
         names,
         [score.r2, *score.r2_alone],
         [STUDENT_COLOUR] + [TEACHER_COLOUR] * len(teachers),
-        "held-out R² (whisker: ± 1 jackknife s.e.)",
+        say("held-out R² (whisker: ± 1 jackknife s.e.)"),
         [score.se] + [float("nan")] * len(teachers),
     )
 
@@ -63,7 +68,8 @@ def fused_parts(score: FusedScore, teachers: list[str]) -> go.Figure:
 def fusion_weights(score: FusedScore, teachers: list[str]) -> go.Figure:
     """What each teacher's prediction counts in the fused one."""
     names = [f"{number} {name}" for number, name in enumerate(teachers, 1)]
-    return _bars(names, score.weights, [TEACHER_COLOUR] * len(teachers), "weight of its prediction, mean over folds")
+    axis = say("weight of its prediction, mean over folds")
+    return _bars(names, score.weights, [TEACHER_COLOUR] * len(teachers), axis)
 
 
 def _bars(
@@ -83,5 +89,5 @@ def _bars(
     )
     shown = [value for value in values if isfinite(value)]
     figure.update_xaxes(title=axis, range=[min(0.0, *shown) - 0.02, max(1.0, *shown)] if shown else None)
-    figure.update_yaxes(title="teacher", autorange="reversed")
+    figure.update_yaxes(title=say("teacher"), autorange="reversed")
     return layout(figure, 110 + 34 * len(names), margin={"l": 220, "r": 16, "t": 8, "b": 48})

@@ -7,18 +7,19 @@ from math import isfinite
 import numpy as np
 import plotly.graph_objects as go
 
+from kvlab.language import mark, say
 from kvlab.plots.cells import Cell, cell_map
 from kvlab.plots.style import ERROR_SCALE, KIND_COLOUR, KIND_NAME, NEUTRAL, TEACHER_COLOUR, layout, visible, written
 from kvlab.results import Alignment, HeadScore
 
 DARK_BELOW = 0.45  # white is easier to read than black on the map's colours up to here
 LOWEST_SHOWN = -1.0  # of R^2; a bar that goes lower is cut, its number is written
-ERROR_COLOURS = {
-    "colorscale": ERROR_SCALE,
-    "zmin": 0.0,
-    "zmax": 1.0,
-    "colorbar": {"title": {"text": "error<br>1 − R²"}, "thickness": 12, "tickvals": [0, 0.25, 0.5, 0.75, 1]},
-}
+ERROR_COLOURS = {"colorscale": ERROR_SCALE, "zmin": 0.0, "zmax": 1.0}
+ERROR_TICKS = [0, 0.25, 0.5, 0.75, 1]
+CONTRIBUTIONS = (  # array, words, colour
+    ("alone", mark("R² from this head alone"), "#BFD7EA"),
+    ("without", mark("R² lost without it"), TEACHER_COLOUR),
+)
 
 
 def error_heatmap(alignment: Alignment, kind: str, selected: tuple[int, int] | None = None) -> go.Figure:
@@ -36,30 +37,34 @@ def error_heatmap(alignment: Alignment, kind: str, selected: tuple[int, int] | N
         for score in alignment.heads
         if score.kind == kind
     ]
-    return cell_map(alignment, cells, ERROR_COLOURS, f"{KIND_NAME[kind]} projection error, held out", selected)
+    bar = {"title": {"text": say("error<br>1 − R²")}, "thickness": 12, "tickvals": ERROR_TICKS}
+    title = say("{kind} projection error, held out", kind=KIND_NAME[kind])
+    return cell_map(alignment, cells, {**ERROR_COLOURS, "colorbar": bar}, title, selected)
 
 
 def hover(score: HeadScore) -> str:
     """One cell in words."""
-    random = f"random weights R² {score.r2_random:.3f}<br>" if isfinite(score.r2_random) else ""
-    return (
-        f"{KIND_NAME[score.kind]} layer {score.layer}, head {score.head}<br>"
-        f"error {score.error:.3f} (R² {score.r2:.3f} ± {score.se:.3f})<br>"
-        f"token identity R² {score.r2_identity:.3f}<br>{random}shuffled rows R² {score.r2_shuffled:.3f}<br>"
-        f"n = {score.n:,} tokens"
-    )
+    lines = [
+        say("{kind} layer {layer}, head {head}", kind=KIND_NAME[score.kind], layer=score.layer, head=score.head),
+        say("error {error:.3f} (R² {r2:.3f} ± {se:.3f})", error=score.error, r2=score.r2, se=score.se),
+        say("token identity R² {r2:.3f}", r2=score.r2_identity),
+        *([say("random weights R² {r2:.3f}", r2=score.r2_random)] if isfinite(score.r2_random) else []),
+        say("shuffled rows R² {r2:.3f}", r2=score.r2_shuffled),
+        say("n = {n:,} tokens", n=score.n),
+    ]
+    return "<br>".join(lines)
 
 
 def control_values(score: HeadScore) -> list[tuple[str, float, float, int]]:
     """(name, R², its standard error, n) of a head and of all that it is compared with; NaN where there is none."""
     none = float("nan")
     return [
-        ("teacher", score.r2, score.se, score.n),
-        ("token identity", score.r2_identity, score.identity_se, score.n),
-        ("random weights", score.r2_random, score.random_se, score.n_control),
-        ("group mean", score.r2_group_mean, none, score.n),
-        ("shuffled rows", score.r2_shuffled, score.shuffled_se, score.n_control),
-        ("train mean", 0.0, none, score.n),
+        (say("teacher"), score.r2, score.se, score.n),
+        (say("token identity"), score.r2_identity, score.identity_se, score.n),
+        (say("random weights"), score.r2_random, score.random_se, score.n_control),
+        (say("group mean"), score.r2_group_mean, none, score.n),
+        (say("shuffled rows"), score.r2_shuffled, score.shuffled_se, score.n_control),
+        (say("train mean"), 0.0, none, score.n),
     ]
 
 
@@ -76,15 +81,14 @@ def controls(score: HeadScore) -> go.Figure:
             error_x={"type": "data", "array": [error if isfinite(error) else None for _, _, error, _ in rows]}
             | {"thickness": 1.5},
             customdata=[[name, written(value) + _plus_minus(error), f"{n:,}"] for name, value, error, n in rows],
-            hovertemplate="%{customdata[0]}: R² %{customdata[1]}, n = %{customdata[2]} tokens<extra></extra>",
+            hovertemplate=say("%{customdata[0]}: R² %{customdata[1]}, n = %{customdata[2]} tokens") + "<extra></extra>",
         )
     )
     low = min(0.0, *shown) - 0.02
     figure.add_vline(x=0, line={"width": 1, "color": NEUTRAL})
-    figure.update_xaxes(
-        title="held-out R² (whisker: ± 1 jackknife s.e.)", range=[low, max(1.0, *shown)], zeroline=False
-    )
-    figure.update_yaxes(title="explained by", autorange="reversed")
+    title = say("held-out R² (whisker: ± 1 jackknife s.e.)")
+    figure.update_xaxes(title=title, range=[low, max(1.0, *shown)], zeroline=False)
+    figure.update_yaxes(title=say("explained by"), autorange="reversed")
     return layout(figure, 270, margin={"l": 222, "r": 16, "t": 8, "b": 44})
 
 
@@ -96,20 +100,17 @@ def contributions(alignment: Alignment, kind: str, layer: int, head: int) -> go.
     """Which teacher heads a student head is built from: held-out R² lost without each, and of each alone."""
     position = alignment.layer_position(layer)
     figure = go.Figure()
-    for name, words, colour in (
-        ("alone", "R² from this head alone", "#BFD7EA"),
-        ("without", "R² lost without it", TEACHER_COLOUR),
-    ):
+    for name, words, colour in CONTRIBUTIONS:
         values = alignment.arrays[f"contribution.{kind}.{name}"][position, head]
         figure.add_bar(
             x=[str(teacher_head) for teacher_head in range(len(values))],
             y=values.tolist(),
-            name=words,
+            name=say(words),
             marker_color=colour,
-            hovertemplate=f"teacher head %{{x}}<br>{words}: %{{y:.3f}}<extra></extra>",
+            hovertemplate=say("teacher head %{{x}}<br>{words}: %{{y:.3f}}", words=say(words)) + "<extra></extra>",
         )
-    figure.update_xaxes(title="teacher KV head", type="category")
-    figure.update_yaxes(title="held-out R²")
+    figure.update_xaxes(title=say("teacher KV head"), type="category")
+    figure.update_yaxes(title=say("held-out R²"))
     return layout(figure, 270, barmode="group", margin={"l": 56, "r": 16, "t": 32, "b": 44})
 
 
@@ -121,8 +122,8 @@ def token_errors(alignment: Alignment, number: int, kind: str, layer: int, head:
     positions = np.arange(len(error))
     scored = np.array(document.scored, dtype=bool)
     for chosen, name, colour in (
-        (scored, "scored", KIND_COLOUR[kind]),
-        (~scored, "left out: sink or special token", NEUTRAL),
+        (scored, say("scored"), KIND_COLOUR[kind]),
+        (~scored, say("left out: sink or special token"), NEUTRAL),
     ):
         chosen = chosen & ~np.isnan(error)
         if not chosen.any():
@@ -133,11 +134,11 @@ def token_errors(alignment: Alignment, number: int, kind: str, layer: int, head:
             name=name,
             marker_color=colour,
             customdata=[visible(document.student_tokens[i]) for i in np.flatnonzero(chosen)],
-            hovertemplate="token %{x} “%{customdata}”<br>error %{y:.2f}<extra></extra>",
+            hovertemplate=say("token %{x} “%{customdata}”<br>error %{y:.2f}") + "<extra></extra>",
         )
     figure.add_hline(y=1, line={"dash": "dot", "width": 1.5, "color": NEUTRAL})
     shown = error[scored & ~np.isnan(error)]
     top = max(1.2, float(np.quantile(shown, 0.99)) * 1.1) if len(shown) else 1.2
-    figure.update_xaxes(title="student token", range=[-0.5, len(error) - 0.5])
-    figure.update_yaxes(title="error (1 = train mean)", range=[0, top])
+    figure.update_xaxes(title=say("student token"), range=[-0.5, len(error) - 0.5])
+    figure.update_yaxes(title=say("error (1 = train mean)"), range=[0, top])
     return layout(figure, 260, bargap=0.1, margin={"l": 56, "r": 16, "t": 32, "b": 44})

@@ -7,6 +7,7 @@ from math import ceil, floor
 import numpy as np
 import plotly.graph_objects as go
 
+from kvlab.language import mark, say
 from kvlab.plots.style import (
     CELL_TEXT_UP_TO,
     CKA_SCALE,
@@ -19,9 +20,9 @@ from kvlab.plots.style import (
 from kvlab.results import Alignment
 
 MATRICES = {  # array -> title, words of the hover
-    "r2": ("held-out R² of each teacher layer alone", "held-out R² alone"),
-    "cka": ("unbiased CKA with the teacher", "CKA"),
-    "own": ("the student with itself, the ceiling", "CKA"),
+    "r2": (mark("held-out R² of each teacher layer alone"), mark("held-out R² alone")),
+    "cka": (mark("unbiased CKA with the teacher"), "CKA"),
+    "own": (mark("the student with itself, the ceiling"), "CKA"),
 }
 NOTHING = "rgba(138,143,152,0.22)"  # grey, on white and on black: no cache in that layer, or not searched
 
@@ -38,7 +39,9 @@ def similarity(alignment: Alignment, kind: str, name: str) -> go.Figure:
     values = _as_numbered(alignment.arrays[f"similarity.{kind}.{name}"], alignment.student, across)
     legible = max(values.shape) <= CELL_TEXT_UP_TO
     lowest, highest = _r2_range(alignment) if name == "r2" else (0.0, 1.0)
-    role = "student" if name == "own" else "teacher"
+    of_student = say("student layer")
+    of_other = of_student if name == "own" else say("teacher layer")
+    where = say("{student} %{{y}}, {other} %{{x}}", student=of_student, other=of_other)
     figure = go.Figure(
         go.Heatmap(
             z=finite_or_none(values),
@@ -52,7 +55,7 @@ def similarity(alignment: Alignment, kind: str, name: str) -> go.Figure:
             text=[["" if np.isnan(v) else f"{v:.2f}" for v in row] for row in values] if legible else None,
             texttemplate="%{text}" if legible else None,
             hoverongaps=False,
-            hovertemplate=f"student layer %{{y}}, {role} layer %{{x}}<br>{words} %{{z:.3f}}<extra></extra>",
+            hovertemplate=f"{where}<br>{say(words)} %{{z:.3f}}<extra></extra>",
             colorbar={"title": {"text": "R²" if name == "r2" else "CKA"}, "thickness": 12},
         )
     )
@@ -60,10 +63,10 @@ def similarity(alignment: Alignment, kind: str, name: str) -> go.Figure:
         _outline(figure, chosen(alignment, kind), 2.5 if legible else 1.8)
     every = max(1, -(-max(values.shape) // CELL_TEXT_UP_TO))  # labels of 64 layers would overlap
     ticks = {"tickmode": "linear", "tick0": 0, "dtick": every, "showgrid": False, "zeroline": False}
-    figure.update_xaxes(title=f"{role} layer", range=[-0.5, values.shape[1] - 0.5], **ticks)
-    figure.update_yaxes(title="student layer", range=[values.shape[0] - 0.5, -0.5], **ticks)
+    figure.update_xaxes(title=of_other, range=[-0.5, values.shape[1] - 0.5], **ticks)
+    figure.update_yaxes(title=of_student, range=[values.shape[0] - 0.5, -0.5], **ticks)
     height = min(640, max(250, 96 + 40 * values.shape[0]))
-    heading = {"text": f"{KIND_NAME[kind]}: {title}", "font": {"size": 15}}
+    heading = {"text": say("{kind}: {title}", kind=KIND_NAME[kind], title=say(title)), "font": {"size": 15}}
     return layout(figure, height, title=heading, plot_bgcolor=NOTHING)
 
 
@@ -97,7 +100,7 @@ def _outline(figure: go.Figure, layers: dict[int, list[int]], thick: float) -> N
             y=y,
             mode="lines",
             line={"color": colour, "width": width},
-            name="chosen",
+            name=say("chosen"),
             showlegend=False,
             hoverinfo="skip",
         )

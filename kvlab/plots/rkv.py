@@ -6,13 +6,14 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from kvlab.language import mark, say
 from kvlab.plots.style import NEUTRAL, TEACHER_COLOUR, layout, visible
 from kvlab.results import Alignment
 
 PARTS = {
-    "importance": "importance<br>(attention share)",
-    "redundancy": "redundancy<br>(softmax share)",
-    "score": "score<br>(λI − (1−λ)R)",
+    mark("importance"): mark("importance<br>(attention share)"),
+    mark("redundancy"): mark("redundancy<br>(softmax share)"),
+    mark("score"): mark("score<br>(λI − (1−λ)R)"),
 }
 
 
@@ -38,8 +39,8 @@ def kept_steps(alignment: Alignment, number: int, layer: int, head: int) -> go.F
         values = alignment.arrays[f"document.{number}.rkv.{part}"][_position(alignment, layer), head]
         candidate = ~np.isnan(values)
         for which, name, colour in (
-            (candidate & kept, "kept", TEACHER_COLOUR),
-            (candidate & ~kept, "dropped", NEUTRAL),
+            (candidate & kept, say("kept"), TEACHER_COLOUR),
+            (candidate & ~kept, say("dropped"), NEUTRAL),
         ):
             at = np.flatnonzero(which)
             if not len(at):
@@ -54,9 +55,12 @@ def kept_steps(alignment: Alignment, number: int, layer: int, head: int) -> go.F
                 showlegend=row == 1,
                 marker_color=colour,
                 customdata=[visible(tokens[i]) for i in at],
-                hovertemplate=f"step %{{x}} “%{{customdata}}” {name}<br>{part} %{{y:.4f}}<extra></extra>",
+                hovertemplate=say(
+                    "step %{{x}} “%{{customdata}}” {kept}<br>{part} %{{y:.4f}}", kept=name, part=say(part)
+                )
+                + "<extra></extra>",
             )
-        figure.update_yaxes(title={"text": axis, "font": {"size": 11}}, row=row, col=1, zeroline=True)
+        figure.update_yaxes(title={"text": say(axis), "font": {"size": 11}}, row=row, col=1, zeroline=True)
     figure.update_xaxes(range=[-0.5, len(tokens) - 0.5])
-    figure.update_xaxes(title="teacher step (token)", row=len(PARTS), col=1)
+    figure.update_xaxes(title=say("teacher step (token)"), row=len(PARTS), col=1)
     return layout(figure, 440, bargap=0.15, barmode="overlay", margin={"l": 84, "r": 16, "t": 32, "b": 44})

@@ -6,6 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from kvlab.language import mark, say
 from kvlab.plots.style import KIND_COLOUR, KIND_NAME, NEUTRAL, STUDENT_COLOUR, TEACHER_COLOUR, label, layout, visible
 from kvlab.results import Alignment, Inspected, TokenView, mean_of_heads
 
@@ -20,13 +21,14 @@ RULE_COLOUR = {
 }
 INTERPOLATED = ("linear", "segment", "overlap")  # drawn as lines, the others as steps
 LAG_BINS = (  # upper end in bytes, colour, words
-    (-1, "#B2182B", "teacher has read ahead"),
-    (0, "#9AA5B1", "same byte"),
-    (2, "#92C5DE", "1–2 bytes behind"),
-    (5, "#4393C3", "3–5 bytes behind"),
-    (10**9, "#2166AC", "6 or more bytes behind"),
+    (-1, "#B2182B", mark("teacher has read ahead")),
+    (0, "#9AA5B1", mark("same byte")),
+    (2, "#92C5DE", mark("1–2 bytes behind")),
+    (5, "#4393C3", mark("3–5 bytes behind")),
+    (10**9, "#2166AC", mark("6 or more bytes behind")),
 )
-SEGMENT_SHADE = {"prompt": 0.05, "reasoning": 0.16, "answer": 0.3}  # opacity of grey: later is darker
+# Opacity of grey: later is darker.
+SEGMENT_SHADE = {mark("prompt"): 0.05, mark("reasoning"): 0.16, mark("answer"): 0.3}
 
 
 def rule_shown(alignment: Alignment) -> str:
@@ -41,8 +43,8 @@ def timeline(alignment: Alignment, number: int, rule: str, window: tuple[int, in
     document = alignment.inspected[number]
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.62, 0.38], vertical_spacing=0.06)
     _add_links(figure, alignment, document, number, rule)
-    _add_rail(figure, document.teacher_tokens, 1.0, TEACHER_COLOUR, "teacher token")
-    _add_rail(figure, document.student_tokens, 0.0, STUDENT_COLOUR, "student token")
+    _add_rail(figure, document.teacher_tokens, 1.0, TEACHER_COLOUR, say("teacher token"))
+    _add_rail(figure, document.student_tokens, 0.0, STUDENT_COLOUR, say("student token"))
     for kind in ("key", "value"):
         error = mean_of_heads(alignment.arrays[f"document.{number}.error.{kind}"])
         content = [i for i, t in enumerate(document.student_tokens) if not t.special and not np.isnan(error[i])]
@@ -54,25 +56,25 @@ def timeline(alignment: Alignment, number: int, rule: str, window: tuple[int, in
             mode="lines+markers",
             line={"shape": "vh", "width": 1.5, "color": KIND_COLOUR[kind]},
             marker={"size": 5},
-            name=f"{KIND_NAME[kind]} error",
+            name=say("{kind} error", kind=KIND_NAME[kind]),
             customdata=[visible(document.student_tokens[i]) for i in content],
-            hovertemplate=f"{KIND_NAME[kind]} “%{{customdata}}” error %{{y:.2f}}<extra></extra>",
+            hovertemplate=say("{kind} “%{{customdata}}” error %{{y:.2f}}", kind=KIND_NAME[kind]) + "<extra></extra>",
         )
     start, end = window or (0, min(96, len(document.text.encode())))
     _add_segments(figure, document, start, end)
     figure.update_xaxes(range=[start - 1, end + 1], showgrid=False)
-    figure.update_xaxes(title="byte of the text (UTF-8)", row=2, col=1)
+    figure.update_xaxes(title=say("byte of the text (UTF-8)"), row=2, col=1)
     figure.update_yaxes(
         row=1,
         col=1,
         range=[-0.25, 1.55],
         tickvals=[0, 1],
-        ticktext=["student", "teacher"],
+        ticktext=[say("student"), say("teacher")],
         showgrid=False,
         zeroline=False,
         fixedrange=True,
     )
-    figure.update_yaxes(row=2, col=1, title="error, mean of heads", rangemode="tozero", fixedrange=True)
+    figure.update_yaxes(row=2, col=1, title=say("error, mean of heads"), rangemode="tozero", fixedrange=True)
     return layout(figure, 450, dragmode="pan", margin={"l": 72, "r": 16, "t": 56, "b": 48})
 
 
@@ -88,7 +90,7 @@ def _add_segments(figure: go.Figure, document: Inspected, start: int, end: int) 
             col=1,
             x=max(first, start) if last > start else first,
             y=1.52,
-            text=name,
+            text=say(name),
             showarrow=False,
             xanchor="left",
             yanchor="top",
@@ -111,9 +113,8 @@ def _add_links(figure: go.Figure, alignment: Alignment, document: Inspected, num
             y += [0.86, 0.14, None]
         lowest = upper
         if x:
-            figure.add_scatter(
-                row=1, col=1, x=x, y=y, mode="lines", line={"color": colour, "width": 1.6}, name=words, hoverinfo="skip"
-            )
+            line = {"color": colour, "width": 1.6}
+            figure.add_scatter(row=1, col=1, x=x, y=y, mode="lines", line=line, name=say(words), hoverinfo="skip")
 
 
 def _add_rail(figure: go.Figure, tokens: list[TokenView], height: float, colour: str, name: str) -> None:
@@ -146,7 +147,8 @@ def _add_rail(figure: go.Figure, tokens: list[TokenView], height: float, colour:
         text=[label(token) for token in content],
         textfont={"size": 11},
         customdata=[[visible(token), token.start, token.end] for token in content],
-        hovertemplate=f"{name} “%{{customdata[0]}}”<br>bytes %{{customdata[1]}}–%{{customdata[2]}}<extra></extra>",
+        hovertemplate=say("{name} “%{{customdata[0]}}”<br>bytes %{{customdata[1]}}–%{{customdata[2]}}", name=name)
+        + "<extra></extra>",
         showlegend=False,
         name=name,
     )
@@ -165,8 +167,8 @@ def index_maps(alignment: Alignment, number: int) -> go.Figure:
             marker={"size": 4, "color": RULE_COLOUR[rule]},
             line={"width": 1.8, "color": RULE_COLOUR[rule], "shape": "linear" if rule in INTERPOLATED else "hv"},
             name=rule,
-            hovertemplate=f"{rule}: student token %{{x}} ← teacher step %{{y:.1f}}<extra></extra>",
+            hovertemplate=say("{rule}: student token %{{x}} ← teacher step %{{y:.1f}}", rule=rule) + "<extra></extra>",
         )
-    figure.update_xaxes(title="student token")
-    figure.update_yaxes(title="teacher step")
+    figure.update_xaxes(title=say("student token"))
+    figure.update_yaxes(title=say("teacher step"))
     return layout(figure, 340)

@@ -24,7 +24,7 @@ from kvlab.report.sentences import (
     kept_sentence,
     sentence,
 )
-from kvlab.report.tables import capture_table, fusion_table, heads_table
+from kvlab.report.tables import capture_table, fusion_table, heading, heads_table
 from kvlab.report.words import listed, whole
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "fusion_rows_sentence",
     "fusion_sentence",
     "fusion_table",
+    "heading",
     "heads_table",
     "html",
     "kept_sentence",

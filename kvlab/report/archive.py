@@ -9,6 +9,7 @@ import zipfile
 import pandas as pd
 
 from kvlab import results
+from kvlab.language import DEFAULT, mark, say, speaking
 from kvlab.report import sentences
 from kvlab.report.layers import layer_pairs
 from kvlab.results import Alignment, Inspected, mean_of_heads
@@ -20,21 +21,24 @@ LISTS = ("heads", "inspected", "fusion", "format")  # of alignment.json; the fir
 EPOCH = (1980, 1, 1, 0, 0, 0)  # of every entry, so that the same result gives the same bytes
 
 ABOUT = {
-    results.CSV_NAME: "held-out scores per student head, as `align` writes them",
-    "scores.csv": "every score of every student head with its controls, standard errors and numbers of tokens",
-    "layers.csv": "every pair of student and teacher layer: CKA, its null, held-out R² alone, and whether chosen",
-    results.FUSION_NAME: "scores of all teachers fused, beside each alone",
-    "timeline.csv": "the documents kept token by token: bytes, mean error of heads, and per time rule the teacher step "
-    "and its lag in bytes",
-    SETTINGS: "settings, versions, models, data, controls, self-tests, timings and means",
+    results.CSV_NAME: mark("held-out scores per student head, as `align` writes them"),
+    "scores.csv": mark("every score of every student head with its controls, standard errors and numbers of tokens"),
+    "layers.csv": mark("every pair of student and teacher layer: CKA, its null, held-out R² alone, and whether chosen"),
+    results.FUSION_NAME: mark("scores of all teachers fused, beside each alone"),
+    "timeline.csv": mark(
+        "the documents kept token by token: bytes, mean error of heads, and per time rule the teacher step and its "
+        "lag in bytes"
+    ),
+    SETTINGS: mark("settings, versions, models, data, controls, self-tests, timings and means"),
 }
 
 
-def archive(alignment: Alignment) -> bytes:
-    """The ZIP. An empty cell is what was not measured."""
+def archive(alignment: Alignment, language: str = DEFAULT) -> bytes:
+    """The ZIP. An empty cell is what was not measured. ``language``: of the sentences in it; names stay English."""
     texts = {results.CSV_NAME: results.heads_csv(alignment)}
     texts |= {name: safe_csv(frame) for name, frame in tables(alignment).items()}
-    texts[SETTINGS] = settings(alignment, [*texts, SETTINGS])
+    with speaking(language):
+        texts[SETTINGS] = settings(alignment, [*texts, SETTINGS])
     memory = io.BytesIO()
     with zipfile.ZipFile(memory, "w", zipfile.ZIP_DEFLATED) as file:
         for name, text in texts.items():
@@ -82,5 +86,5 @@ def _document(alignment: Alignment, number: int, document: Inspected) -> pd.Data
 def settings(alignment: Alignment, files: list[str]) -> str:
     """All of alignment.json that is no table, the finding in words, and what each file of the ZIP is."""
     fields = {name: value for name, value in alignment.to_dict().items() if name not in LISTS}
-    said = {"finding": sentences.sentence(alignment), "files": {name: ABOUT[name] for name in files}}
+    said = {"finding": sentences.sentence(alignment), "files": {name: say(ABOUT[name]) for name in files}}
     return json.dumps(results.plain(said | fields), ensure_ascii=False, indent=1, allow_nan=False)

@@ -10,16 +10,29 @@ from typing import Any
 import pandas as pd
 
 from kvlab.difference import HeadDifference
+from kvlab.language import mark, plural, say
 from kvlab.plots import KIND_NAME, written
-from kvlab.report.words import points, whole
+from kvlab.report.words import points, together, whole
 from kvlab.results import Alignment
 
-DIFFERENCE_MEANING = (
+DIFFERENCE_MEANING = mark(
     "Colour: R² of B minus R² of A, both on documents that the maps were not fitted on; purple is more in B, orange "
     "less, white alike. “=” marks a difference within two standard errors of none. The standard error is √(s.e. of A² "
     "+ s.e. of B²), as of independent texts; on the same text it is usually too large."
 )
-TEXT = ("prompts", "documents", "calibration documents", "student tokens")  # of compared_settings: what was read
+# Of compared_settings: what was read.
+TEXT = (mark("prompts"), mark("documents"), mark("calibration documents"), mark("student tokens"))
+CONTROLS = (  # their words, the column of their R²
+    (mark("teacher"), "r2"),
+    (mark("token identity"), "r2_identity"),
+    (mark("random weights"), "r2_random"),
+    (mark("shuffled rows"), "r2_shuffled"),
+)
+
+NOT_CLEAR = {
+    False: mark("That is within two standard errors of none."),
+    None: mark("There is no standard error of it, so whether that is more than chance is not known."),
+}
 
 
 def difference_sentence(differences: Sequence[HeadDifference]) -> str:
@@ -28,17 +41,26 @@ def difference_sentence(differences: Sequence[HeadDifference]) -> str:
     for kind, name in KIND_NAME.items():
         found = _varying(differences, kind)
         if found:
-            means.append(f"{_more(sum(d.difference for d in found) / len(found))} of {name}")
+            means.append(_more(sum(d.difference for d in found) / len(found), name))
     if not means:
-        return "No head varies in both analyses, so there is nothing to compare."
+        return say("No head varies in both analyses, so there is nothing to compare.")
     heads = [d for kind in KIND_NAME for d in _varying(differences, kind)]
-    sentence = f"On held-out text, B explains {' and '.join(means)} than A, averaged over heads"
+    explained = together(means)
     if any(d.clear is None for d in heads):
-        return sentence + "; one of them has no standard errors, so whether that is more than chance is not known."
+        return say(
+            "On held-out text, B explains {means} than A, averaged over heads; one of them has no standard errors, so "
+            "whether that is more than chance is not known.",
+            means=explained,
+        )
     more, less = (sum(bool(d.clear) and sign * d.difference > 0 for d in heads) for sign in (1, -1))
-    return (
-        f"{sentence}; of {len(heads)} heads, B is higher in {more} and lower in {less} by more than two standard "
-        f"errors, and {len(heads) - more - less} cannot be told apart."
+    return say(
+        "On held-out text, B explains {means} than A, averaged over heads; of {n} heads, B is higher in {more} and "
+        "lower in {less} by more than two standard errors, and {alike} cannot be told apart.",
+        means=explained,
+        n=len(heads),
+        more=more,
+        less=less,
+        alike=len(heads) - more - less,
     )
 
 
@@ -46,25 +68,27 @@ def one_difference_sentence(head: HeadDifference) -> str:
     """One head in words."""
     name = KIND_NAME[head.kind]
     if not isfinite(head.difference):
-        return f"Its {name} does not vary in one of the analyses, so nothing is compared."
-    verdict = {
-        True: "",
-        False: " That is within two standard errors of none.",
-        None: " There is no standard error of it, so whether that is more than chance is not known.",
-    }[head.clear]
+        return say("Its {kind} does not vary in one of the analyses, so nothing is compared.", kind=name)
     plus_minus = f" ± {head.se:.3f}" if isfinite(head.se) else ""
-    return (
-        f"B explains {whole(head.r2_b)} of {name} on held-out text (n = {head.n_b:,} tokens), A {whole(head.r2_a)} "
-        f"(n = {head.n_a:,}): {written(head.difference, sign='+')}{plus_minus} R².{verdict}"
+    found = say(
+        "B explains {b} of {kind} on held-out text (n = {n_b:,} tokens), A {a} (n = {n_a:,}): {difference} R².",
+        b=whole(head.r2_b),
+        kind=name,
+        n_b=head.n_b,
+        a=whole(head.r2_a),
+        n_a=head.n_a,
+        difference=written(head.difference, sign="+") + plus_minus,
     )
+    return found if head.clear else say(" ").join([found, say(NOT_CLEAR[head.clear])])
 
 
 def shapes_sentence(a: Alignment, b: Alignment) -> str:
     """Why heads cannot be matched."""
-    return (
-        f"The heads cannot be compared one by one, because the students have different shapes: A is {_shape(a)}, "
-        f"B is {_shape(b)}. Choose an analysis whose student has the same layers and KV heads; the means below can be "
-        "compared."
+    return say(
+        "The heads cannot be compared one by one, because the students have different shapes: A is {a}, B is {b}. "
+        "Choose an analysis whose student has the same layers and KV heads; the means below can be compared.",
+        a=_shape(a),
+        b=_shape(b),
     )
 
 
@@ -72,14 +96,9 @@ def means_table(a: Alignment, b: Alignment) -> pd.DataFrame:
     """Means over heads of both analyses, K and V apart."""
     rows = []
     for kind, name in KIND_NAME.items():
-        for of, column in (
-            ("teacher", "r2"),
-            ("token identity", "r2_identity"),
-            ("random weights", "r2_random"),
-            ("shuffled rows", "r2_shuffled"),
-        ):
+        for of, column in CONTROLS:
             first, second = a.mean(kind, column), b.mean(kind, column)
-            rows.append({"K/V": name, "R² of": of, "A": first, "B": second, "B − A": second - first})
+            rows.append({"K/V": name, "R² of": say(of), "A": first, "B": second, "B − A": second - first})
     return pd.DataFrame(rows)
 
 
@@ -113,8 +132,8 @@ def compared_settings(alignment: Alignment) -> dict[str, Any]:
         "student": alignment.student["name"],
         "prompts": alignment.prompts,
         "documents": data["documents"],
-        "calibration documents": data["calibration_documents"],
-        "student tokens": data["student_tokens"],
+        mark("calibration documents"): data["calibration_documents"],
+        mark("student tokens"): data["student_tokens"],
         **alignment.settings,
         "versions": alignment.versions,
     }
@@ -124,15 +143,23 @@ def _varying(differences: Sequence[HeadDifference], kind: str) -> list[HeadDiffe
     return [d for d in differences if d.kind == kind and isfinite(d.difference)]
 
 
-def _more(gain: float) -> str:
-    """+0.021 -> 2 points more."""
-    return f"{points(abs(gain)).lstrip('+')} {'more' if gain >= 0 else 'less'}"
+def _more(gain: float, kind: str) -> str:
+    """+0.021 -> 2 points more of K."""
+    size = points(abs(gain)).lstrip("+")
+    if gain >= 0:
+        return say("{points} more of {kind}", points=size, kind=kind)
+    return say("{points} less of {kind}", points=size, kind=kind)
 
 
 def _shape(alignment: Alignment) -> str:
     """demo/student with 4 layers of 2 KV heads."""
     heads = [shape[0] for shape in alignment.student["layer_shapes"]]
     runs = [(len(list(same)), count) for count, same in groupby(heads)]
-    parts = [f"{n} layer{'s' * (n != 1)} of {count} KV head{'s' * (count != 1)}" for n, count in runs[:4]]
-    more = " and others" if len(runs) > 4 else ""
-    return f"{alignment.student['name']} with {' and '.join(parts)}{more}"
+    parts = [_layers(n, count) for n, count in runs[:4]] + [say("others")] * (len(runs) > 4)
+    return say("{student} with {layers}", student=alignment.student["name"], layers=together(parts))
+
+
+def _layers(layers: int, heads: int) -> str:
+    """4 layers of 2 KV heads."""
+    of = plural(heads, "{n} KV head", "{n} KV heads")
+    return plural(layers, "{n} layer of {heads}", "{n} layers of {heads}", heads=of)

@@ -7,31 +7,49 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 
+from kvlab.language import mark, plural, say
 from kvlab.plots import KIND_NAME, chosen
-from kvlab.report.words import listed, number
+from kvlab.report.sentences import split
+from kvlab.report.words import clauses, listed, number, together
 from kvlab.results import Alignment
 
 BYTE_RULES = ("exact", "floor", "ceil", "overlap")  # layers and maps are fitted on exact rows only
 
+NAMES = {"cka": "CKA", "cka_shuffled": mark("CKA shuffled"), "r2": mark("R² alone")}
+ANY = mark("{n:,} student tokens")
+EXACT = mark("{n:,} student tokens, those where both models have read the same bytes")
+EXACT_HERE = mark(
+    "{n:,} student tokens, those where both models have read the same bytes (the scores of heads are of the other "
+    "tokens too, and lower)"
+)
+AMONG = {
+    "banded": mark("among teacher layers near the proportional depth"),
+    "full": mark("among all {n} teacher layers"),
+}
+
 
 def layers_sentence(alignment: Alignment) -> str:
     """How the teacher layers were chosen, on what."""
-    layer_map, folds = alignment.layer_map, alignment.data["folds"]
-    among = {
-        "banded": "among teacher layers near the proportional depth",
-        "full": f"among all {len(alignment.teacher['kv_layers'])} teacher layers",
-    }[layer_map["search"]]
-    measured = f"{layer_map['rows']:,} student tokens"
-    if alignment.settings["time"] in BYTE_RULES:
-        measured += ", those where both models have read the same bytes"
-    if alignment.settings["time"] in BYTE_RULES[1:]:
-        measured += " (the scores of heads are of the other tokens too, and lower)"
-    without = f"{folds} folds {alignment.data['split']}, the layers that score a fold chosen without it"
+    layer_map, time = alignment.layer_map, alignment.settings["time"]
+    measured = ANY if time not in BYTE_RULES else EXACT if time == "exact" else EXACT_HERE
+    fields = {"measured": say(measured, n=layer_map["rows"]), "split": split(alignment)}
+    fields["among"] = say(AMONG[layer_map["search"]], n=len(alignment.teacher["kv_layers"]))
     if layer_map["rule"] == "heldout" and "similarity.key.r2" in alignment.arrays:
-        return f"Layers were chosen by the held-out R² they reach, {among}, on {measured}; {without}."
+        return say(
+            "Layers were chosen by the held-out R² they reach, {among}, on {measured}; {split}, the layers that score "
+            "a fold chosen without it.",
+            **fields,
+        )
     if layer_map["rule"] == "cka":
-        return f"The most similar layer by CKA was chosen, {among}, on {measured}; {without}."
-    return f"Layers were chosen by proportional depth alone; the matrices are measured on {measured}."
+        return say(
+            "The most similar layer by CKA was chosen, {among}, on {measured}; {split}, the layers that score a fold "
+            "chosen without it.",
+            **fields,
+        )
+    return say(
+        "Layers were chosen by proportional depth alone; the matrices are measured on {measured}.",
+        measured=fields["measured"],
+    )
 
 
 def layer_sentence(alignment: Alignment, layer: int) -> str:
@@ -39,10 +57,22 @@ def layer_sentence(alignment: Alignment, layer: int) -> str:
     parts = []
     for kind, name in KIND_NAME.items():
         layers = chosen(alignment, kind)[layer]
-        which = f"{name} from teacher layer{'s' * (len(layers) > 1)} {listed(layers)}"
-        best = best_alone(alignment, kind, layer)
-        parts.append(which + (f" (held-out R² of the best alone: {best[1]:.2f}, layer {best[0]})" if best else ""))
-    return f"Student layer {layer} is explained: {' and '.join(parts)}."
+        which = plural(
+            len(layers),
+            "{kind} from teacher layer {layers}",
+            "{kind} from teacher layers {layers}",
+            kind=name,
+            layers=listed(layers),
+        )
+        if best := best_alone(alignment, kind, layer):
+            which = say(
+                "{which} (held-out R² of the best alone: {r2:.2f}, layer {layer})",
+                which=which,
+                r2=best[1],
+                layer=best[0],
+            )
+        parts.append(which)
+    return say("Student layer {layer} is explained: {parts}.", layer=layer, parts=together(parts))
 
 
 def best_alone(alignment: Alignment, kind: str, layer: int) -> tuple[int, float] | None:
@@ -57,13 +87,19 @@ def best_alone(alignment: Alignment, kind: str, layer: int) -> tuple[int, float]
 def ceiling_sentence(alignment: Alignment, kind: str) -> str:
     """What a CKA must be compared with: chance, and how alike the student's own layers are."""
     between, null, own = (alignment.arrays[f"similarity.{kind}.{name}"] for name in ("cka", "cka_shuffled", "own"))
-    words = f"{KIND_NAME[kind]}: CKA with the teacher up to {number(_most(between))}; shuffled rows reach at most "
-    words += number(_most(null))
+    parts = [
+        say("{kind}: CKA with the teacher up to {cka}", kind=KIND_NAME[kind], cka=number(_most(between))),
+        say("shuffled rows reach at most {cka}", cka=number(_most(null))),
+    ]
     beside = np.diagonal(own, 1)
     if len(beside) and not np.isnan(beside).all():
-        alike = f"{np.nanmean(beside):.2f} with each other (at 1 nothing tells them apart)"
-        words += f"; neighbouring student layers have {alike}"
-    return words + "."
+        parts.append(
+            say(
+                "neighbouring student layers have {cka:.2f} with each other (at 1 nothing tells them apart)",
+                cka=np.nanmean(beside),
+            )
+        )
+    return say("{clauses}.", clauses=clauses(parts))
 
 
 def chosen_table(alignment: Alignment) -> pd.DataFrame:
@@ -78,13 +114,13 @@ def chosen_table(alignment: Alignment) -> pd.DataFrame:
             rows.append(
                 {
                     "K/V": name,
-                    "student layer": layer,
-                    "teacher layers": listed(layers),
-                    "folds that agree": f"{alike} of {len(by_fold[position])}",
-                    "best alone": None if best is None else best[0],
-                    "R² of it": None if best is None else best[1],
-                    "highest CKA": _most(cka),
-                    "shuffled rows": _most(null),
+                    mark("student layer"): layer,
+                    mark("teacher layers"): listed(layers),
+                    mark("folds that agree"): say("{n} of {total}", n=alike, total=len(by_fold[position])),
+                    mark("best alone"): None if best is None else best[0],
+                    mark("R² of it"): None if best is None else best[1],
+                    mark("highest CKA"): _most(cka),
+                    mark("shuffled rows"): _most(null),
                 }
             )
     return pd.DataFrame(rows)
@@ -98,9 +134,10 @@ def layer_pairs(alignment: Alignment) -> pd.DataFrame:
         for position, (student, layers) in enumerate(chosen(alignment, kind).items()):
             for column, teacher in enumerate(teachers):
                 values = {m: None if a is None else float(a[position, column]) for m, a in matrices.items()}
-                pair = {"kind": name, "student layer": student, "teacher layer": teacher, "chosen": teacher in layers}
+                numbered = {mark("student layer"): student, mark("teacher layer"): teacher}
+                pair = {"kind": name, **numbered, "chosen": teacher in layers}
                 rows.append(pair | values)
-    return pd.DataFrame(rows).rename(columns={"cka": "CKA", "cka_shuffled": "CKA shuffled", "r2": "R² alone"})
+    return pd.DataFrame(rows).rename(columns=NAMES)
 
 
 def _most(values: np.ndarray) -> float:

@@ -8,43 +8,84 @@ from html import escape
 import pandas as pd
 
 from kvlab import plots
+from kvlab.language import DEFAULT, mark, say, speaking, translated
 from kvlab.plots import KIND_NAME
 from kvlab.report import layers, sentences, tables
 from kvlab.report.frame import drawing, whole_page
 from kvlab.results import Alignment
 
+LANGUAGES = {"en": "en", "zh": "zh-Hans"}  # as HTML names them
+SETTING, VALUE = mark("setting"), mark("value")
+RULES = (  # columns of the table of time rules
+    mark("rule"),
+    mark("exact_rate"),
+    mark("coverage"),
+    mark("mean_absolute_lag_bytes"),
+    mark("largest_lag_bytes"),
+    mark("looks_ahead_rate"),
+)
 
-def html(alignment: Alignment) -> str:
-    """The whole report. Everything that came from a user is escaped."""
-    title = f"KV alignment: {alignment.teacher['name']} → {alignment.student['name']}"
+PAIRS = (  # what a number in the table of settings is: of its data, its controls, its seconds
+    mark("documents"),
+    mark("calibration_documents"),
+    mark("student_tokens"),
+    mark("teacher_tokens"),
+    mark("folds"),
+    mark("split"),
+    mark("rows_fit"),
+    mark("rows_scored"),
+    mark("rows_per_feature"),
+    mark("rows"),
+    mark("whole_sample"),
+    mark("random_teacher"),
+    mark("read_sample_s"),
+    mark("choose_layers_s"),
+    mark("controls_s"),
+    mark("sum_s"),
+    mark("read_rest_s"),
+    mark("fit_and_score_s"),
+    mark("token_by_token_s"),
+)
+
+
+def html(alignment: Alignment, language: str = DEFAULT) -> str:
+    """The whole report in ``language``, one of LANGUAGES. Everything that came from a user is escaped."""
+    with speaking(language):
+        title = say("KV alignment: {teacher} → {student}", **_models(alignment))
+        return whole_page(title, [f"<h1>{escape(title)}</h1>", *_sections(alignment)], LANGUAGES[language])
+
+
+def _models(alignment: Alignment) -> dict[str, str]:
+    return {"teacher": alignment.teacher["name"], "student": alignment.student["name"]}
+
+
+def _sections(alignment: Alignment) -> list[str]:
     draw = drawing()
-    sections = [
-        f"<h1>{escape(title)}</h1>",
+    return [
         _said(sentences.sentence(alignment)),
-        *(f'<p class="note">{escape(note)}</p>' for note in alignment.notes),
-        "<h2>Projection error by head</h2>",
-        _said(sentences.ERROR_MEANING),
+        *(f'<p class="note">{escape(translated(note))}</p>' for note in alignment.notes),
+        _heading(say("Projection error by head")),
+        _said(say(sentences.ERROR_MEANING)),
         *(draw(plots.error_heatmap(alignment, kind)) for kind in KIND_NAME),
         *(_fusion(alignment, draw) if alignment.fusion else ()),
         *_layers(alignment, draw),
-        "<h2>Timeline</h2>",
+        _heading(say("Timeline")),
         *(_timeline(alignment, draw) if alignment.inspected else ()),
         _table(_rules(alignment)),
-        "<h2>Scores and controls</h2>",
+        _heading(say("Scores and controls")),
         _said(sentences.control_sentence(alignment, alignment.heads[0])),
         _table(tables.heads_table(alignment).round(4)),
-        "<h2>Self-test of the captured keys</h2>",
+        _heading(say("Self-test of the captured keys")),
         *_capture(alignment),
-        "<h2>Settings and versions</h2>",
+        _heading(say("Settings and versions")),
         _table(_pairs(alignment)),
     ]
-    return whole_page(title, sections)
 
 
 def _layers(alignment: Alignment, draw: Callable) -> list[str]:
     matrices = [name for name in plots.MATRICES if f"similarity.key.{name}" in alignment.arrays]
     return [
-        "<h2>Layers</h2>",
+        _heading(say("Layers")),
         _said(layers.layers_sentence(alignment)),
         *(_said(layers.layer_sentence(alignment, layer)) for layer in alignment.student["kv_layers"][:1]),
         *(draw(plots.similarity(alignment, kind, name)) for name in matrices for kind in KIND_NAME),
@@ -55,7 +96,7 @@ def _layers(alignment: Alignment, draw: Callable) -> list[str]:
 
 def _fusion(alignment: Alignment, draw: Callable) -> list[str]:
     return [
-        "<h2>Fusion of the teachers</h2>",
+        _heading(say("Fusion of the teachers")),
         _said(sentences.fusion_sentence(alignment)),
         _said(sentences.fusion_rows_sentence(alignment)),
         *(draw(plots.gain_heatmap(alignment, kind)) for kind in KIND_NAME),
@@ -84,15 +125,19 @@ def _rules(alignment: Alignment) -> pd.DataFrame:
 
 def _pairs(alignment: Alignment) -> pd.DataFrame:
     pairs = {
-        "prompts": alignment.prompts,
-        "teachers": ", ".join(alignment.teachers),
+        say("prompts"): translated(alignment.prompts),
+        say("teachers"): ", ".join(alignment.teachers),
         **alignment.settings,
-        **{k: v for k, v in alignment.data.items() if not isinstance(v, dict)},
-        **{f"control: {k}": v for k, v in alignment.controls.items()},
+        **{say(k): translated(str(v)) for k, v in alignment.data.items() if not isinstance(v, dict)},
+        **{say("control: {name}", name=say(k)): translated(str(v)) for k, v in alignment.controls.items()},
         **alignment.versions,
-        **{k: f"{v:.2f}" for k, v in alignment.timings.items()},
+        **{say(k): f"{v:.2f}" for k, v in alignment.timings.items()},
     }
-    return pd.DataFrame({"setting": list(pairs), "value": [str(v) for v in pairs.values()]})
+    return pd.DataFrame({SETTING: list(pairs), VALUE: [str(v) for v in pairs.values()]})
+
+
+def _heading(words: str) -> str:
+    return f"<h2>{escape(words)}</h2>"
 
 
 def _said(words: str) -> str:
@@ -100,5 +145,6 @@ def _said(words: str) -> str:
 
 
 def _table(frame: pd.DataFrame, form: str | None = None) -> str:
+    frame = frame.rename(columns=tables.heading)
     written = frame.to_html(index=False, escape=True, border=0, na_rep="–", float_format=form.format if form else None)
     return f'<div class="wide">{written}</div>'

@@ -6,72 +6,102 @@ from math import isfinite
 
 import numpy as np
 
+from kvlab.language import mark, plural, say, translated
 from kvlab.plots import KIND_NAME, kept_mask
-from kvlab.report.words import listed, number, points, whole
+from kvlab.report.words import clauses, listed, number, points, together, whole
 from kvlab.results import Alignment, HeadScore
 from kvlab.types import SelfTest
 
-ERROR_MEANING = (
+ERROR_MEANING = mark(
     "Error = RSS / TSS = 1 − R² on documents that the map was not fitted on: 0 is perfect, 1 is no better than the "
     "training mean. “=” marks a head no better than its controls: not above the mean, shuffled rows and the group "
     "mean, or not more than two standard errors above the token alone or a teacher of random weights."
 )
+TESTED = {"teacher": mark("Teacher {name}: {tested}."), "student": mark("Student {name}: {tested}.")}
 
 
 def sentence(alignment: Alignment) -> str:
     """The finding in one sentence."""
     summary, data = alignment.summary(), alignment.data
-    parts = [f"{whole(summary[kind]['r2'])} of {name} ({_over(summary[kind])})" for kind, name in KIND_NAME.items()]
-    documents = f"{data['documents']} document{'s' * (data['documents'] != 1)}"
+    shares = [
+        say("{share} of {kind} ({over})", share=whole(summary[kind]["r2"]), kind=name, over=_over(summary[kind]))
+        for kind, name in KIND_NAME.items()
+    ]
     calibration = data["calibration_documents"]
-    also = f", fitted also on {calibration} bundled samples" if calibration else ""
-    return (
-        f"On {documents} held out by document ({data['rows_scored']:,} student tokens, "
-        f"{data['folds']} folds{also}), {alignment.teacher['name']} explains {parts[0]} and {parts[1]} of "
-        f"{alignment.student['name']}'s variance, averaged over heads."
+    return say(
+        "On {documents} held out by document ({rows:,} student tokens, {folds} folds{also}), {teacher} explains "
+        "{shares} of {student}'s variance, averaged over heads.",
+        documents=plural(data["documents"], "{n} document", "{n} documents"),
+        rows=data["rows_scored"],
+        folds=data["folds"],
+        also=say(", fitted also on {n} bundled samples", n=calibration) if calibration else "",
+        teacher=alignment.teacher["name"],
+        shares=together(shares),
+        student=alignment.student["name"],
     )
 
 
 def _over(means: dict) -> str:
-    random = f", {points(means['gain_random'])} over random weights" if isfinite(means["gain_random"]) else ""
-    return f"{points(means['gain'])} over the token alone{random}, shuffled rows {whole(means['r2_shuffled'])}"
+    token, shuffled = points(means["gain"]), whole(means["r2_shuffled"])
+    if not isfinite(means["gain_random"]):
+        return say("{token} over the token alone, shuffled rows {shuffled}", token=token, shuffled=shuffled)
+    return say(
+        "{token} over the token alone, {random} over random weights, shuffled rows {shuffled}",
+        token=token,
+        random=points(means["gain_random"]),
+        shuffled=shuffled,
+    )
 
 
 def control_sentence(alignment: Alignment, score: HeadScore) -> str:
     """On which rows a head and its controls were measured."""
-    words = (
-        f"R² on documents held out ({alignment.data['folds']} folds {alignment.data['split']}), n = {score.n:,} tokens"
-    )
     measured = isfinite(score.r2_random)
-    sampled = "shuffled rows and random weights" if measured else "shuffled rows"
-    if score.n_control < score.n:
-        words += f"; {sampled} on {score.n_control:,} of them, a sample"
-        if measured:
-            words += f", where the teacher reaches {score.r2_random + score.gain_random:.3f}"
+    parts = [say("R² on documents held out ({split}), n = {n:,} tokens", split=split(alignment), n=score.n)]
+    if score.n_control < score.n and measured:
+        parts.append(
+            say(
+                "shuffled rows and random weights on {n:,} of them, a sample, where the teacher reaches {r2:.3f}",
+                n=score.n_control,
+                r2=score.r2_random + score.gain_random,
+            )
+        )
+    elif score.n_control < score.n:
+        parts.append(say("shuffled rows on {n:,} of them, a sample", n=score.n_control))
     if not measured:
-        words += f"; random weights: {alignment.controls.get('random_teacher', 'not measured')}"
-    return words + "."
+        why = translated(alignment.controls.get("random_teacher", "not measured"))
+        parts.append(say("random weights: {why}", why=why))
+    return say("{clauses}.", clauses=clauses(parts))
+
+
+def split(alignment: Alignment) -> str:
+    """5 folds by document."""
+    return say("{n} folds {how}", n=alignment.data["folds"], how=translated(alignment.data["split"]))
 
 
 def apart_sentence(alignment: Alignment, score: HeadScore) -> str:
     """The error with channels counted alike, and what is not in the score at all."""
     sinks = alignment.settings["sinks"]
-    parts = [
-        f"the first {sinks} content tokens of either model (attention sinks): {_apart(score.error_sink, score.n_sink)}"
-        if sinks
-        else "no sinks were left out",
-        "the special token that both models begin with: " + _apart(score.error_special, score.n_special)
-        if score.n_special
-        else "the two models begin with no special token in common",
-    ]
-    return (
-        f"Error {number(score.error)}; {number(score.error_standardised)} when every channel counts alike. "
-        f"Not in the score above, apart: {'; '.join(parts)}."
+    first = say("no sinks were left out")
+    if sinks:
+        first = say(
+            "the first {sinks} content tokens of either model (attention sinks): {error}",
+            sinks=sinks,
+            error=_apart(score.error_sink, score.n_sink),
+        )
+    special = say("the two models begin with no special token in common")
+    if score.n_special:
+        error = _apart(score.error_special, score.n_special)
+        special = say("the special token that both models begin with: {error}", error=error)
+    return say(
+        "Error {error}; {standardised} when every channel counts alike. Not in the score above, apart: {apart}.",
+        error=number(score.error),
+        standardised=number(score.error_standardised),
+        apart=clauses([first, special]),
     )
 
 
 def _apart(error: float, n: int) -> str:
-    return f"error {error:.2f}, n = {n:,}" if n and isfinite(error) else "none were scored"
+    return say("error {error:.2f}, n = {n:,}", error=error, n=n) if n and isfinite(error) else say("none were scored")
 
 
 def fusion_sentence(alignment: Alignment) -> str:
@@ -81,19 +111,24 @@ def fusion_sentence(alignment: Alignment) -> str:
         scores = [s for s in alignment.fusion if s.kind == kind and isfinite(s.r2)]
         if scores:
             r2, gain = (sum(getattr(s, field) for s in scores) / len(scores) for field in ("r2", "gain"))
-            parts.append(f"{whole(r2)} of {name} ({points(gain)} over the best single teacher)")
-    return (
-        f"Fused in the student's space, {len(alignment.teachers)} teachers explain {' and '.join(parts)}, averaged "
-        f"over heads, on the {alignment.fusion[0].n:,} tokens that all of them cover."
+            gained = say("{points} over the best single teacher", points=points(gain))
+            parts.append(say("{share} of {kind} ({over})", share=whole(r2), kind=name, over=gained))
+    return say(
+        "Fused in the student's space, {teachers} teachers explain {shares}, averaged over heads, on the {n:,} tokens "
+        "that all of them cover.",
+        teachers=len(alignment.teachers),
+        shares=together(parts),
+        n=alignment.fusion[0].n,
     )
 
 
 def fusion_rows_sentence(alignment: Alignment) -> str:
     """Why a teacher alone scores a little differently here than in its own result."""
-    return (
-        f"Held out ({alignment.data['folds']} folds {alignment.data['split']}). Each teacher alone is the map of its "
-        "own result with one weight per head, fitted like the fusion's, so that a better scale is no gain: its R² "
-        "differs a little from there. “=” marks a gain within two standard errors of none."
+    return say(
+        "Held out ({split}). Each teacher alone is the map of its own result with one weight per head, fitted like the "
+        "fusion's, so that a better scale is no gain: its R² differs a little from there. “=” marks a gain within two "
+        "standard errors of none.",
+        split=split(alignment),
     )
 
 
@@ -103,11 +138,17 @@ def kept_sentence(alignment: Alignment, number: int, layer: int, head: int) -> s
     position = list(alignment.teacher["kv_layers"]).index(layer)
     score = alignment.arrays[f"document.{number}.rkv.score"][position, head]
     candidates = int((~np.isnan(score)).sum())
-    every = "all" if kept.sum() == candidates else f"{kept.sum()} of"
-    return (
-        f"Teacher layer {layer}, head {head} keeps **{every} {candidates} candidate steps** of this document, those of "
-        "the highest score λ·importance − (1 − λ)·redundancy with λ = 0.1. Special tokens and the first "
-        f"{alignment.settings['sinks']} content tokens are no candidates."
+    steps = say("all {candidates} candidate steps", candidates=candidates)
+    if kept.sum() < candidates:
+        steps = say("{kept} of {candidates} candidate steps", kept=kept.sum(), candidates=candidates)
+    return say(
+        "Teacher layer {layer}, head {head} keeps **{steps}** of this document, those of the highest score "
+        "λ·importance − (1 − λ)·redundancy with λ = 0.1. Special tokens and the first {sinks} content tokens are no "
+        "candidates.",
+        layer=layer,
+        head=head,
+        steps=steps,
+        sinks=alignment.settings["sinks"],
     )
 
 
@@ -115,11 +156,20 @@ def capture_sentence(alignment: Alignment, role: str) -> str:
     """What the self-test of one model's keys showed, and which layers keep nothing."""
     model = alignment.teacher if role == "teacher" else alignment.student
     found = alignment.capture.get(role)
-    tested = SelfTest.from_dict(found).sentence() if found else "keys are compared as cached, no rotation was undone"
-    words = [f"{role.capitalize()} {model['name']}: {tested}."]
+    tested = say("keys are compared as cached, no rotation was undone")
+    if found:
+        tested = SelfTest.from_dict(found).sentence()
+    words = [say(TESTED[role], name=model["name"], tested=tested)]
     if model.get("latent"):
-        words.append("Its latent cache (MLA): K stands for the latent, V for the rotary key part.")
+        words.append(say("Its latent cache (MLA): K stands for the latent, V for the rotary key part."))
     without = sorted(set(range(model["layers"])) - set(model["kv_layers"]))
     if without:
-        words.append(f"Without a KV cache: layer{'s' * (len(without) > 1)} {listed(without)}.")
-    return " ".join(words)
+        words.append(
+            plural(
+                len(without),
+                "Without a KV cache: layer {layers}.",
+                "Without a KV cache: layers {layers}.",
+                layers=listed(without),
+            )
+        )
+    return say(" ").join(words)

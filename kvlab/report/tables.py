@@ -1,38 +1,61 @@
-"""Numbers as tables with the names that people read."""
+"""Numbers as tables. Their columns are named in English; ``heading`` says a name in the current language."""
 
 from __future__ import annotations
 
 import pandas as pd
 
+from kvlab.language import mark, say
 from kvlab.plots import KIND_NAME
 from kvlab.results import Alignment
 from kvlab.types import SelfTest
 
 HEADS = {
     "kind": "K/V",
-    "layer": "layer",
-    "head": "head",
+    "layer": mark("layer"),
+    "head": mark("head"),
     "r2": "R²",
-    "se": "± s.e.",
-    "error": "error 1 − R²",
-    "error_standardised": "standardised error",
-    "cosine": "cosine",
-    "r2_identity": "R² token identity",
-    "gain": "gain over token",
-    "gain_se": "± s.e. of that gain",
-    "r2_random": "R² random weights",
-    "gain_random": "gain over random",
-    "gain_random_se": "± s.e. of this gain",
-    "r2_group_mean": "R² group mean",
-    "r2_shuffled": "R² shuffled",
-    "n": "n tokens",
-    "n_control": "n control",
-    "error_sink": "error of sinks",
-    "n_sink": "n sinks",
-    "error_special": "error of special token",
-    "n_special": "n special",
+    "se": mark("± s.e."),
+    "error": mark("error 1 − R²"),
+    "error_standardised": mark("standardised error"),
+    "cosine": mark("cosine"),
+    "r2_identity": mark("R² token identity"),
+    "gain": mark("gain over token"),
+    "gain_se": mark("± s.e. of that gain"),
+    "r2_random": mark("R² random weights"),
+    "gain_random": mark("gain over random"),
+    "gain_random_se": mark("± s.e. of this gain"),
+    "r2_group_mean": mark("R² group mean"),
+    "r2_shuffled": mark("R² shuffled"),
+    "n": mark("n tokens"),
+    "n_control": mark("n control"),
+    "error_sink": mark("error of sinks"),
+    "n_sink": mark("n sinks"),
+    "error_special": mark("error of special token"),
+    "n_special": mark("n special"),
 }
-POSITIONS = {"rope": "RoPE, undone", "none": "no RoPE", "absolute": "part of keys and values"}
+FUSION = {
+    "kind": "K/V",
+    "r2": mark("fused R²"),
+    "se": mark("± s.e."),
+    "gain": mark("gain"),
+    "gain_se": mark("± s.e. of gain"),
+    "n": mark("n tokens"),
+}
+OF_TEACHERS = {"r2_alone": mark("R² alone: {teacher}"), "weights": mark("weight: {teacher}")}  # a column for each
+POSITIONS = {
+    "rope": mark("RoPE, undone"),
+    "none": mark("no RoPE"),
+    "absolute": mark("part of keys and values"),
+}
+
+
+def heading(column: str) -> str:
+    """The name of a column of a shown table in the current language."""
+    for template in OF_TEACHERS.values():
+        start = template.partition("{")[0]
+        if column.startswith(start):
+            return say(template, teacher=column.removeprefix(start))
+    return say(column)
 
 
 def heads_table(alignment: Alignment) -> pd.DataFrame:
@@ -44,11 +67,10 @@ def heads_table(alignment: Alignment) -> pd.DataFrame:
 def fusion_table(alignment: Alignment) -> pd.DataFrame:
     """Fused scores, with a column per teacher."""
     frame = alignment.fusion_table()
-    names = {"kind": "K/V", "r2": "fused R²", "se": "± s.e.", "gain_se": "± s.e. of gain", "n": "n tokens"}
+    names = dict(FUSION)
     for number, teacher in enumerate(alignment.teachers, 1):
         names |= {
-            f"r2_alone {number}": f"R² alone: {number} {teacher}",
-            f"weights {number}": f"weight: {number} {teacher}",
+            f"{column} {number}": words.format(teacher=f"{number} {teacher}") for column, words in OF_TEACHERS.items()
         }
     frame = frame.assign(kind=frame["kind"].map(KIND_NAME)).rename(columns=names)
     last = [name for name in frame.columns if name.startswith(("R² alone", "weight"))] + ["n tokens"]
@@ -64,15 +86,15 @@ def capture_table(alignment: Alignment, role: str) -> pd.DataFrame:
     rows = []
     for layer in range(model["layers"]):
         test = tests.get(layer)
-        cached = "as cached" if layer in model["kv_layers"] else "no KV cache"
+        cached = say("as cached") if layer in model["kv_layers"] else say("no KV cache")
         rows.append(
             {
                 "layer": layer,
-                "positions": POSITIONS.get(test.positions, test.positions) if test else cached,
-                "layout": test.layout if test else None,
-                "rotated channels": test.rotary_width if test else None,
-                "scale": test.scale if test else None,
-                "largest difference": test.error if test else None,
+                mark("positions"): say(POSITIONS.get(test.positions, test.positions)) if test else cached,
+                mark("layout"): test.layout if test else None,
+                mark("rotated channels"): test.rotary_width if test else None,
+                mark("scale"): test.scale if test else None,
+                mark("largest difference"): test.error if test else None,
             }
         )
     return pd.DataFrame(rows)

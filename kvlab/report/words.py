@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from math import isfinite
+
+from kvlab.language import plural, say
 
 
 def listed(things: Sequence[object]) -> str:
     """1, 2 and 5."""
     *most, last = map(str, things)
-    return f"{', '.join(most)} and {last}" if most else last
+    return say("{most} and {last}", most=say(", ").join(most), last=last) if most else last
+
+
+def together(parts: Sequence[str]) -> str:
+    """What is said of K and what is said of V."""
+    return reduce(lambda one, other: say("{one} and {other}", one=one, other=other), parts)
+
+
+def clauses(parts: Sequence[str]) -> str:
+    """Clauses of one sentence."""
+    return say("; ").join(parts)
 
 
 def whole(share: float) -> str:
@@ -22,7 +35,8 @@ def points(gain: float) -> str:
     if not isfinite(gain):
         return "–"
     rounded = round(gain * 100)
-    return f"{rounded:+d} point{'s' * (abs(rounded) != 1)}".replace("-", "−")
+    signed = f"{rounded:+d}".replace("-", "−")
+    return plural(abs(rounded), "{signed} point", "{signed} points", signed=signed)
 
 
 def number(value: float) -> str:

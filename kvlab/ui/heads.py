@@ -46,7 +46,7 @@ def _columns() -> dict:
 
 def panel(alignment: Alignment, shown: str) -> None:
     """``shown`` names the result in widgets and files."""
-    st.caption(ERROR_MEANING)
+    st.caption(say(ERROR_MEANING))
     cell = cells.selected(alignment)
     cells.maps(
         lambda kind, marked: plots.error_heatmap(alignment, kind, marked),

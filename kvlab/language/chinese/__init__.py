@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from kvlab.language.chinese import analysis, common, walk
+from kvlab.language.chinese import analysis, common, figures, report, walk
 
-PARTS = (common, walk, analysis)
-MESSAGE_PARTS = (analysis,)
+PARTS = (common, walk, analysis, figures, report)
+MESSAGE_PARTS = (analysis, report)
 
 WORDS: dict[str, str] = {}
 for _part in PARTS:
