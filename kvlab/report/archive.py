@@ -9,7 +9,7 @@ import zipfile
 import pandas as pd
 
 from kvlab import results
-from kvlab.language import DEFAULT, mark, say, speaking
+from kvlab.language import current, mark, say, speaking
 from kvlab.report import sentences
 from kvlab.report.layers import layer_pairs
 from kvlab.results import Alignment, Inspected, mean_of_heads
@@ -33,11 +33,11 @@ ABOUT = {
 }
 
 
-def archive(alignment: Alignment, language: str = DEFAULT) -> bytes:
-    """The ZIP. An empty cell is what was not measured. ``language``: of the sentences in it; names stay English."""
+def archive(alignment: Alignment, language: str | None = None) -> bytes:
+    """The ZIP. An empty cell is what was not measured. ``language``: of its sentences; names stay English."""
     texts = {results.CSV_NAME: results.heads_csv(alignment)}
     texts |= {name: safe_csv(frame) for name, frame in tables(alignment).items()}
-    with speaking(language):
+    with speaking(language or current()):
         texts[SETTINGS] = settings(alignment, [*texts, SETTINGS])
     memory = io.BytesIO()
     with zipfile.ZipFile(memory, "w", zipfile.ZIP_DEFLATED) as file:

@@ -8,7 +8,7 @@ from html import escape
 import pandas as pd
 
 from kvlab import plots
-from kvlab.language import DEFAULT, mark, say, speaking, translated
+from kvlab.language import current, mark, say, speaking, translated
 from kvlab.plots import KIND_NAME
 from kvlab.report import layers, sentences, tables
 from kvlab.report.frame import drawing, whole_page
@@ -48,11 +48,11 @@ PAIRS = (  # what a number in the table of settings is: of its data, its control
 )
 
 
-def html(alignment: Alignment, language: str = DEFAULT) -> str:
-    """The whole report in ``language``, one of LANGUAGES. Everything that came from a user is escaped."""
-    with speaking(language):
+def html(alignment: Alignment, language: str | None = None) -> str:
+    """The whole report in ``language``, else the current one. Everything that came from a user is escaped."""
+    with speaking(language or current()):
         title = say("KV alignment: {teacher} → {student}", **_models(alignment))
-        return whole_page(title, [f"<h1>{escape(title)}</h1>", *_sections(alignment)], LANGUAGES[language])
+        return whole_page(title, [f"<h1>{escape(title)}</h1>", *_sections(alignment)], LANGUAGES[current()])
 
 
 def _models(alignment: Alignment) -> dict[str, str]:

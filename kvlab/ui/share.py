@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import streamlit as st
 
 from kvlab import report, results
-from kvlab.language import mark, say
+from kvlab.language import current, mark, say, speaking
 from kvlab.results import Alignment
 from kvlab.ui import downloads
 
@@ -27,7 +30,7 @@ def button(alignment: Alignment, shown: str) -> None:
         for ending, (label, mime, make) in FILES.items():
             st.download_button(
                 say(label),
-                lambda make=make: make(alignment),
+                partial(_made, make, alignment, current()),
                 f"{shown}-{ending}",
                 mime,
                 key=f"share-{ending}-{shown}",
@@ -36,3 +39,9 @@ def button(alignment: Alignment, shown: str) -> None:
                 on_click="ignore",
             )
         st.caption(say(ABOUT))
+
+
+def _made(make: Callable[[Alignment], str | bytes], alignment: Alignment, language: str) -> str | bytes:
+    """In the language in which the button was drawn: what makes the file knows no session."""
+    with speaking(language):
+        return make(alignment)
