@@ -61,14 +61,17 @@ def test_segments_markers_and_chat_reach_the_request(tmp_path):
 def test_several_teachers_are_one_analysis_with_a_fusion(pair, prompt_file, tmp_path, capsys):
     out = tmp_path / "out"
     again = [*pair, "--teacher", pair[3], "--prompts", str(prompt_file), "--out", str(out), "--inspect", "0"]
-    assert cli.main(["align", *again, "--calibration", "none"]) == 0
+    assert cli.main(["align", *again, "--calibration", "none", "--language", "zh"]) == 0
     first, second = results.read(out), results.read(out / "teacher-2")
     assert first.teachers == second.teachers == [pair[1], pair[3]]
     assert (first.teacher["name"], second.teacher["name"]) == (pair[1], pair[3])
     assert first.fusion == second.fusion != []
     header = (out / "fusion.csv").read_text().splitlines()[0]
     assert header == "kind,layer,head,r2,se,gain,gain_se,n,r2_alone 1,r2_alone 2,weights 1,weights 2"
-    assert "2 teachers explain" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "2 个教师对方差的解释" in printed and f"已写入：{out}" in printed and "held out" not in printed
+    for folder in (out, out / "teacher-2"):
+        assert '<html lang="zh-Hans">' in (folder / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

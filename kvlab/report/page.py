@@ -25,12 +25,13 @@ RULES = (  # columns of the table of time rules
     mark("looks_ahead_rate"),
 )
 
-PAIRS = (  # what a number in the table of settings is: of its data, its controls, its seconds
+PAIRS = (  # what a value in the table of settings is, where it is no setting: of the data, the controls, the seconds
+    mark("prompts"),
+    mark("teachers"),
     mark("documents"),
     mark("calibration_documents"),
     mark("student_tokens"),
     mark("teacher_tokens"),
-    mark("folds"),
     mark("split"),
     mark("rows_fit"),
     mark("rows_scored"),
@@ -125,15 +126,16 @@ def _rules(alignment: Alignment) -> pd.DataFrame:
 
 def _pairs(alignment: Alignment) -> pd.DataFrame:
     pairs = {
-        say("prompts"): translated(alignment.prompts),
-        say("teachers"): ", ".join(alignment.teachers),
+        "prompts": translated(alignment.prompts),
+        "teachers": ", ".join(alignment.teachers),
         **alignment.settings,
-        **{say(k): translated(str(v)) for k, v in alignment.data.items() if not isinstance(v, dict)},
+        **{k: translated(str(v)) for k, v in alignment.data.items() if not isinstance(v, dict)},
         **{say("control: {name}", name=say(k)): translated(str(v)) for k, v in alignment.controls.items()},
         **alignment.versions,
-        **{say(k): f"{v:.2f}" for k, v in alignment.timings.items()},
+        **{k: f"{v:.2f}" for k, v in alignment.timings.items()},
     }
-    return pd.DataFrame({SETTING: list(pairs), VALUE: [str(v) for v in pairs.values()]})
+    names = [name if name in alignment.settings else say(name) for name in pairs]
+    return pd.DataFrame({SETTING: names, VALUE: [str(v) for v in pairs.values()]})
 
 
 def _heading(words: str) -> str:

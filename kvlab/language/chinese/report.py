@@ -17,7 +17,7 @@ WORDS: dict[str, str] = {
     "{share} of {kind} ({over})": "{kind} 为 {share}（{over}）",
     "{token} over the token alone, shuffled rows {shuffled}": "相对仅凭词元 {token}；打乱行 {shuffled}",
     "{token} over the token alone, {random} over random weights, shuffled rows {shuffled}": "相对仅凭词元 {token}，相对随机权重 {random}；打乱行 {shuffled}",
-    "Error = RSS / TSS = 1 − R² on documents that the map was not fitted on: 0 is perfect, 1 is no better than the training mean. “=” marks a head no better than its controls: not above the mean, shuffled rows and the group mean, or not more than two standard errors above the token alone or a teacher of random weights.": "误差 = RSS / TSS = 1 − R²，在映射未曾拟合过的文档上计算：0 为完美，1 表示不优于训练均值。“=” 标出不优于对照的头：没有超过均值、打乱行和分组均值，或比仅凭词元、随机权重的教师高出不到两个标准误。",
+    "Error = RSS / TSS = 1 − R² on documents that the map was not fitted on: 0 is perfect, 1 is no better than the training mean. “=” marks a head no better than its controls: not above the mean, shuffled rows and the group mean, or not more than two standard errors above the token alone or a teacher of random weights.": "误差 = RSS / TSS = 1 − R²，在映射未曾拟合过的文档上计算：0 为完美，1 表示不优于训练均值。“=”标出不优于对照的头：没有超过均值、打乱行和分组均值，或比仅凭词元、随机权重的教师高出不到两个标准误。",
     "{n} folds {how}": "{how}分 {n} 折",
     "R² on documents held out ({split}), n = {n:,} tokens": "留出文档上的 R²（{split}），n = {n:,} 个词元",
     "shuffled rows on {n:,} of them, a sample": "打乱行取其中 {n:,} 个作为抽样",
@@ -33,7 +33,7 @@ WORDS: dict[str, str] = {
     # Fusion, R-KV, self-test.
     "Fused in the student's space, {teachers} teachers explain {shares}, averaged over heads, on the {n:,} tokens that all of them cover.": "在学生空间中融合后，{teachers} 个教师对方差的解释（各头平均）：{shares}；基于它们都覆盖的 {n:,} 个词元。",
     "{points} over the best single teacher": "相对最佳单个教师 {points}",
-    "Held out ({split}). Each teacher alone is the map of its own result with one weight per head, fitted like the fusion's, so that a better scale is no gain: its R² differs a little from there. “=” marks a gain within two standard errors of none.": "留出（{split}）。单个教师使用其自身结果的映射，每个头再乘一个权重；该权重与融合的权重以同样方式拟合，使单纯的尺度改善不算增益，因此其 R² 与原结果略有出入。“=” 标出与零相差不到两个标准误的增益。",
+    "Held out ({split}). Each teacher alone is the map of its own result with one weight per head, fitted like the fusion's, so that a better scale is no gain: its R² differs a little from there. “=” marks a gain within two standard errors of none.": "留出（{split}）。单个教师使用其自身结果的映射，每个头再乘一个权重；该权重与融合的权重以同样方式拟合，使单纯的尺度改善不算增益，因此其 R² 与原结果略有出入。“=”标出与零相差不到两个标准误的增益。",
     "all {candidates} candidate steps": "全部 {candidates} 个候选步",
     "{kept} of {candidates} candidate steps": "{candidates} 个候选步中的 {kept} 个",
     "Teacher layer {layer}, head {head} keeps **{steps}** of this document, those of the highest score λ·importance − (1 − λ)·redundancy with λ = 0.1. Special tokens and the first {sinks} content tokens are no candidates.": "教师层 {layer}、头 {head} 在该文档中保留 **{steps}**，即得分 λ·重要性 − (1 − λ)·冗余度（λ = 0.1）最高者。特殊词元与最前面的 {sinks} 个内容词元不作为候选。",
@@ -64,7 +64,7 @@ WORDS: dict[str, str] = {
     "shuffled rows reach at most {cka}": "打乱行最多达到 {cka}",
     "neighbouring student layers have {cka:.2f} with each other (at 1 nothing tells them apart)": "相邻学生层之间为 {cka:.2f}（为 1 时无从区分）",
     # Two analyses.
-    "Colour: R² of B minus R² of A, both on documents that the maps were not fitted on; purple is more in B, orange less, white alike. “=” marks a difference within two standard errors of none. The standard error is √(s.e. of A² + s.e. of B²), as of independent texts; on the same text it is usually too large.": "颜色：B 的 R² 减 A 的 R²，二者都在映射未曾拟合过的文档上计算；紫色表示 B 更高，橙色表示 B 更低，白色表示相同。“=” 标出与零相差不到两个标准误的差异。标准误为 √(A 的标准误² + B 的标准误²)，按相互独立的文本计算；若文本相同，通常偏大。",
+    "Colour: R² of B minus R² of A, both on documents that the maps were not fitted on; purple is more in B, orange less, white alike. “=” marks a difference within two standard errors of none. The standard error is √(s.e. of A² + s.e. of B²), as of independent texts; on the same text it is usually too large.": "颜色：B 的 R² 减 A 的 R²，二者都在映射未曾拟合过的文档上计算；紫色表示 B 更高，橙色表示 B 更低，白色表示相同。“=”标出与零相差不到两个标准误的差异。标准误为 √(A 的标准误² + B 的标准误²)，按相互独立的文本计算；若文本相同，通常偏大。",
     "calibration documents": "校准文档",
     "student tokens": "学生词元",
     "No head varies in both analyses, so there is nothing to compare.": "没有一个头在两次分析中都有变化，因此无可比较。",
@@ -78,7 +78,7 @@ WORDS: dict[str, str] = {
     "There is no standard error of it, so whether that is more than chance is not known.": "没有标准误，因此这是否超出偶然尚不可知。",
     "The heads cannot be compared one by one, because the students have different shapes: A is {a}, B is {b}. Choose an analysis whose student has the same layers and KV heads; the means below can be compared.": "两个学生的形状不同，无法逐头比较：A 为 {a}；B 为 {b}。请选择学生的层与 KV 头相同的分析；下方的均值可以比较。",
     "{student} with {layers}": "{student}（{layers}）",
-    "{n} layers of {heads}": "{n} 层，各 {heads}",
+    "{n} layers of {heads}": "{n} 层各 {heads}",
     "{n} KV heads": "{n} 个 KV 头",
     "others": "其他",
     # Tables.
@@ -124,7 +124,6 @@ WORDS: dict[str, str] = {
     "calibration_documents": "校准文档数",
     "student_tokens": "学生词元数",
     "teacher_tokens": "教师词元数",
-    "folds": "折数",
     "split": "划分方式",
     "rows_fit": "拟合行数",
     "rows_scored": "计分行数",
