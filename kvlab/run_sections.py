@@ -7,7 +7,8 @@ from typing import Any
 
 from kvlab.memory import readable
 from kvlab.run_blocks import Block, Figure, Heading, Items, Paragraph, Quoted, Table, Text, Verbatim, fill
-from kvlab.run_chinese import NOT_LOADED, NOT_REACHED, REMARKS, REMEDIES
+from kvlab.run_chinese import REMEDIES
+from kvlab.run_remarks import numeric, remark
 from kvlab.run_words import WORDS
 
 Fields = dict[str, Any]
@@ -125,20 +126,7 @@ class _Sections:
         return Table((w["condition"], w["status"], w["remark"]), rows)
 
     def remark(self, checkpoint: Fields) -> Text:
-        """What the verdict said; it says it in English, so that other languages say it from its numbers."""
-        said = checkpoint.get("words") or ""
-        if self.language == "en" or not said:
-            return str(said)
-        name, state = str(checkpoint.get("name")), str(checkpoint.get("state"))
-        value, threshold, step = (_number(checkpoint.get(key)) for key in ("value", "threshold", "step"))
-        template = REMARKS.get(name)
-        if name == "models loaded" and state != "pass":
-            return NOT_LOADED.get(state, "")
-        if template and "{value" in template and value is None:
-            return fill(NOT_REACHED[state], step=int(step)) if state in NOT_REACHED and step is not None else ""
-        if not template or ("{threshold" in template and threshold is None):
-            return Quoted(str(said))
-        return fill(template, value=value, threshold=threshold)
+        return remark(checkpoint, self.language)
 
     def fields(self) -> Table:
         w, run = self.words, self.run
@@ -188,7 +176,7 @@ class _Sections:
         yield Figure("held out")
 
     def change(self, run: Fields, term: str) -> str:
-        before, after = (_number(run[when].get(term)) for when in ("before", "after"))
+        before, after = (numeric(run[when].get(term)) for when in ("before", "after"))
         return f"{self.number(before)} → {self.number(after)}"
 
     def forecast(self, forecast: Fields | None) -> Iterator[Block]:
@@ -262,10 +250,10 @@ class _Sections:
         return self.words["unknown" if value is None else "yes" if value else "no"]
 
     def number(self, value: object) -> str:
-        return f"{value:.4f}" if _number(value) is not None else self.words["unknown"]
+        return f"{value:.4f}" if numeric(value) is not None else self.words["unknown"]
 
     def size(self, value: object) -> str:
-        return readable(value) if _number(value) is not None else self.words["unknown"]
+        return readable(value) if numeric(value) is not None else self.words["unknown"]
 
     def quoted(self, text: str) -> Text:
         return Quoted(text) if text else ""
@@ -275,10 +263,6 @@ def _ends(text: object) -> str:
     """The first and the last line: between them stands a log."""
     lines = str(text).splitlines() or [""]
     return lines[0] if len(lines) == 1 else f"{lines[0]} … {lines[-1]}"
-
-
-def _number(value: object) -> float | None:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _or(value: Any, otherwise: str) -> Any:

@@ -53,7 +53,7 @@ GROUPS = {
             f"kvlab.run_{name}"
             for name in (
                 *("report", "series", "controls", "files"),
-                *("sections", "blocks", "words", "chinese", "markdown", "html", "write"),
+                *("sections", "blocks", "remarks", "words", "chinese", "markdown", "html", "write"),
             )
         },
         {"base", "runs", "models", "results"},

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kvlab.errors import TrainError
+from kvlab.language import mark
 from kvlab.request import LayerRule
 
 Precision = Literal["fp32", "fp16", "bf16"]
@@ -30,13 +31,19 @@ class Thresholds(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    converged: float = Field(0.8, gt=0, description="at half time: mean of the last 5 losses over the first, below")
-    stable: float = Field(1.0, gt=0, description="at the end: smoothed loss over the smoothed loss at half time, up to")
-    spike: float = Field(2.0, gt=1, description="a loss this many times the median of the losses before it is a spike")
-    spikes: float = Field(0.05, ge=0, le=1, description="share of steps that may be spikes")
-    memory: float = Field(0.8, gt=0, le=1, description="peak memory in use, as a share of the device, below")
-    variance: float = Field(0.1, ge=0, description="student K and V variance over that before training, at least")
-    rank: float = Field(0.25, ge=0, description="effective rank of student K and V over that at step 1, at least")
+    converged: float = Field(
+        0.8, gt=0, description=mark("at half time: mean of the last 5 losses over the first, below")
+    )
+    stable: float = Field(
+        1.0, gt=0, description=mark("at the end: smoothed loss over the smoothed loss at half time, up to")
+    )
+    spike: float = Field(
+        2.0, gt=1, description=mark("a loss this many times the median of the losses before it is a spike")
+    )
+    spikes: float = Field(0.05, ge=0, le=1, description=mark("share of steps that may be spikes"))
+    memory: float = Field(0.8, gt=0, le=1, description=mark("peak memory in use, as a share of the device, below"))
+    variance: float = Field(0.1, ge=0, description=mark("student K and V variance over that before training, at least"))
+    rank: float = Field(0.25, ge=0, description=mark("effective rank of student K and V over that at step 1, at least"))
 
 
 class TrainConfig(BaseModel):
@@ -44,50 +51,68 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    teachers: tuple[str, ...] = Field(("demo/teacher",), min_length=1, description="frozen models to learn from")
-    student: str = Field("demo/student", description="the model that is trained: a demo model, a Hub id, a folder")
-    data: str = Field(
-        DEMO_DATA, description="demo: the bundled text; prompts: the run's prompts.jsonl; or a local path"
+    teachers: tuple[str, ...] = Field(("demo/teacher",), min_length=1, description=mark("frozen models to learn from"))
+    student: str = Field(
+        "demo/student", description=mark("the model that is trained: a demo model, a Hub id, a folder")
     )
-    max_steps: int = Field(100, ge=1, le=1_000_000, description="optimiser steps")
-    batch_size: int = Field(2, ge=1, description="documents per forward, over all processes")
-    gradient_accumulation_steps: int = Field(1, ge=1, description="forwards per optimiser step")
-    gradient_checkpointing: bool = Field(False, description="compute activations twice instead of keeping them")
-    precision: Precision = Field("fp32", description="fp16 and bf16: mixed precision, weights stay in fp32")
+    data: str = Field(
+        DEMO_DATA, description=mark("demo: the bundled text; prompts: the run's prompts.jsonl; or a local path")
+    )
+    max_steps: int = Field(100, ge=1, le=1_000_000, description=mark("optimiser steps"))
+    batch_size: int = Field(2, ge=1, description=mark("documents per forward, over all processes"))
+    gradient_accumulation_steps: int = Field(1, ge=1, description=mark("forwards per optimiser step"))
+    gradient_checkpointing: bool = Field(False, description=mark("compute activations twice instead of keeping them"))
+    precision: Precision = Field("fp32", description=mark("fp16 and bf16: mixed precision, weights stay in fp32"))
     lr: float | None = Field(
         None,
         gt=0,
-        description="of the student; none: 2e-5 from 100 M parameters on, else 1e-3; LoRA five times that",
+        description=mark("of the student; none: 2e-5 from 100 M parameters on, else 1e-3; LoRA five times that"),
     )
-    map_lr: float = Field(3e-3, gt=0, description="of a trainable projector and router")
-    max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
-    warmup: float = Field(0.05, ge=0, le=1, description="share of the steps in which the rate rises; then it falls")
-    seed: int = Field(0, ge=0, description="of the data order, the held-out documents and the controls")
-    max_tokens: int = Field(1024, ge=2, description="longest timeline per document; longer ones are cut, and said")
+    map_lr: float = Field(3e-3, gt=0, description=mark("of a trainable projector and router"))
+    max_grad_norm: float = Field(1.0, gt=0, description=mark("gradients are clipped to this norm"))
+    warmup: float = Field(
+        0.05, ge=0, le=1, description=mark("share of the steps in which the rate rises; then it falls")
+    )
+    seed: int = Field(0, ge=0, description=mark("of the data order, the held-out documents and the controls"))
+    max_tokens: int = Field(
+        1024, ge=2, description=mark("longest timeline per document; longer ones are cut, and said")
+    )
 
-    use_kv_projector: bool = Field(True, description="project the teacher's heads and width onto the student's")
-    use_safe_resample: bool = Field(True, description="resample the teacher's timeline onto the student's")
-    map: MapKind = Field("ridge", description="ridge: closed form, frozen; structured: the trainable KVProjector")
-    time: TimeRule = Field("floor", description="which teacher step stands for a student step")
-    layers: LayerRule = Field("depth", description="which teacher layers explain a student layer")
-    sinks: int = Field(4, ge=0, le=64, description="first content tokens of a document left out of fit and KV loss")
-    fit_documents: int = Field(200, ge=2, description="training documents that the map is fitted on before step 1")
+    use_kv_projector: bool = Field(True, description=mark("project the teacher's heads and width onto the student's"))
+    use_safe_resample: bool = Field(True, description=mark("resample the teacher's timeline onto the student's"))
+    map: MapKind = Field("ridge", description=mark("ridge: closed form, frozen; structured: the trainable KVProjector"))
+    time: TimeRule = Field("floor", description=mark("which teacher step stands for a student step"))
+    layers: LayerRule = Field("depth", description=mark("which teacher layers explain a student layer"))
+    sinks: int = Field(
+        4, ge=0, le=64, description=mark("first content tokens of a document left out of fit and KV loss")
+    )
+    fit_documents: int = Field(
+        200, ge=2, description=mark("training documents that the map is fitted on before step 1")
+    )
 
-    fusion: Fusion = Field("fixed", description="how several teachers are weighed in the student's space")
-    fusion_weights: tuple[float, ...] = Field((), description="of fixed fusion, one per teacher; none: all alike")
-    fusion_temperature: float = Field(0.1, gt=0, description="of similarity fusion: small is decided, large is even")
-    entropy_weight: float = Field(0.01, ge=0, description="of the entropy term of a learned router")
-    entropy: Entropy = Field("diverse", description="diverse: spread over the teachers; specialised: choose among them")
-    lambda_key: float = Field(1.0, ge=0, description="weight of the loss on keys before RoPE")
-    lambda_value: float = Field(1.0, ge=0, description="weight of the loss on values")
-    trainable: Trainable = Field("full", description="the whole student, LoRA adapters in it, or the projector only")
-    lora_rank: int = Field(8, ge=1, description="rank of the LoRA adapters")
-    control: Control = Field("none", description="a run that must not gain: no teacher, a shuffled or a random one")
+    fusion: Fusion = Field("fixed", description=mark("how several teachers are weighed in the student's space"))
+    fusion_weights: tuple[float, ...] = Field((), description=mark("of fixed fusion, one per teacher; none: all alike"))
+    fusion_temperature: float = Field(
+        0.1, gt=0, description=mark("of similarity fusion: small is decided, large is even")
+    )
+    entropy_weight: float = Field(0.01, ge=0, description=mark("of the entropy term of a learned router"))
+    entropy: Entropy = Field(
+        "diverse", description=mark("diverse: spread over the teachers; specialised: choose among them")
+    )
+    lambda_key: float = Field(1.0, ge=0, description=mark("weight of the loss on keys before RoPE"))
+    lambda_value: float = Field(1.0, ge=0, description=mark("weight of the loss on values"))
+    trainable: Trainable = Field(
+        "full", description=mark("the whole student, LoRA adapters in it, or the projector only")
+    )
+    lora_rank: int = Field(8, ge=1, description=mark("rank of the LoRA adapters"))
+    control: Control = Field(
+        "none", description=mark("a run that must not gain: no teacher, a shuffled or a random one")
+    )
 
-    eval_documents: int = Field(32, ge=1, description="held-out documents, measured before and after")
-    checkpoint_every: int = Field(50, ge=1, description="steps between two checkpoints")
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
-    thresholds: Thresholds = Field(Thresholds(), description="of the verdict")
+    eval_documents: int = Field(32, ge=1, description=mark("held-out documents, measured before and after"))
+    checkpoint_every: int = Field(50, ge=1, description=mark("steps between two checkpoints"))
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description=mark("auto, cpu, cuda or cuda:N"))
+    thresholds: Thresholds = Field(Thresholds(), description=mark("of the verdict"))
 
     @model_validator(mode="before")
     @classmethod

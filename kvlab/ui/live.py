@@ -8,11 +8,12 @@ from __future__ import annotations
 import streamlit as st
 
 from kvlab.errors import KvlabError, RunError
+from kvlab.language import say, translated
 from kvlab.runs import monitor, queue, store, training
 from kvlab.runs.metrics import pace
 from kvlab.runs.monitor import View
 from kvlab.train.config import Thresholds
-from kvlab.ui import live_actions, live_charts, live_end, live_source, live_words, places, take_away
+from kvlab.ui import live_actions, live_charts, live_end, live_source, live_words, places, report_words, take_away
 from kvlab.ui.live_source import Source
 from kvlab.ui.text import UNKNOWN, duration, plain, show_error
 
@@ -27,8 +28,8 @@ def panel(run_id: str) -> None:
         show_error(error)
         return
     if view.kind == "analysis":
-        st.info("This is an analysis, not a training run.", icon=":material/info:")
-        st.page_link(places.alignment(), label="Show it", query_params={"run": run_id}, icon=":material/grid_on:")
+        st.info(say("This is an analysis, not a training run."), icon=":material/info:")
+        st.page_link(places.alignment(), label=say("Show it"), query_params={"run": run_id}, icon=":material/grid_on:")
         return
     moving = _moving(view)
     # One fragment for a run that moves and one that rests, so that the charts stay as they are when it ends.
@@ -70,9 +71,9 @@ def _heading(view: View) -> None:
     teachers = settings.get("teachers") or ()
     pair = " + ".join(map(str, teachers)) + f" → {settings.get('student')}" if teachers else view.name
     st.subheader(plain(pair), anchor=False)
-    facts = [f"run {view.id}"]
+    facts = [say("run {id}", id=view.id)]
     if len(teachers) > 1:
-        facts.append(f"{settings.get('fusion')} fusion")
+        facts.append(say("{fusion} fusion", fusion=settings.get("fusion")))
     if control := live_words.control(settings.get("control")):
         facts.append(control)
     st.caption(plain(" · ".join(facts)))
@@ -119,46 +120,48 @@ def _numbers(view: View, source: Source) -> None:
     per_second = f"{1 / speed.seconds_per_step:.2f}" if speed.seconds_per_step else UNKNOWN
     loss = steps.column("loss")
     shown = {
-        "Step": f"{speed.step:,} of {total:,}",
-        "Loss": f"{loss[-1]:.4f}" if loss else UNKNOWN,
-        "Elapsed": duration(view.elapsed_s),
-        "Remaining": live_words.remaining(view, speed),
-        "Steps per second": per_second,
-        "Tokens per second": f"{speed.tokens_per_s:,.0f}" if speed.tokens_per_s else UNKNOWN,
+        say("Step"): say("{done:,} of {total:,}", done=speed.step, total=total),
+        say("Loss"): f"{loss[-1]:.4f}" if loss else UNKNOWN,
+        say("Elapsed"): duration(view.elapsed_s),
+        say("Remaining"): live_words.remaining(view, speed),
+        say("Steps per second"): per_second,
+        say("Tokens per second"): f"{speed.tokens_per_s:,.0f}" if speed.tokens_per_s else UNKNOWN,
     }
     with st.container(key="live-numbers"):
         for column, (name, value) in zip(st.columns(len(shown)), shown.items()):
             column.metric(name, value)
     device = source.report().get("device")
     if isinstance(device, dict) and isinstance(device.get("words"), str):
-        st.caption(f"How it computes: it {plain(device['words'])}.")
+        st.caption(say("How it computes: it {words}.", words=plain(translated(device["words"]))))
 
 
 def _charts(view: View, source: Source) -> None:
     steps = source.steps()
     loss, ce, memory = st.columns(3)
     with loss:
-        st.markdown("**Loss terms**, raw (thin), smoothed (thick)")
-        _chart(live_charts.terms(steps, live_charts.TERMS, "loss"), f"terms-{view.id}", "Loss terms over steps")
+        st.markdown(say("**Loss terms**, raw (thin), smoothed (thick)"))
+        chart = live_charts.terms(steps, live_charts.TERMS, say("loss"))
+        _chart(chart, f"terms-{view.id}", say("Loss terms over steps"))
     with ce:
-        st.markdown("**Cross-entropy** on the training text")
-        _chart(live_charts.terms(steps, live_charts.CE, "nats per token"), f"ce-{view.id}", "Cross-entropy over steps")
+        st.markdown(say("**Cross-entropy** on the training text"))
+        chart = live_charts.terms(steps, live_charts.CE, say("nats per token"))
+        _chart(chart, f"ce-{view.id}", say("Cross-entropy over steps"))
     with memory:
         chart, what = live_charts.memory(source.memory(), _limit(view))
         st.markdown(live_words.memory(what if chart else ""))
-        _chart(chart, f"memory-{view.id}", "Memory in use over time")
+        _chart(chart, f"memory-{view.id}", say("Memory in use over time"))
 
 
 def _router(view: View, source: Source) -> None:
     teachers = [str(name) for name in view.config.get("teachers") or ()]
     if len(teachers) > 1 and (chart := live_charts.router(source.steps(), teachers)):
-        st.markdown("**Weight of each teacher**, mean over layers and rows of a step")
-        _chart(chart, f"router-{view.id}", "Weight of each teacher over steps")
+        st.markdown(say("**Weight of each teacher**, mean over layers and rows of a step"))
+        _chart(chart, f"router-{view.id}", say("Weight of each teacher over steps"))
 
 
 def _chart(chart, key: str, words: str) -> None:
     if chart is None:
-        st.caption("Nothing is logged yet.")
+        st.caption(say("Nothing is logged yet."))
     else:  # a selection that the page is told of is one that new points do not reset
         st.altair_chart(chart, key=key, alt=words, on_select=_keep, selection_mode=[live_charts.ZOOM])
 
@@ -173,22 +176,22 @@ def _limit(view: View) -> float:
 
 
 def _checkpoints(source: Source, view: View) -> None:
-    st.markdown("**Checkpoints**")
+    st.markdown(say("**Checkpoints**"))
     rows = [
         {
-            "step": str(row.get("step", "")),
-            "checked": plain(str(row.get("name", ""))),
-            "result": live_words.MARKS.get(str(row.get("state")), UNKNOWN),
-            "value": _written(row.get("value")),
-            "threshold": _written(row.get("threshold")),
-            "found": plain(str(row.get("words", ""))),
+            say("step"): str(row.get("step", "")),
+            say("checked"): plain(report_words.checkpoint(str(row.get("name", "")))),
+            say("result"): live_words.result(row.get("state")),
+            say("value"): _written(row.get("value")),
+            say("threshold"): _written(row.get("threshold")),
+            say("found"): plain(report_words.remarked(row)),
         }
         for row in source.checkpoints(live_source.settings_of(view.config))
     ]
     if rows:
-        st.table(rows, hide_index=True, alt="The checkpoints of the verdict")
+        st.table(rows, hide_index=True, alt=say("The checkpoints of the verdict"))
     else:
-        st.caption("The settings of this run cannot be read, so its checkpoints are not known.")
+        st.caption(say("The settings of this run cannot be read, so its checkpoints are not known."))
 
 
 def _written(value: object) -> str:
@@ -197,12 +200,15 @@ def _written(value: object) -> str:
 
 def _log(source: Source) -> None:
     name, text = source.log()
-    st.markdown(f"**{name or 'Log'}**, the last lines")
+    st.markdown(say("**{log}**, the last lines", log=name or say("Log")))
     if text:
         st.code(text, language=None, wrap_lines=True)
     else:
-        st.caption("Nothing is logged yet.")
+        st.caption(say("Nothing is logged yet."))
     if source.damaged_lines:
         st.caption(
-            f"{source.damaged_lines} damaged lines of the logged numbers were passed over; all others are shown."
+            say(
+                "{n} damaged lines of the logged numbers were passed over; all others are shown.",
+                n=source.damaged_lines,
+            )
         )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import streamlit as st
 
 from kvlab.errors import KvlabError
+from kvlab.language import say
 from kvlab.runs import training
 from kvlab.runs.monitor import View
 from kvlab.ui import live_words
@@ -22,7 +23,8 @@ def said(view: View) -> None:
 def buttons(view: View) -> None:
     """Those that fit the run's state."""
     if view.state == "queued":
-        if st.button("Take out of the queue", key=f"stop-{view.id}", icon=":material/stop_circle:", width="stretch"):
+        label = say("Take out of the queue")
+        if st.button(label, key=f"stop-{view.id}", icon=":material/stop_circle:", width="stretch"):
             _do(view, lambda: training.stop(view.folder), "")
     elif view.active:
         _stop_and_kill(view)
@@ -32,9 +34,9 @@ def buttons(view: View) -> None:
 
 def _stop_and_kill(view: View) -> None:
     left, right = st.columns(2)
-    about = "Finishes its step, saves a checkpoint, and ends."
+    about = say("Finishes its step, saves a checkpoint, and ends.")
     if left.button(
-        "Stop",
+        say("Stop"),
         key=f"stop-{view.id}",
         icon=":material/stop_circle:",
         disabled=view.stopping,
@@ -43,7 +45,7 @@ def _stop_and_kill(view: View) -> None:
     ):
         _do(view, lambda: training.stop(view.folder), "")
     right.button(
-        "Kill",
+        say("Kill"),
         key=f"kill-{view.id}",
         icon=":material/dangerous:",
         on_click=_ask,
@@ -57,20 +59,21 @@ def question(view: View) -> None:
     if view.state != "running" or not st.session_state.get(_asked(view)):
         return
     with st.container(border=True):
-        st.markdown(live_words.ASKED_KILL)
+        st.markdown(say(live_words.ASKED_KILL))
         yes, no, _ = st.columns([1, 1, 3])
-        if yes.button("Kill it now", key=f"kill-yes-{view.id}", type="primary", width="stretch"):
+        if yes.button(say("Kill it now"), key=f"kill-yes-{view.id}", type="primary", width="stretch"):
             _ask(view, False)
-            with st.spinner("Killing it, and waiting until it is gone…"):
-                words = f"Killed: process {view.pid} and all that it started are gone."
+            with st.spinner(say("Killing it, and waiting until it is gone…")):
+                words = say("Killed: process {pid} and all that it started are gone.", pid=view.pid)
                 _do(view, lambda: training.kill(view.folder), words)
-        no.button("Keep it running", key=f"kill-no-{view.id}", on_click=_ask, args=(view, False), width="stretch")
+        label = say("Keep it running")
+        no.button(label, key=f"kill-no-{view.id}", on_click=_ask, args=(view, False), width="stretch")
 
 
 def _resume(view: View) -> None:
     saved = (view.folder / "checkpoint").is_dir()
-    label = "Resume from its last checkpoint" if saved else "Start it again"
-    about = "" if saved else "It has no checkpoint yet: it begins anew, in the same folder."
+    label = say("Resume from its last checkpoint") if saved else say("Start it again")
+    about = "" if saved else say("It has no checkpoint yet: it begins anew, in the same folder.")
     if st.button(label, key=f"resume-{view.id}", icon=":material/resume:", help=about or None):
         _do(view, lambda: training.resume(view.folder), "")
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import altair as alt
 import pandas as pd
 
+from kvlab.language import mark, say
 from kvlab.plots.style import KIND_COLOUR, NEUTRAL, STUDENT_COLOUR
 from kvlab.runs.metrics import Table, smoothed
 from kvlab.runs.usage import curve
@@ -22,30 +23,31 @@ ZOOM = "zoom"  # the selection that a page keeps, so that it outlives new points
 # name in metrics.jsonl -> name shown, colour (Okabe and Ito 2008)
 CE = {"ce": ("CE", "#0072B2")}
 TERMS = {
-    "loss": ("total", NEUTRAL),
+    "loss": (mark("total"), NEUTRAL),
     "kv_key": ("KV K", KIND_COLOUR["key"]),
     "kv_value": ("KV V", KIND_COLOUR["value"]),
-    "entropy": ("entropy", "#E69F00"),
+    "entropy": (mark("entropy"), "#E69F00"),
 }
 TEACHERS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#F0E442", "#D55E00", NEUTRAL)
 
 
 def terms(table: Table, shown: dict[str, tuple[str, str]], unit: str) -> alt.Chart | None:
     """Loss terms over steps, raw (thin) and smoothed (thick); None while none of them has a number."""
-    there = {name: words for name, words in shown.items() if any(map(math.isfinite, table.column(name)))}
+    there = {n: (say(label), c) for n, (label, c) in shown.items() if any(map(math.isfinite, table.column(n)))}
     if not there:
         return None
     steps, rows = table.column("step"), []
+    raw, thick = say("raw"), say("smoothed")
     for name, (label, _) in there.items():
         values = table.column(name)
-        for how, line in (("raw", values), ("smoothed", smoothed(values))):
+        for how, line in ((raw, values), (thick, smoothed(values))):
             rows += [{"step": x, "value": y, "term": label, "line": how} for x, y in thinned(steps, line)]
     colour = alt.Color(
         "term:N",
         scale=alt.Scale(domain=[label for label, _ in there.values()], range=[c for _, c in there.values()]),
         legend=_legend() if len(there) > 1 else None,
     )
-    names = ["smoothed", "raw"]
+    names = [thick, raw]
     return _zoomable(
         alt.Chart(pd.DataFrame(rows))
         .mark_line()
@@ -55,7 +57,12 @@ def terms(table: Table, shown: dict[str, tuple[str, str]], unit: str) -> alt.Cha
             color=colour,
             opacity=alt.Opacity("line:O", scale=alt.Scale(domain=names, range=[1, 0.35]), legend=None),
             strokeWidth=alt.StrokeWidth("line:O", scale=alt.Scale(domain=names, range=[2.2, 1]), legend=None),
-            tooltip=["term:N", "line:N", alt.Tooltip("step:Q", format="d"), alt.Tooltip("value:Q", format=".4f")],
+            tooltip=[
+                alt.Tooltip("term:N", title=say("term")),
+                alt.Tooltip("line:N", title=say("line")),
+                _step_told(),
+                alt.Tooltip("value:Q", title=say("value"), format=".4f"),
+            ],
         )
     )
 
@@ -74,17 +81,19 @@ def memory(table: Table, limit: float) -> tuple[alt.Chart | alt.LayerChart | Non
         alt.Chart(frame)
         .mark_area(line={"color": STUDENT_COLOUR}, color=STUDENT_COLOUR, opacity=0.18, interpolate="step-after")
         .encode(
-            x=alt.X("seconds:Q", title="seconds of work", axis=alt.Axis(format="d", tickMinStep=1)),
+            x=alt.X("seconds:Q", title=say("seconds of work"), axis=alt.Axis(format="d", tickMinStep=1)),
             y=alt.Y("gib:Q", title="GiB"),
-            tooltip=[alt.Tooltip("seconds:Q", format=".0f"), alt.Tooltip("gib:Q", format=".2f", title="GiB")],
+            tooltip=[
+                alt.Tooltip("seconds:Q", title=say("seconds"), format=".0f"),
+                alt.Tooltip("gib:Q", title="GiB", format=".2f"),
+            ],
         )
     )
     totals = [total for total in table.column("device_total") if math.isfinite(total) and total > 0]
     layers = [line]
     if what == "device" and totals:
-        rule = pd.DataFrame(
-            {"gib": [limit * totals[-1] / GIB], "words": [f"{limit:.0%} of {totals[-1] / GIB:.0f} GiB"]}
-        )
+        words = say("{limit:.0%} of {total:.0f} GiB", limit=limit, total=totals[-1] / GIB)
+        rule = pd.DataFrame({"gib": [limit * totals[-1] / GIB], "words": [words]})
         base = alt.Chart(rule).encode(y="gib:Q")
         layers.append(base.mark_rule(strokeDash=[6, 4], color=NEUTRAL, strokeWidth=1.5))
         layers.append(base.mark_text(align="left", dx=4, dy=-6, color=NEUTRAL).encode(x=alt.value(0), text="words:N"))
@@ -109,13 +118,17 @@ def router(table: Table, teachers: Sequence[str]) -> alt.Chart | None:
         .mark_line(strokeWidth=2)
         .encode(
             x=_steps_axis(),
-            y=alt.Y("weight:Q", title="weight", scale=alt.Scale(domain=[0, 1])),
+            y=alt.Y("weight:Q", title=say("weight"), scale=alt.Scale(domain=[0, 1])),
             color=alt.Color(
                 "teacher:N",
                 scale=alt.Scale(domain=labels, range=colours),
                 legend=_legend(),
             ),
-            tooltip=["teacher:N", alt.Tooltip("step:Q", format="d"), alt.Tooltip("weight:Q", format=".3f")],
+            tooltip=[
+                alt.Tooltip("teacher:N", title=say("teacher")),
+                _step_told(),
+                alt.Tooltip("weight:Q", title=say("weight"), format=".3f"),
+            ],
         )
     )
     return _zoomable(line)
@@ -135,7 +148,11 @@ def thinned(xs: Sequence[float], ys: Sequence[float], most: int = MOST_POINTS) -
 
 
 def _steps_axis() -> alt.X:
-    return alt.X("step:Q", title="step", axis=alt.Axis(format="d", tickMinStep=1), scale=alt.Scale(nice=False))
+    return alt.X("step:Q", title=say("step"), axis=alt.Axis(format="d", tickMinStep=1), scale=alt.Scale(nice=False))
+
+
+def _step_told() -> alt.Tooltip:
+    return alt.Tooltip("step:Q", title=say("step"), format="d")
 
 
 def _legend() -> alt.Legend:

@@ -7,6 +7,7 @@ from typing import Any
 import streamlit as st
 
 from kvlab.errors import KvlabError
+from kvlab.language import say
 from kvlab.runs import store, training
 from kvlab.runs.monitor import View
 from kvlab.train.failures import explain
@@ -24,7 +25,7 @@ def outcome(view: View, source: Source) -> None:
     elif view.state == "cancelled":
         _cancelled(view)
     else:
-        st.markdown(f"**:red[{live_words.ENDS[view.state]}]**")
+        st.markdown(f"**:red[{say(live_words.ENDS[view.state])}]**")
         _error(view.error)
 
 
@@ -32,9 +33,9 @@ def _verdict(view: View, source: Source) -> None:
     state, report = source.verdict(), source.report()
     before, after = (part if isinstance(part, dict) else {} for part in (report.get("before"), report.get("after")))
     words = live_words.verdict(state, source.checkpoints(None), view)
-    say = {"pass": st.success, "fail": st.error}.get(state, st.warning)
+    box = {"pass": st.success, "fail": st.error}.get(state, st.warning)
     icon = ":material/check_circle:" if state == "pass" else ":material/cancel:"
-    say(f"{words} {live_words.change(before, after)}", icon=icon)
+    box(f"{words} {live_words.change(before, after)}", icon=icon)
     told = [live_words.cross_entropy(before, after), _router(view, source)]
     if told := [text for text in told if text]:
         st.caption(" ".join(told))
@@ -45,26 +46,28 @@ def _router(view: View, source: Source) -> str:
     if len(teachers) < 2 or not steps.rows:
         return ""
     weights = [steps.column(f"router.{number}")[-1] for number in range(len(teachers))]
-    shares = ", ".join(
+    shares = say(", ").join(
         f"{plain(str(name))} {weight:.0%}" for name, weight in zip(teachers, weights) if weight == weight
     )
-    return f"Weights of the teachers in the last step: {shares}." if shares else ""
+    return say("Weights of the teachers in the last step: {shares}.", shares=shares) if shares else ""
 
 
 def _cancelled(view: View) -> None:
     cause = store.read_status(view.folder).get("cause")
     killed = isinstance(cause, dict) and cause.get("kind") == "run-killed-by-user"
-    at = f" at step {view.done:,} of {view.total:,}" if view.total > 1 else ""
-    words = f"This run was killed{at}." if killed else f"This run was stopped{at}."
-    words += " Its process is gone." if training.gone(view.folder) else " Its process is about to end."
-    st.info(words, icon=":material/stop_circle:")
+    gone = training.gone(view.folder)
+    told = [
+        live_words.cancelled(view, killed),
+        say("Its process is gone.") if gone else say("Its process is about to end."),
+    ]
+    st.info(" ".join(told), icon=":material/stop_circle:")
 
 
 def _error(error: dict[str, Any] | None) -> None:
     try:
         show_error(KvlabError.from_dict(error))
     except (KeyError, TypeError):
-        st.markdown(live_words.NO_REASON)
+        st.markdown(say(live_words.NO_REASON))
 
 
 def again(view: View) -> None:
@@ -72,7 +75,7 @@ def again(view: View) -> None:
     changes = changes_of(view) if view.state in ("failed", "lost") else {}
     if not changes:
         return
-    label = f"Launch again with {live_words.settings(changes)}"
+    label = say("Launch again with {settings}", settings=live_words.settings(changes))
     if st.button(label, key=f"again-{view.id}", type="primary", icon=":material/play_arrow:"):
         try:
             run_id = validation_launch.again(view.folder, view.config, changes)

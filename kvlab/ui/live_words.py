@@ -1,69 +1,102 @@
-"""The words of a run: its state, phase, ends and verdict. No Streamlit, so that another language is another file."""
+"""The words of a run: its state, phase, ends and verdict. No Streamlit."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from kvlab.language import mark, plural, say
 from kvlab.runs.metrics import Pace
 from kvlab.runs.monitor import View
+from kvlab.ui import report_words
 from kvlab.ui.text import UNKNOWN, duration
 
 PHASES = {
-    "waiting": "waiting",
-    "starting": "starting its process",
-    "loading": "loading models and data",
-    "fitting the map": "fitting the map from teacher to student",
-    "evaluating before": "measuring the untrained student on held-out text",
-    "training": "training",
-    "evaluating after": "measuring the trained student on held-out text",
-    "saving": "saving a checkpoint",
-    "reporting": "writing the report",
+    "waiting": mark("waiting"),
+    "starting": mark("starting its process"),
+    "loading": mark("loading models and data"),
+    "fitting the map": mark("fitting the map from teacher to student"),
+    "evaluating before": mark("measuring the untrained student on held-out text"),
+    "training": mark("training"),
+    "evaluating after": mark("measuring the trained student on held-out text"),
+    "saving": mark("saving a checkpoint"),
+    "reporting": mark("writing the report"),
 }
-MARKS = {"pass": "✓\u00a0pass", "fail": "✗\u00a0fail", "pending": "…\u00a0pending"}  # with spaces that do not break
 CONTROLS = {
-    "ce-only": "no teacher has a part in the loss",
-    "shuffled-teacher": "the teacher's rows are out of order",
-    "random-teacher": "the teacher has random weights",
+    "ce-only": mark("A control: no teacher has a part in the loss ({name})."),
+    "shuffled-teacher": mark("A control: the teacher's rows are out of order ({name})."),
+    "random-teacher": mark("A control: the teacher has random weights ({name})."),
 }
 ENDS = {
-    "failed": "This run failed.",
-    "lost": "This run was lost: its process is gone and did not say how it ended.",
+    "failed": mark("This run failed."),
+    "lost": mark("This run was lost: its process is gone and did not say how it ended."),
 }
-ASKED_KILL = (
+ASKED_KILL = mark(
     "Kill ends the process and all that it started at once. The steps since the last checkpoint are lost; what was "
     "logged is kept. **Stop** finishes the step and saves."
 )
-NO_REASON = "No reason was recorded. Its folder may be damaged; launch the run again."
+NO_REASON = mark("No reason was recorded. Its folder may be damaged; launch the run again.")
+MEMORY = {"device": mark("**GPU memory in use**"), "process": mark("**Memory of this process** (no GPU)")}
+CHANGES = {
+    "ce": mark("cross-entropy {before:.4f} → {after:.4f} nats per token"),
+    "kv_key": mark("KV error of K {before:.4f} → {after:.4f}"),
+    "kv_value": mark("of V {before:.4f} → {after:.4f}"),
+}
+COUNTS = {"documents": mark("{n:,} documents"), "tokens": mark("{n:,} tokens")}
 
 
 def going_on(view: View) -> str:
     """What a running run is doing."""
-    words = [PHASES.get(view.phase, view.phase or PHASES["starting"])]
+    phase = say(PHASES[view.phase]) if view.phase in PHASES else view.phase or say(PHASES["starting"])
+    counted = {"phase": phase, "done": view.done, "total": view.total}
     if view.phase in ("training", "saving") and view.total > 1:
-        words[0] += f", step {view.done:,} of {view.total:,}"
+        phase = say("{phase}, step {done:,} of {total:,}", **counted)
     elif view.total > 1:
-        words[0] += f", {view.done:,} of {view.total:,}"
+        phase = say("{phase}, {done:,} of {total:,}", **counted)
+    words = [phase]
     if view.phase not in ("training", "saving") and view.phase_remaining_s is not None and view.total > 1:
-        words.append(f"about {duration(view.phase_remaining_s)} left in this stage")
+        words.append(say("about {time} left in this stage", time=duration(view.phase_remaining_s)))
     if view.stopping:
-        words.append("asked to stop: it finishes its step, saves and ends")
+        words.append(say("asked to stop: it finishes its step, saves and ends"))
     if view.overdue:
-        words.append(f"no sign of life for {duration(view.silent_s)}: one long step, or stuck")
+        words.append(say("no sign of life for {time}: one long step, or stuck", time=duration(view.silent_s)))
     return capital(" · ".join(words))
 
 
 def waiting(ahead: int) -> str:
     """A run in the queue with ``ahead`` runs before it."""
     if not ahead:
-        return "First in the queue: it starts as soon as its device is free, within seconds when nothing else runs."
-    before = "1 run is" if ahead == 1 else f"{ahead:,} runs are"
-    return f"The device is busy. {before} before it in the queue; it starts by itself, also when this page is closed."
+        return say(
+            "First in the queue: it starts as soon as its device is free, within seconds when nothing else runs."
+        )
+    return plural(
+        ahead,
+        "The device is busy. 1 run is before it in the queue; it starts by itself, also when this page is closed.",
+        "The device is busy. {n:,} runs are before it in the queue; it starts by itself, also when this page is "
+        "closed.",
+    )
+
+
+def cancelled(view: View, killed: bool) -> str:
+    """At which step a run was ended by its user; ``killed``: by force."""
+    if view.total <= 1:
+        return say("This run was killed.") if killed else say("This run was stopped.")
+    return say(
+        "This run was killed at step {done:,} of {total:,}."
+        if killed
+        else "This run was stopped at step {done:,} of {total:,}.",
+        done=view.done,
+        total=view.total,
+    )
 
 
 def memory(whose: str) -> str:
     """The title of the memory curve: of the "device", of the "process", or not known yet."""
-    titles = {"device": "**GPU memory in use**", "process": "**Memory of this process** (no GPU)"}
-    return titles.get(whose, "**Memory in use**")
+    return say(MEMORY[whose]) if whose in MEMORY else say("**Memory in use**")
+
+
+def result(state: object) -> str:
+    """Of a checkpoint, with spaces that do not break."""
+    return (report_words.mark(state) or UNKNOWN).replace(" ", "\u00a0")
 
 
 def capital(text: str) -> str:
@@ -79,31 +112,33 @@ def remaining(view: View, pace: Pace) -> str:
 
 def verdict(state: str | None, checkpoints: list[dict[str, Any]], view: View) -> str:
     """The verdict of a run that is done, in one sentence."""
-    steps = f"{view.config.get('max_steps', '?')} steps"
+    steps = view.config.get("max_steps", "?")
     if state == "pass":
-        return f"**Verdict: passed.** All {len(checkpoints)} checkpoints passed in {steps}."
-    failed = [str(c.get("name")) for c in checkpoints if c.get("state") == "fail"]
+        return say(
+            "**Verdict: passed.** All {checkpoints} checkpoints passed in {steps} steps.",
+            checkpoints=len(checkpoints),
+            steps=steps,
+        )
+    failed = [report_words.checkpoint(str(c.get("name"))) for c in checkpoints if c.get("state") == "fail"]
     if failed:
-        return f"**Verdict: failed** in {steps}, at: {', '.join(failed)}."
-    return f"**No verdict:** the run has ended, and {UNKNOWN} of its checkpoints were judged."
+        return say("**Verdict: failed** in {steps} steps, at: {names}.", steps=steps, names=say(", ").join(failed))
+    return say("**No verdict:** the run has ended, and – of its checkpoints were judged.")
 
 
 def change(before: dict[str, Any], after: dict[str, Any]) -> str:
     """Held-out cross-entropy and KV error at start and end; empty until both are measured."""
     parts = []
-    for name, words, unit in (
-        ("ce", "cross-entropy", " nats per token"),
-        ("kv_key", "KV error of K", ""),
-        ("kv_value", "of V", ""),
-    ):
+    for name, words in CHANGES.items():
         pair = before.get(name), after.get(name)
         if all(isinstance(value, int | float) for value in pair):
-            parts.append(f"{words} {pair[0]:.4f} → {pair[1]:.4f}{unit}")
+            parts.append(say(words, before=pair[0], after=pair[1]))
     if not parts:
         return ""
-    counts = [f"{after[name]:,} {name}" for name in ("documents", "tokens") if isinstance(after.get(name), int)]
-    sample = f" (n = {', '.join(counts)}, not trained on)" if counts else ""
-    return f"On held-out text, start → end: {', '.join(parts)}{sample}."
+    counts = [say(words, n=after[name]) for name, words in COUNTS.items() if isinstance(after.get(name), int)]
+    told = {"parts": say(", ").join(parts), "counts": say(", ").join(counts)}
+    if counts:
+        return say("On held-out text, start → end: {parts} (n = {counts}, not trained on).", **told)
+    return say("On held-out text, start → end: {parts}.", **told)
 
 
 def cross_entropy(before: dict[str, Any], after: dict[str, Any]) -> str:
@@ -111,19 +146,21 @@ def cross_entropy(before: dict[str, Any], after: dict[str, Any]) -> str:
     first, last = before.get("ce"), after.get("ce")
     if not all(isinstance(value, int | float) for value in (first, last)):
         return ""
-    course = "rose" if last > first else "fell" if last < first else "did not change"
-    by = f" by {abs(last - first):.4f}" if last != first else ""
-    return (
-        f"The student's held-out cross-entropy {course}{by}. A falling KV loss alone proves nothing: compare this with "
-        "a control run, such as CE only."
-    )
+    if last == first:
+        course = say("The student's held-out cross-entropy did not change.")
+    elif last > first:
+        course = say("The student's held-out cross-entropy rose by {by:.4f}.", by=last - first)
+    else:
+        course = say("The student's held-out cross-entropy fell by {by:.4f}.", by=first - last)
+    caution = say("A falling KV loss alone proves nothing: compare this with a control run, such as CE only.")
+    return f"{course} {caution}"
 
 
 def control(name: object) -> str:
     """Said of a run that is a control; empty for others."""
-    return f"A control: {CONTROLS[name]} ({name})." if name in CONTROLS else ""
+    return say(CONTROLS[name], name=name) if name in CONTROLS else ""
 
 
 def settings(changes: dict[str, Any]) -> str:
     """Settings that are changed, as on the command line."""
-    return ", ".join(f"{name} {value}" for name, value in changes.items())
+    return say(", ").join(f"{name} {value}" for name, value in changes.items())

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from kvlab.errors import KvlabError
+from kvlab.language import mark, plural, say
 from kvlab.runs import queue, store
 from kvlab.runs.history import Row
 from kvlab.ui import (
@@ -21,12 +22,17 @@ from kvlab.ui import (
 )
 from kvlab.ui.text import plain, show_error
 
-SHOWN = {"training": "Training runs", "analysis": "Analyses", "all": "All"}
+SHOWN = {"training": mark("Training runs"), "analysis": mark("Analyses"), "all": mark("All")}
+NONE_YET = {
+    "training": mark("No training runs yet in {folder}."),
+    "analysis": mark("No analyses yet in {folder}."),
+    "all": mark("No runs yet in {folder}."),
+}
 LOOK = 2.0  # seconds between two looks at runs that wait or work
 
 
 def page() -> None:
-    st.title("Runs")
+    st.title(say("Runs"))
     rows = runs_source.rows()
     selected, unknown = runs_selection.selected(rows)
     _go_on(rows)
@@ -36,8 +42,13 @@ def page() -> None:
     runs_actions.outcome(selected)
     if unknown:
         st.warning(
-            f"Not in {plain(str(store.runs_root()))}, deleted or never there: {plain(runs_selection.named(unknown))}"
-            + (". The others are shown." if selected else "."),
+            say(
+                "Not in {folder}, deleted or never there: {names}. The others are shown."
+                if selected
+                else "Not in {folder}, deleted or never there: {names}.",
+                folder=_folder(),
+                names=plain(runs_selection.named(unknown)),
+            ),
             icon=":material/search_off:",
         )
     if len(selected) == 1:
@@ -45,40 +56,55 @@ def page() -> None:
     elif selected:
         _several(selected, drawn)
     elif rows:
-        st.caption("Tick one run to see it in detail, several to lay them over each other.")
+        st.caption(say("Tick one run to see it in detail, several to lay them over each other."))
     _watch(rows)
 
 
 def _history(rows: Sequence[Row], selected: Sequence[Row], colours: dict[str, int]) -> None:
     kind = (
         st.segmented_control(
-            "Show", SHOWN, format_func=SHOWN.get, default="training", key="runs-show", label_visibility="collapsed"
+            say("Show"),
+            list(SHOWN),
+            format_func=lambda kind: say(SHOWN[kind]),
+            default="training",
+            key="runs-show",
+            label_visibility="collapsed",
         )
         or "all"
     )
     # A run whose status is damaged could be either.
     shown = [row for row in rows if kind == "all" or row.kind == kind or (kind == "training" and row.kind == "unknown")]
     if not shown:
-        st.info(f"No {'runs' if kind == 'all' else SHOWN[kind].lower()} yet in {plain(str(store.runs_root()))}.")
+        st.info(say(NONE_YET[kind], folder=_folder()))
         return
     hidden = len({row.id for row in selected} - {row.id for row in shown})
     active = sum(row.active for row in shown)
-    st.caption(
-        f"{len(shown)} {'run' if len(shown) == 1 else 'runs'}, newest first"
-        + (f" · {active} waiting or running" if active else "")
-        + (f" · {hidden} selected, but not in this list" if hidden else "")
-        + ". Click a heading to sort."
-    )
+    facts = [plural(len(shown), "{n} run, newest first", "{n} runs, newest first")]
+    if active:
+        facts.append(say("{n} waiting or running", n=active))
+    if hidden:
+        facts.append(say("{n} selected, but not in this list", n=hidden))
+    st.caption(say("{facts}. Click a heading to sort.", facts=" · ".join(facts)))
     runs_table.panel(shown, selected, colours, kind == "analysis")
+
+
+def _folder() -> str:
+    return plain(str(store.runs_root()))
 
 
 def _several(selected: Sequence[Row], drawn: Sequence[Row]) -> None:
     runs_actions.for_several(selected)
     left_out = [row for row in selected if row.kind != "analysis"][len(drawn) :]
     if left_out:
-        st.info(f"The first {len(drawn)} of the selected training runs are shown below, {len(left_out)} are not.")
+        st.info(
+            say(
+                "The first {drawn} of the selected training runs are shown below, {others} are not.",
+                drawn=len(drawn),
+                others=len(left_out),
+            )
+        )
     if len(drawn) < len(selected) - len(left_out):
-        st.caption("Analyses have no steps: only training runs are laid over each other.")
+        st.caption(say("Analyses have no steps: only training runs are laid over each other."))
     if drawn:
         runs_chart.panel(drawn)
         runs_compare.results(drawn)
@@ -93,7 +119,7 @@ def _go_on(rows: Sequence[Row]) -> None:
     try:
         queue.attend(store.runs_root())
     except KvlabError as error:
-        st.warning("The queue stands still: no waiting run is started.", icon=":material/pause_circle:")
+        st.warning(say("The queue stands still: no waiting run is started."), icon=":material/pause_circle:")
         show_error(error)
 
 

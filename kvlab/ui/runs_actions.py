@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import streamlit as st
 
 from kvlab.errors import KvlabError, RunError
+from kvlab.language import mark, plural, say, translated
 from kvlab.prompts import RUN_PROMPTS
 from kvlab.runs import training
 from kvlab.runs.again import again
@@ -51,7 +52,7 @@ def for_one(row: Row) -> None:
     if row.kind != "analysis":
         _course(row)
     if not row.active:
-        _ask("Delete", "delete", row, ":material/delete:")
+        _ask(say("Delete"), "delete", row, ":material/delete:")
     if row.kind != "analysis":
         take_away.button(row.folder)
 
@@ -60,32 +61,38 @@ def for_several(rows: Sequence[Row]) -> None:
     ended = [row for row in rows if not row.active]
     with st.container(horizontal=True, key="run-actions"):
         if ended:
-            label = f"Delete {len(ended)} runs" if len(ended) > 1 else f"Delete {plain(ended[0].name[:40])}"
+            several = len(ended) > 1
+            label = say("Delete {n} runs", n=len(ended)) if several else say("Delete {name}", name=_short(ended[0]))
             if st.button(label, key="runs-delete", icon=":material/delete:"):
                 st.session_state[_ASKED] = "delete", [row.id for row in ended]
-        if st.button("Select none", key="runs-none", icon=":material/deselect:"):
+        if st.button(say("Select none"), key="runs-none", icon=":material/deselect:"):
             runs_selection.select([])
             st.rerun()
     confirm(ended)
 
 
+def _short(row: Row) -> str:
+    return plain(row.name[:40])
+
+
 def _course(row: Row) -> None:
     if row.active:
-        if st.button("Stop", key="run-stop", icon=":material/stop_circle:", disabled=row.stopping, help=STOP_HELP):
-            _do("Asking it to stop…", lambda: _stop(row))
+        about = say(STOP_HELP)
+        if st.button(say("Stop"), key="run-stop", icon=":material/stop_circle:", disabled=row.stopping, help=about):
+            _do(say("Asking it to stop…"), lambda: _stop(row))
         if row.state == "running":
-            _ask("Kill", "kill", row, ":material/dangerous:")
+            _ask(say("Kill"), "kill", row, ":material/dangerous:")
     elif row.state in training.RESUMABLE and st.button(
-        "Resume", key="run-resume", icon=":material/resume:", type="primary", help=RESUME_HELP
+        say("Resume"), key="run-resume", icon=":material/resume:", type="primary", help=say(RESUME_HELP)
     ):
-        _do("Queueing it…", lambda: _resume(row))
-    if st.button("Launch again", key="run-again", icon=":material/replay:", help=AGAIN_HELP):
-        _do("Launching a new run…", lambda: _again(row))
+        _do(say("Queueing it…"), lambda: _resume(row))
+    if st.button(say("Launch again"), key="run-again", icon=":material/replay:", help=say(AGAIN_HELP)):
+        _do(say("Launching a new run…"), lambda: _again(row))
 
 
-STOP_HELP = "It finishes its step, saves a checkpoint and ends; a waiting run leaves the queue."
-RESUME_HELP = "It goes on from its last checkpoint, or from the beginning if it has none."
-AGAIN_HELP = "A new run with the same settings, from the beginning."
+STOP_HELP = mark("It finishes its step, saves a checkpoint and ends; a waiting run leaves the queue.")
+RESUME_HELP = mark("It goes on from its last checkpoint, or from the beginning if it has none.")
+AGAIN_HELP = mark("A new run with the same settings, from the beginning.")
 
 
 def _ask(label: str, action: str, row: Row, icon: str) -> None:
@@ -101,14 +108,17 @@ def confirm(rows: Sequence[Row]) -> None:
     if asked != [row.id for row in rows] or (action == "kill" and not rows[0].active):
         del st.session_state[_ASKED]
         return
-    names = plain(", ".join(runs_words.label(row) for row in rows))
+    names = plain(say(", ").join(runs_words.label(row) for row in rows))
     with st.container(border=True, key="run-question"):
         if action == "kill":
-            st.markdown(f"**Kill {names}?** It ends at once; the steps since its last checkpoint are lost.")
-            yes, no = "Kill it", "Let it run"
+            words = say("**Kill {names}?** It ends at once; the steps since its last checkpoint are lost.", names=names)
+            yes, no = say("Kill it"), say("Let it run")
         else:
-            st.markdown(f"**Delete {names}?** All files go with it, checkpoints too. This cannot be undone.")
-            yes, no = "Delete for good", "Keep"
+            words = say(
+                "**Delete {names}?** All files go with it, checkpoints too. This cannot be undone.", names=names
+            )
+            yes, no = say("Delete for good"), say("Keep")
+        st.markdown(words)
         with st.container(horizontal=True):
             confirmed = st.button(yes, key="run-yes", type="primary")
             refused = st.button(no, key="run-no")
@@ -116,9 +126,9 @@ def confirm(rows: Sequence[Row]) -> None:
         del st.session_state[_ASKED]
     if confirmed:
         if action == "kill":
-            _do("Ending its processes…", lambda: _kill(rows[0]))
+            _do(say("Ending its processes…"), lambda: _kill(rows[0]))
         else:
-            _do("Deleting…", lambda: _delete(rows))
+            _do(say("Deleting…"), lambda: _delete(rows))
     if refused:
         st.rerun()
 
@@ -136,24 +146,24 @@ def _do(words: str, act: Callable[[], str]) -> None:
 
 def _stop(row: Row) -> str:
     if training.stop(row.folder) == "cancelled":
-        return "It was waiting, and is out of the queue."
-    return "Asked to stop: it finishes its step, saves and ends."
+        return say("It was waiting, and is out of the queue.")
+    return say("Asked to stop: it finishes its step, saves and ends.")
 
 
 def _kill(row: Row) -> str:
     training.kill(row.folder)
-    return "Killed: its processes are gone."
+    return say("Killed: its processes are gone.")
 
 
 def _resume(row: Row) -> str:
     training.resume(row.folder)
-    return "Queued: it goes on when its device is free."
+    return say("Queued: it goes on when its device is free.")
 
 
 def _again(row: Row) -> str:
     new = again(row.folder, (RUN_PROMPTS,))
     runs_selection.select([new])
-    return f"Launched with the same settings: {plain(new)}"
+    return say("Launched with the same settings: {id}", id=plain(new))
 
 
 def _delete(rows: Sequence[Row]) -> str:
@@ -170,6 +180,8 @@ def _delete(rows: Sequence[Row]) -> str:
                 gone.append(row.id)
     runs_selection.drop(gone)
     if errors:
-        found = f"{errors[0].found} ({len(gone)} of {len(rows)} were deleted)" if len(rows) > 1 else errors[0].found
+        found = translated(errors[0].found)
+        if len(rows) > 1:
+            found = say("{found} ({gone} of {asked} were deleted)", found=found, gone=len(gone), asked=len(rows))
         raise RunError(errors[0].kind, expected=errors[0].expected, found=found, remedy=errors[0].remedy)
-    return f"Deleted: {len(gone)} {'run' if len(gone) == 1 else 'runs'}."
+    return plural(len(gone), "Deleted: {n} run.", "Deleted: {n} runs.")

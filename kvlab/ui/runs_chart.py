@@ -10,6 +10,7 @@ import altair as alt
 import pandas as pd
 import streamlit as st
 
+from kvlab.language import mark, say
 from kvlab.runs.history import Row
 from kvlab.ui import runs_source, runs_words
 from kvlab.ui.text import plain
@@ -17,63 +18,75 @@ from kvlab.ui.text import plain
 POINTS = 600  # of one curve that are drawn at most
 HEIGHT = 360
 FEW = ("heldout",)  # measured at two points: nothing to smooth
-SMOOTHING = "exponential moving average, weight 0.9"
+RAW, SMOOTHED = "raw", "smoothed"  # the series of a figure
+SERIES = {RAW: mark("as logged"), SMOOTHED: mark("smoothed")}
 
 
 def panel(rows: Sequence[Row]) -> None:
     of_run = {row.id: runs_source.logged(row.folder) for row in rows}
     logged = set().union(*of_run.values()) - set(runs_words.NOT_CURVES)
     if not logged:
-        st.info("None of the selected runs has logged anything yet.")
+        st.info(say("None of the selected runs has logged anything yet."))
         return
     left, right = st.columns([2, 3], vertical_alignment="bottom")
-    metric = left.selectbox("Metric", _ordered(logged), format_func=runs_words.metric, key="runs-metric")
+    metric = left.selectbox(say("Metric"), _ordered(logged), format_func=runs_words.metric, key="runs-metric")
     smoothable = metric not in (*FEW, "memory")
-    raw = right.toggle("Every value beside the smoothed line", True, key="runs-raw", disabled=not smoothable)
+    raw = right.toggle(say("Every value beside the smoothed line"), True, key="runs-raw", disabled=not smoothable)
     frame, most = _frame(rows, metric, raw or not smoothable, smoothable)
     if not frame.empty:
         st.altair_chart(
             figure(frame, [runs_words.label(row) for row in rows], metric),
             key="runs-overlay",
-            alt=f"{runs_words.metric(metric)} of {len(rows)} runs; the table below has their results",
+            alt=say(
+                "{metric} of {n} runs; the table below has their results",
+                metric=runs_words.metric(metric),
+                n=len(rows),
+            ),
         )
-    said = [f"Smoothed: {SMOOTHING}."] if smoothable else []
+    said = [say("Smoothed: exponential moving average, weight 0.9.")] if smoothable else []
     if metric == "heldout":
-        said.append("Measured twice, before the first and after the last step; the line only joins the two.")
+        said.append(say("Measured twice, before the first and after the last step; the line only joins the two."))
     if most > POINTS:
         said.append(
-            f"Of curves with more than {POINTS} values (here up to {most:,}), the extremes of each part are drawn."
+            say(
+                "Of curves with more than {points} values (here up to {most:,}), the extremes of each part are drawn.",
+                points=POINTS,
+                most=most,
+            )
         )
     if without := [plain(runs_words.label(row)) for row in rows if metric not in of_run[row.id]]:
-        said.append(f"Not logged by: {', '.join(without)}.")
-    st.caption(" ".join([*said, "Scroll to zoom, drag to move, double-click to reset."]))
+        said.append(say("Not logged by: {runs}.", runs=say(", ").join(without)))
+    st.caption(" ".join([*said, say("Scroll to zoom, drag to move, double-click to reset.")]))
 
 
 def figure(frame: pd.DataFrame, labels: Sequence[str], metric: str) -> alt.LayerChart:
-    """``frame``: run, at, value, series. All names are given, so that a rerun gives the same figure and zoom stays."""
+    """``frame``: run, at, value, series, and shown, which is the series in words.
+
+    All names are given, so that a rerun gives the same figure and zoom stays.
+    """
     positions = range(len(labels))
     colour = alt.Scale(domain=list(labels), range=[runs_words.colour(p) for p in positions])
     dash = alt.Scale(domain=list(labels), range=[runs_words.dash(p) for p in positions])
     legend = alt.Legend(
         title=None, orient="top", columns=3, labelLimit=320, symbolStrokeWidth=2.5, symbolSize=500, symbolOpacity=1
     )
-    where = "seconds of work" if metric == "memory" else "step"
+    where = say("seconds of work") if metric == "memory" else say("step")
     base = alt.Chart(frame).encode(
         x=alt.X("at:Q", title=where),
         y=alt.Y("value:Q", title=runs_words.axis(metric), scale=alt.Scale(zero=False)),
         color=alt.Color("run:N", scale=colour, legend=legend),
         tooltip=[
-            alt.Tooltip("run:N"),
+            alt.Tooltip("run:N", title=say("run")),
             alt.Tooltip("at:Q", title=where),
-            alt.Tooltip("value:Q", format=".5g"),
-            alt.Tooltip("series:N", title="shown"),
+            alt.Tooltip("value:Q", title=say("value"), format=".5g"),
+            alt.Tooltip("shown:N", title=say("shown")),
         ],
     )
-    raw = base.transform_filter("datum.series === 'as logged'").properties(name="raw")
+    raw = base.transform_filter(f"datum.series === '{RAW}'").properties(name="raw")
     raw = raw.mark_line(opacity=0.35, strokeWidth=1, point=metric in FEW and {"size": 60, "opacity": 1})
-    smooth = base.transform_filter("datum.series === 'smoothed'").properties(name="smooth")
+    smooth = base.transform_filter(f"datum.series === '{SMOOTHED}'").properties(name="smooth")
     smooth = smooth.mark_line(strokeWidth=2.2).encode(strokeDash=alt.StrokeDash("run:N", scale=dash, legend=legend))
-    if "smoothed" not in set(frame["series"]):
+    if SMOOTHED not in set(frame["series"]):
         raw = raw.mark_line(strokeWidth=2, point=metric in FEW and {"size": 60})
         raw = raw.encode(strokeDash=alt.StrokeDash("run:N", scale=dash, legend=legend))
         smooth = smooth.mark_line(strokeWidth=0)
@@ -86,12 +99,13 @@ def _frame(rows: Sequence[Row], metric: str, raw: bool, smoothable: bool) -> tup
     for row in rows:
         curve = runs_source.values(row.folder, metric)
         most = max(most, len(curve[0]))
-        series = {"as logged": curve} if raw else {}
+        series = {RAW: curve} if raw else {}
         if smoothable:
-            series["smoothed"] = runs_source.smooth(curve)
+            series[SMOOTHED] = runs_source.smooth(curve)
         for name, (at, values) in series.items():
             at, values = thinned(at, values)
-            parts.append(pd.DataFrame({"at": at, "value": values, "run": runs_words.label(row), "series": name}))
+            told = {"run": runs_words.label(row), "series": name, "shown": say(SERIES[name])}
+            parts.append(pd.DataFrame({"at": at, "value": values, **told}))
     return pd.concat(parts, ignore_index=True), most
 
 

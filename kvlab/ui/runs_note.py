@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from kvlab.errors import KvlabError
+from kvlab.language import say
 from kvlab.runs import notes
 from kvlab.runs.history import Row
 from kvlab.ui import runs_actions
@@ -19,21 +20,24 @@ def panel(row: Row) -> None:
     error = st.session_state.pop(f"note-error-{row.id}", None)
     with st.form(f"note-form-{row.id}", border=False):
         st.text_area(
-            "Note",
+            say("Note"),
             key=box,
             height=110,
             max_chars=notes.LIMIT,
-            placeholder="What this run was for, what came out",
-            help=f"Plain text, kept as {notes.NOTES} in the run’s folder, shown in the history and in the report.",
+            placeholder=say("What this run was for, what came out"),
+            help=say(
+                "Plain text, kept as {file} in the run’s folder, shown in the history and in the report.",
+                file=notes.NOTES,
+            ),
         )
-        st.form_submit_button("Save note", on_click=_save, args=(row, box, begun, seen), icon=":material/save:")
+        st.form_submit_button(say("Save note"), on_click=_save, args=(row, box, begun, seen), icon=":material/save:")
     if error:
         show_error(error)
     if on_disk != st.session_state[begun]:
         # What is being typed here is not replaced: the box would lose it.
-        st.caption("Written meanwhile in another window or by hand:")
-        st.code(on_disk or "(no note)", language=None, wrap_lines=True)
-        st.button("Take that one", key=f"note-take-{row.id}", on_click=_take, args=(row, box, begun))
+        st.caption(say("Written meanwhile in another window or by hand:"))
+        st.code(on_disk or say("(no note)"), language=None, wrap_lines=True)
+        st.button(say("Take that one"), key=f"note-take-{row.id}", on_click=_take, args=(row, box, begun))
     st.session_state[seen] = on_disk
 
 

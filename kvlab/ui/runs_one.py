@@ -10,19 +10,19 @@ import pandas as pd
 import streamlit as st
 
 from kvlab.errors import KvlabError
+from kvlab.language import mark, say
 from kvlab.memory import readable
 from kvlab.runs import monitor, store
 from kvlab.runs.history import Row, finite
 from kvlab.safe_csv import neutral
-from kvlab.ui import places, runs_actions, runs_chart, runs_note, runs_source, runs_words
+from kvlab.ui import places, report_words, runs_actions, runs_chart, runs_note, runs_source, runs_words
 from kvlab.ui.text import duration, plain, show_error, table_height
 
-MARK = {"pass": "✓ pass", "fail": "✗ fail", "pending": "… pending"}
-CHECKPOINTS = {
-    "step": st.column_config.NumberColumn("step", format="%d", width=50),
-    "name": st.column_config.TextColumn("checked", width=118),
-    "state": st.column_config.TextColumn("state", width=74),
-    "words": st.column_config.TextColumn("what was found", width=520),
+PEAKS = {  # of the device or of the process, and whether its share is known
+    ("device", False): mark("peak memory of the GPU {used}"),
+    ("device", True): mark("peak memory of the GPU {used}, {share:.0%} of {total}"),
+    ("process", False): mark("peak memory of the process {used}"),
+    ("process", True): mark("peak memory of the process {used}, {share:.0%} of {total}"),
 }
 SETTINGS_SHOWN = 100_000  # characters
 FILES_SHOWN = 200
@@ -44,17 +44,17 @@ def panel(row: Row) -> None:
         runs_note.panel(row)
     if row.kind != "analysis":
         runs_chart.panel([row])
-    with st.expander("Settings (config.yaml)", icon=":material/tune:"):
+    with st.expander(say("Settings (config.yaml)"), icon=":material/tune:"):
         st.code(_settings(row.folder), language="yaml")
-    with st.expander("Files in its folder", icon=":material/folder:"):
+    with st.expander(say("Files in its folder"), icon=":material/folder:"):
         _files(row.folder)
 
 
 def _link(row: Row) -> None:
     where, label, icon = (
-        (places.alignment(), "Open the analysis", ":material/grid_on:")
+        (places.alignment(), say("Open the analysis"), ":material/grid_on:")
         if row.kind == "analysis"
-        else (places.validation(), "Open live view", ":material/monitoring:")
+        else (places.validation(), say("Open live view"), ":material/monitoring:")
     )
     st.page_link(where, label=label, icon=icon, query_params={"run": row.id})
 
@@ -62,22 +62,23 @@ def _link(row: Row) -> None:
 def _summary(row: Row) -> str:
     parts = [f"**{plain(runs_words.standing(row))}**"]
     if row.verdict:
-        parts.append(f"verdict **{runs_words.VERDICTS[row.verdict]}**")
+        parts.append(say("verdict **{verdict}**", verdict=runs_words.verdict(row)))
     if steps := runs_words.steps(row):
-        parts.append(f"step {steps}")
+        parts.append(say("step {steps}", steps=steps))
     if row.ce_before is not None:
         after = f"{row.ce_after:.4f}" if row.ce_after is not None else "–"
-        parts.append(f"held-out CE {row.ce_before:.4f} → {after} nats per token{_measured_on(row)}")
-    if row.peak:
-        share = f", {row.peak.share:.0%} of {readable(row.peak.total)}" if row.peak.total else ""
-        whose = "GPU" if row.peak.what == "device" else "process"
-        parts.append(f"peak memory of the {whose} {readable(row.peak.used)}{share}")
+        ce = say("held-out CE {before:.4f} → {after} nats per token", before=row.ce_before, after=after)
+        parts.append(f"{ce}{_measured_on(row)}")
+    if peak := row.peak:
+        words = PEAKS[peak.what, bool(peak.total)]
+        total = readable(peak.total) if peak.total else ""
+        parts.append(say(words, used=readable(peak.used), share=peak.share, total=total))
     parts += [plain(row.device)] if row.device else []
     parts.append(duration(row.elapsed_s))
     if row.started:
-        parts.append(f"started {row.started:%Y-%m-%d %H:%M:%S} UTC")
+        parts.append(say("started {time:%Y-%m-%d %H:%M:%S} UTC", time=row.started))
     if damaged := runs_source.damaged(row.folder):
-        parts.append(f"{damaged} damaged lines in its metrics passed over, all others read")
+        parts.append(say("{n} damaged lines in its metrics passed over, all others read", n=damaged))
     return " · ".join(parts)
 
 
@@ -86,7 +87,7 @@ def _measured_on(row: Row) -> str:
     documents, tokens = (before.get(name) if isinstance(before, dict) else None for name in ("documents", "tokens"))
     if not isinstance(documents, int) or not isinstance(tokens, int):
         return ""
-    return f" (n = {tokens:,} tokens, {documents} held-out documents)"
+    return say(" (n = {tokens:,} tokens, {documents} held-out documents)", tokens=tokens, documents=documents)
 
 
 def _error(row: Row) -> None:
@@ -96,29 +97,34 @@ def _error(row: Row) -> None:
     try:
         show_error(KvlabError.from_dict({key: _clean(value) for key, value in found.items()}))
     except KeyError:
-        st.error("No reason was recorded. Its log in the run’s folder may tell.")
+        st.error(say("No reason was recorded. Its log in the run’s folder may tell."))
 
 
 def _checkpoints(row: Row) -> None:
     table = runs_source.checkpoints(row.folder)
     if not table:
-        st.markdown("No checkpoint has been judged" + (" yet." if row.active else "."))
+        st.markdown(say("No checkpoint has been judged yet." if row.active else "No checkpoint has been judged."))
         return
     frame = pd.DataFrame(
         {
             "step": pd.Series([finite(c.get("step")) for c in table], dtype="float64"),
-            "name": [_clean(c.get("name", "–")) for c in table],
-            "state": [MARK.get(str(c.get("state")), "–") for c in table],
-            "words": [_clean(c.get("words") or "") for c in table],
+            "name": [report_words.checkpoint(_clean(c.get("name", "–"))) for c in table],
+            "state": [report_words.mark(c.get("state")) or "–" for c in table],
+            "words": [_clean(report_words.remarked(c)) for c in table],
         }
     )
     st.dataframe(
         frame,
         hide_index=True,
-        column_config=CHECKPOINTS,
+        column_config={
+            "step": st.column_config.NumberColumn(say("step"), format="%d", width=50),
+            "name": st.column_config.TextColumn(say("checked"), width=118),
+            "state": st.column_config.TextColumn(say("state"), width=74),
+            "words": st.column_config.TextColumn(say("what was found"), width=520),
+        },
         height=table_height(len(frame), 330),
         placeholder="–",
-        alt="The checkpoints of the run, each with its state and what was found",
+        alt=say("The checkpoints of the run, each with its state and what was found"),
     )
 
 
@@ -134,7 +140,7 @@ def _settings(folder: Path) -> str:
         with open(descriptor, encoding="utf-8", errors="replace") as file:
             return file.read(SETTINGS_SHOWN)
     except OSError as error:
-        return f"# not readable: {error.strerror}"
+        return say("# not readable: {error}", error=error.strerror)
 
 
 def _files(folder: Path) -> None:
@@ -144,10 +150,11 @@ def _files(folder: Path) -> None:
         pd.DataFrame([(neutral(name), size) for name, size in found[:FILES_SHOWN]], columns=["file", "size"]),
         hide_index=True,
         height=table_height(min(len(found), FILES_SHOWN), 400),
-        alt="Files of the run and their sizes",
+        column_config={"file": say("file"), "size": say("size")},
+        alt=say("Files of the run and their sizes"),
     )
     if len(found) > FILES_SHOWN:
-        st.caption(f"{len(found) - FILES_SHOWN} more files are not listed.")
+        st.caption(say("{n} more files are not listed.", n=len(found) - FILES_SHOWN))
 
 
 def _listed(folder: Path) -> Sequence[tuple[str, str]]:
@@ -158,7 +165,7 @@ def _listed(folder: Path) -> Sequence[tuple[str, str]]:
             path = Path(at) / name
             inner = str(path.relative_to(folder)).encode("utf-8", "replace").decode()
             try:
-                size = "a link, not followed" if path.is_symlink() else readable(path.lstat().st_size)
+                size = say("a link, not followed") if path.is_symlink() else readable(path.lstat().st_size)
             except OSError:
                 continue
             if not name.startswith("."):

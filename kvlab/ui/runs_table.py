@@ -4,39 +4,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 import streamlit as st
 
+from kvlab.language import say
 from kvlab.runs.history import Row
 from kvlab.safe_csv import neutral
 from kvlab.ui import runs_selection, runs_words
 from kvlab.ui.text import GIB, number, table_height
 
 HEIGHT = 330
-COLUMNS = {
-    "line": st.column_config.TextColumn("", width=30, help="The colour of the run in the figure below."),
-    "name": st.column_config.TextColumn("run", width=160),
-    "state": st.column_config.TextColumn("state", width=130),
-    "verdict": st.column_config.TextColumn("verdict", width=74, help="The checkpoints of the run, all together."),
-    "steps": st.column_config.TextColumn("step / of", width=76),
-    "loss": number("final loss", "Of the last step that was logged."),
-    "ce_before": number("CE before", "Held-out cross-entropy before the first step, nats per token."),
-    "ce_after": number("CE after", "Held-out cross-entropy after the last step, nats per token."),
-    "peak": st.column_config.NumberColumn(
-        "peak GiB", format="%.2f", help="Most memory in use: of the GPU, or without one of the run's own process."
-    ),
-    "device": st.column_config.TextColumn("device", width=52),
-    "started": st.column_config.DatetimeColumn("started (UTC)", format="YYYY-MM-DD HH:mm", width=122),
-    "elapsed": st.column_config.NumberColumn("seconds", format="%.0f", help="Since its start, or its last resumption."),
-    "note": st.column_config.TextColumn("note", width=110),
-}
 NOT_OF_ANALYSES = ("verdict", "steps", "loss", "ce_before", "ce_after", "peak")
 
 
 def panel(rows: Sequence[Row], selected: Sequence[Row], colours: dict[str, int], only_analyses: bool) -> None:
     """``colours``: position in the figure, by run id."""
-    key = _key(rows, selected)
+    key, columns = _key(rows, selected), _columns()
     st.dataframe(
         _coloured(_frame(rows, colours), rows, colours),
         key=key,
@@ -46,14 +31,38 @@ def panel(rows: Sequence[Row], selected: Sequence[Row], colours: dict[str, int],
         hide_index=True,
         column_order=[
             name
-            for name in COLUMNS
+            for name in columns
             if not (only_analyses and name in NOT_OF_ANALYSES) and not (name == "line" and not colours)
         ],
-        column_config=COLUMNS,
+        column_config=columns,
         height=table_height(max(len(rows), 1), HEIGHT),
         placeholder="–",
-        alt="All runs, newest first: state, verdict, steps, loss, held-out cross-entropy, memory, device, time, note",
+        alt=say(
+            "All runs, newest first: state, verdict, steps, loss, held-out cross-entropy, memory, device, time, note"
+        ),
     )
+
+
+def _columns() -> dict[str, Any]:
+    column = st.column_config
+    memory = say("Most memory in use: of the GPU, or without one of the run's own process.")
+    return {
+        "line": column.TextColumn("", width=30, help=say("The colour of the run in the figure below.")),
+        "name": column.TextColumn(say("run"), width=160),
+        "state": column.TextColumn(say("state"), width=130),
+        "verdict": column.TextColumn(say("verdict"), width=74, help=say("The checkpoints of the run, all together.")),
+        "steps": column.TextColumn(say("step / of"), width=76),
+        "loss": number(say("final loss"), say("Of the last step that was logged.")),
+        "ce_before": number(say("CE before"), say("Held-out cross-entropy before the first step, nats per token.")),
+        "ce_after": number(say("CE after"), say("Held-out cross-entropy after the last step, nats per token.")),
+        "peak": column.NumberColumn(say("peak GiB"), format="%.2f", help=memory),
+        "device": column.TextColumn(say("device"), width=52),
+        "started": column.DatetimeColumn(say("started (UTC)"), format="YYYY-MM-DD HH:mm", width=122),
+        "elapsed": column.NumberColumn(
+            say("seconds"), format="%.0f", help=say("Since its start, or its last resumption.")
+        ),
+        "note": column.TextColumn(say("note"), width=110),
+    }
 
 
 def _frame(rows: Sequence[Row], colours: dict[str, int]) -> pd.DataFrame:
@@ -62,7 +71,7 @@ def _frame(rows: Sequence[Row], colours: dict[str, int]) -> pd.DataFrame:
             "line": ["━━" if row.id in colours else "" for row in rows],
             "name": [neutral(row.name) for row in rows],
             "state": [runs_words.state(row) for row in rows],
-            "verdict": [runs_words.VERDICTS.get(row.verdict or "") for row in rows],
+            "verdict": [runs_words.verdict(row) for row in rows],
             "steps": [runs_words.steps(row) for row in rows],
             "loss": _floats(row.loss for row in rows),
             "ce_before": _floats(row.ce_before for row in rows),

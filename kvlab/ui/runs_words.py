@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+from kvlab.language import mark, say
 from kvlab.runs.history import Row
+from kvlab.ui import report_words
 
-STATES = {"done": "finished", "failed": "failed", "cancelled": "stopped", "lost": "lost"}
-VERDICTS = {"pass": "✓ passed", "fail": "✗ failed", "pending": "… pending"}
-EXPLAINED = {"lost": "lost: its process is gone", "stopping": "stopping: it finishes its step and saves"}
+STATES = {
+    "done": mark("finished"),
+    "failed": mark("failed"),
+    "cancelled": mark("stopped"),
+    "lost": mark("lost"),
+}
+VERDICTS = {"pass": mark("✓ passed"), "fail": mark("✗ failed"), "pending": mark("… pending")}
 
 # What a run logs: its name, and the axis with the unit. Anything else is shown by the name it is logged under.
 METRICS = {
-    "loss": ("Total loss", "total loss"),
-    "ce": ("Cross-entropy (CE), training", "training CE, nats per token"),
-    "kv_key": ("KV error of K, training", "KV(K), error² / variance"),
-    "kv_value": ("KV error of V, training", "KV(V), error² / variance"),
-    "heldout": ("Cross-entropy (CE), held-out", "held-out CE, nats per token"),
-    "memory": ("Memory in use", "memory in use, GiB"),
-    "entropy": ("Router entropy", "router entropy, 1 = even"),
-    "tokens_per_s": ("Throughput", "student tokens per second"),
-    "grad_norm": ("Gradient norm", "gradient norm, unclipped"),
-    "lr": ("Learning rate", "learning rate"),
-    "variance_ratio_key": ("Variance of K", "K variance / at start"),
-    "variance_ratio_value": ("Variance of V", "V variance / at start"),
-    "effective_rank_key": ("Effective rank of K", "(Σλ)² / Σλ² of K"),
-    "effective_rank_value": ("Effective rank of V", "(Σλ)² / Σλ² of V"),
+    "loss": (mark("Total loss"), mark("total loss")),
+    "ce": (mark("Cross-entropy (CE), training"), mark("training CE, nats per token")),
+    "kv_key": (mark("KV error of K, training"), mark("KV(K), error² / variance")),
+    "kv_value": (mark("KV error of V, training"), mark("KV(V), error² / variance")),
+    "heldout": (mark("Cross-entropy (CE), held-out"), mark("held-out CE, nats per token")),
+    "memory": (mark("Memory in use"), mark("memory in use, GiB")),
+    "entropy": (mark("Router entropy"), mark("router entropy, 1 = even")),
+    "tokens_per_s": (mark("Throughput"), mark("student tokens per second")),
+    "grad_norm": (mark("Gradient norm"), mark("gradient norm, unclipped")),
+    "lr": (mark("Learning rate"), mark("learning rate")),
+    "variance_ratio_key": (mark("Variance of K"), mark("K variance / at start")),
+    "variance_ratio_value": (mark("Variance of V"), mark("V variance / at start")),
+    "effective_rank_key": (mark("Effective rank of K"), mark("(Σλ)² / Σλ² of K")),
+    "effective_rank_value": (mark("Effective rank of V"), mark("(Σλ)² / Σλ² of V")),
 }
 NOT_CURVES = ("step", "tokens", "seconds")  # logged, and no measure of the run
 
@@ -36,19 +42,29 @@ DRAWN = 12  # runs that are laid over each other at most
 def state(row: Row) -> str:
     """How it stands, as short as a column of the history."""
     if row.stopping:
-        return "stopping"
+        return say("stopping")
     if row.state == "queued":
-        return (
-            "waiting" if row.ahead is None else "waiting: next" if not row.ahead else f"waiting: {row.ahead} before it"
-        )
+        return _waiting(row.ahead)
     if row.state == "running":
-        return f"running: {row.phase}" if row.phase else "running"
-    return STATES[row.state]
+        return say("running: {phase}", phase=report_words.phase(row.phase)) if row.phase else say("running")
+    return say(STATES[row.state])
+
+
+def _waiting(ahead: int | None) -> str:
+    if ahead is None:
+        return say("waiting")
+    return say("waiting: {n} before it", n=ahead) if ahead else say("waiting: next")
 
 
 def standing(row: Row) -> str:
     """The same for the heading of one run."""
-    return EXPLAINED.get(state(row), state(row))
+    if row.stopping:
+        return say("stopping: it finishes its step and saves")
+    return say("lost: its process is gone") if row.state == "lost" else state(row)
+
+
+def verdict(row: Row) -> str | None:
+    return say(VERDICTS[row.verdict]) if row.verdict else None
 
 
 def label(row: Row) -> str:
@@ -64,14 +80,14 @@ def steps(row: Row) -> str | None:
 
 def metric(name: str) -> str:
     if name.startswith("router.") and name[7:].isdigit():
-        return f"Router weight of teacher {int(name[7:]) + 1}"
-    return METRICS[name][0] if name in METRICS else name
+        return say("Router weight of teacher {n}", n=int(name[7:]) + 1)
+    return say(METRICS[name][0]) if name in METRICS else name
 
 
 def axis(name: str) -> str:
     if name.startswith("router."):
-        return "weight of the teacher, of 1"
-    return METRICS[name][1] if name in METRICS else f"{name}, as logged"
+        return say("weight of the teacher, of 1")
+    return say(METRICS[name][1]) if name in METRICS else say("{name}, as logged", name=name)
 
 
 def colour(position: int) -> str:

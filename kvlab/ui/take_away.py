@@ -7,13 +7,13 @@ from pathlib import Path
 
 import streamlit as st
 
+from kvlab.language import LANGUAGES, current, mark, say
 from kvlab.run_report import gather
 from kvlab.run_write import text_of
 from kvlab.runs import store
 
-LANGUAGES = {"en": "English", "zh": "中文"}
 REPORTS = {
-    "html": ("HTML, one file with figures", "text/html"),
+    "html": (mark("HTML, one file with figures"), "text/html"),
     "md": ("Markdown", "text/markdown"),
     "json": ("JSON", "application/json"),
 }
@@ -29,18 +29,22 @@ FILES = {
 def button(folder: Path) -> None:
     """One button; what it opens is made only when it is taken."""
     run_id = folder.name
-    with st.popover("Report and files", icon=":material/download:", key=f"take-{run_id}"):
+    with st.popover(say("Report and files"), icon=":material/download:", key=f"take-{run_id}"):
         language = (
             st.segmented_control(
-                "Language of the report", LANGUAGES, format_func=LANGUAGES.get, default="en", key=f"take-in-{run_id}"
+                say("Language of the report"),
+                list(LANGUAGES),
+                format_func=LANGUAGES.get,
+                default=current(),
+                key=f"take-in-{run_id}-{current()}",
             )
-            or "en"
+            or current()
         )
         for form, (label, mime) in REPORTS.items():
-            _take(label, lambda form=form: text_of(gather(folder), form, language), folder, f"report.{form}", mime)
+            _take(say(label), lambda form=form: text_of(gather(folder), form, language), folder, f"report.{form}", mime)
         files = [name for name in FILES if _is_file(folder / name)]
         if files:
-            st.caption("What the run wrote")
+            st.caption(say("What the run wrote"))
         for name in files:
             _take(name, (folder / name).read_bytes, folder, name, FILES[name])
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import streamlit as st
 
+from kvlab.language import mark, say
 from kvlab.runs import monitor, queue, store
 from kvlab.runs.monitor import View
 from kvlab.ui import live, live_words, standing_queue, validation_form, validation_launch
 from kvlab.ui.text import plain, show_error
 
-ABOUT = (
+ABOUT = mark(
     "A short training run answers one question: does distilling these teachers’ KV caches into this student work at "
     "all? It runs in a process of its own: close this page whenever you like, and come back for the verdict."
 )
@@ -18,23 +19,23 @@ LISTED = 2  # runs named above the form
 
 def page() -> None:
     left, right = st.columns([4, 1], vertical_alignment="bottom")
-    left.title("Validation")
+    left.title(say("Validation"))
     if error := standing_queue.problem():
-        st.warning("The queue of runs stands still.", icon=":material/warning:")
+        st.warning(say("The queue of runs stands still."), icon=":material/warning:")
         show_error(error)
     run_id = st.query_params.get("run") or st.session_state.get(validation_launch.CHOSEN)
     if run_id:
-        right.button("New run", icon=":material/add:", on_click=_new, width="stretch", key="validation-new")
+        right.button(say("New run"), icon=":material/add:", on_click=_new, width="stretch", key="validation-new")
         st.query_params["run"] = run_id
         st.session_state[validation_launch.CHOSEN] = run_id
         live.panel(run_id)
         return
-    st.markdown(ABOUT)
+    st.markdown(say(ABOUT))
     active = _active()
     for view in active[:LISTED]:
         _at_work(view)
     if len(active) > LISTED:
-        st.caption(f"{len(active) - LISTED:,} more wait in the queue.")
+        st.caption(say("{n:,} more wait in the queue.", n=len(active) - LISTED))
     launched = validation_form.new_run()
     if launched:
         validation_launch.show(launched)
@@ -55,7 +56,8 @@ def _active() -> list[View]:
 def _at_work(view: View) -> None:
     left, right = st.columns([5, 1], vertical_alignment="center")
     runs = view.state == "running"
-    words = live_words.going_on(view) if runs else "Waiting in the queue"
+    words = live_words.going_on(view) if runs else say("Waiting in the queue")
     icon = ":material/progress_activity:" if runs else ":material/hourglass_top:"
-    left.info(f"{plain(view.name)}: {plain(words)}", icon=icon)
-    right.button("Show it", key=f"show-{view.id}", on_click=validation_launch.show, args=(view.id,), width="stretch")
+    left.info(say("{name}: {words}", name=plain(view.name), words=plain(words)), icon=icon)
+    show = validation_launch.show
+    right.button(say("Show it"), key=f"show-{view.id}", on_click=show, args=(view.id,), width="stretch")

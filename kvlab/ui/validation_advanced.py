@@ -7,6 +7,7 @@ from typing import Any
 import streamlit as st
 
 from kvlab import memory
+from kvlab.language import say
 from kvlab.train.config import Thresholds, TrainConfig
 from kvlab.ui import validation_words as words
 from kvlab.ui.validation_fields import choice, described, key, real, whole
@@ -20,26 +21,27 @@ def settings(teachers: int) -> dict[str, Any]:
     with loss:
         chosen |= _loss(teachers)
     with data:
-        chosen |= {"time": choice("time", "Time rule", words.TIMES), "layers": choice("layers", "Layers", words.LAYERS)}
+        chosen["time"] = choice("time", say("Time rule"), words.TIMES)
+        chosen["layers"] = choice("layers", say("Layers"), words.LAYERS)
         chosen |= _numbers(words.DATA)
-    st.markdown("**Thresholds of the verdict**")
+    st.markdown(say("**Thresholds of the verdict**"))
     thresholds, columns = {}, st.columns(4)
     for number, (name, label) in enumerate(words.THRESHOLDS.items()):
         with columns[number % len(columns)]:
-            thresholds[name] = real(name, label, Thresholds, f"threshold-{name}")
+            thresholds[name] = real(name, say(label), Thresholds, f"threshold-{name}")
     return chosen | {"thresholds": thresholds}
 
 
 def _computing() -> dict[str, Any]:
     devices = ["auto", "cpu", *(f"cuda:{number}" for number in range(len(memory.visible_gpus())))]
-    about = "auto: a GPU where there is one. Runs on one device go one after the other."
+    about = say("auto: a GPU where there is one. Runs on one device go one after the other.")
     chosen: dict[str, Any] = {
-        "device": st.selectbox("Device", devices, key=key("device"), help=about),
-        "precision": choice("precision", "Precision", words.PRECISIONS),
+        "device": st.selectbox(say("Device"), devices, key=key("device"), help=about),
+        "precision": choice("precision", say("Precision"), words.PRECISIONS),
     }
     chosen |= _numbers(words.STEPS)
     chosen["gradient_checkpointing"] = st.toggle(
-        "Gradient checkpointing",
+        say("Gradient checkpointing"),
         key=key("gradient_checkpointing"),
         help=described(TrainConfig, "gradient_checkpointing"),
     )
@@ -47,11 +49,12 @@ def _computing() -> dict[str, Any]:
 
 
 def _loss(teachers: int) -> dict[str, Any]:
-    chosen = {"entropy": choice("entropy", "Entropy of a learned router", words.ENTROPIES, disabled=teachers < 2)}
+    label = say("Entropy of a learned router")
+    chosen: dict[str, Any] = {"entropy": choice("entropy", label, words.ENTROPIES, disabled=teachers < 2)}
     text = st.text_input(
-        "Weights of fixed fusion, one per teacher",
+        say("Weights of fixed fusion, one per teacher"),
         key=key("fusion_weights"),
-        placeholder="all alike",
+        placeholder=say("all alike"),
         disabled=teachers < 2,
         help=described(TrainConfig, "fusion_weights"),
     )
@@ -61,7 +64,7 @@ def _loss(teachers: int) -> dict[str, Any]:
 
 def _numbers(labels: dict[str, str]) -> dict[str, Any]:
     return {
-        name: whole(name, label) if TrainConfig.model_fields[name].annotation is int else real(name, label)
+        name: (whole if TrainConfig.model_fields[name].annotation is int else real)(name, say(label))
         for name, label in labels.items()
     }
 

@@ -6,30 +6,33 @@ import streamlit as st
 
 from kvlab import prompts
 from kvlab.errors import PromptError
+from kvlab.language import mark, say
 from kvlab.train.config import DEMO_DATA, OWN_PROMPTS
 from kvlab.types import Document
 from kvlab.ui.form_prompts import SUFFIXES, UPLOAD_HELP, UPLOAD_MIB, read_upload, shown
 from kvlab.ui.text import plain, show_error
 from kvlab.ui.validation_fields import key
 
-SOURCES = {"demo": "Bundled text", "upload": "Upload", "folder": "Folder on this machine"}
+SOURCES = {"demo": mark("Bundled text"), "upload": mark("Upload"), "folder": mark("Folder on this machine")}
 
 
 def chosen() -> tuple[str, list[Document]]:
     """The setting ``data``, and uploaded documents, which go into the run's folder."""
-    source = st.segmented_control("Data", list(SOURCES), format_func=SOURCES.get, key=key("source"), required=True)
+    source = st.segmented_control(
+        say("Data"), list(SOURCES), format_func=lambda name: say(SOURCES[name]), key=key("source"), required=True
+    )
     if source == "folder":
-        about = "A folder, or one file, of .txt, .jsonl, .csv or .parquet documents."
-        return st.text_input("Path", key=key("folder"), placeholder="/data/my-documents", help=about), []
+        about = say("A folder, or one file, of .txt, .jsonl, .csv or .parquet documents.")
+        return st.text_input(say("Path"), key=key("folder"), placeholder="/data/my-documents", help=about), []
     if source == "upload":
         return OWN_PROMPTS, _uploaded()
-    st.caption("Word problems in English and Chinese, made as they are needed; the held-out ones are others.")
+    st.caption(say("Word problems in English and Chinese, made as they are needed; the held-out ones are others."))
     return DEMO_DATA, []
 
 
 def _uploaded() -> list[Document]:
     files = st.file_uploader(
-        "Documents",
+        say("Documents"),
         type=SUFFIXES,
         accept_multiple_files=True,
         max_upload_size=UPLOAD_MIB,

@@ -7,6 +7,7 @@ from typing import Any
 import streamlit as st
 from pydantic import BaseModel
 
+from kvlab.language import say
 from kvlab.train.config import TrainConfig
 
 
@@ -17,7 +18,12 @@ def key(name: str) -> str:
 
 def choice(name: str, label: str, words: dict[str, str], disabled: bool = False) -> str:
     return st.selectbox(
-        label, list(words), format_func=words.get, key=key(name), help=described(TrainConfig, name), disabled=disabled
+        label,
+        list(words),
+        format_func=lambda option: say(words[option]),
+        key=key(name),
+        help=described(TrainConfig, name),
+        disabled=disabled,
     )
 
 
@@ -34,7 +40,7 @@ def real(name: str, label: str, model: type[BaseModel] = TrainConfig, widget: st
     """A number with a fraction; None where the setting may be left out. What it must not be, the settings say."""
     default = model.model_fields[name].default
     optional = default is None
-    placeholder = "by the student’s size" if optional else None
+    placeholder = say("by the student’s size") if optional else None
     return st.number_input(
         label,
         0.0,
@@ -49,7 +55,7 @@ def real(name: str, label: str, model: type[BaseModel] = TrainConfig, widget: st
 
 def described(model: type[BaseModel], name: str) -> str:
     """The setting's own description, with the name that it has in files and on the command line."""
-    return f"{name}: {model.model_fields[name].description}."
+    return say("{name}: {description}.", name=name, description=say(model.model_fields[name].description or ""))
 
 
 def _bounds(model: type[BaseModel], name: str) -> tuple[int, int | None]:

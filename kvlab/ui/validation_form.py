@@ -7,18 +7,19 @@ from typing import Any
 import streamlit as st
 
 from kvlab.errors import KvlabError
+from kvlab.language import mark, plural, say
 from kvlab.train.config import TrainConfig
 from kvlab.ui import backend, validation_advanced, validation_data, validation_launch
 from kvlab.ui import validation_words as words
 from kvlab.ui.form import ALIASES
 from kvlab.ui.text import plain, show_error
-from kvlab.ui.validation_fields import choice, key, whole
+from kvlab.ui.validation_fields import choice, described, key, whole
 from kvlab.ui.validation_launch import Asked
 
 DEMO = {"teachers": ["demo/teacher"], "student": "demo/student", "source": "demo"}
 TWO_TEACHERS = {**DEMO, "teachers": ["demo/teacher", "demo/teacher-b"], "fusion": "learned"}
 ASKS_ROOM = "train-asks-room"  # whether the warm worker should end first
-NAME_HELP = "A demo model, a Hugging Face id, an alias or a local folder; type to enter your own."
+NAME_HELP = mark("A demo model, a Hugging Face id, an alias or a local folder; type to enter your own.")
 
 
 def _start() -> dict[str, Any]:
@@ -49,7 +50,7 @@ def new_run() -> str | None:
     with right:
         settings |= _main(len(settings["teachers"]))
     button = st.container()
-    with st.expander("Advanced: precision, accumulation, learning rate, seed, device, thresholds"):
+    with st.expander(say("Advanced: precision, accumulation, learning rate, seed, device, thresholds")):
         settings |= validation_advanced.settings(len(settings["teachers"]))
     with button:
         return _launch(Asked(settings, documents))
@@ -58,10 +59,15 @@ def new_run() -> str | None:
 def _presets() -> None:
     one, two, _ = st.columns([3, 5, 4])
     one.button(
-        "Fill in: demo pair", key="preset-one", on_click=_fill, args=(DEMO,), icon=":material/school:", width="stretch"
+        say("Fill in: demo pair"),
+        key="preset-one",
+        on_click=_fill,
+        args=(DEMO,),
+        icon=":material/school:",
+        width="stretch",
     )
     two.button(
-        "Fill in: two teachers, learned fusion",
+        say("Fill in: two teachers, learned fusion"),
         key="preset-two",
         on_click=_fill,
         args=(TWO_TEACHERS,),
@@ -81,18 +87,18 @@ def _fill(fields: dict[str, Any]) -> None:
 def _models() -> dict[str, Any]:
     known = [*backend.model_names(), *ALIASES]
     teachers = st.multiselect(
-        "Teachers",
+        say("Teachers"),
         list(dict.fromkeys([*known, *st.session_state[key("teachers")]])),
         key=key("teachers"),
         accept_new_options=True,
-        help=f"One or several. {NAME_HELP}",
+        help=say("One or several. {about}", about=say(NAME_HELP)),
     )
     student = st.selectbox(
-        "Student",
+        say("Student"),
         list(dict.fromkeys([*known, st.session_state[key("student")] or DEMO["student"]])),
         key=key("student"),
         accept_new_options=True,
-        help=NAME_HELP,
+        help=say(NAME_HELP),
     )
     return {"teachers": [name.strip() for name in teachers if name.strip()], "student": (student or "").strip()}
 
@@ -100,23 +106,22 @@ def _models() -> dict[str, Any]:
 def _main(teachers: int) -> dict[str, Any]:
     steps, batch = st.columns(2)
     with steps:
-        chosen: dict[str, Any] = {"max_steps": whole("max_steps", "Steps")}
+        chosen: dict[str, Any] = {"max_steps": whole("max_steps", say("Steps"))}
     with batch:
-        chosen["batch_size"] = whole("batch_size", "Batch size, documents")
+        chosen["batch_size"] = whole("batch_size", say("Batch size, documents"))
     left, right = st.columns(2)
     with left:
-        chosen["map"] = choice("map", "Map", words.MAPS)
-        chosen["control"] = choice("control", "Control", words.CONTROLS)
+        chosen["map"] = choice("map", say("Map"), words.MAPS)
+        chosen["control"] = choice("control", say("Control"), words.CONTROLS)
     with right:
-        chosen["trainable"] = choice("trainable", "What is trained", words.TRAINABLE)
-        chosen["fusion"] = choice("fusion", "Fusion of teachers", words.FUSIONS, disabled=teachers < 2)
+        chosen["trainable"] = choice("trainable", say("What is trained"), words.TRAINABLE)
+        chosen["fusion"] = choice("fusion", say("Fusion of teachers"), words.FUSIONS, disabled=teachers < 2)
     left, right = st.columns(2)
     for column, name, label in (
-        (left, "use_kv_projector", "Project heads and width"),
-        (right, "use_safe_resample", "Resample the timeline"),
+        (left, "use_kv_projector", say("Project heads and width")),
+        (right, "use_safe_resample", say("Resample the timeline")),
     ):
-        help_text = TrainConfig.model_fields[name].description
-        chosen[name] = column.toggle(label, key=key(name), help=f"{name}: {help_text}.")
+        chosen[name] = column.toggle(label, key=key(name), help=described(TrainConfig, name))
     return chosen
 
 
@@ -124,7 +129,7 @@ def _launch(asked: Asked) -> str | None:
     """The button, what it waits for, and what it was refused for."""
     steps = int(asked.settings["max_steps"])
     clicked = st.button(
-        f"Launch {steps:,}-step validation",
+        say("Launch {steps:,}-step validation", steps=steps),
         type="primary",
         key="launch-button",
         icon=":material/play_arrow:",
@@ -138,7 +143,7 @@ def _launch(asked: Asked) -> str | None:
         validation_launch.check(config)
         if not _room(config.device):
             return None
-        with st.spinner("Queueing the run…"):
+        with st.spinner(say("Queueing the run…")):
             return validation_launch.launch(config, asked.documents)
     except KvlabError as error:
         st.session_state.pop(ASKS_ROOM, None)
@@ -149,11 +154,13 @@ def _launch(asked: Asked) -> str | None:
 def _say_queue(device: str) -> None:
     before = validation_launch.ahead(device)
     if before:
-        runs = "1 run" if before == 1 else f"{before:,} runs"
-        st.caption(
-            f":material/hourglass_top: The device is busy: {runs} before it in the queue. Yours starts by itself "
-            f"as number {before + 1}."
+        words = plural(
+            before,
+            "The device is busy: 1 run before it in the queue. Yours starts by itself as number {place}.",
+            "The device is busy: {n:,} runs before it in the queue. Yours starts by itself as number {place}.",
+            place=before + 1,
         )
+        st.caption(f":material/hourglass_top: {words}")
 
 
 def _room(device: str) -> bool:
@@ -165,17 +172,20 @@ def _room(device: str) -> bool:
     st.session_state[ASKS_ROOM] = True
     with st.container(border=True):
         st.markdown(
-            f"The analysis worker holds {plain(', '.join(held))} on this GPU. Ending it gives that memory back; an "
-            "analysis that is going on would fail, and can go on afterwards."
+            say(
+                "The analysis worker holds {models} on this GPU. Ending it gives that memory back; an analysis that is "
+                "going on would fail, and can go on afterwards.",
+                models=plain(say(", ").join(held)),
+            )
         )
         end, beside, none = st.columns(3)
-        ends = end.button("End the worker and launch", key="room-end", type="primary", width="stretch")
-        stays = beside.button("Launch beside it", key="room-beside", width="stretch")
-        if none.button("Do not launch", key="room-none", width="stretch"):
+        ends = end.button(say("End the worker and launch"), key="room-end", type="primary", width="stretch")
+        stays = beside.button(say("Launch beside it"), key="room-beside", width="stretch")
+        if none.button(say("Do not launch"), key="room-none", width="stretch"):
             st.session_state.pop(ASKS_ROOM, None)
             st.rerun()
     if ends:
-        with st.spinner("Ending the worker…"):
+        with st.spinner(say("Ending the worker…")):
             validation_launch.worker().stop()
     if ends or stays:
         st.session_state.pop(ASKS_ROOM, None)

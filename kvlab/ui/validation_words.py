@@ -2,75 +2,80 @@
 
 from __future__ import annotations
 
+from kvlab.language import mark
+
 MAPS = {
-    "ridge": "ridge — closed form, frozen",
-    "structured": "KVProjector — trained along",
+    "ridge": mark("ridge — closed form, frozen"),
+    "structured": mark("KVProjector — trained along"),
 }
 FUSIONS = {
-    "fixed": "fixed — the same everywhere",
-    "similarity": "similarity — by likeness",
-    "learned": "learned — a router",
+    "fixed": mark("fixed — the same everywhere"),
+    "similarity": mark("similarity — by likeness"),
+    "learned": mark("learned — a router"),
 }
-ENTROPIES = {"diverse": "diverse — spread over the teachers", "specialised": "specialised — choose among them"}
+ENTROPIES = {
+    "diverse": mark("diverse — spread over the teachers"),
+    "specialised": mark("specialised — choose among them"),
+}
 TRAINABLE = {
-    "full": "the whole student",
-    "lora": "LoRA adapters in the student",
-    "projector": "the projector only",
+    "full": mark("the whole student"),
+    "lora": mark("LoRA adapters in the student"),
+    "projector": mark("the projector only"),
 }
 CONTROLS = {
-    "none": "none — the real run",
-    "ce-only": "CE only — no teacher",
-    "shuffled-teacher": "shuffled teacher",
-    "random-teacher": "random teacher",
+    "none": mark("none — the real run"),
+    "ce-only": mark("CE only — no teacher"),
+    "shuffled-teacher": mark("shuffled teacher"),
+    "random-teacher": mark("random teacher"),
 }
 PRECISIONS = {
-    "fp32": "fp32 — full precision",
-    "bf16": "bf16 — mixed precision",
-    "fp16": "fp16 — mixed precision, GPU only",
+    "fp32": mark("fp32 — full precision"),
+    "bf16": mark("bf16 — mixed precision"),
+    "fp16": mark("fp16 — mixed precision, GPU only"),
 }
 LAYERS = {
-    "depth": "depth — proportional",
-    "cka": "CKA — the most similar layer",
-    "heldout": "held-out — the layers that explain best",
+    "depth": mark("depth — proportional"),
+    "cka": mark("CKA — the most similar layer"),
+    "heldout": mark("held-out — the layers that explain best"),
 }
 TIMES = {
-    "floor": "floor — causal",
-    "exact": "exact — same last byte only",
-    "ceil": "ceil — looks ahead",
-    "overlap": "overlap — mean by shared bytes",
-    "linear": "linear — by position",
-    "nearest": "nearest — by position",
-    "segment": "segment — linear inside each part",
+    "floor": mark("floor — causal"),
+    "exact": mark("exact — same last byte only"),
+    "ceil": mark("ceil — looks ahead"),
+    "overlap": mark("overlap — mean by shared bytes"),
+    "linear": mark("linear — by position"),
+    "nearest": mark("nearest — by position"),
+    "segment": mark("segment — linear inside each part"),
 }
 # Numbers under "Advanced", by what they are about: setting -> its name in the form.
 STEPS = {
-    "gradient_accumulation_steps": "Gradient accumulation, forwards per step",
-    "lr": "Learning rate of the student",
-    "map_lr": "Learning rate of projector and router",
-    "warmup": "Warm-up, share of the steps",
-    "max_grad_norm": "Gradients clipped to norm",
-    "checkpoint_every": "Steps between checkpoints",
-    "seed": "Seed",
+    "gradient_accumulation_steps": mark("Gradient accumulation, forwards per step"),
+    "lr": mark("Learning rate of the student"),
+    "map_lr": mark("Learning rate of projector and router"),
+    "warmup": mark("Warm-up, share of the steps"),
+    "max_grad_norm": mark("Gradients clipped to norm"),
+    "checkpoint_every": mark("Steps between checkpoints"),
+    "seed": mark("Seed"),
 }
 LOSS = {
-    "lambda_key": "Weight of the K loss",
-    "lambda_value": "Weight of the V loss",
-    "entropy_weight": "Weight of the entropy term",
-    "fusion_temperature": "Temperature of similarity fusion",
-    "lora_rank": "LoRA rank",
+    "lambda_key": mark("Weight of the K loss"),
+    "lambda_value": mark("Weight of the V loss"),
+    "entropy_weight": mark("Weight of the entropy term"),
+    "fusion_temperature": mark("Temperature of similarity fusion"),
+    "lora_rank": mark("LoRA rank"),
 }
 DATA = {
-    "fit_documents": "Documents the map is fitted on",
-    "eval_documents": "Held-out documents",
-    "max_tokens": "Longest document, tokens",
-    "sinks": "First tokens left out (sinks)",
+    "fit_documents": mark("Documents the map is fitted on"),
+    "eval_documents": mark("Held-out documents"),
+    "max_tokens": mark("Longest document, tokens"),
+    "sinks": mark("First tokens left out (sinks)"),
 }
 THRESHOLDS = {
-    "converged": "Half time: last 5 losses over the first, below",
-    "stable": "End: loss over that at half time, up to",
-    "spike": "A spike: times the median before it",
-    "spikes": "Share of steps that may be spikes",
-    "memory": "Peak memory, share of the device, below",
-    "variance": "Variance of student K and V, at least",
-    "rank": "Effective rank of student K and V, at least",
+    "converged": mark("Half time: last 5 losses over the first, below"),
+    "stable": mark("End: loss over that at half time, up to"),
+    "spike": mark("A spike: times the median before it"),
+    "spikes": mark("Share of steps that may be spikes"),
+    "memory": mark("Peak memory, share of the device, below"),
+    "variance": mark("Variance of student K and V, at least"),
+    "rank": mark("Effective rank of student K and V, at least"),
 }

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from kvlab.language.chinese import analysis, common, figures, report, walk
+from kvlab.language.chinese import analysis, common, figures, live, report, runs, validation, walk
 
-PARTS = (common, walk, analysis, figures, report)
-MESSAGE_PARTS = (analysis, report)
+PARTS = (
+    common,
+    walk,
+    analysis,
+    figures,
+    report,
+    live,
+    runs,
+    validation,
+)
+MESSAGE_PARTS = (
+    analysis,
+    report,
+)
 
 WORDS: dict[str, str] = {}
 for _part in PARTS:
