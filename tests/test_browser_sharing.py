@@ -14,6 +14,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 
 from kvlab import plots, report, results
+from kvlab.language import say, speaking
 from kvlab.ui.backend import SAMPLE_FOLDER
 from tests import app as real
 from tests.finished import fused
@@ -71,7 +72,15 @@ def test_an_address_opens_the_same_analysis_on_a_new_server_and_gives_its_files(
         scores = list(csv.DictReader(io.StringIO(archive.read("scores.csv").decode())))
         assert [float(row["r2"]) for row in scores] == [score.r2 for score in written.heads]
         assert json.loads(archive.read("settings.json"))["prompts"] == "my-prompts.txt"
-    assert taken(page, "HTML, one file").decode().count("<html") == 1
+    html = taken(page, "HTML, one file").decode()
+    assert html.count("<html") == 1 and '<html lang="en">' in html
+
+    page.goto(restarted.url + address.replace("lang=en", "lang=zh"))
+    with speaking("zh"):
+        opens, file, finding = say("Report and files"), say("HTML, one file with figures"), report.sentence(written)
+    page.get_by_role("button", name=opens).click()
+    html = taken(page, file).decode()
+    assert '<html lang="zh-Hans">' in html and finding in html
 
 
 def test_the_report_opens_offline_with_all_its_figures(chromium, tmp_path):
