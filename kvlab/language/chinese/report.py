@@ -4,16 +4,14 @@ from __future__ import annotations
 
 WORDS: dict[str, str] = {
     # Between parts of a sentence.
-    ", ": "、",
     "; ": "；",
     "{clauses}.": "{clauses}。",
     "{most} and {last}": "{most} 和 {last}",
     "{signed} points": "{signed} 个百分点",
-    "{n} of {total}": "{n} / {total}",
     # The finding and its controls.
     "On {documents} held out by document ({rows:,} student tokens, {folds} folds{also}), {teacher} explains {shares} of {student}'s variance, averaged over heads.": "在按文档留出的 {documents}上（{rows:,} 个学生词元，{folds} 折{also}），{teacher} 对 {student} 方差的解释（各头平均）：{shares}。",
     "{n} documents": "{n} 篇文档",
-    ", fitted also on {n} bundled samples": "，另用 {n} 篇自带样本参与拟合",
+    ", fitted also on {n} bundled samples": "，另用 {n} 篇自带样例参与拟合",
     "{share} of {kind} ({over})": "{kind} 为 {share}（{over}）",
     "{token} over the token alone, shuffled rows {shuffled}": "相对仅凭词元 {token}；打乱行 {shuffled}",
     "{token} over the token alone, {random} over random weights, shuffled rows {shuffled}": "相对仅凭词元 {token}，相对随机权重 {random}；打乱行 {shuffled}",
@@ -65,8 +63,6 @@ WORDS: dict[str, str] = {
     "neighbouring student layers have {cka:.2f} with each other (at 1 nothing tells them apart)": "相邻学生层之间为 {cka:.2f}（为 1 时无从区分）",
     # Two analyses.
     "Colour: R² of B minus R² of A, both on documents that the maps were not fitted on; purple is more in B, orange less, white alike. “=” marks a difference within two standard errors of none. The standard error is √(s.e. of A² + s.e. of B²), as of independent texts; on the same text it is usually too large.": "颜色：B 的 R² 减 A 的 R²，二者都在映射未曾拟合过的文档上计算；紫色表示 B 更高，橙色表示 B 更低，白色表示相同。“=”标出与零相差不到两个标准误的差异。标准误为 √(A 的标准误² + B 的标准误²)，按相互独立的文本计算；若文本相同，通常偏大。",
-    "calibration documents": "校准文档",
-    "student tokens": "学生词元",
     "No head varies in both analyses, so there is nothing to compare.": "没有一个头在两次分析中都有变化，因此无可比较。",
     "{points} more of {kind}": "{kind} 高 {points}",
     "{points} less of {kind}": "{kind} 低 {points}",
@@ -91,11 +87,6 @@ WORDS: dict[str, str] = {
     "± s.e. of gain": "± 增益的标准误",
     "R² alone: {teacher}": "单独 R²：{teacher}",
     "weight: {teacher}": "权重：{teacher}",
-    "positions": "位置编码",
-    "layout": "布局",
-    "rotated channels": "旋转通道数",
-    "scale": "缩放",
-    "largest difference": "最大差异",
     "RoPE, undone": "RoPE（已撤销）",
     "no RoPE": "无 RoPE",
     "part of keys and values": "包含在 K 和 V 中",
@@ -110,21 +101,13 @@ WORDS: dict[str, str] = {
     "KV alignment: {teacher} → {student}": "KV 对齐：{teacher} → {student}",
     "Projection error by head": "各头的投影误差",
     "Fusion of the teachers": "教师融合",
-    "Layers": "层",
-    "Timeline": "时间线",
     "Scores and controls": "得分与对照",
     "Self-test of the captured keys": "所捕获 K 的自检",
     "Settings and versions": "设置与版本",
-    "setting": "设置",
-    "value": "值",
-    "prompts": "提示",
-    "teachers": "教师",
     "control: {name}": "对照：{name}",
-    "documents": "文档数",
     "calibration_documents": "校准文档数",
     "student_tokens": "学生词元数",
     "teacher_tokens": "教师词元数",
-    "split": "划分方式",
     "rows_fit": "拟合行数",
     "rows_scored": "计分行数",
     "rows_per_feature": "每个特征的行数",
@@ -151,7 +134,6 @@ WORDS: dict[str, str] = {
 }
 
 MESSAGES: dict[str, str] = {
-    "bundled samples": "自带样本",
     "seed {n}": "种子 {n}",
     "not measured": "未测量",
     "not measured: {found}": "未测量：{found}",
