@@ -14,9 +14,18 @@ def own_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
+@pytest.fixture(scope="session")
+def app(tmp_path_factory):
+    """The server of all browser tests that need none of their own; they are one xdist_group, "browser"."""
+    from tests import app  # with Playwright, which the other tests do without
+
+    with app.running_app(tmp_path_factory.mktemp("runs")) as running:
+        yield running
+
+
 @pytest.fixture(scope="module")
 def chromium():
-    from tests import app  # with Playwright, which the other tests do without
+    from tests import app
 
     with app.browser() as opened:
         yield opened

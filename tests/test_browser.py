@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import TimeoutError
 
+from kvlab.demo.corpus import problems
 from tests import app as real
 from tests.waiting import wait_until
 
@@ -25,12 +26,8 @@ Tom has 3 apples and buys 4 more. How many apples does he have now?
 
 小明有5个苹果，又买了7个。他一共有多少个苹果？
 """
-
-
-@pytest.fixture(scope="module")
-def app(tmp_path_factory):
-    with real.running_app(tmp_path_factory.mktemp("runs")) as running:
-        yield running
+# So many are not fitted on the bundled samples too, which takes three times as long.
+TWENTY = "\n\n".join(problem["prompt"] for problem in problems("heldout", 20, seed=5))
 
 
 @pytest.fixture
@@ -40,12 +37,19 @@ def prompt_file(tmp_path) -> Path:
     return file
 
 
-def upload_and_run(page, app, prompt_file):
+@pytest.fixture
+def twenty(tmp_path) -> Path:
+    file = tmp_path / "twenty.txt"
+    file.write_text(TWENTY, encoding="utf-8")
+    return file
+
+
+def upload_and_run(page, app, prompt_file, prompts=2):
     page.goto(f"{app.url}/alignment?run=sample")
     page.get_by_role("button", name="New analysis").click()
     page.get_by_text("Upload", exact=True).click()
     page.locator("input[type=file]").set_input_files(str(prompt_file))
-    page.get_by_text("Prompts read: 2").wait_for()
+    page.get_by_text(f"Prompts read: {prompts}").wait_for()
     page.get_by_role("button", name="Run", exact=True).click()
     page.wait_for_url(lambda url: "run=2" in url)
     return page.url.split("run=")[1].split("&")[0]
@@ -113,15 +117,19 @@ def test_a_new_user_reads_the_sample_runs_a_file_clicks_a_cell_and_takes_the_num
         assert Path(download.value.path()).stat().st_size > 10_000
 
 
-def test_an_analysis_goes_on_over_a_page_change_a_reload_and_a_second_tab(app, page, prompt_file):
-    run = upload_and_run(page, app, prompt_file)
+def test_an_analysis_goes_on_over_a_page_change_a_reload_and_a_second_tab(app, page, twenty):
+    worker = app.worker().pid
+    os.kill(worker, signal.SIGSTOP)  # hold the worker, so that it is at work meanwhile
+    run = upload_and_run(page, app, twenty, 20)
     page.get_by_role("link", name="Overview").click()
     page.get_by_text("Can this teacher").wait_for()
     page.reload()
     page.get_by_text("Can this teacher").wait_for()
     second = page.context.new_page()
     second.goto(f"{app.url}/alignment?run={run}")
-    second.get_by_text("On 2 documents held out by document").wait_for()
+    second.get_by_role("button", name="Cancel").wait_for()
+    os.kill(worker, signal.SIGCONT)
+    second.get_by_text("On 20 documents held out by document").wait_for()
     assert status(app, run)["state"] == "done"
 
 
@@ -133,16 +141,16 @@ def test_cancel_stops_the_analysis_and_keeps_the_app(app, page, prompt_file):
     assert status(app, run)["state"] == "cancelled"
 
 
-def test_a_killed_worker_is_said_and_the_next_run_works(app, page, prompt_file):
+def test_a_killed_worker_is_said_and_the_next_run_works(app, page, prompt_file, twenty):
     run = upload_and_run(page, app, prompt_file)
     reaches(app, run, "running")  # one that only waits would go on in the next worker
     os.kill(app.worker().pid, signal.SIGKILL)
     page.get_by_text("This analysis failed").wait_for()
     page.get_by_text("signal 9").wait_for()
     assert status(app, run)["error"]["kind"] == "worker-died"
-    again = upload_and_run(page, app, prompt_file)
+    again = upload_and_run(page, app, twenty, 20)
     reaches(app, again, "done")
-    page.get_by_text("On 2 documents held out by document").wait_for()
+    page.get_by_text("On 20 documents held out by document").wait_for()
 
 
 def test_an_address_of_nothing_is_one_clear_message(app, page):

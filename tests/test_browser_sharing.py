@@ -19,7 +19,7 @@ from kvlab.ui.backend import SAMPLE_FOLDER
 from tests import app as real
 from tests.finished import fused
 from tests.screenshots import settled
-from tests.test_browser import PROMPTS, click_cell, upload_and_run
+from tests.test_browser import TWENTY, click_cell, upload_and_run
 from tests.test_browser_accessibility import RULES
 
 NEEDED = bool(os.environ.get("KVLAB_REQUIRE_BROWSER"))
@@ -28,16 +28,16 @@ pytestmark = [
     pytest.mark.xdist_group("browser"),
     pytest.mark.skipif(real.chromium() is None and not NEEDED, reason="no Chromium found: apt-get install chromium"),
 ]
-FINDING = "On 2 documents held out by document"
+FINDING = "On 20 documents held out by document"
 
 
 @pytest.fixture(scope="module")
 def analysed(chromium, tmp_path_factory):
-    """(runs folder, run id, its address without the server): an analysis of two prompts, by a server that has ended."""
+    """(runs folder, run id, its address without the server): an analysis by a server that has ended."""
     runs, prompts = tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("prompts") / "my-prompts.txt"
-    prompts.write_text(PROMPTS, encoding="utf-8")
+    prompts.write_text(TWENTY, encoding="utf-8")
     with real.running_app(runs) as app, real.tab(chromium) as page:
-        run = upload_and_run(page, app, prompts)
+        run = upload_and_run(page, app, prompts, 20)
         page.get_by_text(FINDING).wait_for()
         page.wait_for_url(lambda url: "cell=" in url)
         address = page.url.removeprefix(app.url)

@@ -69,6 +69,29 @@ def ticks(page):
     return page.locator(".vega-embed").first.locator("svg .role-axis-label text").all_inner_texts()
 
 
+def test_a_run_goes_on_without_its_web_server_and_a_new_one_shows_it(runs, chromium, request):
+    with real.running_app(runs) as old, real.tab(chromium) as page:
+        page.goto(f"{old.url}/validation")
+        steps = page.get_by_label("Steps", exact=True)
+        steps.fill("20")
+        steps.press("Enter")
+        page.get_by_role("button", name="Launch 20-step validation").click()
+        run = run_of(page)
+        told = wait_until(lambda: alive(found := status(runs, run)) and found, TRAINING, "the run's process")
+        os.killpg(os.getpgid(old.process.pid), signal.SIGKILL)
+        wait_until(lambda: not old.process.is_running() or old.process.status() == "zombie", 30, "the server's end")
+        assert alive(told) and status(runs, run)["state"] == "running"
+    app = request.getfixturevalue("app")  # started now: this is the first test
+    with real.tab(chromium) as page:
+        page.goto(f"{app.url}/validation?run={run}")
+        page.get_by_role("heading", name="demo/teacher").wait_for()
+        wait_until(lambda: training.gone(runs / run), TRAINING, "the end of the run")
+        page.get_by_text("Verdict:").first.wait_for()
+        assert step(page) == 20
+    ended = status(runs, run)
+    assert ended["state"] == "done" and ended["pid"] == told["pid"]
+
+
 def test_one_click_trains_the_demo_pair_and_the_run_ends_by_itself_when_the_browser_is_closed(app, chromium):
     with real.tab(chromium) as page:
         page.goto(app.url)
@@ -133,28 +156,6 @@ def test_stop_saves_resume_goes_on_and_kill_asks_first(app, page):
     page.get_by_text("What to do:").wait_for()
     page.get_by_text("no such folder").wait_for()
     assert page.get_by_text("Traceback").count() == 0
-
-
-def test_a_run_goes_on_without_its_web_server_and_a_new_one_shows_it(runs, chromium):
-    with real.running_app(runs) as app, real.tab(chromium) as page:
-        page.goto(f"{app.url}/validation")
-        steps = page.get_by_label("Steps", exact=True)
-        steps.fill("20")
-        steps.press("Enter")
-        page.get_by_role("button", name="Launch 20-step validation").click()
-        run = run_of(page)
-        told = wait_until(lambda: alive(found := status(runs, run)) and found, TRAINING, "the run's process")
-        os.killpg(os.getpgid(app.process.pid), signal.SIGKILL)
-        wait_until(lambda: not app.process.is_running() or app.process.status() == "zombie", 30, "the server's end")
-        assert alive(told) and status(runs, run)["state"] == "running"
-    with real.running_app(runs) as app, real.tab(chromium) as page:
-        page.goto(f"{app.url}/validation?run={run}")
-        page.get_by_role("heading", name="demo/teacher").wait_for()
-        wait_until(lambda: training.gone(runs / run), TRAINING, "the end of the run")
-        page.get_by_text("Verdict:").first.wait_for()
-        assert step(page) == 20
-    ended = status(runs, run)
-    assert ended["state"] == "done" and ended["pid"] == told["pid"]
 
 
 def taken(page, label: str) -> str:

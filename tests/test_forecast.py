@@ -129,7 +129,7 @@ def test_parts_that_take_nothing_are_left_out():
 
 
 @pytest.mark.model
-@pytest.mark.xdist_group("train")
+@pytest.mark.xdist_group("train-loop")
 def test_the_forecast_is_near_what_a_mid_size_run_takes(tmp_path):
     """37 M and 30 M parameters, one step: the process's own high-water mark, which no timing changes."""
     from tests.tiny import tiny_model

@@ -22,29 +22,26 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("language", list(WORDS))
-def test_the_report_opens_offline_with_all_its_figures(folder, tmp_path: Path, language: str):  # noqa: F811
+def test_the_report_opens_offline_with_all_its_figures(folder, chromium, tmp_path: Path, language: str):  # noqa: F811
     file = tmp_path / "report.html"
     file.write_text(html(gather(folder), language), encoding="utf-8")
-    with real.browser() as opened:
-        context = opened.new_context(viewport={"width": 1280, "height": 800}, offline=True)
-        page, asked, errors = context.new_page(), [], []
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(file.as_uri())
-        page.locator(".main-svg").nth(0).wait_for()
-        assert page.locator(".js-plotly-plot").count() == 4
-        titles = page.locator(".gtitle").all_text_contents()
-        words = WORDS[language]
-        for key in ("figure loss", "figure memory device", "figure router", "figure held out"):
-            assert any(words[key] in title for title in titles), (key, titles)
-        # The teacher's name stands in the legend to the letter, and is no link or script.
-        legend = " ".join(page.locator(".legendtext").all_text_contents())
-        assert "<script>document.title='owned'</script>" in legend and "owned" in page.content()
-        assert (
-            page.title() == words["title"].format(id=folder.name) and page.locator("a:not(.modebar-btn)").count() == 0
-        )
-        wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-        assert wide <= 0, f"the page is {wide} pixels wider than the window"
-        assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == [] and errors == []
-        context.close()
+    context = chromium.new_context(viewport={"width": 1280, "height": 800}, offline=True)
+    page, asked, errors = context.new_page(), [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(file.as_uri())
+    page.locator(".main-svg").nth(0).wait_for()
+    assert page.locator(".js-plotly-plot").count() == 4
+    titles = page.locator(".gtitle").all_text_contents()
+    words = WORDS[language]
+    for key in ("figure loss", "figure memory device", "figure router", "figure held out"):
+        assert any(words[key] in title for title in titles), (key, titles)
+    # The teacher's name stands in the legend to the letter, and is no link or script.
+    legend = " ".join(page.locator(".legendtext").all_text_contents())
+    assert "<script>document.title='owned'</script>" in legend and "owned" in page.content()
+    assert page.title() == words["title"].format(id=folder.name) and page.locator("a:not(.modebar-btn)").count() == 0
+    wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert wide <= 0, f"the page is {wide} pixels wider than the window"
+    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == [] and errors == []
+    context.close()

@@ -19,7 +19,7 @@ from tests.trainers import nothing_outlives, state, wait_until_idle
 from tests.training import PROJECT, metrics, written
 from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.model, pytest.mark.xdist_group("train"), pytest.mark.usefixtures("fresh_accelerate")]
+pytestmark = [pytest.mark.model, pytest.mark.xdist_group("train-faults"), pytest.mark.usefixtures("fresh_accelerate")]
 KILLED = Path(__file__).with_name("killed_trainer.py")
 
 

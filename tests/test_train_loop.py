@@ -13,7 +13,7 @@ from kvlab.types import KINDS
 from tests.tiny import tiny_loaded, tiny_tokens
 from tests.training import prepared, steps, weights
 
-pytestmark = [pytest.mark.model, pytest.mark.xdist_group("train")]
+pytestmark = [pytest.mark.model, pytest.mark.xdist_group("train-loop")]
 
 
 def with_two(pair):

@@ -19,7 +19,7 @@ from tests.trainers import nothing_outlives
 from tests.training import PROJECT, metrics, started, written
 from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.model, pytest.mark.xdist_group("train"), pytest.mark.usefixtures("fresh_accelerate")]
+pytestmark = [pytest.mark.model, pytest.mark.xdist_group("train-run"), pytest.mark.usefixtures("fresh_accelerate")]
 
 
 def report(folder):
