@@ -83,6 +83,7 @@ def _add_align(commands, common) -> None:
         _add_setting(align, AlignSettings, name, type=int)
     _add_setting(align, AlignSettings, "chat", action="store_true")
     _add_setting(align, AlignSettings, "random_teacher", action=argparse.BooleanOptionalAction)
+    _add_setting(align, AlignSettings, "compare_rules", action=argparse.BooleanOptionalAction)
     _add_setting(align, AnalysisRequest, "calibration", choices=get_args(asked.Calibration))
     _add_setting(align, AnalysisRequest, "segments", choices=get_args(Source))
     for name in Markers.model_fields:

@@ -10,7 +10,7 @@ import torch
 
 from kvlab.align.layers import Choice
 from kvlab.align.statistics import pilot_of
-from kvlab.align.sums import FoldSums, Pairing
+from kvlab.align.sums import FIT_ONLY, FoldSums, Pairing
 from kvlab.types import KINDS
 
 Target = tuple[str, int]  # kind, student layer
@@ -31,7 +31,8 @@ class AlignSums:
     """The sums of one set of features against the student: per kind and student layer, and of the token identity.
 
     Student layers with the same teacher layers share the sums of the features, and those with heads of one width the
-    problem of the token identity. Rows are shifted by their pilots once, however many sums they enter.
+    problem of the token identity; of the same targets the spread of each head is kept. Rows are shifted by their pilots
+    once, however many sums they enter.
     """
 
     choices: dict[str, list[Choice]]
@@ -41,6 +42,7 @@ class AlignSums:
     targets: dict[Target, FoldSums] = field(default_factory=dict)
     identity_features: FoldSums | None = None
     identity_targets: dict[int, FoldSums] = field(default_factory=dict)
+    spreads: dict[Target, FoldSums] = field(default_factory=dict)  # HeadGrams of the scored rows
 
     def add(self, fold: int, part: str, rows: Source, at: Any) -> None:
         """Add the rows ``at`` a part of a batch or a group of a sample, which are of one fold and use."""
@@ -62,6 +64,17 @@ class AlignSums:
                         self.targets[kind, layer].add_shifted(fold, part, x, targets[kind, layer])
         if self.identity_layers:
             self._add_identity(fold, part, rows.e(at), targets)
+        if part != FIT_ONLY:
+            self._add_spreads(fold, part, targets)
+
+    def _add_spreads(self, fold: int, part: str, targets: dict[Target, torch.Tensor]) -> None:
+        for width, layers in self.identity_layers.items():
+            for target in layers:
+                y = targets[target]
+                if target not in self.spreads:
+                    pilot = self.targets[target].pilots[1]
+                    self.spreads[target] = FoldSums((pilot,), self.folds, heads=y.shape[1] // width)
+                self.spreads[target].add_shifted(fold, part, y)
 
     def _add_identity(self, fold: int, part: str, embedded: torch.Tensor, targets: dict[Target, torch.Tensor]) -> None:
         if self.identity_features is None:
@@ -89,4 +102,5 @@ class AlignSums:
         named = {f"features {kind} {union}": sums for (kind, union), sums in self.features.items()}
         named |= {f"targets {kind} {layer}": sums for (kind, layer), sums in self.targets.items()}
         named |= {f"identity {width}": sums for width, sums in self.identity_targets.items()}
+        named |= {f"spread {kind} {layer}": sums for (kind, layer), sums in self.spreads.items()}
         return named | {"identity": self.identity_features}

@@ -35,6 +35,7 @@ class CrossFit:
     cosine: torch.Tensor  # [H]
     n: torch.Tensor  # [F] rows scored
     penalties: torch.Tensor  # [F, H], relative; not a number for maps without one
+    residual_grams: torch.Tensor  # [F, H, D, D]: sum of r r^T - y y^T of the scored rows, r = y - yhat
 
     @property
     def rss(self) -> torch.Tensor:
@@ -64,6 +65,7 @@ class CrossFit:
             channel_tss=self.channel_tss[:, channels],
             cosine=self.cosine[heads],
             penalties=self.penalties[:, heads],
+            residual_grams=self.residual_grams[:, heads],
         )
 
     def predict(self, fold: int, x: torch.Tensor) -> torch.Tensor:
@@ -97,7 +99,7 @@ def _crossfit(pairing: Pairing, heads: int, fit, penalties: torch.Tensor) -> Cro
     fit_x, fit_y = pairing.features.fit(), pairing.targets.fit()
     score_x, score_y = pairing.features.score(), pairing.targets.score()
     all_x, all_y = total(fit_x), total(fit_y)
-    weights, means_x, means_y, rss, tss, dots = [], [], [], [], [], []
+    weights, means_x, means_y, rss, tss, dots, grams = [], [], [], [], [], [], []
     for fold in range(pairing.features.folds):
         train = about_own_mean(all_x - fit_x[fold], all_y - fit_y[fold])
         test = centred(score_x[fold], score_y[fold], train.mean_x, train.mean_y)
@@ -109,6 +111,7 @@ def _crossfit(pairing: Pairing, heads: int, fit, penalties: torch.Tensor) -> Cro
         means_y.append(train.mean_y + all_y.pilot_y)
         rss.append(metrics.residual_squares(test, w))
         tss.append(test.yy)
+        grams.append(metrics.residual_grams(test, w, heads))
         dots.append(_uncentred_products(test, w, means_y[-1], score_x[fold], score_y[fold], heads))
     dot, squares_a, squares_b = torch.stack(dots).sum(0)
     held_out_variance = torch.stack(tss)
@@ -124,6 +127,7 @@ def _crossfit(pairing: Pairing, heads: int, fit, penalties: torch.Tensor) -> Cro
         cosine=metrics.pooled_cosine(dot, squares_a, squares_b),
         n=torch.tensor([s.n for s in score_y]),
         penalties=penalties,
+        residual_grams=torch.stack(grams),
     )
 
 

@@ -14,6 +14,9 @@ from kvlab.align.batches import Rows, read, whole_document
 from kvlab.align.crossfit import CrossFit
 from kvlab.align.reading import Item
 from kvlab.align.rows import row_parts
+from kvlab.align.scoring import Scored
+from kvlab.align.shapes import padded
+from kvlab.align.signals import NAMES, signals
 from kvlab.align.sums import FIT_AND_SCORE, SCORE_ONLY
 from kvlab.models import LoadedModel
 from kvlab.request import AlignSettings
@@ -30,7 +33,7 @@ def inspect(
     student: LoadedModel,
     items: Sequence[Item],
     sums: Sequence[AlignSums],
-    fits: Sequence[dict[tuple[str, int], CrossFit]],
+    scored: Sequence[Scored],
     settings: AlignSettings,
     progress: Progress,
 ) -> list[Views]:
@@ -47,10 +50,13 @@ def inspect(
             views.append(_view(item, t, settings))
             prefix = f"document.{number}"
             for kind in KINDS:
-                errors = [_token_errors(fits[t], sums[t], item, t, rows, kind, layer) for layer in _layers(fits[t])]
-                most = max(e.shape[0] for e in errors)
-                padded = [np.pad(e, ((0, most - len(e)), (0, 0)), constant_values=np.nan) for e in errors]
-                arrays[f"{prefix}.error.{kind}"] = np.stack(padded)
+                layers = range(len(student.geometry.kv_layers))
+                errors = [_token_errors(scored[t].fits, sums[t], item, t, rows, kind, layer) for layer in layers]
+                arrays[f"{prefix}.error.{kind}"] = padded(errors)
+                lines = [_signals(scored[t], sums[t], item, t, rows, kind, layer) for layer in layers]
+                for name in NAMES:
+                    of_layers = padded([of_layer[name] for of_layer in lines])
+                    arrays[f"{prefix}.signal.{kind}.{name}"] = of_layers.astype(np.float16)
             if one.head_steps:
                 arrays |= _head_steps(one.head_steps[t][0], f"{prefix}.rkv")
             for rule, make in time_rules.RULES.items():
@@ -61,8 +67,11 @@ def inspect(
     return found
 
 
-def _layers(fits: dict[tuple[str, int], CrossFit]) -> list[int]:
-    return sorted({layer for _, layer in fits})
+def _signals(
+    scored: Scored, sums: AlignSums, item: Item, t: int, rows: Rows, kind: str, layer: int
+) -> dict[str, np.ndarray]:
+    fit, spectrum, choice = scored.fits[kind, layer], scored.spectra[kind, layer], sums.choices[kind][layer]
+    return signals(fit, spectrum, choice, rows, item.fold, kind, layer, item.maps[t])
 
 
 def _view(item: Item, t: int, settings: AlignSettings) -> Inspected:

@@ -16,6 +16,19 @@ def residual_squares(test: Centred, weights: torch.Tensor) -> torch.Tensor:
     return test.yy + torch.linalg.vecdot(weights, test.xx @ weights - 2 * test.xy, dim=-2)
 
 
+def residual_grams(test: Centred, weights: torch.Tensor, heads: int) -> torch.Tensor:
+    """Sum of r r^T - y y^T over rows, per head [H, D, D]; r = y - W^T x, both about the training means.
+
+    Added to the head's sum of y y^T it is that of the residuals, whose trace is RSS. weights [P, Q].
+    """
+
+    def of_heads(columns: torch.Tensor) -> torch.Tensor:
+        return columns.unflatten(1, (heads, -1)).transpose(0, 1)  # [H, P, D]
+
+    w, xy = of_heads(weights), of_heads(test.xy)
+    return w.mT @ of_heads(test.xx @ weights - test.xy) - xy.mT @ w
+
+
 def per_head(channels: torch.Tensor, heads: int) -> torch.Tensor:
     """Sum over a head's channels: [..., H * D] -> [..., H]."""
     return channels.reshape(*channels.shape[:-1], heads, -1).sum(-1)

@@ -42,7 +42,12 @@ def self_tests(teacher: LoadedModel, student: LoadedModel, settings: AlignSettin
 
 
 def arrays(*parts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: np.ascontiguousarray(a, dtype=np.float32) for part in parts for name, a in part.items()}
+    """As they are kept: float32, or float16 where that is enough."""
+    return {
+        name: np.ascontiguousarray(a, dtype=np.float16 if a.dtype == np.float16 else np.float32)
+        for part in parts
+        for name, a in part.items()
+    }
 
 
 def layer_map(search: LayerSearch, teacher_layers: Sequence[int], settings: AlignSettings) -> dict:

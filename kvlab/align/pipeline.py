@@ -22,6 +22,7 @@ from kvlab.align.fusion import FusionSums, fuse
 from kvlab.align.inspection import RULE_TABLE_DOCUMENTS, inspect, timeline_summary
 from kvlab.align.layers import LayerSearch, choose
 from kvlab.align.reading import Item, Reader
+from kvlab.align.rules import Cached, RuleScores, compare
 from kvlab.align.sample import Sample
 from kvlab.align.scoring import Scored, score
 from kvlab.align.shapes import target_shape
@@ -131,12 +132,16 @@ class _Work:
         self.batches: list[list[Item]] = []
         rows: list[list[Rows]] = [[] for _ in self.teachers]
         common: list[list[Rows]] = [[] for _ in self.teachers]
+        self.caches: list[list[Cached]] = [[] for _ in self.teachers]
         tokens, self.whole_sample = 0, True
         for batch in self.stream:
             found = self._read(batch)
             for into, of_teachers in ((rows, found.teachers), (common, found.common)):
                 for kept, r in zip(into, of_teachers):
                     kept.append(r.keep())
+            if self.settings.compare_rules:
+                for kept, r in zip(self.caches, found.teachers):
+                    kept.append(Cached(batch, r.teacher, r.student))
             self.batches.append(batch)
             self._count(batch)
             tokens += sum(len(item.student) for item in batch)
@@ -176,6 +181,18 @@ class _Work:
             self.controls.append(controls)
             self.random.append(said)
         self._timed("controls_s")
+        self.rules = [self._rules(t) for t in range(len(self.teachers))]
+        del self.caches
+        self._timed("compare_rules_s")
+
+    def _rules(self, t: int) -> RuleScores:
+        """Nothing where it was not asked for."""
+        if not self.settings.compare_rules:
+            return RuleScores({}, {})
+        choices = self.layers[t].choices
+        found = compare(self.caches[t], t, choices, self.heads, self.reader.folds, self.settings, self.progress)
+        found.add(self.settings.time, self.controls[t].teacher, self.layers[t].rows)
+        return found
 
     def _random(self, t: int, teacher: LoadedModel, sample: Sample, search: LayerSearch):
         self.progress("reading with random weights", 0, len(self.batches))
@@ -234,8 +251,7 @@ class _Work:
         fusion = self._fused(scored)
         self._timed("fit_and_score_s")
         inspected = self.scored_items[: self.settings.inspect]
-        fits = [s.fits for s in scored]
-        views = inspect(self.teachers, self.student, inspected, self.sums, fits, self.settings, self.progress)
+        views = inspect(self.teachers, self.student, inspected, self.sums, scored, self.settings, self.progress)
         self._timed("token_by_token_s")
         return [
             (self._alignment(t, of_teacher, *views[t], fusion), of_teacher.maps) for t, of_teacher in enumerate(scored)
@@ -273,11 +289,14 @@ class _Work:
                 "rows": scored.heads[0].n_control,
                 "whole_sample": self.whole_sample,
                 "random_teacher": self.random[t],
+                "rules": self.rules[t].rows,
             },
             teachers=[m.name for m in self.teachers],
             fusion=fusion,
             timings=dict(self.timings),
-            arrays=outcome.arrays(scored.contributions, search.matrices, arrays),
+            arrays=outcome.arrays(
+                scored.contributions, scored.spectrum_arrays(), search.matrices, self.rules[t].arrays, arrays
+            ),
         )
 
 

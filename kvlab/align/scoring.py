@@ -20,7 +20,8 @@ from kvlab.align.crossfit import (
     teacher_head_contributions,
 )
 from kvlab.align.layers import Choice
-from kvlab.align.shapes import check_one_width, feature_shape, target_shape
+from kvlab.align.shapes import check_one_width, feature_shape, padded, target_shape
+from kvlab.align.spectrum import Spectrum, spectrum
 from kvlab.align.statistics import Centred, about_own_mean
 from kvlab.align.sums import SINK, SPECIAL, Pairing, total
 from kvlab.results import HeadScore
@@ -38,6 +39,15 @@ class Scored:
     fits: dict[tuple[str, int], CrossFit] = field(default_factory=dict)  # by kind and student layer position
     ridges: dict[tuple[str, int], CrossFit] = field(default_factory=dict)  # the same where the projector is ridge
     contributions: dict[str, np.ndarray] = field(default_factory=dict)  # [Ls, Hs, Ht]
+    spectra: dict[tuple[str, int], Spectrum] = field(default_factory=dict)
+
+    def spectrum_arrays(self) -> dict[str, np.ndarray]:
+        """``spectrum.KIND.NAME`` [Ls, Hs, D], not a number where a layer has fewer heads or channels."""
+        found: dict[str, list[np.ndarray]] = {}
+        for kind, layer in sorted(self.spectra):
+            for name, values in self.spectra[kind, layer].arrays().items():
+                found.setdefault(f"spectrum.{kind}.{name}", []).append(values)
+        return {name: padded(of_layers) for name, of_layers in found.items()}
 
 
 def score(
@@ -69,6 +79,8 @@ def score(
         grouped = crossfit_fixed(pairing, choice.of_fold, heads, _solver("group-mean", shapes, heads, penalty))
 
         scored.fits[kind, layer], scored.ridges[kind, layer] = chosen, ridge
+        spread = sums.spreads[kind, layer].score()
+        scored.spectra[kind, layer] = spectrum(chosen, identity[kind, layer], spread)
         scored.heads += _head_scores(
             (kind, layer), student.kv_layers[layer], chosen, identity[kind, layer], grouped, controls
         )

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+
 from kvlab.errors import AlignError
 from kvlab.types import KINDS, Geometry
 
@@ -30,3 +34,11 @@ def check_one_width(geometry: Geometry, kind: str, layers: tuple[int, ...]) -> N
             found=f"widths {sorted(widths)} in {geometry.name}",
             remedy="choose the ridge projector, or --layers depth",
         )
+
+
+def padded(of_layers: Sequence[np.ndarray]) -> np.ndarray:
+    """[Ls][Hs, N] -> [Ls, most heads, most N], filled with not a number."""
+    whole = np.full((len(of_layers), *np.max([a.shape for a in of_layers], axis=0)), np.nan)
+    for layer, values in enumerate(of_layers):
+        whole[layer, : values.shape[0], : values.shape[1]] = values
+    return whole

@@ -130,6 +130,38 @@ class Outputs:
         return self.squares - 2 * centre_y * self.total + self.n * centre_y**2
 
 
+@dataclass
+class HeadGrams:
+    """n, sum of y [Q] and, for each head, sum of y_h y_h^T [H, D, D], of rows shifted by ``pilot`` [Q = H * D]."""
+
+    pilot: torch.Tensor
+    n: int
+    total: torch.Tensor
+    gram: torch.Tensor
+
+    @classmethod
+    def empty(cls, pilot: torch.Tensor, heads: int) -> HeadGrams:
+        pilot = pilot.double()
+        width = len(pilot) // heads
+        return cls(pilot, 0, torch.zeros_like(pilot), pilot.new_zeros(heads, width, width))
+
+    def add_shifted(self, y: torch.Tensor) -> None:
+        self.n += len(y)
+        self.total += y.sum(0, dtype=torch.float64)
+        for rows in y.split(CHUNK):
+            of_heads = rows.unflatten(1, (len(self.gram), -1)).transpose(0, 1)  # [H, N, D]
+            self.gram += (of_heads.mT @ of_heads).double()
+
+    def __add__(self, other: HeadGrams) -> HeadGrams:
+        return HeadGrams(self.pilot, self.n + other.n, self.total + other.total, self.gram + other.gram)
+
+    def gram_about(self, centre: torch.Tensor) -> torch.Tensor:
+        """Sum of (y_h - c_h)(y_h - c_h)^T [H, D, D] with c [Q] shifted by the pilot."""
+        total, centre = (v.unflatten(0, (len(self.gram), -1)) for v in (self.total, centre))
+        outer = total[:, :, None] * centre[:, None, :]
+        return self.gram - outer - outer.mT + self.n * centre[:, :, None] * centre[:, None, :]
+
+
 @dataclass(frozen=True)
 class Centred:
     """The sums about the means of the rows a map is fitted on (those of a training set)."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from kvlab.align.statistics import Inputs, Outputs, shifted
+from kvlab.align.statistics import HeadGrams, Inputs, Outputs, shifted
 
 FIT_AND_SCORE = "fit and score"  # both models have read the same bytes
 SCORE_ONLY = "score only"  # the rule gives a teacher step, but not at the same byte
@@ -18,13 +18,17 @@ APART = (SINK, SPECIAL)
 
 @dataclass
 class FoldSums:
-    """Inputs (one pilot) or Outputs (two) of each part and fold; what has no rows takes no memory."""
+    """Inputs (one pilot), Outputs (two) or HeadGrams (one pilot and the number of heads) of each part and fold; what
+    has no rows takes no memory."""
 
     pilots: tuple[torch.Tensor, ...]
     folds: int
-    parts: dict[tuple[str, int], Inputs | Outputs] = field(default_factory=dict)
+    parts: dict[tuple[str, int], Inputs | Outputs | HeadGrams] = field(default_factory=dict)
+    heads: int | None = None
 
-    def empty(self) -> Inputs | Outputs:
+    def empty(self) -> Inputs | Outputs | HeadGrams:
+        if self.heads is not None:
+            return HeadGrams.empty(*self.pilots, self.heads)
         return (Inputs if len(self.pilots) == 1 else Outputs).empty(*self.pilots)
 
     def shift(self, rows: torch.Tensor) -> torch.Tensor:
@@ -55,7 +59,7 @@ class FoldSums:
     def _all(self) -> range:
         return range(self.folds)
 
-    def _together(self, present: list) -> Inputs | Outputs:
+    def _together(self, present: list) -> Inputs | Outputs | HeadGrams:
         return sum(present[1:], present[0]) if present else self.empty()
 
 

@@ -1,0 +1,85 @@
+"""The error spectrum from sums, against the same numbers from the rows themselves."""
+
+import numpy as np
+import pytest
+import torch
+
+from kvlab.align.accumulate import AlignSums
+from kvlab.align.crossfit import crossfit_ridge
+from kvlab.align.layers import Choice
+from kvlab.align.scoring import identity_fits
+from kvlab.align.spectrum import spectrum
+from kvlab.align.sums import FIT_AND_SCORE, FIT_ONLY, SCORE_ONLY
+from kvlab.types import KINDS
+from tests.rows import Block
+
+FOLDS, HEADS, WIDTH = 4, 2, 3
+
+
+def blocks():
+    """Of every fold, rows of each use; the second channel of a head is only noise, the third a copy of the first."""
+    g = torch.Generator().manual_seed(5)
+    for fold in range(FOLDS):
+        for part, n in ((FIT_AND_SCORE, 40), (SCORE_ONLY, 15), (FIT_ONLY, 20)):
+            x = torch.randn(n, 5, generator=g, dtype=torch.float64) + 3
+            y = torch.randn(n, HEADS * WIDTH, generator=g, dtype=torch.float64)
+            y[:, 0::WIDTH] = 2 * x[:, :HEADS] + 0.3 * y[:, 0::WIDTH]
+            y[:, 2::WIDTH] = y[:, 0::WIDTH] + 7
+            yield Block(fold, [x], [y], (part,))
+
+
+@pytest.fixture(scope="module")
+def measured():
+    choices = dict.fromkeys(KINDS, [Choice.of((0,), [(0,)] * FOLDS, lambda layer: 5)])
+    sums = AlignSums(choices, FOLDS, {WIDTH: [(kind, 0) for kind in KINDS]})
+    rows = list(blocks())
+    for block in rows:
+        sums.add(block.fold, block.parts[0], block, block.parts[0])
+    fit = crossfit_ridge(sums.pairing("key", 0), HEADS)
+    identity = identity_fits(sums)["key", 0]
+    return rows, fit, spectrum(fit, identity, sums.spreads["key", 0].score())
+
+
+def by_rows(rows, fit):
+    """Per fold and head: targets about the training mean and residuals, of the scored rows only."""
+    for fold in range(FOLDS):
+        scored = [b for b in rows if b.fold == fold and b.parts[0] != FIT_ONLY]
+        x, y = torch.cat([b.xs[0] for b in scored]), torch.cat([b.ys[0] for b in scored])
+        centred, residual = y - fit.mean_y[fold], y - fit.predict(fold, x)
+        yield centred.unflatten(1, (HEADS, WIDTH)).numpy(), residual.unflatten(1, (HEADS, WIDTH)).numpy()
+
+
+def test_shares_and_errors_are_those_of_the_rows(measured):
+    rows, fit, found = measured
+    of_folds = list(by_rows(rows, fit))
+    centred, residual = (np.concatenate(of_both) for of_both in zip(*of_folds))
+    for head in range(HEADS):
+        values, vectors = np.linalg.eigh(centred[:, head].T @ centred[:, head])
+        values, vectors = values[::-1], vectors[:, ::-1]
+        np.testing.assert_allclose(found.share[head, :2], values[:2] / values.sum(), rtol=1e-9)
+        errors = [((residual[:, head] @ v) ** 2).sum() / ((centred[:, head] @ v) ** 2).sum() for v in vectors.T]
+        np.testing.assert_allclose(found.error[head, :2], errors[:2], rtol=1e-8)
+        np.testing.assert_allclose(found.deviation[head, 0], (centred[:, head] @ vectors[:, 0]).std(), rtol=1e-2)
+        left_out = [
+            1 - sum(((r[:, head] @ vectors[:, 0]) ** 2).sum() for n, (_, r) in enumerate(of_folds) if n != f)
+            / sum(((c[:, head] @ vectors[:, 0]) ** 2).sum() for n, (c, _) in enumerate(of_folds) if n != f)
+            for f in range(FOLDS)
+        ]
+        assert found.se[head, 0] == pytest.approx(np.sqrt((FOLDS - 1) * np.var(left_out)), rel=1e-6)
+
+
+def test_the_large_direction_is_explained_the_noise_is_not_and_what_does_not_vary_has_no_number(measured):
+    _, fit, found = measured
+    assert (found.error[:, 0] < 0.05).all() and (found.error[:, 1] > 0.9).all()
+    assert found.share[:, 2].isnan().all() and found.error[:, 2].isnan().all()
+    torch.testing.assert_close(found.error_identity, found.error, rtol=0.1, atol=0.02, equal_nan=True)
+
+
+def test_the_error_of_a_head_is_the_mean_over_directions_weighted_by_share(measured):
+    _, fit, found = measured
+    torch.testing.assert_close((found.share * found.error).nansum(-1), 1 - fit.r2)
+
+
+def test_directions_have_one_sign(measured):
+    largest = measured[2].directions.abs().argmax(-2, keepdim=True)
+    assert (measured[2].directions.gather(-2, largest) > 0).all()
