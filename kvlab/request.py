@@ -39,7 +39,7 @@ class AlignSettings(BaseModel):
         description="student tokens, of the first 1,024 documents, that layers are chosen and controls measured on",
     )
     random_teacher: bool = Field(True, description="control: a teacher of the same architecture with random weights")
-    compare_rules: bool = Field(False, description="also fit every other time rule, on the sample, head by head")
+    compare_rules: bool = Field(False, description="also compare all time rules head by head, on the sample")
     seed: int = Field(0, ge=0, description="of the fold assignment, the shuffled control and the random weights")
 
 

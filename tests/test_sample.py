@@ -29,7 +29,7 @@ def aligned(cache, **settings):
 
 @pytest.fixture(scope="module")
 def floor(cache):
-    return aligned(cache)
+    return aligned(cache, compare_rules=True)
 
 
 def test_the_shipped_sample_is_what_align_computes(floor):

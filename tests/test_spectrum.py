@@ -30,7 +30,7 @@ def blocks():
 
 @pytest.fixture(scope="module")
 def measured():
-    choices = dict.fromkeys(KINDS, [Choice.of((0,), [(0,)] * FOLDS, lambda layer: 5)])
+    choices = {kind: [Choice.of((0,), [(0,)] * FOLDS, lambda layer: 5)] for kind in KINDS}
     sums = AlignSums(choices, FOLDS, {WIDTH: [(kind, 0) for kind in KINDS]})
     rows = list(blocks())
     for block in rows:
@@ -61,7 +61,8 @@ def test_shares_and_errors_are_those_of_the_rows(measured):
         np.testing.assert_allclose(found.error[head, :2], errors[:2], rtol=1e-8)
         np.testing.assert_allclose(found.deviation[head, 0], (centred[:, head] @ vectors[:, 0]).std(), rtol=1e-2)
         left_out = [
-            1 - sum(((r[:, head] @ vectors[:, 0]) ** 2).sum() for n, (_, r) in enumerate(of_folds) if n != f)
+            1
+            - sum(((r[:, head] @ vectors[:, 0]) ** 2).sum() for n, (_, r) in enumerate(of_folds) if n != f)
             / sum(((c[:, head] @ vectors[:, 0]) ** 2).sum() for n, (c, _) in enumerate(of_folds) if n != f)
             for f in range(FOLDS)
         ]
@@ -69,7 +70,7 @@ def test_shares_and_errors_are_those_of_the_rows(measured):
 
 
 def test_the_large_direction_is_explained_the_noise_is_not_and_what_does_not_vary_has_no_number(measured):
-    _, fit, found = measured
+    found = measured[2]
     assert (found.error[:, 0] < 0.05).all() and (found.error[:, 1] > 0.9).all()
     assert found.share[:, 2].isnan().all() and found.error[:, 2].isnan().all()
     torch.testing.assert_close(found.error_identity, found.error, rtol=0.1, atol=0.02, equal_nan=True)

@@ -191,7 +191,8 @@ class _Work:
             return RuleScores({}, {})
         choices = self.layers[t].choices
         found = compare(self.caches[t], t, choices, self.heads, self.reader.folds, self.settings, self.progress)
-        found.add(self.settings.time, self.controls[t].teacher, self.layers[t].rows)
+        if self.settings.time not in found.rows:
+            found.add(self.settings.time, self.controls[t].teacher, self.layers[t].rows, common=False)
         return found
 
     def _random(self, t: int, teacher: LoadedModel, sample: Sample, search: LayerSearch):

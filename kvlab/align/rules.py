@@ -1,12 +1,15 @@
-"""Every time rule on the same sample, layers and folds: what the choice of a rule is worth to each head.
+"""Every time rule on the same sample, layers, folds and tokens: what the choice of a rule is worth to each head.
 
-A rule is fitted on its own rows (``rows.row_parts``) and scored, held out by document, on those that it covers.
+A rule is fitted on its own rows (``rows.row_parts``) and scored, held out by document, on the tokens that all rules
+cover. ``exact`` covers few and shares its map with ``floor``, so it is scored on its own tokens and said apart, as is
+``rkv``, which keeps other steps for each head.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import torch
@@ -21,12 +24,13 @@ from kvlab.align.layers import Choice
 from kvlab.align.reading import Item
 from kvlab.align.rows import pick, row_parts
 from kvlab.align.shapes import padded
-from kvlab.align.sums import APART
+from kvlab.align.sums import APART, FIT_AND_SCORE, FIT_ONLY, SCORE_ONLY
 from kvlab.capture import CapturedBatch
 from kvlab.request import AlignSettings
-from kvlab.types import KINDS, Progress
+from kvlab.types import KINDS, Progress, TimeMap
 
 STAGE = "comparing time rules"
+APART_RULES = frozenset({"exact"})
 
 
 @dataclass(frozen=True)
@@ -40,14 +44,17 @@ class Cached:
 
 @dataclass
 class RuleScores:
-    """``rows`` of each rule: fitted and scored ones; ``arrays``: ``rules.KIND.RULE.{r2,se}`` [Ls, Hs]."""
+    """``rows`` of each rule: fitted and scored ones, and whether on the tokens that all cover.
 
-    rows: dict[str, dict[str, int]]
+    ``arrays``: ``rules.KIND.RULE.{r2,se}`` [Ls, Hs], not a number where a layer has fewer heads.
+    """
+
+    rows: dict[str, dict[str, int | bool]]
     arrays: dict[str, np.ndarray]
 
-    def add(self, rule: str, fits: Fits, rows_fit: int) -> None:
+    def add(self, rule: str, fits: Fits, rows_fit: int, common: bool) -> None:
         layers = 1 + max(layer for _, layer in fits)
-        self.rows[rule] = {"rows_fit": rows_fit, "rows_scored": int(fits[KINDS[0], 0].n.sum())}
+        self.rows[rule] = {"rows_fit": rows_fit, "rows_scored": int(fits[KINDS[0], 0].n.sum()), "common": common}
         for kind in KINDS:
             of_layers = [_with_error(fits[kind, layer]) for layer in range(layers)]
             for name, values in zip(("r2", "se"), zip(*of_layers)):
@@ -63,15 +70,16 @@ def compare(
     settings: AlignSettings,
     progress: Progress,
 ) -> RuleScores:
-    """Ridge under every rule that has one map for all heads, but the analysis's own; from teacher number ``t``.
+    """Ridge under every rule that has one map for all heads, from teacher number ``t``.
 
     A rule with too few rows to fit is left out.
     """
-    others = [rule for rule in time_rules.RULES if rule != settings.time]
     found = RuleScores({}, {})
-    for number, rule in enumerate(others):
-        progress(STAGE, number, len(others))
+    for number, rule in enumerate(time_rules.RULES):
+        progress(STAGE, number, len(time_rules.RULES))
         sums = _sums(cached, t, rule, choices, folds, settings)
+        if not sums.targets:  # no token is covered by every rule, and none is fitted on
+            continue
         features = sums.pairing(KINDS[0], 0).features
         fitted, scored = ([fold.n for fold in part] for part in (features.fit(), features.score()))
         if min((sum(fitted) - own for own, n in zip(fitted, scored) if n), default=0) < 2:
@@ -81,8 +89,8 @@ def compare(
             for kind in KINDS
             for layer in range(len(heads))
         }
-        found.add(rule, fits, sum(fitted))
-    progress(STAGE, len(others), len(others))
+        found.add(rule, fits, sum(fitted), rule not in APART_RULES)
+    progress(STAGE, len(time_rules.RULES), len(time_rules.RULES))
     return found
 
 
@@ -90,19 +98,39 @@ def compare(
 def _sums(
     cached: Sequence[Cached], t: int, rule: str, choices: dict[str, list[Choice]], folds: int, settings: AlignSettings
 ) -> AlignSums:
-    settings = settings.model_copy(update={"time": rule})
     sums = AlignSums(choices, folds)
     for batch in cached:
-        of_batch = [(i, time_rules.RULES[rule](i.teachers[t], i.student, i.document.segments)) for i in batch.items]
-        maps = [(item.teachers[t], item.student, time_map) for item, time_map in of_batch]
-        parts = [row_parts(*of_item, item.scored, settings) for of_item, (item, _) in zip(maps, of_batch)]
+        parts = [_parts(item, t, rule, settings) for item in batch.items]
+        maps = [(item.teachers[t], item.student, _map(item, t, rule)) for item in batch.items]
         device = batch.teacher.ids.device
-        used = [part for part in parts[0] if part not in APART]
-        picked = {part: pick(maps, [p[part] for p in parts], device) for part in used}
+        picked = {part: pick(maps, [of_item[part] for of_item in parts], device) for part in parts[0]}
         rows = Rows(batch.items[0].fold, picked, batch.teacher, batch.student, None)
         for part in rows.parts:
             sums.add(rows.fold, part, rows, part)
     return sums
+
+
+def _map(item: Item, t: int, rule: str) -> TimeMap:
+    return time_rules.RULES[rule](item.teachers[t], item.student, item.document.segments)
+
+
+def _parts(item: Item, t: int, rule: str, settings: AlignSettings) -> dict[str, np.ndarray]:
+    """The steps of a rule by use; fitted only, where another rule does not cover them."""
+
+    def usable(other: str) -> dict[str, np.ndarray]:
+        of_rule = settings.model_copy(update={"time": other})
+        return row_parts(item.teachers[t], item.student, _map(item, t, other), item.scored, of_rule)
+
+    own = usable(rule)
+    if not item.scored or rule in APART_RULES:
+        return {part: steps for part, steps in own.items() if part not in APART}
+    covered = [
+        np.concatenate([parts[FIT_AND_SCORE], parts[SCORE_ONLY]])
+        for parts in map(usable, time_rules.RULES.keys() - APART_RULES)
+    ]
+    common = reduce(np.intersect1d, covered)
+    found = {part: np.intersect1d(own[part], common) for part in (FIT_AND_SCORE, SCORE_ONLY)}
+    return found | {FIT_ONLY: np.setdiff1d(own[FIT_AND_SCORE], common)}
 
 
 def _with_error(fit: CrossFit) -> tuple[np.ndarray, np.ndarray]:

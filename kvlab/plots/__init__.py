@@ -2,31 +2,50 @@
 
 from kvlab.plots.difference import difference_heatmap
 from kvlab.plots.fusion import fused_parts, fusion_weights, gain_heatmap
-from kvlab.plots.heads import contributions, control_values, controls, error_heatmap, token_errors
+from kvlab.plots.groups import Group, groups, shapes
+from kvlab.plots.heads import contribution_table, contributions, control_values, controls, error_heatmap, token_errors
 from kvlab.plots.layers import MATRICES, chosen, similarity
+from kvlab.plots.minimap import minimap
 from kvlab.plots.rkv import kept_mask, kept_steps
-from kvlab.plots.style import KIND_NAME, written
-from kvlab.plots.timeline import LAG_BINS, index_maps, rule_shown, timeline
+from kvlab.plots.rules import rules_table, time_rules
+from kvlab.plots.signal import has_signal, signal, signal_table
+from kvlab.plots.spectrum import error_spectrum, spectrum_table
+from kvlab.plots.style import KIND_NAME, visible, written
+from kvlab.plots.timeline import LAG_BINS, drawn_bytes, index_maps, rule_shown, timeline
 
 __all__ = [
     "KIND_NAME",
     "LAG_BINS",
     "MATRICES",
+    "Group",
     "chosen",
+    "contribution_table",
     "contributions",
     "control_values",
     "controls",
     "difference_heatmap",
+    "drawn_bytes",
     "error_heatmap",
+    "error_spectrum",
     "fused_parts",
     "fusion_weights",
     "gain_heatmap",
+    "groups",
+    "has_signal",
     "index_maps",
     "kept_mask",
     "kept_steps",
+    "minimap",
     "rule_shown",
+    "rules_table",
+    "shapes",
+    "signal",
+    "signal_table",
     "similarity",
+    "spectrum_table",
+    "time_rules",
     "timeline",
     "token_errors",
+    "visible",
     "written",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import isfinite
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 
 from kvlab.language import mark, say
@@ -96,6 +97,13 @@ def _plus_minus(error: float) -> str:
     return f" ± {error:.3f}" if isfinite(error) else ""
 
 
+def contribution_table(alignment: Alignment, kind: str, layer: int, head: int) -> pd.DataFrame:
+    """One row per teacher head: R² lost without it, and of it alone."""
+    position = alignment.layer_position(layer)
+    of = {name: alignment.arrays[f"contribution.{kind}.{name}"][position, head] for name in ("without", "alone")}
+    return pd.DataFrame({"teacher_head": range(len(of["alone"]))} | of).dropna(ignore_index=True)
+
+
 def contributions(alignment: Alignment, kind: str, layer: int, head: int) -> go.Figure:
     """Which teacher heads a student head is built from: held-out R² lost without each, and of each alone."""
     position = alignment.layer_position(layer)
@@ -114,18 +122,22 @@ def contributions(alignment: Alignment, kind: str, layer: int, head: int) -> go.
     return layout(figure, 270, barmode="group", margin={"l": 56, "r": 16, "t": 32, "b": 44})
 
 
-def token_errors(alignment: Alignment, number: int, kind: str, layer: int, head: int) -> go.Figure:
-    """Error of one head along the student's tokens of an inspected document."""
+def token_errors(
+    alignment: Alignment, number: int, kind: str, layer: int, head: int, window: tuple[int, int] | None = None
+) -> go.Figure:
+    """Error of one head along the student's tokens of an inspected document; ``window``: first and last token drawn."""
     document = alignment.inspected[number]
     error = alignment.arrays[f"document.{number}.error.{kind}"][alignment.layer_position(layer), head]
     figure = go.Figure()
     positions = np.arange(len(error))
     scored = np.array(document.scored, dtype=bool)
+    first, last = window or (0, len(error) - 1)
+    inside = (positions >= first) & (positions <= last)
     for chosen, name, colour in (
         (scored, say("scored"), KIND_COLOUR[kind]),
         (~scored, say("left out: sink or special token"), NEUTRAL),
     ):
-        chosen = chosen & ~np.isnan(error)
+        chosen = chosen & inside & ~np.isnan(error)
         if not chosen.any():
             continue
         figure.add_bar(
@@ -139,6 +151,6 @@ def token_errors(alignment: Alignment, number: int, kind: str, layer: int, head:
     figure.add_hline(y=1, line={"dash": "dot", "width": 1.5, "color": NEUTRAL})
     shown = error[scored & ~np.isnan(error)]
     top = max(1.2, float(np.quantile(shown, 0.99)) * 1.1) if len(shown) else 1.2
-    figure.update_xaxes(title=say("student token"), range=[-0.5, len(error) - 0.5])
+    figure.update_xaxes(title=say("student token"), range=[first - 0.5, last + 0.5])
     figure.update_yaxes(title=say("error (1 = train mean)"), range=[0, top])
     return layout(figure, 260, bargap=0.1, margin={"l": 56, "r": 16, "t": 32, "b": 44})

@@ -12,12 +12,15 @@ from __future__ import annotations
 import numpy as np
 import plotly.graph_objects as go
 
+from kvlab.language import mark
 from kvlab.results import TokenView
 
 KIND_NAME = {"key": "K", "value": "V"}
 ERROR_SCALE, R2_SCALE, CKA_SCALE, GAIN_SCALE, DIFFERENCE_SCALE = "Cividis", "Purples", "Viridis", "BrBG", "PuOr"
 TEACHER_COLOUR, STUDENT_COLOUR, NEUTRAL = "#0072B2", "#D55E00", "#8A8F98"  # Okabe and Ito 2008, and grey
 KIND_COLOUR = {"key": "#009E73", "value": "#CC79A7"}
+# Opacity of grey: later is darker.
+SEGMENT_SHADE = {mark("prompt"): 0.05, mark("reasoning"): 0.16, mark("answer"): 0.3}
 CELL_TEXT_UP_TO = 16  # heads or layers; more, and the numbers would not be legible
 
 
@@ -47,9 +50,10 @@ def written(value: float, digits: int = 3, sign: str = "") -> str:
     return "–" if np.isnan(value) else f"{round(value, digits) + 0:{sign}.{digits}f}".replace("-", "−")
 
 
-def visible(token: TokenView) -> str:
-    """A token's text with whitespace one can see."""
-    return token.text.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥")
+def visible(token: TokenView | str) -> str:
+    """Text, or that of a token, with whitespace one can see."""
+    text = token if isinstance(token, str) else token.text
+    return text.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥")
 
 
 def label(token: TokenView) -> str:

@@ -7,7 +7,18 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from kvlab.language import mark, say
-from kvlab.plots.style import KIND_COLOUR, KIND_NAME, NEUTRAL, STUDENT_COLOUR, TEACHER_COLOUR, label, layout, visible
+from kvlab.plots.groups import groups
+from kvlab.plots.style import (
+    KIND_COLOUR,
+    KIND_NAME,
+    NEUTRAL,
+    SEGMENT_SHADE,
+    STUDENT_COLOUR,
+    TEACHER_COLOUR,
+    label,
+    layout,
+    visible,
+)
 from kvlab.results import Alignment, Inspected, TokenView, mean_of_heads
 
 RULE_COLOUR = {
@@ -19,6 +30,8 @@ RULE_COLOUR = {
     "overlap": "#56B4E9",
     "segment": "#D55E00",
 }
+GROUP_SHADE = "rgba(213,94,0,0.13)"
+MOST_TOKENS = 2000  # of a timeline that are drawn at once
 INTERPOLATED = ("linear", "segment", "overlap")  # drawn as lines, the others as steps
 LAG_BINS = (  # upper end in bytes, colour, words
     (-1, "#B2182B", mark("teacher has read ahead")),
@@ -27,8 +40,6 @@ LAG_BINS = (  # upper end in bytes, colour, words
     (5, "#4393C3", mark("3–5 bytes behind")),
     (10**9, "#2166AC", mark("6 or more bytes behind")),
 )
-# Opacity of grey: later is darker.
-SEGMENT_SHADE = {mark("prompt"): 0.05, mark("reasoning"): 0.16, mark("answer"): 0.3}
 
 
 def rule_shown(alignment: Alignment) -> str:
@@ -38,16 +49,29 @@ def rule_shown(alignment: Alignment) -> str:
 
 
 def timeline(alignment: Alignment, number: int, rule: str, window: tuple[int, int] | None = None) -> go.Figure:
-    """Teacher and student tokens as two rails over byte position, joined by a rule's map, coloured by lag;
-    the error of each student token (mean over heads) beneath."""
+    """Teacher and student tokens as two rails over byte position, joined by a rule's map, coloured by lag, with exact
+    borders as lines through both and the groups between them that are not one to one shaded; the error of each
+    student token (mean over heads) beneath.
+
+    Drawn are the tokens of ``window``, with half of it on either side to drag into, at most MOST_TOKENS of a model.
+    """
     document = alignment.inspected[number]
+    first, last = drawn_bytes(document, window)
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.62, 0.38], vertical_spacing=0.06)
-    _add_links(figure, alignment, document, number, rule)
-    _add_rail(figure, document.teacher_tokens, 1.0, TEACHER_COLOUR, say("teacher token"))
-    _add_rail(figure, document.student_tokens, 0.0, STUDENT_COLOUR, say("student token"))
+    _add_groups(figure, document, first, last)
+    _add_links(figure, alignment, document, number, rule, first, last)
+    for tokens, height, colour, name in (
+        (document.teacher_tokens, 1.0, TEACHER_COLOUR, say("teacher token")),
+        (document.student_tokens, 0.0, STUDENT_COLOUR, say("student token")),
+    ):
+        _add_rail(figure, [t for t in tokens if first <= t.end <= last], height, colour, name)
     for kind in ("key", "value"):
         error = mean_of_heads(alignment.arrays[f"document.{number}.error.{kind}"])
-        content = [i for i, t in enumerate(document.student_tokens) if not t.special and not np.isnan(error[i])]
+        content = [
+            i
+            for i, t in enumerate(document.student_tokens)
+            if not t.special and first <= t.end <= last and not np.isnan(error[i])
+        ]
         figure.add_scatter(
             row=2,
             col=1,
@@ -78,6 +102,70 @@ def timeline(alignment: Alignment, number: int, rule: str, window: tuple[int, in
     return layout(figure, 450, dragmode="pan", margin={"l": 72, "r": 16, "t": 56, "b": 48})
 
 
+def drawn_bytes(document: Inspected, window: tuple[int, int] | None) -> tuple[int, int]:
+    """From where to where tokens are drawn: around the window, or all of a document that is not too long."""
+    first, last = 0, len(document.text.encode())
+    if window:
+        room = (window[1] - window[0]) // 2
+        first, last = max(0, window[0] - room), min(last, window[1] + room)
+    for tokens in (document.teacher_tokens, document.student_tokens):
+        ends = [token.end for token in tokens if first <= token.end <= last]
+        if len(ends) > MOST_TOKENS:
+            last = min(last, ends[MOST_TOKENS - 1])
+    return first, last
+
+
+def _add_groups(figure: go.Figure, document: Inspected, first: int, last: int) -> None:
+    """Exact borders through both rails; where several tokens stand for one, their bytes shaded and counted."""
+    shown = [group for group in groups(document) if first <= group.end <= last]
+    others = [group for group in shown if (group.teacher, group.student) != (1, 1)]
+    boxes: list[float | None] = []
+    lines: list[float | None] = []
+    for group in others:
+        boxes += [group.start, group.start, group.end, group.end, group.start, None]
+    for group in shown:
+        lines += [group.end, group.end, None]
+    if others:
+        figure.add_scatter(
+            row=1,
+            col=1,
+            x=boxes,
+            y=[0.13, 0.87, 0.87, 0.13, 0.13, None] * len(others),
+            mode="lines",
+            line={"width": 0},
+            fill="toself",
+            fillcolor=GROUP_SHADE,
+            name=say("not one to one, teacher : student"),
+            hoverinfo="skip",
+        )
+        figure.add_scatter(
+            row=1,
+            col=1,
+            x=[(group.start + group.end) / 2 for group in others],
+            y=[0.5] * len(others),
+            mode="text",
+            text=[f"{group.teacher}:{group.student}" for group in others],
+            textfont={"size": 11},
+            customdata=[[g.teacher, g.student, g.start, g.end] for g in others],
+            hovertemplate=say(
+                "%{customdata[0]} teacher and %{customdata[1]} student tokens for bytes "
+                "%{customdata[2]}–%{customdata[3]}"
+            )
+            + "<extra></extra>",
+            showlegend=False,
+        )
+    figure.add_scatter(
+        row=1,
+        col=1,
+        x=lines,
+        y=[-0.2, 1.2, None] * len(shown),
+        mode="lines",
+        line={"color": NEUTRAL, "width": 1, "dash": "dot"},
+        name=say("exact border"),
+        hoverinfo="skip",
+    )
+
+
 def _add_segments(figure: go.Figure, document: Inspected, start: int, end: int) -> None:
     """Bands behind both rows, named at the top where they begin in the window."""
     for name, first, last in document.segments:
@@ -98,7 +186,9 @@ def _add_segments(figure: go.Figure, document: Inspected, start: int, end: int) 
         )
 
 
-def _add_links(figure: go.Figure, alignment: Alignment, document: Inspected, number: int, rule: str) -> None:
+def _add_links(
+    figure: go.Figure, alignment: Alignment, document: Inspected, number: int, rule: str, first: int, last: int
+) -> None:
     index = alignment.arrays[f"document.{number}.index.{rule}"]
     lag = alignment.arrays[f"document.{number}.lag.{rule}"]
     ends = np.array([token.end for token in document.teacher_tokens], dtype=float)
@@ -107,7 +197,7 @@ def _add_links(figure: go.Figure, alignment: Alignment, document: Inspected, num
         x: list[float | None] = []
         y: list[float | None] = []
         for i, token in enumerate(document.student_tokens):
-            if np.isnan(index[i]) or not lowest < lag[i] <= upper:
+            if np.isnan(index[i]) or not lowest < lag[i] <= upper or not first <= token.end <= last:
                 continue
             x += [float(np.interp(index[i], np.arange(len(ends)), ends)), token.end, None]
             y += [0.86, 0.14, None]
@@ -155,14 +245,16 @@ def _add_rail(figure: go.Figure, tokens: list[TokenView], height: float, colour:
 
 
 def index_maps(alignment: Alignment, number: int) -> go.Figure:
-    """Every rule's map drawn together: student step across, (mean) teacher step up."""
+    """Every rule's map drawn together: student step across, (mean) teacher step up; of more than MOST_TOKENS steps,
+    every n-th."""
     figure = go.Figure()
+    every = -(-len(alignment.inspected[number].student_tokens) // MOST_TOKENS)
     for rule in alignment.timeline["rules"]:
         index = alignment.arrays[f"document.{number}.index.{rule}"]
         dots = rule == "exact"
         figure.add_scatter(
-            x=list(range(len(index))),
-            y=[None if np.isnan(v) else float(v) for v in index],
+            x=list(range(0, len(index), every)),
+            y=[None if np.isnan(v) else float(v) for v in index[::every]],
             mode="markers" if dots else "lines",
             marker={"size": 4, "color": RULE_COLOUR[rule]},
             line={"width": 1.8, "color": RULE_COLOUR[rule], "shape": "linear" if rule in INTERPOLATED else "hv"},

@@ -12,6 +12,14 @@ from kvlab.report.difference import (
     one_difference_sentence,
     shapes_sentence,
 )
+from kvlab.report.head_views import (
+    contribution_sentence,
+    groups_sentence,
+    rules_sentence,
+    signal_sentence,
+    spectrum_sentence,
+    worst_sentence,
+)
 from kvlab.report.layers import ceiling_sentence, chosen_table, layer_pairs, layer_sentence, layers_sentence
 from kvlab.report.page import html
 from kvlab.report.sentences import (
@@ -26,6 +34,7 @@ from kvlab.report.sentences import (
 )
 from kvlab.report.tables import capture_table, fusion_table, heading, heads_table
 from kvlab.report.words import listed, whole
+from kvlab.report.worst import worst_tokens
 
 __all__ = [
     "ARCHIVE_NAME",
@@ -39,12 +48,14 @@ __all__ = [
     "ceiling_sentence",
     "chosen_table",
     "compared_settings",
+    "contribution_sentence",
     "control_sentence",
     "difference_sentence",
     "differences_table",
     "fusion_rows_sentence",
     "fusion_sentence",
     "fusion_table",
+    "groups_sentence",
     "heading",
     "heads_table",
     "html",
@@ -55,7 +66,12 @@ __all__ = [
     "listed",
     "means_table",
     "one_difference_sentence",
+    "rules_sentence",
     "sentence",
     "shapes_sentence",
+    "signal_sentence",
+    "spectrum_sentence",
     "whole",
+    "worst_sentence",
+    "worst_tokens",
 ]

@@ -11,8 +11,8 @@ import streamlit as st
 from kvlab import names, results
 from kvlab.errors import KvlabError
 from kvlab.language import say
-from kvlab.prompts import RUN_PROMPTS, write_prompts
-from kvlab.request import AnalysisRequest
+from kvlab.prompts import RUN_PROMPTS, read_prompts, write_prompts
+from kvlab.request import AnalysisRequest, checked
 from kvlab.results import Alignment
 from kvlab.runs import monitor, store
 from kvlab.runs.monitor import View
@@ -119,6 +119,14 @@ def launch(request: AnalysisRequest, documents: list[Document]) -> str:
     write_prompts(documents, folder / RUN_PROMPTS)
     worker().submit(folder)
     return folder.name
+
+
+def compare_rules(run_id: str) -> str:
+    """Launch an analysis of the same prompts and settings that compares the time rules too. Raises KvlabError."""
+    folder = folder_of(run_id)
+    fields = store.read_config(folder)
+    fields["settings"] = fields.get("settings", {}) | {"compare_rules": True}
+    return launch(checked(fields), read_prompts(folder / RUN_PROMPTS))
 
 
 def again(folder: Path) -> None:

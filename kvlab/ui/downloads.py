@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 from plotly.io import to_html
@@ -11,6 +12,7 @@ from plotly.io import to_html
 from kvlab import results
 from kvlab.language import say
 from kvlab.results import Alignment
+from kvlab.safe_csv import safe_csv
 
 
 def as_json(alignment: Alignment) -> str:
@@ -29,3 +31,28 @@ def figure_button(figure: go.Figure, name: str, key: str) -> None:
         icon=":material/download:",
         on_click="ignore",
     )
+
+
+def table(frame: pd.DataFrame, columns: dict, name: str, key: str) -> None:
+    """The numbers of a figure, folded away, to sort and to download. ``columns``: those shown, as st.dataframe has
+    them, in their order."""
+    with st.expander(say("The numbers as a table"), icon=":material/table:", key=f"numbers-{key}"):
+        st.dataframe(
+            frame,
+            hide_index=True,
+            column_order=list(columns),
+            column_config=columns,
+            placeholder="–",
+            height=min(300, 38 + 35 * max(1, len(frame))),
+            alt=say("The numbers of the figure above"),
+        )
+        st.download_button(
+            f"{name}.csv",
+            lambda: safe_csv(frame),
+            f"{name}.csv",
+            "text/csv",
+            key=f"csv-{key}",
+            type="tertiary",
+            icon=":material/download:",
+            on_click="ignore",
+        )

@@ -5,15 +5,12 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from kvlab import plots
+from kvlab import plots, report
 from kvlab.language import say
 from kvlab.results import Alignment
-from kvlab.ui import downloads, kept
-from kvlab.ui.heads import document_picker
+from kvlab.ui import downloads, kept, signal, window
+from kvlab.ui.document import document_picker
 from kvlab.ui.text import TIME_RULES
-
-WINDOW = 96  # bytes that are legible at once
-STEP = 8
 
 
 def panel(alignment: Alignment, shown: str) -> None:
@@ -21,7 +18,7 @@ def panel(alignment: Alignment, shown: str) -> None:
         st.info(say("No document was kept token by token. Run again with --inspect above 0."))
         return
     rules = list(alignment.timeline["rules"])
-    left, middle, right = st.columns([3, 3, 2])
+    left, middle, right, zoom = st.columns([3, 3, 2, 2])
     with left:
         number = document_picker(alignment, shown, "timeline")
     with middle:
@@ -32,22 +29,9 @@ def panel(alignment: Alignment, shown: str) -> None:
             format_func=lambda rule: say(TIME_RULES[rule]),
             key=f"rule-{shown}",
         )
-    document = alignment.inspected[number]
-    length = len(document.text.encode())
-    start = 0
-    if length > WINDOW:
-        last = -(-(length - WINDOW) // STEP) * STEP  # the end of the document is reached
-        start = right.slider(
-            say("First byte shown"),
-            0,
-            last,
-            0,
-            step=STEP,
-            key=f"window-{shown}-{number}",
-            help=say("Or drag the plot."),
-        )
-    st.markdown(_reading(alignment, rule))
-    figure = plots.timeline(alignment, number, rule, (start, min(length, start + WINDOW)))
+    chosen = window.choose(alignment, shown, number, right, zoom)
+    st.markdown(f"{_reading(alignment, rule)} {report.groups_sentence(alignment, number)}")
+    figure = plots.timeline(alignment, number, rule, chosen)
     st.plotly_chart(
         figure,
         key=f"timeline-{shown}",
@@ -56,6 +40,7 @@ def panel(alignment: Alignment, shown: str) -> None:
             "Teacher and student tokens over byte position, joined by the time map; error per student token beneath"
         ),
     )
+    window.strip(alignment, shown, number, chosen)
     downloads.figure_button(figure, f"timeline-{number}-{rule}", f"timeline-{shown}")
     st.caption(
         say(
@@ -65,6 +50,7 @@ def panel(alignment: Alignment, shown: str) -> None:
             rule=alignment.settings["time"],
         )
     )
+    signal.panel(alignment, shown, number, chosen)
     kept.panel(alignment, shown, number)
     left, right = st.columns(2)
     with left:

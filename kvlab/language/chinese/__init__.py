@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvlab.language.chinese import analysis, common, figures, live, report, runs, validation, walk
+from kvlab.language.chinese import analysis, common, drill, figures, live, report, runs, validation, walk
 
 PARTS = (
     common,
@@ -13,6 +13,7 @@ PARTS = (
     live,
     runs,
     validation,
+    drill,
 )
 MESSAGE_PARTS = (
     analysis,

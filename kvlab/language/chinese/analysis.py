@@ -90,7 +90,6 @@ WORDS: dict[str, str] = {
     "No document was kept token by token. Run again with --inspect above 0.": "没有按词元逐个保留的文档。请将 --inspect 设为大于 0 后重新运行。",
     "Joined by": "对应规则",
     "First byte shown": "起始字节",
-    "Or drag the plot.": "也可以直接拖动图形。",
     "Teacher and student tokens over byte position, joined by the time map; error per student token beneath": "教师与学生词元按字节位置排列，由时间映射连接；下方为每个学生词元的误差",
     "Errors are held out, under the {rule} rule of this analysis, averaged over all heads. Grey bands are the parts of the document. ␣ is a space, ⏎ a line break, <E4> one byte of a character that is split.": "误差为留出误差，采用本次分析的 {rule} 规则，对所有头取平均。灰色条带是文档的各个部分。␣ 表示空格，⏎ 表示换行，<E4> 表示被拆开的字符中的一个字节。",
     "**Every rule’s map, together**": "**所有规则的映射**",
