@@ -32,4 +32,8 @@ WORDS: dict[str, str] = {
     "HTML, one file with figures": "HTML，含图的单个文件",
     ", ": "、",
     " and ": "、",
+    "n tokens": "n（词元）",
+    "Time rule": "时间规则",
+    "Precision": "精度",
+    "line": "曲线",
 }

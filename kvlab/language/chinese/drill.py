@@ -133,7 +133,6 @@ WORDS: dict[str, str] = {
     "n scored": "计分 n",
     "n fitted": "拟合 n",
     "**The resampled signal of one head**": "**一个头的重采样信号**",
-    "line": "线",
     "token text": "词元文本",
     "Student head": "学生头",
     "This analysis does not hold the resampled signal: it was made by an earlier kvlab. Run it again.": (

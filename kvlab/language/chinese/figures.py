@@ -23,7 +23,6 @@ WORDS: dict[str, str] = {
     "{teacher} alone R² {r2:.3f}": "仅 {teacher}：R² {r2:.3f}",
     "gain {gain} ± {se:.3f}": "增益 {gain} ± {se:.3f}",
     # One head.
-    "teacher": "教师",
     "student": "学生",
     "token identity": "词元身份",
     "random weights": "随机权重",

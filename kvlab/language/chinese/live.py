@@ -57,7 +57,6 @@ WORDS: dict[str, str] = {
     "{limit:.0%} of {total:.0f} GiB": "{total:.0f} GiB 的 {limit:.0%}",
     "weight": "权重",
     "term": "损失项",
-    "line": "曲线",
     # Its checkpoints and log.
     "**Checkpoints**": "**检查点**",
     "The checkpoints of the verdict": "结论的各检查点",

@@ -116,7 +116,6 @@ WORDS: dict[str, str] = {
     "V before": "V 训练前",
     "V after": "V 训练后",
     "n docs": "n 文档",
-    "n tokens": "n 词元",
     "n rows": "n 行",
     "peak GiB": "峰值 GiB",
     "of total": "占比",

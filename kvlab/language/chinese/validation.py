@@ -60,7 +60,6 @@ WORDS: dict[str, str] = {
     "auto: a GPU where there is one. Runs on one device go one after the other.": (
         "auto：有 GPU 时使用 GPU。同一设备上的运行依次进行。"
     ),
-    "Precision": "精度",
     "Gradient checkpointing": "梯度检查点",
     "Entropy of a learned router": "学习路由器的熵",
     "Weights of fixed fusion, one per teacher": "固定融合的权重，每个教师一个",
@@ -78,7 +77,6 @@ WORDS: dict[str, str] = {
     "Weight of the entropy term": "熵项权重",
     "Temperature of similarity fusion": "相似度融合的温度",
     "LoRA rank": "LoRA 秩",
-    "Time rule": "时间规则",
     "Documents the map is fitted on": "拟合映射所用的文档数",
     "Held-out documents": "留出文档数",
     "Longest document, tokens": "最长文档（词元数）",
