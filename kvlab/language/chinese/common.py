@@ -27,7 +27,7 @@ WORDS: dict[str, str] = {
     "Upload": "上传",
     "Device": "设备",
     "Layers": "层",
-    "CKA — the most similar layer": "CKA — 最相似的层",
+    "CKA — the most similar layer": "CKA：最相似的层",
     "Report and files": "报告与文件",
     "HTML, one file with figures": "HTML，含图的单个文件",
     ", ": "、",
