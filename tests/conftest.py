@@ -2,7 +2,7 @@
 
 import os
 
-# One thread a test worker: pytest-xdist already runs as many workers as there are cores. Before torch is loaded.
+# One thread a test worker: the workers of pytest-xdist already take every core. Before torch is loaded.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
