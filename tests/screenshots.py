@@ -1,16 +1,21 @@
-"""`python -m tests.screenshots [FOLDER] [HEIGHT] [light|dark]`: each page of the real app, 1280 wide (else: docs, 800).
+"""`python -m tests.screenshots [FOLDER] [HEIGHT] [light|dark] [en|zh]`: each page of the real app, 1280 wide.
+
+Without arguments those of the README: docs/, 800 high, light, in English.
 
 The training runs in the pictures are trained for them: the demo student on two teachers, and its control.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 from pathlib import Path
 
 from playwright.sync_api import Page
 
+from kvlab.language import say, speaking
+from kvlab.language.chinese import WORDS
 from kvlab.runs import store, training
 from kvlab.train.config import TrainConfig
 from tests import app as real
@@ -22,11 +27,11 @@ PAGES = {
     "layers": ("alignment?run=sample&view=layers&cell=K-2-0", "What was chosen"),
     "timeline": ("alignment?run=sample&view=timeline", "Every rule’s map"),
     "numbers": ("alignment?run=sample&view=numbers", "Data, versions, seconds"),
-    "form": ("validation", "Launch 100-step validation"),
+    "form": ("validation", "Advanced: precision"),
     "validation": ("validation?run={one}", "Verdict: passed."),
     "runs": ("runs?runs={one},{two}", "Settings that differ"),
     "run": ("runs?runs={one}", "Save note"),
-    "checks": ("checks", "package torch"),
+    "checks": ("checks", "Run again"),
 }
 TWO_TEACHERS = {"teachers": ["demo/teacher", "demo/teacher-b"], "fusion": "learned"}
 RUNS = {"two teachers": {}, "CE only": {"control": "ce-only"}}
@@ -35,7 +40,7 @@ WAITING = "[data-testid=stStatusWidget], [data-testid=stSkeleton]"
 DRAWN = "() => [...document.querySelectorAll('.js-plotly-plot')].every(plot => plot.querySelector('.main-svg'))"
 
 
-def main(folder: Path, height: int, theme: str) -> None:
+def main(folder: Path, height: int, theme: str, language: str) -> None:
     with tempfile.TemporaryDirectory() as runs, real.running_app(Path(runs)) as app, real.browser() as browser:
         one, two = trained(Path(runs))
         context = browser.new_context(viewport={"width": 1280, "height": height}, color_scheme=theme)
@@ -43,10 +48,22 @@ def main(folder: Path, height: int, theme: str) -> None:
         page = context.new_page()
         page.set_default_timeout(120_000)
         for name, (path, awaited) in PAGES.items():
-            page.goto(f"{app.url}/{path.format(one=one, two=two)}")
-            page.get_by_text(awaited).first.wait_for()
+            page.goto(f"{app.url}/{address(path.format(one=one, two=two), language)}")
+            page.get_by_text(spoken(awaited, language)).first.wait_for()
             settled(page)
             page.screenshot(path=folder / f"{name}.png")
+
+
+def address(path: str, language: str) -> str:
+    return f"{path}{'&' if '?' in path else '?'}lang={language}"
+
+
+def spoken(words: str, language: str) -> str:
+    """English ``words`` of a page as it says them in ``language``: the longest piece without a value in it."""
+    key = min((key for key in WORDS if words in key), key=len)
+    with speaking(language):
+        pieces = re.split(r"\{[^}]*\}|\*\*", say(key)) if language != "en" else [words]
+    return max(pieces, key=len).strip()
 
 
 def settled(page: Page) -> None:
@@ -72,4 +89,5 @@ if __name__ == "__main__":
         Path(sys.argv[1]) if len(sys.argv) > 1 else real.PROJECT / "docs",
         int(sys.argv[2]) if len(sys.argv) > 2 else 800,
         sys.argv[3] if len(sys.argv) > 3 else "light",
+        sys.argv[4] if len(sys.argv) > 4 else "en",
     )

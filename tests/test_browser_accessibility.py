@@ -1,4 +1,7 @@
-"""Every page in both themes before an accessibility engine (axe-core): the rules of WCAG 2.1, levels A and AA."""
+"""Every page, in both themes and languages, before an accessibility engine (axe-core), and as narrow as a phone.
+
+The rules are those of WCAG 2.1, levels A and AA.
+"""
 
 import os
 import shutil
@@ -8,7 +11,7 @@ from axe_playwright_python.sync_playwright import Axe
 
 from tests import app as real
 from tests import trained
-from tests.screenshots import PAGES, settled
+from tests.screenshots import PAGES, address, settled, spoken
 
 NEEDED = bool(os.environ.get("KVLAB_REQUIRE_BROWSER"))
 pytestmark = [
@@ -19,6 +22,8 @@ pytestmark = [
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
 # What cannot be used needs no contrast (WCAG 1.4.3); the engine does not see that this label is of such a field.
 OF_A_DISABLED_FIELD = "Fusion of teachers"
+COMPUTER, PHONE = ({"width": width, "height": 800} for width in (1280, 390))
+TOO_WIDE = "() => { const main = document.querySelector('[data-testid=stMain]'); return main.scrollWidth > innerWidth }"
 
 
 @pytest.fixture
@@ -30,23 +35,29 @@ def runs(app):
         shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_no_page_breaks_a_rule(app, runs, chromium, theme):
+@pytest.mark.parametrize(("theme", "language"), [("light", "en"), ("dark", "zh")])
+def test_no_page_breaks_a_rule_or_is_wider_than_a_phone(app, runs, chromium, theme, language):
     one, two = runs
     found = []
-    context = chromium.new_context(viewport={"width": 1280, "height": 800}, color_scheme=theme)
+    context = chromium.new_context(viewport=COMPUTER, color_scheme=theme)
     real.let_in(context)
     page = context.new_page()
     page.set_default_timeout(120_000)
     for name, (path, awaited) in PAGES.items():
-        page.goto(f"{app.url}/{path.format(one=one, two=two)}")
-        page.get_by_text("Report and files" if name == "validation" else awaited).first.wait_for()
+        page.set_viewport_size(COMPUTER)
+        page.goto(f"{app.url}/{address(path.format(one=one, two=two), language)}")
+        awaited = "Report and files" if name == "validation" else awaited
+        page.get_by_text(spoken(awaited, language)).first.wait_for()
         settled(page)
+        assert page.locator("html").get_attribute("lang") == language
         for rule in Axe().run(page, options=RULES).response["violations"]:
             found += [
                 f"{name}: {rule['id']}: {node['html']} {node['failureSummary']}"
                 for node in rule["nodes"]
-                if OF_A_DISABLED_FIELD not in node["html"]
+                if spoken(OF_A_DISABLED_FIELD, language) not in node["html"]
             ]
+        page.set_viewport_size(PHONE)
+        settled(page)
+        found += [f"{name}: wider than a phone"] * page.evaluate(TOO_WIDE)
     context.close()
     assert not found, "\n".join(found)

@@ -10,6 +10,7 @@ from kvlab.language import LANGUAGES, say
 
 PARAMETER = "lang"  # in the address
 CHOSEN = "language"  # in the session
+SPOKEN = {name: f"<script>document.documentElement.lang = '{name}'</script>" for name in LANGUAGES}
 
 
 def of_session() -> str | None:
@@ -29,7 +30,8 @@ def begin() -> None:
 
 
 def switch() -> None:
-    """The control in the header."""
+    """The control in the header; and what a screen reader is to speak."""
+    st.html(SPOKEN[st.session_state[CHOSEN]], unsafe_allow_javascript=True)
     with st.container(key="language-switch"):
         st.segmented_control(
             say("Language"),
