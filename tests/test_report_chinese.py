@@ -19,8 +19,10 @@ from tests.finished import fused, of_fewer_heads, of_rkv, shifted, with_gaps
 NUMBER = re.compile(r"[+−-]?\d+(?:,\d{3})*(?:\.\d+)?(?:e-?\d+)?")
 WORD = re.compile(r"[A-Za-z]{2,}")
 # Terms that stay, rules, layouts, models, files.
-TERMS = ["KV", "RSS", "TSS", "CKA", "RoPE", "MLA", "UTF", "softmax", "half", "floor", "align"]
+TERMS = ["KV", "RSS", "TSS", "CKA", "RoPE", "MLA", "UTF", "softmax", "half", "align"]
+TERMS += ["exact", "floor", "ceil", "overlap", "nearest"]
 NAMES = ["demo/teacher-b", "demo/teacher", "demo/student", "demo/narrow", "R-KV"]
+OF_A_HEAD = (report.contribution_sentence, report.spectrum_sentence, report.rules_sentence)
 BLOCKS = ("h1", "h2", "p", "th", "td")
 
 
@@ -111,6 +113,9 @@ def test_every_sentence_has_its_chinese_with_the_same_numbers(sample):
         partial(report.one_difference_sentence, alike[0]),
         partial(report.one_difference_sentence, alone[0]),
         partial(report.one_difference_sentence, replace(alone[0], r2_b=nan)),
+        *(partial(said_of, sample, "key", 3, 0) for said_of in OF_A_HEAD),
+        partial(report.signal_sentence, sample, 2, "key", 3, 0),
+        partial(report.groups_sentence, sample, 0),
         partial(report.shapes_sentence, sample, of_fewer_heads(sample)),
     ]
     for sentence in said:
@@ -131,6 +136,10 @@ def figures(sample):
     yield plots.error_heatmap(sample, "key")
     yield plots.controls(score)
     yield plots.contributions(sample, "value", 1, 0)
+    yield plots.error_spectrum(sample, "key", 3, 0)
+    yield plots.time_rules(sample, "value", 3, 0)
+    yield plots.signal(sample, 2, "key", 3, 0, (40, 120))
+    yield plots.minimap(sample, 0, (0, 96))
     yield plots.token_errors(sample, 0, "key", 2, 1)
     yield from (plots.similarity(sample, "key", name) for name in plots.MATRICES)
     yield plots.timeline(sample, 0, "ceil")

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from kvlab.language import say
+from kvlab.language import mark, say
 from kvlab.plots.style import KIND_COLOUR, NEUTRAL, STUDENT_COLOUR, TEACHER_COLOUR, layout, visible
 from kvlab.results import Alignment
 
@@ -43,9 +43,14 @@ def signal(
     frame = frame[(frame["end_byte"] > start - 1) & (frame["end_byte"] < end + 1)]
     figure = go.Figure()
     for name, words, colour, style in (
-        ("teacher", say("teacher, every own step through the map"), TEACHER_COLOUR, {"dash": "dot", "width": 1.5}),
-        ("resampled", say("teacher, resampled and projected"), KIND_COLOUR[kind], {"width": 2.5}),
-        ("student", say("student"), STUDENT_COLOUR, {"width": 2}),
+        (
+            mark("teacher"),
+            say("teacher, every own step through the map"),
+            TEACHER_COLOUR,
+            {"dash": "dot", "width": 1.5},
+        ),
+        (mark("resampled"), say("teacher, resampled and projected"), KIND_COLOUR[kind], {"width": 2.5}),
+        (mark("student"), say("student"), STUDENT_COLOUR, {"width": 2}),
     ):
         own = frame[frame["signal"] == name]
         figure.add_scatter(
@@ -56,7 +61,7 @@ def signal(
             marker={"size": 5, "symbol": "circle-open" if name == "teacher" else "circle"},
             name=words,
             customdata=[visible(text) for text in own["text"]],
-            hovertemplate=f"{name} “%{{customdata}}” %{{y:.2f}}<extra></extra>",
+            hovertemplate=f"{say(name)} “%{{customdata}}” %{{y:.2f}}<extra></extra>",
         )
     figure.add_hline(y=0, line={"width": 1, "color": NEUTRAL})
     figure.update_xaxes(title=say("byte of the text (UTF-8), where a token ends"), range=[start - 1, end + 1])

@@ -96,7 +96,7 @@ def rules_sentence(alignment: Alignment, kind: str, layer: int, head: int) -> st
             folds=alignment.data["folds"],
         )
     )
-    return " ".join(said)
+    return say(" ").join(said)
 
 
 def _plus_minus(se: float) -> str:

@@ -42,6 +42,7 @@ PAIRS = (  # what a value in the table of settings is, where it is no setting: o
     mark("read_sample_s"),
     mark("choose_layers_s"),
     mark("controls_s"),
+    mark("compare_rules_s"),
     mark("sum_s"),
     mark("read_rest_s"),
     mark("fit_and_score_s"),
@@ -130,7 +131,11 @@ def _pairs(alignment: Alignment) -> pd.DataFrame:
         "teachers": ", ".join(alignment.teachers),
         **alignment.settings,
         **{k: translated(str(v)) for k, v in alignment.data.items() if not isinstance(v, dict)},
-        **{say("control: {name}", name=say(k)): translated(str(v)) for k, v in alignment.controls.items()},
+        **{
+            say("control: {name}", name=say(k)): translated(str(v))
+            for k, v in alignment.controls.items()
+            if not isinstance(v, dict)
+        },
         **alignment.versions,
         **{k: f"{v:.2f}" for k, v in alignment.timings.items()},
     }

@@ -49,7 +49,7 @@ def _controls(alignment: Alignment, shown: str, cell: Cell) -> None:
         config=NO_BAR,
         alt=say("R² of this head beside token identity, random weights, group mean, shuffled rows, training mean"),
     )
-    st.caption(f"{report.control_sentence(alignment, score)} {report.apart_sentence(alignment, score)}")
+    st.caption(say(" ").join([report.control_sentence(alignment, score), report.apart_sentence(alignment, score)]))
     downloads.figure_button(figure, f"controls-{name_of(cell)}", f"controls-{shown}")
 
 

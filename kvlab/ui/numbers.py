@@ -31,6 +31,7 @@ NAMES = {
     "read_sample_s": mark("read sample"),
     "choose_layers_s": mark("choose layers"),
     "controls_s": mark("controls"),
+    "compare_rules_s": mark("compare rules"),
     "sum_s": mark("sum"),
     "read_rest_s": mark("read rest"),
     "fit_and_score_s": mark("fit and score"),
@@ -57,7 +58,7 @@ def panel(alignment: Alignment, shown: str) -> None:
     left.dataframe(_pairs(asked), hide_index=True, height=360, column_config=_pair_columns())
     right.markdown(say("**Data, versions, seconds**"))
     flat = {_named(k): v for k, v in alignment.data.items() if not isinstance(v, dict)}
-    controls = {_named(k, "control "): v for k, v in alignment.controls.items()}
+    controls = {_named(k, "control "): v for k, v in alignment.controls.items() if not isinstance(v, dict)}
     seconds = {_named(k): say("{seconds:.2f} s", seconds=v) for k, v in alignment.timings.items()}
     found = {**flat, **controls, **alignment.versions, **seconds}
     right.dataframe(_pairs(found), hide_index=True, height=360, column_config=_pair_columns())

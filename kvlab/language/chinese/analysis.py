@@ -207,6 +207,7 @@ WORDS: dict[str, str] = {
     "read sample": "读取抽样",
     "choose layers": "选择层",
     "controls": "对照",
+    "compare rules": "比较时间规则",
     "sum": "累加",
     "read rest": "读取其余",
     "fit and score": "拟合与计分",

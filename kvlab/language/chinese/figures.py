@@ -61,6 +61,7 @@ WORDS: dict[str, str] = {
     "dropped": "丢弃",
     "step %{{x}} “%{{customdata}}” {kept}<br>{part} %{{y:.4f}}": "步 %{{x}}“%{{customdata}}”{kept}<br>{part} %{{y:.4f}}",
     "teacher step (token)": "教师步（词元）",
+    "resampled": "重采样",
     # Timeline.
     "teacher has read ahead": "教师已超前",
     "same byte": "同一字节",

@@ -117,6 +117,7 @@ WORDS: dict[str, str] = {
     "read_sample_s": "读取样本（秒）",
     "choose_layers_s": "选层（秒）",
     "controls_s": "对照（秒）",
+    "compare_rules_s": "比较时间规则（秒）",
     "sum_s": "累加（秒）",
     "read_rest_s": "读取其余（秒）",
     "fit_and_score_s": "拟合与计分（秒）",
