@@ -29,6 +29,7 @@ FIELDS = {
     "form-calibration": AnalysisRequest.model_fields["calibration"].default,
     **{f"form-{name}": getattr(AlignSettings(), name) for name in SETTINGS},
     "form-random-teacher": AlignSettings().random_teacher,
+    "form-compare-rules": AlignSettings().compare_rules,
     "form-sample-tokens": AlignSettings().sample_tokens,
     "form-device": "auto",
     "form-dtype": "auto",

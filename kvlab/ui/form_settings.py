@@ -39,6 +39,14 @@ def _advanced() -> dict:
             "second teacher meanwhile."
         ),
     )
+    compare_rules = st.toggle(
+        say("Compare time rules"),
+        key="form-compare-rules",
+        help=say(
+            "Also fits the other time rules, on the sample, so that each head can be compared under all of them. With "
+            "few prompts this takes about half as long again; the caches of the sample are held meanwhile."
+        ),
+    )
     keys, search = st.columns(2)
     with keys:
         key_space = _choice(say("Keys"), "keys", KEYS)
@@ -51,6 +59,7 @@ def _advanced() -> dict:
     )
     return {
         "random_teacher": random_teacher,
+        "compare_rules": compare_rules,
         "keys": key_space,
         "search": extent,
         "folds": int(fold_count),

@@ -106,6 +106,10 @@ WORDS: dict[str, str] = {
         "有进度，可取消。命令行：--compare-rules。"
     ),
     "Compare time rules": "比较时间规则",
+    "Also fits the other time rules, on the sample, so that each head can be compared under all of them. With few "
+    "prompts this takes about half as long again; the caches of the sample are held meanwhile.": (
+        "同时在样本上拟合其他时间规则，使每个头可在所有规则下比较。提示较少时耗时约增加一半；期间保留样本的缓存。"
+    ),
     "Controls": "对照",
     "Teacher heads": "教师头",
     "Tokens": "词元",
