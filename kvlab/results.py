@@ -1,9 +1,12 @@
 """A finished alignment, on disk and back. The web process reads these; no torch here.
 
-``alignment.json`` holds everything but the arrays, which lie beside it in ``arrays.safetensors`` (float32):
-``contribution.{key,value}.{without,alone}`` [Ls, Hs, Ht], ``similarity.{key,value}.{cka,cka_shuffled,r2}`` [Ls, Lt]
-and ``.own`` [Ls, Ls], ``document.N.error.{key,value}`` [Ls, Hs, Ts], ``document.N.{index,lag}.RULE`` [Ts], and of the
-rkv rule ``document.N.rkv.steps`` [Lt, Ht, Ts] and ``document.N.rkv.{importance,redundancy,score}`` [Lt, Ht, Tt].
+``alignment.json`` holds everything but the arrays, which lie beside it in ``arrays.safetensors`` (float32, the signals
+float16): ``contribution.{key,value}.{without,alone}`` [Ls, Hs, Ht], ``similarity.{key,value}.{cka,cka_shuffled,r2}``
+[Ls, Lt] and ``.own`` [Ls, Ls], ``spectrum.{key,value}.{share,error,se,error_identity}`` [Ls, Hs, D], where rules are
+compared ``rules.{key,value}.RULE.{r2,se}`` [Ls, Hs], ``document.N.error.{key,value}`` [Ls, Hs, Ts],
+``document.N.signal.{key,value}.{student,resampled}`` [Ls, Hs, Ts] and ``.teacher`` [Ls, Hs, Tt],
+``document.N.{index,lag}.RULE`` [Ts], and of the rkv rule ``document.N.rkv.steps`` [Lt, Ht, Ts] and
+``document.N.rkv.{importance,redundancy,score}`` [Lt, Ht, Tt].
 Not a number where there is nothing. Of several teachers the first lies here, the others in ``teacher-2/``, ...
 """
 
@@ -11,7 +14,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from math import isfinite
+from math import isfinite, isnan
 from pathlib import Path
 from typing import Any
 
@@ -268,6 +271,13 @@ def _numbers(fields: dict) -> dict:
 def _fused(fields: dict) -> FusedScore:
     lists = {name: [float("nan") if v is None else v for v in fields[name]] for name in ("r2_alone", "weights")}
     return FusedScore(**_numbers(fields | lists))
+
+
+def worst_head(alignment: Alignment) -> tuple[str, int, int]:
+    """Kind, layer and head of the largest error among the keys."""
+    keys = (score for score in alignment.heads if score.kind == "key")
+    worst = max(keys, key=lambda score: -1 if isnan(score.error) else score.error)
+    return worst.kind, worst.layer, worst.head
 
 
 def mean_of_heads(error: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 
 from kvlab.language import say
@@ -25,8 +26,10 @@ def minimap(alignment: Alignment, number: int, window: tuple[int, int]) -> go.Fi
     known = ~np.isnan(error) & (ends > 0)
     place = np.minimum((ends[known] - 1) // width, len(edges) - 2)
     count = np.bincount(place, minlength=len(edges) - 1)
-    mean = np.bincount(place, error[known], len(edges) - 1) / np.maximum(count, 1)
-    shown = np.flatnonzero(count)
+    with np.errstate(invalid="ignore"):
+        mean = np.bincount(place, error[known], len(edges) - 1) / count
+    mean = pd.Series(mean).bfill().to_numpy()  # where no token ends: that of the one which covers these bytes
+    shown = np.flatnonzero(~np.isnan(mean))
     figure = go.Figure(
         go.Bar(
             x=(edges[shown] + width / 2).tolist(),
@@ -48,7 +51,9 @@ def minimap(alignment: Alignment, number: int, window: tuple[int, int]) -> go.Fi
             )
     box = {"x0": window[0], "x1": window[1], "y0": -0.06, "y1": 1.06}
     figure.add_shape(type="rect", **box, line={"color": STUDENT_COLOUR, "width": 3})
-    figure.update_xaxes(range=[-0.005 * length, length * 1.005], showgrid=False, fixedrange=True, title=None)
+    figure.update_xaxes(
+        range=[-0.005 * length, length * 1.005], showgrid=False, fixedrange=True, title=say("byte of the text (UTF-8)")
+    )
     figure.update_yaxes(range=[-0.1, 1.55], visible=False, fixedrange=True)
-    margin = {"l": 72, "r": 16, "t": 4, "b": 24}
-    return layout(figure, 84, margin=margin, bargap=0, clickmode="event+select", dragmode=False)
+    margin = {"l": 72, "r": 16, "t": 4, "b": 40}
+    return layout(figure, 100, margin=margin, bargap=0, clickmode="event+select", dragmode=False)

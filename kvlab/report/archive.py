@@ -10,9 +10,10 @@ import pandas as pd
 
 from kvlab import results
 from kvlab.language import current, mark, say, speaking
+from kvlab.plots import rules_table, spectrum_table
 from kvlab.report import sentences
 from kvlab.report.layers import layer_pairs
-from kvlab.results import Alignment, Inspected, mean_of_heads
+from kvlab.results import Alignment, HeadScore, Inspected, mean_of_heads
 from kvlab.safe_csv import safe_csv
 
 NAME = "export.zip"
@@ -29,6 +30,8 @@ ABOUT = {
         "the documents kept token by token: bytes, mean error of heads, and per time rule the teacher step and its "
         "lag in bytes"
     ),
+    "spectrum.csv": mark("held-out error of every student head along each of its principal directions, and its share"),
+    "time-rules.csv": mark("held-out R² of every student head under every time rule, on the sample"),
     SETTINGS: mark("settings, versions, models, data, controls, self-tests, timings and means"),
 }
 
@@ -55,7 +58,19 @@ def tables(alignment: Alignment) -> dict[str, pd.DataFrame]:
         found[results.FUSION_NAME] = alignment.fusion_table()
     if alignment.inspected:
         found["timeline.csv"] = timeline_table(alignment)
+    for name, of_head in (("spectrum.csv", spectrum_table), ("time-rules.csv", rules_table)):
+        parts = [_of_head(score, of_head(alignment, score.kind, score.layer, score.head)) for score in alignment.heads]
+        if any(part is not None for part in parts):
+            found[name] = pd.concat(parts, ignore_index=True)
     return found
+
+
+def _of_head(score: HeadScore, table: pd.DataFrame | None) -> pd.DataFrame | None:
+    """A table of one head, with the head in front."""
+    if table is None:
+        return None
+    head = pd.DataFrame({"kind": score.kind, "layer": score.layer, "head": score.head}, index=table.index)
+    return pd.concat([head, table], axis=1)
 
 
 def timeline_table(alignment: Alignment) -> pd.DataFrame:

@@ -10,9 +10,9 @@ import pandas as pd
 from kvlab import plots
 from kvlab.language import current, mark, say, speaking, translated
 from kvlab.plots import KIND_NAME
-from kvlab.report import layers, sentences, tables
+from kvlab.report import head_views, layers, sentences, tables
 from kvlab.report.frame import drawing, whole_page
-from kvlab.results import Alignment
+from kvlab.results import Alignment, worst_head
 
 LANGUAGES = {"en": "en", "zh": "zh-Hans"}  # as HTML names them
 SETTING, VALUE = mark("setting"), mark("value")
@@ -71,6 +71,7 @@ def _sections(alignment: Alignment) -> list[str]:
         *(draw(plots.error_heatmap(alignment, kind)) for kind in KIND_NAME),
         *(_fusion(alignment, draw) if alignment.fusion else ()),
         *_layers(alignment, draw),
+        *_head(alignment, draw),
         _heading(say("Timeline")),
         *(_timeline(alignment, draw) if alignment.inspected else ()),
         _table(_rules(alignment)),
@@ -107,7 +108,24 @@ def _fusion(alignment: Alignment, draw: Callable) -> list[str]:
 
 
 def _timeline(alignment: Alignment, draw: Callable) -> list[str]:
-    return [draw(plots.timeline(alignment, 0, plots.rule_shown(alignment))), draw(plots.index_maps(alignment, 0))]
+    return [
+        _said(head_views.groups_sentence(alignment, 0)),
+        draw(plots.timeline(alignment, 0, plots.rule_shown(alignment))),
+        draw(plots.index_maps(alignment, 0)),
+    ]
+
+
+def _head(alignment: Alignment, draw: Callable) -> list[str]:
+    """What the views of one head show, of the worst K head; nothing of an analysis that does not hold it."""
+    cell = worst_head(alignment)
+    found = []
+    if plots.spectrum_table(alignment, *cell) is not None and not plots.spectrum_table(alignment, *cell).empty:
+        found += [draw(plots.error_spectrum(alignment, *cell)), _said(head_views.spectrum_sentence(alignment, *cell))]
+    if plots.rules_table(alignment, *cell) is not None:
+        found += [draw(plots.time_rules(alignment, *cell)), _said(head_views.rules_sentence(alignment, *cell))]
+    _, layer, head = cell
+    named = say("The worst K head: layer {layer}, head {head}", layer=layer, head=head)
+    return [_heading(named), *found] if found else []
 
 
 def _capture(alignment: Alignment) -> list[str]:
@@ -126,16 +144,13 @@ def _rules(alignment: Alignment) -> pd.DataFrame:
 
 
 def _pairs(alignment: Alignment) -> pd.DataFrame:
+    controls = {k: v for k, v in alignment.controls.items() if not isinstance(v, dict)}
     pairs = {
         "prompts": translated(alignment.prompts),
         "teachers": ", ".join(alignment.teachers),
         **alignment.settings,
         **{k: translated(str(v)) for k, v in alignment.data.items() if not isinstance(v, dict)},
-        **{
-            say("control: {name}", name=say(k)): translated(str(v))
-            for k, v in alignment.controls.items()
-            if not isinstance(v, dict)
-        },
+        **{say("control: {name}", name=say(k)): translated(str(v)) for k, v in controls.items()},
         **alignment.versions,
         **{k: f"{v:.2f}" for k, v in alignment.timings.items()},
     }

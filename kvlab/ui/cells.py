@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import isnan
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -11,7 +10,7 @@ import streamlit as st
 
 from kvlab.language import say
 from kvlab.plots import KIND_NAME
-from kvlab.results import Alignment
+from kvlab.results import Alignment, worst_head
 from kvlab.ui import downloads
 
 Cell = tuple[str, int, int]  # kind, layer as numbered in the student, head
@@ -25,8 +24,7 @@ def selected(alignment: Alignment) -> Cell:
         cell = ("key" if kind == "K" else "value", int(layer), int(head))
         alignment.score(*cell)
     except (KeyError, ValueError):
-        worst = max((s for s in alignment.heads if s.kind == "key"), key=lambda s: -1 if isnan(s.error) else s.error)
-        cell = (worst.kind, worst.layer, worst.head)
+        cell = worst_head(alignment)
     st.query_params["cell"] = f"{KIND_NAME[cell[0]]}-{cell[1]}-{cell[2]}"
     return cell
 

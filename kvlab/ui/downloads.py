@@ -33,10 +33,10 @@ def figure_button(figure: go.Figure, name: str, key: str) -> None:
     )
 
 
-def table(frame: pd.DataFrame, columns: dict, name: str, key: str) -> None:
-    """The numbers of a figure, folded away, to sort and to download. ``columns``: those shown, as st.dataframe has
-    them, in their order."""
-    with st.expander(say("The numbers as a table"), icon=":material/table:", key=f"numbers-{key}"):
+def table(frame: pd.DataFrame, columns: dict, name: str, key: str, unfolded: bool = False) -> None:
+    """The numbers of a figure, to sort and to download. ``columns``: those shown, as st.dataframe has them, in their
+    order."""
+    with st.expander(say("The numbers as a table"), unfolded, icon=":material/table:", key=f"numbers-{key}"):
         st.dataframe(
             frame,
             hide_index=True,

@@ -105,7 +105,7 @@ def _worst(alignment: Alignment, shown: str, cell: Cell, chosen: int) -> None:
         "byte": count(say("first byte")),
         "document": say("document"),
     }
-    downloads.table(worst, columns, f"worst-tokens-{name_of(cell)}", f"worst-{shown}")
+    downloads.table(worst, columns, f"worst-tokens-{name_of(cell)}", f"worst-{shown}", unfolded=True)
     st.caption(say("␣ is a space, ⏎ a line break; … where the text goes on. Sinks and special tokens are not ranked."))
 
 

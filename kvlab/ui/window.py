@@ -17,11 +17,11 @@ def choose(alignment: Alignment, shown: str, number: int, start_at, zoom_at) -> 
     """The window [start, end) in bytes; the slider and the zoom are drawn where they are told to be."""
     length = len(alignment.inspected[number].text.encode())
     key = f"window-{shown}-{number}"
-    zooms = [zoom for zoom in ZOOMS if zoom < length] or [length]
+    zooms = [zoom for zoom in ZOOMS if zoom < length] + [length] * (length <= ZOOMS[-1])
     wide = zoom_at.select_slider(
         say("Bytes shown"),
         zooms,
-        value=min(LEGIBLE, zooms[-1]) if LEGIBLE in zooms else zooms[-1],
+        value=LEGIBLE if LEGIBLE in zooms else zooms[-1],
         key=f"zoom-{shown}-{number}",
         disabled=len(zooms) == 1,
     )

@@ -160,4 +160,11 @@ WORDS: dict[str, str] = {
         "按字节的整个文档，颜色为误差；方框是上图所绘的窗口"
     ),
     "Or click the strip.": "也可点击条带。",
+    "held-out error of every student head along each of its principal directions, and its share": (
+        "每个学生头沿其各主方向的留出误差及方差占比"
+    ),
+    "held-out R² of every student head under every time rule, on the sample": "每个学生头在各时间规则下的留出 R²（样本）",
+    "The worst K head: layer {layer}, head {head}": "误差最大的 K 头：第 {layer} 层，第 {head} 头",
+    "compare_rules_s": "比较时间规则，秒",
+    "compare rules": "比较规则",
 }
