@@ -117,6 +117,25 @@ def test_a_new_user_reads_the_sample_runs_a_file_clicks_a_cell_and_takes_the_num
         assert Path(download.value.path()).stat().st_size > 10_000
 
 
+def test_the_views_of_a_head_are_in_the_address_and_a_click_on_the_strip_moves_the_timeline(app, page):
+    page.goto(f"{app.url}/alignment?run=sample&view=heads&cell=K-3-0&pane=spectrum")
+    page.get_by_text("The largest direction holds").wait_for()
+    page.get_by_text("Time rules", exact=True).click()
+    page.get_by_text("The best rule for this head is").wait_for()
+    page.wait_for_url("**pane=time-rules**")
+    page.get_by_text("Timeline", exact=True).click()
+    page.get_by_text("the frame is what is drawn: bytes 0–96").wait_for()
+    strip, moved = page.locator(".js-plotly-plot").nth(1), page.get_by_text("the frame is what is drawn: bytes 88–179")
+    for _ in range(4):  # a click while the plot is drawn anew reaches nobody; a user clicks again
+        surface = strip.locator(".nsewdrag").first
+        box = surface.bounding_box()
+        surface.click(position={"x": box["width"] * 0.95, "y": box["height"] * 0.75})
+        with suppress(TimeoutError):
+            moved.wait_for(timeout=MINUTE / 6)
+            return
+    moved.wait_for(timeout=1)
+
+
 def test_an_analysis_goes_on_over_a_page_change_a_reload_and_a_second_tab(app, page, twenty):
     worker = app.worker().pid
     os.kill(worker, signal.SIGSTOP)  # hold the worker, so that it is at work meanwhile
