@@ -35,10 +35,10 @@ def _verdict(view: View, source: Source) -> None:
     words = live_words.verdict(state, source.checkpoints(None), view)
     box = {"pass": st.success, "fail": st.error}.get(state, st.warning)
     icon = ":material/check_circle:" if state == "pass" else ":material/cancel:"
-    box(f"{words} {live_words.change(before, after)}", icon=icon)
+    box(say(" ").join([words, live_words.change(before, after)]), icon=icon)
     told = [live_words.cross_entropy(before, after), _router(view, source)]
     if told := [text for text in told if text]:
-        st.caption(" ".join(told))
+        st.caption(say(" ").join(told))
 
 
 def _router(view: View, source: Source) -> str:
@@ -60,7 +60,7 @@ def _cancelled(view: View) -> None:
         live_words.cancelled(view, killed),
         say("Its process is gone.") if gone else say("Its process is about to end."),
     ]
-    st.info(" ".join(told), icon=":material/stop_circle:")
+    st.info(say(" ").join(told), icon=":material/stop_circle:")
 
 
 def _error(error: dict[str, Any] | None) -> None:

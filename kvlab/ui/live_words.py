@@ -153,7 +153,7 @@ def cross_entropy(before: dict[str, Any], after: dict[str, Any]) -> str:
     else:
         course = say("The student's held-out cross-entropy fell by {by:.4f}.", by=first - last)
     caution = say("A falling KV loss alone proves nothing: compare this with a control run, such as CE only.")
-    return f"{course} {caution}"
+    return say(" ").join([course, caution])
 
 
 def control(name: object) -> str:

@@ -56,7 +56,7 @@ def panel(rows: Sequence[Row]) -> None:
         )
     if without := [plain(runs_words.label(row)) for row in rows if metric not in of_run[row.id]]:
         said.append(say("Not logged by: {runs}.", runs=say(", ").join(without)))
-    st.caption(" ".join([*said, say("Scroll to zoom, drag to move, double-click to reset.")]))
+    st.caption(say(" ").join([*said, say("Scroll to zoom, drag to move, double-click to reset.")]))
 
 
 def figure(frame: pd.DataFrame, labels: Sequence[str], metric: str) -> alt.LayerChart:

@@ -115,4 +115,4 @@ def _about(rows: Sequence[Row]) -> str:
                 settings=say(", ").join(against),
             )
         )
-    return " ".join(said)
+    return say(" ").join(said)

@@ -36,7 +36,7 @@ def _uploaded() -> list[Document]:
         type=SUFFIXES,
         accept_multiple_files=True,
         max_upload_size=UPLOAD_MIB,
-        help=UPLOAD_HELP,
+        help=say(UPLOAD_HELP),
         key="train-files",
     )
     documents: list[Document] = []

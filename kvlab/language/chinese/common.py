@@ -13,7 +13,7 @@ WORDS: dict[str, str] = {
     "step": "步",
     "value": "值",
     "state": "状态",
-    "found": "结果",
+    "found": "备注",
     "run": "运行",
     "device": "设备",
     "checked": "检查项",

@@ -47,12 +47,12 @@ WORDS: dict[str, str] = {
     ),
     "The analysis worker holds {models} on this GPU. Ending it gives that memory back; an analysis that is going on "
     "would fail, and can go on afterwards.": (
-        "分析进程在此 GPU 上占用着 {models}。结束它可以释放显存；正在进行的分析会失败，之后可以继续。"
+        "工作进程在此 GPU 上占用着 {models}。结束它可以释放显存；正在进行的分析会失败，之后可以继续。"
     ),
-    "End the worker and launch": "结束分析进程并启动",
+    "End the worker and launch": "结束工作进程并启动",
     "Launch beside it": "同时运行",
     "Do not launch": "不启动",
-    "Ending the worker…": "正在结束分析进程…",
+    "Ending the worker…": "正在结束工作进程…",
     # Under "Advanced".
     "Advanced: precision, accumulation, learning rate, seed, device, thresholds": (
         "高级设置：精度、梯度累积、学习率、随机种子、设备、阈值"
@@ -80,10 +80,10 @@ WORDS: dict[str, str] = {
     "Documents the map is fitted on": "拟合映射所用的文档数",
     "Held-out documents": "留出文档数",
     "Longest document, tokens": "最长文档（词元数）",
-    "First tokens left out (sinks)": "略去的开头词元数（sinks）",
+    "First tokens left out (sinks)": "略去的开头词元数（汇聚词元）",
     "**Thresholds of the verdict**": "**结论的阈值**",
-    "Half time: last 5 losses over the first, below": "中点：最近 5 步损失与第 1 步之比，低于",
-    "End: loss over that at half time, up to": "结束：损失与中点时之比，至多",
+    "Half time: last 5 losses over the first, below": "中点：近 5 步损失 / 首步，低于",
+    "End: loss over that at half time, up to": "结束：损失 / 中点损失，至多",
     "A spike: times the median before it": "尖峰：此前中位数的倍数",
     "Share of steps that may be spikes": "允许的尖峰步数占比",
     "Peak memory, share of the device, below": "内存峰值占设备的比例，低于",
