@@ -1,8 +1,9 @@
 """Messages that were put together in English, recognised by their templates and said in Chinese.
 
 An error comes from another process or from a run folder that an older version wrote, as a finished English sentence.
-A template is that sentence with ``{names}`` where its values stood; the values stay as they are, unless they are
-themselves messages. A message of several sentences that none of the templates is, is looked at sentence by sentence.
+A template is that sentence with ``{names}`` where its values stood (``{n}`` and ``{m}`` are numbers); the values stay
+as they are, unless they are themselves messages. A message that no template is, is looked at piece by piece: its
+sentences, and what stands before a colon or between commas.
 """
 
 from __future__ import annotations
@@ -12,46 +13,88 @@ from functools import cache, lru_cache
 
 from kvlab.language.chinese import MESSAGES
 
+MOST_PIECES = 40  # of a message; one of more is a list of values
+
 _HOLE = re.compile(r"\{(\w+)\}")
+_BETWEEN = re.compile(r"([.!?;,:]\s+)")
+_MARKS = dict(zip(".!?;,:", "。！？；，："))
+_NUMBERS = ("n", "m")  # holes for nothing else
+_QUOTED = ("'", '"', "[", "{", "/", "~")  # how values begin that are never messages
 
 
 @lru_cache(maxsize=2000)
 def in_chinese(message: str) -> str:
     """``message`` in Chinese; what no template knows stays as it is."""
-    return _known(message) or _by_sentences(message)
+    return _known(message) or _by_pieces(message)
 
 
-def _known(message: str) -> str | None:
+def match(message: str) -> tuple[str, dict[str, str]] | None:
+    """The template of a whole message, and its values."""
     if message in MESSAGES:
-        return MESSAGES[message]
-    for pattern, chinese in _patterns():
-        if found := pattern.fullmatch(message):
-            values = {name: _known(value) or value for name, value in found.groupdict().items()}
-            return chinese.format(**values)
+        return message, {}
+    for template, pieces in _templates():
+        if _may_be(message, pieces) and (found := _pattern(template).fullmatch(message)):
+            return template, found.groupdict()
     return None
 
 
-def _by_sentences(message: str) -> str:
-    parts = re.split(r"(?<=[.!?;])\s+", message)
-    if len(parts) == 1:
+def _known(message: str) -> str | None:
+    found = match(message)
+    if found is None:
+        return None
+    template, values = found
+    chinese = MESSAGES[template]
+    return chinese.format(**{name: _value(value) for name, value in values.items()}) if values else chinese
+
+
+def _value(value: str) -> str:
+    return value if "\n" in value or value.startswith(_QUOTED) else in_chinese(value)
+
+
+def _by_pieces(message: str) -> str:
+    parts = _BETWEEN.split(message)  # piece, mark, piece, mark, ..., piece
+    if len(parts) > 2 * MOST_PIECES:
         return message
-    return "".join(_known(part) or f"{part} " for part in parts).strip()
+    said, at = "", 0
+    while at < len(parts):
+        for end in range(at, len(parts), 2):
+            piece, mark = "".join(parts[at : end + 1]), "".join(parts[end + 1 : end + 2])
+            if whole := _known(piece + mark.rstrip()):  # of a sentence with its full stop
+                said += whole
+                break
+            if piece != message and (bare := _known(piece)):
+                said += bare + _MARKS.get(mark[:1], "")
+                break
+        else:
+            end = at
+            if parts[at].startswith(_QUOTED):  # a value, whatever marks are in it
+                end = next((n for n in range(at, len(parts) - 1, 2) if parts[n + 1][0] == ";"), len(parts) - 1)
+            said += "".join(parts[at : end + 2])
+        at = end + 2
+    return said
 
 
 @cache
-def _patterns() -> list[tuple[re.Pattern[str], str]]:
-    """Of the templates with holes; those with most fixed text first, so that the most exact one wins."""
-    holed = [(english, chinese) for english, chinese in MESSAGES.items() if _HOLE.search(english)]
-    holed.sort(key=lambda pair: -len(_HOLE.sub("", pair[0])))
-    return [(_pattern(english), chinese) for english, chinese in holed]
+def _templates() -> list[tuple[str, list[str]]]:
+    """Those with holes, and their text between the holes; those with most text first: the most exact one wins."""
+    holed = [(english, _HOLE.split(english)[::2]) for english in MESSAGES if _HOLE.search(english)]
+    return sorted(holed, key=lambda pair: -sum(map(len, pair[1])))
 
 
+def _may_be(message: str, pieces: list[str]) -> bool:
+    """Cheap, so that a pattern is compiled for a message that it is likely to fit, not for every template."""
+    ends = message.startswith(pieces[0]) and message.endswith(pieces[-1])
+    return ends and all(piece in message for piece in pieces)
+
+
+@cache
 def _pattern(template: str) -> re.Pattern[str]:
     pieces = _HOLE.split(template)  # text, name, text, name, ..., text
     seen: set[str] = set()
     for at in range(1, len(pieces), 2):
         name = pieces[at]
-        pieces[at] = f"(?P={name})" if name in seen else f"(?P<{name}>.+?)"
+        value = r"[-+\d.,%e]+" if name in _NUMBERS else ".+?"
+        pieces[at] = f"(?P={name})" if name in seen else f"(?P<{name}>{value})"
         seen.add(name)
     for at in range(0, len(pieces), 2):
         pieces[at] = re.escape(pieces[at])

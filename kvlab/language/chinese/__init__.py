@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
-from kvlab.language.chinese import analysis, common, drill, figures, live, report, runs, validation, walk
+from kvlab.language.chinese import (
+    analysis,
+    common,
+    drill,
+    errors_align,
+    errors_environment,
+    errors_input,
+    errors_libraries,
+    errors_models,
+    errors_runs,
+    errors_train,
+    figures,
+    live,
+    report,
+    runs,
+    validation,
+    walk,
+)
 
 PARTS = (
     common,
@@ -18,6 +35,13 @@ PARTS = (
 MESSAGE_PARTS = (
     analysis,
     report,
+    errors_align,
+    errors_environment,
+    errors_input,
+    errors_libraries,
+    errors_models,
+    errors_runs,
+    errors_train,
 )
 
 WORDS: dict[str, str] = {}
