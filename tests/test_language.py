@@ -131,7 +131,7 @@ def test_a_message_is_recognised_with_its_values(monkeypatch):
 
     known = {"{n} prompts in {file}": "{file} 中有 {n} 条提示", "no prompts": "没有提示", "use {what}": "请用{what}"}
     monkeypatch.setattr(messages, "MESSAGES", known)
-    messages._patterns.cache_clear()
+    messages._templates.cache_clear()
     messages.in_chinese.cache_clear()
     try:
         with speaking("zh"):
@@ -140,5 +140,5 @@ def test_a_message_is_recognised_with_its_values(monkeypatch):
             assert translated("something else") == "something else"
         assert translated("no prompts") == "no prompts"
     finally:
-        messages._patterns.cache_clear()
+        messages._templates.cache_clear()
         messages.in_chinese.cache_clear()

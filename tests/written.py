@@ -106,7 +106,7 @@ class Source:
         while scope is not None:
             assigned = [value for node in ast.walk(scope) for value in assigned_to(name.id, node)]
             parameters = [argument.arg for argument in (*scope.args.args, *scope.args.kwonlyargs)]
-            if name.id in parameters and len(self.functions[scope.name]) == 1:
+            if name.id in parameters:
                 assigned += self._arguments(scope, parameters, name.id)
             if assigned:
                 return assigned
@@ -114,9 +114,13 @@ class Source:
         return self.constants.get(name.id, [])
 
     def _arguments(self, function, parameters, name):
+        """What is given for a parameter, by all calls of a function of this name with so many parameters."""
         place = parameters.index(name) - (parameters[0] in ("self", "cls"))
         found = []
-        for call in self.calls.get(function.name, []):
+        homonyms = [other for other in self.functions[function.name] if len(other.args.args) == len(parameters)]
+        for call in self.calls.get(function.name, []) if len(homonyms) == 1 else []:
+            if len(call.args) + len(call.keywords) > len(parameters):
+                continue  # of another function of this name
             found += [keyword.value for keyword in call.keywords if keyword.arg == name]
             if place < len(call.args) and not any(isinstance(a, ast.Starred) for a in call.args[: place + 1]):
                 found.append(call.args[place])

@@ -13,19 +13,19 @@ from functools import cache, lru_cache
 
 from kvlab.language.chinese import MESSAGES
 
-MOST_PIECES = 40  # of a message; one of more is a list of values
+MOST_PIECES = 24  # of a message; one of more is a list of values
 
 _HOLE = re.compile(r"\{(\w+)\}")
 _BETWEEN = re.compile(r"([.!?;,:]\s+)")
 _MARKS = dict(zip(".!?;,:", "。！？；，："))
 _NUMBERS = ("n", "m")  # holes for nothing else
-_QUOTED = ("'", '"', "[", "{", "/", "~")  # how values begin that are never messages
+_QUOTED = {"'": "'", '"': '"', "[": "]", "{": "}", "/": "\n", "~": "\n"}  # how values begin and end
 
 
 @lru_cache(maxsize=2000)
 def in_chinese(message: str) -> str:
     """``message`` in Chinese; what no template knows stays as it is."""
-    return _known(message) or _by_pieces(message)
+    return _all_known(message) or _known(message) or _by_pieces(message)
 
 
 def match(message: str) -> tuple[str, dict[str, str]] | None:
@@ -38,6 +38,15 @@ def match(message: str) -> tuple[str, dict[str, str]] | None:
     return None
 
 
+def _all_known(message: str) -> str | None:
+    """Of several messages in a row, none of which may be taken for a value of another."""
+    parts = message.split("; ")
+    if message in MESSAGES or not 1 < len(parts) <= MOST_PIECES:
+        return None
+    said = [known for part in parts if (known := _known(part))]
+    return "；".join(said) if len(said) == len(parts) else None
+
+
 def _known(message: str) -> str | None:
     found = match(message)
     if found is None:
@@ -48,7 +57,9 @@ def _known(message: str) -> str | None:
 
 
 def _value(value: str) -> str:
-    return value if "\n" in value or value.startswith(_QUOTED) else in_chinese(value)
+    if "\n" in value or value.startswith("/") or value.endswith(_QUOTED.get(value[:1], "\n")):
+        return _known(value) or value
+    return in_chinese(value)
 
 
 def _by_pieces(message: str) -> str:
@@ -67,8 +78,9 @@ def _by_pieces(message: str) -> str:
                 break
         else:
             end = at
-            if parts[at].startswith(_QUOTED):  # a value, whatever marks are in it
-                end = next((n for n in range(at, len(parts) - 1, 2) if parts[n + 1][0] == ";"), len(parts) - 1)
+            if closing := _QUOTED.get(parts[at][:1]):  # a value, whatever marks are in it
+                places = range(at, len(parts) - 1, 2)
+                end = next((n for n in places if parts[n].endswith(closing) or parts[n + 1][0] == ";"), len(parts) - 1)
             said += "".join(parts[at : end + 2])
         at = end + 2
     return said

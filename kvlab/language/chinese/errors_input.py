@@ -12,8 +12,7 @@ MESSAGES: dict[str, str] = {
     "none": "无",
     # the file
     "a file ending in {extensions}": "扩展名为 {extensions} 之一的文件",
-    "save the prompts in one of these formats and rename the file accordingly": "将提示保存为其中一种格式，并相应地重"
-    "命名文件",
+    "save the prompts in one of these formats and rename the file accordingly": "将提示保存为其中一种格式，并相应地重命名文件",
     "a file at {path}": "位于 {path} 的文件",
     "a folder or a device": "这是文件夹或设备",
     "no such file": "没有这个文件",
@@ -34,8 +33,7 @@ MESSAGES: dict[str, str] = {
     "text": "文本",
     "text in UTF-8": "UTF-8 文本",
     "text in {encoding} (its byte order mark at byte 0)": "{encoding} 文本（字节 0 处有其字节序标记）",
-    "save the file as UTF-8, or: iconv -f {encoding} -t UTF-8 old.txt > new.txt": "将文件另存为 UTF-8，或运行：iconv "
-    "-f {encoding} -t UTF-8 old.txt > new.txt",
+    "save the file as UTF-8, or: iconv -f {encoding} -t UTF-8 old.txt > new.txt": "将文件另存为 UTF-8，或运行：iconv -f {encoding} -t UTF-8 old.txt > new.txt",
     "binary data: {kind}": "二进制数据：{kind}",
     "a zip archive (.zip, .xlsx, .docx)": "zip 压缩包（.zip、.xlsx、.docx）",
     "a PNG image": "PNG 图像",
@@ -47,26 +45,18 @@ MESSAGES: dict[str, str] = {
     "a program": "可执行程序",
     "an SQLite database": "SQLite 数据库",
     "a Parquet table": "Parquet 表",
-    "a NUL byte at byte offset {n}, and most lines are not UTF-8 text": "字节偏移 {n} 处有 NUL 字节，且多数行不是 "
-    "UTF-8 文本",
-    "unpack or export it to one of {extensions}; if it is text in UTF-16: "
-    "iconv -f UTF-16LE -t UTF-8 old.txt > new.txt": "解压或导出为 {extensions} 之一；若是 UTF-16 文本：iconv -f "
-    "UTF-16LE -t UTF-8 old.txt > new.txt",
+    "a NUL byte at byte offset {n}, and most lines are not UTF-8 text": "字节偏移 {n} 处有 NUL 字节，且多数行不是 UTF-8 文本",
+    "unpack or export it to one of {extensions}; if it is text in UTF-16: iconv -f UTF-16LE -t UTF-8 old.txt > new.txt": "解压或导出为 {extensions} 之一；若是 UTF-16 文本：iconv -f UTF-16LE -t UTF-8 old.txt > new.txt",
     "a NUL byte at byte offset {n} (line {line})": "字节偏移 {n} 处有 NUL 字节（第 {line} 行）",
-    "remove it and load the file again; this line is left out, the others are kept": "删除它后重新加载文件；这一行已略"
-    "去，其余各行保留",
-    "byte 0x{byte} at byte offset {n} (line {line}), which is not UTF-8": "字节偏移 {n} 处（第 {line} 行）的字节 "
-    "0x{byte} 不是 UTF-8",
+    "remove it and load the file again; this line is left out, the others are kept": "删除它后重新加载文件；这一行已略去，其余各行保留",
+    "byte 0x{byte} at byte offset {n} (line {line}), which is not UTF-8": "字节偏移 {n} 处（第 {line} 行）的字节 0x{byte} 不是 UTF-8",
     "byte 0x{byte} at byte {n} of the cell, which is not UTF-8": "单元格第 {n} 字节 0x{byte} 不是 UTF-8",
-    "save the file as UTF-8; Chinese text from Windows: iconv -f "
-    "GBK -t UTF-8 old.txt > new.txt": "将文件另存为 UTF-8；来自 Windows 的中文文本：iconv -f GBK -t UTF-8 old.txt > "
-    "new.txt",
+    "save the file as UTF-8; Chinese text from Windows: iconv -f GBK -t UTF-8 old.txt > new.txt": "将文件另存为 UTF-8；来自 Windows 的中文文本：iconv -f GBK -t UTF-8 old.txt > new.txt",
     # JSON lines
     "one JSON object per line": "每行一个 JSON 对象",
     "{line} (brackets nested too deep)": "{line}（括号嵌套过深）",
     "{line} ({reason} at character {n})": "{line}（{reason}，第 {n} 个字符处）",
-    "turn the JSON array into one object per line: jq -c '.[]' old.json > new.jsonl": "将 JSON 数组转换为每行一个对象"
-    "：jq -c '.[]' old.json > new.jsonl",
+    "turn the JSON array into one object per line: jq -c '.[]' old.json > new.jsonl": "将 JSON 数组转换为每行一个对象：jq -c '.[]' old.json > new.jsonl",
     "write each document on its own line, for example: {example}": "每篇文档单独写一行，例如：{example}",
     # values
     "a number": "数字",
@@ -88,33 +78,28 @@ MESSAGES: dict[str, str] = {
     "remove it and load the file again": "删除它后重新加载文件",
     'whole characters in "{name}"': "{name} 中为完整的字符",
     "half of one ({code}) at character {n}": "第 {n} 个字符只有一半（{code}）",
-    "write the text again from its source: an emoji was cut in two when it was saved": "从来源重新写出文本：保存时有表"
-    "情符号被截成两半",
+    "write the text again from its source: an emoji was cut in two when it was saved": "从来源重新写出文本：保存时有表情符号被截成两半",
     'a document with text in "{name}"': "{name} 中有文本的文档",
     "nothing but blanks": "只有空白",
     "fill it in or remove it": "填写内容或删除它",
     # tables
     "a first row with the names of the columns": "首行为列名",
     "what looks like data: {cells}": "看似数据：{cells}",
-    "put a row such as prompt,reasoning,answer on top, or choose "
-    "the column by its name": "在顶部加一行表头，如 prompt,reasoning,answer，或按列名选择列",
+    "put a row such as prompt,reasoning,answer on top, or choose the column by its name": "在顶部加一行表头，如 prompt,reasoning,answer，或按列名选择列",
     "a column named 'prompt' or 'text', or exactly one column of text": "名为 prompt 或 text 的列，或恰好一列文本",
     "one column named {column}": "恰好一列名为 {column}",
     "the columns {names}": "各列为 {names}",
     "no named column": "没有命名的列",
     "choose the column to read, or rename it to prompt": "选择要读取的列，或将其改名为 prompt",
-    'a cell in quotes to end with one, and quotes inside it doubled ("")': "带引号的单元格以引号结束，其中的引号写两次"
-    '（""）',
+    'a cell in quotes to end with one, and quotes inside it doubled ("")': '带引号的单元格以引号结束，其中的引号写两次（""）',
     "{error} (from line {first} to line {last})": "{error}（第 {first} 行至第 {last} 行）",
     "close or double the quote; the lines it has swallowed are left out": "补上引号或将引号写两次；被它吞掉的行已略去",
     "{n} cells, as in the header": "{n} 个单元格，与表头一致",
     "{n} cells in row {row} (line {line})": "第 {row} 行数据（文件第 {line} 行）有 {n} 个单元格",
-    "put cells that hold a comma in double quotes, and give each row all its cells": "含逗号的单元格加双引号，并补全每"
-    "行的单元格",
+    "put cells that hold a comma in double quotes, and give each row all its cells": "含逗号的单元格加双引号，并补全每行的单元格",
     "a Parquet file": "Parquet 文件",
     "data that cannot be read as one ({error})": "无法按此格式读取的数据（{error}）",
-    "write it again, for example with pandas: frame.to_parquet('prompts.parquet')": "重新写出，例如用 pandas："
-    "frame.to_parquet('prompts.parquet')",
+    "write it again, for example with pandas: frame.to_parquet('prompts.parquet')": "重新写出，例如用 pandas：frame.to_parquet('prompts.parquet')",
     # an upload as a whole
     "at most {n} documents": "至多 {n} 篇文档",
     "more: the first {n} are kept, nothing from {where} on was read": "更多：保留前 {n} 篇，从{where}起未读取",
@@ -141,6 +126,5 @@ MESSAGES: dict[str, str] = {
     "start from a saved config.yaml": "从已保存的 config.yaml 开始",
     "the request": "请求",
     "the settings": "设置",
-    "correct this setting; `python -m kvlab align --help` lists them": "改正这一项设置；全部设置见 `python -m kvlab "
-    "align --help`",
+    "correct this setting; `python -m kvlab align --help` lists them": "改正这一项设置；全部设置见 `python -m kvlab align --help`",
 }

@@ -6,20 +6,14 @@ MESSAGES: dict[str, str] = {
     "no message": "没有说明",
     # pydantic
     "{where}: Input should be {values} or {last}": "{where}：应为 {values} 或 {last}",
-    "{where}: Input should be {value}": "{where}：应为 {value}",
     "{where}: Input should be greater than {n}": "{where}：应大于 {n}",
     "{where}: Input should be greater than or equal to {n}": "{where}：应大于或等于 {n}",
-    "{where}: Input should be less than {n}": "{where}：应小于 {n}",
     "{where}: Input should be less than or equal to {n}": "{where}：应小于或等于 {n}",
-    "{where}: Input should be a valid integer, unable to parse string as an integer": "{where}：应为整数，无法从字符串"
-    "解析",
-    "{where}: Input should be a valid integer, got a number with a fractional part": "{where}：应为整数，而数字带有小"
-    "数部分",
+    "{where}: Input should be a valid integer, unable to parse string as an integer": "{where}：应为整数，无法从字符串解析",
+    "{where}: Input should be a valid integer, got a number with a fractional part": "{where}：应为整数，而数字带有小数部分",
     "{where}: Input should be a valid integer": "{where}：应为整数",
-    "{where}: Input should be a valid number, unable to parse string as a number": "{where}：应为数字，无法从字符串解"
-    "析",
+    "{where}: Input should be a valid number, unable to parse string as a number": "{where}：应为数字，无法从字符串解析",
     "{where}: Input should be a valid number": "{where}：应为数字",
-    "{where}: Input should be a finite number": "{where}：应为有限的数字",
     "{where}: Input should be a valid boolean, unable to interpret input": "{where}：应为真或假，无法理解输入",
     "{where}: Input should be a valid boolean": "{where}：应为真或假",
     "{where}: Input should be a valid string": "{where}：应为字符串",
@@ -30,8 +24,7 @@ MESSAGES: dict[str, str] = {
     "{where}: String should match pattern {pattern}": "{where}：应符合 {pattern}",
     "{where}: String should have at least {n} character": "{where}：至少应有 {n} 个字符",
     "{where}: String should have at most {n} characters": "{where}：至多应有 {n} 个字符",
-    "{where}: Tuple should have at least {n} item after validation, not {found}": "{where}：至少应有 {n} 项，而不是 "
-    "{found} 项",
+    "{where}: Tuple should have at least {n} item after validation, not {found}": "{where}：至少应有 {n} 项，而不是 {found} 项",
     # json
     "Expecting value": "应有一个值",
     "Expecting property name enclosed in double quotes": "应有双引号中的属性名",
@@ -49,6 +42,7 @@ MESSAGES: dict[str, str] = {
     "unexpected end of data": "数据意外结束",
     "'{mark}' expected after '{quote}'": "'{quote}' 之后应为 '{mark}'",
     # the operating system
+    "[Errno {n}] {error}": "[Errno {n}] {error}",
     "No such file or directory": "没有这个文件或文件夹",
     "Permission denied": "权限不足",
     "Not a directory": "不是文件夹",
