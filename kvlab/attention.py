@@ -41,7 +41,7 @@ def observed_attention(loaded: LoadedModel, batch: list[Tokens], observers: Sequ
     ids = pad_sequence([torch.from_numpy(tokens.ids) for tokens in batch], batch_first=True).to(loaded.device)
     lengths = torch.tensor([len(tokens) for tokens in batch], device=loaded.device)
     mask = (torch.arange(ids.shape[1], device=loaded.device) < lengths[:, None]).long()
-    with loaded.lock, _eager(loaded.model), _watched(loaded.model, ids.shape[1], observers) as seen:
+    with loaded.lock, eager(loaded.model), _watched(loaded.model, ids.shape[1], observers) as seen:
         cache = cache_names.returned(loaded.model.base_model(input_ids=ids, attention_mask=mask, use_cache=True))
     found = []
     for layer in loaded.geometry.kv_layers:
@@ -86,7 +86,7 @@ def _mean_of(probabilities: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
 
 
 @contextmanager
-def _eager(model: PreTrainedModel) -> Iterator[None]:
+def eager(model: PreTrainedModel) -> Iterator[None]:
     """The model with eager attention, which alone computes probabilities; its own is given back."""
     before = _implementations(model.config)
     if before[""] != "eager":

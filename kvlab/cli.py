@@ -16,6 +16,7 @@ from kvlab import cli_runs
 from kvlab import request as asked
 from kvlab.bench import ROWS
 from kvlab.errors import AlignError, KvlabError
+from kvlab.inject import flags as inject_flags
 from kvlab.language import DEFAULT, LANGUAGES, say, speaking, translated
 from kvlab.request import AlignSettings, AnalysisRequest
 from kvlab.results import Alignment
@@ -51,6 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--debug", action="store_true", help="show a traceback on errors")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_align(commands, common)
+    inject = commands.add_parser("inject", parents=[common], help="can the student use the teacher's cache?")
+    inject.set_defaults(run=_inject)
+    inject_flags.add(inject)
     train = commands.add_parser("train", parents=[common], help="a short training run with a verdict")
     train.set_defaults(run=flags.run)
     flags.add(train)
@@ -159,6 +163,13 @@ def _tell(alignments: Sequence[Alignment]) -> None:
         print(report.fusion_sentence(alignments[0]))
     for note in dict.fromkeys(note for alignment in alignments for note in alignment.notes):
         print(say("Note: {note}", note=translated(note)))
+
+
+def _inject(options: argparse.Namespace) -> int:
+    _check_out(options.out)
+    from kvlab import prompts
+
+    return inject_flags.run(options, lambda: _documents(prompts, options), Bar)
 
 
 def _request(options: argparse.Namespace) -> AnalysisRequest:

@@ -74,10 +74,11 @@ def checked(fields: dict) -> AnalysisRequest:
     try:
         return AnalysisRequest(**fields)
     except (ValidationError, TypeError) as error:
-        raise AlignError("request-invalid", **_first_problem(error)) from error
+        raise AlignError("request-invalid", **first_problem(error)) from error
 
 
-def _first_problem(error: ValidationError | TypeError) -> dict[str, str]:
+def first_problem(error: ValidationError | TypeError) -> dict[str, str]:
+    """What the error says of the first setting that is wrong, as the parts of a KvlabError."""
     if isinstance(error, TypeError):
         return {
             "expected": "a table of settings",

@@ -81,6 +81,12 @@ def mark(document: Document, markers: Markers) -> Document:
     return replace(document, segments=tuple(part for part in parts if part.start < part.end))
 
 
+def final_answer(text: str, markers: Markers) -> str | None:
+    """What stands on the line behind the last answer marker of a text; None without a marker."""
+    places = list(_places(text, markers.answer))
+    return text[places[-1].end() :].strip().split("\n")[0].strip() if places else None
+
+
 def _places(text: str, markers: Sequence[str]) -> Iterator[re.Match[str]]:
     """Where markers stand, from the start of the text on."""
     pattern = "|".join(re.escape(marker.strip()) for marker in markers)

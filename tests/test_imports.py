@@ -21,10 +21,21 @@ MODULES = {
 GROUPS = {
     "base": ({"kvlab", "kvlab.errors", "kvlab.types", "kvlab.language"}, set()),
     "input": (
-        {"kvlab.documents", "kvlab.uploads", "kvlab.tables", "kvlab.prompts", "kvlab.segments", "kvlab.request"},
+        {
+            "kvlab.documents",
+            "kvlab.uploads",
+            "kvlab.tables",
+            "kvlab.prompts",
+            "kvlab.segments",
+            "kvlab.request",
+            "kvlab.injection_request",
+        },
         {"base"},
     ),
-    "results": ({"kvlab.results", "kvlab.difference", "kvlab.safe_csv", "kvlab.plots", "kvlab.report"}, {"base"}),
+    "results": (
+        {"kvlab.results", "kvlab.injection", "kvlab.difference", "kvlab.safe_csv", "kvlab.plots", "kvlab.report"},
+        {"base"},
+    ),
     "models": (
         {
             "kvlab.cache_names",
@@ -46,6 +57,7 @@ GROUPS = {
         {"base", "demo"},
     ),
     "align": ({"kvlab.align"}, {"base", "input", "results", "models"}),
+    "inject": ({"kvlab.inject"}, {"base", "input", "results", "models", "align", "work", "demo"}),
     "runs": ({"kvlab.runs"}, {"base"}),
     "access": ({"kvlab.access"}, {"base"}),
     "run-report": (
@@ -81,11 +93,14 @@ GROUPS = {
     "worker": ({"kvlab.worker"}, {"base", "work", "models", "runs"}),
     "bench": (
         {"kvlab.bench"},
-        {"base", "input", "results", "models", "align", "work", "runs", "training", "training-run"},
+        {"base", "input", "results", "models", "align", "inject", "work", "runs", "training", "training-run"},
     ),
     "cli": (
         {"kvlab.cli", "kvlab.cli_runs", "kvlab.__main__"},
-        {*("base", "input", "results", "models", "work", "runs", "run-report", "bench", "training", "training-run")},
+        {
+            *("base", "input", "results", "models", "work", "inject", "runs", "run-report"),
+            *("bench", "training", "training-run"),
+        },
     ),
     "ui": (
         {"kvlab.ui", "app", "pages"},

@@ -74,9 +74,9 @@ def score(
         shapes = {at: feature_shape(teacher, kind, at) for at in choice.union}
         if projector == "structured":
             check_one_width(teacher, kind, choice.union)
-        solve = _solver(projector, shapes, heads, penalty)
+        solve = solver(projector, shapes, heads, penalty)
         chosen = ridge if projector == "ridge" else crossfit_fixed(pairing, choice.of_fold, heads, solve)
-        grouped = crossfit_fixed(pairing, choice.of_fold, heads, _solver("group-mean", shapes, heads, penalty))
+        grouped = crossfit_fixed(pairing, choice.of_fold, heads, solver("group-mean", shapes, heads, penalty))
 
         scored.fits[kind, layer], scored.ridges[kind, layer] = chosen, ridge
         spread = sums.spreads[kind, layer].score()
@@ -110,7 +110,7 @@ def identity_fits(sums: AlignSums) -> dict[tuple[str, int], CrossFit]:
     return fits
 
 
-def _solver(projector: str, shapes: dict[int, tuple[int, int]], heads_s: int, penalty: float) -> Solve:
+def solver(projector: str, shapes: dict[int, tuple[int, int]], heads_s: int, penalty: float) -> Solve:
     """A projector as training sums of some teacher layers -> W [P, Q]. ``shapes``: heads and width of each layer."""
 
     def ridge(train: Centred, layers: Sequence[int]) -> torch.Tensor:

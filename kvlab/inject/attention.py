@@ -1,0 +1,184 @@
+"""The student's own queries on a replaced prefix: what its heads attend to, and what they hand on.
+
+One forward, a row of the batch per variant of the keys. Every layer is given the own hidden states in all rows, so the
+queries are the own ones everywhere and only the keys differ; values change no distribution and are put in afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+from transformers import DynamicCache
+
+from kvlab import cache_names
+from kvlab.attention import eager
+from kvlab.errors import AlignError
+from kvlab.inject.continuation import Variant, replace_steps
+from kvlab.inject.own import Own, Problem
+from kvlab.models import LoadedModel
+from kvlab.reading import empty_cache
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Sums over one document's queries (those behind the prefix) per query head (Hq), by layer and what is replaced."""
+
+    rss: dict[Problem, torch.Tensor]  # ("key" | "value" | "both", layer) -> [Hq]: |own output - this|^2
+    kl: dict[Problem, torch.Tensor]  # of the attention distributions, nats; not for "value"
+
+
+@dataclass(frozen=True)
+class Heard:
+    """One document: the outputs of every variant, and what their variance is taken from."""
+
+    variants: dict[str, Outputs]
+    total: dict[int, torch.Tensor]  # layer -> [Hq, D], sum of the own outputs
+    squares: dict[int, torch.Tensor]  # layer -> [Hq]
+    n: int  # queries
+
+
+@torch.inference_mode()
+def heard(
+    student: LoadedModel, own: Own, cut: int, rows: torch.Tensor, variants: Sequence[Variant], batch_tokens: int
+) -> Heard:
+    """The queries of the tokens from ``cut`` on, with the steps ``rows`` of the prefix replaced as each variant says.
+
+    Raises AlignError ``attention-unavailable`` for a model that does not hand out its probabilities, or whose cache
+    holds a latent and no values.
+    """
+    _check(student)
+    at_once = max(1, batch_tokens // len(own.tokens) - 1)
+    found, total, squares = {}, {}, {}
+    for first in range(0, len(variants), at_once):
+        some = variants[first : first + at_once]
+        keys_only = [Variant(v.name, {p: x for p, x in v.replaced.items() if p[0] == "key"}) for v in some]
+        probabilities = _probabilities(student, own, rows, [Variant("own"), *keys_only], cut)
+        for layer, p in enumerate(probabilities):
+            values = own.stored["value", layer].float()
+            output = _output(p[0], values)
+            total[layer], squares[layer] = output.double().sum(1), output.double().square().sum((1, 2))
+            for b, variant in enumerate(some, 1):
+                outputs = found.setdefault(variant.name, Outputs({}, {}))
+                replaced = values.clone()
+                replace_steps(replaced, variant.replaced["value", layer].float(), rows, None)
+                for kind, q, v in (("key", p[b], values), ("value", p[0], replaced), ("both", p[b], replaced)):
+                    outputs.rss[kind, layer] = (output - _output(q, v)).double().square().sum((1, 2))
+                    if kind != "value":
+                        outputs.kl[kind, layer] = _divergence(p[0], q)
+    return Heard(found, total, squares, len(own.tokens) - cut)
+
+
+def _output(probabilities: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """[Hq, Q, T], [H, T, D] -> [Hq, Q, D]; consecutive query heads share a KV head."""
+    return probabilities @ values.repeat_interleave(len(probabilities) // len(values), dim=0)
+
+
+def _divergence(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    """Sum over the queries of KL(p || q) [Hq]; what a head puts on no step (a learned sink) is left out of both."""
+    p, q = (x.double() / x.double().sum(-1, keepdim=True).clamp(min=1e-30) for x in (p, q))
+    tiny = torch.finfo(torch.float32).tiny
+    return (p * (p.clamp(min=tiny) / q.clamp(min=tiny)).log()).sum((1, 2))
+
+
+def _check(student: LoadedModel) -> None:
+    if student.geometry.latent:
+        raise AlignError(
+            "attention-unavailable",
+            expected="a cache of keys and values, from which a head's output follows",
+            found=f"a latent cache in {student.name}",
+            remedy="read the injection: it does not need the heads' outputs",
+        )
+
+
+def _probabilities(
+    student: LoadedModel, own: Own, rows: torch.Tensor, variants: Sequence[Variant], cut: int
+) -> list[torch.Tensor]:
+    """Per cached layer [B, Hq, T - cut, T]."""
+    ids = own.ids.expand(len(variants), -1)
+    cache, seen = empty_cache(student), {}
+    with ExitStack() as borrowed:
+        for context in (
+            student.lock,
+            eager(student.model),
+            _replacing(cache, student, rows, variants),
+            _own_hidden_states(student, tuple(ids.shape)),
+            _noting(student, ids.shape[1], cut, seen),
+        ):
+            borrowed.enter_context(context)
+        base = student.model.base_model
+        base(input_ids=ids, **cache_names.passing(base, cache))
+    for position, layer in enumerate(student.geometry.kv_layers):
+        heads = own.stored["value", position].shape[0]
+        if layer not in seen or seen[layer].shape[1] % heads:
+            raise AlignError(
+                "attention-unavailable",
+                expected=f"attention probabilities from layer {layer} of {student.name}",
+                found=f"an architecture ({student.geometry.architecture}) whose layers do not hand them out",
+                remedy="read the injection: it does not need the heads' outputs",
+            )
+    return [seen[layer] for layer in student.geometry.kv_layers]
+
+
+@contextmanager
+def _replacing(
+    cache: DynamicCache, student: LoadedModel, rows: torch.Tensor, variants: Sequence[Variant]
+) -> Iterator[None]:
+    """The keys that attention is given are replaced; what the cache keeps is not."""
+    position = {layer: number for number, layer in enumerate(student.geometry.kv_layers)}
+    store = cache.update
+
+    def update(key_states, value_states, layer_idx, *args, **kwargs):
+        keys, values = store(key_states, value_states, layer_idx, *args, **kwargs)
+        keys = keys.clone()
+        for b, variant in enumerate(variants):
+            if ("key", position[layer_idx]) in variant.replaced:
+                replace_steps(keys[b], variant.replaced["key", position[layer_idx]], rows, None)
+        return keys, values
+
+    cache.update = update
+    try:
+        yield
+    finally:
+        del cache.update
+
+
+@contextmanager
+def _own_hidden_states(student: LoadedModel, shape: tuple[int, int]) -> Iterator[None]:
+    """Every layer gets the hidden states of the first row of the batch, ``shape`` [B, T], in all rows."""
+
+    def passed(x):
+        whole = isinstance(x, torch.Tensor) and tuple(x.shape) == (*shape, student.geometry.hidden)
+        return x[:1].expand_as(x) if whole else x
+
+    def hook(module, args, kwargs):
+        return tuple(map(passed, args)), {name: passed(value) for name, value in kwargs.items()}
+
+    layers = [layer for stack in student.model.modules() if isinstance(stack, torch.nn.ModuleList) for layer in stack]
+    with _hooked([layer.register_forward_pre_hook(hook, with_kwargs=True) for layer in layers]):
+        yield
+
+
+@contextmanager
+def _noting(student: LoadedModel, length: int, cut: int, seen: dict[int, torch.Tensor]) -> Iterator[None]:
+    """Keep each layer's probabilities of the queries from ``cut`` on, as float32."""
+
+    def note(module, args, output):
+        for part in output if isinstance(output, tuple) else ():
+            if isinstance(part, torch.Tensor) and part.dim() == 4 and tuple(part.shape[2:]) == (length, length):
+                seen[module.layer_idx] = part[:, :, cut:].float()
+
+    layers = [m for m in student.model.modules() if isinstance(getattr(m, "layer_idx", None), int)]
+    with _hooked([layer.register_forward_hook(note) for layer in layers]):
+        yield
+
+
+@contextmanager
+def _hooked(handles: Sequence) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

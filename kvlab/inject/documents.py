@@ -1,0 +1,69 @@
+"""Documents -> those a map is fitted on, and those it is judged on: never the same text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from kvlab.align import time as time_rules
+from kvlab.align.reading import Item, Reader
+from kvlab.errors import AlignError
+from kvlab.models import LoadedModel
+from kvlab.request import AlignSettings
+from kvlab.types import Document
+
+JUDGED_FOLD = 0
+
+
+@dataclass
+class Split:
+    """Invariant: no text is in both, and every text of ``fitted`` is in one fold."""
+
+    fitted: list[Item]  # folds 0 .. folds - 1
+    judged: list[Item]
+    folds: int
+    notes: list[str] = field(default_factory=list)
+
+
+def split(
+    teachers: Sequence[LoadedModel],
+    student: LoadedModel,
+    documents: Sequence[Document],
+    calibration: Sequence[Document],
+    settings: AlignSettings,
+    most: int,
+) -> Split:
+    """One fold of the documents is judged, ``most`` of them; the others, and ``calibration``, are fitted on.
+
+    Raises AlignError ``nothing-to-fit`` and as ``Reader``.
+    """
+    reader = Reader(teachers, student, documents, calibration, settings)
+    items = [item for window in reader.windows() for item in window]
+    judged = [item for item in items if item.scored and item.fold == JUDGED_FOLD]
+    rest = [item for item in items if item.fold != JUDGED_FOLD]
+    texts = {text: number for number, text in enumerate(dict.fromkeys(item.document.text for item in rest))}
+    folds = min(settings.folds, len(texts))
+    if folds < 2:
+        raise AlignError(
+            "nothing-to-fit",
+            expected="at least two documents to fit the map on, besides those it is judged on",
+            found=f"{len(rest)} of {len(items)}",
+            remedy="add prompts, or also fit on the bundled samples (--calibration samples)",
+        )
+    fitted = [replace(item, fold=texts[item.document.text] % folds) for item in rest]
+    return Split(fitted, judged[:most], folds, reader.notes())
+
+
+def check_causal(rule: str) -> None:
+    """Raises AlignError ``rule-looks-ahead`` for a time rule with which the prefix would know what comes after it."""
+    if rule in time_rules.CAUSAL:
+        return
+    per_head = rule in time_rules.HEAD_RULES
+    raise AlignError(
+        "rule-looks-ahead",
+        expected=f"a causal time rule ({' or '.join(sorted(time_rules.CAUSAL))}), by which the teacher has read no "
+        "more than the student",
+        found=f"{rule}, which {'chooses steps by what the end of the text looks at' if per_head else 'looks ahead'}: "
+        "a good continuation could then be told in advance",
+        remedy="choose --time floor",
+    )

@@ -1,0 +1,204 @@
+"""The maps of a functional test, from the fitted documents alone: of the teachers, and of what they are compared with.
+
+Every source gives an affine map per teacher, kind and student layer, and the weights that fuse several teachers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from kvlab.align import heads as head_maps
+from kvlab.align.accumulate import AlignSums
+from kvlab.align.batches import Rows, batches, read
+from kvlab.align.crossfit import CrossFit, crossfit_ridge
+from kvlab.align.fusion import FusionSums, fuse
+from kvlab.align.layers import Choice, choose
+from kvlab.align.sample import Sample
+from kvlab.align.scoring import identity_fits, solver, whole_map
+from kvlab.align.shapes import check_one_width, feature_shape, target_shape
+from kvlab.align.statistics import about_own_mean
+from kvlab.align.sums import APART, total
+from kvlab.errors import AlignError
+from kvlab.inject.documents import Split
+from kvlab.inject.own import Problem
+from kvlab.models import LoadedModel
+from kvlab.request import AlignSettings
+from kvlab.types import KINDS, Progress
+
+Map = tuple[torch.Tensor, torch.Tensor]  # weights [P, Q], bias [Q]
+FITTING, READING_RANDOM = "fitting the map", "reading with random weights"
+
+
+@dataclass
+class Source:
+    """One way to predict the student's cache. Axes: A teachers, P features, Q = H * D channels of a student layer."""
+
+    maps: dict[Problem, list[Map]]  # [A]
+    weights: dict[Problem, torch.Tensor]  # [A, Q]
+    mean: dict[Problem, torch.Tensor]  # [Q], of the student on the fitted rows
+
+    def predict(self, problem: Problem, features: Sequence[torch.Tensor]) -> torch.Tensor:
+        """[A][N, P] -> [N, Q]: the mean plus the weighted predictions about it."""
+        mean = self.mean[problem]
+        parts = zip(self.maps[problem], features, self.weights[problem], strict=True)
+        return mean + sum((x.float() @ w + bias - mean) * share for (w, bias), x, share in parts)
+
+
+@dataclass
+class Fit:
+    layers: list[dict[Problem, tuple[int, ...]]]  # of each teacher, side by side
+    sources: dict[str, Source]  # "projected", "identity" and, where asked for, "random"
+    rows: int
+
+
+@dataclass
+class _Sums:
+    """All that is kept of the documents read by one set of teachers."""
+
+    of_teacher: list[AlignSums]
+    fusion: FusionSums
+
+    def add(self, rows: Sequence[Rows], common: Sequence[Rows]) -> None:
+        for sums, r in zip(self.of_teacher, rows):
+            for part in r.parts:
+                if part not in APART:
+                    sums.add(r.fold, part, r, part)
+        for part in common[0].parts if common else []:
+            self.fusion.add(common[0].fold, part, common, part)
+
+
+@torch.inference_mode()
+def fit(
+    teachers: Sequence[LoadedModel],
+    randoms: Sequence[LoadedModel],
+    student: LoadedModel,
+    split: Split,
+    settings: AlignSettings,
+    progress: Progress,
+) -> Fit:
+    """Every document is read once by every model, and once more where there are teachers of random weights."""
+    settings = settings.model_copy(update={"folds": split.folds})
+    grouped = batches(split.fitted, settings.batch_tokens)
+    kept, tokens = [], 0
+    for number, batch in enumerate(grouped):
+        progress(FITTING, number, len(grouped))
+        found = read(teachers, student, batch, settings)
+        kept.append(([r.keep() for r in found.teachers], [r.keep() for r in found.common]))
+        tokens += sum(len(item.student) for item in batch)
+        if tokens >= settings.sample_tokens and len({r[0].fold for r, _ in kept}) == split.folds:
+            break
+    layers_s = len(student.geometry.kv_layers)
+    samples = [
+        Sample([rows[t] for rows, _ in kept], len(teacher.geometry.kv_layers), layers_s, split.folds, settings.seed)
+        for t, teacher in enumerate(teachers)
+    ]
+    _check_rows(samples, settings)
+    choices = [choose(s, len(kept) / len(grouped), settings, progress).choices for s in samples]
+    del samples
+    sums = _empty(choices, split.folds, student, identity=True)
+    for rows, common in kept:
+        sums.add(rows, common)
+    done = len(kept)
+    del kept
+    for number, batch in enumerate(grouped[done:], done):
+        progress(FITTING, number, len(grouped))
+        found = read(teachers, student, batch, settings)
+        sums.add(found.teachers, found.common)
+    sources = {
+        "projected": _source(sums, teachers, student, settings.projector),
+        "identity": _identity(sums, student),
+    }
+    if randoms:
+        of_random = _empty(choices, split.folds, student, identity=False)
+        for number, batch in enumerate(grouped):
+            progress(READING_RANDOM, number, len(grouped))
+            found = read(randoms, student, batch, settings)
+            of_random.add(found.teachers, found.common)
+        sources["random"] = _source(of_random, randoms, student, "ridge", quick=True)
+    progress(FITTING, len(grouped), len(grouped))
+    chosen = [{(k, n): c[k][n].overall for k in KINDS for n in range(layers_s)} for c in choices]
+    rows = sum(fold.n for fold in sums.of_teacher[0].pairing(KINDS[0], 0).features.fit())
+    return Fit(chosen, sources, rows)
+
+
+def _check_rows(samples: Sequence[Sample], settings: AlignSettings) -> None:
+    for sample in samples:
+        if sum(sample.count(group) for group in sample.fit_groups) < 2 * sample.folds:
+            raise AlignError(
+                "no-rows",
+                expected="tokens that a map can be fitted on: after the sinks, read alike by both models",
+                found=f"fewer than {2 * sample.folds}, rule {settings.time}, {settings.sinks} sinks",
+                remedy="add longer prompts, or also fit on the bundled samples (--calibration samples)",
+            )
+
+
+def _empty(choices: list[dict[str, list[Choice]]], folds: int, student: LoadedModel, identity: bool) -> _Sums:
+    by_width: dict[int, list[Problem]] = {}
+    for kind in KINDS if identity else ():
+        for layer in range(len(student.geometry.kv_layers)):
+            by_width.setdefault(target_shape(student.geometry, kind, layer)[1], []).append((kind, layer))
+    return _Sums([AlignSums(c, folds, by_width) for c in choices], FusionSums(choices, folds))
+
+
+def _source(
+    sums: _Sums, teachers: Sequence[LoadedModel], student: LoadedModel, projector: str, quick: bool = False
+) -> Source:
+    source = Source({}, {}, {})
+    for problem in ((kind, n) for kind in KINDS for n in range(len(student.geometry.kv_layers))):
+        kind, layer = problem
+        heads, width = target_shape(student.geometry, kind, layer)
+        pairings = [s.pairing(kind, layer) for s in sums.of_teacher]
+        ridges = [crossfit_ridge(pairing, heads, quick) for pairing in pairings]
+        source.maps[problem] = [
+            _map(pairing, s.choices[kind][layer], ridge, teacher, kind, heads, projector)
+            for pairing, s, ridge, teacher in zip(pairings, sums.of_teacher, ridges, teachers)
+        ]
+        if len(teachers) == 1:
+            weights = torch.ones(1, heads)
+            outputs = pairings[0].targets
+        else:
+            common = sums.fusion.pairings[problem]
+            weights = fuse(common, pairings, ridges, heads).weights.float()
+            outputs = common.targets
+        fitted = total(outputs.fit())
+        source.weights[problem] = weights.repeat_interleave(width, dim=1).to(student.device)
+        source.mean[problem] = (fitted.mean() + fitted.pilot_y).float()
+    return source
+
+
+def _map(pairing, choice: Choice, ridge: CrossFit, teacher: LoadedModel, kind: str, heads: int, projector: str) -> Map:
+    shapes = {at: feature_shape(teacher.geometry, kind, at) for at in choice.union}
+    if projector == "structured":
+        check_one_width(teacher.geometry, kind, choice.union)
+    penalty = float(ridge.penalties.log().mean().exp())
+    weights, bias = whole_map(pairing, choice, solver(projector, shapes, heads, penalty))
+    return weights.float(), bias.float()
+
+
+def _identity(sums: _Sums, student: LoadedModel) -> Source:
+    """The mean over the teachers of a ridge from each one's token embedding."""
+    source = Source({}, {}, {})
+    for s in sums.of_teacher:
+        fits = identity_fits(s)
+        for width, problems in s.identity_layers.items():
+            pairing, first = s.identity(width), 0
+            inputs, outputs = total(pairing.features.fit()), total(pairing.targets.fit())
+            everything = about_own_mean(inputs, outputs)
+            means_x, means_y = everything.mean_x + inputs.pilot, everything.mean_y + outputs.pilot_y
+            for problem in problems:
+                ridge = fits[problem]
+                channels = slice(first, first + ridge.heads * width)
+                first = channels.stop
+                penalty = float(ridge.penalties.log().mean().exp())
+                own = replace(everything, xy=everything.xy[:, channels])
+                w = head_maps.ridge(own, head_maps.absolute_penalty(own, penalty))
+                bias = means_y[channels] - w.T @ means_x
+                source.maps.setdefault(problem, []).append((w.float(), bias.float()))
+                source.mean[problem] = means_y[channels].float()
+    for problem, maps in source.maps.items():
+        share = torch.full((len(maps), len(source.mean[problem])), 1 / len(maps))
+        source.weights[problem] = share.to(student.device)
+    return source

@@ -1,0 +1,106 @@
+"""Sums of single documents -> errors per layer and KV head, with standard errors and controls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from kvlab.align import metrics
+from kvlab.align.shapes import target_shape
+from kvlab.inject.attention import Heard
+from kvlab.inject.fit import Fit
+from kvlab.inject.own import Problem
+from kvlab.inject.prefix import Prefix, Reading
+from kvlab.injection import CONTROLS, AttentionError, Projected
+from kvlab.types import KINDS, Geometry
+
+PARTS = (*KINDS, "both")  # what is replaced
+
+
+def attention_errors(documents: Sequence[Heard], student: Geometry) -> list[AttentionError]:
+    """RSS / TSS of the heads' outputs over all judged queries; TSS about the mean own output of these."""
+    n = sum(d.n for d in documents)
+    errors = []
+    for position, layer in enumerate(student.kv_layers):
+        mean = sum(d.total[position] for d in documents) / n  # [Hq, D]
+        tss = torch.stack(
+            [
+                d.squares[position] - 2 * (mean * d.total[position]).sum(1) + d.n * mean.square().sum(1)
+                for d in documents
+            ]
+        )  # [documents, Hq]
+        heads = student.layer_shapes[position][0]
+        for kind in PARTS:
+            by_variant = {
+                name: torch.stack([d.variants[name].rss[kind, position] for d in documents])
+                for name in documents[0].variants
+            }
+            divergence = {
+                name: torch.stack([d.variants[name].kl[kind, position] for d in documents])
+                for name in documents[0].variants
+                if kind != "value"
+            }
+            counts = torch.tensor([d.n for d in documents], dtype=torch.float64, device=tss.device)[:, None]
+            for head in range(heads):
+                group = slice(head * tss.shape[1] // heads, (head + 1) * tss.shape[1] // heads)
+                of_group = {name: _ratio(rss[:, group], tss[:, group]) for name, rss in by_variant.items()}
+                size = group.stop - group.start
+                kl = {name: _ratio(sums[:, group], counts.expand(-1, size)) for name, sums in divergence.items()}
+                error, se = of_group["projected"]
+                unknown = (float("nan"), float("nan"))
+                errors.append(
+                    AttentionError(
+                        kind=kind,
+                        layer=layer,
+                        head=head,
+                        error=error,
+                        se=se,
+                        kl=kl.get("projected", unknown)[0],
+                        kl_se=kl.get("projected", unknown)[1],
+                        controls={name: of_group[name][0] for name in CONTROLS if name in of_group},
+                        controls_kl={name: kl[name][0] for name in CONTROLS if name in kl},
+                        query_heads=(by_variant["projected"].sum(0) / tss.sum(0))[group].tolist(),
+                        n=n,
+                    )
+                )
+    return errors
+
+
+def _ratio(sums: torch.Tensor, counts: torch.Tensor) -> tuple[float, float]:
+    """[documents, several heads] each -> the ratio of the totals and its standard error."""
+    sums, counts = sums.sum(1, keepdim=True), counts.sum(1, keepdim=True)
+    return float(sums.sum() / counts.sum()), float(metrics.jackknife(sums, counts)[0])
+
+
+class ProjectionSums:
+    """RSS and TSS (about the training mean) of every source on the replaced rows, per document and head."""
+
+    def __init__(self, fit: Fit, student: Geometry):
+        self.fit, self.student, self.n = fit, student, 0
+        self.rss: dict[tuple[str, Problem], list[torch.Tensor]] = {}
+        self.tss: dict[Problem, list[torch.Tensor]] = {}
+
+    def add(self, reading: Reading, prefix: Prefix) -> None:
+        self.n += len(prefix.rows)
+        for problem, x in reading.own.compared.items():
+            own = x[:, prefix.rows].double()  # [H, N, D]
+            mean = self.fit.sources["projected"].mean[problem].unflatten(0, target_shape(self.student, *problem))
+            self.tss.setdefault(problem, []).append((own - mean.unsqueeze(1).double()).square().sum((1, 2)))
+            for source, of_source in prefix.compared.items():
+                rss = (own - of_source[problem].double()).square().sum((1, 2))
+                self.rss.setdefault((source, problem), []).append(rss)
+
+    def errors(self) -> list[Projected]:
+        found = []
+        for (kind, position), tss in self.tss.items():
+            total = torch.stack(tss)  # [documents, H]
+            sums = {source: torch.stack(r) for (source, problem), r in self.rss.items() if problem == (kind, position)}
+            se = metrics.jackknife(sums["projected"], total)
+            errors = {source: rss.sum(0) / total.sum(0) for source, rss in sums.items()}
+            for head in range(total.shape[1]):
+                controls = {name: float(errors[name][head]) for name in CONTROLS if name in errors}
+                error, own_se = float(errors["projected"][head]), float(se[head])
+                layer = self.student.kv_layers[position]
+                found.append(Projected(kind, layer, head, error, own_se, controls, self.n))
+        return found

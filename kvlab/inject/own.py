@@ -1,0 +1,80 @@
+"""One plain forward of the student over a document: what everything else is compared with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from kvlab import cache_names
+from kvlab.errors import AlignError
+from kvlab.models import LoadedModel
+from kvlab.reading import empty_cache
+from kvlab.rotation import Rotation, Watch, rotate, unrotate, watched
+from kvlab.selftest import proof
+from kvlab.types import KINDS, Tokens
+
+Problem = tuple[str, int]  # kind, position of a student layer among those with a cache
+
+
+@dataclass(frozen=True, eq=False)
+class Own:
+    """The student's own reading of a document. Axes: T tokens, V vocabulary, H KV heads, D width."""
+
+    tokens: Tokens
+    ids: torch.Tensor  # [1, T]
+    logits: torch.Tensor  # [T, V] float32
+    stored: dict[Problem, torch.Tensor]  # [H, T, D] as cached, in the model's number type
+    compared: dict[Problem, torch.Tensor]  # [H, T, D] float32, rotation undone where keys are compared before RoPE
+    rotations: dict[Problem, Rotation]  # of this forward's positions; empty where keys are compared as cached
+
+    def as_cached(self, problem: Problem, x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """What is compared, [H, N, D] for the steps ``rows`` [N] -> as this forward would have cached it there."""
+        stored = self.stored[problem]
+        if problem in self.rotations:
+            turn = self.rotations[problem]
+            here = replace(turn, cos=turn.cos[:, :, rows], sin=turn.sin[:, :, rows])
+            x = rotate(x[None], here)[0]
+        return x.to(stored.dtype)
+
+
+@torch.inference_mode()
+def read_own(student: LoadedModel, tokens: Tokens, pre_rope: bool) -> Own:
+    """Raises AlignError ``injection-state`` as ``check_cache``, ``keys-rotation-unknown`` as ``capture``."""
+    sites = proof(student).sites if pre_rope else {}
+    ids = torch.from_numpy(tokens.ids)[None].to(student.device)
+    cache, watch = empty_cache(student), Watch()
+    check_cache(student, cache)
+    with student.lock, watched(student.model, watch, cache):
+        output = student.model(input_ids=ids, **cache_names.passing(student.model, cache))
+    stored, compared, rotations, shared = {}, {}, {}, {}
+    for position, layer in enumerate(student.geometry.kv_layers):
+        for kind, x in zip(KINDS, (cache.layers[layer].keys, cache.layers[layer].values), strict=True):
+            stored[kind, position] = x[0]
+            site = sites.get((layer, kind))
+            if site is None:
+                compared[kind, position] = x[0].float()
+                continue
+            rotations[kind, position] = site.rotation(watch.layers[layer], shared)
+            compared[kind, position] = unrotate(x.float(), rotations[kind, position])[0]
+    return Own(tokens, ids, output.logits[0].float(), stored, compared, rotations)
+
+
+def check_cache(student: LoadedModel, cache) -> None:
+    """Raises AlignError ``injection-state`` for a student that carries more than keys and values from token to token.
+
+    A recurrent or convolution state, or the keys of an indexer, holds the prefix as well: with a projected cache
+    beside it, the continuation would still have read the student's own prefix.
+    """
+    plain = (DynamicLayer, DynamicSlidingWindowLayer)
+    others = sorted({type(layer).__name__ for layer in cache.layers if type(layer) not in plain})
+    if others or not cache.layers:
+        raise AlignError(
+            "injection-state",
+            expected="a student whose layers carry keys and values from token to token, and nothing else",
+            found=f"{student.name} ({student.geometry.architecture}), which also keeps "
+            f"{', '.join(others) or 'a cache of its own'}: such a state may hold the prefix too, so a projected cache "
+            "beside it would prove nothing",
+            remedy="choose a student of pure attention; `align` compares the caches of this one",
+        )

@@ -1,0 +1,156 @@
+"""One document cut in two: the prefix whose cache is replaced, and by what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from kvlab.align import time as time_rules
+from kvlab.align.batches import finite
+from kvlab.align.reading import Item
+from kvlab.align.rows import Picked, common_parts, pick, row_parts
+from kvlab.align.shapes import target_shape
+from kvlab.align.sums import FIT_AND_SCORE, SCORE_ONLY
+from kvlab.capture import CapturedBatch, capture
+from kvlab.inject.continuation import Variant
+from kvlab.inject.fit import Fit
+from kvlab.inject.own import Own, Problem, read_own
+from kvlab.models import LoadedModel
+from kvlab.request import AlignSettings
+from kvlab.types import Document, Segment, TimeMap, Tokens
+
+
+@dataclass(frozen=True, eq=False)
+class Models:
+    """Everything that reads. ``randoms``: of the teachers' architectures, or none."""
+
+    teachers: Sequence[LoadedModel]
+    randoms: Sequence[LoadedModel]
+    student: LoadedModel
+    settings: AlignSettings
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """A judged document as every model read it, whole: a causal model's cache of a prefix is a prefix of its cache."""
+
+    item: Item
+    own: Own
+    teachers: list[CapturedBatch]
+    randoms: list[CapturedBatch]
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """The first ``cut`` student tokens and, of these, the replaced steps ``rows`` [N]; others keep the own cache.
+
+    ``compared[source][problem]`` [H, N, D] float32 as the maps give it; ``cached`` the same at the steps' positions,
+    rotated and in the model's number type.
+    """
+
+    cut: int
+    rows: torch.Tensor
+    compared: dict[str, dict[Problem, torch.Tensor]]
+    cached: dict[str, dict[Problem, torch.Tensor]]
+
+    def variant(self, name: str) -> Variant:
+        """The whole cache replaced by one source; nothing for "own"."""
+        return Variant(name, self.cached.get(name, {}))
+
+
+@torch.inference_mode()
+def read_document(models: Models, item: Item) -> Reading:
+    """One forward per model."""
+    pre_rope = models.settings.keys == "pre-rope"
+    captured = [
+        [finite(capture(model, [tokens], pre_rope), model) for model, tokens in zip(of, item.teachers)]
+        for of in (models.teachers, models.randoms)
+    ]
+    return Reading(item, read_own(models.student, item.student, pre_rope), *captured)
+
+
+def cut_at(share: float, tokens: Tokens) -> int:
+    """How many tokens the prefix has: ``share`` of all, at least one, and two are left to go on with."""
+    return max(1, min(round(share * len(tokens)), len(tokens) - 2))
+
+
+@torch.inference_mode()
+def prefix_of(models: Models, fit: Fit, reading: Reading, cut: int) -> Prefix | None:
+    """None where nothing in the prefix can be replaced: no teacher step, or sinks and special tokens alone.
+
+    The teachers have read what ends at or before the byte where the prefix ends, and time maps see no more than that,
+    so with any rule nothing of the continuation is known.
+    """
+    picked = _picked(models, reading.item, cut)
+    if picked is None:
+        return None
+    rows = picked[0].student[1]
+    compared = {
+        "projected": _predicted(fit, "projected", reading.teachers, picked),
+        "mean": {},
+        "shuffled": {},
+        "identity": _identity(models, fit, reading, picked),
+    }
+    if reading.randoms:
+        compared["random"] = _predicted(fit, "random", reading.randoms, picked)
+    order = np.random.default_rng([models.settings.seed, cut, len(reading.item.student)]).permutation(len(rows))
+    for problem, x in compared["projected"].items():
+        compared["mean"][problem] = fit.sources["projected"].mean[problem].expand_as(x)
+        compared["shuffled"][problem] = x[torch.from_numpy(order).to(x.device)]
+    shaped = {
+        name: {p: x.unflatten(1, target_shape(models.student.geometry, *p)).transpose(0, 1) for p, x in of.items()}
+        for name, of in compared.items()
+    }
+    cached = {name: {p: reading.own.as_cached(p, x, rows) for p, x in of.items()} for name, of in shaped.items()}
+    return Prefix(cut, rows, shaped, cached)
+
+
+def _picked(models: Models, item: Item, cut: int) -> list[Picked] | None:
+    """Of each teacher, its steps for the replaced rows."""
+    student, rule = item.student.first(cut), time_rules.RULES[models.settings.time]
+    end = int(student.spans[-1, 1])
+    document = _first_bytes(item.document, end)
+    maps: list[tuple[Tokens, Tokens, TimeMap]] = []
+    for tokens in item.teachers:
+        teacher = tokens.first(int(np.searchsorted(tokens.spans[:, 1], end, side="right")))
+        maps.append((teacher, student, rule(teacher, student, document)))
+    parts = [row_parts(*of_teacher, True, models.settings) for of_teacher in maps]
+    usable = common_parts(parts)
+    steps = np.sort(np.concatenate([usable[FIT_AND_SCORE], usable[SCORE_ONLY]]))
+    if not len(steps):
+        return None
+    return [pick([of_teacher], [steps], models.student.device) for of_teacher in maps]
+
+
+def _first_bytes(document: Document, end: int) -> list[Segment]:
+    """The segments of the first ``end`` bytes."""
+    return [Segment(s.name, s.start, min(s.end, end)) for s in document.segments if s.start < end]
+
+
+def _predicted(
+    fit: Fit, source: str, captured: Sequence[CapturedBatch], picked: Sequence[Picked]
+) -> dict[Problem, torch.Tensor]:
+    """[N, Q] of every kind and layer."""
+    found, predicted = {}, {}
+    for problem in fit.layers[0]:
+        features = []
+        for number, (of_teacher, rows, layers) in enumerate(zip(captured, picked, fit.layers)):
+            kind = problem[0]
+            if (number, kind, layers[problem]) not in found:
+                read = of_teacher.features(kind)
+                steps = [rows.features(read[layer]) for layer in layers[problem]]
+                found[number, kind, layers[problem]] = torch.cat(steps, dim=1)
+            features.append(found[number, kind, layers[problem]])
+        predicted[problem] = fit.sources[source].predict(problem, features)
+    return predicted
+
+
+def _identity(models: Models, fit: Fit, reading: Reading, picked: Sequence[Picked]) -> dict[Problem, torch.Tensor]:
+    embedded = [
+        rows.features(teacher.model.get_input_embeddings()(captured.ids).float().unsqueeze(1))
+        for teacher, captured, rows in zip(models.teachers, reading.teachers, picked)
+    ]
+    return {problem: fit.sources["identity"].predict(problem, embedded) for problem in fit.layers[0]}
