@@ -20,12 +20,22 @@ from typing import Any
 import numpy as np
 
 from kvlab.errors import AlignError
+from kvlab.language import mark, say
 from kvlab.results import plain
 
 FORMAT = 1
 JSON_NAME = "injection.json"
 VARIANTS = ("own", "projected", "mean", "shuffled", "identity", "random", "none")
 CONTROLS = ("mean", "shuffled", "identity", "random")
+NAMES = {
+    "own": mark("own cache"),
+    "projected": mark("projected cache"),
+    "mean": mark("mean cache"),
+    "shuffled": mark("shuffled cache"),
+    "identity": mark("token identity alone"),
+    "random": mark("random-weights teacher"),
+    "none": mark("no prefix"),
+}
 
 
 @dataclass(frozen=True)
@@ -243,21 +253,33 @@ def _numbers(value: Any) -> Any:
 
 def sentence(injection: Injection) -> str:
     """The result in one sentence, with n, split and controls."""
-    student, teachers = injection.student["name"], " + ".join(t["name"] for t in injection.teachers)
-    own = injection.own
+    student, own = injection.student["name"], injection.own
     if not injection.reproduces:
-        return (
-            f"Nothing is reported: the own cache of {student}, injected, does not reproduce its logits "
-            f"(they differ by {own['largest_difference']:.1e} of the largest logit, {own['tolerance']:.0e} is allowed)."
+        return say(
+            "Nothing is reported: the own cache of {student}, injected, does not reproduce its logits (they differ by "
+            "{difference:.1e} of the largest logit, {tolerance:.0e} is allowed).",
+            student=student,
+            difference=own["largest_difference"],
+            tolerance=own["tolerance"],
         )
     projected = injection.at("projected")
-    beside = ", ".join(f"{name} {injection.at(name).kl:.3f}" for name in CONTROLS if _measured(injection, name))
-    return (
-        f"{student} on the projected cache of {teachers}: KL {projected.kl:.3f} ± {projected.kl_se:.3f} nats and "
-        f"ΔCE {projected.delta_ce:+.3f} ± {projected.delta_ce_se:.3f} nats per token against its own cache "
-        f"(KL of controls: {beside}; own cache {injection.at('own').kl:.0e}); n = {projected.n:,} continuation tokens "
-        f"of {projected.documents} documents that the map was not fitted on "
-        f"({injection.data['documents_fitted']} fitted)."
+    controls = [f"{say(NAMES[c])} {injection.at(c).kl:.3f}" for c in CONTROLS if _measured(injection, c)]
+    return say(
+        "{student} on the projected cache of {teachers}: KL {kl:.3f} ± {kl_se:.3f} and ΔCE {ce:+.3f} ± {ce_se:.3f} "
+        "nats per token against its own cache (KL of the controls: {controls}; the own cache differs from the plain forward "
+        "by {difference:.0e} of the largest logit); n = {n:,} continuation tokens of {documents} documents, held out "
+        "from the fit on {fitted} others.",
+        student=student,
+        teachers=" + ".join(t["name"] for t in injection.teachers),
+        kl=projected.kl,
+        kl_se=projected.kl_se,
+        ce=projected.delta_ce,
+        ce_se=projected.delta_ce_se,
+        controls=", ".join(controls),
+        difference=own["largest_difference"],
+        n=projected.n,
+        documents=projected.documents,
+        fitted=injection.data["documents_fitted"],
     )
 
 

@@ -10,6 +10,7 @@ from typing import get_args
 from kvlab import injection as results
 from kvlab import injection_request, request
 from kvlab.injection_request import InjectionRequest, InjectSettings
+from kvlab.language import DEFAULT, LANGUAGES, say, speaking, translated
 from kvlab.request import AlignSettings, AnalysisRequest
 from kvlab.segments import Source
 from kvlab.types import Document
@@ -44,6 +45,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     for name in ("forwards", "texts", "new_tokens"):
         _setting(parser, InjectSettings, name, type=int)
     _setting(parser, InjectSettings, "curve", type=float, nargs="*", metavar="SHARE")
+    words = "of what is printed; injection.json is alike in both (default: en)"
+    parser.add_argument("--language", choices=list(LANGUAGES), default=DEFAULT, help=words)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     parser.add_argument("--dtype", default="auto", help="auto, float32, float16 or bfloat16 (default: auto)")
 
@@ -93,8 +96,9 @@ def run(options: argparse.Namespace, documents_of: Callable[[], list[Document]],
     with bar() as progress:
         found = perform.compute(asked, documents, ModelCache(), progress)
     results.write(found, options.out)
-    print(results.sentence(found))
-    for note in found.notes:
-        print(f"Note: {note}")
-    print(f"Written: {options.out}/{results.JSON_NAME}")
+    with speaking(options.language):
+        print(results.sentence(found))
+        for note in found.notes:
+            print(say("Note: {note}", note=translated(note)))
+        print(say("Written: {files}", files=f"{options.out}/{results.JSON_NAME}"))
     return 0 if found.reproduces else 1

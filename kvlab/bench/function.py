@@ -1,0 +1,101 @@
+"""What the settings of an alignment do to the student that runs on the projected cache, beside the controls.
+
+    python -m kvlab.bench.function                 # the table of docs/benchmarks.md, as Markdown
+    python -m kvlab.bench.function --rows 1,2      # some of its rows
+
+`linear` looks ahead. Here it is evaluated on the prefix alone, whose end it may know, but nothing of the continuation:
+an offline diagnostic, which `python -m kvlab inject` refuses. All rows are judged on the same documents.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import logging as transformers_logging
+
+from kvlab import injection as results
+from kvlab import prompts
+from kvlab.bench.run import surroundings
+from kvlab.inject.judge import judge
+from kvlab.injection import Injection
+from kvlab.injection_request import InjectSettings
+from kvlab.models import LoadedModel, load
+from kvlab.request import AlignSettings
+
+FIRST, SECOND, STUDENT = "demo/teacher", "demo/teacher-b", "demo/student"
+
+
+@dataclass(frozen=True)
+class Setting:
+    name: str
+    teachers: tuple[str, ...] = (FIRST,)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+SETTINGS = {
+    1: Setting("`floor`, ridge, keys before RoPE (default)"),
+    2: Setting("`linear` within the prefix (looks ahead there)", settings={"time": "linear"}),
+    3: Setting("keys after RoPE", settings={"keys": "post-rope"}),
+    4: Setting("structured projector", settings={"projector": "structured"}),
+    5: Setting("group mean (nothing fitted)", settings={"projector": "group-mean"}),
+    6: Setting("`demo/teacher-b` alone", teachers=(SECOND,)),
+    7: Setting("two teachers, fused", teachers=(FIRST, SECOND)),
+}
+HEADER = ["settings", "KL", "ΔCE", *(f"KL {name}" for name in results.CONTROLS), "n"]
+
+
+def measure(setting: Setting, loaded: dict[str, LoadedModel]) -> Injection:
+    """On the bundled samples; without swaps and texts, which the table does not show."""
+    asked = InjectSettings(curve=(), swap_layers=0, texts=0)
+    teachers = [loaded[name] for name in setting.teachers]
+    align = AlignSettings(**setting.settings)
+    return judge(teachers, loaded[STUDENT], prompts.samples(), align, asked, offline=True)
+
+
+def line(setting: Setting, found: Injection) -> str:
+    """One row of the Markdown table."""
+    if not found.reproduces:
+        return f"| {setting.name} | the own cache does not reproduce the logits |"
+    projected = found.at("projected")
+    cells = [setting.name, _with_error(projected.kl, projected.kl_se)]
+    cells.append(_with_error(projected.delta_ce, projected.delta_ce_se))
+    cells += [f"{found.at(name).kl:.3f}" for name in results.CONTROLS]
+    return "| " + " | ".join([*cells, f"{projected.n:,} ({projected.documents})"]) + " |"
+
+
+def _with_error(value: float, error: float) -> str:
+    return f"{value:.3f} ± {error:.3f}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m kvlab.bench.function", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--rows", default=",".join(map(str, SETTINGS)), metavar="1,2,..", help="which rows (default: all)"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the numbers as JSON")
+    options = parser.parse_args(arguments)
+    transformers_logging.disable_progress_bar()
+    loaded = {name: load(name, options.device) for name in (FIRST, SECOND, STUDENT)}
+    about = surroundings(loaded[STUDENT].device)
+    print(", ".join(f"{name} {value}" for name, value in about.items()) + "\n")
+    print("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))
+    rows = {}
+    for number in map(int, options.rows.split(",")):
+        found = measure(SETTINGS[number], loaded)
+        print(line(SETTINGS[number], found), flush=True)
+        rows[SETTINGS[number].name] = [asdict(row) for row in found.injected]
+    if options.out:
+        text = json.dumps(results.plain({**about, "rows": rows}), indent=1, ensure_ascii=False)
+        options.out.write_text(text + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""The whole functional test, on the bundled pair and on models whose answer is known."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from kvlab import injection as results
+from kvlab import prompts
+from kvlab.errors import AlignError, Cancelled
+from kvlab.inject import judge as judging
+from kvlab.inject.documents import split
+from kvlab.inject.fit import fit
+from kvlab.inject.judge import judge
+from kvlab.inject.prefix import Models, prefix_of, read_document
+from kvlab.injection_request import InjectSettings
+from kvlab.language import speaking
+from kvlab.models import load
+from kvlab.request import AlignSettings
+
+pytestmark = [pytest.mark.model, pytest.mark.xdist_group("inject")]
+
+QUICK = AlignSettings(layers="depth")
+SMALL = InjectSettings(curve=(0.25,), documents=8, texts=2, new_tokens=12)
+ONLY = InjectSettings(curve=(), documents=6, swap_layers=0, texts=0)
+
+
+@pytest.fixture(scope="module")
+def models():
+    return {name: load(f"demo/{name}", "cpu", "float32") for name in ("teacher", "teacher-b", "student")}
+
+
+@pytest.fixture(scope="module")
+def documents():
+    return prompts.samples()[:100]
+
+
+@pytest.fixture(scope="module")
+def found(models, documents):
+    return judge([models["teacher"]], models["student"], documents, QUICK, SMALL)
+
+
+def test_the_own_cache_changes_nothing(found):
+    assert found.reproduces and found.own["largest_difference"] < 1e-4
+    for share in (0.25, 0.5):
+        own = found.at("own", share)
+        assert own.kl < 1e-6 and abs(own.delta_ce) < 1e-5 and own.same_choice == 1
+
+
+def test_the_projected_cache_is_better_than_its_controls(found):
+    assert found.at("projected").kl > 0.01
+    for name in ("mean", "shuffled", "random"):
+        control = found.at(name)
+        assert control.kl_over_projected > 2 * control.kl_over_projected_se > 0
+        assert control.kl == pytest.approx(found.at("projected").kl + control.kl_over_projected)
+        assert control.n == found.at("projected").n and control.documents == 8
+
+
+def test_more_of_the_cache_replaced_costs_more_than_a_part(found):
+    whole = found.at("projected").kl
+    for swap in found.swaps:
+        assert 0 <= swap.kl < whole
+    places = {(s.kind, s.layer, s.head) for s in found.swaps}
+    assert places == {(k, n, h) for k in ("key", "value", "both") for n in range(4) for h in (None, 0, 1)}
+    assert np.isfinite(found.grid("swaps", "key", "kl")).all() and found.grid("attention", "both", "error").shape == (
+        4,
+        2,
+    )
+    assert {c.heads for c in found.correlations} == {8, 16} and all(-1 <= c.rho <= 1 for c in found.correlations)
+
+
+def test_errors_have_their_reference(found):
+    for cell in found.projection:
+        assert cell.controls["mean"] == pytest.approx(1, abs=1e-6) and cell.error < 1 < cell.controls["shuffled"]
+    assert all(np.isnan(cell.kl) == (cell.kind == "value") for cell in found.attention)
+    assert all(0 < cell.error < 1 and len(cell.query_heads) == 2 for cell in found.attention)
+
+
+def test_texts_stand_side_by_side(found):
+    assert [c.variant for c in found.texts[0].continuations] == list(results.VARIANTS)
+    own = found.texts[0].continuations[0]
+    assert not any(own.differs) and len(own.tokens) <= 12 and "".join(own.tokens).strip() == own.text.strip()
+    assert found.texts[0].expected.isdigit()
+    assert {a.variant for a in found.accuracy} == set(results.VARIANTS)
+
+
+def test_it_reads_back_and_says_itself_in_a_sentence(found, tmp_path):
+    results.write(found, tmp_path)
+    again = results.read(tmp_path)
+    assert results.plain(again.to_dict()) == results.plain(found.to_dict())
+    said = results.sentence(again)
+    assert "8 documents" in said and f"n = {found.at('projected').n:,}" in said and "80 others" in said
+    with speaking("zh"):
+        assert "8 篇留出文档" in results.sentence(again)
+
+
+def test_a_student_that_is_its_own_teacher(models, documents):
+    """With the identity as the map nothing changes; a ridge comes near it, and the shuffled rows do not."""
+    same = judge([models["student"]], models["student"], documents[:60], QUICK, ONLY)
+    assert same.at("projected").kl < 1e-4 < 0.05 < same.at("shuffled").kl
+    assert max(cell.error for cell in same.projection) < 1e-3
+    assert max(cell.error for cell in same.attention) < 1e-3
+
+
+def test_two_teachers_are_fused(models, documents):
+    teachers = [models["teacher"], models["teacher-b"]]
+    settings = QUICK.model_copy(update={"random_teacher": False})
+    both = judge(teachers, models["student"], documents, settings, ONLY)
+    assert len(both.teachers) == 2 and both.at("projected").kl < both.at("mean").kl
+    with pytest.raises(KeyError):
+        both.at("random")
+
+
+# --- what must not be known ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", ["floor", "linear"])
+def test_nothing_of_the_continuation_is_known(models, documents, rule):
+    settings = QUICK.model_copy(update={"time": rule})
+    teacher, student = models["teacher"], models["student"]
+    parts = split([teacher], student, documents[:20], (), settings, 8)
+    assert not {i.document.text for i in parts.judged} & {i.document.text for i in parts.fitted}
+    fitted = fit([teacher], [], student, parts, settings, lambda *_: None)
+    item, cut = parts.judged[0], 20
+    all_models = Models([teacher], [], student, settings)
+    whole = prefix_of(all_models, fitted, read_document(all_models, item), cut)
+    end = item.student.spans[cut - 1, 1]
+    known = int(np.searchsorted(item.teachers[0].spans[:, 1], end, side="right"))
+    short = dataclasses.replace(item, student=item.student.first(cut), teachers=(item.teachers[0].first(known),))
+    alone = prefix_of(all_models, fitted, read_document(all_models, short), cut)
+    assert whole.rows.tolist() == alone.rows.tolist() and len(whole.rows) > 5
+    for problem, x in whole.cached["projected"].items():
+        torch.testing.assert_close(x, alone.cached["projected"][problem], rtol=1e-4, atol=1e-4)
+    # The beginning keeps the own cache: BOS and the first content tokens.
+    assert int(whole.rows.min()) >= 1 + settings.sinks
+
+
+@pytest.mark.parametrize("rule", ["linear", "nearest", "ceil", "overlap", "segment", "rkv"])
+def test_rules_that_look_ahead_are_refused(models, documents, rule):
+    with pytest.raises(AlignError) as caught:
+        judge([models["teacher"]], models["student"], documents, AlignSettings(time=rule), ONLY)
+    assert caught.value.kind == "rule-looks-ahead"
+
+
+# --- when it must stop ----------------------------------------------------------------------------------------------------
+
+
+def test_where_the_own_cache_does_not_reproduce_nothing_else_is_reported(models, documents, monkeypatch):
+    real = judging.continued
+    monkeypatch.setattr(judging, "continued", lambda *args: real(*args) + 0.01)
+    settings = QUICK.model_copy(update={"random_teacher": False})
+    found = judge([models["teacher"]], models["student"], documents[:20], settings, ONLY)
+    assert not found.reproduces
+    assert not (found.injected or found.swaps or found.attention or found.projection or found.texts)
+    assert results.sentence(found).startswith("Nothing is reported")
+
+
+def test_a_budget_ends_the_swaps_and_a_request_ends_everything(models, documents):
+    settings = QUICK.model_copy(update={"random_teacher": False})
+    wanted = ONLY.model_copy(update={"swap_layers": 1, "forwards": 5})
+    found = judge([models["teacher"]], models["student"], documents[:40], settings, wanted)
+    heads = [s for s in found.swaps if s.head is not None]
+    assert len({s.layer for s in heads}) == 1 and {s.documents for s in heads} == {1}
+    assert any("budget" in note for note in found.notes) and "head_swaps_forecast_s" in found.timings
+
+    def cancel(stage, done, total):
+        if stage == judging.INJECTING and done == 1:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        judge([models["teacher"]], models["student"], documents[:20], settings, ONLY, progress=cancel)
