@@ -35,7 +35,7 @@ def panel(alignment: Alignment, shown: str) -> None:
         say("{kind} gain in held-out R² of all teachers over the best single one; the table below has the numbers."),
     )
     frame = report.fusion_table(alignment).rename(columns={"K/V": "kind"})
-    columns = {name: number(say(name)) for name in frame.columns}
+    columns = {name: number(report.heading(name)) for name in frame.columns}
     columns |= {"kind": "K/V", "layer": say("layer"), "head": say("head"), mark("n tokens"): count(say("n tokens"))}
     cells.table(frame, columns, "fusion", shown, say("Fused scores of every student head beside each teacher alone"))
     st.download_button(

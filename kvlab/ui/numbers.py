@@ -46,8 +46,8 @@ def panel(alignment: Alignment, shown: str) -> None:
         hide_index=True,
         height=320,
         placeholder="–",
-        column_config={name: say(name) for name in frame.columns}
-        | {name: number(say(name)) for name in frame.select_dtypes("float").columns},
+        column_config={name: report.heading(name) for name in frame.columns}
+        | {name: number(report.heading(name)) for name in frame.select_dtypes("float").columns},
         alt=say("Every score of every head"),
     )
     _capture(alignment)

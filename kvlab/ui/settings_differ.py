@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from kvlab.language import say
+from kvlab.language import say, translated
 from kvlab.runs.compare import MISSING, differences
 from kvlab.safe_csv import neutral
 from kvlab.ui.text import table_height
@@ -47,4 +47,6 @@ def said(value: object) -> str:
         return say("none")
     if isinstance(value, list | tuple):
         return say(", ").join(map(said, value)) or say("none")
-    return f"{value:g}" if isinstance(value, float) else neutral(str(value).encode("utf-8", "replace").decode())
+    if isinstance(value, float):
+        return f"{value:g}"
+    return neutral(translated(str(value)).encode("utf-8", "replace").decode())

@@ -1,0 +1,144 @@
+"""The pages of an analysis in Chinese: no English is left but names, and what is written on disk stays English."""
+
+import dataclasses
+import json
+import re
+
+import pytest
+from google.protobuf.json_format import MessageToDict
+
+from kvlab.language import chinese, speaking
+from kvlab.request import AlignSettings
+from kvlab.results import read
+from kvlab.ui import backend, warm
+from tests import finished
+from tests.test_pages import made, open_page
+
+pytestmark = [pytest.mark.page, pytest.mark.xdist_group("pages")]
+
+ENGLISH = re.compile(r"[A-Za-z]{3,} [a-z]{2,}")
+SHOWN = {"label", "body", "help", "placeholder", "options", "alt", "text"}  # fields of elements
+NAMES = [  # settings are called as they are set, and commands as they are typed
+    *(name.replace("_", " ") for name in AlignSettings.model_fields),
+    *("streamlit run app.py", "python -m kvlab check", "python tests/test_kv_fixes.py"),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_worker_is_left():
+    yield
+    warm.worker().stop()
+
+
+def nodes(block):
+    for child in block.children.values():
+        yield child
+        yield from nodes(child) if hasattr(child, "children") else ()
+
+
+def words(value, field=""):
+    """What a user reads or hears in an element's fields; of a table its headers."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from words(inner, name)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from words(inner, field)
+    elif field == "columns":
+        yield from words(list(json.loads(value).values()))
+    elif field in SHOWN and not value.startswith("<style>"):
+        yield value
+
+
+def seen(app):
+    """Every text of a page, with the cells of its tables."""
+    for node in nodes(app._tree):
+        if node.proto is not None:
+            yield from words(MessageToDict(node.proto, preserving_proto_field_name=True))
+    for table in app.dataframe:
+        yield from (cell for row in table.value.to_numpy() for cell in row if isinstance(cell, str))
+
+
+def assert_chinese(app, *expected):
+    assert not app.exception
+    shown = [text for text in seen(app) if not text.startswith("heldout-")]  # the documents of the sample
+    for text in expected:
+        assert any(text in other for other in shown), f"{text} is not among {shown}"
+    for name in NAMES:
+        shown = [text.replace(name, "") for text in shown]
+    assert not [text for text in shown if ENGLISH.search(text)]
+
+
+@pytest.mark.parametrize(
+    ("view", "expected"),
+    [
+        ("heads", ("与对照比较", "标准化误差", "每个通道权重相同。", "打乱行")),
+        ("layers", ("学生层", "其零假设值（打乱行）", "描边：已选")),
+        ("timeline", ("采用 **floor** 时", "平均偏移（字节）", "exact：仅限")),
+        ("numbers", ("计分行数", "按文档", "旋转通道数", "自带样例")),
+    ],
+)
+def test_every_view_of_the_sample(view, expected):
+    assert_chinese(open_page("alignment", run="sample", view=view, lang="zh"), "报告与文件", *expected)
+
+
+def test_overview_and_checks():
+    assert_chinese(open_page(lang="zh"), "这个教师的 KV 缓存能否", "KV 头（查询头）", "≠ 投影器", "教师：demo/teacher")
+    assert_chinese(open_page("checks", lang="zh"), "kvlab 在本机运行")
+
+
+def test_the_form_and_its_choices():
+    with speaking("zh"):  # outside a page, the test looks a choice up by its label
+        app = open_page("alignment", run="sample", lang="zh")
+        app.button(key="form-toggle").click().run()
+        assert_chinese(
+            app, "收起表单", "ceil：结束位置不早于", "抽样（学生词元数）", "每行一个：引出推理", "取自前 1,024 篇"
+        )
+        app.button_group(key="form-source").set_value("paste").run()
+        app.text_area(key="form-pasted").set_value("苹果\n\n苹果").run()
+        assert_chinese(app, "已读取提示：1 · 略去重复：1")
+
+
+def test_a_choice_stays_when_the_language_changes():
+    app = open_page("alignment", run="sample")
+    app.button(key="form-toggle").click().run()
+    app.selectbox(key="form-time").set_value("nearest").run()
+    app.button_group(key="language-en").set_value("zh").run()
+    assert_chinese(app, "收起表单")
+    assert app.selectbox(key="form-time").value == "nearest"
+
+
+def test_the_fusion_of_several_teachers():
+    run = finished.run_of(finished.fused(read(backend.SAMPLE_FOLDER))).name
+    app = open_page("alignment", run=run, view="fusion", cell="V-0-1", lang="zh")
+    assert_chinese(app, "2 个教师合起来", "其他教师没有带来", "各教师的权重", "单独 R²：2 demo/teacher-b")
+
+
+def test_two_analyses():
+    other = finished.shifted(read(backend.SAMPLE_FOLDER), "value", 2, 1, -0.4)
+    run = finished.run_of(dataclasses.replace(other, prompts="mine.txt")).name
+    app = open_page("alignment", run="sample", cell="V-2-1", lang="zh", **{"with": run})
+    assert_chinese(app, "提示有差异", "有差异的设置", "超过 2 个标准误", "**A**：demo/teacher，自带样例")
+
+
+def test_the_steps_that_a_head_keeps():
+    run = finished.run_of(finished.of_rkv(read(backend.SAMPLE_FOLDER))).name
+    assert_chinese(open_page("alignment", run=run, view="timeline", lang="zh"), "教师头保留的步")
+
+
+def test_what_gave_no_result():
+    error = {"kind": "k", "expected": "一", "found": "二", "remedy": "三"}
+    failed = open_page("alignment", run=made("failed", error=error).name, lang="zh")
+    assert_chinese(failed, "该分析失败", "**预期**：一", "**实际**：二\n\n**处理办法**：三")
+    assert_chinese(open_page("alignment", run=made("cancelled").name, lang="zh"), "该分析已取消")
+    assert_chinese(open_page("alignment", run="sample", lang="zh", **{"with": made("cancelled").name}), "已取消。")
+
+
+def test_bold_words_are_bold_without_spaces_around_them():
+    """Markdown does not close ** behind a punctuation mark that a letter follows: **甲：**乙 would show its stars."""
+    for text in chinese.WORDS.values():
+        parts = text.split("**")
+        for at in range(1, len(parts) - 1, 2):
+            before, bold, after = parts[at - 1][-1:], parts[at], parts[at + 1][:1]
+            assert not (bold[-1] in "，。：；！？）”" and (after.isalnum() or after == "{")), text
+            assert not (bold[0] in "（“" and (before.isalnum() or before == "}")), text
