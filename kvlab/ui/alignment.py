@@ -9,7 +9,7 @@ from kvlab.errors import KvlabError
 from kvlab.language import mark, say, translated
 from kvlab.results import Alignment
 from kvlab.runs.monitor import View
-from kvlab.ui import backend, compare, form, fusion, heads, layers, numbers, progress, share, timeline
+from kvlab.ui import backend, compare, form, fusion, heads, languages, layers, numbers, progress, share, timeline
 from kvlab.ui.text import show_error
 
 VIEWS = {
@@ -72,6 +72,7 @@ def _picker(views: list[View], run_id: str) -> str:
     names.setdefault(run_id, run_id)
     if st.session_state.get("run-picker") not in names:
         st.session_state["run-picker"] = run_id
+    languages.keep_choice("run-picker")
     left, right = st.columns([4, 1], vertical_alignment="bottom")
     left.selectbox(say("Analysis"), list(names), format_func=names.get, key="run-picker", on_change=_picked)
     is_open = st.session_state.get("form-open", False)

@@ -13,7 +13,7 @@ from kvlab.language import mark, say, translated
 from kvlab.plots import KIND_NAME
 from kvlab.results import Alignment
 from kvlab.runs.monitor import View
-from kvlab.ui import backend, cells, settings_differ
+from kvlab.ui import backend, cells, languages, settings_differ
 from kvlab.ui.cells import Cell
 from kvlab.ui.text import count, number, plain, show_error, table_height
 
@@ -173,6 +173,7 @@ def _picker(others: Sequence[View], a: Alignment, shown: str) -> str | None:
     key = f"with-picker-{shown}"
     if st.session_state.get(key) not in names:
         st.session_state[key] = wanted
+    languages.keep_choice(key)
 
     def picked() -> None:
         st.session_state[WITH] = st.session_state[key]

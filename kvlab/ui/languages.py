@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
@@ -48,6 +50,12 @@ def switch() -> None:
 def _choose() -> None:
     chosen = st.session_state[f"language-{st.session_state[CHOSEN]}"]
     st.session_state[CHOSEN] = st.query_params[PARAMETER] = chosen
+
+
+def keep_choice(key: str, default: Any = None) -> None:
+    """Called before a picker whose choices are words: a browser sends back the words that it shows, and goes on with
+    those of the language before unless it is told the choice anew. ``default``: what is chosen at first."""
+    st.session_state[key] = st.session_state.get(key, default)
 
 
 def keep_in_address() -> None:

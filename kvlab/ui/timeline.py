@@ -8,7 +8,7 @@ import streamlit as st
 from kvlab import plots, report
 from kvlab.language import say
 from kvlab.results import Alignment
-from kvlab.ui import downloads, kept, signal, window
+from kvlab.ui import downloads, kept, languages, signal, window
 from kvlab.ui.document import document_picker
 from kvlab.ui.text import TIME_RULES
 
@@ -22,10 +22,10 @@ def panel(alignment: Alignment, shown: str) -> None:
     with left:
         number = document_picker(alignment, shown, "timeline")
     with middle:
+        languages.keep_choice(f"rule-{shown}", plots.rule_shown(alignment))
         rule = st.selectbox(
             say("Joined by"),
             rules,
-            index=rules.index(plots.rule_shown(alignment)),
             format_func=lambda rule: say(TIME_RULES[rule]),
             key=f"rule-{shown}",
         )

@@ -318,7 +318,7 @@ WORDS: dict[str, str] = {
     "documents are cut": "截断文档",
     "parameters": "参数量",
     "memory, see the forecast": "内存，见预测",
-    "cached numbers per token": "每个词元缓存的数值个数",
+    "cached numbers per token": "每词元缓存数值",
     "{size} — fits": "{size}，放得下",
     "{size} — does not fit": "{size}，放不下",
     "Weights, caches of 8 × 512 tokens and an allowance for activations; it fits below 80% of the device.": "包括权重、8 × 512 个词元的缓存和为激活预留的余量；低于设备内存的 80% 即放得下。",
