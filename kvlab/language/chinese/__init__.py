@@ -1,16 +1,16 @@
-"""Simplified Chinese: WORDS, what ``say`` speaks, and MESSAGES, what ``translated`` recognises. One file per part."""
+"""Simplified Chinese: WORDS, what ``say`` speaks, and MESSAGES, what ``translated`` recognises. One file per part.
+
+A new part is a new file here with either or both of them.
+"""
 
 from __future__ import annotations
 
-from kvlab.language.chinese import 91731ff, Chinese, HEAD, The, analysis, and, bench, common, drill, errors_align, errors_environment, errors_input, errors_libraries, errors_models, errors_runs, errors_train, figures, functional, in, injection, its, live, report, runs, test, tests, validation, walk
+from importlib import import_module
+from pkgutil import iter_modules
 
-PARTS = (common, walk, analysis, figures, report, live, runs, validation, drill, injection,)
-MESSAGE_PARTS = (analysis, report, HEAD, errors_align, errors_environment, errors_input, errors_libraries, errors_models, errors_runs, errors_train, injection, 91731ff, The, functional, test, in, Chinese, its, bench, and, its, tests,)
-)
+_FILES = [import_module(f"{__name__}.{found.name}") for found in iter_modules(__path__)]
+PARTS = [part for part in _FILES if hasattr(part, "WORDS")]
+MESSAGE_PARTS = [part for part in _FILES if hasattr(part, "MESSAGES")]
 
-WORDS: dict[str, str] = {}
-for _part in PARTS:
-    WORDS |= _part.WORDS
-MESSAGES: dict[str, str] = {}
-for _part in MESSAGE_PARTS:
-    MESSAGES |= _part.MESSAGES
+WORDS: dict[str, str] = {key: words for part in PARTS for key, words in part.WORDS.items()}
+MESSAGES: dict[str, str] = {key: words for part in MESSAGE_PARTS for key, words in part.MESSAGES.items()}

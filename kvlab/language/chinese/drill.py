@@ -165,6 +165,4 @@ WORDS: dict[str, str] = {
     ),
     "held-out R² of every student head under every time rule, on the sample": "每个学生头在各时间规则下的留出 R²（样本）",
     "The worst K head: layer {layer}, head {head}": "误差最大的 K 头：第 {layer} 层，第 {head} 头",
-    "compare_rules_s": "比较时间规则，秒",
-    "compare rules": "比较规则",
 }
