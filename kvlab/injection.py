@@ -4,7 +4,7 @@
     own        the student's own cache: must reproduce the plain forward, or nothing else is reported
     projected  the teachers' cache, projected (and fused)
     mean       the student's training mean in every replaced row
-    shuffled   the projected rows, in another order
+    shuffled   the projected rows, keys in one other order and values in another
     identity   a ridge from the teachers' context-free token embeddings
     random     a ridge from teachers of the same architecture with random weights
     none       (texts only) no prefix at all
@@ -266,9 +266,9 @@ def sentence(injection: Injection) -> str:
     controls = [f"{say(NAMES[c])} {injection.at(c).kl:.3f}" for c in CONTROLS if _measured(injection, c)]
     return say(
         "{student} on the projected cache of {teachers}: KL {kl:.3f} ± {kl_se:.3f} and ΔCE {ce:+.3f} ± {ce_se:.3f} "
-        "nats per token against its own cache (KL of the controls: {controls}; the own cache differs from the plain forward "
-        "by {difference:.0e} of the largest logit); n = {n:,} continuation tokens of {documents} documents, held out "
-        "from the fit on {fitted} others.",
+        "nats per token against its own cache (KL of the controls: {controls}; the own cache differs from the plain "
+        "forward by {difference:.0e} of the largest logit); n = {n:,} continuation tokens of {documents} documents, "
+        "held out from the fit on {fitted} others.",
         student=student,
         teachers=" + ".join(t["name"] for t in injection.teachers),
         kl=projected.kl,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from kvlab import cli, prompts
 from kvlab import injection as results
-from kvlab import prompts
 from kvlab.errors import AlignError, Cancelled
 from kvlab.inject import judge as judging
 from kvlab.inject.documents import split
@@ -112,7 +112,7 @@ def test_two_teachers_are_fused(models, documents):
         both.at("random")
 
 
-# --- what must not be known ---------------------------------------------------------------------------------------------
+# --- what must not be known -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("rule", ["floor", "linear"])
@@ -143,7 +143,7 @@ def test_rules_that_look_ahead_are_refused(models, documents, rule):
     assert caught.value.kind == "rule-looks-ahead"
 
 
-# --- when it must stop ----------------------------------------------------------------------------------------------------
+# --- when it must stop ----------------------------------------------------------------------------------------
 
 
 def test_where_the_own_cache_does_not_reproduce_nothing_else_is_reported(models, documents, monkeypatch):
@@ -170,3 +170,22 @@ def test_a_budget_ends_the_swaps_and_a_request_ends_everything(models, documents
 
     with pytest.raises(Cancelled):
         judge([models["teacher"]], models["student"], documents[:20], settings, ONLY, progress=cancel)
+
+
+def test_the_command(documents, tmp_path, capsys, monkeypatch):
+    prompts.write_prompts(documents[:12], tmp_path / "prompts.jsonl")
+    models = ["--teacher", "demo/teacher", "--student", "demo/student", "--prompts", str(tmp_path / "prompts.jsonl")]
+    small = ["--calibration", "none", "--layers", "depth", "--no-random-teacher", "--swap-layers", "0", "--texts", "0"]
+    command = ["inject", *models, *small, "--device", "cpu", "--curve", "--out", str(tmp_path / "out")]
+    assert cli.main([*command, "--time", "linear"]) == 2
+    assert "looks ahead" in capsys.readouterr().err
+    assert cli.main([*command, "--prefix", "1.5"]) == 2
+    assert cli.main([*command, "--language", "zh"]) == 0
+    said = capsys.readouterr().out
+    assert "投影缓存" in said and "词元被替换" in said
+    found = results.read(tmp_path / "out")
+    assert found.prompts == "prompts.jsonl" and {i.prefix for i in found.injected} == {0.5}
+    real = judging.continued
+    monkeypatch.setattr(judging, "continued", lambda *args: real(*args) + 0.01)
+    assert cli.main(command) == 1
+    assert not results.read(tmp_path / "out").injected

@@ -1,4 +1,4 @@
-"""The student on a replaced cache: that its own reproduces its logits, and that the heads' outputs are what they are."""
+"""The student on a replaced cache: its own reproduces its logits, and the heads' outputs are what they are."""
 
 import math
 

@@ -20,7 +20,7 @@ from kvlab.inject.fit import Fit
 from kvlab.inject.own import Own, Problem, read_own
 from kvlab.models import LoadedModel
 from kvlab.request import AlignSettings
-from kvlab.types import Document, Segment, TimeMap, Tokens
+from kvlab.types import KINDS, Document, Segment, TimeMap, Tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,16 +96,25 @@ def prefix_of(models: Models, fit: Fit, reading: Reading, cut: int) -> Prefix | 
     }
     if reading.randoms:
         compared["random"] = _predicted(fit, "random", reading.randoms, picked)
-    order = np.random.default_rng([models.settings.seed, cut, len(reading.item.student)]).permutation(len(rows))
+    orders = _orders(models.settings.seed, reading.item.student, cut, len(rows))
     for problem, x in compared["projected"].items():
         compared["mean"][problem] = fit.sources["projected"].mean[problem].expand_as(x)
-        compared["shuffled"][problem] = x[torch.from_numpy(order).to(x.device)]
+        compared["shuffled"][problem] = x[orders[problem[0]].to(x.device)]
     shaped = {
         name: {p: x.unflatten(1, target_shape(models.student.geometry, *p)).transpose(0, 1) for p, x in of.items()}
         for name, of in compared.items()
     }
     cached = {name: {p: reading.own.as_cached(p, x, rows) for p, x in of.items()} for name, of in shaped.items()}
     return Prefix(cut, rows, shaped, cached)
+
+
+def _orders(seed: int, tokens: Tokens, cut: int, count: int) -> dict[str, torch.Tensor]:
+    """Keys in one order and values in another: attention does not see that both are permuted alike.
+
+    Where keys carry their positions along (compared as cached), a common order would even change nothing at all.
+    """
+    random = np.random.default_rng([seed, cut, len(tokens)])
+    return {kind: torch.from_numpy(random.permutation(count)) for kind in KINDS}
 
 
 def _picked(models: Models, item: Item, cut: int) -> list[Picked] | None:
