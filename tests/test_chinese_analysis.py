@@ -75,7 +75,7 @@ def assert_chinese(app, *expected):
         ("heads", ("与对照比较", "标准化误差", "每个通道权重相同。", "打乱行")),
         ("layers", ("学生层", "其零假设值（打乱行）", "描边：已选")),
         ("timeline", ("采用 **floor** 时", "平均偏移（字节）", "exact：仅限")),
-        ("numbers", ("计分行数", "按文档", "旋转通道数", "自带样例")),
+        ("numbers", ("计分行数", "按文档", "旋转的通道数", "自带样例")),
     ],
 )
 def test_every_view_of_the_sample(view, expected):

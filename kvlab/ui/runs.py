@@ -11,6 +11,7 @@ from kvlab.language import mark, plural, say
 from kvlab.runs import queue, store
 from kvlab.runs.history import Row
 from kvlab.ui import (
+    languages,
     runs_actions,
     runs_chart,
     runs_compare,
@@ -61,12 +62,12 @@ def page() -> None:
 
 
 def _history(rows: Sequence[Row], selected: Sequence[Row], colours: dict[str, int]) -> None:
+    languages.keep_choice("runs-show", "training")
     kind = (
         st.segmented_control(
             say("Show"),
             list(SHOWN),
             format_func=lambda kind: say(SHOWN[kind]),
-            default="training",
             key="runs-show",
             label_visibility="collapsed",
         )

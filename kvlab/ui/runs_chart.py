@@ -12,7 +12,7 @@ import streamlit as st
 
 from kvlab.language import mark, say
 from kvlab.runs.history import Row
-from kvlab.ui import runs_source, runs_words
+from kvlab.ui import languages, runs_source, runs_words
 from kvlab.ui.text import plain
 
 POINTS = 600  # of one curve that are drawn at most
@@ -29,7 +29,9 @@ def panel(rows: Sequence[Row]) -> None:
         st.info(say("None of the selected runs has logged anything yet."))
         return
     left, right = st.columns([2, 3], vertical_alignment="bottom")
-    metric = left.selectbox(say("Metric"), _ordered(logged), format_func=runs_words.metric, key="runs-metric")
+    names = _ordered(logged)
+    languages.keep_choice("runs-metric", names[0])
+    metric = left.selectbox(say("Metric"), names, format_func=runs_words.metric, key="runs-metric")
     smoothable = metric not in (*FEW, "memory")
     raw = right.toggle(say("Every value beside the smoothed line"), True, key="runs-raw", disabled=not smoothable)
     frame, most = _frame(rows, metric, raw or not smoothable, smoothable)
