@@ -27,12 +27,17 @@ from kvlab.train import flags
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Errors are one message with its remedy; a traceback only with --debug."""
     options = _parser().parse_args(arguments)
+    with speaking(getattr(options, "language", DEFAULT)):
+        return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         code = options.run(options)
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
-        print("kvlab: interrupted; what was not finished is not there.", file=sys.stderr)
+        print("kvlab:", say("interrupted; what was not finished is not there."), file=sys.stderr)
         return 2
     except BrokenPipeError:  # what reads the output wants no more of it, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -41,8 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.debug:
             traceback.print_exc()
         known = isinstance(error, KvlabError)
-        message = str(error) if known else f"Unexpected {type(error).__name__}: {error}. --debug shows where."
-        print(f"kvlab: {message}", file=sys.stderr)
+        unknown = say("Unexpected {kind}: {error}. --debug shows where.", kind=type(error).__name__, error=error)
+        print("kvlab:", translated(str(error)) if known else unknown, file=sys.stderr)
         return 2
 
 
@@ -144,12 +149,11 @@ def _align(options: argparse.Namespace) -> int:
         with Bar() as progress:
             aligned = analysis.compute(request, documents, cache, progress, options.out)
     except KeyboardInterrupt:
-        print("kvlab: interrupted; the same command goes on where this stopped.", file=sys.stderr)
+        print("kvlab:", say("interrupted; the same command goes on where this stopped."), file=sys.stderr)
         return 2
     analysis.write(aligned, options.out, options.language)
-    with speaking(options.language):
-        _tell([alignment for alignment, _ in aligned])
-        print(say("Written: {files}", files=f"{options.out}/alignment.json, heads.csv, report.html, export.zip"))
+    _tell([alignment for alignment, _ in aligned])
+    print(say("Written: {files}", files=f"{options.out}/alignment.json, heads.csv, report.html, export.zip"))
     return 0
 
 
@@ -194,11 +198,13 @@ def _documents(prompts, options: argparse.Namespace) -> list:
         return prompts.samples()
     reading = prompts.read_file(options.prompts, options.column)
     for problem in reading.problems:
-        print(f"{options.prompts.name}, {problem.where}: {problem.message}", file=sys.stderr)
+        where, message = translated(problem.where), translated(problem.message)
+        print(f"{options.prompts.name}, {where}: {message}", file=sys.stderr)
     if reading.duplicates:
-        print(f"Duplicates left out: {reading.duplicates}.", file=sys.stderr)
+        print(say("Duplicates left out: {n}.", n=reading.duplicates), file=sys.stderr)
     for cut in reading.cut:
-        print(f"{cut.where}: cut from {cut.characters:,} to {cut.kept:,} characters.", file=sys.stderr)
+        where, sizes = translated(cut.where), {"characters": cut.characters, "kept": cut.kept}
+        print(say("{where}: cut from {characters:,} to {kept:,} characters.", where=where, **sizes), file=sys.stderr)
     return reading.documents
 
 
@@ -265,7 +271,7 @@ class Bar:
         if stage != self.stage:
             self.stage = stage
             self.bar.reset(total)
-            self.bar.set_description(stage, refresh=False)
+            self.bar.set_description(translated(stage), refresh=False)
         self.bar.total, self.bar.n = total, done
         self.bar.refresh()
 

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from kvlab import documents, forecast, names, prompts, request, uploads
+from kvlab import cli, documents, forecast, names, prompts, request, uploads
 from kvlab.checks import CHECKS
 from kvlab.doctor import packages
 from kvlab.errors import KvlabError
@@ -272,6 +272,14 @@ def test_no_message_stands_in_two_parts():
 )
 def test_messages_within_messages_are_said_and_values_are_left(english, said):
     assert messages.in_chinese(english) == said
+
+
+def test_the_command_says_its_errors_in_the_language_asked_for(tmp_path, capsys):
+    asked = ["align", "--teacher", "demo/teacher", "--student", "demo/nobody", "--out", str(tmp_path)]
+    assert [cli.main(asked), cli.main([*asked, "--language", "zh"])] == [2, 2]
+    english, said = capsys.readouterr().err.splitlines()
+    assert english.startswith("kvlab: Expected one of the bundled models: demo/")
+    assert said.startswith("kvlab: 期望：自带模型之一：demo/") and "没有模型 'demo/nobody'" in said
 
 
 def test_the_first_message_does_not_wait_for_every_pattern():

@@ -124,6 +124,11 @@ WORDS: dict[str, str] = {
     "token_by_token_s": "逐词元（秒）",
     # The command line.
     "Note: {note}": "注意：{note}",
+    "Duplicates left out: {n}.": "略去重复：{n}。",
+    "{where}: cut from {characters:,} to {kept:,} characters.": "{where}：从 {characters:,} 个字符截断为 {kept:,} 个。",
+    "interrupted; what was not finished is not there.": "已中断；未完成的内容没有保存。",
+    "interrupted; the same command goes on where this stopped.": "已中断；同一命令会从中断处继续。",
+    "Unexpected {kind}: {error}. --debug shows where.": "意外的 {kind}：{error}。--debug 可显示出错位置。",
     "Written: {files}": "已写入：{files}",
     # Files of the ZIP.
     "held-out scores per student head, as `align` writes them": "每个学生头的留出得分，与 `align` 写出的相同",
