@@ -121,6 +121,7 @@ def made():
     yield from (name for _, name in uploads._MAGIC)
     yield "{'a'} (NaN is not JSON)"
     yield "ValueError: another format version"
+    yield "2 of 9 documents were longer than 8 or 6 teacher or 5 student tokens and were cut: line-1"
     # how processes end
     yield from (f"it {process.exit_words(code)}" for code in (1, -9, -15, -99))
     yield from cause.SIGNALS.values()
@@ -263,9 +264,15 @@ def test_no_message_stands_in_two_parts():
         ("no folder /a/none, text", "没有文件夹 /a/none, text"),
         ("'x: none' is odd; no such file", "'x: none' is odd; 没有这个文件"),
         (
-            "it ended with exit code 1; from the end of its log:\nnone\ntext",
-            "进程以退出码 1 结束；其日志末尾：\nnone\ntext",
+            "it ended with exit code 1; from the end of its log:\nnone",
+            "进程以退出码 1 结束；其日志末尾：\nnone",
         ),
+        (
+            "No control by random weights of t: Expected 3.0 GiB of free memory on cpu for the weights of t. "
+            "Found 1.0 GiB free. What to do: use auto",
+            "t 没有随机权重对照：期望：cpu 上有 3.0 GiB 空闲内存用于 t 的权重。实际：空闲 1.0 GiB。处理办法：使用 auto",
+        ),
+        ("OSError: [Errno 13] Permission denied: '/x/none, text'", "OSError: [Errno 13] 权限不足：'/x/none, text'"),
         ("waits for step 5; the run ended at step 3: no such file", "等待第 5 步；运行在第 3 步结束：没有这个文件"),
         ("Something that no template knows, and 5 more.", "Something that no template knows, and 5 more."),
     ],

@@ -14,11 +14,14 @@ from functools import cache, lru_cache
 from kvlab.language.chinese import MESSAGES
 
 MOST_PIECES = 24  # of a message; one of more is a list of values
+FIRM = 8  # characters of a template before its first hole that tell it from others
 
 _HOLE = re.compile(r"\{(\w+)\}")
 _BETWEEN = re.compile(r"([.!?;,:]\s+)")
 _MARKS = dict(zip(".!?;,:", "。！？；，："))
+_STOPS = tuple(".!?")
 _NUMBERS = ("n", "m")  # holes for nothing else
+_LEFT = ("log", "path", "file", "folder")  # holes whose values are never messages
 _QUOTED = {"'": "'", '"': '"', "[": "]", "{": "}", "/": "\n", "~": "\n"}  # how values begin and end
 
 
@@ -53,7 +56,8 @@ def _known(message: str) -> str | None:
         return None
     template, values = found
     chinese = MESSAGES[template]
-    return chinese.format(**{name: _value(value) for name, value in values.items()}) if values else chinese
+    said = {name: value if name in _LEFT else _value(value) for name, value in values.items()}
+    return chinese.format(**said) if said else chinese
 
 
 def _value(value: str) -> str:
@@ -70,11 +74,11 @@ def _by_pieces(message: str) -> str:
     while at < len(parts):
         for end in range(at, len(parts), 2):
             piece, mark = "".join(parts[at : end + 1]), "".join(parts[end + 1 : end + 2])
-            if whole := _known(piece + mark.rstrip()):  # of a sentence with its full stop
-                said += whole
-                break
             if piece != message and (bare := _known(piece)):
                 said += bare + _MARKS.get(mark[:1], "")
+                break
+            if mark[:1] in _STOPS and (whole := _known(piece + mark[0])):  # a sentence with its full stop
+                said += whole
                 break
         else:
             end = at
@@ -88,9 +92,12 @@ def _by_pieces(message: str) -> str:
 
 @cache
 def _templates() -> list[tuple[str, list[str]]]:
-    """Those with holes, and their text between the holes; those with most text first: the most exact one wins."""
+    """Those with holes, and their text between the holes; the most exact first.
+
+    A hole near the start would take in the beginning of a message that has another in itself.
+    """
     holed = [(english, _HOLE.split(english)[::2]) for english in MESSAGES if _HOLE.search(english)]
-    return sorted(holed, key=lambda pair: -sum(map(len, pair[1])))
+    return sorted(holed, key=lambda pair: (len(pair[1][0]) < FIRM, -sum(map(len, pair[1]))))
 
 
 def _may_be(message: str, pieces: list[str]) -> bool:
