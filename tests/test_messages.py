@@ -31,7 +31,7 @@ COMMAND = re.compile(
     r"|--[-\w]+( [\w/.]+)?|mkdir -p \S+ && chmod \S+ \S+|\w+=\S+|bfloat16 and float16|https?://\S+"
     r"|Parquet file size .* bytes\)"  # of the library, about what is no Parquet
 )
-NAMES = {"python", "torch"}  # findings of the environment that are called so in any language
+NAMES = {"python", "torch", "projected"}  # findings of the environment and fields of a file, not said
 
 
 def is_prose(text):
