@@ -151,3 +151,13 @@ def test_the_signal_is_the_projection_on_the_first_direction(pair, aligned):
     assert np.nanstd(
         np.concatenate([aligned.arrays[f"document.{n}.signal.value.student"][1, 0] for n in range(2)])
     ) == (pytest.approx(1, abs=0.5))
+
+
+def test_every_head_has_its_own_spectrum(aligned):
+    for score in aligned.heads:
+        share, error, identity = (
+            aligned.arrays[f"spectrum.{score.kind}.{name}"][score.layer, score.head]
+            for name in ("share", "error", "error_identity")
+        )
+        assert (share * error).sum() == pytest.approx(score.error, abs=1e-4)
+        assert (share * identity).sum() == pytest.approx(1 - score.r2_identity, abs=1e-4)

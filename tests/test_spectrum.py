@@ -37,7 +37,7 @@ def measured():
         sums.add(block.fold, block.parts[0], block, block.parts[0])
     fit = crossfit_ridge(sums.pairing("key", 0), HEADS)
     identity = identity_fits(sums)["key", 0]
-    return rows, fit, spectrum(fit, identity, sums.spreads["key", 0].score())
+    return rows, fit, spectrum(fit, identity, sums.spread("key", 0))
 
 
 def by_rows(rows, fit):

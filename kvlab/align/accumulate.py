@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 
 from kvlab.align.layers import Choice
-from kvlab.align.statistics import pilot_of
+from kvlab.align.statistics import HeadGrams, pilot_of
 from kvlab.align.sums import FIT_ONLY, FoldSums, Pairing
 from kvlab.types import KINDS
 
@@ -42,7 +42,7 @@ class AlignSums:
     targets: dict[Target, FoldSums] = field(default_factory=dict)
     identity_features: FoldSums | None = None
     identity_targets: dict[int, FoldSums] = field(default_factory=dict)
-    spreads: dict[Target, FoldSums] = field(default_factory=dict)  # HeadGrams of the scored rows
+    spreads: dict[int, FoldSums] = field(default_factory=dict)  # HeadGrams of the scored rows, by width likewise
 
     def add(self, fold: int, part: str, rows: Source, at: Any) -> None:
         """Add the rows ``at`` a part of a batch or a group of a sample, which are of one fold and use."""
@@ -64,17 +64,6 @@ class AlignSums:
                         self.targets[kind, layer].add_shifted(fold, part, x, targets[kind, layer])
         if self.identity_layers:
             self._add_identity(fold, part, rows.e(at), targets)
-        if part != FIT_ONLY:
-            self._add_spreads(fold, part, targets)
-
-    def _add_spreads(self, fold: int, part: str, targets: dict[Target, torch.Tensor]) -> None:
-        for width, layers in self.identity_layers.items():
-            for target in layers:
-                y = targets[target]
-                if target not in self.spreads:
-                    pilot = self.targets[target].pilots[1]
-                    self.spreads[target] = FoldSums((pilot,), self.folds, heads=y.shape[1] // width)
-                self.spreads[target].add_shifted(fold, part, y)
 
     def _add_identity(self, fold: int, part: str, embedded: torch.Tensor, targets: dict[Target, torch.Tensor]) -> None:
         if self.identity_features is None:
@@ -87,6 +76,11 @@ class AlignSums:
                 self.identity_targets[width] = FoldSums((self.identity_features.pilots[0], pilot), self.folds)
             y = torch.cat([targets[target] for target in layers], dim=1)
             self.identity_targets[width].add_shifted(fold, part, x, y)
+            if part != FIT_ONLY:
+                if width not in self.spreads:
+                    pilot = self.identity_targets[width].pilots[1]
+                    self.spreads[width] = FoldSums((pilot,), self.folds, heads=y.shape[1] // width)
+                self.spreads[width].add_shifted(fold, part, y)
 
     def pairing(self, kind: str, layer: int) -> Pairing:
         choice = self.choices[kind][layer]
@@ -97,10 +91,20 @@ class AlignSums:
         """The token embedding against ``identity_layers[width]`` side by side."""
         return Pairing(self.identity_features, self.identity_targets[width])
 
+    def spread(self, kind: str, layer: int) -> list[HeadGrams]:
+        """[F] of the heads of one target, over the rows that each fold is scored on."""
+        width = next(width for width, targets in self.identity_layers.items() if (kind, layer) in targets)
+        before = self.identity_layers[width][: self.identity_layers[width].index((kind, layer))]
+        first, count = (sum(self._heads(t, width) for t in targets) for targets in (before, [(kind, layer)]))
+        return [fold.select(first, count) for fold in self.spreads[width].score()]
+
+    def _heads(self, target: Target, width: int) -> int:
+        return len(self.targets[target].pilots[1]) // width
+
     def all(self) -> dict[str, FoldSums]:
         """Every sum by a name that also says which layers it is of."""
         named = {f"features {kind} {union}": sums for (kind, union), sums in self.features.items()}
         named |= {f"targets {kind} {layer}": sums for (kind, layer), sums in self.targets.items()}
         named |= {f"identity {width}": sums for width, sums in self.identity_targets.items()}
-        named |= {f"spread {kind} {layer}": sums for (kind, layer), sums in self.spreads.items()}
+        named |= {f"spread {width}": sums for width, sums in self.spreads.items()}
         return named | {"identity": self.identity_features}

@@ -79,7 +79,7 @@ def score(
         grouped = crossfit_fixed(pairing, choice.of_fold, heads, solver("group-mean", shapes, heads, penalty))
 
         scored.fits[kind, layer], scored.ridges[kind, layer] = chosen, ridge
-        spread = sums.spreads[kind, layer].score()
+        spread = sums.spread(kind, layer)
         scored.spectra[kind, layer] = spectrum(chosen, identity[kind, layer], spread)
         scored.heads += _head_scores(
             (kind, layer), student.kv_layers[layer], chosen, identity[kind, layer], grouped, controls

@@ -155,6 +155,12 @@ class HeadGrams:
     def __add__(self, other: HeadGrams) -> HeadGrams:
         return HeadGrams(self.pilot, self.n + other.n, self.total + other.total, self.gram + other.gram)
 
+    def select(self, first: int, count: int) -> HeadGrams:
+        """The same of ``count`` heads from ``first`` on."""
+        width = self.gram.shape[-1]
+        channels = slice(first * width, (first + count) * width)
+        return HeadGrams(self.pilot[channels], self.n, self.total[channels], self.gram[first : first + count])
+
     def gram_about(self, centre: torch.Tensor) -> torch.Tensor:
         """Sum of (y_h - c_h)(y_h - c_h)^T [H, D, D] with c [Q] shifted by the pilot."""
         total, centre = (v.unflatten(0, (len(self.gram), -1)) for v in (self.total, centre))
