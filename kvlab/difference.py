@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import hypot, isfinite
 
 from kvlab.results import Alignment
@@ -22,17 +23,17 @@ class HeadDifference:
     n_a: int  # scored rows (student tokens)
     n_b: int
 
-    @property
+    @cached_property
     def difference(self) -> float:
         """R² of B minus R² of A."""
         return self.r2_b - self.r2_a
 
-    @property
+    @cached_property
     def se(self) -> float:
         """Of the difference, of two independent estimates: sqrt(se_a² + se_b²). Not a number unless both have one."""
         return hypot(self.se_a, self.se_b) if isfinite(self.se_a) and isfinite(self.se_b) else float("nan")
 
-    @property
+    @cached_property
     def clear(self) -> bool | None:
         """More than two standard errors from zero; None where that is not known."""
         known = isfinite(self.difference) and isfinite(self.se)

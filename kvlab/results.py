@@ -13,7 +13,9 @@ Not a number where there is nothing. Of several teachers the first lies here, th
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from math import isfinite, isnan
 from pathlib import Path
 from typing import Any
@@ -134,8 +136,10 @@ class Inspected:
     scored: list[bool]  # per student token: counted in the scores
 
 
-@dataclass
+@dataclass(eq=False)  # one is another by identity, as for ``kvlab.once``
 class Alignment:
+    """Sessions share it: nothing in it is changed once it is made, and what is computed of it is kept."""
+
     settings: dict[str, Any]
     teacher: dict[str, Any]  # Geometry
     student: dict[str, Any]
@@ -156,8 +160,13 @@ class Alignment:
 
     def table(self) -> pd.DataFrame:
         """All head scores, one row each."""
-        rows = [asdict(score) | {"beats_controls": score.beats_controls} for score in self.heads]
-        return pd.DataFrame(rows)
+        return self._table.copy()
+
+    @cached_property
+    def _table(self) -> pd.DataFrame:
+        # Column by column: asdict takes most of a second for the 8,192 heads of a large model.
+        frame = pd.DataFrame({column.name: _column(self.heads, column.name) for column in fields(HeadScore)})
+        return frame.assign(beats_controls=_column(self.heads, "beats_controls"))
 
     def fusion_table(self) -> pd.DataFrame:
         """All fused scores, one row each, with a column per teacher."""
@@ -172,25 +181,27 @@ class Alignment:
 
     def grid(self, kind: str, column: str) -> np.ndarray:
         """[Ls, Hs] of one column of the table; not a number where a layer has fewer heads."""
-        chosen = [s for s in self.heads if s.kind == kind]
-        grid = np.full((len(self.student["kv_layers"]), 1 + max(s.head for s in chosen)), np.nan)
-        for score in chosen:
-            grid[self.layer_position(score.layer), score.head] = getattr(score, column)
+        chosen = self._table[self._table["kind"] == kind]
+        heads = chosen["head"].to_numpy()
+        grid = np.full((len(self.student["kv_layers"]), 1 + heads.max()), np.nan)
+        grid[pd.Index(self.student["kv_layers"]).get_indexer(chosen["layer"]), heads] = chosen[column]
         return grid
 
     def score(self, kind: str, layer: int, head: int) -> HeadScore:
         """The score of student layer ``layer`` (as numbered in the model) and KV head ``head``."""
-        for score in self.heads:
-            if (score.kind, score.layer, score.head) == (kind, layer, head):
-                return score
-        raise KeyError((kind, layer, head))
+        return self._by_head[kind, layer, head]
+
+    @cached_property
+    def _by_head(self) -> dict[tuple[str, int, int], HeadScore]:
+        return {(score.kind, score.layer, score.head): score for score in self.heads}
 
     def fused(self, kind: str, layer: int, head: int) -> FusedScore:
         """As ``score``, of all teachers together."""
-        for score in self.fusion:
-            if (score.kind, score.layer, score.head) == (kind, layer, head):
-                return score
-        raise KeyError((kind, layer, head))
+        return self._fused_by_head[kind, layer, head]
+
+    @cached_property
+    def _fused_by_head(self) -> dict[tuple[str, int, int], FusedScore]:
+        return {(score.kind, score.layer, score.head): score for score in self.fusion}
 
     def layer_position(self, layer: int) -> int:
         """Where a student layer stands among those with a cache (the first axis of the arrays)."""
@@ -201,8 +212,12 @@ class Alignment:
         values = self.grid(kind, column)
         return float(values[~np.isnan(values)].mean()) if not np.isnan(values).all() else float("nan")
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, dict[str, float]]:
         """Means over layers and heads, K and V apart."""
+        return self._summary
+
+    @cached_property
+    def _summary(self) -> dict[str, dict[str, float]]:
         columns = (
             *("r2", "r2_identity", "r2_shuffled", "r2_random", "r2_group_mean"),
             *("gain", "gain_random", "cosine", "error_standardised"),
@@ -210,10 +225,10 @@ class Alignment:
         return {kind: {c: self.mean(kind, c) for c in columns} for kind in ("key", "value")}
 
     def to_dict(self) -> dict[str, Any]:
-        fields = {k: v for k, v in self.__dict__.items() if k != "arrays"}
+        own = {of.name: getattr(self, of.name) for of in fields(self) if of.name != "arrays"}
         return {
             "format": FORMAT,
-            **fields,
+            **own,
             "heads": [asdict(s) for s in self.heads],
             "inspected": [asdict(d) for d in self.inspected],
             "fusion": [asdict(s) for s in self.fusion],
@@ -280,11 +295,18 @@ def worst_head(alignment: Alignment) -> tuple[str, int, int]:
     return worst.kind, worst.layer, worst.head
 
 
+def _column(scores: Sequence[HeadScore], name: str) -> list:
+    return [getattr(score, name) for score in scores]
+
+
 def mean_of_heads(error: np.ndarray) -> np.ndarray:
     """[Ls, Hs, Ts] -> [Ts]: over the heads that have an error there; layers with fewer heads are padded with NaN."""
-    known = ~np.isnan(error)
-    count = known.sum((0, 1))
-    return np.where(count > 0, np.where(known, error, 0).sum((0, 1)) / np.maximum(count, 1), np.nan)
+    total, count = np.zeros(error.shape[-1]), np.zeros(error.shape[-1], dtype=int)
+    for layer in error:  # one by one: a copy of them all is hundreds of megabytes in a large model
+        known = ~np.isnan(layer)
+        total += np.where(known, layer, 0).sum(0)
+        count += known.sum(0)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def plain(value: Any) -> Any:

@@ -33,7 +33,15 @@ GROUPS = {
         {"base"},
     ),
     "results": (
-        {"kvlab.results", "kvlab.injection", "kvlab.difference", "kvlab.safe_csv", "kvlab.plots", "kvlab.report"},
+        {
+            "kvlab.results",
+            "kvlab.once",
+            "kvlab.injection",
+            "kvlab.difference",
+            "kvlab.safe_csv",
+            "kvlab.plots",
+            "kvlab.report",
+        },
         {"base"},
     ),
     "models": (

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 
 from kvlab.language import say
 from kvlab.plots.style import CELL_TEXT_UP_TO, STUDENT_COLOUR, layout
 from kvlab.results import Alignment
+
+MAP_PIXELS = 448  # of the shorter side of a map with many cells
 
 
 @dataclass(frozen=True)
@@ -39,35 +42,31 @@ def cell_map(
     Invisible markers above the cells carry layer and head in ``customdata``, since heatmaps cannot be selected.
     """
     layers = [str(layer) for layer in alignment.student["kv_layers"]]
+    row_of = {layer: row for row, layer in enumerate(alignment.student["kv_layers"])}
     heads = [str(head) for head in range(1 + max(cell.head for cell in cells))]
     values: list[list[float | None]] = [[None] * len(heads) for _ in layers]
     for cell in cells:
-        values[layers.index(str(cell.layer))][cell.head] = cell.value
-    legible = max(len(layers), len(heads)) <= CELL_TEXT_UP_TO
+        values[row_of[cell.layer]][cell.head] = cell.value
+    most = max(len(layers), len(heads))
+    legible = most <= CELL_TEXT_UP_TO
+    # Of many cells, each must stay inside its own: of markers that overlap, a click would take a neighbour's.
+    room = MAP_PIXELS // most
     gap = 2 if legible else 0
-    figure = go.Figure(go.Heatmap(z=values, x=heads, y=layers, hoverinfo="skip", xgap=gap, ygap=gap, **colours))
+    figure = go.Figure(go.Heatmap(z=_array(values), x=heads, y=layers, hoverinfo="skip", xgap=gap, ygap=gap, **colours))
     written = [cell for cell in cells if legible or cell.mark]
+    _write(figure, written, legible, min(13, room))
     figure.add_scatter(
-        x=[str(cell.head) for cell in written],
-        y=[str(cell.layer) for cell in written],
-        mode="text",
-        text=[(cell.words if legible else "") + cell.mark for cell in written],
-        textfont={"color": ["#FFFFFF" if cell.dark else "#000000" for cell in written], "size": 13},
-        hoverinfo="skip",
-        showlegend=False,
-    )
-    figure.add_scatter(
-        x=[str(cell.head) for cell in cells],
-        y=[str(cell.layer) for cell in cells],
+        x=_array([heads[cell.head] for cell in cells]),
+        y=_array([layers[row_of[cell.layer]] for cell in cells]),
         mode="markers",
-        marker={"size": 28, "symbol": "square", "opacity": 0},
-        customdata=[[cell.layer, cell.head] for cell in cells],
-        text=[cell.hover for cell in cells],
+        marker={"size": min(28, room), "symbol": "square", "opacity": 0},
+        customdata=_array([[cell.layer, cell.head] for cell in cells]),
+        text=_array([cell.hover for cell in cells]),
         hovertemplate="%{text}<extra></extra>",
         showlegend=False,
     )
     if selected is not None:
-        row, column = layers.index(str(selected[0])), selected[1]
+        row, column = row_of[selected[0]], selected[1]
         box = {"x0": column - 0.5, "x1": column + 0.5, "y0": row - 0.5, "y1": row + 0.5}
         figure.add_shape(type="rect", **box, line={"color": outline, "width": 3})
     figure.update_xaxes(title=say("student KV head"), type="category", showgrid=False)
@@ -76,3 +75,25 @@ def cell_map(
     return layout(
         figure, height, title={"text": title, "font": {"size": 15}}, hoverdistance=-1, clickmode="event+select"
     )
+
+
+def _write(figure: go.Figure, cells: Sequence[Cell], legible: bool, size: int) -> None:
+    """Words and marks, or of cells too small for words the marks alone."""
+    # Plotly checks a list of colours one by one: of many cells, those of one colour are drawn together.
+    groups = [cells] if legible else [[c for c in cells if c.dark], [c for c in cells if not c.dark]]
+    for group in filter(None, groups):
+        colours = ["#FFFFFF" if cell.dark else "#000000" for cell in group]
+        figure.add_scatter(
+            x=_array([str(cell.head) for cell in group]),
+            y=_array([str(cell.layer) for cell in group]),
+            mode="text",
+            text=_array([(cell.words if legible else "") + cell.mark for cell in group]),
+            textfont={"color": colours if legible else colours[0], "size": size},
+            hoverinfo="skip",
+            showlegend=False,
+        )
+
+
+def _array(values: list) -> np.ndarray:
+    """Plotly looks into every element of a list, but takes an array as it is. Of objects: a page gets it as a list."""
+    return np.array(values, dtype=object)

@@ -8,7 +8,7 @@ from math import isfinite
 import plotly.graph_objects as go
 
 from kvlab.difference import HeadDifference
-from kvlab.language import say
+from kvlab.language import current, say, speaking
 from kvlab.plots.cells import Cell, cell_map
 from kvlab.plots.style import DIFFERENCE_SCALE, KIND_NAME, written
 from kvlab.results import Alignment
@@ -24,7 +24,20 @@ def difference_heatmap(
 ) -> go.Figure:
     """K and V share one range. ``alignment``: either of the two; “=” within two standard errors of none."""
     limit = max([LEAST_RANGE, *(abs(head.difference) for head in differences if isfinite(head.difference))])
-    cells = [
+    with speaking(current()):  # asked once, not for every word of thousands of cells
+        cells = _cells([head for head in differences if head.kind == kind], limit)
+    colours = {
+        "colorscale": DIFFERENCE_SCALE,
+        "zmin": -limit,
+        "zmax": limit,
+        "colorbar": {"title": {"text": say("R² of B<br>− R² of A")}, "thickness": 12},
+    }
+    title = say("{kind}: R² of B − R² of A, held out", kind=KIND_NAME[kind])
+    return cell_map(alignment, cells, colours, title, selected, OUTLINE)
+
+
+def _cells(differences: Sequence[HeadDifference], limit: float) -> list[Cell]:
+    return [
         Cell(
             layer=head.layer,
             head=head.head,
@@ -35,16 +48,7 @@ def difference_heatmap(
             dark=head.difference < -WHITE_ON_ORANGE * limit or head.difference > WHITE_ON_PURPLE * limit,
         )
         for head in differences
-        if head.kind == kind
     ]
-    colours = {
-        "colorscale": DIFFERENCE_SCALE,
-        "zmin": -limit,
-        "zmax": limit,
-        "colorbar": {"title": {"text": say("R² of B<br>− R² of A")}, "thickness": 12},
-    }
-    title = say("{kind}: R² of B − R² of A, held out", kind=KIND_NAME[kind])
-    return cell_map(alignment, cells, colours, title, selected, OUTLINE)
 
 
 def _hover(head: HeadDifference) -> str:

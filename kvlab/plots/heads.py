@@ -9,6 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from kvlab.language import mark, say
+from kvlab.once import once
 from kvlab.plots.cells import Cell, cell_map
 from kvlab.plots.style import ERROR_SCALE, KIND_COLOUR, KIND_NAME, NEUTRAL, TEACHER_COLOUR, layout, visible, written
 from kvlab.results import Alignment, HeadScore
@@ -25,7 +26,15 @@ CONTRIBUTIONS = (  # array, words, colour
 
 def error_heatmap(alignment: Alignment, kind: str, selected: tuple[int, int] | None = None) -> go.Figure:
     """Projection error per student layer and KV head. ``selected`` is (layer as numbered, head)."""
-    cells = [
+    bar = {"title": {"text": say("error<br>1 − R²")}, "thickness": 12, "tickvals": ERROR_TICKS}
+    title = say("{kind} projection error, held out", kind=KIND_NAME[kind])
+    colours = {**ERROR_COLOURS, "colorbar": bar}
+    return cell_map(alignment, _error_cells(alignment, kind), colours, title, selected)
+
+
+@once
+def _error_cells(alignment: Alignment, kind: str) -> list[Cell]:
+    return [
         Cell(
             layer=score.layer,
             head=score.head,
@@ -38,9 +47,6 @@ def error_heatmap(alignment: Alignment, kind: str, selected: tuple[int, int] | N
         for score in alignment.heads
         if score.kind == kind
     ]
-    bar = {"title": {"text": say("error<br>1 − R²")}, "thickness": 12, "tickvals": ERROR_TICKS}
-    title = say("{kind} projection error, held out", kind=KIND_NAME[kind])
-    return cell_map(alignment, cells, {**ERROR_COLOURS, "colorbar": bar}, title, selected)
 
 
 def hover(score: HeadScore) -> str:

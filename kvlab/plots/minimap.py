@@ -8,7 +8,8 @@ import plotly.graph_objects as go
 
 from kvlab.language import say
 from kvlab.plots.style import ERROR_SCALE, SEGMENT_SHADE, STUDENT_COLOUR, layout
-from kvlab.results import Alignment, mean_of_heads
+from kvlab.plots.token_error import token_error
+from kvlab.results import Alignment
 
 BINS = 240  # of the strip at most
 
@@ -20,7 +21,7 @@ def minimap(alignment: Alignment, number: int, window: tuple[int, int]) -> go.Fi
     length = max(1, len(document.text.encode()))
     width = -(-length // BINS)
     edges = np.arange(0, length + width, width)
-    both = [mean_of_heads(alignment.arrays[f"document.{number}.error.{kind}"]) for kind in ("key", "value")]
+    both = [token_error(alignment, number, kind) for kind in ("key", "value")]
     error = np.mean(both, axis=0)
     ends = np.array([token.end for token in document.student_tokens])
     known = ~np.isnan(error) & (ends > 0)

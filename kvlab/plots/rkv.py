@@ -29,15 +29,19 @@ def _position(alignment: Alignment, layer: int) -> int:
     return list(alignment.teacher["kv_layers"]).index(layer)
 
 
-def kept_steps(alignment: Alignment, number: int, layer: int, head: int) -> go.Figure:
+def kept_steps(
+    alignment: Alignment, number: int, layer: int, head: int, window: tuple[int, int] | None = None
+) -> go.Figure:
     """Importance, redundancy and score along the teacher's tokens; kept steps stand out. Tokens that are never
-    candidates (special ones, attention sinks) are left blank."""
+    candidates (special ones, attention sinks) are left blank. ``window``: first and last step drawn."""
     tokens = alignment.inspected[number].teacher_tokens
     kept = kept_mask(alignment, number, layer, head)
+    first, last = window or (0, len(tokens) - 1)
+    steps = np.arange(len(tokens))
     figure = make_subplots(rows=len(PARTS), cols=1, shared_xaxes=True, vertical_spacing=0.05)
     for row, (part, axis) in enumerate(PARTS.items(), 1):
         values = alignment.arrays[f"document.{number}.rkv.{part}"][_position(alignment, layer), head]
-        candidate = ~np.isnan(values)
+        candidate = ~np.isnan(values) & (steps >= first) & (steps <= last)
         for which, name, colour in (
             (candidate & kept, say("kept"), TEACHER_COLOUR),
             (candidate & ~kept, say("dropped"), NEUTRAL),
@@ -61,6 +65,6 @@ def kept_steps(alignment: Alignment, number: int, layer: int, head: int) -> go.F
                 + "<extra></extra>",
             )
         figure.update_yaxes(title={"text": say(axis), "font": {"size": 11}}, row=row, col=1, zeroline=True)
-    figure.update_xaxes(range=[-0.5, len(tokens) - 0.5])
+    figure.update_xaxes(range=[first - 0.5, last + 0.5])
     figure.update_xaxes(title=say("teacher step (token)"), row=len(PARTS), col=1)
     return layout(figure, 440, bargap=0.15, barmode="overlay", margin={"l": 84, "r": 16, "t": 32, "b": 44})

@@ -9,6 +9,8 @@ student.
 
 from __future__ import annotations
 
+from math import isnan
+
 import numpy as np
 import plotly.graph_objects as go
 
@@ -47,7 +49,7 @@ def finite_or_none(values: np.ndarray) -> list:
 
 def written(value: float, digits: int = 3, sign: str = "") -> str:
     """Rounded, without a negative zero, with a true minus; ``sign`` "+" writes a plus too."""
-    return "–" if np.isnan(value) else f"{round(value, digits) + 0:{sign}.{digits}f}".replace("-", "−")
+    return "–" if isnan(value) else f"{round(value, digits) + 0:{sign}.{digits}f}".replace("-", "−")
 
 
 def visible(token: TokenView | str) -> str:

@@ -19,7 +19,8 @@ from kvlab.plots.style import (
     layout,
     visible,
 )
-from kvlab.results import Alignment, Inspected, TokenView, mean_of_heads
+from kvlab.plots.token_error import token_error
+from kvlab.results import Alignment, Inspected, TokenView
 
 RULE_COLOUR = {
     "exact": NEUTRAL,
@@ -66,7 +67,7 @@ def timeline(alignment: Alignment, number: int, rule: str, window: tuple[int, in
     ):
         _add_rail(figure, [t for t in tokens if first <= t.end <= last], height, colour, name)
     for kind in ("key", "value"):
-        error = mean_of_heads(alignment.arrays[f"document.{number}.error.{kind}"])
+        error = token_error(alignment, number, kind)
         content = [
             i
             for i, t in enumerate(document.student_tokens)

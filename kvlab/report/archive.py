@@ -11,9 +11,10 @@ import pandas as pd
 from kvlab import results
 from kvlab.language import current, mark, say, speaking
 from kvlab.plots import rules_table, spectrum_table
+from kvlab.plots.token_error import token_error
 from kvlab.report import sentences
 from kvlab.report.layers import layer_pairs
-from kvlab.results import Alignment, HeadScore, Inspected, mean_of_heads
+from kvlab.results import Alignment, HeadScore, Inspected
 from kvlab.safe_csv import safe_csv
 
 NAME = "export.zip"
@@ -91,7 +92,7 @@ def _document(alignment: Alignment, number: int, document: Inspected) -> pd.Data
         "scored": document.scored,
     }
     for kind in ("key", "value"):
-        columns[f"error_{kind}"] = mean_of_heads(alignment.arrays[f"document.{number}.error.{kind}"])
+        columns[f"error_{kind}"] = token_error(alignment, number, kind)
     for rule in alignment.timeline["rules"]:
         for part, name in (("index", "teacher_step"), ("lag", "lag_bytes")):
             columns[f"{name}_{rule}"] = alignment.arrays[f"document.{number}.{part}.{rule}"]

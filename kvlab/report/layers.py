@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from kvlab.language import mark, plural, say
+from kvlab.once import once
 from kvlab.plots import KIND_NAME, chosen
 from kvlab.report.sentences import split
 from kvlab.report.words import clauses, listed, number, together
@@ -126,6 +127,7 @@ def chosen_table(alignment: Alignment) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+@once
 def layer_pairs(alignment: Alignment) -> pd.DataFrame:
     """Every number of the matrices, one pair of layers a row."""
     teachers, rows = alignment.teacher["kv_layers"], []

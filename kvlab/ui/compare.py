@@ -73,7 +73,7 @@ def panel(alignment: Alignment, shown: str) -> None:
 
 
 def _both(a: Alignment, b: Alignment, shown: str) -> None:
-    differences = matched(a, b)
+    differences = _matched(shown, (id(a), id(b)), a, b)
     st.markdown(say("**B:** {finding}", finding=report.sentence(b)))
     if differences:
         st.markdown(f"**{report.difference_sentence(differences)}**")
@@ -101,6 +101,12 @@ def _both(a: Alignment, b: Alignment, shown: str) -> None:
     settings_differ.table(both, ["A", "B"])
 
 
+@st.cache_resource(show_spinner=False, max_entries=8)
+def _matched(shown: str, read: tuple[int, int], _a: Alignment, _b: Alignment) -> list[HeadDifference]:
+    """``read`` tells two readings of the same names apart."""
+    return matched(_a, _b)
+
+
 def _maps(a: Alignment, b: Alignment, differences: Sequence[HeadDifference], shown: str) -> None:
     st.caption(say(report.DIFFERENCE_MEANING))
     cell = cells.selected(a)
@@ -116,8 +122,11 @@ def _maps(a: Alignment, b: Alignment, differences: Sequence[HeadDifference], sho
     )
     frame = report.differences_table(differences)
     cells.table(frame, _columns(), "difference", shown, say("Every head in both analyses"))
-    with st.expander(say(ERRORS), icon=":material/grid_on:"):
-        _errors(a, b, cell, shown)
+    # Four more maps, which take as long as all the rest: drawn when they are looked at.
+    errors = st.expander(say(ERRORS), icon=":material/grid_on:", key=f"errors-{shown}", on_change="rerun")
+    if errors.open:
+        with errors:
+            _errors(a, b, cell, shown)
     _detail(a, b, differences, cell, shown)
 
 

@@ -8,6 +8,7 @@ from kvlab import plots, report
 from kvlab.language import say
 from kvlab.results import Alignment
 from kvlab.ui import downloads
+from kvlab.ui.document import step_window
 
 
 def panel(alignment: Alignment, shown: str, document: int) -> None:
@@ -21,7 +22,7 @@ def panel(alignment: Alignment, shown: str, document: int) -> None:
     heads = alignment.teacher["layer_shapes"][alignment.teacher["kv_layers"].index(layer)][0]
     head = right.selectbox(say("Teacher KV head"), range(heads), key=f"kept-head-{shown}")
     st.markdown(report.kept_sentence(alignment, document, layer, head))
-    figure = plots.kept_steps(alignment, document, layer, head)
+    figure = plots.kept_steps(alignment, document, layer, head, step_window(alignment, shown, document))
     st.plotly_chart(
         figure,
         key=f"kept-{shown}",

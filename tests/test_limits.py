@@ -1,0 +1,111 @@
+"""The largest results that every page must bear: what is drawn of them, what is said to be left out, what is kept."""
+
+import gc
+import itertools
+import weakref
+
+import numpy as np
+import pytest
+
+from kvlab import plots, report
+from kvlab.difference import matched
+from kvlab.language import speaking
+from kvlab.once import once
+from kvlab.results import mean_of_heads, read
+from kvlab.ui.backend import SAMPLE_FOLDER
+from tests import large
+
+LAYERS = HEADS = 64
+
+
+@pytest.fixture(scope="module")
+def sample():
+    return read(SAMPLE_FOLDER)
+
+
+@pytest.fixture(scope="module")
+def wide(sample):
+    return large.wide(sample, LAYERS, HEADS, documents=1)
+
+
+@pytest.fixture(scope="module")
+def long(sample):
+    return large.long(sample)
+
+
+def maps(wide):
+    yield plots.error_heatmap(wide, "key", (3, 5))
+    yield plots.difference_heatmap(wide, matched(wide, wide), "value", (3, 5))
+
+
+def test_a_map_of_thousands_of_cells_has_no_numbers_in_it_and_a_marker_inside_each_cell(wide):
+    for figure in maps(wide):
+        heat, *written, points = figure.data
+        assert np.shape(heat.z) == (LAYERS, HEADS)
+        assert {text for trace in written for text in trace.text} <= {" ="}
+        assert max(trace.textfont.size for trace in written) * LAYERS <= figure.layout.height
+        # Within a marker all places are equally near: of two that overlap, a click may take the wrong one.
+        assert points.marker.size * LAYERS <= figure.layout.height
+        assert len(points.x) == LAYERS * HEADS
+
+
+def test_every_cell_of_it_is_found_by_a_click_and_says_its_numbers(wide):
+    points = plots.error_heatmap(wide, "value").data[-1]
+    found = points.to_plotly_json()
+    assert sorted(map(tuple, found["customdata"].tolist())) == list(itertools.product(range(64), range(64)))
+    at = found["customdata"].tolist().index([63, 7])
+    assert (points.y[at], points.x[at]) == ("63", "7")
+    assert f"error {wide.score('value', 63, 7).error:.3f}" in points.text[at]
+
+
+def test_scores_by_head_and_means_agree_with_the_scores_one_by_one(sample):
+    for score in sample.heads:
+        assert sample.score(score.kind, score.layer, score.head) is score
+        grid = sample.grid(score.kind, "gain")
+        assert grid[sample.layer_position(score.layer), score.head] == score.gain
+    of_keys = [score.r2 for score in sample.heads if score.kind == "key"]
+    assert sample.summary()["key"]["r2"] == pytest.approx(sum(of_keys) / len(of_keys))
+    table = sample.table()
+    assert table["beats_controls"].tolist() == [score.beats_controls for score in sample.heads]
+    table["r2"] = 0  # a copy
+    assert sample.table()["r2"].iloc[0] == sample.heads[0].r2
+    with pytest.raises(KeyError):
+        sample.score("key", 99, 0)
+
+
+def test_what_is_worked_out_of_a_result_is_worked_out_once_in_each_language_and_goes_with_it(sample):
+    made = []
+
+    @once
+    def work(alignment, kind):
+        made.append(kind)
+        return [kind]
+
+    own = large.wide(sample, 1, 1, documents=0)
+    assert work(own, "key") is work(own, "key")
+    work(own, "value")
+    with speaking("zh"):
+        work(own, "key")
+    assert made == ["key", "value", "key"]
+    assert len(report.layer_pairs(own)) == 2
+    plots.error_heatmap(own, "key")
+    gone = weakref.ref(own)
+    del own
+    gc.collect()
+    assert gone() is None
+
+
+def test_of_a_long_document_the_steps_of_a_window_are_drawn(long):
+    figure = plots.kept_steps(long, 0, 2, 1, (600, 1199))
+    drawn = [x for trace in figure.data if trace.yaxis == "y" for x in trace.x]
+    assert sorted(drawn) == list(range(600, 1200))
+    assert len(plots.kept_steps(long, 0, 2, 1).data[0].x) == len(long.inspected[0].teacher_tokens) // 2
+
+
+def test_the_error_of_a_token_is_the_mean_over_the_heads_that_have_one():
+    error = np.random.default_rng(0).random((3, 2, 5)).astype(np.float32)
+    error[2, 1] = np.nan  # a layer of one head
+    error[:, :, 4] = np.nan
+    expected = np.nanmean(error[:, :, :4].astype(np.float64), axis=(0, 1))
+    found = mean_of_heads(error)
+    assert found[:4] == pytest.approx(expected) and np.isnan(found[4])
