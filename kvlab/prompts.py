@@ -48,6 +48,8 @@ class Limits:
     """How much is read of what a user gives."""
 
     bytes: int = 64 * _MIB  # of a file
+    files: int = 20  # in one form
+    bytes_together: int = 128 * _MIB  # of all files in one form
     documents: int = 10_000
     characters: int = 20_000  # of a document
     problems: int = 200  # listed one by one, the others counted

@@ -1,19 +1,22 @@
 """The largest results that every page must bear: what is drawn of them, what is said to be left out, what is kept."""
 
+import dataclasses
 import gc
 import itertools
+import json
 import weakref
 
 import numpy as np
 import pytest
 
-from kvlab import plots, report
+from kvlab import plots, prompts, report
 from kvlab.difference import matched
 from kvlab.language import speaking
 from kvlab.once import once
 from kvlab.results import mean_of_heads, read
 from kvlab.ui.backend import SAMPLE_FOLDER
 from tests import large
+from tests.test_pages import open_page
 
 LAYERS = HEADS = 64
 
@@ -109,3 +112,38 @@ def test_the_error_of_a_token_is_the_mean_over_the_heads_that_have_one():
     expected = np.nanmean(error[:, :, :4].astype(np.float64), axis=(0, 1))
     found = mean_of_heads(error)
     assert found[:4] == pytest.approx(expected) and np.isnan(found[4])
+
+
+@pytest.mark.page
+@pytest.mark.xdist_group("pages")
+def test_an_uploaded_file_is_read_once_however_often_the_page_runs(monkeypatch):
+    read_ids = []
+    read_upload = prompts.read_upload
+    monkeypatch.setattr(prompts, "read_upload", lambda *of, **how: read_ids.append(of[0]) or read_upload(*of, **how))
+    app = open_page("alignment", run="sample")
+    app.button(key="form-toggle").click().run()
+    app.button_group(key="form-source").set_value("upload").run()
+    lines = "\n".join(json.dumps({"prompt": f"{n} + 1 = ?"}) for n in range(10_000))
+    app.file_uploader[0].set_value(("many.jsonl", lines.encode(), "application/json")).run()
+    app.selectbox(key="form-time").set_value("nearest").run()
+    app.selectbox(key="form-time").set_value("floor").run()
+    assert not app.exception
+    assert "Prompts read: 10,000" in [caption.value for caption in app.caption]
+    assert read_ids.count("many.jsonl") == 1
+    app.file_uploader[0].set_value(("many.jsonl", b"no JSON", "application/json")).run()
+    app.selectbox(key="form-time").set_value("nearest").run()
+    assert "one JSON object per line" in app.error[0].value and read_ids.count("many.jsonl") == 2
+
+
+@pytest.mark.page
+@pytest.mark.xdist_group("pages")
+def test_of_more_files_than_are_read_together_the_first_are_used_and_one_message_says_so(monkeypatch):
+    monkeypatch.setattr(prompts, "LIMITS", dataclasses.replace(prompts.LIMITS, files=3, bytes_together=25))
+    app = open_page("validation")
+    app.button_group(key="train-source").set_value("upload").run()
+    app.file_uploader(key="train-files").set_value([(f"{n}.txt", b"Ten bytes.", "text/plain") for n in range(4)]).run()
+    assert not app.exception
+    said = [warning.value for warning in app.warning if "files of" in warning.value]
+    assert len(said) == 1 and "of these 4 (0.0 MiB), the first 2 are used" in said[0]
+    app.file_uploader(key="train-files").set_value([(f"{n}.txt", b"One.", "text/plain") for n in range(4)]).run()
+    assert "the first 3 are used" in next(warning.value for warning in app.warning if "files of" in warning.value)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
 import streamlit as st
 
 from kvlab import prompts
@@ -12,11 +15,14 @@ from kvlab.request import AnalysisRequest
 from kvlab.safe_csv import neutral
 from kvlab.segments import Markers
 from kvlab.types import Document
-from kvlab.ui.text import SEGMENTS, show_error
+from kvlab.ui.text import SEGMENTS, plain, show_error
 from kvlab.uploads import EXTENSIONS
+
+Found = TypeVar("Found")
 
 SOURCES = {"samples": mark("Bundled samples"), "paste": mark("Paste"), "upload": mark("Upload")}
 SUFFIXES = [suffix.removeprefix(".") for suffix in EXTENSIONS]
+READ, READ_SECONDS = 8, 3600  # files read that the server keeps, and how long
 UPLOAD_MIB = prompts.LIMITS.bytes // 2**20
 PASTE_HELP = mark("Separate prompts by an empty line.")
 UPLOAD_HELP = mark(
@@ -53,8 +59,7 @@ def documents() -> tuple[list[Document], str]:
 
 def read_upload(upload, key: str) -> Reading:
     """An uploaded file; of a table, with a picker of its column under ``key``. Raises PromptError."""
-    data = upload.getvalue()
-    columns = prompts.tabular_columns(upload.name, data)
+    columns = _of(_columns, upload)
     column = None
     if columns:
         usual = next((i for i, name in enumerate(columns) if name in ("prompt", "text")), None)
@@ -68,7 +73,57 @@ def read_upload(upload, key: str) -> Reading:
                 found=f"{len(columns)} columns, none of them named prompt or text",
                 remedy="choose one above",
             )
-    return prompts.read_upload(upload.name, data, column=column)
+    return _of(_reading, upload, column)
+
+
+def _of(read: Callable[..., Found | PromptError], upload, *chosen: str | None) -> Found:
+    """What ``read`` finds in an uploaded file, or the error that it gives, raised."""
+    with st.spinner(say("Reading {name}…", name=plain(prompts.safe_name(upload.name)))):
+        found = read(upload.file_id, *chosen, upload)
+    if isinstance(found, PromptError):
+        raise found.with_traceback(None)
+    return found
+
+
+# Every click on the page comes by here: a file is read once, by its id, which no other upload has.
+@st.cache_resource(show_spinner=False, max_entries=READ, ttl=READ_SECONDS)
+def _columns(file_id: str, _upload) -> list[str] | PromptError:
+    try:
+        return prompts.tabular_columns(_upload.name, _upload.getvalue())
+    except PromptError as error:
+        return error
+
+
+@st.cache_resource(show_spinner=False, max_entries=READ, ttl=READ_SECONDS)
+def _reading(file_id: str, column: str | None, _upload) -> Reading | PromptError:
+    try:
+        return prompts.read_upload(_upload.name, _upload.getvalue(), column=column)
+    except PromptError as error:
+        return error
+
+
+def within(files: Sequence) -> Sequence:
+    """Uploaded files up to the limits of them all together; those beyond are named, and left out."""
+    limits, taken, total = prompts.LIMITS, [], 0
+    for file in files:
+        total += file.size
+        if len(taken) == limits.files or total > limits.bytes_together:
+            break
+        taken.append(file)
+    if len(taken) < len(files):
+        st.warning(
+            say(
+                "At most {files} files of {most} MiB together are read: of these {n} ({size:.1f} MiB), the first "
+                "{taken} are used. Remove some, or join and thin them out.",
+                files=limits.files,
+                most=limits.bytes_together // 2**20,
+                n=len(files),
+                size=sum(file.size for file in files) / 2**20,
+                taken=len(taken),
+            ),
+            icon=":material/content_cut:",
+        )
+    return taken
 
 
 def shown(reading: Reading) -> list[Document]:

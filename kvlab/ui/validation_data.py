@@ -9,7 +9,7 @@ from kvlab.errors import PromptError
 from kvlab.language import mark, say
 from kvlab.train.config import DEMO_DATA, OWN_PROMPTS
 from kvlab.types import Document
-from kvlab.ui.form_prompts import SUFFIXES, UPLOAD_HELP, UPLOAD_MIB, read_upload, shown
+from kvlab.ui.form_prompts import SUFFIXES, UPLOAD_HELP, UPLOAD_MIB, read_upload, shown, within
 from kvlab.ui.text import plain, show_error
 from kvlab.ui.validation_fields import key
 
@@ -40,7 +40,7 @@ def _uploaded() -> list[Document]:
         key="train-files",
     )
     documents: list[Document] = []
-    for number, file in enumerate(files):
+    for number, file in enumerate(within(files)):
         try:
             if len(files) > 1:
                 st.caption(plain(prompts.safe_name(file.name)))
