@@ -14,6 +14,8 @@ from kvlab.difference import matched
 from kvlab.language import speaking
 from kvlab.once import once
 from kvlab.results import mean_of_heads, read
+from kvlab.runs import store
+from kvlab.ui import backend
 from kvlab.ui.backend import SAMPLE_FOLDER
 from tests import large
 from tests.test_pages import open_page
@@ -147,3 +149,20 @@ def test_of_more_files_than_are_read_together_the_first_are_used_and_one_message
     assert len(said) == 1 and "of these 4 (0.0 MiB), the first 2 are used" in said[0]
     app.file_uploader(key="train-files").set_value([(f"{n}.txt", b"One.", "text/plain") for n in range(4)]).run()
     assert "the first 3 are used" in next(warning.value for warning in app.warning if "files of" in warning.value)
+
+
+@pytest.mark.page
+@pytest.mark.xdist_group("pages")
+def test_the_newest_analyses_are_listed_however_many_runs_came_after_them(monkeypatch):
+    monkeypatch.setattr(backend, "LISTED", 2)
+    kinds = ["analysis"] * 3 + ["training"] * 3
+    folders = [store.create(store.runs_root(), kind, f"run {n}", {}) for n, kind in enumerate(kinds)]
+    for folder in folders:
+        store.write_status(folder, state="done")
+    read = []
+    monkeypatch.setattr(store, "read_config", lambda folder: read.append(folder) or {})
+    app = open_page("alignment", run="sample")
+    picker = app.selectbox(key="run-picker")
+    assert len(picker.options) == 1 + 2 and "run 2" in picker.options[1] and "run 1" in picker.options[2]
+    assert "1 older analysis is" in picker.help
+    assert not read  # YAML is slow

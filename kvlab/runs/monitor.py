@@ -6,6 +6,7 @@ import os
 import socket
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,17 @@ class View:
     host: str | None
     pid: int | None
     error: dict[str, str] | None  # kind, expected, found, remedy; also given for "lost"
-    config: dict[str, Any]
     files: tuple[str, ...]
     stopping: bool = False  # asked to stop, and now finishing its step and saving
 
     @property
     def active(self) -> bool:
         return self.state in store.ACTIVE
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """Read when it is asked for: YAML is slow, and lists of many runs do without."""
+        return store.read_config(self.folder)
 
     @property
     def share(self) -> float | None:
@@ -100,7 +105,6 @@ def view(folder: Path, now: datetime | None = None) -> View:
         host=_text(status.get("host")),
         pid=status.get("pid") if isinstance(status.get("pid"), int) else None,
         error=_lost(status) if state == "lost" else error if isinstance(error, dict) else None,
-        config=store.read_config(folder),
         files=_files(folder),
         stopping=active and (folder / STOP).exists(),
     )

@@ -6,7 +6,7 @@ import streamlit as st
 
 from kvlab import report
 from kvlab.errors import KvlabError
-from kvlab.language import mark, say, translated
+from kvlab.language import mark, plural, say, translated
 from kvlab.results import Alignment
 from kvlab.runs.monitor import View
 from kvlab.ui import backend, compare, form, fusion, heads, languages, layers, numbers, progress, share, timeline
@@ -74,7 +74,21 @@ def _picker(views: list[View], run_id: str) -> str:
         st.session_state["run-picker"] = run_id
     languages.keep_choice("run-picker")
     left, right = st.columns([4, 1], vertical_alignment="bottom")
-    left.selectbox(say("Analysis"), list(names), format_func=names.get, key="run-picker", on_change=_picked)
+    older = backend.not_listed()
+    left.selectbox(
+        say("Analysis"),
+        list(names),
+        format_func=names.get,
+        key="run-picker",
+        on_change=_picked,
+        help=plural(
+            older,
+            "{n} older analysis is not listed here: open it from Runs.",
+            "{n:,} older analyses are not listed here: open them from Runs.",
+        )
+        if older
+        else None,
+    )
     is_open = st.session_state.get("form-open", False)
     right.button(
         say("Close the form") if is_open else say("New analysis"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -90,9 +91,29 @@ def view_of(run_id: str) -> View:
 
 def analyses() -> list[View]:
     """The newest analyses under runs/, newest first."""
-    newest = store.listing(store.runs_root())[:LISTED]
-    # The kind first: the settings of training runs, which every page would read, are slow YAML.
-    return [monitor.view(folder) for folder in newest if store.read_status(folder).get("kind") == "analysis"]
+    return [monitor.view(folder) for folder in _analyses()[:LISTED]]
+
+
+def not_listed() -> int:
+    """How many older analyses there are."""
+    return max(len(_analyses()) - LISTED, 0)
+
+
+def _analyses() -> list[Path]:
+    return [folder for folder in store.listing(store.runs_root()) if _is_analysis(folder)]
+
+
+def _is_analysis(folder: Path) -> bool:
+    try:
+        return _kind(folder) == "analysis"
+    except LookupError:
+        return False
+
+
+@functools.lru_cache(maxsize=10_000)
+def _kind(folder: Path) -> str:
+    """Of a run, which never changes. Raises LookupError where its status does not say, which is not remembered."""
+    return store.read_status(folder)["kind"]
 
 
 def labels(views: Sequence[View]) -> dict[str, str]:
