@@ -181,7 +181,7 @@ class Injection:
         """The student's own cache, injected, gives its logits; where not, nothing else was measured."""
         return bool(self.own["reproduces"])
 
-    def at(self, variant: str, prefix: float | None = None) -> Injected:
+    def score(self, variant: str, prefix: float | None = None) -> Injected:
         """The numbers of one variant, at the main prefix unless another is given. Raises KeyError."""
         share = self.injection["prefix"] if prefix is None else prefix
         for found in self.injected:
@@ -262,8 +262,8 @@ def sentence(injection: Injection) -> str:
             difference=own["largest_difference"],
             tolerance=own["tolerance"],
         )
-    projected = injection.at("projected")
-    controls = [f"{say(NAMES[c])} {injection.at(c).kl:.3f}" for c in CONTROLS if _measured(injection, c)]
+    projected = injection.score("projected")
+    controls = [f"{say(NAMES[c])} {injection.score(c).kl:.3f}" for c in CONTROLS if _measured(injection, c)]
     return say(
         "{student} on the projected cache of {teachers}: KL {kl:.3f} ± {kl_se:.3f} and ΔCE {ce:+.3f} ± {ce_se:.3f} "
         "nats per token against its own cache (KL of the controls: {controls}; the own cache differs from the plain "

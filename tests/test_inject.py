@@ -44,21 +44,21 @@ def found(models, documents):
 def test_the_own_cache_changes_nothing(found):
     assert found.reproduces and found.own["largest_difference"] < 1e-4
     for share in (0.25, 0.5):
-        own = found.at("own", share)
+        own = found.score("own", share)
         assert own.kl < 1e-6 and abs(own.delta_ce) < 1e-5 and own.same_choice == 1
 
 
 def test_the_projected_cache_is_better_than_its_controls(found):
-    assert found.at("projected").kl > 0.01
+    assert found.score("projected").kl > 0.01
     for name in ("mean", "shuffled", "random"):
-        control = found.at(name)
+        control = found.score(name)
         assert control.kl_over_projected > 2 * control.kl_over_projected_se > 0
-        assert control.kl == pytest.approx(found.at("projected").kl + control.kl_over_projected)
-        assert control.n == found.at("projected").n and control.documents == 8
+        assert control.kl == pytest.approx(found.score("projected").kl + control.kl_over_projected)
+        assert control.n == found.score("projected").n and control.documents == 8
 
 
 def test_more_of_the_cache_replaced_costs_more_than_a_part(found):
-    whole = found.at("projected").kl
+    whole = found.score("projected").kl
     for swap in found.swaps:
         assert 0 <= swap.kl < whole
     places = {(s.kind, s.layer, s.head) for s in found.swaps}
@@ -90,7 +90,7 @@ def test_it_reads_back_and_says_itself_in_a_sentence(found, tmp_path):
     again = results.read(tmp_path)
     assert results.plain(again.to_dict()) == results.plain(found.to_dict())
     said = results.sentence(again)
-    assert "8 documents" in said and f"n = {found.at('projected').n:,}" in said and "80 others" in said
+    assert "8 documents" in said and f"n = {found.score('projected').n:,}" in said and "80 others" in said
     with speaking("zh"):
         assert "8 篇留出文档" in results.sentence(again)
 
@@ -98,7 +98,7 @@ def test_it_reads_back_and_says_itself_in_a_sentence(found, tmp_path):
 def test_a_student_that_is_its_own_teacher(models, documents):
     """With the identity as the map nothing changes; a ridge comes near it, and the shuffled rows do not."""
     same = judge([models["student"]], models["student"], documents[:60], QUICK, ONLY)
-    assert same.at("projected").kl < 1e-4 < 0.05 < same.at("shuffled").kl
+    assert same.score("projected").kl < 1e-4 < 0.05 < same.score("shuffled").kl
     assert max(cell.error for cell in same.projection) < 1e-3
     assert max(cell.error for cell in same.attention) < 1e-3
 
@@ -107,9 +107,9 @@ def test_two_teachers_are_fused(models, documents):
     teachers = [models["teacher"], models["teacher-b"]]
     settings = QUICK.model_copy(update={"random_teacher": False})
     both = judge(teachers, models["student"], documents, settings, ONLY)
-    assert len(both.teachers) == 2 and both.at("projected").kl < both.at("mean").kl
+    assert len(both.teachers) == 2 and both.score("projected").kl < both.score("mean").kl
     with pytest.raises(KeyError):
-        both.at("random")
+        both.score("random")
 
 
 # --- what must not be known -----------------------------------------------------------------------------------

@@ -62,10 +62,10 @@ def line(setting: Setting, found: Injection) -> str:
     """One row of the Markdown table."""
     if not found.reproduces:
         return f"| {setting.name} | the own cache does not reproduce the logits |"
-    projected = found.at("projected")
+    projected = found.score("projected")
     cells = [setting.name, _with_error(projected.kl, projected.kl_se)]
     cells.append(_with_error(projected.delta_ce, projected.delta_ce_se))
-    cells += [f"{found.at(name).kl:.3f}" for name in results.CONTROLS]
+    cells += [f"{found.score(name).kl:.3f}" for name in results.CONTROLS]
     return "| " + " | ".join([*cells, f"{projected.n:,} ({projected.documents})"]) + " |"
 
 
