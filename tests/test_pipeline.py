@@ -1,6 +1,7 @@
 """The whole path on tiny random models: identity, null, and what is refused."""
 
 import dataclasses
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from sklearn.linear_model import Ridge
 
 from kvlab import report, results
+from kvlab.align import inspection
 from kvlab.align.crossfit import crossfit_ridge
 from kvlab.align.pipeline import _Work, align
 from kvlab.align.reading import Reader
@@ -81,6 +83,30 @@ def test_token_errors_of_all_inspected_tokens_average_to_the_head_error(teacher,
                 score = everything.score(kind, layer, head)
                 assert len(of_tokens) == score.n
                 assert of_tokens.mean() == pytest.approx(score.error, rel=1e-4)
+
+
+def test_documents_are_kept_token_by_token_as_far_as_their_arrays_fit(teacher, student, documents, monkeypatch):
+    long = Document("long", " ".join(d.text for d in documents[:9]))
+    given = [documents[0], long, *documents[1:12]]
+
+    def sizes(result):
+        found = Counter()
+        for name, values in result.arrays.items():
+            if name.startswith("document.") and (".error." in name or ".signal." in name or ".rkv." in name):
+                found[name.split(".")[1]] += values.nbytes
+        return found
+
+    settings = AlignSettings(inspect=4, time="rkv", random_teacher=False, compare_rules=False)
+    everything, _ = align(teacher, student, given, settings)
+    of_all = sizes(everything)
+    assert [d.id for d in everything.inspected] == ["d0", "long", "d1", "d2"] and not any(
+        "not kept" in note for note in everything.notes
+    )
+    monkeypatch.setattr(inspection, "MOST_BYTES", of_all["1"] - 1)
+    result, _ = align(teacher, student, given, settings)
+    assert [d.id for d in result.inspected] == ["d0", "d1", "d2"]
+    assert sizes(result).total() < of_all["1"]
+    assert any(note.startswith("1 of 4 documents are not kept token by token") for note in result.notes)
 
 
 def test_result_survives_the_disk(aligned, tmp_path):

@@ -21,11 +21,27 @@ from kvlab.align.sums import FIT_AND_SCORE, SCORE_ONLY
 from kvlab.models import LoadedModel
 from kvlab.request import AlignSettings
 from kvlab.results import Inspected, TokenView
-from kvlab.types import KINDS, HeadSteps, Progress, TimeMap, Tokens
+from kvlab.types import KINDS, Geometry, HeadSteps, Progress, TimeMap, Tokens
 
 RULE_TABLE_DOCUMENTS = 200  # documents over which every time rule is summarised
+MOST_BYTES = 256 * 2**20  # of the arrays of all documents kept, which every reader of the result holds
 
 Views = tuple[list[Inspected], dict[str, np.ndarray]]
+
+
+def that_fit(items: Sequence[Item], student: Geometry, teachers: Sequence[Geometry], time: str) -> list[Item]:
+    """Those whose arrays fit into MOST_BYTES together, of each teacher; a document that is too long is passed over."""
+    per_student = sum(heads for heads, _, _ in student.layer_shapes) * len(KINDS) * (4 + 2 * len(NAMES))
+    per_teacher = [4 * 4 * sum(heads for heads, _, _ in of.layer_shapes) * (time == "rkv") for of in teachers]
+    found, room = [], MOST_BYTES
+    for item in items:
+        needed = per_student * len(item.student) + max(
+            per * max(len(tokens), len(item.student)) for per, tokens in zip(per_teacher, item.teachers)
+        )
+        if needed <= room:
+            found.append(item)
+            room -= needed
+    return found
 
 
 def inspect(

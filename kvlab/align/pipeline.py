@@ -19,7 +19,7 @@ from kvlab.align.accumulate import AlignSums
 from kvlab.align.batches import Read, Rows, in_order, read
 from kvlab.align.controls import Controls, random_rows, random_weights, rows_apart, shuffled_rows
 from kvlab.align.fusion import FusionSums, fuse
-from kvlab.align.inspection import RULE_TABLE_DOCUMENTS, inspect, timeline_summary
+from kvlab.align.inspection import MOST_BYTES, RULE_TABLE_DOCUMENTS, inspect, that_fit, timeline_summary
 from kvlab.align.layers import LayerSearch, choose
 from kvlab.align.reading import Item, Reader
 from kvlab.align.rules import Cached, RuleScores, compare
@@ -251,7 +251,13 @@ class _Work:
         ]
         fusion = self._fused(scored)
         self._timed("fit_and_score_s")
-        inspected = self.scored_items[: self.settings.inspect]
+        wanted = self.scored_items[: self.settings.inspect]
+        inspected = that_fit(wanted, student, [teacher.geometry for teacher in self.teachers], self.settings.time)
+        if len(inspected) < len(wanted):
+            self.notes.append(
+                f"{len(wanted) - len(inspected)} of {len(wanted)} documents are not kept token by token: the arrays "
+                f"of all would be larger than {MOST_BYTES // 2**20} MiB."
+            )
         views = inspect(self.teachers, self.student, inspected, self.sums, scored, self.settings, self.progress)
         self._timed("token_by_token_s")
         return [

@@ -24,6 +24,7 @@ MESSAGES: dict[str, str] = {
     "In {n} of {total} documents a tokenizer changes the text (normalisation), so byte borders come from character offsets: {names}": "{total} 篇文档中有 {n} 篇的文本被分词器改动（规范化），因此字节边界由字符偏移得出：{names}",
     "{n} of {total} documents were left out, because a chat template changes what they say: {names}": "{total} 篇文档中有 {n} 篇已略去，因为对话模板改动了其内容：{names}",
     "{n} of {total} documents repeat the text of another; those of one text are held out together.": "{total} 篇文档中有 {n} 篇与另一篇文本相同；文本相同的文档一起留出。",
+    "{n} of {total} documents are not kept token by token: the arrays of all would be larger than {most} MiB.": "{total} 篇文档中有 {n} 篇未逐词元保留：全部保留时数组将超过 {most} MiB。",
     # notes of the outcome
     "{n} of {total} heads do not vary on these prompts and have no score.": "{total} 个头中有 {n} 个在这些提示上不变化，没有得分。",
     "Only {n} tokens are scored: differences of some points may be chance.": "只有 {n} 个词元参与评分：几个百分点的差异可能出于偶然。",
