@@ -119,7 +119,7 @@ def test_one_click_trains_the_demo_pair_and_the_run_ends_by_itself_when_the_brow
         assert page.get_by_text("Traceback").count() == 0
         page.get_by_role("button", name="Report and files").click()
         assert "Validation run" in taken(page, "Markdown")
-        page.get_by_text("中文").click()
+        page.get_by_test_id("stPopoverBody").get_by_text("中文").click()
         wait_until(lambda: '<html lang="zh-Hans">' in taken(page, "HTML"), 60, "the report in Chinese")
     verdict = json.loads((app.runs / run / "verdict.json").read_text())
     assert verdict["state"] == "pass" and len(verdict["checkpoints"]) == 8

@@ -31,6 +31,7 @@ from kvlab.types import Document, Progress, no_progress
 
 # Largest difference of a logit from the plain forward, relative to the largest logit: rounding of the number type.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+LAYERS_SHARE = 0.5  # of the budget for swaps: the rest is for single heads
 INJECTING, SWAPPING_HEADS, CONTINUING = (
     "continuing from replaced caches",
     "replacing single heads",
@@ -84,6 +85,7 @@ class _Work:
     listened: list[Heard] = field(default_factory=list)
     texts: list[Text] = field(default_factory=list)
     difference: float = 0.0  # of the own cache's logits
+    layers_swapped: int = 0  # documents
 
     def fit(self, documents: Sequence[Document], calibration: Sequence[Document]) -> None:
         self.started = clock.perf_counter()
@@ -187,10 +189,10 @@ class _Work:
                 self.notes.append(note)
 
     def _swap(self, reading: Reading, prefix: Prefix) -> None:
-        if self.injection.swap_layers and not self.swaps.budget.over:
-            started = clock.perf_counter()
+        if self.injection.swap_layers and not (self.layers_swapped and self.swaps.budget.over(LAYERS_SHARE)):
             self.swaps.add(reading, prefix, layer_places(self.student.geometry))
-            self.timings["layer_swaps_s"] = self.timings.get("layer_swaps_s", 0.0) + clock.perf_counter() - started
+            self.layers_swapped += 1
+            self.timings["layer_swaps_s"] = self.swaps.budget.spent
 
     # --- heads -------------------------------------------------------------------------------------------------
 
@@ -198,6 +200,11 @@ class _Work:
         """Heads of the layers that matter, on as many documents as the budget allows: the first ones tell."""
         if not self.injection.swap_layers or not self.swaps.found:
             return
+        if self.layers_swapped < len(self.used):
+            self.notes.append(
+                f"The budget for swaps was used up: whole layers were replaced on {self.layers_swapped} of "
+                f"{len(self.used)} documents."
+            )
         geometry = self.student.geometry
         layers = worst_layers(self.swaps.found, geometry, self.injection.swap_layers)
         if len(layers) < len(geometry.kv_layers):
@@ -208,7 +215,7 @@ class _Work:
         done = 0
         for number, item in enumerate(self.used):
             self.progress(SWAPPING_HEADS, number, len(self.used))
-            if done and self.swaps.budget.over:
+            if done and self.swaps.budget.over():
                 break
             reading = read_document(self.models, item)
             prefix = prefix_of(self.models, self.fitted, reading, cut_at(self.injection.prefix, item.student))

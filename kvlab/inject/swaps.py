@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time as clock
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from kvlab.inject.continuation import Variant, continued
 from kvlab.inject.heads import PARTS
@@ -20,25 +20,21 @@ Place = tuple[str, int, int | None]  # "key" | "value" | "both", position of the
 
 @dataclass
 class Budget:
-    """What swaps may take; the first ones tell how long the others will."""
+    """What swaps may take; None: without limit."""
 
     seconds: float | None
     forwards: int | None
-    started: float = field(default_factory=clock.perf_counter)
-    used: int = 0
+    spent: float = 0.0  # seconds of swaps
+    used: int = 0  # forwards
 
     @classmethod
     def of(cls, settings: InjectSettings) -> Budget:
         return cls(settings.seconds, settings.forwards)
 
-    @property
-    def spent(self) -> float:
-        return clock.perf_counter() - self.started
-
-    @property
-    def over(self) -> bool:
-        late = self.seconds is not None and self.spent >= self.seconds
-        return late or (self.forwards is not None and self.used >= self.forwards)
+    def over(self, share: float = 1.0) -> bool:
+        """Whether ``share`` of it is used up: whole layers get a half, so that something is left for their heads."""
+        late = self.seconds is not None and self.spent >= share * self.seconds
+        return late or (self.forwards is not None and self.used >= share * self.forwards)
 
 
 def layer_places(student: Geometry) -> list[Place]:
@@ -69,6 +65,7 @@ class Swaps:
 
     def add(self, reading: Reading, prefix: Prefix, places: Sequence[Place]) -> None:
         """Several swaps a forward: each is a row of the batch, beside the own cache that they are compared with."""
+        started = clock.perf_counter()
         wanted = [(source, place) for place in places for source in SOURCES]
         tokens = reading.own.tokens
         at_once = max(1, self.models.settings.batch_tokens // len(tokens) - 1)
@@ -80,6 +77,7 @@ class Swaps:
             for which, of_swap in zip(some, logits[1:]):
                 harmed = damage(logits[0], of_swap, tokens, prefix.cut)
                 self.found.setdefault(which, PerDocument()).found.append(harmed)
+        self.budget.spent += clock.perf_counter() - started
 
     def results(self) -> list[Swap]:
         student, swaps = self.models.student.geometry, []

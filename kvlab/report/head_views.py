@@ -70,7 +70,7 @@ def _weighted(frame: pd.DataFrame) -> float:
 def rules_sentence(alignment: Alignment, kind: str, layer: int, head: int) -> str:
     """The best rule of those on the same tokens, beside that of the analysis and the rule that is blind to the text."""
     frame = rules_table(alignment, kind, layer, head)
-    best, own = frame.iloc[0], frame[frame["own"]].iloc[0]
+    best, own = frame.iloc[0], frame[frame["own"]]
     if not best["common"]:
         return say("No token is covered by every rule, so the rules cannot be compared.")
     said = [
@@ -82,8 +82,9 @@ def rules_sentence(alignment: Alignment, kind: str, layer: int, head: int) -> st
             n=f"{best['rows_scored']:,}",
         )
     ]
-    if not best["own"]:
-        values = {"rule": own["rule"], "r2": written(own["r2"]), "se": _plus_minus(own["se"])}
+    if not best["own"] and len(own):
+        (_, ours), *_ = own.iterrows()
+        values = {"rule": ours["rule"], "r2": written(ours["r2"]), "se": _plus_minus(ours["se"])}
         said.append(say("That of this analysis, **{rule}**, reaches {r2}{se}.", **values))
     blind = frame[frame["rule"] == "nearest"]
     if len(blind) and blind.iloc[0]["common"]:

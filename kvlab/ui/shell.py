@@ -42,5 +42,7 @@ button[kind^="primary"], [data-testid="stMultiSelect"] span[title] { color: ligh
   background: light-dark(#fff, #1a1c24); box-shadow: 0 4px 18px rgb(0 0 0 / 25%); }
 /* In the header, beside the navigation. */
 .st-key-language-switch { position: fixed; top: .65rem; right: 4.2rem; width: auto; z-index: 999991; }
+/* Beside its paler text the green of code would be hard to read. */
+[data-testid="stCaptionContainer"] code { color: inherit; }
 .st-key-live-numbers [data-testid="stMetricValue"] { font-size: 1.3rem; padding: 0; }
 </style>"""

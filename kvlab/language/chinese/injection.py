@@ -20,6 +20,9 @@ MESSAGES: dict[str, str] = {
     "Only {n} documents are judged: standard errors are rough.": "仅评判 {n} 篇文档：标准误较粗略。",
     "{n} judged documents are too short for the prefix and were left out.": "{n} 篇被评判的文档对该前缀来说太短，已略去。",
     "Heads were replaced one by one in the {n} layers that cost most: {named}.": "仅在代价最大的 {n} 层中逐头替换：{named}。",
+    "The budget for swaps was used up: whole layers were replaced on {done} of {all} documents.": (
+        "替换的预算已用完：仅在 {all} 篇文档中的 {done} 篇上逐层替换。"
+    ),
     "The budget for swaps was used up: single heads were replaced on {done} of {all} documents.": "替换的预算已用完：仅在 {all} 篇文档中的 {done} 篇上逐头替换。",
     "No judged document has a prompt and something behind it, so none was continued greedily.": "没有被评判的文档带有提示及其后续内容，因此未做贪心续写。",
     "No error of the heads' outputs: {found}.": "没有头输出误差：{found}。",
