@@ -51,7 +51,7 @@ class Limits:
     files: int = 20  # in one form
     bytes_together: int = 128 * _MIB  # of all files in one form
     documents: int = 10_000
-    characters: int = 20_000  # of a document
+    characters: int = 100_000  # of a document: 20,000 tokens and more
     problems: int = 200  # listed one by one, the others counted
 
 

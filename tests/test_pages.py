@@ -304,6 +304,7 @@ def test_the_form_asks_for_further_teachers_layers_and_controls(monkeypatch):
     app.selectbox(key="form-search").set_value("full").run()
     app.toggle(key="form-random-teacher").set_value(False).run()
     app.number_input(key="form-sample-tokens").set_value(5000).run()
+    app.number_input(key="form-max-tokens").set_value(20_000).run()
     app.button(key="form-toggle").click().run()
     app.button(key="form-toggle").click().run()
     app.button(key="run-button").click().run()
@@ -311,7 +312,10 @@ def test_the_form_asks_for_further_teachers_layers_and_controls(monkeypatch):
     (request,) = asked
     assert request.teachers == ("demo/teacher", "demo/teacher-b")
     assert (request.settings.layers, request.settings.search) == ("cka", "full")
-    assert not request.settings.random_teacher and request.settings.sample_tokens == 5000
+    assert not request.settings.random_teacher and (request.settings.sample_tokens, request.settings.max_tokens) == (
+        5000,
+        20_000,
+    )
 
 
 def test_the_form_starts_with_the_defaults_of_a_request(monkeypatch):

@@ -31,6 +31,7 @@ FIELDS = {
     "form-random-teacher": AlignSettings().random_teacher,
     "form-compare-rules": AlignSettings().compare_rules,
     "form-sample-tokens": AlignSettings().sample_tokens,
+    "form-max-tokens": AlignSettings().max_tokens,
     "form-device": "auto",
     "form-dtype": "auto",
 }

@@ -52,10 +52,13 @@ def _advanced() -> dict:
         key_space = _choice(say("Keys"), "keys", KEYS)
     with search:
         extent = _choice(say("Layers searched"), "search", SEARCHES)
-    folds, sample = st.columns(2)
+    folds, sample, longest = st.columns(3)
     fold_count = folds.number_input(say("Folds"), 2, 20, key="form-folds")
     tokens = sample.number_input(
         say("Sample, student tokens"), 100, step=1000, key="form-sample-tokens", help=_described("sample_tokens")
+    )
+    most = longest.number_input(
+        say("Longest document, tokens"), 2, step=1024, key="form-max-tokens", help=_described("max_tokens")
     )
     return {
         "random_teacher": random_teacher,
@@ -64,6 +67,7 @@ def _advanced() -> dict:
         "search": extent,
         "folds": int(fold_count),
         "sample_tokens": int(tokens),
+        "max_tokens": int(most),
     }
 
 

@@ -354,6 +354,7 @@ WORDS: dict[str, str] = {
 
 # What is written in English on disk, or stands beside a setting.
 MESSAGES: dict[str, str] = {
+    "Longest timeline per document; longer ones are cut, and said.": "每篇文档的最长时间线；更长的会截断并说明。",
     "by document": "按文档",
     "bundled samples": "自带样例",
     "pasted": "粘贴",
