@@ -83,6 +83,26 @@ CHINESE: dict[str, str] = {
     "not evaluated": "未测量：运行没有进行到评估",
     "control run": "对照 {control}：{id}",
     "none run": "KV 运行 {id}",
+    "functional": "功能测试：学生使用投影缓存",
+    "functional words": "在 {documents} 篇留出文档中，前 {prefix} 的缓存换成由当时的映射与融合投影得到的缓存（替换其中 "
+    "{share_replaced} 的词元；特殊词元、注意力汇点以及没有对应教师步的词元保留学生自己的键和值），再由学生接着读。"
+    "KL 与交叉熵变化（ΔCE）为其后 {n} 个词元的每词元 nat，以学生当时自己的缓存为准；± 为按文档计的标准误，"
+    "变化量的标准误取自成对差值。注入学生自己的缓存时，与普通前向相差最大 logit 的 {largest_difference}"
+    "（允许 {tolerance}）。结论不取决于此测试。对照：学生的均值，以及打乱的投影行；此处未测量：仅词元身份，"
+    "以及随机权重的教师（需另行运行）。",
+    "functional unsure": "不报告任何结果：注入学生自己的缓存不能重现其 logits（相差最大 logit 的 {largest_difference}，"
+    "允许 {tolerance}）。",
+    "functional too short": "未测量：没有一篇留出文档的前半部分含有可替换的词元",
+    "functional before": "训练前",
+    "functional after": "训练后",
+    "functional change": "变化",
+    "functional cache": "缓存",
+    "kl": "KL（{when}）",
+    "delta_ce": "ΔCE（{when}）",
+    "cache projected": "投影缓存",
+    "cache mean": "均值缓存（对照）",
+    "cache shuffled": "打乱的缓存（对照）",
+    "cache of": "投影缓存，{run}",
     "forecast": "内存：预测与实测",
     "no forecast": "没有记录预测",
     "forecast words": "预测：在加载前已占用之上 {forecast}（{lower} 至 {upper}），按 {tokens} 个词元的时间线计算。",

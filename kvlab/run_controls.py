@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from kvlab.run_files import REPORT, read_json
+from kvlab.run_functional import read
 from kvlab.runs import store
 
 NEWEST = 200  # runs that are looked at
-APART = ("control", "eval_documents", "checkpoint_every", "device", "thresholds")  # may differ
+APART = ("control", "functional", "eval_documents", "checkpoint_every", "device", "thresholds")  # may differ
 
 Fields = dict[str, Any]
 
@@ -28,7 +29,8 @@ def controls(folder: Path, config: Fields) -> list[Fields]:
             continue
         control = theirs.get("control", "none")
         if isinstance(control, str) and control not in found and _settings(theirs) == mine:
-            found[control] = {"id": other.name, "control": control, "before": before, "after": after}
+            told_apart = {"before": before, "after": after, "functional": read(told.get("functional"))}
+            found[control] = {"id": other.name, "control": control, **told_apart}
     return [run for run in found.values() if run]
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from kvlab import run_functional
 from kvlab.run_controls import controls
 from kvlab.run_files import FORECAST, NOTES, REPORT, VERDICT, read_json, read_text
 from kvlab.run_series import series
@@ -79,6 +80,7 @@ def gather(folder: Path, checks: Sequence[Fields] | None = None, checked: str | 
         "trained_parameters": _count(made.get("trained_parameters")),
         "before": _dict(made.get("before")),
         "after": _dict(made.get("after")),
+        "functional": run_functional.read(made.get("functional")),
         "controls": controls(folder, _dict(made.get("config"))),
         "forecast": _forecast(read_json(folder / FORECAST), run["peak_memory"]),
         "series": series(steps, memory),

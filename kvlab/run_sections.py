@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from kvlab import run_injected
 from kvlab.memory import readable
 from kvlab.run_blocks import Block, Figure, Heading, Items, Paragraph, Quoted, Table, Text, Verbatim, fill
 from kvlab.run_chinese import REMEDIES
@@ -62,6 +63,7 @@ class _Sections:
             yield Figure("router")
         yield Heading(w["held out"])
         yield from self.held_out()
+        yield from run_injected.blocks(report, w)
         yield Heading(w["report"])
         yield self.fields()
         yield Heading(w["checks"])

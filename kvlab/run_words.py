@@ -85,6 +85,28 @@ ENGLISH: dict[str, str] = {
     "not evaluated": "not measured: the run did not come to its evaluation",
     "control run": "control {control}: {id}",
     "none run": "KV run {id}",
+    "functional": "Functional test: the student on the projected cache",
+    "functional words": "The cache of the first {prefix} of {documents} held-out documents is replaced by the one that "
+    "maps and fusion project at that moment ({share_replaced} of its tokens; special tokens, sinks and tokens "
+    "without a teacher step keep the student's own), and the student reads on. KL and change of cross-entropy (ΔCE) in "
+    "nats per token over the {n} tokens that follow, against the student's own cache of the same moment; ± standard "
+    "error over documents, of changes over the paired differences. Its own cache, injected, differs from the plain "
+    "forward by {largest_difference} of the largest logit ({tolerance} allowed). The verdict does not depend on this "
+    "test. Controls: the student's mean, and the projected rows shuffled; not measured here: token identity alone, and "
+    "a teacher of random weights (which is a run of its own).",
+    "functional unsure": "Nothing is reported: the student's own cache, injected, does not reproduce its logits (they "
+    "differ by {largest_difference} of the largest logit, {tolerance} is allowed).",
+    "functional too short": "not measured: in no held-out document's first half is there a token to replace",
+    "functional before": "before",
+    "functional after": "after",
+    "functional change": "change",
+    "functional cache": "cache",
+    "kl": "KL {when}",
+    "delta_ce": "ΔCE {when}",
+    "cache projected": "projected",
+    "cache mean": "mean (control)",
+    "cache shuffled": "shuffled (control)",
+    "cache of": "projected, {run}",
     "forecast": "Memory: forecast and measured",
     "no forecast": "no forecast was recorded",
     "forecast words": "Forecast {forecast} (from {lower} to {upper}) above what was in use before loading, for "

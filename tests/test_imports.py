@@ -72,7 +72,7 @@ GROUPS = {
         {
             f"kvlab.run_{name}"
             for name in (
-                *("report", "series", "controls", "files"),
+                *("report", "series", "controls", "files", "functional", "injected"),
                 *("sections", "blocks", "remarks", "words", "chinese", "markdown", "html", "write"),
             )
         },
@@ -96,7 +96,10 @@ GROUPS = {
     # Imports what trains only once a run has begun, so that a usage error costs no torch.
     "training-run": (
         {"kvlab.train"},
-        {"base", "input", "training", "models", "align", "work", "runs", "run-report", "demo", "demo-text"},
+        {
+            *("base", "input", "training", "models", "align", "inject", "work", "runs", "run-report"),
+            *("demo", "demo-text"),
+        },
     ),
     "worker": ({"kvlab.worker"}, {"base", "work", "models", "runs"}),
     "bench": (

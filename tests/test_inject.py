@@ -10,6 +10,7 @@ from kvlab import cli, prompts
 from kvlab import injection as results
 from kvlab.errors import AlignError, Cancelled
 from kvlab.inject import judge as judging
+from kvlab.inject import trial as trials
 from kvlab.inject.documents import split
 from kvlab.inject.fit import fit
 from kvlab.inject.judge import judge
@@ -147,8 +148,8 @@ def test_rules_that_look_ahead_are_refused(models, documents, rule):
 
 
 def test_where_the_own_cache_does_not_reproduce_nothing_else_is_reported(models, documents, monkeypatch):
-    real = judging.continued
-    monkeypatch.setattr(judging, "continued", lambda *args: real(*args) + 0.01)
+    real = trials.continued
+    monkeypatch.setattr(trials, "continued", lambda *args: real(*args) + 0.01)
     settings = QUICK.model_copy(update={"random_teacher": False})
     found = judge([models["teacher"]], models["student"], documents[:20], settings, ONLY)
     assert not found.reproduces
@@ -188,7 +189,7 @@ def test_the_command(documents, tmp_path, capsys, monkeypatch):
     assert "投影缓存" in said and "词元被替换" in said
     found = results.read(tmp_path / "out")
     assert found.prompts == "prompts.jsonl" and {i.prefix for i in found.injected} == {0.5}
-    real = judging.continued
-    monkeypatch.setattr(judging, "continued", lambda *args: real(*args) + 0.01)
+    real = trials.continued
+    monkeypatch.setattr(trials, "continued", lambda *args: real(*args) + 0.01)
     assert cli.main(command) == 1
     assert not results.read(tmp_path / "out").injected

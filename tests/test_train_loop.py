@@ -21,6 +21,11 @@ def with_two(pair):
     return pair | {"teachers": [teacher, teacher.replace("teacher", "other")]}
 
 
+def evaluated(run):
+    run._evaluate("before")
+    return run.report["before"]
+
+
 def losses(found):
     return [line["loss"] for line in found]
 
@@ -166,9 +171,9 @@ def test_a_step_that_the_scaler_skips_is_no_nan_of_the_run(pair, tmp_path, monke
 def test_a_student_as_its_own_teacher_has_no_kv_error(pair, tmp_path):
     for name, switches in (("ridge", {}), ("index", {"use_kv_projector": False, "use_safe_resample": False})):
         run = prepared(tmp_path / name, pair | {"teachers": [pair["student"]], **switches})
-        before = run._evaluate("evaluating before")
+        before = evaluated(run)
         assert max(before["kv_key"], before["kv_value"]) < 1e-4, (name, before)
-    assert prepared(tmp_path / "other", pair)._evaluate("evaluating before")["kv_key"] > 0.1
+    assert evaluated(prepared(tmp_path / "other", pair))["kv_key"] > 0.1
 
 
 def test_a_frozen_map_stays_and_the_student_moves(pair, tmp_path):
@@ -255,7 +260,7 @@ def test_a_run_without_teacher_has_ce_alone(pair, tmp_path, monkeypatch):
 
 def test_a_shuffled_teacher_is_shuffled_in_training_only(pair, tmp_path):
     plain, shuffled = (prepared(tmp_path / c, pair | {"control": c}) for c in ("none", "shuffled-teacher"))
-    assert shuffled._evaluate("evaluating before") == plain._evaluate("evaluating before")
+    assert evaluated(shuffled) == evaluated(plain)
     items, device = plain.data.train[:2], torch.device("cpu")
     rows, mixed = (r.teachers.batch(items, device, step=1).features[0]["key", 0] for r in (plain, shuffled))
     assert not torch.equal(rows, mixed)

@@ -6,21 +6,19 @@ import time as clock
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-import torch
-
 from kvlab.align import outcome
 from kvlab.errors import AlignError, ModelError
 from kvlab.inject import texts as greedy
 from kvlab.inject.attention import Heard, heard
-from kvlab.inject.continuation import Variant, continued
 from kvlab.inject.documents import check_causal, split
 from kvlab.inject.fit import Fit, fit
 from kvlab.inject.heads import ProjectionSums, attention_errors
-from kvlab.inject.own import Own, check_cache
+from kvlab.inject.own import check_cache
 from kvlab.inject.prefix import Models, Prefix, Reading, cut_at, prefix_of, read_document
 from kvlab.inject.ranks import correlations
-from kvlab.inject.scores import PerDocument, damage
+from kvlab.inject.scores import PerDocument
 from kvlab.inject.swaps import Budget, Swaps, head_places, layer_places, worst_layers
+from kvlab.inject.trial import TOLERANCE, tried
 from kvlab.injection import Injected, Injection, Text
 from kvlab.injection_request import InjectSettings
 from kvlab.models import LoadedModel, random_like
@@ -29,8 +27,6 @@ from kvlab.request import AlignSettings
 from kvlab.segments import Markers
 from kvlab.types import Document, Progress, no_progress
 
-# Largest difference of a logit from the plain forward, relative to the largest logit: rounding of the number type.
-TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 LAYERS_SHARE = 0.5  # of the budget for swaps: the rest is for single heads
 INJECTING, SWAPPING_HEADS, CONTINUING = (
     "continuing from replaced caches",
@@ -157,24 +153,11 @@ class _Work:
         return True
 
     def _continue_from(self, reading: Reading, prefix: Prefix, share: float) -> bool:
-        tokens, cut = reading.own.tokens, prefix.cut
-        logits = self._logits(reading.own, prefix, [prefix.variant(name) for name in self.names])
-        plain = reading.own.logits[cut:]
-        difference = float((logits[0].float() - plain).abs().max() / plain.abs().max())
-        self.difference = max(self.difference, difference) if difference == difference else float("inf")
-        if not self.difference <= TOLERANCE[self.student.dtype]:
-            return False
-        for name, of_variant in zip(self.names, logits):
-            # The own cache is compared with the plain forward, the others with the own cache.
-            against = plain if name == "own" else logits[0]
-            harmed = damage(against, of_variant, tokens, cut)
+        trial = tried(self.student, reading.own, prefix, self.names, self.settings.batch_tokens)
+        self.difference = max(self.difference, trial.difference)
+        for name, harmed in trial.damaged.items():
             self.injected.setdefault((name, share), PerDocument()).found.append(harmed)
-        return True
-
-    def _logits(self, own: Own, prefix: Prefix, variants: Sequence[Variant]) -> list[torch.Tensor]:
-        at_once = max(1, self.settings.batch_tokens // len(own.tokens))
-        parts = [variants[first : first + at_once] for first in range(0, len(variants), at_once)]
-        return [of for part in parts for of in continued(self.student, own, prefix.cut, prefix.rows, part)]
+        return bool(trial.damaged)
 
     def _listen(self, reading: Reading, prefix: Prefix) -> None:
         variants = [prefix.variant(name) for name in self.names[1:]]

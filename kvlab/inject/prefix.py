@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from kvlab.inject.fit import Fit
 from kvlab.inject.own import Own, Problem, read_own
 from kvlab.models import LoadedModel
 from kvlab.request import AlignSettings
-from kvlab.types import KINDS, Document, Segment, TimeMap, Tokens
+from kvlab.types import KINDS, Document, Geometry, Segment, Tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,24 +87,35 @@ def prefix_of(models: Models, fit: Fit, reading: Reading, cut: int) -> Prefix | 
     picked = _picked(models, reading.item, cut)
     if picked is None:
         return None
-    rows = picked[0].student[1]
-    compared = {
-        "projected": _predicted(fit, "projected", reading.teachers, picked),
-        "mean": {},
-        "shuffled": {},
-        "identity": _identity(models, fit, reading, picked),
-    }
+    projected = _predicted(fit, "projected", reading.teachers, picked)
+    compared = with_controls(projected, fit.sources["projected"].mean, models.settings.seed, reading.own.tokens, cut)
+    compared["identity"] = _identity(models, fit, reading, picked)
     if reading.randoms:
         compared["random"] = _predicted(fit, "random", reading.randoms, picked)
-    orders = _orders(models.settings.seed, reading.item.student, cut, len(rows))
-    for problem, x in compared["projected"].items():
-        compared["mean"][problem] = fit.sources["projected"].mean[problem].expand_as(x)
-        compared["shuffled"][problem] = x[orders[problem[0]].to(x.device)]
+    return given(reading.own, models.student.geometry, cut, picked[0].student[1], compared)
+
+
+def with_controls(
+    projected: dict[Problem, torch.Tensor], mean: dict[Problem, torch.Tensor], seed: int, tokens: Tokens, cut: int
+) -> dict[str, dict[Problem, torch.Tensor]]:
+    """Projected rows [N, Q], and in their place the mean [Q] of the student, and the same rows shuffled."""
+    orders = _orders(seed, tokens, cut, len(next(iter(projected.values()))))
+    return {
+        "projected": projected,
+        "mean": {problem: mean[problem].expand_as(x) for problem, x in projected.items()},
+        "shuffled": {problem: x[orders[problem[0]].to(x.device)] for problem, x in projected.items()},
+    }
+
+
+def given(
+    own: Own, student: Geometry, cut: int, rows: torch.Tensor, compared: dict[str, dict[Problem, torch.Tensor]]
+) -> Prefix:
+    """The prefix of ``cut`` tokens with its steps ``rows`` [N] replaced by [N, Q] of every source."""
     shaped = {
-        name: {p: x.unflatten(1, target_shape(models.student.geometry, *p)).transpose(0, 1) for p, x in of.items()}
+        name: {p: x.unflatten(1, target_shape(student, *p)).transpose(0, 1) for p, x in of.items()}
         for name, of in compared.items()
     }
-    cached = {name: {p: reading.own.as_cached(p, x, rows) for p, x in of.items()} for name, of in shaped.items()}
+    cached = {name: {p: own.as_cached(p, x, rows) for p, x in of.items()} for name, of in shaped.items()}
     return Prefix(cut, rows, shaped, cached)
 
 
@@ -119,19 +130,24 @@ def _orders(seed: int, tokens: Tokens, cut: int, count: int) -> dict[str, torch.
 
 def _picked(models: Models, item: Item, cut: int) -> list[Picked] | None:
     """Of each teacher, its steps for the replaced rows."""
-    student, rule = item.student.first(cut), time_rules.RULES[models.settings.time]
-    end = int(student.spans[-1, 1])
-    document = _first_bytes(item.document, end)
-    maps: list[tuple[Tokens, Tokens, TimeMap]] = []
-    for tokens in item.teachers:
-        teacher = tokens.first(int(np.searchsorted(tokens.spans[:, 1], end, side="right")))
-        maps.append((teacher, student, rule(teacher, student, document)))
+    first = first_tokens(item, cut, models.settings.time)
+    maps = list(zip(first.teachers, [first.student] * len(first.maps), first.maps))
     parts = [row_parts(*of_teacher, True, models.settings) for of_teacher in maps]
     usable = common_parts(parts)
     steps = np.sort(np.concatenate([usable[FIT_AND_SCORE], usable[SCORE_ONLY]]))
     if not len(steps):
         return None
     return [pick([of_teacher], [steps], models.student.device) for of_teacher in maps]
+
+
+def first_tokens(item: Item, cut: int, time: str) -> Item:
+    """The first ``cut`` student tokens, what each teacher has read of the same bytes, and the maps between them."""
+    student = item.student.first(cut)
+    end = int(student.spans[-1, 1])
+    segments = _first_bytes(item.document, end)
+    teachers = [t.first(int(np.searchsorted(t.spans[:, 1], end, side="right"))) for t in item.teachers]
+    maps = tuple(time_rules.RULES[time](teacher, student, segments) for teacher in teachers)
+    return replace(item, teachers=tuple(teachers), student=student, maps=maps)
 
 
 def _first_bytes(document: Document, end: int) -> list[Segment]:

@@ -110,6 +110,12 @@ class TrainConfig(BaseModel):
     )
 
     eval_documents: int = Field(32, ge=1, description=mark("held-out documents, measured before and after"))
+    functional: bool = Field(
+        False,
+        description=mark(
+            "before and after, put the projected cache into the student and measure what it costs (the functional test)"
+        ),
+    )
     checkpoint_every: int = Field(50, ge=1, description=mark("steps between two checkpoints"))
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description=mark("auto, cpu, cuda or cuda:N"))
     thresholds: Thresholds = Field(Thresholds(), description=mark("of the verdict"))

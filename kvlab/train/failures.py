@@ -41,6 +41,7 @@ def explain(error: BaseException, config: TrainConfig | None, phase: str) -> dic
         changes = {
             "shapes-differ": {"use_kv_projector": True},
             "time-out-of-bounds": {"use_safe_resample": True},
+            "functional-looks-ahead": {"functional": False},
             "model-memory": _smaller(config)[1],
         }
         return {**error.to_dict(), "changes": changes.get(error.kind, {})}

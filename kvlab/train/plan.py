@@ -5,7 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kvlab.errors import TrainError
+from kvlab.train.config import TrainConfig
 from kvlab.types import Geometry
+
+CAUSAL = ("exact", "floor")  # time rules with which a prefix knows nothing of what comes after it
+
+
+def check_functional(config: TrainConfig) -> None:
+    """Raises TrainError ``functional-looks-ahead`` where the test is asked for with a rule that is not causal."""
+    if not config.functional or (config.use_safe_resample and config.time in CAUSAL):
+        return
+    rule = config.time if config.use_safe_resample else "step i for step i (no --use_safe_resample)"
+    raise TrainError(
+        "functional-looks-ahead",
+        expected="a causal time rule (exact or floor) for the functional test, by which the teacher has read no more "
+        "than the student",
+        found=f"{rule}, which may look ahead: a good continuation could then be told in advance",
+        remedy="choose --time floor and --use_safe_resample, or run without the functional test (functional: false)",
+    )
 
 
 def check(teachers: Sequence[Geometry], student: Geometry, use_kv_projector: bool, precision: str, device: str) -> None:

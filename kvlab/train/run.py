@@ -23,7 +23,7 @@ from kvlab.forecast import sentence, training_memory
 from kvlab.models import LoadedModel, load, pick_device, random_like, reader
 from kvlab.run_files import FORECAST
 from kvlab.runs import store
-from kvlab.train import checkpoint, data, failures, mapping, maps_file, plan, words
+from kvlab.train import checkpoint, data, failures, functional, mapping, maps_file, plan, words
 from kvlab.train.config import TrainConfig
 from kvlab.train.learner import Fusing, Learner
 from kvlab.train.loop import Loop, evaluate, warm_then_fall
@@ -63,10 +63,10 @@ class Run:
         record.loaded = True
         record.verdict()
         if "before" not in self.report:
-            self.report["before"] = self._evaluate("evaluating before")
+            self._evaluate("before")
             self._write_report("running")
         self._train(start)
-        self.report["after"] = self._evaluate("evaluating after")
+        self._evaluate("after")
         self._phase("saving")
         self.at("saving")
         if self.record.writes and config.map == "structured":
@@ -103,6 +103,7 @@ class Run:
         config = self.config
         self._phase("loading")
         self.at("loading")
+        plan.check_functional(config)
         device = str(pick_device(config.device))
         readers = [reader(name) for name in (*config.teachers, config.student)]
         *teachers, student = readers
@@ -162,6 +163,7 @@ class Run:
     def take(self, teachers: Sequence[LoadedModel], student: LoadedModel) -> None:
         """Fit the maps of loaded models to ``data``, and make the learner and its optimiser."""
         self.student = student
+        functional.check(self.config, student)
         self.report["rotation"] = [self_test(model).sentence() for model in (*teachers, student)]
         self.fitted = self._maps(teachers)
         settings = data.align_settings(self.config)
@@ -251,7 +253,9 @@ class Run:
         asked = torch.tensor(float(self.stop()), device=self.accelerator.device)
         return bool(self.accelerator.reduce(asked, "sum") > 0)
 
-    def _evaluate(self, phase: str) -> dict[str, float | int]:
+    def _evaluate(self, when: str) -> None:
+        """Of every process alike, so that none waits for another."""
+        phase = f"evaluating {when}"
         self._phase(phase)
         learner = self.accelerator.unwrap_model(self.learner)
         found = evaluate(
@@ -264,7 +268,11 @@ class Run:
         )
         errors = f"KV error K {found['kv_key']:.4f}, V {found['kv_value']:.4f}"
         self.record.say(f"{phase}: held-out cross-entropy {found['ce']:.4f} nats per token, {errors}")
-        return found
+        self.report[when] = found
+        if self.config.functional:
+            told = functional.measure(learner, self.teachers, self.data, self.config.batch_size, phase, self._at)
+            self.report["functional"] = functional.added(self.report.get("functional", {}), when, told)
+            self.record.say(f"{phase}: {words.of_function(told)}")
 
     # --- the record ------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ import torch
 import transformers
 
 import kvlab
+from kvlab.run_functional import VARIANTS
 from kvlab.runs import store
 from kvlab.train.config import TrainConfig
 from kvlab.train.mapping import Fitted
@@ -55,6 +56,25 @@ def facts(fitted: Fitted, kind: str) -> dict:
 def _mean(values: list) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
+
+
+def of_function(told: dict[str, Any]) -> str:
+    """What was measured of the projected cache (kvlab.train.functional)."""
+    own = told["own"]
+    if not own["reproduces"]:
+        return (
+            f"no functional test: the student's own cache, injected, does not reproduce its logits (they differ by "
+            f"{own['largest_difference']:.1e} of the largest, {own['tolerance']:.0e} is allowed)"
+        )
+    if "variants" not in told:
+        return "no functional test: in no held-out document's first half is there a token to replace"
+    projected, mean, shuffled = (told["variants"][name] for name in VARIANTS)
+    return (
+        f"on the projected cache KL {projected['kl']:.4f} ± {projected['kl_se']:.4f} and ΔCE "
+        f"{projected['delta_ce']:+.4f} ± {projected['delta_ce_se']:.4f} nats per token against the student's own cache "
+        f"(KL of the mean cache {mean['kl']:.4f}, shuffled {shuffled['kl']:.4f}; {told['n']} tokens of "
+        f"{told['documents']} held-out documents)"
+    )
 
 
 def of_step(line: dict, steps: int, remaining: float) -> str:

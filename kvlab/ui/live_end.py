@@ -36,7 +36,8 @@ def _verdict(view: View, source: Source) -> None:
     box = {"pass": st.success, "fail": st.error}.get(state, st.warning)
     icon = ":material/check_circle:" if state == "pass" else ":material/cancel:"
     box(say(" ").join([words, live_words.change(before, after)]), icon=icon)
-    told = [live_words.cross_entropy(before, after), _router(view, source)]
+    told = [live_words.cross_entropy(before, after), live_words.function(report.get("functional"))]
+    told.append(_router(view, source))
     if told := [text for text in told if text]:
         st.caption(say(" ").join(told))
 

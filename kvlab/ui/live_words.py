@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from kvlab import run_functional
 from kvlab.language import mark, plural, say
 from kvlab.runs.metrics import Pace
 from kvlab.runs.monitor import View
@@ -154,6 +155,34 @@ def cross_entropy(before: dict[str, Any], after: dict[str, Any]) -> str:
         course = say("The student's held-out cross-entropy fell by {by:.4f}.", by=first - last)
     caution = say("A falling KV loss alone proves nothing: compare this with a control run, such as CE only.")
     return say(" ").join([course, caution])
+
+
+def function(record: object) -> str:
+    """The functional test at start and end; empty for a run without it."""
+    found = run_functional.read(record)
+    if found is None:
+        return ""
+    if not found["reproduces"]:
+        return say(
+            "The functional test reports nothing: the student's own cache, injected, does not reproduce its logits."
+        )
+    numbers = {
+        f"{of}_{when}": value for when, values in found["variants"]["projected"].items() for of, value in values.items()
+    }
+    numbers |= {name: found["variants"][name]["after"]["kl"] for name in ("mean", "shuffled")}
+    if None in numbers.values() or not found["documents"]:
+        return say("The functional test was not measured at both start and end.")
+    return say(
+        "Functional test, start → end: on the projected cache KL {kl_before:.3f} ± {kl_se_before:.3f} → {kl_after:.3f} "
+        "± {kl_se_after:.3f} ({kl_change:+.3f} ± {kl_se_change:.3f}) and ΔCE {delta_ce_before:+.3f} ± "
+        "{delta_ce_se_before:.3f} → {delta_ce_after:+.3f} ± {delta_ce_se_after:.3f} ({delta_ce_change:+.3f} ± "
+        "{delta_ce_se_change:.3f}) nats per token against the student's own cache of that moment (KL of the controls "
+        "at the end: mean cache {mean:.3f}, shuffled cache {shuffled:.3f}; n = {n:,} tokens of {documents:,} held-out "
+        "documents). The verdict does not depend on it.",
+        **numbers,
+        n=found["n"],
+        documents=found["documents"],
+    )
 
 
 def control(name: object) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from kvlab import run_functional
 from kvlab.language import mark, say
 from kvlab.runs.history import Row, finite
 from kvlab.safe_csv import neutral
@@ -29,6 +30,8 @@ AGAINST = ("teachers", "map", "time", "layers", "sinks", "fusion", "control")
 def results(rows: Sequence[Row]) -> None:
     st.subheader(say("Results side by side"))
     table, columns = [_result(row) for row in rows], _columns()
+    if not any(name.startswith("kl ") for row in table for name in row):
+        columns = {name: column for name, column in columns.items() if not name.startswith("kl ")}
     frame = pd.DataFrame(table, columns=list(columns))
     frame = frame.astype({name: "float64" for name in columns if name not in TEXTS})
     css = [f"color: {runs_words.colour(position)}" for position in range(len(rows))]
@@ -49,6 +52,9 @@ def _columns() -> dict[str, Any]:
         say("Held-out KV(K): squared error over the target's variance."),
         say("Held-out KV(V): squared error over the target's variance."),
     )
+    kl = say(
+        "Functional test: KL on the projected cache against the student's own cache of that moment, nats per token."
+    )
     peak, pace = say("Most memory in use."), say("One over the median of the last 20 steps.")
     return {
         "line": st.column_config.TextColumn("", width=30),
@@ -60,6 +66,8 @@ def _columns() -> dict[str, Any]:
         "kv_key after": number(say("K after"), key),
         "kv_value before": number(say("V before"), value),
         "kv_value after": number(say("V after"), value),
+        "kl before": number(say("KL before"), kl),
+        "kl after": number(say("KL after"), kl),
         "documents": count(say("n docs"), say("Held-out documents; no step is trained on them.")),
         "tokens": count(say("n tokens"), say("Predicted tokens, over which CE is the mean.")),
         "rows": count(say("n rows"), say("Student steps with a target, over which K and V are the mean.")),
@@ -86,6 +94,9 @@ def _result(row: Row) -> dict[str, Any]:
     }
     for name in MEASURED:
         found[f"{name} before"], found[f"{name} after"] = finite(before.get(name)), finite(after.get(name))
+    if function := run_functional.read(report.get("functional")):
+        for when in ("before", "after") if function["reproduces"] else ():
+            found[f"kl {when}"] = function["variants"]["projected"][when]["kl"]
     for name in ("documents", "tokens", "rows"):
         found[name] = finite(before.get(name))
     return found

@@ -122,6 +122,8 @@ def _main(teachers: int) -> dict[str, Any]:
         (right, "use_safe_resample", say("Resample the timeline")),
     ):
         chosen[name] = column.toggle(label, key=key(name), help=described(TrainConfig, name))
+    label, about = say("Functional test, before and after"), described(TrainConfig, "functional")
+    chosen["functional"] = st.toggle(label, key=key("functional"), help=about)
     return chosen
 
 

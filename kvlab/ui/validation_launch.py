@@ -16,6 +16,7 @@ from kvlab.prompts import RUN_PROMPTS, read_prompts, write_prompts
 from kvlab.runs import queue, store, training
 from kvlab.train.config import DEMO_DATA, OWN_PROMPTS, TrainConfig, checked
 from kvlab.train.plan import check as check_shapes
+from kvlab.train.plan import check_functional
 from kvlab.types import Document
 from kvlab.ui import backend
 from kvlab.ui.warm import worker
@@ -62,6 +63,7 @@ def check(config: TrainConfig) -> None:
 
     A worker that cannot answer now does not hold a run up: its own process asks the same before it loads weights.
     """
+    check_functional(config)
     device = memory.device_memory(config.device).device
     try:
         *teachers, student = [backend.geometry(name) for name in (*config.teachers, config.student)]

@@ -119,6 +119,22 @@ WORDS: dict[str, str] = {
     "The student's held-out cross-entropy rose by {by:.4f}.": "学生的留出交叉熵上升了 {by:.4f}。",
     "The student's held-out cross-entropy fell by {by:.4f}.": "学生的留出交叉熵下降了 {by:.4f}。",
     "The student's held-out cross-entropy did not change.": "学生的留出交叉熵没有变化。",
+    "The functional test reports nothing: the student's own cache, injected, does not reproduce its logits.": (
+        "功能测试不报告任何结果：注入学生自己的缓存不能重现其 logits。"
+    ),
+    "The functional test was not measured at both start and end.": "功能测试未能在训练前和训练后都测得。",
+    "Functional test, start → end: on the projected cache KL {kl_before:.3f} ± {kl_se_before:.3f} → {kl_after:.3f} "
+    "± {kl_se_after:.3f} ({kl_change:+.3f} ± {kl_se_change:.3f}) and ΔCE {delta_ce_before:+.3f} ± "
+    "{delta_ce_se_before:.3f} → {delta_ce_after:+.3f} ± {delta_ce_se_after:.3f} ({delta_ce_change:+.3f} ± "
+    "{delta_ce_se_change:.3f}) nats per token against the student's own cache of that moment (KL of the controls at "
+    "the end: mean cache {mean:.3f}, shuffled cache {shuffled:.3f}; n = {n:,} tokens of {documents:,} held-out "
+    "documents). The verdict does not depend on it.": (
+        "功能测试，训练前 → 训练后：使用投影缓存时 KL {kl_before:.3f} ± {kl_se_before:.3f} → {kl_after:.3f} ± "
+        "{kl_se_after:.3f}（{kl_change:+.3f} ± {kl_se_change:.3f}），ΔCE {delta_ce_before:+.3f} ± "
+        "{delta_ce_se_before:.3f} → {delta_ce_after:+.3f} ± {delta_ce_se_after:.3f}（{delta_ce_change:+.3f} ± "
+        "{delta_ce_se_change:.3f}），为每词元 nat，以学生当时自己的缓存为准（训练后对照的 KL：均值缓存 {mean:.3f}，"
+        "打乱的缓存 {shuffled:.3f}；n = {documents:,} 篇留出文档的 {n:,} 个词元）。结论不取决于此测试。"
+    ),
     "A falling KV loss alone proves nothing: compare this with a control run, such as CE only.": (
         "KV 损失下降本身不能证明什么：请与对照运行比较，例如仅 CE。"
     ),

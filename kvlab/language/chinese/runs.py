@@ -109,6 +109,11 @@ WORDS: dict[str, str] = {
     "Scroll to zoom, drag to move, double-click to reset.": "滚动缩放，拖动平移，双击复位。",
     # Side by side.
     "Results side by side": "结果并列比较",
+    "KL before": "KL 训练前",
+    "KL after": "KL 训练后",
+    "Functional test: KL on the projected cache against the student's own cache of that moment, nats per token.": (
+        "功能测试：使用投影缓存时相对学生当时自己的缓存的 KL，每词元 nat。"
+    ),
     "CE before": "CE 训练前",
     "CE after": "CE 训练后",
     "K before": "K 训练前",

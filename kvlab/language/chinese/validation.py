@@ -40,6 +40,10 @@ WORDS: dict[str, str] = {
     "Fusion of teachers": "教师融合",
     "Project heads and width": "头数投影",
     "Resample the timeline": "安全重采样",
+    "Functional test, before and after": "功能测试（训练前与训练后）",
+    "before and after, put the projected cache into the student and measure what it costs (the functional test)": (
+        "在训练前和训练后，把投影缓存注入学生，测量由此带来的损失（功能测试）"
+    ),
     "Launch {steps:,}-step validation": "启动 {steps:,} 步验证训练",
     "Queueing the run…": "正在加入队列…",
     "The device is busy: {n:,} runs before it in the queue. Yours starts by itself as number {place}.": (
