@@ -96,7 +96,7 @@ def folder():
     trained.write(folder, "verdict.json", {"state": "fail", "checkpoints": rows})
     measured = {"ce": 3.5, "kv_key": 1.0, "kv_value": 1.5, "documents": 32, "tokens": 3700}
     report = {"before": measured, "after": {**measured, "ce": 3.25}, "device": {"device": "cpu"}}
-    trained.write(folder, "report.json", report)
+    trained.write(folder, "report.json", report | {"functional": trained.functional()})
     (folder / "training.log").write_text("as it wrote\n")
     return folder
 
@@ -114,6 +114,7 @@ def test_the_live_view_is_in_chinese_and_says_what_the_report_says(folder):
     assert "交叉熵 3.5000 → 3.2500（每词元 nat）" in text and "32 篇文档、3,700 个词元" in text
     assert "最近几步的平均损失是第 1 步的 100%，应低于 80%" in text  # as in the report
     assert "对照：损失中没有教师参与" in text
+    assert "使用投影缓存时 KL 0.250 ± 0.010 → 0.125 ± 0.010（-0.125 ± 0.030）" in text
     assert {"步", "检查项", "结果", "值", "阈值", "备注", "✗\u00a0未通过"} <= set(text.splitlines())
     assert not english(text)
 

@@ -19,6 +19,7 @@ from kvlab.train import config as settings
 from kvlab.train.config import TrainConfig
 from kvlab.ui import live_end, standing_queue, validation_launch, warm
 from kvlab.ui import validation_words as words
+from tests.trained import functional
 from tests.trainers import FAKE, launch, wait_for, wait_for_phase, wait_until_idle
 from tests.waiting import wait_until
 
@@ -311,7 +312,7 @@ def test_the_verdict_is_said_with_what_was_measured():
     checkpoints = [{"step": 100, "name": "memory", "state": "pass", "value": 0.5, "threshold": 0.8, "words": "half"}]
     (folder / "verdict.json").write_text(json.dumps({"state": "pass", "checkpoints": checkpoints}))
     measured = {"ce": 0.5, "kv_key": 1.25, "kv_value": 1.5, "documents": 32, "tokens": 3700}
-    report = {"before": measured, "after": measured | {"ce": 0.75, "kv_key": 0.25}}
+    report = {"before": measured, "after": measured | {"ce": 0.75, "kv_key": 0.25}, "functional": functional()}
     (folder / "report.json").write_text(json.dumps(report))
     app = open_page(run=folder.name)
     assert not app.exception
@@ -320,6 +321,8 @@ def test_the_verdict_is_said_with_what_was_measured():
     assert "cross-entropy 0.5000 → 0.7500 nats per token" in verdict and "KV error of K 1.2500 → 0.2500" in verdict
     assert "32 documents, 3,700 tokens" in verdict
     assert "cross-entropy rose by 0.2500" in said(app)
+    assert "on the projected cache KL 0.250 ± 0.010 → 0.125 ± 0.010 (-0.125 ± 0.030)" in said(app)
+    assert "n = 1,834 tokens of 32 held-out documents). The verdict does not depend on it." in said(app)
     labels = [button.label for button in app.get("download_button")]
     assert labels == ["HTML, one file with figures", "Markdown", "JSON", "config.yaml", "verdict.json"]
 

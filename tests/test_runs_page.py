@@ -111,7 +111,10 @@ def test_the_selection_outlives_a_change_of_page(root):
 def test_several_are_compared_by_what_differs(root):
     first = trained.by_hand(root, "first", lr=1e-3)
     second = trained.by_hand(root, "second", lr=2e-3, control="ce-only", thresholds={"memory": 0.5})
-    trained.write(second, "report.json", {"before": {"ce": 3.5, "kv_key": 1.0, "documents": 32, "tokens": 3700}})
+    report = {"before": {"ce": 3.5, "kv_key": 1.0, "documents": 32, "tokens": 3700}}
+    trained.write(second, "report.json", report)
+    assert not any(name.startswith("kl ") for name in table(page(first, second), "steps/s").columns)
+    trained.write(second, "report.json", report | {"functional": trained.functional((0.25, 0.125))})
     app = page(first, second)
     labels = [f"{name} · {run.name[-4:]}" for name, run in (("first", first), ("second", second))]
     differing = table(app, "setting").set_index("setting")
@@ -123,6 +126,7 @@ def test_several_are_compared_by_what_differs(root):
     results = table(app, "steps/s").set_index("run")
     assert results.loc[labels[0], ["ce before", "ce after", "steps/s"]].tolist() == [3.5, 3.25, 2.0]
     assert results.loc[labels[1], ["kv_key before", "documents", "tokens"]].tolist() == [1.0, 32, 3700]
+    assert results.loc[labels[1], ["kl before", "kl after"]].tolist() == [0.25, 0.125]
     assert "which differ by control" in everything(app) and "Not on the same documents" not in everything(app)
     assert [history(app)["line"].tolist(), results["line"].tolist()] == [["━━"] * 2] * 2
 

@@ -269,6 +269,7 @@ def test_two_processes_have_the_losses_of_one_and_are_a_run_of_the_queue_like_an
     teacher = pair["teachers"][0]
     settings = pair | {"teachers": [teacher, teacher.replace("teacher", "other")], "fusion": "learned", "max_steps": 3}
     settings |= {"gradient_accumulation_steps": 2, "device": "cpu", "thresholds": {"converged": 0.999, "stable": 2}}
+    settings |= {"functional": True}
     one, root = written(tmp_path / "one", settings), tmp_path / "runs"
     monkeypatch.setenv("PYTHONPATH", str(PROJECT))
     # `accelerate launch` begins a second process on a GPU; on processors it needs MPI, and torchrun does not.
@@ -283,6 +284,9 @@ def test_two_processes_have_the_losses_of_one_and_are_a_run_of_the_queue_like_an
     for ours, theirs in zip(metrics(two), metrics(one), strict=True):
         for name in ("loss", "ce", "kv_key", "kv_value", "entropy", "grad_norm", "effective_rank_key"):
             assert ours[name] == pytest.approx(theirs[name], rel=1e-4), (ours["step"], name)
+    for when in ("before", "after"):
+        ours, theirs = (report(run)["functional"][when]["variants"]["projected"] for run in (two, one))
+        assert ours == pytest.approx(theirs, rel=1e-2, abs=1e-6)
 
 
 # --- the demo run ---------------------------------------------------------------------------------------------

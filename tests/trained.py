@@ -39,6 +39,21 @@ def by_hand(root: Path, name: str = "kv", steps: int = 4, state: str = "done", *
     return folder
 
 
+def functional(kl: tuple[float, float] = (0.25, 0.125)) -> dict:
+    """The functional test of a run as its report holds it, with ``kl`` on the projected cache at start and end."""
+
+    def told(projected: float) -> dict:
+        numbers = {"kl_se": 0.01, "delta_ce": projected / 2, "delta_ce_se": 0.02}
+        variants = {"projected": projected, "mean": 0.75, "shuffled": 0.5}
+        own = {"largest_difference": 1e-7, "tolerance": 1e-4, "reproduces": True}
+        of = {name: {"kl": value, **numbers} for name, value in variants.items()}
+        return {"prefix": 0.5, "documents": 32, "n": 1834, "own": own, "share_replaced": 0.875, "variants": of}
+
+    changed = {"kl": kl[1] - kl[0], "kl_se": 0.03, "delta_ce": (kl[1] - kl[0]) / 2, "delta_ce_se": 0.04}
+    change = dict.fromkeys(("projected", "mean", "shuffled"), changed)
+    return {"before": told(kl[0]), "after": told(kl[1]), "change": change}
+
+
 def lost(root: Path, name: str = "gone") -> Path:
     """A run whose process is no more."""
     folder = by_hand(root, name)
