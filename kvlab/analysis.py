@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import transformers
 import yaml
 from safetensors.torch import save_file
 
-from kvlab import prompts, report, results
+from kvlab import injection, prompts, report, results
 from kvlab.align.pipeline import Aligned, align_several
 from kvlab.align.unfinished import Unfinished
 from kvlab.errors import RunError
@@ -24,6 +25,7 @@ from kvlab.segments import segmented
 from kvlab.types import Document, HeadMap, Progress, no_progress
 
 AUTO_CALIBRATION_BELOW = 20  # documents; with fewer, a map fitted on them alone says little
+Request = TypeVar("Request", bound=AnalysisRequest)
 CONFIG_NAME, PROJECTOR_NAME = "config.yaml", "projector.safetensors"
 
 
@@ -84,8 +86,8 @@ def calibration_documents(request: AnalysisRequest, documents: Sequence[Document
     return [replace(d, id=f"sample/{d.id}") for d in prompts.samples() if d.text not in given]
 
 
-def read_request(folder: Path) -> AnalysisRequest:
-    """Raises RunError when the run's config cannot be read, AlignError when a setting is wrong."""
+def read_request(folder: Path, checked: Callable[[dict], Request] = checked) -> Request:
+    """``checked``: fields -> request. Raises RunError when the run's config cannot be read, AlignError when a setting is wrong."""
     try:
         return checked(yaml.safe_load((folder / CONFIG_NAME).read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -117,6 +119,10 @@ def _write_one(alignment: Alignment, maps: dict[str, HeadMap], folder: Path, lan
         for layer, tensor in enumerate(per_layer)
     }
     save_file(tensors, folder / PROJECTOR_NAME)
-    (folder / "report.html").write_text(report.html(alignment, language), encoding="utf-8")
+    functional = injection.read(folder) if (folder / injection.JSON_NAME).exists() else None
+    if functional is not None and not report.same_request(alignment, functional):
+        functional = None
+    page = report.html_with_function(alignment, language, functional)
+    (folder / "report.html").write_text(page, encoding="utf-8")
     (folder / report.ARCHIVE_NAME).write_bytes(report.archive(alignment, language))
     results.write(alignment, folder)

@@ -3,7 +3,7 @@
 Reads requests as JSON lines on stdin, answers as JSON lines on stdout:
     {"id": 1, "call": "geometry", "args": {"name": "demo/teacher"}}
     {"id": 1, "ok": true, "result": ...}   or   {"id": 1, "ok": false, "error": KvlabError.to_dict()}
-``analyse`` requests are computed one at a time in one thread, questions are answered beside them in another,
+``analyse`` requests, of analyses and functional tests, are computed one at a time in one thread, questions are answered beside them in another,
 and ``ping`` and ``cancel`` at once. The end of stdin means that the web server is gone: the worker ends too.
 """
 
@@ -219,8 +219,11 @@ def main() -> None:
 
     def analyse(folder: Path, progress: Progress) -> None:
         from kvlab import analysis
+        from kvlab.inject import folder as functional
+        from kvlab.runs import store
 
-        analysis.analyse(folder, progress, held())
+        is_functional = store.read_status(folder).get("kind") == "injection"
+        (functional.test if is_functional else analysis.analyse)(folder, progress, held())
 
     def geometry(name: str):
         from kvlab import models

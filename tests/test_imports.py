@@ -101,7 +101,7 @@ GROUPS = {
             *("demo", "demo-text"),
         },
     ),
-    "worker": ({"kvlab.worker"}, {"base", "work", "models", "runs"}),
+    "worker": ({"kvlab.worker"}, {"base", "work", "models", "runs", "inject"}),
     "bench": (
         {"kvlab.bench"},
         {"base", "input", "results", "models", "align", "inject", "work", "runs", "training", "training-run"},

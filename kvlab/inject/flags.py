@@ -84,7 +84,7 @@ def run(options: argparse.Namespace, documents_of: Callable[[], list[Document]],
     asked = request_of(options)
     from transformers.utils import logging as transformers_logging
 
-    from kvlab.inject import perform
+    from kvlab.inject import folder, perform
     from kvlab.inject.documents import check_causal
     from kvlab.models import ModelCache, geometry
 
@@ -95,10 +95,10 @@ def run(options: argparse.Namespace, documents_of: Callable[[], list[Document]],
         geometry(name)  # refuse what cannot be used before loading anything
     with bar() as progress:
         found = perform.compute(asked, documents, ModelCache(), progress)
-    results.write(found, options.out)
+    folder.write(found, options.out, options.language)
     with speaking(options.language):
         print(results.sentence(found))
         for note in found.notes:
             print(say("Note: {note}", note=translated(note)))
-        print(say("Written: {files}", files=f"{options.out}/{results.JSON_NAME}"))
+        print(say("Written: {files}", files=f"{options.out}/{results.JSON_NAME}, {folder.REPORT_NAME}"))
     return 0 if found.reproduces else 1

@@ -4,6 +4,8 @@ from kvlab.plots.difference import difference_heatmap
 from kvlab.plots.fusion import fused_parts, fusion_weights, gain_heatmap
 from kvlab.plots.groups import Group, groups, shapes
 from kvlab.plots.heads import contribution_table, contributions, control_values, controls, error_heatmap, token_errors
+from kvlab.plots.injection import accuracy, curve, variants
+from kvlab.plots.injection_heads import error_against_damage, function_map, layer_damage, measured
 from kvlab.plots.layers import MATRICES, chosen, similarity
 from kvlab.plots.minimap import minimap
 from kvlab.plots.rkv import kept_mask, kept_steps
@@ -18,15 +20,19 @@ __all__ = [
     "LAG_BINS",
     "MATRICES",
     "Group",
+    "accuracy",
     "chosen",
     "contribution_table",
     "contributions",
     "control_values",
     "controls",
+    "curve",
     "difference_heatmap",
     "drawn_bytes",
+    "error_against_damage",
     "error_heatmap",
     "error_spectrum",
+    "function_map",
     "fused_parts",
     "fusion_weights",
     "gain_heatmap",
@@ -35,6 +41,8 @@ __all__ = [
     "index_maps",
     "kept_mask",
     "kept_steps",
+    "layer_damage",
+    "measured",
     "minimap",
     "rule_shown",
     "rules_table",
@@ -46,6 +54,7 @@ __all__ = [
     "time_rules",
     "timeline",
     "token_errors",
+    "variants",
     "visible",
     "written",
 ]

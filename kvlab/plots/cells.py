@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from kvlab.injection import Injection
 from kvlab.language import say
 from kvlab.plots.style import CELL_TEXT_UP_TO, STUDENT_COLOUR, layout
 from kvlab.results import Alignment
@@ -30,7 +31,7 @@ class Cell:
 
 
 def cell_map(
-    alignment: Alignment,
+    result: Alignment | Injection,
     cells: Sequence[Cell],
     colours: dict[str, Any],
     title: str,
@@ -41,8 +42,8 @@ def cell_map(
 
     Invisible markers above the cells carry layer and head in ``customdata``, since heatmaps cannot be selected.
     """
-    layers = [str(layer) for layer in alignment.student["kv_layers"]]
-    row_of = {layer: row for row, layer in enumerate(alignment.student["kv_layers"])}
+    layers = [str(layer) for layer in result.student["kv_layers"]]
+    row_of = {layer: row for row, layer in enumerate(result.student["kv_layers"])}
     heads = [str(head) for head in range(1 + max(cell.head for cell in cells))]
     values: list[list[float | None]] = [[None] * len(heads) for _ in layers]
     for cell in cells:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from html import escape
 
 import pandas as pd
+import plotly.graph_objects as go
 
 from kvlab import plots
 from kvlab.language import current, mark, say, speaking, translated
@@ -14,6 +15,8 @@ from kvlab.report import head_views, layers, sentences, tables
 from kvlab.report.frame import drawing, whole_page
 from kvlab.results import Alignment, worst_head
 
+Section = Callable[[Callable[[go.Figure], str]], list[str]]
+STYLE = ".text { white-space: pre-wrap; overflow-wrap: anywhere; } .differs { background: #ffe3b3; color: #000; }"
 LANGUAGES = {"en": "en", "zh": "zh-Hans"}  # as HTML names them
 SETTING, VALUE = mark("setting"), mark("value")
 RULES = (  # columns of the table of time rules
@@ -50,18 +53,22 @@ PAIRS = (  # what a value in the table of settings is, where it is no setting: o
 )
 
 
-def html(alignment: Alignment, language: str | None = None) -> str:
-    """The whole report in ``language``, else the current one. Everything that came from a user is escaped."""
+def html(alignment: Alignment, language: str | None = None, function: Section | None = None) -> str:
+    """The whole report in ``language``, else the current one. Everything that came from a user is escaped.
+
+    ``function``: what draws the section of a functional test of the same request.
+    """
     with speaking(language or current()):
         title = say("KV alignment: {teacher} → {student}", **_models(alignment))
-        return whole_page(title, [f"<h1>{escape(title)}</h1>", *_sections(alignment)], LANGUAGES[current()])
+        sections = [f"<h1>{escape(title)}</h1>", *_sections(alignment, function)]
+        return whole_page(title, sections, LANGUAGES[current()], STYLE)
 
 
 def _models(alignment: Alignment) -> dict[str, str]:
     return {"teacher": alignment.teacher["name"], "student": alignment.student["name"]}
 
 
-def _sections(alignment: Alignment) -> list[str]:
+def _sections(alignment: Alignment, function: Section | None) -> list[str]:
     draw = drawing()
     return [
         _said(sentences.sentence(alignment)),
@@ -72,6 +79,7 @@ def _sections(alignment: Alignment) -> list[str]:
         *(_fusion(alignment, draw) if alignment.fusion else ()),
         *_layers(alignment, draw),
         *_head(alignment, draw),
+        *([_heading(say("Can the student use the projected cache?")), *function(draw)] if function else []),
         _heading(say("Timeline")),
         *(_timeline(alignment, draw) if alignment.inspected else ()),
         _table(_rules(alignment)),

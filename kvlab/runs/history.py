@@ -30,7 +30,7 @@ class Row:
 
     id: str
     folder: Path
-    kind: str  # "training", "analysis" or "unknown"
+    kind: str  # one of store.KINDS or "unknown"
     name: str
     state: str  # as monitor.judge gives it
     phase: str

@@ -26,13 +26,14 @@ import yaml
 
 from kvlab.errors import RunError
 
-KINDS = ("analysis", "training")
+COMPUTED = ("analysis", "injection")  # by the warm worker of the web app
+KINDS = (*COMPUTED, "training")
 ACTIVE = ("queued", "running")
 FINAL = ("done", "failed", "cancelled")
 
 CONFIG, STATUS, METRICS = "config.yaml", "status.json", "metrics.jsonl"
 
-# An analysis that nobody has taken up this long after its creation was left behind by a server that ended.
+# What the worker computes and nobody has taken up this long after its creation was left behind by a server that ended.
 UNCLAIMED = timedelta(seconds=60)
 
 _ID = re.compile(r"[0-9]{8}T[0-9]{6}\.[0-9]{3}Z-[a-z0-9]+(?:-[a-z0-9]+)*-[0-9a-f]{4}", re.ASCII)
@@ -60,13 +61,13 @@ def runs_root() -> Path:
 def create(root: Path, kind: str, name: str, config: dict[str, Any]) -> Path:
     """Make the folder of a new run with its config and the status "queued"; it appears whole or not at all.
 
-    ``kind``: "analysis" or "training". Raises RunError ``runs-unwritable`` or ``disk-full``.
+    ``kind``: one of KINDS. Raises RunError ``runs-unwritable`` or ``disk-full``.
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {KINDS}, got {kind!r}")
     now = datetime.now(UTC)
     status = {"kind": kind, "name": name, "state": "queued", "phase": "waiting", "done": 0, "total": 0}
-    if kind == "analysis":
+    if kind in COMPUTED:
         status["next_heartbeat_due"] = timestamp(now + UNCLAIMED)
     with disk_errors(root):
         root.mkdir(parents=True, exist_ok=True)

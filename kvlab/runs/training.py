@@ -193,7 +193,7 @@ def _training(folder: Path) -> dict[str, Any]:
     """The status of a training run; one of garbage is taken for one. Refuses analyses, which the web app computes."""
     store.find(folder.parent, folder.name)
     status = store.read_status(folder)
-    if status.get("kind") == "analysis":
+    if status.get("kind") in store.COMPUTED:
         raise RunError(
             "run-not-training",
             expected="a training run",

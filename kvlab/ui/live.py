@@ -31,6 +31,10 @@ def panel(run_id: str) -> None:
         st.info(say("This is an analysis, not a training run."), icon=":material/info:")
         st.page_link(places.alignment(), label=say("Show it"), query_params={"run": run_id}, icon=":material/grid_on:")
         return
+    if view.kind == "injection":
+        st.info(say("This is a functional test, not a training run."), icon=":material/info:")
+        st.page_link(places.function(), label=say("Show it"), query_params={"run": run_id}, icon=":material/science:")
+        return
     moving = _moving(view)
     # One fragment for a run that moves and one that rests, so that the charts stay as they are when it ends.
     st.fragment(_draw, run_every=EVERY if moving else None)(run_id, moving)

@@ -20,6 +20,10 @@ def alignment() -> StreamlitPage:
     return st.Page(PAGES / "alignment.py", title=say("Alignment"), icon=":material/grid_on:", url_path="alignment")
 
 
+def function() -> StreamlitPage:
+    return st.Page(PAGES / "function.py", title=say("Function"), icon=":material/science:", url_path="function")
+
+
 def validation() -> StreamlitPage:
     return st.Page(
         PAGES / "validation.py", title=say("Validation"), icon=":material/model_training:", url_path="validation"
@@ -35,4 +39,4 @@ def checks() -> StreamlitPage:
 
 
 def all_pages() -> list[StreamlitPage]:
-    return [overview(), alignment(), validation(), runs(), checks()]
+    return [overview(), alignment(), function(), validation(), runs(), checks()]

@@ -23,10 +23,16 @@ from kvlab.ui import (
 )
 from kvlab.ui.text import plain, show_error
 
-SHOWN = {"training": mark("Training runs"), "analysis": mark("Analyses"), "all": mark("All")}
+SHOWN = {
+    "training": mark("Training runs"),
+    "analysis": mark("Analyses"),
+    "injection": mark("Functional tests"),
+    "all": mark("All"),
+}
 NONE_YET = {
     "training": mark("No training runs yet in {folder}."),
     "analysis": mark("No analyses yet in {folder}."),
+    "injection": mark("No functional tests yet in {folder}."),
     "all": mark("No runs yet in {folder}."),
 }
 LOOK = 2.0  # seconds between two looks at runs that wait or work
@@ -37,7 +43,7 @@ def page() -> None:
     rows = runs_source.rows()
     selected, unknown = runs_selection.selected(rows)
     _go_on(rows)
-    drawn = [row for row in selected if row.kind != "analysis"][: runs_words.DRAWN]
+    drawn = [row for row in selected if row.kind not in store.COMPUTED][: runs_words.DRAWN]
     colours = {row.id: position for position, row in enumerate(drawn)} if len(selected) > 1 else {}
     _history(rows, selected, colours)
     runs_actions.outcome(selected)
@@ -86,7 +92,7 @@ def _history(rows: Sequence[Row], selected: Sequence[Row], colours: dict[str, in
     if hidden:
         facts.append(say("{n} selected, but not in this list", n=hidden))
     st.caption(say("{facts}. Click a heading to sort.", facts=" · ".join(facts)))
-    runs_table.panel(shown, selected, colours, kind == "analysis")
+    runs_table.panel(shown, selected, colours, kind in store.COMPUTED)
 
 
 def _folder() -> str:
@@ -95,7 +101,7 @@ def _folder() -> str:
 
 def _several(selected: Sequence[Row], drawn: Sequence[Row]) -> None:
     runs_actions.for_several(selected)
-    left_out = [row for row in selected if row.kind != "analysis"][len(drawn) :]
+    left_out = [row for row in selected if row.kind not in store.COMPUTED][len(drawn) :]
     if left_out:
         st.info(
             say(
@@ -105,7 +111,7 @@ def _several(selected: Sequence[Row], drawn: Sequence[Row]) -> None:
             )
         )
     if len(drawn) < len(selected) - len(left_out):
-        st.caption(say("Analyses have no steps: only training runs are laid over each other."))
+        st.caption(say("Analyses and functional tests have no steps: only training runs are laid over each other."))
     if drawn:
         runs_chart.panel(drawn)
         runs_compare.results(drawn)

@@ -10,7 +10,7 @@ import streamlit as st
 from kvlab.errors import KvlabError, RunError
 from kvlab.language import mark, plural, say, translated
 from kvlab.prompts import RUN_PROMPTS
-from kvlab.runs import training
+from kvlab.runs import store, training
 from kvlab.runs.again import again
 from kvlab.runs.history import Row
 from kvlab.ui import runs_selection, runs_words, take_away
@@ -49,11 +49,11 @@ def forget() -> None:
 
 def for_one(row: Row) -> None:
     """Buttons side by side; what they ask is drawn by ``confirm``."""
-    if row.kind != "analysis":
+    if row.kind not in store.COMPUTED:
         _course(row)
     if not row.active:
         _ask(say("Delete"), "delete", row, ":material/delete:")
-    if row.kind != "analysis":
+    if row.kind not in store.COMPUTED:
         take_away.button(row.folder)
 
 

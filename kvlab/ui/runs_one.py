@@ -38,11 +38,11 @@ def panel(row: Row) -> None:
     runs_actions.confirm([row])
     left, right = st.columns([5, 2], gap="medium")
     with left:
-        if row.kind != "analysis":
+        if row.kind not in store.COMPUTED:
             _checkpoints(row)
     with right:
         runs_note.panel(row)
-    if row.kind != "analysis":
+    if row.kind not in store.COMPUTED:
         runs_chart.panel([row])
     with st.expander(say("Settings (config.yaml)"), icon=":material/tune:"):
         st.code(_settings(row.folder), language="yaml")
@@ -51,11 +51,12 @@ def panel(row: Row) -> None:
 
 
 def _link(row: Row) -> None:
-    where, label, icon = (
-        (places.alignment(), say("Open the analysis"), ":material/grid_on:")
-        if row.kind == "analysis"
-        else (places.validation(), say("Open live view"), ":material/monitoring:")
-    )
+    if row.kind == "analysis":
+        where, label, icon = places.alignment(), say("Open the analysis"), ":material/grid_on:"
+    elif row.kind == "injection":
+        where, label, icon = places.function(), say("Open the functional test"), ":material/science:"
+    else:
+        where, label, icon = places.validation(), say("Open live view"), ":material/monitoring:"
     st.page_link(where, label=label, icon=icon, query_params={"run": row.id})
 
 
