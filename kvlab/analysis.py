@@ -87,7 +87,7 @@ def calibration_documents(request: AnalysisRequest, documents: Sequence[Document
 
 
 def read_request(folder: Path, checked: Callable[[dict], Request] = checked) -> Request:
-    """``checked``: fields -> request. Raises RunError when the run's config cannot be read, AlignError when a setting is wrong."""
+    """``checked``: fields -> request. RunError: the run's config cannot be read. AlignError: a setting is wrong."""
     try:
         return checked(yaml.safe_load((folder / CONFIG_NAME).read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

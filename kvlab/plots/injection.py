@@ -48,9 +48,7 @@ def _bars(values: Sequence[tuple[str, float, float, int]], axis: str, hover: str
             orientation="h",
             marker_color=[LOOK[name][0] if name in ("own", "projected") else NEUTRAL for name, *_ in values],
             error_x={"type": "data", "array": [error for _, _, error, _ in values], "thickness": 1.5},
-            customdata=[
-                [name, number, f"{row[3]:,}"] for name, number, row in zip(names, numbers, values, strict=True)
-            ],
+            customdata=[[names[i], numbers[i], f"{row[3]:,}"] for i, row in enumerate(values)],
             hovertemplate=hover + "<extra></extra>",
         )
     )

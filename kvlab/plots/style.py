@@ -1,7 +1,7 @@
 """What all figures share: colours with one meaning each, the layout, and the text of a token.
 
 Cividis is error (dark = 0, perfect; bright = 1, no better than the mean), Viridis is CKA, Purples the R² of single
-layers, Magma the damage of a swap. The blue-white-red map is lag (blue = the teacher is behind, red = it has read ahead), the
+layers, Magma the damage of a swap. The blue-white-red map is lag (blue = behind, red = read ahead), the
 brown-white-green one the gain from other teachers (brown = lost, green = gained), the orange-white-purple one R² of
 analysis B minus R² of analysis A (orange = less in B, purple = more). K stands before V, the teacher above the
 student.

@@ -57,7 +57,8 @@ def beaten(injection: Injection, share: float) -> dict[str, bool]:
 def verdict_sentence(injection: Injection, share: float) -> str:
     """Which controls the projected cache beats, and how far from the own cache it still is."""
     judged = beaten(injection, share)
-    yes, no = (listed([say(NAMES[name]) for name, won in judged.items() if won is answer]) for answer in (True, False))
+    names = {won: [say(NAMES[name]) for name, found in judged.items() if found is won] for won in (True, False)}
+    yes, no = (listed(names[won]) if names[won] else "" for won in (True, False))
     projected = variant(injection, "projected", share)
     words = {"share": share, "kl": projected.kl, "se": projected.kl_se, "n": projected.n, "yes": yes, "no": no}
     words |= {"documents": projected.documents}

@@ -92,8 +92,7 @@ def _heads(injection: Injection, draw: Callable) -> list[str]:
             found += [draw(plots.error_against_damage(injection, error, "kl"))]
             found += [_said(words.correlation_sentence(injection, error, "kl"))]
     if injection.projection:
-        named = injection_tables.cells_table(injection)
-        found += [_table(named.rename(columns={"attention": "error", "attention_se": "se"}))]
+        found += [_table(injection_tables.cells_table(injection))]
     return found
 
 
