@@ -4,7 +4,8 @@ Reads requests as JSON lines on stdin, answers as JSON lines on stdout:
     {"id": 1, "call": "geometry", "args": {"name": "demo/teacher"}}
     {"id": 1, "ok": true, "result": ...}   or   {"id": 1, "ok": false, "error": KvlabError.to_dict()}
 ``analyse`` requests, of analyses and functional tests, are computed one at a time in one thread, questions are
-answered beside them in another, and ``ping`` and ``cancel`` at once. The end of stdin means that the web server is gone: the worker ends too.
+answered beside them in another, and ``ping`` and ``cancel`` at once. The end of stdin means that the web server is
+gone: the worker ends too.
 """
 
 from __future__ import annotations
