@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kvlab.errors import AlignError
-from kvlab.request import AnalysisRequest, first_problem
+from kvlab.request import CAUSAL, AnalysisRequest, first_problem
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -41,3 +41,16 @@ def checked(fields: dict) -> InjectionRequest:
         return InjectionRequest(**fields)
     except (ValidationError, TypeError) as error:
         raise AlignError("request-invalid", **first_problem(error)) from error
+
+
+def check_causal(rule: str) -> None:
+    """Raises AlignError ``rule-looks-ahead`` for a time rule with which the prefix would know what comes after it."""
+    if rule in CAUSAL:
+        return
+    how = "chooses steps by what the end of the text looks at" if rule == "rkv" else "looks ahead"
+    raise AlignError(
+        "rule-looks-ahead",
+        expected=f"a causal time rule ({' or '.join(CAUSAL)}), by which the teacher has read no more than the student",
+        found=f"{rule}, which {how}: a good continuation could then be told in advance",
+        remedy="choose --time floor",
+    )

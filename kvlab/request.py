@@ -17,6 +17,9 @@ KeySpace = Literal["pre-rope", "post-rope"]
 Calibration = Literal["auto", "samples", "none"]
 
 
+CAUSAL = ("exact", "floor")  # time rules with which a prefix knows nothing of what comes after it
+
+
 class AlignSettings(BaseModel):
     """How the caches are compared."""
 

@@ -7,7 +7,6 @@ import torch
 from transformers import DynamicCache
 
 from kvlab import cli
-from kvlab.align import time as time_rules
 from kvlab.cache_names import passing
 from kvlab.errors import TrainError
 from kvlab.inject import trial
@@ -181,10 +180,6 @@ def test_a_rule_that_looks_ahead_is_refused_before_anything_is_loaded(pair, tmp_
     plan.check_functional(checked(settings))  # without the test it may run
     with pytest.raises(TrainError, match="look ahead"):
         plan.check_functional(checked(settings | {"functional": True}))
-
-
-def test_the_rules_that_are_admitted_are_the_causal_ones():
-    assert set(plan.CAUSAL) == time_rules.CAUSAL
 
 
 # --- the record -----------------------------------------------------------------------------------------------

@@ -100,7 +100,6 @@ RULES: dict[str, Callable[..., TimeMap]] = {
 }
 HEAD_RULES = frozenset({"rkv"})  # their steps differ from head to head
 BYTE_RULES = frozenset({"exact", "floor", "ceil", "overlap"})  # fitted where both have read the same bytes
-CAUSAL = frozenset({"exact", "floor"})
 
 
 def _interpolated(columns_of: np.ndarray, rows_of: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

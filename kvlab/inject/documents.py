@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from kvlab.align import time as time_rules
 from kvlab.align.reading import Item, Reader
 from kvlab.errors import AlignError
 from kvlab.models import LoadedModel
@@ -52,18 +51,3 @@ def split(
         )
     fitted = [replace(item, fold=texts[item.document.text] % folds) for item in rest]
     return Split(fitted, judged[:most], folds, reader.notes())
-
-
-def check_causal(rule: str) -> None:
-    """Raises AlignError ``rule-looks-ahead`` for a time rule with which the prefix would know what comes after it."""
-    if rule in time_rules.CAUSAL:
-        return
-    per_head = rule in time_rules.HEAD_RULES
-    raise AlignError(
-        "rule-looks-ahead",
-        expected=f"a causal time rule ({' or '.join(sorted(time_rules.CAUSAL))}), by which the teacher has read no "
-        "more than the student",
-        found=f"{rule}, which {'chooses steps by what the end of the text looks at' if per_head else 'looks ahead'}: "
-        "a good continuation could then be told in advance",
-        remedy="choose --time floor",
-    )

@@ -82,14 +82,13 @@ def run(options: argparse.Namespace, documents_of: Callable[[], list[Document]],
     ``documents_of`` reads the prompts that the options name, ``bar`` is a context that gives a Progress.
     """
     asked = request_of(options)
+    injection_request.check_causal(asked.settings.time)
     from transformers.utils import logging as transformers_logging
 
     from kvlab.inject import folder, perform
-    from kvlab.inject.documents import check_causal
     from kvlab.models import ModelCache, geometry
 
     transformers_logging.disable_progress_bar()
-    check_causal(asked.settings.time)
     documents = documents_of()
     for name in {*options.teacher, options.student}:
         geometry(name)  # refuse what cannot be used before loading anything

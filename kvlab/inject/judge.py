@@ -10,7 +10,7 @@ from kvlab.align import outcome
 from kvlab.errors import AlignError, ModelError
 from kvlab.inject import texts as greedy
 from kvlab.inject.attention import Heard, heard
-from kvlab.inject.documents import check_causal, split
+from kvlab.inject.documents import split
 from kvlab.inject.fit import Fit, fit
 from kvlab.inject.heads import ProjectionSums, attention_errors
 from kvlab.inject.own import check_cache
@@ -20,7 +20,7 @@ from kvlab.inject.scores import PerDocument
 from kvlab.inject.swaps import Budget, Swaps, head_places, layer_places, worst_layers
 from kvlab.inject.trial import TOLERANCE, tried
 from kvlab.injection import Injected, Injection, Text
-from kvlab.injection_request import InjectSettings
+from kvlab.injection_request import InjectSettings, check_causal
 from kvlab.models import LoadedModel, random_like
 from kvlab.reading import empty_cache
 from kvlab.request import AlignSettings

@@ -153,17 +153,17 @@ def head_sentence(injection: Injection, kind: str, layer: int, head: int) -> str
     parts = []
     if projected is not None:
         parts.append(
-            say("projection error {error:.3f} ± {se:.3f} (n = {n:,} rows)", **_fields(projected, "error", "se"))
+            say("projection error {error:.3f} ± {se:.3f} (n = {n:,} rows)", **_numbers(projected, "error", "se"))
         )
     if attended is not None:
         parts.append(
-            say("attention-output error {error:.3f} ± {se:.3f} (n = {n:,} queries)", **_fields(attended, "error", "se"))
+            say("attention-output error {error:.3f} ± {se:.3f} (n = {n:,} queries)", **_numbers(attended, "error", "se"))
         )
     if swap is not None:
         parts.append(
             say(
                 "swap damage KL {kl:.4f} ± {kl_se:.4f} beside {kl_mean:.4f} of its mean (n = {n:,} tokens)",
-                **_fields(swap, "kl", "kl_se", "kl_mean"),
+                **_numbers(swap, "kl", "kl_se", "kl_mean"),
             )
         )
     if not parts:
@@ -171,7 +171,7 @@ def head_sentence(injection: Injection, kind: str, layer: int, head: int) -> str
     return say("{kind} of this head: {parts}.", kind=PARTS[kind], parts=say("; ").join(parts))
 
 
-def _fields(cell, *names: str) -> dict:
+def _numbers(cell, *names: str) -> dict:
     return {name: getattr(cell, name) for name in (*names, "n")}
 
 

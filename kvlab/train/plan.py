@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kvlab.errors import TrainError
+from kvlab.request import CAUSAL
 from kvlab.train.config import TrainConfig
 from kvlab.types import Geometry
-
-CAUSAL = ("exact", "floor")  # time rules with which a prefix knows nothing of what comes after it
 
 
 def check_functional(config: TrainConfig) -> None:

@@ -9,7 +9,21 @@ from kvlab.errors import KvlabError
 from kvlab.language import mark, plural, say, translated
 from kvlab.results import Alignment
 from kvlab.runs.monitor import View
-from kvlab.ui import backend, compare, form, fusion, heads, languages, layers, numbers, progress, share, timeline
+from kvlab.ui import (
+    backend,
+    compare,
+    form,
+    function_source,
+    fusion,
+    heads,
+    languages,
+    layers,
+    numbers,
+    places,
+    progress,
+    share,
+    timeline,
+)
 from kvlab.ui.text import show_error
 
 VIEWS = {
@@ -129,11 +143,34 @@ def _of_teacher(run_id: str) -> tuple[Alignment, str]:
     return backend.alignment_of(run_id, number), backend.shown_name(run_id, number)
 
 
+def _try_it(run_id: str) -> None:
+    """The way from how alike the caches are to whether the student can use the teacher's."""
+    if run_id == backend.SAMPLE:
+        place, words = places.function(), say("Its functional test")
+        st.page_link(place, label=words, icon=":material/science:", query_params={"run": run_id}, width="stretch")
+        return
+    if st.button(
+        say("Test in function"),
+        key=f"try-{run_id}",
+        icon=":material/science:",
+        width="stretch",
+        help=say("Whether the student can use this projected cache: with the same models, prompts and settings."),
+    ):
+        try:
+            launched = function_source.launch_like(run_id)
+        except KvlabError as error:
+            show_error(error)
+            return
+        st.session_state["function-run"] = launched
+        st.switch_page(places.function(), query_params={"run": launched})
+
+
 def _show(alignment: Alignment, shown: str) -> None:
     said, taken = st.columns([4, 1], vertical_alignment="top")
     said.markdown(report.sentence(alignment))
     with taken:
         share.button(alignment, shown)
+        _try_it(shown)
     for note in alignment.notes:
         st.warning(translated(note), icon=":material/info:")
     views = [name for name in VIEWS if name != "fusion" or alignment.fusion]

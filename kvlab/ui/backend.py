@@ -91,21 +91,26 @@ def view_of(run_id: str) -> View:
 
 def analyses() -> list[View]:
     """The newest analyses under runs/, newest first."""
-    return [monitor.view(folder) for folder in _analyses()[:LISTED]]
+    return listed("analysis")
+
+
+def listed(kind: str) -> list[View]:
+    """The newest runs of one kind, newest first."""
+    return [monitor.view(folder) for folder in _runs(kind)[:LISTED]]
 
 
 def not_listed() -> int:
     """How many older analyses there are."""
-    return max(len(_analyses()) - LISTED, 0)
+    return max(len(_runs("analysis")) - LISTED, 0)
 
 
-def _analyses() -> list[Path]:
-    return [folder for folder in store.listing(store.runs_root()) if _is_analysis(folder)]
+def _runs(kind: str) -> list[Path]:
+    return [folder for folder in store.listing(store.runs_root()) if _is_of(kind, folder)]
 
 
-def _is_analysis(folder: Path) -> bool:
+def _is_of(kind: str, folder: Path) -> bool:
     try:
-        return _kind(folder) == "analysis"
+        return _kind(folder) == kind
     except LookupError:
         return False
 
@@ -133,11 +138,15 @@ def _created(run_id: str) -> str:
     return f"{stamp[:4]}-{stamp[4:6]}-{stamp[6:8]} {stamp[9:11]}:{stamp[11:13]}:{stamp[13:15]} UTC"
 
 
-def launch(request: AnalysisRequest, documents: list[Document]) -> str:
-    """Make the run folder, hand it to the worker, and return the run's id."""
+def launch(
+    request: AnalysisRequest, documents: list[Document], kind: str = "analysis", beside: dict[str, str] | None = None
+) -> str:
+    """Make the run folder, hand it to the worker, and return the run's id. ``beside``: further files, name -> text."""
     name = "-".join(_short(name) for name in (*request.teachers, request.student))
-    folder = store.create(store.runs_root(), "analysis", name, request.model_dump())
+    folder = store.create(store.runs_root(), kind, name, request.model_dump())
     write_prompts(documents, folder / RUN_PROMPTS)
+    for file, text in (beside or {}).items():
+        store.replace(folder / file, text.encode())
     worker().submit(folder)
     return folder.name
 

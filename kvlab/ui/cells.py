@@ -18,15 +18,28 @@ Cell = tuple[str, int, int]  # kind, layer as numbered in the student, head
 
 def selected(alignment: Alignment) -> Cell:
     """The pinned head: of this session, of the URL, or the worst K head."""
+    cell = asked()
+    try:
+        alignment.score(*cell)
+    except (KeyError, TypeError):
+        cell = worst_head(alignment)
+    keep(cell)
+    return cell
+
+
+def asked() -> Cell | None:
+    """The head of this session or of the URL, whether there is one of that number or not; None: none was named."""
     wanted = st.session_state.get("cell") or st.query_params.get("cell", "")
     try:
         kind, layer, head = wanted.split("-")
-        cell = ("key" if kind == "K" else "value", int(layer), int(head))
-        alignment.score(*cell)
-    except (KeyError, ValueError):
-        cell = worst_head(alignment)
+        return "key" if kind == "K" else "value", int(layer), int(head)
+    except ValueError:
+        return None
+
+
+def keep(cell: Cell) -> None:
+    """In the address."""
     st.query_params["cell"] = f"{KIND_NAME[cell[0]]}-{cell[1]}-{cell[2]}"
-    return cell
 
 
 def maps(draw: Callable[[str, tuple[int, int] | None], go.Figure], cell: Cell, name: str, shown: str, alt: str) -> None:

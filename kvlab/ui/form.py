@@ -48,7 +48,7 @@ def new_analysis() -> str | None:
     left, right = st.columns(2, gap="medium")
     with left:
         teacher, student = models()
-        more_teachers = _further_teachers()
+        more_teachers = further_teachers()
         documents, described = form_prompts.documents()
         parts, chat = form_prompts.parts()
     with right:
@@ -97,7 +97,7 @@ def models() -> tuple[str, str]:
     return chosen[0], chosen[1]
 
 
-def _further_teachers() -> tuple[str, ...]:
+def further_teachers() -> tuple[str, ...]:
     """Teachers beside the first; typed names stay among the options."""
     kept = st.session_state["form-more-teachers"]
     chosen = st.multiselect(

@@ -9,10 +9,10 @@ from kvlab.request import AlignSettings
 from kvlab.ui.text import CALIBRATION, KEYS, LAYER_RULES, PROJECTORS, SEARCHES, TIME_RULES
 
 
-def settings() -> tuple[dict, dict]:
-    """Fields of AlignSettings, and those of the request beside them."""
-    chosen = {
-        "time": _choice(say("Time rule"), "time", TIME_RULES),
+def settings(with_time: bool = True) -> tuple[dict, dict]:
+    """Fields of AlignSettings, and those of the request beside them. ``with_time``: also what time rules decide."""
+    chosen = {"time": _choice(say("Time rule"), "time", TIME_RULES)} if with_time else {}
+    chosen |= {
         "layers": _choice(say("Layer rule"), "layers", LAYER_RULES),
         "projector": _choice(say("Projector"), "projector", PROJECTORS),
     }
@@ -23,11 +23,24 @@ def settings() -> tuple[dict, dict]:
         say("Scores are always of your prompts, each under a map that has not seen it."),
     )
     with st.expander(say("Advanced")):
+        if with_time:
+            chosen["compare_rules"] = _compare_rules()
         chosen |= _advanced()
         device, dtype = st.columns(2)
         on = device.selectbox(say("Device"), ["auto", "cpu", "cuda"], key="form-device")
         precision = dtype.selectbox(say("Precision"), ["auto", "float32", "bfloat16", "float16"], key="form-dtype")
     return chosen, {"calibration": calibration, "device": on, "dtype": precision}
+
+
+def _compare_rules() -> bool:
+    return st.toggle(
+        say("Compare time rules"),
+        key="form-compare-rules",
+        help=say(
+            "Also fits the other time rules, on the sample, so that each head can be compared under all of them. With "
+            "few prompts this takes about half as long again; the caches of the sample are held meanwhile."
+        ),
+    )
 
 
 def _advanced() -> dict:
@@ -37,14 +50,6 @@ def _advanced() -> dict:
         help=say(
             "A control: what the architecture alone explains. Reads the sample once more, and needs memory for a "
             "second teacher meanwhile."
-        ),
-    )
-    compare_rules = st.toggle(
-        say("Compare time rules"),
-        key="form-compare-rules",
-        help=say(
-            "Also fits the other time rules, on the sample, so that each head can be compared under all of them. With "
-            "few prompts this takes about half as long again; the caches of the sample are held meanwhile."
         ),
     )
     keys, search = st.columns(2)
@@ -62,7 +67,6 @@ def _advanced() -> dict:
     )
     return {
         "random_teacher": random_teacher,
-        "compare_rules": compare_rules,
         "keys": key_space,
         "search": extent,
         "folds": int(fold_count),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import streamlit as st
 
-from kvlab import plots, report
+from kvlab import injection, plots, report
 from kvlab.errors import KvlabError
 from kvlab.language import mark, say
 from kvlab.memory import readable
 from kvlab.types import Geometry
-from kvlab.ui import backend, form, places
+from kvlab.ui import backend, form, function_source, places
 from kvlab.ui.text import show_error
 
 # Of positions that are not rotated.
@@ -42,11 +42,24 @@ def _finding() -> None:
             alt=say("{kind} projection error of the sample, per student layer and KV head", kind=plots.KIND_NAME[kind]),
         )
     st.caption(say(report.ERROR_MEANING))
+    _function()
     left, right, _ = st.columns([2, 2, 3])
     left.page_link(places.alignment(), label=say("Look into the sample"), icon=":material/grid_on:")
     if right.button(say("Align my own prompts"), type="primary", icon=":material/upload_file:"):
         st.session_state["form-open"] = True
         st.switch_page(places.alignment())
+
+
+def _function() -> None:
+    """The other half of the finding: what the student makes of that cache."""
+    try:
+        sample = function_source.injection_of(backend.SAMPLE)
+    except KvlabError as error:
+        show_error(error)
+        return
+    said, link = st.columns([6, 1], vertical_alignment="center")
+    said.markdown(injection.sentence(sample))
+    link.page_link(places.function(), label=say("Look into it"), icon=":material/science:")
 
 
 def _pair() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from kvlab.errors import KvlabError, RunError
-from kvlab.language import say, translated
+from kvlab.language import mark, say, translated
 from kvlab.prompts import RUN_PROMPTS
 from kvlab.runs import store
 from kvlab.runs.monitor import View
@@ -16,25 +16,43 @@ from kvlab.ui.warm import worker
 UNFINISHED = "unfinished.safetensors"  # align.unfinished.NAME, which needs torch
 
 
-def banner(on_alignment_page: bool) -> None:
-    """On other pages: word of an analysis that is running, with the way to it."""
-    if on_alignment_page:
-        return
-    active = next((view for view in backend.analyses() if view.active), None)
-    if active is not None:
-        _banner(active.id)
+PAGES = {"analysis": "alignment", "injection": "function"}  # kind of a run -> its page
+RUNNING = {"analysis": mark("Analysis {name}: {phase}"), "injection": mark("Functional test {name}: {phase}")}
+ENDS = {
+    "analysis": {
+        "cancelled": mark("This analysis was cancelled."),
+        "lost": mark("This analysis was lost"),
+        "failed": mark("This analysis failed"),
+    },
+    "injection": {
+        "cancelled": mark("This functional test was cancelled."),
+        "lost": mark("This functional test was lost"),
+        "failed": mark("This functional test failed"),
+    },
+}
+
+
+def banner(page: str) -> None:
+    """On other pages: word of what the worker computes, with the way to it. ``page``: where we are."""
+    for kind, own in PAGES.items():
+        active = next((view for view in backend.listed(kind) if view.active), None)
+        if active is not None and page != own:
+            _banner(active.id, kind)
+            return
 
 
 @st.fragment(run_every=2.0)
-def _banner(run_id: str) -> None:
+def _banner(run_id: str, kind: str) -> None:
     view = _view(run_id)
     if view is None or not view.active:
         st.rerun()
     left, right = st.columns([5, 1], vertical_alignment="center")
-    left.info(say("Analysis {name}: {phase}", name=view.name, phase=_phase(view)), icon=":material/progress_activity:")
+    left.info(say(RUNNING[kind], name=view.name, phase=_phase(view)), icon=":material/progress_activity:")
     if right.button(say("Show it"), key="banner-show", width="stretch"):
-        st.session_state["run"] = run_id
-        st.switch_page(places.alignment(), query_params={"run": run_id})
+        if kind == "analysis":
+            st.session_state["run"] = run_id
+        place = places.alignment() if kind == "analysis" else places.function()
+        st.switch_page(place, query_params={"run": run_id})
 
 
 def _view(run_id: str) -> View | None:
@@ -81,10 +99,11 @@ def ended(view: View) -> bool:
     """Say how an analysis that gave no result ended; True when there is a result to show."""
     if view.state == "done":
         return True
+    ends = ENDS[view.kind if view.kind in ENDS else "analysis"]
     if view.state == "cancelled":
-        st.info(say("This analysis was cancelled."))
+        st.info(say(ends["cancelled"]))
     else:
-        st.subheader(say("This analysis was lost") if view.state == "lost" else say("This analysis failed"))
+        st.subheader(say(ends["lost" if view.state == "lost" else "failed"]))
         try:
             show_error(KvlabError.from_dict(view.error))
         except (KeyError, TypeError):

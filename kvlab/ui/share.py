@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 import streamlit as st
 
 from kvlab import report, results
 from kvlab.language import current, mark, say, speaking
 from kvlab.results import Alignment
-from kvlab.ui import downloads
+from kvlab.ui import downloads, function_source
+
+Result = TypeVar("Result")
 
 FILES = {  # ending of the name -> what is said of it, its kind, how it is made
-    "report.html": (mark("HTML, one file with figures"), "text/html", report.html),
+    "report.html": (mark("HTML, one file with figures"), "text/html", None),
     "export.zip": (mark("ZIP of CSV and JSON"), "application/zip", report.archive),
     results.CSV_NAME: (results.CSV_NAME, "text/csv", results.heads_csv),
     results.JSON_NAME: (results.JSON_NAME, "application/json", downloads.as_json),
@@ -26,11 +29,12 @@ ABOUT = mark(
 
 def button(alignment: Alignment, shown: str) -> None:
     """One button; what it opens is made only when it is taken. ``shown`` names the result in widgets and files."""
+    with_function = partial(_report, shown=shown)
     with st.popover(say("Report and files"), icon=":material/download:", key=f"share-{shown}", width="stretch"):
         for ending, (label, mime, make) in FILES.items():
             st.download_button(
                 say(label),
-                partial(_made, make, alignment, current()),
+                partial(made, make or with_function, alignment, current()),
                 f"{shown}-{ending}",
                 mime,
                 key=f"share-{ending}-{shown}",
@@ -41,7 +45,12 @@ def button(alignment: Alignment, shown: str) -> None:
         st.caption(say(ABOUT))
 
 
-def _made(make: Callable[[Alignment], str | bytes], alignment: Alignment, language: str) -> str | bytes:
+def _report(alignment: Alignment, shown: str) -> str:
+    """With a section of the functional test that was started from this analysis, where there is one."""
+    return report.html_with_function(alignment, None, function_source.of_analysis(shown))
+
+
+def made(make: Callable[[Result], str | bytes], result: Result, language: str) -> str | bytes:
     """In the language in which the button was drawn: what makes the file knows no session."""
     with speaking(language):
-        return make(alignment)
+        return make(result)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from kvlab.ui import entrance, form, languages, places, progress, validation_form, walk
+from kvlab.ui import entrance, form, function_form, languages, places, progress, validation_form, walk
 
 
 def run() -> None:
@@ -16,10 +16,11 @@ def run() -> None:
     languages.begin()
     form.keep_fields()
     validation_form.keep_fields()
+    function_form.keep_fields()
     page = st.navigation(places.all_pages(), position="top")
     walk.lead()
     languages.switch()
-    progress.banner(on_alignment_page=page.url_path == "alignment")
+    progress.banner(page.url_path)
     page.run()
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(entrance.note(), width="stretch")

@@ -25,7 +25,6 @@ WORDS: dict[str, str] = {
     "The first {drawn} of the selected training runs are shown below, {others} are not.": (
         "下面显示所选训练运行中的前 {drawn} 个，另有 {others} 个未显示。"
     ),
-    "Analyses have no steps: only training runs are laid over each other.": "分析没有步数：只有训练运行可以叠加比较。",
     "The queue stands still: no waiting run is started.": "队列已停滞：排队中的运行不会启动。",
     "All runs, newest first: state, verdict, steps, loss, held-out cross-entropy, memory, device, time, note": (
         "全部运行，最新的在前：状态、结论、步数、损失、留出交叉熵、内存、设备、时间、笔记"
