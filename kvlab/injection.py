@@ -275,7 +275,7 @@ def sentence(injection: Injection) -> str:
         kl_se=projected.kl_se,
         ce=projected.delta_ce,
         ce_se=projected.delta_ce_se,
-        controls=", ".join(controls),
+        controls=say(", ").join(controls),
         difference=own["largest_difference"],
         n=projected.n,
         documents=projected.documents,

@@ -157,7 +157,9 @@ def head_sentence(injection: Injection, kind: str, layer: int, head: int) -> str
         )
     if attended is not None:
         parts.append(
-            say("attention-output error {error:.3f} ± {se:.3f} (n = {n:,} queries)", **_numbers(attended, "error", "se"))
+            say(
+                "attention-output error {error:.3f} ± {se:.3f} (n = {n:,} queries)", **_numbers(attended, "error", "se")
+            )
         )
     if swap is not None:
         parts.append(

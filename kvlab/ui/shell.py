@@ -22,8 +22,9 @@ def run() -> None:
     languages.switch()
     progress.banner(page.url_path)
     page.run()
-    with st.container(horizontal=True, vertical_alignment="center"):
-        st.caption(entrance.note(), width="stretch")
+    left, right = st.columns([6, 1], vertical_alignment="center")
+    left.caption(entrance.note())
+    with right:
         walk.again()
     walk.card()
     languages.keep_in_address()

@@ -60,6 +60,15 @@ STEPS = (
         _sample("layers"),
     ),
     Step(
+        mark("Whether the student can use it"),
+        mark(
+            "How near the projection comes does not say whether the student can go on from it. Here it does, beside its "
+            "own cache and four controls; and head by head, which error costs anything."
+        ),
+        places.function,
+        {"function-run": backend.SAMPLE, "function-view": "verdict", "function-form-open": False},
+    ),
+    Step(
         mark("Your own prompts"),
         mark(
             "Paste or upload them, choose two models by name or folder: whether they fit in memory is said before a "

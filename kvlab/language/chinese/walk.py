@@ -35,6 +35,11 @@ WORDS: dict[str, str] = {
     "layers that were chosen on held-out text.": (
         "每个教师层与每个学生层有多相似，旁边是打乱行之后的结果，以及在留出文本上选出的层。"
     ),
+    "Whether the student can use it": "学生能否使用它",
+    "How near the projection comes does not say whether the student can go on from it. Here it does, beside its "
+    "own cache and four controls; and head by head, which error costs anything.": (
+        "投影有多接近，并不说明学生能否据此续写。这里真正让它续写，并与自身缓存和四个对照并列；还逐头显示哪些误差真有代价。"
+    ),
     "Your own prompts": "自己的提示",
     "Paste or upload them, choose two models by name or folder: whether they fit in memory is said before a "
     "weight is loaded. The analysis goes on when you close this page.": (

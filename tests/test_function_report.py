@@ -1,0 +1,126 @@
+"""The functional test in figures, sentences and files: the numbers of the result, and nothing beside them."""
+
+import csv
+import dataclasses
+import io
+import json
+import re
+import zipfile
+
+import numpy as np
+import pytest
+
+from kvlab import injection, plots, report, results
+from kvlab.inject import folder as functional
+from kvlab.language import speaking
+from kvlab.ui.backend import SAMPLE_FOLDER as ANALYSIS
+from kvlab.ui.function_source import SAMPLE_FOLDER
+from tests.test_chinese_analysis import ENGLISH
+
+NUMBER = re.compile(r"\d[\d,]*\.?\d*(?:e-?\d+)?")
+
+
+@pytest.fixture(scope="module")
+def sample():
+    return injection.read(SAMPLE_FOLDER)
+
+
+def with_controls(sample, gaps):
+    """Controls whose KL is so many standard errors above the projected cache's."""
+    rows = [
+        dataclasses.replace(row, kl_over_projected=gaps[row.variant], kl_over_projected_se=1.0)
+        if row.variant in gaps
+        else row
+        for row in sample.injected
+    ]
+    return dataclasses.replace(sample, injected=rows)
+
+
+def test_the_sample_reproduces_its_own_cache_and_beats_its_controls(sample):
+    assert sample.reproduces and sample.own["largest_difference"] < 1e-5
+    own, projected = sample.score("own"), sample.score("projected")
+    assert abs(own.kl) < 1e-5 < projected.kl
+    assert set(report.beaten(sample, 0.5)) == {"mean", "shuffled", "identity", "random"}
+    assert all(report.beaten(sample, 0.5).values())
+
+
+@pytest.mark.parametrize(
+    ("gaps", "words"),
+    [
+        ({"mean": 3, "shuffled": 3, "identity": 3, "random": 3}, "beats every control"),
+        ({"mean": 3, "shuffled": 3, "identity": 1.9, "random": 3}, "but not token identity alone"),
+        ({"mean": 1, "shuffled": 0, "identity": -3, "random": 1.9}, "nothing shows that the student can use it"),
+    ],
+)
+def test_a_control_is_beaten_by_more_than_two_standard_errors_only(sample, gaps, words):
+    assert words in report.verdict_sentence(with_controls(sample, gaps), 0.5)
+
+
+def test_figures_show_the_numbers_of_the_result(sample):
+    rows = [row for row in sample.injected if row.prefix == 0.5]
+    bars = plots.variants(rows, "kl").data[0]
+    np.testing.assert_array_equal(bars.x, [row.kl for row in rows])
+    np.testing.assert_array_equal(bars.error_x.array, [row.kl_se for row in rows])
+    curve = {trace.name: trace for trace in plots.curve(sample, "delta_ce").data}
+    drawn = curve["projected cache"]
+    np.testing.assert_array_equal(drawn.x, report.shares(sample))
+    np.testing.assert_array_equal(drawn.y, [sample.score("projected", share).delta_ce for share in drawn.x])
+    for measure, column in (("attention", "error"), ("kl", "kl")):
+        figure = plots.function_map(sample, measure, "key")
+        heat = next(trace for trace in figure.data if trace.type == "heatmap")
+        expected = sample.grid("attention" if measure == "attention" else "swaps", "key", column)
+        np.testing.assert_allclose(np.array(heat.z, dtype=float), expected)
+    scatter = plots.error_against_damage(sample, "projection", "kl", ("key", 3, 0))
+    keys = scatter.data[0]
+    assert sorted(keys.x) == sorted(c.error for c in sample.projection if c.kind == "key")
+    assert sorted(keys.y) == sorted(s.kl for s in sample.swaps if s.kind == "key" and s.head is not None)
+
+
+def test_the_report_has_the_same_numbers_in_both_languages(sample):
+    pages = {language: report.function_html(sample, language) for language in ("en", "zh")}
+    assert '<html lang="zh-Hans">' in pages["zh"] and '<html lang="en">' in pages["en"]
+    tables = {language: re.findall(r"<td>([^<]*)</td>", page) for language, page in pages.items()}
+    numbers = {language: [text for text in found if NUMBER.fullmatch(text)] for language, found in tables.items()}
+    assert numbers["en"] == numbers["zh"] and len(numbers["en"]) > 200
+    said = re.findall(r"<p>([^<]*)</p>", pages["zh"])
+    assert len(said) > 8 and not [text for text in said if ENGLISH.search(text)]
+
+
+def test_of_a_test_whose_own_cache_fails_the_report_says_that_alone(sample):
+    broken = dataclasses.replace(sample, own=sample.own | {"reproduces": False})
+    page = report.function_html(broken)
+    assert "Nothing is reported" in page and "js-plotly-plot" not in page and "Plotly.newPlot" not in page
+
+
+def test_texts_of_users_stay_text(sample):
+    made = injection.Continued("own", ["<script>x</script>"], [True], "<script>x</script>", "=1+1", False)
+    text = injection.Text("<b>id</b>", "<img src=x>", "=2", [made])
+    hostile = dataclasses.replace(sample, texts=[text])
+    page = report.function_html(hostile)
+    assert "<script>x" not in page and "<img src" not in page and "&lt;script&gt;x" in page
+    with zipfile.ZipFile(io.BytesIO(report.function_archive(hostile))) as archive:
+        rows = list(csv.DictReader(io.StringIO(archive.read("texts.csv").decode())))
+        assert rows[0]["answer"] == "'=1+1" and rows[0]["expected"] == "'=2"
+        assert json.loads(archive.read(injection.JSON_NAME))["own"] == sample.own
+
+
+def test_tokens_of_one_character_are_joined():
+    made = injection.Continued("own", ["a", "\ufffd", "\ufffd", "b"], [False, False, True, False], "a天b", None, None)
+    assert report.pieces(made) == [("a", False), ("天", True), ("b", False)]
+
+
+def test_beside_an_analysis_of_the_same_request_its_report_gets_a_section(sample, tmp_path):
+    aligned = results.read(ANALYSIS)
+    results.write(aligned, tmp_path)
+    functional.write(sample, tmp_path)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Can the student use the projected cache?" in page and report.sentence(aligned).split("(")[0] in page
+    assert (
+        report.as_json(injection.read(tmp_path)) == report.as_json(sample)
+        and (tmp_path / functional.REPORT_NAME).exists()
+    )
+    (tmp_path / "report.html").unlink()
+    functional.write(dataclasses.replace(sample, prompts="others.txt"), tmp_path)
+    assert not (tmp_path / "report.html").exists()
+    with speaking("zh"):
+        assert "学生能使用投影后的缓存吗？" in report.html_with_function(aligned, None, sample)
