@@ -1,4 +1,4 @@
-"""The Function page without a browser: the sample at once, what is asked for, and bad runs in one clear message each."""
+"""The Function page without a browser: the sample at once, what is asked for, bad runs in one clear message each."""
 
 import shutil
 

@@ -5,13 +5,16 @@ import dataclasses
 import numpy as np
 import pytest
 
-from kvlab import prompts
+from kvlab import injection, prompts
 from kvlab.analysis import compute
+from kvlab.inject import perform
+from kvlab.injection_request import InjectionRequest, InjectSettings
 from kvlab.models import ModelCache
 from kvlab.report import sentence
 from kvlab.request import AlignSettings, AnalysisRequest
 from kvlab.results import read
 from kvlab.ui.backend import SAMPLE_FOLDER
+from kvlab.ui.function_source import SAMPLE_FOLDER as FUNCTION
 
 pytestmark = [pytest.mark.model, pytest.mark.xdist_group("sample")]
 REQUEST = AnalysisRequest(teacher="demo/teacher", student="demo/student")
@@ -85,3 +88,15 @@ def test_two_prompts_are_calibrated_on_the_samples(cache):
     assert result.data["rows_per_feature"] >= 20
     assert "On 2 documents held out" in sentence(result) and "fitted also on 160 bundled samples" in sentence(result)
     assert any("tokens are scored: differences of some points may be chance" in note for note in result.notes)
+
+
+def test_the_shipped_functional_test_is_what_inject_computes(cache):
+    shipped = injection.read(FUNCTION)
+    only = InjectSettings(curve=(), swap_layers=0, texts=0)
+    mine = perform.compute(InjectionRequest(**REQUEST.model_dump(), injection=only), prompts.samples(), cache)
+    assert mine.data["documents_fitted"] == shipped.data["documents_fitted"]
+    for found in mine.injected:
+        expected = shipped.score(found.variant, found.prefix)
+        assert dataclasses.asdict(found) == pytest.approx(dataclasses.asdict(expected), rel=1e-3, abs=1e-5)
+    for found, expected in zip(mine.projection, shipped.projection, strict=True):
+        assert found.error == pytest.approx(expected.error, rel=1e-3)

@@ -13,6 +13,10 @@ Held-out problems come from templates (scenario, opening, question, style of rea
 trained on. Vocabularies differ, so nats per byte is the figure to compare; the first token of a document is not
 scored. Answers: greedy continuation of the prompt, right if the final answer is the same text.
 
+The samples that the pages open with: `analysis/` is what `python -m kvlab align --teacher demo/teacher --student
+demo/student --compare-rules` writes, less the map and the reports, and `function/` the `injection.json` of `python -m
+kvlab inject --teacher demo/teacher --student demo/student`.
+
 `python -m kvlab.demo.build` makes the same tokenizers and samples and trains models of the same kind, each in one
 stage; the weights will not be these bits. These were trained against the clock, in the stages listed below, each
 with fresh problems, a fresh optimizer and its own warm-up.

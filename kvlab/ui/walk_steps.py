@@ -62,8 +62,8 @@ STEPS = (
     Step(
         mark("Whether the student can use it"),
         mark(
-            "How near the projection comes does not say whether the student can go on from it. Here it does, beside its "
-            "own cache and four controls; and head by head, which error costs anything."
+            "How near the projection comes does not say whether the student can go on from it. Here it does, beside "
+            "its own cache and four controls; and head by head, which error costs anything."
         ),
         places.function,
         {"function-run": backend.SAMPLE, "function-view": "verdict", "function-form-open": False},
