@@ -36,6 +36,9 @@ PAGES = {
     "run": ("runs?runs={one}", "Save note"),
     "checks": ("checks", "Run again"),
 }
+WIDTH = 1280
+IN_README = ("overview", "heads", "layers", "timeline", "function", "validation", "runs", "checks")
+CUT = {"checks": 740}  # pixels from the left: beside them are paths of the machine that takes the picture
 TWO_TEACHERS = {"teachers": ["demo/teacher", "demo/teacher-b"], "fusion": "learned"}
 RUNS = {"two teachers": {}, "CE only": {"control": "ce-only"}}
 TRAINING = 600  # seconds
@@ -43,18 +46,22 @@ WAITING = "[data-testid=stStatusWidget], [data-testid=stSkeleton]"
 DRAWN = "() => [...document.querySelectorAll('.js-plotly-plot')].every(plot => plot.querySelector('.main-svg'))"
 
 
-def main(folder: Path, height: int, theme: str, language: str) -> None:
+def main(folder: Path | None, height: int, theme: str, language: str) -> None:
+    """``folder``: where all go; without it those of the README, to docs/."""
+    pages = PAGES if folder else {name: PAGES[name] for name in IN_README}
+    folder = folder or real.PROJECT / "docs"
     with tempfile.TemporaryDirectory() as runs, real.running_app(Path(runs)) as app, real.browser() as browser:
         one, two = trained(Path(runs))
-        context = browser.new_context(viewport={"width": 1280, "height": height}, color_scheme=theme)
+        context = browser.new_context(viewport={"width": WIDTH, "height": height}, color_scheme=theme)
         real.let_in(context)
         page = context.new_page()
         page.set_default_timeout(120_000)
-        for name, (path, awaited) in PAGES.items():
+        for name, (path, awaited) in pages.items():
             page.goto(f"{app.url}/{address(path.format(one=one, two=two), language)}")
             page.get_by_text(spoken(awaited, language)).first.wait_for()
             settled(page)
-            page.screenshot(path=folder / f"{name}.png")
+            area = {"x": 0, "y": 0, "width": CUT.get(name, WIDTH), "height": height}
+            page.screenshot(path=folder / f"{name}.png", clip=area)
 
 
 def address(path: str, language: str) -> str:
@@ -89,7 +96,7 @@ def trained(root: Path) -> list[str]:
 
 if __name__ == "__main__":
     main(
-        Path(sys.argv[1]) if len(sys.argv) > 1 else real.PROJECT / "docs",
+        Path(sys.argv[1]) if len(sys.argv) > 1 else None,
         int(sys.argv[2]) if len(sys.argv) > 2 else 800,
         sys.argv[3] if len(sys.argv) > 3 else "light",
         sys.argv[4] if len(sys.argv) > 4 else "en",

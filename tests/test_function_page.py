@@ -108,6 +108,8 @@ def test_a_test_of_an_analysis_has_its_prompts_and_settings_and_is_found_by_it(m
     store.write_status(folder, state="done")
     assert function_source.of_analysis("20260101T000000.000Z-some-analysis-abcd").own == sample.own
     assert function_source.of_analysis("another") is None
+    (folder / injection.JSON_NAME).write_text("{")
+    assert function_source.of_analysis("20260101T000000.000Z-some-analysis-abcd") is None  # the report goes without it
 
 
 @pytest.mark.parametrize(

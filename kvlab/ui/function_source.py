@@ -7,7 +7,7 @@ from pathlib import Path
 import streamlit as st
 
 from kvlab import injection, injection_request
-from kvlab.errors import RunError
+from kvlab.errors import KvlabError
 from kvlab.injection import Injection
 from kvlab.injection_request import InjectionRequest
 from kvlab.language import say
@@ -73,6 +73,6 @@ def of_analysis(analysis: str) -> Injection | None:
         try:
             if view.state == "done" and (view.folder / FROM).read_text(encoding="utf-8").strip() == analysis:
                 return injection_of(view.id)
-        except (OSError, RunError):
+        except (OSError, KvlabError):
             continue
     return None
