@@ -53,17 +53,29 @@ def compute(
 
     ``folder``: where sums are kept for an analysis that is interrupted.
     """
-    names = (*request.teachers, request.student)
-    loaded = []
+    teachers, student = load(request, cache, progress)
+    documents, calibration = prepared(request, documents)
+    asked = _asked_for(request, [*documents, *calibration], [*teachers, student])
+    unfinished = Unfinished(folder, asked) if folder else None
+    aligned = align_several(teachers, student, documents, request.settings, calibration, progress, unfinished)
+    return [(replace(alignment, prompts=request.prompts), maps) for alignment, maps in aligned]
+
+
+def load(request: AnalysisRequest, cache: ModelCache, progress: Progress) -> tuple[list[LoadedModel], LoadedModel]:
+    """Teachers and student, through the cache."""
+    names, loaded = (*request.teachers, request.student), []
     for number, name in enumerate(names):
         progress(f"loading {name}", number, len(names))
         loaded.append(cache.get(name, request.device, request.dtype))
     *teachers, student = loaded
-    calibration = calibration_documents(request, documents)
-    documents, calibration = (segmented(d, request.segments, request.markers) for d in (documents, calibration))
-    unfinished = Unfinished(folder, _asked_for(request, [*documents, *calibration], loaded)) if folder else None
-    aligned = align_several(teachers, student, documents, request.settings, calibration, progress, unfinished)
-    return [(replace(alignment, prompts=request.prompts), maps) for alignment, maps in aligned]
+    return teachers, student
+
+
+def prepared(request: AnalysisRequest, documents: Sequence[Document]) -> tuple[list[Document], list[Document]]:
+    """The documents and those that are only fitted on, cut into segments as the request wants it."""
+    both = documents, calibration_documents(request, documents)
+    documents, calibration = (segmented(some, request.segments, request.markers) for some in both)
+    return documents, calibration
 
 
 def _asked_for(request: AnalysisRequest, documents: Sequence[Document], loaded: Sequence[LoadedModel]) -> list:

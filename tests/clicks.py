@@ -36,6 +36,12 @@ CLICKS: dict[str, Click] = {
     "to Timeline": lambda s, n: s.choose("view", "Timeline"),
     "back to Heads": lambda s, n: s.choose("view", "Heads"),
 }
+OF_FUNCTION: dict[str, Click] = {
+    "a head of the functional test": lambda s, n: s.select_cell("function-attention-sample-key", n % LAYERS, n % HEADS),
+    "to its Texts": lambda s, n: s.choose("function-view", "Texts"),
+    "to its controls": lambda s, n: s.choose("function-view", "Against its controls"),
+    "back to its heads": lambda s, n: s.choose("function-view", "Heads and layers"),
+}
 
 
 def main(sessions: int) -> int:
@@ -48,6 +54,9 @@ def main(sessions: int) -> int:
             before = sum(app.process.cpu_times()[:2])
             times = in_turn(one, ROUNDS)
             spent = (sum(app.process.cpu_times()[:2]) - before) / (ROUNDS * len(CLICKS))
+        with session(app, "function", run="sample", view="heads") as other:
+            in_turn(other, 1, OF_FUNCTION)
+            times |= in_turn(other, ROUNDS, OF_FUNCTION)
         held += [told(f"click: {name}", taken, CLICK_S) for name, taken in times.items()]
         print(f"processor time of the server per click: {spent:.3f} s")
         resident = app.process.memory_info().rss
@@ -59,11 +68,11 @@ def main(sessions: int) -> int:
     return 0 if all(held) else 1
 
 
-def in_turn(one: Session, rounds: int) -> dict[str, list[float]]:
+def in_turn(one: Session, rounds: int, clicks: dict[str, Click] = CLICKS) -> dict[str, list[float]]:
     """Seconds of every kind of click, ``rounds`` of each."""
-    times: dict[str, list[float]] = {name: [] for name in CLICKS}
+    times: dict[str, list[float]] = {name: [] for name in clicks}
     for n in range(rounds):
-        for name, click in CLICKS.items():
+        for name, click in clicks.items():
             times[name].append(click(one, n))
     return times
 

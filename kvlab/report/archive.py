@@ -43,6 +43,11 @@ def archive(alignment: Alignment, language: str | None = None) -> bytes:
     texts |= {name: safe_csv(frame) for name, frame in tables(alignment).items()}
     with speaking(language or current()):
         texts[SETTINGS] = settings(alignment, [*texts, SETTINGS])
+    return zipped(texts)
+
+
+def zipped(texts: dict[str, str]) -> bytes:
+    """File name -> text, as a ZIP; the same texts give the same bytes."""
     memory = io.BytesIO()
     with zipfile.ZipFile(memory, "w", zipfile.ZIP_DEFLATED) as file:
         for name, text in texts.items():

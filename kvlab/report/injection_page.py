@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import zipfile
 from collections.abc import Callable
 from html import escape
 
@@ -17,7 +15,7 @@ from kvlab.injection import NAMES, Continued, Injection
 from kvlab.language import current, mark, say, speaking, translated
 from kvlab.report import injection as words
 from kvlab.report import injection_tables
-from kvlab.report.archive import EPOCH
+from kvlab.report.archive import zipped
 from kvlab.report.frame import drawing, whole_page
 from kvlab.report.page import LANGUAGES, SETTING, STYLE, VALUE, html
 from kvlab.results import Alignment, plain
@@ -136,13 +134,7 @@ def function_archive(injection: Injection) -> bytes:
     """A ZIP of injection.json and of every table as CSV; the same result gives the same bytes."""
     texts = {results.JSON_NAME: as_json(injection)}
     texts |= {name: safe_csv(frame) for name, frame in injection_tables.tables(injection).items()}
-    memory = io.BytesIO()
-    with zipfile.ZipFile(memory, "w", zipfile.ZIP_DEFLATED) as file:
-        for name, text in texts.items():
-            entry = zipfile.ZipInfo(name, EPOCH)
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            file.writestr(entry, text.encode("utf-8", "backslashreplace"))
-    return memory.getvalue()
+    return zipped(texts)
 
 
 def as_json(injection: Injection) -> str:
