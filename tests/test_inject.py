@@ -14,11 +14,12 @@ from kvlab.inject import trial as trials
 from kvlab.inject.documents import split
 from kvlab.inject.fit import fit
 from kvlab.inject.judge import judge
-from kvlab.inject.prefix import Models, prefix_of, read_document
+from kvlab.inject.prefix import Models, first_tokens, prefix_of, read_document
 from kvlab.injection_request import InjectSettings
 from kvlab.language import speaking
 from kvlab.models import load
 from kvlab.request import AlignSettings
+from tests.tiny import tiny_model
 
 pytestmark = [pytest.mark.model, pytest.mark.xdist_group("inject")]
 
@@ -135,6 +136,23 @@ def test_nothing_of_the_continuation_is_known(models, documents, rule):
         torch.testing.assert_close(x, alone.cached["projected"][problem], rtol=1e-4, atol=1e-4)
     # The beginning keeps the own cache: BOS and the first content tokens.
     assert int(whole.rows.min()) >= 1 + settings.sinks
+
+
+def test_a_teacher_whose_rotation_depends_on_the_length_reads_the_prefix_alone(models, documents, tmp_path):
+    """Of more than 16 tokens it rotates otherwise, and so has another cache of the first 16."""
+    scaled = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16}
+    scaled |= {"short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
+    teacher, student = load(tiny_model("llama", tmp_path, rope_parameters=scaled), "cpu", "float32"), models["student"]
+    parts = split([teacher], student, documents[:12], (), QUICK, 1)
+    fitted = fit([teacher], [], student, parts, QUICK, lambda *_: None)
+    all_models, (item,) = Models([teacher], [], student, QUICK), parts.judged
+    cut = next(n for n in range(2, len(item.student)) if len(first_tokens(item, n + 1, "floor").teachers[0]) > 16)
+    first = first_tokens(item, cut, "floor")
+    assert 8 < len(first.teachers[0]) <= 16 < len(item.teachers[0])
+    whole, alone = (prefix_of(all_models, fitted, read_document(all_models, of), cut) for of in (item, first))
+    assert len(whole.rows)
+    for problem, x in whole.compared["projected"].items():
+        torch.testing.assert_close(x, alone.compared["projected"][problem], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("rule", ["linear", "nearest", "ceil", "overlap", "segment", "rkv"])

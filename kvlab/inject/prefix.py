@@ -35,12 +35,10 @@ class Models:
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """A judged document as every model read it, whole: a causal model's cache of a prefix is a prefix of its cache."""
+    """A judged document as the student read it, whole."""
 
     item: Item
     own: Own
-    teachers: list[CapturedBatch]
-    randoms: list[CapturedBatch]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,13 +61,7 @@ class Prefix:
 
 @torch.inference_mode()
 def read_document(models: Models, item: Item) -> Reading:
-    """One forward per model."""
-    pre_rope = models.settings.keys == "pre-rope"
-    captured = [
-        [finite(capture(model, [tokens], pre_rope), model) for model, tokens in zip(of, item.teachers)]
-        for of in (models.teachers, models.randoms)
-    ]
-    return Reading(item, read_own(models.student, item.student, pre_rope), *captured)
+    return Reading(item, read_own(models.student, item.student, models.settings.keys == "pre-rope"))
 
 
 def cut_at(share: float, tokens: Tokens) -> int:
@@ -81,18 +73,26 @@ def cut_at(share: float, tokens: Tokens) -> int:
 def prefix_of(models: Models, fit: Fit, reading: Reading, cut: int) -> Prefix | None:
     """None where nothing in the prefix can be replaced: no teacher step, or sinks and special tokens alone.
 
-    The teachers have read what ends at or before the byte where the prefix ends, and time maps see no more than that,
-    so with any rule nothing of the continuation is known.
+    The teachers read what ends at or before the byte where the prefix ends, and no more: rotations that depend on the
+    length of the text (longrope, dynamic) would make another cache of the same bytes.
     """
-    picked = _picked(models, reading.item, cut)
+    first = first_tokens(reading.item, cut, models.settings.time)
+    picked = _picked(models, first)
     if picked is None:
         return None
-    projected = _predicted(fit, "projected", reading.teachers, picked)
+    captured = _captured(models.teachers, first, models.settings)
+    projected = _predicted(fit, "projected", captured, picked)
     compared = with_controls(projected, fit.sources["projected"].mean, models.settings.seed, reading.own.tokens, cut)
-    compared["identity"] = _identity(models, fit, reading, picked)
-    if reading.randoms:
-        compared["random"] = _predicted(fit, "random", reading.randoms, picked)
+    compared["identity"] = _identity(models, fit, captured, picked)
+    if models.randoms:
+        compared["random"] = _predicted(fit, "random", _captured(models.randoms, first, models.settings), picked)
     return given(reading.own, models.student.geometry, cut, picked[0].student[1], compared)
+
+
+def _captured(readers: Sequence[LoadedModel], first: Item, settings: AlignSettings) -> list[CapturedBatch]:
+    """One forward each."""
+    pre_rope = settings.keys == "pre-rope"
+    return [finite(capture(reader, [tokens], pre_rope), reader) for reader, tokens in zip(readers, first.teachers)]
 
 
 def with_controls(
@@ -128,9 +128,8 @@ def _orders(seed: int, tokens: Tokens, cut: int, count: int) -> dict[str, torch.
     return {kind: torch.from_numpy(random.permutation(count)) for kind in KINDS}
 
 
-def _picked(models: Models, item: Item, cut: int) -> list[Picked] | None:
+def _picked(models: Models, first: Item) -> list[Picked] | None:
     """Of each teacher, its steps for the replaced rows."""
-    first = first_tokens(item, cut, models.settings.time)
     maps = list(zip(first.teachers, [first.student] * len(first.maps), first.maps))
     parts = [row_parts(*of_teacher, True, models.settings) for of_teacher in maps]
     usable = common_parts(parts)
@@ -173,9 +172,11 @@ def _predicted(
     return predicted
 
 
-def _identity(models: Models, fit: Fit, reading: Reading, picked: Sequence[Picked]) -> dict[Problem, torch.Tensor]:
+def _identity(
+    models: Models, fit: Fit, read: Sequence[CapturedBatch], picked: Sequence[Picked]
+) -> dict[Problem, torch.Tensor]:
     embedded = [
         rows.features(teacher.model.get_input_embeddings()(captured.ids).float().unsqueeze(1))
-        for teacher, captured, rows in zip(models.teachers, reading.teachers, picked)
+        for teacher, captured, rows in zip(models.teachers, read, picked)
     ]
     return {problem: fit.sources["identity"].predict(problem, embedded) for problem in fit.layers[0]}
