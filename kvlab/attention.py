@@ -99,6 +99,7 @@ def eager(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _implementations(config: PreTrainedConfig) -> dict:
-    """The attention implementation of a configuration ("") and, nested, of its parts."""
+    """The attention implementation of a configuration ("") and, nested, of its parts that have one."""
     parts = {name: part for name in config.sub_configs if (part := getattr(config, name, None)) is not None}
-    return {"": config._attn_implementation} | {name: _implementations(part) for name, part in parts.items()}
+    nested = {name: found for name, part in parts.items() if (found := _implementations(part))[""] is not None}
+    return {"": config._attn_implementation} | nested

@@ -229,6 +229,7 @@ def read(folder: Path) -> Injection:
             raise ValueError("another format version")
         for name, cls in LISTS.items():
             fields[name] = [cls(**_numbers(row)) for row in fields[name]]
+        fields["own"] = _numbers(fields["own"])
         fields["texts"] = [
             Text(**(row | {"continuations": [Continued(**c) for c in row["continuations"]]})) for row in fields["texts"]
         ]

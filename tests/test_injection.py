@@ -1,6 +1,7 @@
 """The student on a replaced cache: its own reproduces its logits, and the heads' outputs are what they are."""
 
 import math
+import weakref
 
 import numpy as np
 import pandas as pd
@@ -8,12 +9,14 @@ import pytest
 import torch
 
 from kvlab.errors import AlignError
+from kvlab.inject import attention
 from kvlab.inject.attention import heard
 from kvlab.inject.continuation import Variant, continued
 from kvlab.inject.own import read_own
-from kvlab.inject.ranks import spearman
+from kvlab.inject.ranks import correlations, spearman
 from kvlab.inject.scores import damage, per_token
 from kvlab.inject.texts import differing
+from kvlab.injection import Injection, Projected, Swap, read, sentence, write
 from kvlab.segments import Markers, final_answer
 from tests.tiny import tiny_loaded, tiny_tokens
 
@@ -83,6 +86,16 @@ def entering_output(student, layer, run):
     return seen[-1].float()
 
 
+def test_parts_of_a_configuration_without_attention_are_left_alone():
+    student = tiny_loaded("dbrx")
+    own = read_own(student, TOKENS, pre_rope=True)
+    rows = torch.arange(2, CUT)
+    again = Variant("same", {p: x[:, rows] for p, x in own.stored.items()})
+    before = student.model.config._attn_implementation
+    assert heard(student, own, CUT, rows, [again], 4096).n == len(TOKENS) - CUT
+    assert student.model.config._attn_implementation == before
+
+
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "mistral"])
 def test_the_heads_outputs_are_what_enters_the_output_projection(architecture):
     overrides = {"sliding_window": 6} if architecture == "mistral" else {}
@@ -109,6 +122,30 @@ def test_the_heads_outputs_are_what_enters_the_output_projection(architecture):
     of_first = heard(student, own, CUT, rows, [Variant("first", first)], 4096).variants["first"]
     assert of_first.rss["key", 0].min() > 0.1
     assert max(float(of_first.rss["key", layer].max()) for layer in (1, 2)) < 1e-6
+
+
+def test_the_probabilities_of_one_layer_are_held_at_a_time():
+    """Those of all layers are gigabytes for a student of a real size."""
+    student = tiny_loaded("llama")
+    own = read_own(student, TOKENS, pre_rope=True)
+    heard_of = []
+
+    def hear(layer, p):
+        assert layer == len(heard_of) and tuple(p.shape) == (1, 4, len(TOKENS) - CUT, len(TOKENS))
+        assert all(before() is None for before in heard_of)
+        heard_of.append(weakref.ref(p))
+
+    attention._attend(student, own, torch.arange(2, CUT), [Variant("own")], CUT, hear)
+    assert len(heard_of) == 3
+
+
+def test_what_half_precision_rounds_to_nothing_is_bounded_by_the_least_it_holds():
+    p, q = torch.tensor([[0.0, -2.0], [0.0, -30.0]]).softmax(-1)
+    exact = float((p * (p / q).log()).sum())
+    bound = float((p * (p / q.clamp(min=2.0**-24)).log()).sum())
+    found = attention._divergence(p.half()[None, None], q.half()[None, None])
+    assert float(found) == pytest.approx(bound, rel=1e-2) and bound < exact
+    assert float(attention._divergence(p[None, None], q[None, None])) == pytest.approx(exact, rel=1e-5)
 
 
 def test_a_latent_has_no_outputs_of_heads():
@@ -152,6 +189,25 @@ def test_rank_correlation():
     assert spearman(a, b) == pytest.approx(pd.Series(a).rank().corr(pd.Series(b).rank()))
     assert spearman([1, 2, 3], [10, 20, 1e9]) == pytest.approx(1)
     assert math.isnan(spearman([1, 2], [1, 2])) and math.isnan(spearman([1, 2, 3], [4, 4, 4]))
+
+
+def test_a_head_without_an_error_has_no_rank():
+    def swap(head, kl):
+        return Swap("key", 0, head, kl, 0, kl, 0, kl, 0, kl, 0, n=9, documents=3)
+
+    def cell(head, error):
+        return Projected("key", 0, head, error, 0, {}, 9)
+
+    heads = [(0, 0.1, 1.0), (1, 0.2, 2.0), (2, 0.3, 3.0), (3, math.nan, 0.5), (4, math.inf, 0.1)]
+    swaps, cells = [swap(h, d) for h, _, d in heads], [cell(h, e) for h, e, _ in heads]
+    assert {(c.rho, c.heads) for c in correlations(swaps, cells, [])} == {(1.0, 3)}
+    assert math.isnan(spearman([1, 2, 3, math.nan], [1, 2, 3, 0]))
+
+
+def test_logits_that_are_not_finite_are_told_from_disk(tmp_path):
+    own = {"largest_difference": math.inf, "tolerance": 1e-4, "reproduces": False}
+    write(Injection({}, {"prefix": 0.5}, [], {"name": "s", "kv_layers": [0]}, {}, own), tmp_path)
+    assert sentence(read(tmp_path)).startswith("Nothing is reported")
 
 
 def test_tokens_that_differ():

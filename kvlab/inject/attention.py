@@ -6,9 +6,10 @@ queries are the own ones everywhere and only the keys differ; values change no d
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from transformers import DynamicCache
@@ -51,24 +52,27 @@ def heard(
     """
     _check(student)
     at_once = max(1, batch_tokens // len(own.tokens) - 1)
-    found, total, squares = {}, {}, {}
+    found = Heard({variant.name: Outputs({}, {}) for variant in variants}, {}, {}, len(own.tokens) - cut)
     for first in range(0, len(variants), at_once):
         some = variants[first : first + at_once]
         keys_only = [Variant(v.name, {p: x for p, x in v.replaced.items() if p[0] == "key"}) for v in some]
-        probabilities = _probabilities(student, own, rows, [Variant("own"), *keys_only], cut)
-        for layer, p in enumerate(probabilities):
-            values = own.stored["value", layer].float()
-            output = _output(p[0], values)
-            total[layer], squares[layer] = output.double().sum(1), output.double().square().sum((1, 2))
-            for b, variant in enumerate(some, 1):
-                outputs = found.setdefault(variant.name, Outputs({}, {}))
-                replaced = values.clone()
-                replace_steps(replaced, variant.replaced["value", layer].float(), rows, None)
-                for kind, q, v in (("key", p[b], values), ("value", p[0], replaced), ("both", p[b], replaced)):
-                    outputs.rss[kind, layer] = (output - _output(q, v)).double().square().sum((1, 2))
-                    if kind != "value":
-                        outputs.kl[kind, layer] = _divergence(p[0], q)
-    return Heard(found, total, squares, len(own.tokens) - cut)
+        _attend(student, own, rows, [Variant("own"), *keys_only], cut, partial(_hear, found, own, rows, some))
+    return found
+
+
+def _hear(found: Heard, own: Own, rows: torch.Tensor, variants: Sequence[Variant], layer: int, p: torch.Tensor) -> None:
+    """Add what the probabilities ``p`` [1 + variants, Hq, Q, T] of a layer, the own ones first, make of its values."""
+    written, p = p, p.float()
+    values = own.stored["value", layer].float()
+    output = _output(p[0], values)
+    found.total[layer], found.squares[layer] = output.double().sum(1), output.double().square().sum((1, 2))
+    for b, variant in enumerate(variants, 1):
+        outputs, replaced = found.variants[variant.name], values.clone()
+        replace_steps(replaced, variant.replaced["value", layer].float(), rows, None)
+        for kind, q, v in (("key", p[b], values), ("value", p[0], replaced), ("both", p[b], replaced)):
+            outputs.rss[kind, layer] = (output - _output(q, v)).double().square().sum((1, 2))
+            if kind != "value":
+                outputs.kl[kind, layer] = _divergence(written[0], written[b])
 
 
 def _output(probabilities: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
@@ -77,10 +81,14 @@ def _output(probabilities: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
 
 
 def _divergence(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
-    """Sum over the queries of KL(p || q) [Hq]; what a head puts on no step (a learned sink) is left out of both."""
+    """Sum over the queries of KL(p || q) [Hq]; what a head puts on no step (a learned sink) is left out of both.
+
+    What the number type rounds to nothing counts as the least it holds: a bound from below.
+    """
+    least = torch.finfo(p.dtype).tiny * torch.finfo(p.dtype).eps  # 6e-8 in float16
+    least = max(least, torch.finfo(torch.float32).tiny)
     p, q = (x.double() / x.double().sum(-1, keepdim=True).clamp(min=1e-30) for x in (p, q))
-    tiny = torch.finfo(torch.float32).tiny
-    return (p * (p.clamp(min=tiny) / q.clamp(min=tiny)).log()).sum((1, 2))
+    return (p * (p.clamp(min=least) / q.clamp(min=least)).log()).sum((1, 2))
 
 
 def _check(student: LoadedModel) -> None:
@@ -93,33 +101,36 @@ def _check(student: LoadedModel) -> None:
         )
 
 
-def _probabilities(
-    student: LoadedModel, own: Own, rows: torch.Tensor, variants: Sequence[Variant], cut: int
-) -> list[torch.Tensor]:
-    """Per cached layer [B, Hq, T - cut, T]."""
+def _attend(
+    student: LoadedModel,
+    own: Own,
+    rows: torch.Tensor,
+    variants: Sequence[Variant],
+    cut: int,
+    hear: Callable[[int, torch.Tensor], None],
+) -> None:
+    """One forward; ``hear`` is given each cached layer's position and probabilities [B, Hq, T - cut, T], one by one."""
     ids = own.ids.expand(len(variants), -1)
-    cache, seen = empty_cache(student), {}
+    cache, seen = empty_cache(student), set()
     with ExitStack() as borrowed:
         for context in (
             student.lock,
             eager(student.model),
             _replacing(cache, student, rows, variants),
             _own_hidden_states(student, tuple(ids.shape)),
-            _noting(student, ids.shape[1], cut, seen),
+            _hearing(student, own, cut, hear, seen),
         ):
             borrowed.enter_context(context)
         base = student.model.base_model
         base(input_ids=ids, **cache_names.passing(base, cache))
     for position, layer in enumerate(student.geometry.kv_layers):
-        heads = own.stored["value", position].shape[0]
-        if layer not in seen or seen[layer].shape[1] % heads:
+        if position not in seen:
             raise AlignError(
                 "attention-unavailable",
                 expected=f"attention probabilities from layer {layer} of {student.name}",
                 found=f"an architecture ({student.geometry.architecture}) whose layers do not hand them out",
                 remedy="read the injection: it does not need the heads' outputs",
             )
-    return [seen[layer] for layer in student.geometry.kv_layers]
 
 
 @contextmanager
@@ -162,13 +173,23 @@ def _own_hidden_states(student: LoadedModel, shape: tuple[int, int]) -> Iterator
 
 
 @contextmanager
-def _noting(student: LoadedModel, length: int, cut: int, seen: dict[int, torch.Tensor]) -> Iterator[None]:
-    """Keep each layer's probabilities of the queries from ``cut`` on, as float32."""
+def _hearing(
+    student: LoadedModel, own: Own, cut: int, hear: Callable[[int, torch.Tensor], None], seen: set[int]
+) -> Iterator[None]:
+    """Hand out each layer's probabilities of the queries from ``cut`` on while the forward is at it.
+
+    All layers' together are too large to hold: 12 GB for one document of 2,048 tokens in a student of 1.1 B parameters.
+    """
+    position = {layer: number for number, layer in enumerate(student.geometry.kv_layers)}
+    length = len(own.tokens)
 
     def note(module, args, output):
-        for part in output if isinstance(output, tuple) else ():
-            if isinstance(part, torch.Tensor) and part.dim() == 4 and tuple(part.shape[2:]) == (length, length):
-                seen[module.layer_idx] = part[:, :, cut:].float()
+        at = position.get(module.layer_idx)
+        for part in output if isinstance(output, tuple) and at is not None else ():
+            whole = isinstance(part, torch.Tensor) and part.dim() == 4 and tuple(part.shape[2:]) == (length, length)
+            if whole and part.shape[1] % len(own.stored["value", at]) == 0:
+                seen.add(at)
+                hear(at, part[:, :, cut:])
 
     layers = [m for m in student.model.modules() if isinstance(getattr(m, "layer_idx", None), int)]
     with _hooked([layer.register_forward_hook(note) for layer in layers]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 
 import numpy as np
 
@@ -13,8 +14,8 @@ BOTH_KINDS = "both kinds"
 
 
 def spearman(a: Sequence[float], b: Sequence[float]) -> float:
-    """Pearson's correlation of the ranks, tied values sharing their mean rank; NaN for fewer than 3 or constant."""
-    if len(a) < 3:
+    """Pearson's correlation of the ranks, ties sharing their mean rank; NaN of fewer than 3, constant or not finite."""
+    if len(a) < 3 or not np.isfinite([a, b]).all():
         return float("nan")
     ranks = [_ranks(np.asarray(x, dtype=np.float64)) for x in (a, b)]
     if any(r.std() == 0 for r in ranks):
@@ -37,7 +38,8 @@ def correlations(
     for name, cells in (("projection", projection), ("attention", attention)):
         errors = {at: c.error for c in cells if (at := (c.kind, c.layer, c.head)) in of_head}
         for kind in (*KINDS, BOTH_KINDS):
-            places = [at for at in errors if kind in (at[0], BOTH_KINDS)]
+            # A head that does not vary has no error, and so no rank.
+            places = [at for at, error in errors.items() if kind in (at[0], BOTH_KINDS) and isfinite(error)]
             for damage in ("kl", "delta_ce"):
                 rho = spearman([errors[at] for at in places], [getattr(of_head[at], damage) for at in places])
                 if places:
