@@ -114,6 +114,18 @@ def test_two_teachers_are_fused(models, documents):
         both.score("random")
 
 
+def test_teachers_that_never_read_alike_are_refused(models, documents):
+    """Each meets the student, on other tokens: nothing to fuse them on."""
+    teachers, student = [models["teacher"], models["teacher-b"]], models["student"]
+    parts = split(teachers, student, documents[:12], (), QUICK, 2)
+    for item in parts.fitted:
+        for at, time_map in enumerate(item.maps):
+            time_map.exact[at::2] = False
+    with pytest.raises(AlignError) as caught:
+        fit(teachers, [], student, parts, QUICK, lambda *_: None)
+    assert caught.value.kind == "no-rows" and "all teachers" in caught.value.expected
+
+
 # --- what must not be known -----------------------------------------------------------------------------------
 
 

@@ -107,6 +107,8 @@ def fit(
         progress(FITTING, number, len(grouped))
         found = read(teachers, student, batch, settings)
         sums.add(found.teachers, found.common)
+    if len(teachers) > 1:
+        _check_common_rows(sums.fusion, settings)
     sources = {
         "projected": _source(sums, teachers, student, settings.projector),
         "identity": _identity(sums, student),
@@ -133,6 +135,18 @@ def _check_rows(samples: Sequence[Sample], settings: AlignSettings) -> None:
                 found=f"fewer than {2 * sample.folds}, rule {settings.time}, {settings.sinks} sinks",
                 remedy="add longer prompts, or also fit on the bundled samples (--calibration samples)",
             )
+
+
+def _check_common_rows(fusion: FusionSums, settings: AlignSettings) -> None:
+    """Where the tokens of every teacher suffice, those that all of them read alike may still not."""
+    pairing = next(iter(fusion.pairings.values()), None)
+    if pairing is None or not sum(fold.n for fold in pairing.targets.fit()):
+        raise AlignError(
+            "no-rows",
+            expected="tokens that all teachers and the student read alike, to fuse the teachers on",
+            found=f"none, rule {settings.time}, {settings.sinks} sinks",
+            remedy="add longer prompts, or test one teacher at a time",
+        )
 
 
 def _empty(choices: list[dict[str, list[Choice]]], folds: int, student: LoadedModel, identity: bool) -> _Sums:
