@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kvlab.errors import AlignError
-from kvlab.inject import attention
+from kvlab.inject import attention, heads
 from kvlab.inject.attention import heard
 from kvlab.inject.continuation import Variant, continued
 from kvlab.inject.own import read_own
@@ -220,3 +220,10 @@ def test_the_final_answer_stands_behind_the_last_marker():
     assert final_answer("1 + 1 = 2.\nAnswer: 3\nno.\nAnswer: 2\nmore", Markers()) == "2"
     assert final_answer("\n答案：17", Markers()) == "17"
     assert final_answer("nothing here", Markers()) is None
+
+
+def test_a_head_that_does_not_vary_has_no_error():
+    tss = torch.tensor([[1.0, 3e-14, 0.0], [2.0, 2e-14, 0.0]])
+    found = heads._varying(tss, torch.tensor([4.0, 5.0, 0.0]))
+    assert found[:, 0].tolist() == [1.0, 2.0]
+    assert found[:, 1:].isnan().all()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from kvlab.align import metrics
+from kvlab.align.crossfit import CONSTANT
 from kvlab.align.shapes import target_shape
 from kvlab.inject.attention import Heard
 from kvlab.inject.fit import Fit
@@ -30,6 +31,7 @@ def attention_errors(documents: Sequence[Heard], student: Geometry) -> list[Atte
                 for d in documents
             ]
         )  # [documents, Hq]
+        tss = _varying(tss, sum(d.squares[position] for d in documents))
         heads = student.layer_shapes[position][0]
         for kind in PARTS:
             by_variant = {
@@ -67,6 +69,11 @@ def attention_errors(documents: Sequence[Heard], student: Geometry) -> list[Atte
     return errors
 
 
+def _varying(tss: torch.Tensor, energy: torch.Tensor) -> torch.Tensor:
+    """TSS [documents, heads]; not a number for a head that does not vary: what is left of its energy is rounding."""
+    return tss.masked_fill(tss.sum(0) <= CONSTANT * energy, float("nan"))
+
+
 def _ratio(sums: torch.Tensor, counts: torch.Tensor) -> tuple[float, float]:
     """[documents, several heads] each -> the ratio of the totals and its standard error."""
     sums, counts = sums.sum(1, keepdim=True), counts.sum(1, keepdim=True)
@@ -80,12 +87,14 @@ class ProjectionSums:
         self.fit, self.student, self.n = fit, student, 0
         self.rss: dict[tuple[str, Problem], list[torch.Tensor]] = {}
         self.tss: dict[Problem, list[torch.Tensor]] = {}
+        self.energy: dict[Problem, torch.Tensor] = {}
 
     def add(self, reading: Reading, prefix: Prefix) -> None:
         self.n += len(prefix.rows)
         for problem, x in reading.own.compared.items():
             own = x[:, prefix.rows].double()  # [H, N, D]
             mean = self.fit.sources["projected"].mean[problem].unflatten(0, target_shape(self.student, *problem))
+            self.energy[problem] = self.energy.get(problem, 0.0) + own.square().sum((1, 2))
             self.tss.setdefault(problem, []).append((own - mean.unsqueeze(1).double()).square().sum((1, 2)))
             for source, of_source in prefix.compared.items():
                 rss = (own - of_source[problem].double()).square().sum((1, 2))
@@ -94,7 +103,7 @@ class ProjectionSums:
     def errors(self) -> list[Projected]:
         found = []
         for (kind, position), tss in self.tss.items():
-            total = torch.stack(tss)  # [documents, H]
+            total = _varying(torch.stack(tss), self.energy[kind, position])  # [documents, H]
             sums = {source: torch.stack(r) for (source, problem), r in self.rss.items() if problem == (kind, position)}
             se = metrics.jackknife(sums["projected"], total)
             errors = {source: rss.sum(0) / total.sum(0) for source, rss in sums.items()}
