@@ -41,3 +41,13 @@ def test_a_head_is_picked_by_a_click_and_stays_in_the_language_that_is_chosen(ap
     page.get_by_text("English", exact=True).click()
     page.get_by_role("heading", name="Runs").wait_for()
     page.wait_for_url("**/runs?lang=en")
+
+
+def test_one_step_back_is_the_page_before(app, page):
+    page.goto(f"{app.url}/runs")
+    page.get_by_role("heading", name="Runs").wait_for()
+    page.get_by_role("link", name="Validation").click()
+    page.get_by_role("heading", name="Validation").wait_for()
+    page.locator('[data-testid="stApp"][data-test-script-state="notRunning"]').wait_for()
+    page.go_back()
+    page.get_by_role("heading", name="Runs").wait_for()

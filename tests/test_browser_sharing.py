@@ -75,7 +75,7 @@ def test_an_address_opens_the_same_analysis_on_a_new_server_and_gives_its_files(
     html = taken(page, "HTML, one file").decode()
     assert html.count("<html") == 1 and '<html lang="en">' in html
 
-    page.goto(restarted.url + address.replace("lang=en", "lang=zh"))
+    page.goto(f"{restarted.url}{address}&lang=zh")
     with speaking("zh"):
         opens, file, finding = say("Report and files"), say("HTML, one file with figures"), report.sentence(written)
     page.get_by_role("button", name=opens).click()

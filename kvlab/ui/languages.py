@@ -28,7 +28,7 @@ def begin() -> None:
     if asked in LANGUAGES:
         st.session_state[CHOSEN] = asked
     elif CHOSEN not in st.session_state:
-        st.session_state[CHOSEN] = "zh" if (st.context.locale or "").lower().startswith("zh") else language.DEFAULT
+        st.session_state[CHOSEN] = _of_browser()
 
 
 def switch() -> None:
@@ -59,9 +59,17 @@ def keep_choice(key: str, default: Any = None) -> None:
 
 
 def keep_in_address() -> None:
-    """Called last: pages clear the address when they show something else."""
-    if st.query_params.get(PARAMETER) != st.session_state[CHOSEN]:
-        st.query_params[PARAMETER] = st.session_state[CHOSEN]
+    """Called last: pages clear the address when they show something else.
+
+    What the browser asks for anyway is not written: every change of the address is one more step for its Back.
+    """
+    chosen = st.session_state[CHOSEN]
+    if chosen != _of_browser() and st.query_params.get(PARAMETER) != chosen:
+        st.query_params[PARAMETER] = chosen
+
+
+def _of_browser() -> str:
+    return "zh" if (st.context.locale or "").lower().startswith("zh") else language.DEFAULT
 
 
 language.ask(of_session)
