@@ -76,6 +76,32 @@ def test_figures_show_the_numbers_of_the_result(sample):
     assert sorted(keys.y) == sorted(s.kl for s in sample.swaps if s.kind == "key" and s.head is not None)
 
 
+def test_tables_show_the_numbers_of_the_result(sample):
+    shown = report.variants_table(sample, 0.5)
+    rows = [row for row in sample.injected if row.prefix == 0.5]
+    assert list(shown["variant"]) == [injection.NAMES[row.variant] for row in rows]
+    for column in ("kl", "kl_se", "delta_ce", "delta_ce_se", "n", "documents"):
+        assert list(shown[column]) == [getattr(row, column) for row in rows], column
+    cells = report.cells_table(sample).set_index(["kind", "layer", "head"])
+    assert len(cells) == len(sample.projection)
+    for name, found in (("error", sample.projection), ("attention", sample.attention), ("kl", sample.swaps)):
+        for cell in found:
+            if cell.head is not None and cell.kind != "both":
+                at = ("K" if cell.kind == "key" else "V", cell.layer, cell.head)
+                assert cells.loc[at, name] == getattr(cell, "kl" if name == "kl" else "error"), (name, at)
+    with zipfile.ZipFile(io.BytesIO(report.function_archive(sample))) as archive:
+        written = {
+            name: list(csv.DictReader(io.StringIO(archive.read(name).decode()))) for name in archive.namelist()[1:]
+        }
+    lists = {"variants.csv": (sample.injected, "kl"), "swaps.csv": (sample.swaps, "delta_ce")}
+    lists |= {"projection.csv": (sample.projection, "error"), "attention.csv": (sample.attention, "se")}
+    lists |= {"correlations.csv": (sample.correlations, "rho"), "accuracy.csv": (sample.accuracy, "right")}
+    for name, (found, column) in lists.items():
+        assert [float(row[column]) for row in written[name]] == [getattr(cell, column) for cell in found], name
+    for row, cell in zip(written["projection.csv"], sample.projection, strict=True):
+        assert {name: float(row[name]) for name in cell.controls} == cell.controls
+
+
 def test_the_report_has_the_same_numbers_in_both_languages(sample):
     pages = {language: report.function_html(sample, language) for language in ("en", "zh")}
     assert '<html lang="zh-Hans">' in pages["zh"] and '<html lang="en">' in pages["en"]

@@ -100,3 +100,9 @@ def test_the_shipped_functional_test_is_what_inject_computes(cache):
         assert dataclasses.asdict(found) == pytest.approx(dataclasses.asdict(expected), rel=1e-3, abs=1e-5)
     for found, expected in zip(mine.projection, shipped.projection, strict=True):
         assert found.error == pytest.approx(expected.error, rel=1e-3)
+    for found, expected in zip(mine.attention, shipped.attention, strict=True):
+        assert (found.kind, found.layer, found.head) == (expected.kind, expected.layer, expected.head)
+        assert (found.error, found.controls) == (
+            pytest.approx(expected.error, rel=1e-3),
+            pytest.approx(expected.controls, rel=1e-3),
+        )
