@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import isfinite
 
-from kvlab.injection import CONTROLS, NAMES, VARIANTS, Accuracy, Continued, Injected, Injection
+from kvlab.injection import CONTROLS, NAMES, Continued, Injected, Injection
 from kvlab.language import mark, plural, say
 from kvlab.report.words import listed
 from kvlab.results import Alignment
@@ -37,11 +37,6 @@ def variant(injection: Injection, name: str, share: float) -> Injected | None:
 def shares(injection: Injection) -> list[float]:
     """Prefix lengths that were measured, as shares of a document's tokens, ascending."""
     return sorted({found.prefix for found in injection.injected})
-
-
-def measured(injection: Injection) -> list[str]:
-    """Variants that were injected, in the order in which they are shown."""
-    return [name for name in VARIANTS if any(found.variant == name for found in injection.injected)]
 
 
 def beaten(injection: Injection, share: float) -> dict[str, bool]:
@@ -206,10 +201,6 @@ def accuracy_sentence(injection: Injection) -> str | None:
         "come before the first differing token (n = {n} held-out documents).",
         **words,
     )
-
-
-def answers(injection: Injection) -> dict[str, Accuracy]:
-    return {found.variant: found for found in injection.accuracy}
 
 
 def pieces(continued: Continued) -> list[tuple[str, bool]]:

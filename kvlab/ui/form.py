@@ -8,6 +8,7 @@ from kvlab.errors import KvlabError
 from kvlab.language import mark, say
 from kvlab.request import AlignSettings, AnalysisRequest, checked
 from kvlab.segments import Markers
+from kvlab.types import Document
 from kvlab.ui import backend, form_prompts, form_settings
 from kvlab.ui.text import show_error
 
@@ -47,10 +48,7 @@ def new_analysis() -> str | None:
     """Draw the form; the id of the run when one was launched."""
     left, right = st.columns(2, gap="medium")
     with left:
-        teacher, student = models()
-        more_teachers = further_teachers()
-        documents, described = form_prompts.documents()
-        parts, chat = form_prompts.parts()
+        asked, documents, chat = models_and_prompts()
     with right:
         settings, beside = form_settings.settings()
     if not st.button(
@@ -59,20 +57,22 @@ def new_analysis() -> str | None:
         return None
     try:
         request = checked(
-            {
-                "teacher": teacher,
-                "more_teachers": more_teachers,
-                "student": student,
-                "prompts": described,
-                **parts,
-                **beside,
-                "settings": settings | {"chat": chat},
-            }
+            {**asked, **beside, "settings": settings | {"chat": chat}},
         )
         return backend.launch(request, documents)
     except KvlabError as error:
         show_error(error)
         return None
+
+
+def models_and_prompts() -> tuple[dict, list[Document], bool]:
+    """Fields of a request, the prompts themselves, and whether they are read as a chat."""
+    teacher, student = models()
+    more_teachers = further_teachers()
+    documents, described = form_prompts.documents()
+    parts, chat = form_prompts.parts()
+    named = {"teacher": teacher, "more_teachers": more_teachers, "student": student, "prompts": described}
+    return named | parts, documents, chat
 
 
 def models() -> tuple[str, str]:

@@ -8,7 +8,7 @@ from kvlab.errors import KvlabError
 from kvlab.injection_request import InjectSettings, checked
 from kvlab.language import mark, say
 from kvlab.request import CAUSAL
-from kvlab.ui import form, form_prompts, form_settings, function_source
+from kvlab.ui import form, form_settings, function_source
 from kvlab.ui.text import TIME_RULES, show_error
 
 DEFAULT = InjectSettings()
@@ -39,10 +39,7 @@ def new_test() -> str | None:
     """Draw the form; the id of the run when one was launched."""
     left, right = st.columns(2, gap="medium")
     with left:
-        teacher, student = form.models()
-        more_teachers = form.further_teachers()
-        documents, described = form_prompts.documents()
-        parts, chat = form_prompts.parts()
+        asked, documents, chat = form.models_and_prompts()
     with right:
         time = st.selectbox(
             say("Time rule"),
@@ -60,11 +57,7 @@ def new_test() -> str | None:
     try:
         request = checked(
             {
-                "teacher": teacher,
-                "more_teachers": more_teachers,
-                "student": student,
-                "prompts": described,
-                **parts,
+                **asked,
                 **beside,
                 "settings": settings | {"chat": chat, "time": time},
                 "injection": tried,
