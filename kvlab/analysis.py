@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from safetensors.torch import save_file
 from kvlab import injection, prompts, report, results
 from kvlab.align.pipeline import Aligned, align_several
 from kvlab.align.unfinished import Unfinished
+from kvlab.documents import digest
 from kvlab.errors import RunError
 from kvlab.language import DEFAULT
 from kvlab.models import LoadedModel, ModelCache
@@ -54,10 +54,13 @@ def compute(
     ``folder``: where sums are kept for an analysis that is interrupted.
     """
     teachers, student = load(request, cache, progress)
+    given = digest(documents)
     documents, calibration = prepared(request, documents)
     asked = _asked_for(request, [*documents, *calibration], [*teachers, student])
     unfinished = Unfinished(folder, asked) if folder else None
     aligned = align_several(teachers, student, documents, request.settings, calibration, progress, unfinished)
+    for alignment, _ in aligned:
+        alignment.data["documents_sha256"] = given
     return [(replace(alignment, prompts=request.prompts), maps) for alignment, maps in aligned]
 
 
@@ -80,11 +83,8 @@ def prepared(request: AnalysisRequest, documents: Sequence[Document]) -> tuple[l
 
 def _asked_for(request: AnalysisRequest, documents: Sequence[Document], loaded: Sequence[LoadedModel]) -> list:
     """All that the sums of an analysis depend on."""
-    texts = hashlib.sha256()
-    for document in documents:
-        texts.update(repr(document).encode())
     models = [(m.name, str(m.device), str(m.dtype), m.geometry.to_dict()) for m in loaded]
-    return [request.model_dump(mode="json"), texts.hexdigest(), models, torch.__version__, transformers.__version__]
+    return [request.model_dump(mode="json"), digest(documents), models, torch.__version__, transformers.__version__]
 
 
 def calibration_documents(request: AnalysisRequest, documents: Sequence[Document]) -> list[Document]:

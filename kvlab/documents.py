@@ -1,11 +1,13 @@
-"""A record of a file → one document: its parts, their exact byte spans, its id."""
+"""A record of a file → one document: its parts, their exact byte spans, its id; and what tells documents apart."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 from kvlab.errors import PromptError
-from kvlab.types import Segment
+from kvlab.types import Document, Segment
 from kvlab.uploads import Number, Record, kind_of, printable, shown
 
 PARTS = ("prompt", "reasoning", "answer")
@@ -35,6 +37,14 @@ def compose(record: Record, limit: int) -> tuple[str, tuple[Segment, ...], int]:
             segments.append(Segment(name, start, min(end, kept_bytes)))
         start = end
     return kept, tuple(segments), len(text)
+
+
+def digest(documents: Iterable[Document]) -> str:
+    """SHA-256 of these documents as they are, in their order."""
+    found = hashlib.sha256()
+    for document in documents:
+        found.update(repr(document).encode())
+    return found.hexdigest()
 
 
 def new_id(record: Record, taken: set[str]) -> str:

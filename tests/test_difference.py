@@ -73,7 +73,7 @@ def test_one_head_in_words(sample):
     found = matched(sample, shifted(sample, "value", 2, 1, -0.2))
     se = sqrt(2) * sample.score("value", 2, 1).se
     said = report.one_difference_sentence(head_of(found, "value", 2, 1))
-    assert f"−0.200 ± {se:.3f} R²." in said and "n = 17,126 tokens" in said and "within two" not in said
+    assert f"−0.200 ± {se:.3f} R²." in said and "n = 17,007 tokens" in said and "within two" not in said
     assert "within two standard errors of none" in report.one_difference_sentence(head_of(found, "key", 0, 0))
 
 

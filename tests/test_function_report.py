@@ -148,5 +148,8 @@ def test_beside_an_analysis_of_the_same_request_its_report_gets_a_section(sample
     (tmp_path / "report.html").unlink()
     functional.write(dataclasses.replace(sample, prompts="others.txt"), tmp_path)
     assert not (tmp_path / "report.html").exists()
+    # Another upload by the same name.
+    functional.write(dataclasses.replace(sample, data={**sample.data, "documents_sha256": "0"}), tmp_path)
+    assert not (tmp_path / "report.html").exists()
     with speaking("zh"):
         assert "学生能使用投影后的缓存吗？" in report.html_with_function(aligned, None, sample)

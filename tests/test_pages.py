@@ -162,6 +162,7 @@ def test_two_analyses_are_compared_by_address():
     sample = read(backend.SAMPLE_FOLDER)
     other = finished.shifted(sample, "value", 2, 1, -0.4)
     other = dataclasses.replace(other, settings=other.settings | {"time": "ceil"}, prompts="mine.txt")
+    other.data = other.data | {"documents_sha256": "0" * 64}
     run = finished.run_of(other).name
     app = open_page("alignment", run="sample", **{"with": run, "cell": "V-2-1"})
     assert not app.exception and app.query_params["view"] == "compare" and app.query_params["with"] == run
@@ -169,8 +170,11 @@ def test_two_analyses_are_compared_by_address():
     assert "V, layer 2, head 1" in said(app) and "−0.400 ±" in said(app)
     differ = columns_of(app, "setting", "A", "B").set_index("setting")
     assert differ.loc["time"].tolist() == ["floor", "ceil"]
-    assert differ.loc["prompts"].tolist() == ["bundled samples", "mine.txt"] and len(differ) == 2
-    assert "Not measured on the same text: prompts differ." in [caption.value for caption in app.caption]
+    assert differ.loc["prompts"].tolist() == ["bundled samples", "mine.txt"] and len(differ) == 3
+    assert differ.loc["documents (SHA-256)", "B"] == "0" * 12 != differ.loc["documents (SHA-256)", "A"]
+    assert "Not measured on the same text: prompts and documents (SHA-256) differ." in [
+        caption.value for caption in app.caption
+    ]
 
     app.button_group(key="view").set_value("layers").run()
     assert "with" not in app.query_params

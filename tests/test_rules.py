@@ -58,6 +58,7 @@ def by_hand(pair, documents, rule, layer):
             np.add.at(dense, (time_map.rows, time_map.columns), time_map.weights)
             bad = dense[:, first_t].any(1) | dense[:, item.teachers[0].special].any(1) | item.student.special
             bad[first_s] = True
+            bad[(item.student.spans[:, 1] <= item.repeated) & (item.repeated > 0)] = True
             return dense, dense.any(1) & ~bad
 
         common = np.all([usable(maps[name])[1] for name in RULES if name != "exact"], axis=0)

@@ -126,7 +126,7 @@ def read(teachers: Sequence[LoadedModel], student: LoadedModel, batch: list[Item
     kv_s = finite(capture(student, [i.student for i in batch], settings.keys == "pre-rope"), student)
     rows, common, head_steps = [], [], []
     parts = [
-        [row_parts(i.teachers[t], i.student, i.maps[t], i.scored, settings) for i in batch]
+        [row_parts(i.teachers[t], i.student, i.maps[t], i.scored, settings, i.repeated) for i in batch]
         for t in range(len(teachers))
     ]
     shared = [common_parts(of_teachers) for of_teachers in zip(*parts)]

@@ -103,7 +103,7 @@ def _view(item: Item, t: int, settings: AlignSettings) -> Inspected:
 
 
 def _scored_rows(item: Item, t: int, settings: AlignSettings) -> np.ndarray:
-    parts = row_parts(item.teachers[t], item.student, item.maps[t], item.scored, settings)
+    parts = row_parts(item.teachers[t], item.student, item.maps[t], item.scored, settings, item.repeated)
     scored = np.zeros(len(item.student), dtype=bool)
     scored[parts[FIT_AND_SCORE]] = scored[parts[SCORE_ONLY]] = True
     return scored

@@ -12,7 +12,8 @@ import numpy as np
 
 from kvlab import chat
 from kvlab.align import time as time_rules
-from kvlab.align.rows import rank_map
+from kvlab.align.beginnings import repeated_beginnings, repeated_steps
+from kvlab.align.rows import first_content, rank_map
 from kvlab.errors import AlignError, ModelError
 from kvlab.models import LoadedModel
 from kvlab.request import AlignSettings
@@ -31,6 +32,7 @@ class Item:
     maps: tuple[TimeMap, ...]  # of each teacher
     fold: int
     scored: bool  # False: a calibration document, fitted on only
+    repeated: int = 0  # bytes that it begins with as an earlier document does, whose rows stand for both
 
     @property
     def longest(self) -> int:
@@ -56,6 +58,8 @@ class Named:
 class Reader:
     """The documents of one analysis; ``notes`` says what was cut or left out of those read so far.
 
+    ``known``: texts read elsewhere, whose beginnings do not count again.
+
     Raises AlignError ``no-documents`` and ``one-document``.
     """
 
@@ -66,6 +70,7 @@ class Reader:
         documents: Sequence[Document],
         calibration: Sequence[Document],
         settings: AlignSettings,
+        known: Sequence[str] = (),
     ):
         if not documents:
             raise AlignError(
@@ -93,7 +98,9 @@ class Reader:
         self._fold_of = _folds([d.text for d in documents], self.folds, settings.seed)
         others = [d.text for d in calibration if d.text not in self._fold_of]
         self._fold_of |= _folds(others, self.folds, settings.seed + 1, first=len(self._fold_of))
-        self._empty, self._cut, self._lossy, self._rewritten = Named(), Named(), Named(), Named()
+        self._repeated = repeated_beginnings((d.text for d in self._documents), known)
+        self._repeated_tokens = 0
+        self._empty, self._cut, self._lossy, self._rewritten, self._alike = (Named() for _ in range(5))
 
     def __len__(self) -> int:
         return len(self._documents)
@@ -139,6 +146,12 @@ class Reader:
                 f"{repeated} of {self._prompts} documents repeat the text of another; those of one text are held out "
                 "together."
             )
+        if self._alike.count:
+            notes.append(
+                f"{self._alike.count} of {total} documents begin as an earlier one does. There a causal model's keys "
+                f"and values are the same, so {self._repeated_tokens} student tokens count once, in the first document "
+                f"that has them: {self._alike}"
+            )
         return notes
 
     def _item(self, number: int) -> Item | None:
@@ -160,8 +173,13 @@ class Reader:
             self._lossy.add(document.id)
         *teachers, student = timelines
         maps = tuple(_map(teacher, student, document, settings) for teacher in teachers)
+        repeated = self._repeated[document.text]
+        again = repeated_steps(student, repeated) & ~student.special & ~first_content(student, settings.sinks)
+        if again.any():
+            self._alike.add(document.id)
+            self._repeated_tokens += int(again.sum())
         fold = self._fold_of[document.text]
-        return Item(document, tuple(teachers), student, maps, fold, scored=number < self._prompts)
+        return Item(document, tuple(teachers), student, maps, fold, number < self._prompts, repeated)
 
     def _limit_words(self) -> str:
         *teachers, student = self._limits

@@ -9,20 +9,24 @@ import numpy as np
 import torch
 
 from kvlab.align import time as time_rules
+from kvlab.align.beginnings import repeated_steps
 from kvlab.align.sums import FIT_AND_SCORE, FIT_ONLY, SCORE_ONLY, SINK, SPECIAL
 from kvlab.request import AlignSettings
 from kvlab.types import TimeMap, Tokens
 
 
 def row_parts(
-    teacher: Tokens, student: Tokens, time_map: TimeMap, scored: bool, settings: AlignSettings
+    teacher: Tokens, student: Tokens, time_map: TimeMap, scored: bool, settings: AlignSettings, repeated: int = 0
 ) -> dict[str, np.ndarray]:
-    """Student steps by use. Special tokens and attention sinks, of either model, are scored apart."""
-    of_sinks = time_map.covered & ~student.special & _first_content(student, settings.sinks)
-    of_sinks[time_map.rows[_first_content(teacher, settings.sinks)[time_map.columns]]] = True
+    """Student steps by use. Special tokens and attention sinks, of either model, are scored apart.
+
+    Those within the first ``repeated`` bytes, with which another document begins too, are neither fitted nor scored.
+    """
+    of_sinks = time_map.covered & ~student.special & first_content(student, settings.sinks)
+    of_sinks[time_map.rows[first_content(teacher, settings.sinks)[time_map.columns]]] = True
     of_special = student.special.copy()
     of_special[time_map.rows[teacher.special[time_map.columns]]] = True
-    usable = time_map.covered & ~of_sinks & ~of_special
+    usable = time_map.covered & ~of_sinks & ~of_special & ~repeated_steps(student, repeated)
     # A rule that is blind to the text has no rows where it is known to be right; it is fitted on what it gives.
     fitted = usable & time_map.exact if settings.time in time_rules.BYTE_RULES else usable
     if not scored:
@@ -65,7 +69,7 @@ def rank_map(teacher: Tokens, student: Tokens, sinks: int) -> TimeMap:
 
     The columns only count: which steps are kept is known once a cache has been read.
     """
-    rows = np.flatnonzero(~student.special & ~_first_content(student, sinks))
+    rows = np.flatnonzero(~student.special & ~first_content(student, sinks))
     columns = selectable(teacher, sinks)
     count = min(len(rows), len(columns))
     nothing = np.zeros(len(student), dtype=np.int64)
@@ -83,7 +87,14 @@ def rank_map(teacher: Tokens, student: Tokens, sinks: int) -> TimeMap:
 
 def selectable(teacher: Tokens, sinks: int) -> np.ndarray:
     """The teacher steps that a head may keep: content tokens after the sinks."""
-    return np.flatnonzero(~teacher.special & ~_first_content(teacher, sinks))
+    return np.flatnonzero(~teacher.special & ~first_content(teacher, sinks))
+
+
+def first_content(tokens: Tokens, count: int) -> np.ndarray:
+    """[T] bool: the first ``count`` content tokens, on which attention rests."""
+    first = np.zeros(len(tokens), dtype=bool)
+    first[np.flatnonzero(~tokens.special)[:count]] = True
+    return first
 
 
 def _both_begin_with_special(teacher: Tokens, student: Tokens) -> np.ndarray:
@@ -92,13 +103,6 @@ def _both_begin_with_special(teacher: Tokens, student: Tokens) -> np.ndarray:
     if len(teacher) and len(student):
         steps[0] = teacher.special[0] and student.special[0]
     return steps
-
-
-def _first_content(tokens: Tokens, count: int) -> np.ndarray:
-    """[T] bool: the first ``count`` content tokens, on which attention rests."""
-    first = np.zeros(len(tokens), dtype=bool)
-    first[np.flatnonzero(~tokens.special)[:count]] = True
-    return first
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ def _parts(item: Item, t: int, rule: str, settings: AlignSettings) -> dict[str, 
 
     def usable(other: str) -> dict[str, np.ndarray]:
         of_rule = settings.model_copy(update={"time": other})
-        return row_parts(item.teachers[t], item.student, _map(item, t, other), item.scored, of_rule)
+        return row_parts(item.teachers[t], item.student, _map(item, t, other), item.scored, of_rule, item.repeated)
 
     own = usable(rule)
     if not item.scored or rule in APART_RULES:

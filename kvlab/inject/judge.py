@@ -122,11 +122,11 @@ class _Work:
         rows, cached = 0, 0
         for number, item in enumerate(self.split.judged):
             self.progress(INJECTING, number, len(self.split.judged))
-            if len(item.student) < 4:
+            if not cut_at(self.injection.prefix, item):
                 continue
             reading = read_document(self.models, item)
             for share in shares:
-                prefix = prefix_of(self.models, self.fitted, reading, cut_at(share, item.student))
+                prefix = prefix_of(self.models, self.fitted, reading, cut_at(share, item))
                 if prefix is None:
                     continue
                 if not self._continue_from(reading, prefix, share):
@@ -201,7 +201,7 @@ class _Work:
             if done and self.swaps.budget.over():
                 break
             reading = read_document(self.models, item)
-            prefix = prefix_of(self.models, self.fitted, reading, cut_at(self.injection.prefix, item.student))
+            prefix = prefix_of(self.models, self.fitted, reading, cut_at(self.injection.prefix, item))
             self.swaps.add(reading, prefix, places)
             done = number + 1
             if done == 1:

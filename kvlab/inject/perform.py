@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from kvlab.analysis import load, prepared
+from kvlab.documents import digest
 from kvlab.inject.judge import judge
 from kvlab.injection import Injection
 from kvlab.injection_request import InjectionRequest
@@ -21,6 +22,7 @@ def compute(
 ) -> Injection:
     """Load all models through the cache and try the projected cache on the student. Raises as ``judge``."""
     teachers, student = load(request, cache, progress)
+    given = digest(documents)
     documents, calibration = prepared(request, documents)
     found = judge(
         teachers,
@@ -32,4 +34,4 @@ def compute(
         request.markers,
         progress,
     )
-    return replace(found, prompts=request.prompts)
+    return replace(found, prompts=request.prompts, data={**found.data, "documents_sha256": given})

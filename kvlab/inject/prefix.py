@@ -10,6 +10,7 @@ import torch
 
 from kvlab.align import time as time_rules
 from kvlab.align.batches import finite
+from kvlab.align.beginnings import repeated_steps
 from kvlab.align.reading import Item
 from kvlab.align.rows import Picked, common_parts, pick, row_parts
 from kvlab.align.shapes import target_shape
@@ -64,9 +65,14 @@ def read_document(models: Models, item: Item) -> Reading:
     return Reading(item, read_own(models.student, item.student, models.settings.keys == "pre-rope"))
 
 
-def cut_at(share: float, tokens: Tokens) -> int:
-    """How many tokens the prefix has: ``share`` of all, at least one, and two are left to go on with."""
-    return max(1, min(round(share * len(tokens)), len(tokens) - 2))
+def cut_at(share: float, item: Item) -> int:
+    """How many tokens the prefix has: the beginning that another document has too, and ``share`` of the document's own.
+
+    At least one of its own, and two are left to go on with; 0 where it has fewer than four.
+    """
+    known = int(repeated_steps(item.student, item.repeated).sum())
+    own = len(item.student) - known
+    return known + max(1, min(round(share * own), own - 2)) if own >= 4 else 0
 
 
 @torch.inference_mode()
@@ -140,13 +146,16 @@ def _picked(models: Models, first: Item) -> list[Picked] | None:
 
 
 def first_tokens(item: Item, cut: int, time: str) -> Item:
-    """The first ``cut`` student tokens, what each teacher has read of the same bytes, and the maps between them."""
+    """The first ``cut`` student tokens, what each teacher has read of the same bytes, and the maps between them.
+
+    The whole cache of these is handed over, a beginning that other documents have too included.
+    """
     student = item.student.first(cut)
     end = int(student.spans[-1, 1])
     segments = _first_bytes(item.document, end)
     teachers = [t.first(int(np.searchsorted(t.spans[:, 1], end, side="right"))) for t in item.teachers]
     maps = tuple(time_rules.RULES[time](teacher, student, segments) for teacher in teachers)
-    return replace(item, teachers=tuple(teachers), student=student, maps=maps)
+    return replace(item, teachers=tuple(teachers), student=student, maps=maps, repeated=0)
 
 
 def _first_bytes(document: Document, end: int) -> list[Segment]:

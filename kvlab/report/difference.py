@@ -21,7 +21,7 @@ DIFFERENCE_MEANING = mark(
     "+ s.e. of B²), as of independent texts; on the same text it is usually too large."
 )
 # Of compared_settings: what was read.
-TEXT = (mark("prompts"), mark("documents"), mark("calibration documents"), mark("student tokens"))
+TEXT = (mark("prompts"), mark("documents (SHA-256)"), mark("calibration documents"), mark("student tokens"))
 CONTROLS = (  # their words, the column of their R²
     (mark("teacher"), "r2"),
     (mark("token identity"), "r2_identity"),
@@ -131,6 +131,7 @@ def compared_settings(alignment: Alignment) -> dict[str, Any]:
         "teacher": alignment.teacher["name"],
         "student": alignment.student["name"],
         "prompts": alignment.prompts,
+        mark("documents (SHA-256)"): data.get("documents_sha256", "")[:12] or None,
         "documents": data["documents"],
         mark("calibration documents"): data["calibration_documents"],
         mark("student tokens"): data["student_tokens"],

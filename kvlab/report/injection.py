@@ -221,10 +221,15 @@ def pieces(continued: Continued) -> list[tuple[str, bool]]:
 
 
 def same_request(alignment: Alignment, injection: Injection) -> bool:
-    """Whether both are of the same models and prompts."""
+    """Whether both are of the same models and documents."""
     teachers = [teacher["name"] for teacher in injection.teachers]
-    return (list(alignment.teachers), alignment.student["name"], alignment.prompts) == (
+    return (list(alignment.teachers), alignment.student["name"], *_text(alignment)) == (
         teachers,
         injection.student["name"],
-        injection.prompts,
+        *_text(injection),
     )
+
+
+def _text(result: Alignment | Injection) -> tuple[str, str | None]:
+    """Where the documents came from, and what they say; the latter was not always kept."""
+    return result.prompts, result.data.get("documents_sha256")

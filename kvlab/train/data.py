@@ -11,6 +11,7 @@ import numpy as np
 
 from kvlab import prompts
 from kvlab.align import time as time_rules
+from kvlab.align.beginnings import repeated_steps
 from kvlab.align.reading import Item, Reader
 from kvlab.demo.corpus import endless, parts_of
 from kvlab.documents import PARTS
@@ -36,9 +37,12 @@ class Data:
     notes: list[str]
 
     def step(self, number: int, process: int = 0, processes: int = 1) -> list[list[Item]]:
-        """The micro-batches of step ``number`` (from 0), this process's share of each."""
+        """The micro-batches of step ``number`` (from 0), this process's share of each.
+
+        The student learns every token that it reads; only fits and scores count a repeated beginning once.
+        """
         share = self.order[number][:, process::processes]
-        return [[self.train[place] for place in places] for places in share]
+        return [[replace(self.train[place], repeated=0) for place in places] for places in share]
 
 
 def align_settings(config: TrainConfig) -> AlignSettings:
@@ -74,17 +78,30 @@ def documents(config: TrainConfig, folder: Path) -> tuple[list[Document], list[D
 def read(
     config: TrainConfig, teachers: Sequence[LoadedModel], student: LoadedModel, train: list, heldout: list
 ) -> Data:
-    """Tokens of every model and time maps. Raises TrainError ``time-out-of-bounds``, AlignError as ``Reader``."""
+    """Tokens of every model and time maps; of a held-out document, what it begins with as a training one does counts
+    for nothing. Raises TrainError ``time-out-of-bounds`` and ``heldout-repeats``, AlignError as ``Reader``.
+    """
     settings, notes, read_items = align_settings(config), [], []
-    for found in (train, heldout):
+    for found, known in ((train, ()), (heldout, [document.text for document in train])):
         # Folds are for the fit alone; one held-out document needs a companion to be read at all.
-        reader = Reader(teachers, student, found, train[:1] if found is heldout else (), settings)
+        reader = Reader(teachers, student, found, train[:1] if found is heldout else (), settings, known)
         items = [item for window in reader.windows() for item in window if item.scored]
         notes += reader.notes()
         read_items.append(items if config.use_safe_resample else [_by_index(item, teachers) for item in items])
+    _check_heldout(read_items[1])
     shape = config.max_steps, config.gradient_accumulation_steps, config.batch_size
     order = _order(len(read_items[0]), int(np.prod(shape)), config.seed).reshape(shape)
     return Data(*read_items, order, notes)
+
+
+def _check_heldout(items: Sequence[Item]) -> None:
+    if all(repeated_steps(item.student, item.repeated)[1:].all() for item in items):
+        raise TrainError(
+            "heldout-repeats",
+            expected="held-out documents that go on where no training document does",
+            found=f"{len(items)} whose every token stands in the beginning of a training document",
+            remedy="give documents of different text, or use the bundled text: --data demo",
+        )
 
 
 def _order(count: int, needed: int, seed: int) -> np.ndarray:

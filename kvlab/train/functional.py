@@ -127,9 +127,9 @@ def _prefix(
     learner: Learner, teachers: Teachers, item: Item, own: Own, mean: dict[Problem, torch.Tensor]
 ) -> Prefix | None:
     """None for a document whose first half holds nothing to replace."""
-    if len(item.student) < 4:
+    student, cut = learner.loaded, cut_at(PREFIX, item)
+    if not cut:
         return None
-    student, cut = learner.loaded, cut_at(PREFIX, item.student)
     first = first_tokens(item, cut, teachers.settings.time)
     if not all(map(len, first.teachers)) or not teachers.rows(first):
         return None

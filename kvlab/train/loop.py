@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from accelerate import Accelerator
 
+from kvlab.align.beginnings import repeated_steps
 from kvlab.align.reading import Item
 from kvlab.train import collapse
 from kvlab.train.collapse import Moments
@@ -126,8 +127,8 @@ class Loop:
 
 
 def predicted(items: Sequence[Item]) -> int:
-    """Tokens that a token before them predicts."""
-    return sum(max(len(item.student) - 1, 0) for item in items)
+    """Counted tokens that a token before them predicts."""
+    return sum(int((~repeated_steps(item.student, item.repeated))[1:].sum()) for item in items)
 
 
 def spread(sums: dict[str, torch.Tensor], before: dict[tuple[str, int], float]) -> Line:

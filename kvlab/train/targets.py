@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from kvlab.align.beginnings import repeated_steps
 from kvlab.align.reading import Item
 from kvlab.align.rows import pick, row_parts
 from kvlab.align.sums import FIT_AND_SCORE, SCORE_ONLY
@@ -27,14 +28,15 @@ class MicroBatch:
 
     ids: torch.Tensor  # [B, T], 0 where padded
     mask: torch.Tensor  # [B, T]
+    counted: torch.Tensor  # [B, T] bool: not padding, and no beginning that has been read in another document
     rows: tuple[torch.Tensor, torch.Tensor]  # document [N], student step [N]
     covered: torch.Tensor  # [A, N] bool
     features: list[dict[Problem, torch.Tensor]] = field(default_factory=list)  # [A][N, P]; empty without teachers
 
     @property
     def predicted(self) -> torch.Tensor:
-        """[B, T - 1] bool: tokens that a token before them predicts."""
-        return self.mask[:, 1:].bool()
+        """[B, T - 1] bool: counted tokens that a token before them predicts."""
+        return self.counted[:, 1:]
 
     @property
     def tokens(self) -> int:
@@ -65,8 +67,15 @@ class Teachers:
         ]
         covered = [np.concatenate([np.isin(c, u) for c, u in zip(chosen, of_teacher)]) for of_teacher in usable]
         ids, mask = padded([item.student for item in items])
+        counted = mask.bool()
+        for b, item in enumerate(items):
+            counted[b, : len(item.student)] = torch.from_numpy(~repeated_steps(item.student, item.repeated))
         batch = MicroBatch(
-            ids.to(device), mask.to(device), picked[0].student, torch.from_numpy(np.stack(covered)).to(device)
+            ids.to(device),
+            mask.to(device),
+            counted.to(device),
+            picked[0].student,
+            torch.from_numpy(np.stack(covered)).to(device),
         )
         if with_features:
             for a, rows in enumerate(picked):
@@ -78,7 +87,7 @@ class Teachers:
         return len(np.unique(np.concatenate([self._usable(item, a) for a in range(len(item.teachers))])))
 
     def _usable(self, item: Item, a: int) -> np.ndarray:
-        parts = row_parts(item.teachers[a], item.student, item.maps[a], True, self.settings)
+        parts = row_parts(item.teachers[a], item.student, item.maps[a], True, self.settings, item.repeated)
         return np.concatenate([parts[FIT_AND_SCORE], parts[SCORE_ONLY]])
 
     @torch.no_grad()

@@ -23,6 +23,7 @@ MESSAGES: dict[str, str] = {
     "{a} or {b} teacher or {student} student": "教师 {a} 或 {b}、学生 {student}",
     "In {n} of {total} documents a tokenizer changes the text (normalisation), so byte borders come from character offsets: {names}": "{total} 篇文档中有 {n} 篇的文本被分词器改动（规范化），因此字节边界由字符偏移得出：{names}",
     "{n} of {total} documents were left out, because a chat template changes what they say: {names}": "{total} 篇文档中有 {n} 篇已略去，因为对话模板改动了其内容：{names}",
+    "{n} of {total} documents begin as an earlier one does. There a causal model's keys and values are the same, so {tokens} student tokens count once, in the first document that has them: {names}": "{total} 篇文档中有 {n} 篇与前面的某篇开头相同。因果模型在这些位置的 K 和 V 完全一样，所以 {tokens} 个学生词元只计一次，计在最先出现的文档里：{names}",
     "{n} of {total} documents repeat the text of another; those of one text are held out together.": "{total} 篇文档中有 {n} 篇与另一篇文本相同；文本相同的文档一起留出。",
     "{n} of {total} documents are not kept token by token: the arrays of all would be larger than {most} MiB.": "{total} 篇文档中有 {n} 篇未逐词元保留：全部保留时数组将超过 {most} MiB。",
     # notes of the outcome

@@ -34,6 +34,9 @@ MESSAGES: dict[str, str] = {
     "a batch size that {n} processes share evenly": "能由 {n} 个进程均分的批大小",
     "use a multiple of {n}, or fewer processes": "使用 {n} 的倍数，或减少进程数",
     # data
+    "held-out documents that go on where no training document does": "留出文档在相同的开头之后还有自己的文本",
+    "{n} whose every token stands in the beginning of a training document": "{n} 篇的所有词元都在某篇训练文档的开头里",
+    "give documents of different text, or use the bundled text: --data demo": "请提供文本不同的文档，或使用自带文本：--data demo",
     "at least three documents of different text: two to train on, one held out": "至少三篇文本不同的文档：两篇训练，一篇留出",
     "{n} in {place}": "{place} 中有 {n} 篇",
     "{n} in the upload": "上传中有 {n} 篇",
