@@ -8,19 +8,17 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
 
 from tqdm import tqdm
 
-from kvlab import cli_runs
+from kvlab import cli_runs, request_flags
 from kvlab import request as asked
 from kvlab.bench import ROWS
 from kvlab.errors import AlignError, KvlabError
 from kvlab.inject import flags as inject_flags
-from kvlab.language import DEFAULT, LANGUAGES, say, speaking, translated
-from kvlab.request import AlignSettings, AnalysisRequest
+from kvlab.language import DEFAULT, say, speaking, translated
+from kvlab.request import AlignSettings
 from kvlab.results import Alignment
-from kvlab.segments import Markers, Source
 from kvlab.train import flags
 
 
@@ -75,37 +73,9 @@ def _parser() -> argparse.ArgumentParser:
 def _add_align(commands, common) -> None:
     align = commands.add_parser("align", parents=[common], help="align a teacher's cache with a student's")
     align.set_defaults(run=_align)
-    align.add_argument("--teacher", required=True, action="append", metavar="NAME", help="repeat for several teachers")
-    align.add_argument("--student", required=True, metavar="NAME", help="demo/student, a Hub id, a local folder")
-    align.add_argument("--prompts", type=Path, metavar="FILE", help=".txt .jsonl .csv .parquet (default: the samples)")
-    align.add_argument("--column", help="the column of a .csv or .parquet file that holds the prompts")
-    align.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the results are written")
-    for name, choices in (
-        ("time", asked.TimeRule),
-        ("layers", asked.LayerRule),
-        ("search", asked.Search),
-        ("projector", asked.Projector),
-        ("keys", asked.KeySpace),
-    ):
-        _add_setting(align, AlignSettings, name, choices=get_args(choices))
-    for name in ("folds", "sinks", "inspect", "max_tokens", "batch_tokens", "sample_tokens", "seed"):
-        _add_setting(align, AlignSettings, name, type=int)
-    _add_setting(align, AlignSettings, "chat", action="store_true")
-    _add_setting(align, AlignSettings, "random_teacher", action=argparse.BooleanOptionalAction)
-    _add_setting(align, AlignSettings, "compare_rules", action=argparse.BooleanOptionalAction)
-    _add_setting(align, AnalysisRequest, "calibration", choices=get_args(asked.Calibration))
-    _add_setting(align, AnalysisRequest, "segments", choices=get_args(Source))
-    for name in Markers.model_fields:
-        align.add_argument(
-            f"--{name}-marker",
-            action="append",
-            metavar="TEXT",
-            help=f"{Markers.model_fields[name].description}; repeat for several, instead of the built-in ones",
-        )
-    words = f"of the findings and of report.html: {' or '.join(LANGUAGES)} (default: {DEFAULT})"
-    align.add_argument("--language", choices=list(LANGUAGES), default=DEFAULT, help=words)
-    align.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    align.add_argument("--dtype", default="auto", help="auto, float32, float16 or bfloat16 (default: auto)")
+    request_flags.add(align, "the results are written", "the findings and of report.html")
+    request_flags.setting(align, AlignSettings, "inspect", type=int)
+    request_flags.setting(align, AlignSettings, "compare_rules", action=argparse.BooleanOptionalAction)
 
 
 def _add_bench(commands, common) -> None:
@@ -125,14 +95,8 @@ def _rows(text: str) -> list[int]:
     return numbers
 
 
-def _add_setting(parser: argparse.ArgumentParser, model, name: str, **options) -> None:
-    field = model.model_fields[name]
-    help_text = f"{field.description} (default: {field.default})"
-    parser.add_argument(f"--{name.replace('_', '-')}", default=field.default, help=help_text, **options)
-
-
 def _align(options: argparse.Namespace) -> int:
-    request = _request(options)
+    request = asked.checked(request_flags.fields_of(options))
     _check_out(options.out)
     # torch and the models' libraries take seconds to import; a usage error should not.
     from transformers.utils import logging as transformers_logging
@@ -174,23 +138,6 @@ def _inject(options: argparse.Namespace) -> int:
     from kvlab import prompts
 
     return inject_flags.run(options, lambda: _documents(prompts, options), Bar)
-
-
-def _request(options: argparse.Namespace) -> AnalysisRequest:
-    return asked.checked(
-        {
-            "teacher": options.teacher[0],
-            "more_teachers": options.teacher[1:],
-            "student": options.student,
-            "prompts": options.prompts.name if options.prompts else "bundled samples",
-            "calibration": options.calibration,
-            "segments": options.segments,
-            "markers": {n: given for n in Markers.model_fields if (given := getattr(options, f"{n}_marker"))},
-            "device": options.device,
-            "dtype": options.dtype,
-            "settings": {name: getattr(options, name) for name in AlignSettings.model_fields},
-        }
-    )
 
 
 def _documents(prompts, options: argparse.Namespace) -> list:

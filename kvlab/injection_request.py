@@ -17,7 +17,7 @@ class InjectSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    prefix: Share = Field(0.5, description="share of a document's student tokens whose cache is replaced")
+    prefix: Share = Field(0.5, description="share of a document's own student tokens whose cache is replaced")
     curve: tuple[Share, ...] = Field((0.25, 0.75), description="further shares, for the curve over prefix lengths")
     documents: int = Field(64, ge=2, description="documents judged at most, all held out from the fit")
     swap_layers: int = Field(

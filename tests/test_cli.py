@@ -5,7 +5,9 @@ import zipfile
 
 import pytest
 
-from kvlab import cli, results
+from kvlab import cli, request_flags, results
+from kvlab.inject import flags as inject_flags
+from kvlab.request import checked
 from tests.tiny import TEXT, tiny_model
 
 pytestmark = [pytest.mark.model, pytest.mark.xdist_group("cli")]
@@ -46,10 +48,14 @@ def test_align_writes_everything_and_says_the_finding(pair, prompt_file, tmp_pat
         assert json.loads(archive.read("settings.json"))["settings"] == result["settings"]
 
 
-def test_segments_markers_and_chat_reach_the_request(tmp_path):
+@pytest.mark.parametrize(
+    ("command", "request_of"),
+    [("align", lambda options: checked(request_flags.fields_of(options))), ("inject", inject_flags.request_of)],
+)
+def test_segments_markers_and_chat_reach_the_request(tmp_path, command, request_of):
     def request(*extra):
-        options = ["align", "--teacher", "t", "--student", "s", "--out", str(tmp_path), *extra]
-        return cli._request(cli._parser().parse_args(options))
+        options = [command, "--teacher", "t", "--student", "s", "--out", str(tmp_path), *extra]
+        return request_of(cli._parser().parse_args(options))
 
     default = request()
     assert (default.segments, default.settings.chat) == ("auto", False) and "####" in default.markers.answer

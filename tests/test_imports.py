@@ -28,6 +28,7 @@ GROUPS = {
             "kvlab.prompts",
             "kvlab.segments",
             "kvlab.request",
+            "kvlab.request_flags",
             "kvlab.injection_request",
         },
         {"base"},
