@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from kvlab.align.reading import Item, Reader
 from kvlab.errors import AlignError
 from kvlab.models import LoadedModel
@@ -34,11 +36,14 @@ def split(
 ) -> Split:
     """One fold of the documents is judged, ``most`` of them; the others, and ``calibration``, are fitted on.
 
+    The judged ones are in random order: where a budget ends early, those before it still stand for all.
+
     Raises AlignError ``nothing-to-fit`` and as ``Reader``.
     """
     reader = Reader(teachers, student, documents, calibration, settings)
     items = [item for window in reader.windows() for item in window]
     judged = [item for item in items if item.scored and item.fold == JUDGED_FOLD]
+    judged = [judged[place] for place in np.random.default_rng(settings.seed).permutation(len(judged))]
     rest = [item for item in items if item.fold != JUDGED_FOLD]
     texts = {text: number for number, text in enumerate(dict.fromkeys(item.document.text for item in rest))}
     folds = min(settings.folds, len(texts))
