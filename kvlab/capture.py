@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from kvlab.causal import check_causal
 from kvlab.models import LoadedModel
 from kvlab.reading import read
 from kvlab.rotation import Watch, unrotate
@@ -73,8 +74,10 @@ def capture(loaded: LoadedModel, batch: list[Tokens], pre_rope: bool = True) -> 
     """The caches of several documents in one forward of the base model, padded on the right and masked.
 
     On the model's device, in float32; with ``pre_rope`` the rotation of the keys is undone. Raises AlignError
-    ``keys-rotation-unknown`` for a model whose rotation cannot be undone, as its self-test shows.
+    ``keys-rotation-unknown`` for a model whose rotation cannot be undone, as its self-test shows, and as
+    ``check_causal`` does.
     """
+    check_causal(loaded)
     sites = proof(loaded).sites if pre_rope else {}
     ids, mask = _padded(batch, loaded.device)
     watch = Watch() if sites else None

@@ -14,17 +14,13 @@ from weakref import WeakKeyDictionary
 import torch
 from transformers import PreTrainedModel
 
+from kvlab.causal import check_causal
 from kvlab.errors import AlignError
 from kvlab.models import LoadedModel
 from kvlab.probe import Known, Site, pairs_of
 from kvlab.rotation import HEADS, TIME, Call, unrotate
-from kvlab.twice import TOKENS, Reading, difference, read_twice
+from kvlab.twice import HALF_TOLERANCE, TOKENS, TOLERANCE, Reading, difference, read_twice
 from kvlab.types import KINDS, LayerTest, SelfTest
-
-# Relative, what counts as "does not move". A right inverse leaves 1e-6 in float32 and rounding in half precision, a
-# wrong one about 1.
-TOLERANCE = {torch.float32: 1e-4}
-HALF_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,8 @@ _proofs: WeakKeyDictionary[torch.nn.Module, Proof] = WeakKeyDictionary()
 def self_test(loaded: LoadedModel) -> SelfTest:
     """What was found out about the positions in each cached layer; run once per loaded model.
 
-    Raises AlignError ``keys-rotation-unknown`` for a layer whose rotation cannot be undone, and as ``read`` does.
+    Raises AlignError ``keys-rotation-unknown`` for a layer whose rotation cannot be undone, and as ``check_causal`` and
+    ``read`` do.
     """
     return proof(loaded).result
 
@@ -50,6 +47,7 @@ def self_test(loaded: LoadedModel) -> SelfTest:
 def proof(loaded: LoadedModel) -> Proof:
     """The self-test with the places of the rotations; raises as ``self_test``."""
     if loaded.model not in _proofs:
+        check_causal(loaded)
         _proofs[loaded.model] = _test(loaded)
     return _proofs[loaded.model]
 
@@ -106,7 +104,8 @@ def _candidates(calls: list[Call], cached: torch.Tensor, known: Known) -> list[S
             for offset in sorted({0, width - shape[-1]}) if pairs else ():
                 sites.append(Site(number, heads_axis, offset, pairs))
                 share = cached[..., offset : offset + shape[-1]]
-                if made.shape == share.shape and torch.equal(made, share):
+                alike = made.shape[TIME:] == share.shape[TIME:] and made.shape[HEADS] in (1, share.shape[HEADS])
+                if alike and torch.equal(made.expand_as(share), share):  # one rotated head may be in all of them
                     holding.append(sites[-1])
     return holding or sites
 

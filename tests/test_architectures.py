@@ -13,6 +13,8 @@ import threading
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from transformers import DynamicCache
 
 from kvlab import rotation as rotation_module
@@ -148,6 +150,12 @@ KEYS_FIRST = (
     "deepseek_v32",
     "axk2",
 )  # of several rotations in a layer the keys' is the first, not the last
+# The release of transformers that brought an architecture, or put it right.
+SINCE = {
+    "bailing_hybrid": ("5.20", "unknown"),
+    "doge": ("5.18", "not causal"),
+    "lfm3": ("5.23", "unknown"),
+}
 
 BATCH_LENGTH = 23
 BATCH = [tiny_tokens(BATCH_LENGTH, 1), tiny_tokens(5, 2), tiny_tokens(12, 3)]
@@ -158,8 +166,19 @@ def loaded_of(architecture):
     return tiny_loaded(architecture, **OVERRIDES.get(architecture, {}))
 
 
+def older_than(release):
+    return Version(transformers.__version__) < Version(release)
+
+
+def skip_where_too_old(architecture):
+    release, why = SINCE.get(architecture, ("5", ""))
+    if older_than(release):
+        pytest.skip(f"{architecture} is {why} in transformers {transformers.__version__}, before {release}")
+
+
 @pytest.fixture(scope="module", params=ARCHITECTURES)
 def loaded(request):
+    skip_where_too_old(request.param)
     return loaded_of(request.param)
 
 
@@ -223,6 +242,8 @@ def test_unrotated_keys_are_what_entered_the_rotation(loaded, entering):
             key = norm(key)
         width = key.shape[-1]
         assert (found - before).abs().max() > 0.01
+        if found.shape[1] != key.shape[1]:  # sparse latent attention before 5.18: in every head, behind its own part
+            found, before, key = found.flip(-1), before.flip(-1), key.flip(-1).expand(-1, found.shape[1], -1, -1)
         close(found[..., :width], key)
         assert torch.equal(found[..., width:], before[..., width:])
 
@@ -324,6 +345,7 @@ WINDOWS = {
 
 @pytest.mark.parametrize("architecture", WINDOWS)
 def test_a_sliding_window_cuts_nothing_and_still_masks(architecture):
+    skip_where_too_old(architecture)
     window = "attention_chunk_size" if architecture == "llama4_text" else "sliding_window"
     loaded, wide = (tiny_loaded(architecture, **{window: size}, **WINDOWS[architecture]) for size in (6, 64))
     captured, unmasked = (capture(model, BATCH, pre_rope=False) for model in (loaded, wide))
@@ -396,6 +418,26 @@ def test_models_without_such_a_cache_are_refused(architecture, kind):
     with pytest.raises(ModelError) as caught:
         geometry_of(tiny_config(architecture), architecture)
     assert caught.value.kind == kind
+
+
+READS_AHEAD = {
+    "gemma3_text": {"use_bidirectional_attention": True},  # as EmbeddingGemma
+    # Before 5.18 it leaves out the causal mask where nothing is padded; later its router still mixes tokens.
+    "doge": {} if older_than("5.18") else {"is_moe": True, "num_experts": 16},
+}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "dtype"),
+    [("gemma3_text", torch.float32), ("gemma3_text", torch.bfloat16), ("doge", torch.float32)],
+)
+def test_a_model_that_reads_ahead_is_refused_whichever_keys_are_compared(architecture, dtype):
+    loaded = tiny_loaded(architecture, dtype=dtype, **READS_AHEAD[architecture])
+    calls = (self_test, lambda model: capture(model, BATCH), lambda model: capture(model, BATCH, pre_rope=False))
+    for call in calls:
+        with pytest.raises(AlignError, match=f"{architecture}.*reads ahead") as caught:
+            call(loaded)
+        assert caught.value.kind == "cache-not-causal"
 
 
 # --- the self-test ------------------------------------------------------------------------------------------------

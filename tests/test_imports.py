@@ -48,6 +48,7 @@ GROUPS = {
     "models": (
         {
             "kvlab.cache_names",
+            "kvlab.causal",
             "kvlab.names",
             "kvlab.files",
             "kvlab.geometry",

@@ -112,8 +112,7 @@ EXTRAS = {
         "moe_topk": 2,
     },
     "zamba2": {
-        "layer_types": ["mamba", "hybrid", "mamba"],
-        "hybrid_layer_ids": [1],
+        "layers_block_type": ["mamba", "hybrid", "mamba"],
         "mamba_d_state": 16,
         "n_mamba_heads": 8,
     },
