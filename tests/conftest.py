@@ -6,6 +6,10 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("kvlab", deadline=None)  # a busy machine is no failure
+settings.load_profile("kvlab")
 
 
 @pytest.fixture(autouse=True)

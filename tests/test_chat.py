@@ -104,7 +104,7 @@ def check(tokenizer, by_hand, document, user, assistant):
 
 @pytest.mark.parametrize("template", TEMPLATES)
 @pytest.mark.parametrize("style", STYLES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(prompt=texts, reply=texts)
 def test_tokens_have_the_bytes_of_the_contents_and_no_others(tokenizers, style, template, prompt, reply):
     document = document_of(prompt, reply)

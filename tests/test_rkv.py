@@ -45,7 +45,7 @@ def redundancy_of(keys, threshold, spared):
     return [math.exp(m) / total for m in mean]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 10**6),
     special=st.lists(st.booleans(), min_size=1, max_size=14),

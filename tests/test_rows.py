@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kvlab.align import time as rules
@@ -15,7 +15,6 @@ from tests.test_time import timelines, tokens
 SETTINGS = AlignSettings(sinks=2)
 
 
-@settings(deadline=None)
 @given(timelines(), st.sampled_from(["floor", "linear", "overlap", "ceil"]), st.integers(0, 3))
 def test_every_step_has_one_use_and_sinks_of_either_model_are_apart(pair, rule, sinks):
     teacher, student = pair
@@ -47,7 +46,6 @@ def test_sinks_are_the_first_content_tokens_of_both():
     assert parts[SPECIAL].tolist() == []
 
 
-@settings(deadline=None)
 @given(timelines(), st.sampled_from(["floor", "linear", "overlap"]), st.integers(0, 99))
 def test_picked_rows_are_the_weighted_teacher_steps(pair, rule, seed):
     teacher, student = pair

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from kvlab.tokens import pieces_of, spans_from_offsets, tokenize
@@ -20,7 +20,6 @@ def tokenizers(tmp_path_factory):
 
 
 @pytest.mark.parametrize("style", STYLES)
-@settings(deadline=None)
 @given(text=texts)
 def test_ends_are_what_decoding_the_prefix_has_read(tokenizers, style, text):
     tokenizer = tokenizers[style]
@@ -37,7 +36,6 @@ def test_ends_are_what_decoding_the_prefix_has_read(tokenizers, style, text):
 
 
 @pytest.mark.parametrize("style", STYLES)
-@settings(deadline=None)
 @given(text=texts)
 def test_offsets_give_the_same_ends_as_the_vocabulary(tokenizers, style, text):
     tokenizer = tokenizers[style]
