@@ -117,6 +117,22 @@ def segment_of(tokens: Tokens, segments: Sequence[Segment]) -> np.ndarray:
     return np.where(inside, place, -1)
 
 
+def written_special(tokenizer, tokens: Tokens) -> list[str]:
+    """Special tokens that were not added to the text but read from it, such as a ``<|endoftext|>`` somebody wrote.
+
+    Each once. A tokenizer's token for what it does not know is one of them.
+    """
+    special = _special_ids(tokenizer)
+    found = np.unique(tokens.ids[~tokens.special]).tolist() if special else []
+    return [special[token_id] for token_id in found if token_id in special]
+
+
+@lru_cache(maxsize=8)
+def _special_ids(tokenizer) -> dict[int, str]:
+    added = tokenizer.added_tokens_decoder.items()
+    return {i: token.content for i, token in added if token.special and not BYTE_TOKEN.match(token.content)}
+
+
 def pieces_of(tokenizer, ids: Iterable[int]) -> list[bytes | None]:
     """The bytes that each token stands for; None where the vocabulary does not say."""
     return list(map(_table(tokenizer).__getitem__, ids))

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from kvlab.tokens import pieces_of, spans_from_offsets, tokenize
+from kvlab.tokens import pieces_of, spans_from_offsets, tokenize, written_special
 from tests.tiny import tiny_tokenizer
 
 STYLES = ("byte", "sentencepiece")
@@ -87,3 +87,10 @@ def test_a_truncation_or_padding_in_the_file_does_not_reach_a_document(tmp_path)
     tokenizer.backend_tokenizer.enable_truncation(5)
     tokenizer.backend_tokenizer.enable_padding(length=64)
     assert tokenize(tokenizer, text).ids.tolist() == whole.ids.tolist() and len(whole) > 5
+
+
+@pytest.mark.parametrize(("style", "piece"), [("byte", "<|endoftext|>"), ("sentencepiece", "</s>")])
+def test_special_tokens_that_the_text_itself_is_read_as_are_named(tokenizers, style, piece):
+    tokenizer = tokenizers[style]
+    assert written_special(tokenizer, tokenize(tokenizer, f"boats{piece} mill {piece}")) == [piece]
+    assert written_special(tokenizer, tokenize(tokenizer, "boats 😀 <|im_end|> <0x41>")) == []

@@ -14,12 +14,15 @@ from kvlab import chat
 from kvlab.align import time as time_rules
 from kvlab.align.beginnings import repeated_beginnings, repeated_steps
 from kvlab.align.rows import first_content, rank_map
+from kvlab.align.shared import shared_shares
 from kvlab.errors import AlignError, ModelError
 from kvlab.models import LoadedModel
 from kvlab.request import AlignSettings
+from kvlab.tokens import written_special
 from kvlab.types import Document, TimeMap, Tokens
 
 WINDOW = 1024  # documents
+MOSTLY = 0.5  # share of a text in other folds, from which on it is not much of a held-out one
 
 
 @dataclass
@@ -100,7 +103,8 @@ class Reader:
         self._fold_of |= _folds(others, self.folds, settings.seed + 1, first=len(self._fold_of))
         self._repeated = repeated_beginnings((d.text for d in self._documents), known)
         self._repeated_tokens = 0
-        self._empty, self._cut, self._lossy, self._rewritten, self._alike = (Named() for _ in range(5))
+        self._known, self._written = known, {}
+        self._empty, self._cut, self._lossy, self._rewritten, self._alike, self._control = (Named() for _ in range(6))
 
     def __len__(self) -> int:
         return len(self._documents)
@@ -152,6 +156,33 @@ class Reader:
                 f"and values are the same, so {self._repeated_tokens} student tokens count once, in the first document "
                 f"that has them: {self._alike}"
             )
+        if self._control.count:
+            notes.append(
+                f"In {self._control.count} of {total} documents a tokenizer reads pieces of the text as special tokens "
+                f"({' '.join(self._written)}), which count as text here: {self._control}"
+            )
+        return notes
+
+    def shared_notes(self) -> list[str]:
+        """Which documents hold out what others have been fitted on: those of other folds, or the ``known`` texts.
+
+        What a document begins with as an earlier one does is not among it: its rows count once.
+        """
+        folds = {d.text: 0 if self._known else self._fold_of[d.text] for d in self._documents}
+        written = [text.encode()[self._repeated[text] :] for text in folds] + [text.encode() for text in self._known]
+        shares = dict(zip(folds, shared_shares(written, [*folds.values(), *[1] * len(self._known)])))
+        shared = Named()
+        for document in self._documents[: self._prompts]:
+            if shares[document.text] > MOSTLY:
+                shared.add(document.id)
+        notes, found = [], f"{shared.count} of {self._prompts}"
+        if shared.count and self._known:
+            notes.append(f"{found} held-out documents are mostly text of training documents: {shared}")
+        elif shared.count:
+            notes.append(
+                f"{found} documents are mostly text that documents of other folds have as well: what is held out there "
+                f"has been fitted on, and standard errors are too small: {shared}"
+            )
         return notes
 
     def _item(self, number: int) -> Item | None:
@@ -171,6 +202,10 @@ class Reader:
             return None
         if not all(tokens.lossless for tokens in timelines):
             self._lossy.add(document.id)
+        pieces = [piece for m, t in zip(self._models, timelines) for piece in written_special(m.tokenizer, t)]
+        if pieces:
+            self._control.add(document.id)
+            self._written |= dict.fromkeys(pieces[:5])
         *teachers, student = timelines
         maps = tuple(_map(teacher, student, document, settings) for teacher in teachers)
         repeated = self._repeated[document.text]

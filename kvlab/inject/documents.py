@@ -55,4 +55,4 @@ def split(
             remedy="add prompts, or also fit on the bundled samples (--calibration samples)",
         )
     fitted = [replace(item, fold=texts[item.document.text] % folds) for item in rest]
-    return Split(fitted, judged[:most], folds, reader.notes())
+    return Split(fitted, judged[:most], folds, reader.notes() + reader.shared_notes())

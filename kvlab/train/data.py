@@ -86,7 +86,7 @@ def read(
         # Folds are for the fit alone; one held-out document needs a companion to be read at all.
         reader = Reader(teachers, student, found, train[:1] if found is heldout else (), settings, known)
         items = [item for window in reader.windows() for item in window if item.scored]
-        notes += reader.notes()
+        notes += reader.notes() + (reader.shared_notes() if known else [])
         read_items.append(items if config.use_safe_resample else [_by_index(item, teachers) for item in items])
     _check_heldout(read_items[1])
     shape = config.max_steps, config.gradient_accumulation_steps, config.batch_size
