@@ -38,7 +38,8 @@ CSV_COLUMNS = ["kind", "layer", "head", "r2", "error", "cosine", "r2_shuffled", 
 class HeadScore:
     """Held-out scores of one student head; error = RSS / TSS = 1 - R^2 of documents not fitted on.
 
-    Standard errors are by jackknife over folds. What was not measured is not a number.
+    Standard errors are by jackknife over folds, of which at least three are scored. What was not measured is not a
+    number.
     """
 
     kind: str  # "key" | "value"
@@ -72,7 +73,7 @@ class HeadScore:
         """Controls that the score is no better than: not above the mean, shuffled rows and the group mean, or not by
         more than two standard errors above the token alone and a teacher of random weights (where measured).
 
-        None where there is no standard error (one scored fold): not known.
+        None where there is no standard error (fewer than three scored folds): not known.
         """
         if not isfinite(self.gain_se):
             return None

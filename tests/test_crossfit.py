@@ -149,10 +149,11 @@ def test_teacher_head_contributions_equal_explicit_refits():
     torch.testing.assert_close(found.alone, (1 - rss[:, 2] / tss).T, rtol=1e-6, atol=1e-9)
 
 
-def test_jackknife_of_identical_folds_is_zero_and_of_one_fold_unknown():
+def test_jackknife_of_identical_folds_is_zero_and_of_fewer_than_three_unknown():
     tss = torch.full((4, 2), 3.0).double()
     assert metrics.jackknife(tss / 2, tss).abs().max() < 1e-12
-    assert metrics.jackknife(tss[:1], tss[:1]).isnan().all()
+    assert metrics.jackknife(tss[:3] / 2, tss[:3]).abs().max() < 1e-12
+    assert metrics.jackknife(tss[:2], tss[:2]).isnan().all() and metrics.jackknife(tss[:1], tss[:1]).isnan().all()
 
 
 def test_residuals_about_other_means_are_those_of_the_rows():

@@ -142,3 +142,8 @@ def test_a_message_is_recognised_with_its_values(monkeypatch):
     finally:
         messages._templates.cache_clear()
         messages.in_chinese.cache_clear()
+
+
+def test_what_is_not_a_number_is_a_dash():
+    assert say("KL {kl:.3f} ± {se:.3f}, n = {n:,}", kl=0.25, se=float("nan"), n=1000) == "KL 0.250 ± –, n = 1,000"
+    assert say("{a} and {b:+.0%}", a=float("nan"), b=float("inf")) == "– and +inf%"

@@ -17,6 +17,7 @@ from kvlab.align.scoring import score
 from kvlab.errors import AlignError, Cancelled
 from kvlab.models import load
 from kvlab.request import AlignSettings
+from kvlab.tokens import tokenize
 from kvlab.types import Document, no_progress
 from tests.tiny import TEXT, tiny_model
 
@@ -217,6 +218,24 @@ def test_documents_without_tokens_are_left_out_and_ids_need_not_differ(teacher, 
 def test_a_fold_whose_others_have_no_rows_is_refused(teacher, student, documents):
     with pytest.raises(AlignError, match="in at least two documents"):
         align(teacher, student, [documents[0], Document("short", "boat")])
+
+
+def test_few_documents_and_one_that_is_most_of_them_are_said(teacher, student, documents):
+    few = "Documents that are scored: {}. With fewer than 10 standard errors are rough, and with fewer than 3"
+    quick = AlignSettings(inspect=0, layers="depth", random_teacher=False)
+    for used, rest, known in ((documents[:2], documents[2:8], False), (documents[:3], documents[3:8], True)):
+        result, _ = align(teacher, student, used, quick, calibration=rest)
+        assert sum(few.format(len(used)) in note for note in result.notes) == 1
+        assert not any("One document holds" in note for note in result.notes)
+        assert result.table()["se"].notna().all() == known and (result.heads[0].beats_controls is not None) == known
+    huge = Document("huge", "\n".join(document.text for document in documents[:6]))
+    short = [Document(d.id, d.text[:80]) for d in documents[6:18]]
+    result, _ = align(teacher, student, [huge, *short], quick)
+    assert not any("Documents that are scored" in note for note in result.notes)
+    (said,) = [note for note in result.notes if note.startswith("One document holds")]
+    share = float(said.split()[3].rstrip("%")) / 100
+    spans = [tokenize(student.tokenizer, d.text) for d in (huge, *short)]
+    assert share == pytest.approx(len(spans[0]) / sum(map(len, spans)), abs=0.01)
 
 
 @pytest.mark.parametrize("constant", [0.0, 3.0])

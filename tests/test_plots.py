@@ -47,6 +47,15 @@ def test_heads_beyond_the_legible_are_still_drawn_and_marked(sample):
     assert len(traces(figure, "scatter")[0].x) == 600  # every head is marked as no better than its controls
 
 
+def test_heads_of_which_no_verdict_is_known_are_marked_as_such(sample):
+    unknown = {"se": float("nan"), "gain_se": float("nan")}
+    heads = [dataclasses.replace(score, **unknown) for score in sample.heads]
+    figure = plots.error_heatmap(dataclasses.replace(sample, heads=heads), "key")
+    words, markers = traces(figure, "scatter")
+    assert all(text.endswith(" ?") for text in words.text)
+    assert all("± –)" in text and "nan" not in text for text in markers.text)
+
+
 @pytest.mark.parametrize("rule", ["exact", "floor", "ceil", "nearest"])
 def test_every_covered_token_is_linked_once_in_the_colour_of_its_lag(sample, rule):
     figure = plots.timeline(sample, 1, rule)

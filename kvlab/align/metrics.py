@@ -10,6 +10,9 @@ import torch
 
 from kvlab.align.statistics import Centred
 
+# Of two folds, the standard error is their one difference: a gain of nothing is beyond two of it in 15 of 100 cases.
+LEAST_FOLDS = 3
+
 
 def residual_squares(test: Centred, weights: torch.Tensor) -> torch.Tensor:
     """RSS [..., Q] = sum over rows of (y - W^T x)^2, both about the training means; weights [..., P, Q]."""
@@ -47,10 +50,10 @@ def r_squared(rss: torch.Tensor, tss: torch.Tensor) -> torch.Tensor:
 def jackknife(rss: torch.Tensor, tss: torch.Tensor) -> torch.Tensor:
     """Standard error [H] of 1 - RSS / TSS by leaving out one fold at a time: rss, tss [folds, H].
 
-    Efron and Stein 1981. Not a number with one fold.
+    Efron and Stein 1981. Not a number with fewer than ``LEAST_FOLDS``.
     """
     folds = len(rss)
-    if folds < 2:
+    if folds < LEAST_FOLDS:
         return torch.full_like(rss[0], float("nan"))
     left_out = 1 - (rss.sum(0) - rss) / (tss.sum(0) - tss)
     return ((folds - 1) / folds * ((left_out - left_out.mean(0)) ** 2).sum(0)).sqrt()

@@ -14,6 +14,7 @@ import kvlab
 from kvlab.align import time as time_rules
 from kvlab.align.accumulate import AlignSums
 from kvlab.align.layers import ROWS_PER_FEATURE, LayerSearch
+from kvlab.align.metrics import LEAST_FOLDS
 from kvlab.models import LoadedModel
 from kvlab.request import AlignSettings
 from kvlab.results import HeadScore
@@ -21,6 +22,8 @@ from kvlab.selftest import self_test
 from kvlab.types import KINDS
 
 FEW_SCORED = 500  # student tokens; with fewer, the page says so beside the number
+FEW_DOCUMENTS = 10
+DOMINATES = 0.5  # share of the tokens, from which on a document's scores are those of all
 
 
 def versions(loaded: LoadedModel) -> dict[str, str]:
@@ -81,13 +84,24 @@ def data(sums: AlignSums, counted: dict[str, int]) -> dict:
     }
 
 
-def notes(settings: AlignSettings, data: dict, heads: list[HeadScore]) -> list[str]:
+def notes(settings: AlignSettings, data: dict, heads: list[HeadScore], longest: int) -> list[str]:
+    """``longest``: student tokens of the longest scored document."""
     found = []
     constant = sum(isnan(head.r2) for head in heads)
     if constant:
         found.append(f"{constant} of {len(heads)} heads do not vary on these prompts and have no score.")
     if data["rows_scored"] < FEW_SCORED:
         found.append(f"Only {data['rows_scored']} tokens are scored: differences of some points may be chance.")
+    if data["documents"] < FEW_DOCUMENTS:
+        found.append(
+            f"Documents that are scored: {data['documents']}. With fewer than {FEW_DOCUMENTS} standard errors are "
+            f"rough, and with fewer than {LEAST_FOLDS} there are none."
+        )
+    if data["documents"] >= LEAST_FOLDS and longest > DOMINATES * data["student_tokens"]:
+        found.append(
+            f"One document holds {longest / data['student_tokens']:.0%} of the scored documents' tokens: the scores "
+            "are largely its own, and standard errors are too small."
+        )
     if data["rows_per_feature"] < ROWS_PER_FEATURE:
         found.append(
             f"Only {data['rows_per_feature']:.1f} fitted rows per feature ({ROWS_PER_FEATURE} are wanted): the "

@@ -88,6 +88,7 @@ class _Work:
     reader: Reader
     progress: Progress
     documents_read: int = 0
+    longest: int = 0  # student tokens of the longest scored document
     counted: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTED, 0))
     notes: list[str] = field(default_factory=list)
 
@@ -122,6 +123,7 @@ class _Work:
             if item.scored:
                 self.teacher_tokens = [n + len(tokens) for n, tokens in zip(self.teacher_tokens, item.teachers)]
                 self.counted["student_tokens"] += len(item.student)
+                self.longest = max(self.longest, len(item.student))
         self.progress(READING, self.documents_read, len(self.reader))
 
     # --- the sample ------------------------------------------------------------------------------------------
@@ -289,7 +291,7 @@ class _Work:
             layer_map=outcome.layer_map(search, teacher.geometry.kv_layers, settings),
             heads=scored.heads,
             inspected=views,
-            notes=self.reader.notes() + self.notes + outcome.notes(settings, data, scored.heads),
+            notes=self.reader.notes() + self.notes + outcome.notes(settings, data, scored.heads, self.longest),
             versions=outcome.versions(teacher),
             capture=outcome.self_tests(teacher, self.student, settings),
             controls={

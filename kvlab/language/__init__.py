@@ -18,14 +18,23 @@ from kvlab.language.messages import in_chinese
 LANGUAGES = {"en": "English", "zh": "中文"}
 DEFAULT = "en"
 
+
+class _Unknown:
+    def __format__(self, form: str) -> str:
+        return "–"
+
+
+_UNKNOWN = _Unknown()
 _spoken: ContextVar[str | None] = ContextVar("spoken", default=None)
 _asked: Callable[[], str | None] | None = None
 
 
 def say(text: str, **fields: Any) -> str:
-    """``text``, a format string of ``fields``, in the current language."""
+    """``text``, a format string of ``fields``, in the current language; a dash for what is not a number."""
     words = WORDS.get(text, text) if current() == "zh" else text
-    return words.format(**fields) if fields else words
+    if not fields:
+        return words
+    return words.format(**{k: _UNKNOWN if isinstance(v, float) and v != v else v for k, v in fields.items()})
 
 
 def plural(count: int, one: str, many: str, **fields: Any) -> str:

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from kvlab.difference import HeadDifference
 from kvlab.language import current, say, speaking
 from kvlab.plots.cells import Cell, cell_map
-from kvlab.plots.style import DIFFERENCE_SCALE, KIND_NAME, written
+from kvlab.plots.style import DIFFERENCE_SCALE, KIND_NAME, VERDICT_MARKS, written
 from kvlab.results import Alignment
 
 LEAST_RANGE = 0.02  # of the colours; a smaller range would paint noise
@@ -43,7 +43,7 @@ def _cells(differences: Sequence[HeadDifference], limit: float) -> list[Cell]:
             head=head.head,
             value=head.difference if isfinite(head.difference) else None,
             words=written(head.difference, 2, "+"),
-            mark=" =" * (head.clear is False),
+            mark=VERDICT_MARKS[head.clear] if isfinite(head.difference) else "",
             hover=_hover(head),
             dark=head.difference < -WHITE_ON_ORANGE * limit or head.difference > WHITE_ON_PURPLE * limit,
         )

@@ -8,7 +8,15 @@ import plotly.graph_objects as go
 
 from kvlab.language import say
 from kvlab.plots.cells import Cell, cell_map
-from kvlab.plots.style import GAIN_SCALE, KIND_NAME, STUDENT_COLOUR, TEACHER_COLOUR, layout, written
+from kvlab.plots.style import (
+    GAIN_SCALE,
+    KIND_NAME,
+    STUDENT_COLOUR,
+    TEACHER_COLOUR,
+    VERDICT_MARKS,
+    layout,
+    written,
+)
 from kvlab.results import Alignment, FusedScore
 
 LEAST_RANGE = 0.02  # of the gain's colours; a smaller range would paint noise
@@ -25,7 +33,7 @@ def gain_heatmap(alignment: Alignment, kind: str, selected: tuple[int, int] | No
             head=score.head,
             value=score.gain if isfinite(score.gain) else None,
             words=written(score.gain, 2, "+"),
-            mark=" =" * (isfinite(score.gain_se) and not score.beats_best),
+            mark=VERDICT_MARKS[score.beats_best] if isfinite(score.gain) else "",
             hover=_hover(score, alignment.teachers),
             dark=isfinite(score.gain) and abs(score.gain) > DARK_FROM * limit,
         )

@@ -11,7 +11,17 @@ import plotly.graph_objects as go
 from kvlab.language import mark, say
 from kvlab.once import once
 from kvlab.plots.cells import Cell, cell_map
-from kvlab.plots.style import ERROR_SCALE, KIND_COLOUR, KIND_NAME, NEUTRAL, TEACHER_COLOUR, layout, visible, written
+from kvlab.plots.style import (
+    ERROR_SCALE,
+    KIND_COLOUR,
+    KIND_NAME,
+    NEUTRAL,
+    TEACHER_COLOUR,
+    VERDICT_MARKS,
+    layout,
+    visible,
+    written,
+)
 from kvlab.results import Alignment, HeadScore
 
 DARK_BELOW = 0.45  # white is easier to read than black on the map's colours up to here
@@ -40,7 +50,7 @@ def _error_cells(alignment: Alignment, kind: str) -> list[Cell]:
             head=score.head,
             value=score.error if isfinite(score.error) else None,
             words=f"{score.error:.2f}" if isfinite(score.error) else "–",
-            mark=" =" * (score.beats_controls is False and isfinite(score.error)),
+            mark=VERDICT_MARKS[score.beats_controls] if isfinite(score.error) else "",
             hover=hover(score),
             dark=score.error < DARK_BELOW,
         )

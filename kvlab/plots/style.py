@@ -24,6 +24,8 @@ TEACHER_COLOUR, STUDENT_COLOUR, NEUTRAL = "#0072B2", "#D55E00", "#8A8F98"  # Oka
 KIND_COLOUR = {"key": "#009E73", "value": "#CC79A7"}
 # Opacity of grey: later is darker.
 SEGMENT_SHADE = {mark("prompt"): 0.05, mark("reasoning"): 0.16, mark("answer"): 0.3}
+# Behind the number of a cell, by whether it is more than its controls or than none; None where that is not known.
+VERDICT_MARKS = {True: "", False: " =", None: " ?"}
 CELL_TEXT_UP_TO = 16  # heads or layers; more, and the numbers would not be legible
 
 

@@ -15,7 +15,8 @@ from kvlab.types import SelfTest
 ERROR_MEANING = mark(
     "Error = RSS / TSS = 1 − R² on documents that the map was not fitted on: 0 is perfect, 1 is no better than the "
     "training mean. “=” marks a head no better than its controls: not above the mean, shuffled rows and the group "
-    "mean, or not more than two standard errors above the token alone or a teacher of random weights."
+    "mean, or not more than two standard errors above the token alone or a teacher of random weights. “?” marks one of "
+    "which that is not known."
 )
 TESTED = {"teacher": mark("Teacher {name}: {tested}."), "student": mark("Student {name}: {tested}.")}
 

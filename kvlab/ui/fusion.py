@@ -19,7 +19,7 @@ FILE = "fusion.csv"
 VERDICTS = {
     True: "",
     False: mark(" **The other teachers add nothing that can be told from chance.**"),
-    None: mark(" One fold only is scored, so there is no standard error."),
+    None: mark(" Fewer than three folds are scored, so there is no standard error."),
 }
 
 

@@ -133,7 +133,8 @@ def _over_random(gain: float) -> str:
 def _verdict(score: HeadScore) -> str:
     if score.unbeaten is None:
         return say(
-            " One fold only is scored, so there is no standard error: whether it beats its controls is not known."
+            " Fewer than three folds are scored, so there is no standard error: whether it beats its controls is not "
+            "known."
         )
     if not score.unbeaten:
         return ""

@@ -48,7 +48,7 @@ WORDS: dict[str, str] = {
     "{n} points less than the token alone does": "比仅凭词元低 {n} 个百分点",
     "{n} points more than a teacher of random weights": "比随机权重的教师高 {n} 个百分点",
     "{n} points less than a teacher of random weights": "比随机权重的教师低 {n} 个百分点",
-    " One fold only is scored, so there is no standard error: whether it beats its controls is not known.": "只有一折有得分，因此没有标准误：是否优于对照尚不可知。",
+    " Fewer than three folds are scored, so there is no standard error: whether it beats its controls is not known.": "有得分的不到三折，因此没有标准误：是否优于对照尚不可知。",
     " **It is no better than {controls}.**": "**它并不优于{controls}。**",
     " ": "",
     "the mean": "均值",
@@ -177,7 +177,7 @@ WORDS: dict[str, str] = {
     "setting": "设置",
     # Views: fusion, and what a head keeps.
     " **The other teachers add nothing that can be told from chance.**": "**其他教师没有带来可与偶然相区分的增益。**",
-    " One fold only is scored, so there is no standard error.": "只有一折有得分，因此没有标准误。",
+    " Fewer than three folds are scored, so there is no standard error.": "有得分的不到三折，因此没有标准误。",
     "{kind} gain in held-out R² of all teachers over the best single one; the table below has the numbers.": "全部教师相对最佳单个教师的 {kind} 留出 R² 增益；数值见下表。",
     "Fused scores of every student head beside each teacher alone": "学生每个头的融合得分，以及各教师单独的得分",
     "The {teachers} teachers together explain **{r2}** of {kind} on held-out text, {gain} ± {se:.3f} R² over the best single teacher on the same {n:,} tokens.": "{teachers} 个教师合起来在留出文本上解释了 {kind} 的 **{r2}**，在相同的 {n:,} 个词元上比最佳单个教师的 R² 变化 {gain} ± {se:.3f}。",

@@ -15,7 +15,7 @@ WORDS: dict[str, str] = {
     "{share} of {kind} ({over})": "{kind} 为 {share}（{over}）",
     "{token} over the token alone, shuffled rows {shuffled}": "相对仅凭词元 {token}；打乱行 {shuffled}",
     "{token} over the token alone, {random} over random weights, shuffled rows {shuffled}": "相对仅凭词元 {token}，相对随机权重 {random}；打乱行 {shuffled}",
-    "Error = RSS / TSS = 1 − R² on documents that the map was not fitted on: 0 is perfect, 1 is no better than the training mean. “=” marks a head no better than its controls: not above the mean, shuffled rows and the group mean, or not more than two standard errors above the token alone or a teacher of random weights.": "误差 = RSS / TSS = 1 − R²，在映射未曾拟合过的文档上计算：0 为完美，1 表示不优于训练均值。“=”标出不优于对照的头：没有超过均值、打乱行和分组均值，或比仅凭词元、随机权重的教师高出不到两个标准误。",
+    "Error = RSS / TSS = 1 − R² on documents that the map was not fitted on: 0 is perfect, 1 is no better than the training mean. “=” marks a head no better than its controls: not above the mean, shuffled rows and the group mean, or not more than two standard errors above the token alone or a teacher of random weights. “?” marks one of which that is not known.": "误差 = RSS / TSS = 1 − R²，在映射未曾拟合过的文档上计算：0 为完美，1 表示不优于训练均值。“=”标出不优于对照的头：没有超过均值、打乱行和分组均值，或比仅凭词元、随机权重的教师高出不到两个标准误。“?”标出尚不可知的头。",
     "{n} folds {how}": "{how}分 {n} 折",
     "R² on documents held out ({split}), n = {n:,} tokens": "留出文档上的 R²（{split}），n = {n:,} 个词元",
     "shuffled rows on {n:,} of them, a sample": "打乱行取其中 {n:,} 个作为抽样",
