@@ -139,7 +139,7 @@ CHINESE: dict[str, str] = {
     "success": "是否成功",
     "criterion checks": "七项检查全部通过",
     "criterion steps": "所有步数完成，无 RuntimeError",
-    "criterion loss": "损失下降，且从无 NaN 或 Inf",
+    "criterion loss": "损失下降且超出偶然，且从无 NaN 或 Inf",
     "criterion memory": "内存低于 {limit:.0%}",
     "again": "重新运行",
     "settings": "设置、版本与随机种子",

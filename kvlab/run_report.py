@@ -17,7 +17,7 @@ from kvlab.run_controls import controls
 from kvlab.run_files import FORECAST, NOTES, REPORT, VERDICT, read_json, read_text
 from kvlab.run_series import series
 from kvlab.runs import monitor, store
-from kvlab.runs.metrics import Reader, Steps, Table, pace
+from kvlab.runs.metrics import Reader, Steps, Table, fell, pace
 from kvlab.runs.monitor import View
 from kvlab.runs.usage import MEMORY, curve, peak
 
@@ -173,12 +173,10 @@ def _problems(view: View, status: Fields, reader: Steps) -> list[Fields]:
 def _criteria(report: Fields, reader: Steps, checkpoints: list[Fields]) -> list[Fields]:
     """When the checklist calls the validation succeeded; ``met`` None while that is not known."""
     run, over = report["run"], report["run"]["state"] not in store.ACTIVE
-    first, final, memory = run["first_loss"], run["final_loss"], run["peak_memory"]
+    memory = run["peak_memory"]
     limit = next((c.get("threshold") for c in checkpoints if c.get("name") == "memory"), None)
     limit = limit if isinstance(limit, int | float) else LIMIT
-    declined = final < first if first is not None and final is not None else None
-    if reader.nonfinite:
-        declined = False
+    declined = False if reader.nonfinite else fell(reader.table.column("loss"))
     ran = not run["runtime_errors"] and run["all_steps_done"]
     share = memory["share"] if memory else None
     return [

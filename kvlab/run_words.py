@@ -144,7 +144,7 @@ ENGLISH: dict[str, str] = {
     "success": "Success",
     "criterion checks": "all seven checks pass",
     "criterion steps": "all steps ran, with no RuntimeError",
-    "criterion loss": "the loss declined, never NaN or Inf",
+    "criterion loss": "the loss declined by more than chance, never NaN or Inf",
     "criterion memory": "memory under {limit:.0%}",
     "again": "To run it again",
     "settings": "Settings, versions, seed",

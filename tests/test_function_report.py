@@ -56,6 +56,17 @@ def test_a_control_is_beaten_by_more_than_two_standard_errors_only(sample, gaps,
     assert words in report.verdict_sentence(with_controls(sample, gaps), 0.5)
 
 
+def test_without_standard_errors_no_control_is_said_to_be_beaten_or_not(sample):
+    rows = [dataclasses.replace(row, kl_se=np.nan, kl_over_projected_se=np.nan) for row in sample.injected]
+    single = dataclasses.replace(sample, injected=rows)
+    assert set(report.beaten(single, 0.5).values()) == {None}
+    said = report.verdict_sentence(single, 0.5)
+    assert "whether it beats its controls is not known" in said and "nan" not in said and "no control" not in said
+    unsure = [dataclasses.replace(found, se=np.nan, less_own_se=np.nan, documents=2) for found in sample.accuracy]
+    said = report.accuracy_sentence(dataclasses.replace(sample, accuracy=unsure))
+    assert "2 held-out documents: too few for standard errors" in said and "within two" not in said
+
+
 def test_figures_show_the_numbers_of_the_result(sample):
     rows = [row for row in sample.injected if row.prefix == 0.5]
     bars = plots.variants(rows, "kl").data[0]

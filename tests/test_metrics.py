@@ -6,10 +6,11 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from kvlab.runs import metrics, store, usage
-from kvlab.runs.metrics import Reader, Steps
+from kvlab.runs.metrics import Reader, Steps, fell
 
 
 @pytest.fixture
@@ -170,3 +171,13 @@ def test_on_the_processor_the_trainers_device_is_the_process_and_time_goes_on_af
     table = samples(folder, *rows)
     assert usage.curve(table) == ("process", [0.0, 1.0, 1.0, 3.0], [10, 20, 5, 15])
     assert usage.peak(table).share == 0.2
+
+
+def test_a_loss_falls_by_more_than_chance_or_not_at_all():
+    rng = np.random.default_rng(0)
+    still = [rng.normal(2.2, 0.3, 20).tolist() for _ in range(400)]
+    assert sum(losses[-1] < losses[0] for losses in still) > 150  # two single losses say "fell" in half of them
+    assert sum(map(fell, still)) < 30
+    assert all(fell([loss - 0.1 * step for step, loss in enumerate(losses)]) for losses in still)
+    assert fell([4.0, 3.0]) and not fell([3.0, 4.0]) and not fell([3.0, 3.0])
+    assert fell([]) is None and fell([2.0]) is None and fell([math.nan, 2.0]) is None

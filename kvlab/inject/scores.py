@@ -69,9 +69,9 @@ def per_token(sums: list[float], counts: list[int]) -> tuple[float, float]:
 
 
 def mean_of(values: list[float]) -> tuple[float, float]:
-    """The mean over documents and its standard error."""
+    """The mean over documents and its standard error, not a number of fewer than ``LEAST_FOLDS``."""
     n = len(values)
     if not n:
         return float("nan"), float("nan")
     mean = sum(values) / n
-    return mean, sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n) if n > 1 else float("nan")
+    return mean, sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n) if n >= metrics.LEAST_FOLDS else float("nan")

@@ -39,11 +39,16 @@ def shares(injection: Injection) -> list[float]:
     return sorted({found.prefix for found in injection.injected})
 
 
-def beaten(injection: Injection, share: float) -> dict[str, bool]:
-    """Control -> whether the projected cache's KL is below its by more than two standard errors of the difference."""
+def beaten(injection: Injection, share: float) -> dict[str, bool | None]:
+    """Control -> whether the projected cache's KL is below its by more than two standard errors of the difference.
+
+    None where there is no standard error (fewer than three documents): not known.
+    """
     found = {name: variant(injection, name, share) for name in CONTROLS}
     return {
         name: control.kl_over_projected > CERTAIN * control.kl_over_projected_se
+        if isfinite(control.kl_over_projected_se)
+        else None
         for name, control in found.items()
         if control is not None
     }
@@ -57,7 +62,14 @@ def verdict_sentence(injection: Injection, share: float) -> str:
     projected = variant(injection, "projected", share)
     words = {"share": share, "kl": projected.kl, "se": projected.kl_se, "n": projected.n, "yes": yes, "no": no}
     words |= {"documents": projected.documents}
-    if all(judged.values()):
+    if None in judged.values():
+        text = say(
+            "With {share:.0%} of each document handed over, the projected cache is {kl:.3f} nats from the own cache (n "
+            "= {n:,} tokens of {documents} held-out documents). Fewer than three documents give no standard error: "
+            "whether it beats its controls is not known.",
+            **words,
+        )
+    elif all(judged.values()):
         text = say(
             "With {share:.0%} of each document handed over, the projected cache beats every control by more than two "
             "standard errors ({yes}); it is {kl:.3f} ± {se:.3f} nats from the own cache (n = {n:,} tokens of "
@@ -188,6 +200,13 @@ def accuracy_sentence(injection: Injection) -> str | None:
         "same": projected.same_tokens,
         "n": projected.documents,
     }
+    if not isfinite(projected.less_own_se):
+        return say(
+            "Right answers: {projected:.1%} on the projected cache, {own:.1%} on its own; {same:.0%} of its own "
+            "continuation come before the first differing token (n = {n} held-out documents: too few for standard "
+            "errors).",
+            **words,
+        )
     if abs(projected.less_own) > CERTAIN * projected.less_own_se:
         return say(
             "Right answers: {projected:.1%} ± {se:.1%} on the projected cache, {own:.1%} ± {own_se:.1%} on its own, a "

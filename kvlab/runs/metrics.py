@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 from kvlab.runs import store
@@ -17,6 +18,8 @@ from kvlab.runs import store
 PACE_STEPS = 20  # the last steps, whose median time tells what remains
 DEPTH = 3  # of lists and tables within a record, of which the numbers are read
 NAN = math.nan
+ENDS, LEAST_AT_END = 0.2, 5  # share of the losses that a start or an end is read from, and how many at least
+CERTAIN = 2.0  # standard errors beyond which a fall is no chance
 
 
 @dataclass
@@ -120,6 +123,20 @@ def smoothed(values: Sequence[float], weight: float = 0.9) -> list[float]:
             known = weight * known + (1 - weight)
         smooth.append(average / known if math.isfinite(value) else NAN)
     return smooth
+
+
+def fell(losses: Sequence[float]) -> bool | None:
+    """Whether the last fifth of the losses is below the first by more than two standard errors; None of under two.
+
+    Each step is of other documents: of two single losses the later one is lower in half of all runs that learn nothing.
+    """
+    finite = [loss for loss in losses if math.isfinite(loss)]
+    count = max(round(len(finite) * ENDS), min(LEAST_AT_END, len(finite) // 2))
+    if not count:
+        return None
+    before, after = finite[:count], finite[-count:]
+    noise = math.hypot(*(stdev(part) / math.sqrt(count) if count > 1 else 0.0 for part in (before, after)))
+    return fmean(after) < fmean(before) - CERTAIN * noise
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,12 @@ WORDS: dict[str, str] = {
         "{error}与替换的 {damage} 的 Spearman ρ：{parts}；1 表示误差对各头的排序与损害一致，0 表示误差与损害无关。"
     ),
     "{kind} of this head: {parts}.": "该头的 {kind}：{parts}。",
+    "Right answers: {projected:.1%} on the projected cache, {own:.1%} on its own; {same:.0%} of its own "
+    "continuation come before the first differing token (n = {n} held-out documents: too few for standard "
+    "errors).": (
+        "答对的比例：投影缓存 {projected:.1%}，自身缓存 {own:.1%}；首个不同词元之前占自身续写的 {same:.0%}"
+        "（n = {n} 篇留出文档：太少，没有标准误）。"
+    ),
     "Right answers: {projected:.1%} ± {se:.1%} on the projected cache, {own:.1%} ± {own_se:.1%} on its own: a "
     "difference of {less:+.1%} ± {less_se:.1%} is within two standard errors; {same:.0%} of its own continuation "
     "come before the first differing token (n = {n} held-out documents).": (
@@ -79,6 +85,12 @@ WORDS: dict[str, str] = {
     "differing token (n = {n} held-out documents).": (
         "答对的比例：投影缓存 {projected:.1%} ± {se:.1%}，自身缓存 {own:.1%} ± {own_se:.1%}，相差 {less:+.1%} ± {less_se:.1%}；"
         "首个不同词元之前占自身续写的 {same:.0%}（n = {n} 篇留出文档）。"
+    ),
+    "With {share:.0%} of each document handed over, the projected cache is {kl:.3f} nats from the own cache (n = "
+    "{n:,} tokens of {documents} held-out documents). Fewer than three documents give no standard error: whether "
+    "it beats its controls is not known.": (
+        "交给学生每篇文档的 {share:.0%} 时，投影缓存与自身缓存相差 {kl:.3f} nat（n = {documents} 篇留出文档的 {n:,} 个词元）。"
+        "不足三篇文档没有标准误：是否优于对照尚不可知。"
     ),
     "With {share:.0%} of each document handed over, the projected cache beats every control by more than two "
     "standard errors ({yes}); it is {kl:.3f} ± {se:.3f} nats from the own cache (n = {n:,} tokens of "
