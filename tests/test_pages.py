@@ -163,7 +163,7 @@ def test_two_analyses_are_compared_by_address():
     other = finished.shifted(sample, "value", 2, 1, -0.4)
     other = dataclasses.replace(other, settings=other.settings | {"time": "ceil"}, prompts="mine.txt")
     other.data = other.data | {"documents_sha256": "0" * 64}
-    run = finished.run_of(other).name
+    run = finished.run_of(dataclasses.replace(other, notes=["Only 9 tokens are scored"])).name
     app = open_page("alignment", run="sample", **{"with": run, "cell": "V-2-1"})
     assert not app.exception and app.query_params["view"] == "compare" and app.query_params["with"] == run
     assert "B explains 0 points more of K and 5 points less of V than A" in said(app)
@@ -172,9 +172,9 @@ def test_two_analyses_are_compared_by_address():
     assert differ.loc["time"].tolist() == ["floor", "ceil"]
     assert differ.loc["prompts"].tolist() == ["bundled samples", "mine.txt"] and len(differ) == 3
     assert differ.loc["documents (SHA-256)", "B"] == "0" * 12 != differ.loc["documents (SHA-256)", "A"]
-    assert "Not measured on the same text: prompts and documents (SHA-256) differ." in [
-        caption.value for caption in app.caption
-    ]
+    captions = [caption.value for caption in app.caption]
+    assert "Not measured on the same text: prompts and documents (SHA-256) differ." in captions
+    assert ":material/info: B: Only 9 tokens are scored" in captions  # what to beware of in B stands beside it
 
     app.button_group(key="view").set_value("layers").run()
     assert "with" not in app.query_params

@@ -13,6 +13,7 @@ import transformers
 import kvlab
 from kvlab.align import time as time_rules
 from kvlab.align.accumulate import AlignSums
+from kvlab.align.concentration import FEW
 from kvlab.align.layers import ROWS_PER_FEATURE, LayerSearch
 from kvlab.align.metrics import LEAST_FOLDS
 from kvlab.models import LoadedModel
@@ -23,6 +24,7 @@ from kvlab.types import KINDS
 
 FEW_SCORED = 500  # student tokens; with fewer, the page says so beside the number
 FEW_DOCUMENTS = 10
+MOST = 0.5  # of a head's variance in 1% of the tokens, from which on R^2 is about these
 DOMINATES = 0.5  # share of the tokens, from which on a document's scores are those of all
 
 
@@ -84,12 +86,17 @@ def data(sums: AlignSums, counted: dict[str, int]) -> dict:
     }
 
 
-def notes(settings: AlignSettings, data: dict, heads: list[HeadScore], longest: int) -> list[str]:
-    """``longest``: student tokens of the longest scored document."""
+def notes(settings: AlignSettings, data: dict, heads: list[HeadScore], longest: int, concentrated: int) -> list[str]:
+    """``longest``: student tokens of the longest scored document; ``concentrated``: heads of ``share_of_few``."""
     found = []
     constant = sum(isnan(head.r2) for head in heads)
     if constant:
         found.append(f"{constant} of {len(heads)} heads do not vary on these prompts and have no score.")
+    if concentrated:
+        found.append(
+            f"In {concentrated} of {len(heads)} heads, {FEW:.0%} of the tokens hold more than half of the variance: "
+            "their R² is about these tokens and says little of the others. The token view shows which they are."
+        )
     if data["rows_scored"] < FEW_SCORED:
         found.append(f"Only {data['rows_scored']} tokens are scored: differences of some points may be chance.")
     if data["documents"] < FEW_DOCUMENTS:

@@ -17,6 +17,7 @@ import torch
 from kvlab.align import outcome
 from kvlab.align.accumulate import AlignSums
 from kvlab.align.batches import Read, Rows, in_order, read
+from kvlab.align.concentration import concentrated
 from kvlab.align.controls import Controls, random_rows, random_weights, rows_apart, shuffled_rows
 from kvlab.align.fusion import FusionSums, fuse
 from kvlab.align.inspection import MOST_BYTES, RULE_TABLE_DOCUMENTS, inspect, that_fit, timeline_summary
@@ -182,6 +183,7 @@ class _Work:
                     self.notes.append(f"No control by random weights of {teacher.name}: {error}")
             self.controls.append(controls)
             self.random.append(said)
+        self.concentrated = concentrated(self.samples[0], self.heads, outcome.MOST)
         self._timed("controls_s")
         self.rules = [self._rules(t) for t in range(len(self.teachers))]
         del self.caches
@@ -282,6 +284,7 @@ class _Work:
     def _alignment(self, t: int, scored: Scored, views: list, arrays: dict, fusion: list[FusedScore]) -> Alignment:
         teacher, search, settings = self.teachers[t], self.layers[t], self.settings
         data = outcome.data(self.sums[t], self.counted | {"teacher_tokens": self.teacher_tokens[t]})
+        found = outcome.notes(settings, data, scored.heads, self.longest, self.concentrated)
         return Alignment(
             settings=settings.model_dump(),
             teacher=teacher.geometry.to_dict(),
@@ -291,7 +294,7 @@ class _Work:
             layer_map=outcome.layer_map(search, teacher.geometry.kv_layers, settings),
             heads=scored.heads,
             inspected=views,
-            notes=self.reader.notes() + self.notes + outcome.notes(settings, data, scored.heads, self.longest),
+            notes=self.reader.notes() + self.notes + found,
             versions=outcome.versions(teacher),
             capture=outcome.self_tests(teacher, self.student, settings),
             controls={

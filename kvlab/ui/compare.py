@@ -75,6 +75,8 @@ def panel(alignment: Alignment, shown: str) -> None:
 def _both(a: Alignment, b: Alignment, shown: str) -> None:
     differences = _matched(shown, (id(a), id(b)), a, b)
     st.markdown(say("**B:** {finding}", finding=report.sentence(b)))
+    for note in b.notes:  # those of A stand above all views
+        st.caption(say(":material/info: B: {note}", note=plain(translated(note))))
     if differences:
         st.markdown(f"**{report.difference_sentence(differences)}**")
     else:

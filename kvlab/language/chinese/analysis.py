@@ -152,6 +152,7 @@ WORDS: dict[str, str] = {
     "Analysis B has no result: it is lost.": "分析 B 没有结果：已失联。",
     "**{letter}:** {teacher}, {prompts}": "**{letter}**：{teacher}，{prompts}",
     "**B:** {finding}": "**B**：{finding}",
+    ":material/info: B: {note}": ":material/info: B：{note}",
     "Means over heads": "各头均值",
     "{kind} R² of B minus R² of A on held-out text, per student layer and KV head; the table below has the numbers.": "留出文本上 B 与 A 的 {kind} R² 之差，按学生层与 KV 头；数值见下表。",
     "Every head in both analyses": "两个分析中的每个头",

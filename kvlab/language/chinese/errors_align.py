@@ -31,6 +31,7 @@ MESSAGES: dict[str, str] = {
     "{n} of {total} documents are not kept token by token: the arrays of all would be larger than {most} MiB.": "{total} 篇文档中有 {n} 篇未逐词元保留：全部保留时数组将超过 {most} MiB。",
     # notes of the outcome
     "{n} of {total} heads do not vary on these prompts and have no score.": "{total} 个头中有 {n} 个在这些提示上不变化，没有得分。",
+    "In {n} of {total} heads, {share} of the tokens hold more than half of the variance: their R² is about these tokens and says little of the others. The token view shows which they are.": "{total} 个头中有 {n} 个，其 {share} 的词元占方差的一半以上：这些头的 R² 说的是这些词元，对其余词元说明不了什么。逐词元视图显示是哪些词元。",
     "Only {n} tokens are scored: differences of some points may be chance.": "只有 {n} 个词元参与评分：几个百分点的差异可能出于偶然。",
     "Documents that are scored: {n}. With fewer than {few} standard errors are rough, and with fewer than {least} there are none.": "参与评分的文档：{n} 篇。少于 {few} 篇时标准误较粗略，少于 {least} 篇时没有标准误。",
     "One document holds {share} of the scored documents' tokens: the scores are largely its own, and standard errors are too small.": "一篇文档占参与评分文档词元的 {share}：得分主要是它自己的，标准误过小。",
