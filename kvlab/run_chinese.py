@@ -184,7 +184,7 @@ CHINESE: dict[str, str] = {
 REMARKS: dict[str, str] = {
     "models loaded": "模型与数据已加载",
     "forward passes": "{value:.0f} 步前向传播无错误",
-    "loss converging": "最近几步的平均损失是第 1 步的 {value:.0%}，应低于 {threshold:.0%}",
+    "loss converging": "最近几步的平均损失是第 1 步的 {value:.0%}，应低于 {threshold:.0%}，且降幅应超出偶然",
     "training stable": "平滑后的损失是中点时的 {value:.0%}，至多 {threshold:.0%}（噪声除外）",
     "no NaN or Inf": "{value:.0f} 步出现 NaN 或 Inf",
     "few spikes": "{value:.0f} 个尖峰，至多允许 {threshold:.0f} 个",

@@ -1,5 +1,6 @@
 """The checkpoint table on made-up metric lines."""
 
+import numpy as np
 import pytest
 
 from kvlab.train.config import Thresholds
@@ -43,6 +44,17 @@ def test_converging_is_the_mean_of_the_last_five_over_the_first():
     assert (found.state, found.threshold) == ("pass", 0.8) and found.value == pytest.approx(0.798)
     assert states(judge(lines([1.0] * 45 + [0.8] * 5), 100))["loss converging"] == "fail"  # not below
     assert states(judge(lines([1.0] * 50), 100, Thresholds(converged=1.1)))["loss converging"] == "pass"
+
+
+def test_a_first_loss_that_happened_to_be_high_is_no_convergence():
+    rng = np.random.default_rng(0)
+    still = [rng.lognormal(0.0, 0.3, 50) for _ in range(300)]
+    lucky = [losses for losses in still if losses[-5:].mean() < 0.8 * losses[0]]
+    assert len(lucky) > 60  # so many runs that learn nothing end below 80% of their first loss
+    passed = [states(judge(lines(losses.tolist()), 100))["loss converging"] for losses in still].count("pass")
+    assert passed < 25
+    falling = [losses * np.geomspace(1, 0.3, 50) for losses in still]
+    assert [states(judge(lines(of.tolist()), 100))["loss converging"] for of in falling].count("pass") > 240
 
 
 def test_stable_compares_the_smoothed_loss_with_half_time():

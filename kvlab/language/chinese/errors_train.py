@@ -119,7 +119,7 @@ MESSAGES: dict[str, str] = {
     "the run ended at step {n}": "运行在第 {n} 步结束",
     "waits for step {n}": "等待第 {n} 步",
     "{n} steps without an error": "{n} 步无错误",
-    "mean of the last {m} losses {now} against {first} at step 1: {ratio}, wanted below {n}": "最近 {m} 步的平均损失为 {now}，第 1 步为 {first}：{ratio}，应低于 {n}",
+    "mean of the last {m} losses {now} against {first} at step 1: {ratio}, wanted below {n}; by chance they differ by {chance}": "最近 {m} 步的平均损失为 {now}，第 1 步为 {first}：{ratio}，应低于 {n}；偶然的差异为 {chance}",
     "smoothed over {n} steps, the loss is {now} and was {before} at step {step}, give or take {m}": "按 {n} 步平滑，损失为 {now}，第 {step} 步时为 {before}，误差 {m}",
     "every number so far is finite": "至今所有数值均为有限",
     "step {step}: {names} is NaN or Inf": "第 {step} 步：{names} 为 NaN 或 Inf",
