@@ -30,6 +30,7 @@ from kvlab.safe_csv import safe_csv
 
 FORMAT = 2
 JSON_NAME, ARRAYS_NAME, CSV_NAME = "alignment.json", "arrays.safetensors", "heads.csv"
+LEAST_GAIN = 0.0005  # of a fusion, in R^2: the same teacher twice gains 0.00001, and always the same
 FUSION_NAME, OTHER_TEACHER = "fusion.csv", "teacher-{}"
 CSV_COLUMNS = ["kind", "layer", "head", "r2", "error", "cosine", "r2_shuffled", "r2_identity", "n"]
 
@@ -112,8 +113,9 @@ class FusedScore:
 
     @property
     def beats_best(self) -> bool | None:
-        """Better than the best single teacher by more than two standard errors; None where that is not known."""
-        return self.gain > 2 * self.gain_se if isfinite(self.gain_se) else None
+        """Better than the best single teacher by more than two standard errors, and by what is shown at all; None where
+        that is not known."""
+        return self.gain > max(2 * self.gain_se, LEAST_GAIN) if isfinite(self.gain_se) else None
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """Fused scores and kept steps as they are drawn, said and listed."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -12,6 +14,13 @@ from tests.finished import fused, of_rkv
 @pytest.fixture(scope="module")
 def sample():
     return read(SAMPLE_FOLDER)
+
+
+def test_a_gain_that_is_not_shown_is_none_however_certain(sample):
+    tiny = dataclasses.replace(fused(sample).fusion[-1], gain=1e-5, gain_se=1e-7)
+    assert tiny.beats_best is False and dataclasses.replace(tiny, gain=0.001).beats_best is True
+    assert dataclasses.replace(tiny, gain=0.001, gain_se=float("nan")).beats_best is None
+    assert dataclasses.replace(tiny, gain=0.001, gain_se=0.0006).beats_best is False
 
 
 @pytest.mark.parametrize("kind", ["key", "value"])

@@ -18,7 +18,8 @@ from kvlab.results import Alignment
 DIFFERENCE_MEANING = mark(
     "Colour: R² of B minus R² of A, both on documents that the maps were not fitted on; purple is more in B, orange "
     "less, white alike. “=” marks a difference within two standard errors of none. The standard error is √(s.e. of A² "
-    "+ s.e. of B²), as of independent texts; on the same text it is usually too large."
+    "+ s.e. of B²), as of independent texts; on the same text it is usually too large. Of many heads some are beyond "
+    "it by chance: where two analyses differ by their texts alone, one in ten and more, and often many together."
 )
 # Of compared_settings: what was read.
 TEXT = (mark("prompts"), mark("documents (SHA-256)"), mark("calibration documents"), mark("student tokens"))

@@ -62,7 +62,7 @@ WORDS: dict[str, str] = {
     "shuffled rows reach at most {cka}": "打乱行最多达到 {cka}",
     "neighbouring student layers have {cka:.2f} with each other (at 1 nothing tells them apart)": "相邻学生层之间为 {cka:.2f}（为 1 时无从区分）",
     # Two analyses.
-    "Colour: R² of B minus R² of A, both on documents that the maps were not fitted on; purple is more in B, orange less, white alike. “=” marks a difference within two standard errors of none. The standard error is √(s.e. of A² + s.e. of B²), as of independent texts; on the same text it is usually too large.": "颜色：B 的 R² 减 A 的 R²，二者都在映射未曾拟合过的文档上计算；紫色表示 B 更高，橙色表示 B 更低，白色表示相同。“=”标出与零相差不到两个标准误的差异。标准误为 √(A 的标准误² + B 的标准误²)，按相互独立的文本计算；若文本相同，通常偏大。",
+    "Colour: R² of B minus R² of A, both on documents that the maps were not fitted on; purple is more in B, orange less, white alike. “=” marks a difference within two standard errors of none. The standard error is √(s.e. of A² + s.e. of B²), as of independent texts; on the same text it is usually too large. Of many heads some are beyond it by chance: where two analyses differ by their texts alone, one in ten and more, and often many together.": "颜色：B 的 R² 减 A 的 R²，二者都在映射未曾拟合过的文档上计算；紫色表示 B 更高，橙色表示 B 更低，白色表示相同。“=”标出与零相差不到两个标准误的差异。标准误为 √(A 的标准误² + B 的标准误²)，按相互独立的文本计算；若文本相同，通常偏大。头很多时，总有一些会偶然超出：两个分析只是文本不同时，十个头中有一个以上，且常常许多头一起超出。",
     "No head varies in both analyses, so there is nothing to compare.": "没有一个头在两次分析中都有变化，因此无可比较。",
     "{points} more of {kind}": "{kind} 高 {points}",
     "{points} less of {kind}": "{kind} 低 {points}",
