@@ -98,3 +98,11 @@ def test_the_html_holds_layers_controls_and_self_tests(sample):
     ):
         assert words in page, words
     assert f"{sample.heads[0].r2_random:.4f}" in page
+
+
+def test_nothing_is_further_above_a_control_than_above_the_training_mean(sample, score):
+    bad = {"r2": 0.1, "r2_identity": -0.3, "gain": 0.4, "r2_random": -1.03, "gain_random": 1.13}
+    said = head_sentence(sample, replace(score, **bad))
+    assert "10 points more than the token alone" in said and "10 points more than a teacher of random weights" in said
+    worse = replace(sample, heads=[replace(s, **bad | {"r2": -0.43, "gain_random": 0.6}) for s in sample.heads])
+    assert "-43% of V (−43 points over the token alone, −43 points over random weights" in report.sentence(worse)

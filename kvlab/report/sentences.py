@@ -43,13 +43,14 @@ def sentence(alignment: Alignment) -> str:
 
 
 def _over(means: dict) -> str:
-    token, shuffled = points(means["gain"]), whole(means["r2_shuffled"])
+    """A control that is worse than the training mean counts as the mean: more than its own R² nothing is above it."""
+    token, shuffled = points(min(means["gain"], means["r2"])), whole(means["r2_shuffled"])
     if not isfinite(means["gain_random"]):
         return say("{token} over the token alone, shuffled rows {shuffled}", token=token, shuffled=shuffled)
     return say(
         "{token} over the token alone, {random} over random weights, shuffled rows {shuffled}",
         token=token,
-        random=points(means["gain_random"]),
+        random=points(min(means["gain_random"], means["r2_random"] + means["gain_random"])),
         shuffled=shuffled,
     )
 

@@ -105,9 +105,12 @@ def head_sentence(alignment: Alignment, score: HeadScore) -> str:
 
 
 def _gains(score: HeadScore) -> str:
+    """A control that is worse than the training mean counts as the mean."""
+    token = _over_token(min(score.gain, score.r2))
     if not isfinite(score.gain_random):
-        return _over_token(score.gain)
-    return say("{one} and {other}", one=_over_token(score.gain), other=_over_random(score.gain_random))
+        return token
+    random = _over_random(min(score.gain_random, score.r2_random + score.gain_random))
+    return say("{one} and {other}", one=token, other=random)
 
 
 def _over_token(gain: float) -> str:
