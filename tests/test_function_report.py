@@ -164,3 +164,14 @@ def test_beside_an_analysis_of_the_same_request_its_report_gets_a_section(sample
     assert not (tmp_path / "report.html").exists()
     with speaking("zh"):
         assert "学生能使用投影后的缓存吗？" in report.html_with_function(aligned, None, sample)
+
+
+def test_what_chance_does_to_a_rank_correlation_is_said(sample):
+    from scipy.stats import spearmanr
+
+    rng = np.random.default_rng(0)
+    heads = min(c.heads for c in sample.correlations if (c.error, c.damage) == ("projection", "kl"))
+    said = report.correlation_sentence(sample, "projection", "kl")
+    chance = float(said.split(f"alone {heads} heads come to ±")[1].split()[0])
+    drawn = [abs(spearmanr(*rng.normal(size=(2, heads))).statistic) for _ in range(2000)]
+    assert np.mean(np.array(drawn) > chance) == pytest.approx(0.05, abs=0.015)

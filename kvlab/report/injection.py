@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from math import isfinite
+from math import isfinite, sqrt
 
 from kvlab.injection import CONTROLS, NAMES, Continued, Injected, Injection
 from kvlab.language import mark, plural, say
 from kvlab.report.words import listed
 from kvlab.results import Alignment
 
+TWENTIETH = 1.96  # standard deviations that a normal number is beyond in one of 20 cases; of ρ it is 1 / √(n − 1)
 CERTAIN = 2  # standard errors by which one variant must beat another
 UNDECODED = "\ufffd"  # of a token that is a part of a character
 MEANING = mark(
@@ -142,9 +143,13 @@ def correlation_sentence(injection: Injection, error: str, damage: str) -> str:
         plural(c.heads, "{kind} {rho:+.2f} ({n} head)", "{kind} {rho:+.2f} ({n} heads)", kind=names[kind], rho=c.rho)
         for kind, c in known.items()
     ]
+    fewest = min(c.heads for c in known.values())
     return say(
         "Spearman’s ρ of {error} with the {damage} of a swap: {parts}; 1 would mean that the error ranks the heads as "
-        "their damage does, 0 that it says nothing about it.",
+        "their damage does, 0 that it says nothing about it. By chance alone {fewest} heads come to ±{chance:.2f} in "
+        "one of 20 cases.",
+        fewest=fewest,
+        chance=min(1.0, TWENTIETH / sqrt(fewest - 1)),
         error=say(ERRORS[error]),
         damage=DAMAGES[damage],
         parts=say(", ").join(parts),

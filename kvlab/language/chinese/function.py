@@ -64,8 +64,10 @@ WORDS: dict[str, str] = {
         "n = {documents} 篇文档的 {n:,} 个词元）。"
     ),
     "Spearman’s ρ of {error} with the {damage} of a swap: {parts}; 1 would mean that the error ranks the heads as "
-    "their damage does, 0 that it says nothing about it.": (
+    "their damage does, 0 that it says nothing about it. By chance alone {fewest} heads come to ±{chance:.2f} in one "
+    "of 20 cases.": (
         "{error}与替换的 {damage} 的 Spearman ρ：{parts}；1 表示误差对各头的排序与损害一致，0 表示误差与损害无关。"
+        "{fewest} 个头仅凭偶然，20 次中有一次达到 ±{chance:.2f}。"
     ),
     "{kind} of this head: {parts}.": "该头的 {kind}：{parts}。",
     "Right answers: {projected:.1%} on the projected cache, {own:.1%} on its own; {same:.0%} of its own "
