@@ -141,6 +141,13 @@ def test_weaker_projectors_score_lower_and_share_the_controls(teacher, student, 
         np.testing.assert_allclose(other.table()["r2"], other.table()["r2_group_mean"])
     np.testing.assert_allclose(other.table()["r2_shuffled"], aligned.table()["r2_shuffled"], atol=1e-9)
     np.testing.assert_allclose(other.table()["r2_identity"], aligned.table()["r2_identity"], atol=1e-9)
+    # What is more than a teacher of random weights is the score that is shown, not that of a ridge.
+    np.testing.assert_allclose(other.table()["gain_random"], other.table()["r2"] - other.table()["r2_random"])
+    part, _ = align(teacher, student, documents, AlignSettings(projector=projector, inspect=0, sample_tokens=1500))
+    table = part.table()
+    assert not part.controls["whole_sample"]
+    on_sample = table["r2_random"] + table["gain_random"]
+    assert (on_sample - table["r2"]).abs().max() < 0.5 * (aligned.table()["r2"] - table["r2"]).abs().mean()
 
 
 def test_rules_are_noted_when_blind_or_looking_ahead(teacher, student, documents):

@@ -33,6 +33,7 @@ class Controls:
     teacher: Fits = field(default_factory=dict)
     shuffled: Fits = field(default_factory=dict)
     random: Fits = field(default_factory=dict)  # empty where it was not measured
+    chosen: Fits = field(default_factory=dict)  # the user's projector where it is not ridge, to compare with random
     apart: Apart = field(default_factory=dict)
 
 

@@ -25,7 +25,7 @@ from kvlab.align.layers import LayerSearch, choose
 from kvlab.align.reading import Item, Reader
 from kvlab.align.rules import Cached, RuleScores, compare
 from kvlab.align.sample import Sample
-from kvlab.align.scoring import Scored, score
+from kvlab.align.scoring import Scored, projected_on_sample, score
 from kvlab.align.shapes import target_shape
 from kvlab.align.sums import APART, FIT_AND_SCORE, FIT_ONLY, SCORE_ONLY
 from kvlab.align.unfinished import Unfinished
@@ -181,6 +181,9 @@ class _Work:
                 except ModelError as error:
                     said = f"not measured: {error.found}"
                     self.notes.append(f"No control by random weights of {teacher.name}: {error}")
+            if self.settings.projector != "ridge" and quick:
+                of_models = teacher.geometry, self.student.geometry
+                controls.chosen = projected_on_sample(sample, search.choices, *of_models, self.settings.projector)
             self.controls.append(controls)
             self.random.append(said)
         self.concentrated = concentrated(self.samples[0], self.heads, outcome.MOST)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import product
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ import torch
 from kvlab.align import heads as head_maps
 from kvlab.align import metrics
 from kvlab.align.accumulate import AlignSums
-from kvlab.align.controls import Controls
+from kvlab.align.controls import Controls, Fits
 from kvlab.align.crossfit import (
     CrossFit,
     crossfit_fixed,
@@ -20,6 +21,7 @@ from kvlab.align.crossfit import (
     teacher_head_contributions,
 )
 from kvlab.align.layers import Choice
+from kvlab.align.sample import Sample
 from kvlab.align.shapes import check_one_width, feature_shape, padded, target_shape
 from kvlab.align.spectrum import Spectrum, spectrum
 from kvlab.align.statistics import Centred, about_own_mean
@@ -81,8 +83,9 @@ def score(
         scored.fits[kind, layer], scored.ridges[kind, layer] = chosen, ridge
         spread = sums.spread(kind, layer)
         scored.spectra[kind, layer] = spectrum(chosen, identity[kind, layer], spread)
+        on_sample = chosen if whole_sample else controls.chosen.get((kind, layer), controls.teacher[kind, layer])
         scored.heads += _head_scores(
-            (kind, layer), student.kv_layers[layer], chosen, identity[kind, layer], grouped, controls
+            (kind, layer), student.kv_layers[layer], chosen, identity[kind, layer], grouped, on_sample, controls
         )
         parts = teacher_head_contributions(pairing, heads, _head_blocks(teacher, kind, choice), penalty)
         for name in ("without", "alone"):
@@ -96,6 +99,23 @@ def score(
         scored.maps[kind].biases.append(bias.float().cpu())
     progress("fitting and scoring heads", (layers + 1) * len(KINDS), (layers + 1) * len(KINDS))
     return scored
+
+
+def projected_on_sample(
+    sample: Sample, choices: dict[str, list[Choice]], teacher: Geometry, student: Geometry, projector: str
+) -> Fits:
+    """A projector that chooses no penalty, fitted and scored on the sample alone, as controls are."""
+    fits = {}
+    for kind, layer in product(KINDS, range(sample.layers_s)):
+        choice = choices[kind][layer]
+        heads, _ = target_shape(student, kind, layer)
+        shapes = {at: feature_shape(teacher, kind, at) for at in choice.union}
+        if projector == "structured":
+            check_one_width(teacher, kind, choice.union)
+        pairing = replace(sample.pairing(kind, choice.union, layer), columns=choice.columns_of_folds())
+        solve = solver(projector, shapes, heads, penalty=1.0)
+        fits[kind, layer] = crossfit_fixed(pairing, choice.of_fold, heads, solve)
+    return fits
 
 
 def identity_fits(sums: AlignSums) -> dict[tuple[str, int], CrossFit]:
@@ -146,10 +166,12 @@ def _head_scores(
     chosen: CrossFit,
     identity: CrossFit,
     grouped: CrossFit,
+    on_sample: CrossFit,
     controls: Controls,
 ) -> list[HeadScore]:
+    """``on_sample``: the same map as ``chosen`` on the rows that the control by random weights is measured on."""
     r2, se = _with_error(chosen)
-    on_sample, shuffled, random = (fits.get(problem) for fits in (controls.teacher, controls.shuffled, controls.random))
+    shuffled, random = (fits.get(problem) for fits in (controls.shuffled, controls.random))
     by_identity, identity_se = _with_error(identity)
     gain, gain_se = _difference(chosen, identity)
     by_shuffled, shuffled_se = _with_error(shuffled)
