@@ -209,6 +209,8 @@ def test_a_budget_ends_the_swaps_and_a_request_ends_everything(models, documents
     (judged,) = {s.documents for s in heads}
     assert 1 <= judged < next(one.documents for one in found.injected)
     assert sum("The budget for swaps was used up" in note for note in found.notes) == 2  # for layers and for heads
+    per_feature = found.data["rows_fitted"] / (12 * 16)  # of 12 teacher heads
+    assert sum(f"Only {per_feature:.1f} fitted rows per feature" in note for note in found.notes) == (per_feature < 20)
     assert any("budget" in note for note in found.notes) and "head_swaps_forecast_s" in found.timings
 
     def cancel(stage, done, total):

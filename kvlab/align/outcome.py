@@ -109,11 +109,7 @@ def notes(settings: AlignSettings, data: dict, heads: list[HeadScore], longest: 
             f"One document holds {longest / data['student_tokens']:.0%} of the scored documents' tokens: the scores "
             "are largely its own, and standard errors are too small."
         )
-    if data["rows_per_feature"] < ROWS_PER_FEATURE:
-        found.append(
-            f"Only {data['rows_per_feature']:.1f} fitted rows per feature ({ROWS_PER_FEATURE} are wanted): the "
-            "scores are likely lower than with more prompts. Add prompts, or also fit on the bundled samples."
-        )
+    found += few_rows(data["rows_per_feature"])
     if data["folds"] < 3:
         found.append("With two folds no penalty can be cross-validated: a cautious fixed one is used.")
         if settings.layers == "heldout":
@@ -128,3 +124,14 @@ def notes(settings: AlignSettings, data: dict, heads: list[HeadScore], longest: 
     if settings.time in ("ceil", "overlap"):
         found.append(f"The {settings.time} rule looks ahead: the teacher may have read bytes that the student has not.")
     return found
+
+
+def few_rows(per_feature: float) -> list[str]:
+    """A note where there are fewer fitted rows per feature than are wanted."""
+    notes = []
+    if per_feature < ROWS_PER_FEATURE:
+        notes.append(
+            f"Only {per_feature:.1f} fitted rows per feature ({ROWS_PER_FEATURE} are wanted): the scores are likely "
+            "lower than with more prompts. Add prompts, or also fit on the bundled samples."
+        )
+    return notes

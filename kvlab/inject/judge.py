@@ -314,4 +314,5 @@ class _Work:
             )
         if len(self.used) < 10:
             said.append(f"Only {len(self.used)} documents are judged: standard errors are rough.")
-        return said
+        features = max(len(weights) for maps in self.fitted.sources["projected"].maps.values() for weights, _ in maps)
+        return said + outcome.few_rows(self.fitted.rows / features)
