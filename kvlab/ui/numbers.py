@@ -17,6 +17,7 @@ POSITIONS = {
 # What a number of alignment.json is; settings and packages keep the names by which they are set and installed.
 NAMES = {
     "documents": mark("documents"),
+    "documents_sha256": mark("documents (SHA-256)"),
     "calibration_documents": mark("calibration documents"),
     "student_tokens": mark("student tokens"),
     "teacher_tokens": mark("teacher tokens"),
