@@ -227,6 +227,16 @@ def test_a_fold_whose_others_have_no_rows_is_refused(teacher, student, documents
         align(teacher, student, [documents[0], Document("short", "boat")])
 
 
+def test_a_document_that_others_repeat_behind_another_word_is_said(teacher, student, documents):
+    body, quick = documents[0].text * 2, AlignSettings(inspect=0, layers="depth", random_teacher=False)
+    alike = [Document(word, f"{word} {body}") for word in ("one", "two", "six", "ten")]
+    result, _ = align(teacher, student, [*alike, *documents[1:9]], quick)
+    (said,) = [note for note in result.notes if "documents are mostly text that documents of other folds" in note]
+    assert said.startswith("4 of 12 documents") and said.endswith("one, two, six, ten")
+    result, _ = align(teacher, student, documents[:9], quick)
+    assert not any("mostly text" in note for note in result.notes)
+
+
 def test_few_documents_and_one_that_is_most_of_them_are_said(teacher, student, documents):
     few = "Documents that are scored: {}. With fewer than 10 standard errors are rough, and with fewer than 3"
     quick = AlignSettings(inspect=0, layers="depth", random_teacher=False)

@@ -297,7 +297,7 @@ class _Work:
             layer_map=outcome.layer_map(search, teacher.geometry.kv_layers, settings),
             heads=scored.heads,
             inspected=views,
-            notes=self.reader.notes() + self.notes + found,
+            notes=self.reader.notes() + self.reader.shared_notes() + self.notes + found,
             versions=outcome.versions(teacher),
             capture=outcome.self_tests(teacher, self.student, settings),
             controls={
