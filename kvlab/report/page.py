@@ -32,6 +32,7 @@ PAIRS = (  # what a value in the table of settings is, where it is no setting: o
     mark("prompts"),
     mark("teachers"),
     mark("documents"),
+    mark("documents_sha256"),
     mark("calibration_documents"),
     mark("student_tokens"),
     mark("teacher_tokens"),

@@ -105,6 +105,7 @@ WORDS: dict[str, str] = {
     "Self-test of the captured keys": "所捕获 K 的自检",
     "Settings and versions": "设置与版本",
     "control: {name}": "对照：{name}",
+    "documents_sha256": "文档指纹（sha256）",
     "calibration_documents": "校准文档数",
     "student_tokens": "学生词元数",
     "teacher_tokens": "教师词元数",
