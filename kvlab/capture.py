@@ -99,4 +99,5 @@ def _padded(batch: list[Tokens], device: torch.device) -> tuple[torch.Tensor, to
     for b, tokens in enumerate(batch):
         ids[b, : len(tokens)] = tokens.ids
         mask[b, : len(tokens)] = 1
-    return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
+    # Not waiting for what the device still has to do.
+    return tuple(torch.from_numpy(x).to(device, non_blocking=True) for x in (ids, mask))

@@ -67,3 +67,9 @@ def test_what_does_not_vary_or_is_too_short_has_no_similarity():
     (x,) = layers(4, 30, (3,))
     assert torch.isnan(cka_of([x], [torch.zeros(30, 2, dtype=torch.float64)])).all()
     assert torch.isnan(cka_of([x[:3]], [x[:3]])).all()
+
+
+def test_too_few_rows_are_not_a_number_on_the_device_of_the_rows():
+    few = torch.randn(3, 5)
+    assert hsic(CrossMoments.of([few], [few])).isnan().all()
+    assert hsic(CrossMoments.of([few.to("meta")], [few.to("meta")])).device.type == "meta"

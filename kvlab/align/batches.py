@@ -118,32 +118,52 @@ class Read:
     teachers: list[Rows]  # of each teacher
     common: list[Rows] = field(default_factory=list)  # of each teacher on the steps that all of them cover
     head_steps: list[list[HeadSteps]] = field(default_factory=list)  # rule rkv: of each teacher and document
+    captured: list[tuple[CapturedBatch, LoadedModel]] = field(default_factory=list)
+
+    def check(self) -> None:
+        """Raises AlignError ``cache-not-finite`` naming layer and head. Waits until the device has read the batch."""
+        for captured, loaded in self.captured:
+            finite(captured, loaded)
 
 
 @torch.inference_mode()
-def read(teachers: Sequence[LoadedModel], student: LoadedModel, batch: list[Item], settings: AlignSettings) -> Read:
-    """One forward per model. Raises AlignError ``cache-not-finite`` naming layer and head."""
-    kv_s = finite(capture(student, [i.student for i in batch], settings.keys == "pre-rope"), student)
-    rows, common, head_steps = [], [], []
+def read(
+    teachers: Sequence[LoadedModel],
+    student: LoadedModel,
+    batch: list[Item],
+    settings: AlignSettings,
+    checked: bool = True,
+) -> Read:
+    """One forward per model. ``checked``: raises as ``Read.check``; else the caller has it checked, once the device
+    has enough to do. Nothing is copied to a device at work meanwhile, which would wait for it."""
     parts = [
         [row_parts(i.teachers[t], i.student, i.maps[t], i.scored, settings, i.repeated) for i in batch]
         for t in range(len(teachers))
     ]
     shared = [common_parts(of_teachers) for of_teachers in zip(*parts)]
-    for t, teacher in enumerate(teachers):
-        kv_t = finite(capture(teacher, [i.teachers[t] for i in batch], settings.keys == "pre-rope"), teacher)
+    picks = [_picks(batch, t, [parts[t], *([shared] * (len(teachers) > 1))], student) for t in range(len(teachers))]
+    kv_s = capture(student, [i.student for i in batch], settings.keys == "pre-rope")
+    found = Read(batch, [], captured=[(kv_s, student)])
+    for t, (teacher, of_teacher) in enumerate(zip(teachers, picks)):
+        kv_t = capture(teacher, [i.teachers[t] for i in batch], settings.keys == "pre-rope")
+        found.captured.append((kv_t, teacher))
         embedded = teacher.model.get_input_embeddings()(kv_t.ids).float().unsqueeze(1)
-        maps = [(i.teachers[t], i.student, i.maps[t]) for i in batch]
         steps = None
         if settings.time in time_rules.HEAD_RULES:
-            head_steps.append(_kept_steps(teacher, kv_t, batch, t, settings))
-            steps = _of_batch(head_steps[-1], maps, kv_s.ids.shape[1])
-        for chosen, into in ((parts[t], rows), (shared, common)):
-            if into is common and len(teachers) == 1:
-                continue
-            picked = {part: pick(maps, [c[part] for c in chosen], embedded.device) for part in chosen[0]}
+            maps = [(i.teachers[t], i.student, i.maps[t]) for i in batch]
+            found.head_steps.append(_kept_steps(teacher, kv_t, batch, t, settings))
+            steps = _of_batch(found.head_steps[-1], maps, kv_s.ids.shape[1])
+        for picked, into in zip(of_teacher, (found.teachers, found.common)):
             into.append(Rows(batch[0].fold, picked, kv_t, kv_s, embedded, steps))
-    return Read(batch, rows, common, head_steps)
+    if checked:
+        found.check()
+    return found
+
+
+def _picks(batch: list[Item], t: int, chosen: list[list[dict]], student: LoadedModel) -> list[dict[str, Picked]]:
+    """The rows of each choice of parts (of every document), from teacher number ``t``."""
+    maps = [(i.teachers[t], i.student, i.maps[t]) for i in batch]
+    return [{part: pick(maps, [of[part] for of in some], student.device) for part in some[0]} for some in chosen]
 
 
 def _kept_steps(
@@ -186,10 +206,11 @@ def whole_document(read_batch: Read, number: int, teacher: int) -> Rows:
 
 
 def finite(captured: CapturedBatch, loaded: LoadedModel) -> CapturedBatch:
+    # One answer for all layers: on a GPU every question waits for all the work before it.
+    if bool(torch.stack([x.sum() for kind in KINDS for x in captured.of(kind)]).isfinite().all()):
+        return captured
     for kind in KINDS:
         for position, x in enumerate(captured.of(kind)):
-            if bool(torch.isfinite(x.sum())):
-                continue
             for b, tokens in enumerate(captured.tokens):
                 bad = (~torch.isfinite(x[b, :, : len(tokens)])).flatten(1).any(1).nonzero().flatten().tolist()
                 if bad:

@@ -139,6 +139,7 @@ class _Work:
         tokens, self.whole_sample = 0, True
         for batch in self.stream:
             found = self._read(batch)
+            found.check()
             for into, of_teachers in ((rows, found.teachers), (common, found.common)):
                 for kept, r in zip(into, of_teachers):
                     kept.append(r.keep())
@@ -237,7 +238,7 @@ class _Work:
         self._timed("read_rest_s")
 
     def _read(self, batch: list[Item]) -> Read:
-        return read(self.teachers, self.student, batch, self.settings)
+        return read(self.teachers, self.student, batch, self.settings, checked=False)
 
     def _add(self, found: Read) -> None:
         with torch.inference_mode():
@@ -247,6 +248,7 @@ class _Work:
                         sums.add(rows.fold, part, rows, part)
             for part in found.common[0].parts if found.common else []:
                 self.fusion.add(found.common[0].fold, part, found.common, part)
+            found.check()  # last: it waits for the device, which has the sums to compute until then
 
     # --- results ---------------------------------------------------------------------------------------------
 

@@ -65,7 +65,7 @@ def hsic(m: CrossMoments) -> torch.Tensor:
     """[A, B]: HSIC_1 of every pair of layers, with linear kernels K = A A^T, L = B B^T without their diagonals."""
     n = m.n
     if n < 4:
-        return torch.full((len(m.widths_a), len(m.widths_b)), float("nan"), dtype=torch.float64)
+        return torch.full_like(m.norm_a_by_norm_b, float("nan"))
     trace = _blocks(m.ab.square(), m.widths_a, m.widths_b) - m.norm_a_by_norm_b
     total_k = _sums(m.sum_a.square(), m.widths_a) - m.norms_a
     total_l = _sums(m.sum_b.square(), m.widths_b) - m.norms_b

@@ -100,8 +100,9 @@ class Loop:
         seconds = time.perf_counter() - started
         read = sum(len(item.student) for item in everyone)
         line |= {"tokens": read, "seconds": round(seconds, 4), "tokens_per_s": round(read / seconds, 1)}
-        if accelerator.optimizer_step_was_skipped:
-            # The float16 scaler looks for its scale: an overflow there is no NaN of the run.
+        if accelerator.scaler is not None and not math.isfinite(line["grad_norm"]):
+            # The float16 scaler looks for its scale: an overflow there is no NaN of the run. Accelerate does not see
+            # it: a fused optimiser is called all the same, and leaves the step out by itself.
             line |= {"skipped": True, "grad_norm": None}
         return line
 
