@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from kvlab import cli
-from kvlab.bench import ROWS, layers, memory, overhead, pair, ridge, row, run, seeds, timelines, training
+from kvlab.bench import ROWS, layers, memory, overhead, pair, ridge, row, run, seeds, steps, timelines, training
 from kvlab.bench.pair import TINY, documents, random_pair, tokenizers
+from kvlab.runs import store
 from kvlab.train.perform import perform
 
 pytestmark = [pytest.mark.model, pytest.mark.xdist_group("bench"), pytest.mark.usefixtures("fresh_accelerate")]
@@ -92,7 +93,7 @@ def test_verdicts_need_the_same_result_too():
     assert isnan(row.not_measured("a", "b", row.FASTER, 5.0, "no").ratio)
 
 
-@pytest.mark.parametrize("rows", ["0", "1,10", "x", "1,,2", ""])
+@pytest.mark.parametrize("rows", ["0", "1,11", "x", "1,,2", ""])
 def test_rows_that_do_not_exist_are_refused(rows, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main(["bench", "--rows", rows])
@@ -103,6 +104,27 @@ def test_rows_that_do_not_exist_are_refused(rows, capsys):
 def test_a_device_that_is_not_there_is_exit_code_2(capsys):
     assert cli.main(["bench", "--rows", "4", "--quick", "--device", "cuda"]) == 2
     assert "cuda" in capsys.readouterr().err
+
+
+def test_a_hundred_steps_leave_a_run_whose_memory_is_the_rows(tmp_path):
+    found = steps.hundred_steps(CPU, quick=True)
+    folder = store.runs_root() / found.detail["run"]
+    lines = [json.loads(line) for line in (folder / "memory.jsonl").read_text().splitlines()]
+    assert found.detail["peak_bytes"] == max(line["process_peak"] for line in lines)
+    assert found.ratio == found.detail["peak_bytes"] / lines[-1]["device_total"]
+    assert [used for _, used in found.detail["memory_curve"]] == [line["process_rss"] for line in lines]
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 4 and (folder / "report.html").exists()
+    assert not (folder / "checkpoint").exists()  # 13 GB in the true shapes
+    assert found.detail["verdict"] == "pass" or found.holds is False
+
+
+def test_rows_of_one_process_may_differ_in_precision(tmp_path):
+    texts = documents(12, 60)
+    for name, dtype, precision in (("half", torch.bfloat16, "bf16"), ("full", torch.float32, "fp32")):
+        teacher = pair.random_model("teacher", TINY[0], tokenizers()[0], CPU, dtype)
+        student = pair.random_model("student", TINY[1], tokenizers()[1], CPU, torch.float32)
+        (tmp_path / name).mkdir()
+        assert training.prepared(tmp_path / name, teacher, student, texts, 2, 1).config.precision == precision
 
 
 def test_the_floor_of_a_training_step_reads_the_same_tokens_and_trains_the_same_student(tmp_path):

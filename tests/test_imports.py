@@ -106,7 +106,10 @@ GROUPS = {
     "worker": ({"kvlab.worker"}, {"base", "work", "models", "runs", "inject"}),
     "bench": (
         {"kvlab.bench"},
-        {"base", "input", "results", "models", "align", "inject", "work", "runs", "training", "training-run"},
+        {
+            *("base", "input", "results", "models", "align", "inject", "work", "runs", "run-report"),
+            *("training", "training-run"),
+        },
     ),
     "cli": (
         {"kvlab.cli", "kvlab.cli_runs", "kvlab.__main__"},

@@ -10,4 +10,5 @@ ROWS = {
     7: "align where the sample is everything",
     8: "a training step against its floor",
     9: "the same on the demo pair",
+    10: "a training run of 100 steps: memory and verdict",
 }

@@ -16,7 +16,7 @@ import torch
 import transformers
 
 import kvlab
-from kvlab.bench import layers, memory, overhead, ridge, stream, timelines, training
+from kvlab.bench import layers, memory, overhead, ridge, steps, stream, timelines, training
 from kvlab.bench.row import FASTER, Row
 from kvlab.models import free_memory, pick_device
 
@@ -30,6 +30,7 @@ MEASURES: dict[int, Callable[[torch.device, bool], Row]] = {
     7: overhead.all_sample,
     8: training.wide_pair,
     9: training.demo_pair,
+    10: steps.hundred_steps,
 }
 MARKS = {True: "✓", False: "✗", None: " "}
 

@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 import torch.nn.functional as F
+from accelerate.state import AcceleratorState, GradientState
 
 from kvlab.align.reading import Item
 from kvlab.bench.pair import TINY, documents, random_model, tokenizers, true_shapes
@@ -118,12 +119,19 @@ def prepared(
         precision="bf16" if teacher.dtype == torch.bfloat16 else "fp32",
         fit_documents=len(texts) - 1,
     )
+    forget_accelerate()
     record = Record(folder, config.max_steps, config.thresholds)
     run = Run(folder, config, record, None, Phase(None), Stop(folder))
     run.data = data.read(config, [teacher], student, texts[1:], texts[:1])
     run.take([teacher], student)
     record.loaded = True
     return run
+
+
+def forget_accelerate() -> None:
+    """Accelerate keeps precision and device for the whole process; rows of one process differ in them."""
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
 
 
 def floor_step(run: Run, loop: Loop, teacher: LoadedModel, number: int) -> float:

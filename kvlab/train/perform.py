@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -21,15 +22,18 @@ from kvlab.train.failures import NotFinite
 from kvlab.train.memory_watch import MemoryWatch
 from kvlab.train.record import STOP, Record
 
+if TYPE_CHECKING:
+    from kvlab.train.run import Run
+
 PASSED, FAILED, REFUSED = 0, 1, 2  # exit codes; a run that was cancelled is not finished, as one that was refused
 
 
-def perform(folder: Path, echo: Callable[[str], None] | None = None) -> int:
+def perform(folder: Path, echo: Callable[[str], None] | None = None, run: type[Run] | None = None) -> int:
     """Carry out the run that ``config.yaml`` of the folder describes, or go on with it -> exit code.
 
     0: done and the verdict passed; 1: failed, or the verdict did; 2: refused before weights were loaded, or cancelled.
-    Never raises for what happens to the run. ``echo`` gets every line of the log. Under ``accelerate launch`` every
-    process calls this, and the first writes.
+    Never raises for what happens to the run. ``echo`` gets every line of the log; ``run`` where it is not to be a plain
+    Run. Under ``accelerate launch`` every process calls this, and the first writes.
     """
     first = first_process()
     live = LiveStatus(folder, threading.Event()) if first else None
@@ -43,7 +47,7 @@ def perform(folder: Path, echo: Callable[[str], None] | None = None) -> int:
                 # Imported here, so that a refused config and a missing package are recorded like any failure.
                 from kvlab.train.run import Run
 
-                state = Run(folder, config, record, watch, at, stop).go()
+                state = (run or Run)(folder, config, record, watch, at, stop).go()
         ended, error, code = "done", None, PASSED if state == "pass" else FAILED
     except Cancelled:
         ended, error, code = "cancelled", None, REFUSED

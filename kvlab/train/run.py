@@ -105,7 +105,7 @@ class Run:
         self.at("loading")
         plan.check_functional(config)
         device = str(pick_device(config.device))
-        readers = [reader(name) for name in (*config.teachers, config.student)]
+        readers = self._readers()
         *teachers, student = readers
         shapes = [teacher.geometry for teacher in teachers]
         plan.check(shapes, student.geometry, config.use_kv_projector, config.precision, device)
@@ -120,6 +120,9 @@ class Run:
         self.report |= {"geometry": [g.to_dict() for g in (*shapes, student.geometry)], "notes": self.data.notes}
         self._forecast(shapes, student.geometry, device)
         return readers
+
+    def _readers(self) -> list[LoadedModel]:
+        return [reader(name) for name in (*self.config.teachers, self.config.student)]
 
     def _forecast(self, teachers: Sequence[Geometry], student: Geometry, device: str) -> None:
         """Say what the run will take, and keep it beside what is in use now, for the report."""
@@ -150,15 +153,18 @@ class Run:
         teachers: list[LoadedModel] = []
         for number, name in enumerate(config.teachers):
             self._at("loading", number, len(readers))
-            loaded = load(name, device, DTYPES[config.precision])
+            loaded = self._model(name, device, DTYPES[config.precision])
             teachers.append(random_like(loaded, config.seed) if config.control == "random-teacher" else loaded)
             del loaded
         self._at("loading", len(teachers), len(readers))
-        student = load(config.student, device, "float32")
+        student = self._model(config.student, device, "float32")
         hint = failures.slow_hint(device, config.precision, len(memory.gpus()))
         self.report["device"] = {"device": device, "words": hint, "processes": self.accelerator.num_processes}
         self.record.say(f"loaded; {hint}")
         return teachers, student
+
+    def _model(self, name: str, device: str, dtype: str) -> LoadedModel:
+        return load(name, device, dtype)
 
     def take(self, teachers: Sequence[LoadedModel], student: LoadedModel) -> None:
         """Fit the maps of loaded models to ``data``, and make the learner and its optimiser."""
