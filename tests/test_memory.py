@@ -10,6 +10,8 @@ import pytest
 from kvlab import memory
 from kvlab.errors import ModelError
 from kvlab.memory import DeviceMemory, Forecast, Gpu, forecast, readable
+from kvlab.train import memory_watch
+from kvlab.train.memory_watch import MemoryWatch
 from kvlab.types import Geometry, Positions
 
 GIB = 1024**3
@@ -178,3 +180,19 @@ def test_sizes_for_people(size, text):
 def test_the_web_process_can_ask_without_torch():
     code = "import sys, kvlab.memory, kvlab.names, kvlab.doctor; print({'torch', 'transformers'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_a_gpu_is_watched_from_the_start_and_never_mixed_with_the_host(monkeypatch, tmp_path):
+    monkeypatch.setattr(memory, "gpus", lambda: GPUS)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2")
+    asked, told = [], {"device_used": 3, "device_total": 10, "device_process": None}
+    monkeypatch.setattr(memory_watch, "_by_driver", lambda uuid: asked.append(uuid) or told)
+    watch = MemoryWatch(tmp_path, lambda: "loading", "cuda:0")
+    line = watch.sample()  # torch is here, but no CUDA: asking it would begin to use the device
+    assert asked == ["GPU-c000-1"] and line["device_used"] == 3 and line["torch_peak"] is None
+    assert watch.peak()["peak"] == 3 and watch.peak_share == 0.3
+    monkeypatch.setattr(memory, "gpus", list)
+    monkeypatch.setattr(memory_watch, "_by_driver", lambda uuid: None)
+    line = watch.sample()
+    assert line["device_used"] is line["device_total"] is None and line["process_rss"] > 10
+    assert watch.peak()["peak"] == 3

@@ -30,11 +30,11 @@ class MemoryWatch:
     process is what is in use, of the machine's or what a batch system grants.
     """
 
-    def __init__(self, folder: Path, phase: Callable[[], str], seconds: float = SECONDS):
+    def __init__(self, folder: Path, phase: Callable[[], str], device: str = "cpu", seconds: float = SECONDS):
         self._folder, self._phase, self._seconds = folder, phase, seconds
         self._begun, self._over = time.monotonic(), threading.Event()
         self._thread = threading.Thread(target=self._sample_on, name="memory", daemon=True)
-        self.device = "cpu"  # until the run knows better
+        self.device = device  # Accelerate may give the run another
         self.peak_used, self.peak_share, self.total, self.source = 0, 0.0, 0, ""
 
     def __enter__(self) -> MemoryWatch:
@@ -55,11 +55,13 @@ class MemoryWatch:
             "phase": self._phase(),
             **look(self.device),
         }
-        # Without a GPU the system knows the process's highest mark, which no sample need have met.
-        most = max(line["device_used"], (line["process_peak"] or 0) if line["torch_allocated"] is None else 0)
-        if most > self.peak_used:
-            self.peak_used, self.total, self.source = most, line["device_total"], line["source"]
-        self.peak_share = max(self.peak_share, most / line["device_total"])
+        if line["device_used"] is not None:
+            # Torch and the system know the highest mark, which no sample need have met.
+            mark = line["torch_peak" if self.device.startswith("cuda") else "process_peak"]
+            most = max(line["device_used"], mark or 0)
+            if most > self.peak_used:
+                self.peak_used, self.total, self.source = most, line["device_total"], line["source"]
+            self.peak_share = max(self.peak_share, most / line["device_total"])
         store.append(self._folder / FILE, json.dumps(line).encode() + b"\n")
         return line
 
@@ -76,24 +78,45 @@ class MemoryWatch:
 
 
 def look(device: str) -> dict[str, Any]:
-    """One sample in bytes; what does not apply is null. ``source`` says in words what "used" is of."""
+    """One sample in bytes; what does not apply is null. ``source`` says in words what "used" is of.
+
+    A GPU that torch has not begun to use is asked of its driver alone: looking must not begin it.
+    """
     resident = psutil.Process().memory_info().rss
     sample = {"process_rss": resident, "process_peak": _highest(resident)}
     sample |= {"torch_allocated": None, "torch_reserved": None, "torch_peak": None}
-    torch = sys.modules.get("torch")
-    if not device.startswith("cuda") or torch is None:
+    if not device.startswith("cuda"):
         total = memory.device_memory("cpu").total
         words = "this process's memory, of the machine's (no GPU in use)"
         return {**sample, "device_used": resident, "device_total": total, "device_process": resident, "source": words}
-    sample["torch_allocated"] = torch.cuda.memory_allocated(device)
-    sample["torch_reserved"] = torch.cuda.memory_reserved(device)
-    sample["torch_peak"] = torch.cuda.max_memory_allocated(device)
-    by_driver = _by_driver(str(torch.cuda.get_device_properties(device).uuid))
+    cuda = _begun()
+    if cuda is not None:
+        sample["torch_allocated"] = cuda.memory_allocated(device)
+        sample["torch_reserved"] = cuda.memory_reserved(device)
+        sample["torch_peak"] = cuda.max_memory_allocated(device)
+    by_driver = _by_driver(str(cuda.get_device_properties(device).uuid) if cuda else _uuid(device))
     if by_driver is not None:
         return {**sample, **by_driver, "source": "NVML: the whole device, other processes included"}
-    free, total = torch.cuda.mem_get_info(device)
+    free, total = cuda.mem_get_info(device) if cuda else (None, None)
+    used = None if free is None else total - free
     words = "CUDA: the whole device, other processes included"
-    return {**sample, "device_used": total - free, "device_total": total, "device_process": None, "source": words}
+    return {**sample, "device_used": used, "device_total": total, "device_process": None, "source": words}
+
+
+def _begun() -> Any | None:
+    """torch.cuda, once this process uses it."""
+    try:
+        cuda = sys.modules["torch"].cuda
+        return cuda if cuda.is_initialized() else None
+    except (KeyError, AttributeError):  # not imported yet, or half
+        return None
+
+
+def _uuid(device: str) -> str:
+    """Of "cuda:N", as the driver knows it; empty where it does not."""
+    visible = memory.visible_gpus()
+    number = int(device.partition(":")[2] or 0)
+    return visible[number].uuid if number < len(visible) else ""
 
 
 def _highest(resident: int) -> int | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from kvlab import memory
 from kvlab.errors import Cancelled, KvlabError, RunError
 from kvlab.runs import store
 from kvlab.runs.progress import LiveStatus
@@ -41,7 +42,7 @@ def perform(folder: Path, echo: Callable[[str], None] | None = None, run: type[R
     try:
         with Stop(folder).heard() as stop, live or nullcontext():
             config = read_config(folder)
-            with MemoryWatch(folder, lambda: at.name) if first else nullcontext() as watch:
+            with MemoryWatch(folder, lambda: at.name, _device(config)) if first else nullcontext() as watch:
                 peak = (lambda: watch.peak_share) if watch else float
                 record = Record(folder, config.max_steps, config.thresholds, peak, echo, writes=first)
                 # Imported here, so that a refused config and a missing package are recorded like any failure.
@@ -79,6 +80,13 @@ def read_config(folder: Path) -> TrainConfig:
             remedy="launch the run again from its page or command",
         ) from error
     return checked(fields)
+
+
+def _device(config: TrainConfig) -> str:
+    """What the run will compute on; one that is not there is refused later, with words."""
+    with suppress(KvlabError):
+        return memory.device_memory(config.device).device
+    return "cpu"
 
 
 class Phase:
