@@ -4,6 +4,8 @@ import os
 
 # One thread a test worker: the workers of pytest-xdist already take every core. Before torch is loaded.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What is asserted are a processor's numbers, in float32; with CUDA_VISIBLE_DEVICES=0 the device "auto" is a GPU.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import pytest
 from hypothesis import settings
