@@ -1,6 +1,8 @@
 """What an analysis does beyond one pair and one rule: several teachers, controls, rows apart, windows, bad input."""
 
+import copy
 import dataclasses
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from kvlab.align import batches, controls, pipeline, reading, rkv
 from kvlab.align.crossfit import crossfit_ridge, scored_apart
 from kvlab.align.pipeline import align, align_several
 from kvlab.align.sums import FIT_AND_SCORE, Pairing
+from kvlab.align.unfinished import Unfinished
 from kvlab.attention import observed_attention, observers
 from kvlab.capture import capture
 from kvlab.errors import AlignError, ModelError
@@ -297,3 +300,21 @@ def test_not_a_number_names_model_layer_and_head(models, documents, role):
     pair = {**models, role: broken}
     with pytest.raises(AlignError, match=f"values of layer 1, KV head 1 of {broken.name}"):
         align(pair["teacher"], pair["student"], documents[:4], PLAIN)
+
+
+# --- caches that are not finite --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("in_sample", [True, False])
+def test_a_cache_that_is_not_finite_is_refused_and_kept_in_no_sum(models, documents, tmp_path, in_sample):
+    settings = PLAIN.model_copy(update={"batch_tokens": 200, "sample_tokens": 100_000 if in_sample else 100})
+    spoiled = dataclasses.replace(models["teacher"], model=copy.deepcopy(models["teacher"].model))
+    found = Counter(i for d in documents for i in set(spoiled.tokenizer(d.text)["input_ids"]))
+    with torch.no_grad():
+        spoiled.model.get_input_embeddings().weight[min(found, key=found.get)] = torch.nan  # in one document or two
+    stages, unfinished = set(), Unfinished(tmp_path, "this work")
+    with pytest.raises(AlignError) as refused:
+        align_several([spoiled], models["student"], documents, settings, (), lambda s, *_: stages.add(s), unfinished)
+    assert refused.value.kind == "cache-not-finite" and "layer 0, KV head 0" in refused.value.found
+    assert ("measuring controls" in stages) is not in_sample  # controls are measured behind the sample
+    assert not unfinished.path.exists()
