@@ -29,10 +29,11 @@ class Site:
     def rotation(self, calls: list[Call], known: Known) -> Rotation:
         """The rotation of this forward; ``known`` remembers what its layers share."""
         call = calls[self.call]
-        key = (self.pairs, *_alike(call, self.heads_axis))
+        key = (self.pairs, self.offset, id(self.ratio), *_alike(call, self.heads_axis))
         if key not in known:
-            known[key] = cos_sin(call, self.pairs, self.heads_axis)
-        return Rotation(self.pairs, self.offset, *known[key], self.ratio)
+            turns = cos_sin(call, self.pairs, self.heads_axis)
+            known[key] = Rotation(self.pairs, self.offset, *turns, self.ratio)
+        return known[key]
 
     def behind(self, weight: torch.Tensor) -> Site:
         """The same rotation, seen from behind a norm with this ``weight`` [width]."""

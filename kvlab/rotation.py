@@ -13,7 +13,7 @@ import functools
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -54,6 +54,13 @@ class Rotation:
     sin: torch.Tensor
     ratio: torch.Tensor | float = 1.0  # [pairs] w[first] / w[second]
 
+    @functools.cached_property
+    def inverse(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """cos, sin * ratio and sin / ratio, over cos^2 + sin^2: once for all layers that turn alike."""
+        scale = self.cos.square() + self.sin.square()
+        sin = self.sin / scale
+        return self.cos / scale, sin * self.ratio, sin / self.ratio
+
 
 def rotate(x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
     """Keys [B, H, T, D] float32 before RoPE -> as the model caches them."""
@@ -66,15 +73,32 @@ def rotate(x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
 
 
 def unrotate(x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
-    """Keys [B, H, T, D] float32 as cached -> as they were before RoPE; the inverse of ``rotate``."""
-    p = rotation.pairs
-    scale = rotation.cos.square() + rotation.sin.square()
-    cos, sin = rotation.cos / scale, rotation.sin / scale
+    """Keys [..., B, H, T, D] float32 as cached -> as they were before RoPE; the inverse of ``rotate``."""
+    p, (cos, sin_of_second, sin_of_first) = rotation.pairs, rotation.inverse
     out, here, there = _share(x, rotation)
     a, b = here[..., p.first_out], here[..., p.second_out]
-    there[..., p.first] = a * cos + b * (sin * rotation.ratio)
-    there[..., p.second] = b * cos - a * (sin / rotation.ratio)
+    there[..., p.first] = a * cos + b * sin_of_second
+    there[..., p.second] = b * cos - a * sin_of_first
     return out
+
+
+def unrotate_layers(layers: Sequence[torch.Tensor], rotations: Sequence[Rotation | None]) -> list[torch.Tensor]:
+    """``unrotate`` of the keys of every layer in float32, as they are where there is no rotation.
+
+    Layers that turn alike are turned together: on a GPU many small kernels cost more than their work.
+    """
+    alike: dict[tuple, list[int]] = {}
+    for place, (x, rotation) in enumerate(zip(layers, rotations, strict=True)):
+        alike.setdefault((id(rotation), x.shape), []).append(place)
+    found: dict[int, torch.Tensor] = {}
+    for places in alike.values():
+        rotation = rotations[places[0]]
+        if rotation is None:
+            found |= {place: layers[place].float() for place in places}
+        else:
+            together = unrotate(torch.stack([layers[place] for place in places]).float(), rotation)
+            found |= dict(zip(places, together, strict=True))
+    return [found[place] for place in range(len(layers))]
 
 
 def _share(x: torch.Tensor, rotation: Rotation) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

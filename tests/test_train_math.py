@@ -98,7 +98,10 @@ def test_collapse_moments_add_up_and_see_variance_and_rank():
     )
     line = torch.randn(400, 1) * torch.ones(1, 6)
     assert collapse.effective_rank(collapse.Moments.of(line).covariance()).item() == pytest.approx(1, abs=1e-3)
-    assert collapse.lowest([torch.tensor(2.0), torch.tensor(1.0)]) == 1
+    several = collapse.Moments.of(torch.stack([x, 2 * x, line.expand(400, 6)])).covariance()
+    one_by_one = [collapse.Moments.of(rows).covariance() for rows in (x, 2 * x, line)]
+    for measure in (collapse.variance, collapse.effective_rank):
+        torch.testing.assert_close(measure(several), torch.stack([measure(of) for of in one_by_one]))
 
 
 def test_each_term_has_its_own_weight():

@@ -165,7 +165,8 @@ def pick(maps: Sequence[tuple[Tokens, Tokens, TimeMap]], chosen: Sequence[np.nda
     one_to_one = np.array_equal(entries[2], np.arange(offset)) and bool((entries[3] == 1).all())
 
     def on_device(part: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(part).to(device)
+        # Not waiting for what the device still has to do.
+        return torch.from_numpy(part).to(device, non_blocking=True)
 
     teacher_b, teacher_t, row, weight = map(on_device, entries)
     student = on_device(np.concatenate(student_b)), on_device(np.concatenate(student_s))

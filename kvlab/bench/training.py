@@ -13,14 +13,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-import torch.nn.functional as F
 from accelerate.state import AcceleratorState, GradientState
 
 from kvlab.align.reading import Item
 from kvlab.bench.pair import TINY, documents, random_model, tokenizers, true_shapes
 from kvlab.bench.row import TIME, Row, in_turn, timed
 from kvlab.models import LoadedModel, load
-from kvlab.train import data
+from kvlab.train import data, losses
 from kvlab.train.config import TrainConfig
 from kvlab.train.loop import Loop, predicted
 from kvlab.train.perform import Phase, Stop
@@ -144,8 +143,7 @@ def floor_step(run: Run, loop: Loop, teacher: LoadedModel, number: int) -> float
     ids, mask = _on(run.student.device, batch, [item.student for item in batch])
     with run.accelerator.autocast():
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-    wanted = mask[:, 1:].bool()
-    loss = F.cross_entropy(logits[:, :-1][wanted].float(), ids[:, 1:][wanted], reduction="sum") / predicted(batch)
+    loss = losses.cross_entropy(logits, ids, mask[:, 1:].bool()) / predicted(batch)
     loss.backward()
     optimizer.step()
     optimizer.zero_grad()

@@ -1,16 +1,20 @@
-"""Has the student's K or V shrunk to nothing, or onto few directions? From sums, so that micro-batches add up."""
+"""Has the student's K or V shrunk to nothing, or onto few directions? From sums, so that micro-batches add up.
+
+Of one layer, or of several of one shape at once, on leading axes [...].
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 
+MOMENTS = ("n", "total", "gram")
+
 
 @dataclass
 class Moments:
-    """n, sum [Q] and Gram matrix [Q, Q] of rows of one layer and kind."""
+    """n, sum [..., Q] and Gram matrix [..., Q, Q] of rows of one kind."""
 
     n: torch.Tensor
     total: torch.Tensor
@@ -18,31 +22,28 @@ class Moments:
 
     @classmethod
     def of(cls, rows: torch.Tensor) -> Moments:
-        """Of rows [N, Q], without their gradient."""
+        """Of rows [..., N, Q], without their gradient."""
         rows = rows.detach().float()
-        return cls(rows.new_tensor(len(rows)), rows.sum(0), rows.T @ rows)
+        # Filled, not copied: a copy to a GPU waits for all that it still has to do.
+        return cls(rows.new_full((), rows.shape[-2]), rows.sum(-2), rows.mT @ rows)
 
     def __add__(self, other: Moments) -> Moments:
         return Moments(self.n + other.n, self.total + other.total, self.gram + other.gram)
 
     def covariance(self) -> torch.Tensor:
-        """[Q, Q]"""
+        """[..., Q, Q]"""
         n = self.n.clamp(min=1)
         mean = self.total / n
-        return self.gram / n - torch.outer(mean, mean)
+        return self.gram / n - mean[..., :, None] * mean[..., None, :]
 
 
 def variance(covariance: torch.Tensor) -> torch.Tensor:
-    """Mean variance of the channels."""
-    return covariance.diagonal().mean()
+    """[...] mean variance of the channels."""
+    return covariance.diagonal(dim1=-2, dim2=-1).mean(-1)
 
 
 def effective_rank(covariance: torch.Tensor) -> torch.Tensor:
-    """(sum of eigenvalues)^2 / sum of their squares: the participation ratio, from 1 to Q, without eigenvalues."""
-    squares = covariance.square().sum()
-    return covariance.diagonal().sum().square() / squares.clamp(min=torch.finfo(squares.dtype).tiny)
-
-
-def lowest(values: Iterable[torch.Tensor]) -> torch.Tensor:
-    """Of several layers the one that is nearest to collapse."""
-    return torch.stack(list(values)).min()
+    """[...] (sum of eigenvalues)^2 / sum of their squares: the participation ratio, 1 to Q, without eigenvalues."""
+    squares = covariance.square().sum((-2, -1))
+    trace = covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
+    return trace.square() / squares.clamp(min=torch.finfo(squares.dtype).tiny)

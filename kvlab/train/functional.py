@@ -116,10 +116,11 @@ def _mean(learner: Learner, teachers: Teachers, items: Sequence[Item], batch_siz
     device, sums = learner.loaded.device, {}
     for first in range(0, len(items), batch_size):
         read = learner(teachers.batch(items[first : first + batch_size], device, with_features=False))
-        for problem in teachers.fitted[0].layers:
-            name = "moments.{}.{}.".format(*problem)
-            n, total = sums.get(problem, (0, 0))
-            sums[problem] = n + read[name + "n"], total + read[name + "total"]
+        for kind, group in ((kind, group) for kind, groups in learner.alike.items() for group in groups):
+            name = f"moments.{kind}.{group[0]}"
+            for layer, of_layer in zip(group, read[f"{name}.total"], strict=True):
+                n, total = sums.get((kind, layer), (0, 0))
+                sums[kind, layer] = n + read[f"{name}.n"], total + of_layer
     return {problem: (total / n).float() for problem, (n, total) in sums.items()}
 
 

@@ -18,7 +18,8 @@ def fixed(weights: Sequence[float], covered: torch.Tensor) -> torch.Tensor:
 
     A row that only teachers of weight 0 cover is shared evenly among those.
     """
-    shares = covered.new_tensor(weights, dtype=torch.float32)[:, None] * covered
+    given = torch.tensor(weights, dtype=torch.float32).to(covered.device, non_blocking=True)
+    shares = given[:, None] * covered
     uncovered = shares.sum(0, keepdim=True) == 0
     shares = torch.where(uncovered, covered.float(), shares)
     return shares / shares.sum(0, keepdim=True)

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from kvlab.align.shapes import target_shape
 from kvlab.models import LoadedModel
 from kvlab.train import fusion, losses
-from kvlab.train.collapse import Moments
+from kvlab.train.collapse import MOMENTS, Moments
 from kvlab.train.mapping import Fitted
 from kvlab.train.student import ReadStudent, read_student
 from kvlab.train.targets import MicroBatch
-from kvlab.types import KINDS
+from kvlab.types import KINDS, Geometry
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,11 @@ class Learner(nn.Module):
         super().__init__()
         self.loaded, self.fitted, self.fusing = student, fitted, fusing
         self.student = student.model
+        self.alike = {kind: layers_alike(student.geometry, kind) for kind in KINDS}
+        for kind, groups in self.alike.items() if fitted else ():
+            for group in groups:
+                scales = torch.tensor([self.scale(kind, layer) for layer in group])
+                self.register_buffer(_name(kind, group[0]), scales[:, None, None], persistent=False)
         self.maps = nn.ModuleList(
             nn.ModuleDict({_name(*problem): module for problem, module in f.maps.items()}) for f in fitted
         )
@@ -46,7 +52,8 @@ class Learner(nn.Module):
     def forward(self, batch: MicroBatch) -> dict[str, torch.Tensor]:
         """``ce``; with teachers ``kv_KIND``, ``fit_KIND`` (of projector and router), ``entropy``, ``weights`` [A].
 
-        ``moments.KIND.LAYER.*`` are the student's own. All are sums over rows or tokens; layers are averaged.
+        ``moments.KIND.LAYER.*`` are the student's own, of all layers that are ``alike`` LAYER, the first of them. All
+        are sums over rows or tokens; layers are averaged.
         """
         read = read_student(self.loaded, batch.ids, batch.mask)
         # Mixed precision is for the student: targets and second moments lose their digits in 16 bits.
@@ -57,47 +64,66 @@ class Learner(nn.Module):
         found = {"ce": losses.cross_entropy(read.logits, batch.ids, batch.predicted)}
         document, step = batch.rows
         place = document * batch.ids.shape[1] + step
+        shared = self._shared_weights(batch)
         weighed, spread = [], []
         for kind in KINDS:
             errors = []
-            for layer, x in enumerate(read.of(kind)):
+            for group in self.alike[kind]:
+                x = torch.stack([read.of(kind)[layer] for layer in group])  # [L, B, Hs, T, Ds]
                 # Not indexed by two tensors, whose backward has to sort them.
-                rows = x.transpose(1, 2).flatten(2).flatten(0, 1).index_select(0, place)  # [N, Hs * Ds]
+                rows = x.transpose(2, 3).flatten(3).flatten(1, 2).index_select(1, place)  # [L, N, Hs * Ds]
                 moments = Moments.of(rows)
-                for name in ("n", "total", "gram"):
-                    found[f"moments.{kind}.{layer}.{name}"] = getattr(moments, name)
+                for name in MOMENTS:
+                    found[f"moments.{kind}.{group[0]}.{name}"] = getattr(moments, name)
                 if not batch.features:
                     continue
-                target, weights = self.target(kind, layer, rows, batch)
-                scale = self.scale(kind, layer)
-                errors.append(torch.stack(losses.matched(rows, target, scale)))
-                weighed.append(weights.sum(1))
-                spread.append(fusion.entropy(weights))
+                of_layers = [self.target(kind, n, of, batch, shared) for n, of in zip(group, rows, strict=True)]
+                targets = torch.stack([target for target, _ in of_layers])
+                errors.append(torch.stack(losses.matched(rows, targets, getattr(self, _name(kind, group[0])))))
+                if len(self.fitted) > 1:
+                    weighed += [weights.sum(1) for _, weights in of_layers]
+                    spread += [fusion.entropy(weights) for _, weights in of_layers]
             if errors:
-                found[f"kv_{kind}"], found[f"fit_{kind}"] = torch.stack(errors).mean(0)
+                found[f"kv_{kind}"], found[f"fit_{kind}"] = torch.cat(errors, dim=1).mean(1)
         if spread:
             found["entropy"] = torch.stack(spread).mean()
             found["weights"] = torch.stack(weighed).mean(0).detach()
         return found
 
-    def target(self, kind: str, layer: int, rows: torch.Tensor, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """[N, Q] in the student's space and the weights [A, N] of its teachers."""
-        targets = torch.stack(
-            [maps[_name(kind, layer)](x[kind, layer]) for maps, x in zip(self.maps, batch.features, strict=True)]
-        )
+    def _shared_weights(self, batch: MicroBatch) -> torch.Tensor | None:
+        """The weights [A, N] that all layers have alike; None where each has its own."""
+        if len(self.fitted) > 1 and self.fusing.rule == "fixed":
+            return fusion.fixed(self.fusing.weights or (1.0,) * len(self.fitted), batch.covered)
+        return None
+
+    def target(
+        self, kind: str, layer: int, rows: torch.Tensor, batch: MicroBatch, shared: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """[N, Q] in the student's space and the weights [A, N] of its teachers; none where there is one."""
+        name = _name(kind, layer)
+        targets = [maps[name](x[kind, layer]) for maps, x in zip(self.maps, batch.features, strict=True)]
         if len(targets) == 1:
-            return targets[0], torch.ones_like(batch.covered, dtype=torch.float32)
+            return targets[0], None
+        targets = torch.stack(targets)
         if self.fusing.rule == "learned":
-            weights = self.routers[_name(kind, layer)](rows, batch.covered)
+            weights = self.routers[name](rows, batch.covered)
         elif self.fusing.rule == "similarity":
             weights = fusion.similarity(rows, targets, batch.covered, self.fusing.temperature)
         else:
-            weights = fusion.fixed(self.fusing.weights or (1.0,) * len(targets), batch.covered)
+            weights = self._shared_weights(batch) if shared is None else shared
         return fusion.fuse(weights, targets), weights
 
     def scale(self, kind: str, layer: int) -> float:
         """The unit of the KV loss: the teachers' mean standard deviation of their targets."""
         return sum(f.scale[kind, layer] for f in self.fitted) / len(self.fitted)
+
+
+def layers_alike(student: Geometry, kind: str) -> list[tuple[int, ...]]:
+    """Cached layers, by position, of one number of heads and one width: they are computed together."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for layer in range(len(student.kv_layers)):
+        groups.setdefault(target_shape(student, kind, layer), []).append(layer)
+    return [tuple(group) for group in groups.values()]
 
 
 def _name(kind: str, layer: int) -> str:

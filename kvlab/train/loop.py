@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 
 from kvlab.align.beginnings import repeated_steps
 from kvlab.align.reading import Item
 from kvlab.train import collapse
-from kvlab.train.collapse import Moments
+from kvlab.train.collapse import MOMENTS, Moments
 from kvlab.train.data import Data
 from kvlab.train.failures import NotFinite
 from kvlab.train.learner import Learner
@@ -21,6 +22,8 @@ from kvlab.train.targets import Teachers, variances
 from kvlab.types import KINDS
 
 Line = dict[str, float | int | list[float] | None]
+Alike = dict[str, list[tuple[int, ...]]]  # of each kind, the layers that are computed together
+TERMS = ("loss", "ce", "kv_key", "kv_value", "entropy")
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class Loop:
     def __post_init__(self) -> None:
         self._trained = [p for p in self.learner.parameters() if p.requires_grad]
         self._variances = variances(self.teachers.fitted)
+        self._alike = self.accelerator.unwrap_model(self.learner).alike
 
     def step(self, number: int) -> Line:
         """Optimiser step ``number`` (from 1) -> its line. Raises NotFinite, before anything is changed by it."""
@@ -93,7 +97,7 @@ class Loop:
                 norm = None
                 if accelerator.sync_gradients:
                     norm = accelerator.clip_grad_norm_(self._trained, self.max_grad_norm)
-                    line = self._line(number, accelerator.reduce(sums, "sum"), tokens, rows, float(norm))
+                    line = self._line(number, accelerator.reduce(sums, "sum"), tokens, rows, norm)
                     self._check(line)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
@@ -106,17 +110,19 @@ class Loop:
             line |= {"skipped": True, "grad_norm": None}
         return line
 
-    def _line(self, number: int, sums: dict[str, torch.Tensor], tokens: int, rows: int, norm: float) -> Line:
+    def _line(self, number: int, sums: dict[str, torch.Tensor], tokens: int, rows: int, norm: torch.Tensor) -> Line:
         terms = self.objective.terms(sums, max(tokens, 1), max(rows, 1))
+        wanted = {name: terms[name] for name in TERMS} | spread(sums, self._alike) | {"grad_norm": norm}
+        if "weights" in sums:
+            wanted["router"] = sums["weights"] / max(rows, 1)
+        told = fetched(wanted)
         with_kv = "kv_key" in sums
         line: Line = {"step": number}
-        for name in ("loss", "ce", "kv_key", "kv_value", "entropy"):
-            line[name] = float(terms[name]) if with_kv or not name.startswith(("kv", "entropy")) else None
-        line |= {"lr": self.optimizer.param_groups[0]["lr"], "grad_norm": norm}
-        line |= spread(sums, self._variances)
-        if with_kv and len(sums["weights"]) > 1:
-            line["router"] = (sums["weights"] / max(rows, 1)).tolist()
-        return line
+        for name in TERMS:
+            line[name] = told[name][0] if with_kv or not name.startswith(("kv", "entropy")) else None
+        line |= {"lr": self.optimizer.param_groups[0]["lr"], "grad_norm": told["grad_norm"][0]}
+        line |= lowest(told, self._alike, self._variances)
+        return line | {"router": told["router"]} if "router" in told else line
 
     def _check(self, line: Line) -> None:
         names = ["loss", "ce", "kv_key", "kv_value"]
@@ -132,20 +138,34 @@ def predicted(items: Sequence[Item]) -> int:
     return sum(int((~repeated_steps(item.student, item.repeated))[1:].sum()) for item in items)
 
 
-def spread(sums: dict[str, torch.Tensor], before: dict[tuple[str, int], float]) -> Line:
-    """Variance over that before training, and effective rank, of the student's K and V: the lowest of the layers."""
+def spread(sums: dict[str, torch.Tensor], alike: Alike) -> dict[str, torch.Tensor]:
+    """``variance_KIND`` and ``rank_KIND`` [L] of the student's K and V, in the order of ``alike``."""
+    found = {}
+    for kind, groups in alike.items():
+        of_groups = [
+            Moments(*(sums[f"moments.{kind}.{group[0]}.{name}"] for name in MOMENTS)).covariance() for group in groups
+        ]
+        found[f"variance_{kind}"] = torch.cat([collapse.variance(covariance) for covariance in of_groups])
+        found[f"rank_{kind}"] = torch.cat([collapse.effective_rank(covariance) for covariance in of_groups])
+    return found
+
+
+def lowest(told: dict[str, list[float]], alike: Alike, before: dict[tuple[str, int], float]) -> Line:
+    """Variance over that before training, and effective rank, of the layer that is nearest to collapse."""
     line: Line = {}
-    for kind in KINDS:
-        ratios, ranks = [], []
-        for (of_kind, layer), variance in before.items():
-            if of_kind == kind:
-                moments = Moments(*(sums[f"moments.{kind}.{layer}.{name}"] for name in ("n", "total", "gram")))
-                covariance = moments.covariance()
-                ratios.append(collapse.variance(covariance) / variance)
-                ranks.append(collapse.effective_rank(covariance))
-        line[f"variance_ratio_{kind}"] = float(collapse.lowest(ratios))
-        line[f"effective_rank_{kind}"] = float(collapse.lowest(ranks))
+    for kind, groups in alike.items():
+        layers = [layer for group in groups for layer in group]
+        ratios = [now / before[kind, layer] for now, layer in zip(told[f"variance_{kind}"], layers, strict=True)]
+        # Unlike min, numpy's lets what is not a number be seen.
+        line[f"variance_ratio_{kind}"] = float(np.min(ratios))
+        line[f"effective_rank_{kind}"] = float(np.min(told[f"rank_{kind}"]))
     return line
+
+
+def fetched(wanted: dict[str, torch.Tensor]) -> dict[str, list[float]]:
+    """All values in one transfer: every single one would wait for the device."""
+    flat = iter(torch.cat([x.detach().float().flatten() for x in wanted.values()]).tolist())
+    return {name: [next(flat) for _ in range(x.numel())] for name, x in wanted.items()}
 
 
 @torch.no_grad()
@@ -165,10 +185,13 @@ def evaluate(
         _add(sums, learner(teachers.batch(items[done : done + batch_size], device)))
     progress(len(items), len(items))
     tokens, rows = predicted(items), sum(map(teachers.rows, items))
-    found = {"ce": float(sums["ce"]) / max(tokens, 1)}
-    found |= {f"kv_{kind}": float(sums[f"kv_{kind}"]) / max(rows, 1) for kind in KINDS}
+    told = fetched(
+        {name: sums[name] for name in ("ce", *(f"kv_{kind}" for kind in KINDS))} | spread(sums, learner.alike)
+    )
+    found = {"ce": told["ce"][0] / max(tokens, 1)}
+    found |= {f"kv_{kind}": told[f"kv_{kind}"][0] / max(rows, 1) for kind in KINDS}
     counts = {"documents": len(items), "tokens": tokens, "rows": rows}
-    return {**found, **spread(sums, variances(teachers.fitted)), **counts}
+    return {**found, **lowest(told, learner.alike, variances(teachers.fitted)), **counts}
 
 
 def _add(sums: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> None:

@@ -256,6 +256,8 @@ class Run:
 
     def _asked_to_stop(self) -> bool:
         """Of any process: all end at the same step."""
+        if self.accelerator.num_processes == 1:
+            return self.stop()  # without waiting for the device
         asked = torch.tensor(float(self.stop()), device=self.accelerator.device)
         return bool(self.accelerator.reduce(asked, "sum") > 0)
 

@@ -15,7 +15,7 @@ from kvlab import cache_names
 from kvlab.errors import TrainError
 from kvlab.models import LoadedModel
 from kvlab.reading import empty_cache
-from kvlab.rotation import Watch, unrotate, watched
+from kvlab.rotation import Rotation, Watch, unrotate_layers, watched
 from kvlab.selftest import proof
 from kvlab.types import KINDS
 
@@ -43,8 +43,9 @@ def read_student(loaded: LoadedModel, ids: torch.Tensor, mask: torch.Tensor) -> 
     watch = Watch()
     with watched(loaded.model, watch, cache):
         output = loaded.model(input_ids=ids, attention_mask=mask, **cache_names.passing(loaded.model, cache))
-    found: dict[str, list[torch.Tensor]] = {kind: [] for kind in KINDS}
-    shared = {}  # cos and sin, the same in many layers
+    stored_of: dict[str, list[torch.Tensor]] = {kind: [] for kind in KINDS}
+    rotations: dict[str, list[Rotation | None]] = {kind: [] for kind in KINDS}
+    shared = {}  # rotations, the same in many layers
     for layer in loaded.geometry.kv_layers:
         stored = cache.layers[layer].keys, cache.layers[layer].values
         if stored[0] is None or stored[0].shape[2] != ids.shape[1]:
@@ -56,9 +57,9 @@ def read_student(loaded: LoadedModel, ids: torch.Tensor, mask: torch.Tensor) -> 
             )
         for kind, x in zip(KINDS, stored, strict=True):
             site = sites.get((layer, kind))
-            x = x.float()
-            found[kind].append(unrotate(x, site.rotation(watch.layers[layer], shared)) if site else x)
-    return ReadStudent(output.logits, found[KINDS[0]], found[KINDS[1]])
+            stored_of[kind].append(x)
+            rotations[kind].append(site.rotation(watch.layers[layer], shared) if site else None)
+    return ReadStudent(output.logits, *(unrotate_layers(stored_of[kind], rotations[kind]) for kind in KINDS))
 
 
 def recompute_activations(loaded: LoadedModel) -> None:

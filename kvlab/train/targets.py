@@ -70,13 +70,11 @@ class Teachers:
         counted = mask.bool()
         for b, item in enumerate(items):
             counted[b, : len(item.student)] = torch.from_numpy(~repeated_steps(item.student, item.repeated))
-        batch = MicroBatch(
-            ids.to(device),
-            mask.to(device),
-            counted.to(device),
-            picked[0].student,
-            torch.from_numpy(np.stack(covered)).to(device),
+        # Not waiting for what the device still has to do.
+        ids, mask, counted, of_teachers = (
+            x.to(device, non_blocking=True) for x in (ids, mask, counted, torch.from_numpy(np.stack(covered)))
         )
+        batch = MicroBatch(ids, mask, counted, picked[0].student, of_teachers)
         if with_features:
             for a, rows in enumerate(picked):
                 batch.features.append(self._features(a, [item.teachers[a] for item in items], rows, step))
