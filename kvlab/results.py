@@ -16,7 +16,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
-from math import isfinite, isnan
+from math import isfinite, isnan, nan
 from pathlib import Path
 from typing import Any
 
@@ -110,12 +110,28 @@ class FusedScore:
     gain: float  # over the best single teacher
     gain_se: float
     n: int
+    # On the sample: r2 - that of the best single teacher fused with random weights in the place of the others. Not a
+    # number where that was not measured, and in results of before it was.
+    gain_random: float = nan
+    gain_random_se: float = nan
+    n_control: int = 0  # tokens of the sample that all teachers cover
+
+    @property
+    def unbeaten(self) -> list[str] | None:
+        """What the fusion is not better than by more than two standard errors and by what is shown at all: "best", the
+        best single teacher; "random", random weights in the place of the others (where measured). None: not known."""
+        gains = {"best": (self.gain, self.gain_se)}
+        if isfinite(self.gain_random):
+            gains["random"] = self.gain_random, self.gain_random_se
+        if not all(isfinite(se) for _, se in gains.values()):
+            return None
+        return [name for name, (gain, se) in gains.items() if not gain > max(2 * se, LEAST_GAIN)]
 
     @property
     def beats_best(self) -> bool | None:
-        """Better than the best single teacher by more than two standard errors, and by what is shown at all; None where
-        that is not known."""
-        return self.gain > max(2 * self.gain_se, LEAST_GAIN) if isfinite(self.gain_se) else None
+        """Better than the best single teacher, by more than further features bring (where that was measured); None
+        where that is not known."""
+        return None if self.unbeaten is None else not self.unbeaten
 
 
 @dataclass(frozen=True)
@@ -179,7 +195,8 @@ class Alignment:
             of_teachers = {name: fields.pop(name) for name in ("r2_alone", "weights")}
             for name, values in of_teachers.items():
                 fields |= {f"{name} {number}": value for number, value in enumerate(values, 1)}
-            rows.append(fields)
+            last = {name: fields.pop(name) for name in ("gain_random", "gain_random_se", "n_control")}
+            rows.append(fields | last)
         return pd.DataFrame(rows)
 
     def grid(self, kind: str, column: str) -> np.ndarray:
@@ -283,11 +300,11 @@ def _inspected(fields: dict) -> Inspected:
 
 
 def _numbers(fields: dict) -> dict:
-    return {k: float("nan") if v is None else v for k, v in fields.items()}
+    return {k: nan if v is None else v for k, v in fields.items()}
 
 
 def _fused(fields: dict) -> FusedScore:
-    lists = {name: [float("nan") if v is None else v for v in fields[name]] for name in ("r2_alone", "weights")}
+    lists = {name: [nan if v is None else v for v in fields[name]] for name in ("r2_alone", "weights")}
     return FusedScore(**_numbers(fields | lists))
 
 

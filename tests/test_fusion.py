@@ -1,22 +1,27 @@
-"""Several teachers in the student's space: the same one twice brings nothing, halves of the signal add up."""
+"""Several teachers in the student's space: the same one twice brings nothing, halves of the signal add up, and what any
+further features bring is no gain."""
+
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import Ridge
 
-from kvlab.align import fusion
+from kvlab.align import stacking
 from kvlab.align.crossfit import crossfit_ridge
-from kvlab.align.fusion import FusionSums, fuse
+from kvlab.align.fusion import FusionSums, fuse, over_random
 from kvlab.align.layers import Choice
+from kvlab.align.stacking import CommonRows
 from kvlab.align.sums import FIT_AND_SCORE, Pairing
+from kvlab.results import FusedScore
 from kvlab.types import KINDS
 from tests.rows import Block, planted, teacher_layers
 
 N, FOLDS, WIDTH, HEADS = 900, 4, 5, 2
 
 
-def fused(xs, y, own_rows=slice(None)):
+def problem(xs, y, own_rows=slice(None)):
     """Teachers with one layer each, their rows ``xs`` [A][N, P]; each fitted on some rows of its own."""
     one = Choice.of((0,), [(0,)] * FOLDS, lambda layer: WIDTH)
     sums = FusionSums([{kind: [one] for kind in KINDS} for _ in xs], FOLDS)
@@ -25,8 +30,12 @@ def fused(xs, y, own_rows=slice(None)):
         sums.add(f, FIT_AND_SCORE, [Block(f, [x[f::FOLDS]], [y[f::FOLDS]]) for x in xs], FIT_AND_SCORE)
         for pairing, x in zip(own, xs):
             pairing.add(f, FIT_AND_SCORE, x[f::FOLDS][own_rows], y[f::FOLDS][own_rows])
-    fits = [crossfit_ridge(pairing, HEADS) for pairing in own]
-    return fuse(sums.pairings["key", 0], own, fits, HEADS), fits
+    return sums.pairings["key", 0], own, [crossfit_ridge(pairing, HEADS) for pairing in own]
+
+
+def fused(xs, y, own_rows=slice(None)):
+    common, own, fits = problem(xs, y, own_rows)
+    return fuse(common, own, fits, HEADS), fits
 
 
 @pytest.fixture(scope="module")
@@ -60,38 +69,111 @@ def test_a_teacher_of_noise_gets_no_weight_and_brings_nothing(data):
     torch.testing.assert_close(with_noise.r2, with_noise.r2_alone[0], rtol=0, atol=0.01)
 
 
+def against_random(members, y, own_rows=slice(None)):
+    """``over_random`` of the first half of ``members``, and the fits of all."""
+    _, own, fits = problem(members, y, own_rows)
+    groups = [(f, FIT_AND_SCORE) for f in range(FOLDS)]
+    rows = [lambda group, x=x: x[group[0] :: FOLDS] for x in (*members, y)]
+    return over_random(CommonRows(groups, FOLDS, rows[:-1], rows[-1]), own, fits, HEADS), fits
+
+
+@dataclass
+class WrittenOut:
+    """Stacking of one head with scikit-learn: maps on some rows of each fold, predictions and weights on all."""
+
+    rss: np.ndarray  # [F]
+    tss: np.ndarray  # [F]
+    weights: np.ndarray  # [A], mean over folds
+
+    @classmethod
+    def of(cls, xs, y, fits, head, own_rows):
+        fold, columns = np.arange(N) % FOLDS, slice(2 * head, 2 * head + 2)
+        x, target, own = [part.numpy() for part in xs], y.numpy()[:, columns], np.arange(N) // FOLDS < own_rows
+        penalties = [fit.penalties[:, head].tolist() for fit in fits]
+
+        def predictions(f, train, rows):
+            found = []
+            for part, penalty in zip(x, penalties):
+                fitted, of = part[train & own], target[train & own]
+                alpha = penalty[f] * ((fitted - fitted.mean(0)) ** 2).sum() / WIDTH
+                found.append(Ridge(alpha=alpha).fit(fitted, of).predict(part[rows]))
+            return found
+
+        rss, tss, weights = [], [], []
+        for f in range(FOLDS):
+            mean = target[fold != f].mean(0)
+            gram, cross = np.zeros((len(x), len(x))), np.zeros(len(x))
+            for g in set(range(FOLDS)) - {f}:
+                seen = [p - mean for p in predictions(f, (fold != f) & (fold != g), fold == g)]
+                cross += [(s * (target[fold == g] - mean)).sum() for s in seen]
+                gram += [[(s * t).sum() for t in seen] for s in seen]
+            pull = stacking.PULL * gram.diagonal().mean()
+            weights.append(np.linalg.solve(gram + pull * np.eye(len(x)), cross + pull / len(x)))
+            seen = [p - mean for p in predictions(f, fold != f, fold == f)]
+            actual = target[fold == f] - mean
+            rss.append(((actual - sum(share * s for share, s in zip(weights[-1], seen))) ** 2).sum())
+            tss.append((actual**2).sum())
+        return cls(np.array(rss), np.array(tss), np.mean(weights, axis=0))
+
+
 def test_weights_and_scores_equal_stacking_written_out(data):
-    """Maps on some rows of each fold, predictions and weights on all of them."""
     xs, y = data
     found, fits = fused(xs, y, own_rows=slice(0, 150))
-    fold, target = np.arange(N) % FOLDS, y.numpy()
-    own = np.arange(N) // FOLDS < 150
-    x = [part.numpy() for part in xs]
-
-    def predict(a, head, penalty, train, rows):
-        columns = slice(2 * head, 2 * head + 2)
-        train = train & own
-        alpha = penalty * ((x[a][train] - x[a][train].mean(0)) ** 2).sum() / WIDTH
-        return Ridge(alpha=alpha).fit(x[a][train], target[train][:, columns]).predict(x[a][rows])
-
     for head in range(HEADS):
-        columns = slice(2 * head, 2 * head + 2)
-        rss, tss, weights = 0.0, 0.0, []
-        for f in range(FOLDS):
-            mean = target[fold != f][:, columns].mean(0)
-            penalties = [float(fit.penalties[f, head]) for fit in fits]
-            gram, cross = np.zeros((2, 2)), np.zeros(2)
-            for g in set(range(FOLDS)) - {f}:
-                train = (fold != f) & (fold != g)
-                seen = [predict(a, head, penalties[a], train, fold == g) - mean for a in (0, 1)]
-                cross += [(s * (target[fold == g][:, columns] - mean)).sum() for s in seen]
-                gram += [[(s * t).sum() for t in seen] for s in seen]
-            pull = fusion.PULL * gram.diagonal().mean()
-            w = np.linalg.solve(gram + pull * np.eye(2), cross + pull / 2)
-            seen = [predict(a, head, penalties[a], fold != f, fold == f) - mean for a in (0, 1)]
-            actual = target[fold == f][:, columns] - mean
-            rss += ((actual - sum(share * s for share, s in zip(w, seen))) ** 2).sum()
-            tss += (actual**2).sum()
-            weights.append(w)
-        assert float(found.r2[head]) == pytest.approx(1 - rss / tss)
-        np.testing.assert_allclose(found.weights[:, head], np.mean(weights, axis=0))
+        expected = WrittenOut.of(xs, y, fits, head, 150)
+        assert float(found.r2[head]) == pytest.approx(1 - expected.rss.sum() / expected.tss.sum())
+        np.testing.assert_allclose(found.weights[:, head], expected.weights)
+
+
+def test_the_gain_over_random_weights_equals_two_stackings_written_out(data):
+    xs, y = data
+    members = [*xs, *teacher_layers(5, N, 2, WIDTH)]
+    found, fits = against_random(members, y, own_rows=slice(0, 150))
+    assert found.n == N and found.gain.shape == found.gain_se.shape == (2, HEADS)
+    for kept, instead in enumerate(([0, 3], [2, 1])):  # the other teacher is the random one in its place
+        for head in range(HEADS):
+            real = WrittenOut.of(xs, y, fits[:2], head, 150)
+            control = WrittenOut.of([members[i] for i in instead], y, [fits[i] for i in instead], head, 150)
+            more, tss = control.rss - real.rss, real.tss
+            without = [(more.sum() - more[f]) / (tss.sum() - tss[f]) for f in range(FOLDS)]
+            se = np.sqrt((FOLDS - 1) * np.var(without))
+            assert float(found.gain[kept, head]) == pytest.approx(more.sum() / tss.sum())
+            assert float(found.gain_se[kept, head]) == pytest.approx(se)
+
+
+def scores(teachers, random, y):
+    """As of an analysis: of each head, its gain over the best single teacher and over random weights."""
+    both, _ = fused(teachers, y)
+    over, _ = against_random([*teachers, *random], y)
+    return [
+        FusedScore(
+            *("key", 0, head, float(both.r2[head]), float(both.se[head]), [], []),
+            gain=float(both.gain[head]),
+            gain_se=float(both.gain_se[head]),
+            n=both.n,
+            gain_random=float(over.gain[both.best[head], head]),
+            gain_random_se=float(over.gain_se[both.best[head], head]),
+            n_control=over.n,
+        )
+        for head in range(HEADS)
+    ]
+
+
+def test_a_second_teacher_of_random_weights_is_no_gain_and_one_that_knows_more_is():
+    """Both see what the student sees; any features of it explain what a map of the first teacher alone does not."""
+    g = torch.Generator().manual_seed(0)
+    seen = torch.randn(N, 4, generator=g, dtype=torch.float64)
+
+    def random_features():
+        return torch.tanh(seen @ torch.randn(4, WIDTH, generator=g, dtype=torch.float64) / 2)
+
+    first = torch.cat([seen[:, :2], torch.randn(N, WIDTH - 2, generator=g, dtype=torch.float64)], dim=1)
+    both = seen[:, 2:3] * seen[:, 3:]  # not linear in what is seen, which random features are nearly
+    knowing = torch.cat([seen[:, 2:], both, first[:, 2:4]], dim=1)
+    (y,) = planted([torch.cat([seen, both], dim=1)], [[0]], 4, noise=0.3)
+    stand_ins = [random_features(), random_features()]
+    by_chance = scores([first, random_features()], stand_ins, y)
+    assert all(score.gain > 2 * score.gain_se for score in by_chance)  # what was told as a gain
+    assert not any(score.beats_best for score in by_chance)
+    by_knowledge = scores([first, knowing], stand_ins, y)
+    assert all(score.beats_best for score in by_knowledge)

@@ -1,20 +1,24 @@
 """What a score must beat, measured on the sample: shuffled rows, and a teacher of random weights.
 
-Both are fitted and scored like the teacher itself, which is scored on the same rows to compare with.
+Both are fitted and scored like the teacher itself, which is scored on the same rows to compare with. What a fusion of
+several teachers must beat is the same with random weights in the place of all but one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
 from kvlab.align.batches import Rows, finite
 from kvlab.align.crossfit import CrossFit, crossfit_ridge
+from kvlab.align.fusion import OverRandom, over_random
 from kvlab.align.layers import Choice
 from kvlab.align.reading import Item
 from kvlab.align.sample import Group, Sample
+from kvlab.align.stacking import CommonRows
 from kvlab.align.sums import APART
 from kvlab.capture import capture
 from kvlab.models import LoadedModel
@@ -23,6 +27,7 @@ from kvlab.types import KINDS, Progress
 
 Apart = dict[tuple[str, int, str], list[tuple[int, torch.Tensor, torch.Tensor]]]  # kind, student layer, part
 Fits = dict[tuple[str, int], CrossFit]  # kind, student layer
+Features = dict[tuple[Group, str, tuple[int, ...]], torch.Tensor]  # of teacher layers side by side, in a sample's order
 
 
 @dataclass
@@ -56,29 +61,32 @@ def shuffled_rows(
 def random_rows(
     random: LoadedModel,
     batches: Sequence[list[Item]],
-    rows: Sequence[Rows],
+    rows: Sequence[Sequence[Rows]],
     number: int,
     choices: dict[str, list[Choice]],
     settings: AlignSettings,
     progress: Progress,
-) -> dict[tuple[Group, str, tuple[int, ...]], torch.Tensor]:
-    """Features of a random-weights teacher in the sample's row order; ``rows`` are those of teacher ``number``."""
-    found: dict[tuple, list[torch.Tensor]] = {}
-    for done, (batch, of_batch) in enumerate(zip(batches, rows)):
+) -> list[Features]:
+    """Features of a random-weights teacher in the row order of each of some samples, whose ``rows`` of teacher
+    ``number`` these are; one forward for all."""
+    found: list[dict[tuple, list[torch.Tensor]]] = [{} for _ in rows]
+    for done, batch in enumerate(batches):
         progress("reading with random weights", done, len(batches))
         captured = finite(capture(random, [i.teachers[number] for i in batch], settings.keys == "pre-rope"), random)
-        like = Rows(of_batch.fold, of_batch.picked, captured, None, None, of_batch.steps)
-        for part in of_batch.parts:
-            for kind in KINDS:
-                for union in {choice.union for choice in choices[kind]}:
-                    key = (of_batch.fold, part), kind, union
-                    found.setdefault(key, []).append(like.side_by_side(kind, union, part))
-    return {key: torch.cat(pieces) for key, pieces in found.items()}
+        for into, of_sample in zip(found, rows):
+            places = of_sample[done]
+            like = Rows(places.fold, places.picked, captured, None, None, places.steps)
+            for part in like.parts:
+                for kind in KINDS:
+                    for union in {choice.union for choice in choices[kind]}:
+                        key = (like.fold, part), kind, union
+                        into.setdefault(key, []).append(like.side_by_side(kind, union, part))
+    return [{key: torch.cat(pieces) for key, pieces in of_sample.items()} for of_sample in found]
 
 
 def random_weights(
     sample: Sample,
-    features: dict[tuple[Group, str, tuple[int, ...]], torch.Tensor],
+    features: Features,
     choices: dict[str, list[Choice]],
     heads: Sequence[int],
     progress: Progress,
@@ -95,6 +103,49 @@ def random_weights(
         )
         fits[kind, layer] = crossfit_ridge(pairing, heads[layer], quick=True)
     return fits
+
+
+def random_in_place(
+    samples: Sequence[Sample],
+    common: Sequence[Sample],
+    random: Sequence[tuple[Features, Features]],
+    controls: Sequence[Controls],
+    choices: Sequence[dict[str, list[Choice]]],
+    heads: Sequence[int],
+    progress: Progress,
+) -> dict[tuple[str, int], OverRandom]:
+    """What the fusion on the sample gains over random weights in the place of all teachers but one.
+
+    Of each teacher: its sample and that of the rows that all teachers cover, the features of random weights on either,
+    and its controls, whose fits have the penalties.
+    """
+    found = {}
+    for number, (kind, layer) in enumerate(_problems(choices[0])):
+        progress("fusing with random weights", number, len(KINDS) * len(heads))
+        chosen = [of_teacher[kind][layer] for of_teacher in choices]
+        unions = [choice.union for choice in chosen]
+        own = [
+            sample.sums(rows, partial(sample.y, kind, layer), choice.columns_of_folds())
+            for sources in (samples, [features for features, _ in random])
+            for sample, source, choice in zip(samples, sources, chosen)
+            for rows in [_rows(source, kind, choice.union)]
+        ]
+        side_by_side = [
+            _rows(source, kind, union)
+            for sources in (common, [features for _, features in random])
+            for source, union in zip(sources, unions)
+        ]
+        everything = CommonRows(common[0].groups, common[0].folds, side_by_side, partial(common[0].y, kind, layer))
+        fits = [c.teacher[kind, layer] for c in controls] + [c.random[kind, layer] for c in controls]
+        found[kind, layer] = over_random(everything, own, fits, heads[layer])
+    return found
+
+
+def _rows(source: Sample | Features, kind: str, union: tuple[int, ...]) -> Callable[[Group], torch.Tensor]:
+    """Features of teacher layers side by side, of a group."""
+    if isinstance(source, Sample):
+        return partial(source.side_by_side, kind, union)
+    return lambda group: source[group, kind, union]
 
 
 def _problems(choices: dict[str, list[Choice]]) -> list[tuple[str, int]]:

@@ -18,8 +18,16 @@ from kvlab.align import outcome
 from kvlab.align.accumulate import AlignSums
 from kvlab.align.batches import Read, Rows, in_order, read
 from kvlab.align.concentration import concentrated
-from kvlab.align.controls import Controls, random_rows, random_weights, rows_apart, shuffled_rows
-from kvlab.align.fusion import FusionSums, fuse
+from kvlab.align.controls import (
+    Controls,
+    Features,
+    random_in_place,
+    random_rows,
+    random_weights,
+    rows_apart,
+    shuffled_rows,
+)
+from kvlab.align.fusion import FusionSums, OverRandom, fuse
 from kvlab.align.inspection import MOST_BYTES, RULE_TABLE_DOCUMENTS, inspect, that_fit, timeline_summary
 from kvlab.align.layers import LayerSearch, choose
 from kvlab.align.reading import Item, Reader
@@ -156,7 +164,8 @@ class _Work:
         self._timed("read_sample_s")
         self.samples = [self._sample(t, r) for t, r in enumerate(rows)]
         self.common = [self._sample(t, r) for t, r in enumerate(common) if r]
-        self.sample_rows = [[r.let_go() for r in of_teacher] for of_teacher in rows]
+        # Of each teacher, of its own sample and of the common one.
+        self.sample_rows = [[[r.let_go() for r in kept] for kept in both if kept] for both in zip(rows, common)]
         share = self.documents_read / len(self.reader)
         self.layers: list[LayerSearch] = [choose(s, share, self.settings, self.progress) for s in self.samples]
         self._timed("choose_layers_s")
@@ -170,6 +179,7 @@ class _Work:
     def measure_controls(self) -> None:
         self.controls: list[Controls] = []
         self.random: list[str] = []
+        features: list[tuple[Features, Features]] = []  # of random weights in the place of each of several teachers
         for t, (teacher, sample, search) in enumerate(zip(self.teachers, self.samples, self.layers)):
             # A sample that is everything gives the teacher's own score, else only what controls are compared with.
             quick = not self.whole_sample
@@ -178,7 +188,9 @@ class _Work:
             controls, said = Controls(of_teacher, shuffled, apart=apart), "not asked for"
             if self.settings.random_teacher:
                 try:
-                    controls.random, said = self._random(t, teacher, sample, search), f"seed {self.settings.seed}"
+                    found, said = self._random(t, teacher, search), f"seed {self.settings.seed}"
+                    controls.random = random_weights(sample, found[0], search.choices, self.heads, self.progress)
+                    features += [found] if self.common else []
                 except ModelError as error:
                     said = f"not measured: {error.found}"
                     self.notes.append(f"No control by random weights of {teacher.name}: {error}")
@@ -187,6 +199,12 @@ class _Work:
                 controls.chosen = projected_on_sample(sample, search.choices, *of_models, self.settings.projector)
             self.controls.append(controls)
             self.random.append(said)
+        self.over_random: dict[tuple[str, int], OverRandom] = {}
+        if len(features) == len(self.common) > 1:
+            choices = [search.choices for search in self.layers]
+            self.over_random = random_in_place(
+                self.samples, self.common, features, self.controls, choices, self.heads, self.progress
+            )
         self.concentrated = concentrated(self.samples[0], self.heads, outcome.MOST)
         self._timed("controls_s")
         self.rules = [self._rules(t) for t in range(len(self.teachers))]
@@ -203,12 +221,12 @@ class _Work:
             found.add(self.settings.time, self.controls[t].teacher, self.layers[t].rows, common=False)
         return found
 
-    def _random(self, t: int, teacher: LoadedModel, sample: Sample, search: LayerSearch):
+    def _random(self, t: int, teacher: LoadedModel, search: LayerSearch) -> list[Features]:
+        """In the row order of the teacher's sample and, of several teachers, of that of the common rows."""
         self.progress("reading with random weights", 0, len(self.batches))
         random = random_like(teacher, self.settings.seed)
         rows = self.sample_rows[t]
-        features = random_rows(random, self.batches, rows, t, search.choices, self.settings, self.progress)
-        return random_weights(sample, features, search.choices, self.heads, self.progress)
+        return random_rows(random, self.batches, rows, t, search.choices, self.settings, self.progress)
 
     # --- the rest --------------------------------------------------------------------------------------------
 
@@ -281,6 +299,13 @@ class _Work:
             fused = fuse(common, own, [s.ridges[kind, layer] for s in scored], self.heads[layer])
             for head in range(self.heads[layer]):
                 numbers = {name: float(getattr(fused, name)[head]) for name in ("r2", "se", "gain", "gain_se")}
+                if over := self.over_random.get((kind, layer)):
+                    best = int(fused.best[head])
+                    numbers |= {
+                        "gain_random": float(over.gain[best, head]),
+                        "gain_random_se": float(over.gain_se[best, head]),
+                        "n_control": over.n,
+                    }
                 lists = {name: getattr(fused, name)[:, head].tolist() for name in ("r2_alone", "weights")}
                 at = self.student.geometry.kv_layers[layer]
                 scores.append(FusedScore(kind, at, head, **numbers, **lists, n=fused.n))

@@ -24,7 +24,7 @@ DARK_FROM = 0.55  # share of the range from which white is easier to read
 
 
 def gain_heatmap(alignment: Alignment, kind: str, selected: tuple[int, int] | None = None) -> go.Figure:
-    """Held-out R² that all teachers together add to the best single one; “=” within two standard errors."""
+    """Held-out R² that all teachers together add to the best single one; “=” where that is no gain (``beats_best``)."""
     gains = [abs(score.gain) for score in alignment.fusion if isfinite(score.gain)]
     limit = max(LEAST_RANGE, *gains) if gains else LEAST_RANGE
     cells = [
@@ -58,6 +58,9 @@ def _hover(score: FusedScore, teachers: list[str]) -> str:
         say("gain {gain} ± {se:.3f}", gain=written(score.gain, sign="+"), se=score.gain_se),
         say("n = {n:,} tokens", n=score.n),
     ]
+    if isfinite(score.gain_random):
+        over = {"gain": written(score.gain_random, sign="+"), "se": score.gain_random_se, "n": score.n_control}
+        lines.append(say("over random weights in place of others {gain} ± {se:.3f}, n = {n:,} tokens", **over))
     return "<br>".join(lines)
 
 

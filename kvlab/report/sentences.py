@@ -9,7 +9,7 @@ import numpy as np
 from kvlab.language import mark, plural, say, translated
 from kvlab.plots import KIND_NAME, kept_mask
 from kvlab.report.words import clauses, listed, number, points, together, whole
-from kvlab.results import Alignment, HeadScore
+from kvlab.results import Alignment, FusedScore, HeadScore
 from kvlab.types import SelfTest
 
 ERROR_MEANING = mark(
@@ -107,20 +107,49 @@ def _apart(error: float, n: int) -> str:
 
 
 def fusion_sentence(alignment: Alignment) -> str:
-    """What all teachers together explain beyond the best single one."""
+    """What all teachers together explain beyond the best single one, and beyond random weights in place of others."""
     parts = []
     for kind, name in KIND_NAME.items():
         scores = [s for s in alignment.fusion if s.kind == kind and isfinite(s.r2)]
         if scores:
-            r2, gain = (sum(getattr(s, field) for s in scores) / len(scores) for field in ("r2", "gain"))
+            r2, gain, random = (_mean_of(scores, column) for column in ("r2", "gain", "gain_random"))
             gained = say("{points} over the best single teacher", points=points(gain))
+            if isfinite(random):
+                gained = say(
+                    "{one}, {points} over random weights in place of the others", one=gained, points=points(random)
+                )
             parts.append(say("{share} of {kind} ({over})", share=whole(r2), kind=name, over=gained))
-    return say(
+    sentence = say(
         "Fused in the student's space, {teachers} teachers explain {shares}, averaged over heads, on the {n:,} tokens "
         "that all of them cover.",
         teachers=len(alignment.teachers),
         shares=together(parts),
         n=alignment.fusion[0].n,
+    )
+    return sentence + _beating(alignment)
+
+
+def _mean_of(scores: list[FusedScore], column: str) -> float:
+    return sum(getattr(score, column) for score in scores) / len(scores)
+
+
+def _beating(alignment: Alignment) -> str:
+    """In how many heads the gain is one."""
+    scored = [score for score in alignment.fusion if isfinite(score.r2)]
+    if not any(isfinite(score.gain_random) for score in scored):
+        return say(
+            " Random weights in place of the other teachers were not measured: part of the gain is what any further "
+            "features bring."
+        )
+    known = [score.beats_best for score in scored if score.beats_best is not None]
+    if not known:
+        return ""
+    return say(
+        " In {beating} of {heads} heads both gains exceed two standard errors; random weights are measured on {n:,} "
+        "tokens of the sample.",
+        beating=sum(known),
+        heads=len(known),
+        n=alignment.fusion[0].n_control,
     )
 
 
@@ -129,7 +158,7 @@ def fusion_rows_sentence(alignment: Alignment) -> str:
     return say(
         "Held out ({split}). Each teacher alone is the map of its own result with one weight per head, fitted like the "
         "fusion's, so that a better scale is no gain: its R² differs a little from there. “=” marks a gain within two "
-        "standard errors of none.",
+        "standard errors of none, or of what random weights in place of the other teachers bring.",
         split=split(alignment),
     )
 

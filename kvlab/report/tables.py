@@ -39,7 +39,10 @@ FUSION = {
     "se": mark("± s.e."),
     "gain": mark("gain"),
     "gain_se": mark("± s.e. of gain"),
+    "gain_random": mark("gain over random"),
+    "gain_random_se": mark("± s.e. of this gain"),
     "n": mark("n tokens"),
+    "n_control": mark("n control"),
 }
 OF_TEACHERS = {"r2_alone": mark("R² alone: {teacher}"), "weights": mark("weight: {teacher}")}  # a column for each
 POSITIONS = {
@@ -73,7 +76,7 @@ def fusion_table(alignment: Alignment) -> pd.DataFrame:
             f"{column} {number}": words.format(teacher=f"{number} {teacher}") for column, words in OF_TEACHERS.items()
         }
     frame = frame.assign(kind=frame["kind"].map(KIND_NAME)).rename(columns=names)
-    last = [name for name in frame.columns if name.startswith(("R² alone", "weight"))] + ["n tokens"]
+    last = [name for name in frame.columns if name.startswith(("R² alone", "weight"))] + ["n tokens", "n control"]
     return frame[[name for name in frame.columns if name not in last] + last]
 
 

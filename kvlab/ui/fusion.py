@@ -9,17 +9,15 @@ import streamlit as st
 from kvlab import plots, report
 from kvlab.language import mark, say
 from kvlab.plots import KIND_NAME
-from kvlab.results import Alignment
+from kvlab.results import Alignment, FusedScore
 from kvlab.safe_csv import safe_csv
 from kvlab.ui import cells
 from kvlab.ui.text import count, number
 
 FILE = "fusion.csv"
-# By whether the fusion beats the best single teacher; None where that is not known.
-VERDICTS = {
-    True: "",
-    False: mark(" **The other teachers add nothing that can be told from chance.**"),
-    None: mark(" Fewer than three folds are scored, so there is no standard error."),
+NO_GAIN = {  # by ``FusedScore.unbeaten``
+    "best": mark(" **The other teachers add nothing that can be told from chance.**"),
+    "random": mark(" **Random weights in their place bring as much.**"),
 }
 
 
@@ -36,7 +34,12 @@ def panel(alignment: Alignment, shown: str) -> None:
     )
     frame = report.fusion_table(alignment).rename(columns={"K/V": "kind"})
     columns = {name: number(report.heading(name)) for name in frame.columns}
-    columns |= {"kind": "K/V", "layer": say("layer"), "head": say("head"), mark("n tokens"): count(say("n tokens"))}
+    columns |= {
+        "kind": "K/V",
+        "layer": say("layer"),
+        "head": say("head"),
+        **{name: count(say(name)) for name in ("n tokens", "n control")},
+    }
     cells.table(frame, columns, "fusion", shown, say("Fused scores of every student head beside each teacher alone"))
     st.download_button(
         FILE,
@@ -67,7 +70,7 @@ def _detail(alignment: Alignment, shown: str, kind: str, layer: int, head: int) 
             se=score.gain_se,
             n=score.n,
         )
-        st.markdown(sentence + say(VERDICTS[score.beats_best]))
+        st.markdown(sentence + _over_random(score) + _verdict(score))
         left, right = st.columns(2)
         for column, name, title, figure in (
             (left, "fused", say("Together and alone"), plots.fused_parts(score, alignment.teachers)),
@@ -77,3 +80,21 @@ def _detail(alignment: Alignment, shown: str, kind: str, layer: int, head: int) 
                 st.markdown(f"**{title}**")
                 st.plotly_chart(figure, key=f"{name}-{shown}", config={"displayModeBar": False}, alt=title)
         st.caption(say("Weights are fitted by ridge towards equal shares; they need not sum to 1."))
+
+
+def _over_random(score: FusedScore) -> str:
+    if not isfinite(score.gain_random):
+        return say(" Random weights in place of the other teachers were not measured.")
+    return say(
+        " That is {gain} ± {se:.3f} R² over random weights in place of the other teachers (on {n:,} tokens of the "
+        "sample).",
+        gain=plots.written(score.gain_random, sign="+"),
+        se=score.gain_random_se,
+        n=score.n_control,
+    )
+
+
+def _verdict(score: FusedScore) -> str:
+    if score.unbeaten is None:
+        return say(" Fewer than three folds are scored, so there is no standard error.")
+    return say(NO_GAIN[score.unbeaten[0]]) if score.unbeaten else ""

@@ -178,6 +178,9 @@ WORDS: dict[str, str] = {
     "setting": "设置",
     # Views: fusion, and what a head keeps.
     " **The other teachers add nothing that can be told from chance.**": "**其他教师没有带来可与偶然相区分的增益。**",
+    " **Random weights in their place bring as much.**": "**以随机权重代替其他教师，增益同样大。**",
+    " Random weights in place of the other teachers were not measured.": "未测量以随机权重代替其他教师的对照。",
+    " That is {gain} ± {se:.3f} R² over random weights in place of the other teachers (on {n:,} tokens of the sample).": "与以随机权重代替其他教师相比，R² 变化 {gain} ± {se:.3f}（基于抽样的 {n:,} 个词元）。",
     " Fewer than three folds are scored, so there is no standard error.": "有得分的不到三折，因此没有标准误。",
     "{kind} gain in held-out R² of all teachers over the best single one; the table below has the numbers.": "全部教师相对最佳单个教师的 {kind} 留出 R² 增益；数值见下表。",
     "Fused scores of every student head beside each teacher alone": "学生每个头的融合得分，以及各教师单独的得分",

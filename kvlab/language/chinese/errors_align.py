@@ -13,6 +13,7 @@ MESSAGES: dict[str, str] = {
     "reading with random weights": "用随机权重读取",
     "fitting on random weights": "在随机权重上拟合",
     "fusing teachers": "融合教师",
+    "fusing with random weights": "以随机权重融合",
     "fitting and scoring heads": "拟合并评分各头",
     "reading documents token by token": "逐词元读取文档",
     "writing results": "写出结果",

@@ -22,6 +22,7 @@ WORDS: dict[str, str] = {
     "fused R² {r2:.3f} ± {se:.3f}": "融合 R² {r2:.3f} ± {se:.3f}",
     "{teacher} alone R² {r2:.3f}": "仅 {teacher}：R² {r2:.3f}",
     "gain {gain} ± {se:.3f}": "增益 {gain} ± {se:.3f}",
+    "over random weights in place of others {gain} ± {se:.3f}, n = {n:,} tokens": "相对以随机权重代替其他教师 {gain} ± {se:.3f}，n = {n:,} 个词元",
     # One head.
     "student": "学生",
     "token identity": "词元身份",
