@@ -13,7 +13,7 @@ from kvlab.runs import store
 
 
 def fused(sample: Alignment) -> Alignment:
-    """Two teachers; every head gains .01 per layer number, and the heads of layer 0 nothing."""
+    """Two teachers; heads gain .01 per layer number, half of it over random weights, and those of layer 0 nothing."""
     fusion = [
         FusedScore(
             kind=s.kind,
@@ -26,6 +26,9 @@ def fused(sample: Alignment) -> Alignment:
             gain=0.01 * s.layer,
             gain_se=0.001,
             n=1234,
+            gain_random=0.005 * s.layer,
+            gain_random_se=0.001,
+            n_control=1200,
         )
         for s in sample.heads
     ]

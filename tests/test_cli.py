@@ -73,7 +73,10 @@ def test_several_teachers_are_one_analysis_with_a_fusion(pair, prompt_file, tmp_
     assert (first.teacher["name"], second.teacher["name"]) == (pair[1], pair[3])
     assert first.fusion == second.fusion != []
     header = (out / "fusion.csv").read_text().splitlines()[0]
-    assert header == "kind,layer,head,r2,se,gain,gain_se,n,r2_alone 1,r2_alone 2,weights 1,weights 2"
+    assert header == (
+        "kind,layer,head,r2,se,gain,gain_se,n,r2_alone 1,r2_alone 2,weights 1,weights 2,"
+        "gain_random,gain_random_se,n_control"
+    )
     printed = capsys.readouterr().out
     assert "2 个教师对方差的解释" in printed and f"已写入：{out}" in printed and "held out" not in printed
     for folder in (out, out / "teacher-2"):

@@ -121,6 +121,61 @@ def test_without_room_for_random_weights_the_rest_is_measured(models, documents,
     assert result.table()["r2_random"].isna().all() and result.table()["r2"].notna().all()
 
 
+# --- random weights in the place of other teachers ----------------------------------------------------------------
+
+
+def test_the_control_of_a_fusion_is_that_fusion_with_random_weights_for_the_others(models, documents):
+    """Of three folds the quick choice of penalties is that of all pairs."""
+    settings = PLAIN.model_copy(update={"folds": 3, "seed": 3})
+    pair, student = [models["teacher"], models["second"]], models["student"]
+    measured = settings.model_copy(update={"random_teacher": True})
+    found, other = (result.fusion for result, _ in align_several(pair, student, documents, measured))
+    assert found == other
+    controls = []  # by which teacher stays
+    for stays in (0, 1):
+        instead = [teacher if t == stays else random_like(teacher, 3) for t, teacher in enumerate(pair)]
+        controls.append(align_several(instead, student, documents, settings)[0][0].fusion)
+    best = [int(np.argmax(score.r2_alone)) for score in found]
+    assert set(best) == {0, 1}
+    for number, score in enumerate(found):
+        assert score.gain_random == pytest.approx(score.r2 - controls[best[number]][number].r2, abs=1e-4)
+        assert score.gain_random_se > 0 and score.n_control == score.n
+    # These teachers have learned nothing either.
+    assert sum(score.gain > 2 * score.gain_se for score in found) > len(found) / 2
+    assert sum(score.beats_best for score in found) <= len(found) / 4
+
+
+def test_the_control_of_a_fusion_reads_each_random_teacher_once(models, documents, monkeypatch):
+    made, read = [], []
+    monkeypatch.setattr(pipeline, "random_like", lambda loaded, seed: made.append(seed) or random_like(loaded, seed))
+    monkeypatch.setattr(controls, "capture", lambda loaded, *rest: read.append(loaded.name) or capture(loaded, *rest))
+    settings = PLAIN.model_copy(update={"random_teacher": True, "sample_tokens": 300, "batch_tokens": 300})
+    alone, _ = align(models["teacher"], models["student"], documents[:20], settings)
+    batches_read = len(read)
+    assert len(made) == 1 and not alone.fusion
+    pair = [models["teacher"], models["second"]]
+    (together, _), _ = align_several(pair, models["student"], documents[:20], settings)
+    assert len(made) == 3 and len(read) == 3 * batches_read
+    for score in together.fusion:
+        assert 0 < score.n_control < score.n / 2 and np.isfinite(score.gain_random)
+
+
+def test_without_random_weights_a_gain_is_that_over_the_best_teacher(models, documents, monkeypatch):
+    def no_room(loaded, seed):
+        if loaded is models["second"]:
+            raise ModelError("model-memory", expected="30 GiB", found="2 GiB free", remedy="use another device")
+        return random_like(loaded, seed)
+
+    monkeypatch.setattr(pipeline, "random_like", no_room)
+    pair = [models["teacher"], models["second"]]
+    for asked in (False, True):
+        settings = PLAIN.model_copy(update={"random_teacher": asked})
+        (result, _), _ = align_several(pair, models["student"], documents[:20], settings)
+        for score in result.fusion:
+            assert np.isnan(score.gain_random) and np.isnan(score.gain_random_se) and score.n_control == 0
+            assert score.beats_best is (score.gain > max(2 * score.gain_se, 0.0005))
+
+
 # --- rows apart, and other errors ------------------------------------------------------------------------------
 
 

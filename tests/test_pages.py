@@ -148,8 +148,14 @@ def test_the_fusion_is_a_view_of_several_teachers_only():
     app = open_page("alignment", run=run, view="fusion", cell="V-2-1")
     assert not app.exception and app.query_params["view"] == "fusion"
     assert "2 teachers explain" in said(app) and "+0.020 ± 0.001 R² over the best single teacher" in said(app)
-    assert "add nothing" not in said(app)
+    assert "+0.010 ± 0.001 R² over random weights in place of the other teachers (on 1,200 tokens" in said(app)
+    assert "add nothing" not in said(app) and "bring as much" not in said(app)
     assert "add nothing" in said(open_page("alignment", run=run, view="fusion", cell="V-0-1"))
+    # V-1-1 gains .005 over random weights.
+    both = finished.fused(read(backend.SAMPLE_FOLDER))
+    scores = [dataclasses.replace(score, gain_random_se=0.003) for score in both.fusion]
+    run = finished.run_of(dataclasses.replace(both, fusion=scores)).name
+    assert "bring as much" in said(open_page("alignment", run=run, view="fusion", cell="V-1-1"))
     app = open_page("alignment", run="sample", view="fusion")
     assert not app.exception and app.query_params["view"] == "heads"
 

@@ -1,12 +1,14 @@
 """Fused scores and kept steps as they are drawn, said and listed."""
 
 import dataclasses
+import json
+from math import nan
 
 import numpy as np
 import pytest
 
 from kvlab import plots, report
-from kvlab.results import read
+from kvlab.results import read, write
 from kvlab.ui.backend import SAMPLE_FOLDER
 from tests.finished import fused, of_rkv
 
@@ -17,10 +19,48 @@ def sample():
 
 
 def test_a_gain_that_is_not_shown_is_none_however_certain(sample):
-    tiny = dataclasses.replace(fused(sample).fusion[-1], gain=1e-5, gain_se=1e-7)
+    tiny = dataclasses.replace(fused(sample).fusion[-1], gain=1e-5, gain_se=1e-7, gain_random=nan)
     assert tiny.beats_best is False and dataclasses.replace(tiny, gain=0.001).beats_best is True
     assert dataclasses.replace(tiny, gain=0.001, gain_se=float("nan")).beats_best is None
     assert dataclasses.replace(tiny, gain=0.001, gain_se=0.0006).beats_best is False
+
+
+def test_what_random_weights_bring_as_well_is_no_gain(sample):
+    score = dataclasses.replace(fused(sample).fusion[-1], gain=0.03, gain_se=0.001, gain_random_se=0.002)
+    by_random = {gain: dataclasses.replace(score, gain_random=gain) for gain in (0.005, 0.003, -0.01, nan)}
+    assert [by.beats_best for by in by_random.values()] == [True, False, False, True]
+    assert by_random[0.003].unbeaten == ["random"]
+    assert dataclasses.replace(by_random[0.005], gain=0.001).unbeaten == ["best"]
+    assert dataclasses.replace(score, gain_random=4e-4, gain_random_se=1e-5).unbeaten == ["random"]
+    # Not known by either of them is not known.
+    for field in ("gain_se", "gain_random_se"):
+        assert dataclasses.replace(by_random[0.005], **{field: nan}).beats_best is None
+
+
+def replaced(both, **fields):
+    return dataclasses.replace(both, fusion=[dataclasses.replace(score, **fields) for score in both.fusion])
+
+
+def test_the_sentence_says_what_random_weights_leave_of_the_gain(sample):
+    both = fused(sample)
+    said = report.fusion_sentence(both)
+    layers = [score.layer for score in both.fusion]
+    points = round(100 * 0.005 * np.mean(layers))
+    assert f"+{points} point" in said.partition("over random weights in place of the others")[0].rpartition(",")[2]
+    assert f"In {sum(layer > 0 for layer in layers)} of {len(layers)} heads" in said and "1,200 tokens" in said
+    assert "over random weights in place of others +0.010 ± 0.001, n = 1,200" in hovers(both)[2]
+    without = replaced(both, gain_random=nan, gain_random_se=nan, n_control=0)
+    said = report.fusion_sentence(without)
+    assert "were not measured" in said and "over random weights" not in said
+    assert "random" not in hovers(without)[2]
+    unknown = replaced(both, gain_se=nan, gain_random_se=nan)
+    assert "heads both gains" not in report.fusion_sentence(unknown)
+
+
+def hovers(both):
+    """Of K head 0, by layer."""
+    markers = plots.gain_heatmap(both, "key").data[2]
+    return {layer: hover for (layer, head), hover in zip(markers.customdata, markers.text) if head == 0}
 
 
 @pytest.mark.parametrize("kind", ["key", "value"])
@@ -50,6 +90,23 @@ def test_the_fusion_table_names_its_teachers(sample):
     table = report.fusion_table(fused(sample))
     assert "R² alone: 2 demo/teacher-b" in table and "weight: 1 demo/teacher" in table
     assert table["n tokens"].eq(1234).all() and len(table) == len(sample.heads)
+    np.testing.assert_allclose(table["gain over random"], 0.005 * table["layer"])
+    assert table["n control"].eq(1200).all() and list(table.columns[-2:]) == ["n tokens", "n control"]
+
+
+def test_a_result_of_before_that_control_is_read(sample, tmp_path):
+    write(fused(sample), tmp_path)
+    path = tmp_path / "alignment.json"
+    stored = json.loads(path.read_text())
+    for score in stored["fusion"]:
+        for name in ("gain_random", "gain_random_se", "n_control"):
+            del score[name]
+    path.write_text(json.dumps(stored))
+    old = read(tmp_path)
+    assert all(np.isnan(score.gain_random) and score.n_control == 0 for score in old.fusion)
+    assert [score.beats_best for score in old.fusion] == [score.layer > 0 for score in old.fusion]
+    assert old.fusion == read(tmp_path).fusion
+    assert "were not measured" in report.html(old)
 
 
 def test_the_report_holds_the_fusion(sample):

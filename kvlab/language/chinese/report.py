@@ -73,7 +73,7 @@ WORDS: dict[str, str] = {
     "On held-out text, B explains {means} than A, averaged over heads; of {n} heads, B is higher in {more} and lower in {less} by more than two standard errors, and {alike} cannot be told apart.": "在留出文本上，B 的解释与 A 相比（各头平均）：{means}；{n} 个头中，B 高出两个标准误以上的有 {more} 个，低于两个标准误以上的有 {less} 个，无法区分的有 {alike} 个。",
     "Its {kind} does not vary in one of the analyses, so nothing is compared.": "其 {kind} 在其中一次分析中没有变化，因此不作比较。",
     "B explains {b} of {kind} on held-out text (n = {n_b:,} tokens), A {a} (n = {n_a:,}): {difference} R².": "在留出文本上，对 {kind} 的解释，B 为 {b}（n = {n_b:,} 个词元），A 为 {a}（n = {n_a:,}）：R² 相差 {difference}。",
-    "That is within two standard errors of none, or of what random weights in place of the other teachers bring.": "这与零相差不到两个标准误。",
+    "That is within two standard errors of none.": "这与零相差不到两个标准误。",
     "There is no standard error of it, so whether that is more than chance is not known.": "没有标准误，因此这是否超出偶然尚不可知。",
     "The heads cannot be compared one by one, because the students have different shapes: A is {a}, B is {b}. Choose an analysis whose student has the same layers and KV heads; the means below can be compared.": "两个学生的形状不同，无法逐头比较：A 为 {a}；B 为 {b}。请选择学生的层与 KV 头相同的分析；下方的均值可以比较。",
     "{student} with {layers}": "{student}（{layers}）",
