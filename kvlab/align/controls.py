@@ -108,7 +108,7 @@ def random_weights(
 def random_in_place(
     samples: Sequence[Sample],
     common: Sequence[Sample],
-    random: Sequence[tuple[Features, Features]],
+    random: Sequence[list[Features]],
     controls: Sequence[Controls],
     choices: Sequence[dict[str, list[Choice]]],
     heads: Sequence[int],

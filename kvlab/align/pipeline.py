@@ -21,6 +21,7 @@ from kvlab.align.concentration import concentrated
 from kvlab.align.controls import (
     Controls,
     Features,
+    Fits,
     random_in_place,
     random_rows,
     random_weights,
@@ -179,7 +180,7 @@ class _Work:
     def measure_controls(self) -> None:
         self.controls: list[Controls] = []
         self.random: list[str] = []
-        features: list[tuple[Features, Features]] = []  # of random weights in the place of each of several teachers
+        features: list[list[Features]] = []  # of random weights in the place of each of several teachers
         for t, (teacher, sample, search) in enumerate(zip(self.teachers, self.samples, self.layers)):
             # A sample that is everything gives the teacher's own score, else only what controls are compared with.
             quick = not self.whole_sample
@@ -188,9 +189,9 @@ class _Work:
             controls, said = Controls(of_teacher, shuffled, apart=apart), "not asked for"
             if self.settings.random_teacher:
                 try:
-                    found, said = self._random(t, teacher, search), f"seed {self.settings.seed}"
-                    controls.random = random_weights(sample, found[0], search.choices, self.heads, self.progress)
-                    features += [found] if self.common else []
+                    controls.random, kept = self._random(t, teacher, sample, search)
+                    features.append(kept)
+                    said = f"seed {self.settings.seed}"
                 except ModelError as error:
                     said = f"not measured: {error.found}"
                     self.notes.append(f"No control by random weights of {teacher.name}: {error}")
@@ -205,6 +206,7 @@ class _Work:
             self.over_random = random_in_place(
                 self.samples, self.common, features, self.controls, choices, self.heads, self.progress
             )
+        del features
         self.concentrated = concentrated(self.samples[0], self.heads, outcome.MOST)
         self._timed("controls_s")
         self.rules = [self._rules(t) for t in range(len(self.teachers))]
@@ -221,12 +223,14 @@ class _Work:
             found.add(self.settings.time, self.controls[t].teacher, self.layers[t].rows, common=False)
         return found
 
-    def _random(self, t: int, teacher: LoadedModel, search: LayerSearch) -> list[Features]:
-        """In the row order of the teacher's sample and, of several teachers, of that of the common rows."""
+    def _random(self, t: int, teacher: LoadedModel, sample: Sample, search: LayerSearch) -> tuple[Fits, list[Features]]:
+        """Of one of several teachers also the features, on its own rows and on the common ones."""
         self.progress("reading with random weights", 0, len(self.batches))
         random = random_like(teacher, self.settings.seed)
         rows = self.sample_rows[t]
-        return random_rows(random, self.batches, rows, t, search.choices, self.settings, self.progress)
+        features = random_rows(random, self.batches, rows, t, search.choices, self.settings, self.progress)
+        fits = random_weights(sample, features[0], search.choices, self.heads, self.progress)
+        return fits, features if self.common else []
 
     # --- the rest --------------------------------------------------------------------------------------------
 
