@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from kvlab.causal import check_causal
 from kvlab.models import LoadedModel
+from kvlab.padding import padded
 from kvlab.reading import read
 from kvlab.rotation import Watch, unrotate
 from kvlab.selftest import proof, self_test
@@ -79,7 +79,7 @@ def capture(loaded: LoadedModel, batch: list[Tokens], pre_rope: bool = True) -> 
     """
     check_causal(loaded)
     sites = proof(loaded).sites if pre_rope else {}
-    ids, mask = _padded(batch, loaded.device)
+    ids, mask = padded(batch, loaded.device, loaded.geometry.max_positions)
     watch = Watch() if sites else None
     cache = read(loaded, ids, watch, attention_mask=mask)
     captured = {kind: [] for kind in KINDS}
@@ -90,14 +90,3 @@ def capture(loaded: LoadedModel, batch: list[Tokens], pre_rope: bool = True) -> 
             x = x.float()
             captured[kind].append(unrotate(x, site.rotation(watch.layers[layer], shared)) if site else x)
     return CapturedBatch(captured["key"], captured["value"], batch, ids, pre_rope, loaded.geometry.latent)
-
-
-def _padded(batch: list[Tokens], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    longest = max(len(tokens) for tokens in batch)
-    ids = np.zeros((len(batch), longest), dtype=np.int64)
-    mask = np.zeros((len(batch), longest), dtype=np.int64)
-    for b, tokens in enumerate(batch):
-        ids[b, : len(tokens)] = tokens.ids
-        mask[b, : len(tokens)] = 1
-    # Not waiting for what the device still has to do.
-    return tuple(torch.from_numpy(x).to(device, non_blocking=True) for x in (ids, mask))

@@ -55,6 +55,7 @@ GROUPS = {
             "kvlab.memory",
             "kvlab.models",
             "kvlab.tokens",
+            "kvlab.padding",
             "kvlab.capture",
             "kvlab.reading",
             "kvlab.rotation",

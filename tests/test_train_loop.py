@@ -6,14 +6,15 @@ from accelerate.optimizer import AcceleratedOptimizer
 
 from kvlab.capture import capture
 from kvlab.errors import AlignError, TrainError
+from kvlab.padding import padded
 from kvlab.train.student import read_student, recompute_activations
-from kvlab.train.targets import padded
 from kvlab.train.words import of_step
 from kvlab.types import KINDS
 from tests.tiny import tiny_loaded, tiny_tokens
 from tests.training import prepared, steps, weights
 
 pytestmark = [pytest.mark.model, pytest.mark.xdist_group("train-loop")]
+CPU = torch.device("cpu")
 
 
 def with_two(pair):
@@ -42,7 +43,7 @@ def test_keys_and_values_are_those_of_the_projections_with_their_gradient(pair, 
         module.register_forward_hook(lambda _, __, out, name=name: seen.__setitem__(name, out))
         for name, module in (("key", layer.k_proj), ("value", layer.v_proj))
     ]
-    ids, mask = padded([item.student for item in run.data.train[:2]])
+    ids, mask = padded([item.student for item in run.data.train[:2]], CPU)
     read = read_student(run.student, ids, mask)
     for hook in hooks:
         hook.remove()
@@ -83,7 +84,7 @@ def test_any_students_keys_and_values_carry_their_gradient(architecture, twice):
     for module in loaded.model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    read = read_student(loaded, *padded(tokens))
+    read = read_student(loaded, *padded(tokens, CPU))
     for kind in KINDS:
         for ours, theirs in zip(read.of(kind), reference.of(kind), strict=True):
             for b, document in enumerate(tokens):
@@ -100,7 +101,7 @@ def test_a_recurrent_student_trains_but_is_not_computed_twice(architecture):
     loaded, tokens = tiny_loaded(architecture), [tiny_tokens(9)]
     reference = capture(loaded, tokens)
     loaded.model.requires_grad_(True)
-    read = read_student(loaded, *padded(tokens))
+    read = read_student(loaded, *padded(tokens, CPU))
     torch.testing.assert_close(read.keys[0], reference.keys[0], atol=1e-4, rtol=1e-3)
     assert read.keys[0].requires_grad
     with pytest.raises(TrainError, match="recurrent"):

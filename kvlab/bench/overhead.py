@@ -20,9 +20,10 @@ from kvlab.bench.pair import TINY, documents, random_pair, true_shapes
 from kvlab.bench.row import TIME, Row, in_turn, spent, timed
 from kvlab.capture import self_test
 from kvlab.models import LoadedModel
+from kvlab.padding import padded
 from kvlab.request import AlignSettings
 from kvlab.results import Alignment
-from kvlab.types import Document, Tokens
+from kvlab.types import Document
 
 NAME = "align, all statistics on"
 AGAINST = "bare forwards of both base models, same batches"
@@ -107,16 +108,9 @@ def _batches(teacher: LoadedModel, student: LoadedModel, texts: Sequence[Documen
     """What ``align`` reads, in its order, padded and on the device."""
     found = []
     for batch in in_order(Reader([teacher], student, texts, [], settings).windows(), settings.batch_tokens):
-        found.append((student, *_padded([item.student for item in batch], student.device)))
-        found.append((teacher, *_padded([item.teachers[0] for item in batch], teacher.device)))
+        found.append((student, *padded([item.student for item in batch], student.device)))
+        found.append((teacher, *padded([item.teachers[0] for item in batch], teacher.device)))
     return found
-
-
-def _padded(batch: Sequence[Tokens], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    rows = [torch.from_numpy(tokens.ids) for tokens in batch]
-    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
-    return ids.to(device), mask.to(device)
 
 
 @torch.inference_mode()

@@ -15,17 +15,16 @@ from tempfile import TemporaryDirectory
 import torch
 from accelerate.state import AcceleratorState, GradientState
 
-from kvlab.align.reading import Item
 from kvlab.bench.pair import TINY, documents, random_model, tokenizers, true_shapes
 from kvlab.bench.row import TIME, Row, in_turn, timed
 from kvlab.models import LoadedModel, load
+from kvlab.padding import padded
 from kvlab.train import data, losses
 from kvlab.train.config import TrainConfig
 from kvlab.train.loop import Loop, predicted
 from kvlab.train.perform import Phase, Stop
 from kvlab.train.record import Record
 from kvlab.train.run import Run
-from kvlab.train.targets import padded
 from kvlab.types import Document
 
 NAME = "training step"
@@ -138,9 +137,9 @@ def floor_step(run: Run, loop: Loop, teacher: LoadedModel, number: int) -> float
     optimizer, model, items = run.optimizer.optimizer, run.student.model.train(), run.data.order[number - 1].ravel()
     batch = [run.data.train[place] for place in items]
     with torch.inference_mode():
-        ids, mask = _on(teacher.device, batch, [item.teachers[0] for item in batch])
+        ids, mask = padded([item.teachers[0] for item in batch], teacher.device)
         teacher.model.base_model(input_ids=ids, attention_mask=mask, use_cache=True)
-    ids, mask = _on(run.student.device, batch, [item.student for item in batch])
+    ids, mask = padded([item.student for item in batch], run.student.device)
     with run.accelerator.autocast():
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
     loss = losses.cross_entropy(logits, ids, mask[:, 1:].bool()) / predicted(batch)
@@ -148,8 +147,3 @@ def floor_step(run: Run, loop: Loop, teacher: LoadedModel, number: int) -> float
     optimizer.step()
     optimizer.zero_grad()
     return float(loss.detach())
-
-
-def _on(device: torch.device, batch: Sequence[Item], tokens: list) -> tuple[torch.Tensor, torch.Tensor]:
-    ids, mask = padded(tokens)
-    return ids.to(device), mask.to(device)

@@ -173,7 +173,9 @@ class Run:
         self.report["rotation"] = [self_test(model).sentence() for model in (*teachers, student)]
         self.fitted = self._maps(teachers)
         settings = data.align_settings(self.config)
-        self.teachers = Teachers(teachers, self.fitted, settings, self.config.control, self.config.seed)
+        self.teachers = Teachers(
+            teachers, self.fitted, settings, self.config.control, self.config.seed, student.geometry.max_positions
+        )
         self._prepare()
 
     def _maps(self, teachers: Sequence[LoadedModel]) -> list[Fitted]:
@@ -239,11 +241,13 @@ class Run:
         for number in range(start + 1, config.max_steps + 1):
             stopping = self.step(loop, number, (time.monotonic() - began) / max(1, number - 1 - start))
             if stopping or number % config.checkpoint_every == 0 or number == config.max_steps:
+                self._phase("saving")
                 self.at("saving", number, config.max_steps)
                 checkpoint.save(self.accelerator, self.folder, number)
                 record.say(f"saved the checkpoint of step {number}")
                 if stopping and number < config.max_steps:
                     raise Cancelled
+                self._phase("training")
                 self.at("training", number, config.max_steps)
 
     def step(self, loop: Loop, number: int, pace: float) -> bool:

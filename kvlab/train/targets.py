@@ -18,6 +18,7 @@ from kvlab.align.rows import pick, row_parts
 from kvlab.align.sums import FIT_AND_SCORE, SCORE_ONLY
 from kvlab.capture import capture
 from kvlab.models import LoadedModel
+from kvlab.padding import padded
 from kvlab.request import AlignSettings
 from kvlab.train.mapping import Fitted, Problem
 
@@ -52,6 +53,7 @@ class Teachers:
     settings: AlignSettings
     control: str = "none"
     seed: int = 0
+    most: int | None = None  # positions of the student
 
     def batch(
         self, items: Sequence[Item], device: torch.device, with_features: bool = True, step: int | None = None
@@ -66,14 +68,12 @@ class Teachers:
             pick([(i.teachers[a], i.student, i.maps[a]) for i in items], chosen, device) for a in range(len(usable))
         ]
         covered = [np.concatenate([np.isin(c, u) for c, u in zip(chosen, of_teacher)]) for of_teacher in usable]
-        ids, mask = padded([item.student for item in items])
-        counted = mask.bool()
+        ids, mask = padded([item.student for item in items], device, self.most)
+        counted = np.zeros(ids.shape, dtype=bool)
         for b, item in enumerate(items):
-            counted[b, : len(item.student)] = torch.from_numpy(~repeated_steps(item.student, item.repeated))
+            counted[b, : len(item.student)] = ~repeated_steps(item.student, item.repeated)
         # Not waiting for what the device still has to do.
-        ids, mask, counted, of_teachers = (
-            x.to(device, non_blocking=True) for x in (ids, mask, counted, torch.from_numpy(np.stack(covered)))
-        )
+        counted, of_teachers = (torch.from_numpy(x).to(device, non_blocking=True) for x in (counted, np.stack(covered)))
         batch = MicroBatch(ids, mask, counted, picked[0].student, of_teachers)
         if with_features:
             for a, rows in enumerate(picked):
@@ -104,16 +104,6 @@ class Teachers:
 
     def _order(self, count: int, step: int) -> torch.Tensor:
         return torch.randperm(count, generator=torch.Generator().manual_seed(self.seed * 1_000_003 + step))
-
-
-def padded(batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and mask [B, T] of token lists, padded on the right."""
-    longest = max(map(len, batch))
-    ids, mask = (torch.zeros(len(batch), longest, dtype=torch.long) for _ in "im")
-    for b, tokens in enumerate(batch):
-        ids[b, : len(tokens)] = torch.from_numpy(tokens.ids)
-        mask[b, : len(tokens)] = 1
-    return ids, mask
 
 
 def variances(fitted: Sequence[Fitted]) -> dict[Problem, float]:
