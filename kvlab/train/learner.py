@@ -38,7 +38,7 @@ class Learner(nn.Module):
         for kind, groups in self.alike.items() if fitted else ():
             for group in groups:
                 scales = torch.tensor([self.scale(kind, layer) for layer in group])
-                self.register_buffer(_name(kind, group[0]), scales[:, None, None], persistent=False)
+                self.register_buffer(f"scale_{_name(kind, group[0])}", scales[:, None, None], persistent=False)
         self.maps = nn.ModuleList(
             nn.ModuleDict({_name(*problem): module for problem, module in f.maps.items()}) for f in fitted
         )
@@ -79,7 +79,8 @@ class Learner(nn.Module):
                     continue
                 of_layers = [self.target(kind, n, of, batch, shared) for n, of in zip(group, rows, strict=True)]
                 targets = torch.stack([target for target, _ in of_layers])
-                errors.append(torch.stack(losses.matched(rows, targets, getattr(self, _name(kind, group[0])))))
+                scale = getattr(self, f"scale_{_name(kind, group[0])}")  # [L, 1, 1]
+                errors.append(torch.stack(losses.matched(rows, targets, scale)))
                 if len(self.fitted) > 1:
                     weighed += [weights.sum(1) for _, weights in of_layers]
                     spread += [fusion.entropy(weights) for _, weights in of_layers]
