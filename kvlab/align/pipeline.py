@@ -318,6 +318,7 @@ class _Work:
     def _alignment(self, t: int, scored: Scored, views: list, arrays: dict, fusion: list[FusedScore]) -> Alignment:
         teacher, search, settings = self.teachers[t], self.layers[t], self.settings
         data = outcome.data(self.sums[t], self.counted | {"teacher_tokens": self.teacher_tokens[t]})
+        data["repeated_tokens"] = self.reader.repeated_tokens  # which count once, in an earlier document
         found = outcome.notes(settings, data, scored.heads, self.longest, self.concentrated)
         return Alignment(
             settings=settings.model_dump(),

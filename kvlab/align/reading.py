@@ -22,6 +22,7 @@ from kvlab.tokens import written_special
 from kvlab.types import Document, TimeMap, Tokens
 
 WINDOW = 1024  # documents
+MANY_REPEATED = 0.05  # of the tokens, from which on it is said that they count once
 MOSTLY = 0.5  # share of a text in other folds, from which on it is not much of a held-out one
 
 
@@ -102,7 +103,7 @@ class Reader:
         others = [d.text for d in calibration if d.text not in self._fold_of]
         self._fold_of |= _folds(others, self.folds, settings.seed + 1, first=len(self._fold_of))
         self._repeated = repeated_beginnings((d.text for d in self._documents), known)
-        self._repeated_tokens = 0
+        self.student_tokens, self.repeated_tokens = 0, 0  # content of all documents read so far
         self._known, self._written = known, {}
         self._empty, self._cut, self._lossy, self._rewritten, self._alike, self._control = (Named() for _ in range(6))
 
@@ -150,10 +151,10 @@ class Reader:
                 f"{repeated} of {self._prompts} documents repeat the text of another; those of one text are held out "
                 "together."
             )
-        if self._alike.count:
+        if self.repeated_tokens > MANY_REPEATED * self.student_tokens:
             notes.append(
                 f"{self._alike.count} of {total} documents begin as an earlier one does. There a causal model's keys "
-                f"and values are the same, so {self._repeated_tokens} student tokens count once, in the first document "
+                f"and values are the same, so {self.repeated_tokens} student tokens count once, in the first document "
                 f"that has them: {self._alike}"
             )
         if self._control.count:
@@ -212,7 +213,8 @@ class Reader:
         again = repeated_steps(student, repeated) & ~student.special & ~first_content(student, settings.sinks)
         if again.any():
             self._alike.add(document.id)
-            self._repeated_tokens += int(again.sum())
+        self.repeated_tokens += int(again.sum())
+        self.student_tokens += int((~student.special).sum())
         fold = self._fold_of[document.text]
         return Item(document, tuple(teachers), student, maps, fold, number < self._prompts, repeated)
 

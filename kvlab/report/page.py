@@ -36,6 +36,7 @@ PAIRS = (  # what a value in the table of settings is, where it is no setting: o
     mark("calibration_documents"),
     mark("student_tokens"),
     mark("teacher_tokens"),
+    mark("repeated_tokens"),
     mark("split"),
     mark("rows_fit"),
     mark("rows_scored"),

@@ -21,6 +21,7 @@ NAMES = {
     "calibration_documents": mark("calibration documents"),
     "student_tokens": mark("student tokens"),
     "teacher_tokens": mark("teacher tokens"),
+    "repeated_tokens": mark("student tokens of repeated beginnings, left out"),
     "folds": mark("folds"),
     "split": mark("split"),
     "rows_fit": mark("rows fit"),

@@ -198,6 +198,7 @@ WORDS: dict[str, str] = {
     "How positions enter each layer of the student, and the largest difference left": "位置信息如何进入学生的每一层，以及剩余的最大差异",
     "documents": "文档数",
     "documents (SHA-256)": "文档内容（SHA-256）",
+    "student tokens of repeated beginnings, left out": "重复开头中略去的学生词元数",
     "calibration documents": "校准文档数",
     "student tokens": "学生词元数",
     "teacher tokens": "教师词元数",

@@ -112,6 +112,7 @@ WORDS: dict[str, str] = {
     "calibration_documents": "校准文档数",
     "student_tokens": "学生词元数",
     "teacher_tokens": "教师词元数",
+    "repeated_tokens": "重复开头中略去的学生词元数",
     "rows_fit": "拟合行数",
     "rows_scored": "计分行数",
     "rows_per_feature": "每个特征的行数",
