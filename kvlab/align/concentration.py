@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 
 from kvlab.align.sample import Sample
-from kvlab.align.sums import FIT_AND_SCORE, SCORE_ONLY
+from kvlab.align.sums import SCORED
 from kvlab.types import KINDS
 
 FEW = 0.01  # of the scored tokens
@@ -18,7 +18,7 @@ FEW = 0.01  # of the scored tokens
 
 def share_of_few(sample: Sample, kind: str, layer: int, heads: int) -> torch.Tensor:
     """[H] share of the variance of the sample's scored tokens that the ``FEW`` farthest from their mean hold."""
-    groups = [group for group in sample.groups if group[1] in (FIT_AND_SCORE, SCORE_ONLY)]
+    groups = [group for group in sample.groups if group[1] in SCORED]
     rows = [sample.y(kind, layer, group) for group in groups]
     n = sum(map(len, rows))
     mean = sum(y.sum(0, dtype=torch.float64) for y in rows) / n

@@ -36,7 +36,7 @@ from kvlab.align.rules import Cached, RuleScores, compare
 from kvlab.align.sample import Sample
 from kvlab.align.scoring import Scored, projected_on_sample, score
 from kvlab.align.shapes import target_shape
-from kvlab.align.sums import APART, FIT_AND_SCORE, FIT_ONLY, SCORE_ONLY
+from kvlab.align.sums import APART, FITTED, SCORED
 from kvlab.align.unfinished import Unfinished
 from kvlab.errors import AlignError, ModelError
 from kvlab.models import LoadedModel, random_like
@@ -351,8 +351,8 @@ def _check_rows(sample: Sample, documents: int, settings: AlignSettings) -> None
     fitted, scored = ([0] * sample.folds for _ in "fs")
     for fold, part in sample.groups:
         count = sample.count((fold, part))
-        fitted[fold] += count * (part in (FIT_AND_SCORE, FIT_ONLY))
-        scored[fold] += count * (part in (FIT_AND_SCORE, SCORE_ONLY))
+        fitted[fold] += count * (part in FITTED)
+        scored[fold] += count * (part in SCORED)
     # The map that a fold is scored by is fitted on the other folds.
     fitted_without = [sum(fitted) - own for own, held_out in zip(fitted, scored) if held_out]
     if min(fitted_without, default=0) >= 2:

@@ -11,7 +11,7 @@ import torch
 
 from kvlab.align.batches import Rows
 from kvlab.align.statistics import pilot_of
-from kvlab.align.sums import FIT_AND_SCORE, FIT_ONLY, Pairing
+from kvlab.align.sums import FITTED, Pairing
 from kvlab.types import KINDS
 
 Group = tuple[int, str]  # fold, part
@@ -38,7 +38,7 @@ class Sample:
 
     @property
     def fit_groups(self) -> list[Group]:
-        return [group for group in self.groups if group[1] in (FIT_AND_SCORE, FIT_ONLY)]
+        return [group for group in self.groups if group[1] in FITTED]
 
     def count(self, group: Group) -> int:
         return len(self._shuffled[group])

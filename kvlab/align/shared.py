@@ -23,20 +23,25 @@ _MIX = 0xD6E8FEB86659FD93
 def shared_shares(texts: Sequence[bytes], folds: Sequence[int]) -> np.ndarray:
     """[N] share of each text's runs that a text of another fold has as well; 0 of one that is shorter than a run."""
     one_in = max(ONE_IN, sum(map(len, texts)) // MOST_KEPT)
-    kept = [_kept(text, one_in) for text in texts]
+    longest = max(map(len, texts), default=0)
+    powers, inverses = _powers(_BASE, longest), _powers(_INVERSE, longest)
+    kept = [_kept(text, powers, inverses, one_in) for text in texts]
     fold_of = np.asarray(folds)
     by_fold = [np.unique(np.concatenate([kept[i] for i in np.flatnonzero(fold_of == f)])) for f in np.unique(fold_of)]
     values, count = np.unique(np.concatenate(by_fold), return_counts=True)
     in_several = values[count > 1]
-    return np.array([np.isin(runs, in_several).mean() if len(runs) else 0.0 for runs in kept])
+    # Asked once for all texts: every question sorts ``in_several`` anew.
+    everywhere = np.isin(np.concatenate(kept), in_several)
+    ends = np.cumsum([len(runs) for runs in kept])
+    return np.array([part.mean() if len(part) else 0.0 for part in np.split(everywhere, ends[:-1])])
 
 
-def _kept(text: bytes, one_in: int) -> np.ndarray:
-    """Hashes of one in ``one_in`` runs, chosen by the hash itself."""
+def _kept(text: bytes, powers: np.ndarray, inverses: np.ndarray, one_in: int) -> np.ndarray:
+    """Hashes of one in ``one_in`` runs, chosen by the hash itself; powers of the base for the longest of all texts."""
     if len(text) < RUN:
         return np.zeros(0, dtype=np.uint64)
-    powers, inverses = (_powers(base, len(text)) for base in (_BASE, _INVERSE))
-    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(np.frombuffer(text, np.uint8) * powers, dtype=np.uint64)])
+    written = np.frombuffer(text, np.uint8) * powers[: len(text)]
+    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(written, dtype=np.uint64)])
     hashes = (sums[RUN:] - sums[:-RUN]) * inverses[: len(text) - RUN + 1]
     # The low bits of such a sum say little: mixed before some are chosen.
     hashes = (hashes ^ (hashes >> np.uint64(32))) * np.uint64(_MIX)

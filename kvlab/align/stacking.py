@@ -16,10 +16,9 @@ from kvlab.align.crossfit import CrossFit
 from kvlab.align.heads import ridge_per_head
 from kvlab.align.sample import Group
 from kvlab.align.statistics import about_own_mean, pilot_of, shifted
-from kvlab.align.sums import FIT_AND_SCORE, FIT_ONLY, SCORE_ONLY, FoldSums, Pairing, total
+from kvlab.align.sums import FITTED, SCORED, FoldSums, Pairing, total
 
 PULL = 1e-3  # towards the mean of the teachers, relative to the variance of a prediction
-FITTED, SCORED = (FIT_AND_SCORE, FIT_ONLY), (FIT_AND_SCORE, SCORE_ONLY)
 
 Map = torch.Tensor  # [p + 1, Q]: of a teacher's features about their pilot, and the constant, to y less a mean
 

@@ -14,6 +14,7 @@ FIT_ONLY = "fit only"  # calibration documents
 SINK = "sink"  # first content tokens of a document, of either model: scored apart
 SPECIAL = "special"  # the special token that both models begin with: scored apart
 APART = (SINK, SPECIAL)
+FITTED, SCORED = (FIT_AND_SCORE, FIT_ONLY), (FIT_AND_SCORE, SCORE_ONLY)
 
 
 @dataclass
@@ -50,10 +51,10 @@ class FoldSums:
         return [self._together([self.parts[p, fold] for p in parts if (p, fold) in self.parts]) for fold in self._all]
 
     def fit(self) -> list:
-        return self.of(FIT_AND_SCORE, FIT_ONLY)
+        return self.of(*FITTED)
 
     def score(self) -> list:
-        return self.of(FIT_AND_SCORE, SCORE_ONLY)
+        return self.of(*SCORED)
 
     @property
     def _all(self) -> range:

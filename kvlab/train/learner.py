@@ -45,9 +45,8 @@ class Learner(nn.Module):
         self.routers = nn.ModuleDict()
         if fusing.rule == "learned" and len(fitted) > 1:
             for problem, scale in fitted[0].scale.items():
-                heads, key_width, value_width = student.geometry.layer_shapes[problem[1]]
-                width = heads * (key_width if problem[0] == KINDS[0] else value_width)
-                self.routers[_name(*problem)] = fusion.Router(width, len(fitted), scale)
+                heads, width = target_shape(student.geometry, *problem)
+                self.routers[_name(*problem)] = fusion.Router(heads * width, len(fitted), scale)
 
     def forward(self, batch: MicroBatch) -> dict[str, torch.Tensor]:
         """``ce``; with teachers ``kv_KIND``, ``fit_KIND`` (of projector and router), ``entropy``, ``weights`` [A].
