@@ -106,6 +106,20 @@ def test_ping_and_cancel_do_not_wait_for_the_imports(worker, make, tmp_path: Pat
     assert not (folder / "picked-up").exists()
 
 
+def test_who_draws_a_page_learns_whether_the_worker_is_ready_and_waits_for_none_that_is_stuck(worker):
+    worker.start()
+    first = worker.pid
+    os.kill(first, signal.SIGSTOP)
+    assert not any(worker.ready(0) for _ in range(5_000))  # as many questions would fill the pipe, and block
+    os.kill(first, signal.SIGCONT)
+    wait_until(worker.ready, SOON, "the worker to be ready")
+    os.kill(first, signal.SIGSTOP)
+    assert worker.ready(0)  # it has its imports, whatever it does now
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: worker.pid != first, SOON, "the end of the worker")
+    wait_until(worker.ready, SOON, "the next worker to be ready")
+
+
 def test_a_warm_worker_takes_up_an_analysis_within_50_ms(worker, make):
     worker.ask("add", SOON, a=0, b=0)
     waits = []

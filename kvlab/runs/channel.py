@@ -51,6 +51,8 @@ class WorkerProcess:
         self._end = _End()
         self._closed = False
         self._worked = False  # it has computed an analysis to its end
+        self._ping: Future | None = None  # not yet answered, as far as anybody has looked
+        self._ready = False
         with store.disk_errors(log):
             log.parent.mkdir(parents=True, exist_ok=True)
             if log.exists() and log.stat().st_size > LOG_LIMIT:
@@ -81,6 +83,18 @@ class WorkerProcess:
                 self.runs.pop(folder, None)
                 raise self._died() from None
         return answer
+
+    def ready(self, patience_s: float) -> bool:
+        """Whether its imports are done, which is remembered. Raises RunError ``worker-died``.
+
+        An answer is waited for up to ``patience_s`` seconds; a question that is still open is not asked again.
+        """
+        if not self._ready:
+            self._ping = ping = self._ping or self.send("ping", {})
+            with suppress(TimeoutError):
+                self._ready = bool(ping.result(patience_s)["ready"])
+                self._ping = None
+        return self._ready
 
     def stop(self, grace_s: float) -> None:
         self._end.stopped = True

@@ -10,13 +10,15 @@ from concurrent.futures import Future
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from kvlab.errors import KvlabError, RunError
 from kvlab.runs import monitor, store
 from kvlab.runs.channel import GONE_WITHIN, WorkerProcess
 from kvlab.runs.perform import mark, server_gone
 from kvlab.runs.process import identity
+
+Answer = TypeVar("Answer")
 
 # -P: a file torch.py in the folder where the app was started must not be imported
 COMMAND = (sys.executable, "-P", "-m", "kvlab.worker")
@@ -68,6 +70,13 @@ class Worker:
                 found="none yet: the worker is busy starting, downloading, or with another question",
                 remedy="try again in a moment; if it stays like this, restart the app",
             ) from None
+
+    def ready(self, patience_s: float = 0.2) -> bool:
+        """Whether it has finished importing; starts it if it does not run. Raises as start does, or ``worker-died``.
+
+        Waits up to ``patience_s`` seconds, for who draws a page: one that is stuck is not ready.
+        """
+        return self._with_process(lambda process: process.ready(patience_s))
 
     def submit(self, folder: Path) -> None:
         """Queue the analysis of a run folder; its status tells the rest. Raises as start does, or ``worker-died``."""
@@ -131,7 +140,7 @@ class Worker:
             atexit.register(self.stop)
         return self._process
 
-    def _with_process(self, use: Callable[[WorkerProcess], Future]) -> Future:
+    def _with_process(self, use: Callable[[WorkerProcess], Answer]) -> Answer:
         """Use the running worker; when that one proves to have died since, a new one."""
         process = self._running()
         try:

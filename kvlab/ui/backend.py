@@ -28,16 +28,16 @@ LISTED = 50  # older runs are still reached by their address
 
 
 def ready() -> bool:
-    """Whether the worker has finished importing. Never waits long."""
+    """Whether the worker has finished importing. Never waits long: pages look at it twice a second."""
     try:
-        return bool(worker().ask("ping", timeout=2)["ready"])
+        return worker().ready()
     except KvlabError:
         return False
 
 
-def ask(call: str, **arguments: Any) -> Any:
+def ask(call: str, patience_s: float = QUESTION_SECONDS, **arguments: Any) -> Any:
     """A short question to the worker. Raises the KvlabError it answers with."""
-    return worker().ask(call, timeout=QUESTION_SECONDS, **arguments)
+    return worker().ask(call, timeout=patience_s, **arguments)
 
 
 def geometry(name: str) -> Geometry:

@@ -12,6 +12,8 @@ from kvlab.types import Geometry
 from kvlab.ui import backend, form, function_source, places
 from kvlab.ui.text import show_error
 
+BRIEFLY = 20  # seconds that the first screen waits for an answer of the worker, which may first wake the GPU
+
 # Of positions that are not rotated.
 POSITIONS = {
     "none": mark("none"),
@@ -159,8 +161,10 @@ def _wait_for_worker() -> None:
 
 def _forecast(teacher: str, student: str) -> None:
     try:
-        forecast = backend.ask("forecast", teachers=[teacher], student=student, dtype="auto", batch=8, tokens=512)
-        loaded = backend.ask("loaded")
+        with st.spinner(say("Asking the worker for the memory forecast…")):
+            asked = {"teachers": [teacher], "student": student, "dtype": "auto", "batch": 8, "tokens": 512}
+            forecast = backend.ask("forecast", BRIEFLY, **asked)
+            loaded = backend.ask("loaded", BRIEFLY)
     except KvlabError as error:
         show_error(error)
         return

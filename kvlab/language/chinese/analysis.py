@@ -138,6 +138,7 @@ WORDS: dict[str, str] = {
     "Close the form": "收起表单",
     "New analysis": "新建分析",
     "Sample: demo/teacher → demo/student, bundled prompts": "样例：demo/teacher → demo/student，自带提示",
+    "Asking the worker for the memory forecast…": "正在向工作进程询问内存预测…",
     "Reading the model's configuration…": "正在读取模型配置…",
     # Views: compare.
     "Choose a second analysis: other prompts, another rule, another teacher. The one that is open is A.": "请选择另一个分析：换一批提示、一种规则或一个教师。当前打开的是 A。",
