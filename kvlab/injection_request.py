@@ -40,7 +40,7 @@ def checked(fields: dict) -> InjectionRequest:
     try:
         return InjectionRequest(**fields)
     except (ValidationError, TypeError) as error:
-        raise AlignError("request-invalid", **first_problem(error)) from error
+        raise AlignError("request-invalid", **first_problem(error, "inject")) from error
 
 
 def check_causal(rule: str) -> None:

@@ -77,10 +77,10 @@ def checked(fields: dict) -> AnalysisRequest:
     try:
         return AnalysisRequest(**fields)
     except (ValidationError, TypeError) as error:
-        raise AlignError("request-invalid", **first_problem(error)) from error
+        raise AlignError("request-invalid", **first_problem(error, "align")) from error
 
 
-def first_problem(error: ValidationError | TypeError) -> dict[str, str]:
+def first_problem(error: ValidationError | TypeError, command: str) -> dict[str, str]:
     """What the error says of the first setting that is wrong, as the parts of a KvlabError."""
     if isinstance(error, TypeError):
         return {
@@ -93,5 +93,5 @@ def first_problem(error: ValidationError | TypeError) -> dict[str, str]:
     return {
         "expected": f"{where}: {problem['msg']}",
         "found": repr(problem.get("input"))[:200],
-        "remedy": "correct this setting; `python -m kvlab align --help` lists them",
+        "remedy": f"correct this setting; `python -m kvlab {command} --help` lists them",
     }

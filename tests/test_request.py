@@ -4,7 +4,7 @@ from typing import get_args
 
 import pytest
 
-from kvlab import request
+from kvlab import injection_request, request
 from kvlab.align import heads, layers, time
 from kvlab.errors import AlignError
 from kvlab.plots.timeline import RULE_COLOUR
@@ -33,6 +33,13 @@ def test_choices_are_the_rules_that_exist():
 def test_a_wrong_setting_is_named(fields, message):
     with pytest.raises(AlignError, match=message):
         request.checked(fields)
+
+
+@pytest.mark.parametrize(("of", "command"), [(request, "align"), (injection_request, "inject")])
+def test_a_wrong_setting_points_to_the_help_of_its_own_command(of, command):
+    with pytest.raises(AlignError) as caught:
+        of.checked(PAIR | {"settings": {"folds": 1}})
+    assert f"python -m kvlab {command} --help" in str(caught.value)
 
 
 def test_defaults_are_the_recommended_run():

@@ -116,9 +116,14 @@ def test_what_was_kept_on_the_way_survives_a_kill(models, documents, whole, tmp_
     same(run(models, documents, tmp_path), whole)
 
 
-def test_another_request_does_not_go_on_from_it(models, documents, whole, tmp_path, forwards):
-    with pytest.raises(Cancelled):
-        run(models, documents, tmp_path, interrupted_after(25), asked_for="that")
+@pytest.mark.parametrize("other", ["request", "code"])
+def test_another_request_or_other_code_does_not_go_on_from_it(
+    models, documents, whole, tmp_path, forwards, monkeypatch, other
+):
+    asked_for = "that" if other == "request" else "this"
+    with monkeypatch.context() as before, pytest.raises(Cancelled):
+        before.setattr(unfinished, "CODE", "that" if other == "code" else unfinished.CODE)
+        run(models, documents, tmp_path, interrupted_after(25), asked_for=asked_for)
     forwards.clear()
     found = run(models, documents, tmp_path)
     same(found, whole)

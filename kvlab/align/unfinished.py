@@ -20,6 +20,12 @@ from kvlab.align.sums import FoldSums
 
 log = logging.getLogger(__name__)
 
+PACKAGE = Path(__file__).parents[1]
+# Of what reads and adds, as it is now in this process: what other code has added may mean something else.
+CODE = hashlib.sha256(
+    b"".join(file.read_bytes() for folder in (PACKAGE, PACKAGE / "align") for file in sorted(folder.glob("*.py")))
+).hexdigest()
+
 NAME = "unfinished.safetensors"
 EVERY = 30.0  # seconds between saves, at least
 SHARE = 0.05  # of the time, at most, spent on saving
@@ -77,8 +83,8 @@ class Unfinished:
             path.unlink(missing_ok=True)
 
     def _fingerprint(self, sums: Mapping[str, FoldSums]) -> str:
-        """Of the request, and of which sums are kept: with other layers chosen they would be others."""
-        text = json.dumps([self.asked_for, sorted(sums)], sort_keys=True, default=str)
+        """Of the request, the code, and which sums are kept: with other layers chosen they would be others."""
+        text = json.dumps([self.asked_for, CODE, sorted(sums)], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _save(self, sums: Mapping[str, FoldSums], done: int, fingerprint: str) -> None:

@@ -126,5 +126,5 @@ MESSAGES: dict[str, str] = {
     "start from a saved config.yaml": "从已保存的 config.yaml 开始",
     "the request": "请求",
     "the settings": "设置",
-    "correct this setting; `python -m kvlab align --help` lists them": "改正这一项设置；全部设置见 `python -m kvlab align --help`",
+    "correct this setting; `python -m kvlab {command} --help` lists them": "改正这一项设置；全部设置见 `python -m kvlab {command} --help`",
 }
