@@ -23,6 +23,7 @@ from tests.waiting import wait_until
 
 PROJECT = Path(__file__).parents[1]
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
+LONG = 300_000  # milliseconds for whatever a page waits for, the start of a worker and a whole analysis included
 # As root, and without Chromium's own calls to the internet.
 CHROMIUM_FLAGS = [
     "--no-sandbox",
@@ -117,7 +118,7 @@ def tab(opened: Browser) -> Iterator[Page]:
     Afterwards it must not have asked another machine for anything.
     """
     context = opened.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True)
-    context.set_default_timeout(120_000)
+    context.set_default_timeout(LONG)
     outside = []
     context.on("request", lambda request: outside.append(request.url) if "127.0.0.1" not in request.url else None)
     let_in(context)

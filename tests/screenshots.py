@@ -55,7 +55,7 @@ def main(folder: Path | None, height: int, theme: str, language: str) -> None:
         context = browser.new_context(viewport={"width": WIDTH, "height": height}, color_scheme=theme)
         real.let_in(context)
         page = context.new_page()
-        page.set_default_timeout(120_000)
+        page.set_default_timeout(real.LONG)
         for name, (path, awaited) in pages.items():
             page.goto(f"{app.url}/{address(path.format(one=one, two=two), language)}")
             page.get_by_text(spoken(awaited, language)).first.wait_for()

@@ -43,7 +43,7 @@ def test_no_page_breaks_a_rule_or_is_wider_than_a_phone(app, runs, chromium, the
     context = chromium.new_context(viewport=COMPUTER, color_scheme=theme)
     real.let_in(context)
     page = context.new_page()
-    page.set_default_timeout(120_000)
+    page.set_default_timeout(real.LONG)
     for name, (path, awaited) in PAGES.items():
         page.set_viewport_size(COMPUTER)
         page.goto(f"{app.url}/{address(path.format(one=one, two=two), language)}")
@@ -59,7 +59,7 @@ def test_no_page_breaks_a_rule_or_is_wider_than_a_phone(app, runs, chromium, the
             ]
         page.set_viewport_size(PHONE)
         try:
-            page.wait_for_function(FITS, timeout=20_000)  # figures take their new width one after the other
+            page.wait_for_function(FITS, timeout=120_000)  # figures take their new width one after the other
         except TimeoutError:
             found.append(f"{name}: wider than a phone")
     context.close()

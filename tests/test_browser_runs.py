@@ -27,6 +27,7 @@ def runs(app):
 def tick(page, row: int) -> None:
     """The box before a row of the history, which is drawn: 35 pixels a row below the heading."""
     page.locator(RESTS).wait_for()
+    page.get_by_test_id("data-grid-canvas").first.wait_for()
     box = page.get_by_test_id("stDataFrame").first.bounding_box()
     page.mouse.click(box["x"] + 16, box["y"] + 35 * (row + 1) + 18)
 
@@ -71,7 +72,7 @@ def test_pick_overlay_compare_note_delete(app, page, runs):
     note = page.get_by_role("textbox", name="Note")
     note.fill("<b>the good one</b>")
     page.get_by_role("button", name="Save note").click()
-    wait_until(lambda: (kv / "notes.md").exists(), 30, "the note on disk")
+    wait_until(lambda: (kv / "notes.md").exists(), 120, "the note on disk")
     assert (kv / "notes.md").read_text() == "<b>the good one</b>\n"
     page.reload()
     page.get_by_role("textbox", name="Note").wait_for()
@@ -118,7 +119,7 @@ def test_zoom_is_kept_while_a_run_goes_on(app, page):
         page.mouse.wheel(0, -300)
         return drawn(page)[0] != "0"  # where the axis of the steps begins
 
-    wait_until(zoomed, 30, "the figure to be zoomed in")
+    wait_until(zoomed, 120, "the figure to be zoomed in")
     page.evaluate("document.querySelector('[data-testid=stVegaLiteChart] svg').marked = true")
     store.append_metrics(run, {"step": 41, "loss": 0.2})
     page.get_by_text("step 41 / 80").wait_for()

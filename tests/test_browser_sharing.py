@@ -131,7 +131,7 @@ def test_the_comparison_and_the_files_break_no_rule_of_accessibility(analysed, r
     context = chromium.new_context(viewport={"width": 1280, "height": 800}, color_scheme=theme)
     real.let_in(context)
     page = context.new_page()
-    page.set_default_timeout(120_000)
+    page.set_default_timeout(real.LONG)
     page.goto(f"{restarted.url}/alignment?run={analysed[1]}&with=sample&cell=K-0-0")
     page.get_by_role("heading", name="Settings that differ").wait_for()
     settled(page)

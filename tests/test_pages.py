@@ -10,7 +10,7 @@ from streamlit.testing.v1 import AppTest
 
 from kvlab import request, segments
 from kvlab.results import read
-from kvlab.runs import store
+from kvlab.runs import process, store
 from kvlab.ui import backend, progress, text, warm
 from tests import finished
 
@@ -52,6 +52,16 @@ def test_every_view_of_the_sample_opens_by_address(view):
     app = open_page("alignment", run="sample", view=view)
     assert not app.exception
     assert app.query_params["view"] == view
+
+
+def test_why_an_analysis_cannot_be_cancelled_is_said_and_stays():
+    run = store.create(store.runs_root(), "analysis", "elsewhere", {})
+    store.write_status(run, state="running", **process.identity())
+    app = open_page("alignment", run=run.name)
+    for _ in range(2):
+        app.button(key=f"cancel-{run.name}").click().run()
+        app.run()  # the next look
+        assert not app.exception and f"process {os.getpid()}" in said(app)
 
 
 def test_a_cell_in_the_address_is_the_pinned_head():

@@ -71,7 +71,7 @@ def routes():
 def ask(app, path, method="GET", **headers):
     """The path as it stands, dots and all -> status, headers, body."""
     host, port = app.url.removeprefix("http://").split(":")
-    connection = http.client.HTTPConnection(host, int(port), timeout=30)
+    connection = http.client.HTTPConnection(host, int(port), timeout=120)
     try:
         connection.request(method, path, headers=headers)
         answer = connection.getresponse()
@@ -87,7 +87,7 @@ def with_token(app):
 def stream(app, path="/_stcore/stream", **headers):
     """The status of a WebSocket's handshake."""
     try:
-        with connect(app.url.replace("http", "ws") + path, additional_headers=headers, proxy=None):
+        with connect(app.url.replace("http", "ws") + path, additional_headers=headers, proxy=None, open_timeout=120):
             return 101
     except InvalidStatus as refused:
         return refused.response.status_code

@@ -260,6 +260,24 @@ def test_a_killed_worker_fails_its_run_in_words_and_the_next_runs_work(worker, m
     assert worker.pid != pid
 
 
+def test_what_is_cancelled_between_two_workers_stays_cancelled(worker, make, monkeypatch):
+    current, waiting, after = make("obey"), make("finish"), make("finish")
+    resubmit, ends = worker._resubmit, []
+
+    def resubmit_late(folders):
+        ends.extend(worker.cancel(folder) for folder in folders)
+        resubmit(folders)
+        worker.submit(after)
+
+    monkeypatch.setattr(worker, "_resubmit", resubmit_late)
+    worker.submit(current)
+    worker.submit(waiting)
+    wait_for_phase(current, "working")
+    os.kill(worker.pid, signal.SIGKILL)
+    assert wait_for_end(after) == "done"  # computed behind the other, had that been queued again
+    assert ends == ["cancelled"] and state(waiting) == "cancelled" and not (waiting / "picked-up").exists()
+
+
 def test_the_reason_of_a_death_can_be_awaited(worker, make):
     folder = make("obey")
     worker.submit(folder)

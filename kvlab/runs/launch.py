@@ -60,9 +60,8 @@ class Worker:
 
         Raises the KvlabError of the answer, or RunError ``worker-died``, ``worker-timeout``, or as start does.
         """
-        answer = self._with_process(lambda process: process.send(call, args))
         try:
-            return answer.result(timeout)
+            return self.question(call, **args).result(timeout)
         except TimeoutError:
             raise RunError(
                 "worker-timeout",
@@ -70,6 +69,13 @@ class Worker:
                 found="none yet: the worker is busy starting, downloading, or with another question",
                 remedy="try again in a moment; if it stays like this, restart the app",
             ) from None
+
+    def question(self, call: str, **args: Any) -> Future:
+        """The answer to a question, to be waited for or looked at later: its result, or a KvlabError.
+
+        Raises RunError as start does, or ``worker-died``.
+        """
+        return self._with_process(lambda process: process.send(call, args))
 
     def ready(self, patience_s: float = 0.2) -> bool:
         """Whether it has finished importing; starts it if it does not run. Raises as start does, or ``worker-died``.
@@ -163,6 +169,8 @@ class Worker:
                 mark(folder, "failed", error.to_dict())
             return
         for folder in folders:
+            if store.read_status(folder).get("state") != "queued":  # cancelled meanwhile
+                continue
             try:
                 _queue(process, folder)
             except RunError as error:

@@ -35,9 +35,9 @@ def ready() -> bool:
         return False
 
 
-def ask(call: str, patience_s: float = QUESTION_SECONDS, **arguments: Any) -> Any:
+def ask(call: str, **arguments: Any) -> Any:
     """A short question to the worker. Raises the KvlabError it answers with."""
-    return worker().ask(call, timeout=patience_s, **arguments)
+    return worker().ask(call, timeout=QUESTION_SECONDS, **arguments)
 
 
 def geometry(name: str) -> Geometry:

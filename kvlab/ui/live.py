@@ -94,14 +94,14 @@ def _state(view: View, source: Source, moving: bool) -> None:
                 take_away.button(view.folder)
         return
     left, right = st.columns([7, 3], vertical_alignment="center")
+    with right:  # before anything that may wait
+        live_actions.buttons(view)
     with left:
         if view.state == "queued":
             _queued(view)
         else:
             words = plain(live_words.going_on(view))
             st.progress((view.share or 0.0) if view.total > 1 else 0.0, text=words)
-    with right:
-        live_actions.buttons(view)
     live_actions.said(view)
     live_actions.question(view)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future, wait
+
 import streamlit as st
 
 from kvlab import injection, plots, report
@@ -11,8 +13,9 @@ from kvlab.memory import readable
 from kvlab.types import Geometry
 from kvlab.ui import backend, form, function_source, places
 from kvlab.ui.text import show_error
+from kvlab.ui.warm import worker
 
-BRIEFLY = 20  # seconds that the first screen waits for an answer of the worker, which may first wake the GPU
+PATIENCE = 0.5  # seconds that a page waits for what it can show later
 
 # Of positions that are not rotated.
 POSITIONS = {
@@ -143,31 +146,35 @@ def _count(number: int) -> str:
 
 
 def _memory(teacher: str, student: str) -> None:
-    """The forecast; waits for the worker without holding the page."""
-    if backend.ready():
-        _forecast(teacher, student)
-    else:
-        _wait_for_worker()
+    """The forecast, or word that it comes; the page does not wait for the worker."""
+    key = f"forecast-{teacher}-{student}"
+    try:
+        answers = st.session_state.pop(key, None) or _ask(teacher, student)
+        if wait(answers, PATIENCE).not_done:
+            st.session_state[key] = answers
+            _await(key)
+        else:
+            _forecast(teacher, student, *(answer.result() for answer in answers))
+    except KvlabError as error:
+        show_error(error)
+
+
+def _ask(teacher: str, student: str) -> tuple[Future, Future]:
+    """To the worker: the forecast of a pair, and the names of the models it has loaded."""
+    pair = {"teachers": [teacher], "student": student}
+    return worker().question("forecast", **pair, dtype="auto", batch=8, tokens=512), worker().question("loaded")
 
 
 @st.fragment(run_every=1.0)
-def _wait_for_worker() -> None:
-    if backend.ready():
+def _await(key: str) -> None:
+    if all(answer.done() for answer in st.session_state.get(key, ())):
         st.rerun()
     st.caption(
-        say(":material/hourglass_top: The memory forecast comes as soon as the worker has started (about 10 s).")
+        say(":material/hourglass_top: The memory forecast comes when the worker answers (it starts in about 10 s).")
     )
 
 
-def _forecast(teacher: str, student: str) -> None:
-    try:
-        with st.spinner(say("Asking the worker for the memory forecast…")):
-            asked = {"teachers": [teacher], "student": student, "dtype": "auto", "batch": 8, "tokens": 512}
-            forecast = backend.ask("forecast", BRIEFLY, **asked)
-            loaded = backend.ask("loaded", BRIEFLY)
-    except KvlabError as error:
-        show_error(error)
-        return
+def _forecast(teacher: str, student: str, forecast: dict, loaded: list[str]) -> None:
     total = readable(forecast["total_bytes"])
     st.metric(
         say("Memory forecast on {device} ({dtype})", device=forecast["device"], dtype=forecast["dtype"]),

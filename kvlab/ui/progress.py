@@ -70,10 +70,16 @@ def running(run_id: str) -> None:
         st.rerun()
     left, right = st.columns([5, 1], vertical_alignment="center")
     left.progress(view.share or 0.0, text=_phase(view))
+    failed = f"cancel-failed-{run_id}"
     if right.button(say("Cancel"), key=f"cancel-{run_id}", width="stretch", icon=":material/stop_circle:"):
-        with st.spinner(say("Asking the worker to stop…")):
-            worker().cancel(backend.folder_of(run_id))
-        st.rerun()
+        try:
+            with st.spinner(say("Asking the worker to stop…")):
+                worker().cancel(backend.folder_of(run_id))
+            st.rerun()
+        except KvlabError as error:
+            st.session_state[failed] = error  # said at every look, as the next one comes at once
+    if failed in st.session_state:
+        show_error(st.session_state[failed])
 
 
 def _phase(view: View) -> str:

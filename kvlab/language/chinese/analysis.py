@@ -138,7 +138,6 @@ WORDS: dict[str, str] = {
     "Close the form": "收起表单",
     "New analysis": "新建分析",
     "Sample: demo/teacher → demo/student, bundled prompts": "样例：demo/teacher → demo/student，自带提示",
-    "Asking the worker for the memory forecast…": "正在向工作进程询问内存预测…",
     "Reading the model's configuration…": "正在读取模型配置…",
     # Views: compare.
     "Choose a second analysis: other prompts, another rule, another teacher. The one that is open is A.": "请选择另一个分析：换一批提示、一种规则或一个教师。当前打开的是 A。",
@@ -307,7 +306,7 @@ WORDS: dict[str, str] = {
     "Align my own prompts": "对齐我的提示",
     "Look into the sample": "查看样例",
     "unbounded": "无上限",
-    ":material/hourglass_top: The memory forecast comes as soon as the worker has started (about 10 s).": ":material/hourglass_top: 工作进程启动后（约 10 秒）即给出内存预测。",
+    ":material/hourglass_top: The memory forecast comes when the worker answers (it starts in about 10 s).": ":material/hourglass_top: 工作进程答复后即显示内存预测（启动约需 10 秒）。",
     "Memory forecast on {device} ({dtype})": "{device} 上的内存预测（{dtype}）",
     "Device: {free} free of {total}.": "设备：空闲 {free}，共 {total}。",
     "architecture": "架构",
