@@ -1,5 +1,7 @@
 """An interrupted analysis goes on where it stopped, with the same result; nothing half-read is believed."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -129,6 +131,17 @@ def test_another_request_or_other_code_does_not_go_on_from_it(
     same(found, whole)
     assert not any("Continued" in note for note in found[0].notes)
     assert sum(forwards) >= 3 * len(documents)
+
+
+def test_the_code_is_what_takes_part_in_an_analysis(tmp_path):
+    (tmp_path / "align").mkdir()
+    (tmp_path / "ui").mkdir()
+    hashes = [unfinished.hash_of_code(tmp_path)]
+    for file in ("capture.py", "align/sums.py", "ui/page.py", "align/.#sums.py"):  # the last: an editor's lock
+        (tmp_path / file).write_text(f"# {file}")
+        hashes.append(unfinished.hash_of_code(tmp_path))
+    assert len(set(hashes[:3])) == 3 and len(set(hashes[2:])) == 1
+    assert unfinished.hash_of_code(Path(unfinished.__file__).parents[1]) == unfinished.CODE
 
 
 @pytest.mark.parametrize("damage", [b"", b"garbage", None])

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from kvlab.errors import KvlabError, RunError
-from kvlab.runs import launch, monitor, process, store
+from kvlab.runs import channel, launch, monitor, process, store
 from tests.waiting import wait_until
 
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_worker.py")))
@@ -276,6 +276,27 @@ def test_what_is_cancelled_between_two_workers_stays_cancelled(worker, make, mon
     os.kill(worker.pid, signal.SIGKILL)
     assert wait_for_end(after) == "done"  # computed behind the other, had that been queued again
     assert ends == ["cancelled"] and state(waiting) == "cancelled" and not (waiting / "picked-up").exists()
+
+
+def test_a_cancellation_outlives_the_worker_that_was_asked(worker, make, monkeypatch):
+    """Killed, for another analysis, before it could answer."""
+    current, waiting = make("obey"), make("obey")
+    send, asked = channel.WorkerProcess.send, []
+
+    def send_and_die(self, call, args, folder=None):
+        answer = send(self, call, args, folder)
+        if call == "cancel" and not asked:
+            asked.append(self.pid)
+            os.kill(self.pid, signal.SIGKILL)
+        return answer
+
+    monkeypatch.setattr(channel.WorkerProcess, "send", send_and_die)
+    worker.submit(current)
+    worker.submit(waiting)
+    wait_for_phase(current, "working")
+    os.kill(worker.pid, signal.SIGSTOP)
+    assert worker.cancel(waiting) == "cancelled"
+    assert wait_for_end(current) == "failed" and len(asked) == 1
 
 
 def test_the_reason_of_a_death_can_be_awaited(worker, make):

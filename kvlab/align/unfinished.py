@@ -20,12 +20,14 @@ from kvlab.align.sums import FoldSums
 
 log = logging.getLogger(__name__)
 
-PACKAGE = Path(__file__).parents[1]
-# Of what reads and adds, as it is now in this process: what other code has added may mean something else.
-CODE = hashlib.sha256(
-    b"".join(file.read_bytes() for folder in (PACKAGE, PACKAGE / "align") for file in sorted(folder.glob("*.py")))
-).hexdigest()
 
+def hash_of_code(package: Path) -> str:
+    """Of all that can take part in an analysis: pages and words are in other folders."""
+    files = [file for folder in (package, package / "align") for file in sorted(folder.glob("[!.]*.py"))]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+CODE = hash_of_code(Path(__file__).parents[1])  # what other code has added may mean something else
 NAME = "unfinished.safetensors"
 EVERY = 30.0  # seconds between saves, at least
 SHARE = 0.05  # of the time, at most, spent on saving

@@ -80,7 +80,7 @@ class Worker:
     def ready(self, patience_s: float = 0.2) -> bool:
         """Whether it has finished importing; starts it if it does not run. Raises as start does, or ``worker-died``.
 
-        Waits up to ``patience_s`` seconds, for who draws a page: one that is stuck is not ready.
+        Waits up to ``patience_s`` seconds for one that is not, or is stuck at it: for who draws a page.
         """
         return self._with_process(lambda process: process.ready(patience_s))
 
@@ -110,7 +110,9 @@ class Worker:
             ended.exception(grace_s)
         except TimeoutError:
             process.kill(cancelled=folder)
-        return monitor.judge(store.read_status(folder))
+        state = monitor.judge(store.read_status(folder))
+        # Its worker was killed meanwhile for another analysis, and this one is to go on in the next.
+        return self.cancel(folder, grace_s) if state == "queued" else state
 
     def await_record(self, pid: int | None) -> None:
         """Wait until the death of worker ``pid`` is in the status of its runs; at once for any other process.

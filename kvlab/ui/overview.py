@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from concurrent.futures import Future, wait
 
 import streamlit as st
@@ -15,6 +16,7 @@ from kvlab.ui import backend, form, function_source, places
 from kvlab.ui.text import show_error
 from kvlab.ui.warm import worker
 
+CAME = "forecast-came"  # which answers the page was drawn anew for
 PATIENCE = 0.5  # seconds that a page waits for what it can show later
 
 # Of positions that are not rotated.
@@ -148,12 +150,14 @@ def _count(number: int) -> str:
 def _memory(teacher: str, student: str) -> None:
     """The forecast, or word that it comes; the page does not wait for the worker."""
     key = f"forecast-{teacher}-{student}"
+    answers, just_came = st.session_state.get(key), st.session_state.pop(CAME, None) == key
     try:
-        answers = st.session_state.pop(key, None) or _ask(teacher, student)
+        if answers is None or (_came(answers) and not just_came):  # those that came to another page are of then
+            answers = st.session_state[key] = _ask(teacher, student)
         if wait(answers, PATIENCE).not_done:
-            st.session_state[key] = answers
             _await(key)
         else:
+            del st.session_state[key]
             _forecast(teacher, student, *(answer.result() for answer in answers))
     except KvlabError as error:
         show_error(error)
@@ -167,11 +171,16 @@ def _ask(teacher: str, student: str) -> tuple[Future, Future]:
 
 @st.fragment(run_every=1.0)
 def _await(key: str) -> None:
-    if all(answer.done() for answer in st.session_state.get(key, ())):
+    if _came(st.session_state.get(key, ())):
+        st.session_state[CAME] = key
         st.rerun()
     st.caption(
         say(":material/hourglass_top: The memory forecast comes when the worker answers (it starts in about 10 s).")
     )
+
+
+def _came(answers: Iterable[Future]) -> bool:
+    return all(answer.done() for answer in answers)
 
 
 def _forecast(teacher: str, student: str, forecast: dict, loaded: list[str]) -> None:

@@ -66,12 +66,14 @@ def _view(run_id: str) -> View | None:
 def running(run_id: str) -> None:
     """The progress of one analysis; the whole page runs again when it has ended."""
     view = _view(run_id)
+    failed = f"cancel-failed-{run_id}"
     if view is None or not view.active:
+        st.session_state.pop(failed, None)
         st.rerun()
     left, right = st.columns([5, 1], vertical_alignment="center")
     left.progress(view.share or 0.0, text=_phase(view))
-    failed = f"cancel-failed-{run_id}"
     if right.button(say("Cancel"), key=f"cancel-{run_id}", width="stretch", icon=":material/stop_circle:"):
+        st.session_state.pop(failed, None)
         try:
             with st.spinner(say("Asking the worker to stop…")):
                 worker().cancel(backend.folder_of(run_id))
@@ -125,7 +127,7 @@ def _again(view: View) -> None:
     saved = UNFINISHED in view.files
     if saved:
         label, icon = say("Continue"), ":material/resume:"
-        about = say("What had been read is kept: the analysis goes on from there.")
+        about = say("What had been read is kept: the analysis goes on from there, unless kvlab has changed since.")
     else:
         label, icon = say("Run again"), ":material/replay:"
         about = say("With the same prompts and settings, from the beginning.")

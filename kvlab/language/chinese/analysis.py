@@ -286,7 +286,7 @@ WORDS: dict[str, str] = {
     "{seconds:.0f} s elapsed": "已用 {seconds:.0f} 秒",
     "about {seconds:.0f} s left in this stage": "本阶段约剩 {seconds:.0f} 秒",
     "no word for {seconds:.0f} s: one long step, or stuck": "已有 {seconds:.0f} 秒没有消息：某一步耗时较长，或已卡住",
-    "What had been read is kept: the analysis goes on from there.": "已读取的内容保留，分析从中断处继续。",
+    "What had been read is kept: the analysis goes on from there, unless kvlab has changed since.": "已读取的内容保留，分析从中断处继续；若其间 kvlab 已更新，则从头开始。",
     "With the same prompts and settings, from the beginning.": "使用相同的提示与设置，从头开始。",
     "This analysis was cancelled.": "该分析已取消。",
     "Continue": "继续",
