@@ -258,6 +258,16 @@ def test_a_run_is_stopped_resumed_and_killed_from_its_page(root):
     assert not process.group_members(pid)
 
 
+def test_why_a_run_cannot_be_killed_is_said_and_stays():
+    run = finished("running", host="another", pid=1, next_heartbeat_due="2999-01-01T00:00:00+00:00")
+    app = open_page(run=run.name)
+    app.button(key=f"kill-{run.name}").click().run()
+    app.button(key=f"kill-yes-{run.name}").click().run()
+    for _ in range(2):
+        assert not app.exception and "one on another" in said(app)
+        app.run()  # the next look
+
+
 def finished(state, config=None, **status):
     folder = store.create(
         store.runs_root(), "training", "mine", {**TrainConfig().model_dump(mode="json"), **(config or {})}

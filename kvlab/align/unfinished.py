@@ -20,6 +20,10 @@ from kvlab.align.sums import FoldSums
 
 log = logging.getLogger(__name__)
 
+NAME = "unfinished.safetensors"
+EVERY = 30.0  # seconds between saves, at least
+SHARE = 0.05  # of the time, at most, spent on saving
+
 
 def hash_of_code(package: Path) -> str:
     """Of all that can take part in an analysis: pages and words are in other folders."""
@@ -28,9 +32,6 @@ def hash_of_code(package: Path) -> str:
 
 
 CODE = hash_of_code(Path(__file__).parents[1])  # what other code has added may mean something else
-NAME = "unfinished.safetensors"
-EVERY = 30.0  # seconds between saves, at least
-SHARE = 0.05  # of the time, at most, spent on saving
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,11 @@ def ready() -> bool:
 def ask(call: str, **arguments: Any) -> Any:
     """A short question to the worker. Raises the KvlabError it answers with."""
     return worker().ask(call, timeout=QUESTION_SECONDS, **arguments)
+
+
+def question(call: str, **arguments: Any) -> Future:
+    """The worker's answer, to be looked at when it has come: its result, or a KvlabError. Raises RunError."""
+    return worker().question(call, **arguments)
 
 
 def geometry(name: str) -> Geometry:

@@ -13,7 +13,17 @@ from kvlab.runs import monitor, queue, store, training
 from kvlab.runs.metrics import pace
 from kvlab.runs.monitor import View
 from kvlab.train.config import Thresholds
-from kvlab.ui import live_actions, live_charts, live_end, live_source, live_words, places, report_words, take_away
+from kvlab.ui import (
+    live_actions,
+    live_charts,
+    live_end,
+    live_source,
+    live_words,
+    outcome,
+    places,
+    report_words,
+    take_away,
+)
 from kvlab.ui.live_source import Source
 from kvlab.ui.text import UNKNOWN, duration, plain, show_error
 
@@ -86,7 +96,7 @@ def _heading(view: View) -> None:
 def _state(view: View, source: Source, moving: bool) -> None:
     if not view.active:
         live_end.outcome(view, source)
-        live_actions.said(view)
+        outcome.show(view.id)
         with st.container(horizontal=True):
             live_end.again(view)
             live_actions.buttons(view)
@@ -102,7 +112,7 @@ def _state(view: View, source: Source, moving: bool) -> None:
         else:
             words = plain(live_words.going_on(view))
             st.progress((view.share or 0.0) if view.total > 1 else 0.0, text=words)
-    live_actions.said(view)
+    outcome.show(view.id)
     live_actions.question(view)
 
 

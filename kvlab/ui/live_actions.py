@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import streamlit as st
 
-from kvlab.errors import KvlabError
 from kvlab.language import say
 from kvlab.runs import training
 from kvlab.runs.monitor import View
-from kvlab.ui import live_words
-from kvlab.ui.text import show_error
-
-
-def said(view: View) -> None:
-    """Word of what was done last."""
-    if words := st.session_state.get(_said(view)):
-        st.success(words, icon=":material/check_circle:")
+from kvlab.ui import live_words, outcome
 
 
 def buttons(view: View) -> None:
@@ -25,7 +15,7 @@ def buttons(view: View) -> None:
     if view.state == "queued":
         label = say("Take out of the queue")
         if st.button(label, key=f"stop-{view.id}", icon=":material/stop_circle:", width="stretch"):
-            _do(view, lambda: training.stop(view.folder), "")
+            outcome.of(view.id, lambda: training.stop(view.folder))
     elif view.active:
         _stop_and_kill(view)
     elif view.state in training.RESUMABLE:
@@ -43,7 +33,7 @@ def _stop_and_kill(view: View) -> None:
         help=about,
         width="stretch",
     ):
-        _do(view, lambda: training.stop(view.folder), "")
+        outcome.of(view.id, lambda: training.stop(view.folder))
     right.button(
         say("Kill"),
         key=f"kill-{view.id}",
@@ -65,7 +55,7 @@ def question(view: View) -> None:
             _ask(view, False)
             with st.spinner(say("Killing it, and waiting until it is gone…")):
                 words = say("Killed: process {pid} and all that it started are gone.", pid=view.pid)
-                _do(view, lambda: training.kill(view.folder), words)
+                outcome.of(view.id, lambda: training.kill(view.folder), words)
         label = say("Keep it running")
         no.button(label, key=f"kill-no-{view.id}", on_click=_ask, args=(view, False), width="stretch")
 
@@ -75,22 +65,7 @@ def _resume(view: View) -> None:
     label = say("Resume from its last checkpoint") if saved else say("Start it again")
     about = "" if saved else say("It has no checkpoint yet: it begins anew, in the same folder.")
     if st.button(label, key=f"resume-{view.id}", icon=":material/resume:", help=about or None):
-        _do(view, lambda: training.resume(view.folder), "")
-
-
-def _do(view: View, act: Callable[[], object], words: str) -> None:
-    """Act, keep what is to be said for the next look, and look again."""
-    try:
-        act()
-    except KvlabError as error:
-        show_error(error)
-        return
-    st.session_state[_said(view)] = words
-    st.rerun()
-
-
-def _said(view: View) -> str:
-    return f"live-said-{view.id}"
+        outcome.of(view.id, lambda: training.resume(view.folder))
 
 
 def _asked(view: View) -> str:

@@ -14,7 +14,6 @@ from kvlab.memory import readable
 from kvlab.types import Geometry
 from kvlab.ui import backend, form, function_source, places
 from kvlab.ui.text import show_error
-from kvlab.ui.warm import worker
 
 CAME = "forecast-came"  # which answers the page was drawn anew for
 PATIENCE = 0.5  # seconds that a page waits for what it can show later
@@ -166,7 +165,7 @@ def _memory(teacher: str, student: str) -> None:
 def _ask(teacher: str, student: str) -> tuple[Future, Future]:
     """To the worker: the forecast of a pair, and the names of the models it has loaded."""
     pair = {"teachers": [teacher], "student": student}
-    return worker().question("forecast", **pair, dtype="auto", batch=8, tokens=512), worker().question("loaded")
+    return backend.question("forecast", **pair, dtype="auto", batch=8, tokens=512), backend.question("loaded")
 
 
 @st.fragment(run_every=1.0)

@@ -9,7 +9,7 @@ from kvlab.language import mark, say, translated
 from kvlab.prompts import RUN_PROMPTS
 from kvlab.runs import store
 from kvlab.runs.monitor import View
-from kvlab.ui import backend, places
+from kvlab.ui import backend, outcome, places
 from kvlab.ui.text import show_error
 from kvlab.ui.warm import worker
 
@@ -66,22 +66,14 @@ def _view(run_id: str) -> View | None:
 def running(run_id: str) -> None:
     """The progress of one analysis; the whole page runs again when it has ended."""
     view = _view(run_id)
-    failed = f"cancel-failed-{run_id}"
     if view is None or not view.active:
-        st.session_state.pop(failed, None)
         st.rerun()
     left, right = st.columns([5, 1], vertical_alignment="center")
     left.progress(view.share or 0.0, text=_phase(view))
     if right.button(say("Cancel"), key=f"cancel-{run_id}", width="stretch", icon=":material/stop_circle:"):
-        st.session_state.pop(failed, None)
-        try:
-            with st.spinner(say("Asking the worker to stop…")):
-                worker().cancel(backend.folder_of(run_id))
-            st.rerun()
-        except KvlabError as error:
-            st.session_state[failed] = error  # said at every look, as the next one comes at once
-    if failed in st.session_state:
-        show_error(st.session_state[failed])
+        with st.spinner(say("Asking the worker to stop…")):
+            outcome.of(run_id, lambda: worker().cancel(backend.folder_of(run_id)))
+    outcome.show(run_id)
 
 
 def _phase(view: View) -> str:
@@ -137,5 +129,6 @@ def _again(view: View) -> None:
         except KvlabError as error:
             show_error(error)
             return
+        outcome.forget(view.id)
         st.rerun()
     st.caption(about)
