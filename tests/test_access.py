@@ -1,12 +1,13 @@
 """The gate in front of the app, request by request; tests/test_security.py has it before the real server."""
 
 import asyncio
+import hmac
 
 import pytest
 
 from kvlab.access.guard import Guard
 from kvlab.access.hosts import host_allowed, origin_allowed
-from kvlab.access.keys import GUESSES, AccessError, Guesses, Keys, is_loopback, keys
+from kvlab.access.keys import AccessError, Guesses, Keys, is_loopback, keys
 
 TOKEN = "pass-word-&-中"
 ENCODED = b"pass-word-%26-%E4%B8%AD"
@@ -39,21 +40,27 @@ def guard(clock):
     return Guard(inside, Keys(TOKEN, guesses=Guesses(clock)), names={"node7"}, proxies={"lab.example.org"})
 
 
-def ask(guard, path="/", query=b"", method="GET", body=b"", kind="http", server="127.0.0.1", **headers):
-    """-> status (WebSocket: 101 or 403), headers, body, and the scope as the server may log it afterwards."""
-    headers = {"host": "127.0.0.1:8501"} | {name.replace("_", "-"): value for name, value in headers.items()}
+def ask(
+    guard, path="/", query=b"", method="GET", body=b"", kind="http", server="127.0.0.1", scheme="http", more=(), **named
+):
+    """-> status (WebSocket: 101 or 403), headers, body, and the scope as the server may log it afterwards.
+
+    ``body``: whole, or its pieces; ``more``: headers that may have the name of another.
+    """
+    headers = {"host": "127.0.0.1:8501"} | {name.replace("_", "-"): value for name, value in named.items()}
     scope = {
         "type": kind,
         "path": path,
         "query_string": query,
-        "scheme": "http",
+        "scheme": scheme,
         "server": (server, 8501),
-        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+        "headers": [(name.encode(), value.encode()) for name, value in (*headers.items(), *more)],
     } | ({"method": method} if kind == "http" else {})
-    sent = []
+    sent, pieces = [], iter((body,) if isinstance(body, bytes) else body)
 
     async def receive():
-        return {"type": "http.request", "body": body, "more_body": False}
+        piece = next(pieces, b"")
+        return {"type": "http.request", "body": piece, "more_body": bool(piece)}
 
     async def send(message):
         sent.append(message)
@@ -89,6 +96,31 @@ def test_the_form_gives_the_same(guard):
     assert ask(guard, cookie=cookie_of(answer))[0] == 200
 
 
+def test_a_cookie_given_over_https_is_sent_over_https_only(guard):
+    for scheme, secure in (("https", True), ("http", False)):
+        by_address = ask(guard, query=b"token=" + ENCODED, scheme=scheme)
+        by_form = ask(guard, method="POST", body=b"token=" + ENCODED, scheme=scheme, **FORM)
+        for answer in (by_address, by_form):
+            assert ("Secure" in answer[1]["set-cookie"].split("; ")) == secure
+
+
+def test_no_more_of_a_form_is_read_than_a_token_needs(guard):
+    read = []
+    pieces = (read.append(number) or b"x" * 1024 for number in range(100))
+    assert ask(guard, method="POST", body=pieces, **FORM)[0] == 401
+    assert len(read) == 5  # the first that leads beyond 4096 bytes is the last
+    in_pieces = ask(guard, method="POST", body=(b"tok", b"en=", ENCODED), **FORM)
+    assert in_pieces[0] == 303
+
+
+def test_tokens_and_cookies_are_compared_in_constant_time(guard, monkeypatch):
+    compared, real = [], hmac.compare_digest
+    monkeypatch.setattr(hmac, "compare_digest", lambda given, right: compared.append(given) or real(given, right))
+    cookie = cookie_of(ask(guard, query=b"token=" + ENCODED))
+    assert TOKEN.encode() in compared
+    assert ask(guard, cookie=cookie)[0] == 200 and compared[-1] == cookie.partition("=")[2].encode()
+
+
 @pytest.mark.parametrize("scheme", ["Bearer", "token"])
 def test_a_program_sends_a_header(guard, scheme):
     for kind, expected in (("http", 200), ("websocket", 101)):
@@ -114,6 +146,13 @@ def test_nobody_else_comes_in(guard, kind, headers):
     assert ask(guard, kind=kind, **headers)[0] == (401 if kind == "http" else 403)
 
 
+def test_the_token_is_no_cookie():
+    plain = Guard(inside, Keys("plain"))
+    for cookie in ("kvlab-8501=plain", "kvlab=plain"):
+        assert ask(plain, cookie=cookie)[0] == 401
+        assert ask(plain, kind="websocket", cookie=cookie)[0] == 403
+
+
 def test_a_websocket_takes_no_token_from_its_address(guard):
     status, _, _, scope = ask(guard, kind="websocket", query=b"a=1&token=" + ENCODED)
     assert status == 403 and scope["query_string"] == b"a=1"
@@ -127,18 +166,18 @@ def test_the_way_on_never_leads_to_another_host(guard, path):
 
 def test_guessing_is_throttled_for_all_and_those_inside_stay(guard, clock):
     known = cookie_of(ask(guard, query=b"token=" + ENCODED))
-    for _ in range(GUESSES):
+    for _ in range(30):
         assert ask(guard, query=b"token=guess")[0] == 401
         clock.now += 1
     for right_or_wrong in (b"token=guess", b"token=" + ENCODED):
         status, headers, _, _ = ask(guard, query=right_or_wrong)
-        assert status == 429 and headers["retry-after"] == str(60 - GUESSES + 1)
+        assert status == 429 and headers["retry-after"] == "31"
     assert ask(guard, method="POST", body=b"token=" + ENCODED, **FORM)[0] == 429
     assert ask(guard, authorization="Bearer guess")[0] == 429
     assert ask(guard, kind="websocket", authorization="Bearer guess")[0] == 403
     assert ask(guard)[0] == 401  # asking without a token is no guess
     assert ask(guard, cookie=known)[0] == 200
-    clock.now += 60 - GUESSES
+    clock.now += 30
     assert ask(guard, query=b"token=" + ENCODED)[0] == 303
 
 
@@ -163,6 +202,8 @@ def test_every_answer_forbids_frames_and_sniffing(guard):
         ({"host": "[::1]:8501"}, True),
         ({"host": "10.0.0.7:8501"}, True),
         ({"host": "NODE7:8501"}, True),
+        ({"host": "localhost.:8501"}, True),  # the same name, with the root of all names
+        ({"host": "node7."}, True),
         ({"host": "node7.evil.example"}, False),
         ({"host": "evil.example:8501"}, False),
         ({"host": ""}, False),
@@ -183,6 +224,15 @@ def test_other_names_and_other_sites_are_refused_with_and_without_a_token(kind, 
     if not passes:
         guarded = Guard(inside, Keys("plain"), names={"node7"}, proxies={"lab.example.org"})
         assert ask(guarded, kind=kind, authorization="Bearer plain", **headers)[0] == 403
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+@pytest.mark.parametrize("second", ["127.0.0.1:8501", "evil.example"])
+def test_a_request_with_two_host_headers_is_refused(kind, second):
+    """A server behind may go by another one than the gate."""
+    twice = [("host", second)]
+    assert ask(Guard(inside, Keys(None)), kind=kind, more=twice)[0] == 403
+    assert ask(Guard(inside, Keys("plain")), kind=kind, more=twice, authorization="Bearer plain")[0] == 403
 
 
 def test_without_a_token_nothing_is_answered_beyond_loopback():

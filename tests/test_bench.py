@@ -1,6 +1,7 @@
 """The bench runs every row, its two sides agree where they must, and its verdict is its exit code. No speed here."""
 
 import json
+import subprocess
 import sys
 from math import isnan
 
@@ -32,9 +33,36 @@ def test_quick_runs_every_row_without_verdicts_and_writes_json(tmp_path, monkeyp
     assert "✓" not in printed and "✗" not in printed and len(printed.splitlines()) == 1 + len(ROWS)
 
 
-def test_peak_memory_is_measured_in_a_process_of_its_own():
+HELD_FOR_A_MOMENT = 2**28  # bytes
+ALIGN_AND_MORE = f"""
+import runpy
+import numpy
+from kvlab.align import pipeline
+
+real = pipeline.align
+
+def align(*given):
+    found = real(*given)
+    numpy.ones({HELD_FOR_A_MOMENT}, numpy.int8)
+    return found
+
+pipeline.align = align
+runpy.run_module("kvlab.bench.memory", run_name="__main__")
+"""
+
+
+def test_peak_memory_is_measured_in_a_process_of_its_own(monkeypatch):
+    """``align`` also takes a known number of bytes and lets go of them: the peak has them, all else has not."""
+    real = subprocess.run
+
+    def run_more(command, **options):
+        assert command[:3] == [sys.executable, "-m", "kvlab.bench.memory"]
+        return real([sys.executable, "-c", ALIGN_AND_MORE, *command[3:]], **options)
+
+    monkeypatch.setattr(subprocess, "run", run_more)
     found = memory._in_own_process(6, CPU)
     assert 0 < found["before"] <= found["peak"] and found["student_tokens"] > 0
+    assert 0.98 < (found["peak"] - found["before"]) / HELD_FOR_A_MOMENT < 1.5
 
 
 def test_layer_similarity_from_sums_equals_dense_grams():

@@ -53,6 +53,29 @@ def test_weights_gradients_and_optimizer_by_hand():
     assert found["statistics"] == 8 * 5 * 2 * 2 * 12 * (512 * 512 + 512 * 256)
 
 
+def test_rows_and_targets_of_the_kv_loss_by_hand():
+    student, teacher = LAYERS * 4 * (64 + 64), LAYERS * 4 * (128 + 128)  # of 28 teacher layers 12 are learned from
+    found = parts()
+    assert found["kv"] == 4 * 200 * 3 * student  # rows before RoPE, rows, and their differences to the target
+    assert found["targets"] == 4 * 200 * (teacher + student)
+    of_two = parts(TEACHER, dataclasses.replace(TEACHER, name="b"), teachers=("a", "b"))
+    assert of_two["kv"] == found["kv"]
+    assert of_two["targets"] == 4 * 200 * (2 * teacher + 3 * student)  # both targets and their sum
+
+
+def test_processes_share_a_batch_and_the_forecast_is_of_the_larger_share():
+    config = TrainConfig(batch_size=5)
+    found = training_memory([TEACHER], SMALL, config, 100, processes=2)
+    assert found.documents == 3
+    assert {part.name: part.bytes for part in found.parts}["logits"] == 3 * 4 * 3 * 100 * VOCABULARY
+
+
+def test_the_upper_bound_is_everything_at_once_and_what_the_allocator_holds():
+    accumulating = TrainConfig(batch_size=32, gradient_accumulation_steps=4)  # gradients beside activations
+    found = training_memory([TEACHER], SMALL, accumulating, 1024)
+    assert found.phase == "training" and found.upper == pytest.approx(1.15 * found.total)
+
+
 def test_activations_by_hand_up_to_the_unknown_tying_of_embeddings():
     layer = 6 * HIDDEN + 3 * 512 + 512 + 2 * 256 + 4 * FEED_FORWARD
     exact = 4 * 200 * LAYERS * layer

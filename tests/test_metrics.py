@@ -139,6 +139,16 @@ def test_pace_and_remaining_time(folder):
     assert (pace.step, pace.seconds_per_step, pace.tokens_per_s, pace.remaining_s) == (40, 0.5, 200.0, 30.0)
 
 
+def test_the_pace_is_the_median_of_the_last_twenty_steps(folder):
+    assert metrics.PACE_STEPS == 20
+    before = [{"step": step, "seconds": 9.0, "tokens_per_s": 9.0} for step in range(1, 6)]
+    seconds = [0.5] * 8 + [2.0] * 3 + [8.0] * 8 + [0.25]  # mean 3.7, last 0.25, longest 8
+    last = [{"step": 6 + n, "seconds": s, "tokens_per_s": 100 / s} for n, s in enumerate(seconds)]
+    log(folder, *before, *last)
+    pace = metrics.pace(Steps(folder).read(), 35)
+    assert (pace.step, pace.seconds_per_step, pace.tokens_per_s, pace.remaining_s) == (25, 2.0, 50.0, 20.0)
+
+
 def samples(folder: Path, *rows: dict) -> metrics.Table:
     write(folder, "memory.jsonl", *(json.dumps(row).encode() + b"\n" for row in rows))
     return Reader(folder / usage.MEMORY).read()

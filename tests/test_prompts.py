@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import subprocess
 import sys
 import time
@@ -357,6 +358,12 @@ def test_parquet_rows_become_documents():
     ]
     assert problems(reading) == [("row 3", "empty-document")]
     assert tabular_columns("a.parquet", data) == reading.columns == ["prompt", "answer", "id"]
+
+
+def test_parquet_nan_is_an_absent_cell_and_other_numbers_keep_their_spelling():
+    data = parquet(prompt=["a", "b", "c"], answer=[math.nan, 1.5, -2.0])
+    answers = [cut_out(document).get("answer") for document in read_upload("a.parquet", data).documents]
+    assert answers == [None, "1.5", "-2.0"]
 
 
 def test_parquet_takes_its_only_column_of_text_and_names_them_otherwise():

@@ -362,9 +362,23 @@ def test_odd_values_of_every_kind_do_no_harm(root):
         for name in ("status.json", "verdict.json", "report.json"):
             trained.write(run, name, ODD | {"state": "failed" if name == "status.json" else "pass", "error": ODD})
     (run / "config.yaml").write_text('{teachers: ["\\uD800"], 1: {2: x}, lr: .nan}')
-    page(*runs)
-    for run in runs:
-        page(run)
+    app = page(*runs)
+    listed = history(app)  # newest first: what cannot be read is empty, what can is as it was logged
+    assert listed["name"].tolist() == ["? half"] * 2
+    assert listed["state"].tolist() == ["failed"] * 2 and listed["steps"].tolist() == ["4 / ?", "4 / 100"]
+    assert listed["loss"].tolist() == [2.5] * 2 and listed["device"].tolist() == ["?"] * 2
+    assert listed[["ce_before", "ce_after", "elapsed"]].isna().all(axis=None)
+    results = table(app, "ce before")
+    assert results["steps/s"].tolist() == [2.0] * 2 and results["share"].tolist() == [0.1] * 2
+    assert results[["ce before", "ce after", "kv_key before", "documents"]].isna().all(axis=None)
+    differing = table(app, "setting").set_index("setting")
+    assert differing.loc["1.2"].tolist() == ["not set", "x"] and differing.loc["teachers"].tolist()[1] == "?"
+    for run, of in zip(runs, ("100", "?")):
+        app = page(run)
+        assert [error.value for error in app.error] == ["No reason was recorded. Its log in the run’s folder may tell."]
+        assert f"step 4 / {of} · peak memory of the process 9 B, 10% of 90 B · ? · –" in said(app)
+        assert table(app, "words")["step"].tolist() == [1e30]
+        assert app.code[0].value == (run / "config.yaml").read_text().rstrip("\n")
 
 
 def test_a_name_is_never_markdown(root):

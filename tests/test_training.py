@@ -209,6 +209,27 @@ def test_a_waiting_run_without_a_place_in_the_queue_gets_one_and_two_places_star
     assert state(third) == "queued"
 
 
+def test_runs_without_a_place_get_theirs_in_the_order_of_their_creation(root):
+    a, b, c, d, elsewhere = (store.create(root, "training", name, {"steps": 1}) for name in "abcde")
+    for folder in (a, b, c, d):
+        queue.add(folder, "cpu")
+    for folder in (a, b, d):
+        queue.remove(folder)
+    store.write_status(elsewhere, queue={"host": "another", "device": "cpu"})
+    queue.recover(root)
+    assert [entry.folder for entry in queue.entries(root)] == [c, a, b, d]
+    assert [queue.place(folder) for folder in (a, b, c, d, elsewhere)] == [1, 2, 0, 3, None]
+
+
+@pytest.mark.parametrize(
+    ("given", "waits_for"), [("cuda", "cuda:0"), ("cuda:0", "cuda:0"), ("cuda:1", "cuda:1"), ("auto", "auto")]
+)
+def test_cuda_without_a_number_is_the_first_gpu(root, given, waits_for):
+    folder = store.create(root, "training", "x", {"steps": 1})
+    queue.add(folder, given)
+    assert queue.device(store.read_status(folder)) == waits_for
+
+
 def test_many_who_would_begin_a_run_at_once_begin_it_once(root):
     folder = store.create(root, "training", "x", {"steps": 1})
     command = [sys.executable, "-P", "-m", "kvlab.runs.begin", str(folder), *FAKE]
