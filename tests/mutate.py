@@ -199,11 +199,14 @@ def summary(outcomes: Sequence[Outcome]) -> str:
 
 
 def select(every: Sequence[Mutation], ids: Sequence[str], area: str | None) -> list[Mutation]:
-    """Raises SystemExit for an id or an area that is not in the lists."""
+    """Raises SystemExit for an id or an area that is not in the lists, and for an empty choice."""
     unknown = {*ids} - {mutation.id for mutation in every}
     if unknown or (area and area not in {mutation.area for mutation in every}):
         raise SystemExit(f"not in {LISTS}: {' '.join(sorted(unknown)) or area}")
-    return [m for m in every if (not ids or m.id in ids) and (not area or m.area == area)]
+    chosen = [m for m in every if (not ids or m.id in ids) and (not area or m.area == area)]
+    if not chosen:
+        raise SystemExit("no mutation chosen")
+    return chosen
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

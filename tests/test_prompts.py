@@ -430,6 +430,13 @@ def test_files_that_are_refused_whole(filename, data, kind, message):
     assert error.kind == f"prompts-{kind}" and message in str(error)
 
 
+def test_a_file_is_binary_when_more_than_half_of_its_lines_cannot_be_read():
+    reading = read_upload("a.txt", b"one\n\ntwo\n\n\0\n\n\0\n")
+    assert texts(reading) == ["one", "two"]
+    assert problems(reading) == [("line 5", "nul-bytes"), ("line 7", "nul-bytes")]
+    assert refused("a.txt", b"one\n\n\0\n\n\0\n").kind == "prompts-binary"
+
+
 def test_too_large_a_file_names_the_limit():
     error = refused("../a\n.txt", b"x" * 3_000_000, limits=Limits(bytes=2**21))
     assert error.kind == "prompts-too-large"
