@@ -1,8 +1,13 @@
 """The loop on tiny models: gradients, accumulation, checkpointing, maps, fusion, controls."""
 
+import math
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
+from transformers import AutoModelForCausalLM
 
 from kvlab.capture import capture
 from kvlab.errors import AlignError, TrainError
@@ -10,7 +15,8 @@ from kvlab.padding import padded
 from kvlab.train.student import read_student, recompute_activations
 from kvlab.train.words import of_step
 from kvlab.types import KINDS
-from tests.tiny import tiny_loaded, tiny_tokens
+from tests.test_time import brute_force
+from tests.tiny import tiny_loaded, tiny_model, tiny_tokens
 from tests.training import prepared, steps, weights
 
 pytestmark = [pytest.mark.model, pytest.mark.xdist_group("train-loop")]
@@ -108,6 +114,155 @@ def test_a_recurrent_student_trains_but_is_not_computed_twice(architecture):
         recompute_activations(loaded)
 
 
+# --- the losses of a step, computed by hand -------------------------------------------------------------------
+
+
+def of_projection(loaded, kind, layer, tokens):
+    """Return what a layer's own projection gives for one document, before RoPE: [T, H * D]."""
+    attention = loaded.model.model.layers[layer].self_attn
+    module = attention.v_proj if kind == "value" else getattr(attention, "k_norm", attention.k_proj)
+    seen = []
+    hook = module.register_forward_hook(lambda _, __, out: seen.append(out))
+    loaded.model(torch.from_numpy(tokens.ids)[None])
+    hook.remove()
+    return seen[0][0].flatten(1)
+
+
+def part_of(tokens, segments):
+    """Return the segment that holds each token's last byte, -1 for special tokens: [T]."""
+    parts = []
+    for (_, end), special in zip(tokens.spans, tokens.special):
+        last = max(end - 1, 0)  # a dummy prefix has no byte; it belongs to the first segment
+        parts.append(-1 if special else next(n for n, s in enumerate(segments) if s.start <= last < s.end))
+    return np.array(parts)
+
+
+def interpolated(count_t, count_s):
+    """Return linear weights [count_s, count_t] of the teacher steps around i (count_t - 1) / (count_s - 1)."""
+    at = np.arange(count_s) * (count_t - 1) / max(count_s - 1, 1)
+    return (1 - np.abs(at[:, None] - np.arange(count_t))).clip(min=0)
+
+
+def time_map(rule, teacher, student, segments):
+    """Return the weights [Ts, Tt] of a time rule; the rows that the KV loss leaves out are zero."""
+    weights = np.zeros((len(student), len(teacher)))
+    if rule in ("exact", "floor", "ceil"):
+        for i in range(len(student)):
+            if (j := brute_force(rule, teacher, student, i)) is not None:
+                weights[i, j] = 1
+    elif rule == "overlap":
+        (start_s, end_s), (start_t, end_t) = student.spans.T[:, :, None], teacher.spans.T[:, None]
+        shared = (np.minimum(end_s, end_t) - np.maximum(start_s, start_t)).clip(min=0)
+        weights = shared / np.maximum(shared.sum(1, keepdims=True), 1)
+    elif rule == "segment":
+        of_t, of_s = part_of(teacher, segments), part_of(student, segments)
+        for part in range(len(segments)):
+            rows, columns = np.flatnonzero(of_s == part), np.flatnonzero(of_t == part)
+            weights[np.ix_(rows, columns)] = interpolated(len(columns), len(rows))
+    else:
+        weights = interpolated(len(teacher), len(student))
+        if rule == "nearest":
+            weights = (weights >= 0.5).astype(float)
+            weights[:, :-1] *= 1 - weights[:, 1:]  # halves are rounded up
+    sinks_s, sinks_t = (np.flatnonzero(~tokens.special)[:4] for tokens in (student, teacher))
+    left_out = student.special | weights[:, teacher.special].any(1) | weights[:, sinks_t].any(1)
+    left_out[sinks_s] = True
+    weights[left_out] = 0
+    return torch.tensor(weights, dtype=torch.float32)
+
+
+@torch.no_grad()
+def by_hand(run, items, kind, layer):
+    """Return the student's rows [N, Q], each teacher's targets [A, N, Q], and which rows it covers [A, N]."""
+    rows, targets, covered = [], [], []
+    for item in items:
+        maps = [time_map(run.config.time, tokens, item.student, item.document.segments) for tokens in item.teachers]
+        covers = torch.stack([of_teacher.sum(1) > 0.5 for of_teacher in maps])
+        counted, mapped = covers.any(0), []
+        for n, fitted in enumerate(run.fitted):
+            (at,) = fitted.layers[kind, layer]
+            resampled = maps[n] @ of_projection(run.teachers.models[n], kind, at, item.teachers[n])
+            mapped.append(resampled @ fitted.maps[kind, layer].weight + fitted.maps[kind, layer].bias)
+        rows.append(of_projection(run.student, kind, layer, item.student)[counted])
+        targets.append(torch.stack(mapped)[:, counted])
+        covered.append(covers[:, counted])
+    return torch.cat(rows), torch.cat(targets, 1), torch.cat(covered, 1)
+
+
+def shares_by_hand(fusion, rows, targets, covered):
+    """Return the teachers' weights [A, N]: fixed 3 : 1, by similarity at temperature 0.1, or of an untrained router."""
+    cosines = (rows * targets).sum(-1) / rows.norm(dim=-1) / targets.norm(dim=-1)
+    given = {"fixed": torch.tensor([[3.0], [1.0]]), "similarity": (cosines / 0.1).exp(), "learned": torch.ones(2, 1)}
+    shares = given[fusion] * covered
+    return shares / shares.sum(0)
+
+
+def kv_by_hand(run, rows, target, kind, layer):
+    scale = sum(fitted.scale[kind, layer] for fitted in run.fitted) / len(run.fitted)
+    return (((rows - target) / scale) ** 2).mean()
+
+
+@pytest.mark.parametrize("rule", ["exact", "floor", "ceil", "overlap", "linear", "nearest", "segment"])
+def test_the_kv_loss_is_the_mean_over_rows_and_layers_under_every_time_rule(pair, tmp_path, rule):
+    run = prepared(tmp_path / "run", pair | {"time": rule, "max_steps": 1})
+    (items,) = run.data.step(0)
+    expected = {}
+    for kind in KINDS:
+        layers = []
+        for layer in range(2):
+            rows, (target,), _ = by_hand(run, items, kind, layer)
+            layers.append(kv_by_hand(run, rows, target, kind, layer))
+        expected[kind] = float(torch.stack(layers).mean())
+        scale = run.fitted[0].scale
+        assert scale[kind, 0] != pytest.approx(scale[kind, 1], rel=0.01)  # or one unit would do for both
+    (line,) = steps(run)
+    assert sum(map(run.teachers.rows, items)) == len(rows) > 20
+    for kind in KINDS:
+        assert line[f"kv_{kind}"] == pytest.approx(expected[kind], rel=1e-3)
+
+
+def test_the_cross_entropy_is_the_mean_over_predicted_tokens(pair, tmp_path):
+    run = prepared(tmp_path / "run", pair | {"max_steps": 1})
+    (items,) = run.data.step(0)
+    ce, lengths = 0.0, [len(item.student) for item in items]
+    for item in items:
+        ids = torch.from_numpy(item.student.ids)
+        with torch.no_grad():
+            log_p = run.student.model(ids[None]).logits[0, :-1].double().log_softmax(-1)
+        ce -= float(log_p.gather(1, ids[1:, None]).sum())
+    (line,) = steps(run)
+    assert line["ce"] == pytest.approx(ce / (sum(lengths) - 2), rel=1e-4)
+    assert line["tokens"] == sum(lengths)
+
+
+# --- the optimiser --------------------------------------------------------------------------------------------
+
+
+def test_the_rate_of_every_step_is_the_schedules(pair, tmp_path):
+    run = prepared(tmp_path / "run", pair | {"map": "structured"})
+    found = steps(run)
+    # Up in one step, then a cosine down to a tenth: cos 60° = 1/2, cos 120° = -1/2.
+    assert [line["lr"] for line in found] == pytest.approx([1e-3, 1e-3 * 0.775, 1e-3 * 0.325, 1e-4])
+    assert [group["lr"] for group in run.optimizer.param_groups] == pytest.approx([1e-4, 3e-4])
+
+
+def test_gradients_are_clipped_and_their_norm_before_that_is_told(pair, tmp_path):
+    def gradient(name, most):
+        run = prepared(tmp_path / name, pair | {"max_grad_norm": most, "max_steps": 1})
+        seen = []
+        of_all = run.accelerator.unwrap_model(run.learner).parameters
+        run.optimizer.optimizer.register_step_pre_hook(
+            lambda *_: seen.append(torch.cat([p.grad.flatten() for p in of_all() if p.grad is not None]))
+        )
+        (line,) = steps(run)
+        return seen[0], line["grad_norm"]
+
+    (whole, norm), (clipped, told) = gradient("whole", 1e6), gradient("clipped", 0.1)
+    assert norm > 0.2
+    assert [whole.norm().item(), told] == pytest.approx([norm, norm], rel=1e-4)
+    torch.testing.assert_close(clipped, whole * 0.1 / norm, rtol=1e-3, atol=1e-7)
+
+
 # --- accumulation, checkpointing, precision -------------------------------------------------------------------
 
 
@@ -123,7 +278,7 @@ def test_accumulation_equals_the_larger_batch(pair, tmp_path):
 
 
 @pytest.mark.parametrize("two", [False, True])
-def test_checkpointing_gives_the_same_losses_and_keeps_less(pair, tmp_path, two):
+def test_checkpointing_gives_the_same_losses_and_gradients(pair, tmp_path, two):
     settings = (with_two(pair) | {"fusion": "learned"}) if two else pair
     found = steps(prepared(tmp_path / "plain", settings))
     run = prepared(tmp_path / "twice", settings | {"gradient_checkpointing": True})
@@ -219,29 +374,46 @@ def test_lora_trains_its_adapters_alone(pair, tmp_path):
 
 
 @pytest.mark.parametrize("layers", ["cka", "heldout"])
-def test_layers_chosen_by_the_data(pair, tmp_path, layers):
-    run = prepared(tmp_path / "run", pair | {"layers": layers, "max_steps": 1})
-    assert all(run.fitted[0].layers.values()) and steps(run)[0]["kv_key"] > 0
-
-
-@pytest.mark.parametrize("rule", ["exact", "ceil", "overlap", "linear", "nearest", "segment"])
-def test_every_time_rule_trains(pair, tmp_path, rule):
-    run = prepared(tmp_path / "run", pair | {"time": rule, "max_steps": 1})
-    assert steps(run)[0]["kv_value"] > 0
+def test_layers_chosen_by_the_data_are_those_that_the_student_was_cut_from(pair, tmp_path, layers):
+    teacher = tiny_model("qwen2", tmp_path / "teacher", seed=1, num_hidden_layers=3)
+    student = tiny_model("qwen2", tmp_path / "student", seed=2, num_hidden_layers=2)
+    whole, first_two = (AutoModelForCausalLM.from_pretrained(name) for name in (teacher, student))
+    first_two.load_state_dict(whole.state_dict(), strict=False)
+    first_two.save_pretrained(student)
+    settings = {"teachers": [teacher], "student": student, "layers": layers, "max_steps": 1}
+    run = prepared(tmp_path / "run", pair | settings)
+    # By depth, the second of two layers would learn from the third of three.
+    assert run.fitted[0].layers == {(kind, layer): (layer,) for kind in KINDS for layer in range(2)}
+    (line,) = steps(run)
+    assert max(line["kv_key"], line["kv_value"]) < 1e-4
 
 
 # --- several teachers, controls -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("fusion", ["fixed", "similarity", "learned"])
-def test_fusion_logs_weights_that_sum_to_one(pair, tmp_path, fusion):
-    run = prepared(tmp_path / "run", with_two(pair) | {"fusion": fusion})
+def test_teachers_are_fused_over_the_rows_that_each_covers(pair, tmp_path, fusion):
+    settings = {"fusion": fusion, "time": "exact"} | ({"fusion_weights": (3.0, 1.0)} if fusion == "fixed" else {})
+    other = tiny_model("qwen3", tmp_path / "other", seed=2, num_hidden_layers=2, head_dim=24)  # and another vocabulary
+    run = prepared(tmp_path / "run", pair | settings | {"teachers": [*pair["teachers"], other]})
+    (items,) = run.data.step(0)
+    kv, router, entropy = {kind: [] for kind in KINDS}, [], []
+    for kind in KINDS:
+        for layer in range(2):
+            rows, targets, covered = by_hand(run, items, kind, layer)
+            shares = shares_by_hand(fusion, rows, targets, covered)
+            kv[kind].append(kv_by_hand(run, rows, (shares[..., None] * targets).sum(0), kind, layer))
+            router.append(shares.mean(1))
+            entropy.append(-torch.xlogy(shares, shares).sum(0).mean() / math.log(2))
+    alone = (~covered).sum(1)
+    assert alone.min() > 1 and alone[0] != alone[1]  # rows that one covers alone go to it
     found = steps(run)
+    for kind in KINDS:
+        assert found[0][f"kv_{kind}"] == pytest.approx(float(torch.stack(kv[kind]).mean()), rel=1e-3)
+    assert found[0]["router"] == pytest.approx(torch.stack(router).mean(0).tolist(), rel=1e-3)
+    assert found[0]["entropy"] == pytest.approx(float(torch.stack(entropy).mean()), rel=1e-3)
     assert all(sum(line["router"]) == pytest.approx(1, abs=1e-4) for line in found)
-    if fusion == "fixed":
-        assert found[0]["router"] == pytest.approx([0.5, 0.5], abs=0.05)  # rows that one covers alone go to it
-    else:
-        assert found[0]["router"] != found[-1]["router"]
+    assert fusion == "fixed" or found[0]["router"] != found[-1]["router"]
 
 
 def test_the_same_teacher_twice_is_the_teacher_once(pair, tmp_path):
@@ -269,10 +441,17 @@ def test_a_run_without_teacher_has_ce_alone(pair, tmp_path, monkeypatch):
 def test_a_shuffled_teacher_is_shuffled_in_training_only(pair, tmp_path):
     plain, shuffled = (prepared(tmp_path / c, pair | {"control": c}) for c in ("none", "shuffled-teacher"))
     assert evaluated(shuffled) == evaluated(plain)
-    items, device = plain.data.train[:2], torch.device("cpu")
-    rows, mixed = (r.teachers.batch(items, device, step=1).features[0]["key", 0] for r in (plain, shuffled))
-    assert not torch.equal(rows, mixed)
-    torch.testing.assert_close(rows.sum(0), mixed.sum(0), rtol=1e-4, atol=1e-3)
+
+    def rows(teachers, step):
+        return teachers.batch(plain.data.train[:2], CPU, step=step).features[0]["key", 0]
+
+    in_order = rows(plain.teachers, 1)
+    other_seed = replace(shuffled.teachers, seed=1)
+    mixed = [rows(shuffled.teachers, 1), rows(shuffled.teachers, 2), rows(other_seed, 1)]
+    for n, one in enumerate(mixed):
+        assert not any(torch.equal(one, other) for other in (in_order, *mixed[:n]))  # each step and seed has its own
+        assert sorted(one.tolist()) == sorted(in_order.tolist())
+    assert torch.equal(rows(shuffled.teachers, 1), mixed[0])
 
 
 def test_a_random_teacher_has_other_weights(pair, tmp_path):

@@ -1,13 +1,15 @@
 """Loss terms, fusion and collapse against values computed by hand or by another way."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from kvlab.train import collapse, fusion, losses
-from kvlab.train.loop import Objective, warm_then_fall
+from kvlab.train.loop import Objective, lowest, warm_then_fall
+from kvlab.train.targets import variances
 
 COVERED = torch.tensor([[True, True, False, True], [True, False, True, True]])
 
@@ -58,6 +60,23 @@ def test_similarity_weights_by_hand():
     torch.testing.assert_close(found.sum(0), torch.ones(4))
 
 
+def test_similarity_weights_carry_no_gradient():
+    student = torch.randn(4, 3, requires_grad=True)
+    targets = torch.randn(2, 4, 3, requires_grad=True)
+    assert not fusion.similarity(student, targets, COVERED, temperature=0.1).requires_grad
+
+
+def test_a_router_sees_rows_in_units_of_their_scale():
+    torch.manual_seed(0)
+    rows, weight = torch.randn(4, 3), torch.randn(2, 3)
+    for scale in (1.0, 2.0):
+        router = fusion.Router(3, 2, scale)
+        router.load_state_dict({"gate.weight": weight, "gate.bias": torch.tensor([0.5, 0.0])})
+        logits = (rows / scale) @ weight.T + torch.tensor([0.5, 0.0])
+        share = 1 / (1 + (logits[:, 1] - logits[:, 0]).exp())
+        torch.testing.assert_close(router(rows, COVERED)[0, [0, 3]], share[[0, 3]])
+
+
 def test_a_router_starts_even_learns_from_the_target_and_leaves_the_student_alone():
     torch.manual_seed(0)
     router = fusion.Router(3, 2, scale=2.0)
@@ -102,6 +121,23 @@ def test_collapse_moments_add_up_and_see_variance_and_rank():
     one_by_one = [collapse.Moments.of(rows).covariance() for rows in (x, 2 * x, line)]
     for measure in (collapse.variance, collapse.effective_rank):
         torch.testing.assert_close(measure(several), torch.stack([measure(of) for of in one_by_one]))
+
+
+def test_the_layer_nearest_to_collapse_is_told():
+    alike = {"key": [(0, 2), (1,)], "value": [(0, 1, 2)]}
+    before = {("key", 0): 1.0, ("key", 1): 2.0, ("key", 2): 4.0}
+    before |= {("value", n): 1.0 for n in range(3)}
+    told = {"variance_key": [0.9, 2.0, 1.6], "variance_value": [0.7, 0.8, 0.9]}  # in the order of ``alike``
+    told |= {"rank_key": [5.0, 3.0, 4.0], "rank_value": [2.0, math.nan, 9.0]}
+    line = lowest(told, alike, before)
+    assert line["variance_ratio_key"] == pytest.approx(0.5)  # layers 0, 2, 1: 0.9, 0.5, 0.8
+    assert line["variance_ratio_value"] == pytest.approx(0.7) and line["effective_rank_key"] == 3
+    assert math.isnan(line["effective_rank_value"])
+
+
+def test_the_variance_before_training_is_the_mean_over_teachers_that_saw_other_rows():
+    fitted = [SimpleNamespace(variance={("key", 0): a, ("value", 0): b}) for a, b in ((1.0, 2.0), (3.0, 8.0))]
+    assert variances(fitted) == {("key", 0): 2.0, ("value", 0): 5.0}
 
 
 def test_each_term_has_its_own_weight():

@@ -57,6 +57,16 @@ def test_a_first_loss_that_happened_to_be_high_is_no_convergence():
     assert [states(judge(lines(of.tolist()), 100))["loss converging"] for of in falling].count("pass") > 240
 
 
+def test_what_the_first_loss_may_be_above_by_chance_is_two_standard_errors_of_the_difference():
+    noise = [0.1, -0.1] * 25
+    deviation = 0.1 * np.sqrt(20 / 19)  # of the last 20
+    least = 2 * deviation * np.sqrt(1 + 1 / 5)
+    for above, state in ((1.02, "pass"), (0.98, "fail")):
+        losses = [0.3 + of for of in noise]
+        losses[0] = float(np.mean(losses[-5:])) + above * least
+        assert states(judge(lines(losses), 100))["loss converging"] == state
+
+
 def test_stable_compares_the_smoothed_loss_with_half_time():
     assert states(judge(lines([2.0] + [1.0] * 49 + [0.9] * 30 + [1.01] * 20), 100))["training stable"] == "fail"
     assert states(judge(lines([2.0] + [1.0] * 49 + [1.5] * 30 + [1.0] * 20), 100))["training stable"] == "pass"
@@ -85,6 +95,27 @@ def test_spikes_are_counted_and_some_are_allowed():
 
     assert states(judge(with_spikes(5), 100))["few spikes"] == "pass"
     assert states(judge(with_spikes(6), 100))["few spikes"] == "fail"
+
+
+def test_a_share_of_a_spike_is_none():
+    def with_spikes(count):  # in 30 steps, of which 5% are one and a half
+        return lines([5.0 if n in (12, 24)[:count] else 1.0 for n in range(30)])
+
+    assert states(judge(with_spikes(1), 30))["few spikes"] == "pass"
+    assert states(judge(with_spikes(2), 30))["few spikes"] == "fail"
+
+
+def test_a_spike_is_seen_against_the_median_which_earlier_spikes_do_not_lift():
+    losses = [1.0] * 10 + [50.0, 2.5, 1.9] + [1.0] * 7  # the mean of the first eleven is 5.5
+    found = next(c for c in judge(lines(losses), 20) if c.name == "few spikes")
+    assert (found.value, found.threshold) == (2, 1)
+
+
+def test_the_least_variance_of_keys_and_values_is_shown():
+    for kind in ("key", "value"):
+        table = judge(lines(FALLING, **{f"variance_ratio_{kind}": 0.6}), 100)
+        found = next(c for c in table if c.name == "no collapse")
+        assert found.state == "pass" and found.value == pytest.approx(0.6) and "60%" in found.words
 
 
 @pytest.mark.parametrize("name", ["variance_ratio_key", "variance_ratio_value"])
