@@ -53,6 +53,19 @@ def test_the_same_teacher_twice_brings_nothing(data):
     torch.testing.assert_close(twice.r2, twice.r2_alone[0], rtol=0, atol=1e-6)
 
 
+def test_of_two_folds_none_is_left_to_fit_weights_on_and_teachers_weigh_alike(data, monkeypatch):
+    xs, y = data
+    monkeypatch.setitem(globals(), "FOLDS", 2)
+    found, fits = fused(xs, y)
+    assert (found.weights == 0.5).all()
+    mean = [y[1 - f :: 2].mean(0) for f in (0, 1)]
+    halves = [(fits[0].predict(f, xs[0][f::2]) + fits[1].predict(f, xs[1][f::2])) / 2 for f in (0, 1)]
+    rss, tss = (
+        sum((y[f::2] - of[f]).square().unflatten(1, (HEADS, -1)).sum((0, 2)) for f in (0, 1)) for of in (halves, mean)
+    )
+    torch.testing.assert_close(found.r2, 1 - rss / tss, rtol=1e-6, atol=1e-9)
+
+
 def test_teachers_that_each_know_half_explain_both_halves(data):
     xs, y = data
     both, _ = fused(xs, y)

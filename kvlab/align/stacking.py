@@ -126,7 +126,8 @@ class Stack:
     def judged(self, teachers: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """RSS [F, H] of the weighted predictions of some teachers, and their weights [A, H], mean over folds."""
         fitted, tested = (self._of(products, teachers) for products in (self.fitted, self.tested))
-        pull = PULL * fitted.gram.diagonal(dim1=-2, dim2=-1).mean(-1).clamp(min=torch.finfo(fitted.gram.dtype).tiny)
+        variance = fitted.gram.diagonal(dim1=-2, dim2=-1).mean(-1)
+        pull = (PULL * variance).clamp(min=torch.finfo(variance.dtype).tiny)  # of two folds no weights are fitted
         system = fitted.gram + pull[..., None, None] * torch.eye(len(teachers)).to(fitted.gram)
         w = torch.linalg.solve(system, fitted.cross + pull[..., None] / len(teachers))  # [F, H, A]
         squares = (w * ((tested.gram @ w[..., None])[..., 0] - 2 * tested.cross)).sum(-1)
