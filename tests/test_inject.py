@@ -5,20 +5,27 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import Ridge
 
 from kvlab import cli, prompts
 from kvlab import injection as results
+from kvlab.align.batches import batches, read
+from kvlab.align.crossfit import FALLBACK_PENALTY
+from kvlab.align.sums import FIT_AND_SCORE
 from kvlab.errors import AlignError, Cancelled
 from kvlab.inject import judge as judging
 from kvlab.inject import trial as trials
+from kvlab.inject.continuation import Variant, continued
 from kvlab.inject.documents import split
 from kvlab.inject.fit import fit
 from kvlab.inject.judge import judge
-from kvlab.inject.prefix import Models, first_tokens, prefix_of, read_document
+from kvlab.inject.prefix import Models, cut_at, first_tokens, prefix_of, read_document
 from kvlab.injection_request import InjectSettings
 from kvlab.language import speaking
 from kvlab.models import load
 from kvlab.request import AlignSettings
+from kvlab.types import KINDS
+from tests.test_injection import entering_output
 from tests.tiny import tiny_model
 
 pytestmark = [pytest.mark.model, pytest.mark.xdist_group("inject")]
@@ -39,8 +46,36 @@ def documents():
 
 
 @pytest.fixture(scope="module")
-def found(models, documents):
-    return judge([models["teacher"]], models["student"], documents, QUICK, SMALL)
+def work(models, documents):
+    """A functional test, and the documents and maps that it was made with."""
+    made = {}
+
+    def kept(name, real):
+        def keep(*args):
+            made[name] = real(*args)
+            return made[name]
+
+        return keep
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("split", "fit"):
+            patch.setattr(judging, name, kept(name, getattr(judging, name)))
+        found = judge([models["teacher"]], models["student"], documents, QUICK, SMALL)
+    return found, made["split"], made["fit"]
+
+
+@pytest.fixture(scope="module")
+def found(work):
+    return work[0]
+
+
+@pytest.fixture(scope="module")
+def halves(work, models):
+    """Of every judged document the student's reading and the replaced prefix."""
+    _, parts, fitted = work
+    all_models = Models([models["teacher"]], [], models["student"], QUICK)
+    readings = [read_document(all_models, item) for item in parts.judged]
+    return [(r.own, prefix_of(all_models, fitted, r, cut_at(SMALL.prefix, r.item))) for r in readings]
 
 
 def test_the_own_cache_changes_nothing(found):
@@ -70,6 +105,54 @@ def test_more_of_the_cache_replaced_costs_more_than_a_part(found):
         2,
     )
     assert {c.heads for c in found.correlations} == {8, 16} and all(-1 <= c.rho <= 1 for c in found.correlations)
+
+
+@pytest.mark.parametrize(("kind", "layer", "head"), [("key", 2, 1), ("value", 1, 0), ("both", 3, None)])
+def test_a_swap_by_hand(found, halves, models, kind, layer, head):
+    damages = {"projected": 0.0, "mean": 0.0}
+    for own, prefix in halves:
+        predicted = torch.from_numpy(~own.tokens.special[prefix.cut + 1 :])
+        for source in damages:
+            given = {}
+            for problem in [(k, layer) for k in KINDS if kind in (k, "both")]:
+                given[problem] = own.stored[problem][:, prefix.rows].clone()
+                heads = [0, 1] if head is None else [head]
+                given[problem][heads] = prefix.cached[source][problem][heads]
+            both = continued(models["student"], own, prefix.cut, prefix.rows, [Variant("own"), Variant("swap", given)])
+            p, q = both[:, :-1][:, predicted].double().log_softmax(-1)
+            damages[source] += float((p.exp() * (p - q)).sum())
+    (swap,) = [s for s in found.swaps if (s.kind, s.layer, s.head) == (kind, layer, head)]
+    assert swap.documents == len(halves) == 8
+    assert (swap.kl * swap.n, swap.kl_mean * swap.n) == pytest.approx(tuple(damages.values()), rel=1e-3, abs=1e-4)
+
+
+def test_errors_of_the_heads_outputs_by_hand(found, halves, models):
+    """Of layer 0, where a continuation from the replaced cache reads the own hidden states."""
+    student, own_outputs = models["student"], []
+    rss = {(kind, source): torch.zeros(4) for kind in ("key", "value", "both") for source in ("projected", "mean")}
+    for own, prefix in halves:
+
+        def outputs(given, own=own, prefix=prefix):
+            variant = [Variant("some", given)]
+            run = entering_output(student, 0, lambda: continued(student, own, prefix.cut, prefix.rows, variant))
+            return run[0].unflatten(-1, (4, -1))  # [Q, Hq, D]
+
+        own_outputs.append(outputs({}))
+        for kind, source in rss:
+            given = {(k, 0): prefix.cached[source][k, 0] for k in KINDS if kind in (k, "both")}
+            rss[kind, source] += (outputs(given) - own_outputs[-1]).square().sum((0, 2))
+    every = torch.cat(own_outputs)
+    tss = (every - every.mean(0)).square().sum((0, 2))
+    cells = [cell for cell in found.attention if cell.layer == 0]
+    assert len(cells) == 6
+    for cell in cells:
+        group = slice(2 * cell.head, 2 * cell.head + 2)
+        projected, mean = (rss[cell.kind, source] for source in ("projected", "mean"))
+        assert cell.n == len(every) and cell.error == pytest.approx(
+            float(projected[group].sum() / tss[group].sum()), 1e-3
+        )
+        assert cell.controls["mean"] == pytest.approx(float(mean[group].sum() / tss[group].sum()), 1e-3)
+        assert cell.query_heads == pytest.approx((projected / tss)[group].tolist(), 1e-3)
 
 
 def test_errors_have_their_reference(found):
@@ -113,6 +196,59 @@ def test_two_teachers_are_fused(models, documents):
     assert len(both.teachers) == 2 and both.score("projected").kl < both.score("mean").kl
     with pytest.raises(KeyError):
         both.score("random")
+
+
+def test_a_student_among_its_teachers_is_the_one_that_is_believed(models, documents):
+    teachers, student = [models["teacher"], models["student"]], models["student"]
+    settings = QUICK.model_copy(update={"folds": 3})
+    parts = split(teachers, student, documents[:12], (), settings, 8)
+    fitted = fit(teachers, [], student, parts, settings, lambda *_: None)
+    all_models = Models(teachers, [], student, settings)
+    for weights in fitted.sources["projected"].weights.values():
+        assert weights[1].min() > 0.99 and weights[0].max() < 0.01
+    reading = read_document(all_models, parts.judged[0])
+    prefix = prefix_of(all_models, fitted, reading, cut_at(0.5, parts.judged[0]))
+    for problem, x in prefix.compared["projected"].items():
+        target = reading.own.compared[problem][:, prefix.rows]
+        assert (x - target).square().sum() < 1e-3 * (target - target.mean(1, keepdim=True)).square().sum()
+
+
+def test_maps_of_two_teachers_and_of_their_embeddings_are_ridges_of_scikit_learn(models, documents):
+    """Of two folds none is left to choose a penalty or weights on: cautious ridges, of equal weights."""
+    teachers, student = [models["teacher"], models["teacher-b"]], models["student"]
+    settings = QUICK.model_copy(update={"folds": 2})
+    parts = split(teachers, student, documents[:20], (), settings, 8)
+    fitted = fit(teachers, [], student, parts, settings, lambda *_: None)
+    reads = [read(teachers, student, batch, settings) for batch in batches(parts.fitted, settings.batch_tokens)]
+    of_teacher = [[found.teachers[number] for found in reads] for number in (0, 1)]
+    generator = torch.Generator().manual_seed(0)
+
+    def ridge(x, y):
+        """Fitted, and its predictions of five rows far from those it was fitted on, which are returned first."""
+        penalty = FALLBACK_PENALTY * float((x - x.mean(0)).square().sum()) / x.shape[1]
+        rows = torch.randn(5, x.shape[1], generator=generator)
+        model = Ridge(alpha=penalty, solver="cholesky").fit(x.double().numpy(), y.double().numpy())
+        return rows, torch.from_numpy(model.predict(rows.double().numpy())).float()
+
+    for kind, layer in [(kind, layer) for kind in KINDS for layer in range(4)]:
+        embedded, alone = [], []
+        for number, rows in enumerate(of_teacher):
+            y = torch.cat([r.y(kind, layer, FIT_AND_SCORE) for r in rows])
+            embedded.append(ridge(torch.cat([r.e(FIT_AND_SCORE) for r in rows]), y))
+            chosen = fitted.layers[number][kind, layer]
+            x, expected = ridge(torch.cat([r.side_by_side(kind, chosen, FIT_AND_SCORE) for r in rows]), y)
+            weights, bias = fitted.sources["projected"].maps[kind, layer][number]
+            torch.testing.assert_close(x @ weights + bias, expected, rtol=1e-3, atol=1e-3)
+            alone.append((x, expected))
+        found = fitted.sources["identity"].predict((kind, layer), [x for x, _ in embedded])
+        mean_of_both = (embedded[0][1] + embedded[1][1]) / 2
+        torch.testing.assert_close(found, mean_of_both, rtol=1e-3, atol=1e-3)
+        # Fused about the mean of the rows that both teachers have.
+        common = torch.cat([found.common[0].y(kind, layer, FIT_AND_SCORE) for found in reads]).mean(0)
+        torch.testing.assert_close(fitted.sources["projected"].mean[kind, layer], common)
+        fused = common + sum((of - common) / 2 for _, of in alone)
+        found = fitted.sources["projected"].predict((kind, layer), [x for x, _ in alone])
+        torch.testing.assert_close(found, fused, rtol=1e-3, atol=1e-3)
 
 
 def test_teachers_that_never_read_alike_are_refused(models, documents):

@@ -2,21 +2,25 @@
 
 import math
 import weakref
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from kvlab.errors import AlignError
-from kvlab.inject import attention, heads
-from kvlab.inject.attention import heard
+from kvlab.inject import attention, heads, trial
+from kvlab.inject.attention import Heard, Outputs, heard
 from kvlab.inject.continuation import Variant, continued
 from kvlab.inject.own import read_own
-from kvlab.inject.ranks import correlations, spearman
-from kvlab.inject.scores import damage, per_token
+from kvlab.inject.prefix import Prefix
+from kvlab.inject.ranks import spearman
+from kvlab.inject.scores import Damaged, PerDocument, damage, mean_of, per_token
 from kvlab.inject.texts import differing
-from kvlab.injection import Injection, Projected, Swap, read, sentence, write
+from kvlab.injection import Injection, read, sentence, write
 from kvlab.segments import Markers, final_answer
 from tests.tiny import tiny_loaded, tiny_tokens
 
@@ -107,6 +111,7 @@ def test_the_heads_outputs_are_what_enters_the_output_projection(architecture):
     found = heard(student, own, CUT, rows, [Variant("other", other)], 4096)
     plain = entering_output(student, 0, lambda: student.model(own.ids))[0, CUT:].unflatten(1, (4, -1))
     torch.testing.assert_close(found.total[0], plain.sum(0).double(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found.squares[0], plain.double().square().sum((0, 2)), rtol=1e-4, atol=1e-4)
     for kind, kinds in (("key", ("key",)), ("value", ("value",)), ("both", ("key", "value"))):
         # The continuation reads layer 0 with the own hidden states, so there it is an independent way.
         variant = Variant(kind, {(k, 0): other[k, 0] for k in kinds})
@@ -122,6 +127,38 @@ def test_the_heads_outputs_are_what_enters_the_output_projection(architecture):
     of_first = heard(student, own, CUT, rows, [Variant("first", first)], 4096).variants["first"]
     assert of_first.rss["key", 0].min() > 0.1
     assert max(float(of_first.rss["key", layer].max()) for layer in (1, 2)) < 1e-6
+
+
+def test_the_divergence_of_layer_0_is_that_of_the_softmax_by_hand():
+    """Queries of the layer's own projection, rotated by transformers; of several variants, each its own."""
+    student = tiny_loaded("llama")
+    own, rows = read_own(student, TOKENS, pre_rope=True), torch.arange(2, CUT)
+    generator = torch.Generator().manual_seed(0)
+    other = {p: torch.randn(x[:, rows].shape, generator=generator) for p, x in own.stored.items()}
+    again = {p: x[:, rows] for p, x in own.stored.items()}
+    found = heard(student, own, CUT, rows, [Variant("other", other), Variant("same", again)], 4096).variants
+    layer, seen = student.model.model.layers[0].self_attn, []
+    handle = layer.q_proj.register_forward_hook(lambda m, a, out: seen.append(out))
+    student.model(own.ids)
+    handle.remove()
+    queries = seen[0].unflatten(-1, (4, 16)).transpose(1, 2)
+    turn = student.model.model.rotary_emb(queries, torch.arange(len(TOKENS))[None])
+    queries = apply_rotary_pos_emb(queries, queries, *turn)[0][0]
+    mask = torch.full((len(TOKENS), len(TOKENS)), -torch.inf).triu(1)
+
+    def probabilities(keys):
+        scores = queries @ keys.repeat_interleave(2, dim=0).mT * 16**-0.5
+        return (scores + mask).softmax(-1)[:, CUT:].double()
+
+    keys = own.stored["key", 0].clone()
+    p = probabilities(keys)
+    keys[:, rows] = other["key", 0]
+    q = probabilities(keys)
+    expected = torch.where(p > 0, p * (p / q).log(), 0).sum((1, 2))
+    torch.testing.assert_close(found["other"].kl["key", 0], expected, rtol=1e-3, atol=1e-5)
+    reverse = torch.where(q > 0, q * (q / p).log(), 0).sum((1, 2))
+    assert ((expected - reverse).abs() > 0.03 * expected).all()
+    assert found["same"].kl["key", 0].max() < 1e-6
 
 
 def test_the_probabilities_of_one_layer_are_held_at_a_time():
@@ -177,6 +214,42 @@ def test_damage_is_kl_and_difference_of_cross_entropy():
     assert found.same_choice == int((own[:-1].argmax(-1) == other[:-1].argmax(-1)).sum())
 
 
+def test_special_tokens_are_not_predicted():
+    special = TOKENS.special.copy()
+    special[[CUT + 3, len(TOKENS) - 1]] = True
+    own, other = torch.randn(2, 13, 400, generator=torch.Generator().manual_seed(0)).double()
+    found = damage(own, other, replace(TOKENS, special=special), CUT)
+    kept = [n for n in range(12) if not special[CUT + 1 + n]]
+    p, q = (x[kept].log_softmax(-1) for x in (own, other))
+    assert found.n == len(kept) == 10
+    assert found.kl == pytest.approx(float((p.exp() * (p - q)).sum()), rel=1e-5)
+    following = TOKENS.ids[CUT + 1 :][kept]
+    assert found.delta_ce == pytest.approx(float((p - q)[range(10), following].sum()), rel=1e-5)
+
+
+def left_out_error(sums, counts):
+    """The jackknife of a ratio of sums, one document left out at a time."""
+    n = len(sums)
+    ratios = [(sum(sums) - a) / (sum(counts) - b) for a, b in zip(sums, counts)]
+    return math.sqrt((n - 1) / n * sum((r - sum(ratios) / n) ** 2 for r in ratios))
+
+
+def test_the_difference_of_two_variants_is_the_others_taken_from_this():
+    kl, of_other, counts = [2.0, 5.0, 11.0], [1.0, 1.5, 4.0], [2, 4, 5]
+    this, other = (PerDocument([Damaged(x, -x, 0, n) for x, n in zip(values, counts)]) for values in (kl, of_other))
+    differences = [a - b for a, b in zip(kl, of_other)]
+    expected = (pytest.approx(11.5 / 11), pytest.approx(left_out_error(differences, counts)))
+    assert this.less(other, "kl") == expected
+    assert this.less(other, "delta_ce")[0] == pytest.approx(-11.5 / 11)
+
+
+def test_a_mean_over_documents_has_the_standard_error_of_a_sample():
+    values = [1.0, 4.0, 2.0, 9.0]
+    assert mean_of(values) == pytest.approx((4.0, np.std(values, ddof=1) / math.sqrt(4)))
+    assert mean_of([1.0, 4.0])[0] == 2.5 and math.isnan(mean_of([1.0, 4.0])[1])
+    assert all(math.isnan(x) for x in mean_of([]))
+
+
 def test_the_standard_error_is_that_of_a_mean_where_documents_are_alike_long():
     sums = [2.0, 5.0, 11.0, 6.0]
     mean, se = per_token(sums, [2] * 4)
@@ -189,19 +262,6 @@ def test_rank_correlation():
     assert spearman(a, b) == pytest.approx(pd.Series(a).rank().corr(pd.Series(b).rank()))
     assert spearman([1, 2, 3], [10, 20, 1e9]) == pytest.approx(1)
     assert math.isnan(spearman([1, 2], [1, 2])) and math.isnan(spearman([1, 2, 3], [4, 4, 4]))
-
-
-def test_a_head_without_an_error_has_no_rank():
-    def swap(head, kl):
-        return Swap("key", 0, head, kl, 0, kl, 0, kl, 0, kl, 0, n=9, documents=3)
-
-    def cell(head, error):
-        return Projected("key", 0, head, error, 0, {}, 9)
-
-    heads = [(0, 0.1, 1.0), (1, 0.2, 2.0), (2, 0.3, 3.0), (3, math.nan, 0.5), (4, math.inf, 0.1)]
-    swaps, cells = [swap(h, d) for h, _, d in heads], [cell(h, e) for h, e, _ in heads]
-    assert {(c.rho, c.heads) for c in correlations(swaps, cells, [])} == {(1.0, 3)}
-    assert math.isnan(spearman([1, 2, 3, math.nan], [1, 2, 3, 0]))
 
 
 def test_logits_that_are_not_finite_are_told_from_disk(tmp_path):
@@ -227,3 +287,89 @@ def test_a_head_that_does_not_vary_has_no_error():
     found = heads._varying(tss, torch.tensor([4.0, 5.0, 0.0]))
     assert found[:, 0].tolist() == [1.0, 2.0]
     assert found[:, 1:].isnan().all()
+
+
+def test_errors_of_heads_by_hand():
+    """Four documents of 2 KV heads, of 2 query heads each, whose outputs are far from zero and differ in variance."""
+    generator = torch.Generator().manual_seed(0)
+    student, names = SimpleNamespace(kv_layers=(3,), layer_shapes=((2, 8, 8),)), ("projected", "mean", "shuffled")
+    counts, outputs, documents = (5, 7, 6, 9), [], []
+
+    def sums(kinds, n):
+        return {(kind, 0): torch.rand(4, generator=generator, dtype=torch.float64) * n for kind in kinds}
+
+    for n in counts:
+        spread = torch.tensor([1.0, 2, 3, 4], dtype=torch.float64)[:, None, None]
+        output = torch.randn(4, n, 3, generator=generator, dtype=torch.float64) * spread + 5
+        variants = {name: Outputs(sums(heads.PARTS, n), sums(("key", "both"), n)) for name in names}
+        documents.append(Heard(variants, {0: output.sum(1)}, {0: output.square().sum((1, 2))}, n))
+        outputs.append(output)
+    mean = torch.cat(outputs, dim=1).mean(1, keepdim=True)
+    tss = torch.stack([(output - mean).square().sum((1, 2)) for output in outputs])  # [documents, Hq]
+
+    def of_group(name, kind, group, part="rss"):
+        return [float(getattr(d.variants[name], part)[kind, 0][group].sum()) for d in documents]
+
+    found = heads.attention_errors(documents, student)
+    assert [(e.kind, e.layer, e.head) for e in found] == [(k, 3, h) for k in heads.PARTS for h in (0, 1)]
+    for e in found:
+        group = slice(2 * e.head, 2 * e.head + 2)
+        variance, queries = tss[:, group].sum(1).tolist(), [2 * n for n in counts]
+        rss = of_group("projected", e.kind, group)
+        assert e.error == pytest.approx(sum(rss) / sum(variance)) and e.n == 27
+        assert e.se == pytest.approx(left_out_error(rss, variance))
+        expected = {name: sum(of_group(name, e.kind, group)) / sum(variance) for name in names[1:]}
+        assert e.controls == pytest.approx(expected)
+        each = sum(d.variants["projected"].rss[e.kind, 0] for d in documents) / tss.sum(0)
+        assert e.query_heads == pytest.approx(each[group].tolist())
+        if e.kind == "value":
+            assert math.isnan(e.kl) and math.isnan(e.kl_se) and not e.controls_kl
+            continue
+        kl = of_group("projected", e.kind, group, "kl")
+        assert (e.kl, e.kl_se) == pytest.approx((sum(kl) / sum(queries), left_out_error(kl, queries)))
+        expected = {name: sum(of_group(name, e.kind, group, "kl")) / sum(queries) for name in names[1:]}
+        assert e.controls_kl == pytest.approx(expected)
+
+
+def test_errors_of_the_projection_by_hand():
+    """RSS / TSS of the replaced rows, TSS about the mean of the rows that the map was fitted on."""
+    generator = torch.Generator().manual_seed(0)
+    geometry = tiny_loaded("llama").geometry  # 2 KV heads of 16
+    problems = [(kind, layer) for kind in ("key", "value") for layer in (0, 2)]
+    mean = {p: torch.randn(32, generator=generator) for p in problems}
+    sums = heads.ProjectionSums(SimpleNamespace(sources={"projected": SimpleNamespace(mean=mean)}), geometry)
+    given = []
+    for n in (4, 6, 5):
+        rows = torch.arange(2, 2 + n)
+        own = {p: torch.randn(2, 9, 16, generator=generator) + 1 for p in problems}
+        compared = {
+            name: {p: torch.randn(2, n, 16, generator=generator) for p in problems} for name in ("projected", "mean")
+        }
+        sums.add(SimpleNamespace(own=SimpleNamespace(compared=own)), Prefix(12, rows, compared, {}))
+        given.append((own, rows, compared))
+    found = sums.errors()
+    assert [(cell.kind, cell.layer, cell.head) for cell in found] == [(*p, head) for p in problems for head in (0, 1)]
+    for cell in found:
+        problem, channels = (cell.kind, cell.layer), slice(16 * cell.head, 16 * cell.head + 16)
+        rss, tss = {"projected": [], "mean": []}, []
+        for own, rows, compared in given:
+            target = own[problem][cell.head, rows]
+            tss.append(float((target - mean[problem][channels]).square().sum()))
+            for name, of in rss.items():
+                of.append(float((target - compared[name][problem][cell.head]).square().sum()))
+        assert cell.error == pytest.approx(sum(rss["projected"]) / sum(tss), rel=1e-5) and cell.n == 15
+        assert cell.se == pytest.approx(left_out_error(rss["projected"], tss), rel=1e-4)
+        assert cell.controls == pytest.approx({"mean": sum(rss["mean"]) / sum(tss)}, rel=1e-5)
+
+
+def test_an_own_cache_that_is_off_by_more_than_rounding_ends_the_trial(monkeypatch):
+    student = tiny_loaded("llama")
+    own, rows = read_own(student, TOKENS, pre_rope=True), torch.arange(2, CUT)
+    nothing = {problem: torch.zeros_like(x[:, rows]) for problem, x in own.stored.items()}
+    prefix = Prefix(CUT, rows, {}, {"zero": nothing})
+    found = trial.tried(student, own, prefix, ["own", "zero"], 4096)
+    assert found.difference < 1e-5 and found.damaged["own"].kl < 1e-5 < 0.1 < found.damaged["zero"].kl
+    largest, real = own.logits[CUT:].abs().max(), trial.continued
+    monkeypatch.setattr(trial, "continued", lambda *args: real(*args) + 3e-4 * largest)
+    found = trial.tried(student, own, prefix, ["own", "zero"], 4096)
+    assert found.difference == pytest.approx(3e-4, rel=0.05) and found.damaged == {}
