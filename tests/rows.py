@@ -13,12 +13,16 @@ from kvlab.types import KINDS
 
 @dataclass
 class Block:
-    """One batch's rows, of one fold and the part FIT_AND_SCORE. ``xs`` [Lt][N, P], ``ys`` [Ls][N, Q], both kinds."""
+    """One batch's rows, of one fold and the part FIT_AND_SCORE. ``xs`` [Lt][N, P], ``ys`` [Ls][N, Q], both kinds.
+
+    ``embedded`` [N, E] are the token embeddings; left out, the first of ``xs``.
+    """
 
     fold: int
     xs: list[torch.Tensor]
     ys: list[torch.Tensor]
     parts: tuple[str, ...] = (FIT_AND_SCORE,)
+    embedded: torch.Tensor | None = None
 
     def x(self, kind, layer, part):
         return self.xs[layer]
@@ -30,7 +34,7 @@ class Block:
         return self.ys[layer]
 
     def e(self, part):
-        return self.xs[0]
+        return self.xs[0] if self.embedded is None else self.embedded
 
 
 def teacher_layers(seed: int, n: int, layers: int, width: int) -> list[torch.Tensor]:

@@ -13,6 +13,7 @@ from kvlab.align.statistics import Inputs, Outputs, about_own_mean, centred, pil
 from kvlab.align.sums import FIT_AND_SCORE, FIT_ONLY, SCORE_ONLY, Pairing
 
 P, HEADS, WIDTH, FOLDS = 10, 2, 3, 4
+OF_FOLDS = ([0, 1, 2, 9], [3, 4, 5], [6, 7, 8, 9], [0, 9])  # features chosen without each fold
 
 
 def rows(seed=0, n=120, noise=1.0, offset=0.0):
@@ -25,8 +26,9 @@ def rows(seed=0, n=120, noise=1.0, offset=0.0):
     return x, y, fold, exact
 
 
-def sums(x, y, fold, exact, fit_only=None):
-    pairing = Pairing.begin(pilot_of(x[:5]), pilot_of(y[:5]), FOLDS)
+def sums(x, y, fold, exact, fit_only=None, columns=None):
+    columns = None if columns is None else [torch.tensor(of_fold) for of_fold in columns]
+    pairing = Pairing.begin(pilot_of(x[:5]), pilot_of(y[:5]), FOLDS, columns)
     fit_only = torch.zeros(len(x), dtype=bool) if fit_only is None else fit_only
     for part, chosen in (
         (FIT_AND_SCORE, exact & ~fit_only),
@@ -82,22 +84,51 @@ def test_held_out_scores_equal_scikit_learn_on_explicit_splits():
     torch.testing.assert_close(fitted.cosine, dot / (norm_y * norm_hat).sqrt())
 
 
+@pytest.mark.parametrize("columns", [[range(P)] * FOLDS, OF_FOLDS], ids=["all-features", "chosen-features"])
 @pytest.mark.parametrize("quick", [False, True])
-def test_the_penalty_of_a_fold_is_the_best_of_an_explicit_inner_cross_validation(quick):
+def test_the_penalty_of_a_fold_is_the_best_of_an_explicit_inner_cross_validation(quick, columns):
+    """On the features that were chosen without that fold; a choice made without another has seen it."""
     x, y, fold, _ = rows(3, n=60, noise=4.0)
     exact = torch.ones(60, dtype=bool)
-    fitted = cf.crossfit_ridge(sums(x, y, fold, exact), HEADS, quick)
+    fitted = cf.crossfit_ridge(sums(x, y, fold, exact, columns=map(list, columns)), HEADS, quick)
     for f in range(FOLDS):
+        usable = x[:, list(columns[f])]
         errors = np.zeros((len(cf.RELATIVE_PENALTIES), HEADS))
         for g in {(f - 1) % FOLDS, (f + 1) % FOLDS} if quick else set(range(FOLDS)) - {f}:
             train, test = (fold != f) & (fold != g), fold == g
-            xc = x[train] - x[train].mean(0)
+            xc = usable[train] - usable[train].mean(0)
             for p, relative in enumerate(cf.RELATIVE_PENALTIES):
-                model = Ridge(alpha=relative * float((xc**2).sum() / P), solver="svd")
-                predicted = model.fit(x[train].numpy(), y[train].numpy()).predict(x[test].numpy())
+                model = Ridge(alpha=relative * float((xc**2).sum() / len(columns[f])), solver="svd")
+                predicted = model.fit(usable[train].numpy(), y[train].numpy()).predict(usable[test].numpy())
                 errors[p] += ((y[test].numpy() - predicted) ** 2).reshape(-1, HEADS, WIDTH).sum((0, 2))
         chosen = [cf.RELATIVE_PENALTIES[i] for i in errors.argmin(0)]
         np.testing.assert_allclose(fitted.penalties[f].numpy(), chosen)
+
+
+def test_a_fold_is_scored_by_a_map_of_the_features_chosen_without_it():
+    x, y, fold, exact = rows(4)
+    fitted = cf.crossfit_ridge(sums(x, y, fold, exact, columns=OF_FOLDS), HEADS)
+    for f, columns in enumerate(OF_FOLDS):
+        train, test = exact & (fold != f), fold == f
+        for h in range(HEADS):
+            of_head = slice(h * WIDTH, (h + 1) * WIDTH)
+            used = x[:, columns]
+            variance = float(((used[train] - used[train].mean(0)) ** 2).sum() / len(columns))
+            model = Ridge(alpha=float(fitted.penalties[f, h]) * variance, solver="svd")
+            predicted = model.fit(used[train].numpy(), y[train][:, of_head].numpy()).predict(used[test].numpy())
+            np.testing.assert_allclose(fitted.rss[f, h], ((y[test][:, of_head].numpy() - predicted) ** 2).sum())
+        assert not fitted.weights[f][[c for c in range(P) if c not in columns]].any()
+
+
+@pytest.mark.parametrize(("noise", "varies"), [(1e-7, False), (1e-5, True)])
+def test_a_head_that_varies_by_rounding_alone_has_no_score(noise, varies):
+    """Of a head at 3, a variance of 1e-14 is below the digits of float32 and one of 1e-10 is not."""
+    x, y, fold, exact = rows(6)
+    y[:, :WIDTH] = 3 + noise * torch.randn(len(y), WIDTH, generator=torch.Generator().manual_seed(1)).double()
+    fitted = cf.crossfit_ridge(sums(x, y, fold, exact), HEADS)
+    assert fitted.r2.isfinite().tolist() == [varies, True]
+    alone = cf.crossfit_ridge(sums(x, y[:, WIDTH:], fold, exact), 1)
+    torch.testing.assert_close(fitted.r2[1], alone.r2[0])
 
 
 def test_calibration_rows_are_fitted_on_but_never_scored():
@@ -126,25 +157,31 @@ def test_train_mean_predictor_scores_exactly_zero():
     torch.testing.assert_close(zero.r2, torch.zeros(HEADS, dtype=torch.float64))
 
 
-def test_teacher_head_contributions_equal_explicit_refits():
+@pytest.mark.parametrize("columns", [[range(P)] * FOLDS, OF_FOLDS], ids=["all-features", "chosen-features"])
+def test_teacher_head_contributions_equal_explicit_refits(columns):
     x, y, fold, exact = rows(11)
     heads_t, relative = 5, 1e-2
     blocks = list(torch.arange(P).split(P // heads_t))
-    found = cf.teacher_head_contributions(sums(x, y, fold, exact), HEADS, blocks, relative)
+    pairing = sums(x, y, fold, exact, columns=map(list, columns))
+    found = cf.teacher_head_contributions(pairing, HEADS, blocks, relative)
     rss = torch.zeros(heads_t, 3, HEADS, dtype=torch.float64)
     tss = torch.zeros(HEADS, dtype=torch.float64)
     for f in range(FOLDS):
         train, test = exact & (fold != f), fold == f
-        penalty = relative * float(((x[train] - x[train].mean(0)) ** 2).sum() / P)
+        usable = list(columns[f])
+        squares = ((x[train] - x[train].mean(0)) ** 2)[:, usable].sum()
+        penalty = relative * float(squares / len(usable))
         mean = y[train].mean(0)
         tss += ((y[test] - mean) ** 2).reshape(-1, HEADS, WIDTH).sum((0, 2))
         for a in range(heads_t):
-            block = list(range(a * 2, a * 2 + 2))
-            rest = [c for c in range(P) if c not in block]
-            for k, columns in enumerate((list(range(P)), rest, block)):
-                model = Ridge(alpha=penalty, solver="cholesky").fit(x[train][:, columns].numpy(), y[train].numpy())
-                residual = y[test].numpy() - model.predict(x[test][:, columns].numpy())
-                rss[a, k] += torch.from_numpy((residual**2).reshape(-1, HEADS, WIDTH).sum((0, 2)))
+            block = [c for c in (2 * a, 2 * a + 1) if c in usable]
+            rest = [c for c in usable if c not in block]
+            for k, used in enumerate((usable, rest, block)):
+                residual = y[test] - mean
+                if used:
+                    model = Ridge(alpha=penalty, solver="cholesky").fit(x[train][:, used].numpy(), y[train].numpy())
+                    residual = y[test] - torch.from_numpy(model.predict(x[test][:, used].numpy()))
+                rss[a, k] += (residual**2).reshape(-1, HEADS, WIDTH).sum((0, 2))
     torch.testing.assert_close(found.without, ((rss[:, 1] - rss[:, 0]) / tss).T, rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(found.alone, (1 - rss[:, 2] / tss).T, rtol=1e-6, atol=1e-9)
 

@@ -2,6 +2,7 @@
 further features bring is no gain."""
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import pytest
@@ -9,32 +10,37 @@ import torch
 from sklearn.linear_model import Ridge
 
 from kvlab.align import stacking
+from kvlab.align.controls import Controls, random_in_place
 from kvlab.align.crossfit import crossfit_ridge
 from kvlab.align.fusion import FusionSums, fuse, over_random
 from kvlab.align.layers import Choice
 from kvlab.align.stacking import CommonRows
-from kvlab.align.sums import FIT_AND_SCORE, Pairing
+from kvlab.align.sums import FIT_AND_SCORE, FIT_ONLY, Pairing
 from kvlab.results import FusedScore
-from kvlab.types import KINDS
-from tests.rows import Block, planted, teacher_layers
+from kvlab.types import KINDS, no_progress
+from tests.rows import Block, planted, sample_of, teacher_layers
 
 N, FOLDS, WIDTH, HEADS = 900, 4, 5, 2
 
 
-def problem(xs, y, own_rows=slice(None)):
-    """Teachers with one layer each, their rows ``xs`` [A][N, P]; each fitted on some rows of its own."""
+def problem(xs, y, own_rows=slice(None), fit_only=()):
+    """Teachers with one layer each, their rows ``xs`` [A][N, P]; each fitted on some rows of its own.
+
+    Folds ``fit_only`` hold calibration documents.
+    """
     one = Choice.of((0,), [(0,)] * FOLDS, lambda layer: WIDTH)
     sums = FusionSums([{kind: [one] for kind in KINDS} for _ in xs], FOLDS)
     own = [Pairing.begin(x[:9].mean(0), y[:9].mean(0), FOLDS) for x in xs]
     for f in range(FOLDS):
-        sums.add(f, FIT_AND_SCORE, [Block(f, [x[f::FOLDS]], [y[f::FOLDS]]) for x in xs], FIT_AND_SCORE)
+        part = FIT_ONLY if f in fit_only else FIT_AND_SCORE
+        sums.add(f, part, [Block(f, [x[f::FOLDS]], [y[f::FOLDS]], (part,)) for x in xs], part)
         for pairing, x in zip(own, xs):
-            pairing.add(f, FIT_AND_SCORE, x[f::FOLDS][own_rows], y[f::FOLDS][own_rows])
+            pairing.add(f, part, x[f::FOLDS][own_rows], y[f::FOLDS][own_rows])
     return sums.pairings["key", 0], own, [crossfit_ridge(pairing, HEADS) for pairing in own]
 
 
-def fused(xs, y, own_rows=slice(None)):
-    common, own, fits = problem(xs, y, own_rows)
+def fused(xs, y, own_rows=slice(None), fit_only=()):
+    common, own, fits = problem(xs, y, own_rows, fit_only)
     return fuse(common, own, fits, HEADS), fits
 
 
@@ -129,13 +135,29 @@ class WrittenOut:
         return cls(np.array(rss), np.array(tss), np.mean(weights, axis=0))
 
 
-def test_weights_and_scores_equal_stacking_written_out(data):
+def standard_error(rss, tss):
+    """Jackknife of 1 - RSS / TSS over folds, each left out in turn."""
+    without = [1 - (rss.sum() - r) / (tss.sum() - t) for r, t in zip(rss, tss)]
+    return np.sqrt((len(rss) - 1) * np.var(without))
+
+
+@pytest.mark.parametrize("fit_only", [(), (2,)])
+def test_weights_and_scores_equal_stacking_written_out(data, fit_only):
     xs, y = data
-    found, fits = fused(xs, y, own_rows=slice(0, 150))
+    found, fits = fused(xs, y, slice(0, 150), fit_only)
+    scored = [f for f in range(FOLDS) if f not in fit_only]
+    assert found.n == len(scored) * N / FOLDS
     for head in range(HEADS):
         expected = WrittenOut.of(xs, y, fits, head, 150)
-        assert float(found.r2[head]) == pytest.approx(1 - expected.rss.sum() / expected.tss.sum())
+        rss, tss = expected.rss[scored], expected.tss[scored]
+        assert float(found.r2[head]) == pytest.approx(1 - rss.sum() / tss.sum())
+        assert float(found.se[head]) == pytest.approx(standard_error(rss, tss))
         np.testing.assert_allclose(found.weights[:, head], expected.weights)
+        alone = [WrittenOut.of([x], y, [fit], head, 150).rss[scored] for x, fit in zip(xs, fits)]
+        np.testing.assert_allclose(found.r2_alone[:, head], [1 - of_teacher.sum() / tss.sum() for of_teacher in alone])
+        best = min(alone, key=np.sum)
+        assert float(found.gain[head]) == pytest.approx((best - rss).sum() / tss.sum())
+        assert float(found.gain_se[head]) == pytest.approx(standard_error(rss - best, tss))
 
 
 def test_the_gain_over_random_weights_equals_two_stackings_written_out(data):
@@ -148,10 +170,34 @@ def test_the_gain_over_random_weights_equals_two_stackings_written_out(data):
             real = WrittenOut.of(xs, y, fits[:2], head, 150)
             control = WrittenOut.of([members[i] for i in instead], y, [fits[i] for i in instead], head, 150)
             more, tss = control.rss - real.rss, real.tss
-            without = [(more.sum() - more[f]) / (tss.sum() - tss[f]) for f in range(FOLDS)]
-            se = np.sqrt((FOLDS - 1) * np.var(without))
             assert float(found.gain[kept, head]) == pytest.approx(more.sum() / tss.sum())
-            assert float(found.gain_se[kept, head]) == pytest.approx(se)
+            assert float(found.gain_se[kept, head]) == pytest.approx(standard_error(more, tss))
+
+
+def test_random_weights_in_the_place_of_a_teacher_have_their_own_penalties(data):
+    """The control of an analysis, from its sample, where random weights are noise and want a larger penalty."""
+    xs, y = data
+    noise = teacher_layers(5, N, 2, WIDTH)
+    one = Choice.of((0,), [(0,)] * FOLDS, lambda layer: WIDTH)
+    samples = [sample_of([x], [y], FOLDS) for x in xs]
+    features = [{((f, FIT_AND_SCORE), kind, (0,)): x[f::FOLDS] for f in range(FOLDS) for kind in KINDS} for x in noise]
+    _, _, fits = problem([*xs, *noise], y)
+    controls = [
+        Controls(teacher=dict.fromkeys(product(KINDS, [0]), real), random=dict.fromkeys(product(KINDS, [0]), stand_in))
+        for real, stand_in in zip(fits[:2], fits[2:])
+    ]
+    assert all((stand_in.penalties > 10 * real.penalties).all() for real, stand_in in zip(fits[:2], fits[2:]))
+    choices = [{kind: [one] for kind in KINDS}] * 2
+    twice = [[of_teacher] * 2 for of_teacher in features]  # on its own rows and on the common ones
+    found = random_in_place(samples, samples, twice, controls, choices, [HEADS], no_progress)
+    assert found.keys() == set(product(KINDS, [0]))
+    for head in range(HEADS):
+        real = WrittenOut.of(xs, y, fits[:2], head, N)
+        for kept, members in enumerate(([0, 3], [2, 1])):
+            of_members = [[*xs, *noise][i] for i in members]
+            control = WrittenOut.of(of_members, y, [fits[i] for i in members], head, N)
+            expected = (control.rss - real.rss).sum() / real.tss.sum()
+            assert float(found["key", 0].gain[kept, head]) == pytest.approx(expected, rel=1e-9)
 
 
 def scores(teachers, random, y):

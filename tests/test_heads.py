@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvlab.align import heads
-from kvlab.align.statistics import Inputs, Outputs, about_own_mean
+from kvlab.align.statistics import Centred, Inputs, Outputs, about_own_mean
 from kvlab.errors import AlignError
 
 sizes = st.integers(min_value=1, max_value=40)
@@ -60,6 +60,20 @@ def test_ridge_is_the_least_squares_solution_of_the_augmented_system():
     stacked = np.vstack([xc.numpy(), np.sqrt(penalty) * np.eye(12)])
     expected, *_ = np.linalg.lstsq(stacked, np.vstack([yc.numpy(), np.zeros((12, 7))]), rcond=None)
     np.testing.assert_allclose(w.numpy(), expected, atol=1e-10)
+
+
+def test_sums_that_rounding_left_indefinite_are_solved_without_their_negative_directions():
+    g = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(6, 6, generator=g, dtype=torch.float64)).Q
+    values = torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0, -1e-3], dtype=torch.float64)
+    xx, xy = basis * values @ basis.T, torch.randn(6, 2, generator=g, dtype=torch.float64)
+    train = Centred(9, torch.zeros(6), torch.zeros(2), xx, xy, torch.ones(2))
+    repaired = basis * values.clamp(min=0) @ basis.T
+    relative_penalties = (1e-6, 1e-2)  # the first leaves the sums indefinite
+    for w, relative in zip(heads.ridge_path(train, relative_penalties), relative_penalties, strict=True):
+        penalty = relative * float(xx.diagonal().mean())
+        expected = np.linalg.solve(repaired.numpy() + penalty * np.eye(6), xy.numpy())
+        np.testing.assert_allclose(w, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_structured_recovers_a_map_of_its_own_form():

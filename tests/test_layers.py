@@ -69,21 +69,22 @@ def test_cka_takes_the_most_similar_layer_and_its_null_is_nothing(data):
 
 @pytest.mark.parametrize("fold", [0, 3])
 @pytest.mark.parametrize("share", [1.0, 12.0])  # two layers side by side, or one
-@pytest.mark.parametrize("rule", [{"layers": "heldout"}, {"layers": "heldout", "search": "full"}, {"layers": "cka"}])
-def test_what_is_chosen_for_a_fold_has_seen_nothing_of_it(data, rule, share, fold):
+@pytest.mark.parametrize("search", ["banded", "full"])
+@pytest.mark.parametrize("rule", ["heldout", "cka"])
+def test_what_is_chosen_for_a_fold_has_seen_nothing_of_it(data, rule, search, share, fold):
     xs, ys = data
     others = teacher_layers(9, 1200, LAYERS, WIDTH)
     changed = [x.clone() for x in xs], [y.clone() for y in ys]
-    rewritten = planted(others, [[5], [0, 6], [1]], 3, noise=0.1)
+    within_bands = [[3], [1, 5], [2]]
+    rewritten = planted(others, within_bands, 3, noise=0.1)
     for mine, other in zip(changed[0] + changed[1], others + rewritten):
         mine[fold::FOLDS] = 30 * other[fold::FOLDS]
     before, after = (
-        choose(sample_of(*each, FOLDS), share, AlignSettings(**rule), no_progress).choices["value"]
+        choose(sample_of(*each, FOLDS), share, AlignSettings(layers=rule, search=search), no_progress).choices["value"]
         for each in (data, changed)
     )
     assert [c.of_fold[fold] for c in before] == [c.of_fold[fold] for c in after]
-    if rule["layers"] == "heldout":
-        assert [c.overall for c in before] != [c.overall for c in after]
+    assert [c.overall for c in before] != [c.overall for c in after]
 
 
 def test_a_search_of_all_layers_finds_what_the_band_cannot(data):
@@ -128,3 +129,9 @@ def test_shuffled_targets_are_those_of_the_group_in_another_order(data):
     mixed, straight = sample.y("key", 0, group, shuffled=True), sample.y("key", 0, group)
     assert not torch.equal(mixed, straight)
     torch.testing.assert_close(mixed.sort(0).values, straight.sort(0).values)
+
+
+def test_the_seed_decides_the_order_of_shuffled_targets(data):
+    group = (1, FIT_AND_SCORE)
+    first, again, other = (sample_of(*data, FOLDS, seed).y("key", 0, group, shuffled=True) for seed in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.equal(first, other)

@@ -64,3 +64,10 @@ def test_products_in_pieces_are_the_product(rows, monkeypatch):
     found = product(a, b)
     assert found.dtype == torch.float64
     torch.testing.assert_close(found, a.double().T @ b.double(), rtol=1e-5, atol=1e-6)
+
+
+def test_pieces_are_summed_in_float64(monkeypatch):
+    """No float32 is 2^24 + 1, so one product of all rows cannot give it."""
+    monkeypatch.setattr(statistics, "CHUNK", 5)
+    rows = torch.tensor([2.0**24, 0, 0, 0, 0, 1])[:, None]
+    assert product(rows, torch.ones(6, 1)).item() == 2**24 + 1

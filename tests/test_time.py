@@ -214,6 +214,30 @@ def test_rows_of_every_map_sum_to_one_or_are_empty(rule, case):
     assert not len(time_map.columns) or 0 <= time_map.columns.min() <= time_map.columns.max() < len(teacher)
 
 
+@pytest.mark.parametrize("rule", rules.RULES)
+@given(case=ragged_timelines())
+def test_exact_steps_have_read_the_same_text_in_one_teacher_token(rule, case):
+    teacher, student, segments = case
+    time_map = rules.RULES[rule](teacher, student, segments)
+    expected = set()
+    for i, row in entries(time_map).items():
+        step, weight = next(iter(row.items()))
+        same_end = teacher.spans[step, 1] == student.spans[i, 1]
+        if weight == 1 and same_end and not teacher.special[step] and not student.special[i]:
+            expected.add(i)
+    assert set(np.flatnonzero(time_map.exact).tolist()) == expected
+
+
+@pytest.mark.parametrize("rule", [rules.linear, rules.nearest])
+def test_a_special_token_of_either_model_has_read_no_text(rule):
+    """A dummy prefix ends where a BOS ends, at byte 0."""
+    bos, prefix = tokens([4], bos=True), tokens([0, 4])
+    for teacher, student in ((bos, prefix), (prefix, bos)):
+        time_map = rule(teacher, student)
+        assert time_map.columns.tolist() == [0, 1]
+        assert time_map.exact.tolist() == [False, True]
+
+
 @given(pair=timelines())
 def test_causal_rules_never_see_ahead_and_ceil_never_lags(pair):
     for rule in CAUSAL:
