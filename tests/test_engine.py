@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from kvlab.align import batches, controls, pipeline, reading, rkv
+from kvlab.align import batches, controls, pipeline, reading, rkv, scoring
 from kvlab.align.crossfit import crossfit_ridge, scored_apart
 from kvlab.align.pipeline import align, align_several
 from kvlab.align.sums import FIT_AND_SCORE, Pairing
@@ -75,14 +75,16 @@ def test_a_model_among_the_teachers_explains_itself_in_the_fusion(models, docume
 # --- controls --------------------------------------------------------------------------------------------------
 
 
-def test_random_weights_are_a_teacher_like_any_other(models, documents, monkeypatch):
-    settings = PLAIN.model_copy(update={"random_teacher": True, "seed": 3})
+@pytest.mark.parametrize("keys", ["pre-rope", "post-rope"])
+def test_random_weights_are_a_teacher_like_any_other(models, documents, monkeypatch, keys):
+    plain = PLAIN.model_copy(update={"keys": keys, "seed": 3})
+    settings = plain.model_copy(update={"random_teacher": True})
     result, _ = align(models["teacher"], models["student"], documents, settings)
     stand_in = random_like(models["teacher"], 3)
     monkeypatch.setattr(  # as controls choose their penalties
         controls, "crossfit_ridge", lambda pairing, heads, quick: crossfit_ridge(pairing, heads, quick=True)
     )
-    expected, _ = align(stand_in, models["student"], documents, PLAIN.model_copy(update={"seed": 3}))
+    expected, _ = align(stand_in, models["student"], documents, plain)
     np.testing.assert_allclose(result.table()["r2_random"], expected.table()["r2"], atol=1e-5)
     np.testing.assert_allclose(result.table()["random_se"], expected.table()["se"], atol=1e-5)
     table = result.table()
@@ -179,14 +181,18 @@ def test_without_random_weights_a_gain_is_that_over_the_best_teacher(models, doc
 # --- rows apart, and other errors ------------------------------------------------------------------------------
 
 
-def test_sinks_and_the_first_special_token_are_scored_apart(models, documents):
+def test_sinks_and_the_first_special_token_are_scored_apart(models, documents, monkeypatch):
     """Against predictions of the inspected documents, token by token."""
-    settings = PLAIN.model_copy(update={"inspect": len(documents), "folds": 3})
+    settings, scored = PLAIN.model_copy(update={"inspect": len(documents), "folds": 3}), []
+    monkeypatch.setattr(pipeline, "score", lambda *given: scored.append(scoring.score(*given)) or scored[0])
     result, _ = align(models["teacher"], models["student"], documents, settings)
+    items = next(reading.Reader([models["teacher"]], models["student"], documents, (), settings).windows())
+    caches = [(capture(models["teacher"], i.teachers), capture(models["student"], [i.student])) for i in items]
     for kind in ("key", "value"):
         for layer, head in ((0, 1), (1, 0)):
-            score = result.score(kind, layer, head)
+            score, fit = result.score(kind, layer, head), scored[0].fits[kind, layer]
             sinks, special = [], []
+            apart = {"sink": np.zeros(2), "special": np.zeros(2)}  # sums of squares: of residuals, about the mean
             for i, document in enumerate(result.inspected):
                 error = result.arrays[f"document.{i}.error.{kind}"][layer, head]
                 is_special = np.array([t.special for t in document.student_tokens])
@@ -198,6 +204,16 @@ def test_sinks_and_the_first_special_token_are_scored_apart(models, documents):
                 assert not (is_sink & np.array(document.scored)).any()
                 sinks += error[is_sink].tolist()
                 special.append(is_special[0])
+                x, y = (cache.of(kind)[layer][0].transpose(0, 1).flatten(1) for cache in caches[i])
+                steps = np.flatnonzero(is_sink)
+                before = [max(j for j, t in enumerate(document.teacher_tokens) if t.end <= ends[s]) for s in steps]
+                for name, of_student, of_teacher in (("sink", steps, before), ("special", [0], [0])):
+                    residual = y[of_student] - fit.predict(document.fold, x[of_teacher])
+                    about_mean = y[of_student] - fit.mean_y[document.fold]
+                    squares = [e.unflatten(1, (2, -1))[:, head].square().sum().item() for e in (residual, about_mean)]
+                    apart[name] += squares
+            for name, (rss, tss) in apart.items():
+                assert getattr(score, f"error_{name}") == pytest.approx(rss / tss, rel=1e-4)
             assert score.n_sink == len(sinks) > 4 * 40
             # The views divide by the mean variance of scored tokens; the score by that of the sinks themselves.
             assert score.error_sink > 0 and all(special) and score.n_special == len(documents)

@@ -14,11 +14,12 @@ from kvlab.align.crossfit import crossfit_ridge
 from kvlab.align.pipeline import _Work, align
 from kvlab.align.reading import Reader
 from kvlab.align.scoring import score
+from kvlab.capture import capture
 from kvlab.errors import AlignError, Cancelled
 from kvlab.models import load
 from kvlab.request import AlignSettings
 from kvlab.tokens import tokenize
-from kvlab.types import Document, no_progress
+from kvlab.types import KINDS, Document, no_progress
 from tests.tiny import TEXT, tiny_model
 
 pytestmark = [pytest.mark.model, pytest.mark.xdist_group("pipeline")]
@@ -50,8 +51,9 @@ def aligned(teacher, student, documents):
     return align(teacher, student, documents, AlignSettings(inspect=3))[0]
 
 
-def test_a_model_explains_itself(student, documents):
-    own, _ = align(student, student, documents)
+@pytest.mark.parametrize("keys", ["pre-rope", "post-rope"])
+def test_a_model_explains_itself(student, documents, keys):
+    own, _ = align(student, student, documents, AlignSettings(keys=keys, random_teacher=False))
     assert own.table()["error"].max() < 1e-6
     assert own.timeline["rules"]["floor"]["exact_rate"] == 1
     assert own.layer_map["teacher_layers"] == {"key": [[0], [1]], "value": [[0], [1]]}
@@ -126,10 +128,14 @@ def test_a_broken_result_is_refused_with_the_remedy(tmp_path):
 
 
 def test_the_saved_map_reproduces_a_linear_student(teacher, documents):
-    own, maps = align(teacher, teacher, documents)
-    for weight, bias in zip(maps["key"].weights, maps["key"].biases, strict=True):
-        # Only directions that the keys really use are determined; the identity is one such map.
-        assert weight.shape == (32, 32) and bias.shape == (32,)
+    own, maps = align(teacher, teacher, documents, AlignSettings(inspect=0, layers="depth", random_teacher=False))
+    captured = capture(teacher, [tokenize(teacher.tokenizer, documents[0].text)])
+    for kind in KINDS:
+        for cache, weight, bias in zip(captured.of(kind), maps[kind].weights, maps[kind].biases, strict=True):
+            # Only directions that the cache really uses are determined; the identity is one such map.
+            assert weight.shape == (32, 32) and bias.shape == (32,)
+            rows = cache[0, :, 4:].transpose(0, 1).flatten(1)
+            torch.testing.assert_close(rows @ weight + bias, rows, rtol=0, atol=1e-3 * float(rows.std()))
     assert own.mean("key", "r2") > 1 - 1e-6
 
 
@@ -255,12 +261,14 @@ def test_few_documents_and_one_that_is_most_of_them_are_said(teacher, student, d
     assert share == pytest.approx(len(spans[0]) / sum(map(len, spans)), abs=0.01)
 
 
-@pytest.mark.parametrize("constant", [0.0, 3.0])
-def test_a_head_that_does_not_vary_has_no_score_and_is_said(teacher, student, documents, constant, tmp_path):
+@pytest.mark.parametrize(("constant", "rounding"), [(0.0, 0.0), (3.0, 1e-7)])
+def test_a_head_that_does_not_vary_has_no_score_and_is_said(teacher, student, documents, constant, rounding, tmp_path):
+    """The first head is constant to the last bit, the second but for ``rounding``."""
     tiny_model("qwen2", tmp_path, seed=5)
     still = load(str(tmp_path), "cpu", "float32")
     with torch.no_grad():
-        still.model.model.layers[1].self_attn.v_proj.weight[:] = 0
+        still.model.model.layers[1].self_attn.v_proj.weight[:16] = 0
+        still.model.model.layers[1].self_attn.v_proj.weight[16:] *= rounding
         still.model.model.layers[1].self_attn.v_proj.bias[:] = constant
     for pair in ((teacher, still), (still, student)):
         result, _ = align(*pair, documents[:8])
@@ -276,9 +284,11 @@ def test_a_head_that_does_not_vary_has_no_score_and_is_said(teacher, student, do
         assert "averaged over heads" in report.html(results.read(tmp_path / "out"))
 
 
-def test_scores_equal_an_independent_computation_document_by_document(teacher, student, documents):
-    """Caches read one document at a time through hooks, byte ends by brute force, ridge by scikit-learn."""
-    used, settings = documents[:20], AlignSettings(inspect=0, folds=4, layers="depth")
+@pytest.mark.parametrize("keys", ["pre-rope", "post-rope"])
+def test_scores_equal_an_independent_computation_document_by_document(teacher, student, documents, keys):
+    """Caches read one document at a time, through hooks before RoPE; byte ends by brute force; scikit-learn's ridge."""
+    settings = AlignSettings(inspect=0, folds=4, layers="depth", keys=keys, random_teacher=False)
+    used = documents[:20]
     (items,) = Reader([teacher], student, used, (), settings).windows()
     work = _Work([teacher], student, settings, Reader([teacher], student, used, (), settings), no_progress)
     work.read_sample()
@@ -288,7 +298,7 @@ def test_scores_equal_an_independent_computation_document_by_document(teacher, s
     scored = score(sums, work.controls[0], True, teacher.geometry, student.geometry, "ridge", no_progress)
 
     identity = crossfit_ridge(sums.identity(16), 8, quick=True)
-    by_hand = [rows_by_hand(teacher, student, item, settings.sinks) for item in items]
+    by_hand = [rows_by_hand(teacher, student, item, settings) for item in items]
     width = student.geometry.key_width
     for kind in ("key", "value"):
         for layer, teacher_layer in enumerate((0, 2)):
@@ -296,26 +306,34 @@ def test_scores_equal_an_independent_computation_document_by_document(teacher, s
             for head in range(student.geometry.kv_heads):
                 columns = slice(head * width, (head + 1) * width)
                 place = (kind == "value") * 4 + layer * 2 + head  # all heads are of one width, keys first
-                rss = tss = rss_identity = 0.0  # by channel
+                rss = tss = rss_identity = rss_group_mean = rss_sink = tss_sink = 0.0  # by channel
                 for fold in range(4):
                     train = [r for r, i in zip(by_hand, items) if i.fold != fold]
                     test = [r for r, i in zip(by_hand, items) if i.fold == fold]
                     x = np.concatenate([r[kind, "t", teacher_layer][r["exact"]] for r in train])
                     y = np.concatenate([r[kind, "s", layer][r["exact"]] for r in train])[:, columns]
                     relative = float(fit.penalties[fold, head])
-                    model = Ridge(alpha=relative * ((x - x.mean(0)) ** 2).sum() / x.shape[1], solver="svd").fit(x, y)
+                    by_ridge = ridge_by_hand(x, y, relative)
                     xt = np.concatenate([r[kind, "t", teacher_layer][r["usable"]] for r in test])
                     yt = np.concatenate([r[kind, "s", layer][r["usable"]] for r in test])[:, columns]
-                    rss = rss + ((yt - model.predict(xt)) ** 2).sum(0)
+                    rss = rss + ((yt - by_ridge.predict(xt)) ** 2).sum(0)
                     e = np.concatenate([r["embedding"][r["exact"]] for r in train])
                     relative = float(identity.penalties[fold, place])
-                    model = Ridge(alpha=relative * ((e - e.mean(0)) ** 2).sum() / e.shape[1], solver="svd").fit(e, y)
+                    by_identity = ridge_by_hand(e, y, relative)
                     et = np.concatenate([r["embedding"][r["usable"]] for r in test])
-                    rss_identity = rss_identity + ((yt - model.predict(et)) ** 2).sum(0)
+                    rss_identity = rss_identity + ((yt - by_identity.predict(et)) ** 2).sum(0)
                     tss = tss + ((yt - y.mean(0)) ** 2).sum(0)
+                    same_head = (xt - x.mean(0))[:, columns]  # as many heads of one width: their mean is that head
+                    rss_group_mean += ((yt - y.mean(0) - same_head) ** 2).sum()
+                    xs = np.concatenate([r[kind, "t", teacher_layer][r["sink"]] for r in test])
+                    ys = np.concatenate([r[kind, "s", layer][r["sink"]] for r in test])[:, columns]
+                    rss_sink += ((ys - by_ridge.predict(xs)) ** 2).sum()
+                    tss_sink += ((ys - y.mean(0)) ** 2).sum()
                 found = next(s for s in scored.heads if (s.kind, s.layer, s.head) == (kind, layer, head))
                 assert found.r2 == pytest.approx(1 - rss.sum() / tss.sum(), abs=1e-4)
                 assert found.r2_identity == pytest.approx(1 - rss_identity.sum() / tss.sum(), abs=1e-4)
+                assert found.r2_group_mean == pytest.approx(1 - rss_group_mean / tss.sum(), abs=1e-4)
+                assert found.error_sink == pytest.approx(rss_sink / tss_sink, rel=1e-4)
                 assert found.error_standardised == pytest.approx((rss / tss).mean(), abs=1e-4)
                 assert found.se == pytest.approx(jackknife_by_hand(fit.rss[:, head], fit.tss[:, head]))
                 more = fit.rss[:, head] - identity.rss[:, place]
@@ -323,9 +341,16 @@ def test_scores_equal_an_independent_computation_document_by_document(teacher, s
             whole_x = np.concatenate([r[kind, "t", teacher_layer][r["exact"]] for r in by_hand])
             whole_y = np.concatenate([r[kind, "s", layer][r["exact"]] for r in by_hand])
             weight, bias = scored.maps[kind].weights[layer].numpy(), scored.maps[kind].biases[layer].numpy()
-            residual = whole_y - (whole_x @ weight + bias)
+            expected = ridge_by_hand(whole_x, whole_y, float(np.exp(np.log(fit.penalties.numpy()).mean())))
+            predicted = whole_x @ weight + bias
+            np.testing.assert_allclose(predicted, expected.predict(whole_x), rtol=0, atol=1e-3 * whole_y.std())
+            residual = whole_y - predicted
             np.testing.assert_allclose(residual.mean(0), 0, atol=1e-4)  # an intercept leaves no mean residual
             assert (residual**2).sum() < ((whole_y - whole_y.mean(0)) ** 2).sum()
+
+
+def ridge_by_hand(x, y, relative_penalty):
+    return Ridge(alpha=relative_penalty * ((x - x.mean(0)) ** 2).sum() / x.shape[1], solver="svd").fit(x, y)
 
 
 def jackknife_by_hand(rss, tss):
@@ -335,8 +360,8 @@ def jackknife_by_hand(rss, tss):
     return float(np.sqrt((n - 1) / n * sum((value - np.mean(left_out)) ** 2 for value in left_out)))
 
 
-def rows_by_hand(teacher, student, item, sinks):
-    """Every student token's features and targets, and which tokens are exact and usable."""
+def rows_by_hand(teacher, student, item, settings):
+    """Every student token's features and targets, and which tokens are exact, usable and sinks."""
     rows = {}
     ends_t = item.teachers[0].spans[:, 1].tolist()
     chosen, exact = [], []
@@ -344,9 +369,12 @@ def rows_by_hand(teacher, student, item, sinks):
         before = [j for j, e in enumerate(ends_t) if e <= end]
         chosen.append(before[-1] if before and not special else -1)
         exact.append(not special and int(end) in ends_t)
-    content = [i for i, special in enumerate(item.student.special) if not special][sinks:]
-    usable = np.isin(np.arange(len(chosen)), content) & (np.array(chosen) >= sinks)  # the teacher has no BOS
+    content = [i for i, special in enumerate(item.student.special) if not special]
+    steps = np.arange(len(chosen))
+    # The teacher has no BOS.
+    usable = np.isin(steps, content[settings.sinks :]) & (np.array(chosen) >= settings.sinks)
     rows["usable"], rows["exact"] = usable, usable & np.array(exact)
+    rows["sink"] = np.isin(steps, content) & (np.array(chosen) >= 0) & ~usable
     table = teacher.model.get_input_embeddings().weight.detach().numpy()
     rows["embedding"] = table[item.teachers[0].ids[chosen]]
     for side, loaded, ids in (("t", teacher, item.teachers[0].ids), ("s", student, item.student.ids)):
@@ -356,9 +384,11 @@ def rows_by_hand(teacher, student, item, sinks):
                 module = getattr(layer.self_attn, name)
                 hooks.append(module.register_forward_hook(lambda _, __, out, seen=seen: seen.append(out[0].numpy())))
             with torch.inference_mode():
-                loaded.model(torch.from_numpy(ids)[None])
+                cache = loaded.model(torch.from_numpy(ids)[None], use_cache=True).past_key_values
             for hook in hooks:
                 hook.remove()
+            if kind == "key" and settings.keys == "post-rope":
+                seen = [layer.keys[0].transpose(0, 1).flatten(1).numpy() for layer in cache.layers]
             for number, out in enumerate(seen):
                 rows[kind, side, number] = out[chosen] if side == "t" else out
     return rows
