@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from kvlab import prompts
+from kvlab import cache_names, prompts
 from kvlab.align.reading import Item
 from kvlab.inject.documents import split
 from kvlab.inject.fit import fit
@@ -80,7 +80,7 @@ def test_keys_compared_as_cached_are_read_fitted_and_put_in_as_cached():
     models, item = Models([student], [], student, settings), parts.judged[0]
     own = read_document(models, item).own
     with torch.inference_mode():
-        cache = student.model(own.ids, use_cache=True).past_key_values
+        cache = cache_names.returned(student.model(own.ids, use_cache=True))
     for layer, of in enumerate(cache.layers):
         for kind, x in zip(KINDS, (of.keys[0], of.values[0])):
             torch.testing.assert_close(own.compared[kind, layer], x)
