@@ -1,8 +1,12 @@
 """kvlab: can a teacher's KV cache be aligned with a student's?"""
 
 import os
+from pathlib import Path
 
 __version__ = "0.1.0"
+
+PACKAGE = Path(__file__).resolve().parent
+PROJECT = PACKAGE.parent
 
 # Read when torch first loads OpenMP. By default its idle threads spin, and beside any other busy process every small
 # operation then waits for a core: the sample analysis took over 200 s instead of 12 on two cores with one taken.

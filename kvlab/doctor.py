@@ -20,9 +20,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kvlab.access.keys import NEW, OFF, VARIABLE, is_loopback
+from kvlab import PROJECT
+from kvlab.web.access.access_token import NEW, OFF, VARIABLE, is_loopback
 
-ROOT = Path(__file__).parent.parent
 OLDEST_PYTHON = (3, 11)
 LITTLE = 2 * 1024**3  # bytes of memory or disk below which a warning is due
 PROBE_SECONDS = 120  # importing torch from a cold network disk takes long
@@ -83,7 +83,7 @@ def python_version(version: tuple[int, ...] = tuple(sys.version_info[:3])) -> Fi
     return Finding("python", "fail", found, f"use Python {oldest} or newer: python{oldest} -m venv .venv")
 
 
-def packages(requirements: Path = ROOT / "requirements.txt") -> list[Finding]:
+def packages(requirements: Path = PROJECT / "requirements.txt") -> list[Finding]:
     """Each required package: installed, and in the version range that is asked for."""
     try:
         lines = requirements.read_text(encoding="utf-8").splitlines()
@@ -97,7 +97,7 @@ def packages(requirements: Path = ROOT / "requirements.txt") -> list[Finding]:
 def devices() -> list[Finding]:
     """GPUs, their driver and precision, as the driver says; no GPU is not a fault."""
     try:
-        from kvlab import memory
+        from kvlab.host import memory
     except ImportError as error:
         return [Finding("gpu", "warn", f"not looked at: {error}", "install the missing packages first")]
     found = memory.gpus()
@@ -153,7 +153,7 @@ def torch_probe(seconds: float = PROBE_SECONDS, code: str = PROBE) -> Finding:
 def host_memory() -> Finding:
     """Memory of the machine, or what a batch system grants of it."""
     try:
-        from kvlab import memory
+        from kvlab.host import memory
     except ImportError as error:
         return Finding("memory", "warn", f"not looked at: {error}", "install the missing packages first")
     host = memory.device_memory("cpu")
@@ -193,7 +193,7 @@ def tokenizer_threads() -> Finding:
 def demo_models() -> Finding:
     """The bundled pair, which everything works on without a network."""
     try:
-        from kvlab.names import DEMO, local_names
+        from kvlab.host.models import DEMO, local_names
     except ImportError as error:
         return Finding("models", "warn", f"not looked at: {error}", "install the missing packages first")
     here = local_names()
@@ -204,7 +204,7 @@ def demo_models() -> Finding:
     return Finding("models", "ok", f"{', '.join(DEMO)}, and {others} in the Hugging Face cache")
 
 
-def server_address(configuration: Path = ROOT / ".streamlit" / "config.toml") -> Finding:
+def server_address(configuration: Path = PROJECT / ".streamlit" / "config.toml") -> Finding:
     """Where the web app listens, and whether an access token guards it."""
     address = os.environ.get("STREAMLIT_SERVER_ADDRESS") or _configured_address(configuration)
     chosen = os.environ.get(VARIABLE, "").strip()

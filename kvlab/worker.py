@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from kvlab.errors import KvlabError
-from kvlab.runs.perform import Analyse, Job, explain, mark, server_gone
-from kvlab.types import Progress
+from kvlab.runs.job import Analyse, Job, explain, mark, server_gone
+from kvlab.shapes import Progress
 
 DEVICE_LOST = 70  # exit code: an error left the GPU unusable for this process; the next worker can use it
 LAST_WORDS = 2.0  # seconds that a computation has to notice the end of the web server
@@ -209,30 +209,30 @@ def main() -> None:
 
     @functools.cache
     def held():
-        from kvlab.models import ModelCache
+        from kvlab.models.loading import ModelCache
 
         return ModelCache(max_models=3)
 
     def warm() -> None:
-        import kvlab.analysis  # noqa: F401
+        import kvlab.align.run  # noqa: F401
 
         held()  # made once, before two threads can ask for it
 
     def analyse(folder: Path, progress: Progress) -> None:
-        from kvlab import analysis
-        from kvlab.inject import folder as functional
+        from kvlab.align import run as analysis
+        from kvlab.inject import run as functional
         from kvlab.runs import store
 
         is_functional = store.read_status(folder).get("kind") == "injection"
         (functional.test if is_functional else analysis.analyse)(folder, progress, held())
 
     def geometry(name: str):
-        from kvlab import models
+        from kvlab.models import loading
 
-        return models.geometry(name)
+        return loading.geometry(name)
 
     def forecast(teachers: list[str], student: str, dtype: str, batch: int, tokens: int, device: str = "auto"):
-        from kvlab import memory
+        from kvlab.host import memory
 
         return memory.forecast([geometry(name) for name in teachers], geometry(student), dtype, batch, tokens, device)
 
@@ -243,7 +243,7 @@ def main() -> None:
         return doctor.examine(runs=store.runs_root())
 
     def checks() -> list:
-        from kvlab import checks
+        from kvlab.align import checks
 
         return list(checks.run_checks())
 

@@ -1,5 +1,5 @@
 """Alignment: prompts and settings in, per-head errors and timelines out."""
 
-from kvlab.ui import alignment
+from kvlab.web.alignment import page
 
-alignment.page()
+page.page()

@@ -1,5 +1,5 @@
 """Checks: the seven KV checks and the environment."""
 
-from kvlab.ui import checks
+from kvlab.web import checks
 
 checks.page()

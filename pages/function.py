@@ -1,5 +1,5 @@
 """Function: can the student use the teacher's cache? Injection with controls, swaps of heads, texts."""
 
-from kvlab.ui import function
+from kvlab.web.function import page
 
-function.page()
+page.page()

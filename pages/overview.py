@@ -1,5 +1,5 @@
 """Overview: the finding first, then the two models side by side and whether they fit."""
 
-from kvlab.ui import overview
+from kvlab.web import overview
 
 overview.page()

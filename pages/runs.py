@@ -1,5 +1,5 @@
 """Runs: the history of all runs, several laid over each other, one in detail."""
 
-from kvlab.ui import runs
+from kvlab.web.training import history
 
-runs.page()
+history.page()

@@ -1,5 +1,5 @@
 """Validation: launch a training run, watch it, read its verdict."""
 
-from kvlab.ui import validation
+from kvlab.web.training import page
 
-validation.page()
+page.page()

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
-from kvlab.ui import walk
+from kvlab.web import walk
 from tests.waiting import wait_until
 
 PROJECT = Path(__file__).parents[1]

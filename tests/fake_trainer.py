@@ -17,7 +17,7 @@ from pathlib import Path
 
 from kvlab.errors import Cancelled, KvlabError
 from kvlab.runs import store
-from kvlab.runs.progress import LiveStatus
+from kvlab.runs.live_status import LiveStatus
 
 PHASES = ("loading", "fitting the map", "evaluating before", "training", "evaluating after", "saving", "reporting")
 

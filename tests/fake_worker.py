@@ -15,7 +15,7 @@ from pathlib import Path
 from kvlab import worker
 from kvlab.errors import AlignError
 from kvlab.runs import store
-from kvlab.types import Progress
+from kvlab.shapes import Progress
 
 
 def analyse(folder: Path, progress: Progress) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from kvlab import prompts, results
-from kvlab.results import Alignment, FusedScore
+from kvlab.request import prompts
+from kvlab.results.alignment import data
+from kvlab.results.alignment.data import Alignment, FusedScore
 from kvlab.runs import store
 
 
@@ -73,7 +74,7 @@ def run_of(*alignments: Alignment) -> Path:
     """A run folder that is done, one result per teacher."""
     folder = unfinished("done")
     for number, alignment in enumerate(alignments, 1):
-        results.write(alignment, folder if number == 1 else folder / results.OTHER_TEACHER.format(number))
+        data.write(alignment, folder if number == 1 else folder / data.OTHER_TEACHER.format(number))
     return folder
 
 

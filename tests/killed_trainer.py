@@ -10,14 +10,14 @@ from pathlib import Path
 
 import accelerate
 
-from kvlab.train import loop, perform, run, words
+from kvlab.train import loop, process, record_words, run
 
 # Phase -> a call that is made in the middle of it, and how many of them are let through.
 IN_THE_MIDDLE = {
     "loading": (run, "load", 1),  # the teacher is there, the student is not
     "training": (loop.Loop, "step", 2),
     "saving": (accelerate.Accelerator, "save_state", 1),  # the second checkpoint
-    "reporting": (words, "summary", 1),  # the first is before the training
+    "reporting": (record_words, "summary", 1),  # the first is before the training
 }
 
 
@@ -37,4 +37,4 @@ def die_at(phase: str) -> None:
 
 if __name__ == "__main__":
     die_at(sys.argv[1])
-    sys.exit(perform.perform(Path(sys.argv[2])))
+    sys.exit(process.perform(Path(sys.argv[2])))

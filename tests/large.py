@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from kvlab.results import Alignment, Inspected, TokenView
+from kvlab.results.alignment.data import Alignment, Inspected, TokenView
 
 
 def wide(sample: Alignment, layers: int = 64, heads: int = 64, documents: int = 12) -> Alignment:

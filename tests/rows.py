@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
+from kvlab.align.fold_sums import FIT_AND_SCORE
 from kvlab.align.sample import Sample
-from kvlab.align.sums import FIT_AND_SCORE
-from kvlab.types import KINDS
+from kvlab.shapes import KINDS
 
 
 @dataclass

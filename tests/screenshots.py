@@ -16,8 +16,8 @@ from playwright.sync_api import Page
 
 from kvlab.language import say, speaking
 from kvlab.language.chinese import WORDS
+from kvlab.request.train import TrainConfig
 from kvlab.runs import store, training
-from kvlab.train.config import TrainConfig
 from tests import app as real
 from tests.waiting import wait_until
 

@@ -5,9 +5,9 @@ import hmac
 
 import pytest
 
-from kvlab.access.guard import Guard
-from kvlab.access.hosts import host_allowed, origin_allowed
-from kvlab.access.keys import AccessError, Guesses, Keys, is_loopback, keys
+from kvlab.web.access.access_token import AccessError, Guesses, Keys, is_loopback, keys
+from kvlab.web.access.guard import Guard
+from kvlab.web.access.hosts import host_allowed, origin_allowed
 
 TOKEN = "pass-word-&-中"
 ENCODED = b"pass-word-%26-%E4%B8%AD"

@@ -17,16 +17,16 @@ import transformers
 from packaging.version import Version
 from transformers import DynamicCache
 
-from kvlab import rotation as rotation_module
-from kvlab import selftest
-from kvlab.cache_names import returned
-from kvlab.capture import capture, self_test
 from kvlab.errors import AlignError, ModelError
-from kvlab.geometry import geometry_of
-from kvlab.reading import read
-from kvlab.rotation import Watch, rotate, unrotate, watched
-from kvlab.selftest import proof
-from kvlab.types import Geometry, SelfTest
+from kvlab.models import proofs
+from kvlab.models import rotation as rotation_module
+from kvlab.models.cache_names import returned
+from kvlab.models.capture import capture, self_test
+from kvlab.models.forward import read
+from kvlab.models.geometry import geometry_of
+from kvlab.models.proofs import proof
+from kvlab.models.rotation import Watch, rotate, unrotate, watched
+from kvlab.shapes import Geometry, SelfTest
 from tests.tiny import tiny_config, tiny_loaded, tiny_tokens
 
 pytestmark = pytest.mark.model
@@ -446,7 +446,7 @@ def test_a_model_that_reads_ahead_is_refused_whichever_keys_are_compared(archite
 def test_the_self_test_runs_once_and_reads_back(monkeypatch):
     loaded = tiny_loaded("stablelm")
     result = self_test(loaded)
-    monkeypatch.setattr(selftest, "_test", None)
+    monkeypatch.setattr(proofs, "_test", None)
     assert self_test(loaded) is result
     assert SelfTest.from_dict(json.loads(json.dumps(result.to_dict()))) == result
 
@@ -489,7 +489,7 @@ def wrong_layout(x, rotation):
 @pytest.mark.parametrize("wrong", [wrong_sign, wrong_layout])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_wrong_inverse_is_found_out(wrong, dtype, monkeypatch):
-    monkeypatch.setattr(selftest, "unrotate", wrong)
+    monkeypatch.setattr(proofs, "unrotate", wrong)
     with pytest.raises(AlignError) as caught:
         self_test(tiny_loaded("llama", dtype=dtype))
     assert caught.value.kind == "keys-rotation-unknown"

@@ -10,19 +10,20 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from kvlab import report, results
-from kvlab.safe_csv import neutral, safe_csv
-from kvlab.ui.backend import SAMPLE_FOLDER
+from kvlab.host.bundled import ANALYSIS
+from kvlab.results.alignment import data
+from kvlab.results.alignment.archive import archive
+from kvlab.results.safe_csv import neutral, safe_csv
 from tests.finished import fused, of_rkv, with_gaps
 
 
 @pytest.fixture(scope="module")
 def sample():
-    return results.read(SAMPLE_FOLDER)
+    return data.read(ANALYSIS)
 
 
 def opened(alignment):
-    with zipfile.ZipFile(io.BytesIO(report.archive(alignment))) as file:
+    with zipfile.ZipFile(io.BytesIO(archive(alignment))) as file:
         assert file.testzip() is None
         return {name: file.read(name).decode("utf-8") for name in file.namelist()}
 
@@ -51,7 +52,7 @@ def test_numbers_stay_numbers_and_other_text_stays_as_it_is():
 
 def test_every_score_and_its_standard_error_comes_back(sample):
     files = opened(sample)
-    assert files["heads.csv"] == results.heads_csv(sample)
+    assert files["heads.csv"] == data.heads_csv(sample)
     found = rows(files["scores.csv"])
     assert len(found) == len(sample.heads) == 16
     for row, score in zip(found, sample.heads):
@@ -86,7 +87,7 @@ def test_settings_versions_data_and_controls_are_in_the_json(sample):
     files = opened(sample)
     found = json.loads(files["settings.json"])
     for name in ("settings", "versions", "data", "controls", "teacher", "student", "capture", "timings"):
-        assert found[name] == results.plain(getattr(sample, name)), name
+        assert found[name] == data.plain(getattr(sample, name)), name
     assert found["summary"]["key"]["r2"] == pytest.approx(sample.mean("key", "r2"))
     assert set(found["files"]) == set(files) and "heads" not in found
 
@@ -100,4 +101,4 @@ def test_a_table_that_the_analysis_does_not_have_is_left_out(sample):
 
 
 def test_the_same_result_gives_the_same_bytes(sample):
-    assert report.archive(sample) == report.archive(sample)
+    assert archive(sample) == archive(sample)

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from kvlab.attention import observed_attention, observers
 from kvlab.errors import AlignError
-from kvlab.models import load
-from kvlab.tokens import tokenize
-from kvlab.types import Segment
+from kvlab.models.attention import observed_attention, observers
+from kvlab.models.loading import load
+from kvlab.models.tokens import tokenize
+from kvlab.shapes import Segment
 from tests.tiny import tiny_model
 
 pytestmark = pytest.mark.model

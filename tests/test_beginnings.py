@@ -9,18 +9,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvlab import prompts
-from kvlab.align.beginnings import repeated_beginnings, repeated_steps
+from kvlab.align.fold_sums import FIT_AND_SCORE, FIT_ONLY, SCORE_ONLY
+from kvlab.align.items import Reader
 from kvlab.align.pipeline import align
-from kvlab.align.reading import Reader
 from kvlab.align.rows import row_parts
-from kvlab.align.sums import FIT_AND_SCORE, FIT_ONLY, SCORE_ONLY
+from kvlab.align.shared_text import repeated_beginnings, repeated_steps
 from kvlab.errors import TrainError
-from kvlab.inject.documents import split
 from kvlab.inject.prefix import cut_at
-from kvlab.models import load
-from kvlab.request import AlignSettings
-from kvlab.types import Document
+from kvlab.inject.split import split
+from kvlab.models.loading import load
+from kvlab.request import prompts
+from kvlab.request.align import AlignSettings
+from kvlab.shapes import Document
 from tests.test_time import tokens
 from tests.training import prepared
 

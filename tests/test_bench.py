@@ -8,11 +8,11 @@ from math import isnan
 import pytest
 import torch
 
-from kvlab import cli
 from kvlab.bench import ROWS, layers, memory, overhead, pair, ridge, row, run, seeds, steps, timelines, training
 from kvlab.bench.pair import TINY, documents, random_pair, tokenizers
+from kvlab.cli import main
 from kvlab.runs import store
-from kvlab.train.perform import perform
+from kvlab.train.process import perform
 
 pytestmark = [pytest.mark.model, pytest.mark.xdist_group("bench"), pytest.mark.usefixtures("fresh_accelerate")]
 CPU = torch.device("cpu")
@@ -22,7 +22,7 @@ FIELDS = {"name", "against", "ratio", "low", "high", "bar", "holds", "unit", "de
 def test_quick_runs_every_row_without_verdicts_and_writes_json(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(memory, "_in_own_process", memory.measure)  # another process would import torch again
     out = tmp_path / "bench.json"
-    assert cli.main(["bench", "--quick", "--out", str(out)]) == 0
+    assert main.main(["bench", "--quick", "--out", str(out)]) == 0
     written = json.loads(out.read_text(encoding="utf-8"))
     assert written["quick"] and {"date", "device", "torch", "transformers", "python", "load"} <= set(written)
     assert len(written["rows"]) == len(ROWS)
@@ -84,7 +84,7 @@ def test_ridge_from_sums_equals_scikit_learn():
 def test_without_scikit_learn_its_row_says_how_to_get_it(monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(sys.modules, "sklearn", None)
     out = tmp_path / "bench.json"
-    assert cli.main(["bench", "--rows", "5", "--quick", "--out", str(out)]) == 0
+    assert main.main(["bench", "--rows", "5", "--quick", "--out", str(out)]) == 0
     assert "not measured: pip install scikit-learn" in capsys.readouterr().out
     assert json.loads(out.read_text())["rows"][0]["ratio"] is None
 
@@ -110,7 +110,7 @@ def test_reencoding_gives_every_student_token_a_teacher_token():
 @pytest.mark.parametrize(("ratio", "code"), [(1.2, 0), (1.3, 1)])
 def test_a_bar_that_does_not_hold_is_exit_code_1(ratio, code, monkeypatch, capsys):
     monkeypatch.setitem(run.MEASURES, 1, lambda *_: row.judged("a", "b", [ratio, 0.1, 9.0], row.TIME, 1.25))
-    assert cli.main(["bench", "--rows", "1"]) == code
+    assert main.main(["bench", "--rows", "1"]) == code
     assert "✓✗"[code] in capsys.readouterr().out
 
 
@@ -124,13 +124,13 @@ def test_verdicts_need_the_same_result_too():
 @pytest.mark.parametrize("rows", ["0", "1,11", "x", "1,,2", ""])
 def test_rows_that_do_not_exist_are_refused(rows, capsys):
     with pytest.raises(SystemExit) as stopped:
-        cli.main(["bench", "--rows", rows])
+        main.main(["bench", "--rows", rows])
     assert stopped.value.code == 2 and "not a list of numbers" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_device_that_is_not_there_is_exit_code_2(capsys):
-    assert cli.main(["bench", "--rows", "4", "--quick", "--device", "cuda"]) == 2
+    assert main.main(["bench", "--rows", "4", "--quick", "--device", "cuda"]) == 2
     assert "cuda" in capsys.readouterr().err
 
 
@@ -181,7 +181,7 @@ def test_a_training_step_over_its_bar_fails_the_bench(monkeypatch, capsys):
     monkeypatch.setitem(training.BARS, "cpu", 0.01)
     monkeypatch.setattr(training, "ON_CPU", training.QUICK)
     monkeypatch.setattr(training, "true_shapes", lambda _: TINY)
-    assert cli.main(["bench", "--rows", "8"]) == 1
+    assert main.main(["bench", "--rows", "8"]) == 1
     assert "✗ training step, against student step + bare teacher forward" in capsys.readouterr().out
 
 

@@ -13,9 +13,13 @@ from pathlib import Path
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-from kvlab import plots, report, results
+from kvlab.host.bundled import ANALYSIS
 from kvlab.language import say, speaking
-from kvlab.ui.backend import SAMPLE_FOLDER
+from kvlab.results import style
+from kvlab.results.alignment import data as results
+from kvlab.results.alignment import page as alignment_page
+from kvlab.results.alignment.layers import MATRICES
+from kvlab.results.alignment.sentences import sentence
 from tests import app as real
 from tests.finished import fused
 from tests.screenshots import settled
@@ -63,7 +67,7 @@ def test_an_address_opens_the_same_analysis_on_a_new_server_and_gives_its_files(
     page.get_by_text(FINDING).wait_for()
     page.locator(".js-plotly-plot").nth(1).wait_for()
     written = results.read(runs / run)
-    assert page.get_by_text(report.sentence(written).split(" (")[0]).count() == 1
+    assert page.get_by_text(sentence(written).split(" (")[0]).count() == 1
 
     page.get_by_role("button", name="Report and files").click()
     data = taken(page, "ZIP of CSV and JSON")
@@ -77,7 +81,7 @@ def test_an_address_opens_the_same_analysis_on_a_new_server_and_gives_its_files(
 
     page.goto(f"{restarted.url}{address}&lang=zh")
     with speaking("zh"):
-        opens, file, finding = say("Report and files"), say("HTML, one file with figures"), report.sentence(written)
+        opens, file, finding = say("Report and files"), say("HTML, one file with figures"), sentence(written)
     page.get_by_role("button", name=opens).click()
     html = taken(page, file).decode()
     assert '<html lang="zh-Hans">' in html and finding in html
@@ -85,21 +89,21 @@ def test_an_address_opens_the_same_analysis_on_a_new_server_and_gives_its_files(
 
 def test_the_report_opens_offline_with_all_its_figures(chromium, tmp_path):
     file = tmp_path / "report.html"
-    alignment = fused(results.read(SAMPLE_FOLDER))
-    file.write_text(report.html(alignment), encoding="utf-8")
+    alignment = fused(results.read(ANALYSIS))
+    file.write_text(alignment_page.html(alignment), encoding="utf-8")
     context = chromium.new_context(viewport={"width": 1280, "height": 800}, offline=True)
     page, asked, errors = context.new_page(), [], []
     page.on("request", lambda request: asked.append(request.url))
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(file.as_uri())
-    figures = 2 + 2 + 2 * len(plots.MATRICES) + 2 + 2  # errors, fusion, layers, spectrum and rules, timeline
+    figures = 2 + 2 + 2 * len(MATRICES) + 2 + 2  # errors, fusion, layers, spectrum and rules, timeline
     page.wait_for_function(
         f"() => document.querySelectorAll('.js-plotly-plot .main-svg:first-child').length >= {figures}"
     )
     assert page.locator(".js-plotly-plot").count() == figures
     text = page.locator("body").inner_text()
-    for words in (f"{alignment.heads[0].r2:.4f}".rstrip("0"), "time\tfloor", "torch\t", report.sentence(alignment)):
+    for words in (f"{alignment.heads[0].r2:.4f}".rstrip("0"), "time\tfloor", "torch\t", sentence(alignment)):
         assert words in text, words
     wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     assert wide <= 0, f"the page is {wide} pixels wider than the window"
@@ -109,12 +113,12 @@ def test_the_report_opens_offline_with_all_its_figures(chromium, tmp_path):
 
 def test_two_analyses_side_by_side_by_address_and_by_click(analysed, restarted, page):
     runs, run, _ = analysed
-    a, b = results.read(runs / run), results.read(SAMPLE_FOLDER)
+    a, b = results.read(runs / run), results.read(ANALYSIS)
     page.goto(f"{restarted.url}/alignment?run={run}&with=sample&cell=K-0-0")
     page.get_by_text("B explains").first.wait_for()
     page.locator(".js-plotly-plot").nth(1).wait_for()
     first, second = a.score("key", 0, 0), b.score("key", 0, 0)
-    gain = plots.written(second.r2 - first.r2, sign="+")
+    gain = style.written(second.r2 - first.r2, sign="+")
     page.get_by_text(f"{gain} ± {hypot(first.se, second.se):.3f} R²").wait_for()
     page.get_by_text("Not measured on the same text").wait_for()
     page.get_by_role("heading", name="Settings that differ").wait_for()

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import TimeoutError
 
-from kvlab.runs import process, queue, store, training
-from kvlab.train.config import TrainConfig
+from kvlab.request.train import TrainConfig
+from kvlab.runs import process, run_queue, store, training
 from tests import app as real
 from tests.waiting import wait_until
 
@@ -29,12 +29,12 @@ SHORT = {"fit_documents": 20, "eval_documents": 4}  # how little the runs read w
 def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     yield root
-    for entry in queue.entries(root):
+    for entry in run_queue.entries(root):
         status = store.read_status(entry.folder)
         (entry.folder / "stop").touch()
         if process.exists(status.get("pid"), status.get("process_started")):
             process.end(status["pid"])
-    wait_until(lambda: not queue.entries(root) and queue.keeper(root) is None, TRAINING, "the runs to be over")
+    wait_until(lambda: not run_queue.entries(root) and run_queue.keeper(root) is None, TRAINING, "the runs to be over")
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +159,7 @@ def test_stop_saves_resume_goes_on_and_kill_asks_first(app, page):
     page.get_by_text("This run was killed").wait_for()
     assert not process.group_members(second["pid"])
 
-    wait_until(lambda: not queue.entries(app.runs), TRAINING, "the end to be recorded")
+    wait_until(lambda: not run_queue.entries(app.runs), TRAINING, "the end to be recorded")
     training.delete(app.runs / run)
     page.reload()
     page.get_by_text("What to do:").wait_for()

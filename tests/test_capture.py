@@ -7,10 +7,10 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from kvlab.cache_names import passing
-from kvlab.capture import capture
-from kvlab.models import load
-from kvlab.tokens import tokenize
+from kvlab.models.cache_names import passing
+from kvlab.models.capture import capture
+from kvlab.models.loading import load
+from kvlab.models.tokens import tokenize
 from tests.tiny import tiny_model
 
 pytestmark = pytest.mark.model

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvlab.chat import contents_of, read, tokenize_chat
 from kvlab.errors import ModelError
-from kvlab.tokens import tokenize
-from kvlab.types import Document, Segment
+from kvlab.models.chat import contents_of, read, tokenize_chat
+from kvlab.models.tokens import tokenize
+from kvlab.shapes import Document, Segment
 from tests.tiny import tiny_tokenizer
 
 LLAMA = (  # strips each message, one sequence a turn

@@ -7,10 +7,11 @@ import re
 import pytest
 from google.protobuf.json_format import MessageToDict
 
+from kvlab.host import bundled
 from kvlab.language import chinese, speaking
-from kvlab.request import AlignSettings
-from kvlab.results import read
-from kvlab.ui import backend, warm
+from kvlab.request.align import AlignSettings
+from kvlab.results.alignment.data import read
+from kvlab.web import server
 from tests import finished
 from tests.test_pages import made, open_page
 
@@ -27,7 +28,7 @@ NAMES = [  # settings are called as they are set, and commands as they are typed
 @pytest.fixture(scope="module", autouse=True)
 def no_worker_is_left():
     yield
-    warm.worker().stop()
+    server.worker().stop()
 
 
 def nodes(block):
@@ -109,20 +110,20 @@ def test_a_choice_stays_when_the_language_changes():
 
 
 def test_the_fusion_of_several_teachers():
-    run = finished.run_of(finished.fused(read(backend.SAMPLE_FOLDER))).name
+    run = finished.run_of(finished.fused(read(bundled.ANALYSIS))).name
     app = open_page("alignment", run=run, view="fusion", cell="V-0-1", lang="zh")
     assert_chinese(app, "2 个教师合起来", "其他教师没有带来", "各教师的权重", "单独 R²：2 demo/teacher-b")
 
 
 def test_two_analyses():
-    other = finished.shifted(read(backend.SAMPLE_FOLDER), "value", 2, 1, -0.4)
+    other = finished.shifted(read(bundled.ANALYSIS), "value", 2, 1, -0.4)
     run = finished.run_of(dataclasses.replace(other, prompts="mine.txt")).name
     app = open_page("alignment", run="sample", cell="V-2-1", lang="zh", **{"with": run})
     assert_chinese(app, "提示有差异", "有差异的设置", "超过 2 个标准误", "**A**：demo/teacher，自带样例")
 
 
 def test_the_steps_that_a_head_keeps():
-    run = finished.run_of(finished.of_rkv(read(backend.SAMPLE_FOLDER))).name
+    run = finished.run_of(finished.of_rkv(read(bundled.ANALYSIS))).name
     assert_chinese(open_page("alignment", run=run, view="timeline", lang="zh"), "教师头保留的步")
 
 

@@ -8,12 +8,16 @@ import re
 import pytest
 
 from kvlab.language import say, speaking
-from kvlab.run_chinese import CHINESE
+from kvlab.request.train import TrainConfig
+from kvlab.results.training.chinese import CHINESE
+from kvlab.results.training.verdict import judge
 from kvlab.runs import store
 from kvlab.runs.history import History
-from kvlab.train.config import TrainConfig
-from kvlab.train.verdict import judge
-from kvlab.ui import live_charts, live_words, report_words, runs_chart, runs_words, warm
+from kvlab.web import server
+from kvlab.web.training import charts
+from kvlab.web.training import words as live_words
+from kvlab.web.training import words as report_words
+from kvlab.web.training import words as runs_words
 from tests import trained
 from tests.test_live import table
 from tests.test_pages import open_page
@@ -29,7 +33,7 @@ ERRORS = [{"step": n, "loss": 4.0, "ce": 2.0, "kv_key": 1.0} for n in range(1, 1
 @pytest.fixture(scope="module", autouse=True)
 def no_worker_is_left():
     yield
-    warm.worker().stop()
+    server.worker().stop()
 
 
 def strings(message) -> list[str]:
@@ -160,7 +164,7 @@ def test_pages_and_report_name_states_phases_and_checkpoints_alike(folder):
 def test_figures_are_in_the_language_and_their_series_are_still_told_apart():
     steps = table(step=[1, 2], loss=[4.0, 2.0], kv_key=[1.0, 1.0])
     with speaking("zh"):
-        chart = live_charts.terms(steps, live_charts.TERMS, say("loss")).to_dict()
+        chart = charts.terms(steps, charts.TERMS, say("loss")).to_dict()
     rows = next(iter(chart["datasets"].values()))
     assert {(row["term"], row["line"]) for row in rows} == {(t, w) for t in ("总计", "KV K") for w in ("原始", "平滑")}
     assert chart["encoding"]["opacity"]["scale"]["domain"] == ["平滑", "原始"]
@@ -169,8 +173,8 @@ def test_figures_are_in_the_language_and_their_series_are_still_told_apart():
     folder = trained.by_hand(store.runs_root())
     rows = History(store.runs_root()).rows()
     with speaking("zh"):
-        frame, _ = runs_chart._frame(rows, "loss", True, True)
-        figure = json.dumps(runs_chart.figure(frame, [runs_words.label(row) for row in rows], "loss").to_dict())
+        frame, _ = charts._frame(rows, "loss", True, True)
+        figure = json.dumps(charts.figure(frame, [runs_words.label(row) for row in rows], "loss").to_dict())
     assert set(zip(frame["series"], frame["shown"])) == {("raw", "原始记录"), ("smoothed", "平滑")}
     assert folder.name[-4:] in figure and "datum.series === 'smoothed'" in figure
 

@@ -5,9 +5,10 @@ import zipfile
 
 import pytest
 
-from kvlab import cli, request_flags, results
-from kvlab.inject import flags as inject_flags
-from kvlab.request import checked
+from kvlab.cli import flags, main
+from kvlab.cli import inject as inject_flags
+from kvlab.request.align import checked
+from kvlab.results.alignment import data
 from tests.tiny import TEXT, tiny_model
 
 pytestmark = [pytest.mark.model, pytest.mark.xdist_group("cli")]
@@ -31,7 +32,7 @@ def prompt_file(tmp_path):
 def test_align_writes_everything_and_says_the_finding(pair, prompt_file, tmp_path, capsys):
     out = tmp_path / "out"
     arguments = ["align", *pair, "--prompts", str(prompt_file), "--out", str(out), "--calibration", "none"]
-    assert cli.main(arguments) == 0
+    assert main.main(arguments) == 0
     printed = capsys.readouterr()
     assert "documents held out by document" in printed.out and "rows per feature" in printed.out
     assert printed.err == ""
@@ -50,12 +51,12 @@ def test_align_writes_everything_and_says_the_finding(pair, prompt_file, tmp_pat
 
 @pytest.mark.parametrize(
     ("command", "request_of"),
-    [("align", lambda options: checked(request_flags.fields_of(options))), ("inject", inject_flags.request_of)],
+    [("align", lambda options: checked(flags.fields_of(options))), ("inject", inject_flags.request_of)],
 )
 def test_segments_markers_and_chat_reach_the_request(tmp_path, command, request_of):
     def request(*extra):
         options = [command, "--teacher", "t", "--student", "s", "--out", str(tmp_path), *extra]
-        return request_of(cli._parser().parse_args(options))
+        return request_of(main._parser().parse_args(options))
 
     default = request()
     assert (default.segments, default.settings.chat) == ("auto", False) and "####" in default.markers.answer
@@ -67,8 +68,8 @@ def test_segments_markers_and_chat_reach_the_request(tmp_path, command, request_
 def test_several_teachers_are_one_analysis_with_a_fusion(pair, prompt_file, tmp_path, capsys):
     out = tmp_path / "out"
     again = [*pair, "--teacher", pair[3], "--prompts", str(prompt_file), "--out", str(out), "--inspect", "0"]
-    assert cli.main(["align", *again, "--calibration", "none", "--language", "zh"]) == 0
-    first, second = results.read(out), results.read(out / "teacher-2")
+    assert main.main(["align", *again, "--calibration", "none", "--language", "zh"]) == 0
+    first, second = data.read(out), data.read(out / "teacher-2")
     assert first.teachers == second.teachers == [pair[1], pair[3]]
     assert (first.teacher["name"], second.teacher["name"]) == (pair[1], pair[3])
     assert first.fusion == second.fusion != []
@@ -95,21 +96,21 @@ def test_several_teachers_are_one_analysis_with_a_fusion(pair, prompt_file, tmp_
     ],
 )
 def test_bad_input_is_one_message_and_exit_code_2(pair, tmp_path, capsys, extra, message):
-    assert cli.main(["align", *pair, "--out", str(tmp_path / "out"), *extra]) == 2
+    assert main.main(["align", *pair, "--out", str(tmp_path / "out"), *extra]) == 2
     captured = capsys.readouterr()
     assert message in captured.err and "What to do" in captured.err
     assert "Traceback" not in captured.err
 
 
 def test_debug_shows_the_traceback(pair, tmp_path, capsys):
-    assert cli.main(["align", *pair, "--prompts", "missing.txt", "--out", str(tmp_path / "o"), "--debug"]) == 2
+    assert main.main(["align", *pair, "--prompts", "missing.txt", "--out", str(tmp_path / "o"), "--debug"]) == 2
     assert "Traceback" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [[], ["dance"], ["align"], ["align", "--teacher", "x"], ["align", "--time", "x"]])
 def test_usage_errors_exit_2(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
-        cli.main(arguments)
+        main.main(arguments)
     assert stopped.value.code == 2
     assert "usage:" in capsys.readouterr().err
 
@@ -119,14 +120,14 @@ def test_problems_of_a_file_are_named_by_line_and_the_rest_is_used(pair, tmp_pat
     good = [json.dumps({"prompt": line}, ensure_ascii=False) for line in TEXT.splitlines()]
     file.write_text("\n".join([good[0], "{broken", good[0], *good[1:]]), encoding="utf-8")
     out = tmp_path / "out"
-    assert cli.main(["align", *pair, "--prompts", str(file), "--out", str(out), "--calibration", "none"]) == 0
+    assert main.main(["align", *pair, "--prompts", str(file), "--out", str(out), "--calibration", "none"]) == 0
     captured = capsys.readouterr()
     assert "p.jsonl, line 2:" in captured.err and "Duplicates left out: 1." in captured.err
     assert json.loads((out / "alignment.json").read_text())["data"]["documents"] == len(good)
 
 
 def test_check_prints_the_block(capsys):
-    assert cli.main(["check"]) == 0
+    assert main.main(["check"]) == 0
     assert "🎉 所有测试通过!" in capsys.readouterr().out
 
 
@@ -135,5 +136,5 @@ def test_doctor_lists_what_it_found(capsys, monkeypatch):
 
     findings = [doctor.Finding("python", "ok", "3.11"), doctor.Finding("package x", "fail", "missing", "pip install x")]
     monkeypatch.setattr(doctor, "examine", lambda deep, **_: findings)
-    assert cli.main(["doctor"]) == 1
+    assert main.main(["doctor"]) == 1
     assert "✗ package x: missing\n    pip install x" in capsys.readouterr().out

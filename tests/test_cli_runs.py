@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from kvlab import cli
-from kvlab.runs import process, queue, store, training
+from kvlab.cli import main
+from kvlab.runs import process, run_queue, store, training
 from tests.trainers import FAKE, SOON, launch, nothing_outlives, state, wait_for, wait_for_phase, wait_until_idle
 from tests.waiting import wait_until
 
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch) -> Path:
-    monkeypatch.setattr(queue, "TRAINER", FAKE)
+    monkeypatch.setattr(run_queue, "TRAINER", FAKE)
     return tmp_path / "runs"
 
 
@@ -30,7 +30,7 @@ def nothing_is_left_over(tmp_path: Path):
 
 
 def runs(*arguments: str) -> int:
-    return cli.main(["runs", *arguments])
+    return main.main(["runs", *arguments])
 
 
 def test_a_run_from_the_queue_to_its_end(root, capsys):
@@ -72,11 +72,11 @@ def test_kill_and_delete_confirm(root, capsys, monkeypatch):
 def test_list_continues_a_queue_whose_keeper_was_killed(root, capsys):
     first, second = launch(root, hang="training"), launch(root, steps=1)
     wait_for_phase(first, "training")
-    os.kill(queue.keeper(root), signal.SIGKILL)
-    wait_until(lambda: queue.keeper(root) is None, SOON, "the keeper's death")
+    os.kill(run_queue.keeper(root), signal.SIGKILL)
+    wait_until(lambda: run_queue.keeper(root) is None, SOON, "the keeper's death")
     training.stop(first)
     wait_for(first, "cancelled")
-    assert state(second) == "queued" and queue.keeper(root) is None
+    assert state(second) == "queued" and run_queue.keeper(root) is None
     assert runs("list") == 0
     wait_until_idle(root)
     assert state(second) == "done"
@@ -84,9 +84,11 @@ def test_list_continues_a_queue_whose_keeper_was_killed(root, capsys):
 
 def test_a_queue_that_cannot_be_continued_can_still_be_looked_at(root, capsys, monkeypatch):
     folder = store.create(root, "training", "x", {})
-    queue.add(folder, "cpu")
-    monkeypatch.setattr(queue, "KEEPER", ("/no/such/program",))
-    monkeypatch.setattr(queue.subprocess, "run", lambda *_, **__: (_ for _ in ()).throw(OSError(12, "Cannot allocate")))
+    run_queue.add(folder, "cpu")
+    monkeypatch.setattr(run_queue, "KEEPER", ("/no/such/program",))
+    monkeypatch.setattr(
+        run_queue.subprocess, "run", lambda *_, **__: (_ for _ in ()).throw(OSError(12, "Cannot allocate"))
+    )
     assert runs("list") == 0
     printed = capsys.readouterr()
     assert folder.name in printed.out and "queue stands still" in printed.err

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvlab.runs.compare import MISSING, differences, flat
+from kvlab.runs.settings_diff import MISSING, differences, flat
 
 
 def test_nested_names_are_dotted():

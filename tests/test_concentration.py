@@ -2,7 +2,7 @@
 
 import torch
 
-from kvlab.align.concentration import concentrated, share_of_few
+from kvlab.align.outcome import concentrated, share_of_few
 from tests.rows import sample_of
 
 

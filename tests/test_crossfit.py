@@ -9,8 +9,8 @@ from sklearn.linear_model import Ridge
 
 from kvlab.align import crossfit as cf
 from kvlab.align import metrics
-from kvlab.align.statistics import Inputs, Outputs, about_own_mean, centred, pilot_of
-from kvlab.align.sums import FIT_AND_SCORE, FIT_ONLY, SCORE_ONLY, Pairing
+from kvlab.align.fold_sums import FIT_AND_SCORE, FIT_ONLY, SCORE_ONLY, Pairing
+from kvlab.align.moments import Inputs, Outputs, about_own_mean, centred, pilot_of
 
 P, HEADS, WIDTH, FOLDS = 10, 2, 3, 4
 OF_FOLDS = ([0, 1, 2, 9], [3, 4, 5], [6, 7, 8, 9], [0, 9])  # features chosen without each fold

@@ -10,9 +10,9 @@ from itertools import accumulate, pairwise
 
 import pytest
 
-from kvlab.demo import CARD, DEMO, NAMES, SAMPLES, TRAINING
 from kvlab.demo.corpus import LANGUAGES, SPLITS, answer_in, parts_of, problems, split_of, text_of
-from kvlab.tokens import tokenize
+from kvlab.host.bundled import CARD, DEMO, NAMES, SAMPLES, TRAINING
+from kvlab.models.tokens import tokenize
 
 NUMBER = r"\d+(?::\d\d|\.\d+)?"
 EQUATION = re.compile(rf"({NUMBER}) ([+\-×÷]) ({NUMBER}) = ({NUMBER})")

@@ -8,10 +8,19 @@ import numpy as np
 import pytest
 from plotly.colors import sample_colorscale
 
-from kvlab import plots, report
-from kvlab.difference import HeadDifference, matched
-from kvlab.results import read
-from kvlab.ui.backend import SAMPLE_FOLDER
+from kvlab.host.bundled import ANALYSIS
+from kvlab.results import style
+from kvlab.results.alignment.data import read
+from kvlab.results.alignment.difference import (
+    HeadDifference,
+    difference_heatmap,
+    difference_sentence,
+    differences_table,
+    matched,
+    means_table,
+    one_difference_sentence,
+    shapes_sentence,
+)
 from tests.finished import of_fewer_heads, shifted
 
 NAN = float("nan")
@@ -19,7 +28,7 @@ NAN = float("nan")
 
 @pytest.fixture(scope="module")
 def sample():
-    return read(SAMPLE_FOLDER)
+    return read(ANALYSIS)
 
 
 def head_of(differences, *where):
@@ -53,56 +62,56 @@ def test_two_standard_errors_decide_and_without_one_it_is_not_known():
 def test_students_of_other_shapes_are_not_matched_and_it_is_said(sample):
     narrow = of_fewer_heads(sample)
     assert matched(sample, narrow) == [] and matched(narrow, sample) == []
-    said = report.shapes_sentence(sample, narrow)
+    said = shapes_sentence(sample, narrow)
     assert "A is demo/student with 4 layers of 2 KV heads" in said
     assert "B is demo/narrow with 3 layers of 2 KV heads and 1 layer of 1 KV head" in said
 
 
 def test_the_sentence_counts_and_averages(sample):
     b = shifted(shifted(sample, "value", 2, 1, -0.4), "key", 1, 0, 0.24)
-    said = report.difference_sentence(matched(sample, b))
+    said = difference_sentence(matched(sample, b))
     assert "B explains 3 points more of K and 5 points less of V than A" in said  # 0.24 / 8 and 0.4 / 8
     assert "of 16 heads, B is higher in 1 and lower in 1 by more than two standard errors, and 14 cannot" in said
     single = replace(sample, heads=[replace(s, se=NAN) for s in sample.heads])
-    assert "no standard errors" in report.difference_sentence(matched(sample, single))
+    assert "no standard errors" in difference_sentence(matched(sample, single))
     nothing = replace(sample, heads=[replace(s, r2=NAN) for s in sample.heads])
-    assert "nothing to compare" in report.difference_sentence(matched(sample, nothing))
+    assert "nothing to compare" in difference_sentence(matched(sample, nothing))
 
 
 def test_one_head_in_words(sample):
     found = matched(sample, shifted(sample, "value", 2, 1, -0.2))
     se = sqrt(2) * sample.score("value", 2, 1).se
-    said = report.one_difference_sentence(head_of(found, "value", 2, 1))
+    said = one_difference_sentence(head_of(found, "value", 2, 1))
     assert f"−0.200 ± {se:.3f} R²." in said and "n = 17,007 tokens" in said and "within two" not in said
-    assert "within two standard errors of none" in report.one_difference_sentence(head_of(found, "key", 0, 0))
+    assert "within two standard errors of none" in one_difference_sentence(head_of(found, "key", 0, 0))
 
 
 def test_tables_hold_means_and_every_head(sample):
     b = shifted(sample, "value", 2, 1, -0.4)
-    means = report.means_table(sample, b).set_index(["K/V", "R² of"])
+    means = means_table(sample, b).set_index(["K/V", "R² of"])
     assert means.loc[("V", "teacher"), "B − A"] == pytest.approx(-0.05)
     assert means.loc[("K", "teacher"), "A"] == pytest.approx(np.mean([s.r2 for s in sample.heads if s.kind == "key"]))
     assert means["B − A"].abs().sum() == pytest.approx(0.05)
-    table = report.differences_table(matched(sample, b)).set_index(["kind", "layer", "head"])
+    table = differences_table(matched(sample, b)).set_index(["kind", "layer", "head"])
     assert table.loc[("V", 2, 1), "difference"] == pytest.approx(-0.4) and len(table) == 16
 
 
 def test_the_map_has_zero_in_the_middle_one_range_for_both_and_marks_what_is_not_clear(sample):
     found = matched(sample, shifted(sample, "value", 2, 1, -0.2))
     for kind in ("key", "value"):
-        figure = plots.difference_heatmap(sample, found, kind, (2, 1))
+        figure = difference_heatmap(sample, found, kind, (2, 1))
         heat, texts, points = figure.data
         assert (heat.zmin, heat.zmax) == pytest.approx((-0.2, 0.2))
         assert "R² of B" in heat.colorbar.title.text and figure.layout.xaxis.title.text == "student KV head"
         assert heat.z[2][1] == pytest.approx(-0.2 if kind == "value" else 0.0)
         cell = [tuple(data) for data in points.customdata].index((2, 1))
         assert texts.text[cell] == ("−0.20" if kind == "value" else "+0.00 =")
-    same = plots.difference_heatmap(sample, matched(sample, sample), "key")
+    same = difference_heatmap(sample, matched(sample, sample), "key")
     assert same.data[0].zmax == 0.02  # noise is not painted
 
 
 def test_colours_of_one_meaning_are_no_others(sample):
-    scales = [plots.style.DIFFERENCE_SCALE, plots.style.GAIN_SCALE, plots.style.ERROR_SCALE, plots.style.CKA_SCALE]
+    scales = [style.DIFFERENCE_SCALE, style.GAIN_SCALE, style.ERROR_SCALE, style.CKA_SCALE]
     assert len(set(scales)) == len(scales)
 
 
@@ -120,7 +129,7 @@ def unlabel_rgb(colour):
 def test_the_number_in_a_cell_is_readable(share):
     heads = [HeadDifference("key", 0, n, 0.0, value, NAN, NAN, 9, 9) for n, value in enumerate([0.5 * share, 0.5])]
     student = {"kv_layers": [0]}
-    figure = plots.difference_heatmap(SimpleNamespace(student=student), heads, "key")
+    figure = difference_heatmap(SimpleNamespace(student=student), heads, "key")
     background = luminance(sample_colorscale([list(stop) for stop in figure.data[0].colorscale], [(share + 1) / 2])[0])
     text = luminance({"#FFFFFF": "rgb(255,255,255)", "#000000": "rgb(0,0,0)"}[figure.data[1].textfont.color[0]])
     assert (max(text, background) + 0.05) / (min(text, background) + 0.05) >= 4.5
@@ -129,5 +138,5 @@ def test_the_number_in_a_cell_is_readable(share):
 def test_a_head_that_does_not_vary_is_a_gap(sample):
     gone = replace(sample, heads=[replace(sample.heads[0], r2=NAN, se=NAN), *sample.heads[1:]])
     found = matched(sample, gone)
-    assert plots.difference_heatmap(sample, found, "key").data[0].z[0][0] is None
-    assert "does not vary in one" in report.one_difference_sentence(found[0])
+    assert difference_heatmap(sample, found, "key").data[0].z[0][0] is None
+    assert "does not vary in one" in one_difference_sentence(found[0])

@@ -7,9 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from kvlab import demo, doctor, memory
+from kvlab import PROJECT, doctor
 from kvlab.doctor import Finding, examine
-from kvlab.memory import DeviceMemory, Gpu
+from kvlab.host import bundled, memory
+from kvlab.host.memory import DeviceMemory, Gpu
 
 GIB = 1024**3
 
@@ -53,7 +54,7 @@ def test_it_works_where_nothing_is_installed():
     # -S leaves out site-packages; only the repository and the standard library remain
     code = "from kvlab.doctor import examine; print(*[f'{f.status} {f.name}' for f in examine()], sep='\\n')"
     command = [sys.executable, "-S", "-c", code]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=doctor.ROOT, check=True)
+    result = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, check=True)
     lines = result.stdout.splitlines()
     assert {"fail package torch", "fail package psutil", "warn gpu", "warn memory", "warn models"} <= set(lines)
     assert "ok python" in lines
@@ -192,7 +193,7 @@ def test_tokenizer_threads(monkeypatch, setting, status):
 
 
 def test_demo_models_taken_away(tmp_path, monkeypatch):
-    monkeypatch.setattr(demo, "DEMO", tmp_path)
+    monkeypatch.setattr(bundled, "DEMO", tmp_path)
     found = doctor.demo_models()
     assert found.status == "fail" and "demo/teacher-b" in found.found and "git checkout" in found.remedy
 

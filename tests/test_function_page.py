@@ -4,11 +4,13 @@ import shutil
 
 import pytest
 
-from kvlab import injection, report
-from kvlab.injection_request import InjectSettings
+from kvlab.host import bundled
 from kvlab.language import speaking
+from kvlab.request.inject import InjectSettings
+from kvlab.results.function import data
+from kvlab.results.function.sentences import head_sentence, shares, verdict_sentence
 from kvlab.runs import store
-from kvlab.ui import function_source, function_texts
+from kvlab.web.function import source, texts
 from tests.test_chinese_analysis import ENGLISH
 from tests.test_pages import no_worker_is_left, open_page, said  # noqa: F401
 
@@ -18,7 +20,7 @@ VIEWS = ("verdict", "heads", "texts", "numbers")
 
 @pytest.fixture(scope="module")
 def sample():
-    return injection.read(function_source.SAMPLE_FOLDER)
+    return data.read(bundled.FUNCTION)
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -26,7 +28,7 @@ def test_every_view_of_the_sample_opens_by_address(sample, view):
     app = open_page("function", run="sample", view=view)
     assert not app.exception
     assert app.query_params["view"] == view
-    assert injection.sentence(sample) in said(app)
+    assert data.sentence(sample) in said(app)
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -43,33 +45,31 @@ def test_every_view_is_in_chinese(view):
 
 def test_the_share_that_is_chosen_is_the_one_that_is_judged(sample):
     app = open_page("function", run="sample", view="verdict")
-    share = report.shares(sample)[0]
+    share = shares(sample)[0]
     app.select_slider(key="share-sample").set_value(share).run()
-    assert report.verdict_sentence(sample, share) in said(app)
-    assert report.verdict_sentence(sample, sample.injection["prefix"]) not in said(app)
+    assert verdict_sentence(sample, share) in said(app)
+    assert verdict_sentence(sample, sample.injection["prefix"]) not in said(app)
 
 
 def test_a_cell_in_the_address_is_the_pinned_head(sample):
     app = open_page("function", run="sample", view="heads", cell="V-3-1")
     assert "V, layer 3, head 1" in [heading.value for heading in app.subheader]
-    assert report.head_sentence(sample, "value", 3, 1) in said(app)
+    assert head_sentence(sample, "value", 3, 1) in said(app)
     worst = max((s for s in sample.swaps if s.head is not None and s.kind == "key"), key=lambda s: s.kl)
     app = open_page("function", run="sample", view="heads", cell="K-99-0")
     assert f"K, layer {worst.layer}, head {worst.head}" in [heading.value for heading in app.subheader]
 
 
 def test_texts_are_shown_as_they_are_with_the_differing_tokens_marked(sample):
-    made = injection.Continued(
-        "projected", ["a", "*b*", "<i>", "\n"], [False, True, True, False], "a*b*<i>\n", None, None
-    )
-    assert function_texts.marked(made) == "a:orange-background[⟦\\*b\\*\\<i\\>⟧] ⏎ "
+    made = data.Continued("projected", ["a", "*b*", "<i>", "\n"], [False, True, True, False], "a*b*<i>\n", None, None)
+    assert texts.marked(made) == "a:orange-background[⟦\\*b\\*\\<i\\>⟧] ⏎ "
     app = open_page("function", run="sample", view="texts")
     assert any("⟦" in element.value for element in app.markdown)
 
 
 def test_the_form_asks_for_what_was_chosen(monkeypatch):
     asked = []
-    monkeypatch.setattr(function_source, "launch", lambda request, documents: asked.append((request, documents)) or "x")
+    monkeypatch.setattr(source, "launch", lambda request, documents: asked.append((request, documents)) or "x")
     app = open_page("function", run="sample")
     app.button(key="function-form-toggle").click().run()
     assert (
@@ -87,7 +87,7 @@ def test_the_form_asks_for_what_was_chosen(monkeypatch):
 
 def test_the_form_starts_with_the_defaults_of_a_request(monkeypatch):
     asked = []
-    monkeypatch.setattr(function_source, "launch", lambda request, documents: asked.append(request) or "x")
+    monkeypatch.setattr(source, "launch", lambda request, documents: asked.append(request) or "x")
     app = open_page("function", run="sample")
     app.button(key="function-form-toggle").click().run()
     app.button(key="function-button").click().run()
@@ -96,20 +96,20 @@ def test_the_form_starts_with_the_defaults_of_a_request(monkeypatch):
 
 def test_a_test_of_an_analysis_has_its_prompts_and_settings_and_is_found_by_it(monkeypatch, sample):
     submitted = []
-    monkeypatch.setattr("kvlab.ui.backend.worker", lambda: type("Worker", (), {"submit": submitted.append}))
-    run_id = function_source.launch_like("sample")
+    monkeypatch.setattr("kvlab.web.backend.worker", lambda: type("Worker", (), {"submit": submitted.append}))
+    run_id = source.launch_like("sample")
     folder = store.runs_root() / run_id
     assert submitted == [folder] and store.read_status(folder)["kind"] == "injection"
     assert (folder / "prompts.jsonl").read_text(encoding="utf-8").count("\n") == 160
-    assert (folder / function_source.FROM).read_text() == "sample"
-    (folder / function_source.FROM).write_text("20260101T000000.000Z-some-analysis-abcd")
-    assert function_source.of_analysis("20260101T000000.000Z-some-analysis-abcd") is None  # not finished
-    shutil.copy(function_source.SAMPLE_FOLDER / injection.JSON_NAME, folder)
+    assert (folder / source.FROM).read_text() == "sample"
+    (folder / source.FROM).write_text("20260101T000000.000Z-some-analysis-abcd")
+    assert source.of_analysis("20260101T000000.000Z-some-analysis-abcd") is None  # not finished
+    shutil.copy(bundled.FUNCTION / data.JSON_NAME, folder)
     store.write_status(folder, state="done")
-    assert function_source.of_analysis("20260101T000000.000Z-some-analysis-abcd").own == sample.own
-    assert function_source.of_analysis("another") is None
-    (folder / injection.JSON_NAME).write_text("{")
-    assert function_source.of_analysis("20260101T000000.000Z-some-analysis-abcd") is None  # the report goes without it
+    assert source.of_analysis("20260101T000000.000Z-some-analysis-abcd").own == sample.own
+    assert source.of_analysis("another") is None
+    (folder / data.JSON_NAME).write_text("{")
+    assert source.of_analysis("20260101T000000.000Z-some-analysis-abcd") is None  # the report goes without it
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_a_test_without_a_result_says_why(state, words):
 
 
 def test_an_own_cache_that_does_not_reproduce_is_all_that_is_said(monkeypatch, sample):
-    broken = injection.Injection(
+    broken = data.Injection(
         sample.settings,
         sample.injection,
         sample.teachers,
@@ -134,9 +134,9 @@ def test_an_own_cache_that_does_not_reproduce_is_all_that_is_said(monkeypatch, s
         sample.data,
         {"largest_difference": 0.5, "tolerance": 1e-4, "reproduces": False},
     )
-    monkeypatch.setattr(function_source, "injection_of", lambda run_id: broken)
+    monkeypatch.setattr(source, "injection_of", lambda run_id: broken)
     app = open_page("function", run="sample")
     assert not app.exception and "Nothing is reported" in said(app)
     assert not app.segmented_control or all(c.key != "function-view" for c in app.segmented_control)
     with speaking("zh"):
-        assert injection.sentence(broken) != injection.sentence(sample)
+        assert data.sentence(broken) != data.sentence(sample)

@@ -10,11 +10,23 @@ import zipfile
 import numpy as np
 import pytest
 
-from kvlab import injection, plots, report, results
-from kvlab.inject import folder as functional
+from kvlab.host.bundled import ANALYSIS, FUNCTION
+from kvlab.inject import run as functional
 from kvlab.language import speaking
-from kvlab.ui.backend import SAMPLE_FOLDER as ANALYSIS
-from kvlab.ui.function_source import SAMPLE_FOLDER
+from kvlab.results.alignment import data as results
+from kvlab.results.alignment.sentences import sentence
+from kvlab.results.function import data, figures
+from kvlab.results.function.figures import error_against_damage, function_map, variants
+from kvlab.results.function.page import as_json, function_archive, function_html, html_with_function
+from kvlab.results.function.sentences import (
+    accuracy_sentence,
+    beaten,
+    correlation_sentence,
+    pieces,
+    shares,
+    verdict_sentence,
+)
+from kvlab.results.function.tables import cells_table, variants_table
 from tests.test_chinese_analysis import ENGLISH
 
 NUMBER = re.compile(r"\d[\d,]*\.?\d*(?:e-?\d+)?")
@@ -22,7 +34,7 @@ NUMBER = re.compile(r"\d[\d,]*\.?\d*(?:e-?\d+)?")
 
 @pytest.fixture(scope="module")
 def sample():
-    return injection.read(SAMPLE_FOLDER)
+    return data.read(FUNCTION)
 
 
 def with_controls(sample, gaps):
@@ -40,8 +52,8 @@ def test_the_sample_reproduces_its_own_cache_and_beats_its_controls(sample):
     assert sample.reproduces and sample.own["largest_difference"] < 1e-5
     own, projected = sample.score("own"), sample.score("projected")
     assert abs(own.kl) < 1e-5 < projected.kl
-    assert set(report.beaten(sample, 0.5)) == {"mean", "shuffled", "identity", "random"}
-    assert all(report.beaten(sample, 0.5).values())
+    assert set(beaten(sample, 0.5)) == {"mean", "shuffled", "identity", "random"}
+    assert all(beaten(sample, 0.5).values())
 
 
 @pytest.mark.parametrize(
@@ -53,54 +65,54 @@ def test_the_sample_reproduces_its_own_cache_and_beats_its_controls(sample):
     ],
 )
 def test_a_control_is_beaten_by_more_than_two_standard_errors_only(sample, gaps, words):
-    assert words in report.verdict_sentence(with_controls(sample, gaps), 0.5)
+    assert words in verdict_sentence(with_controls(sample, gaps), 0.5)
 
 
 def test_without_standard_errors_no_control_is_said_to_be_beaten_or_not(sample):
     rows = [dataclasses.replace(row, kl_se=np.nan, kl_over_projected_se=np.nan) for row in sample.injected]
     single = dataclasses.replace(sample, injected=rows)
-    assert set(report.beaten(single, 0.5).values()) == {None}
-    said = report.verdict_sentence(single, 0.5)
+    assert set(beaten(single, 0.5).values()) == {None}
+    said = verdict_sentence(single, 0.5)
     assert "whether it beats its controls is not known" in said and "nan" not in said and "no control" not in said
     unsure = [dataclasses.replace(found, se=np.nan, less_own_se=np.nan, documents=2) for found in sample.accuracy]
-    said = report.accuracy_sentence(dataclasses.replace(sample, accuracy=unsure))
+    said = accuracy_sentence(dataclasses.replace(sample, accuracy=unsure))
     assert "2 held-out documents: too few for standard errors" in said and "within two" not in said
 
 
 def test_figures_show_the_numbers_of_the_result(sample):
     rows = [row for row in sample.injected if row.prefix == 0.5]
-    bars = plots.variants(rows, "kl").data[0]
+    bars = variants(rows, "kl").data[0]
     np.testing.assert_array_equal(bars.x, [row.kl for row in rows])
     np.testing.assert_array_equal(bars.error_x.array, [row.kl_se for row in rows])
-    curve = {trace.name: trace for trace in plots.curve(sample, "delta_ce").data}
+    curve = {trace.name: trace for trace in figures.curve(sample, "delta_ce").data}
     drawn = curve["projected cache"]
-    np.testing.assert_array_equal(drawn.x, report.shares(sample))
+    np.testing.assert_array_equal(drawn.x, shares(sample))
     np.testing.assert_array_equal(drawn.y, [sample.score("projected", share).delta_ce for share in drawn.x])
     for measure, column in (("attention", "error"), ("kl", "kl")):
-        figure = plots.function_map(sample, measure, "key")
+        figure = function_map(sample, measure, "key")
         heat = next(trace for trace in figure.data if trace.type == "heatmap")
         expected = sample.grid("attention" if measure == "attention" else "swaps", "key", column)
         np.testing.assert_allclose(np.array(heat.z, dtype=float), expected)
-    scatter = plots.error_against_damage(sample, "projection", "kl", ("key", 3, 0))
+    scatter = error_against_damage(sample, "projection", "kl", ("key", 3, 0))
     keys = scatter.data[0]
     assert sorted(keys.x) == sorted(c.error for c in sample.projection if c.kind == "key")
     assert sorted(keys.y) == sorted(s.kl for s in sample.swaps if s.kind == "key" and s.head is not None)
 
 
 def test_tables_show_the_numbers_of_the_result(sample):
-    shown = report.variants_table(sample, 0.5)
+    shown = variants_table(sample, 0.5)
     rows = [row for row in sample.injected if row.prefix == 0.5]
-    assert list(shown["variant"]) == [injection.NAMES[row.variant] for row in rows]
+    assert list(shown["variant"]) == [data.NAMES[row.variant] for row in rows]
     for column in ("kl", "kl_se", "delta_ce", "delta_ce_se", "n", "documents"):
         assert list(shown[column]) == [getattr(row, column) for row in rows], column
-    cells = report.cells_table(sample).set_index(["kind", "layer", "head"])
+    cells = cells_table(sample).set_index(["kind", "layer", "head"])
     assert len(cells) == len(sample.projection)
     for name, found in (("error", sample.projection), ("attention", sample.attention), ("kl", sample.swaps)):
         for cell in found:
             if cell.head is not None and cell.kind != "both":
                 at = ("K" if cell.kind == "key" else "V", cell.layer, cell.head)
                 assert cells.loc[at, name] == getattr(cell, "kl" if name == "kl" else "error"), (name, at)
-    with zipfile.ZipFile(io.BytesIO(report.function_archive(sample))) as archive:
+    with zipfile.ZipFile(io.BytesIO(function_archive(sample))) as archive:
         written = {
             name: list(csv.DictReader(io.StringIO(archive.read(name).decode()))) for name in archive.namelist()[1:]
         }
@@ -114,7 +126,7 @@ def test_tables_show_the_numbers_of_the_result(sample):
 
 
 def test_the_report_has_the_same_numbers_in_both_languages(sample):
-    pages = {language: report.function_html(sample, language) for language in ("en", "zh")}
+    pages = {language: function_html(sample, language) for language in ("en", "zh")}
     assert '<html lang="zh-Hans">' in pages["zh"] and '<html lang="en">' in pages["en"]
     tables = {language: re.findall(r"<td>([^<]*)</td>", page) for language, page in pages.items()}
     numbers = {language: [text for text in found if NUMBER.fullmatch(text)] for language, found in tables.items()}
@@ -125,25 +137,25 @@ def test_the_report_has_the_same_numbers_in_both_languages(sample):
 
 def test_of_a_test_whose_own_cache_fails_the_report_says_that_alone(sample):
     broken = dataclasses.replace(sample, own=sample.own | {"reproduces": False})
-    page = report.function_html(broken)
+    page = function_html(broken)
     assert "Nothing is reported" in page and "js-plotly-plot" not in page and "Plotly.newPlot" not in page
 
 
 def test_texts_of_users_stay_text(sample):
-    made = injection.Continued("own", ["<script>x</script>"], [True], "<script>x</script>", "=1+1", False)
-    text = injection.Text("<b>id</b>", "<img src=x>", "=2", [made])
+    made = data.Continued("own", ["<script>x</script>"], [True], "<script>x</script>", "=1+1", False)
+    text = data.Text("<b>id</b>", "<img src=x>", "=2", [made])
     hostile = dataclasses.replace(sample, texts=[text])
-    page = report.function_html(hostile)
+    page = function_html(hostile)
     assert "<script>x" not in page and "<img src" not in page and "&lt;script&gt;x" in page
-    with zipfile.ZipFile(io.BytesIO(report.function_archive(hostile))) as archive:
+    with zipfile.ZipFile(io.BytesIO(function_archive(hostile))) as archive:
         rows = list(csv.DictReader(io.StringIO(archive.read("texts.csv").decode())))
         assert rows[0]["answer"] == "'=1+1" and rows[0]["expected"] == "'=2"
-        assert json.loads(archive.read(injection.JSON_NAME))["own"] == sample.own
+        assert json.loads(archive.read(data.JSON_NAME))["own"] == sample.own
 
 
 def test_tokens_of_one_character_are_joined():
-    made = injection.Continued("own", ["a", "\ufffd", "\ufffd", "b"], [False, False, True, False], "a天b", None, None)
-    assert report.pieces(made) == [("a", False), ("天", True), ("b", False)]
+    made = data.Continued("own", ["a", "\ufffd", "\ufffd", "b"], [False, False, True, False], "a天b", None, None)
+    assert pieces(made) == [("a", False), ("天", True), ("b", False)]
 
 
 def test_beside_an_analysis_of_the_same_request_its_report_gets_a_section(sample, tmp_path):
@@ -151,11 +163,8 @@ def test_beside_an_analysis_of_the_same_request_its_report_gets_a_section(sample
     results.write(aligned, tmp_path)
     functional.write(sample, tmp_path)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "Can the student use the projected cache?" in page and report.sentence(aligned).split("(")[0] in page
-    assert (
-        report.as_json(injection.read(tmp_path)) == report.as_json(sample)
-        and (tmp_path / functional.REPORT_NAME).exists()
-    )
+    assert "Can the student use the projected cache?" in page and sentence(aligned).split("(")[0] in page
+    assert as_json(data.read(tmp_path)) == as_json(sample) and (tmp_path / functional.REPORT_NAME).exists()
     (tmp_path / "report.html").unlink()
     functional.write(dataclasses.replace(sample, prompts="others.txt"), tmp_path)
     assert not (tmp_path / "report.html").exists()
@@ -163,7 +172,7 @@ def test_beside_an_analysis_of_the_same_request_its_report_gets_a_section(sample
     functional.write(dataclasses.replace(sample, data={**sample.data, "documents_sha256": "0"}), tmp_path)
     assert not (tmp_path / "report.html").exists()
     with speaking("zh"):
-        assert "学生能使用投影后的缓存吗？" in report.html_with_function(aligned, None, sample)
+        assert "学生能使用投影后的缓存吗？" in html_with_function(aligned, None, sample)
 
 
 def test_what_chance_does_to_a_rank_correlation_is_said(sample):
@@ -171,7 +180,7 @@ def test_what_chance_does_to_a_rank_correlation_is_said(sample):
 
     rng = np.random.default_rng(0)
     heads = min(c.heads for c in sample.correlations if (c.error, c.damage) == ("projection", "kl"))
-    said = report.correlation_sentence(sample, "projection", "kl")
+    said = correlation_sentence(sample, "projection", "kl")
     chance = float(said.split(f"alone {heads} heads come to ±")[1].split()[0])
     drawn = [abs(spearmanr(*rng.normal(size=(2, heads))).statistic) for _ in range(2000)]
     assert np.mean(np.array(drawn) > chance) == pytest.approx(0.05, abs=0.015)

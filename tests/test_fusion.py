@@ -12,12 +12,12 @@ from sklearn.linear_model import Ridge
 from kvlab.align import stacking
 from kvlab.align.controls import Controls, random_in_place
 from kvlab.align.crossfit import crossfit_ridge
+from kvlab.align.fold_sums import FIT_AND_SCORE, FIT_ONLY, Pairing
 from kvlab.align.fusion import FusionSums, fuse, over_random
 from kvlab.align.layers import Choice
 from kvlab.align.stacking import CommonRows
-from kvlab.align.sums import FIT_AND_SCORE, FIT_ONLY, Pairing
-from kvlab.results import FusedScore
-from kvlab.types import KINDS, no_progress
+from kvlab.results.alignment.data import FusedScore
+from kvlab.shapes import KINDS, no_progress
 from tests.rows import Block, planted, sample_of, teacher_layers
 
 N, FOLDS, WIDTH, HEADS = 900, 4, 5, 2

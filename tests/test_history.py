@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kvlab.runs import monitor, notes, process, queue, store
+from kvlab.runs import monitor, notes, process, run_queue, store
 from kvlab.runs.history import History
 from tests.trained import by_hand, write
 
@@ -84,10 +84,10 @@ def test_states_are_judged_not_believed(root):
 def test_twenty_that_wait_know_their_places(root):
     folders = [store.create(root, "training", f"run {n}", {"max_steps": 3}) for n in range(20)]
     for folder in reversed(folders):  # queued in another order than made
-        queue.add(folder, "cpu")
+        run_queue.add(folder, "cpu")
     ahead = {row.id: row.ahead for row in History(root).rows()}
     assert [ahead[folder.name] for folder in reversed(folders)] == list(range(20))
-    assert ahead[folders[0].name] == queue.place(folders[0])
+    assert ahead[folders[0].name] == run_queue.place(folders[0])
 
 
 ODD = {

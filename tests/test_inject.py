@@ -7,24 +7,25 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
-from kvlab import cli, prompts
-from kvlab import injection as results
 from kvlab.align.batches import batches, read
 from kvlab.align.crossfit import FALLBACK_PENALTY
-from kvlab.align.sums import FIT_AND_SCORE
+from kvlab.align.fold_sums import FIT_AND_SCORE
+from kvlab.cli import main
 from kvlab.errors import AlignError, Cancelled
-from kvlab.inject import judge as judging
+from kvlab.inject import pipeline as judging
 from kvlab.inject import trial as trials
 from kvlab.inject.continuation import Variant, continued
-from kvlab.inject.documents import split
 from kvlab.inject.fit import fit
-from kvlab.inject.judge import judge
+from kvlab.inject.pipeline import judge
 from kvlab.inject.prefix import Models, cut_at, first_tokens, prefix_of, read_document
-from kvlab.injection_request import InjectSettings
+from kvlab.inject.split import split
 from kvlab.language import speaking
-from kvlab.models import load
-from kvlab.request import AlignSettings
-from kvlab.types import KINDS
+from kvlab.models.loading import load
+from kvlab.request import prompts
+from kvlab.request.align import AlignSettings
+from kvlab.request.inject import InjectSettings
+from kvlab.results.function import data as results
+from kvlab.shapes import KINDS
 from tests.test_injection import entering_output
 from tests.tiny import tiny_model
 
@@ -362,15 +363,15 @@ def test_the_command(documents, tmp_path, capsys, monkeypatch):
     models = ["--teacher", "demo/teacher", "--student", "demo/student", "--prompts", str(tmp_path / "prompts.jsonl")]
     small = ["--calibration", "none", "--layers", "depth", "--no-random-teacher", "--swap-layers", "0", "--texts", "0"]
     command = ["inject", *models, *small, "--device", "cpu", "--curve", "--out", str(tmp_path / "out")]
-    assert cli.main([*command, "--time", "linear"]) == 2
+    assert main.main([*command, "--time", "linear"]) == 2
     assert "looks ahead" in capsys.readouterr().err
-    assert cli.main([*command, "--prefix", "1.5"]) == 2
-    assert cli.main([*command, "--language", "zh"]) == 0
+    assert main.main([*command, "--prefix", "1.5"]) == 2
+    assert main.main([*command, "--language", "zh"]) == 0
     said = capsys.readouterr().out
     assert "投影缓存" in said and "词元被替换" in said
     found = results.read(tmp_path / "out")
     assert found.prompts == "prompts.jsonl" and {i.prefix for i in found.injected} == {0.5}
     real = trials.continued
     monkeypatch.setattr(trials, "continued", lambda *args: real(*args) + 0.01)
-    assert cli.main(command) == 1
+    assert main.main(command) == 1
     assert not results.read(tmp_path / "out").injected

@@ -17,11 +17,10 @@ from kvlab.inject.attention import Heard, Outputs, heard
 from kvlab.inject.continuation import Variant, continued
 from kvlab.inject.own import read_own
 from kvlab.inject.prefix import Prefix
-from kvlab.inject.ranks import spearman
-from kvlab.inject.scores import Damaged, PerDocument, damage, mean_of, per_token
+from kvlab.inject.scores import Damaged, PerDocument, damage, mean_of, per_token, spearman
 from kvlab.inject.texts import differing
-from kvlab.injection import Injection, read, sentence, write
-from kvlab.segments import Markers, final_answer
+from kvlab.request.segments import Markers, final_answer
+from kvlab.results.function.data import Injection, read, sentence, write
 from tests.tiny import tiny_loaded, tiny_tokens
 
 pytestmark = pytest.mark.model

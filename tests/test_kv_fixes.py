@@ -9,7 +9,7 @@ import pytest
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))
 
-from kvlab import checks  # noqa: E402  (the script is also run by its path)
+from kvlab.align import checks  # noqa: E402  (the script is also run by its path)
 
 BLOCK = """\
 ================================================================================

@@ -6,10 +6,10 @@ import torch
 from sklearn.linear_model import Ridge
 
 from kvlab.align import layers
+from kvlab.align.fold_sums import FIT_AND_SCORE
 from kvlab.align.layers import HeldOut, choose, depth
-from kvlab.align.sums import FIT_AND_SCORE
-from kvlab.request import AlignSettings
-from kvlab.types import KINDS, no_progress
+from kvlab.request.align import AlignSettings
+from kvlab.shapes import KINDS, no_progress
 from tests.rows import planted, sample_of, teacher_layers
 
 FOLDS, LAYERS, WIDTH = 4, 7, 4

@@ -9,14 +9,17 @@ import weakref
 import numpy as np
 import pytest
 
-from kvlab import plots, prompts, report
-from kvlab.difference import matched
+from kvlab.host.bundled import ANALYSIS
 from kvlab.language import speaking
-from kvlab.once import once
-from kvlab.results import mean_of_heads, read
+from kvlab.request import prompts
+from kvlab.results.alignment.data import mean_of_heads, read
+from kvlab.results.alignment.difference import difference_heatmap, matched
+from kvlab.results.alignment.heads import error_heatmap
+from kvlab.results.alignment.layers import layer_pairs
+from kvlab.results.alignment.rkv import kept_steps
+from kvlab.results.memo import once
 from kvlab.runs import store
-from kvlab.ui import backend
-from kvlab.ui.backend import SAMPLE_FOLDER
+from kvlab.web import backend
 from tests import large
 from tests.test_pages import open_page
 
@@ -25,7 +28,7 @@ LAYERS = HEADS = 64
 
 @pytest.fixture(scope="module")
 def sample():
-    return read(SAMPLE_FOLDER)
+    return read(ANALYSIS)
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +42,8 @@ def long(sample):
 
 
 def maps(wide):
-    yield plots.error_heatmap(wide, "key", (3, 5))
-    yield plots.difference_heatmap(wide, matched(wide, wide), "value", (3, 5))
+    yield error_heatmap(wide, "key", (3, 5))
+    yield difference_heatmap(wide, matched(wide, wide), "value", (3, 5))
 
 
 def test_a_map_of_thousands_of_cells_has_no_numbers_in_it_and_a_marker_inside_each_cell(wide):
@@ -55,7 +58,7 @@ def test_a_map_of_thousands_of_cells_has_no_numbers_in_it_and_a_marker_inside_ea
 
 
 def test_every_cell_of_it_is_found_by_a_click_and_says_its_numbers(wide):
-    points = plots.error_heatmap(wide, "value").data[-1]
+    points = error_heatmap(wide, "value").data[-1]
     found = points.to_plotly_json()
     assert sorted(map(tuple, found["customdata"].tolist())) == list(itertools.product(range(64), range(64)))
     at = found["customdata"].tolist().index([63, 7])
@@ -92,8 +95,8 @@ def test_what_is_worked_out_of_a_result_is_worked_out_once_in_each_language_and_
     with speaking("zh"):
         work(own, "key")
     assert made == ["key", "value", "key"]
-    assert len(report.layer_pairs(own)) == 2
-    plots.error_heatmap(own, "key")
+    assert len(layer_pairs(own)) == 2
+    error_heatmap(own, "key")
     gone = weakref.ref(own)
     del own
     gc.collect()
@@ -101,10 +104,10 @@ def test_what_is_worked_out_of_a_result_is_worked_out_once_in_each_language_and_
 
 
 def test_of_a_long_document_the_steps_of_a_window_are_drawn(long):
-    figure = plots.kept_steps(long, 0, 2, 1, (600, 1199))
+    figure = kept_steps(long, 0, 2, 1, (600, 1199))
     drawn = [x for trace in figure.data if trace.yaxis == "y" for x in trace.x]
     assert sorted(drawn) == list(range(600, 1200))
-    assert len(plots.kept_steps(long, 0, 2, 1).data[0].x) == len(long.inspected[0].teacher_tokens) // 2
+    assert len(kept_steps(long, 0, 2, 1).data[0].x) == len(long.inspected[0].teacher_tokens) // 2
 
 
 def test_the_error_of_a_token_is_the_mean_over_the_heads_that_have_one():

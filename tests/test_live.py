@@ -5,12 +5,12 @@ import math
 
 import pytest
 
+from kvlab.request.train import TrainConfig
 from kvlab.runs import store
 from kvlab.runs.metrics import Table
-from kvlab.train.config import TrainConfig
-from kvlab.ui import live_charts
-from kvlab.ui.live_source import Source, settings_of
-from kvlab.ui.text import duration
+from kvlab.web.training import charts
+from kvlab.web.training.source import Source, settings_of
+from kvlab.web.widgets import duration
 
 
 def table(**columns):
@@ -29,31 +29,31 @@ def drawn(chart):
 def test_a_long_line_keeps_its_spikes_its_gaps_and_its_end():
     values = [1.0] * 10_000
     values[4321], values[77], values[500] = 9.0, -3.0, math.nan
-    kept = live_charts.thinned(range(10_000), values, most=400)
+    kept = charts.thinned(range(10_000), values, most=400)
     assert len(kept) <= 401 and kept == sorted(kept)
     assert (4321, 9.0) in kept and (77, -3.0) in kept and kept[-1] == (9999, 1.0)
     assert not any(math.isnan(y) for _, y in kept)
 
 
 def test_a_short_line_is_drawn_as_it_is():
-    assert live_charts.thinned([1, 2, 3], [0.5, math.nan, 0.25]) == [(1, 0.5), (3, 0.25)]
+    assert charts.thinned([1, 2, 3], [0.5, math.nan, 0.25]) == [(1, 0.5), (3, 0.25)]
 
 
 def test_loss_terms_are_drawn_raw_and_smoothed_and_absent_ones_are_not():
     steps = table(step=[1, 2, 3], loss=[4.0, 2.0, 2.0], kv_key=[1.0, 1.0, 1.0], entropy=[None, None, None])
-    rows = drawn(live_charts.terms(steps, live_charts.TERMS, "loss"))
+    rows = drawn(charts.terms(steps, charts.TERMS, "loss"))
     assert {row["term"] for row in rows} == {"total", "KV K"}
     raw = [row["value"] for row in rows if row["term"] == "total" and row["line"] == "raw"]
     smooth = [row["value"] for row in rows if row["term"] == "total" and row["line"] == "smoothed"]
     assert raw == [4.0, 2.0, 2.0]
     assert smooth[0] == pytest.approx(4.0) and 2.0 < smooth[2] < smooth[1] < 4.0
-    assert live_charts.terms(Table(), live_charts.TERMS, "loss") is None
+    assert charts.terms(Table(), charts.TERMS, "loss") is None
 
 
 def test_the_specification_stays_the_same_while_a_chart_grows():
     def specification(count):
         steps = table(step=list(range(1, count)), loss=[1.0 / n for n in range(1, count)])
-        found = live_charts.terms(steps, live_charts.TERMS, "loss").to_dict()
+        found = charts.terms(steps, charts.TERMS, "loss").to_dict()
         del found["datasets"], found["data"]
         for parameter in found["params"]:
             parameter.pop("views", None)
@@ -67,20 +67,20 @@ GPU = {"process_rss": [2**30] * 2, "device_used": [20 * 2**30, 60 * 2**30], "dev
 
 
 def test_memory_of_a_gpu_has_its_limit_and_that_of_a_process_has_none():
-    chart, what = live_charts.memory(table(t=[0.0, 1.0], **GPU), 0.8)
+    chart, what = charts.memory(table(t=[0.0, 1.0], **GPU), 0.8)
     assert what == "device"
     assert {"gib": 64.0, "words": "80% of 80 GiB"} in drawn(chart)
     own = table(t=[0.0, 1.0], process_rss=[2**30, 2**31], device_used=[2**30, 2**31], device_total=[8e9, 8e9])
-    chart, what = live_charts.memory(own, 0.8)
+    chart, what = charts.memory(own, 0.8)
     assert what == "process"
     assert [row["gib"] for row in drawn(chart)] == [1.0, 2.0]
 
 
 def test_weights_of_teachers_are_drawn_by_name():
     steps = table(step=[1, 2], router=[[0.25, 0.75], [0.5, 0.5]])
-    rows = drawn(live_charts.router(steps, ["a", "b"]))
+    rows = drawn(charts.router(steps, ["a", "b"]))
     assert {(row["step"], row["teacher"], row["weight"]) for row in rows} >= {(1, "1 a", 0.25), (1, "2 b", 0.75)}
-    assert live_charts.router(table(step=[1], loss=[1.0]), ["a", "b"]) is None
+    assert charts.router(table(step=[1], loss=[1.0]), ["a", "b"]) is None
 
 
 @pytest.fixture

@@ -8,15 +8,17 @@ import re
 
 import pytest
 
-from kvlab import cli, documents, forecast, names, prompts, request, uploads
-from kvlab.checks import CHECKS
+from kvlab.align.checks import CHECKS
+from kvlab.cli import main
 from kvlab.doctor import packages
 from kvlab.errors import KvlabError
+from kvlab.host import models
+from kvlab.host.memory import DeviceMemory, device_memory, dtype_name
 from kvlab.language import chinese, messages, speaking, translated
-from kvlab.memory import DeviceMemory, device_memory, dtype_name
-from kvlab.runs import cause, monitor, perform, process, store, training
-from kvlab.train import config, failures, plan, verdict
-from kvlab.types import LayerTest, SelfTest
+from kvlab.request import align, documents, forecast, prompts, refusals, train, uploads
+from kvlab.results.training import verdict
+from kvlab.runs import failures, job, monitor, process, store, training
+from kvlab.shapes import LayerTest, SelfTest
 from kvlab.worker import _unknown
 from tests.test_memory import GIB, STUDENT, TEACHER
 from tests.test_train_verdict import FALLING, lines
@@ -77,27 +79,27 @@ REFUSED = {
     "open quote": lambda: errors_of(prompts.read_upload, "a.csv", b'prompt,b\n"x,y\n'),
     "Parquet": lambda: errors_of(prompts.read_upload, "a.parquet", b"not one"),
     "no column": lambda: errors_of(prompts.read_upload, "a.txt", b"x", column="b"),
-    "no demo model": lambda: errors_of(names.resolve, "demo/nobody"),
-    "no folder": lambda: errors_of(names.resolve, "/nowhere/model"),
-    "climbing": lambda: errors_of(names.resolve, "../model"),
-    "empty name": lambda: errors_of(names.resolve, ""),
-    "long name": lambda: errors_of(names.resolve, "m" * 300),
+    "no demo model": lambda: errors_of(models.resolve, "demo/nobody"),
+    "no folder": lambda: errors_of(models.resolve, "/nowhere/model"),
+    "climbing": lambda: errors_of(models.resolve, "../model"),
+    "empty name": lambda: errors_of(models.resolve, ""),
+    "long name": lambda: errors_of(models.resolve, "m" * 300),
     "GPU": lambda: errors_of(device_memory, "cuda:99"),
     "number type": lambda: errors_of(dtype_name, "int3", "cpu"),
-    "heads differ": lambda: errors_of(plan.check, [TEACHER], STUDENT, False, "fp32", "cpu"),
-    "float16": lambda: errors_of(plan.check, [TEACHER], STUDENT, True, "fp16", "cpu"),
-    "timeline": lambda: errors_of(plan.check_index, "line-1", TEACHER, 3, 5),
-    "steps": lambda: errors_of(config.checked, {"max_steps": 0}),
-    "rule": lambda: errors_of(request.checked, {"teacher": "a", "student": "b", "settings": {"time": "later"}}),
-    "unknown setting": lambda: errors_of(config.checked, {"speed": 1}),
-    "weights": lambda: errors_of(config.checked, {"fusion_weights": [1, 2]}),
+    "heads differ": lambda: errors_of(refusals.check, [TEACHER], STUDENT, False, "fp32", "cpu"),
+    "float16": lambda: errors_of(refusals.check, [TEACHER], STUDENT, True, "fp16", "cpu"),
+    "timeline": lambda: errors_of(refusals.check_index, "line-1", TEACHER, 3, 5),
+    "steps": lambda: errors_of(train.checked, {"max_steps": 0}),
+    "rule": lambda: errors_of(align.checked, {"teacher": "a", "student": "b", "settings": {"time": "later"}}),
+    "unknown setting": lambda: errors_of(train.checked, {"speed": 1}),
+    "weights": lambda: errors_of(train.checked, {"fusion_weights": [1, 2]}),
     "run id": lambda: errors_of(store.find, store.runs_root(), "x"),
     "call": lambda: _unknown("what", ["geometry", "doctor"]).to_dict(),
-    "worker gone": perform.server_gone,
+    "worker gone": job.server_gone,
     "lost": lambda: monitor._lost({"pid": 1, "host": "h", "updated": "now"}),
     "killed": lambda: training._killed({"phase": "training", "done": 3, "total": 9}),
-    "memory": lambda: perform.explain(MemoryError(), "the analysis to run to its end"),
-    "disk": lambda: failures.explain(OSError(errno.ENOSPC, "No space left on device"), None, "saving"),
+    "memory": lambda: job.explain(MemoryError(), "the analysis to run to its end"),
+    "disk": lambda: failures.advise(OSError(errno.ENOSPC, "No space left on device"), None, "saving"),
 }
 
 
@@ -124,32 +126,32 @@ def made():
     yield "2 of 9 documents were longer than 8 or 6 teacher or 5 student tokens and were cut: line-1"
     # how processes end
     yield from (f"it {process.exit_words(code)}" for code in (1, -9, -15, -99))
-    yield from cause.SIGNALS.values()
-    yield from (remedy.format("torch") for _, _, remedy in cause.SIGNS)
-    yield from (cause._kind(code, "")[1] for code in (1, -99))
+    yield from failures.SIGNALS.values()
+    yield from (remedy.format("torch") for _, _, remedy in failures.SIGNS)
+    yield from (failures._kind(code, "")[1] for code in (1, -99))
     yield from store.ACTIVE + store.FINAL + ("lost", "waiting", "starting")
     # training
     for settings in ({}, {"batch_size": 1}, {"batch_size": 1, "gradient_checkpointing": True}):
-        yield failures._smaller(config.TrainConfig(**settings))[0]
+        yield failures._smaller(train.TrainConfig(**settings))[0]
     small = {"batch_size": 1, "gradient_checkpointing": True, "trainable": "lora"}
     for more in ({"device": "cuda"}, {"device": "cpu"}):
-        yield failures._smaller(config.TrainConfig(**small, **more))[0]
+        yield failures._smaller(train.TrainConfig(**small, **more))[0]
     for settings in ({"precision": "fp16"}, {"lr": 0.1}, {}):
-        yield failures._finite_advice(config.TrainConfig(**settings))[0]
+        yield failures._finite_advice(train.TrainConfig(**settings))[0]
     for on in (True, False):
-        yield failures._switches(config.TrainConfig(use_kv_projector=on, use_safe_resample=on))[0]
+        yield failures._switches(train.TrainConfig(use_kv_projector=on, use_safe_resample=on))[0]
     for settings in (("cpu", "fp32", 2), ("cpu", "fp32", 0), ("cuda:0", "fp32", 1), ("cuda:0", "bf16", 1)):
         yield failures.slow_hint(*settings)
-    trained = config.TrainConfig()
+    trained = train.TrainConfig()
     memory = forecast.training_memory([TEACHER], STUDENT, trained)
     for total in (1000 * GIB, GIB):
         yield forecast.sentence(memory, DeviceMemory("cpu", total, total, "psutil"), trained)
     yield forecast.advice(trained)
     yield "--teacher and --student, or a --config that names them"
     for settings in ({"trainable": "projector"}, {"trainable": "projector", "map": "structured", "control": "ce-only"}):
-        yield errors_of(config.checked, settings)["expected"]
-    yield errors_of(config.checked, {"fusion_weights": [-1]})["expected"]
-    yield errors_of(config.checked, {"kv_alignment": 1})["expected"]
+        yield errors_of(train.checked, settings)["expected"]
+    yield errors_of(train.checked, {"fusion_weights": [-1]})["expected"]
+    yield errors_of(train.checked, {"kv_alignment": 1})["expected"]
     # the verdict
     tables = [
         verdict.judge(lines(FALLING), 100, peak_share=0.5),
@@ -187,7 +189,7 @@ def library_words():
         *({"folds": value} for value in (1, 21, "x", 2.5, [])),
         *({name: value} for name, value in (("chat", "x"), ("chat", 5.5), ("seed", None), ("sinks", "x"))),
     ):
-        yield errors_of(request.checked, {**asked, "settings": fields})["expected"]
+        yield errors_of(align.checked, {**asked, "settings": fields})["expected"]
     for fields in (
         {"settings": 5},
         {"student": 5},
@@ -195,12 +197,12 @@ def library_words():
         {"more_teachers": 5},
         {"markers": {"answer": [""]}},
     ):
-        yield errors_of(request.checked, {**asked, **fields})["expected"]
-    yield errors_of(request.checked, {"teacher": "a"})["expected"]
-    yield errors_of(request.checked, {**asked, "markers": {"answer": ["x" * 300]}})["expected"]
+        yield errors_of(align.checked, {**asked, **fields})["expected"]
+    yield errors_of(align.checked, {"teacher": "a"})["expected"]
+    yield errors_of(align.checked, {**asked, "markers": {"answer": ["x" * 300]}})["expected"]
     for fields in ({"teachers": []}, {"lr": 0}, {"lr": "x"}, {"lr": []}, {"warmup": 2}, {"device": "x"}):
-        yield errors_of(config.checked, fields)["expected"]
-    yield errors_of(config.checked, {"thresholds": {"rank": -1}})["expected"]
+        yield errors_of(train.checked, fields)["expected"]
+    yield errors_of(train.checked, {"thresholds": {"rank": -1}})["expected"]
     for text in ("{", "{1}", '{"a" 1}', '{"a":1 2}', '{"a":1,}', "[1,]", "1 2", '"a', '"\n"', r'"\x"', r'"\ux"', "x"):
         with pytest.raises(json.JSONDecodeError) as caught:
             json.loads(text)
@@ -215,7 +217,7 @@ def library_words():
         *("ESTALE", "EMFILE", "ENOMEM", "EAGAIN", "ENOLCK", "EPERM", "EOPNOTSUPP"),
     ):
         yield os.strerror(getattr(errno, name))
-    yield failures.explain(RuntimeError(), None, "training")["found"]
+    yield failures.advise(RuntimeError(), None, "training")["found"]
 
 
 def test_every_message_that_is_written_has_chinese_with_its_values(written):
@@ -283,7 +285,7 @@ def test_messages_within_messages_are_said_and_values_are_left(english, said):
 
 def test_the_command_says_its_errors_in_the_language_asked_for(tmp_path, capsys):
     asked = ["align", "--teacher", "demo/teacher", "--student", "demo/nobody", "--out", str(tmp_path)]
-    assert [cli.main(asked), cli.main([*asked, "--language", "zh"])] == [2, 2]
+    assert [main.main(asked), main.main([*asked, "--language", "zh"])] == [2, 2]
     english, said = capsys.readouterr().err.splitlines()
     assert english.startswith("kvlab: Expected one of the bundled models: demo/")
     assert said.startswith("kvlab: 期望：自带模型之一：demo/") and "没有模型 'demo/nobody'" in said

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kvlab.runs import metrics, store, usage
+from kvlab.runs import metrics, store
 from kvlab.runs.metrics import Reader, Steps, fell
 
 
@@ -119,7 +119,7 @@ def test_a_link_or_a_folder_in_its_place_is_nothing(folder, tmp_path):
     (folder / "metrics.jsonl").symlink_to(tmp_path / "outside")
     assert Steps(folder).read().rows == []
     (folder / "memory.jsonl").mkdir()
-    assert usage.peak(Reader(folder / "memory.jsonl").read()) is None
+    assert metrics.peak(Reader(folder / "memory.jsonl").read()) is None
 
 
 def test_smoothing_begins_at_the_first_value_and_passes_over_gaps():
@@ -151,7 +151,7 @@ def test_the_pace_is_the_median_of_the_last_twenty_steps(folder):
 
 def samples(folder: Path, *rows: dict) -> metrics.Table:
     write(folder, "memory.jsonl", *(json.dumps(row).encode() + b"\n" for row in rows))
-    return Reader(folder / usage.MEMORY).read()
+    return Reader(folder / metrics.MEMORY).read()
 
 
 def test_the_peak_of_a_gpu_counts_everybody_and_what_no_sample_caught(folder):
@@ -161,15 +161,15 @@ def test_the_peak_of_a_gpu_counts_everybody_and_what_no_sample_caught(folder):
         {"t": 101.0, "phase": "training", "process_rss": 9e9, "device_used": 6e9, "device_total": 10e9},
         {"t": 102.5, "phase": "saving", "device_used": 5e9, "torch_peak": 7e9, "device_total": 10e9},
     )
-    assert usage.curve(table) == ("device", [0.0, 1.0, 2.5], [1e9, 6e9, 5e9])
-    peak = usage.peak(table)
+    assert metrics.curve(table) == ("device", [0.0, 1.0, 2.5], [1e9, 6e9, 5e9])
+    peak = metrics.peak(table)
     assert (peak.used, peak.total, peak.share, peak.what, peak.phase) == (7e9, 10e9, 0.7, "device", "saving")
 
 
 def test_without_a_gpu_the_process_memory_is_shown_and_called_that(folder):
     table = samples(folder, {"t": 1.0, "phase": "loading", "process_rss": 5, "device_used": None}, {"t": "x"})
-    assert usage.curve(table)[0] == "process"
-    peak = usage.peak(table)
+    assert metrics.curve(table)[0] == "process"
+    peak = metrics.peak(table)
     assert (peak.used, peak.total, peak.share, peak.what, peak.phase) == (5, None, None, "process", "loading")
 
 
@@ -179,8 +179,8 @@ def test_on_the_processor_the_trainers_device_is_the_process_and_time_goes_on_af
         for t, r in [(0.5, 10), (1.5, 20), (0.25, 5), (2.25, 15)]
     ]
     table = samples(folder, *rows)
-    assert usage.curve(table) == ("process", [0.0, 1.0, 1.0, 3.0], [10, 20, 5, 15])
-    assert usage.peak(table).share == 0.2
+    assert metrics.curve(table) == ("process", [0.0, 1.0, 1.0, 3.0], [10, 20, 5, 15])
+    assert metrics.peak(table).share == 0.2
 
 
 def test_a_loss_falls_by_more_than_chance_or_not_at_all():

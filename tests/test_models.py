@@ -10,14 +10,15 @@ import torch
 from huggingface_hub import constants
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BertTokenizer
 
-from kvlab import files, memory, models
-from kvlab import geometry as geometry_module
-from kvlab.cache_names import returned
 from kvlab.errors import ModelError
-from kvlab.geometry import geometry_of
-from kvlab.memory import DeviceMemory
-from kvlab.models import LoadedModel, ModelCache, geometry, load, pick_device, pick_dtype, random_like
-from kvlab.types import Geometry, Positions
+from kvlab.host import memory, models
+from kvlab.host.memory import DeviceMemory
+from kvlab.models import geometry as geometry_module
+from kvlab.models import loading
+from kvlab.models.cache_names import returned
+from kvlab.models.geometry import geometry_of
+from kvlab.models.loading import LoadedModel, ModelCache, geometry, load, pick_device, pick_dtype, random_like
+from kvlab.shapes import Geometry, Positions
 from tests.tiny import tiny_config, tiny_model, tiny_tokenizer
 
 pytestmark = pytest.mark.model
@@ -169,7 +170,7 @@ def test_geometry_reads_no_weights_and_leaves_the_configuration_alone(tmp_path):
     whole = geometry(str(folder))
     (folder / "model.safetensors").unlink()
     assert geometry(str(folder)) == whole
-    config = models.configuration(folder, "x")
+    config = loading.configuration(folder, "x")
     before = config.to_dict()
     geometry_of(config, "x")
     assert config.to_dict() == before
@@ -237,7 +238,7 @@ def test_a_model_of_the_hub_loads_from_the_cache_without_network(tmp_path, monke
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(files.HfApi, "model_info", unreachable)
+    monkeypatch.setattr(models.HfApi, "model_info", unreachable)
     loaded = load("owner/tiny", "cpu")
     assert loaded.name == loaded.geometry.name == "owner/tiny"
     assert torch.equal(loaded.model.lm_head.weight, load(name, "cpu").model.lm_head.weight)
@@ -271,7 +272,7 @@ def no_weights_read(monkeypatch):
     def read(*arguments):
         raise AssertionError("weights were read")
 
-    monkeypatch.setattr(models, "_read", read)
+    monkeypatch.setattr(loading, "_read", read)
 
 
 def refusal(name, *arguments) -> ModelError:
@@ -365,7 +366,7 @@ def test_a_tokenizer_without_offsets(tmp_path, no_weights_read, monkeypatch):
     class Slow(BertTokenizer):
         is_fast = False
 
-    monkeypatch.setattr(models.AutoTokenizer, "from_pretrained", lambda *arguments, **keywords: Slow())
+    monkeypatch.setattr(loading.AutoTokenizer, "from_pretrained", lambda *arguments, **keywords: Slow())
     assert refusal(tiny_model("llama", tmp_path)).kind == "tokenizer-slow"
 
 
@@ -392,7 +393,7 @@ def test_memory_that_runs_out_while_loading(tmp_path, monkeypatch, error):
         raise error
 
     name = tiny_model("llama", tmp_path)
-    monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", fail)
+    monkeypatch.setattr(loading.AutoModelForCausalLM, "from_pretrained", fail)
     assert refusal(name).kind == "model-memory"
 
 
@@ -401,7 +402,7 @@ def test_an_architecture_that_needs_another_package(tmp_path, monkeypatch):
         raise ImportError("requires the timm library\nlong advice")
 
     name = tiny_model("llama", tmp_path)
-    monkeypatch.setattr(models.AutoModelForCausalLM, "from_config", fail)
+    monkeypatch.setattr(loading.AutoModelForCausalLM, "from_config", fail)
     found = refusal(name)
     assert (found.kind, found.found) == ("model-package-missing", "requires the timm library")
 
@@ -409,7 +410,7 @@ def test_an_architecture_that_needs_another_package(tmp_path, monkeypatch):
 def test_loading_never_trusts_a_repository(tmp_path, monkeypatch):
     name = tiny_model("llama", tmp_path)
     seen = {}
-    for loader in (models.AutoConfig, models.AutoModelForCausalLM, models.AutoTokenizer):
+    for loader in (loading.AutoConfig, loading.AutoModelForCausalLM, loading.AutoTokenizer):
         real = loader.from_pretrained
 
         def spy(*arguments, _real=real, _name=loader.__name__, **keywords):
@@ -465,7 +466,7 @@ def three(tmp_path):
 
 def test_the_cache_keeps_the_last_used(three, monkeypatch):
     a, b, c = three
-    monkeypatch.setattr(models, "load", loads := counted(load))
+    monkeypatch.setattr(loading, "load", loads := counted(load))
     cache = ModelCache(max_models=2)
     first = cache.get(a)
     cache.get(b)
@@ -488,7 +489,7 @@ def test_at_most_the_bound_is_in_memory_while_another_loads(three, monkeypatch):
         held_while_loading.append(cache.names())
         return load(*arguments)
 
-    monkeypatch.setattr(models, "load", spy)
+    monkeypatch.setattr(loading, "load", spy)
     for name in three:
         cache.get(name)
     assert held_while_loading == [[], [], []]
@@ -508,7 +509,7 @@ def test_many_callers_load_once_and_one_at_a_time(three, monkeypatch):
             busy -= 1
         return loaded
 
-    monkeypatch.setattr(models, "load", slow)
+    monkeypatch.setattr(loading, "load", slow)
     cache, got = ModelCache(3), []
     threads = [threading.Thread(target=lambda n=name: got.append(cache.get(n))) for name in three * 3]
     for thread in threads:
@@ -528,7 +529,7 @@ def test_a_model_in_the_cache_is_had_while_another_loads(three, monkeypatch):
         assert go_on.wait(20)
         return load(*arguments)
 
-    monkeypatch.setattr(models, "load", stuck)
+    monkeypatch.setattr(loading, "load", stuck)
     thread = threading.Thread(target=cache.get, args=(three[1],))
     thread.start()
     assert started.wait(20)
@@ -547,7 +548,7 @@ def test_when_memory_is_short_the_others_are_dropped(three, monkeypatch):
             raise ModelError("model-memory", expected="room", found="none", remedy="drop")
         return load(*arguments)
 
-    monkeypatch.setattr(models, "load", short)
+    monkeypatch.setattr(loading, "load", short)
     assert isinstance(cache.get(three[1]), LoadedModel)
     assert cache.names() == [three[1]]
 
@@ -573,14 +574,14 @@ def test_geometry_in_one_thread_does_not_disturb_loading_and_reading_in_another(
 
     def ask():
         while not over.is_set():
-            models.geometry(str(tmp_path))
+            loading.geometry(str(tmp_path))
 
     threads = [threading.Thread(target=ask) for _ in range(2)]
     for thread in threads:
         thread.start()
     try:
         for _ in range(30):
-            loaded = models.load(str(tmp_path), "cpu", "float32")
+            loaded = loading.load(str(tmp_path), "cpu", "float32")
             dtypes = {p.dtype for p in [*loaded.model.parameters(), *loaded.model.buffers()] if p.is_floating_point()}
             logits = loaded.model(torch.tensor([[1, 2, 3]])).logits
             problems += [found for found in (dtypes - {torch.float32}, {logits.dtype} - {torch.float32}) if found]

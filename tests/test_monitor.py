@@ -179,7 +179,7 @@ def test_a_folder_that_is_gone_can_be_looked_at(tmp_path: Path):
 
 def test_the_web_side_imports_neither_torch_nor_streamlit():
     code = (
-        "import sys, kvlab.runs.store, kvlab.runs.monitor, kvlab.runs.launch, kvlab.worker;"
+        "import sys, kvlab.runs.store, kvlab.runs.monitor, kvlab.runs.worker_client, kvlab.worker;"
         "print([name for name in ('torch', 'transformers', 'streamlit') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -14,10 +14,9 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-from kvlab import demo, files, names
 from kvlab.errors import ModelError
-from kvlab.files import PARTS, Source, folder_of, weight_files
-from kvlab.names import local_names, resolve
+from kvlab.host import bundled, models
+from kvlab.host.models import PARTS, Source, folder_of, local_names, resolve, weight_files
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 HUB = Source("owner/model", None)
@@ -27,8 +26,8 @@ HUB = Source("owner/model", None)
 def hub_cache(tmp_path, monkeypatch):
     """An empty Hugging Face cache, and a Hub that nobody may reach unless the test says so."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(files.HfApi, "model_info", refuse(AssertionError("the Hub was asked")))
-    monkeypatch.setattr(files, "snapshot_download", refuse(AssertionError("the Hub was asked")))
+    monkeypatch.setattr(models.HfApi, "model_info", refuse(AssertionError("the Hub was asked")))
+    monkeypatch.setattr(models, "snapshot_download", refuse(AssertionError("the Hub was asked")))
     monkeypatch.chdir(tmp_path)
     return tmp_path / "hub"
 
@@ -115,14 +114,14 @@ def test_a_folder_that_is_not_there(name):
 
 
 def test_demo_models_are_folders_of_the_package(tmp_path, monkeypatch):
-    monkeypatch.setattr(demo, "DEMO", tmp_path)
+    monkeypatch.setattr(bundled, "DEMO", tmp_path)
     assert refusal(resolve, "demo/teacher").kind == "model-not-found"  # a checkout without its models
     (tmp_path / "teacher").mkdir()
     assert resolve("demo/teacher") == Source("demo/teacher", tmp_path / "teacher")
 
 
 def test_local_names_demo_first_then_usable_cached_models_in_order(tmp_path, hub_cache, monkeypatch):
-    monkeypatch.setattr(demo, "DEMO", tmp_path / "demo")
+    monkeypatch.setattr(bundled, "DEMO", tmp_path / "demo")
     for name in ("student", "teacher"):
         (tmp_path / "demo" / name).mkdir(parents=True)
         (tmp_path / "demo" / name / "config.json").write_text("{}")
@@ -137,11 +136,11 @@ def test_local_names_demo_first_then_usable_cached_models_in_order(tmp_path, hub
 
 
 def test_local_names_of_a_missing_or_broken_cache(tmp_path, hub_cache, monkeypatch):
-    monkeypatch.setattr(demo, "DEMO", tmp_path / "demo")
+    monkeypatch.setattr(bundled, "DEMO", tmp_path / "demo")
     assert local_names() == []
     hub_cache.write_text("a file where a folder should be")
     assert local_names() == []
-    monkeypatch.setattr(names, "scan_cache_dir", refuse(PermissionError(13, "Permission denied")))
+    monkeypatch.setattr(models, "scan_cache_dir", refuse(PermissionError(13, "Permission denied")))
     assert local_names() == []
 
 
@@ -163,7 +162,7 @@ def test_a_cached_model_needs_no_network(hub_cache):
     ],
 )
 def test_the_hub_refuses(monkeypatch, error, kind):
-    monkeypatch.setattr(files.HfApi, "model_info", refuse(error))
+    monkeypatch.setattr(models.HfApi, "model_info", refuse(error))
     found = refusal(folder_of, HUB, "config")
     assert found.kind == kind
     remedy = {"offline": "hf download owner/model", "not-found": "hf auth login", "gated": "hf auth login"}
@@ -183,18 +182,18 @@ def test_the_hub_refuses(monkeypatch, error, kind):
 )
 def test_a_download_breaks_off(monkeypatch, error, kind):
     on_the_hub(monkeypatch, "config.json", "model.safetensors")
-    monkeypatch.setattr(files, "snapshot_download", refuse(error))
+    monkeypatch.setattr(models, "snapshot_download", refuse(error))
     assert refusal(folder_of, HUB, "weights").kind == kind
 
 
 def on_the_hub(monkeypatch, *file_names):
     siblings = [SimpleNamespace(rfilename=file_name) for file_name in file_names]
-    monkeypatch.setattr(files.HfApi, "model_info", lambda self, repo_id, timeout: SimpleNamespace(siblings=siblings))
+    monkeypatch.setattr(models.HfApi, "model_info", lambda self, repo_id, timeout: SimpleNamespace(siblings=siblings))
 
 
 def test_offline_with_only_the_configuration_here(hub_cache, monkeypatch):
     folder = cached(hub_cache, "owner/model", "config.json")
-    monkeypatch.setattr(files.HfApi, "model_info", refuse(OfflineModeIsEnabled("offline mode is enabled")))
+    monkeypatch.setattr(models.HfApi, "model_info", refuse(OfflineModeIsEnabled("offline mode is enabled")))
     assert folder_of(HUB, "config") == folder
     assert refusal(folder_of, HUB, "weights").kind == "model-offline"
     (folder / "pytorch_model.bin").write_text("")
@@ -211,7 +210,7 @@ def test_half_of_a_sharded_model_is_fetched_again(hub_cache, monkeypatch):
         (folder / "model-2.safetensors").write_text("")
         return str(folder)
 
-    monkeypatch.setattr(files, "snapshot_download", download)
+    monkeypatch.setattr(models, "snapshot_download", download)
     assert folder_of(HUB, "weights") == folder
     assert [file.name for file in weight_files(folder, "owner/model")] == ["model-1.safetensors", "model-2.safetensors"]
 
@@ -232,7 +231,7 @@ def test_what_is_fetched_and_what_never(tmp_path, monkeypatch, part, wanted):
         (tmp_path / "config.json").write_text("{}")
         return str(tmp_path)
 
-    monkeypatch.setattr(files, "snapshot_download", download)
+    monkeypatch.setattr(models, "snapshot_download", download)
     assert folder_of(HUB, part) == tmp_path
     assert asked["repo_id"] == "owner/model"
     fetched = {file for file in (*REPOSITORY, *NEVER) if any(fnmatch(file, rule) for rule in asked["allow_patterns"])}
@@ -269,6 +268,6 @@ def test_weight_files_of_a_folder(tmp_path):
 
 
 def test_how_to_mend_broken_files_depends_on_where_they_came_from():
-    assert "hf download owner/model" in files.broken("owner/model", "?").remedy
-    assert "git checkout" in files.broken("demo/teacher", "?").remedy
-    assert "copy the folder" in files.broken("/data/model", "?").remedy
+    assert "hf download owner/model" in models.broken("owner/model", "?").remedy
+    assert "git checkout" in models.broken("demo/teacher", "?").remedy
+    assert "copy the folder" in models.broken("/data/model", "?").remedy

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from kvlab import run_report
 from kvlab.errors import RunError
-from kvlab.run_report import gather
+from kvlab.results.training import facts
+from kvlab.results.training.facts import gather
 from kvlab.runs import notes, store
 
 
@@ -38,7 +38,7 @@ def test_written_read_replaced_removed(folder):
 
 
 def test_the_report_reads_the_same_file():
-    assert notes.NOTES == run_report.NOTES
+    assert notes.NOTES == facts.NOTES
 
 
 def test_too_long_a_note_changes_nothing_and_a_long_file_is_cut(folder):

@@ -5,12 +5,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvlab import padding
 from kvlab.align.pipeline import align
-from kvlab.capture import capture
-from kvlab.models import load
-from kvlab.request import AlignSettings
-from kvlab.types import KINDS, Document
+from kvlab.models import forward
+from kvlab.models.capture import capture
+from kvlab.models.loading import load
+from kvlab.request.align import AlignSettings
+from kvlab.shapes import KINDS, Document
 from tests.tiny import TEXT, tiny_loaded, tiny_tokens
 from tests.training import prepared, steps
 
@@ -19,24 +19,24 @@ CPU = torch.device("cpu")
 
 @given(st.integers(1, 100_000), st.one_of(st.none(), st.integers(1, 100_000)))
 def test_a_width_holds_the_text_within_the_models_positions(longest, most):
-    width = padding.width(longest, most)
+    width = forward.width(longest, most)
     assert width >= longest
-    assert width <= max(longest + 7, longest * (1 + 1 / padding.SHARE))
+    assert width <= max(longest + 7, longest * (1 + 1 / forward.SHARE))
     if most and longest <= most:
         assert width <= most
 
 
 def test_few_widths_between_a_power_of_two_and_the_next():
     for power in range(7, 15):
-        assert len({padding.width(n) for n in range(2**power + 1, 2 ** (power + 1) + 1)}) == 16
-    assert padding.width(2048) == 2048
+        assert len({forward.width(n) for n in range(2**power + 1, 2 ** (power + 1) + 1)}) == 16
+    assert forward.width(2048) == 2048
 
 
 def test_only_a_gpu_gets_them_and_the_rest_is_masked(monkeypatch):
     batch = [tiny_tokens(9, 1), tiny_tokens(21, 2)]
-    assert padding.padded(batch, CPU)[0].shape == (2, 21)
-    monkeypatch.setattr(padding, "ROUNDED_ON", ("cpu",))
-    ids, mask = padding.padded(batch, CPU)
+    assert forward.padded(batch, CPU)[0].shape == (2, 21)
+    monkeypatch.setattr(forward, "ROUNDED_ON", ("cpu",))
+    ids, mask = forward.padded(batch, CPU)
     assert ids.shape == mask.shape == (2, 24)
     for b, tokens in enumerate(batch):
         assert ids[b, : len(tokens)].tolist() == tokens.ids.tolist() and not ids[b, len(tokens) :].any()
@@ -49,7 +49,7 @@ def test_the_cache_is_the_same(architecture, monkeypatch):
     loaded = tiny_loaded(architecture)
     batch = [tiny_tokens(9, 1), tiny_tokens(21, 2)]
     plain = capture(loaded, batch)
-    monkeypatch.setattr(padding, "ROUNDED_ON", ("cpu",))
+    monkeypatch.setattr(forward, "ROUNDED_ON", ("cpu",))
     rounded = capture(loaded, batch)
     for kind in KINDS:
         for a, b in zip(plain.of(kind), rounded.of(kind), strict=True):
@@ -69,6 +69,6 @@ def test_an_analysis_and_a_run_give_the_same_numbers(pair, tmp_path, monkeypatch
         return told.table()["r2"].to_numpy(), [line["loss"] for line in steps(prepared(tmp_path / folder, pair))]
 
     scores, losses = found("plain")
-    monkeypatch.setattr(padding, "ROUNDED_ON", ("cpu",))
+    monkeypatch.setattr(forward, "ROUNDED_ON", ("cpu",))
     again, other = found("rounded")
     assert again == pytest.approx(scores, abs=1e-4) and other == pytest.approx(losses, rel=1e-5)

@@ -8,20 +8,21 @@ from typing import get_args
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from kvlab import request, segments
-from kvlab.results import read
+from kvlab.host import bundled
+from kvlab.request import align, segments
+from kvlab.results.alignment.data import read
 from kvlab.runs import process, store
-from kvlab.ui import backend, progress, text, warm
+from kvlab.web import backend, progress, server, widgets
 from tests import finished
 
-SCRIPT = str(Path(__file__).parents[1] / "kvlab" / "ui" / "script.py")
+SCRIPT = str(Path(__file__).parents[1] / "kvlab" / "web" / "script.py")
 pytestmark = [pytest.mark.page, pytest.mark.xdist_group("pages")]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def no_worker_is_left():
     yield
-    warm.worker().stop()
+    server.worker().stop()
 
 
 def open_page(path="", **query):
@@ -67,14 +68,14 @@ def test_why_an_analysis_cannot_be_cancelled_is_said_and_stays():
 def test_a_cell_in_the_address_is_the_pinned_head():
     app = open_page("alignment", run="sample", cell="V-3-1")
     assert "V, layer 3, head 1" in [heading.value for heading in app.subheader]
-    sample = read(backend.SAMPLE_FOLDER)
+    sample = read(bundled.ANALYSIS)
     assert f"**{sample.score('value', 3, 1).r2:.0%}** of V" in said(app)
 
 
 @pytest.mark.parametrize("cell", ["", "V-99-0", "<b>", "V-1", "K-a-b"])
 def test_a_cell_that_is_none_falls_back_to_the_worst_key_head(cell):
     app = open_page("alignment", run="sample", cell=cell)
-    sample = read(backend.SAMPLE_FOLDER)
+    sample = read(bundled.ANALYSIS)
     worst = max((s for s in sample.heads if s.kind == "key"), key=lambda s: s.error)
     assert f"K, layer {worst.layer}, head {worst.head}" in [heading.value for heading in app.subheader]
 
@@ -140,7 +141,7 @@ def test_the_form_keeps_what_was_typed_when_it_is_closed_or_its_source_changes()
 
 
 def test_of_several_teachers_one_is_picked_by_address_or_control():
-    both = finished.fused(read(backend.SAMPLE_FOLDER))
+    both = finished.fused(read(bundled.ANALYSIS))
     other = dataclasses.replace(both, teacher=both.teacher | {"name": "demo/teacher-b"})
     run = finished.run_of(both, other).name
     app = open_page("alignment", run=run, teacher="2")
@@ -154,7 +155,7 @@ def test_of_several_teachers_one_is_picked_by_address_or_control():
 
 
 def test_the_fusion_is_a_view_of_several_teachers_only():
-    run = finished.run_of(finished.fused(read(backend.SAMPLE_FOLDER))).name
+    run = finished.run_of(finished.fused(read(bundled.ANALYSIS))).name
     app = open_page("alignment", run=run, view="fusion", cell="V-2-1")
     assert not app.exception and app.query_params["view"] == "fusion"
     assert "2 teachers explain" in said(app) and "+0.020 ± 0.001 R² over the best single teacher" in said(app)
@@ -162,7 +163,7 @@ def test_the_fusion_is_a_view_of_several_teachers_only():
     assert "add nothing" not in said(app) and "bring as much" not in said(app)
     assert "add nothing" in said(open_page("alignment", run=run, view="fusion", cell="V-0-1"))
     # V-1-1 gains .005 over random weights.
-    both = finished.fused(read(backend.SAMPLE_FOLDER))
+    both = finished.fused(read(bundled.ANALYSIS))
     scores = [dataclasses.replace(score, gain_random_se=0.003) for score in both.fusion]
     run = finished.run_of(dataclasses.replace(both, fusion=scores)).name
     assert "bring as much" in said(open_page("alignment", run=run, view="fusion", cell="V-1-1"))
@@ -175,7 +176,7 @@ def columns_of(app, *names):
 
 
 def test_two_analyses_are_compared_by_address():
-    sample = read(backend.SAMPLE_FOLDER)
+    sample = read(bundled.ANALYSIS)
     other = finished.shifted(sample, "value", 2, 1, -0.4)
     other = dataclasses.replace(other, settings=other.settings | {"time": "ceil"}, prompts="mine.txt")
     other.data = other.data | {"documents_sha256": "0" * 64}
@@ -199,7 +200,7 @@ def test_two_analyses_are_compared_by_address():
 
 
 def test_the_second_analysis_is_picked_and_never_the_first_itself():
-    run = finished.run_of(read(backend.SAMPLE_FOLDER)).name
+    run = finished.run_of(read(bundled.ANALYSIS)).name
     app = open_page("alignment", run="sample", view="compare")
     picker = app.selectbox(key="with-picker-sample")
     assert picker.value is None and not any(option.startswith("Sample") for option in picker.options)
@@ -210,7 +211,7 @@ def test_the_second_analysis_is_picked_and_never_the_first_itself():
 
 
 def test_other_shapes_are_one_message_and_the_means_stay():
-    run = finished.run_of(finished.of_fewer_heads(read(backend.SAMPLE_FOLDER))).name
+    run = finished.run_of(finished.of_fewer_heads(read(bundled.ANALYSIS))).name
     app = open_page("alignment", run="sample", **{"with": run})
     assert not app.exception
     assert "The heads cannot be compared" in "\n".join(warning.value for warning in app.warning)
@@ -218,7 +219,7 @@ def test_other_shapes_are_one_message_and_the_means_stay():
 
 
 def test_two_teachers_of_one_analysis_are_compared():
-    first = finished.fused(read(backend.SAMPLE_FOLDER))
+    first = finished.fused(read(bundled.ANALYSIS))
     second = finished.shifted(first, "key", 0, 0, 0.08)
     second = dataclasses.replace(second, teacher=first.teacher | {"name": "demo/teacher-b"})
     run = finished.run_of(first, second).name
@@ -243,7 +244,7 @@ def test_a_second_analysis_without_a_result_is_said():
 
 
 def test_kept_steps_are_shown_for_the_head_that_is_picked():
-    run = finished.run_of(finished.of_rkv(read(backend.SAMPLE_FOLDER))).name
+    run = finished.run_of(finished.of_rkv(read(bundled.ANALYSIS))).name
     app = open_page("alignment", run=run, view="timeline")
     assert not app.exception and "Teacher layer 0, head 0 keeps" in said(app)
     app.selectbox(key=f"kept-layer-{run}").set_value(2).run()
@@ -260,7 +261,7 @@ def test_the_layers_of_the_pinned_head_are_said():
 
 
 def test_models_with_gaps_and_a_latent_cache_are_named():
-    run = finished.run_of(finished.with_gaps(read(backend.SAMPLE_FOLDER))).name
+    run = finished.run_of(finished.with_gaps(read(bundled.ANALYSIS))).name
     app = open_page("alignment", run=run, view="numbers")
     assert not app.exception
     assert "latent cache (MLA)" in said(app) and "Without a KV cache: layers 2, 5 and 8" in said(app)
@@ -294,10 +295,10 @@ def test_the_file_that_says_there_is_something_to_go_on_from():
 
 
 def test_every_choice_of_the_form_has_words():
-    assert set(text.LAYER_RULES) == set(get_args(request.LayerRule))
-    assert set(text.SEARCHES) == set(get_args(request.Search))
-    assert set(text.TIME_RULES) == set(get_args(request.TimeRule))
-    assert set(text.SEGMENTS) == set(get_args(segments.Source))
+    assert set(widgets.LAYER_RULES) == set(get_args(align.LayerRule))
+    assert set(widgets.SEARCHES) == set(get_args(align.Search))
+    assert set(widgets.TIME_RULES) == set(get_args(align.TimeRule))
+    assert set(widgets.SEGMENTS) == set(get_args(segments.Source))
 
 
 def test_the_form_asks_for_segments_markers_and_chat(monkeypatch):
@@ -309,9 +310,9 @@ def test_the_form_asks_for_segments_markers_and_chat(monkeypatch):
     app.text_area(key="form-markers-answer").set_value("=>\n\n结果：").run()
     app.button(key="run-button").click().run()
     assert not app.exception
-    (request,) = asked
-    assert request.settings.chat and request.segments == "auto"
-    assert request.markers.answer == ("=>", "结果：") and "<think>" in request.markers.reasoning
+    (align,) = asked
+    assert align.settings.chat and align.segments == "auto"
+    assert align.markers.answer == ("=>", "结果：") and "<think>" in align.markers.reasoning
 
 
 def test_the_form_asks_for_further_teachers_layers_and_controls(monkeypatch):
@@ -329,10 +330,10 @@ def test_the_form_asks_for_further_teachers_layers_and_controls(monkeypatch):
     app.button(key="form-toggle").click().run()
     app.button(key="run-button").click().run()
     assert not app.exception
-    (request,) = asked
-    assert request.teachers == ("demo/teacher", "demo/teacher-b")
-    assert (request.settings.layers, request.settings.search) == ("cka", "full")
-    assert not request.settings.random_teacher and (request.settings.sample_tokens, request.settings.max_tokens) == (
+    (align,) = asked
+    assert align.teachers == ("demo/teacher", "demo/teacher-b")
+    assert (align.settings.layers, align.settings.search) == ("cka", "full")
+    assert not align.settings.random_teacher and (align.settings.sample_tokens, align.settings.max_tokens) == (
         5000,
         20_000,
     )
@@ -344,5 +345,5 @@ def test_the_form_starts_with_the_defaults_of_a_request(monkeypatch):
     app = open_page("alignment", run="sample")
     app.button(key="form-toggle").click().run()
     app.button(key="run-button").click().run()
-    plain = request.AnalysisRequest(teacher="demo/teacher", student="demo/student")
+    plain = align.AnalysisRequest(teacher="demo/teacher", student="demo/student")
     assert asked == [plain]

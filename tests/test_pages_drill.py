@@ -4,11 +4,13 @@ import dataclasses
 
 import pytest
 
+from kvlab.host import bundled
 from kvlab.language import say, speaking
-from kvlab.prompts import read_prompts
-from kvlab.results import read
+from kvlab.request.prompts import read_prompts
+from kvlab.results.alignment.data import read
 from kvlab.runs import store
-from kvlab.ui import backend, head_views, warm
+from kvlab.web import backend, server
+from kvlab.web.alignment import one_head
 from tests import finished
 from tests.test_pages import open_page, said
 from tests.test_plots_drill import without
@@ -19,10 +21,10 @@ pytestmark = [pytest.mark.page, pytest.mark.xdist_group("pages-drill")]
 @pytest.fixture(scope="module", autouse=True)
 def no_worker_is_left():
     yield
-    warm.worker().stop()
+    server.worker().stop()
 
 
-@pytest.mark.parametrize("pane", list(head_views.VIEWS))
+@pytest.mark.parametrize("pane", list(one_head.VIEWS))
 @pytest.mark.parametrize("lang", ["en", "zh"])
 def test_every_view_of_a_head_opens_by_address(pane, lang):
     app = open_page("alignment", run="sample", cell="V-3-1", pane=pane, lang=lang)
@@ -73,7 +75,7 @@ def test_the_timeline_moves_zooms_and_shows_the_pinned_head():
 
 @pytest.fixture
 def old_run():
-    old = without(read(backend.SAMPLE_FOLDER), "spectrum.", "rules.", ".signal.")
+    old = without(read(bundled.ANALYSIS), "spectrum.", "rules.", ".signal.")
     settings = {name: value for name, value in old.settings.items() if name != "compare_rules"}
     return finished.run_of(dataclasses.replace(old, settings=settings))
 

@@ -12,34 +12,37 @@ import pytest
 import yaml
 from streamlit.testing.v1 import AppTest
 
-from kvlab import memory, prompts
 from kvlab.demo.corpus import problems
-from kvlab.runs import monitor, process, queue, store, training
-from kvlab.train import config as settings
-from kvlab.train.config import TrainConfig
-from kvlab.ui import live_end, standing_queue, validation_launch, warm
-from kvlab.ui import validation_words as words
+from kvlab.host import memory
+from kvlab.request import prompts
+from kvlab.request import train as settings
+from kvlab.request.train import TrainConfig
+from kvlab.runs import monitor, process, run_queue, store, training
+from kvlab.web import server
+from kvlab.web.training import end
+from kvlab.web.training import launch as validation_launch
+from kvlab.web.training import options as words
 from tests.trained import functional
 from tests.trainers import FAKE, launch, wait_for, wait_for_phase, wait_until_idle
 from tests.waiting import wait_until
 
 PAGES = Path(__file__).parents[1] / "pages"
-SCRIPT = str(PAGES.parent / "kvlab" / "ui" / "script.py")
+SCRIPT = str(PAGES.parent / "kvlab" / "web" / "script.py")
 pytestmark = [pytest.mark.page, pytest.mark.xdist_group("pages-validation")]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def no_worker_is_left():
     yield
-    warm.worker().stop()
+    server.worker().stop()
 
 
 @pytest.fixture(autouse=True)
 def root(monkeypatch):
-    monkeypatch.setattr(queue, "TRAINER", FAKE)
+    monkeypatch.setattr(run_queue, "TRAINER", FAKE)
     root = store.runs_root()
     yield root
-    for entry in queue.entries(root):
+    for entry in run_queue.entries(root):
         store.append(entry.folder / "stop", b"")
     wait_until_idle(root)
 
@@ -200,7 +203,7 @@ def test_two_documents_are_too_few(root):
 def test_the_worker_is_ended_first_where_it_holds_the_same_gpu(asked, monkeypatch):
     monkeypatch.setattr(validation_launch, "held_on", lambda device: ["demo/teacher"])  # there is no GPU here
     ended = []
-    monkeypatch.setattr(warm.worker(), "stop", lambda: ended.append(True), raising=False)
+    monkeypatch.setattr(server.worker(), "stop", lambda: ended.append(True), raising=False)
     app = open_page()
     app.button(key="launch-button").click().run()
     assert "holds demo/teacher on this GPU" in said(app) and not asked
@@ -312,7 +315,7 @@ def test_a_run_that_the_system_killed_is_lost_and_may_be_tried_with_less_memory(
     app = open_page(run=folder.name)
     assert not app.exception
     assert "This run was lost" in said(app) and "SIGKILL" in said(app)
-    assert live_end.changes_of(monitor.view(folder)) == {"batch_size": 1, "gradient_accumulation_steps": 4}
+    assert end.changes_of(monitor.view(folder)) == {"batch_size": 1, "gradient_accumulation_steps": 4}
     app.button(key=f"resume-{folder.name}").click().run()
     wait_for(folder, "done")
 
@@ -380,23 +383,23 @@ def test_damaged_files_of_a_run_do_not_break_its_page():
 def test_a_queue_that_stands_still_goes_on_when_the_server_starts_or_a_page_is_opened(root):
     folder = store.create(root, "training", "waits", {"steps": 2})
     store.write_status(folder, queue={"host": os.uname().nodename, "device": "cpu", "visible_devices": None})
-    assert not queue.entries(root)  # whoever queued it died in between
-    assert standing_queue.take_up() is None
+    assert not run_queue.entries(root)  # whoever queued it died in between
+    assert server.take_up() is None
     wait_for(folder, "done")
     wait_until_idle(root)
 
     other = store.create(root, "training", "waits", {"steps": 2})
-    queue.add(other, "cpu")
+    run_queue.add(other, "cpu")
     open_page()
     wait_for(other, "done")
 
 
 def test_a_queue_that_cannot_go_on_is_said_on_the_page(root, monkeypatch):
     folder = store.create(root, "training", "waits", {"steps": 2})
-    queue.add(folder, "cpu")
-    monkeypatch.setattr(queue, "KEEPER", ("/no/such/python",))
-    assert standing_queue.take_up().kind == "runs-unwritable"
+    run_queue.add(folder, "cpu")
+    monkeypatch.setattr(run_queue, "KEEPER", ("/no/such/python",))
+    assert server.take_up().kind == "runs-unwritable"
     app = open_page()
     assert not app.exception and "The queue of runs stands still" in said(app)
     training.stop(folder)
-    assert standing_queue.problem() is None
+    assert server.problem() is None

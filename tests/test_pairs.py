@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kvlab import results
 from kvlab.align.pipeline import align
-from kvlab.request import AlignSettings
-from kvlab.types import Document
+from kvlab.request.align import AlignSettings
+from kvlab.results.alignment import data
+from kvlab.shapes import Document
 from tests.tiny import TEXT, tiny_loaded, tiny_tokenizer
 
 pytestmark = [pytest.mark.model]
@@ -63,8 +63,8 @@ def test_a_pair_is_aligned_end_to_end(teacher, student, tmp_path):
         chosen = result.layer_map["teacher_layers"][kind]
         assert {layer for layers in chosen for layer in layers} <= set(teacher.geometry.kv_layers)
         assert len(map_of_kind.weights) == len(shapes) == len(chosen)
-    results.write(result, tmp_path)
-    assert results.plain(results.read(tmp_path).to_dict()) == results.plain(result.to_dict())
+    data.write(result, tmp_path)
+    assert data.plain(data.read(tmp_path).to_dict()) == data.plain(result.to_dict())
     assert result.capture["teacher"]["latent"] == teacher.geometry.latent
 
 

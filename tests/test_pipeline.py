@@ -8,18 +8,19 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
-from kvlab import report, results
 from kvlab.align import inspection
 from kvlab.align.crossfit import crossfit_ridge
+from kvlab.align.items import Reader
 from kvlab.align.pipeline import _Work, align
-from kvlab.align.reading import Reader
 from kvlab.align.scoring import score
-from kvlab.capture import capture
 from kvlab.errors import AlignError, Cancelled
-from kvlab.models import load
-from kvlab.request import AlignSettings
-from kvlab.tokens import tokenize
-from kvlab.types import KINDS, Document, no_progress
+from kvlab.models.capture import capture
+from kvlab.models.loading import load
+from kvlab.models.tokens import tokenize
+from kvlab.request.align import AlignSettings
+from kvlab.results.alignment import data
+from kvlab.results.alignment.page import html
+from kvlab.shapes import KINDS, Document, no_progress
 from tests.tiny import TEXT, tiny_model
 
 pytestmark = [pytest.mark.model, pytest.mark.xdist_group("pipeline")]
@@ -113,9 +114,9 @@ def test_documents_are_kept_token_by_token_as_far_as_their_arrays_fit(teacher, s
 
 
 def test_result_survives_the_disk(aligned, tmp_path):
-    results.write(aligned, tmp_path)
-    read = results.read(tmp_path)
-    assert results.plain(read.to_dict()) == results.plain(aligned.to_dict())
+    data.write(aligned, tmp_path)
+    read = data.read(tmp_path)
+    assert data.plain(read.to_dict()) == data.plain(aligned.to_dict())
     assert all(np.array_equal(read.arrays[k], v, equal_nan=True) for k, v in aligned.arrays.items())
     header = (tmp_path / "heads.csv").read_text().splitlines()[0]
     assert header == "kind,layer,head,r2,error,cosine,r2_shuffled,r2_identity,n"
@@ -124,7 +125,7 @@ def test_result_survives_the_disk(aligned, tmp_path):
 def test_a_broken_result_is_refused_with_the_remedy(tmp_path):
     (tmp_path / "alignment.json").write_text("{")
     with pytest.raises(AlignError, match="run the analysis again"):
-        results.read(tmp_path)
+        data.read(tmp_path)
 
 
 def test_the_saved_map_reproduces_a_linear_student(teacher, documents):
@@ -280,8 +281,8 @@ def test_a_head_that_does_not_vary_has_no_score_and_is_said(teacher, student, do
             assert any("2 of 12 heads do not vary" in note for note in result.notes)
         else:
             assert flat.empty
-        results.write(result, tmp_path / "out")
-        assert "averaged over heads" in report.html(results.read(tmp_path / "out"))
+        data.write(result, tmp_path / "out")
+        assert "averaged over heads" in html(data.read(tmp_path / "out"))
 
 
 @pytest.mark.parametrize("keys", ["pre-rope", "post-rope"])

@@ -6,14 +6,17 @@ import re
 import numpy as np
 import pytest
 
-from kvlab import plots, report
-from kvlab.results import read
-from kvlab.ui.backend import SAMPLE_FOLDER
+from kvlab.host.bundled import ANALYSIS
+from kvlab.results import words as results_words
+from kvlab.results.alignment.data import read
+from kvlab.results.alignment.heads import contributions, controls, error_heatmap, token_errors
+from kvlab.results.alignment.page import html
+from kvlab.results.alignment.timeline import LAG_BINS, index_maps, timeline
 
 
 @pytest.fixture(scope="module")
 def sample():
-    return read(SAMPLE_FOLDER)
+    return read(ANALYSIS)
 
 
 def traces(figure, kind):
@@ -22,7 +25,7 @@ def traces(figure, kind):
 
 @pytest.mark.parametrize("kind", ["key", "value"])
 def test_heatmap_cells_and_their_markers_are_the_scores(sample, kind):
-    figure = plots.error_heatmap(sample, kind, selected=(3, 1))
+    figure = error_heatmap(sample, kind, selected=(3, 1))
     heat, (words, markers) = traces(figure, "heatmap")[0], traces(figure, "scatter")
     for i, (layer, head) in enumerate(markers.customdata):
         score = sample.score(kind, layer, head)
@@ -41,7 +44,7 @@ def test_heads_beyond_the_legible_are_still_drawn_and_marked(sample):
         for head in range(30)
     ]
     student = sample.student | {"kv_layers": list(range(20)), "kv_heads": 30}
-    figure = plots.error_heatmap(dataclasses.replace(sample, heads=heads, student=student), "key")
+    figure = error_heatmap(dataclasses.replace(sample, heads=heads, student=student), "key")
     assert np.array(traces(figure, "heatmap")[0].z).shape == (20, 30)
     assert set(traces(figure, "scatter")[0].text) == {" ="}
     assert len(traces(figure, "scatter")[0].x) == 600  # every head is marked as no better than its controls
@@ -50,7 +53,7 @@ def test_heads_beyond_the_legible_are_still_drawn_and_marked(sample):
 def test_heads_of_which_no_verdict_is_known_are_marked_as_such(sample):
     unknown = {"se": float("nan"), "gain_se": float("nan")}
     heads = [dataclasses.replace(score, **unknown) for score in sample.heads]
-    figure = plots.error_heatmap(dataclasses.replace(sample, heads=heads), "key")
+    figure = error_heatmap(dataclasses.replace(sample, heads=heads), "key")
     words, markers = traces(figure, "scatter")
     assert all(text.endswith(" ?") for text in words.text)
     assert all("± –)" in text and "nan" not in text for text in markers.text)
@@ -58,8 +61,8 @@ def test_heads_of_which_no_verdict_is_known_are_marked_as_such(sample):
 
 @pytest.mark.parametrize("rule", ["exact", "floor", "ceil", "nearest"])
 def test_every_covered_token_is_linked_once_in_the_colour_of_its_lag(sample, rule):
-    figure = plots.timeline(sample, 1, rule)
-    words = {words: (low, high) for low, (high, _, words) in zip((-(10**9), -1, 0, 2, 5), plots.LAG_BINS)}
+    figure = timeline(sample, 1, rule)
+    words = {words: (low, high) for low, (high, _, words) in zip((-(10**9), -1, 0, 2, 5), LAG_BINS)}
     lag = sample.arrays[f"document.1.lag.{rule}"]
     linked = 0
     for trace in figure.data:
@@ -72,7 +75,7 @@ def test_every_covered_token_is_linked_once_in_the_colour_of_its_lag(sample, rul
 
 
 def test_the_parts_of_a_document_are_shaded_and_named(sample):
-    figure = plots.timeline(sample, 0, "floor", (100, 179))
+    figure = timeline(sample, 0, "floor", (100, 179))
     document = sample.inspected[0]
     bands = {(shape.x0, shape.x1, shape.yref) for shape in figure.layout.shapes}
     rows = ("y domain", "y2 domain")
@@ -81,7 +84,7 @@ def test_the_parts_of_a_document_are_shaded_and_named(sample):
     assert names == {"prompt": 100, "reasoning": 155, "answer": 169}  # the first begins left of the window
     whole = dataclasses.replace(document, segments=[])
     plain = dataclasses.replace(sample, inspected=[whole, *sample.inspected[1:]])
-    assert not plots.timeline(plain, 0, "floor").layout.shapes
+    assert not timeline(plain, 0, "floor").layout.shapes
 
 
 def test_heads_that_a_layer_lacks_are_no_part_of_the_mean_error(sample):
@@ -89,7 +92,7 @@ def test_heads_that_a_layer_lacks_are_no_part_of_the_mean_error(sample):
     error = arrays["document.0.error.key"].copy()
     error[1:, 1] = np.nan
     arrays["document.0.error.key"] = error
-    figure = plots.timeline(dataclasses.replace(sample, arrays=arrays), 0, "floor")
+    figure = timeline(dataclasses.replace(sample, arrays=arrays), 0, "floor")
     drawn = next(trace for trace in figure.data if trace.name == "K error")
     covered = error[..., ~np.isnan(error).all((0, 1))]
     np.testing.assert_allclose(drawn.y, np.nanmean(covered, axis=(0, 1)), rtol=1e-6)
@@ -97,7 +100,7 @@ def test_heads_that_a_layer_lacks_are_no_part_of_the_mean_error(sample):
 
 def test_all_controls_stand_beside_the_teacher_with_their_errors(sample):
     score = dataclasses.replace(sample.score("key", 3, 0), n_control=999)
-    bars = plots.controls(score).data[0]
+    bars = controls(score).data[0]
     r2 = (score.r2, score.r2_identity, score.r2_random, score.r2_group_mean, score.r2_shuffled, 0.0)
     assert bars.x == pytest.approx(r2)
     assert bars.error_x.array == (score.se, score.identity_se, score.random_se, None, score.shuffled_se, None)
@@ -107,13 +110,13 @@ def test_all_controls_stand_beside_the_teacher_with_their_errors(sample):
 
 def test_a_control_that_was_not_measured_is_not_drawn_and_a_deep_one_is_cut(sample):
     nan = float("nan")
-    bars = plots.controls(dataclasses.replace(sample.heads[0], r2_random=nan, r2_group_mean=-7.0)).data[0]
+    bars = controls(dataclasses.replace(sample.heads[0], r2_random=nan, r2_group_mean=-7.0)).data[0]
     assert len(bars.x) == 5 and min(bars.x) == -1.0
     assert any("−7.000" in name for name in bars.y)
 
 
 def test_index_maps_draw_every_rule(sample):
-    figure = plots.index_maps(sample, 0)
+    figure = index_maps(sample, 0)
     assert [trace.name for trace in figure.data] == [
         "exact",
         "floor",
@@ -131,14 +134,14 @@ def test_index_maps_draw_every_rule(sample):
 def test_every_axis_says_what_it_shows(sample):
     score = sample.heads[0]
     figures = [
-        plots.error_heatmap(sample, "key"),
-        plots.contributions(sample, "key", 0, 0),
-        plots.token_errors(sample, 0, "key", 0, 0),
-        plots.index_maps(sample, 0),
+        error_heatmap(sample, "key"),
+        contributions(sample, "key", 0, 0),
+        token_errors(sample, 0, "key", 0, 0),
+        index_maps(sample, 0),
     ]
     for figure in figures:
         assert figure.layout.xaxis.title.text and figure.layout.yaxis.title.text
-    assert "R²" in plots.controls(score).layout.xaxis.title.text
+    assert "R²" in controls(score).layout.xaxis.title.text
 
 
 def test_report_holds_every_number_and_escapes_names_and_texts(sample):
@@ -148,7 +151,7 @@ def test_report_holds_every_number_and_escapes_names_and_texts(sample):
         notes=["<img src=x onerror=alert(1)>"],
         prompts="<b>mine</b>",
     )
-    page = report.html(hostile)
+    page = html(hostile)
     assert "<script>alert(1)" not in page and "<img src=x" not in page and "<b>mine</b>" not in page
     assert "&lt;script&gt;alert(1)" in page
     for score in sample.heads:
@@ -158,4 +161,4 @@ def test_report_holds_every_number_and_escapes_names_and_texts(sample):
 
 
 def test_a_negative_zero_is_not_shown():
-    assert report.whole(-0.001) == "0%" and report.whole(0.394) == "39%"
+    assert results_words.whole(-0.001) == "0%" and results_words.whole(0.394) == "39%"

@@ -6,18 +6,24 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from kvlab import plots, report
+from kvlab.host.bundled import ANALYSIS
 from kvlab.language import speaking
-from kvlab.results import Inspected, TokenView, read
-from kvlab.safe_csv import safe_csv
-from kvlab.ui.backend import SAMPLE_FOLDER
+from kvlab.results.alignment.data import Inspected, TokenView, read
+from kvlab.results.alignment.heads import worst_tokens
+from kvlab.results.alignment.one_head import groups_sentence, rules_sentence, signal_sentence, spectrum_sentence
+from kvlab.results.alignment.resampled import has_signal, signal
+from kvlab.results.alignment.rules import rules_table, time_rules
+from kvlab.results.alignment.spectrum import error_spectrum, spectrum_table
+from kvlab.results.alignment.strip import minimap
+from kvlab.results.alignment.timeline import drawn_bytes, groups, index_maps, shapes, timeline
+from kvlab.results.safe_csv import safe_csv
 
 CELL = ("key", 3, 0)
 
 
 @pytest.fixture(scope="module")
 def sample():
-    return read(SAMPLE_FOLDER)
+    return read(ANALYSIS)
 
 
 def without(alignment, *prefixes):
@@ -30,7 +36,7 @@ def without(alignment, *prefixes):
 @pytest.mark.parametrize("kind", ["key", "value"])
 def test_the_errors_of_all_directions_sum_to_the_head(sample, kind):
     for score in (s for s in sample.heads if s.kind == kind):
-        table = plots.spectrum_table(sample, kind, score.layer, score.head)
+        table = spectrum_table(sample, kind, score.layer, score.head)
         assert (table["share"] * table["error"]).sum() == pytest.approx(score.error, abs=1e-4)
         assert (table["share"] * table["error_identity"]).sum() == pytest.approx(1 - score.r2_identity, abs=1e-4)
         assert table["cumulative"].iloc[-1] == pytest.approx(1, abs=1e-4)
@@ -38,45 +44,45 @@ def test_the_errors_of_all_directions_sum_to_the_head(sample, kind):
 
 
 def test_the_spectrum_is_drawn_and_said(sample):
-    table = plots.spectrum_table(sample, *CELL)
-    error, alone, share = plots.error_spectrum(sample, *CELL).data
+    table = spectrum_table(sample, *CELL)
+    error, alone, share = error_spectrum(sample, *CELL).data
     np.testing.assert_allclose(error.y, table["error"])
     np.testing.assert_allclose(error.error_y.array, table["se"])
     np.testing.assert_allclose(alone.y, table["error_identity"])
     np.testing.assert_allclose(share.y, table["share"])
-    said = report.spectrum_sentence(sample, *CELL)
+    said = spectrum_sentence(sample, *CELL)
     needed = int(np.searchsorted(np.cumsum(table["share"]), 0.9)) + 1
     assert f"{needed} of {len(table)} directions" in said and "n = 17,007 tokens" in said
     with speaking("zh"):
-        assert "主方向" in plots.error_spectrum(sample, *CELL).layout.xaxis2.title.text
+        assert "主方向" in error_spectrum(sample, *CELL).layout.xaxis2.title.text
 
 
 def test_a_head_that_does_not_vary_has_no_directions(sample):
     arrays = sample.arrays | {"spectrum.key.share": np.full_like(sample.arrays["spectrum.key.share"], np.nan)}
-    assert plots.spectrum_table(dataclasses.replace(sample, arrays=arrays), *CELL).empty
+    assert spectrum_table(dataclasses.replace(sample, arrays=arrays), *CELL).empty
 
 
 def test_rules_are_ranked_on_the_same_tokens(sample):
-    table = plots.rules_table(sample, *CELL)
+    table = rules_table(sample, *CELL)
     assert set(table["rule"]) == {"exact", "floor", "ceil", "overlap", "linear", "nearest", "segment"}
     same = table[table["common"]]
     assert same["r2"].is_monotonic_decreasing and same["rows_scored"].nunique() == 1
     assert table["rule"].iloc[-1] == "exact" and not table["common"].iloc[-1]
     assert table[table["own"]]["rule"].tolist() == ["floor"]
-    (bar,) = plots.time_rules(sample, *CELL).data
+    (bar,) = time_rules(sample, *CELL).data
     assert list(bar.x) == pytest.approx(table["r2"].tolist())
-    said = report.rules_sentence(sample, *CELL)
+    said = rules_sentence(sample, *CELL)
     assert f"**{same['rule'].iloc[0]}**" in said and "exact" not in said.split("Same layers")[0]
 
 
 def test_an_earlier_analysis_holds_none_of_it(sample):
     old = without(sample, "spectrum.", "rules.", ".signal.")
-    assert plots.spectrum_table(old, *CELL) is None and plots.rules_table(old, *CELL) is None
-    assert not plots.has_signal(old, 0) and plots.has_signal(sample, 0)
+    assert spectrum_table(old, *CELL) is None and rules_table(old, *CELL) is None
+    assert not has_signal(old, 0) and has_signal(sample, 0)
 
 
 def test_the_worst_tokens_are_those_of_the_largest_error(sample):
-    worst = report.worst_tokens(sample, *CELL, range(len(sample.inspected)), 12)
+    worst = worst_tokens(sample, *CELL, range(len(sample.inspected)), 12)
     errors = np.concatenate(
         [
             sample.arrays[f"document.{n}.error.key"][3, 0][np.array(d.scored, dtype=bool)]
@@ -107,12 +113,12 @@ def small():
 
 
 def test_groups_lie_between_common_borders(small):
-    assert [(g.start, g.end, g.teacher, g.student) for g in plots.groups(small)] == [
+    assert [(g.start, g.end, g.teacher, g.student) for g in groups(small)] == [
         (0, 2, 1, 2),
         (2, 6, 2, 2),
         (6, 9, 1, 1),
     ]
-    assert plots.shapes(small) == {"1:n": 1, "n:n": 1, "1:1": 1}
+    assert shapes(small) == {"1:n": 1, "n:n": 1, "1:1": 1}
 
 
 @pytest.mark.parametrize(
@@ -133,7 +139,7 @@ def test_what_a_token_was_read_from(small, rule, index, read_from):
         arrays={f"document.0.index.{rule}": np.full(6, index), "document.0.error.key": np.ones((1, 1, 6))},
         layer_position=lambda layer: layer,
     )
-    worst = report.worst_tokens(alignment, "key", 0, 0, [0], 9)
+    worst = worst_tokens(alignment, "key", 0, 0, [0], 9)
     row = worst[worst["token"] == 3].iloc[0]
     assert row["read_from"].startswith(read_from) and bool(row["read_from"]) == bool(read_from)
     assert (row["before"], row["text"], row["after"]) == ("=1", "+ab", "␣河")
@@ -142,7 +148,7 @@ def test_what_a_token_was_read_from(small, rule, index, read_from):
 
 def test_the_three_lines_are_those_of_the_result(sample):
     document = sample.inspected[2]
-    figure = plots.signal(sample, 2, *CELL, (40, 120))
+    figure = signal(sample, 2, *CELL, (40, 120))
     for line, name, tokens in zip(
         figure.data, ("teacher", "resampled", "student"), (document.teacher_tokens, *[document.student_tokens] * 2)
     ):
@@ -151,7 +157,7 @@ def test_the_three_lines_are_those_of_the_result(sample):
         assert list(line.x) == [tokens[i].end for i in inside]
         np.testing.assert_allclose(np.array(line.y, dtype=float), values[inside].astype(float))
     assert "standard deviations" in figure.layout.yaxis.title.text
-    said = report.signal_sentence(sample, 2, *CELL)
+    said = signal_sentence(sample, 2, *CELL)
     assert f"over {sum(document.scored)} scored tokens" in said
 
 
@@ -165,7 +171,7 @@ def test_the_resampled_teacher_explains_the_student_as_well_as_the_spectrum_says
             for name in ("student", "resampled")
         )
         rss, tss = rss + ((student - resampled) ** 2).sum(), tss + (student**2).sum()
-    table = plots.spectrum_table(sample, "value", 1, 1)
+    table = spectrum_table(sample, "value", 1, 1)
     assert rss / tss == pytest.approx(table["error"].iloc[0], abs=0.15)  # 12 of 160 documents
 
 
@@ -183,13 +189,13 @@ def test_only_the_window_and_its_margins_are_drawn_of_a_long_document(sample):
         arrays[f"document.0.index.{rule}"] = np.arange(many, dtype=np.float32)
         arrays[f"document.0.lag.{rule}"] = np.zeros(many, dtype=np.float32)
     big = dataclasses.replace(sample, inspected=[long, *sample.inspected[1:]], arrays=arrays)
-    assert document.id != long.id and plots.drawn_bytes(long, (10_000, 10_096)) == (9952, 10_144)
-    figure = plots.timeline(big, 0, "floor", (10_000, 10_096))
+    assert document.id != long.id and drawn_bytes(long, (10_000, 10_096)) == (9952, 10_144)
+    figure = timeline(big, 0, "floor", (10_000, 10_096))
     assert max(len(trace.x) for trace in figure.data) < 2000
-    assert max(len(trace.x) for trace in plots.timeline(big, 0, "floor").data) < 20_000
-    assert max(len(trace.x) for trace in plots.index_maps(big, 0).data) <= 2000
+    assert max(len(trace.x) for trace in timeline(big, 0, "floor").data) < 20_000
+    assert max(len(trace.x) for trace in index_maps(big, 0).data) <= 2000
 
-    strip = plots.minimap(big, 0, (10_000, 10_096))
+    strip = minimap(big, 0, (10_000, 10_096))
     (bar,) = strip.data
     assert len(bar.x) <= 240 and bar.customdata[0][0] == 0
     np.testing.assert_allclose(bar.marker.color, [at / many for at in bar.x], atol=0.01)
@@ -198,13 +204,13 @@ def test_only_the_window_and_its_margins_are_drawn_of_a_long_document(sample):
 
 
 def test_exact_borders_and_groups_are_drawn(sample):
-    figure = plots.timeline(sample, 0, "floor")
+    figure = timeline(sample, 0, "floor")
     named = {trace.name: trace for trace in figure.data}
-    found = plots.groups(sample.inspected[0])
+    found = groups(sample.inspected[0])
     assert list(named["exact border"].x[::3]) == [group.end for group in found]
     others = [g for g in found if (g.teacher, g.student) != (1, 1)]
     assert len(named["not one to one, teacher : student"].x) == 6 * len(others)
     labels = next(t for t in figure.data if t.mode == "text" and t.text and ":" in t.text[0] and t.name is None)
     assert list(labels.text) == [f"{g.teacher}:{g.student}" for g in others]
-    said = report.groups_sentence(sample, 0)
+    said = groups_sentence(sample, 0)
     assert f"{len(found)} exact borders" in said

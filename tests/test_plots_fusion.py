@@ -7,15 +7,20 @@ from math import nan
 import numpy as np
 import pytest
 
-from kvlab import plots, report
-from kvlab.results import read, write
-from kvlab.ui.backend import SAMPLE_FOLDER
+from kvlab.host.bundled import ANALYSIS
+from kvlab.results.alignment.data import read, write
+from kvlab.results.alignment.fusion import fused_parts, fusion_weights, gain_heatmap
+from kvlab.results.alignment.page import html
+from kvlab.results.alignment.rkv import kept_mask, kept_steps
+from kvlab.results.alignment.sentences import fusion_sentence, kept_sentence
+from kvlab.results.alignment.tables import fusion_table
+from kvlab.results.alignment.timeline import rule_shown
 from tests.finished import fused, of_rkv
 
 
 @pytest.fixture(scope="module")
 def sample():
-    return read(SAMPLE_FOLDER)
+    return read(ANALYSIS)
 
 
 def test_a_gain_that_is_not_shown_is_none_however_certain(sample):
@@ -43,30 +48,30 @@ def replaced(both, **fields):
 
 def test_the_sentence_says_what_random_weights_leave_of_the_gain(sample):
     both = fused(sample)
-    said = report.fusion_sentence(both)
+    said = fusion_sentence(both)
     layers = [score.layer for score in both.fusion]
     points = round(100 * 0.005 * np.mean(layers))
     assert f"+{points} point" in said.partition("over random weights in place of the others")[0].rpartition(",")[2]
     assert f"In {sum(layer > 0 for layer in layers)} of {len(layers)} heads" in said and "1,200 tokens" in said
     assert "over random weights in place of others +0.010 ± 0.001, n = 1,200" in hovers(both)[2]
     without = replaced(both, gain_random=nan, gain_random_se=nan, n_control=0)
-    said = report.fusion_sentence(without)
+    said = fusion_sentence(without)
     assert "were not measured" in said and "over random weights" not in said
     assert "random" not in hovers(without)[2]
     unknown = replaced(both, gain_se=nan, gain_random_se=nan)
-    assert "heads both gains" not in report.fusion_sentence(unknown)
+    assert "heads both gains" not in fusion_sentence(unknown)
 
 
 def hovers(both):
     """Of K head 0, by layer."""
-    markers = plots.gain_heatmap(both, "key").data[2]
+    markers = gain_heatmap(both, "key").data[2]
     return {layer: hover for (layer, head), hover in zip(markers.customdata, markers.text) if head == 0}
 
 
 @pytest.mark.parametrize("kind", ["key", "value"])
 def test_the_gain_map_is_centred_on_zero_and_marks_what_is_no_gain(sample, kind):
     both = fused(sample)
-    figure = plots.gain_heatmap(both, kind, selected=(2, 1))
+    figure = gain_heatmap(both, kind, selected=(2, 1))
     heat, words = figure.data[0], figure.data[1]
     assert heat.zmin == -heat.zmax == pytest.approx(-0.03)
     for i, (x, y) in enumerate(zip(words.x, words.y)):
@@ -78,7 +83,7 @@ def test_the_gain_map_is_centred_on_zero_and_marks_what_is_no_gain(sample, kind)
 def test_one_head_in_parts_and_its_weights(sample):
     both = fused(sample)
     score = both.fused("key", 1, 0)
-    parts, weights = plots.fused_parts(score, both.teachers), plots.fusion_weights(score, both.teachers)
+    parts, weights = fused_parts(score, both.teachers), fusion_weights(score, both.teachers)
     assert parts.data[0].x == pytest.approx((score.r2, *score.r2_alone))
     assert parts.data[0].error_x.array[0] == score.se and parts.data[0].error_x.array[1] is None
     assert weights.data[0].x == pytest.approx(score.weights)
@@ -87,7 +92,7 @@ def test_one_head_in_parts_and_its_weights(sample):
 
 
 def test_the_fusion_table_names_its_teachers(sample):
-    table = report.fusion_table(fused(sample))
+    table = fusion_table(fused(sample))
     assert "R² alone: 2 demo/teacher-b" in table and "weight: 1 demo/teacher" in table
     assert table["n tokens"].eq(1234).all() and len(table) == len(sample.heads)
     np.testing.assert_allclose(table["gain over random"], 0.005 * table["layer"])
@@ -106,19 +111,19 @@ def test_a_result_of_before_that_control_is_read(sample, tmp_path):
     assert all(np.isnan(score.gain_random) and score.n_control == 0 for score in old.fusion)
     assert [score.beats_best for score in old.fusion] == [score.layer > 0 for score in old.fusion]
     assert old.fusion == read(tmp_path).fusion
-    assert "were not measured" in report.html(old)
+    assert "were not measured" in html(old)
 
 
 def test_the_report_holds_the_fusion(sample):
-    page = report.html(fused(sample))
+    page = html(fused(sample))
     assert "Fusion of the teachers" in page and "1,234 tokens that all of them cover" in page
-    assert "Fusion of the teachers" not in report.html(sample)
+    assert "Fusion of the teachers" not in html(sample)
 
 
 def test_kept_steps_are_the_arrays_and_stand_out(sample):
     rkv = of_rkv(sample)
-    figure = plots.kept_steps(rkv, 0, 2, 3)
-    kept = plots.kept_mask(rkv, 0, 2, 3)
+    figure = kept_steps(rkv, 0, 2, 3)
+    kept = kept_mask(rkv, 0, 2, 3)
     assert kept.sum() == len(range(4, len(kept), 2))
     for part, axis in zip(("importance", "redundancy", "score"), ("y", "y2", "y3")):
         values = rkv.arrays[f"document.0.rkv.{part}"][2, 3]
@@ -132,7 +137,7 @@ def test_kept_steps_are_the_arrays_and_stand_out(sample):
 def test_the_sentence_counts_kept_steps_and_names_the_weight(sample):
     rkv = of_rkv(sample)
     length = len(rkv.inspected[0].teacher_tokens)
-    assert f"**{len(range(4, length, 2))} of {length - 4} candidate steps**" in report.kept_sentence(rkv, 0, 0, 0)
+    assert f"**{len(range(4, length, 2))} of {length - 4} candidate steps**" in kept_sentence(rkv, 0, 0, 0)
 
 
 def test_the_weight_that_is_said_is_the_weight_that_is_used():
@@ -143,5 +148,5 @@ def test_the_weight_that_is_said_is_the_weight_that_is_used():
 
 def test_a_report_of_rkv_draws_the_timeline_by_floor(sample):
     rkv = of_rkv(sample)
-    assert plots.rule_shown(rkv) == "floor" and plots.rule_shown(sample) == sample.settings["time"]
-    assert "<h2>Timeline</h2>" in report.html(rkv)
+    assert rule_shown(rkv) == "floor" and rule_shown(sample) == sample.settings["time"]
+    assert "<h2>Timeline</h2>" in html(rkv)

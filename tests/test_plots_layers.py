@@ -5,16 +5,24 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from kvlab import plots, report
-from kvlab.plots import layers
-from kvlab.results import read
-from kvlab.ui.backend import SAMPLE_FOLDER
+from kvlab.host.bundled import ANALYSIS
+from kvlab.results.alignment import layers
+from kvlab.results.alignment.data import read
+from kvlab.results.alignment.layers import (
+    MATRICES,
+    ceiling_sentence,
+    chosen_table,
+    layer_pairs,
+    layer_sentence,
+    layers_sentence,
+    similarity,
+)
 from tests.finished import with_gaps
 
 
 @pytest.fixture(scope="module")
 def sample():
-    return read(SAMPLE_FOLDER)
+    return read(ANALYSIS)
 
 
 def drawn(figure):
@@ -22,9 +30,9 @@ def drawn(figure):
 
 
 @pytest.mark.parametrize("kind", ["key", "value"])
-@pytest.mark.parametrize("name", plots.MATRICES)
+@pytest.mark.parametrize("name", MATRICES)
 def test_matrices_are_the_arrays(sample, kind, name):
-    figure = plots.similarity(sample, kind, name)
+    figure = similarity(sample, kind, name)
     np.testing.assert_allclose(drawn(figure), sample.arrays[f"similarity.{kind}.{name}"], rtol=1e-6)
     assert figure.layout.xaxis.title.text == ("student layer" if name == "own" else "teacher layer")
     assert figure.layout.yaxis.title.text == "student layer"
@@ -32,7 +40,7 @@ def test_matrices_are_the_arrays(sample, kind, name):
 
 def test_layers_without_a_cache_are_gaps(sample):
     gapped = with_gaps(sample)
-    values = drawn(plots.similarity(gapped, "key", "cka"))
+    values = drawn(similarity(gapped, "key", "cka"))
     assert values.shape == (4, 9) and np.isnan(values[:, [2, 5, 8]]).all()
     np.testing.assert_allclose(values[:, gapped.teacher["kv_layers"]], sample.arrays["similarity.key.cka"], rtol=1e-6)
 
@@ -49,48 +57,48 @@ def boxes(figure):
 def test_the_chosen_layers_are_outlined(sample):
     for alignment in (sample, with_gaps(sample)):
         for kind in ("key", "value"):
-            wanted = {(s, t) for s, teachers in plots.chosen(alignment, kind).items() for t in teachers}
-            assert boxes(plots.similarity(alignment, kind, "cka")) == wanted
+            wanted = {(s, t) for s, teachers in layers.chosen(alignment, kind).items() for t in teachers}
+            assert boxes(similarity(alignment, kind, "cka")) == wanted
 
 
 def test_k_and_v_share_one_range_of_r2_and_cka_is_always_of_one(sample):
-    ranges = {(f.data[0].zmin, f.data[0].zmax) for f in (plots.similarity(sample, k, "r2") for k in ("key", "value"))}
+    ranges = {(f.data[0].zmin, f.data[0].zmax) for f in (similarity(sample, k, "r2") for k in ("key", "value"))}
     ((low, high),) = ranges
     both = np.concatenate([sample.arrays[f"similarity.{k}.r2"].ravel() for k in ("key", "value")])
     assert low <= np.nanmin(both) and np.nanmax(both) <= high
-    assert plots.similarity(sample, "key", "own").data[0].zmax == 1.0
+    assert similarity(sample, "key", "own").data[0].zmax == 1.0
 
 
 def test_sixty_four_layers_are_drawn_without_numbers_and_with_few_labels(sample):
     model = sample.student | {"layers": 64, "kv_layers": list(range(64))}
-    arrays = {f"similarity.key.{name}": np.zeros((64, 64), np.float32) for name in plots.MATRICES}
+    arrays = {f"similarity.key.{name}": np.zeros((64, 64), np.float32) for name in MATRICES}
     chosen = {kind: [[layer] for layer in range(64)] for kind in ("key", "value")}
     big = replace(
         sample, teacher=model, student=model, arrays=arrays, layer_map=sample.layer_map | {"teacher_layers": chosen}
     )
-    figure = plots.similarity(big, "key", "cka")
+    figure = similarity(big, "key", "cka")
     assert figure.data[0].text is None and figure.layout.xaxis.dtick == 4 and figure.layout.height <= 640
 
 
 def test_a_rule_that_searched_nothing_says_so(sample):
     arrays = {name: array for name, array in sample.arrays.items() if not name.endswith(".r2")}
     depth = replace(sample, arrays=arrays, layer_map=sample.layer_map | {"rule": "depth"})
-    assert "proportional depth alone" in report.layers_sentence(depth)
-    assert "R²" not in report.layer_sentence(depth, 2)
-    assert report.chosen_table(depth)["R² of it"].isna().all()
-    assert report.layer_pairs(depth)["R² alone"].isna().all()
+    assert "proportional depth alone" in layers_sentence(depth)
+    assert "R²" not in layer_sentence(depth, 2)
+    assert chosen_table(depth)["R² of it"].isna().all()
+    assert layer_pairs(depth)["R² alone"].isna().all()
 
 
 def test_sentences_say_the_layers_and_their_best_single_one(sample):
-    said = report.layer_sentence(sample, 2)
+    said = layer_sentence(sample, 2)
     best = float(np.nanmax(sample.arrays["similarity.key.r2"][2]))
-    assert f"K from teacher layers {report.chosen_table(sample).iloc[2]['teacher layers']}" in said
+    assert f"K from teacher layers {chosen_table(sample).iloc[2]['teacher layers']}" in said
     assert f"the best alone: {best:.2f}" in said
-    assert f"{sample.layer_map['rows']:,} student tokens" in report.layers_sentence(sample)
-    assert "shuffled rows reach at most" in report.ceiling_sentence(sample, "value")
-    pairs = report.layer_pairs(sample)
+    assert f"{sample.layer_map['rows']:,} student tokens" in layers_sentence(sample)
+    assert "shuffled rows reach at most" in ceiling_sentence(sample, "value")
+    pairs = layer_pairs(sample)
     assert len(pairs) == 2 * 4 * 6 and pairs["chosen"].sum() == sum(
-        len(teachers) for kind in ("key", "value") for teachers in plots.chosen(sample, kind).values()
+        len(teachers) for kind in ("key", "value") for teachers in layers.chosen(sample, kind).values()
     )
 
 

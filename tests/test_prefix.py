@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from kvlab import cache_names, prompts
-from kvlab.align.reading import Item
-from kvlab.inject.documents import split
+from kvlab.align.items import Item
 from kvlab.inject.fit import fit
 from kvlab.inject.prefix import Models, cut_at, first_tokens, prefix_of, read_document, with_controls
-from kvlab.models import load
-from kvlab.request import AlignSettings
-from kvlab.types import KINDS, Document, Tokens
+from kvlab.inject.split import split
+from kvlab.models import cache_names
+from kvlab.models.loading import load
+from kvlab.request import prompts
+from kvlab.request.align import AlignSettings
+from kvlab.shapes import KINDS, Document, Tokens
 from tests.tiny import tiny_tokens
 
 

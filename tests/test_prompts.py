@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvlab import prompts
 from kvlab.errors import PromptError
-from kvlab.prompts import (
+from kvlab.request import prompts
+from kvlab.request.prompts import (
     Cut,
     Limits,
     read_file,
@@ -27,7 +27,7 @@ from kvlab.prompts import (
     tabular_columns,
     write_prompts,
 )
-from kvlab.types import Document, Segment
+from kvlab.shapes import Document, Segment
 
 
 def cut_out(document: Document) -> dict[str, str]:
@@ -568,6 +568,6 @@ def test_ten_thousand_documents_are_read_in_a_moment():
 
 def test_the_web_process_does_not_pay_for_it():
     heavy = "torch transformers streamlit pandas pyarrow"
-    code = f"import sys, kvlab.prompts; print([m for m in '{heavy}'.split() if m in sys.modules])"
+    code = f"import sys, kvlab.request.prompts; print([m for m in '{heavy}'.split() if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from kvlab import report
-from kvlab.results import read
-from kvlab.ui.backend import SAMPLE_FOLDER
-from kvlab.ui.text import head_sentence
+from kvlab.host.bundled import ANALYSIS
+from kvlab.results.alignment.data import read
+from kvlab.results.alignment.page import html
+from kvlab.results.alignment.sentences import apart_sentence, capture_sentence, control_sentence, sentence
+from kvlab.results.alignment.tables import capture_table
+from kvlab.web.widgets import head_sentence
 from tests.finished import with_gaps
 
 NAN = float("nan")
@@ -15,7 +17,7 @@ NAN = float("nan")
 
 @pytest.fixture(scope="module")
 def sample():
-    return read(SAMPLE_FOLDER)
+    return read(ANALYSIS)
 
 
 @pytest.fixture
@@ -52,40 +54,40 @@ def test_without_standard_errors_or_random_weights_nothing_is_claimed(sample, sc
     unmeasured = replace(score, r2_random=NAN, gain_random=NAN, gain_random_se=NAN)
     assert unmeasured.beats_controls and "random" not in head_sentence(sample, unmeasured)
     without = replace(sample, controls=sample.controls | {"random_teacher": "not asked for"})
-    assert "random weights: not asked for" in report.control_sentence(without, unmeasured)
+    assert "random weights: not asked for" in control_sentence(without, unmeasured)
 
 
 def test_a_smaller_sample_and_the_teacher_on_it_are_said(sample, score):
-    said = report.control_sentence(sample, replace(score, n_control=999))
+    said = control_sentence(sample, replace(score, n_control=999))
     assert f"on 999 of them, a sample, where the teacher reaches {score.r2:.3f}" in said
-    assert "999" not in report.control_sentence(sample, score)
+    assert "999" not in control_sentence(sample, score)
 
 
 def test_sinks_and_special_tokens_are_said_apart(sample, score):
-    said = report.apart_sentence(sample, replace(score, error_special=0.25, n_special=160))
+    said = apart_sentence(sample, replace(score, error_special=0.25, n_special=160))
     assert f"error {score.error_sink:.2f}, n = {score.n_sink:,}" in said and "error 0.25, n = 160" in said
     assert f"{score.error_standardised:.2f} when every channel counts alike" in said
-    assert "no special token in common" in report.apart_sentence(sample, score)
+    assert "no special token in common" in apart_sentence(sample, score)
 
 
 def test_the_self_test_is_said_per_model_and_layer(sample):
     gapped = with_gaps(sample)
-    said = report.capture_sentence(gapped, "teacher")
+    said = capture_sentence(gapped, "teacher")
     assert "RoPE undone in 6 of 6 layers" in said and "latent cache (MLA)" in said
     assert "Without a KV cache: layers 2, 5 and 8" in said
-    table = report.capture_table(gapped, "teacher").set_index("layer")
+    table = capture_table(gapped, "teacher").set_index("layer")
     assert table.loc[5, "positions"] == "no KV cache" and table.loc[6, "layout"] == "half"
     assert len(table) == 9 and table.loc[0, "largest difference"] < 1e-4
 
 
 def test_keys_as_cached_have_no_self_test(sample):
     cached = replace(sample, capture={})
-    assert "compared as cached" in report.capture_sentence(cached, "student")
-    assert report.capture_table(cached, "student")["positions"].eq("as cached").all()
+    assert "compared as cached" in capture_sentence(cached, "student")
+    assert capture_table(cached, "student")["positions"].eq("as cached").all()
 
 
 def test_the_html_holds_layers_controls_and_self_tests(sample):
-    page = report.html(with_gaps(sample))
+    page = html(with_gaps(sample))
     for words in (
         "Self-test of the captured keys",
         "latent cache (MLA)",
@@ -105,4 +107,4 @@ def test_nothing_is_further_above_a_control_than_above_the_training_mean(sample,
     said = head_sentence(sample, replace(score, **bad))
     assert "10 points more than the token alone" in said and "10 points more than a teacher of random weights" in said
     worse = replace(sample, heads=[replace(s, **bad | {"r2": -0.43, "gain_random": 0.6}) for s in sample.heads])
-    assert "-43% of V (−43 points over the token alone, −43 points over random weights" in report.sentence(worse)
+    assert "-43% of V (−43 points over the token alone, −43 points over random weights" in sentence(worse)

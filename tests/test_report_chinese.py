@@ -10,10 +10,35 @@ from html.parser import HTMLParser
 
 import pytest
 
-from kvlab import plots, report, results
-from kvlab.difference import matched
+from kvlab.host.bundled import ANALYSIS
 from kvlab.language import speaking
-from kvlab.ui.backend import SAMPLE_FOLDER
+from kvlab.results.alignment import data as results
+from kvlab.results.alignment.archive import archive
+from kvlab.results.alignment.difference import (
+    difference_heatmap,
+    difference_sentence,
+    matched,
+    one_difference_sentence,
+    shapes_sentence,
+)
+from kvlab.results.alignment.fusion import fused_parts, fusion_weights, gain_heatmap
+from kvlab.results.alignment.heads import contributions, controls, error_heatmap, token_errors
+from kvlab.results.alignment.layers import MATRICES, layers_sentence, similarity
+from kvlab.results.alignment.one_head import (
+    contribution_sentence,
+    groups_sentence,
+    rules_sentence,
+    signal_sentence,
+    spectrum_sentence,
+)
+from kvlab.results.alignment.page import html
+from kvlab.results.alignment.resampled import signal
+from kvlab.results.alignment.rkv import kept_steps
+from kvlab.results.alignment.rules import time_rules
+from kvlab.results.alignment.sentences import apart_sentence, capture_sentence, control_sentence, kept_sentence
+from kvlab.results.alignment.spectrum import error_spectrum
+from kvlab.results.alignment.strip import minimap
+from kvlab.results.alignment.timeline import index_maps, timeline
 from tests.finished import fused, of_fewer_heads, of_rkv, shifted, with_gaps
 
 NUMBER = re.compile(r"[+−-]?\d+(?:,\d{3})*(?:\.\d+)?(?:e-?\d+)?")
@@ -22,19 +47,19 @@ WORD = re.compile(r"[A-Za-z]{2,}")
 TERMS = ["KV", "RSS", "TSS", "CKA", "RoPE", "MLA", "UTF", "softmax", "half", "align"]
 TERMS += ["exact", "floor", "ceil", "overlap", "nearest", "sha"]
 NAMES = ["demo/teacher-b", "demo/teacher", "demo/student", "demo/narrow", "R-KV"]
-OF_A_HEAD = (report.contribution_sentence, report.spectrum_sentence, report.rules_sentence)
+OF_A_HEAD = (contribution_sentence, spectrum_sentence, rules_sentence)
 BLOCKS = ("h1", "h2", "p", "th", "td")
 
 
 @pytest.fixture(scope="module")
 def sample():
-    return results.read(SAMPLE_FOLDER)
+    return results.read(ANALYSIS)
 
 
 @pytest.fixture(scope="module")
 def pages(sample):
     """The same analysis in both languages, with a fusion in it."""
-    return {language: Blocks(report.html(fused(sample), language)) for language in ("en", "zh")}
+    return {language: Blocks(html(fused(sample), language)) for language in ("en", "zh")}
 
 
 class Blocks(HTMLParser):
@@ -100,25 +125,25 @@ def test_every_sentence_has_its_chinese_with_the_same_numbers(sample):
     alike, other = matched(sample, sample), matched(sample, shifted(sample, "value", 2, 1, -0.2))
     alone = [replace(head, se_b=nan) for head in other]
     said = [
-        partial(report.control_sentence, without, unmeasured),
-        partial(report.control_sentence, sample, replace(score, n_control=999)),
-        partial(report.apart_sentence, sample, unmeasured),
-        partial(report.kept_sentence, rkv, 0, 2, 3),
-        partial(report.layers_sentence, with_rule(sample, "cka", "full")),
-        partial(report.layers_sentence, with_rule(sample, "depth", "banded")),
-        partial(report.capture_sentence, gapped, "teacher"),
-        partial(report.capture_sentence, replace(sample, capture={}), "student"),
-        partial(report.difference_sentence, alike),
-        partial(report.difference_sentence, other),
-        partial(report.difference_sentence, alone),
-        partial(report.difference_sentence, []),
-        partial(report.one_difference_sentence, alike[0]),
-        partial(report.one_difference_sentence, alone[0]),
-        partial(report.one_difference_sentence, replace(alone[0], r2_b=nan)),
+        partial(control_sentence, without, unmeasured),
+        partial(control_sentence, sample, replace(score, n_control=999)),
+        partial(apart_sentence, sample, unmeasured),
+        partial(kept_sentence, rkv, 0, 2, 3),
+        partial(layers_sentence, with_rule(sample, "cka", "full")),
+        partial(layers_sentence, with_rule(sample, "depth", "banded")),
+        partial(capture_sentence, gapped, "teacher"),
+        partial(capture_sentence, replace(sample, capture={}), "student"),
+        partial(difference_sentence, alike),
+        partial(difference_sentence, other),
+        partial(difference_sentence, alone),
+        partial(difference_sentence, []),
+        partial(one_difference_sentence, alike[0]),
+        partial(one_difference_sentence, alone[0]),
+        partial(one_difference_sentence, replace(alone[0], r2_b=nan)),
         *(partial(said_of, sample, "key", 3, 0) for said_of in OF_A_HEAD),
-        partial(report.signal_sentence, sample, 2, "key", 3, 0),
-        partial(report.groups_sentence, sample, 0),
-        partial(report.shapes_sentence, sample, of_fewer_heads(sample)),
+        partial(signal_sentence, sample, 2, "key", 3, 0),
+        partial(groups_sentence, sample, 0),
+        partial(shapes_sentence, sample, of_fewer_heads(sample)),
     ]
     for sentence in said:
         with speaking("zh"):
@@ -135,22 +160,22 @@ def figures(sample):
     """One of every kind."""
     two, rkv, score = fused(sample), of_rkv(sample), sample.score("key", 3, 0)
     differences = matched(sample, shifted(sample, "key", 1, 0, 0.1))
-    yield plots.error_heatmap(sample, "key")
-    yield plots.controls(score)
-    yield plots.contributions(sample, "value", 1, 0)
-    yield plots.error_spectrum(sample, "key", 3, 0)
-    yield plots.time_rules(sample, "value", 3, 0)
-    yield plots.signal(sample, 2, "key", 3, 0, (40, 120))
-    yield plots.minimap(sample, 0, (0, 96))
-    yield plots.token_errors(sample, 0, "key", 2, 1)
-    yield from (plots.similarity(sample, "key", name) for name in plots.MATRICES)
-    yield plots.timeline(sample, 0, "ceil")
-    yield plots.index_maps(sample, 0)
-    yield plots.difference_heatmap(sample, differences, "key")
-    yield plots.gain_heatmap(two, "value")
-    yield plots.fused_parts(two.fused("key", 1, 0), two.teachers)
-    yield plots.fusion_weights(two.fused("key", 1, 0), two.teachers)
-    yield plots.kept_steps(rkv, 0, 2, 3)
+    yield error_heatmap(sample, "key")
+    yield controls(score)
+    yield contributions(sample, "value", 1, 0)
+    yield error_spectrum(sample, "key", 3, 0)
+    yield time_rules(sample, "value", 3, 0)
+    yield signal(sample, 2, "key", 3, 0, (40, 120))
+    yield minimap(sample, 0, (0, 96))
+    yield token_errors(sample, 0, "key", 2, 1)
+    yield from (similarity(sample, "key", name) for name in MATRICES)
+    yield timeline(sample, 0, "ceil")
+    yield index_maps(sample, 0)
+    yield difference_heatmap(sample, differences, "key")
+    yield gain_heatmap(two, "value")
+    yield fused_parts(two.fused("key", 1, 0), two.teachers)
+    yield fusion_weights(two.fused("key", 1, 0), two.teachers)
+    yield kept_steps(rkv, 0, 2, 3)
 
 
 def test_figures_say_everything_in_chinese_and_show_the_same_numbers(sample):
@@ -191,7 +216,7 @@ def numbers_of(trace):
 
 
 def test_the_zip_says_what_it_holds_in_chinese_and_names_its_columns_in_english(sample):
-    ours, theirs = (zipfile.ZipFile(io.BytesIO(report.archive(sample, language))) for language in ("en", "zh"))
+    ours, theirs = (zipfile.ZipFile(io.BytesIO(archive(sample, language))) for language in ("en", "zh"))
     assert ours.namelist() == theirs.namelist()
     for name in set(ours.namelist()) - {"settings.json"}:
         assert ours.read(name) == theirs.read(name)

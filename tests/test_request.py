@@ -4,19 +4,19 @@ from typing import get_args
 
 import pytest
 
-from kvlab import injection_request, request
-from kvlab.align import heads, layers, time
+from kvlab.align import layers, projectors, time_rules
 from kvlab.errors import AlignError
-from kvlab.plots.timeline import RULE_COLOUR
+from kvlab.request import align, inject
+from kvlab.results.alignment.timeline import RULE_COLOUR
 
 PAIR = {"teacher": "demo/teacher", "student": "demo/student"}
 
 
 def test_choices_are_the_rules_that_exist():
-    assert set(get_args(request.TimeRule)) == set(time.RULES) | time.HEAD_RULES
-    assert set(RULE_COLOUR) == set(time.RULES)
-    assert set(get_args(request.LayerRule)) == set(layers.RULES)
-    assert set(get_args(request.Projector)) == set(heads.PROJECTORS)
+    assert set(get_args(align.TimeRule)) == set(time_rules.RULES) | time_rules.HEAD_RULES
+    assert set(RULE_COLOUR) == set(time_rules.RULES)
+    assert set(get_args(align.LayerRule)) == set(layers.RULES)
+    assert set(get_args(align.Projector)) == set(projectors.PROJECTORS)
 
 
 @pytest.mark.parametrize(
@@ -32,10 +32,10 @@ def test_choices_are_the_rules_that_exist():
 )
 def test_a_wrong_setting_is_named(fields, message):
     with pytest.raises(AlignError, match=message):
-        request.checked(fields)
+        align.checked(fields)
 
 
-@pytest.mark.parametrize(("of", "command"), [(request, "align"), (injection_request, "inject")])
+@pytest.mark.parametrize(("of", "command"), [(align, "align"), (inject, "inject")])
 def test_a_wrong_setting_points_to_the_help_of_its_own_command(of, command):
     with pytest.raises(AlignError) as caught:
         of.checked(PAIR | {"settings": {"folds": 1}})
@@ -43,7 +43,7 @@ def test_a_wrong_setting_points_to_the_help_of_its_own_command(of, command):
 
 
 def test_defaults_are_the_recommended_run():
-    settings = request.checked(PAIR).settings
+    settings = align.checked(PAIR).settings
     assert (settings.time, settings.layers, settings.projector, settings.keys) == (
         "floor",
         "heldout",

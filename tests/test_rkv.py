@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kvlab.align import rkv
 from kvlab.errors import AlignError
-from kvlab.types import Tokens
+from kvlab.shapes import Tokens
 
 
 def tokens(special):

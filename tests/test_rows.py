@@ -6,10 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvlab.align import time as rules
+from kvlab.align import time_rules as rules
+from kvlab.align.fold_sums import FIT_AND_SCORE, FIT_ONLY, SCORE_ONLY, SINK, SPECIAL
 from kvlab.align.rows import common_parts, pick, rank_map, row_parts, selectable
-from kvlab.align.sums import FIT_AND_SCORE, FIT_ONLY, SCORE_ONLY, SINK, SPECIAL
-from kvlab.request import AlignSettings
+from kvlab.request.align import AlignSettings
 from tests.test_time import timelines, tokens
 
 SETTINGS = AlignSettings(sinks=2)

@@ -5,18 +5,18 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
-from kvlab.align import rules
+from kvlab.align import compare_rules
 from kvlab.align.batches import in_order, read
 from kvlab.align.crossfit import RELATIVE_PENALTIES
+from kvlab.align.items import Reader
 from kvlab.align.layers import Choice
 from kvlab.align.pipeline import align
-from kvlab.align.reading import Reader
-from kvlab.align.time import RULES
-from kvlab.capture import capture
+from kvlab.align.time_rules import RULES
 from kvlab.errors import Cancelled
-from kvlab.models import load
-from kvlab.request import AlignSettings
-from kvlab.types import KINDS, Document, no_progress
+from kvlab.models.capture import capture
+from kvlab.models.loading import load
+from kvlab.request.align import AlignSettings
+from kvlab.shapes import KINDS, Document, no_progress
 from tests.tiny import TEXT, tiny_model
 
 pytestmark = [pytest.mark.model, pytest.mark.xdist_group("rules")]
@@ -104,7 +104,7 @@ def test_the_comparison_is_left_out_unless_asked_for_and_can_be_cancelled(pair, 
     assert plain.controls["rules"] == {} and not [name for name in plain.arrays if name.startswith("rules.")]
 
     def cancel(stage, done, total):
-        if stage == rules.STAGE and done:
+        if stage == compare_rules.STAGE and done:
             raise Cancelled
 
     with pytest.raises(Cancelled):
@@ -121,8 +121,8 @@ def test_a_rule_without_rows_to_fit_is_left_out(pair, documents):
         for item in batch:
             ends = item.teachers[0].spans
             ends[:] += 1000 * ~item.teachers[0].special[:, None]  # no border meets, and none ends before the student's
-        cached.append(rules.Cached(batch, rows.teacher, rows.student))
-    found = rules.compare(cached, 0, choices, [2, 2], 3, SETTINGS, no_progress)
+        cached.append(compare_rules.Cached(batch, rows.teacher, rows.student))
+    found = compare_rules.compare(cached, 0, choices, [2, 2], 3, SETTINGS, no_progress)
     assert "floor" not in found.rows and "exact" not in found.rows
 
 

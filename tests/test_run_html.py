@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-from kvlab import run_chinese
-from kvlab.run_html import html
-from kvlab.run_markdown import markdown
-from kvlab.run_report import gather
-from kvlab.run_words import WORDS
+from kvlab.request.train import Thresholds
+from kvlab.results.training import chinese as run_chinese
+from kvlab.results.training.facts import gather
+from kvlab.results.training.html_report import html
+from kvlab.results.training.markdown import markdown
+from kvlab.results.training.verdict import judge
+from kvlab.results.training.words import WORDS
 from kvlab.runs import store
-from kvlab.train.config import Thresholds
-from kvlab.train.verdict import judge
 from tests.test_run_report import CHECKED, checks, write
 
 EVIL = "<script>document.title='owned'</script> [x](http://evil.test) **b** ![i](//e/x.png) | ~~s~~ `c` www.evil.test"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from kvlab.run_html import html
-from kvlab.run_report import gather
-from kvlab.run_words import WORDS
+from kvlab.results.training.facts import gather
+from kvlab.results.training.html_report import html
+from kvlab.results.training.words import WORDS
 from tests import app as real
 from tests.test_run_html import folder  # noqa: F401
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from kvlab.run_markdown import markdown
-from kvlab.run_report import gather
-from kvlab.run_words import WORDS
+from kvlab.results.training.facts import gather
+from kvlab.results.training.markdown import markdown
+from kvlab.results.training.words import WORDS
 from kvlab.runs import store
 
 CHECKED = "2026-01-31T12:00:00+00:00"

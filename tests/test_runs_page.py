@@ -8,8 +8,8 @@ from pathlib import Path
 import altair
 import pytest
 
-from kvlab.runs import monitor, notes, queue, store, training
-from kvlab.ui import runs_chart, runs_source, runs_words
+from kvlab.runs import monitor, notes, run_queue, store, training
+from kvlab.web.training import charts, source, words
 from tests import test_pages, trained, trainers
 from tests.test_history import ODD
 from tests.test_pages import open_page
@@ -25,7 +25,7 @@ def root() -> Path:
 @pytest.fixture
 def fake(root, monkeypatch):
     """Runs that are launched are carried out by the fake trainer, in real processes that end with the test."""
-    monkeypatch.setattr(queue, "TRAINER", trainers.FAKE)
+    monkeypatch.setattr(run_queue, "TRAINER", trainers.FAKE)
     with trainers.nothing_outlives(root):
         yield
 
@@ -143,29 +143,29 @@ def test_a_default_is_no_difference_and_settings_of_garbage_are_none(root):
 
 
 def test_more_than_can_be_told_apart_are_named_and_not_drawn(root):
-    runs = [trained.by_hand(root, f"run {n}") for n in range(runs_words.DRAWN + 2)]
-    assert f"The first {runs_words.DRAWN} of the selected training runs are shown below, 2 are not" in said(page(*runs))
-    pairs = {(runs_words.colour(n), tuple(runs_words.dash(n))) for n in range(runs_words.DRAWN)}
-    assert len(pairs) == runs_words.DRAWN
+    runs = [trained.by_hand(root, f"run {n}") for n in range(words.DRAWN + 2)]
+    assert f"The first {words.DRAWN} of the selected training runs are shown below, 2 are not" in said(page(*runs))
+    pairs = {(words.colour(n), tuple(words.dash(n))) for n in range(words.DRAWN)}
+    assert len(pairs) == words.DRAWN
 
 
 def test_curves_are_the_logged_values_and_spikes_survive_thinning(root):
     run = trained.by_hand(root, steps=4)
-    assert runs_source.values(run, "loss") == ([1, 2, 3, 4], [10, 5, 10 / 3, 2.5])
-    assert runs_source.values(run, "heldout") == ([0, 4], [3.5, 3.25])
-    assert runs_source.values(run, "memory") == ([0, 1, 2], [used / 2**30 for used in (3, 9, 5)])
+    assert source.values(run, "loss") == ([1, 2, 3, 4], [10, 5, 10 / 3, 2.5])
+    assert source.values(run, "heldout") == ([0, 4], [3.5, 3.25])
+    assert source.values(run, "memory") == ([0, 1, 2], [used / 2**30 for used in (3, 9, 5)])
     store.append_metrics(run, {"step": 5, "loss": 7.0})
-    assert runs_source.values(run, "loss")[1][-1] == 7.0
+    assert source.values(run, "loss")[1][-1] == 7.0
     steps, values = list(range(10_000)), [float(n % 7) for n in range(10_000)]
     values[4321], values[9876] = 99.0, -5.0
-    at, kept = runs_chart.thinned(steps, values, 100)
+    at, kept = charts.thinned_pair(steps, values, 100)
     assert len(kept) <= 100 and (4321, 99.0) in zip(at, kept) and (9876, -5.0) in zip(at, kept) and at == sorted(at)
-    assert runs_chart.thinned([1, 2, 3], [1, float("nan"), 3]) == ([1, 3], [1, 3])
+    assert charts.thinned_pair([1, 2, 3], [1, float("nan"), 3]) == ([1, 3], [1, 3])
 
 
 def test_the_figure_is_the_same_at_each_rerun_so_that_zoom_stays():
     frame, _ = altair_frame()
-    first, second = (runs_chart.figure(frame, ["a", "b"], "loss").to_dict() for _ in range(2))
+    first, second = (charts.figure(frame, ["a", "b"], "loss").to_dict() for _ in range(2))
     assert first == second and "zoom" in json.dumps(first["params"])
     assert altair.SCHEMA_VERSION in first["$schema"]
 
@@ -291,7 +291,7 @@ def test_a_lost_run_is_lost_keeps_its_numbers_and_resumes(root, fake):
     app = page(run)
     assert "lost: its process is gone" in said(app) and "signal 9" in said(app)
     assert history(app)["steps"].tolist() == ["3 / ?"] and history(app)["loss"].tolist() == [1.0]
-    assert runs_source.values(run, "loss") == ([1, 2, 3], [3.0, 1.5, 1.0])
+    assert source.values(run, "loss") == ([1, 2, 3], [3.0, 1.5, 1.0])
     click(app, "run-resume")
     trainers.wait_for(run, "done")
 
@@ -303,7 +303,9 @@ def test_launched_again_with_its_settings_and_its_prompts(root, fake):
     app = click(page(run), "run-again")
     new = store.find(root, app.query_params["runs"])
     assert new != run and store.read_config(new) == store.read_config(run)
-    assert (new / "prompts.jsonl").read_text() == '{"text": "Tom"}\n' and queue.device(store.read_status(new)) == "cpu"
+    assert (new / "prompts.jsonl").read_text() == '{"text": "Tom"}\n' and run_queue.device(
+        store.read_status(new)
+    ) == "cpu"
     trainers.wait_for(new, "done")
 
 
@@ -346,7 +348,7 @@ def test_a_folder_of_garbage_is_shown_and_all_that_was_logged_before_is_read(roo
     shown = history(app)
     assert shown["state"].tolist() == ["lost", "finished"]
     assert shown["steps"].tolist() == ["4 / ?", "4 / 80"] and shown["loss"].tolist() == [2.5, 2.5]
-    assert runs_source.values(bad, "loss")[1] == [10, 5, 10 / 3, 2.5]
+    assert source.values(bad, "loss")[1] == [10, 5, 10 / 3, 2.5]
     assert "1 damaged lines" in said(app) and "onerror" not in said(app)
     page(good, bad)
     app = click(page(bad), "run-again")

@@ -5,16 +5,16 @@ import dataclasses
 import numpy as np
 import pytest
 
-from kvlab import injection, prompts
-from kvlab.analysis import compute
-from kvlab.inject import perform
-from kvlab.injection_request import InjectionRequest, InjectSettings
-from kvlab.models import ModelCache
-from kvlab.report import sentence
-from kvlab.request import AlignSettings, AnalysisRequest
-from kvlab.results import read
-from kvlab.ui.backend import SAMPLE_FOLDER
-from kvlab.ui.function_source import SAMPLE_FOLDER as FUNCTION
+from kvlab.align.run import compute
+from kvlab.host.bundled import ANALYSIS, FUNCTION
+from kvlab.inject import run
+from kvlab.models.loading import ModelCache
+from kvlab.request import prompts
+from kvlab.request.align import AlignSettings, AnalysisRequest
+from kvlab.request.inject import InjectionRequest, InjectSettings
+from kvlab.results.alignment.data import read
+from kvlab.results.alignment.sentences import sentence
+from kvlab.results.function import data
 
 pytestmark = [pytest.mark.model, pytest.mark.xdist_group("sample")]
 REQUEST = AnalysisRequest(teacher="demo/teacher", student="demo/student")
@@ -36,7 +36,7 @@ def floor(cache):
 
 
 def test_the_shipped_sample_is_what_align_computes(floor):
-    shipped = read(SAMPLE_FOLDER)
+    shipped = read(ANALYSIS)
     for mine, theirs in zip(floor.heads, shipped.heads, strict=True):
         for field, value in dataclasses.asdict(mine).items():
             expected = getattr(theirs, field)
@@ -91,9 +91,9 @@ def test_two_prompts_are_calibrated_on_the_samples(cache):
 
 
 def test_the_shipped_functional_test_is_what_inject_computes(cache):
-    shipped = injection.read(FUNCTION)
+    shipped = data.read(FUNCTION)
     only = InjectSettings(curve=(), swap_layers=0, texts=0)
-    mine = perform.compute(InjectionRequest(**REQUEST.model_dump(), injection=only), prompts.samples(), cache)
+    mine = run.compute(InjectionRequest(**REQUEST.model_dump(), injection=only), prompts.samples(), cache)
     assert mine.data["documents_fitted"] == shipped.data["documents_fitted"]
     for found in mine.injected:
         expected = shipped.score(found.variant, found.prefix)

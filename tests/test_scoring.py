@@ -5,13 +5,13 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
-from kvlab.align.accumulate import AlignSums
+from kvlab.align.align_sums import AlignSums
 from kvlab.align.controls import Controls, rows_apart, shuffled_rows
+from kvlab.align.fold_sums import FIT_AND_SCORE, FIT_ONLY, SCORE_ONLY
 from kvlab.align.layers import Choice
 from kvlab.align.sample import Sample
 from kvlab.align.scoring import identity_fits, score
-from kvlab.align.sums import FIT_AND_SCORE, FIT_ONLY, SCORE_ONLY
-from kvlab.types import KINDS, Geometry, Positions, no_progress
+from kvlab.shapes import KINDS, Geometry, Positions, no_progress
 from tests.rows import Block, planted, teacher_layers
 
 FOLDS, WIDTH, HEADS_T, HEADS_S = 4, 3, 4, 2

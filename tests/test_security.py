@@ -14,11 +14,11 @@ from streamlit.testing.v1 import AppTest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from kvlab import prompts
 from kvlab.errors import KvlabError, ModelError
-from kvlab.models import load
+from kvlab.models.loading import load
+from kvlab.request import prompts
 from kvlab.runs import store
-from kvlab.ui import warm
+from kvlab.web import server
 from tests import app as real
 from tests.tiny import tiny_model
 
@@ -56,7 +56,7 @@ def app(tmp_path_factory):
 @pytest.fixture(scope="module")
 def no_worker_is_left():
     yield
-    warm.worker().stop()
+    server.worker().stop()
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +219,7 @@ def test_a_link_in_the_runs_folder_is_not_followed(tmp_path):
 @pytest.mark.parametrize("page", ["alignment", "validation", "runs"])
 def test_a_page_opened_with_a_hostile_id_says_so(page, no_worker_is_left):
     for run_id in ("../../../../etc", "<script>alert(1)</script>"):
-        app = AppTest.from_file(str(real.PROJECT / "kvlab" / "ui" / "script.py"), default_timeout=60)
+        app = AppTest.from_file(str(real.PROJECT / "kvlab" / "web" / "script.py"), default_timeout=60)
         app.query_params["run"] = app.query_params["runs"] = run_id
         app.run()
         app.switch_page(str(real.PROJECT / "pages" / f"{page}.py")).run()
@@ -315,7 +315,7 @@ def test_no_page_writes_html_of_a_user():
             where = f"{path.name}:{node.lineno}"
             assert "unsafe_allow_html" not in keywords, where
             if "unsafe_allow_javascript" in keywords:  # the page's language for screen readers: two constants
-                assert path.name == "languages.py" and ast.unparse(node.args[0]).startswith("SPOKEN["), where
+                assert path.name == "language.py" and ast.unparse(node.args[0]).startswith("SPOKEN["), where
             assert keywords.get("trust_remote_code", "False") == "False", where
             assert keywords.get("shell", "False") == "False", where
             assert name not in ("eval", "exec", "os.system", "pickle.load", "pickle.loads", "torch.load"), where

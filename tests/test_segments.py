@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvlab.request import AnalysisRequest, checked
-from kvlab.segments import ANSWER, REASONING, Markers, mark, segmented
-from kvlab.types import Document, Segment
+from kvlab.request.align import AnalysisRequest, checked
+from kvlab.request.segments import ANSWER, REASONING, Markers, mark, segmented
+from kvlab.shapes import Document, Segment
 
 BUILT_IN = Markers()
 prose = st.text("ab 语é😀,\n1", max_size=12)

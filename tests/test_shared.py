@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from kvlab import prompts
-from kvlab.align import shared
-from kvlab.align.reading import Reader
-from kvlab.align.shared import RUN, shared_shares
-from kvlab.models import reader
-from kvlab.request import AlignSettings
-from kvlab.types import Document
+from kvlab.align import shared_text
+from kvlab.align.items import Reader
+from kvlab.align.shared_text import RUN, shared_shares
+from kvlab.models.loading import reader
+from kvlab.request import prompts
+from kvlab.request.align import AlignSettings
+from kvlab.shapes import Document
 
 SAMPLES = [document.text for document in prompts.samples(40)]
 ENGLISH = [text for text in SAMPLES if text.isascii()]
@@ -27,16 +27,16 @@ def test_shares_are_those_of_a_search_for_every_run(monkeypatch):
     texts = [text.encode() for text in (*SAMPLES[6:26], f"A {BODY}", f"Some {BODY}", f"{BODY} at last", "", "short")]
     texts += [b"x" * 300 + half, b"y" * RUN + half]
     folds = [number % 3 for number in range(len(texts))]
-    monkeypatch.setattr(shared, "ONE_IN", 1)
+    monkeypatch.setattr(shared_text, "ONE_IN", 1)
     np.testing.assert_allclose(shared_shares(texts, folds), by_search(texts, folds))
-    monkeypatch.setattr(shared, "ONE_IN", 8)
+    monkeypatch.setattr(shared_text, "ONE_IN", 8)
     np.testing.assert_allclose(shared_shares(texts[:25], folds[:25]), by_search(texts[:25], folds[:25]), atol=0.1)
 
 
 def test_of_much_text_fewer_runs_are_kept_and_the_shares_stay(monkeypatch):
     texts = [(f"{number} {BODY} {ENGLISH[number]}" * 4).encode() for number in range(6)]
     exact = by_search(texts, [0, 1, 2, 0, 1, 2])
-    monkeypatch.setattr(shared, "MOST_KEPT", sum(map(len, texts)) // 16)
+    monkeypatch.setattr(shared_text, "MOST_KEPT", sum(map(len, texts)) // 16)
     np.testing.assert_allclose(shared_shares(texts, [0, 1, 2, 0, 1, 2]), exact, atol=0.15)
 
 

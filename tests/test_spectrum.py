@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from kvlab.align.accumulate import AlignSums
+from kvlab.align.align_sums import AlignSums
 from kvlab.align.crossfit import crossfit_ridge
+from kvlab.align.fold_sums import FIT_AND_SCORE, FIT_ONLY, SCORE_ONLY
 from kvlab.align.layers import Choice
 from kvlab.align.scoring import identity_fits
 from kvlab.align.spectrum import spectrum
-from kvlab.align.sums import FIT_AND_SCORE, FIT_ONLY, SCORE_ONLY
-from kvlab.types import KINDS
+from kvlab.shapes import KINDS
 from tests.rows import Block
 
 FOLDS, HEADS, WIDTH = 4, 2, 3

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from kvlab.align import statistics
+from kvlab.align import moments
 from kvlab.align.crossfit import crossfit_ridge
-from kvlab.align.statistics import Inputs, pilot_of, product
-from kvlab.align.sums import FIT_AND_SCORE, Pairing
+from kvlab.align.fold_sums import FIT_AND_SCORE, Pairing
+from kvlab.align.moments import Inputs, pilot_of, product
 
 N, P, Q, FOLDS = 6000, 48, 8, 4
 
@@ -59,7 +59,7 @@ def test_a_raw_float32_gram_of_such_rows_is_not_even_positive(monkeypatch):
 
 @pytest.mark.parametrize("rows", [1, 7, 12])
 def test_products_in_pieces_are_the_product(rows, monkeypatch):
-    monkeypatch.setattr(statistics, "CHUNK", 5)
+    monkeypatch.setattr(moments, "CHUNK", 5)
     a, b = torch.randn(rows, 3), torch.randn(rows, 4)
     found = product(a, b)
     assert found.dtype == torch.float64
@@ -68,6 +68,6 @@ def test_products_in_pieces_are_the_product(rows, monkeypatch):
 
 def test_pieces_are_summed_in_float64(monkeypatch):
     """No float32 is 2^24 + 1, so one product of all rows cannot give it."""
-    monkeypatch.setattr(statistics, "CHUNK", 5)
+    monkeypatch.setattr(moments, "CHUNK", 5)
     rows = torch.tensor([2.0**24, 0, 0, 0, 0, 1])[:, None]
     assert product(rows, torch.ones(6, 1)).item() == 2**24 + 1

@@ -9,12 +9,11 @@ import torch
 from kvlab.inject.continuation import Variant, continued
 from kvlab.inject.own import read_own
 from kvlab.inject.prefix import Prefix
-from kvlab.inject.ranks import correlations, spearman
-from kvlab.inject.scores import Damaged, PerDocument, damage
+from kvlab.inject.scores import Damaged, PerDocument, correlations, damage, spearman
 from kvlab.inject.swaps import SOURCES, Budget, Swaps, head_places, layer_places, worst_layers
-from kvlab.injection import AttentionError, Projected, Swap
-from kvlab.request import AlignSettings
-from kvlab.types import KINDS
+from kvlab.request.align import AlignSettings
+from kvlab.results.function.data import AttentionError, Projected, Swap
+from kvlab.shapes import KINDS
 from tests.tiny import tiny_loaded, tiny_tokens
 
 pytestmark = pytest.mark.model

@@ -10,11 +10,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from kvlab.align import resampling
-from kvlab.align import time as rules
+from kvlab.align import time_rules as rules
 from kvlab.errors import AlignError
-from kvlab.request import CAUSAL
-from kvlab.tokens import segment_of
-from kvlab.types import Segment, Tokens
+from kvlab.models.tokens import segment_of
+from kvlab.request.align import CAUSAL
+from kvlab.shapes import Segment, Tokens
 
 lengths = st.integers(min_value=1, max_value=200)
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from kvlab.tokens import pieces_of, spans_from_offsets, tokenize, written_special
+from kvlab.models.tokens import pieces_of, spans_from_offsets, tokenize, written_special
 from tests.tiny import tiny_tokenizer
 
 STYLES = ("byte", "sentencepiece")

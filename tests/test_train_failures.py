@@ -7,27 +7,27 @@ import pytest
 import torch
 
 from kvlab.errors import ModelError
-from kvlab.train.config import TrainConfig, checked
-from kvlab.train.failures import NotFinite, explain, slow_hint
+from kvlab.request.train import TrainConfig, checked
+from kvlab.runs.failures import NotFinite, advise, slow_hint
 
 
 def test_memory_advice_is_the_next_thing_not_yet_done():
     error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
     config, seen = TrainConfig(), []
     for _ in range(6):
-        found = explain(error, config, "training")
+        found = advise(error, config, "training")
         assert found["kind"] == "out-of-memory"
         config = checked(config.model_dump() | found["changes"])  # what a button would launch is a good config
         seen.append(found["changes"])
     assert seen[0] == {"batch_size": 1, "gradient_accumulation_steps": 4}
     assert seen[1] == {"gradient_checkpointing": True}
     assert seen[2:4] == [{"trainable": "lora"}, {"precision": "bf16"}] and seen[4] == {"max_tokens": 512}
-    assert "--batch_size 1 --gradient_accumulation_steps 4" in explain(error, None, "training")["remedy"]
+    assert "--batch_size 1 --gradient_accumulation_steps 4" in advise(error, None, "training")["remedy"]
 
 
 @pytest.mark.parametrize("message", ["DefaultCPUAllocator: can't allocate memory: you tried", "CUDA out of memory"])
 def test_memory_errors_without_a_class_of_their_own(message):
-    assert explain(RuntimeError(message), None, "training")["kind"] == "out-of-memory"
+    assert advise(RuntimeError(message), None, "training")["kind"] == "out-of-memory"
 
 
 @pytest.mark.parametrize(
@@ -39,31 +39,31 @@ def test_memory_errors_without_a_class_of_their_own(message):
     ],
 )
 def test_shape_and_index_errors_name_the_switch_that_is_off_and_where(error):
-    found = explain(error, TrainConfig(use_kv_projector=False), "training")
+    found = advise(error, TrainConfig(use_kv_projector=False), "training")
     assert found["kind"] == "shape" and found["changes"] == {"use_kv_projector": True}
     assert "--use_kv_projector" in found["remedy"] and "use_head_projector" in found["remedy"]
     assert "resample" not in found["remedy"]
-    assert "both on" in explain(error, TrainConfig(), "training")["remedy"]
+    assert "both on" in advise(error, TrainConfig(), "training")["remedy"]
 
 
 def test_nan_advice_depends_on_the_precision():
     error = NotFinite(7, ["loss"])
-    assert explain(error, TrainConfig(precision="fp16"), "training")["changes"] == {"precision": "bf16"}
-    assert explain(error, TrainConfig(lr=1e-3), "training")["changes"] == {"lr": pytest.approx(1e-4)}
-    assert "step 7" in explain(error, None, "training")["found"]
+    assert advise(error, TrainConfig(precision="fp16"), "training")["changes"] == {"precision": "bf16"}
+    assert advise(error, TrainConfig(lr=1e-3), "training")["changes"] == {"lr": pytest.approx(1e-4)}
+    assert "step 7" in advise(error, None, "training")["found"]
     assert pickle.loads(pickle.dumps(error)).step == 7
 
 
 def test_missing_modules_get_their_install_line():
-    assert "pip install pyyaml" in explain(ModuleNotFoundError("No module", name="yaml"), None, "x")["remedy"]
-    assert "pip install peft" in explain(ModuleNotFoundError("No module", name="peft.tuners"), None, "x")["remedy"]
+    assert "pip install pyyaml" in advise(ModuleNotFoundError("No module", name="yaml"), None, "x")["remedy"]
+    assert "pip install peft" in advise(ModuleNotFoundError("No module", name="peft.tuners"), None, "x")["remedy"]
 
 
 def test_disk_models_and_the_unknown():
-    assert explain(OSError(errno.ENOSPC, "No space left"), None, "saving")["kind"] == "disk-full"
+    assert advise(OSError(errno.ENOSPC, "No space left"), None, "saving")["kind"] == "disk-full"
     known = ModelError("model-not-found", expected="a", found="b", remedy="c")
-    assert explain(known, None, "loading") == known.to_dict() | {"changes": {}}
-    assert "training.log" in explain(KeyError("x"), None, "training")["remedy"]
+    assert advise(known, None, "loading") == known.to_dict() | {"changes": {}}
+    assert "training.log" in advise(KeyError("x"), None, "training")["remedy"]
 
 
 def test_a_slow_run_says_whether_the_gpu_and_mixed_precision_are_in_use():

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from kvlab.errors import RunError
-from kvlab.runs import monitor, queue, store, training
+from kvlab.results.training.verdict import in_force
+from kvlab.runs import monitor, run_queue, store, training
 from kvlab.train import checkpoint
-from kvlab.train.perform import perform
+from kvlab.train.process import perform
 from kvlab.train.student import read_student
-from kvlab.train.verdict import in_force
 from tests.trainers import nothing_outlives, state, wait_until_idle
 from tests.training import PROJECT, metrics, written
 from tests.waiting import wait_until
@@ -49,7 +49,7 @@ def test_the_real_trainer_killed_in_any_phase_says_lost_keeps_its_lines_and_resu
 ):
     root = tmp_path / "runs"
     monkeypatch.setenv("PYTHONPATH", str(PROJECT))
-    monkeypatch.setattr(queue, "TRAINER", (sys.executable, str(KILLED), phase))
+    monkeypatch.setattr(run_queue, "TRAINER", (sys.executable, str(KILLED), phase))
     with nothing_outlives(root):
         folder = root / training.launch(pair, "killed", "cpu", root)
         wait_until(lambda: state(folder) == "lost", 300, "the trainer's death")

@@ -6,18 +6,19 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from kvlab import cli
-from kvlab.cache_names import passing
+from kvlab.cli import main
 from kvlab.errors import TrainError
 from kvlab.inject import trial
-from kvlab.run_markdown import markdown
-from kvlab.run_report import gather
+from kvlab.models.cache_names import passing
+from kvlab.request import refusals
+from kvlab.request.train import checked
+from kvlab.results.training.facts import gather
+from kvlab.results.training.markdown import markdown
 from kvlab.runs import store
-from kvlab.train import checkpoint, functional, plan
-from kvlab.train.config import checked
-from kvlab.train.perform import perform
-from kvlab.train.words import of_function
-from kvlab.ui import live_words
+from kvlab.train import checkpoint, functional
+from kvlab.train.process import perform
+from kvlab.train.record_words import of_function
+from kvlab.web.training import words
 from tests.training import prepared, steps, written
 
 pytestmark = [pytest.mark.model, pytest.mark.xdist_group("train-run"), pytest.mark.usefixtures("fresh_accelerate")]
@@ -179,9 +180,9 @@ def test_a_rule_that_looks_ahead_is_refused_before_anything_is_loaded(pair, tmp_
     error = store.read_status(folder)["error"]
     assert error["kind"] == "functional-looks-ahead" and error["changes"] == {"functional": False}
     assert "functional: false" in error["remedy"]
-    plan.check_functional(checked(settings))  # without the test it may run
+    refusals.check_functional(checked(settings))  # without the test it may run
     with pytest.raises(TrainError, match="look ahead"):
-        plan.check_functional(checked(settings | {"functional": True}))
+        refusals.check_functional(checked(settings | {"functional": True}))
 
 
 # --- the record -----------------------------------------------------------------------------------------------
@@ -203,7 +204,7 @@ def test_a_resumed_run_keeps_its_start_and_every_report_shows_it(pair, tmp_path,
     assert checkpoint.saved_step(broken) == 2
     start = told(broken)
     assert start["before"]["variants"] and not start["change"] and "after" not in start
-    assert live_words.function(start) == "The functional test was not measured at both start and end."
+    assert words.function(start) == "The functional test was not measured at both start and end."
     monkeypatch.setattr(store, "append_metrics", real)
     perform(broken)
     assert told(broken) == told(whole) and told(broken)["before"] == start["before"]
@@ -222,7 +223,7 @@ def test_a_resumed_run_keeps_its_start_and_every_report_shows_it(pair, tmp_path,
         assert f"{kl[0]:.4f} ± " in line and f"{kl[1]:.4f} ± " in line and f"{change['kl']:+.4f} ± " in line
         assert f" {found['after']['n']} " in text
     assert f"{kl[1]:.4f}" in (whole / "report.html").read_text()
-    said = live_words.function(found)
+    said = words.function(found)
     assert f"{kl[0]:.3f}" in said and f"{kl[1]:.3f}" in said and "The verdict does not depend on it." in said
     assert all(c["name"] != "functional" for c in json.loads((whole / "verdict.json").read_text())["checkpoints"])
 
@@ -232,10 +233,10 @@ def test_a_run_without_the_test_says_nothing_of_it(tmp_path, pair):
     perform(folder)
     assert "functional" not in json.loads((folder / "report.json").read_text())
     assert gather(folder)["functional"] is None and "Functional test" not in markdown(gather(folder))
-    assert live_words.function({}) == "" == live_words.function([1])
+    assert words.function({}) == "" == words.function([1])
 
 
 def test_the_flag(tmp_path, capsys, pair):
     flags = ["--teacher", pair["teachers"][0], "--student", pair["student"], "--use_kv_projector", "--functional"]
-    assert cli.main(["train", *flags, "--device", "cpu", "--output_dir", str(tmp_path / "out")]) == 2
+    assert main.main(["train", *flags, "--device", "cpu", "--output_dir", str(tmp_path / "out")]) == 2
     assert "look ahead" in capsys.readouterr().err

@@ -9,12 +9,12 @@ import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from transformers import AutoModelForCausalLM
 
-from kvlab.capture import capture
 from kvlab.errors import AlignError, TrainError
-from kvlab.padding import padded
+from kvlab.models.capture import capture
+from kvlab.models.forward import padded
+from kvlab.shapes import KINDS
+from kvlab.train.record_words import of_step
 from kvlab.train.student import read_student, recompute_activations
-from kvlab.train.words import of_step
-from kvlab.types import KINDS
 from tests.test_time import brute_force
 from tests.tiny import tiny_loaded, tiny_model, tiny_tokens
 from tests.training import prepared, steps, weights

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from kvlab.train import collapse, fusion, losses
+from kvlab.train import collapse, fusion, learner
 from kvlab.train.loop import Objective, lowest, warm_then_fall
 from kvlab.train.targets import variances
 
@@ -18,12 +18,12 @@ def test_kv_loss_by_hand():
     student = torch.tensor([[1.0, 2.0], [3.0, 5.0]])
     target = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     # rows: (0 + 4) / 2 = 2 and (9 + 16) / 2 = 12.5; in units of a deviation of 2: a quarter
-    assert losses.kv_error(student, target, 2.0).item() == pytest.approx((2 + 12.5) / 4)
+    assert learner.kv_error(student, target, 2.0).item() == pytest.approx((2 + 12.5) / 4)
 
 
 def test_the_target_is_stop_gradient_and_the_fit_is_the_other_way_round():
     student, target = torch.randn(5, 3, requires_grad=True), torch.randn(5, 3, requires_grad=True)
-    error, fit = losses.matched(student, target, 1.5)
+    error, fit = learner.matched(student, target, 1.5)
     assert error.item() == pytest.approx(fit.item())
     error.backward()
     assert target.grad is None
@@ -38,7 +38,7 @@ def test_cross_entropy_counts_only_predicted_tokens():
     torch.manual_seed(0)
     logits, ids = torch.randn(2, 4, 7), torch.randint(7, (2, 4))
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
-    found = losses.cross_entropy(logits, ids, mask[:, 1:].bool())
+    found = learner.cross_entropy(logits, ids, mask[:, 1:].bool())
     log_p = logits.double().log_softmax(-1).numpy()
     by_hand = -sum(log_p[b, t, ids[b, t + 1]] for b, t in ((0, 0), (0, 1), (0, 2), (1, 0)))
     assert found.item() == pytest.approx(by_hand, rel=1e-5)
@@ -88,7 +88,7 @@ def test_a_router_starts_even_learns_from_the_target_and_leaves_the_student_alon
     for _ in range(20):
         optimizer.zero_grad()
         target = fusion.fuse(router(student, COVERED), torch.stack([good, bad]))
-        losses.matched(student, target, 1.0)[1].backward()
+        learner.matched(student, target, 1.0)[1].backward()
         optimizer.step()
     assert (router(student, COVERED)[0, [0, 3]] > 0.7).all()
     assert student.grad is None

@@ -9,12 +9,12 @@ import torch
 import yaml
 from safetensors import safe_open
 
-from kvlab import cli
-from kvlab.runs import queue, store, training
+from kvlab.cli import main
+from kvlab.results.training.verdict import in_force
+from kvlab.runs import run_queue, store, training
 from kvlab.train import checkpoint
-from kvlab.train.losses import cross_entropy
-from kvlab.train.perform import perform
-from kvlab.train.verdict import in_force
+from kvlab.train.learner import cross_entropy
+from kvlab.train.process import perform
 from tests.trainers import nothing_outlives
 from tests.training import PROJECT, metrics, started, written
 from tests.waiting import wait_until
@@ -112,7 +112,7 @@ def test_a_nan_ends_the_run_with_advice_and_every_line_is_still_read(pair, tmp_p
         found = cross_entropy(logits, ids, predicted)
         return found * float("nan") if sum(calls) == 3 else found  # the third training step
 
-    monkeypatch.setattr("kvlab.train.losses.cross_entropy", poisoned)
+    monkeypatch.setattr("kvlab.train.learner.cross_entropy", poisoned)
     folder = written(tmp_path / "run", pair)
     assert perform(folder) == 1
     status = store.read_status(folder)
@@ -208,8 +208,8 @@ PAIR = ["--teacher", "demo/teacher", "--student", "demo/student"]
 
 
 def asked(*extra):
-    options = cli._parser().parse_args(["train", "--output_dir", "out", *extra])
-    from kvlab.train.flags import config_of
+    options = main._parser().parse_args(["train", "--output_dir", "out", *extra])
+    from kvlab.cli.train import config_of
 
     return config_of(options)
 
@@ -242,7 +242,7 @@ def test_the_checklists_flags_and_its_config_section(tmp_path):
     ],
 )
 def test_bad_input_is_one_message_and_exit_code_2(tmp_path, capsys, extra, message):
-    assert cli.main(["train", *PAIR, "--output_dir", str(tmp_path / "out"), *extra]) == 2
+    assert main.main(["train", *PAIR, "--output_dir", str(tmp_path / "out"), *extra]) == 2
     captured = capsys.readouterr()
     assert message in captured.err and "What to do" in captured.err and "Traceback" not in captured.err
 
@@ -250,7 +250,7 @@ def test_bad_input_is_one_message_and_exit_code_2(tmp_path, capsys, extra, messa
 def test_a_folder_of_another_run_is_refused(tmp_path, capsys):
     folder = written(tmp_path / "run", {"max_steps": 7})
     (folder / "metrics.jsonl").write_text('{"step": 1}\n')
-    assert cli.main(["train", *PAIR, "--output_dir", str(folder)]) == 2
+    assert main.main(["train", *PAIR, "--output_dir", str(folder)]) == 2
     assert "another --output_dir" in capsys.readouterr().err
 
 
@@ -258,7 +258,7 @@ def test_a_failed_verdict_is_exit_code_1(pair, tmp_path, capsys):
     settings = pair | {"max_steps": 2, "thresholds": {"converged": 1e-9}}
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(settings))
     flags = ["--use_kv_projector", "--use_safe_resample", "--config", str(tmp_path / "c.yaml")]
-    assert cli.main(["train", *flags, "--output_dir", str(tmp_path / "run")]) == 1
+    assert main.main(["train", *flags, "--output_dir", str(tmp_path / "run")]) == 1
     assert "VERDICT: FAIL" in capsys.readouterr().out
 
 
@@ -274,11 +274,11 @@ def test_two_processes_have_the_losses_of_one_and_are_a_run_of_the_queue_like_an
     monkeypatch.setenv("PYTHONPATH", str(PROJECT))
     # `accelerate launch` begins a second process on a GPU; on processors it needs MPI, and torchrun does not.
     launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    monkeypatch.setattr(queue, "TRAINER", (*launcher, "-m", "kvlab.train"))
+    monkeypatch.setattr(run_queue, "TRAINER", (*launcher, "-m", "kvlab.train"))
     with nothing_outlives(root):
         two = root / training.launch(settings, "two", "cpu", root)
         perform(one)
-        wait_until(lambda: not queue.entries(root) and queue.keeper(root) is None, 300, "both processes' end")
+        wait_until(lambda: not run_queue.entries(root) and run_queue.keeper(root) is None, 300, "both processes' end")
     assert store.read_status(two)["state"] == "done", (two / "output.log").read_text()
     assert report(two)["device"]["processes"] == 2
     for ours, theirs in zip(metrics(two), metrics(one), strict=True):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from kvlab.train.config import Thresholds
-from kvlab.train.verdict import in_force, judge, milestones, state_of
+from kvlab.request.train import Thresholds
+from kvlab.results.training.verdict import in_force, judge, milestones, state_of
 
 
 def lines(losses, **more):

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from kvlab.errors import RunError
-from kvlab.runs import locks, monitor, process, queue, store, training
+from kvlab.runs import locks, monitor, process, run_queue, store, training
 from tests.trainers import FAKE, SOON, launch, nothing_outlives, state, wait_for, wait_for_phase, wait_until_idle
 from tests.waiting import wait_until
 
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch) -> Path:
-    monkeypatch.setattr(queue, "TRAINER", FAKE)
+    monkeypatch.setattr(run_queue, "TRAINER", FAKE)
     return tmp_path / "runs"
 
 
@@ -50,8 +50,8 @@ def test_a_run_goes_to_its_end_by_itself(root):
 
 def test_the_process_is_detached_and_survives_its_launcher(root, tmp_path):
     code = (
-        "from pathlib import Path; from kvlab.runs import queue, training;"
-        f"queue.TRAINER = {FAKE!r};"
+        "from pathlib import Path; from kvlab.runs import run_queue, training;"
+        f"run_queue.TRAINER = {FAKE!r};"
         f"print(training.launch({{'hang': 'training'}}, 'x', 'cpu', Path({str(root)!r})))"
     )
     server = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=SOON)
@@ -112,20 +112,20 @@ def test_twenty_runs_go_one_after_the_other_each_once_in_order(root):
     folders = [launch(root, steps=1, hang="loading")]
     wait_for_phase(folders[0], "loading")
     folders += [launch(root, steps=1) for _ in range(20)]
-    assert [queue.place(folder) for folder in folders] == list(range(21))
+    assert [run_queue.place(folder) for folder in folders] == list(range(21))
     assert training.stop(folders[5]) == "cancelled"
     assert training.stop(folders[0]) == "stopping"
     wait_until_idle(root)
     ran = [folder.name for folder in folders if folder != folders[5]]
     assert course(root) == [[name, what] for name in ran for what in ("begins", "ends")]
     assert [state(folder) for folder in folders[1:]] == ["done"] * 4 + ["cancelled"] + ["done"] * 15
-    assert queue.place(folders[3]) is None
+    assert run_queue.place(folders[3]) is None
 
 
 def test_two_launchers_at_once_start_each_run_once(root):
     code = (
-        "import sys; from pathlib import Path; from kvlab.runs import queue, training;"
-        f"queue.TRAINER = {FAKE!r}; sys.stdin.readline();"
+        "import sys; from pathlib import Path; from kvlab.runs import run_queue, training;"
+        f"run_queue.TRAINER = {FAKE!r}; sys.stdin.readline();"
         f"[training.launch({{'steps': 1}}, 'x', 'cpu', Path({str(root)!r})) for _ in range(3)]"
     )
     command = [sys.executable, "-c", code]
@@ -167,12 +167,12 @@ def test_when_the_keeper_is_killed_the_run_goes_on_and_the_queue_too(root):
     first = launch(root, hang="training")
     second = launch(root, steps=1)
     pid = wait_for_phase(first, "training")
-    keeper = queue.keeper(root)
+    keeper = run_queue.keeper(root)
     os.kill(keeper, signal.SIGKILL)
-    wait_until(lambda: queue.keeper(root) is None, SOON, "the keeper's death")
+    wait_until(lambda: run_queue.keeper(root) is None, SOON, "the keeper's death")
     assert state(first) == "running" and state(second) == "queued"
-    queue.attend(root)
-    assert queue.keeper(root) not in (None, keeper)
+    run_queue.attend(root)
+    assert run_queue.keeper(root) not in (None, keeper)
     assert store.read_status(first)["pid"] == pid
     training.stop(first)
     wait_until_idle(root)
@@ -184,11 +184,11 @@ def test_a_run_that_died_with_its_keeper_is_lost_and_does_not_hold_the_queue(roo
     first = launch(root, hang="training")
     second = launch(root, steps=1)
     pid = wait_for_phase(first, "training")
-    os.kill(queue.keeper(root), signal.SIGKILL)
-    wait_until(lambda: queue.keeper(root) is None, SOON, "the keeper's death")  # before, nobody takes its place
+    os.kill(run_queue.keeper(root), signal.SIGKILL)
+    wait_until(lambda: run_queue.keeper(root) is None, SOON, "the keeper's death")  # before, nobody takes its place
     process.end_group(pid)
     wait_until(lambda: state(first) == "lost", SOON, "lost")
-    queue.attend(root)
+    run_queue.attend(root)
     wait_until_idle(root)
     assert (state(first), state(second)) == ("lost", "done")
     assert "nobody saw it end" in monitor.view(first).error["found"]
@@ -197,13 +197,13 @@ def test_a_run_that_died_with_its_keeper_is_lost_and_does_not_hold_the_queue(roo
 def test_a_waiting_run_without_a_place_in_the_queue_gets_one_and_two_places_start_it_once(root):
     first, second, third = (store.create(root, "training", name, {"steps": 1}) for name in "abc")
     for folder in (second, first):
-        queue.add(folder, "cpu")
-    first_place = queue.entries(root)[1].marker
+        run_queue.add(folder, "cpu")
+    first_place = run_queue.entries(root)[1].marker
     first_place.unlink()
     first_place.with_name(f"{0:020d}-{second.name}").touch()
-    queue.recover(root)  # not the third, which nobody has queued
-    assert [entry.folder for entry in queue.entries(root)] == [second, second, first]
-    queue.attend(root)
+    run_queue.recover(root)  # not the third, which nobody has queued
+    assert [entry.folder for entry in run_queue.entries(root)] == [second, second, first]
+    run_queue.attend(root)
     wait_until_idle(root)
     assert course(root) == [[folder.name, what] for folder in (second, first) for what in ("begins", "ends")]
     assert state(third) == "queued"
@@ -212,13 +212,13 @@ def test_a_waiting_run_without_a_place_in_the_queue_gets_one_and_two_places_star
 def test_runs_without_a_place_get_theirs_in_the_order_of_their_creation(root):
     a, b, c, d, elsewhere = (store.create(root, "training", name, {"steps": 1}) for name in "abcde")
     for folder in (a, b, c, d):
-        queue.add(folder, "cpu")
+        run_queue.add(folder, "cpu")
     for folder in (a, b, d):
-        queue.remove(folder)
+        run_queue.remove(folder)
     store.write_status(elsewhere, queue={"host": "another", "device": "cpu"})
-    queue.recover(root)
-    assert [entry.folder for entry in queue.entries(root)] == [c, a, b, d]
-    assert [queue.place(folder) for folder in (a, b, c, d, elsewhere)] == [1, 2, 0, 3, None]
+    run_queue.recover(root)
+    assert [entry.folder for entry in run_queue.entries(root)] == [c, a, b, d]
+    assert [run_queue.place(folder) for folder in (a, b, c, d, elsewhere)] == [1, 2, 0, 3, None]
 
 
 @pytest.mark.parametrize(
@@ -226,15 +226,15 @@ def test_runs_without_a_place_get_theirs_in_the_order_of_their_creation(root):
 )
 def test_cuda_without_a_number_is_the_first_gpu(root, given, waits_for):
     folder = store.create(root, "training", "x", {"steps": 1})
-    queue.add(folder, given)
-    assert queue.device(store.read_status(folder)) == waits_for
+    run_queue.add(folder, given)
+    assert run_queue.device(store.read_status(folder)) == waits_for
 
 
 def test_many_who_would_begin_a_run_at_once_begin_it_once(root):
     folder = store.create(root, "training", "x", {"steps": 1})
     command = [sys.executable, "-P", "-m", "kvlab.runs.begin", str(folder), *FAKE]
     environment = {**process.environment(), "KVLAB_RUNS": str(root)}
-    with locks.held(folder / queue.RUN_LOCK):
+    with locks.held(folder / run_queue.RUN_LOCK):
         assert subprocess.run(command, env=environment, timeout=SOON, check=False).returncode == 0
         assert state(folder) == "queued", "it is for whoever holds the lock to begin it"
     beginners = [subprocess.Popen(command, env=environment) for _ in range(4)]
@@ -247,12 +247,12 @@ def test_a_full_disk_leaves_the_run_in_the_queue_for_better_times(root, monkeypa
     full = "import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY));"
     keep = f"{full} runpy.run_module('kvlab.runs.keeper', run_name='__main__', alter_sys=True)"
     with monkeypatch.context() as patch:
-        patch.setattr(queue, "KEEPER", (sys.executable, "-P", "-c", keep))
+        patch.setattr(run_queue, "KEEPER", (sys.executable, "-P", "-c", keep))
         folder = launch(root, steps=1)
-        with locks.held(queue.here(root) / queue.KEEPER_LOCK, SOON) as gone:
+        with locks.held(run_queue.here(root) / run_queue.KEEPER_LOCK, SOON) as gone:
             assert gone, "the keeper has given up"
-    assert state(folder) == "queued" and queue.place(folder) == 0
-    queue.attend(root)
+    assert state(folder) == "queued" and run_queue.place(folder) == 0
+    run_queue.attend(root)
     wait_until_idle(root)
     assert state(folder) == "done"
 
@@ -353,7 +353,7 @@ def test_a_run_that_somebody_holds_is_busy(root, monkeypatch):
     monkeypatch.setattr(training, "PATIENCE", 0.05)
     folder = store.create(root, "training", "x", {})
     store.write_status(folder, state="failed")
-    with locks.held(folder / queue.RUN_LOCK) as mine:
+    with locks.held(folder / run_queue.RUN_LOCK) as mine:
         assert mine
         refused("run-busy", training.delete, folder)
         refused("run-busy", training.resume, folder)
@@ -375,7 +375,7 @@ def test_a_config_of_garbage_fails_and_the_queue_goes_on(root):
 
 
 def test_a_command_that_cannot_start_fails_with_the_reason(root, monkeypatch):
-    monkeypatch.setattr(queue, "TRAINER", ("/no/such/python",))
+    monkeypatch.setattr(run_queue, "TRAINER", ("/no/such/python",))
     folder = launch(root)
     wait_for(folder, "failed")
     assert "/no/such/python" in monitor.view(folder).error["found"]
@@ -388,10 +388,10 @@ def test_runs_that_cannot_be_written_are_refused_before_anything_starts(root):
 
 
 def test_a_keeper_that_cannot_start_leaves_no_run_behind(root, monkeypatch):
-    monkeypatch.setattr(queue, "KEEPER", (sys.executable, "-c", "raise SystemExit('no room for it')"))
+    monkeypatch.setattr(run_queue, "KEEPER", (sys.executable, "-c", "raise SystemExit('no room for it')"))
     error = refused("keeper-unstartable", training.launch, {}, "x", "cpu", root)
     assert "no room for it" in error.found
-    assert store.listing(root) == [] and queue.entries(root) == []
+    assert store.listing(root) == [] and run_queue.entries(root) == []
 
 
 def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):

@@ -1,21 +1,21 @@
 """An interrupted analysis goes on where it stopped, with the same result; nothing half-read is believed."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from kvlab import analysis, results
+from kvlab import PACKAGE
 from kvlab.align import batches as reading_batches
+from kvlab.align import run as analysis
 from kvlab.align import unfinished
 from kvlab.align.pipeline import READING, align_several
 from kvlab.align.unfinished import Unfinished
 from kvlab.errors import Cancelled
-from kvlab.models import ModelCache, load
-from kvlab.prompts import RUN_PROMPTS, write_prompts
-from kvlab.request import AlignSettings, checked
+from kvlab.models.loading import ModelCache, load
+from kvlab.request.align import AlignSettings, checked
+from kvlab.request.prompts import RUN_PROMPTS, write_prompts
+from kvlab.results.alignment import data
 from kvlab.runs import store
-from kvlab.types import Document, no_progress
+from kvlab.shapes import Document, no_progress
 from tests.tiny import TEXT, tiny_model
 
 pytestmark = [pytest.mark.model, pytest.mark.xdist_group("unfinished")]
@@ -134,14 +134,23 @@ def test_another_request_or_other_code_does_not_go_on_from_it(
 
 
 def test_the_code_is_what_takes_part_in_an_analysis(tmp_path):
-    (tmp_path / "align").mkdir()
-    (tmp_path / "ui").mkdir()
+    (tmp_path / "shapes.py").write_text("")
     hashes = [unfinished.hash_of_code(tmp_path)]
-    for file in ("capture.py", "align/sums.py", "ui/page.py", "align/.#sums.py"):  # the last: an editor's lock
+    # The last of them is an editor's lock.
+    for file in (
+        "models/capture.py",
+        "align/sums.py",
+        "request/align.py",
+        "web/page.py",
+        "errors.py",
+        "align/.#sums.py",
+    ):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).write_text(f"# {file}")
         hashes.append(unfinished.hash_of_code(tmp_path))
-    assert len(set(hashes[:3])) == 3 and len(set(hashes[2:])) == 1
-    assert unfinished.hash_of_code(Path(unfinished.__file__).parents[1]) == unfinished.CODE
+    assert len(set(hashes[:4])) == 4 and len(set(hashes[3:])) == 1
+    assert unfinished.hash_of_code(PACKAGE) == unfinished.CODE
+    assert all(list((PACKAGE / room).glob("*.py")) for room in ("host", "request", "models", "align"))
 
 
 @pytest.mark.parametrize("damage", [b"", b"garbage", None])
@@ -197,10 +206,10 @@ def test_a_run_folder_goes_on_from_what_it_holds(models, documents, tmp_path):
     cache = ModelCache()
     with pytest.raises(Cancelled):
         analysis.analyse(folder, interrupted_after(25), cache)
-    assert (folder / unfinished.NAME).exists() and not (folder / results.JSON_NAME).exists()
+    assert (folder / unfinished.NAME).exists() and not (folder / data.JSON_NAME).exists()
     analysis.analyse(folder, no_progress, cache)
     assert not (folder / unfinished.NAME).exists()
-    first, second = results.read(folder), results.read(folder / results.OTHER_TEACHER.format(2))
+    first, second = data.read(folder), data.read(folder / data.OTHER_TEACHER.format(2))
     assert any("Continued" in note for note in first.notes)
     assert (first.teachers, second.teachers) == ([t.name for t in teachers],) * 2
     assert first.fusion == second.fusion != []

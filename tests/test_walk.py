@@ -4,8 +4,8 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from kvlab.runs import store
-from kvlab.ui import walk
-from kvlab.ui.walk_steps import STEPS
+from kvlab.web import walk
+from kvlab.web.walk import STEPS
 from tests.test_pages import SCRIPT, no_worker_is_left  # noqa: F401
 
 pytestmark = [pytest.mark.page, pytest.mark.xdist_group("pages")]

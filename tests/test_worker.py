@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from kvlab.errors import KvlabError, RunError
-from kvlab.runs import channel, launch, monitor, process, store
+from kvlab.runs import monitor, process, store, worker_client, worker_process
 from tests.waiting import wait_until
 
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_worker.py")))
@@ -31,7 +31,7 @@ def nothing_is_left_over():
 
 @pytest.fixture
 def worker(tmp_path: Path):
-    worker = launch.Worker(FAKE, tmp_path / "runs" / "worker.log")
+    worker = worker_client.Worker(FAKE, tmp_path / "runs" / "worker.log")
     yield worker
     worker.stop()
 
@@ -281,7 +281,7 @@ def test_what_is_cancelled_between_two_workers_stays_cancelled(worker, make, mon
 def test_a_cancellation_outlives_the_worker_that_was_asked(worker, make, monkeypatch):
     """Killed, for another analysis, before it could answer."""
     current, waiting = make("obey"), make("obey")
-    send, asked = channel.WorkerProcess.send, []
+    send, asked = worker_process.WorkerProcess.send, []
 
     def send_and_die(self, call, args, folder=None):
         answer = send(self, call, args, folder)
@@ -290,7 +290,7 @@ def test_a_cancellation_outlives_the_worker_that_was_asked(worker, make, monkeyp
             os.kill(self.pid, signal.SIGKILL)
         return answer
 
-    monkeypatch.setattr(channel.WorkerProcess, "send", send_and_die)
+    monkeypatch.setattr(worker_process.WorkerProcess, "send", send_and_die)
     worker.submit(current)
     worker.submit(waiting)
     wait_for_phase(current, "working")
@@ -313,7 +313,7 @@ def test_the_reason_of_a_death_can_be_awaited(worker, make):
 def test_a_worker_that_dies_before_it_computes_is_not_started_for_ever(tmp_path: Path, make):
     starts = tmp_path / "starts"
     script = f"echo started >> {starts}; read request; echo no torch here >&2; exit 3"
-    worker = launch.Worker(("sh", "-c", script), tmp_path / "worker.log")
+    worker = worker_client.Worker(("sh", "-c", script), tmp_path / "worker.log")
     folders = [make("finish"), make("finish")]
     for folder in folders:
         worker.submit(folder)
@@ -434,8 +434,8 @@ def test_a_web_server_that_ends_leaves_no_worker_behind(make, end: str, tmp_path
     server = f"""
 import sys, time
 from pathlib import Path
-from kvlab.runs import launch
-worker = launch.Worker({FAKE!r}, Path({str(tmp_path / "worker.log")!r}))
+from kvlab.runs import worker_client
+worker = worker_client.Worker({FAKE!r}, Path({str(tmp_path / "worker.log")!r}))
 worker.submit(Path({str(folder)!r}))
 sys.stdin.readline()
 """
@@ -451,7 +451,7 @@ sys.stdin.readline()
 
 
 def launch_env() -> dict[str, str]:
-    from kvlab.runs.channel import environment
+    from kvlab.runs.worker_process import environment
 
     return environment()
 
@@ -480,9 +480,9 @@ def test_a_full_disk_at_the_end_is_still_seen_by_the_page(worker, make, monkeypa
 
 
 def test_the_log_begins_anew_when_it_has_grown_large(worker, tmp_path: Path, monkeypatch):
-    from kvlab.runs import channel
+    from kvlab.runs import worker_process
 
-    monkeypatch.setattr(channel, "LOG_LIMIT", 10)
+    monkeypatch.setattr(worker_process, "LOG_LIMIT", 10)
     log = tmp_path / "runs" / "worker.log"
     log.parent.mkdir()
     log.write_text("words of an earlier worker")
@@ -491,7 +491,7 @@ def test_the_log_begins_anew_when_it_has_grown_large(worker, tmp_path: Path, mon
 
 
 def test_a_worker_that_cannot_start_is_reported(tmp_path: Path, make):
-    worker = launch.Worker((str(tmp_path / "no-such-python"),), tmp_path / "worker.log")
+    worker = worker_client.Worker((str(tmp_path / "no-such-python"),), tmp_path / "worker.log")
     folder = make("finish")
     with pytest.raises(RunError) as caught:
         worker.submit(folder)
@@ -500,12 +500,12 @@ def test_a_worker_that_cannot_start_is_reported(tmp_path: Path, make):
     assert not worker.alive
     (tmp_path / "file").touch()
     with pytest.raises(RunError) as caught:
-        launch.Worker(FAKE, tmp_path / "file" / "worker.log").start()
+        worker_client.Worker(FAKE, tmp_path / "file" / "worker.log").start()
     assert caught.value.kind == "runs-unwritable"
 
 
 def test_the_real_worker_answers_before_its_imports_and_ends_during_them(tmp_path: Path):
-    worker = launch.Worker(log=tmp_path / "worker.log")
+    worker = worker_client.Worker(log=tmp_path / "worker.log")
     try:
         answer = worker.ask("ping", SOON)
         assert answer["pid"] == worker.pid

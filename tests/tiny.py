@@ -18,9 +18,9 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from kvlab.geometry import geometry_of
-from kvlab.models import LoadedModel
-from kvlab.types import Tokens
+from kvlab.models.geometry import geometry_of
+from kvlab.models.loading import LoadedModel
+from kvlab.shapes import Tokens
 
 TEXT = """\
 The river runs past the old mill, and every spring the children of the village build small boats from bark.

@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 
 from kvlab.runs import store
-from kvlab.train.perform import perform
+from kvlab.train.process import perform
 from tests.training import forget_accelerate
 
 SHORT = {"max_steps": 6, "fit_documents": 12, "eval_documents": 3, "checkpoint_every": 3, "seed": 3}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from kvlab.runs import monitor, queue, store, training
+from kvlab.runs import monitor, run_queue, store, training
 from tests.waiting import wait_until
 
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_trainer.py")))
@@ -61,4 +61,4 @@ def wait_for_phase(folder: Path, phase: str) -> int:
 
 
 def wait_until_idle(root: Path) -> None:
-    wait_until(lambda: not queue.entries(root) and queue.keeper(root) is None, SOON, "an empty queue")
+    wait_until(lambda: not run_queue.entries(root) and run_queue.keeper(root) is None, SOON, "an empty queue")

@@ -13,9 +13,9 @@ import yaml
 from accelerate.state import AcceleratorState, GradientState
 
 from kvlab.demo.corpus import problems
+from kvlab.request.train import checked
 from kvlab.runs import store
-from kvlab.train.config import checked
-from kvlab.train.perform import Phase
+from kvlab.train.process import Phase
 from kvlab.train.record import Record
 from kvlab.train.run import Run
 from tests.tiny import tiny_model

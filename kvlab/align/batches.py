@@ -10,17 +10,17 @@ from itertools import zip_longest
 import numpy as np
 import torch
 
-from kvlab.align import time as time_rules
-from kvlab.align.reading import Item
+from kvlab.align import time_rules
+from kvlab.align.items import Item
 from kvlab.align.resampling import NO_STEP
 from kvlab.align.rkv import keep_steps
 from kvlab.align.rows import Picked, common_parts, pick, row_parts, selectable
-from kvlab.attention import observed_attention, observers
-from kvlab.capture import CapturedBatch, capture
 from kvlab.errors import AlignError
-from kvlab.models import LoadedModel
-from kvlab.request import AlignSettings
-from kvlab.types import KINDS, HeadSteps, TimeMap, Tokens
+from kvlab.models.attention import observed_attention, observers
+from kvlab.models.capture import CapturedBatch, capture
+from kvlab.models.loading import LoadedModel
+from kvlab.request.align import AlignSettings
+from kvlab.shapes import KINDS, HeadSteps, TimeMap, Tokens
 
 
 def batches(items: Sequence[Item], batch_tokens: int) -> list[list[Item]]:

@@ -14,16 +14,16 @@ import torch
 
 from kvlab.align.batches import Rows, finite
 from kvlab.align.crossfit import CrossFit, crossfit_ridge
+from kvlab.align.fold_sums import APART
 from kvlab.align.fusion import OverRandom, over_random
+from kvlab.align.items import Item
 from kvlab.align.layers import Choice
-from kvlab.align.reading import Item
 from kvlab.align.sample import Group, Sample
 from kvlab.align.stacking import CommonRows
-from kvlab.align.sums import APART
-from kvlab.capture import capture
-from kvlab.models import LoadedModel
-from kvlab.request import AlignSettings
-from kvlab.types import KINDS, Progress
+from kvlab.models.capture import capture
+from kvlab.models.loading import LoadedModel
+from kvlab.request.align import AlignSettings
+from kvlab.shapes import KINDS, Progress
 
 Apart = dict[tuple[str, int, str], list[tuple[int, torch.Tensor, torch.Tensor]]]  # kind, student layer, part
 Fits = dict[tuple[str, int], CrossFit]  # kind, student layer

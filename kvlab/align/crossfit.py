@@ -13,9 +13,9 @@ from itertools import combinations
 import torch
 
 from kvlab.align import metrics
-from kvlab.align.heads import absolute_penalty, ridge_path, ridge_per_head
-from kvlab.align.statistics import Centred, Inputs, Outputs, about_own_mean, centred
-from kvlab.align.sums import Pairing, total
+from kvlab.align.fold_sums import Pairing, total
+from kvlab.align.moments import Centred, Inputs, Outputs, about_own_mean, centred
+from kvlab.align.projectors import absolute_penalty, ridge_path, ridge_per_head
 
 RELATIVE_PENALTIES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 100.0)
 FALLBACK_PENALTY = 1.0  # of two folds, none is left to choose a penalty on: a cautious one

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 
 from kvlab.align import metrics
-from kvlab.align.accumulate import Source
+from kvlab.align.align_sums import Source
 from kvlab.align.crossfit import CrossFit
+from kvlab.align.fold_sums import FoldSums, Pairing
 from kvlab.align.layers import Choice
+from kvlab.align.moments import pilot_of
 from kvlab.align.stacking import CommonRows, Stack, Summed
-from kvlab.align.statistics import pilot_of
-from kvlab.align.sums import FoldSums, Pairing
-from kvlab.types import KINDS
+from kvlab.shapes import KINDS
 
 
 @dataclass

@@ -7,21 +7,20 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from kvlab.align import metrics
-from kvlab.align import time as time_rules
-from kvlab.align.accumulate import AlignSums
+from kvlab.align import metrics, time_rules
+from kvlab.align.align_sums import AlignSums
 from kvlab.align.batches import Rows, read, whole_document
 from kvlab.align.crossfit import CrossFit
-from kvlab.align.reading import Item
+from kvlab.align.fold_sums import FIT_AND_SCORE, SCORE_ONLY
+from kvlab.align.items import Item
+from kvlab.align.resampled import NAMES, signals
 from kvlab.align.rows import row_parts
 from kvlab.align.scoring import Scored
 from kvlab.align.shapes import padded
-from kvlab.align.signals import NAMES, signals
-from kvlab.align.sums import FIT_AND_SCORE, SCORE_ONLY
-from kvlab.models import LoadedModel
-from kvlab.request import AlignSettings
-from kvlab.results import Inspected, TokenView
-from kvlab.types import KINDS, Geometry, HeadSteps, Progress, TimeMap, Tokens
+from kvlab.models.loading import LoadedModel
+from kvlab.request.align import AlignSettings
+from kvlab.results.alignment.data import Inspected, TokenView
+from kvlab.shapes import KINDS, Geometry, HeadSteps, Progress, TimeMap, Tokens
 
 RULE_TABLE_DOCUMENTS = 200  # documents over which every time rule is summarised
 MOST_BYTES = 256 * 2**20  # of the arrays of all documents kept, which every reader of the result holds
@@ -53,7 +52,7 @@ def inspect(
     settings: AlignSettings,
     progress: Progress,
 ) -> list[Views]:
-    """For each teacher, views of these documents and their arrays ``document.N....`` as named in kvlab.results.
+    """For each teacher, views of these documents and their arrays ``document.N....`` (kvlab.results.alignment.data).
 
     Each document is read once more: keeping its rows for so long would take memory that grows with its length.
     """

@@ -16,12 +16,12 @@ import torch
 
 from kvlab.align import metrics, similarity
 from kvlab.align.crossfit import neighbours
-from kvlab.align.heads import ridge_path
+from kvlab.align.fold_sums import Pairing, total
+from kvlab.align.moments import about_own_mean, centred, pilot_of
+from kvlab.align.projectors import ridge_path
 from kvlab.align.sample import Sample
-from kvlab.align.statistics import about_own_mean, centred, pilot_of
-from kvlab.align.sums import Pairing, total
-from kvlab.request import AlignSettings
-from kvlab.types import KINDS, Progress
+from kvlab.request.align import AlignSettings
+from kvlab.shapes import KINDS, Progress
 
 RULES = ("depth", "cka", "heldout")
 BAND = 2  # teacher layers searched on each side of the proportional depth

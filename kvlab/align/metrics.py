@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from kvlab.align.statistics import Centred
+from kvlab.align.moments import Centred
 
 # Of two folds, the standard error is their one difference: a gain of nothing is beyond two of it in 15 of 100 cases.
 LEAST_FOLDS = 3

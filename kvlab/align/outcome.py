@@ -1,4 +1,11 @@
-"""What an analysis of one teacher found, put on record: numbers, settings, versions, and notes on what to beware of."""
+"""From scored sums to the Alignment that is stored, and how concentrated the weight of its rows is.
+
+What an analysis of one teacher found, put on record: numbers, settings, versions, and notes on what to beware of.
+
+Whether a head's variance lies in a handful of tokens, as with massive activations at a delimiter in mid-text.
+
+R^2 weighs a token by its distance from the mean. Where few hold most of the variance, it is about them alone.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +18,17 @@ import torch
 import transformers
 
 import kvlab
-from kvlab.align import time as time_rules
-from kvlab.align.accumulate import AlignSums
-from kvlab.align.concentration import FEW
+from kvlab.align import time_rules
+from kvlab.align.align_sums import AlignSums
+from kvlab.align.fold_sums import SCORED
 from kvlab.align.layers import ROWS_PER_FEATURE, LayerSearch
 from kvlab.align.metrics import LEAST_FOLDS
-from kvlab.models import LoadedModel
-from kvlab.request import AlignSettings
-from kvlab.results import HeadScore
-from kvlab.selftest import self_test
-from kvlab.types import KINDS
+from kvlab.align.sample import Sample
+from kvlab.models.loading import LoadedModel
+from kvlab.models.proofs import self_test
+from kvlab.request.align import AlignSettings
+from kvlab.results.alignment.data import HeadScore
+from kvlab.shapes import KINDS
 
 FEW_SCORED = 500  # student tokens; with fewer, the page says so beside the number
 FEW_DOCUMENTS = 10
@@ -135,3 +143,23 @@ def few_rows(per_feature: float) -> list[str]:
             "lower than with more prompts. Add prompts, or also fit on the bundled samples."
         )
     return notes
+
+
+FEW = 0.01  # of the scored tokens
+
+
+def share_of_few(sample: Sample, kind: str, layer: int, heads: int) -> torch.Tensor:
+    """[H] share of the variance of the sample's scored tokens that the ``FEW`` farthest from their mean hold."""
+    groups = [group for group in sample.groups if group[1] in SCORED]
+    rows = [sample.y(kind, layer, group) for group in groups]
+    n = sum(map(len, rows))
+    mean = sum(y.sum(0, dtype=torch.float64) for y in rows) / n
+    squares = torch.cat([(y - mean.to(y.dtype)).unflatten(1, (heads, -1)).square().sum(2).double() for y in rows])
+    few = squares.topk(max(1, int(FEW * n)), dim=0).values
+    return few.sum(0) / squares.sum(0)
+
+
+def concentrated(sample: Sample, heads: Sequence[int], most: float) -> int:
+    """In how many heads, K and V, few tokens hold more than the share ``most``; ``heads`` of each student layer."""
+    places = [(kind, layer) for kind in KINDS for layer in range(sample.layers_s)]
+    return sum(int((share_of_few(sample, kind, at, heads[at]) > most).sum()) for kind, at in places)

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 import torch
 
 from kvlab.align import outcome
-from kvlab.align.accumulate import AlignSums
+from kvlab.align.align_sums import AlignSums
 from kvlab.align.batches import Read, Rows, in_order, read
-from kvlab.align.concentration import concentrated
+from kvlab.align.compare_rules import Cached, RuleScores, compare
 from kvlab.align.controls import (
     Controls,
     Features,
@@ -28,21 +28,21 @@ from kvlab.align.controls import (
     rows_apart,
     shuffled_rows,
 )
+from kvlab.align.fold_sums import APART, FITTED, SCORED
 from kvlab.align.fusion import FusionSums, OverRandom, fuse
 from kvlab.align.inspection import MOST_BYTES, RULE_TABLE_DOCUMENTS, inspect, that_fit, timeline_summary
+from kvlab.align.items import Item, Reader
 from kvlab.align.layers import LayerSearch, choose
-from kvlab.align.reading import Item, Reader
-from kvlab.align.rules import Cached, RuleScores, compare
+from kvlab.align.outcome import concentrated
 from kvlab.align.sample import Sample
 from kvlab.align.scoring import Scored, projected_on_sample, score
 from kvlab.align.shapes import target_shape
-from kvlab.align.sums import APART, FITTED, SCORED
 from kvlab.align.unfinished import Unfinished
 from kvlab.errors import AlignError, ModelError
-from kvlab.models import LoadedModel, random_like
-from kvlab.request import AlignSettings
-from kvlab.results import Alignment, FusedScore
-from kvlab.types import KINDS, Document, HeadMap, Progress, no_progress
+from kvlab.models.loading import LoadedModel, random_like
+from kvlab.request.align import AlignSettings
+from kvlab.results.alignment.data import Alignment, FusedScore
+from kvlab.shapes import KINDS, Document, HeadMap, Progress, no_progress
 
 READING = "reading caches"
 COUNTED = ("documents", "calibration_documents", "student_tokens")

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from kvlab.align.resampling import NO_STEP
 from kvlab.errors import AlignError
-from kvlab.types import HeadSteps, Tokens
+from kvlab.shapes import HeadSteps, Tokens
 
 
 @dataclass(frozen=True)

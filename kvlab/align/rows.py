@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from kvlab.align import time as time_rules
-from kvlab.align.beginnings import repeated_steps
-from kvlab.align.sums import FIT_AND_SCORE, FIT_ONLY, SCORE_ONLY, SINK, SPECIAL
-from kvlab.request import AlignSettings
-from kvlab.types import TimeMap, Tokens
+from kvlab.align import time_rules
+from kvlab.align.fold_sums import FIT_AND_SCORE, FIT_ONLY, SCORE_ONLY, SINK, SPECIAL
+from kvlab.align.shared_text import repeated_steps
+from kvlab.request.align import AlignSettings
+from kvlab.shapes import TimeMap, Tokens
 
 
 def row_parts(

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 import torch
 
 from kvlab.align.batches import Rows
-from kvlab.align.statistics import pilot_of
-from kvlab.align.sums import FITTED, Pairing
-from kvlab.types import KINDS
+from kvlab.align.fold_sums import FITTED, Pairing
+from kvlab.align.moments import pilot_of
+from kvlab.shapes import KINDS
 
 Group = tuple[int, str]  # fold, part
 

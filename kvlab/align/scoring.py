@@ -9,25 +9,19 @@ from itertools import product
 import numpy as np
 import torch
 
-from kvlab.align import heads as head_maps
 from kvlab.align import metrics
-from kvlab.align.accumulate import AlignSums
+from kvlab.align import projectors as head_maps
+from kvlab.align.align_sums import AlignSums
 from kvlab.align.controls import Controls, Fits
-from kvlab.align.crossfit import (
-    CrossFit,
-    crossfit_fixed,
-    crossfit_ridge,
-    scored_apart,
-    teacher_head_contributions,
-)
+from kvlab.align.crossfit import CrossFit, crossfit_fixed, crossfit_ridge, scored_apart, teacher_head_contributions
+from kvlab.align.fold_sums import SINK, SPECIAL, Pairing, total
 from kvlab.align.layers import Choice
+from kvlab.align.moments import Centred, about_own_mean
 from kvlab.align.sample import Sample
 from kvlab.align.shapes import check_one_width, feature_shape, padded, target_shape
 from kvlab.align.spectrum import Spectrum, spectrum
-from kvlab.align.statistics import Centred, about_own_mean
-from kvlab.align.sums import SINK, SPECIAL, Pairing, total
-from kvlab.results import HeadScore
-from kvlab.types import KINDS, Geometry, HeadMap, Progress
+from kvlab.results.alignment.data import HeadScore
+from kvlab.shapes import KINDS, Geometry, HeadMap, Progress
 
 Solve = Callable[[Centred, Sequence[int]], torch.Tensor]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from kvlab.errors import AlignError
-from kvlab.types import KINDS, Geometry
+from kvlab.shapes import KINDS, Geometry
 
 
 def target_shape(geometry: Geometry, kind: str, layer: int) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from kvlab.align.statistics import product
+from kvlab.align.moments import product
 
 
 @dataclass

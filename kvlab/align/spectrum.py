@@ -15,7 +15,7 @@ import torch
 
 from kvlab.align import metrics
 from kvlab.align.crossfit import CrossFit
-from kvlab.align.statistics import HeadGrams
+from kvlab.align.moments import HeadGrams
 
 LEAST_SHARE = 1e-6  # of the variance; a direction with less is rounding of float32 products
 

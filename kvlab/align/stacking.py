@@ -13,10 +13,10 @@ import torch
 
 from kvlab.align import metrics
 from kvlab.align.crossfit import CrossFit
-from kvlab.align.heads import ridge_per_head
+from kvlab.align.fold_sums import FITTED, SCORED, FoldSums, Pairing, total
+from kvlab.align.moments import about_own_mean, pilot_of, shifted
+from kvlab.align.projectors import ridge_per_head
 from kvlab.align.sample import Group
-from kvlab.align.statistics import about_own_mean, pilot_of, shifted
-from kvlab.align.sums import FITTED, SCORED, FoldSums, Pairing, total
 
 PULL = 1e-3  # towards the mean of the teachers, relative to the variance of a prediction
 

@@ -15,8 +15,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from kvlab.align.reading import Item
-from kvlab.align.sums import FoldSums
+from kvlab import PACKAGE
+from kvlab.align.fold_sums import FoldSums
+from kvlab.align.items import Item
 
 log = logging.getLogger(__name__)
 
@@ -26,12 +27,14 @@ SHARE = 0.05  # of the time, at most, spent on saving
 
 
 def hash_of_code(package: Path) -> str:
-    """Of all that can take part in an analysis: pages and words are in other folders."""
-    files = [file for folder in (package, package / "align") for file in sorted(folder.glob("[!.]*.py"))]
+    """Hash the source of the rooms that take part in an analysis; words and pages are in other rooms."""
+    files = [package / "shapes.py"]
+    for room in ("host", "request", "models", "align"):
+        files += sorted((package / room).glob("[!.]*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
-CODE = hash_of_code(Path(__file__).parents[1])  # what other code has added may mean something else
+CODE = hash_of_code(PACKAGE)  # what other code has added may mean something else
 
 
 @dataclass

@@ -19,14 +19,14 @@ from typing import Any
 
 from transformers.utils import logging as transformers_logging
 
-from kvlab import injection as results
-from kvlab import prompts
 from kvlab.bench.run import surroundings
-from kvlab.inject.judge import judge
-from kvlab.injection import Injection
-from kvlab.injection_request import InjectSettings
-from kvlab.models import LoadedModel, load
-from kvlab.request import AlignSettings
+from kvlab.inject.pipeline import judge
+from kvlab.models.loading import LoadedModel, load
+from kvlab.request import prompts
+from kvlab.request.align import AlignSettings
+from kvlab.request.inject import InjectSettings
+from kvlab.results.function import data as results
+from kvlab.results.function.data import Injection
 
 FIRST, SECOND, STUDENT = "demo/teacher", "demo/teacher-b", "demo/student"
 

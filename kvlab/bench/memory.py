@@ -19,10 +19,11 @@ import psutil
 import torch
 from transformers.utils import logging as transformers_logging
 
+from kvlab import PROJECT
 from kvlab.align.pipeline import align
 from kvlab.bench.pair import SMALL, documents, random_pair
 from kvlab.bench.row import MEMORY, Row, judged
-from kvlab.request import AlignSettings
+from kvlab.request.align import AlignSettings
 
 SETTINGS = AlignSettings(batch_tokens=1024, sample_tokens=4_000)  # a batch of each of five folds fills the sample
 CHARACTERS = 60
@@ -48,8 +49,7 @@ def many_prompts(device: torch.device, quick: bool) -> Row:
 
 def _in_own_process(count: int, device: torch.device) -> dict[str, Any]:
     command = [sys.executable, "-m", __name__, str(count), str(device)]
-    package = Path(__file__).parents[2]  # where ``kvlab`` is found, wherever the bench was started
-    done = subprocess.run(command, cwd=package, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 

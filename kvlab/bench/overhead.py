@@ -14,16 +14,16 @@ from dataclasses import dataclass
 import torch
 
 from kvlab.align.batches import in_order
+from kvlab.align.items import Reader
 from kvlab.align.pipeline import align
-from kvlab.align.reading import Reader
 from kvlab.bench.pair import TINY, documents, random_pair, true_shapes
 from kvlab.bench.row import TIME, Row, in_turn, spent, timed
-from kvlab.capture import self_test
-from kvlab.models import LoadedModel
-from kvlab.padding import padded
-from kvlab.request import AlignSettings
-from kvlab.results import Alignment
-from kvlab.types import Document
+from kvlab.models.capture import self_test
+from kvlab.models.forward import padded
+from kvlab.models.loading import LoadedModel
+from kvlab.request.align import AlignSettings
+from kvlab.results.alignment.data import Alignment
+from kvlab.shapes import Document
 
 NAME = "align, all statistics on"
 AGAINST = "bare forwards of both base models, same batches"

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from kvlab import prompts
-from kvlab.geometry import geometry_of
-from kvlab.models import LoadedModel, load, random_like
-from kvlab.types import Document
+from kvlab.models.geometry import geometry_of
+from kvlab.models.loading import LoadedModel, load, random_like
+from kvlab.request import prompts
+from kvlab.shapes import Document
 
 QWEN2_7B = {
     "model_type": "qwen2",

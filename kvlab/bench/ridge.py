@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from kvlab.align.crossfit import RELATIVE_PENALTIES, crossfit_ridge
-from kvlab.align.statistics import pilot_of
-from kvlab.align.sums import FIT_AND_SCORE, Pairing
+from kvlab.align.fold_sums import FIT_AND_SCORE, Pairing
+from kvlab.align.moments import pilot_of
 from kvlab.bench.layers import layered_rows
 from kvlab.bench.row import FASTER, Row, in_turn, not_measured, timed
 

@@ -18,7 +18,7 @@ import transformers
 import kvlab
 from kvlab.bench import layers, memory, overhead, ridge, steps, stream, timelines, training
 from kvlab.bench.row import FASTER, Row
-from kvlab.models import free_memory, pick_device
+from kvlab.models.loading import free_memory, pick_device
 
 MEASURES: dict[int, Callable[[torch.device, bool], Row]] = {
     1: overhead.many_documents,

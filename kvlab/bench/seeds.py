@@ -21,9 +21,9 @@ import yaml
 from transformers.utils import logging as transformers_logging
 
 from kvlab.bench.run import surroundings
-from kvlab.models import pick_device
+from kvlab.models.loading import pick_device
 from kvlab.runs import store
-from kvlab.train.perform import perform
+from kvlab.train.process import perform
 from kvlab.train.record import REPORT, read_json
 
 KINDS: dict[str, dict[str, Any]] = {

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
-from kvlab import prompts
 from kvlab.bench.pair import (
     FEW_LAYERS_OF_QWEN2_05B,
     FEW_LAYERS_OF_SMOLLM,
@@ -30,14 +29,15 @@ from kvlab.bench.pair import (
 from kvlab.bench.row import MEMORY, Row, judged
 from kvlab.bench.training import forget_accelerate
 from kvlab.errors import KvlabError
-from kvlab.geometry import geometry_of
-from kvlab.models import LoadedModel
-from kvlab.run_files import FORECAST, read_json
-from kvlab.runs import store, usage
+from kvlab.models.geometry import geometry_of
+from kvlab.models.loading import LoadedModel
+from kvlab.request import prompts
+from kvlab.request.train import OWN_PROMPTS, TrainConfig
+from kvlab.results.training.records import FORECAST, read_json
+from kvlab.runs import metrics, store
 from kvlab.runs.metrics import Reader
 from kvlab.train import checkpoint
-from kvlab.train.config import OWN_PROMPTS, TrainConfig
-from kvlab.train.perform import perform
+from kvlab.train.process import perform
 from kvlab.train.record import REPORT
 from kvlab.train.run import Run
 
@@ -111,8 +111,8 @@ def _row(folder: Path, size: Size) -> Row:
     error = store.read_status(folder).get("error")
     if error:
         raise KvlabError.from_dict(error)
-    report, memory = read_json(folder / REPORT), Reader(folder / usage.MEMORY).read()
-    peak, (what, seconds, used) = usage.peak(memory), usage.curve(memory)
+    report, memory = read_json(folder / REPORT), Reader(folder / metrics.MEMORY).read()
+    peak, (what, seconds, used) = metrics.peak(memory), metrics.curve(memory)
     torch_peak = max(filter(isfinite, memory.column("torch_peak")), default=None)
     told: dict[str, Any] = {
         "models": [size.teacher, size.student],

@@ -11,12 +11,12 @@ from time import perf_counter
 
 import torch
 
-from kvlab.align.accumulate import AlignSums
+from kvlab.align.align_sums import AlignSums
+from kvlab.align.fold_sums import FIT_AND_SCORE
 from kvlab.align.layers import Choice
-from kvlab.align.sums import FIT_AND_SCORE
 from kvlab.bench.memory import used
 from kvlab.bench.row import MEMORY, Row, judged, wait
-from kvlab.types import KINDS
+from kvlab.shapes import KINDS
 
 WIDTH_T, WIDTH_S, HEAD, EMBEDDING = 512, 256, 64, 3584
 FOLDS, BATCH, POOL = 5, 2000, 8

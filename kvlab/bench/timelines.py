@@ -14,10 +14,10 @@ from statistics import median
 import numpy as np
 import torch
 
-from kvlab.align import time as time_rules
+from kvlab.align import time_rules
 from kvlab.bench.pair import documents, tokenizers
 from kvlab.bench.row import FASTER, Row, in_turn, timed
-from kvlab.tokens import tokenize
+from kvlab.models.tokens import tokenize
 
 
 def byte_borders(device: torch.device, quick: bool) -> Row:

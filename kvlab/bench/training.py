@@ -17,15 +17,15 @@ from accelerate.state import AcceleratorState, GradientState
 
 from kvlab.bench.pair import TINY, documents, random_model, tokenizers, true_shapes
 from kvlab.bench.row import TIME, Row, in_turn, timed
-from kvlab.models import LoadedModel, load
-from kvlab.padding import padded
-from kvlab.train import data, losses
-from kvlab.train.config import TrainConfig
+from kvlab.models.forward import padded
+from kvlab.models.loading import LoadedModel, load
+from kvlab.request.train import TrainConfig
+from kvlab.shapes import Document
+from kvlab.train import data, learner
 from kvlab.train.loop import Loop, predicted
-from kvlab.train.perform import Phase, Stop
+from kvlab.train.process import Phase, Stop
 from kvlab.train.record import Record
 from kvlab.train.run import Run
-from kvlab.types import Document
 
 NAME = "training step"
 AGAINST = "student step + bare teacher forward, same batches"
@@ -142,7 +142,7 @@ def floor_step(run: Run, loop: Loop, teacher: LoadedModel, number: int) -> float
     ids, mask = padded([item.student for item in batch], run.student.device)
     with run.accelerator.autocast():
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-    loss = losses.cross_entropy(logits, ids, mask[:, 1:].bool()) / predicted(batch)
+    loss = learner.cross_entropy(logits, ids, mask[:, 1:].bool()) / predicted(batch)
     loss.backward()
     optimizer.step()
     optimizer.zero_grad()

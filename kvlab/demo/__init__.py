@@ -1,9 +1,1 @@
-"""The bundled demo models: three tiny, really trained models, their tokenizers, corpus and sample prompts."""
-
-from pathlib import Path
-
-DEMO = Path(__file__).parent
-NAMES = ("teacher", "teacher-b", "student")
-SAMPLES = DEMO / "samples.jsonl"
-TRAINING = DEMO / "training.json"
-CARD = DEMO / "README.md"
+"""How the bundled demo models, tokenizers, texts and sample results are made (kvlab.host.bundled names them)."""

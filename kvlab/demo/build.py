@@ -7,12 +7,12 @@ import re
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from kvlab.demo import CARD, DEMO, NAMES, SAMPLES, TRAINING
 from kvlab.demo.card import card
 from kvlab.demo.corpus import LANGUAGES, parts_of, problems
 from kvlab.demo.evaluate import accuracy, cross_entropy, timelines
 from kvlab.demo.learn import STEPS, train
 from kvlab.demo.tokens import train_tokenizers
+from kvlab.host.bundled import CARD, DEMO, NAMES, SAMPLES, TRAINING
 
 WATCH_PROBLEMS = 40
 RESULT_PROBLEMS = 400

@@ -1,6 +1,6 @@
 """The model card, written from what training.json says was measured."""
 
-from kvlab.demo import NAMES
+from kvlab.host.bundled import NAMES
 
 HEAD = """# The demo models
 

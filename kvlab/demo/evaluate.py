@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from kvlab.demo.corpus import answer_in, text_of
-from kvlab.tokens import tokenize
+from kvlab.models.tokens import tokenize
 
 SINKS = 4  # first content tokens of a document, which no map is fitted on
 LONGEST_CONTINUATION = 200

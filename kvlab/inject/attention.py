@@ -14,13 +14,13 @@ from functools import partial
 import torch
 from transformers import DynamicCache
 
-from kvlab import cache_names
-from kvlab.attention import eager
 from kvlab.errors import AlignError
 from kvlab.inject.continuation import Variant, replace_steps
 from kvlab.inject.own import Own, Problem
-from kvlab.models import LoadedModel
-from kvlab.reading import empty_cache
+from kvlab.models import cache_names
+from kvlab.models.attention import eager
+from kvlab.models.forward import empty_cache
+from kvlab.models.loading import LoadedModel
 
 
 @dataclass(frozen=True)

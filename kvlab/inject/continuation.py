@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import torch
 from transformers import DynamicCache
 
-from kvlab import cache_names
 from kvlab.inject.own import Own, Problem
-from kvlab.models import LoadedModel
-from kvlab.reading import empty_cache
-from kvlab.types import KINDS
+from kvlab.models import cache_names
+from kvlab.models.forward import empty_cache
+from kvlab.models.loading import LoadedModel
+from kvlab.shapes import KINDS
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,23 +10,23 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from kvlab.align import heads as head_maps
-from kvlab.align.accumulate import AlignSums
+from kvlab.align import projectors as head_maps
+from kvlab.align.align_sums import AlignSums
 from kvlab.align.batches import Rows, batches, read
 from kvlab.align.crossfit import CrossFit, crossfit_ridge
+from kvlab.align.fold_sums import APART, total
 from kvlab.align.fusion import FusionSums, fuse
 from kvlab.align.layers import Choice, choose
+from kvlab.align.moments import about_own_mean
 from kvlab.align.sample import Sample
 from kvlab.align.scoring import identity_fits, solver, whole_map
 from kvlab.align.shapes import check_one_width, feature_shape, target_shape
-from kvlab.align.statistics import about_own_mean
-from kvlab.align.sums import APART, total
 from kvlab.errors import AlignError
-from kvlab.inject.documents import Split
 from kvlab.inject.own import Problem
-from kvlab.models import LoadedModel
-from kvlab.request import AlignSettings
-from kvlab.types import KINDS, Progress
+from kvlab.inject.split import Split
+from kvlab.models.loading import LoadedModel
+from kvlab.request.align import AlignSettings
+from kvlab.shapes import KINDS, Progress
 
 Map = tuple[torch.Tensor, torch.Tensor]  # weights [P, Q], bias [Q]
 FITTING, READING_RANDOM = "fitting the map", "reading with random weights"

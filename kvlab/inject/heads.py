@@ -13,8 +13,8 @@ from kvlab.inject.attention import Heard
 from kvlab.inject.fit import Fit
 from kvlab.inject.own import Problem
 from kvlab.inject.prefix import Prefix, Reading
-from kvlab.injection import CONTROLS, AttentionError, Projected
-from kvlab.types import KINDS, Geometry
+from kvlab.results.function.data import CONTROLS, AttentionError, Projected
+from kvlab.shapes import KINDS, Geometry
 
 PARTS = (*KINDS, "both")  # what is replaced
 

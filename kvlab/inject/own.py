@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 import torch
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from kvlab import cache_names
 from kvlab.errors import AlignError
-from kvlab.models import LoadedModel
-from kvlab.reading import empty_cache
-from kvlab.rotation import Rotation, Watch, rotate, unrotate, watched
-from kvlab.selftest import proof
-from kvlab.types import KINDS, Tokens
+from kvlab.models import cache_names
+from kvlab.models.forward import empty_cache
+from kvlab.models.loading import LoadedModel
+from kvlab.models.proofs import proof
+from kvlab.models.rotation import Rotation, Watch, rotate, unrotate, watched
+from kvlab.shapes import KINDS, Tokens
 
 Problem = tuple[str, int]  # kind, position of a student layer among those with a cache
 

@@ -8,20 +8,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from kvlab.align import time as time_rules
+from kvlab.align import time_rules
 from kvlab.align.batches import finite
-from kvlab.align.beginnings import repeated_steps
-from kvlab.align.reading import Item
+from kvlab.align.fold_sums import FIT_AND_SCORE, SCORE_ONLY
+from kvlab.align.items import Item
 from kvlab.align.rows import Picked, common_parts, pick, row_parts
 from kvlab.align.shapes import target_shape
-from kvlab.align.sums import FIT_AND_SCORE, SCORE_ONLY
-from kvlab.capture import CapturedBatch, capture
+from kvlab.align.shared_text import repeated_steps
 from kvlab.inject.continuation import Variant
 from kvlab.inject.fit import Fit
 from kvlab.inject.own import Own, Problem, read_own
-from kvlab.models import LoadedModel
-from kvlab.request import AlignSettings
-from kvlab.types import KINDS, Document, Geometry, Segment, Tokens
+from kvlab.models.capture import CapturedBatch, capture
+from kvlab.models.loading import LoadedModel
+from kvlab.request.align import AlignSettings
+from kvlab.shapes import KINDS, Document, Geometry, Segment, Tokens
 
 
 @dataclass(frozen=True, eq=False)

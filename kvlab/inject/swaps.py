@@ -10,9 +10,9 @@ from kvlab.inject.continuation import Variant, continued
 from kvlab.inject.heads import PARTS
 from kvlab.inject.prefix import Models, Prefix, Reading
 from kvlab.inject.scores import PerDocument, damage
-from kvlab.injection import Swap
-from kvlab.injection_request import InjectSettings
-from kvlab.types import KINDS, Geometry
+from kvlab.request.inject import InjectSettings
+from kvlab.results.function.data import Swap
+from kvlab.shapes import KINDS, Geometry
 
 SOURCES = ("projected", "mean")  # the mean is the control: the part is there, and says nothing
 Place = tuple[str, int, int | None]  # "key" | "value" | "both", position of the layer, head or None for all

@@ -8,16 +8,16 @@ from difflib import SequenceMatcher
 import numpy as np
 import torch
 
-from kvlab import cache_names
 from kvlab.inject.continuation import prefix_cache
 from kvlab.inject.prefix import Prefix, Reading
 from kvlab.inject.scores import mean_of
-from kvlab.injection import Accuracy, Continued, Text
-from kvlab.models import LoadedModel
-from kvlab.reading import empty_cache
-from kvlab.segments import Markers, final_answer
-from kvlab.tokens import pieces_of, segment_of
-from kvlab.types import Document, Tokens
+from kvlab.models import cache_names
+from kvlab.models.forward import empty_cache
+from kvlab.models.loading import LoadedModel
+from kvlab.models.tokens import pieces_of, segment_of
+from kvlab.request.segments import Markers, final_answer
+from kvlab.results.function.data import Accuracy, Continued, Text
+from kvlab.shapes import Document, Tokens
 
 NO_PREFIX = "none"
 

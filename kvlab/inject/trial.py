@@ -11,7 +11,7 @@ from kvlab.inject.continuation import continued
 from kvlab.inject.own import Own
 from kvlab.inject.prefix import Prefix
 from kvlab.inject.scores import Damaged, damage
-from kvlab.models import LoadedModel
+from kvlab.models.loading import LoadedModel
 
 # Largest difference of a logit from the plain forward, relative to the largest logit: rounding of the number type.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}

@@ -16,7 +16,7 @@ from pathlib import Path
 from kvlab.errors import RunError
 from kvlab.runs import locks, store
 from kvlab.runs.process import identity
-from kvlab.runs.queue import RUN_LOCK, STOP
+from kvlab.runs.run_queue import RUN_LOCK, STOP
 
 FIRST_SIGN = timedelta(minutes=10)  # until the command has imported its libraries and writes the status itself
 

@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from kvlab.runs import monitor, notes, queue, store
+from kvlab.runs import monitor, notes, run_queue, store
 from kvlab.runs.metrics import Reader
-from kvlab.runs.queue import STOP
-from kvlab.runs.usage import MEMORY, Peak, peak
+from kvlab.runs.run_queue import STOP
+from kvlab.runs.metrics import MEMORY, Peak, peak
 
 REPORT, VERDICT = "report.json", "verdict.json"
 SMALL = 4 << 20  # bytes of a status or record that is still read for one row
@@ -64,7 +64,7 @@ class History:
         """Newest first. Never raises for what is in runs/."""
         now = now or datetime.now(UTC)
         folders = store.listing(self.root)
-        places = {entry.folder.name: place for place, entry in reversed(list(enumerate(queue.entries(self.root))))}
+        places = {entry.folder.name: place for place, entry in reversed(list(enumerate(run_queue.entries(self.root))))}
         rows = [self._row(folder, places, now) for folder in folders]
         gone = {run for run, _ in list(self._kept)} - {folder.name for folder in folders}
         for key in [key for key in list(self._kept) if key[0] in gone]:

@@ -17,10 +17,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from kvlab import PROJECT
 from kvlab.errors import RunError
-from kvlab.runs import locks, monitor, process, queue, store
-from kvlab.runs.cause import explain
-from kvlab.runs.queue import ANY_DEVICE, Entry
+from kvlab.runs import locks, monitor, process, run_queue, store
+from kvlab.runs.failures import explain
+from kvlab.runs.run_queue import ANY_DEVICE, Entry
 
 POLL = 0.05  # seconds between two looks at the processes that it started
 LOOK = 1.0  # seconds between two looks at the queue, which may lie on a slow disk
@@ -52,11 +53,11 @@ class Keeper:
 
     def waiting(self) -> list[Entry]:
         """What the queue holds for this keeper, the running ones included."""
-        return [entry for entry in queue.entries(self._root) if entry not in self._given_up]
+        return [entry for entry in run_queue.entries(self._root) if entry not in self._given_up]
 
     def _look(self) -> None:
         """Start what can start, and clear away what has ended unseen. An earlier run never waits for a later one."""
-        busy = [queue.device(store.read_status(entry.folder)) for entry in self._children]
+        busy = [run_queue.device(store.read_status(entry.folder)) for entry in self._children]
         for entry in self.waiting():
             if entry in self._children:
                 continue
@@ -69,7 +70,7 @@ class Keeper:
     def _device_of(self, entry: Entry, busy: list[str]) -> str | None:
         """The device that a run occupies or waits for, started if that is free; None when it has ended."""
         status = store.read_status(entry.folder)
-        device = queue.device(status)
+        device = run_queue.device(status)
         if process.exists(status.get("pid"), status.get("process_started")):
             return device  # begun under another keeper
         if monitor.judge(status) != "queued":
@@ -77,7 +78,7 @@ class Keeper:
                 process.end_leftovers(status.get("pid"), status.get("process_started"))
             _record_end(entry, None)
         elif not any(_same_device(device, other) for other in busy):
-            self._children[entry] = _start(entry.folder, self._command, queue.visible_devices(status))
+            self._children[entry] = _start(entry.folder, self._command, run_queue.visible_devices(status))
         return device if entry.marker.exists() else None
 
     def _see_the_end(self, entry: Entry) -> None:
@@ -96,7 +97,7 @@ class Keeper:
 
 def keep(root: Path, command: Sequence[str]) -> None:
     """Be the keeper in a process of its own and return at once; do nothing when there is one already."""
-    lock = locks.take(queue.here(root) / queue.KEEPER_LOCK)
+    lock = locks.take(run_queue.here(root) / run_queue.KEEPER_LOCK)
     if lock is None:
         return
     signed, sign = os.pipe()
@@ -113,7 +114,7 @@ def keep(root: Path, command: Sequence[str]) -> None:
         # Given up in this order, a run queued meanwhile is either seen below or finds no keeper and starts one.
         os.ftruncate(lock, 0)
         os.close(lock)
-        lock = locks.take(queue.here(root) / queue.KEEPER_LOCK) if work.waiting() else None
+        lock = locks.take(run_queue.here(root) / run_queue.KEEPER_LOCK) if work.waiting() else None
         if lock is None:
             return
         _sign(lock)
@@ -138,7 +139,7 @@ def _start(folder: Path, command: Sequence[str], visible_devices: str | None) ->
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            cwd=process.PROJECT,
+            cwd=PROJECT,
             env=environment,
             start_new_session=True,
         )
@@ -150,7 +151,7 @@ def _record_end(entry: Entry, code: int | None) -> None:
     if not folder.is_dir():
         entry.marker.unlink(missing_ok=True)
         return
-    with locks.held(folder / queue.RUN_LOCK, LAST_WRITES) as mine:
+    with locks.held(folder / run_queue.RUN_LOCK, LAST_WRITES) as mine:
         status = store.read_status(folder)
         taken_up = process.exists(status.get("pid"), status.get("process_started"))
         if not mine or taken_up or not entry.marker.exists():  # by another keeper, or it was queued again meanwhile

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kvlab.runs import process, store
-from kvlab.runs.queue import STOP
+from kvlab.runs.run_queue import STOP
 
 # Clocks of two hosts differ, and shared file systems show changes late.
 SLACK = timedelta(minutes=5)

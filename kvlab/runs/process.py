@@ -12,7 +12,8 @@ from typing import Any
 
 import psutil
 
-PROJECT = Path(__file__).resolve().parents[2]
+from kvlab import PROJECT
+
 
 # The start time is counted from the machine's boot time, which the system gives in whole seconds.
 START_TOLERANCE = 2.0  # seconds

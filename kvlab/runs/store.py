@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from kvlab import PROJECT
 from kvlab.errors import RunError
 
 COMPUTED = ("analysis", "injection")  # by the warm worker of the web app
@@ -55,7 +56,7 @@ class Lines(NamedTuple):
 def runs_root() -> Path:
     """The folder of all runs: KVLAB_RUNS when set, else runs/ of the project. Not created here."""
     setting = os.environ.get("KVLAB_RUNS")
-    return Path(setting).expanduser().absolute() if setting else Path(__file__).resolve().parents[2] / "runs"
+    return Path(setting).expanduser().absolute() if setting else PROJECT / "runs"
 
 
 def create(root: Path, kind: str, name: str, config: dict[str, Any]) -> Path:

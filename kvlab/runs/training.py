@@ -1,21 +1,26 @@
-"""Training runs from outside: launch, stop, kill, resume, delete. All that is known of a run is its folder.
+"""Launch, stop, kill, resume, repeat and delete training runs.
+
+Training runs from outside: launch, stop, kill, resume, delete. All that is known of a run is its folder.
 
 A run is a detached process that outlives the web server; the queue starts it when its device is free. Whatever is
 changed in a run without a process is changed under the run's lock.
+
+A new training run with the settings of an old one.
 """
 
 from __future__ import annotations
-
 import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-
 from kvlab.errors import RunError
-from kvlab.runs import locks, monitor, process, queue, store
-from kvlab.runs.queue import ANY_DEVICE, STOP
+from kvlab.runs import locks, monitor, process, run_queue, store
+from kvlab.runs.run_queue import ANY_DEVICE, STOP
+import os
+from collections.abc import Sequence
+from kvlab.runs import run_queue, store
 
 GONE_WITHIN = 10.0  # seconds for a killed process to be gone
 PATIENCE = 5.0  # seconds for a run's lock: its process holds it until it is gone, others for an instant
@@ -44,10 +49,10 @@ def submit(folder: Path, device: str = ANY_DEVICE) -> None:
     """Queue a run that store.create has made. Raises as launch does; the run is then not in the queue."""
     folder = folder.absolute()  # the keeper works in another folder
     try:
-        queue.add(folder, device)
-        queue.attend(folder.parent)
+        run_queue.add(folder, device)
+        run_queue.attend(folder.parent)
     except RunError:
-        queue.remove(folder)
+        run_queue.remove(folder)
         raise
 
 
@@ -59,11 +64,11 @@ def stop(folder: Path) -> str:
     _training(folder)
     with store.disk_errors(folder):
         (folder / STOP).touch()  # first: whoever is about to begin the run sees it too
-    with locks.held(folder / queue.RUN_LOCK) as free:
+    with locks.held(folder / run_queue.RUN_LOCK) as free:
         state = monitor.judge(store.read_status(folder))
         if free and state == "queued":
             store.write_status(folder, state="cancelled", error=None)
-            queue.remove(folder)
+            run_queue.remove(folder)
             return "cancelled"
     if state not in store.ACTIVE:
         (folder / STOP).unlink(missing_ok=True)
@@ -134,8 +139,8 @@ def resume(folder: Path) -> None:
             heartbeat=None,
             history=[*_history(status), _ended(status, state, monitor.view(folder).error)],
         )
-        queue.add(folder, queue.device(status))
-    queue.attend(folder.parent)
+        run_queue.add(folder, run_queue.device(status))
+    run_queue.attend(folder.parent)
 
 
 def delete(folder: Path) -> None:
@@ -147,7 +152,7 @@ def delete(folder: Path) -> None:
     _over(store.read_status(store.find(root, folder.name)))
     with _changing(folder) as status:
         _over(status)
-        queue.remove(folder)
+        run_queue.remove(folder)
         with store.disk_errors(root):
             folder.rename(root / DELETED.format(folder.name))
     sweep(root)
@@ -164,7 +169,7 @@ def sweep(root: Path) -> None:
 @contextmanager
 def _changing(folder: Path) -> Iterator[dict[str, Any]]:
     """The status of a run that has no process, and gets none and no other status meanwhile."""
-    with locks.held(folder / queue.RUN_LOCK, PATIENCE) as mine:
+    with locks.held(folder / run_queue.RUN_LOCK, PATIENCE) as mine:
         if not mine:
             raise RunError(
                 "run-busy",
@@ -224,3 +229,33 @@ def _ended(status: dict[str, Any], state: str, error: dict[str, str] | None) -> 
 
 def _state_error(kind: str, expected: str, state: str, remedy: str) -> RunError:
     return RunError(kind, expected=expected, found=f"it is {state}", remedy=remedy)
+
+
+def again(folder: Path, inputs: Sequence[str] = ()) -> str:
+    """Queue a new run with the settings, name and device of the run in ``folder`` -> its id.
+
+    ``inputs``: names of files that the old run was given beside its settings; those that are there are copied.
+    Raises RunError ``run-not-found``, ``settings-unreadable``, and as training.launch does.
+    """
+    root = folder.parent
+    store.find(root, folder.name)
+    status, config = store.read_status(folder), store.read_config(folder)
+    if not config:
+        raise RunError(
+            "settings-unreadable",
+            expected=f"the run's settings in {store.CONFIG}",
+            found="no table of settings that can be read",
+            remedy="launch a new run on the Validation page",
+        )
+    name = status.get("name")
+    new = store.create(root, "training", name if isinstance(name, str) else "", config)
+    try:
+        with store.disk_errors(new):
+            for file in inputs:
+                if (folder / file).is_file() and not (folder / file).is_symlink():
+                    shutil.copyfile(folder / file, new / os.path.basename(file))
+        submit(new, run_queue.device(status))
+    except RunError:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+    return new.name

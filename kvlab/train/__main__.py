@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from kvlab.train.perform import REFUSED, perform
+from kvlab.train.process import REFUSED, perform
 
 if __name__ == "__main__":
     if len(sys.argv) != 2 or not Path(sys.argv[1]).is_dir():

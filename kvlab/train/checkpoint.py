@@ -1,15 +1,25 @@
-"""The state of a run on disk, from which the same command goes on: Accelerate's own, and the step it was saved at."""
+"""Checkpoints that replace each other whole, through a draft that a crash cannot take for one.
+
+The state of a run on disk, from which the same command goes on: Accelerate's own, and the step it was saved at.
+
+Large files and folders that libraries write: under another name first, and gone again when the disk was full.
+"""
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from accelerate import Accelerator
+from safetensors import SafetensorError
 
-from kvlab.train import drafts
+from kvlab.runs import store
 
 # That tied weights are saved once is no warning.
 logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
@@ -23,9 +33,9 @@ def save(accelerator: Accelerator, folder: Path, step: int) -> None:
     Raises RunError ``disk-full`` or ``runs-unwritable``.
     """
     new, old, kept = (folder / f"{FOLDER}{suffix}" for suffix in (".new", ".old", ""))
-    with drafts.written(new):
+    with written(new):
         if accelerator.is_main_process:
-            drafts.remove(new)
+            remove(new)
         accelerator.wait_for_everyone()
         accelerator.save_state(str(new))
         accelerator.wait_for_everyone()
@@ -63,3 +73,43 @@ def _newest(folder: Path) -> tuple[Path | None, int]:
         if isinstance(step, int):
             return found, step
     return None, 0
+
+
+PROBE = 64 << 10  # bytes
+
+
+@contextmanager
+def written(draft: Path) -> Iterator[None]:
+    """Write ``draft``, a file or a folder. When that fails it is removed, so that there is room to say why.
+
+    Raises RunError ``disk-full`` or ``runs-unwritable``, also where a library hides the system's reason.
+    """
+    try:
+        with store.disk_errors(draft.parent):
+            try:
+                yield
+            except (SafetensorError, RuntimeError) as error:
+                _raise_if_full(draft.parent, error)
+                raise
+    except BaseException:
+        remove(draft)
+        raise
+
+
+def remove(draft: Path) -> None:
+    """Whatever it is, if it is there."""
+    if draft.is_dir():
+        shutil.rmtree(draft, ignore_errors=True)
+    else:
+        draft.unlink(missing_ok=True)
+
+
+def _raise_if_full(folder: Path, error: Exception) -> None:
+    """safetensors has the reason in its words only, and torch.save not even there: "unexpected pos 576 vs 534"."""
+    if os.strerror(errno.ENOSPC) in str(error):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+    probe = folder / f".{os.getpid()}.probe"
+    try:
+        probe.write_bytes(bytes(PROBE))
+    finally:
+        probe.unlink(missing_ok=True)

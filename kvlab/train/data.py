@@ -9,18 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
-from kvlab import prompts
-from kvlab.align import time as time_rules
-from kvlab.align.beginnings import repeated_steps
-from kvlab.align.reading import Item, Reader
+from kvlab.align import time_rules
+from kvlab.align.items import Item, Reader
+from kvlab.align.shared_text import repeated_steps
 from kvlab.demo.corpus import endless, parts_of
-from kvlab.documents import PARTS
 from kvlab.errors import TrainError
-from kvlab.models import LoadedModel
-from kvlab.request import AlignSettings
-from kvlab.train import plan
-from kvlab.train.config import DEMO_DATA, OWN_PROMPTS, TrainConfig
-from kvlab.types import Document, Segment
+from kvlab.models.loading import LoadedModel
+from kvlab.request import prompts, refusals
+from kvlab.request.align import AlignSettings
+from kvlab.request.documents import PARTS
+from kvlab.request.train import DEMO_DATA, OWN_PROMPTS, TrainConfig
+from kvlab.shapes import Document, Segment
 
 MOST_DEMO_DOCUMENTS = 2000
 HELDOUT_SHARE = 0.2  # at most, of documents that are few
@@ -113,7 +112,7 @@ def _order(count: int, needed: int, seed: int) -> np.ndarray:
 
 def _by_index(item: Item, teachers: Sequence[LoadedModel]) -> Item:
     for teacher, tokens in zip(teachers, item.teachers):
-        plan.check_index(item.document.id, teacher.geometry, len(tokens), len(item.student))
+        refusals.check_index(item.document.id, teacher.geometry, len(tokens), len(item.student))
     maps = tuple(time_rules.by_index(tokens, item.student) for tokens in item.teachers)
     return replace(item, maps=maps)
 

@@ -12,20 +12,20 @@ from typing import Any
 
 import torch
 
-from kvlab.align.reading import Item
+from kvlab.align.items import Item
 from kvlab.inject.own import Own, check_cache, read_own
 from kvlab.inject.prefix import Prefix, cut_at, first_tokens, given, with_controls
 from kvlab.inject.scores import Damaged, PerDocument
 from kvlab.inject.trial import TOLERANCE, tried
-from kvlab.models import LoadedModel
-from kvlab.reading import empty_cache
-from kvlab.run_functional import VARIANTS
-from kvlab.train.config import TrainConfig
+from kvlab.models.forward import empty_cache
+from kvlab.models.loading import LoadedModel
+from kvlab.request.train import TrainConfig
+from kvlab.results.training.records import VARIANTS
+from kvlab.shapes import KINDS, Progress
 from kvlab.train.data import Data
 from kvlab.train.learner import Learner
-from kvlab.train.mapping import Problem
+from kvlab.train.maps import Problem
 from kvlab.train.targets import Teachers
-from kvlab.types import KINDS, Progress
 
 PREFIX = 0.5  # share of a document's student tokens whose cache is replaced
 NAMES = ("own", *VARIANTS)

@@ -1,4 +1,9 @@
-"""All that is trained, as one module, so that Accelerate prepares, wraps and saves it: student, projectors, router."""
+"""The student in training: its forward, its losses and their gradients.
+
+All that is trained, as one module, so that Accelerate prepares, wraps and saves it: student, projectors, router.
+
+The terms of the loss, each as a sum over the rows it is a mean of, so that micro-batches add up exactly.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +11,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from kvlab.align.shapes import target_shape
-from kvlab.models import LoadedModel
-from kvlab.train import fusion, losses
+from kvlab.models.loading import LoadedModel
+from kvlab.shapes import KINDS, Geometry
+from kvlab.train import fusion
 from kvlab.train.collapse import MOMENTS, Moments
-from kvlab.train.mapping import Fitted
+from kvlab.train.maps import Fitted
 from kvlab.train.student import ReadStudent, read_student
 from kvlab.train.targets import MicroBatch
-from kvlab.types import KINDS, Geometry
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ class Learner(nn.Module):
             return self._sums(read, batch)
 
     def _sums(self, read: ReadStudent, batch: MicroBatch) -> dict[str, torch.Tensor]:
-        found = {"ce": losses.cross_entropy(read.logits, batch.ids, batch.predicted)}
+        found = {"ce": cross_entropy(read.logits, batch.ids, batch.predicted)}
         document, step = batch.rows
         place = document * batch.ids.shape[1] + step
         shared = self._shared_weights(batch)
@@ -79,7 +85,7 @@ class Learner(nn.Module):
                 of_layers = [self.target(kind, n, of, batch, shared) for n, of in zip(group, rows, strict=True)]
                 targets = torch.stack([target for target, _ in of_layers])
                 scale = getattr(self, f"scale_{_name(kind, group[0])}")  # [L, 1, 1]
-                errors.append(torch.stack(losses.matched(rows, targets, scale)))
+                errors.append(torch.stack(matched(rows, targets, scale)))
                 if len(self.fitted) > 1:
                     weighed += [weights.sum(1) for _, weights in of_layers]
                     spread += [fusion.entropy(weights) for _, weights in of_layers]
@@ -128,3 +134,34 @@ def layers_alike(student: Geometry, kind: str) -> list[tuple[int, ...]]:
 
 def _name(kind: str, layer: int) -> str:
     return f"{kind}_{layer}"
+
+
+LEFT_OUT = -100
+
+
+def cross_entropy(logits: torch.Tensor, ids: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
+    """Nats, summed over the predicted tokens: logits [B, T, V], ids [B, T], predicted [B, T - 1] bool."""
+    # Not indexed by ``predicted``, for whose count a GPU would have to be waited for.
+    following = ids[:, 1:].masked_fill(~predicted, LEFT_OUT).flatten()
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), following, ignore_index=LEFT_OUT, reduction="sum")
+
+
+def kv_error(student: torch.Tensor, target: torch.Tensor, scale: float | torch.Tensor) -> torch.Tensor:
+    """Sum over rows of the mean over channels of ((student - target) / scale)^2, for rows [..., N, Q] of each layer.
+
+    The L2 form of KaVa's KV loss (arXiv 2510.02312), where each layer is divided by the standard deviation of its
+    targets; ``scale`` is that deviation, measured once before training, so that no term changes its unit.
+    """
+    return ((student - target) / scale).square().mean(-1).sum(-1)
+
+
+def matched(
+    student: torch.Tensor, target: torch.Tensor, scale: float | torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The student's error against the target, and the target's against the student, each without the other's gradient.
+
+    The first is the KV loss (its target is stop-gradient). The second, of the same value, trains a projector or a
+    router towards the student as it is; it is without gradient where both are frozen.
+    """
+    error = kv_error(student, target.detach(), scale)
+    return error, kv_error(student.detach(), target, scale) if target.requires_grad else error.detach()

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from kvlab.align.beginnings import repeated_steps
-from kvlab.align.reading import Item
+from kvlab.align.items import Item
+from kvlab.align.shared_text import repeated_steps
+from kvlab.runs.failures import NotFinite
+from kvlab.shapes import KINDS
 from kvlab.train import collapse
 from kvlab.train.collapse import MOMENTS, Moments
 from kvlab.train.data import Data
-from kvlab.train.failures import NotFinite
 from kvlab.train.learner import Learner
 from kvlab.train.targets import Teachers, variances
-from kvlab.types import KINDS
 
 Line = dict[str, float | int | list[float] | None]
 Alike = dict[str, list[tuple[int, ...]]]  # of each kind, the layers that are computed together

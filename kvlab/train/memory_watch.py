@@ -15,8 +15,8 @@ from typing import Any
 import psutil
 import pynvml
 
-from kvlab import memory
 from kvlab.errors import RunError
+from kvlab.host import memory
 from kvlab.runs import store
 
 FILE = "memory.jsonl"

@@ -12,9 +12,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from kvlab.request.train import Thresholds
+from kvlab.results.training.verdict import Checkpoint, judge, milestones, state_of
 from kvlab.runs import store
-from kvlab.train.config import Thresholds
-from kvlab.train.verdict import Checkpoint, judge, milestones, state_of
 
 LOG, VERDICT, REPORT, MAPS, STOP = "training.log", "verdict.json", "report.json", "projector.safetensors", "stop"
 

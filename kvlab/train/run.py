@@ -1,4 +1,9 @@
-"""The phases of a run, one after the other: read, load, fit, evaluate, train, evaluate, save, report."""
+"""One training run from its configuration to the last line of its record.
+
+The phases of a run, one after the other: read, load, fit, evaluate, train, evaluate, save, report.
+
+Settings -> what the loop is made of: Accelerate, the objective, and what is trained at which rate.
+"""
 
 from __future__ import annotations
 
@@ -11,29 +16,29 @@ from math import isfinite
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import set_seed
 from transformers.utils import logging as transformers_logging
 
-from kvlab import memory
-from kvlab.capture import self_test
-from kvlab.checks import run_checks
+from kvlab.align.checks import run_checks
 from kvlab.errors import Cancelled, TrainError
-from kvlab.forecast import sentence, training_memory
-from kvlab.models import LoadedModel, load, pick_device, random_like, reader
-from kvlab.run_files import FORECAST
-from kvlab.runs import store
-from kvlab.train import checkpoint, data, failures, functional, mapping, maps_file, plan, words
-from kvlab.train.config import TrainConfig
+from kvlab.host import memory
+from kvlab.models.capture import self_test
+from kvlab.models.loading import LoadedModel, free_memory, load, pick_device, random_like, reader
+from kvlab.request import refusals
+from kvlab.request.forecast import sentence, training_memory
+from kvlab.request.train import TrainConfig
+from kvlab.results.training.records import FORECAST
+from kvlab.runs import failures, store
+from kvlab.shapes import Geometry
+from kvlab.train import checkpoint, data, functional, maps, record_words
 from kvlab.train.learner import Fusing, Learner
-from kvlab.train.loop import Loop, evaluate, warm_then_fall
-from kvlab.train.mapping import Fitted
+from kvlab.train.loop import Loop, Objective, evaluate, warm_then_fall
+from kvlab.train.maps import Fitted
 from kvlab.train.memory_watch import MemoryWatch, look
 from kvlab.train.record import MAPS, REPORT, Record, read_json
-from kvlab.train.setup import accelerator, add_lora, groups_of, objective_of
 from kvlab.train.student import recompute_activations
 from kvlab.train.targets import Teachers
-from kvlab.types import Geometry
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
@@ -70,7 +75,7 @@ class Run:
         self._phase("saving")
         self.at("saving")
         if self.record.writes and config.map == "structured":
-            maps_file.save(self.fitted, self.folder / MAPS)
+            maps.save(self.fitted, self.folder / MAPS)
         self._phase("reporting")
         self.at("reporting")
         if self.record.writes:
@@ -103,12 +108,12 @@ class Run:
         config = self.config
         self._phase("loading")
         self.at("loading")
-        plan.check_functional(config)
+        refusals.check_functional(config)
         device = str(pick_device(config.device))
         readers = self._readers()
         *teachers, student = readers
         shapes = [teacher.geometry for teacher in teachers]
-        plan.check(shapes, student.geometry, config.use_kv_projector, config.precision, device)
+        refusals.check(shapes, student.geometry, config.use_kv_projector, config.precision, device)
         train, heldout = data.documents(config, self.folder)
         self.data = data.read(config, teachers, student, train, heldout)
         for note in self.data.notes:
@@ -183,17 +188,17 @@ class Run:
         self._phase("fitting the map")
         shapes = [teacher.geometry for teacher in teachers]
         if checkpoint.saved_step(self.folder):  # fitted to the same student, before step 1
-            return maps_file.load(path, shapes, self.student.geometry)
+            return maps.load(path, shapes, self.student.geometry)
         kind = config.map if config.use_kv_projector else "identity"
         items = self.data.train[: config.fit_documents]
-        fitted = mapping.fit(teachers, self.student, items, kind, data.align_settings(config), self._at)
+        fitted = maps.fit(teachers, self.student, items, kind, data.align_settings(config), self._at)
         if self.record.writes:
-            maps_file.save(fitted, path)
+            maps.save(fitted, path)
         for name, of_teacher in zip(config.teachers, fitted):
             known = [r2 for r2 in of_teacher.r2.values() if isfinite(r2)]
             held = f", held-out R² {sum(known) / len(known):.3f}" if known else ""
             self.record.say(f"{kind} map of {name}: {of_teacher.rows} rows of {len(items)} documents{held}")
-        self.report["maps"] = [words.facts(f, kind) for f in fitted]
+        self.report["maps"] = [record_words.facts(f, kind) for f in fitted]
         return fitted
 
     def _prepare(self) -> None:
@@ -254,7 +259,7 @@ class Run:
         """One step and all that is written of it; ``pace``: seconds a step so far -> whether the run shall stop."""
         line, steps = loop.step(number), self.config.max_steps
         self.record.step(line)
-        self.record.say(words.of_step(line, steps, pace * (steps - number)))
+        self.record.say(record_words.of_step(line, steps, pace * (steps - number)))
         self.at("training", number, steps)
         return self._asked_to_stop()
 
@@ -284,7 +289,7 @@ class Run:
         if self.config.functional:
             told = functional.measure(learner, self.teachers, self.data, self.config.batch_size, phase, self._at)
             self.report["functional"] = functional.added(self.report.get("functional", {}), when, told)
-            self.record.say(f"{phase}: {words.of_function(told)}")
+            self.record.say(f"{phase}: {record_words.of_function(told)}")
 
     # --- the record ------------------------------------------------------------------------------------------
 
@@ -300,7 +305,7 @@ class Run:
         self.phase_began, self.at.name = now, name
 
     def _write_report(self, state: str) -> None:
-        self.report |= words.summary(self.config, self.folder, self.record, self.watch, state)
+        self.report |= record_words.summary(self.config, self.folder, self.record, self.watch, state)
         self.report["seconds"] = {**self.seconds, "all": round(time.monotonic() - self.begun, 3)}
         self.record.write_json(REPORT, self.report)
 
@@ -309,3 +314,47 @@ class Run:
         change = after["ce"] - before["ce"]
         self.record.say(f"held-out cross-entropy {before['ce']:.4f} -> {after['ce']:.4f} ({change:+.4f})")
         self.record.say(f"VERDICT: {state.upper()} after {time.monotonic() - self.begun:.0f} s")
+
+
+MIXED = {"fp32": "no", "fp16": "fp16", "bf16": "bf16"}
+
+
+def accelerator(config: TrainConfig) -> Accelerator:
+    """Accelerate as the run wants it: device, precision, accumulation."""
+    device = pick_device(config.device)
+    if device.type == "cuda" and ":" in config.device:
+        os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
+    return Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision=MIXED[config.precision],
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+
+
+def objective_of(config: TrainConfig) -> Objective:
+    learned = config.fusion == "learned" and len(config.teachers) > 1 and config.learns_kv
+    sign = {"diverse": -1.0, "specialised": 1.0}[config.entropy]
+    return Objective(
+        lambda_key=config.lambda_key if config.learns_kv else 0.0,
+        lambda_value=config.lambda_value if config.learns_kv else 0.0,
+        entropy=sign * config.entropy_weight if learned else 0.0,
+        with_ce=config.trainable != "projector",
+    )
+
+
+def groups_of(learner: Learner, lr: float, map_lr: float) -> list[dict]:
+    """What is trained, by learning rate; the student first."""
+    of_student = [p for p in learner.student.parameters() if p.requires_grad]
+    others = [p for part in (learner.maps, learner.routers) for p in part.parameters() if p.requires_grad]
+    groups = [{"params": of_student, "lr": lr}, {"params": others, "lr": map_lr}]
+    return [group for group in groups if group["params"]]
+
+
+def add_lora(student: LoadedModel, rank: int) -> None:
+    from peft import LoraConfig, inject_adapter_in_model
+
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"), student.model)
+    for name, parameter in student.model.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+    free_memory()

@@ -11,13 +11,13 @@ from transformers import DynamicCache
 from transformers.cache_utils import LinearAttentionCacheLayerMixin
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from kvlab import cache_names
 from kvlab.errors import TrainError
-from kvlab.models import LoadedModel
-from kvlab.reading import empty_cache
-from kvlab.rotation import Rotation, Watch, unrotate_layers, watched
-from kvlab.selftest import proof
-from kvlab.types import KINDS
+from kvlab.models import cache_names
+from kvlab.models.forward import empty_cache
+from kvlab.models.loading import LoadedModel
+from kvlab.models.proofs import proof
+from kvlab.models.rotation import Rotation, Watch, unrotate_layers, watched
+from kvlab.shapes import KINDS
 
 
 @dataclass(frozen=True)

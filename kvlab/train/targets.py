@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from kvlab.align.beginnings import repeated_steps
-from kvlab.align.reading import Item
+from kvlab.align.fold_sums import FIT_AND_SCORE, SCORE_ONLY
+from kvlab.align.items import Item
 from kvlab.align.rows import pick, row_parts
-from kvlab.align.sums import FIT_AND_SCORE, SCORE_ONLY
-from kvlab.capture import capture
-from kvlab.models import LoadedModel
-from kvlab.padding import padded
-from kvlab.request import AlignSettings
-from kvlab.train.mapping import Fitted, Problem
+from kvlab.align.shared_text import repeated_steps
+from kvlab.models.capture import capture
+from kvlab.models.forward import padded
+from kvlab.models.loading import LoadedModel
+from kvlab.request.align import AlignSettings
+from kvlab.train.maps import Fitted, Problem
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The Runs page: history, comparison, one run and its files. States as kvlab.run_chinese has them."""
+"""The Runs page: history, comparison, one run and its files. States as kvlab.results.training.chinese has them."""
 
 from __future__ import annotations
 

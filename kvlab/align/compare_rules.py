@@ -1,0 +1,137 @@
+"""Every time rule on the same sample, layers, folds and tokens: what the choice of a rule is worth to each head.
+
+A rule is fitted on its own rows (``rows.row_parts``) and scored, held out by document, on the tokens that all rules
+cover. ``exact`` covers few and shares its map with ``floor``, so it is scored on its own tokens and said apart, as is
+``rkv``, which keeps other steps for each head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+import numpy as np
+import torch
+
+from kvlab.align import metrics, time_rules
+from kvlab.align.align_sums import AlignSums
+from kvlab.align.batches import Rows
+from kvlab.align.controls import Fits
+from kvlab.align.crossfit import CrossFit, crossfit_ridge
+from kvlab.align.fold_sums import APART, FIT_AND_SCORE, FIT_ONLY, SCORE_ONLY
+from kvlab.align.items import Item
+from kvlab.align.layers import Choice
+from kvlab.align.rows import pick, row_parts
+from kvlab.align.shapes import padded
+from kvlab.models.capture import CapturedBatch
+from kvlab.request.align import AlignSettings
+from kvlab.shapes import KINDS, Progress, TimeMap
+
+STAGE = "comparing time rules"
+APART_RULES = frozenset({"exact"})
+
+
+@dataclass(frozen=True)
+class Cached:
+    """A batch of the sample with the caches of one teacher and of the student."""
+
+    items: list[Item]
+    teacher: CapturedBatch
+    student: CapturedBatch
+
+
+@dataclass
+class RuleScores:
+    """``rows`` of each rule: fitted and scored ones, and whether on the tokens that all cover.
+
+    ``arrays``: ``rules.KIND.RULE.{r2,se}`` [Ls, Hs], not a number where a layer has fewer heads.
+    """
+
+    rows: dict[str, dict[str, int | bool]]
+    arrays: dict[str, np.ndarray]
+
+    def add(self, rule: str, fits: Fits, rows_fit: int, common: bool) -> None:
+        layers = 1 + max(layer for _, layer in fits)
+        self.rows[rule] = {"rows_fit": rows_fit, "rows_scored": int(fits[KINDS[0], 0].n.sum()), "common": common}
+        for kind in KINDS:
+            of_layers = [_with_error(fits[kind, layer]) for layer in range(layers)]
+            for name, values in zip(("r2", "se"), zip(*of_layers)):
+                self.arrays[f"rules.{kind}.{rule}.{name}"] = padded([v[:, None] for v in values])[..., 0]
+
+
+def compare(
+    cached: Sequence[Cached],
+    t: int,
+    choices: dict[str, list[Choice]],
+    heads: Sequence[int],
+    folds: int,
+    settings: AlignSettings,
+    progress: Progress,
+) -> RuleScores:
+    """Ridge under every rule that has one map for all heads, from teacher number ``t``.
+
+    A rule with too few rows to fit is left out.
+    """
+    found = RuleScores({}, {})
+    for number, rule in enumerate(time_rules.RULES):
+        progress(STAGE, number, len(time_rules.RULES))
+        sums = _sums(cached, t, rule, choices, folds, settings)
+        if not sums.targets:  # no token is covered by every rule, and none is fitted on
+            continue
+        features = sums.pairing(KINDS[0], 0).features
+        fitted, scored = ([fold.n for fold in part] for part in (features.fit(), features.score()))
+        if min((sum(fitted) - own for own, n in zip(fitted, scored) if n), default=0) < 2:
+            continue
+        fits = {
+            (kind, layer): crossfit_ridge(sums.pairing(kind, layer), heads[layer], quick=True)
+            for kind in KINDS
+            for layer in range(len(heads))
+        }
+        found.add(rule, fits, sum(fitted), rule not in APART_RULES)
+    progress(STAGE, len(time_rules.RULES), len(time_rules.RULES))
+    return found
+
+
+@torch.inference_mode()
+def _sums(
+    cached: Sequence[Cached], t: int, rule: str, choices: dict[str, list[Choice]], folds: int, settings: AlignSettings
+) -> AlignSums:
+    sums = AlignSums(choices, folds)
+    for batch in cached:
+        parts = [_parts(item, t, rule, settings) for item in batch.items]
+        maps = [(item.teachers[t], item.student, _map(item, t, rule)) for item in batch.items]
+        device = batch.teacher.ids.device
+        picked = {part: pick(maps, [of_item[part] for of_item in parts], device) for part in parts[0]}
+        rows = Rows(batch.items[0].fold, picked, batch.teacher, batch.student, None)
+        for part in rows.parts:
+            sums.add(rows.fold, part, rows, part)
+    return sums
+
+
+def _map(item: Item, t: int, rule: str) -> TimeMap:
+    return time_rules.RULES[rule](item.teachers[t], item.student, item.document.segments)
+
+
+def _parts(item: Item, t: int, rule: str, settings: AlignSettings) -> dict[str, np.ndarray]:
+    """The steps of a rule by use; fitted only, where another rule does not cover them."""
+
+    def usable(other: str) -> dict[str, np.ndarray]:
+        of_rule = settings.model_copy(update={"time": other})
+        return row_parts(item.teachers[t], item.student, _map(item, t, other), item.scored, of_rule, item.repeated)
+
+    own = usable(rule)
+    if not item.scored or rule in APART_RULES:
+        return {part: steps for part, steps in own.items() if part not in APART}
+    covered = [
+        np.concatenate([parts[FIT_AND_SCORE], parts[SCORE_ONLY]])
+        for parts in map(usable, time_rules.RULES.keys() - APART_RULES)
+    ]
+    common = reduce(np.intersect1d, covered)
+    found = {part: np.intersect1d(own[part], common) for part in (FIT_AND_SCORE, SCORE_ONLY)}
+    return found | {FIT_ONLY: np.setdiff1d(own[FIT_AND_SCORE], common)}
+
+
+def _with_error(fit: CrossFit) -> tuple[np.ndarray, np.ndarray]:
+    held = fit.n > 0
+    return fit.r2.cpu().numpy(), metrics.jackknife(fit.rss[held], fit.tss[held]).cpu().numpy()

@@ -1,0 +1,258 @@
+"""Documents -> tokens of every model, the time maps between them, and the fold that holds each one out.
+
+Read in windows, so that memory does not grow with the number of documents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from kvlab.align import time_rules
+from kvlab.align.rows import first_content, rank_map
+from kvlab.align.shared_text import repeated_beginnings, repeated_steps, shared_shares
+from kvlab.errors import AlignError, ModelError
+from kvlab.models import chat
+from kvlab.models.loading import LoadedModel
+from kvlab.models.tokens import written_special
+from kvlab.request.align import AlignSettings
+from kvlab.shapes import Document, TimeMap, Tokens
+
+WINDOW = 1024  # documents
+MANY_REPEATED = 0.05  # of the tokens, from which on it is said that they count once
+MOSTLY = 0.5  # share of a text in other folds, from which on it is not much of a held-out one
+
+
+@dataclass
+class Item:
+    """One document as every model reads it."""
+
+    document: Document
+    teachers: tuple[Tokens, ...]
+    student: Tokens
+    maps: tuple[TimeMap, ...]  # of each teacher
+    fold: int
+    scored: bool  # False: a calibration document, fitted on only
+    repeated: int = 0  # bytes that it begins with as an earlier document does, whose rows stand for both
+
+    @property
+    def longest(self) -> int:
+        return max(len(self.student), *map(len, self.teachers))
+
+
+@dataclass
+class Named:
+    """How many documents something happened to, and the first of them."""
+
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+
+    def add(self, name: str) -> None:
+        self.count += 1
+        if len(self.first) < 5:
+            self.first.append(name)
+
+    def __str__(self) -> str:
+        return ", ".join(self.first) + (", …" if self.count > len(self.first) else "")
+
+
+class Reader:
+    """The documents of one analysis; ``notes`` says what was cut or left out of those read so far.
+
+    ``known``: texts read elsewhere, whose beginnings do not count again.
+
+    Raises AlignError ``no-documents`` and ``one-document``.
+    """
+
+    def __init__(
+        self,
+        teachers: Sequence[LoadedModel],
+        student: LoadedModel,
+        documents: Sequence[Document],
+        calibration: Sequence[Document],
+        settings: AlignSettings,
+        known: Sequence[str] = (),
+    ):
+        if not documents:
+            raise AlignError(
+                "no-documents",
+                expected="at least one prompt",
+                found="none",
+                remedy="paste or upload prompts, or take the bundled samples",
+            )
+        self._models = (*teachers, student)
+        self._settings = settings
+        self._limits = [min(m.geometry.max_positions or settings.max_tokens, settings.max_tokens) for m in self._models]
+        self._prompts = len(documents)
+        self._documents = _with_own_ids([*documents, *calibration])
+        distinct = len({document.text for document in self._documents})
+        self.folds = min(settings.folds, distinct)
+        if self.folds < 2:
+            raise AlignError(
+                "one-document",
+                expected="at least two documents of different text, so that one can be held out",
+                found="a single document and no calibration documents"
+                if len(self._documents) == 1
+                else f"{len(self._documents)} documents of the same text",
+                remedy="add prompts, or also fit on the bundled samples (--calibration samples)",
+            )
+        self._fold_of = _folds([d.text for d in documents], self.folds, settings.seed)
+        others = [d.text for d in calibration if d.text not in self._fold_of]
+        self._fold_of |= _folds(others, self.folds, settings.seed + 1, first=len(self._fold_of))
+        self._repeated = repeated_beginnings((d.text for d in self._documents), known)
+        self.student_tokens, self.repeated_tokens = 0, 0  # content of all documents read so far
+        self._known, self._written = known, {}
+        self._empty, self._cut, self._lossy, self._rewritten, self._alike, self._control = (Named() for _ in range(6))
+
+    def __len__(self) -> int:
+        return len(self._documents)
+
+    def windows(self) -> Iterator[list[Item]]:
+        """Every document once, in order. Raises AlignError ``no-tokens`` at the end when no prompt has any."""
+        any_scored = False
+        for start in range(0, len(self._documents), WINDOW):
+            read = (self._item(i) for i in range(start, min(start + WINDOW, len(self._documents))))
+            items = [item for item in read if item is not None]
+            any_scored = any_scored or any(item.scored for item in items)
+            yield items
+        if not any_scored:
+            raise AlignError(
+                "no-tokens",
+                expected="a prompt with at least one token for every model",
+                found=f"none in {self._prompts} prompts, with at most {self._limit_words()} tokens",
+                remedy="use longer prompts, or a larger --max-tokens",
+            )
+
+    def notes(self) -> list[str]:
+        total, notes = len(self._documents), []
+        if self._empty.count:
+            notes.append(f"{self._empty.count} of {total} documents have no tokens and were left out: {self._empty}")
+        if self._cut.count:
+            notes.append(
+                f"{self._cut.count} of {total} documents were longer than {self._limit_words()} tokens and were cut: "
+                f"{self._cut}"
+            )
+        if self._lossy.count:
+            notes.append(
+                f"In {self._lossy.count} of {total} documents a tokenizer changes the text (normalisation), so byte "
+                f"borders come from character offsets: {self._lossy}"
+            )
+        if self._rewritten.count:
+            notes.append(
+                f"{self._rewritten.count} of {total} documents were left out, because a chat template "
+                f"changes what they say: {self._rewritten}"
+            )
+        repeated = self._prompts - len({d.text for d in self._documents[: self._prompts]})
+        if repeated:
+            notes.append(
+                f"{repeated} of {self._prompts} documents repeat the text of another; those of one text are held out "
+                "together."
+            )
+        if self.repeated_tokens > MANY_REPEATED * self.student_tokens:
+            notes.append(
+                f"{self._alike.count} of {total} documents begin as an earlier one does. There a causal model's keys "
+                f"and values are the same, so {self.repeated_tokens} student tokens count once, in the first document "
+                f"that has them: {self._alike}"
+            )
+        if self._control.count:
+            notes.append(
+                f"In {self._control.count} of {total} documents a tokenizer reads pieces of the text as special tokens "
+                f"({' '.join(self._written)}), which count as text here: {self._control}"
+            )
+        return notes
+
+    def shared_notes(self) -> list[str]:
+        """Which documents hold out what others have been fitted on: those of other folds, or the ``known`` texts.
+
+        What a document begins with as an earlier one does is not among it: its rows count once.
+        """
+        folds = {d.text: 0 if self._known else self._fold_of[d.text] for d in self._documents}
+        written = [text.encode()[self._repeated[text] :] for text in folds] + [text.encode() for text in self._known]
+        shares = dict(zip(folds, shared_shares(written, [*folds.values(), *[1] * len(self._known)])))
+        shared = Named()
+        for document in self._documents[: self._prompts]:
+            if shares[document.text] > MOSTLY:
+                shared.add(document.id)
+        notes, found = [], f"{shared.count} of {self._prompts}"
+        if shared.count and self._known:
+            notes.append(f"{found} held-out documents are mostly text of training documents: {shared}")
+        elif shared.count:
+            notes.append(
+                f"{found} documents are mostly text that documents of other folds have as well: what is held out there "
+                f"has been fitted on, and standard errors are too small: {shared}"
+            )
+        return notes
+
+    def _item(self, number: int) -> Item | None:
+        document, settings = self._documents[number], self._settings
+        try:
+            timelines = [chat.read(m.tokenizer, document, settings.chat) for m in self._models]
+        except ModelError as error:
+            if error.kind != "chat-template-rewrites":
+                raise
+            self._rewritten.add(document.id)
+            return None
+        if any(len(tokens) > limit for tokens, limit in zip(timelines, self._limits)):
+            timelines = _cut_at_common_border(timelines, self._limits)
+            self._cut.add(document.id)
+        if not all(map(len, timelines)):
+            self._empty.add(document.id)
+            return None
+        if not all(tokens.lossless for tokens in timelines):
+            self._lossy.add(document.id)
+        pieces = [piece for m, t in zip(self._models, timelines) for piece in written_special(m.tokenizer, t)]
+        if pieces:
+            self._control.add(document.id)
+            self._written |= dict.fromkeys(pieces[:5])
+        *teachers, student = timelines
+        maps = tuple(_map(teacher, student, document, settings) for teacher in teachers)
+        repeated = self._repeated[document.text]
+        again = repeated_steps(student, repeated) & ~student.special & ~first_content(student, settings.sinks)
+        if again.any():
+            self._alike.add(document.id)
+        self.repeated_tokens += int(again.sum())
+        self.student_tokens += int((~student.special).sum())
+        fold = self._fold_of[document.text]
+        return Item(document, tuple(teachers), student, maps, fold, number < self._prompts, repeated)
+
+    def _limit_words(self) -> str:
+        *teachers, student = self._limits
+        return f"{' or '.join(str(limit) for limit in dict.fromkeys(teachers))} teacher or {student} student"
+
+
+def _map(teacher: Tokens, student: Tokens, document: Document, settings: AlignSettings) -> TimeMap:
+    if settings.time in time_rules.RULES:
+        return time_rules.RULES[settings.time](teacher, student, document.segments)
+    return rank_map(teacher, student, settings.sinks)
+
+
+def _with_own_ids(documents: list[Document]) -> list[Document]:
+    """What is kept of a document is found by its id, so no two may share one."""
+    seen: dict[str, int] = {}
+    named = []
+    for document in documents:
+        seen[document.id] = seen.get(document.id, 0) + 1
+        again = f" ({seen[document.id]})" if seen[document.id] > 1 else ""
+        named.append(replace(document, id=document.id + again))
+    return named
+
+
+def _folds(texts: list[str], folds: int, seed: int, first: int = 0) -> dict[str, int]:
+    """Folds of equal size in random order, so that neither language nor topic order becomes a fold.
+
+    By text: one that is there twice must not be held out here and fitted on there.
+    """
+    distinct = list(dict.fromkeys(texts))
+    order = np.random.default_rng(seed).permutation(len(distinct))
+    return {distinct[place]: int(first + rank) % folds for rank, place in enumerate(order)}
+
+
+def _cut_at_common_border(timelines: list[Tokens], limits: list[int]) -> list[Tokens]:
+    """The longest prefixes within all limits that end at the same byte (or nearest below)."""
+    last = min(t.spans[min(limit, len(t)) - 1, 1] for t, limit in zip(timelines, limits) if len(t))
+    return [
+        t.first(min(limit, int(np.searchsorted(t.spans[:, 1], last, side="right"))))
+        for t, limit in zip(timelines, limits)
+    ]

@@ -1,0 +1,146 @@
+"""One analysis from request to run folder: the call behind the command line, the worker and the pages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+import transformers
+import yaml
+from safetensors.torch import save_file
+
+from kvlab.align.pipeline import Aligned, align_several
+from kvlab.align.unfinished import Unfinished
+from kvlab.errors import RunError
+from kvlab.language import DEFAULT
+from kvlab.models.loading import LoadedModel, ModelCache
+from kvlab.request import prompts
+from kvlab.request.align import AnalysisRequest, checked
+from kvlab.request.documents import digest
+from kvlab.request.segments import segmented
+from kvlab.results.alignment import data as results
+from kvlab.results.alignment.archive import NAME as ARCHIVE_NAME
+from kvlab.results.alignment.archive import archive
+from kvlab.results.alignment.data import Alignment
+from kvlab.results.function import data
+from kvlab.results.function.page import html_with_function
+from kvlab.results.function.sentences import same_request
+from kvlab.shapes import Document, HeadMap, Progress, no_progress
+
+AUTO_CALIBRATION_BELOW = 20  # documents; with fewer, a map fitted on them alone says little
+Request = TypeVar("Request", bound=AnalysisRequest)
+CONFIG_NAME, PROJECTOR_NAME = "config.yaml", "projector.safetensors"
+
+
+def analyse(folder: Path, progress: Progress, cache: ModelCache) -> None:
+    """Compute what ``config.yaml`` and ``prompts.jsonl`` of a run folder ask for, and write it there.
+
+    A folder in which this was interrupted before goes on where it stopped.
+    """
+    request = read_request(folder)
+    documents = prompts.read_prompts(folder / prompts.RUN_PROMPTS)
+    aligned = compute(request, documents, cache, progress, folder)
+    progress("writing results", 0, 1)
+    write(aligned, folder)
+    progress("writing results", 1, 1)
+
+
+def compute(
+    request: AnalysisRequest,
+    documents: Sequence[Document],
+    cache: ModelCache,
+    progress: Progress = no_progress,
+    folder: Path | None = None,
+) -> list[Aligned]:
+    """Load all models through the cache and align each teacher with the student on ``documents``.
+
+    ``folder``: where sums are kept for an analysis that is interrupted.
+    """
+    teachers, student = load(request, cache, progress)
+    given = digest(documents)
+    documents, calibration = prepared(request, documents)
+    asked = _asked_for(request, [*documents, *calibration], [*teachers, student])
+    unfinished = Unfinished(folder, asked) if folder else None
+    aligned = align_several(teachers, student, documents, request.settings, calibration, progress, unfinished)
+    for alignment, _ in aligned:
+        alignment.data["documents_sha256"] = given
+    return [(replace(alignment, prompts=request.prompts), maps) for alignment, maps in aligned]
+
+
+def load(request: AnalysisRequest, cache: ModelCache, progress: Progress) -> tuple[list[LoadedModel], LoadedModel]:
+    """Teachers and student, through the cache."""
+    names, loaded = (*request.teachers, request.student), []
+    for number, name in enumerate(names):
+        progress(f"loading {name}", number, len(names))
+        loaded.append(cache.get(name, request.device, request.dtype))
+    *teachers, student = loaded
+    return teachers, student
+
+
+def prepared(request: AnalysisRequest, documents: Sequence[Document]) -> tuple[list[Document], list[Document]]:
+    """The documents and those that are only fitted on, cut into segments as the request wants it."""
+    both = documents, calibration_documents(request, documents)
+    documents, calibration = (segmented(some, request.segments, request.markers) for some in both)
+    return documents, calibration
+
+
+def _asked_for(request: AnalysisRequest, documents: Sequence[Document], loaded: Sequence[LoadedModel]) -> list:
+    """All that the sums of an analysis depend on."""
+    models = [(m.name, str(m.device), str(m.dtype), m.geometry.to_dict()) for m in loaded]
+    return [request.model_dump(mode="json"), digest(documents), models, torch.__version__, transformers.__version__]
+
+
+def calibration_documents(request: AnalysisRequest, documents: Sequence[Document]) -> list[Document]:
+    """The bundled samples that are not among the prompts, when the request wants them."""
+    wanted = request.calibration == "samples" or (
+        request.calibration == "auto" and len(documents) < AUTO_CALIBRATION_BELOW
+    )
+    if not wanted:
+        return []
+    given = {document.text for document in documents}
+    return [replace(d, id=f"sample/{d.id}") for d in prompts.samples() if d.text not in given]
+
+
+def read_request(folder: Path, checked: Callable[[dict], Request] = checked) -> Request:
+    """``checked``: fields -> request. RunError: the run's config cannot be read. AlignError: a setting is wrong."""
+    try:
+        return checked(yaml.safe_load((folder / CONFIG_NAME).read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RunError(
+            "config-unreadable",
+            expected=f"a readable {CONFIG_NAME} in {folder.name}",
+            found=f"{type(error).__name__}: {str(error).splitlines()[0]}",
+            remedy="launch the analysis again from its page or command",
+        ) from error
+
+
+def write(aligned: Sequence[Aligned], folder: Path, language: str = DEFAULT) -> None:
+    """Everything ``align --out`` leaves: the first teacher's numbers last, so that alignment.json means finished.
+
+    ``language``: of the report, one of kvlab.language.LANGUAGES.
+    """
+    for number, (alignment, maps) in reversed(list(enumerate(aligned, 1))):
+        where = folder if number == 1 else folder / results.OTHER_TEACHER.format(number)
+        _write_one(alignment, maps, where, language)
+    Unfinished(folder, None).remove()
+
+
+def _write_one(alignment: Alignment, maps: dict[str, HeadMap], folder: Path, language: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        f"{kind}.{layer}.{part}": tensor.contiguous()
+        for kind, head_map in maps.items()
+        for part, per_layer in (("weight", head_map.weights), ("bias", head_map.biases))
+        for layer, tensor in enumerate(per_layer)
+    }
+    save_file(tensors, folder / PROJECTOR_NAME)
+    functional = data.read(folder) if (folder / data.JSON_NAME).exists() else None
+    if functional is not None and not same_request(alignment, functional):
+        functional = None
+    page = html_with_function(alignment, language, functional)
+    (folder / "report.html").write_text(page, encoding="utf-8")
+    (folder / ARCHIVE_NAME).write_bytes(archive(alignment, language))
+    results.write(alignment, folder)

@@ -1,0 +1,101 @@
+"""Text that documents share: beginnings that repeat, and how much of the held-out text stands in fitted documents.
+
+Documents that begin alike: a causal model caches the same keys and values there, whatever follows.
+
+A system prompt or a template stands in every document of a set. Split by document, each row of it would be fitted on
+in one fold and scored in another, as often as there are documents.
+
+How much of a text other folds hold, too: what is held out and yet was fitted on.
+
+Folds keep equal texts together, but not texts that only begin otherwise, or say the same sentences in another order.
+Every run of ``RUN`` bytes has a rolling hash (Karp and Rabin 1987, modulo 2^64); those of some values are kept, the
+same ones in every text (Manber 1994).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from kvlab.shapes import Tokens
+
+
+def repeated_beginnings(texts: Iterable[str], known: Iterable[str] = ()) -> dict[str, int]:
+    """For each distinct text, how many UTF-8 bytes it begins with that an earlier one, or a ``known`` one, begins with.
+
+    O(n log n) comparisons: the longest common beginning is with a neighbour in the order of the alphabet.
+    """
+    ordered = sorted({text.encode() for text in known})
+    found: dict[str, int] = {}
+    for text in texts:
+        if text in found:
+            continue
+        written = text.encode()
+        place = bisect_left(ordered, written)
+        found[text] = max((_common(written, other) for other in ordered[max(place - 1, 0) : place + 1]), default=0)
+        ordered.insert(place, written)
+    return found
+
+
+def repeated_steps(tokens: Tokens, repeated: int) -> np.ndarray:
+    """[T] bool: the tokens within the first ``repeated`` bytes of their text."""
+    return tokens.spans[:, 1] <= repeated if repeated else np.zeros(len(tokens), dtype=bool)
+
+
+def _common(a: bytes, b: bytes) -> int:
+    """Length of the longest common beginning; bisected, because comparing slices is fast."""
+    least, most = 0, min(len(a), len(b))
+    while least < most:
+        middle = (least + most + 1) // 2
+        if a[:middle] == b[:middle]:
+            least = middle
+        else:
+            most = middle - 1
+    return least
+
+
+RUN = 64  # bytes
+ONE_IN = 8  # runs kept
+MOST_KEPT = 2_000_000  # runs of all texts together, about; of more text, fewer are kept
+
+_BASE = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2^64
+_INVERSE = pow(_BASE, -1, 2**64)
+_MIX = 0xD6E8FEB86659FD93
+
+
+def shared_shares(texts: Sequence[bytes], folds: Sequence[int]) -> np.ndarray:
+    """[N] share of each text's runs that a text of another fold has as well; 0 of one that is shorter than a run."""
+    one_in = max(ONE_IN, sum(map(len, texts)) // MOST_KEPT)
+    longest = max(map(len, texts), default=0)
+    powers, inverses = _powers(_BASE, longest), _powers(_INVERSE, longest)
+    kept = [_kept(text, powers, inverses, one_in) for text in texts]
+    fold_of = np.asarray(folds)
+    by_fold = [np.unique(np.concatenate([kept[i] for i in np.flatnonzero(fold_of == f)])) for f in np.unique(fold_of)]
+    values, count = np.unique(np.concatenate(by_fold), return_counts=True)
+    in_several = values[count > 1]
+    # Asked once for all texts: every question sorts ``in_several`` anew.
+    everywhere = np.isin(np.concatenate(kept), in_several)
+    ends = np.cumsum([len(runs) for runs in kept])
+    return np.array([part.mean() if len(part) else 0.0 for part in np.split(everywhere, ends[:-1])])
+
+
+def _kept(text: bytes, powers: np.ndarray, inverses: np.ndarray, one_in: int) -> np.ndarray:
+    """Hashes of one in ``one_in`` runs, chosen by the hash itself; powers of the base for the longest of all texts."""
+    if len(text) < RUN:
+        return np.zeros(0, dtype=np.uint64)
+    written = np.frombuffer(text, np.uint8) * powers[: len(text)]
+    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(written, dtype=np.uint64)])
+    hashes = (sums[RUN:] - sums[:-RUN]) * inverses[: len(text) - RUN + 1]
+    # The low bits of such a sum say little: mixed before some are chosen.
+    hashes = (hashes ^ (hashes >> np.uint64(32))) * np.uint64(_MIX)
+    hashes ^= hashes >> np.uint64(32)
+    return hashes[hashes % np.uint64(one_in) == 0]
+
+
+def _powers(base: int, count: int) -> np.ndarray:
+    """base^0, base^1, ... modulo 2^64."""
+    powers = np.full(count, base, dtype=np.uint64)
+    powers[:1] = 1
+    return np.cumprod(powers, dtype=np.uint64)

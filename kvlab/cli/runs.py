@@ -1,0 +1,213 @@
+"""``python -m kvlab runs list | show | stop | kill | resume | delete | report``: the same calls as the pages."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from kvlab.errors import RunError
+from kvlab.host.memory import readable
+from kvlab.results.training.facts import gather
+from kvlab.results.training.words import WORDS
+from kvlab.results.training.write import FORMATS, text_of, write
+from kvlab.runs import monitor, run_queue, store, training
+from kvlab.runs.monitor import View
+
+POLL = 0.2  # seconds between two looks at a run that is stopping
+SHOWN = 5  # runs named when a short id fits several
+
+
+def add(commands, common: argparse.ArgumentParser) -> None:
+    """Add the command ``runs`` to the parser."""
+    runs = commands.add_parser("runs", help="the runs on disk: look at them, stop, resume, delete, report")
+    actions = runs.add_subparsers(required=True, metavar="ACTION")
+    listed = actions.add_parser("list", parents=[common], help="all runs, newest first")
+    listed.set_defaults(run=_list)
+    for name, call, words in (
+        ("show", _show, "state, progress, loss, memory and checkpoints of a run"),
+        ("stop", _stop, "ask a run to finish its step, save and end; take one that waits out of the queue"),
+        ("kill", _kill, "end a run's processes by force, without saving"),
+        ("resume", _resume, "go on from the last checkpoint"),
+        ("delete", _delete, "remove a run that has ended, with its files"),
+        ("report", _report, "the whole report: Markdown, HTML with figures, or JSON"),
+    ):
+        action = actions.add_parser(name, parents=[common], help=words)
+        action.add_argument("id", metavar="ID", help="a run's id; its beginning or its last four characters will do")
+        action.set_defaults(run=call)
+        if name in ("show", "report"):
+            action.add_argument("--json", action="store_true", help="as JSON")
+        if name == "stop":
+            action.add_argument("--no-wait", action="store_true", help="do not wait until it has ended")
+        if name == "delete":
+            action.add_argument("--yes", action="store_true", help="do not ask")
+        if name == "report":
+            _add_report(action)
+
+
+def _add_report(action: argparse.ArgumentParser) -> None:
+    action.add_argument("--checks", action="store_true", help="run the seven KV checks for the report, now")
+    action.add_argument("--language", choices=list(WORDS), default="en", help="English or Chinese (default: en)")
+    words = "md (default), html (one file, works offline), json, or all three, into the run's folder if not --out"
+    action.add_argument("--format", choices=[*FORMATS, "all"], help=words)
+    words = "write report.md, report.html, report.json into this folder, not to standard output"
+    action.add_argument("--out", type=Path, metavar="DIR", help=words)
+
+
+def choose(root: Path, text: str) -> Path:
+    """The run whose id is ``text``, begins with it, or ends with it.
+
+    Raises RunError ``run-not-found``, ``run-ambiguous``.
+    """
+    if store.valid_id(text):
+        return store.find(root, text)
+    found = [f for f in store.listing(root) if text and (f.name.startswith(text) or f.name.endswith(f"-{text}"))]
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(folder.name for folder in found[:SHOWN]) + (", …" if len(found) > SHOWN else "")
+    raise RunError(
+        "run-ambiguous" if found else "run-not-found",
+        expected=f"the id of one run in {root}, its beginning or its last four characters",
+        found=f"{text[:100]!r}, which fits {len(found)}: {names}" if found else f"{text[:100]!r}, which fits none",
+        remedy="take the id from: python -m kvlab runs list",
+    )
+
+
+def _list(options: argparse.Namespace) -> int:
+    root = store.runs_root()
+    training.sweep(root)
+    try:
+        run_queue.recover(root)
+        run_queue.attend(root)
+    except RunError as error:  # looking must be possible still
+        print(f"The queue stands still. {error}", file=sys.stderr)
+    views = [monitor.view(folder) for folder in store.listing(root)]
+    if not views:
+        print(f"No runs in {root}.")
+    for view in views:
+        print(f"{view.id}  {view.kind:8}  {_course(view)}")
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    view = monitor.view(_chosen(options))
+    if options.json:
+        print(json.dumps({**asdict(view), "folder": str(view.folder)}, ensure_ascii=False, indent=1, default=str))
+        return 0
+    print(f"{view.id}\n{_course(view)}\n{view.folder}")
+    if view.error:
+        print(f"Expected {view.error.get('expected')}. Found {view.error.get('found')}.")
+        print(f"What to do: {view.error.get('remedy')}")
+    report = gather(view.folder)
+    run, peak = report["run"], report["run"]["peak_memory"]
+    if run["final_loss"] is not None:
+        left = f", about {run['remaining_s']:.0f} s left" if view.active and run["remaining_s"] else ""
+        print(f"step {run['steps_done']}: loss {run['final_loss']:.4f}, at first {_number(run['first_loss'])}{left}")
+    if run["tokens_per_s"]:
+        print(f"{run['tokens_per_s']:.0f} tokens/s")
+    if peak:
+        share = f", {peak['share']:.0%} of {readable(peak['total'])}" if peak["total"] else ""
+        print(f"peak memory of the {peak['of']}: {readable(peak['bytes'])}{share}")
+    for checkpoint in [*report["milestones"], *report["conditions"]]:
+        words = checkpoint.get("remark") or checkpoint.get("words") or ""
+        print(f"  {checkpoint.get('state')!s:8} {checkpoint.get('name')}: {words}")
+    return 0
+
+
+def _stop(options: argparse.Namespace) -> int:
+    folder = _chosen(options)
+    if training.stop(folder) == "cancelled":
+        print("Taken out of the queue.")
+        return 0
+    print("Asked to stop: it finishes its step and saves.", flush=True)
+    if options.no_wait:
+        return 0
+    phase = ""
+    while not training.gone(folder):
+        view = monitor.view(folder)
+        if view.phase != phase:
+            print(f"{view.phase} {view.done}/{view.total}", flush=True)
+        phase = view.phase
+        time.sleep(POLL)
+    print(f"Its process is gone: {_course(monitor.view(folder))}")
+    return 0
+
+
+def _kill(options: argparse.Namespace) -> int:
+    folder = _chosen(options)
+    training.kill(folder)
+    print(f"Killed: process {store.read_status(folder).get('pid')} and all that it started are gone.")
+    return 0
+
+
+def _resume(options: argparse.Namespace) -> int:
+    folder = _chosen(options)
+    training.resume(folder)
+    ahead = run_queue.place(folder)
+    print("Queued." + (f" Before it: {ahead}." if ahead else ""))
+    return 0
+
+
+def _delete(options: argparse.Namespace) -> int:
+    folder = _chosen(options)
+    if not options.yes:
+        if not sys.stdin.isatty():
+            raise RunError(
+                "delete-unconfirmed",
+                expected=f"a yes to deleting {folder.name}",
+                found="nobody to ask",
+                remedy="repeat it with --yes",
+            )
+        if input(f"Delete {folder.name} and its files? [y/N] ").strip().lower() not in ("y", "yes"):
+            print("Kept.")
+            return 1
+    training.delete(folder)
+    print("Deleted.")
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    folder = _chosen(options)
+    if options.format == "all" and options.out is None:
+        options.out = folder
+    outcomes, when = None, None
+    if options.checks:
+        from kvlab.align.checks import run_checks  # with torch, which takes seconds
+
+        outcomes, when = [asdict(outcome) for outcome in run_checks()], store.timestamp()
+    report = gather(folder, outcomes, when)
+    form = options.format or ("json" if options.json else "md")
+    if options.out is None:
+        print(text_of(report, form, options.language), end="")
+        return 0
+    with store.disk_errors(options.out):
+        options.out.mkdir(parents=True, exist_ok=True)
+    for path in write(report, options.out, FORMATS if form == "all" else (form,), options.language):
+        print(f"Written: {path}")
+    return 0
+
+
+def _chosen(options: argparse.Namespace) -> Path:
+    return choose(store.runs_root(), options.id)
+
+
+def _course(view: View) -> str:
+    """State and progress in a few words."""
+    words = view.state
+    if view.stopping:
+        words += ", stopping: it finishes its step and saves"
+    if view.state == "queued":
+        ahead = run_queue.place(view.folder)
+        words += f", {ahead} before it" if ahead else ""
+    elif view.state != "done":
+        words += f" ({view.phase} {view.done}/{view.total})" if view.total else f" ({view.phase})" if view.phase else ""
+    if view.elapsed_s is not None:
+        words += f", {view.elapsed_s:.0f} s"
+    return words
+
+
+def _number(value: float | None) -> str:
+    return f"{value:.4f}" if value is not None else "–"

@@ -1,0 +1,287 @@
+"""How much memory there is, and how much a pair of models will take.
+
+Knows nothing of torch unless the process has it already, so the web process can ask too.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pynvml
+
+from kvlab.errors import ModelError
+from kvlab.shapes import Geometry
+
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+DTYPE_ALIASES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+LIMIT = 0.8  # of the device, beyond which a run is not started lightly (the checklist's bar)
+
+# What a forward holds besides weights and cache, in hidden-sized vectors per token: the residual stream, queries,
+# attention output and the two or three widened vectors of one feed-forward. A stated allowance, not a measurement.
+ACTIVATION_VECTORS = 24
+
+
+@dataclass(frozen=True)
+class DeviceMemory:
+    """Bytes of one device. ``free`` counts what other processes hold as taken."""
+
+    device: str  # "cpu", "cuda:0"
+    total: int
+    free: int
+    source: str  # who said so: "torch", "nvml", "psutil", "cgroup"
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One NVIDIA GPU as the driver sees it; bytes."""
+
+    index: int
+    name: str
+    uuid: str
+    total: int
+    free: int
+    capability: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class ModelMemory:
+    """What one model takes, in bytes. Activations are an allowance."""
+
+    name: str
+    parameter_bytes: int
+    kv_bytes_per_token: int
+    kv_bytes: int  # of batch x tokens tokens
+    activation_bytes: int
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Whether models fit on a device for inference over one batch; all sizes in bytes.
+
+    ``share`` = (taken by anyone now + total_bytes) / device_total, and ``fits`` when it is below ``limit``.
+    """
+
+    device: str
+    dtype: str
+    batch: int
+    tokens: int
+    models: tuple[ModelMemory, ...]
+    activation_bytes: int  # the largest of the models: they run one after another
+    total_bytes: int
+    device_total: int
+    device_free: int
+    device_source: str
+    share: float
+    limit: float
+    fits: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Forecast:
+        return cls(**{**fields, "models": tuple(ModelMemory(**model) for model in fields["models"])})
+
+
+def forecast(
+    teachers: list[Geometry], student: Geometry, dtype: str, batch: int, tokens: int, device: str = "auto"
+) -> Forecast:
+    """Forecast the memory of running ``teachers`` and ``student`` over ``batch`` documents of ``tokens`` tokens.
+
+    A model given twice is loaded once and counts once. Nothing is loaded, so a forecast taken while the
+    same models are in memory counts them twice.
+    Raises ModelError ``model-dtype-invalid``, ``model-device-invalid``.
+    """
+    if batch < 1 or tokens < 1:
+        raise ValueError(f"batch and tokens must be at least 1, got {batch} and {tokens}")
+    memory = device_memory(device)
+    dtype = dtype_name(dtype, memory.device)
+    distinct = {geometry.name: geometry for geometry in [*teachers, student]}
+    models = tuple(model_memory(geometry, dtype, batch, tokens) for geometry in distinct.values())
+    activations = max(model.activation_bytes for model in models)
+    total = sum(model.parameter_bytes + model.kv_bytes for model in models) + activations
+    share = (memory.total - memory.free + total) / memory.total
+    return Forecast(
+        device=memory.device,
+        dtype=dtype,
+        batch=batch,
+        tokens=tokens,
+        models=models,
+        activation_bytes=activations,
+        total_bytes=total,
+        device_total=memory.total,
+        device_free=memory.free,
+        device_source=memory.source,
+        share=share,
+        limit=LIMIT,
+        fits=share < LIMIT,
+    )
+
+
+def model_memory(geometry: Geometry, dtype: str, batch: int, tokens: int) -> ModelMemory:
+    """Bytes of one model's weights, of its cache for batch x tokens, and the allowance for activations."""
+    width = DTYPE_BYTES[dtype]
+    return ModelMemory(
+        name=geometry.name,
+        parameter_bytes=geometry.parameters * width,
+        kv_bytes_per_token=geometry.kv_values_per_token * width,
+        kv_bytes=geometry.kv_values_per_token * width * batch * tokens,
+        activation_bytes=ACTIVATION_VECTORS * geometry.hidden * width * batch * tokens,
+    )
+
+
+def dtype_name(dtype: str, device: str) -> str:
+    """``dtype`` as torch names it; "auto" is a 16-bit type on a GPU and float32 on the processor."""
+    if dtype == "auto":
+        return "bfloat16" if device.startswith("cuda") else "float32"
+    name = DTYPE_ALIASES.get(dtype, dtype)
+    if name not in DTYPE_BYTES:
+        raise ModelError(
+            "model-dtype-invalid",
+            expected=f"a number type: auto, {', '.join(DTYPE_BYTES)}",
+            found=repr(dtype),
+            remedy="use auto",
+        )
+    return name
+
+
+def device_memory(device: str = "auto") -> DeviceMemory:
+    """Memory of ``device`` ("auto", "cpu", "cuda", "cuda:1") now.
+
+    Raises ModelError ``model-device-invalid`` for a device that is not there.
+    """
+    if device == "auto":
+        device = "cuda" if _cuda_usable() else "cpu"
+    if device == "cpu":
+        return _host_memory()
+    kind, _, index = device.partition(":")
+    if kind == "cuda" and (not index or index.isdecimal()):
+        memory = _cuda_memory(int(index or 0))
+        if memory is not None:
+            return memory
+    raise ModelError(
+        "model-device-invalid",
+        expected="a device: auto, cpu, cuda, or cuda:N with N the number of a GPU of this machine",
+        found=f"{device!r} with {len(gpus())} NVIDIA GPUs on this machine",
+        remedy="use auto, or look at what there is: python -m kvlab doctor",
+    )
+
+
+def gpus() -> list[Gpu]:
+    """The NVIDIA GPUs of this machine, other people's included; empty without a driver."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return []
+    try:
+        count = pynvml.nvmlDeviceGetCount()
+        return [_gpu(index, pynvml.nvmlDeviceGetHandleByIndex(index)) for index in range(count)]
+    except pynvml.NVMLError:
+        return []
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def driver_version() -> str:
+    """The NVIDIA driver's version; empty without one."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return ""
+    try:
+        return pynvml.nvmlSystemGetDriverVersion()
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def visible_gpus() -> list[Gpu]:
+    """The GPUs that CUDA_VISIBLE_DEVICES (numbers, UUIDs or their beginnings) leaves, in its order."""
+    everyone = gpus()
+    setting = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if setting is None:
+        return everyone
+    visible = []
+    for entry in (part.strip() for part in setting.split(",")):
+        match = [gpu for gpu in everyone if entry and (entry == str(gpu.index) or gpu.uuid.startswith(entry))]
+        if not match:
+            break  # CUDA stops at the first entry it does not know
+        visible.append(match[0])
+    return visible
+
+
+def readable(size: float) -> str:
+    """A size in bytes for people: 13.4 GiB."""
+    power = next((power for power in range(4) if abs(size) < 1024 ** (power + 1)), 4)
+    return f"{size / 1024**power:.{1 if power else 0}f} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
+
+
+def _gpu(index: int, handle) -> Gpu:
+    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+    return Gpu(
+        index=index,
+        name=pynvml.nvmlDeviceGetName(handle),
+        uuid=pynvml.nvmlDeviceGetUUID(handle),
+        total=int(memory.total),
+        free=int(memory.free),
+        capability=tuple(pynvml.nvmlDeviceGetCudaComputeCapability(handle)),
+    )
+
+
+def _cuda_usable() -> bool:
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        return torch.cuda.is_available()
+    try:
+        cpu_build = importlib.metadata.version("torch").endswith("+cpu")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return not cpu_build and _cuda_memory(0) is not None
+
+
+def _cuda_memory(index: int) -> DeviceMemory | None:
+    # torch knows CUDA's own order of devices and MIG slices; the driver is asked where torch is not loaded.
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        if not torch.cuda.is_available() or index >= torch.cuda.device_count():
+            return None
+        free, total = torch.cuda.mem_get_info(index)
+        return DeviceMemory(f"cuda:{index}", total, free, "torch")
+    visible = visible_gpus()
+    if index >= len(visible):
+        return None
+    return DeviceMemory(f"cuda:{index}", visible[index].total, visible[index].free, "nvml")
+
+
+def _host_memory() -> DeviceMemory:
+    memory = psutil.virtual_memory()
+    total, free, source = memory.total, memory.available, "psutil"
+    for limit, used in cgroup_limits():
+        if limit < total:
+            total, source = limit, "cgroup"
+        free = min(free, max(limit - used, 0))
+    return DeviceMemory("cpu", total, free, source)
+
+
+def cgroup_limits(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")):
+    """(limit, used) in bytes of this process's control groups: what a batch system grants, not the machine."""
+    try:
+        lines = membership.read_text().splitlines()
+        group = next(line.removeprefix("0::").strip("/") for line in lines if line.startswith("0::"))
+    except (OSError, StopIteration, UnicodeDecodeError):
+        return
+    for folder in [root / group, *(root / group).parents]:
+        if not folder.is_relative_to(root):
+            return
+        try:
+            limit = int((folder / "memory.max").read_text())
+            used = int((folder / "memory.current").read_text())
+            statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        except (OSError, ValueError):  # no limit here: "max", or no such file
+            continue
+        yield limit, used - int(statistics.get("inactive_file", 0))

@@ -1,0 +1,319 @@
+"""The models of this machine: from a name to its source, and whether its files are whole.
+
+Model names: what a name stands for, and which models are here already.
+
+Knows nothing of torch, so the web process can list and check names.
+
+Where a model's files lie: a local folder, the Hugging Face cache, or, fetched, the Hub.
+
+Knows nothing of torch; looks at file names and small JSON files, never into weights.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from huggingface_hub import HfApi, constants, scan_cache_dir, snapshot_download, try_to_load_from_cache
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
+from huggingface_hub.utils import validate_repo_id
+
+from kvlab.errors import ModelError
+from kvlab.host import bundled
+
+DEMO = tuple(f"demo/{name}" for name in bundled.NAMES)
+ALIASES = {"qwen2-7b": "Qwen/Qwen2-7B", "tinyllama": "TinyLlama/TinyLlama-1.1B-Chat-v1.0"}
+
+
+def resolve(name: str) -> Source:
+    """What ``name`` stands for. Looks at the local disk only.
+
+    Raises ModelError ``model-name-invalid``, or ``model-not-found`` for a folder that is not there.
+    """
+    name = _checked(name)
+    if name in DEMO or name.startswith("demo/"):
+        return _demo(name)
+    if name.startswith(("/", "./", "~")) or name == "." or name.count("/") > 1:
+        return _local(name)
+    if name.casefold() in ALIASES:
+        return Source(ALIASES[name.casefold()], None)
+    if os.path.isfile(os.path.join(name, "config.json")):
+        return _local(name)
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise _invalid(name, first_line(error)) from None
+    return Source(name, None)
+
+
+def local_names() -> list[str]:
+    """Names that need no network: the bundled models, then those in the Hugging Face cache, A to Z.
+
+    Only models with a configuration and safetensors weights. A missing or broken cache counts as empty.
+    """
+    bundled = [name for name in DEMO if all((_demo_folder(name) / file).is_file() for file in ("config.json", SINGLE))]
+    try:
+        cached = [
+            repo.repo_id
+            for repo in scan_cache_dir(constants.HF_HUB_CACHE).repos
+            if repo.repo_type == "model" and any(_usable(revision) for revision in repo.revisions)
+        ]
+    except Exception:  # a damaged cache must not take the start page down
+        cached = []
+    return bundled + sorted(cached, key=str.casefold)
+
+
+def _checked(name: str) -> str:
+    if not isinstance(name, str) or not name.strip():
+        raise _invalid(str(name or ""), "an empty name")
+    name = name.strip()
+    if not name.isprintable():
+        raise _invalid(name, "control or invisible characters in the name")
+    if max(len(part.encode()) for part in name.split("/")) > 255 or len(name) > 1000:
+        raise _invalid(name[:40] + "...", f"a name of {len(name)} characters")
+    if ".." in name.split("/") or "\\" in name:
+        raise _invalid(name, f"{name!r}, which climbs out of its folder")
+    return name.rstrip("/") or "/"
+
+
+def _demo_folder(name: str) -> Path:
+    return bundled.DEMO / name.removeprefix("demo/")
+
+
+def _demo(name: str) -> Source:
+    folder = _demo_folder(name)
+    if name not in DEMO or not folder.is_dir():
+        raise ModelError(
+            "model-not-found",
+            expected=f"one of the bundled models: {', '.join(DEMO)}",
+            found=f"no model {name!r}" if name not in DEMO else f"no folder {folder}",
+            remedy="use one of these names; if the folder is missing, restore it with: git checkout kvlab/demo",
+        )
+    return Source(name, folder)
+
+
+def _local(name: str) -> Source:
+    try:
+        folder = Path(name).expanduser().resolve()
+    except RuntimeError as error:
+        raise _invalid(name, first_line(error)) from None
+    if not os.path.isdir(folder):  # unlike Path.is_dir, False for what may not be looked at
+        raise ModelError(
+            "model-not-found",
+            expected="a folder with a model",
+            found=f"no folder {folder}",
+            remedy=f"check the spelling, or give {FORMS}",
+        )
+    return Source(str(folder), folder)
+
+
+def _invalid(name: str, found: str) -> ModelError:
+    return ModelError(
+        "model-name-invalid",
+        expected=FORMS,
+        found=found if name in found else f"{name!r}: {found}" if name else found,
+        remedy="give a folder by its absolute path and a Hub model by its id, owner/name",
+    )
+
+
+def _usable(revision) -> bool:
+    names = {file.file_name for file in revision.files}
+    return "config.json" in names and any(name.endswith(".safetensors") for name in names)
+
+
+FORMS = (
+    "a demo model (demo/teacher, demo/teacher-b, demo/student), a Hugging Face id like Qwen/Qwen2-7B, or a local folder"
+)
+
+HUB_TIMEOUT = 5.0  # seconds until the Hub counts as out of reach
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+# What each part of a model is made of on the Hub; pickles, ONNX and "original/" copies are never fetched.
+PARTS = {
+    "config": ["config.json"],
+    "tokenizer": ["tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "*.jinja"],
+    "weights": [SINGLE, INDEX, "model-*.safetensors", "generation_config.json"],
+}
+OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from. ``name`` is the same for every spelling of the same model."""
+
+    name: str  # "demo/teacher", "Qwen/Qwen2-7B" or an absolute folder
+    folder: Path | None  # None: a Hugging Face id
+
+
+def folder_of(source: Source, part: str) -> Path:
+    """The folder holding ``part`` ("config", "tokenizer" or "weights") of a model; fetched when needed.
+
+    A local folder is itself. For an id the local cache is tried first, then the Hub (not when
+    HF_HUB_OFFLINE is set), and only after it answered within HUB_TIMEOUT.
+    Raises ModelError: ``model-offline``, ``model-not-found``, ``model-gated``, ``model-no-safetensors``,
+    ``model-broken``, ``model-download-failed``.
+    """
+    if source.folder is not None:
+        folder = source.folder
+    else:
+        folder = _cached(source.name)
+        if folder is None or not _has(part, folder):
+            folder = _download(source.name, part, folder)
+    if not (folder / "config.json").is_file():
+        raise _no_config(source.name, _file_names(folder))
+    return folder
+
+
+def weight_files(folder: Path, name: str) -> list[Path]:
+    """The safetensors files of a model folder; raises ``model-no-safetensors`` or ``model-broken``."""
+    try:
+        files = _listed_weights(folder)
+    except (ValueError, KeyError, AttributeError, TypeError, OSError) as error:
+        raise broken(name, f"an unreadable {INDEX} ({first_line(error)})") from None
+    if not files:
+        raise _no_safetensors(name, _file_names(folder))
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise broken(name, f"{len(missing)} of {len(files)} weight files missing ({missing[0]}, ...)")
+    return files
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a library's message, without its full stop: the part that says what was wrong."""
+    lines = str(error).strip().splitlines()
+    return lines[0].strip().rstrip(".") if lines else type(error).__name__
+
+
+def broken(name: str, found: str) -> ModelError:
+    """Files that are there but cannot be read as a model."""
+    again = f"hf download {name} --force-download"
+    if name.startswith("demo/"):
+        again = "git checkout kvlab/demo"
+    elif Path(name).is_absolute():
+        again = "copy the folder from where it came"
+    return ModelError(
+        "model-broken",
+        expected=f"a readable model at {name}",
+        found=found,
+        remedy=f"fetch the files again, a half-finished download is the usual cause: {again}",
+    )
+
+
+def _file_names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def _cached(repo_id: str) -> Path | None:
+    found = try_to_load_from_cache(repo_id, "config.json", cache_dir=constants.HF_HUB_CACHE)
+    return Path(found).parent if isinstance(found, str | os.PathLike) else None
+
+
+def _has(part: str, folder: Path) -> bool:
+    if part == "config":
+        return True
+    if part == "tokenizer":
+        return any((folder / file).is_file() for file in TOKENIZER_FILES)
+    try:
+        files = _listed_weights(folder)
+    except (ValueError, KeyError, AttributeError, TypeError, OSError):
+        return False
+    return bool(files) and all(file.is_file() for file in files)
+
+
+def _listed_weights(folder: Path) -> list[Path]:
+    if (folder / INDEX).is_file():
+        shards = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
+        return [folder / shard for shard in sorted(set(shards))]
+    return [folder / SINGLE] if (folder / SINGLE).is_file() else []
+
+
+def _download(repo_id: str, part: str, cached: Path | None) -> Path:
+    # One short question first: the library's own downloads retry for half a minute when there is no network.
+    try:
+        info = HfApi().model_info(repo_id, timeout=HUB_TIMEOUT)
+    except Exception as error:
+        here = _file_names(cached) if part == "weights" and cached is not None else []
+        if any(file.endswith(OTHER_WEIGHTS) for file in here):
+            raise _no_safetensors(repo_id, here) from error
+        _raise_for_hub(repo_id, part, error)
+    files = sorted(sibling.rfilename for sibling in info.siblings or [])
+    if "config.json" not in files:
+        raise _no_config(repo_id, files)
+    if SINGLE not in files and INDEX not in files:
+        raise _no_safetensors(repo_id, files)
+    try:
+        folder = snapshot_download(
+            repo_id,
+            allow_patterns=PARTS["config"] + (PARTS[part] if part != "config" else []),
+            cache_dir=constants.HF_HUB_CACHE,
+            etag_timeout=HUB_TIMEOUT,
+        )
+    except Exception as error:
+        _raise_for_hub(repo_id, part, error)
+    return Path(folder)
+
+
+def _raise_for_hub(repo_id: str, part: str, error: Exception) -> NoReturn:
+    if isinstance(error, GatedRepoError):
+        raise ModelError(
+            "model-gated",
+            expected=f"access to {repo_id}",
+            found="a gated model: its owner asks for a licence to be accepted",
+            remedy=f"accept the licence at https://huggingface.co/{repo_id}, then log in here: hf auth login",
+        ) from error
+    if isinstance(error, RepositoryNotFoundError):
+        raise ModelError(
+            "model-not-found",
+            expected=FORMS,
+            found=f"no model {repo_id!r} on the Hugging Face Hub, nor a folder of that name here",
+            remedy="check the spelling; for a private model log in first: hf auth login",
+        ) from error
+    no_entry = isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError)
+    on_disk = isinstance(error, OSError) and error.errno is not None and error.filename is not None
+    if no_entry or on_disk:
+        raise ModelError(
+            "model-download-failed",
+            expected=f"{part} of {repo_id} downloaded to {constants.HF_HUB_CACHE}",
+            found=first_line(error),
+            remedy="check free space and permissions there, or set HF_HOME to another disk",
+        ) from error
+    status = f" (HTTP {error.response.status_code})" if isinstance(error, HfHubHTTPError) else ""
+    raise ModelError(
+        "model-offline",
+        expected=f"{part} of {repo_id} in the local cache {constants.HF_HUB_CACHE}, or the Hub in reach",
+        found=f"neither: {first_line(error)}{status}",
+        remedy=f"on a machine with network run: hf download {repo_id} "
+        "and copy the cache here, or give a local folder; the demo models need no network",
+    ) from error
+
+
+def _no_config(name: str, files: list[str]) -> ModelError:
+    if "adapter_config.json" in files:
+        return broken(name, "an adapter without its base model (adapter_config.json); merge it and save it first")
+    return broken(name, f"no config.json among {len(files)} files")
+
+
+def _no_safetensors(name: str, files: list[str]) -> ModelError:
+    others = [file for file in files if file.endswith(OTHER_WEIGHTS)]
+    convert = (
+        "other formats are refused, because pickles can run code when read; convert the weights once on a machine "
+        'you trust: python -c "from transformers import AutoModelForCausalLM as M; '
+        f"M.from_pretrained('{name}').save_pretrained('FOLDER')\" and copy the tokenizer files"
+    )
+    return ModelError(
+        "model-no-safetensors",
+        expected=f"weights of {name} as {SINGLE}, or in parts with {INDEX}",
+        found=f"only {', '.join(others[:3])}" if others else "no weight files",
+        remedy=convert if others else "put the weights beside config.json, or give the folder that has them",
+    )

@@ -1,0 +1,317 @@
+"""Can the student use the teachers' cache? From models and documents to the whole functional test."""
+
+from __future__ import annotations
+
+import time as clock
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from kvlab.align import outcome
+from kvlab.errors import AlignError, ModelError
+from kvlab.inject import texts as greedy
+from kvlab.inject.attention import Heard, heard
+from kvlab.inject.fit import Fit, fit
+from kvlab.inject.heads import ProjectionSums, attention_errors
+from kvlab.inject.own import check_cache
+from kvlab.inject.prefix import Models, Prefix, Reading, cut_at, prefix_of, read_document
+from kvlab.inject.scores import PerDocument, correlations
+from kvlab.inject.split import split
+from kvlab.inject.swaps import Budget, Swaps, head_places, layer_places, worst_layers
+from kvlab.inject.trial import TOLERANCE, tried
+from kvlab.models.forward import empty_cache
+from kvlab.models.loading import LoadedModel, random_like
+from kvlab.request.align import AlignSettings
+from kvlab.request.inject import InjectSettings, check_causal
+from kvlab.request.segments import Markers
+from kvlab.results.function.data import Injected, Injection, Text
+from kvlab.shapes import Document, Progress, no_progress
+
+LAYERS_SHARE = 0.5  # of the budget for swaps: the rest is for single heads
+INJECTING, SWAPPING_HEADS, CONTINUING = (
+    "continuing from replaced caches",
+    "replacing single heads",
+    "greedy continuations",
+)
+
+
+def judge(
+    teachers: Sequence[LoadedModel],
+    student: LoadedModel,
+    documents: Sequence[Document],
+    settings: AlignSettings | None = None,
+    injection: InjectSettings | None = None,
+    calibration: Sequence[Document] = (),
+    markers: Markers | None = None,
+    progress: Progress = no_progress,
+    offline: bool = False,
+) -> Injection:
+    """Fit a map on most of the documents and try its cache on the others.
+
+    ``offline``: admit time rules that look ahead; every rule is evaluated on the prefix alone, so nothing of the
+    continuation is known, but a running student could not do it. For comparisons, and said in the result.
+    Raises AlignError ``rule-looks-ahead``, ``injection-state``, ``too-short`` and as ``split`` and ``fit``; Cancelled
+    comes from ``progress``.
+    """
+    settings, injection = settings or AlignSettings(), injection or InjectSettings()
+    if not offline or settings.time == "rkv":
+        check_causal(settings.time)
+    check_cache(student, empty_cache(student))
+    work = _Work(teachers, student, settings, injection, markers or Markers(), progress)
+    work.fit(documents, calibration)
+    if work.inject():
+        work.swap_heads()
+        work.continue_greedily()
+    return work.result(offline)
+
+
+@dataclass
+class _Work:
+    """One functional test under way."""
+
+    teachers: Sequence[LoadedModel]
+    student: LoadedModel
+    settings: AlignSettings
+    injection: InjectSettings
+    markers: Markers
+    progress: Progress
+    notes: list[str] = field(default_factory=list)
+    timings: dict[str, float] = field(default_factory=dict)
+    injected: dict[tuple[str, float], PerDocument] = field(default_factory=dict)
+    listened: list[Heard] = field(default_factory=list)
+    texts: list[Text] = field(default_factory=list)
+    difference: float = 0.0  # of the own cache's logits
+    layers_swapped: int = 0  # documents
+
+    def fit(self, documents: Sequence[Document], calibration: Sequence[Document]) -> None:
+        self.started = clock.perf_counter()
+        self.split = split(self.teachers, self.student, documents, calibration, self.settings, self.injection.documents)
+        self.notes += self.split.notes
+        self.randoms, self.random_said = self._random_teachers()
+        self.models = Models(self.teachers, self.randoms, self.student, self.settings)
+        self.fitted: Fit = fit(self.teachers, self.randoms, self.student, self.split, self.settings, self.progress)
+        self.projection = ProjectionSums(self.fitted, self.student.geometry)
+        self.swaps = Swaps(self.models, Budget.of(self.injection))
+        self._timed("fit_s")
+
+    def _random_teachers(self) -> tuple[list[LoadedModel], str]:
+        if not self.settings.random_teacher:
+            return [], "not asked for"
+        try:
+            return [random_like(t, self.settings.seed) for t in self.teachers], f"seed {self.settings.seed}"
+        except ModelError as error:
+            self.notes.append(f"No control by random weights: {error}")
+            return [], f"not measured: {error.found}"
+
+    def _timed(self, name: str) -> None:
+        now = clock.perf_counter()
+        self.timings[name] = now - self.started
+        self.started = now
+
+    @property
+    def names(self) -> list[str]:
+        """The variants, the own cache first."""
+        return ["own", "projected", "mean", "shuffled", "identity", *(["random"] if self.randoms else [])]
+
+    # --- injection, attention, layers --------------------------------------------------------------------------
+
+    def inject(self) -> bool:
+        """All judged documents; False as soon as the own cache does not give the student's logits."""
+        shares = sorted({self.injection.prefix, *self.injection.curve})
+        self.used: list = []
+        rows, cached = 0, 0
+        for number, item in enumerate(self.split.judged):
+            self.progress(INJECTING, number, len(self.split.judged))
+            if not cut_at(self.injection.prefix, item):
+                continue
+            reading = read_document(self.models, item)
+            for share in shares:
+                prefix = prefix_of(self.models, self.fitted, reading, cut_at(share, item))
+                if prefix is None:
+                    continue
+                if not self._continue_from(reading, prefix, share):
+                    return False
+                if share == self.injection.prefix:
+                    rows, cached = rows + len(prefix.rows), cached + prefix.cut
+                    self.used.append(item)
+                    self._listen(reading, prefix)
+                    self.projection.add(reading, prefix)
+                    self._swap(reading, prefix)
+        if not self.used:
+            raise AlignError(
+                "too-short",
+                expected=f"judged documents whose prefix of {self.injection.prefix:.0%} has tokens to replace, after "
+                f"{self.settings.sinks} sinks",
+                found=f"none in {len(self.split.judged)}",
+                remedy="use longer prompts, a larger --prefix, or fewer --sinks",
+            )
+        self.replaced = rows / cached
+        left_out = len(self.split.judged) - len(self.used)
+        if left_out:
+            self.notes.append(f"{left_out} judged documents are too short for the prefix and were left out.")
+        self._timed("inject_s")
+        return True
+
+    def _continue_from(self, reading: Reading, prefix: Prefix, share: float) -> bool:
+        trial = tried(self.student, reading.own, prefix, self.names, self.settings.batch_tokens)
+        self.difference = max(self.difference, trial.difference)
+        for name, harmed in trial.damaged.items():
+            self.injected.setdefault((name, share), PerDocument()).found.append(harmed)
+        return bool(trial.damaged)
+
+    def _listen(self, reading: Reading, prefix: Prefix) -> None:
+        variants = [prefix.variant(name) for name in self.names[1:]]
+        try:
+            found = heard(self.student, reading.own, prefix.cut, prefix.rows, variants, self.settings.batch_tokens)
+            self.listened.append(found)
+        except AlignError as error:
+            if error.kind != "attention-unavailable":
+                raise
+            note = f"No error of the heads' outputs: {error.found}."
+            if note not in self.notes:
+                self.notes.append(note)
+
+    def _swap(self, reading: Reading, prefix: Prefix) -> None:
+        if self.injection.swap_layers and not (self.layers_swapped and self.swaps.budget.over(LAYERS_SHARE)):
+            self.swaps.add(reading, prefix, layer_places(self.student.geometry))
+            self.layers_swapped += 1
+            self.timings["layer_swaps_s"] = self.swaps.budget.spent
+
+    # --- heads -------------------------------------------------------------------------------------------------
+
+    def swap_heads(self) -> None:
+        """Heads of the layers that matter, on as many documents as the budget allows: the first ones tell."""
+        if not self.injection.swap_layers or not self.swaps.found:
+            return
+        if self.layers_swapped < len(self.used):
+            self.notes.append(
+                f"The budget for swaps was used up: whole layers were replaced on {self.layers_swapped} of "
+                f"{len(self.used)} documents."
+            )
+        geometry = self.student.geometry
+        layers = worst_layers(self.swaps.found, geometry, self.injection.swap_layers)
+        if len(layers) < len(geometry.kv_layers):
+            named = ", ".join(str(geometry.kv_layers[n]) for n in layers)
+            self.notes.append(f"Heads were replaced one by one in the {len(layers)} layers that cost most: {named}.")
+        places = head_places(geometry, layers)
+        begun = clock.perf_counter()
+        done = 0
+        for number, item in enumerate(self.used):
+            self.progress(SWAPPING_HEADS, number, len(self.used))
+            if done and self.swaps.budget.over():
+                break
+            reading = read_document(self.models, item)
+            prefix = prefix_of(self.models, self.fitted, reading, cut_at(self.injection.prefix, item))
+            self.swaps.add(reading, prefix, places)
+            done = number + 1
+            if done == 1:
+                self.timings["head_swaps_forecast_s"] = (clock.perf_counter() - begun) * len(self.used)
+        if done < len(self.used):
+            self.notes.append(
+                f"The budget for swaps was used up: single heads were replaced on {done} of {len(self.used)} documents."
+            )
+        self._timed("head_swaps_s")
+
+    # --- texts -------------------------------------------------------------------------------------------------
+
+    def continue_greedily(self) -> None:
+        self.started = clock.perf_counter()
+        asked = [
+            (item, cut)
+            for item in self.split.judged
+            if (cut := greedy.prompt_cut(item.student, item.document)) is not None
+        ][: self.injection.texts]
+        if self.injection.texts and not asked:
+            self.notes.append(
+                "No judged document has a prompt and something behind it, so none was continued greedily."
+            )
+        for number, (item, cut) in enumerate(asked):
+            self.progress(CONTINUING, number, len(asked))
+            reading = read_document(self.models, item)
+            prefix = prefix_of(self.models, self.fitted, reading, cut)
+            if prefix is not None:
+                most = self.injection.new_tokens
+                self.texts.append(greedy.continuations(self.student, reading, prefix, self.names, most, self.markers))
+        self._timed("texts_s")
+
+    # --- the result --------------------------------------------------------------------------------------------
+
+    def result(self, offline: bool) -> Injection:
+        settings, tolerance = self.settings, TOLERANCE[self.student.dtype]
+        reproduces = self.difference <= tolerance
+        found = Injection(
+            settings=settings.model_dump(),
+            injection=self.injection.model_dump(),
+            teachers=[t.geometry.to_dict() for t in self.teachers],
+            student=self.student.geometry.to_dict(),
+            data={
+                "split": "by document: no judged text was fitted on",
+                "documents_judged": len(self.split.judged),
+                "documents_fitted": len(self.split.fitted),
+                "calibration_documents": sum(not item.scored for item in self.split.fitted),
+                "rows_fitted": self.fitted.rows,
+                "random_teacher": self.random_said,
+                "offline": offline,
+            },
+            own={"largest_difference": self.difference, "tolerance": tolerance, "reproduces": reproduces},
+            notes=self.notes,
+            versions=outcome.versions(self.student),
+            timings=self.timings,
+        )
+        if not reproduces:
+            return found
+        found.data |= {"share_replaced": self.replaced, "forwards_of_swaps": self.swaps.budget.used}
+        found.notes += self._cautions(offline)
+        swaps, projection = self.swaps.results(), self.projection.errors()
+        attention = attention_errors(self.listened, self.student.geometry) if self._all_heard else []
+        return replace(
+            found,
+            injected=self._injected(),
+            attention=attention,
+            projection=projection,
+            swaps=swaps,
+            correlations=correlations(swaps, projection, attention),
+            texts=self.texts,
+            accuracy=greedy.accuracies(self.texts),
+        )
+
+    @property
+    def _all_heard(self) -> bool:
+        return bool(self.listened) and len(self.listened) == len(self.used)
+
+    def _injected(self) -> list[Injected]:
+        rows = []
+        for (name, share), of in sorted(self.injected.items(), key=lambda kv: (kv[0][1], self.names.index(kv[0][0]))):
+            projected = self.injected["projected", share]
+            rows.append(
+                Injected(
+                    variant=name,
+                    prefix=share,
+                    kl=of.mean("kl")[0],
+                    kl_se=of.mean("kl")[1],
+                    delta_ce=of.mean("delta_ce")[0],
+                    delta_ce_se=of.mean("delta_ce")[1],
+                    same_choice=of.mean("same_choice")[0],
+                    kl_over_projected=of.less(projected, "kl")[0],
+                    kl_over_projected_se=of.less(projected, "kl")[1],
+                    ce_over_projected=of.less(projected, "delta_ce")[0],
+                    ce_over_projected_se=of.less(projected, "delta_ce")[1],
+                    n=of.n,
+                    documents=len(of),
+                )
+            )
+        return rows
+
+    def _cautions(self, offline: bool) -> list[str]:
+        said = [
+            f"{self.replaced:.0%} of the prefix' tokens are replaced; special tokens, the first {self.settings.sinks} "
+            "content tokens and tokens without a teacher step keep the student's own keys and values."
+        ]
+        if offline:
+            said.append(
+                f"Offline diagnostic: the {self.settings.time} rule was evaluated on the prefix alone, so it knows "
+                "nothing of the continuation, but within the prefix it may look ahead."
+            )
+        if len(self.used) < 10:
+            said.append(f"Only {len(self.used)} documents are judged: standard errors are rough.")
+        features = max(len(weights) for maps in self.fitted.sources["projected"].maps.values() for weights, _ in maps)
+        return said + outcome.few_rows(self.fitted.rows / features)

@@ -1,0 +1,68 @@
+"""Carry out a functional test in its folder, and write what it found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from kvlab.align import run
+from kvlab.align.run import load, prepared
+from kvlab.inject.pipeline import judge
+from kvlab.language import DEFAULT
+from kvlab.models.loading import ModelCache
+from kvlab.request import inject, prompts
+from kvlab.request.documents import digest
+from kvlab.request.inject import InjectionRequest
+from kvlab.results.alignment import data as results
+from kvlab.results.function import data
+from kvlab.results.function.data import Injection
+from kvlab.results.function.page import function_html, html_with_function
+from kvlab.results.function.sentences import same_request
+from kvlab.shapes import Document, Progress, no_progress
+
+
+def compute(
+    request: InjectionRequest,
+    documents: Sequence[Document],
+    cache: ModelCache,
+    progress: Progress = no_progress,
+) -> Injection:
+    """Load all models through the cache and try the projected cache on the student. Raises as ``judge``."""
+    teachers, student = load(request, cache, progress)
+    given = digest(documents)
+    documents, calibration = prepared(request, documents)
+    found = judge(
+        teachers,
+        student,
+        documents,
+        request.settings,
+        request.injection,
+        calibration,
+        request.markers,
+        progress,
+    )
+    return replace(found, prompts=request.prompts, data={**found.data, "documents_sha256": given})
+
+
+REPORT_NAME = "function.html"
+
+
+def test(folder: Path, progress: Progress, cache: ModelCache) -> None:
+    """Compute what ``config.yaml`` and ``prompts.jsonl`` of a run folder ask for, and write it there."""
+    request = run.read_request(folder, inject.checked)
+    documents = prompts.read_prompts(folder / prompts.RUN_PROMPTS)
+    write(compute(request, documents, cache, progress), folder)
+
+
+def write(found: Injection, folder: Path, language: str = DEFAULT) -> None:
+    """The numbers and a report; beside an analysis of the same request, its report gets a section of this one.
+
+    ``language``: of the reports, one of kvlab.language.LANGUAGES.
+    """
+    data.write(found, folder)
+    (folder / REPORT_NAME).write_text(function_html(found, language), encoding="utf-8")
+    if (folder / results.JSON_NAME).exists():
+        aligned = results.read(folder)
+        if same_request(aligned, found):
+            (folder / "report.html").write_text(html_with_function(aligned, language, found), encoding="utf-8")

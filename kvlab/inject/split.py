@@ -1,0 +1,58 @@
+"""Documents -> those a map is fitted on, and those it is judged on: never the same text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from kvlab.align.items import Item, Reader
+from kvlab.errors import AlignError
+from kvlab.models.loading import LoadedModel
+from kvlab.request.align import AlignSettings
+from kvlab.shapes import Document
+
+JUDGED_FOLD = 0
+
+
+@dataclass
+class Split:
+    """Invariant: no text is in both, and every text of ``fitted`` is in one fold."""
+
+    fitted: list[Item]  # folds 0 .. folds - 1
+    judged: list[Item]
+    folds: int
+    notes: list[str] = field(default_factory=list)
+
+
+def split(
+    teachers: Sequence[LoadedModel],
+    student: LoadedModel,
+    documents: Sequence[Document],
+    calibration: Sequence[Document],
+    settings: AlignSettings,
+    most: int,
+) -> Split:
+    """One fold of the documents is judged, ``most`` of them; the others, and ``calibration``, are fitted on.
+
+    The judged ones are in random order: where a budget ends early, those before it still stand for all.
+
+    Raises AlignError ``nothing-to-fit`` and as ``Reader``.
+    """
+    reader = Reader(teachers, student, documents, calibration, settings)
+    items = [item for window in reader.windows() for item in window]
+    judged = [item for item in items if item.scored and item.fold == JUDGED_FOLD]
+    judged = [judged[place] for place in np.random.default_rng(settings.seed).permutation(len(judged))]
+    rest = [item for item in items if item.fold != JUDGED_FOLD]
+    texts = {text: number for number, text in enumerate(dict.fromkeys(item.document.text for item in rest))}
+    folds = min(settings.folds, len(texts))
+    if folds < 2:
+        raise AlignError(
+            "nothing-to-fit",
+            expected="at least two documents to fit the map on, besides those it is judged on",
+            found=f"{len(rest)} of {len(items)}",
+            remedy="add prompts, or also fit on the bundled samples (--calibration samples)",
+        )
+    fitted = [replace(item, fold=texts[item.document.text] % folds) for item in rest]
+    return Split(fitted, judged[:most], folds, reader.notes() + reader.shared_notes())

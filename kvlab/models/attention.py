@@ -1,0 +1,105 @@
+"""A model and tokens -> how much each document's observer queries look at each of its steps, per KV head.
+
+No model is known by name: with eager attention every decoder of transformers hands its probabilities out of its
+attention modules, where a hook reduces them at once, so that one layer's [B, heads, T, T] is held at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from kvlab.errors import AlignError
+from kvlab.models import cache_names
+from kvlab.models.loading import LoadedModel
+from kvlab.models.tokens import segment_of
+from kvlab.shapes import Segment, Tokens
+
+OBSERVERS = 8  # alpha of R-KV, Cai et al. 2025, §4.1
+
+
+def observers(tokens: Tokens, segments: Sequence[Segment] = ()) -> np.ndarray:
+    """Rows [A] of the tokens that look: the answer's, as in KaVa; without one the last 8 of the content, as in R-KV."""
+    answers = [place for place, part in enumerate(segments) if part.name == "answer"]
+    of_answer = np.flatnonzero(np.isin(segment_of(tokens, segments), answers))
+    return of_answer if len(of_answer) else np.flatnonzero(~tokens.special)[-OBSERVERS:]
+
+
+@torch.inference_mode()
+def observed_attention(loaded: LoadedModel, batch: list[Tokens], observers: Sequence[np.ndarray]) -> list[torch.Tensor]:
+    """Per cached layer [B, H, T]: the mean probability that a document's ``observers`` (row numbers) put on each step.
+
+    Query heads that share a KV head are averaged. Zero on padding, and everywhere for a document without observers.
+    On the model's device, in float32; holds the batch's T x T probabilities of one layer. Raises AlignError
+    ``attention-unavailable`` for a model that does not show them.
+    """
+    ids = pad_sequence([torch.from_numpy(tokens.ids) for tokens in batch], batch_first=True).to(loaded.device)
+    lengths = torch.tensor([len(tokens) for tokens in batch], device=loaded.device)
+    mask = (torch.arange(ids.shape[1], device=loaded.device) < lengths[:, None]).long()
+    with loaded.lock, eager(loaded.model), _watched(loaded.model, ids.shape[1], observers) as seen:
+        cache = cache_names.returned(loaded.model.base_model(input_ids=ids, attention_mask=mask, use_cache=True))
+    found = []
+    for layer in loaded.geometry.kv_layers:
+        heads = cache.layers[layer].keys.shape[1]
+        if layer not in seen or seen[layer].shape[1] % heads:
+            raise AlignError(
+                "attention-unavailable",
+                expected=f"attention probabilities from layer {layer} of {loaded.name}",
+                found=f"an architecture ({loaded.geometry.architecture}) whose layers do not hand them out",
+                remedy="choose a time rule that needs no attention, such as --time floor",
+            )
+        found.append(seen[layer].unflatten(1, (heads, -1)).mean(dim=2))
+    return found
+
+
+@contextmanager
+def _watched(model: PreTrainedModel, length: int, observers: Sequence[np.ndarray]) -> Iterator[dict[int, torch.Tensor]]:
+    """Note, during one forward over ids [B, T = ``length``], each layer's probabilities [B, query heads, T]."""
+    seen: dict[int, torch.Tensor] = {}
+
+    def note(module, args, output):
+        for part in output if isinstance(output, tuple) else ():
+            if isinstance(part, torch.Tensor) and part.dim() == 4 and tuple(part.shape[2:]) == (length, length):
+                seen[module.layer_idx] = torch.stack([_mean_of(part[b], rows) for b, rows in enumerate(observers)])
+
+    hooks = [
+        module.register_forward_hook(note)
+        for module in model.modules()
+        if isinstance(getattr(module, "layer_idx", None), int)
+    ]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _mean_of(probabilities: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+    """[heads, T, T] -> [heads, T]; zero without rows."""
+    chosen = probabilities[:, torch.as_tensor(rows, dtype=torch.int64, device=probabilities.device)].float()
+    return chosen.sum(dim=1) / max(len(rows), 1)
+
+
+@contextmanager
+def eager(model: PreTrainedModel) -> Iterator[None]:
+    """The model with eager attention, which alone computes probabilities; its own is given back."""
+    before = _implementations(model.config)
+    if before[""] != "eager":
+        model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        if before[""] != "eager":
+            model.set_attn_implementation(before)
+
+
+def _implementations(config: PreTrainedConfig) -> dict:
+    """The attention implementation of a configuration ("") and, nested, of its parts that have one."""
+    parts = {name: part for name in config.sub_configs if (part := getattr(config, name, None)) is not None}
+    nested = {name: found for name, part in parts.items() if (found := _implementations(part))[""] is not None}
+    return {"": config._attn_implementation} | nested

@@ -1,0 +1,90 @@
+"""A model and tokens -> KV, with the rotation of the keys undone.
+
+How a rotation is found and undone is in ``rotation.py``; that it is undone rightly is proved once per loaded model,
+in ``selftest.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from kvlab.models.forward import padded, read
+from kvlab.models.loading import LoadedModel
+from kvlab.models.proofs import check_causal, proof, self_test
+from kvlab.models.rotation import Watch, unrotate
+from kvlab.shapes import KINDS, KV, Tokens
+
+__all__ = ["CapturedBatch", "capture", "self_test"]
+
+
+@dataclass(frozen=True)
+class CapturedBatch:
+    """The caches of several documents, right-padded: per cached layer keys [B, H, T, Dk], values [B, H, T, Dv].
+
+    With latent attention "keys" are the latent and "values" the rotary key part, both [B, 1, T, D].
+    """
+
+    keys: list[torch.Tensor]
+    values: list[torch.Tensor]
+    tokens: list[Tokens]
+    ids: torch.Tensor  # [B, T], 0 where padded
+    pre_rope: bool
+    latent: bool = False
+
+    def of(self, kind: str) -> list[torch.Tensor]:
+        return self.keys if kind == "key" else self.values
+
+    def features(self, kind: str) -> list[torch.Tensor]:
+        """What a map for ``kind`` is fitted from, per cached layer: the keys or values [B, H, T, D].
+
+        A latent holds the keys and the values of all heads at once, so both kinds are fitted from the whole cache,
+        latent and rotary part side by side: [B, 1, T, Dk + Dv].
+        """
+        return [self._features(kind, layer) for layer in range(len(self.keys))]
+
+    def _features(self, kind: str, layer: int) -> torch.Tensor:
+        if self.latent:
+            return torch.cat([self.keys[layer], self.values[layer]], dim=-1)
+        return self.of(kind)[layer]
+
+    def side_by_side(self, kind: str, layers: tuple[int, ...]) -> torch.Tensor:
+        """The heads of several cached layers: [B, len(layers) * H, T, D]; as one head where their widths differ."""
+        chosen = [self._features(kind, layer) for layer in layers]
+        if len({x.shape[-1] for x in chosen}) > 1:
+            chosen = [torch.cat([x.transpose(1, 2).flatten(2).unsqueeze(1) for x in chosen], dim=-1)]
+        return torch.cat(chosen, dim=1)
+
+    def document(self, b: int) -> KV:
+        """One document without its padding."""
+        length = len(self.tokens[b])
+        return KV(
+            keys=[k[b, :, :length] for k in self.keys],
+            values=[v[b, :, :length] for v in self.values],
+            tokens=self.tokens[b],
+            pre_rope=self.pre_rope,
+        )
+
+
+@torch.inference_mode()
+def capture(loaded: LoadedModel, batch: list[Tokens], pre_rope: bool = True) -> CapturedBatch:
+    """The caches of several documents in one forward of the base model, padded on the right and masked.
+
+    On the model's device, in float32; with ``pre_rope`` the rotation of the keys is undone. Raises AlignError
+    ``keys-rotation-unknown`` for a model whose rotation cannot be undone, as its self-test shows, and as
+    ``check_causal`` does.
+    """
+    check_causal(loaded)
+    sites = proof(loaded).sites if pre_rope else {}
+    ids, mask = padded(batch, loaded.device, loaded.geometry.max_positions)
+    watch = Watch() if sites else None
+    cache = read(loaded, ids, watch, attention_mask=mask)
+    captured = {kind: [] for kind in KINDS}
+    shared = {}  # cos and sin, the same in many layers
+    for layer in loaded.geometry.kv_layers:
+        for kind, x in zip(KINDS, (cache.layers[layer].keys, cache.layers[layer].values), strict=True):
+            site = sites.get((layer, kind))
+            x = x.float()
+            captured[kind].append(unrotate(x, site.rotation(watch.layers[layer], shared)) if site else x)
+    return CapturedBatch(captured["key"], captured["value"], batch, ids, pre_rope, loaded.geometry.latent)

@@ -1,0 +1,150 @@
+"""A document as a chat in each model's own template -> Tokens: only the bytes of the message contents are aligned.
+
+The prompt is the user's message, what follows it the assistant's. Where the contents lie in the rendered chat is known
+by construction: the template is rendered with placeholders, which shows its own pieces, and the chat must then be these
+pieces with the contents between them. Templates are programs from a model's files; transformers runs them in Jinja's
+immutable sandbox.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from kvlab.errors import ModelError
+from kvlab.host.models import first_line
+from kvlab.models.tokens import BYTE_TOKEN, pieces_of, spans_from_offsets, spans_from_pieces, tokenize
+from kvlab.shapes import Document, Tokens
+
+
+def read(tokenizer, document: Document, chat: bool = False) -> Tokens:
+    """The document as one model reads it, as plain text or as a chat. Raises as ``tokenize_chat``."""
+    return tokenize_chat(tokenizer, document) if chat else tokenize(tokenizer, document.text)
+
+
+@dataclass(frozen=True)
+class Content:
+    """What one message says, and where it begins in the document and in the rendered chat (bytes)."""
+
+    role: str
+    text: str
+    start: int
+    rendered: int = 0
+
+
+def tokenize_chat(tokenizer, document: Document) -> Tokens:
+    """Read a document as a chat; its spans are of ``document.text``, and tokens of the template alone are special.
+
+    A token across a border of a content has the bytes that lie inside. Contents go in without the whitespace around
+    them, which some templates strip and others keep, so that both models read the same; it belongs to the token after
+    it, and at the end of the text to the last of the content. Without segments all is the user's message.
+    Raises ModelError ``chat-template-missing``, ``chat-template-broken`` and ``chat-template-rewrites``.
+    """
+    chat, contents = render(tokenizer, contents_of(document))
+    encoded = tokenizer(
+        chat, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False, verbose=False
+    )
+    ids = np.asarray(encoded["input_ids"], dtype=np.int64)
+    spans, lossless = _spans_in(chat, tokenizer, ids, encoded["offset_mapping"])
+    ends, special = np.zeros(len(ids), dtype=np.int64), np.ones(len(ids), dtype=bool)
+    for content in contents:
+        first, last = content.rendered, content.rendered + len(content.text.encode())
+        inside = np.maximum(spans[:, 0], first) < np.minimum(spans[:, 1], last)
+        special &= ~inside
+        ends[inside] = content.start + np.minimum(spans[inside, 1], last) - first
+    ends[np.flatnonzero(~special)[-1:]] = len(document.text.encode())
+    ends = np.maximum.accumulate(ends)
+    starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
+    return Tokens(ids=ids, spans=np.stack([starts, ends], axis=1), special=special, lossless=lossless)
+
+
+def contents_of(document: Document) -> list[Content]:
+    """The user's message, and the assistant's where something follows the prompt; without whitespace around them."""
+    written = document.text.encode()
+    first = document.segments[0] if document.segments else None
+    border = len(written) if first is None else first.end if first.name == "prompt" else 0
+    messages = (_content("user", written[:border], 0), _content("assistant", written[border:], border))
+    # An empty prompt is still a message: templates want a user to speak first.
+    return [message for message in messages if message.text or message.role == "user"]
+
+
+def _content(role: str, written: bytes, start: int) -> Content:
+    text = written.decode()
+    leading = len(text) - len(text.lstrip())
+    return Content(role, text.strip(), start + len(text[:leading].encode()))
+
+
+def render(tokenizer, contents: list[Content]) -> tuple[str, list[Content]]:
+    """The whole chat, and the contents with their byte offsets in it."""
+    if not tokenizer.chat_template:
+        raise ModelError(
+            "chat-template-missing",
+            expected=f"a chat template of {tokenizer.name_or_path}",
+            found="none in its tokenizer files (a base model, not a chat model)",
+            remedy="align the plain text: leave out --chat",
+        )
+    placeholders = [f"KVLAB{content.role.upper()}" for content in contents]
+    pieces, rest = [], _apply(tokenizer, contents, placeholders)
+    for placeholder in placeholders:
+        if rest.count(placeholder) != 1:
+            raise _rewritten(tokenizer, f"a message that appears {rest.count(placeholder)} times")
+        piece, rest = rest.split(placeholder)
+        pieces.append(piece)
+    chat, placed = "", []
+    for piece, content in zip(pieces, contents):
+        chat += piece
+        placed.append(replace(content, rendered=len(chat.encode())))
+        chat += content.text
+    chat += rest
+    if _apply(tokenizer, contents, [content.text for content in contents]) != chat:
+        raise _rewritten(tokenizer, "a message that the template changes or cuts out of")
+    return chat, placed
+
+
+def _apply(tokenizer, contents: list[Content], texts: list[str]) -> str:
+    messages = [{"role": content.role, "content": text} for content, text in zip(contents, texts)]
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False)
+    except Exception as error:  # a template is a program of its own and fails in its own way
+        raise ModelError(
+            "chat-template-broken",
+            expected=f"a chat template of {tokenizer.name_or_path} that renders a user's and an assistant's message",
+            found=f"{type(error).__name__}: {first_line(error)}",
+            remedy="align the plain text (leave out --chat), or mend chat_template in the tokenizer's files",
+        ) from error
+
+
+def _rewritten(tokenizer, found: str) -> ModelError:
+    return ModelError(
+        "chat-template-rewrites",
+        expected=f"each message once and unchanged in the chat that {tokenizer.name_or_path} renders",
+        found=found,
+        remedy="align the plain text (leave out --chat), or take tags such as </think> out of the prompts",
+    )
+
+
+def _spans_in(chat: str, tokenizer, ids: np.ndarray, offsets: list[tuple[int, int]]) -> tuple[np.ndarray, bool]:
+    """Byte spans [T, 2] in the rendered chat, and whether all came from the vocabulary's own bytes.
+
+    A tokenizer reads the text between two added tokens on its own, dummy prefix included, and so does this.
+    """
+    at_byte = np.concatenate([[0], np.cumsum([len(c.encode()) for c in chat])]).astype(np.int64)
+    known = {i for i, token in tokenizer.added_tokens_decoder.items() if not BYTE_TOKEN.match(token.content)}
+    added = [i for i, token_id in enumerate(ids.tolist()) if token_id in known]
+    spans = at_byte[np.asarray(offsets, dtype=np.int64).reshape(-1, 2)]
+    lossless = True
+    for before, after in zip([-1, *added], [*added, len(ids)]):
+        inner = slice(before + 1, after)
+        if inner.start == inner.stop:
+            continue
+        start = offsets[before][1] if before >= 0 else 0
+        text = chat[start : offsets[after][0] if after < len(ids) else len(chat)]
+        pieces = pieces_of(tokenizer, ids[inner].tolist())
+        none_special = np.zeros(len(pieces), dtype=bool)
+        found = spans_from_pieces(text, pieces, none_special)
+        if found is None:
+            lossless = False
+            found = spans_from_offsets(text, [(a - start, b - start) for a, b in offsets[inner]], pieces, none_special)
+        spans[inner] = at_byte[start] + found
+    return spans, lossless

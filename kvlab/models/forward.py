@@ -1,0 +1,91 @@
+"""One forward of a base model over a padded batch.
+
+One forward of a model's base -> its cache of every token of the text.
+
+Token lists of several documents -> one batch, padded on the right and masked.
+
+On a GPU the width is rounded up. Attention there (cuDNN's) makes a plan for every new shape, which took an H200 longer
+than the forward itself: 10,000 prompts in batches of any width are all new shapes, and so are the steps of a run.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import numpy as np
+import torch
+from transformers import DynamicCache, PreTrainedModel
+
+from kvlab.errors import AlignError
+from kvlab.models import cache_names
+from kvlab.models.loading import LoadedModel
+from kvlab.models.rotation import Watch, watched
+from kvlab.shapes import Tokens
+
+NEVER = 2**31  # tokens: a window that no text leaves
+
+
+def read(loaded: LoadedModel, ids: torch.Tensor, watch: Watch | None, **inputs: torch.Tensor) -> DynamicCache:
+    """The cache of ``ids`` [B, T], each layer's whole timeline; ``watch`` sees the rotations of its keys.
+
+    Raises AlignError ``cache-incomplete`` for layers that keep something else than one entry per token.
+    """
+    cache = empty_cache(loaded)
+    with loaded.lock, watched(loaded.model, watch, cache) if watch else nullcontext():
+        loaded.model.base_model(input_ids=ids, **cache_names.passing(loaded.model.base_model, cache), **inputs)
+    stored = [cache.layers[layer].keys for layer in loaded.geometry.kv_layers]
+    kept = {0 if keys is None else keys.shape[2] for keys in stored}
+    if kept != {ids.shape[1]}:
+        raise AlignError(
+            "cache-incomplete",
+            expected=f"a cache of all {ids.shape[1]} tokens in every layer of {loaded.name}",
+            found=f"layers with {sorted(kept)} tokens",
+            remedy="choose a model whose layers cache every token",
+        )
+    return cache
+
+
+def empty_cache(loaded: LoadedModel) -> DynamicCache:
+    """The model's own kind of cache (hybrids hold their recurrent state in it), that forgets nothing.
+
+    A window decides what attention looks at, which is the mask's work; it need not decide what is kept.
+    """
+    own = _own_cache_class(loaded.model)
+    cache = own() if own else DynamicCache(config=loaded.model.config.get_text_config(decoder=True))
+    for layer in cache.layers:
+        if getattr(layer, "is_sliding", False):
+            layer.sliding_window = NEVER
+    return cache
+
+
+def _own_cache_class(model: PreTrainedModel) -> type[DynamicCache] | None:
+    """A cache defined beside the model itself, which then takes no other (MiniMax)."""
+    source = type(model).__module__
+    defined = [value for value in vars(sys.modules[source]).values() if isinstance(value, type)]
+    return next((c for c in defined if c.__module__ == source and issubclass(c, DynamicCache)), None)
+
+
+ROUNDED_ON = ("cuda",)
+LEAST = 8  # tokens
+SHARE = 16  # at most 1 / 16 of the width is padding for the sake of its shape
+
+
+def padded(batch: Sequence[Tokens], device: torch.device, most: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """ids [B, T], 0 where padded, and mask [B, T] on the device; T is never above ``most`` positions of the model."""
+    longest = max(map(len, batch))
+    length = width(longest, most) if device.type in ROUNDED_ON else longest
+    ids, mask = (np.zeros((len(batch), length), dtype=np.int64) for _ in "im")
+    for b, tokens in enumerate(batch):
+        ids[b, : len(tokens)] = tokens.ids
+        mask[b, : len(tokens)] = 1
+    # Not waiting for what the device still has to do.
+    return tuple(torch.from_numpy(x).to(device, non_blocking=True) for x in (ids, mask))
+
+
+def width(longest: int, most: int | None = None) -> int:
+    """``longest`` rounded up to one of 16 widths between a power of two and the next."""
+    step = max(LEAST, 2 ** (longest.bit_length() - 1) // SHARE)
+    rounded = -(-longest // step) * step
+    return max(longest, min(rounded, most)) if most else rounded

@@ -1,0 +1,209 @@
+"""A configuration alone → the geometry of its KV cache; no weight is read and no model name is known here.
+
+The model is built on the ``meta`` device, where tensors have shapes but no numbers, and reads two tokens: its
+cache then shows the real KV heads, widths and caching layers. Only where that pass is impossible (control flow
+that depends on numbers) are the configuration's own fields believed.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from contextlib import suppress
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, DynamicCache, PretrainedConfig, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from kvlab.errors import ModelError
+from kvlab.host.models import broken, first_line
+from kvlab.models import cache_names
+from kvlab.shapes import Geometry, Positions
+
+Shapes = dict[int, tuple[torch.Size, torch.Size]]  # cached layer -> shapes of keys and values [B, H, T, D]
+
+# transformers sets torch's default dtype while it builds a model, for every thread of the process. Whoever builds or
+# loads one holds this; a skeleton is built in float32, the default, so that a forward elsewhere sees no change.
+BUILDING = threading.Lock()
+
+
+def geometry_of(config: PretrainedConfig, name: str) -> Geometry:
+    """The geometry of the causal language model that ``config`` describes; where layers differ, the first's.
+
+    For a multimodal wrapper it is that of its text model; ``parameters`` counts everything that is loaded.
+    Raises ModelError: ``model-encoder-decoder``, ``model-not-causal``, ``model-no-kv-cache``, ``model-broken``,
+    ``model-package-missing``.
+    """
+    _refuse_non_causal(config, name)
+    text = config.get_text_config()
+    skeleton = _skeleton(config, name)
+    shapes = _cache_shapes(skeleton, text)
+    if not shapes:
+        raise ModelError(
+            "model-no-kv-cache",
+            expected=f"{name} to keep a cache of keys and values",
+            found=f"the architecture {config.model_type!r}, which keeps none (no causal attention, or a "
+            "recurrent state)",
+            remedy="choose a causal attention model, such as Llama, Qwen, Gemma, Mistral or GPT-2",
+        )
+    first = min(shapes)
+    layer_shapes = tuple((keys[1], keys[3], values[3]) for _, (keys, values) in sorted(shapes.items()))
+    kv_heads, key_width, value_width = layer_shapes[0]
+    latent_width = _of_layer(text, "kv_lora_rank", first)
+    return Geometry(
+        name=name,
+        architecture=config.model_type,
+        layers=text.num_hidden_layers,
+        kv_layers=tuple(sorted(shapes)),
+        kv_heads=kv_heads,
+        query_heads=_of_layer(text, "num_attention_heads", first),
+        key_width=key_width,
+        value_width=value_width,
+        hidden=text.hidden_size,
+        vocabulary=text.vocab_size,
+        positions=_positions(skeleton, text, first, key_width),
+        max_positions=getattr(text, "max_position_embeddings", None),
+        parameters=sum(parameter.numel() for parameter in skeleton.parameters()),  # tied weights appear once
+        layer_shapes=layer_shapes,
+        latent=kv_heads == 1 and key_width == latent_width,
+    )
+
+
+def _refuse_non_causal(config: PretrainedConfig, name: str) -> None:
+    kind = config.model_type
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(
+            "model-encoder-decoder",
+            expected=f"{name} to be a decoder-only language model",
+            found=f"an encoder-decoder ({kind!r}): its decoder's cache depends on a second input",
+            remedy="choose a decoder-only model; pairs with an encoder are out of scope",
+        )
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise ModelError(
+            "model-not-causal",
+            expected=f"{name} to be a causal language model",
+            found=f"the architecture {kind!r}, for which transformers has no causal language model",
+            remedy="choose a model for text generation",
+        )
+
+
+def _skeleton(config: PretrainedConfig, name: str) -> PreTrainedModel:
+    config = copy.deepcopy(config)  # building writes into it
+    if getattr(config, "quantization_config", None) is not None:
+        del config.quantization_config
+    try:
+        with BUILDING, torch.device("meta"):
+            skeleton = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+        # bfloat16, because the grouped matrix product of expert layers has no other type on meta
+        return skeleton.to(torch.bfloat16).eval()
+    except ImportError as error:
+        raise package_missing(name, error) from error
+    except Exception as error:
+        raise broken(name, f"a config.json that no model can be built from: {first_line(error)}") from error
+
+
+def package_missing(name: str, error: ImportError) -> ModelError:
+    """An architecture that transformers serves only with a further package."""
+    return ModelError(
+        "model-package-missing",
+        expected=f"every package that {name} needs",
+        found=first_line(error),
+        remedy="install the package that is named, in the environment that runs kvlab",
+    )
+
+
+def _cache_shapes(skeleton: PreTrainedModel, text: PretrainedConfig) -> Shapes:
+    inputs = {"input_ids": torch.zeros(1, 2, dtype=torch.long, device="meta"), "use_cache": True}
+    try:
+        with torch.no_grad():
+            return _held(cache_names.returned(skeleton.base_model(**inputs)))
+    except Exception:  # whatever a model's own code raises for want of numbers
+        expected = _shapes_by_configuration(skeleton, text)
+    cache = DynamicCache(config=text) if expected else None
+    with suppress(Exception), torch.no_grad():
+        skeleton.base_model(**inputs | cache_names.passing(skeleton.base_model, cache))
+    reached = _held(cache)  # the layers before the one that wants numbers; those behind are taken to be like them
+    like = next(iter(reached.values()), None)
+    return {layer: reached.get(layer) or like or shape for layer, shape in expected.items()}
+
+
+def _held(cache: DynamicCache | None) -> Shapes:
+    return {
+        index: (layer.keys.shape, layer.values.shape)
+        for index, layer in enumerate(getattr(cache, "layers", []))
+        if getattr(layer, "keys", None) is not None
+    }
+
+
+def _shapes_by_configuration(skeleton: PreTrainedModel, text: PretrainedConfig) -> Shapes:
+    keeps = cache_names.argument(skeleton.base_model)
+    # An architecture with both fields reads in both directions unless it is told to be a decoder.
+    both_ways = hasattr(text, "add_cross_attention") and getattr(text, "is_decoder", None) is False
+    if not keeps or both_ways or not hasattr(text, "num_hidden_layers"):
+        return {}
+    shapes = {}
+    for layer, cache in enumerate(DynamicCache(config=text).layers):
+        if isinstance(cache, DynamicLayer):  # not a recurrent state alone
+            query_heads = _of_layer(text, "num_attention_heads", layer)
+            heads = _of_layer(text, "num_key_value_heads", layer) or query_heads
+            width = _of_layer(text, "head_dim", layer) or _of_layer(text, "hidden_size", layer) // query_heads
+            shapes[layer] = (torch.Size([1, heads, 2, width]),) * 2
+    return shapes
+
+
+def _of_layer(text: PretrainedConfig, field: str, layer: int) -> Any:
+    """A field of one layer, in configurations whose layers differ too; None where there is no such field."""
+    try:
+        value = getattr(text, field, None)
+    except RuntimeError:  # what transformers raises for a field that differs by layer
+        value = getattr(text.per_layer_config[layer], field, None)
+    return value[layer] if isinstance(value, list | tuple) else value
+
+
+def _positions(skeleton: PreTrainedModel, text: PretrainedConfig, layer: int, key_width: int) -> Positions:
+    modules = dict(skeleton.base_model.named_modules())
+    rotary = next((module for module in modules.values() if "Rotary" in type(module).__name__), None)
+    parameters = _rope_parameters(text, layer)
+    declares_alibi = any(
+        getattr(part, "alibi", False) for part in (text, getattr(text, "attn_config", None)) if part is not None
+    )
+    if declares_alibi or hasattr(skeleton.base_model, "build_alibi_tensor"):
+        return Positions("alibi")
+    if rotary is not None or parameters or getattr(text, "rotary_dim", None):
+        scaling = parameters.get("rope_type", "default")
+        width = _rotary_width(rotary, text, layer, parameters, key_width)
+        return Positions(
+            "rope",
+            theta=parameters.get("rope_theta"),
+            scaling=None if scaling == "default" else scaling,
+            rotary_width=None if width == key_width else width,
+        )
+    for name, module in modules.items():
+        if isinstance(module, torch.nn.Embedding) and ("pos" in name.rpartition(".")[2] or name.endswith("wpe")):
+            return Positions("learned")
+        if "Sinusoidal" in type(module).__name__:
+            return Positions("sinusoidal")
+    return Positions("none")
+
+
+def _layer_type(text: PretrainedConfig, layer: int) -> str | None:
+    types = getattr(text, "layer_types", None)
+    return types[layer] if types else None
+
+
+def _rope_parameters(text: PretrainedConfig, layer: int) -> dict[str, Any]:
+    """The rotary settings of a layer; models with two rotations keep one set per layer type."""
+    parameters = getattr(text, "rope_parameters", None) or {}
+    by_type = parameters.get(_layer_type(text, layer))
+    return by_type if isinstance(by_type, dict) else parameters
+
+
+def _rotary_width(rotary, text: PretrainedConfig, layer: int, parameters: dict[str, Any], key_width: int) -> int:
+    for buffer in (f"{_layer_type(text, layer)}_inv_freq", "inv_freq"):
+        frequencies = getattr(rotary, buffer, None)
+        if frequencies is not None:
+            return 2 * frequencies.shape[-1]
+    share = parameters.get("partial_rotary_factor") or 1.0
+    return getattr(text, "rotary_dim", None) or int(key_width * share)

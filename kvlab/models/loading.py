@@ -1,0 +1,316 @@
+"""Name → configuration → geometry → a loaded model and its tokenizer.
+
+Whatever can be refused is refused from small files, before any weight is read. Nothing from a model repository
+is ever executed: safetensors only, no remote code.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from kvlab.errors import ModelError
+from kvlab.host import memory
+from kvlab.host.models import broken, first_line, folder_of, resolve, weight_files
+from kvlab.models.geometry import BUILDING, geometry_of, package_missing
+from kvlab.shapes import Geometry
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A model ready to read: in eval mode, without gradients, on one device.
+
+    ``lock``: hold it across every forward. Models are shared between requests, and capture borrows their
+    modules (hooks, rotary buffers) for as long as a forward lasts.
+    """
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    geometry: Geometry
+    device: torch.device
+    dtype: torch.dtype
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+
+def geometry(name: str) -> Geometry:
+    """The geometry of a model from its configuration alone; fetches config.json when it is not here.
+
+    Raises ModelError as resolve, folder_of and geometry_of do, and ``model-unknown-architecture``,
+    ``model-remote-code``.
+    """
+    source = resolve(name)
+    return geometry_of(configuration(folder_of(source, "config"), source.name), source.name)
+
+
+def load(name: str, device: str = "auto", dtype: str = "auto") -> LoadedModel:
+    """Load a model and its tokenizer.
+
+    ``device``: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:N". ``dtype``: "auto" (bfloat16 on a GPU
+    that has it, float16 on an older one, float32 on the processor), "float32", "bfloat16", "float16".
+    Raises ModelError as geometry does, and ``tokenizer-missing``, ``tokenizer-slow``, ``model-memory``,
+    ``model-dtype-invalid``, ``model-device-invalid``, ``model-no-safetensors``, ``model-broken``.
+    """
+    source = resolve(name)
+    place = pick_device(device)
+    number = pick_dtype(dtype, place)
+    config = configuration(folder_of(source, "config"), source.name)
+    shape = geometry_of(config, source.name)
+    tokenizer = _tokenizer(folder_of(source, "tokenizer"), source.name)
+    needed = shape.parameters * number.itemsize
+    free = memory.device_memory(str(place)).free
+    quantized = getattr(config, "quantization_config", None) is not None
+    if needed > free and not quantized:
+        raise _too_big(source.name, needed, free, place)
+    folder = folder_of(source, "weights")
+    for file in weight_files(folder, source.name):
+        _check_weights(file, source.name)
+    try:
+        model = _read(folder, source.name, place, number)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        free_memory()
+        raise _too_big(source.name, needed, free, place) from error
+    return LoadedModel(source.name, model, tokenizer, shape, place, number)
+
+
+def random_like(loaded: LoadedModel, seed: int) -> LoadedModel:
+    """The same architecture, tokenizer, device and number type with freshly initialised weights.
+
+    The same seed gives the same weights on the same kind of device; torch's own random state is as before. Raises
+    ModelError ``model-memory`` when the weights do not fit beside what is there.
+    """
+    needed = loaded.geometry.parameters * loaded.dtype.itemsize
+    free = memory.device_memory(str(loaded.device)).free
+    name = f"{loaded.name} with random weights"
+    if needed > free:
+        raise _too_big(name, needed, free, loaded.device)
+    config = copy.deepcopy(loaded.model.config)
+    if getattr(config, "quantization_config", None) is not None:
+        del config.quantization_config
+    try:
+        with BUILDING, _seeded(seed, loaded.device), loaded.device:
+            model = AutoModelForCausalLM.from_config(config, dtype=loaded.dtype, trust_remote_code=False)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        free_memory()
+        raise _too_big(name, needed, free, loaded.device) from error
+    model = model.eval().requires_grad_(False)
+    return LoadedModel(name, model, loaded.tokenizer, loaded.geometry, loaded.device, loaded.dtype)
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Torch's random numbers on the processor and on ``device`` start at ``seed``, and go on afterwards as if not."""
+    gpus = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus):
+        torch.random.default_generator.manual_seed(seed)
+        for gpu in gpus:
+            with torch.cuda.device(gpu):
+                torch.cuda.manual_seed(seed)
+        yield
+
+
+def reader(name: str) -> LoadedModel:
+    """A model's name, geometry and tokenizer without its weights (``model`` is None): enough to read documents.
+
+    Raises ModelError as ``geometry`` does, and ``tokenizer-missing``, ``tokenizer-slow``.
+    """
+    shape = geometry(name)
+    tokenizer = _tokenizer(folder_of(resolve(name), "tokenizer"), shape.name)
+    return LoadedModel(shape.name, None, tokenizer, shape, torch.device("meta"), torch.float32)
+
+
+class ModelCache:
+    """The last ``max_models`` models used, shared by every caller in the process.
+
+    Models are built one at a time; one that is here already is returned without waiting for another's
+    loading. A model dropped while somebody still computes with it leaves memory when they let go of it.
+    """
+
+    def __init__(self, max_models: int = 3):
+        if max_models < 1:
+            raise ValueError(f"max_models must be at least 1, got {max_models}")
+        self.max_models = max_models
+        self._models: OrderedDict[tuple[str, str, str], LoadedModel] = OrderedDict()
+        self._access = threading.Lock()
+        self._construction = threading.Lock()
+
+    def get(self, name: str, device: str = "auto", dtype: str = "auto") -> LoadedModel:
+        """The model, loaded if need be; when memory is short the others are dropped first. Raises as load."""
+        place = pick_device(device)
+        key = (resolve(name).name, str(place), str(pick_dtype(dtype, place)))
+        if (found := self._find(key)) is not None:
+            return found
+        with self._construction:
+            if (found := self._find(key)) is not None:
+                return found
+            self._shrink(self.max_models - 1)
+            try:
+                loaded = load(name, device, dtype)
+            except ModelError as error:
+                if error.kind != "model-memory" or not self._models:
+                    raise
+                self.release()
+                loaded = load(name, device, dtype)
+            with self._access:
+                self._models[key] = loaded
+            return loaded
+
+    def release(self) -> None:
+        """Drop every model and give the memory back."""
+        self._shrink(0)
+
+    def names(self) -> list[str]:
+        """The names of the models held, the least recently used first."""
+        with self._access:
+            return [name for name, _, _ in self._models]
+
+    def _find(self, key: tuple[str, str, str]) -> LoadedModel | None:
+        with self._access:
+            if key in self._models:
+                self._models.move_to_end(key)
+            return self._models.get(key)
+
+    def _shrink(self, count: int) -> None:
+        with self._access:
+            dropped = len(self._models) > count
+            while len(self._models) > count:
+                self._models.popitem(last=False)
+        if dropped:
+            free_memory()
+
+
+def free_memory() -> None:
+    """Collect what nobody refers to and hand the GPU's cached blocks back to the driver."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def pick_device(device: str) -> torch.device:
+    """The device for "auto", "cpu", "cuda" or "cuda:N"; raises ``model-device-invalid``."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(memory.device_memory(device).device)
+
+
+def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The number type for ``dtype`` on ``device``; raises ``model-dtype-invalid``."""
+    if dtype == "auto" and device.type == "cuda":
+        has_bfloat16 = torch.cuda.get_device_capability(device) >= (8, 0)
+        return torch.bfloat16 if has_bfloat16 else torch.float16
+    return getattr(torch, memory.dtype_name(dtype, device.type))
+
+
+def configuration(folder: Path, name: str) -> PretrainedConfig:
+    """The configuration in ``folder``, of an architecture that transformers itself knows."""
+    try:
+        fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        kind = fields["model_type"]
+    except (OSError, ValueError) as error:
+        raise broken(name, f"a config.json that is not JSON: {first_line(error)}") from None
+    except (KeyError, TypeError):
+        raise broken(name, "a config.json without model_type") from None
+    if kind not in CONFIG_MAPPING:
+        if fields.get("auto_map"):
+            raise ModelError(
+                "model-remote-code",
+                expected=f"{name} to be of an architecture that transformers contains",
+                found=f"{kind!r}, defined by program files in the model's repository",
+                remedy="code from model repositories is never run here; choose a version of the model that "
+                "transformers supports (often named ...-hf)",
+            )
+        raise ModelError(
+            "model-unknown-architecture",
+            expected=f"{name} to be of an architecture that the installed transformers knows",
+            found=repr(kind),
+            remedy="it may be newer than the installed version: pip install --upgrade transformers",
+        )
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # configurations check themselves, each in its own way
+        raise broken(name, f"a config.json that transformers refuses: {first_line(error)}") from error
+
+
+def _tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # each tokenizer class fails in its own way
+        raise ModelError(
+            "tokenizer-missing",
+            expected=f"a tokenizer of {name} (tokenizer.json and tokenizer_config.json)",
+            found=first_line(error),
+            remedy=f"put the tokenizer files of the model it was trained from into {folder}",
+        ) from error
+    if not tokenizer.is_fast:
+        raise ModelError(
+            "tokenizer-slow",
+            expected=f"a fast tokenizer of {name}, which tells where in the text each token lies",
+            found=f"{type(tokenizer).__name__}, which does not",
+            remedy="convert it to a tokenizer.json once (tokenizers' converters, or the model's -hf version) "
+            f"and put that file into {folder}",
+        )
+    return tokenizer
+
+
+def _check_weights(file: Path, name: str) -> None:
+    try:
+        with safe_open(file, framework="pt"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise broken(name, f"{file.name} unreadable: {first_line(error)}") from error
+
+
+def _read(folder: Path, name: str, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
+    placed = {} if device.type == "cpu" else {"device_map": {"": device}}
+    try:
+        with BUILDING:
+            model, report = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+                **placed,
+            )
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except ImportError as error:
+        raise package_missing(name, error) from error
+    except Exception as error:
+        if "can't allocate memory" in str(error):  # torch's processor allocator raises a bare RuntimeError
+            raise MemoryError(first_line(error)) from error
+        raise broken(name, f"weights that do not load: {first_line(error)}") from error
+    if report["missing_keys"]:
+        # transformers would fill these with random numbers and say so in a log only
+        missing = sorted(report["missing_keys"])
+        raise broken(name, f"weights without {len(missing)} of the model's tensors ({missing[0]}, ...)")
+    return model.eval().requires_grad_(False)
+
+
+def _too_big(name: str, needed: int, free: int, device: torch.device) -> ModelError:
+    return ModelError(
+        "model-memory",
+        expected=f"{memory.readable(needed)} of free memory on {device} for the weights of {name}",
+        found=f"{memory.readable(free)} free",
+        remedy="close what else uses the device, choose --dtype bfloat16, a smaller model or another device",
+    )

@@ -1,0 +1,297 @@
+"""Proofs that a model's cache is what we take it for: rotation undone, two readings agree, no token sees ahead.
+
+Reading the same tokens at two positions shows what a position does to each layer's keys, and that it is undone.
+
+The second reading hands every layer the hidden states of the first, so a layer's keys can differ by its rotation
+only. Every way in which they could have been rotated (and "not at all") is tried; the one whose undoing leaves keys
+that do not move is taken, and where none does, the layer is refused. Where the hidden states that enter the first
+layer move by themselves, positions are part of the embedding: learned or sinusoidal.
+
+The same tokens read at two positions, each layer the second time with the hidden states of the first.
+
+So what differs in a layer's cache is what that layer itself does with positions, without the rounding and the choices
+of experts in the layers before it.
+
+A cache can be aligned token by token only where what it holds of a token depends on nothing that comes later.
+
+A model may read ahead because its configuration says so (an embedding model made from a decoder), because it routes
+tokens to experts by others of the text, or because its code in the installed transformers forgets the causal mask.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary, WeakSet
+
+import torch
+import transformers
+from transformers import DynamicCache, PreTrainedModel
+
+from kvlab.errors import AlignError
+from kvlab.models.forward import read
+from kvlab.models.loading import LoadedModel
+from kvlab.models.rotation import HEADS, TIME, Call, Watch, unrotate
+from kvlab.models.rotation_probe import Known, Site, pairs_of
+from kvlab.shapes import KINDS, LayerTest, SelfTest
+
+
+@dataclass(frozen=True)
+class Proof:
+    """A model's self-test and, by cached layer and kind ("key" | "value"), where its rotations are found."""
+
+    result: SelfTest
+    sites: dict[tuple[int, str], Site] = field(default_factory=dict)
+
+
+_proofs: WeakKeyDictionary[torch.nn.Module, Proof] = WeakKeyDictionary()
+
+
+def self_test(loaded: LoadedModel) -> SelfTest:
+    """What was found out about the positions in each cached layer; run once per loaded model.
+
+    Raises AlignError ``keys-rotation-unknown`` for a layer whose rotation cannot be undone, and as ``check_causal`` and
+    ``read`` do.
+    """
+    return proof(loaded).result
+
+
+@torch.inference_mode()
+def proof(loaded: LoadedModel) -> Proof:
+    """The self-test with the places of the rotations; raises as ``self_test``."""
+    if loaded.model not in _proofs:
+        check_causal(loaded)
+        _proofs[loaded.model] = _test(loaded)
+    return _proofs[loaded.model]
+
+
+def _test(loaded: LoadedModel) -> Proof:
+    readings, embedded = read_twice(loaded)
+    layers, sites, known = [], {}, {}
+    for layer in loaded.geometry.kv_layers:
+        norms = _norm_weights(loaded.model, layer)
+        here, there = (Reading(cache, watch, layer) for cache, watch in readings)
+        best = {kind: _best(here, there, kind, norms, known) for kind in KINDS}
+        layers.append(_layer_test(loaded, layer, best, here, embedded))
+        sites |= {(layer, kind): site for kind, (_, site) in best.items() if site is not None}
+    return Proof(SelfTest(loaded.name, loaded.geometry.latent, tuple(layers)), sites)
+
+
+def _best(
+    here: Reading, there: Reading, kind: str, norms: list[torch.Tensor], known: Known
+) -> tuple[float, Site | None]:
+    """The rotation (None: none) whose undoing makes two readings of a layer's keys or values most alike."""
+    a, b = getattr(here, kind), getattr(there, kind)
+    best = difference(a, b), None
+    plain = _candidates(there.calls, b, known) if len(here.calls) == len(there.calls) else []
+    behind = [site.behind(weight) for site in plain for weight in norms if len(weight) == site.pairs.width]
+    moved = False
+    for site in plain + behind:
+        first, second = site.rotation(here.calls, known), site.rotation(there.calls, known)
+        if torch.equal(first.cos, second.cos):
+            continue  # read at the same positions twice: proves nothing
+        moved = True
+        # Every rotation is also one behind some norm of weights near 1: only a clear gain says that there is one.
+        error = difference(unrotate(a, first), unrotate(b, second))
+        if error < (best[0] if site in plain else best[0] / 4):
+            best = error, site
+    return best if moved or not plain else (float("inf"), None)
+
+
+def _norm_weights(model: PreTrainedModel, layer: int) -> list[torch.Tensor]:
+    """The vectors among the parameters of what belongs to one layer: the norms that may follow its rotation."""
+    owners = [module for module in model.modules() if getattr(module, "layer_idx", None) == layer]
+    return [weight for owner in owners for weight in owner.parameters() if weight.dim() == 1]
+
+
+def _candidates(calls: list[Call], cached: torch.Tensor, known: Known) -> list[Site]:
+    """Where the rotation of ``cached`` [1, H, T, D] may be: the calls whose result it holds, or else (a norm) any."""
+    sites, holding = [], []
+    for number, call in enumerate(calls):
+        shape, width = call.shapes[-1], cached.shape[-1]
+        for heads_axis, time_axis in ((HEADS, TIME), (TIME, HEADS)):
+            if shape[time_axis] != TOKENS or shape[-1] > width:
+                continue
+            pairs = pairs_of(call, heads_axis, known)
+            made = call.made.float().transpose(HEADS, heads_axis)
+            for offset in sorted({0, width - shape[-1]}) if pairs else ():
+                sites.append(Site(number, heads_axis, offset, pairs))
+                share = cached[..., offset : offset + shape[-1]]
+                alike = made.shape[TIME:] == share.shape[TIME:] and made.shape[HEADS] in (1, share.shape[HEADS])
+                if alike and torch.equal(made.expand_as(share), share):  # one rotated head may be in all of them
+                    holding.append(sites[-1])
+    return holding or sites
+
+
+def _tolerance(loaded: LoadedModel) -> float:
+    return TOLERANCE.get(loaded.dtype, HALF_TOLERANCE)
+
+
+def _layer_test(loaded: LoadedModel, layer: int, best, here: Reading, embedded: bool) -> LayerTest:
+    (key_error, key_site), (value_error, value_site) = best["key"], best["value"]
+    error, site = max(key_error, value_error), key_site or value_site
+    if min(key_error, value_error) > _tolerance(loaded) and not here.calls:
+        embedded = True  # keys and values alike: where the layer's inputs could not be held, this is how it shows
+    elif not error <= _tolerance(loaded):
+        raise _unknown_rotation(loaded, layer, error)
+    if site is None:
+        return LayerTest(layer, "absolute" if embedded else "none", None, None, 1.0, error)
+    rotation = site.rotation(here.calls, {})
+    scale = float((rotation.cos.square() + rotation.sin.square()).mean().sqrt())
+    scale = 1.0 if abs(scale - 1) <= _tolerance(loaded) / 10 else scale  # the rounding of cos and sin
+    return LayerTest(layer, "rope", 2 * site.pairs.count, site.pairs.layout, scale, error)
+
+
+def _unknown_rotation(loaded: LoadedModel, layer: int, error: float) -> AlignError:
+    return AlignError(
+        "keys-rotation-unknown",
+        expected="attention layers whose rotation of the keys (RoPE) can be undone",
+        found=f"in layer {layer} of {loaded.name} ({loaded.geometry.architecture}) keys that still depend on the "
+        f"position: the same tokens, read at another one, differ by {error:.2g} of their size",
+        remedy="align the keys as they are cached: --keys post-rope",
+    )
+
+
+TOKENS = 9
+SHIFT = 64  # positions, where the model has that many
+SAME = 1e-4  # embeddings that do not know positions are equal to the last bit
+
+# Relative, what counts as "does not move". A right inverse leaves 1e-6 in float32 and rounding in half precision, a
+# wrong one about 1.
+TOLERANCE = {torch.float32: 1e-4}
+HALF_TOLERANCE = 0.1
+
+
+class Reading:
+    """One layer's keys and values [1, H, T, D] of the tokens, less what padding is before them, and its calls."""
+
+    def __init__(self, cache: DynamicCache, watch: Watch, layer: int):
+        stored = cache.layers[layer]
+        for kind, x in zip(KINDS, (stored.keys, stored.values), strict=True):
+            setattr(self, kind, x[:, :, -TOKENS:].float().nan_to_num())
+        self.calls: list[Call] = watch.layers.get(layer, [])
+
+
+def read_twice(loaded: LoadedModel) -> tuple[list[tuple[DynamicCache, Watch]], bool]:
+    """The caches at two positions, and whether the hidden states that enter the first layer depend on them."""
+    embedded = loaded.geometry.positions.kind in ("learned", "sinusoidal")
+    ids = torch.arange(1, 1 + TOKENS, device=loaded.device)[None] % loaded.geometry.vocabulary
+    if not _takes_positions(loaded):  # ALiBi: positions are counted along the cache, padding included
+        padded = torch.cat([torch.zeros_like(ids), ids], dim=1)
+        mask = (torch.arange(2 * TOKENS, device=loaded.device) >= TOKENS).long()[None]
+        return [_reading(loaded, ids), _reading(loaded, padded, attention_mask=mask)], embedded
+    positions = torch.arange(TOKENS, device=loaded.device)[None]
+    noted: deque[torch.Tensor] = deque()
+    with _layer_inputs(loaded, lambda x: noted.append(x) or x):
+        first = _reading(loaded, ids, position_ids=positions)
+    entering = noted[0] if noted else None
+    moved = []
+
+    def held(x):
+        same = noted.popleft() if noted else x
+        if same is entering:
+            moved.append(difference(x.unsqueeze(1).float(), same.unsqueeze(1).float()))
+        return same
+
+    with _layer_inputs(loaded, held):
+        second = _reading(loaded, ids, position_ids=positions + _shift(loaded))
+    return [first, second], embedded or bool(moved and moved[0] > SAME)
+
+
+def _reading(loaded: LoadedModel, ids: torch.Tensor, **inputs: torch.Tensor) -> tuple[DynamicCache, Watch]:
+    watch = Watch(keep_results=True)
+    return read(loaded, ids, watch, **inputs), watch
+
+
+@contextmanager
+def _layer_inputs(loaded: LoadedModel, exchange: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    """Pass the hidden states [B, T, hidden] that enter each layer through ``exchange``, in this thread."""
+    thread = threading.get_ident()
+
+    def passed(x):
+        hidden = isinstance(x, torch.Tensor) and x.dim() == 3 and x.shape[1:] == (TOKENS, loaded.geometry.hidden)
+        return exchange(x) if hidden and threading.get_ident() == thread else x
+
+    def hook(module, args, kwargs):
+        return tuple(map(passed, args)), {name: passed(value) for name, value in kwargs.items()}
+
+    handles = [
+        module.register_forward_pre_hook(hook, with_kwargs=True)
+        for stack in loaded.model.modules()
+        if isinstance(stack, torch.nn.ModuleList)
+        for module in stack
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _takes_positions(loaded: LoadedModel) -> bool:
+    takes = inspect.signature(loaded.model.base_model.forward).parameters
+    return "position_ids" in takes or ("kwargs" in takes and loaded.geometry.positions.kind == "rope")
+
+
+def _shift(loaded: LoadedModel) -> int:
+    """As far as the model has positions, and short of those where frequencies change with the length."""
+    text = loaded.model.config.get_text_config(decoder=True)
+    rope = getattr(text, "rope_parameters", None) or {}
+    limits = [loaded.geometry.max_positions, getattr(text, "original_max_position_embeddings", None)]
+    limits += [
+        part.get("original_max_position_embeddings") for part in (rope, *rope.values()) if isinstance(part, dict)
+    ]
+    return max(1, min([SHIFT, *(limit - TOKENS for limit in limits if limit)]))
+
+
+def difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    """How far apart two readings [B, H, T, D] are: the largest of their ``differences``."""
+    return float(differences(a, b).max())
+
+
+def differences(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """How far apart two readings [B, H, T, D] are at each token [T], each channel relative to its size: rms over D,
+    largest over B and H.
+
+    Relative to each channel, so that a few large ones do not hide the others.
+    """
+    size = a.square().mean(2, keepdim=True).sqrt()
+    size = size.maximum(1e-2 * size.amax(-1, keepdim=True)).clamp(min=1e-6)
+    return ((a - b) / size).square().mean(-1).sqrt().amax((0, 1))
+
+
+ALIKE, CHANGED = 4, 5  # tokens: two texts that begin alike
+
+_checked: WeakSet[torch.nn.Module] = WeakSet()
+
+
+@torch.inference_mode()
+def check_causal(loaded: LoadedModel) -> None:
+    """Read two texts that begin alike and compare what is cached of their beginning; once per loaded model.
+
+    Raises AlignError ``cache-not-causal`` where most of its tokens differ in some layer. Most, because in half
+    precision one token may be routed to other experts by rounding alone.
+    """
+    if loaded.model in _checked:
+        return
+    ids = torch.arange(1, 1 + ALIKE + CHANGED, device=loaded.device).repeat(2, 1)
+    ids[1, ALIKE:] += CHANGED
+    cache = read(loaded, ids % loaded.geometry.vocabulary, None)
+    layers = [cache.layers[layer] for layer in loaded.geometry.kv_layers]
+    pairs = [x[:, :, :ALIKE].float().split(1) for layer in layers for x in (layer.keys, layer.values)]
+    error = max(float(differences(*pair).median()) for pair in pairs)
+    if error > TOLERANCE.get(loaded.dtype, HALF_TOLERANCE):
+        raise AlignError(
+            "cache-not-causal",
+            expected="keys and values of a token that depend on no later token",
+            found=f"that {loaded.name} ({loaded.geometry.architecture}) reads ahead with transformers "
+            f"{transformers.__version__}: of two texts that begin alike, the keys and values of the beginning differ "
+            f"by {error:.2g} of their size",
+            remedy="choose a causal model; where this one should be causal, install another release: "
+            "pip install --upgrade transformers",
+        )
+    _checked.add(loaded.model)

@@ -1,0 +1,191 @@
+"""Text and a tokenizer -> ids with the UTF-8 byte span that each token stands for.
+
+Knows nothing of models. Two ways to the spans: the bytes written in the vocabulary (exact, used whenever
+their concatenation is the text) and the tokenizer's character offsets (normalised text, unknown decoders).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from functools import cache, lru_cache
+from itertools import compress, pairwise
+
+import numpy as np
+
+from kvlab.shapes import Segment, Tokens
+
+BYTE_TOKEN = re.compile(r"^<0x([0-9A-Fa-f]{2})>$")
+METASPACE = "\u2581"
+
+
+def tokenize(tokenizer, text: str) -> Tokens:
+    """Read the whole text once, special tokens included as the tokenizer adds them, no chat template."""
+    backend = tokenizer.backend_tokenizer
+    if backend.truncation is not None:  # a setting of the file, not a wish of the caller
+        backend.no_truncation()
+    if backend.padding is not None:
+        backend.no_padding()
+    (encoded,) = backend.encode_batch_fast([text])  # without character offsets, which few texts need
+    ids = encoded.ids  # a new list at every look
+    special = np.zeros(len(ids), dtype=bool)
+    if backend.num_special_tokens_to_add(False):
+        special[:] = np.frombuffer(bytes(encoded.special_tokens_mask), dtype=bool)
+    pieces = pieces_of(tokenizer, ids)
+    spans = spans_from_pieces(text, pieces, special)
+    lossless = spans is not None
+    if spans is None:
+        spans = spans_from_offsets(text, backend.encode(text).offsets, pieces, special)
+    return Tokens(ids=np.fromiter(ids, np.int64, len(ids)), spans=spans, special=special, lossless=lossless)
+
+
+def spans_from_pieces(text: str, pieces: list[bytes | None], special: np.ndarray) -> np.ndarray | None:
+    """Byte spans [T, 2] from the vocabulary's own bytes; None when these are not the text.
+
+    A leading space that the text does not have is SentencePiece's dummy prefix and has no bytes.
+    """
+    content = list(compress(pieces, (~special).tolist())) if special.any() else pieces
+    try:
+        read, written = b"".join(content), text.encode()
+    except TypeError:  # a piece is None
+        return None
+    dummy_prefix = read != written and read == b" " + written
+    if read != written and not dummy_prefix:
+        return None
+    lengths = np.zeros(len(pieces), dtype=np.int64)
+    lengths[~special] = np.fromiter(map(len, content), np.int64, len(content))
+    ends = np.cumsum(lengths)
+    if dummy_prefix:
+        ends = np.maximum(ends - 1, 0)
+    starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
+    return np.stack([starts, ends], axis=1)
+
+
+def spans_from_offsets(
+    text: str, offsets: list[tuple[int, int]], pieces: list[bytes | None], special: np.ndarray
+) -> np.ndarray:
+    """Byte spans [T, 2] from character offsets, made to tile the text.
+
+    Tokens that share a character (pieces of one multi-byte character) get sub-spans of its bytes, by the
+    length of their own bytes where known, evenly otherwise. Whitespace that a tokenizer trims away belongs
+    to the token after it.
+    """
+    at_byte = np.concatenate([[0], np.cumsum([len(c.encode()) for c in text])]).astype(np.int64)
+    ends = np.zeros(len(offsets), dtype=np.int64)
+    content = [i for i in range(len(offsets)) if not special[i]]
+    for group in sharing_characters(content, offsets):
+        start, end = at_byte[offsets[group[0]][0]], at_byte[max(offsets[i][1] for i in group)]
+        lengths = [len(pieces[i]) if pieces[i] is not None else -1 for i in group]
+        if group[0] == content[0] and (pieces[group[0]] or b"")[:1] == b" " and sum(lengths) == end - start + 1:
+            lengths[0] -= 1  # SentencePiece's dummy prefix
+        if min(lengths) >= 0 and sum(lengths) == end - start:
+            ends[group] = start + np.cumsum(lengths)
+        else:
+            share = np.arange(1, len(group) + 1) / len(group)
+            ends[group] = start + np.round(share * (end - start)).astype(np.int64)
+    previous = 0
+    for i in range(len(ends)):
+        ends[i] = previous = previous if special[i] else max(previous, int(ends[i]))
+    starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
+    return np.stack([starts, ends], axis=1)
+
+
+def sharing_characters(content: list[int], offsets: list[tuple[int, int]]) -> list[list[int]]:
+    """Runs of token positions whose character ranges overlap."""
+    groups: list[list[int]] = [content[:1]] if content else []
+    for before, here in pairwise(content):
+        if offsets[here][0] < offsets[before][1]:
+            groups[-1].append(here)
+        else:
+            groups.append([here])
+    return groups
+
+
+def segment_of(tokens: Tokens, segments: Sequence[Segment]) -> np.ndarray:
+    """[T] int64: the segment (its place in ``segments``) where a token's last byte lies; -1 outside and if special.
+
+    A token of the text that has no bytes (a dummy prefix) stands where the bytes read before it end, or at the start.
+    Without segments the whole text is segment 0.
+    """
+    last_byte = np.maximum(tokens.spans[:, 1] - 1, 0)
+    inside = ~tokens.special
+    if not segments:
+        return np.where(inside, 0, -1)
+    place = np.searchsorted([part.start for part in segments], last_byte, side="right") - 1
+    inside &= (place >= 0) & (last_byte < np.array([part.end for part in segments])[place])
+    return np.where(inside, place, -1)
+
+
+def written_special(tokenizer, tokens: Tokens) -> list[str]:
+    """Special tokens that were not added to the text but read from it, such as a ``<|endoftext|>`` somebody wrote.
+
+    Each once. A tokenizer's token for what it does not know is one of them.
+    """
+    special = _special_ids(tokenizer)
+    found = np.unique(tokens.ids[~tokens.special]).tolist() if special else []
+    return [special[token_id] for token_id in found if token_id in special]
+
+
+@lru_cache(maxsize=8)
+def _special_ids(tokenizer) -> dict[int, str]:
+    added = tokenizer.added_tokens_decoder.items()
+    return {i: token.content for i, token in added if token.special and not BYTE_TOKEN.match(token.content)}
+
+
+def pieces_of(tokenizer, ids: Iterable[int]) -> list[bytes | None]:
+    """The bytes that each token stands for; None where the vocabulary does not say."""
+    return list(map(_table(tokenizer).__getitem__, ids))
+
+
+@lru_cache(maxsize=8)
+def _table(tokenizer) -> _Pieces:
+    return _Pieces(tokenizer)
+
+
+class _Pieces(dict):
+    """Token id -> its bytes, read from the vocabulary when first asked for."""
+
+    def __init__(self, tokenizer):
+        self._backend = tokenizer.backend_tokenizer
+        self._decoders = set(_types_in(json.loads(self._backend.to_str())["decoder"]))
+        self._added = {token_id: token.content for token_id, token in tokenizer.added_tokens_decoder.items()}
+
+    def __missing__(self, token_id: int) -> bytes | None:
+        self[token_id] = self._read(token_id)
+        return self[token_id]
+
+    def _read(self, token_id: int) -> bytes | None:
+        piece = self._backend.id_to_token(token_id)
+        if piece is None:
+            return None
+        byte = BYTE_TOKEN.match(piece)
+        if token_id in self._added and not byte:
+            return self._added[token_id].encode()
+        if "ByteLevel" in self._decoders:
+            table = byte_of_character()
+            return bytes(table[c] for c in piece) if all(c in table for c in piece) else None
+        if "ByteFallback" in self._decoders and byte:
+            return bytes([int(byte.group(1), 16)])
+        if self._decoders & {"Metaspace", "Replace"}:
+            return piece.replace(METASPACE, " ").encode()
+        return None
+
+
+def _types_in(decoder: dict | None) -> list[str]:
+    if decoder is None:
+        return []
+    return [decoder["type"]] + [t for inner in decoder.get("decoders", []) for t in _types_in(inner)]
+
+
+@cache
+def byte_of_character() -> dict[str, int]:
+    """Byte-level BPE writes bytes as printable characters (GPT-2's table); this reads them back."""
+    printable = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
+    table = {chr(b): b for b in printable}
+    others = [b for b in range(256) if b not in set(printable)]
+    return table | {chr(256 + i): b for i, b in enumerate(others)}

@@ -1,0 +1,269 @@
+"""The memory that a training run will take, in parts, from the models' configurations alone. No torch here.
+
+Sizes follow from what is kept and for how long, not from measurements; docs/training.md compares them with some.
+T is the tokens of a padded micro-batch (documents x longest timeline), and per layer of the student
+
+    kept for the backward pass [numbers per token]: 6 hidden (two norms: input, normed, scaled), 4 attention
+    (rotated queries, keys and values repeated to the query heads, output), 4 feed-forward (gate, its SiLU, up, product)
+
+for the Llama-like block of transformers with scaled-dot-product attention, which never keeps T x T scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from kvlab.host.memory import DTYPE_ALIASES, DTYPE_BYTES, LIMIT, DeviceMemory, model_memory, readable
+from kvlab.request.align import AlignSettings
+from kvlab.request.train import TrainConfig
+from kvlab.shapes import Geometry
+
+SINGLE, DOUBLE = 4, 8  # bytes of a number in float32 and float64
+FOLDS_PARTS = 2  # rows of a fold are summed in two parts: exact ones, and those that are scored only
+LOGITS = 3  # copies at the peak: logits, those of the predicted tokens, their log-softmax
+LIBRARIES = {"cpu": 64 * 2**20, "cuda": 600 * 2**20}  # allowance: code paged in, thread pools; the CUDA context
+ALLOCATOR = 1.15  # allowance, upper bound: blocks that the allocator holds and nobody uses
+
+
+@dataclass(frozen=True)
+class Part:
+    """``name`` is stable, for translation; ``model`` where there is one part per teacher."""
+
+    name: str
+    bytes: int
+    model: str | None = None
+
+
+@dataclass(frozen=True)
+class TrainingForecast:
+    """Bytes above what is in use before the models are loaded.
+
+    ``total`` is the largest of the phases (``phase``: which), not the sum of all parts; ``lower`` and ``upper`` enclose
+    it: the least is weights and optimiser alone, the most is everything of a phase at once, and what allocators hold.
+    """
+
+    parts: tuple[Part, ...]
+    phase: str  # "fitting the map" | "training"
+    total: int
+    lower: int
+    upper: int
+    documents: int  # of a forward
+    tokens: int  # longest timeline of a document
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def training_memory(
+    teachers: Sequence[Geometry],
+    student: Geometry,
+    config: TrainConfig,
+    tokens: int | None = None,
+    device: str = "cpu",
+    processes: int = 1,
+) -> TrainingForecast:
+    """Forecast a run's peak on one device.
+
+    ``tokens``: of the longest timeline; unknown, it is ``config.max_tokens``, which real documents seldom reach.
+    """
+    tokens = min(tokens or config.max_tokens, config.max_tokens)
+    documents = -(-config.batch_size // processes)
+    standing, passing, late = _training(teachers, student, config, documents * tokens)
+    fitting = _fitting(teachers, student, config, tokens)
+    libraries = Part("libraries", LIBRARIES["cuda" if device.startswith("cuda") else "cpu"])
+    weights = [*_teacher_weights(teachers, config), Part("student weights", SINGLE * student.parameters)]
+    fixed = _sum(weights) + libraries.bytes
+    # Gradients appear while the activations go: at the peak there is either the one or the other, unless steps
+    # accumulate, whose gradients stay through the next forward.
+    accumulates = config.gradient_accumulation_steps > 1
+    gradients = _sum(late)
+    train = fixed + _sum(standing) + (_sum(passing) + gradients if accumulates else max(_sum(passing), gradients))
+    fit = fixed + _sum(fitting)
+    phase = "training" if train >= fit else "fitting the map"
+    upper = max(fixed + _sum(standing) + _sum(passing) + gradients, fit) * ALLOCATOR
+    lower = _sum(weights) + _sum(standing)
+    return TrainingForecast(
+        parts=tuple(p for p in (*weights, *standing, *late, *passing, *fitting, libraries) if p.bytes),
+        phase=phase,
+        total=max(train, fit),
+        lower=lower,
+        upper=int(upper),
+        documents=documents,
+        tokens=tokens,
+    )
+
+
+def sentence(forecast: TrainingForecast, memory: DeviceMemory, config: TrainConfig) -> str:
+    """One line for the log and the form; beyond LIMIT of the device with what to change."""
+    used = memory.total - memory.free
+    share = (used + forecast.total) / memory.total
+    words = (
+        f"memory forecast: {readable(forecast.total)} ({readable(forecast.lower)} to {readable(forecast.upper)}) while "
+        f"{forecast.phase}, for timelines of up to {forecast.tokens} tokens; with {readable(used)} in use now, "
+        f"{share:.0%} of {readable(memory.total)} on {memory.device}"
+    )
+    return words if share < LIMIT else f"{words}. WARNING: above {LIMIT:.0%}; {advice(config)}"
+
+
+def advice(config: TrainConfig) -> str:
+    """What takes less memory and has not been done yet."""
+    changes = []
+    if config.batch_size > 1:
+        changes.append("batch size 1 with 4 accumulation steps (--batch_size 1 --gradient_accumulation_steps 4)")
+    if not config.gradient_checkpointing:
+        changes.append("--gradient_checkpointing")
+    if config.trainable == "full":
+        changes.append("--trainable lora")
+    changes.append(f"--max_tokens {max(2, config.max_tokens // 2)}")
+    return "to take less: " + ", ".join(changes)
+
+
+# --- weights ----------------------------------------------------------------------------------------------------
+
+
+def _teacher_weights(teachers: Sequence[Geometry], config: TrainConfig) -> list[Part]:
+    width = DTYPE_BYTES[DTYPE_ALIASES[config.precision]]
+    return [Part("teacher weights", width * t.parameters, t.name) for t in teachers]
+
+
+def _trained(teachers: Sequence[Geometry], student: Geometry, config: TrainConfig) -> tuple[int, int]:
+    """Numbers that are trained: of the student itself, and beside it (adapters, trainable maps, router)."""
+    own = student.parameters if config.trainable == "full" else 0
+    beside = 0
+    if config.trainable == "lora":
+        q, k, v, o, up = _widths(student)
+        h = student.hidden
+        linear = [(h, q), (h, k), (h, v), (o, h), (h, up), (h, up), (up, h)]
+        beside += int(config.lora_rank * student.layers * sum(a + b for a, b in linear))
+    if config.map == "structured" and config.use_kv_projector and config.learns_kv:
+        beside += sum(_structured(t, student) for t in teachers)
+    if config.fusion == "learned" and len(teachers) > 1 and config.learns_kv:
+        beside += sum(heads * (k + v) * len(teachers) for heads, k, v in student.layer_shapes)
+    return own, beside
+
+
+def _structured(teacher: Geometry, student: Geometry) -> int:
+    """A head-mixing matrix and a width projection for keys and for values of every student layer."""
+    return sum(
+        heads * 2 * teacher.kv_heads + teacher.key_width * key + teacher.value_width * value
+        for heads, key, value in student.layer_shapes
+    )
+
+
+def _widths(geometry: Geometry) -> tuple[int, int, int, int, float]:
+    """Width of queries, keys, values, attention output, and of the feed-forward as the parameter count tells it.
+
+    What a layer has beside attention is taken for a gated feed-forward of three matrices; whether embeddings are tied
+    is not in the geometry, so it is the mean of both.
+    """
+    queries, output = geometry.query_heads * geometry.key_width, geometry.query_heads * geometry.value_width
+    keys, values = geometry.kv_heads * geometry.key_width, geometry.kv_heads * geometry.value_width
+    attention = geometry.hidden * (queries + keys + values + output)
+    embeddings = 1.5 * geometry.vocabulary * geometry.hidden
+    left = (geometry.parameters - embeddings) / geometry.layers - attention
+    return queries, keys, values, output, max(left / (3 * geometry.hidden), geometry.hidden)
+
+
+# --- training ---------------------------------------------------------------------------------------------------
+
+
+def _training(
+    teachers: Sequence[Geometry], student: Geometry, config: TrainConfig, tokens: int
+) -> tuple[list[Part], list[Part], list[Part]]:
+    """What stands through a step, what is there from the forward on, and the gradients, of ``tokens`` in a batch."""
+    own, beside = _trained(teachers, student, config)
+    standing = [
+        Part("trained weights", SINGLE * beside),
+        Part("optimizer", 2 * SINGLE * (own + beside)),
+        Part("maps", SINGLE * _maps(teachers, student, config)),
+    ]
+    passing = [
+        _activations(student, config, tokens),
+        Part("logits", _logit_bytes(config) * student.vocabulary * tokens),
+    ]
+    if config.learns_kv:
+        passing += _kv(teachers, student, config, tokens)
+    passing.append(Part("moments", SINGLE * sum(_squares(student))))
+    return standing, passing, [Part("gradients", SINGLE * (own + beside))]
+
+
+def _activations(student: Geometry, config: TrainConfig, tokens: int) -> Part:
+    q, k, v, o, up = _widths(student)
+    # Norms and activation functions stay in float32 or are cast: autocast halves the inputs of matrix products only.
+    width = SINGLE if config.precision == "fp32" else 3
+    layer = 6 * student.hidden + 3 * q + o + k + v + 4 * up
+    if config.trainable == "projector":  # nothing is kept: one layer at a time
+        return Part("activations recomputed", int(width * tokens * layer))
+    if config.trainable == "lora":
+        layer -= 2 * student.hidden  # what only the norms' own weights would need
+        layer += 7 * config.lora_rank
+    if config.gradient_checkpointing:
+        kept = student.layers * student.hidden * SINGLE
+        return Part("activations recomputed", int(tokens * (kept + width * layer)))
+    return Part("activations", int(width * tokens * layer * student.layers))
+
+
+def _logit_bytes(config: TrainConfig) -> int:
+    return LOGITS * SINGLE if config.precision == "fp32" else 2 + 2 * SINGLE
+
+
+def _kv(teachers: Sequence[Geometry], student: Geometry, config: TrainConfig, tokens: int) -> list[Part]:
+    """Rows, targets and their differences; and what the teachers hand over."""
+    values = student.kv_values_per_token
+    # The student's: before RoPE, the rows, and the scaled difference; each teacher's target, the sum, its square.
+    own = SINGLE * tokens * 3 * values
+    features = sum(_features(t, student) for t in teachers)
+    fused = len(teachers) + (1 if len(teachers) > 1 else 0)
+    return [Part("kv", own), Part("targets", SINGLE * tokens * (features + fused * values))]
+
+
+def _features(teacher: Geometry, student: Geometry) -> int:
+    """Numbers per row of the teacher layers that student layers learn from, by depth; a layer counts once."""
+    used = min(len(student.kv_layers), len(teacher.kv_layers))
+    return round(teacher.kv_values_per_token * used / len(teacher.kv_layers))
+
+
+def _maps(teachers: Sequence[Geometry], student: Geometry, config: TrainConfig) -> int:
+    if config.map != "ridge" or not config.use_kv_projector:
+        return 0
+    return sum(
+        heads * (t.kv_heads * t.key_width * key + t.kv_heads * t.value_width * value)
+        for t in teachers
+        for heads, key, value in student.layer_shapes
+    )
+
+
+def _squares(student: Geometry) -> list[int]:
+    return [(heads * key) ** 2 + (heads * value) ** 2 for heads, key, value in student.layer_shapes]
+
+
+# --- the fit ----------------------------------------------------------------------------------------------------
+
+
+def _fitting(teachers: Sequence[Geometry], student: Geometry, config: TrainConfig, tokens: int) -> list[Part]:
+    """Sums in float64 of every fold and part, and one batch as all models read it."""
+    settings = AlignSettings()
+    of_fold = -(-config.fit_documents // settings.folds) * tokens  # a batch is of one fold
+    batch = max(tokens, min(settings.batch_tokens, of_fold))
+    width = DTYPE_ALIASES[config.precision]
+    passes = [model_memory(t, width, 1, batch).activation_bytes for t in teachers]
+    passes.append(model_memory(student, "float32", 1, batch).activation_bytes)
+    caches = SINGLE * batch * sum(g.kv_values_per_token for g in (*teachers, student))
+    return [
+        Part("statistics", DOUBLE * sum(_sums(t, student) for t in teachers) * settings.folds * FOLDS_PARTS),
+        Part("fit", caches + max(passes)),
+    ]
+
+
+def _sums(teacher: Geometry, student: Geometry) -> int:
+    """Numbers per fold and part: X'X of each teacher layer that is used, X'Y of each student layer."""
+    p = {"key": teacher.kv_heads * teacher.key_width, "value": teacher.kv_heads * teacher.value_width}
+    used = min(len(student.kv_layers), len(teacher.kv_layers))
+    grams = used * sum(width**2 for width in p.values())
+    return grams + sum(heads * (p["key"] * key + p["value"] * value) for heads, key, value in student.layer_shapes)
+
+
+def _sum(parts: Sequence[Part]) -> int:
+    return sum(part.bytes for part in parts)

@@ -1,0 +1,297 @@
+"""What a user gives (uploads, pasted text, bundled samples) → Documents, with all that was refused and why.
+
+Does not know how files are laid out (``uploads.py`` and ``tables.py`` do), nor tokenizers or models. What was good is
+always offered; what was refused, left out as a duplicate or cut is counted, named and never silent.
+The kind of a Problem is that of the PromptError it came from, without its ``prompts-``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kvlab.errors import PromptError
+from kvlab.host.bundled import SAMPLES
+from kvlab.request import tables, uploads
+from kvlab.request.documents import PARTS, compose, new_id
+from kvlab.request.uploads import Record, safe_name
+from kvlab.shapes import Document, Segment
+
+__all__ = [
+    "LIMITS",
+    "PARTS",
+    "RUN_PROMPTS",
+    "Cut",
+    "Limits",
+    "Problem",
+    "Reading",
+    "read_file",
+    "read_pasted",
+    "read_prompts",
+    "read_upload",
+    "safe_name",
+    "samples",
+    "tabular_columns",
+    "write_prompts",
+]
+
+RUN_PROMPTS = "prompts.jsonl"  # in a run folder
+
+_MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much is read of what a user gives."""
+
+    bytes: int = 64 * _MIB  # of a file
+    files: int = 20  # in one form
+    bytes_together: int = 128 * _MIB  # of all files in one form
+    documents: int = 10_000
+    characters: int = 100_000  # of a document: 20,000 tokens and more
+    problems: int = 200  # listed one by one, the others counted
+
+
+LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that was not taken as it was given."""
+
+    where: str  # "line 17", "row 3", "paragraph 4" or "file"
+    kind: str  # stable short name: "broken-json"
+    message: str  # expected, found, what to do
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A document that was longer than the limit; lengths in characters."""
+
+    id: str
+    where: str
+    characters: int
+    kept: int
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What came of an upload: the good documents, and everything that was not taken as given."""
+
+    documents: list[Document]
+    problems: list[Problem] = field(default_factory=list)
+    duplicates: int = 0  # documents left out because their text had been seen before
+    cut: list[Cut] = field(default_factory=list)
+    columns: list[str] = field(default_factory=list)  # of a table
+    column: str | None = None  # of a table, the one the prompts were read from
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def read_upload(filename: str, data: bytes, *, column: str | None = None, limits: Limits = LIMITS) -> Reading:
+    """Documents of a .txt (separated by blank lines), .jsonl, .csv or .parquet file.
+
+    A JSON object or table row with ``prompt`` (and optionally ``reasoning`` and ``answer``) becomes a
+    document with segments; one with ``text`` only, or any other ``column``, a document without.
+    Raises PromptError when the file cannot be read or nothing good is in it.
+    """
+    suffix = uploads.extension(filename)
+    _check_size(len(data), limits, safe_name(filename))
+    if column is not None and suffix not in tables.TABLES:
+        raise PromptError(
+            "prompts-no-column",
+            expected=f"no column for a {suffix} file",
+            found=f"the column {uploads.shown(column)}",
+            remedy="leave the column out, or choose a .csv or .parquet file",
+        )
+    if suffix != ".parquet":
+        uploads.check_text(data)
+    if suffix == ".txt":
+        return _collect(uploads.paragraphs(data), limits)
+    if suffix == ".jsonl":
+        return _collect(uploads.json_lines(data), limits)
+    table = tables.open_table(suffix, data)
+    chosen = tables.choose_column(table, column)
+    records, names = tables.table_records(table, chosen), tables.named_columns(table)
+    return _collect(records, limits, columns=names, column=chosen)
+
+
+def read_pasted(text: str, *, limits: Limits = LIMITS) -> Reading:
+    """Documents of pasted text, separated by blank lines. Raises PromptError as ``read_upload``."""
+    data = text.encode(errors="surrogatepass")
+    _check_size(len(data), limits, "the pasted text")
+    return _collect(uploads.paragraphs(data), limits)
+
+
+def read_file(path: str | Path, column: str | None = None, *, limits: Limits = LIMITS) -> Reading:
+    """``read_upload`` of a file on this machine. Raises ``prompts-not-found`` where there is none."""
+    path = Path(path)
+    uploads.extension(path.name)
+    try:
+        # The size first: a file over the limit is not worth reading, a device or a pipe never ends.
+        if path.is_file():
+            _check_size(path.stat().st_size, limits, safe_name(path.name))
+            return read_upload(path.name, path.read_bytes(), column=column, limits=limits)
+        found = "a folder or a device" if path.exists() else "no such file"
+    except OSError as error:
+        found = error.strerror or str(error)
+    raise PromptError(
+        "prompts-not-found",
+        expected=f"a file at {uploads.shown(str(path))}",
+        found=found,
+        remedy="check the path and the permissions",
+    )
+
+
+def tabular_columns(filename: str, data: bytes) -> list[str]:
+    """The columns a user can choose from; [] for files that have none (.txt, .jsonl)."""
+    suffix = uploads.extension(filename)
+    if suffix not in tables.TABLES:
+        return []
+    _check_size(len(data), LIMITS, safe_name(filename))
+    if suffix == ".csv":
+        uploads.check_text(data)
+    return tables.named_columns(tables.open_table(suffix, data))
+
+
+def samples(limit: int | None = None) -> list[Document]:
+    """The bundled sample prompts (the first ``limit``), English and Chinese, each with all three parts."""
+    return read_file(SAMPLES).documents[:limit]
+
+
+def write_prompts(documents: Iterable[Document], path: str | Path) -> None:
+    """One JSON line per document with its segments; ``read_prompts`` gives the same documents back."""
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        for document in documents:
+            file.write(json.dumps(asdict(document), ensure_ascii=False) + "\n")
+
+
+def read_prompts(path: str | Path) -> list[Document]:
+    """The documents of ``write_prompts``. Raises ``prompts-not-found`` or ``prompts-broken-file``."""
+    documents = []
+    try:
+        with open(path, "rb") as file:
+            for line in file:
+                fields = json.loads(line)
+                segments = tuple(Segment(**segment) for segment in fields["segments"])
+                documents.append(Document(fields["id"], fields["text"], segments))
+    except OSError as error:
+        raise PromptError(
+            "prompts-not-found",
+            expected=f"the prompts of a run at {uploads.shown(str(path))}",
+            found=error.strerror or str(error),
+            remedy="choose another run, or start it again",
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise PromptError(
+            "prompts-broken-file",
+            expected=f"one document per line in {uploads.shown(str(path))}",
+            found=f"line {len(documents) + 1}, which is none ({error})",
+            remedy="the file was changed or only half written: start the run again",
+        ) from None
+    return documents
+
+
+def _check_size(size: int, limits: Limits, name: str) -> None:
+    if size > limits.bytes:
+        raise PromptError(
+            "prompts-too-large",
+            expected=f"at most {limits.bytes / _MIB:g} MiB ({limits.bytes:,} bytes)",
+            found=f"{size / _MIB:.1f} MiB ({size:,} bytes) in {name}",
+            remedy="split it, or keep a sample of its documents",
+        )
+    if size == 0:
+        raise uploads.empty(f"0 bytes in {name}")
+
+
+def _collect(records: Iterator[Record], limits: Limits, **table: Any) -> Reading:
+    documents: list[Document] = []
+    refusals: list[tuple[str, PromptError]] = []
+    notes: list[Problem] = []
+    cut: list[Cut] = []
+    texts: set[str] = set()
+    ids: set[str] = set()
+    refused = duplicates = 0
+    for record in records:
+        try:
+            text, segments, characters = compose(record, limits.characters)
+        except PromptError as error:
+            refused += 1
+            if len(refusals) < limits.problems:
+                refusals.append((record.where, error))
+            if refused < limits.documents:
+                continue
+            notes.append(_file_problem(_stopped(record.where, refused)))
+            break
+        if text in texts:
+            duplicates += 1
+            continue
+        if len(documents) == limits.documents:
+            notes.append(_file_problem(_too_many(record.where, limits.documents)))
+            break
+        name = new_id(record, ids)
+        texts.add(text)
+        ids.add(name)
+        documents.append(Document(name, text, segments))
+        if len(text) < characters:
+            cut.append(Cut(name, record.where, characters, len(text)))
+    if not documents:
+        raise _nothing_good(refusals, refused)
+    if refused > len(refusals):
+        notes.append(_file_problem(_unlisted(refused - len(refusals))))
+    problems = [_problem(where, error) for where, error in refusals]
+    return Reading(documents, problems + notes, duplicates, cut, **table)
+
+
+def _problem(where: str, error: PromptError) -> Problem:
+    return Problem(where, error.kind.removeprefix("prompts-"), str(error))
+
+
+def _file_problem(error: PromptError) -> Problem:
+    return _problem("file", error)
+
+
+def _too_many(where: str, limit: int) -> PromptError:
+    return PromptError(
+        "prompts-too-many-documents",
+        expected=f"at most {limit:,} documents",
+        found=f"more: the first {limit:,} are kept, nothing from {where} on was read",
+        remedy="load the rest as another file if it is needed",
+    )
+
+
+def _stopped(where: str, refused: int) -> PromptError:
+    return PromptError(
+        "prompts-too-many-problems",
+        expected="mostly good documents",
+        found=f"{refused:,} that cannot be read; nothing after {where} was read",
+        remedy="mend the file and load it again",
+    )
+
+
+def _unlisted(count: int) -> PromptError:
+    return PromptError(
+        "prompts-more-problems",
+        expected="few problems",
+        found=f"{count:,} more than are listed",
+        remedy="mend the listed ones and load the file again",
+    )
+
+
+def _nothing_good(refusals: list[tuple[str, PromptError]], refused: int) -> PromptError:
+    """The error of a file with nothing good in it: its first reasons, their kind where they share one."""
+    if not refusals:
+        return uploads.empty("only blank lines or a header")
+    first = refusals[0][1]
+    reasons = "; ".join(f"{where}: {error.found}" for where, error in refusals[:3])
+    kinds = {error.kind for _, error in refusals}
+    return PromptError(
+        first.kind if len(kinds) == 1 else "prompts-nothing-good",
+        expected=first.expected,
+        found=f"no good document ({refused:,} refused). {reasons}" + ("; and more" if refused > 3 else ""),
+        remedy=first.remedy,
+    )

@@ -1,0 +1,61 @@
+"""What is refused, or planned, from geometries and timelines alone, before any weight is loaded. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kvlab.errors import TrainError
+from kvlab.request.align import CAUSAL
+from kvlab.request.train import TrainConfig
+from kvlab.shapes import Geometry
+
+
+def check_functional(config: TrainConfig) -> None:
+    """Raises TrainError ``functional-looks-ahead`` where the test is asked for with a rule that is not causal."""
+    if not config.functional or (config.use_safe_resample and config.time in CAUSAL):
+        return
+    rule = config.time if config.use_safe_resample else "step i for step i (no --use_safe_resample)"
+    raise TrainError(
+        "functional-looks-ahead",
+        expected="a causal time rule (exact or floor) for the functional test, by which the teacher has read no more "
+        "than the student",
+        found=f"{rule}, which may look ahead: a good continuation could then be told in advance",
+        remedy="choose --time floor and --use_safe_resample, or run without the functional test (functional: false)",
+    )
+
+
+def check(teachers: Sequence[Geometry], student: Geometry, use_kv_projector: bool, precision: str, device: str) -> None:
+    """Raises TrainError ``shapes-differ`` and ``precision-unsupported``."""
+    if precision == "fp16" and device == "cpu":
+        raise TrainError(
+            "precision-unsupported",
+            expected="a GPU for --fp16",
+            found="the processor, which has no mixed precision in float16",
+            remedy="use --bf16, or leave the precision out (float32)",
+        )
+    if use_kv_projector:
+        return
+    for teacher in teachers:
+        shapes_t, shapes_s = set(teacher.layer_shapes), set(student.layer_shapes)
+        if len(shapes_t | shapes_s) > 1:
+            raise TrainError(
+                "shapes-differ",
+                expected=f"KV heads, key width and value width of {student.name}, {_words(student)}, in every teacher",
+                found=f"{_words(teacher)} in {teacher.name}",
+                remedy="project them: --use_kv_projector (kv_alignment: use_head_projector: true in a config file)",
+            )
+
+
+def check_index(document: str, teacher: Geometry, length_t: int, length_s: int) -> None:
+    """Raises TrainError ``time-out-of-bounds`` where reading step i for step i would leave the teacher's timeline."""
+    if length_t < length_s:
+        raise TrainError(
+            "time-out-of-bounds",
+            expected=f"at least {length_s} teacher steps for the {length_s} of the student in document {document}",
+            found=f"{length_t} of {teacher.name}: step {length_t} would be index {length_t} out of bounds",
+            remedy="resample the timeline: --use_safe_resample (kv_alignment: use_safe_resample: true in a file)",
+        )
+
+
+def _words(geometry: Geometry) -> str:
+    return " and ".join(f"{h} x {k} / {v}" for h, k, v in dict.fromkeys(geometry.layer_shapes))

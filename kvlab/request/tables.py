@@ -1,0 +1,271 @@
+"""Table formats: bytes of a .csv or .parquet file → columns to choose from, and records per row.
+
+CSV is read by the standard library and not by pandas: no cell is taken for a number or for "missing", and
+a ragged row costs only itself.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from kvlab.errors import PromptError
+from kvlab.request.documents import PARTS
+from kvlab.request.uploads import Number, Record, decode, empty, lines, shown, wrong_encoding
+
+TABLES = (".csv", ".parquet")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A .csv or .parquet file: its header now, its rows when asked."""
+
+    columns: list[str]
+    text_columns: Callable[[], list[str]]
+    rows: Callable[[list[str]], Iterator[Record]]  # the columns to read → records
+
+
+def open_table(suffix: str, data: bytes) -> Table:
+    """The header of a table. ``suffix`` is ".csv" or ".parquet".
+
+    Raises ``prompts-wrong-encoding``, ``prompts-empty`` or ``prompts-broken-csv`` for the header of a CSV,
+    ``prompts-broken-parquet`` for what is not Parquet.
+    """
+    return _open_csv(data) if suffix == ".csv" else _open_parquet(data)
+
+
+def named_columns(table: Table) -> list[str]:
+    """The columns a user can choose from: pandas writes its index as one without a name."""
+    return [name for name in table.columns if name]
+
+
+def choose_column(table: Table, column: str | None) -> str:
+    """The column asked for, else ``prompt``, else ``text``, else the only one that holds text.
+
+    Raises ``prompts-no-column`` or, for a first row that is no header, ``prompts-no-header``.
+    """
+    names = named_columns(table)
+    chosen = column or next((name for name in ("prompt", "text") if name in names), None)
+    if chosen is None:
+        if _is_data(names):
+            raise PromptError(
+                "prompts-no-header",
+                expected="a first row with the names of the columns",
+                found=f"what looks like data: {', '.join(map(shown, names[:5]))}",
+                remedy="put a row such as prompt,reasoning,answer on top, or choose the column by its name",
+            )
+        candidates = [name for name in table.text_columns() if name and name != "id"]
+        chosen = candidates[0] if len(candidates) == 1 else None
+    if chosen is None or names.count(chosen) != 1:
+        listed = ", ".join(map(shown, names[:20])) + (", ..." if len(names) > 20 else "")
+        raise PromptError(
+            "prompts-no-column",
+            expected="a column named 'prompt' or 'text', or exactly one column of text"
+            if column is None
+            else f"one column named {shown(column)}",
+            found=f"the columns {listed}" if names else "no named column",
+            remedy="choose the column to read, or rename it to prompt",
+        )
+    return chosen
+
+
+def _is_data(header: list[str]) -> bool:
+    """Whether a header reads like a row of data: sentences, numbers or long texts instead of names."""
+    sentence_or_number = re.compile(r"[.?!。？！]$|^[-+]?[\d.]+$|\n")
+    return any(len(cell) > 60 or cell.count(" ") > 6 or sentence_or_number.search(cell) for cell in header)
+
+
+def table_records(table: Table, chosen: str) -> Iterator[Record]:
+    """Rows as records with the fields of a JSON line: ``prompt`` and what belongs to it, or only ``text``."""
+    main, others = ("prompt", PARTS[1:]) if chosen == "prompt" else ("text", ())
+    once = [name for name in (*others, "id") if table.columns.count(name) == 1]
+    wanted = [chosen, *(name for name in once if name != chosen)]
+    for record in table.rows(wanted):
+        if isinstance(record.content, PromptError):
+            yield record
+            continue
+        cells = {name: record.content[name] for name in wanted[1:]}
+        cell = record.content[chosen]
+        yield Record(record.where, {main: "" if cell is None else cell, **cells})
+
+
+class _CsvFeed:
+    """Lines for ``csv.reader``, bytes that are not UTF-8 escaped; remembers the first since ``forgive``."""
+
+    def __init__(self, data: bytes):
+        self._source = lines(data)
+        self.error: PromptError | None = None
+
+    def __iter__(self) -> _CsvFeed:
+        return self
+
+    def __next__(self) -> str:
+        number, offset, line = next(self._source)
+        try:
+            return decode(line, number, offset) + "\n"
+        except PromptError as error:
+            self.error = self.error or error
+            return line.decode(errors="surrogateescape") + "\n"
+
+    def forgive(self) -> PromptError | None:
+        error, self.error = self.error, None
+        return error
+
+
+def _csv_records(data: bytes) -> Iterator[tuple[int, list[str] | PromptError]]:
+    """Line number where a record ends, and its cells. Records without any cell are skipped."""
+    # csv refuses cells over 128 KiB; the setting is global, so it is only ever raised.
+    csv.field_size_limit(max(csv.field_size_limit(), len(data)))
+    feed = _CsvFeed(data)
+    # strict: otherwise a quote that is never closed swallows the rest of the file in silence.
+    reader = csv.reader(feed, delimiter=_delimiter(data), strict=True)
+    while True:
+        first = reader.line_num + 1
+        try:
+            cells: list[str] | PromptError = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            cells = PromptError(
+                "prompts-broken-csv",
+                expected='a cell in quotes to end with one, and quotes inside it doubled ("")',
+                found=f"{error} (from line {first} to line {reader.line_num})",
+                remedy="close or double the quote; the lines it has swallowed are left out",
+            )
+        cells = feed.forgive() or cells
+        if cells:
+            yield reader.line_num, cells
+
+
+def _delimiter(data: bytes) -> str:
+    """Comma, unless the header has none: spreadsheets of many countries write semicolons, some tabs."""
+    header = next((line for _, _, line in lines(data) if line.strip()), b"")
+    return next((mark for mark in (",", ";", "\t") if mark.encode() in header), ",")
+
+
+def _open_csv(data: bytes) -> Table:
+    records = _csv_records(data)
+    _, header = next(records, (0, None))
+    if header is None:
+        raise empty("only blank lines")
+    if isinstance(header, PromptError):
+        raise header
+    columns = [cell.strip() for cell in header]
+
+    def rows(wanted: list[str]) -> Iterator[Record]:
+        places = [(name, columns.index(name)) for name in wanted]
+        records = _csv_records(data)
+        next(records)
+        for row, (line, cells) in enumerate(records, 1):
+            if isinstance(cells, PromptError):
+                content: dict[str, Any] | PromptError = cells
+            elif len(cells) != len(columns):
+                content = PromptError(
+                    "prompts-ragged-row",
+                    expected=f"{len(columns)} cells, as in the header",
+                    found=f"{len(cells)} cells in row {row} (line {line})",
+                    remedy="put cells that hold a comma in double quotes, and give each row all its cells",
+                )
+            else:
+                content = {name: cells[place] for name, place in places}
+            yield Record(f"row {row}", content)
+
+    def text_columns() -> list[str]:
+        pending, found = set(range(len(columns))), set()
+        for _, cells in islice(_csv_records(data), 1, None):
+            if not pending:
+                break
+            if isinstance(cells, PromptError) or len(cells) != len(columns):
+                continue
+            found |= {place for place in pending if cells[place].strip() and not _is_number(cells[place])}
+            pending -= found
+        return [columns[place] for place in sorted(found)]
+
+    return Table(columns, text_columns, rows)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _open_parquet(data: bytes) -> Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def broken(error: Exception) -> PromptError:
+        return PromptError(
+            "prompts-broken-parquet",
+            expected="a Parquet file",
+            found=f"data that cannot be read as one ({str(error).splitlines()[0][:120]})",
+            remedy="write it again, for example with pandas: frame.to_parquet('prompts.parquet')",
+        )
+
+    try:
+        source = pq.ParquetFile(pa.BufferReader(data))
+        schema = source.schema_arrow
+    except (pa.ArrowException, OSError) as error:
+        raise broken(error) from None
+
+    def rows(wanted: list[str]) -> Iterator[Record]:
+        row = 0
+        try:
+            # Small batches: a page of repeated long texts is a few bytes on disk and much in memory.
+            for batch in source.iter_batches(batch_size=64, columns=wanted):
+                cells = [_parquet_cells(batch.column(name)) for name in wanted]
+                for values in zip(*cells):
+                    row += 1
+                    failed = next((value for value in values if isinstance(value, PromptError)), None)
+                    yield Record(f"row {row}", failed or dict(zip(wanted, values)))
+        except (pa.ArrowException, OSError) as error:
+            yield Record(f"row {row + 1}", broken(error))
+
+    def text_columns() -> list[str]:
+        return [field.name for field in schema if _is_text(_plain(field.type))]
+
+    return Table(list(schema.names), text_columns, rows)
+
+
+def _plain(kind: Any) -> Any:
+    """The type of the values of an Arrow column, seen through a dictionary encoding."""
+    return getattr(kind, "value_type", kind) if str(kind).startswith("dictionary") else kind
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _parquet_cells(column: Any) -> list[Any]:
+    """The values of an Arrow array: text as str, numbers as ``Number``, absent and NaN as None."""
+    import pyarrow as pa
+
+    if _plain(column.type) is not column.type:
+        column = column.dictionary_decode()
+    if not _is_text(column.type):
+        return [_as_number(value) for value in column.to_pylist()]
+    # Nothing obliges a writer of Parquet to put UTF-8 into a string column.
+    return [_utf8(value) for value in column.cast(pa.large_binary()).to_pylist()]
+
+
+def _utf8(value: bytes | None) -> str | PromptError | None:
+    try:
+        return None if value is None else value.decode()
+    except UnicodeDecodeError as error:
+        return wrong_encoding(value[error.start], f"at byte {error.start} of the cell")
+
+
+def _as_number(value: Any) -> Any:
+    from decimal import Decimal
+
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        return value
+    return Number(value) if value == value else None

@@ -1,0 +1,340 @@
+"""A finished alignment, on disk and back. The web process reads these; no torch here.
+
+``alignment.json`` holds everything but the arrays, which lie beside it in ``arrays.safetensors`` (float32, the signals
+float16): ``contribution.{key,value}.{without,alone}`` [Ls, Hs, Ht], ``similarity.{key,value}.{cka,cka_shuffled,r2}``
+[Ls, Lt] and ``.own`` [Ls, Ls], ``spectrum.{key,value}.{share,error,se,error_identity}`` [Ls, Hs, D], where rules are
+compared ``rules.{key,value}.RULE.{r2,se}`` [Ls, Hs], ``document.N.error.{key,value}`` [Ls, Hs, Ts],
+``document.N.signal.{key,value}.{student,resampled}`` [Ls, Hs, Ts] and ``.teacher`` [Ls, Hs, Tt],
+``document.N.{index,lag}.RULE`` [Ts], and of the rkv rule ``document.N.rkv.steps`` [Lt, Ht, Ts] and
+``document.N.rkv.{importance,redundancy,score}`` [Lt, Ht, Tt].
+Not a number where there is nothing. Of several teachers the first lies here, the others in ``teacher-2/``, ...
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from math import isfinite, isnan, nan
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from safetensors.numpy import load_file, save_file
+
+from kvlab.errors import AlignError
+from kvlab.language import mark
+from kvlab.results.safe_csv import safe_csv
+
+FORMAT = 2
+JSON_NAME, ARRAYS_NAME, CSV_NAME = "alignment.json", "arrays.safetensors", "heads.csv"
+LEAST_GAIN = 0.0005  # of a fusion, in R^2: the same teacher twice gains 0.00001, and always the same
+FUSION_NAME, OTHER_TEACHER = "fusion.csv", "teacher-{}"
+CSV_COLUMNS = ["kind", "layer", "head", "r2", "error", "cosine", "r2_shuffled", "r2_identity", "n"]
+
+
+@dataclass(frozen=True)
+class HeadScore:
+    """Held-out scores of one student head; error = RSS / TSS = 1 - R^2 of documents not fitted on.
+
+    Standard errors are by jackknife over folds, of which at least three are scored. What was not measured is not a
+    number.
+    """
+
+    kind: str  # "key" | "value"
+    layer: int  # as numbered in the student
+    head: int
+    r2: float
+    error: float
+    cosine: float  # pooled over rows, not centred
+    r2_shuffled: float  # the same ridge on rows in shuffled order, on the sample's rows
+    r2_identity: float  # ridge from the teacher's context-free token embedding
+    n: int  # scored rows (student tokens)
+    se: float  # of r2
+    gain: float  # r2 - r2_identity
+    gain_se: float
+    error_standardised: float  # mean over channels of RSS / TSS: every channel counts alike
+    shuffled_se: float
+    identity_se: float
+    r2_group_mean: float  # contiguous groups of heads and channels averaged, nothing fitted
+    r2_random: float  # ridge from a teacher of random weights, on the sample's rows
+    random_se: float
+    gain_random: float  # r2 on the sample's rows - r2_random
+    gain_random_se: float
+    n_control: int  # rows of the sample: shuffled rows and random weights are measured on these
+    error_sink: float  # RSS / TSS of the first content tokens, which are in no fit and not in r2
+    n_sink: int
+    error_special: float  # of the special token that both models begin with
+    n_special: int
+
+    @property
+    def unbeaten(self) -> list[str] | None:
+        """Controls that the score is no better than: not above the mean, shuffled rows and the group mean, or not by
+        more than two standard errors above the token alone and a teacher of random weights (where measured).
+
+        None where there is no standard error (fewer than three scored folds): not known.
+        """
+        if not isfinite(self.gain_se):
+            return None
+        floors = {
+            mark("the mean"): 0.0,
+            mark("shuffled rows"): self.r2_shuffled,
+            mark("the group mean"): self.r2_group_mean,
+        }
+        gains = {
+            mark("the token alone"): (self.gain, self.gain_se),
+            mark("a teacher of random weights"): (self.gain_random, self.gain_random_se),
+        }
+        below = [name for name, floor in floors.items() if isfinite(floor) and not self.r2 > floor]
+        return below + [name for name, (gain, se) in gains.items() if isfinite(gain) and not gain > 2 * se]
+
+    @property
+    def beats_controls(self) -> bool | None:
+        """Better than every control; None where that is not known."""
+        return None if self.unbeaten is None else not self.unbeaten
+
+
+@dataclass(frozen=True)
+class FusedScore:
+    """One student head explained by all teachers together, on the tokens that all of them cover."""
+
+    kind: str
+    layer: int
+    head: int
+    r2: float
+    se: float
+    r2_alone: list[float]  # of each teacher, on the same tokens
+    weights: list[float]  # of each teacher's prediction
+    gain: float  # over the best single teacher
+    gain_se: float
+    n: int
+    # On the sample: r2 - that of the best single teacher fused with random weights in the place of the others. Not a
+    # number where that was not measured, and in results of before it was.
+    gain_random: float = nan
+    gain_random_se: float = nan
+    n_control: int = 0  # tokens of the sample that all teachers cover
+
+    @property
+    def unbeaten(self) -> list[str] | None:
+        """What the fusion is not better than by more than two standard errors and by what is shown at all: "best", the
+        best single teacher; "random", random weights in the place of the others (where measured). None: not known."""
+        gains = {"best": (self.gain, self.gain_se)}
+        if isfinite(self.gain_random):
+            gains["random"] = self.gain_random, self.gain_random_se
+        if not all(isfinite(se) for _, se in gains.values()):
+            return None
+        return [name for name, (gain, se) in gains.items() if not gain > max(2 * se, LEAST_GAIN)]
+
+    @property
+    def beats_best(self) -> bool | None:
+        """Better than the best single teacher, by more than further features bring (where that was measured); None
+        where that is not known."""
+        return None if self.unbeaten is None else not self.unbeaten
+
+
+@dataclass(frozen=True)
+class TokenView:
+    text: str
+    start: int  # byte
+    end: int  # byte, exclusive
+    special: bool
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """A document kept token by token."""
+
+    id: str
+    text: str
+    segments: list[list]  # [name, start byte, end byte]
+    fold: int
+    teacher_tokens: list[TokenView]
+    student_tokens: list[TokenView]
+    scored: list[bool]  # per student token: counted in the scores
+
+
+@dataclass(eq=False)  # one is another by identity, as for ``kvlab.results.memo``
+class Alignment:
+    """Sessions share it: nothing in it is changed once it is made, and what is computed of it is kept."""
+
+    settings: dict[str, Any]
+    teacher: dict[str, Any]  # Geometry
+    student: dict[str, Any]
+    data: dict[str, Any]
+    timeline: dict[str, Any]
+    layer_map: dict[str, Any]  # rule, search, rows, teacher_layers and by_fold per kind, numbered as in the teacher
+    heads: list[HeadScore]
+    inspected: list[Inspected]
+    notes: list[str]
+    versions: dict[str, str]
+    capture: dict[str, Any] = field(default_factory=dict)  # self-tests of "teacher" and "student"
+    controls: dict[str, Any] = field(default_factory=dict)  # what the sample was, and the random weights
+    teachers: list[str] = field(default_factory=list)  # all teachers of the analysis; this one among them
+    fusion: list[FusedScore] = field(default_factory=list)  # of several teachers
+    timings: dict[str, float] = field(default_factory=dict)
+    prompts: str = ""
+    arrays: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+
+    def table(self) -> pd.DataFrame:
+        """All head scores, one row each."""
+        return self._table.copy()
+
+    @cached_property
+    def _table(self) -> pd.DataFrame:
+        # Column by column: asdict takes most of a second for the 8,192 heads of a large model.
+        frame = pd.DataFrame({column.name: _column(self.heads, column.name) for column in fields(HeadScore)})
+        return frame.assign(beats_controls=_column(self.heads, "beats_controls"))
+
+    def fusion_table(self) -> pd.DataFrame:
+        """All fused scores, one row each, with a column per teacher."""
+        rows = []
+        for score in self.fusion:
+            fields = asdict(score)
+            of_teachers = {name: fields.pop(name) for name in ("r2_alone", "weights")}
+            for name, values in of_teachers.items():
+                fields |= {f"{name} {number}": value for number, value in enumerate(values, 1)}
+            last = {name: fields.pop(name) for name in ("gain_random", "gain_random_se", "n_control")}
+            rows.append(fields | last)
+        return pd.DataFrame(rows)
+
+    def grid(self, kind: str, column: str) -> np.ndarray:
+        """[Ls, Hs] of one column of the table; not a number where a layer has fewer heads."""
+        chosen = self._table[self._table["kind"] == kind]
+        heads = chosen["head"].to_numpy()
+        grid = np.full((len(self.student["kv_layers"]), 1 + heads.max()), np.nan)
+        grid[pd.Index(self.student["kv_layers"]).get_indexer(chosen["layer"]), heads] = chosen[column]
+        return grid
+
+    def score(self, kind: str, layer: int, head: int) -> HeadScore:
+        """The score of student layer ``layer`` (as numbered in the model) and KV head ``head``."""
+        return self._by_head[kind, layer, head]
+
+    @cached_property
+    def _by_head(self) -> dict[tuple[str, int, int], HeadScore]:
+        return {(score.kind, score.layer, score.head): score for score in self.heads}
+
+    def fused(self, kind: str, layer: int, head: int) -> FusedScore:
+        """As ``score``, of all teachers together."""
+        return self._fused_by_head[kind, layer, head]
+
+    @cached_property
+    def _fused_by_head(self) -> dict[tuple[str, int, int], FusedScore]:
+        return {(score.kind, score.layer, score.head): score for score in self.fusion}
+
+    def layer_position(self, layer: int) -> int:
+        """Where a student layer stands among those with a cache (the first axis of the arrays)."""
+        return list(self.student["kv_layers"]).index(layer)
+
+    def mean(self, kind: str, column: str) -> float:
+        """Over the heads that vary; not a number when none does."""
+        values = self.grid(kind, column)
+        return float(values[~np.isnan(values)].mean()) if not np.isnan(values).all() else float("nan")
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """Means over layers and heads, K and V apart."""
+        return self._summary
+
+    @cached_property
+    def _summary(self) -> dict[str, dict[str, float]]:
+        columns = (
+            *("r2", "r2_identity", "r2_shuffled", "r2_random", "r2_group_mean"),
+            *("gain", "gain_random", "cosine", "error_standardised"),
+        )
+        return {kind: {c: self.mean(kind, c) for c in columns} for kind in ("key", "value")}
+
+    def to_dict(self) -> dict[str, Any]:
+        own = {of.name: getattr(self, of.name) for of in fields(self) if of.name != "arrays"}
+        return {
+            "format": FORMAT,
+            **own,
+            "heads": [asdict(s) for s in self.heads],
+            "inspected": [asdict(d) for d in self.inspected],
+            "fusion": [asdict(s) for s in self.fusion],
+            "summary": self.summary(),
+        }
+
+
+def write(alignment: Alignment, folder: Path) -> None:
+    """alignment.json, its arrays and heads.csv; the JSON last, so that a reader never finds half a result."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / JSON_NAME).unlink(missing_ok=True)
+    save_file(alignment.arrays, folder / ARRAYS_NAME)
+    (folder / CSV_NAME).write_text(heads_csv(alignment), encoding="utf-8")
+    if alignment.fusion:
+        (folder / FUSION_NAME).write_text(safe_csv(alignment.fusion_table()), encoding="utf-8")
+    text = json.dumps(plain(alignment.to_dict()), ensure_ascii=False, indent=1, allow_nan=False)
+    partial = folder / (JSON_NAME + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(folder / JSON_NAME)
+
+
+def heads_csv(alignment: Alignment) -> str:
+    return safe_csv(alignment.table()[CSV_COLUMNS])
+
+
+def read(folder: Path) -> Alignment:
+    """Raises AlignError when the folder holds no readable alignment."""
+    try:
+        fields = json.loads((folder / JSON_NAME).read_text(encoding="utf-8"))
+        if fields.pop("format") != FORMAT:
+            raise ValueError("another format version")
+        fields.pop("summary")
+        fields["heads"] = [HeadScore(**_numbers(s)) for s in fields["heads"]]
+        fields["inspected"] = [_inspected(d) for d in fields["inspected"]]
+        fields["fusion"] = [_fused(s) for s in fields["fusion"]]
+        return Alignment(**fields, arrays=load_file(folder / ARRAYS_NAME))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AlignError(
+            "alignment-unreadable",
+            expected=f"{JSON_NAME} and {ARRAYS_NAME} as written by kvlab {FORMAT}.x",
+            found=f"{type(error).__name__}: {error}",
+            remedy="run the analysis again; its settings are in config.yaml",
+        ) from error
+
+
+def _inspected(fields: dict) -> Inspected:
+    views = {name: [TokenView(**token) for token in fields[name]] for name in ("teacher_tokens", "student_tokens")}
+    return Inspected(**(fields | views))
+
+
+def _numbers(fields: dict) -> dict:
+    return {k: nan if v is None else v for k, v in fields.items()}
+
+
+def _fused(fields: dict) -> FusedScore:
+    lists = {name: [nan if v is None else v for v in fields[name]] for name in ("r2_alone", "weights")}
+    return FusedScore(**_numbers(fields | lists))
+
+
+def worst_head(alignment: Alignment) -> tuple[str, int, int]:
+    """Kind, layer and head of the largest error among the keys."""
+    keys = (score for score in alignment.heads if score.kind == "key")
+    worst = max(keys, key=lambda score: -1 if isnan(score.error) else score.error)
+    return worst.kind, worst.layer, worst.head
+
+
+def _column(scores: Sequence[HeadScore], name: str) -> list:
+    return [getattr(score, name) for score in scores]
+
+
+def mean_of_heads(error: np.ndarray) -> np.ndarray:
+    """[Ls, Hs, Ts] -> [Ts]: over the heads that have an error there; layers with fewer heads are padded with NaN."""
+    total, count = np.zeros(error.shape[-1]), np.zeros(error.shape[-1], dtype=int)
+    for layer in error:  # one by one: a copy of them all is hundreds of megabytes in a large model
+        known = ~np.isnan(layer)
+        total += np.where(known, layer, 0).sum(0)
+        count += known.sum(0)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def plain(value: Any) -> Any:
+    """JSON has no NaN: what could not be measured is null."""
+    if isinstance(value, dict):
+        return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value

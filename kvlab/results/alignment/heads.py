@@ -1,0 +1,232 @@
+"""The heads of an analysis: error maps, controls, contributions, and the worst tokens of a head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isfinite
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from kvlab.language import mark, say
+from kvlab.results.alignment.data import Alignment, HeadScore, Inspected, TokenView
+from kvlab.results.cells import Cell, cell_map
+from kvlab.results.memo import once
+from kvlab.results.style import (
+    ERROR_SCALE,
+    KIND_COLOUR,
+    KIND_NAME,
+    NEUTRAL,
+    TEACHER_COLOUR,
+    VERDICT_MARKS,
+    layout,
+    visible,
+    written,
+)
+
+DARK_BELOW = 0.45  # white is easier to read than black on the map's colours up to here
+LOWEST_SHOWN = -1.0  # of R^2; a bar that goes lower is cut, its number is written
+ERROR_COLOURS = {"colorscale": ERROR_SCALE, "zmin": 0.0, "zmax": 1.0}
+ERROR_TICKS = [0, 0.25, 0.5, 0.75, 1]
+CONTRIBUTIONS = (  # array, words, colour
+    ("alone", mark("R² from this head alone"), "#BFD7EA"),
+    ("without", mark("R² lost without it"), TEACHER_COLOUR),
+)
+
+
+def error_heatmap(alignment: Alignment, kind: str, selected: tuple[int, int] | None = None) -> go.Figure:
+    """Projection error per student layer and KV head. ``selected`` is (layer as numbered, head)."""
+    bar = {"title": {"text": say("error<br>1 − R²")}, "thickness": 12, "tickvals": ERROR_TICKS}
+    title = say("{kind} projection error, held out", kind=KIND_NAME[kind])
+    colours = {**ERROR_COLOURS, "colorbar": bar}
+    return cell_map(alignment, _error_cells(alignment, kind), colours, title, selected)
+
+
+@once
+def _error_cells(alignment: Alignment, kind: str) -> list[Cell]:
+    return [
+        Cell(
+            layer=score.layer,
+            head=score.head,
+            value=score.error if isfinite(score.error) else None,
+            words=f"{score.error:.2f}" if isfinite(score.error) else "–",
+            mark=VERDICT_MARKS[score.beats_controls] if isfinite(score.error) else "",
+            hover=hover(score),
+            dark=score.error < DARK_BELOW,
+        )
+        for score in alignment.heads
+        if score.kind == kind
+    ]
+
+
+def hover(score: HeadScore) -> str:
+    """One cell in words."""
+    lines = [
+        say("{kind} layer {layer}, head {head}", kind=KIND_NAME[score.kind], layer=score.layer, head=score.head),
+        say("error {error:.3f} (R² {r2:.3f} ± {se:.3f})", error=score.error, r2=score.r2, se=score.se),
+        say("token identity R² {r2:.3f}", r2=score.r2_identity),
+        *([say("random weights R² {r2:.3f}", r2=score.r2_random)] if isfinite(score.r2_random) else []),
+        say("shuffled rows R² {r2:.3f}", r2=score.r2_shuffled),
+        say("n = {n:,} tokens", n=score.n),
+    ]
+    return "<br>".join(lines)
+
+
+def control_values(score: HeadScore) -> list[tuple[str, float, float, int]]:
+    """(name, R², its standard error, n) of a head and of all that it is compared with; NaN where there is none."""
+    none = float("nan")
+    return [
+        (say("teacher"), score.r2, score.se, score.n),
+        (say("token identity"), score.r2_identity, score.identity_se, score.n),
+        (say("random weights"), score.r2_random, score.random_se, score.n_control),
+        (say("group mean"), score.r2_group_mean, none, score.n),
+        (say("shuffled rows"), score.r2_shuffled, score.shuffled_se, score.n_control),
+        (say("train mean"), 0.0, none, score.n),
+    ]
+
+
+def controls(score: HeadScore) -> go.Figure:
+    """R² of one head beside what it must beat."""
+    rows = [row for row in control_values(score) if isfinite(row[1])]
+    shown = [max(value, LOWEST_SHOWN) for _, value, _, _ in rows]
+    figure = go.Figure(
+        go.Bar(
+            x=shown,
+            y=[f"{name}  <b>{written(value)}</b>{_plus_minus(error)}" for name, value, error, _ in rows],
+            orientation="h",
+            marker_color=[TEACHER_COLOUR] + [NEUTRAL] * (len(rows) - 1),
+            error_x={"type": "data", "array": [error if isfinite(error) else None for _, _, error, _ in rows]}
+            | {"thickness": 1.5},
+            customdata=[[name, written(value) + _plus_minus(error), f"{n:,}"] for name, value, error, n in rows],
+            hovertemplate=say("%{customdata[0]}: R² %{customdata[1]}, n = %{customdata[2]} tokens") + "<extra></extra>",
+        )
+    )
+    low = min(0.0, *shown) - 0.02
+    figure.add_vline(x=0, line={"width": 1, "color": NEUTRAL})
+    title = say("held-out R² (whisker: ± 1 jackknife s.e.)")
+    figure.update_xaxes(title=title, range=[low, max(1.0, *shown)], zeroline=False)
+    figure.update_yaxes(title=say("explained by"), autorange="reversed")
+    return layout(figure, 270, margin={"l": 222, "r": 16, "t": 8, "b": 44})
+
+
+def _plus_minus(error: float) -> str:
+    return f" ± {error:.3f}" if isfinite(error) else ""
+
+
+def contribution_table(alignment: Alignment, kind: str, layer: int, head: int) -> pd.DataFrame:
+    """One row per teacher head: R² lost without it, and of it alone."""
+    position = alignment.layer_position(layer)
+    of = {name: alignment.arrays[f"contribution.{kind}.{name}"][position, head] for name in ("without", "alone")}
+    return pd.DataFrame({"teacher_head": range(len(of["alone"]))} | of).dropna(ignore_index=True)
+
+
+def contributions(alignment: Alignment, kind: str, layer: int, head: int) -> go.Figure:
+    """Which teacher heads a student head is built from: held-out R² lost without each, and of each alone."""
+    position = alignment.layer_position(layer)
+    figure = go.Figure()
+    for name, words, colour in CONTRIBUTIONS:
+        values = alignment.arrays[f"contribution.{kind}.{name}"][position, head]
+        figure.add_bar(
+            x=[str(teacher_head) for teacher_head in range(len(values))],
+            y=values.tolist(),
+            name=say(words),
+            marker_color=colour,
+            hovertemplate=say("teacher head %{{x}}<br>{words}: %{{y:.3f}}", words=say(words)) + "<extra></extra>",
+        )
+    figure.update_xaxes(title=say("teacher KV head"), type="category")
+    figure.update_yaxes(title=say("held-out R²"))
+    return layout(figure, 270, barmode="group", margin={"l": 56, "r": 16, "t": 32, "b": 44})
+
+
+def token_errors(
+    alignment: Alignment, number: int, kind: str, layer: int, head: int, window: tuple[int, int] | None = None
+) -> go.Figure:
+    """Error of one head along the student's tokens of an inspected document; ``window``: first and last token drawn."""
+    document = alignment.inspected[number]
+    error = alignment.arrays[f"document.{number}.error.{kind}"][alignment.layer_position(layer), head]
+    figure = go.Figure()
+    positions = np.arange(len(error))
+    scored = np.array(document.scored, dtype=bool)
+    first, last = window or (0, len(error) - 1)
+    inside = (positions >= first) & (positions <= last)
+    for chosen, name, colour in (
+        (scored, say("scored"), KIND_COLOUR[kind]),
+        (~scored, say("left out: sink or special token"), NEUTRAL),
+    ):
+        chosen = chosen & inside & ~np.isnan(error)
+        if not chosen.any():
+            continue
+        figure.add_bar(
+            x=positions[chosen].tolist(),
+            y=error[chosen].tolist(),
+            name=name,
+            marker_color=colour,
+            customdata=[visible(document.student_tokens[i]) for i in np.flatnonzero(chosen)],
+            hovertemplate=say("token %{x} “%{customdata}”<br>error %{y:.2f}") + "<extra></extra>",
+        )
+    figure.add_hline(y=1, line={"dash": "dot", "width": 1.5, "color": NEUTRAL})
+    shown = error[scored & ~np.isnan(error)]
+    top = max(1.2, float(np.quantile(shown, 0.99)) * 1.1) if len(shown) else 1.2
+    figure.update_xaxes(title=say("student token"), range=[first - 0.5, last + 0.5])
+    figure.update_yaxes(title=say("error (1 = train mean)"), range=[0, top])
+    return layout(figure, 260, bargap=0.1, margin={"l": 56, "r": 16, "t": 32, "b": 44})
+
+
+CONTEXT = 36  # characters of the text on either side
+INTERPOLATED = ("linear", "segment")  # the step between two is read from both
+
+
+def worst_tokens(
+    alignment: Alignment, kind: str, layer: int, head: int, numbers: Sequence[int], count: int
+) -> pd.DataFrame:
+    """The ``count`` scored tokens of these documents with the largest error, the worst first. Whitespace is visible."""
+    position = alignment.layer_position(layer)
+    found = []
+    for number in numbers:
+        document = alignment.inspected[number]
+        error = alignment.arrays[f"document.{number}.error.{kind}"][position, head]
+        scored = np.flatnonzero(np.array(document.scored, dtype=bool) & ~np.isnan(error))
+        worst = scored[np.argsort(-error[scored], kind="stable")[:count]]
+        found += [(float(error[i]), number, int(i)) for i in worst]
+    found.sort(key=lambda of: -of[0])
+    return pd.DataFrame(
+        [_row(alignment, *of) for of in found[:count]],
+        columns=["document", "token", "byte", "error", "before", "text", "after", "read_from"],
+    )
+
+
+def _row(alignment: Alignment, error: float, number: int, i: int) -> list:
+    document = alignment.inspected[number]
+    token = document.student_tokens[i]
+    before, after = context(document.text, token)
+    return [document.id, i, token.start, error, before, visible(token), after, read_from(alignment, number, i)]
+
+
+def context(text: str, token: TokenView) -> tuple[str, str]:
+    """What stands before and after a token, cut to CONTEXT characters; halves of a character are left out."""
+    written = text.encode()
+    before, after = written[: token.start].decode(errors="ignore"), written[token.end :].decode(errors="ignore")
+    cut_before, cut_after = "…" * (len(before) > CONTEXT), "…" * (len(after) > CONTEXT)
+    return cut_before + visible(before[-CONTEXT:]), visible(after[:CONTEXT]) + cut_after
+
+
+def read_from(alignment: Alignment, number: int, i: int) -> str:
+    """The teacher tokens whose cache stands for student token ``i`` under the rule of the analysis."""
+    rule, document = alignment.settings["time"], alignment.inspected[number]
+    if rule not in alignment.timeline["rules"]:
+        return say("other steps for each teacher head")
+    steps = _steps(document, rule, i, float(alignment.arrays[f"document.{number}.index.{rule}"][i]))
+    return " ".join(visible(document.teacher_tokens[step]) for step in steps)
+
+
+def _steps(document: Inspected, rule: str, i: int, index: float) -> list[int]:
+    if np.isnan(index):
+        return []
+    if rule == "overlap":
+        own = document.student_tokens[i]
+        tokens = enumerate(document.teacher_tokens)
+        return [n for n, t in tokens if not t.special and t.start < own.end and t.end > own.start]
+    if rule in INTERPOLATED:
+        return sorted({int(np.floor(index)), int(np.ceil(index))})
+    return [round(index)]

@@ -1,0 +1,235 @@
+"""The layers of an analysis: which teacher layers were chosen, and how similar all pairs are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from math import ceil, floor
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from kvlab.language import mark, plural, say
+from kvlab.results.alignment.data import Alignment
+from kvlab.results.alignment.sentences import split
+from kvlab.results.memo import once
+from kvlab.results.style import CELL_TEXT_UP_TO, CKA_SCALE, KIND_NAME, R2_SCALE, STUDENT_COLOUR, finite_or_none, layout
+from kvlab.results.words import clauses, listed, number, together
+
+MATRICES = {  # array -> title, words of the hover
+    "r2": (mark("held-out R² of each teacher layer alone"), mark("held-out R² alone")),
+    "cka": (mark("unbiased CKA with the teacher"), "CKA"),
+    "own": (mark("the student with itself, the ceiling"), "CKA"),
+}
+NOTHING = "rgba(138,143,152,0.22)"  # grey, on white and on black: no cache in that layer, or not searched
+
+
+def chosen(alignment: Alignment, kind: str) -> dict[int, list[int]]:
+    """Teacher layers of each student layer, both numbered as in the models."""
+    return dict(zip(alignment.student["kv_layers"], alignment.layer_map["teacher_layers"][kind]))
+
+
+def similarity(alignment: Alignment, kind: str, name: str) -> go.Figure:
+    """One matrix of MATRICES over the layers as numbered in the models; the chosen layers are outlined."""
+    title, words = MATRICES[name]
+    across = alignment.student if name == "own" else alignment.teacher
+    values = _as_numbered(alignment.arrays[f"similarity.{kind}.{name}"], alignment.student, across)
+    legible = max(values.shape) <= CELL_TEXT_UP_TO
+    lowest, highest = _r2_range(alignment) if name == "r2" else (0.0, 1.0)
+    of_student = say("student layer")
+    of_other = of_student if name == "own" else say("teacher layer")
+    where = say("{student} %{{y}}, {other} %{{x}}", student=of_student, other=of_other)
+    figure = go.Figure(
+        go.Heatmap(
+            z=finite_or_none(values),
+            x=list(range(values.shape[1])),
+            y=list(range(values.shape[0])),
+            zmin=lowest,
+            zmax=highest,
+            colorscale=R2_SCALE if name == "r2" else CKA_SCALE,
+            xgap=2 if legible else 0,
+            ygap=2 if legible else 0,
+            text=[["" if np.isnan(v) else f"{v:.2f}" for v in row] for row in values] if legible else None,
+            texttemplate="%{text}" if legible else None,
+            hoverongaps=False,
+            hovertemplate=f"{where}<br>{say(words)} %{{z:.3f}}<extra></extra>",
+            colorbar={"title": {"text": "R²" if name == "r2" else "CKA"}, "thickness": 12},
+        )
+    )
+    if name != "own":
+        _outline(figure, chosen(alignment, kind), 2.5 if legible else 1.8)
+    every = max(1, -(-max(values.shape) // CELL_TEXT_UP_TO))  # labels of 64 layers would overlap
+    ticks = {"tickmode": "linear", "tick0": 0, "dtick": every, "showgrid": False, "zeroline": False}
+    figure.update_xaxes(title=of_other, range=[-0.5, values.shape[1] - 0.5], **ticks)
+    figure.update_yaxes(title=of_student, range=[values.shape[0] - 0.5, -0.5], **ticks)
+    height = min(640, max(250, 96 + 40 * values.shape[0]))
+    heading = {"text": say("{kind}: {title}", kind=KIND_NAME[kind], title=say(title)), "font": {"size": 15}}
+    return layout(figure, height, title=heading, plot_bgcolor=NOTHING)
+
+
+def _as_numbered(of_cached: np.ndarray, student: dict, across: dict) -> np.ndarray:
+    """[cached layers] x 2 -> [layers] x 2; not a number where a layer keeps no cache."""
+    values = np.full((student["layers"], across["layers"]), np.nan)
+    values[np.ix_(student["kv_layers"], across["kv_layers"])] = of_cached
+    return values
+
+
+def _r2_range(alignment: Alignment) -> tuple[float, float]:
+    """From the worst to the best layer, in tenths; one range for K and V. Neighbouring layers differ by little."""
+    both = np.concatenate([alignment.arrays[f"similarity.{kind}.r2"].ravel() for kind in KIND_NAME])
+    known = both[~np.isnan(both)].clip(0, 1)
+    if not len(known):
+        return 0.0, 1.0
+    return floor(known.min() * 10) / 10, max(ceil(known.max() * 10), floor(known.min() * 10) + 1) / 10
+
+
+def _outline(figure: go.Figure, layers: dict[int, list[int]], thick: float) -> None:
+    """Boxes around the chosen cells, as one trace; white beneath, so that they stand out on every colour."""
+    x: list[float | None] = []
+    y: list[float | None] = []
+    for student, teachers in layers.items():
+        for teacher in teachers:
+            x += [teacher - 0.47, teacher + 0.47, teacher + 0.47, teacher - 0.47, teacher - 0.47, None]
+            y += [student - 0.47, student - 0.47, student + 0.47, student + 0.47, student - 0.47, None]
+    for colour, width in (("#FFFFFF", 2 * thick), (STUDENT_COLOUR, thick)):
+        figure.add_scatter(
+            x=x,
+            y=y,
+            mode="lines",
+            line={"color": colour, "width": width},
+            name=say("chosen"),
+            showlegend=False,
+            hoverinfo="skip",
+        )
+
+
+BYTE_RULES = ("exact", "floor", "ceil", "overlap")  # layers and maps are fitted on exact rows only
+
+NAMES = {"cka": "CKA", "cka_shuffled": mark("CKA shuffled"), "r2": mark("R² alone")}
+ANY = mark("{n:,} student tokens")
+EXACT = mark("{n:,} student tokens, those where both models have read the same bytes")
+EXACT_HERE = mark(
+    "{n:,} student tokens, those where both models have read the same bytes (the scores of heads are of the other "
+    "tokens too, and lower)"
+)
+AMONG = {
+    "banded": mark("among teacher layers near the proportional depth"),
+    "full": mark("among all {n} teacher layers"),
+}
+
+
+def layers_sentence(alignment: Alignment) -> str:
+    """How the teacher layers were chosen, on what."""
+    layer_map, time = alignment.layer_map, alignment.settings["time"]
+    measured = ANY if time not in BYTE_RULES else EXACT if time == "exact" else EXACT_HERE
+    fields = {"measured": say(measured, n=layer_map["rows"]), "split": split(alignment)}
+    fields["among"] = say(AMONG[layer_map["search"]], n=len(alignment.teacher["kv_layers"]))
+    if layer_map["rule"] == "heldout" and "similarity.key.r2" in alignment.arrays:
+        return say(
+            "Layers were chosen by the held-out R² they reach, {among}, on {measured}; {split}, the layers that score "
+            "a fold chosen without it.",
+            **fields,
+        )
+    if layer_map["rule"] == "cka":
+        return say(
+            "The most similar layer by CKA was chosen, {among}, on {measured}; {split}, the layers that score a fold "
+            "chosen without it.",
+            **fields,
+        )
+    return say(
+        "Layers were chosen by proportional depth alone; the matrices are measured on {measured}.",
+        measured=fields["measured"],
+    )
+
+
+def layer_sentence(alignment: Alignment, layer: int) -> str:
+    """From which teacher layers one student layer is explained."""
+    parts = []
+    for kind, name in KIND_NAME.items():
+        layers = chosen(alignment, kind)[layer]
+        which = plural(
+            len(layers),
+            "{kind} from teacher layer {layers}",
+            "{kind} from teacher layers {layers}",
+            kind=name,
+            layers=listed(layers),
+        )
+        if best := best_alone(alignment, kind, layer):
+            which = say(
+                "{which} (held-out R² of the best alone: {r2:.2f}, layer {layer})",
+                which=which,
+                r2=best[1],
+                layer=best[0],
+            )
+        parts.append(which)
+    return say("Student layer {layer} is explained: {parts}.", layer=layer, parts=together(parts))
+
+
+def best_alone(alignment: Alignment, kind: str, layer: int) -> tuple[int, float] | None:
+    """The teacher layer that explains a student layer best on its own, and its R²; None where not searched."""
+    singles = alignment.arrays.get(f"similarity.{kind}.r2")
+    row = singles[alignment.layer_position(layer)] if singles is not None else np.array([np.nan])
+    if np.isnan(row).all():
+        return None
+    return alignment.teacher["kv_layers"][int(np.nanargmax(row))], float(np.nanmax(row))
+
+
+def ceiling_sentence(alignment: Alignment, kind: str) -> str:
+    """What a CKA must be compared with: chance, and how alike the student's own layers are."""
+    between, null, own = (alignment.arrays[f"similarity.{kind}.{name}"] for name in ("cka", "cka_shuffled", "own"))
+    parts = [
+        say("{kind}: CKA with the teacher up to {cka}", kind=KIND_NAME[kind], cka=number(_most(between))),
+        say("shuffled rows reach at most {cka}", cka=number(_most(null))),
+    ]
+    beside = np.diagonal(own, 1)
+    if len(beside) and not np.isnan(beside).all():
+        parts.append(
+            say(
+                "neighbouring student layers have {cka:.2f} with each other (at 1 nothing tells them apart)",
+                cka=np.nanmean(beside),
+            )
+        )
+    return say("{clauses}.", clauses=clauses(parts))
+
+
+def chosen_table(alignment: Alignment) -> pd.DataFrame:
+    """The chosen teacher layers of each student layer, and what speaks for them."""
+    rows = []
+    for kind, name in KIND_NAME.items():
+        by_fold = alignment.layer_map["by_fold"][kind]
+        for position, (layer, layers) in enumerate(chosen(alignment, kind).items()):
+            best = best_alone(alignment, kind, layer)
+            alike = Counter(map(tuple, by_fold[position]))[tuple(layers)]
+            cka, null = (alignment.arrays[f"similarity.{kind}.{m}"][position] for m in ("cka", "cka_shuffled"))
+            rows.append(
+                {
+                    "K/V": name,
+                    mark("student layer"): layer,
+                    mark("teacher layers"): listed(layers),
+                    mark("folds that agree"): say("{n} of {total}", n=alike, total=len(by_fold[position])),
+                    mark("best alone"): None if best is None else best[0],
+                    mark("R² of it"): None if best is None else best[1],
+                    mark("highest CKA"): _most(cka),
+                    mark("shuffled rows"): _most(null),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+@once
+def layer_pairs(alignment: Alignment) -> pd.DataFrame:
+    """Every number of the matrices, one pair of layers a row."""
+    teachers, rows = alignment.teacher["kv_layers"], []
+    for kind, name in KIND_NAME.items():
+        matrices = {m: alignment.arrays.get(f"similarity.{kind}.{m}") for m in ("cka", "cka_shuffled", "r2")}
+        for position, (student, layers) in enumerate(chosen(alignment, kind).items()):
+            for column, teacher in enumerate(teachers):
+                values = {m: None if a is None else float(a[position, column]) for m, a in matrices.items()}
+                numbered = {mark("student layer"): student, mark("teacher layer"): teacher}
+                pair = {"kind": name, **numbered, "chosen": teacher in layers}
+                rows.append(pair | values)
+    return pd.DataFrame(rows).rename(columns=NAMES)
+
+
+def _most(values: np.ndarray) -> float:
+    return float("nan") if np.isnan(values).all() else float(np.nanmax(values))

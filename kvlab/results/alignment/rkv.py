@@ -1,0 +1,70 @@
+"""R-KV: which steps of its timeline a teacher head keeps, and the parts of the score that decided it."""
+
+from __future__ import annotations
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from kvlab.language import mark, say
+from kvlab.results.alignment.data import Alignment
+from kvlab.results.style import NEUTRAL, TEACHER_COLOUR, layout, visible
+
+PARTS = {
+    mark("importance"): mark("importance<br>(attention share)"),
+    mark("redundancy"): mark("redundancy<br>(softmax share)"),
+    mark("score"): mark("score<br>(λI − (1−λ)R)"),
+}
+
+
+def kept_mask(alignment: Alignment, number: int, layer: int, head: int) -> np.ndarray:
+    """[Tt] bool: the steps that KV head ``head`` of teacher layer ``layer`` (as numbered) keeps of a document."""
+    steps = alignment.arrays[f"document.{number}.rkv.steps"][_position(alignment, layer), head]
+    kept = np.zeros(len(alignment.inspected[number].teacher_tokens), dtype=bool)
+    kept[steps[~np.isnan(steps)].astype(int)] = True
+    return kept
+
+
+def _position(alignment: Alignment, layer: int) -> int:
+    return list(alignment.teacher["kv_layers"]).index(layer)
+
+
+def kept_steps(
+    alignment: Alignment, number: int, layer: int, head: int, window: tuple[int, int] | None = None
+) -> go.Figure:
+    """Importance, redundancy and score along the teacher's tokens; kept steps stand out. Tokens that are never
+    candidates (special ones, attention sinks) are left blank. ``window``: first and last step drawn."""
+    tokens = alignment.inspected[number].teacher_tokens
+    kept = kept_mask(alignment, number, layer, head)
+    first, last = window or (0, len(tokens) - 1)
+    steps = np.arange(len(tokens))
+    figure = make_subplots(rows=len(PARTS), cols=1, shared_xaxes=True, vertical_spacing=0.05)
+    for row, (part, axis) in enumerate(PARTS.items(), 1):
+        values = alignment.arrays[f"document.{number}.rkv.{part}"][_position(alignment, layer), head]
+        candidate = ~np.isnan(values) & (steps >= first) & (steps <= last)
+        for which, name, colour in (
+            (candidate & kept, say("kept"), TEACHER_COLOUR),
+            (candidate & ~kept, say("dropped"), NEUTRAL),
+        ):
+            at = np.flatnonzero(which)
+            if not len(at):
+                continue
+            figure.add_bar(
+                row=row,
+                col=1,
+                x=at.tolist(),
+                y=values[at].tolist(),
+                name=name,
+                legendgroup=name,
+                showlegend=row == 1,
+                marker_color=colour,
+                customdata=[visible(tokens[i]) for i in at],
+                hovertemplate=say(
+                    "step %{{x}} “%{{customdata}}” {kept}<br>{part} %{{y:.4f}}", kept=name, part=say(part)
+                )
+                + "<extra></extra>",
+            )
+        figure.update_yaxes(title={"text": say(axis), "font": {"size": 11}}, row=row, col=1, zeroline=True)
+    figure.update_xaxes(range=[first - 0.5, last + 0.5])
+    figure.update_xaxes(title=say("teacher step (token)"), row=len(PARTS), col=1)
+    return layout(figure, 440, bargap=0.15, barmode="overlay", margin={"l": 84, "r": 16, "t": 32, "b": 44})

@@ -1,0 +1,56 @@
+"""One head under every time rule."""
+
+from __future__ import annotations
+
+from math import isfinite
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from kvlab.language import say
+from kvlab.results.alignment.data import Alignment
+from kvlab.results.style import NEUTRAL, TEACHER_COLOUR, layout, written
+
+LOWEST_SHOWN = -1.0  # of R²; a bar that goes lower is cut, its number is written
+
+
+def rules_table(alignment: Alignment, kind: str, layer: int, head: int) -> pd.DataFrame | None:
+    """Held-out R² per rule, the best first and those scored on their own tokens last; None where the analysis did not
+    compare them."""
+    rows_of = alignment.controls.get("rules")
+    if not rows_of:
+        return None
+    position = alignment.layer_position(layer)
+    rows = []
+    for rule, rows_used in rows_of.items():
+        r2, se = (float(alignment.arrays[f"rules.{kind}.{rule}.{name}"][position, head]) for name in ("r2", "se"))
+        rows.append({"rule": rule, "own": rule == alignment.settings["time"], "r2": r2, "se": se} | rows_used)
+    return pd.DataFrame(rows).sort_values(["common", "r2"], ascending=False, ignore_index=True)
+
+
+def time_rules(alignment: Alignment, kind: str, layer: int, head: int) -> go.Figure:
+    """The rule of the analysis stands out; a star marks a rule that is scored on its own tokens."""
+    frame = rules_table(alignment, kind, layer, head)
+    figure = go.Figure(
+        go.Bar(
+            x=frame["r2"].clip(lower=LOWEST_SHOWN),
+            y=[
+                f"{rule}{'' if common else ' *'}  <b>{written(r2)}</b>" + (f" ± {se:.3f}" if isfinite(se) else "")
+                for rule, common, r2, se in zip(frame["rule"], frame["common"], frame["r2"], frame["se"])
+            ],
+            orientation="h",
+            marker_color=[TEACHER_COLOUR if own else NEUTRAL for own in frame["own"]],
+            error_x={"type": "data", "array": frame["se"].fillna(0), "thickness": 1.5},
+            customdata=frame[["rule", "rows_scored"]],
+            hovertemplate="%{customdata[0]}: R² %{x:.3f}, n = %{customdata[1]:,}<extra></extra>",
+        )
+    )
+    shown = frame["r2"].clip(lower=LOWEST_SHOWN)
+    figure.add_vline(x=0, line={"width": 1, "color": NEUTRAL})
+    figure.update_xaxes(
+        title=say("held-out R² on the sample (whisker: ± 1 jackknife s.e.)"),
+        range=[min(0.0, shown.min()) - 0.02, max(0.5, shown.max() + 0.05)],
+        zeroline=False,
+    )
+    figure.update_yaxes(title=say("time rule"), autorange="reversed")
+    return layout(figure, 90 + 34 * len(frame), margin={"l": 190, "r": 16, "t": 8, "b": 48})

@@ -1,0 +1,207 @@
+"""What the numbers say, one sentence each, with n, split and control."""
+
+from __future__ import annotations
+
+from math import isfinite
+
+import numpy as np
+
+from kvlab.language import mark, plural, say, translated
+from kvlab.results.alignment.data import Alignment, FusedScore, HeadScore
+from kvlab.results.alignment.rkv import kept_mask
+from kvlab.results.style import KIND_NAME
+from kvlab.results.words import clauses, listed, number, points, together, whole
+from kvlab.shapes import SelfTest
+
+ERROR_MEANING = mark(
+    "Error = RSS / TSS = 1 − R² on documents that the map was not fitted on: 0 is perfect, 1 is no better than the "
+    "training mean. “=” marks a head no better than its controls: not above the mean, shuffled rows and the group "
+    "mean, or not more than two standard errors above the token alone or a teacher of random weights. “?” marks one of "
+    "which that is not known."
+)
+TESTED = {"teacher": mark("Teacher {name}: {tested}."), "student": mark("Student {name}: {tested}.")}
+
+
+def sentence(alignment: Alignment) -> str:
+    """The finding in one sentence."""
+    summary, data = alignment.summary(), alignment.data
+    shares = [
+        say("{share} of {kind} ({over})", share=whole(summary[kind]["r2"]), kind=name, over=_over(summary[kind]))
+        for kind, name in KIND_NAME.items()
+    ]
+    calibration = data["calibration_documents"]
+    return say(
+        "On {documents} held out by document ({rows:,} student tokens, {folds} folds{also}), {teacher} explains "
+        "{shares} of {student}'s variance, averaged over heads.",
+        documents=plural(data["documents"], "{n} document", "{n} documents"),
+        rows=data["rows_scored"],
+        folds=data["folds"],
+        also=say(", fitted also on {n} bundled samples", n=calibration) if calibration else "",
+        teacher=alignment.teacher["name"],
+        shares=together(shares),
+        student=alignment.student["name"],
+    )
+
+
+def _over(means: dict) -> str:
+    """A control that is worse than the training mean counts as the mean: more than its own R² nothing is above it."""
+    token, shuffled = points(min(means["gain"], means["r2"])), whole(means["r2_shuffled"])
+    if not isfinite(means["gain_random"]):
+        return say("{token} over the token alone, shuffled rows {shuffled}", token=token, shuffled=shuffled)
+    return say(
+        "{token} over the token alone, {random} over random weights, shuffled rows {shuffled}",
+        token=token,
+        random=points(min(means["gain_random"], means["r2_random"] + means["gain_random"])),
+        shuffled=shuffled,
+    )
+
+
+def control_sentence(alignment: Alignment, score: HeadScore) -> str:
+    """On which rows a head and its controls were measured."""
+    measured = isfinite(score.r2_random)
+    parts = [say("R² on documents held out ({split}), n = {n:,} tokens", split=split(alignment), n=score.n)]
+    if score.n_control < score.n and measured:
+        parts.append(
+            say(
+                "shuffled rows and random weights on {n:,} of them, a sample, where the teacher reaches {r2:.3f}",
+                n=score.n_control,
+                r2=score.r2_random + score.gain_random,
+            )
+        )
+    elif score.n_control < score.n:
+        parts.append(say("shuffled rows on {n:,} of them, a sample", n=score.n_control))
+    if not measured:
+        why = translated(alignment.controls.get("random_teacher", "not measured"))
+        parts.append(say("random weights: {why}", why=why))
+    return say("{clauses}.", clauses=clauses(parts))
+
+
+def split(alignment: Alignment) -> str:
+    """5 folds by document."""
+    return say("{n} folds {how}", n=alignment.data["folds"], how=translated(alignment.data["split"]))
+
+
+def apart_sentence(alignment: Alignment, score: HeadScore) -> str:
+    """The error with channels counted alike, and what is not in the score at all."""
+    sinks = alignment.settings["sinks"]
+    first = say("no sinks were left out")
+    if sinks:
+        first = say(
+            "the first {sinks} content tokens of either model (attention sinks): {error}",
+            sinks=sinks,
+            error=_apart(score.error_sink, score.n_sink),
+        )
+    special = say("the two models begin with no special token in common")
+    if score.n_special:
+        error = _apart(score.error_special, score.n_special)
+        special = say("the special token that both models begin with: {error}", error=error)
+    return say(
+        "Error {error}; {standardised} when every channel counts alike. Not in the score above, apart: {apart}.",
+        error=number(score.error),
+        standardised=number(score.error_standardised),
+        apart=clauses([first, special]),
+    )
+
+
+def _apart(error: float, n: int) -> str:
+    return say("error {error:.2f}, n = {n:,}", error=error, n=n) if n and isfinite(error) else say("none were scored")
+
+
+def fusion_sentence(alignment: Alignment) -> str:
+    """What all teachers together explain beyond the best single one, and beyond random weights in place of others."""
+    parts = []
+    for kind, name in KIND_NAME.items():
+        scores = [s for s in alignment.fusion if s.kind == kind and isfinite(s.r2)]
+        if scores:
+            r2, gain, random = (_mean_of(scores, column) for column in ("r2", "gain", "gain_random"))
+            gained = say("{points} over the best single teacher", points=points(gain))
+            if isfinite(random):
+                gained = say(
+                    "{one}, {points} over random weights in place of the others", one=gained, points=points(random)
+                )
+            parts.append(say("{share} of {kind} ({over})", share=whole(r2), kind=name, over=gained))
+    sentence = say(
+        "Fused in the student's space, {teachers} teachers explain {shares}, averaged over heads, on the {n:,} tokens "
+        "that all of them cover.",
+        teachers=len(alignment.teachers),
+        shares=together(parts),
+        n=alignment.fusion[0].n,
+    )
+    return sentence + _beating(alignment)
+
+
+def _mean_of(scores: list[FusedScore], column: str) -> float:
+    return sum(getattr(score, column) for score in scores) / len(scores)
+
+
+def _beating(alignment: Alignment) -> str:
+    """In how many heads the gain is one."""
+    scored = [score for score in alignment.fusion if isfinite(score.r2)]
+    if not any(isfinite(score.gain_random) for score in scored):
+        return say(
+            " Random weights in place of the other teachers were not measured: part of the gain is what any further "
+            "features bring."
+        )
+    known = [score.beats_best for score in scored if score.beats_best is not None]
+    if not known:
+        return ""
+    return say(
+        " In {beating} of {heads} heads both gains exceed two standard errors; random weights are measured on {n:,} "
+        "tokens of the sample.",
+        beating=sum(known),
+        heads=len(known),
+        n=alignment.fusion[0].n_control,
+    )
+
+
+def fusion_rows_sentence(alignment: Alignment) -> str:
+    """Why a teacher alone scores a little differently here than in its own result."""
+    return say(
+        "Held out ({split}). Each teacher alone is the map of its own result with one weight per head, fitted like the "
+        "fusion's, so that a better scale is no gain: its R² differs a little from there. “=” marks a gain within two "
+        "standard errors of none, or of what random weights in place of the other teachers bring.",
+        split=split(alignment),
+    )
+
+
+def kept_sentence(alignment: Alignment, number: int, layer: int, head: int) -> str:
+    """Which steps one teacher head keeps of a document, and by what."""
+    kept = kept_mask(alignment, number, layer, head)
+    position = list(alignment.teacher["kv_layers"]).index(layer)
+    score = alignment.arrays[f"document.{number}.rkv.score"][position, head]
+    candidates = int((~np.isnan(score)).sum())
+    steps = say("all {candidates} candidate steps", candidates=candidates)
+    if kept.sum() < candidates:
+        steps = say("{kept} of {candidates} candidate steps", kept=kept.sum(), candidates=candidates)
+    return say(
+        "Teacher layer {layer}, head {head} keeps **{steps}** of this document, those of the highest score "
+        "λ·importance − (1 − λ)·redundancy with λ = 0.1. Special tokens and the first {sinks} content tokens are no "
+        "candidates.",
+        layer=layer,
+        head=head,
+        steps=steps,
+        sinks=alignment.settings["sinks"],
+    )
+
+
+def capture_sentence(alignment: Alignment, role: str) -> str:
+    """What the self-test of one model's keys showed, and which layers keep nothing."""
+    model = alignment.teacher if role == "teacher" else alignment.student
+    found = alignment.capture.get(role)
+    tested = say("keys are compared as cached, no rotation was undone")
+    if found:
+        tested = SelfTest.from_dict(found).sentence()
+    words = [say(TESTED[role], name=model["name"], tested=tested)]
+    if model.get("latent"):
+        words.append(say("Its latent cache (MLA): K stands for the latent, V for the rotary key part."))
+    without = sorted(set(range(model["layers"])) - set(model["kv_layers"]))
+    if without:
+        words.append(
+            plural(
+                len(without),
+                "Without a KV cache: layer {layers}.",
+                "Without a KV cache: layers {layers}.",
+                layers=listed(without),
+            )
+        )
+    return say(" ").join(words)

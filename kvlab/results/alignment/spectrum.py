@@ -1,0 +1,67 @@
+"""Error spectrum of one head: how much of each principal direction of its own keys or values is explained."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from kvlab.language import say
+from kvlab.results.alignment.data import Alignment
+from kvlab.results.style import KIND_COLOUR, NEUTRAL, layout
+
+COLUMNS = ("share", "error", "se", "error_identity")
+
+
+def spectrum_table(alignment: Alignment, kind: str, layer: int, head: int) -> pd.DataFrame | None:
+    """One row per principal direction, the largest first; None where the analysis does not hold it."""
+    if f"spectrum.{kind}.share" not in alignment.arrays:
+        return None
+    position = alignment.layer_position(layer)
+    found = {name: alignment.arrays[f"spectrum.{kind}.{name}"][position, head].astype(float) for name in COLUMNS}
+    frame = pd.DataFrame({"direction": np.arange(1, len(found["share"]) + 1)} | found)
+    frame.insert(2, "cumulative", frame["share"].cumsum())
+    return frame[frame["share"].notna()].reset_index(drop=True)
+
+
+def error_spectrum(alignment: Alignment, kind: str, layer: int, head: int) -> go.Figure:
+    """Error along each direction with its standard error, beside the token alone; its share of variance beneath."""
+    frame = spectrum_table(alignment, kind, layer, head)
+    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.62, 0.38], vertical_spacing=0.08)
+    figure.add_bar(
+        row=1,
+        col=1,
+        x=frame["direction"],
+        y=frame["error"],
+        error_y={"type": "data", "array": frame["se"].fillna(0), "thickness": 1.2},
+        marker_color=KIND_COLOUR[kind],
+        name=say("error from the teacher"),
+        hovertemplate=say("direction %{x}: error %{y:.3f}") + "<extra></extra>",
+    )
+    figure.add_scatter(
+        row=1,
+        col=1,
+        x=frame["direction"],
+        y=frame["error_identity"],
+        mode="markers",
+        marker={"symbol": "line-ew-open", "size": 11, "color": NEUTRAL, "line": {"width": 2.5}},
+        name=say("error from the token alone"),
+        hovertemplate=say("direction %{x}: token alone %{y:.3f}") + "<extra></extra>",
+    )
+    figure.add_bar(
+        row=2,
+        col=1,
+        x=frame["direction"],
+        y=frame["share"],
+        marker_color=NEUTRAL,
+        showlegend=False,
+        hovertemplate=say("direction %{x}: %{y:.2%} of the variance") + "<extra></extra>",
+    )
+    figure.add_hline(y=1, row=1, col=1, line={"dash": "dot", "width": 1.5, "color": NEUTRAL})
+    top = max(1.15, float(np.nanquantile(frame[["error", "error_identity"]].to_numpy(), 0.95)) * 1.1)
+    figure.update_yaxes(title=say("error 1 − R²"), range=[0, min(top, 2.0)], row=1, col=1)
+    figure.update_yaxes(title=say("share of variance"), tickformat=".0%", rangemode="tozero", row=2, col=1)
+    figure.update_xaxes(range=[0.4, len(frame) + 0.6])
+    figure.update_xaxes(title=say("principal direction of the student head, largest first"), row=2, col=1)
+    return layout(figure, 380, bargap=0.25)

@@ -1,0 +1,302 @@
+"""Both token timelines of a document as bytes, how they were resampled, and groups of heads of one shape."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from kvlab.language import mark, say
+from kvlab.results.alignment.data import Alignment, Inspected, TokenView
+from kvlab.results.alignment.strip import token_error
+from kvlab.results.style import (
+    KIND_COLOUR,
+    KIND_NAME,
+    NEUTRAL,
+    SEGMENT_SHADE,
+    STUDENT_COLOUR,
+    TEACHER_COLOUR,
+    label,
+    layout,
+    visible,
+)
+
+RULE_COLOUR = {
+    "exact": NEUTRAL,
+    "floor": "#0072B2",
+    "ceil": "#E69F00",
+    "linear": "#009E73",
+    "nearest": "#CC79A7",
+    "overlap": "#56B4E9",
+    "segment": "#D55E00",
+}
+GROUP_SHADE = "rgba(213,94,0,0.13)"
+MOST_TOKENS = 2000  # of a timeline that are drawn at once
+INTERPOLATED = ("linear", "segment", "overlap")  # drawn as lines, the others as steps
+LAG_BINS = (  # upper end in bytes, colour, words
+    (-1, "#B2182B", mark("teacher has read ahead")),
+    (0, "#9AA5B1", mark("same byte")),
+    (2, "#92C5DE", mark("1–2 bytes behind")),
+    (5, "#4393C3", mark("3–5 bytes behind")),
+    (10**9, "#2166AC", mark("6 or more bytes behind")),
+)
+
+
+def rule_shown(alignment: Alignment) -> str:
+    """The rule of the analysis; floor for one that has no single map (rkv keeps other steps for each head)."""
+    used = alignment.settings["time"]
+    return used if used in alignment.timeline["rules"] else "floor"
+
+
+def timeline(alignment: Alignment, number: int, rule: str, window: tuple[int, int] | None = None) -> go.Figure:
+    """Teacher and student tokens as two rails over byte position, joined by a rule's map, coloured by lag, with exact
+    borders as lines through both and the groups between them that are not one to one shaded; the error of each
+    student token (mean over heads) beneath.
+
+    Drawn are the tokens of ``window``, with half of it on either side to drag into, at most MOST_TOKENS of a model.
+    """
+    document = alignment.inspected[number]
+    first, last = drawn_bytes(document, window)
+    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.62, 0.38], vertical_spacing=0.06)
+    _add_groups(figure, document, first, last)
+    _add_links(figure, alignment, document, number, rule, first, last)
+    for tokens, height, colour, name in (
+        (document.teacher_tokens, 1.0, TEACHER_COLOUR, say("teacher token")),
+        (document.student_tokens, 0.0, STUDENT_COLOUR, say("student token")),
+    ):
+        _add_rail(figure, [t for t in tokens if first <= t.end <= last], height, colour, name)
+    for kind in ("key", "value"):
+        error = token_error(alignment, number, kind)
+        content = [
+            i
+            for i, t in enumerate(document.student_tokens)
+            if not t.special and first <= t.end <= last and not np.isnan(error[i])
+        ]
+        figure.add_scatter(
+            row=2,
+            col=1,
+            x=[document.student_tokens[i].end for i in content],
+            y=[float(error[i]) for i in content],
+            mode="lines+markers",
+            line={"shape": "vh", "width": 1.5, "color": KIND_COLOUR[kind]},
+            marker={"size": 5},
+            name=say("{kind} error", kind=KIND_NAME[kind]),
+            customdata=[visible(document.student_tokens[i]) for i in content],
+            hovertemplate=say("{kind} “%{{customdata}}” error %{{y:.2f}}", kind=KIND_NAME[kind]) + "<extra></extra>",
+        )
+    start, end = window or (0, min(96, len(document.text.encode())))
+    _add_segments(figure, document, start, end)
+    figure.update_xaxes(range=[start - 1, end + 1], showgrid=False)
+    figure.update_xaxes(title=say("byte of the text (UTF-8)"), row=2, col=1)
+    figure.update_yaxes(
+        row=1,
+        col=1,
+        range=[-0.25, 1.55],
+        tickvals=[0, 1],
+        ticktext=[say("student"), say("teacher")],
+        showgrid=False,
+        zeroline=False,
+        fixedrange=True,
+    )
+    figure.update_yaxes(row=2, col=1, title=say("error, mean of heads"), rangemode="tozero", fixedrange=True)
+    return layout(figure, 450, dragmode="pan", margin={"l": 72, "r": 16, "t": 56, "b": 48})
+
+
+def drawn_bytes(document: Inspected, window: tuple[int, int] | None) -> tuple[int, int]:
+    """From where to where tokens are drawn: around the window, or all of a document that is not too long."""
+    first, last = 0, len(document.text.encode())
+    if window:
+        room = (window[1] - window[0]) // 2
+        first, last = max(0, window[0] - room), min(last, window[1] + room)
+    for tokens in (document.teacher_tokens, document.student_tokens):
+        ends = [token.end for token in tokens if first <= token.end <= last]
+        if len(ends) > MOST_TOKENS:
+            last = min(last, ends[MOST_TOKENS - 1])
+    return first, last
+
+
+def _add_groups(figure: go.Figure, document: Inspected, first: int, last: int) -> None:
+    """Exact borders through both rails; where several tokens stand for one, their bytes shaded and counted."""
+    shown = [group for group in groups(document) if first <= group.end <= last]
+    others = [group for group in shown if (group.teacher, group.student) != (1, 1)]
+    boxes: list[float | None] = []
+    lines: list[float | None] = []
+    for group in others:
+        boxes += [group.start, group.start, group.end, group.end, group.start, None]
+    for group in shown:
+        lines += [group.end, group.end, None]
+    if others:
+        figure.add_scatter(
+            row=1,
+            col=1,
+            x=boxes,
+            y=[0.13, 0.87, 0.87, 0.13, 0.13, None] * len(others),
+            mode="lines",
+            line={"width": 0},
+            fill="toself",
+            fillcolor=GROUP_SHADE,
+            name=say("not one to one, teacher : student"),
+            hoverinfo="skip",
+        )
+        figure.add_scatter(
+            row=1,
+            col=1,
+            x=[(group.start + group.end) / 2 for group in others],
+            y=[0.5] * len(others),
+            mode="text",
+            text=[f"{group.teacher}:{group.student}" for group in others],
+            textfont={"size": 11},
+            customdata=[[g.teacher, g.student, g.start, g.end] for g in others],
+            hovertemplate=say(
+                "%{customdata[0]} teacher and %{customdata[1]} student tokens for bytes "
+                "%{customdata[2]}–%{customdata[3]}"
+            )
+            + "<extra></extra>",
+            showlegend=False,
+        )
+    figure.add_scatter(
+        row=1,
+        col=1,
+        x=lines,
+        y=[-0.2, 1.2, None] * len(shown),
+        mode="lines",
+        line={"color": NEUTRAL, "width": 1, "dash": "dot"},
+        name=say("exact border"),
+        hoverinfo="skip",
+    )
+
+
+def _add_segments(figure: go.Figure, document: Inspected, start: int, end: int) -> None:
+    """Bands behind both rows, named at the top where they begin in the window."""
+    for name, first, last in document.segments:
+        if last <= first:
+            continue
+        shade = f"rgba(110,118,129,{SEGMENT_SHADE.get(name, 0.1)})"
+        figure.add_vrect(x0=first, x1=last, fillcolor=shade, line_width=0, layer="below", row="all", col=1)
+        figure.add_annotation(
+            row=1,
+            col=1,
+            x=max(first, start) if last > start else first,
+            y=1.52,
+            text=say(name),
+            showarrow=False,
+            xanchor="left",
+            yanchor="top",
+            font={"size": 12},
+        )
+
+
+def _add_links(
+    figure: go.Figure, alignment: Alignment, document: Inspected, number: int, rule: str, first: int, last: int
+) -> None:
+    index = alignment.arrays[f"document.{number}.index.{rule}"]
+    lag = alignment.arrays[f"document.{number}.lag.{rule}"]
+    ends = np.array([token.end for token in document.teacher_tokens], dtype=float)
+    lowest = -(10**9)
+    for upper, colour, words in LAG_BINS:
+        x: list[float | None] = []
+        y: list[float | None] = []
+        for i, token in enumerate(document.student_tokens):
+            if np.isnan(index[i]) or not lowest < lag[i] <= upper or not first <= token.end <= last:
+                continue
+            x += [float(np.interp(index[i], np.arange(len(ends)), ends)), token.end, None]
+            y += [0.86, 0.14, None]
+        lowest = upper
+        if x:
+            line = {"color": colour, "width": 1.6}
+            figure.add_scatter(row=1, col=1, x=x, y=y, mode="lines", line=line, name=say(words), hoverinfo="skip")
+
+
+def _add_rail(figure: go.Figure, tokens: list[TokenView], height: float, colour: str, name: str) -> None:
+    """Tokens as boxes from their first to their last byte, with their text where it fits."""
+    content = [token for token in tokens if token.end > token.start]
+    x: list[float | None] = []
+    y: list[float | None] = []
+    for token in content:
+        x += [token.start, token.start, token.end, token.end, token.start, None]
+        y += [height - 0.13, height + 0.13, height + 0.13, height - 0.13, height - 0.13, None]
+    figure.add_scatter(
+        row=1,
+        col=1,
+        x=x,
+        y=y,
+        mode="lines",
+        line={"color": colour, "width": 1},
+        fill="toself",
+        fillcolor=f"rgba({int(colour[1:3], 16)},{int(colour[3:5], 16)},{int(colour[5:7], 16)},0.10)",
+        name=name,
+        hoverinfo="skip",
+        showlegend=False,
+    )
+    figure.add_scatter(
+        row=1,
+        col=1,
+        x=[(token.start + token.end) / 2 for token in content],
+        y=[height] * len(content),
+        mode="text",
+        text=[label(token) for token in content],
+        textfont={"size": 11},
+        customdata=[[visible(token), token.start, token.end] for token in content],
+        hovertemplate=say("{name} “%{{customdata[0]}}”<br>bytes %{{customdata[1]}}–%{{customdata[2]}}", name=name)
+        + "<extra></extra>",
+        showlegend=False,
+        name=name,
+    )
+
+
+def index_maps(alignment: Alignment, number: int) -> go.Figure:
+    """Every rule's map drawn together: student step across, (mean) teacher step up; of more than MOST_TOKENS steps,
+    every n-th."""
+    figure = go.Figure()
+    every = -(-len(alignment.inspected[number].student_tokens) // MOST_TOKENS)
+    for rule in alignment.timeline["rules"]:
+        index = alignment.arrays[f"document.{number}.index.{rule}"]
+        dots = rule == "exact"
+        figure.add_scatter(
+            x=list(range(0, len(index), every)),
+            y=[None if np.isnan(v) else float(v) for v in index[::every]],
+            mode="markers" if dots else "lines",
+            marker={"size": 4, "color": RULE_COLOUR[rule]},
+            line={"width": 1.8, "color": RULE_COLOUR[rule], "shape": "linear" if rule in INTERPOLATED else "hv"},
+            name=rule,
+            hovertemplate=say("{rule}: student token %{{x}} ← teacher step %{{y:.1f}}", rule=rule) + "<extra></extra>",
+        )
+    figure.update_xaxes(title=say("student token"))
+    figure.update_yaxes(title=say("teacher step"))
+    return layout(figure, 340)
+
+
+@dataclass(frozen=True)
+class Group:
+    """The smallest run of bytes that both models cut out: tokens of the teacher and of the student in it."""
+
+    start: int  # byte
+    end: int  # byte, exclusive; an exact border
+    teacher: int
+    student: int
+
+    @property
+    def shape(self) -> str:
+        """What it is called in ``shapes``."""
+        return ":".join("1" if count == 1 else "n" for count in (self.teacher, self.student))
+
+
+def groups(document: Inspected) -> list[Group]:
+    """Invariant: groups tile the text as far as both have read it; each ends at a byte where a token of both ends."""
+    ends_t, ends_s = (_ends(tokens) for tokens in (document.teacher_tokens, document.student_tokens))
+    borders = np.intersect1d(ends_t, ends_s)
+    counts_t, counts_s = (np.diff(np.searchsorted(e, borders, side="right"), prepend=0) for e in (ends_t, ends_s))
+    starts = [0, *borders[:-1].tolist()] if len(borders) else []
+    return [Group(*of) for of in zip(starts, borders.tolist(), counts_t.tolist(), counts_s.tolist())]
+
+
+def _ends(tokens: list[TokenView]) -> np.ndarray:
+    return np.array([token.end for token in tokens if not token.special and token.end > 0], dtype=int)
+
+
+def shapes(document: Inspected) -> Counter[str]:
+    """How many groups there are of "1:1", "1:n", "n:1" and "n:n", teacher : student."""
+    return Counter(group.shape for group in groups(document))

@@ -1,0 +1,288 @@
+"""A finished functional test, on disk and back: can the student use the teacher's cache? No torch here.
+
+``injection.json`` holds everything. Names of variants, in the order in which they are shown:
+    own        the student's own cache: must reproduce the plain forward, or nothing else is reported
+    projected  the teachers' cache, projected (and fused)
+    mean       the student's training mean in every replaced row
+    shuffled   the projected rows, keys in one other order and values in another
+    identity   a ridge from the teachers' context-free token embeddings
+    random     a ridge from teachers of the same architecture with random weights
+    none       (texts only) no prefix at all
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kvlab.errors import AlignError
+from kvlab.language import mark, say
+from kvlab.results.alignment.data import plain
+
+FORMAT = 1
+JSON_NAME = "injection.json"
+VARIANTS = ("own", "projected", "mean", "shuffled", "identity", "random", "none")
+CONTROLS = ("mean", "shuffled", "identity", "random")
+NAMES = {
+    "own": mark("own cache"),
+    "projected": mark("projected cache"),
+    "mean": mark("mean cache"),
+    "shuffled": mark("shuffled cache"),
+    "identity": mark("token identity alone"),
+    "random": mark("random-weights teacher"),
+    "none": mark("no prefix"),
+}
+
+
+@dataclass(frozen=True)
+class Injected:
+    """The continuation after one variant of the prefix' cache, per token, against the student's own cache.
+
+    KL = KL(own || variant) of the next-token distributions, in nats; delta_ce = cross-entropy of the text, variant
+    less own. Standard errors by jackknife over documents, of differences over the paired differences.
+    """
+
+    variant: str
+    prefix: float  # share of the document's tokens that are cached
+    kl: float
+    kl_se: float
+    delta_ce: float
+    delta_ce_se: float
+    same_choice: float  # share of tokens where the most likely next token is the own cache's
+    kl_over_projected: float  # this variant less the projected cache, on the same tokens; 0 for the projected one
+    kl_over_projected_se: float
+    ce_over_projected: float
+    ce_over_projected_se: float
+    n: int  # continuation tokens
+    documents: int
+
+
+@dataclass(frozen=True)
+class AttentionError:
+    """What the student's own queries make of the projected cache in one layer and KV head.
+
+    error = RSS / TSS of the head's output (probabilities times values), about the mean own output of the judged
+    queries, summed over the query heads that share the KV head: 0 the same output, 1 no better than their mean.
+    """
+
+    kind: str  # "key" | "value" | "both": which of the two is projected, the other being the student's own
+    layer: int  # as numbered in the student
+    head: int  # KV head
+    error: float
+    se: float
+    kl: float  # KL(own || this) of the attention distribution per query, nats; not a number for values
+    kl_se: float
+    controls: dict[str, float]  # error of each control
+    controls_kl: dict[str, float]
+    query_heads: list[float]  # error of each query head of the group
+    n: int  # queries
+
+
+@dataclass(frozen=True)
+class Projected:
+    """Projection error RSS / TSS = 1 - R^2 of one KV head on the judged documents' replaced rows."""
+
+    kind: str
+    layer: int
+    head: int
+    error: float
+    se: float
+    controls: dict[str, float]
+    n: int
+
+
+@dataclass(frozen=True)
+class Swap:
+    """The damage of replacing one layer's, or one KV head's, part of the prefix' cache and nothing else."""
+
+    kind: str  # "key" | "value" | "both"
+    layer: int
+    head: int | None  # None: the whole layer
+    kl: float
+    kl_se: float
+    delta_ce: float
+    delta_ce_se: float
+    kl_mean: float  # control: the same part replaced by its training mean
+    kl_mean_se: float
+    delta_ce_mean: float
+    delta_ce_mean_se: float
+    n: int
+    documents: int
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Spearman's rank correlation of an error with the damage of a swap, over heads (mean ranks where tied)."""
+
+    kind: str  # "key" | "value" | "both kinds": over all K and V heads together
+    error: str  # "projection" | "attention"
+    damage: str  # "kl" | "delta_ce"
+    rho: float
+    heads: int
+
+
+@dataclass(frozen=True)
+class Continued:
+    """One greedy continuation of a prompt."""
+
+    variant: str
+    tokens: list[str]
+    differs: list[bool]  # per token: in no run that the own cache's continuation shares (difflib)
+    text: str
+    answer: str | None  # behind the last answer marker
+    right: bool | None  # None: the document has no answer to compare with
+
+
+@dataclass(frozen=True)
+class Text:
+    id: str
+    prompt: str
+    expected: str | None
+    continuations: list[Continued]
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    variant: str
+    right: float
+    se: float  # of the mean over documents
+    less_own: float  # this variant less the own cache, on the same documents
+    less_own_se: float
+    same_tokens: float  # share of the own continuation's tokens before the first difference
+    documents: int
+
+
+@dataclass
+class Injection:
+    settings: dict[str, Any]  # of the analysis
+    injection: dict[str, Any]  # InjectSettings
+    teachers: list[dict[str, Any]]  # Geometry of each
+    student: dict[str, Any]
+    data: dict[str, Any]
+    own: dict[str, Any]  # largest_difference (relative to the largest logit), tolerance, reproduces
+    injected: list[Injected] = field(default_factory=list)
+    attention: list[AttentionError] = field(default_factory=list)
+    projection: list[Projected] = field(default_factory=list)
+    swaps: list[Swap] = field(default_factory=list)
+    correlations: list[Correlation] = field(default_factory=list)
+    texts: list[Text] = field(default_factory=list)
+    accuracy: list[Accuracy] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)
+    prompts: str = ""
+
+    @property
+    def reproduces(self) -> bool:
+        """The student's own cache, injected, gives its logits; where not, nothing else was measured."""
+        return bool(self.own["reproduces"])
+
+    def score(self, variant: str, prefix: float | None = None) -> Injected:
+        """The numbers of one variant, at the main prefix unless another is given. Raises KeyError."""
+        share = self.injection["prefix"] if prefix is None else prefix
+        for found in self.injected:
+            if found.variant == variant and found.prefix == share:
+                return found
+        raise KeyError((variant, share))
+
+    def grid(self, which: str, kind: str, column: str) -> np.ndarray:
+        """[L, H] of a column of "attention", "projection" or of the head "swaps"; not a number where not measured."""
+        cells = [c for c in getattr(self, which) if c.kind == kind and c.head is not None]
+        layers = list(self.student["kv_layers"])
+        heads = max(shape[0] for shape in self.student["layer_shapes"])
+        grid = np.full((len(layers), heads), np.nan)
+        for cell in cells:
+            grid[layers.index(cell.layer), cell.head] = getattr(cell, column)
+        return grid
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"format": FORMAT, **asdict(self)}
+
+
+def write(injection: Injection, folder: Path) -> None:
+    text = json.dumps(plain(injection.to_dict()), ensure_ascii=False, indent=1, allow_nan=False)
+    partial = folder / (JSON_NAME + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(folder / JSON_NAME)
+
+
+LISTS = {
+    "injected": Injected,
+    "attention": AttentionError,
+    "projection": Projected,
+    "swaps": Swap,
+    "correlations": Correlation,
+    "accuracy": Accuracy,
+}
+MAY_BE_NONE = {"head", "answer", "right", "expected"}
+
+
+def read(folder: Path) -> Injection:
+    """Raises AlignError when the folder holds no readable functional test."""
+    try:
+        fields = json.loads((folder / JSON_NAME).read_text(encoding="utf-8"))
+        if fields.pop("format") != FORMAT:
+            raise ValueError("another format version")
+        for name, cls in LISTS.items():
+            fields[name] = [cls(**_numbers(row)) for row in fields[name]]
+        fields["own"] = _numbers(fields["own"])
+        fields["texts"] = [
+            Text(**(row | {"continuations": [Continued(**c) for c in row["continuations"]]})) for row in fields["texts"]
+        ]
+        return Injection(**fields)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise AlignError(
+            "injection-unreadable",
+            expected=f"{JSON_NAME} as written by kvlab, format {FORMAT}",
+            found=f"{type(error).__name__}: {error}",
+            remedy="run the functional test again",
+        ) from error
+
+
+def _numbers(value: Any) -> Any:
+    """What is null in JSON is not a number, but where a field may be empty."""
+    if isinstance(value, dict):
+        return {k: v if v is None and k in MAY_BE_NONE else _numbers(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_numbers(v) for v in value]
+    return float("nan") if value is None else value
+
+
+def sentence(injection: Injection) -> str:
+    """The result in one sentence, with n, split and controls."""
+    student, own = injection.student["name"], injection.own
+    if not injection.reproduces:
+        return say(
+            "Nothing is reported: the own cache of {student}, injected, does not reproduce its logits (they differ by "
+            "{difference:.1e} of the largest logit, {tolerance:.0e} is allowed).",
+            student=student,
+            difference=own["largest_difference"],
+            tolerance=own["tolerance"],
+        )
+    projected = injection.score("projected")
+    controls = [f"{say(NAMES[c])} {injection.score(c).kl:.3f}" for c in CONTROLS if _measured(injection, c)]
+    return say(
+        "{student} on the projected cache of {teachers}: KL {kl:.3f} ± {kl_se:.3f} and ΔCE {ce:+.3f} ± {ce_se:.3f} "
+        "nats per token against its own cache (KL of the controls: {controls}; the own cache differs from the plain "
+        "forward by {difference:.0e} of the largest logit); n = {n:,} continuation tokens of {documents} documents, "
+        "held out from the fit on {fitted} others.",
+        student=student,
+        teachers=" + ".join(t["name"] for t in injection.teachers),
+        kl=projected.kl,
+        kl_se=projected.kl_se,
+        ce=projected.delta_ce,
+        ce_se=projected.delta_ce_se,
+        controls=say(", ").join(controls),
+        difference=own["largest_difference"],
+        n=projected.n,
+        documents=projected.documents,
+        fitted=injection.data["documents_fitted"],
+    )
+
+
+def _measured(injection: Injection, name: str) -> bool:
+    return any(found.variant == name for found in injection.injected)

@@ -1,0 +1,209 @@
+"""Figures of a functional test: its variants, curves and accuracy, and the damage of each head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isfinite, nan
+
+import plotly.graph_objects as go
+
+from kvlab.language import mark, say
+from kvlab.results.alignment.heads import DARK_BELOW, ERROR_COLOURS, ERROR_TICKS
+from kvlab.results.cells import Cell, cell_map
+from kvlab.results.function.data import NAMES, VARIANTS, Accuracy, Injected, Injection
+from kvlab.results.style import DAMAGE_SCALE, KIND_COLOUR, NEUTRAL, STUDENT_COLOUR, TEACHER_COLOUR, layout, written
+
+# Okabe and Ito 2008; told apart by marker and dash too.
+LOOK = {
+    "own": (KIND_COLOUR["key"], "circle", "solid"),
+    "projected": (TEACHER_COLOUR, "square", "solid"),
+    "mean": (NEUTRAL, "x", "dot"),
+    "shuffled": ("#E69F00", "triangle-up", "dash"),
+    "identity": (KIND_COLOUR["value"], "diamond", "dashdot"),
+    "random": (STUDENT_COLOUR, "cross", "longdash"),
+}
+MEASURES = {  # column -> title of the axis
+    "kl": mark("KL from the own cache, nats per token"),
+    "delta_ce": mark("ΔCE from the own cache, nats per token"),
+}
+
+
+def variants(rows: Sequence[Injected], column: str) -> go.Figure:
+    """KL or ΔCE of each variant at one prefix, with its standard error and number."""
+    values = [(row.variant, getattr(row, column), getattr(row, f"{column}_se"), row.n) for row in rows]
+    return _bars(values, say(MEASURES[column]), say("%{customdata[0]}: %{customdata[1]}, n = %{customdata[2]} tokens"))
+
+
+def accuracy(rows: Sequence[Accuracy]) -> go.Figure:
+    """Share of right answers after each variant, with its standard error."""
+    values = [(row.variant, row.right, row.se, row.documents) for row in rows]
+    hover = say("%{customdata[0]}: %{customdata[1]}, n = %{customdata[2]} documents")
+    return _bars(values, say("share of right answers"), hover)
+
+
+def _bars(values: Sequence[tuple[str, float, float, int]], axis: str, hover: str) -> go.Figure:
+    names = [say(NAMES[name]) for name, *_ in values]
+    numbers = [f"{written(value)} ± {error:.3f}" for _, value, error, _ in values]
+    figure = go.Figure(
+        go.Bar(
+            x=[value for _, value, _, _ in values],
+            y=[f"{name}<br><b>{number}</b>" for name, number in zip(names, numbers, strict=True)],
+            orientation="h",
+            marker_color=[LOOK[name][0] if name in ("own", "projected") else NEUTRAL for name, *_ in values],
+            error_x={"type": "data", "array": [error for _, _, error, _ in values], "thickness": 1.5},
+            customdata=[[names[i], numbers[i], f"{row[3]:,}"] for i, row in enumerate(values)],
+            hovertemplate=hover + "<extra></extra>",
+        )
+    )
+    figure.add_vline(x=0, line={"width": 1, "color": NEUTRAL})
+    figure.update_xaxes(title=axis, zeroline=False)
+    figure.update_yaxes(autorange="reversed")
+    return layout(figure, 90 + 44 * len(values), margin={"l": 150, "r": 16, "t": 8, "b": 48})
+
+
+def curve(injection: Injection, column: str, share: float | None = None) -> go.Figure:
+    """KL or ΔCE over the share of the document that is handed over; ``share``: the one that is marked."""
+    figure = go.Figure()
+    for name in [name for name in VARIANTS if name in LOOK]:
+        rows = sorted((row for row in injection.injected if row.variant == name), key=lambda row: row.prefix)
+        if not rows:
+            continue
+        colour, symbol, dash = LOOK[name]
+        figure.add_scatter(
+            x=[row.prefix for row in rows],
+            y=[getattr(row, column) for row in rows],
+            error_y={"type": "data", "array": [getattr(row, f"{column}_se") for row in rows], "thickness": 1.2},
+            mode="lines+markers",
+            name=say(NAMES[name]),
+            line={"color": colour, "dash": dash},
+            marker={"symbol": symbol, "size": 9},
+            customdata=[[getattr(row, f"{column}_se"), row.n] for row in rows],
+            hovertemplate=say(
+                "{name}, prefix %{{x:.0%}}<br>%{{y:.3f}} ± %{{customdata[0]:.3f}}, n = %{{customdata[1]:,}} tokens",
+                name=say(NAMES[name]),
+            )
+            + "<extra></extra>",
+        )
+    if share is not None:
+        figure.add_vline(x=share, line={"width": 1.5, "dash": "dot", "color": NEUTRAL})
+    figure.update_xaxes(title=say("share of the document handed over"), tickformat=".0%")
+    figure.update_yaxes(title=say("{measure}, nats per token", measure="KL" if column == "kl" else "ΔCE"))
+    return layout(figure, 380, margin={"l": 56, "r": 16, "t": 64, "b": 48})
+
+
+PART = {"key": "K", "value": "V", "both": mark("K and V")}
+HEAD_MEASURES = {  # name -> list of the result, column, column of its standard error, title of the map
+    "projection": ("projection", "error", "se", mark("{part} projection error, held out")),
+    "attention": ("attention", "error", "se", mark("{part} attention-output error, held out")),
+    "kl": ("swaps", "kl", "kl_se", mark("{part} swap damage, KL")),
+    "delta_ce": ("swaps", "delta_ce", "delta_ce_se", mark("{part} swap damage, ΔCE")),
+}
+SYMBOL = {"key": "circle", "value": "diamond", "both": "square"}
+BOTH_COLOUR = "#0072B2"
+
+
+def measured(injection: Injection, measure: str, part: str) -> bool:
+    """Whether a map of it can be drawn."""
+    cells = getattr(injection, HEAD_MEASURES[measure][0])
+    return any(c.kind == part and c.head is not None for c in cells)
+
+
+def function_map(injection: Injection, measure: str, part: str, selected: tuple[int, int] | None = None) -> go.Figure:
+    """One measure per student layer and KV head; K, V and both together are on one colour scale."""
+    where, column, error, title = HEAD_MEASURES[measure]
+    every = [c for c in getattr(injection, where) if c.head is not None]
+    heads = {(c.layer, c.head): c for c in every if c.kind == part}
+    values = [getattr(c, column) for c in every if isfinite(getattr(c, column))]
+    is_error = column == "error"
+    low, high = (0.0, 1.0) if is_error else (min(0.0, *values), max(1e-6, *values))
+    cells = [
+        _cell(injection, heads.get(at), at, column, error, low, high, is_error, part)
+        for at in dict.fromkeys((c.layer, c.head) for c in injection.projection)
+    ]
+    bar = {"title": {"text": say("error<br>RSS / TSS") if is_error else say("nats<br>per token")}, "thickness": 12}
+    if is_error:
+        colours = {**ERROR_COLOURS, "colorbar": bar | {"tickvals": ERROR_TICKS}}
+    else:
+        colours = {"colorscale": DAMAGE_SCALE, "zmin": low, "zmax": high, "colorbar": bar}
+    return cell_map(injection, cells, colours, say(title, part=say(PART[part])), selected)
+
+
+def _cell(injection, found, at, column, error, low, high, is_error, part) -> Cell:
+    value = getattr(found, column) if found is not None else nan
+    known = isfinite(value)
+    lines = [say("{part} layer {layer}, head {head}", part=say(PART[part]), layer=at[0], head=at[1])]
+    if known:
+        lines.append(f"{value:.4f} ± {getattr(found, error):.4f}")
+        lines.append(say("n = {n:,}", n=found.n))
+    else:
+        lines.append(say("not measured"))
+    digits = 2 if is_error else 3
+    return Cell(
+        layer=at[0],
+        head=at[1],
+        value=value if known else None,
+        words=f"{value:.{digits}f}" if known else "–",
+        mark="",
+        hover="<br>".join(lines),
+        dark=known and (value - low) / (high - low) < (DARK_BELOW if is_error else 0.55),
+    )
+
+
+def layer_damage(injection: Injection, column: str) -> go.Figure:
+    """KL or ΔCE of handing over one layer alone, K, V and both, beside its training mean."""
+    figure = go.Figure()
+    for part, colour in (*KIND_COLOUR.items(), ("both", BOTH_COLOUR)):
+        swaps = [s for s in injection.swaps if s.head is None and s.kind == part]
+        for name, pattern in ((column, ""), (f"{column}_mean", "/")):
+            words = say("{part}, projected" if name == column else "{part}, its mean", part=say(PART[part]))
+            figure.add_bar(
+                x=[str(s.layer) for s in swaps],
+                y=[getattr(s, name) for s in swaps],
+                error_y={"type": "data", "array": [getattr(s, f"{name}_se") for s in swaps], "thickness": 1.2},
+                name=words,
+                marker={"color": colour, "pattern": {"shape": pattern, "fgcolor": "#FFFFFF"}},
+                hovertemplate=say("{words}, layer %{{x}}: %{{y:.4f}} nats per token", words=words) + "<extra></extra>",
+            )
+    figure.update_xaxes(title=say("student layer"), type="category")
+    figure.update_yaxes(title=say("{measure}, nats per token", measure="KL" if column == "kl" else "ΔCE"))
+    return layout(figure, 340, barmode="group", margin={"l": 64, "r": 16, "t": 76, "b": 48})
+
+
+def error_against_damage(
+    injection: Injection, error: str, column: str, selected: tuple[str, int, int] | None = None
+) -> go.Figure:
+    """Every head that was swapped alone: its error across, the damage of its swap up; ``selected`` is ringed."""
+    figure = go.Figure()
+    errors = {(c.kind, c.layer, c.head): c for c in getattr(injection, error)}
+    for kind, colour in KIND_COLOUR.items():
+        swaps = [s for s in injection.swaps if s.head is not None and (s.kind, s.layer, s.head) in errors]
+        pairs = [(errors[s.kind, s.layer, s.head], s) for s in swaps if s.kind == kind]
+        if not pairs:
+            continue
+        figure.add_scatter(
+            x=[e.error for e, _ in pairs],
+            y=[getattr(s, column) for _, s in pairs],
+            error_y={"type": "data", "array": [getattr(s, f"{column}_se") for _, s in pairs], "thickness": 1},
+            mode="markers",
+            name=PART[kind],
+            marker={
+                "color": colour,
+                "symbol": SYMBOL[kind],
+                "size": 11,
+                "line": {
+                    "color": "#000000",
+                    "width": [2.5 if (s.kind, s.layer, s.head) == selected else 0 for _, s in pairs],
+                },
+            },
+            customdata=[[s.layer, s.head] for _, s in pairs],
+            hovertemplate=say(
+                "{part} layer %{{customdata[0]}}, head %{{customdata[1]}}<br>error %{{x:.3f}}, damage %{{y:.4f}}",
+                part=PART[kind],
+            )
+            + "<extra></extra>",
+        )
+    figure.add_hline(y=0, line={"width": 1, "color": NEUTRAL})
+    name = say("projection error") if error == "projection" else say("attention-output error")
+    figure.update_xaxes(title=say("{error}, RSS / TSS", error=name))
+    figure.update_yaxes(title=say("{measure}, nats per token", measure="KL" if column == "kl" else "ΔCE"))
+    return layout(figure, 340, margin={"l": 64, "r": 16, "t": 40, "b": 48})

@@ -1,0 +1,259 @@
+"""A functional test in words: what its numbers say against their controls."""
+
+from __future__ import annotations
+
+from math import isfinite, sqrt
+
+from kvlab.language import mark, plural, say
+from kvlab.results.alignment.data import Alignment
+from kvlab.results.function.data import CONTROLS, NAMES, Continued, Injected, Injection
+from kvlab.results.words import listed
+
+TWENTIETH = 1.96  # standard deviations that a normal number is beyond in one of 20 cases; of ρ it is 1 / √(n − 1)
+CERTAIN = 2  # standard errors by which one variant must beat another
+UNDECODED = "\ufffd"  # of a token that is a part of a character
+MEANING = mark(
+    "KL = KL(own ‖ variant) of the next-token distributions and ΔCE = cross-entropy less that with the student’s own "
+    "cache, both in nats per token of the continuation: 0 is as good as its own cache. A variant replaces the keys and "
+    "values of the prefix; ± is one jackknife standard error over documents."
+)
+DAMAGE_MEANING = mark(
+    "Swap damage: the KL of the continuation when the projected part of one head, or of one layer, is handed over and "
+    "nothing else; 0 is no damage. Its control hands over the training mean instead."
+)
+ATTENTION_MEANING = mark(
+    "Attention-output error = RSS / TSS of the head’s output under the student’s own queries: 0 the same output, 1 no "
+    "better than its mean."
+)
+PARTS = {"key": "K", "value": "V", "both": mark("K and V")}
+ERRORS = {"projection": mark("projection error"), "attention": mark("attention-output error")}
+DAMAGES = {"kl": "KL", "delta_ce": "ΔCE"}
+
+
+def variant(injection: Injection, name: str, share: float) -> Injected | None:
+    """The numbers of one variant at one prefix; None where it was not measured."""
+    return next((found for found in injection.injected if (found.variant, found.prefix) == (name, share)), None)
+
+
+def shares(injection: Injection) -> list[float]:
+    """Prefix lengths that were measured, as shares of a document's tokens, ascending."""
+    return sorted({found.prefix for found in injection.injected})
+
+
+def beaten(injection: Injection, share: float) -> dict[str, bool | None]:
+    """Control -> whether the projected cache's KL is below its by more than two standard errors of the difference.
+
+    None where there is no standard error (fewer than three documents): not known.
+    """
+    found = {name: variant(injection, name, share) for name in CONTROLS}
+    return {
+        name: control.kl_over_projected > CERTAIN * control.kl_over_projected_se
+        if isfinite(control.kl_over_projected_se)
+        else None
+        for name, control in found.items()
+        if control is not None
+    }
+
+
+def verdict_sentence(injection: Injection, share: float) -> str:
+    """Which controls the projected cache beats, and how far from the own cache it still is."""
+    judged = beaten(injection, share)
+    names = {won: [say(NAMES[name]) for name, found in judged.items() if found is won] for won in (True, False)}
+    yes, no = (listed(names[won]) if names[won] else "" for won in (True, False))
+    projected = variant(injection, "projected", share)
+    words = {"share": share, "kl": projected.kl, "se": projected.kl_se, "n": projected.n, "yes": yes, "no": no}
+    words |= {"documents": projected.documents}
+    if None in judged.values():
+        text = say(
+            "With {share:.0%} of each document handed over, the projected cache is {kl:.3f} nats from the own cache (n "
+            "= {n:,} tokens of {documents} held-out documents). Fewer than three documents give no standard error: "
+            "whether it beats its controls is not known.",
+            **words,
+        )
+    elif all(judged.values()):
+        text = say(
+            "With {share:.0%} of each document handed over, the projected cache beats every control by more than two "
+            "standard errors ({yes}); it is {kl:.3f} ± {se:.3f} nats from the own cache (n = {n:,} tokens of "
+            "{documents} held-out documents).",
+            **words,
+        )
+    elif any(judged.values()):
+        text = say(
+            "With {share:.0%} of each document handed over, the projected cache beats {yes} by more than two standard "
+            "errors, but not {no}; it is {kl:.3f} ± {se:.3f} nats from the own cache (n = {n:,} tokens of {documents} "
+            "held-out documents).",
+            **words,
+        )
+    else:
+        text = say(
+            "With {share:.0%} of each document handed over, the projected cache beats no control by more than two "
+            "standard errors ({no}): nothing shows that the student can use it (KL {kl:.3f} ± {se:.3f}, n = {n:,} "
+            "tokens of {documents} held-out documents).",
+            **words,
+        )
+    return text
+
+
+def curve_sentence(injection: Injection) -> str:
+    """How the damage grows with the prefix."""
+    measured_at = shares(injection)
+    first, last = (variant(injection, "projected", share) for share in (measured_at[0], measured_at[-1]))
+    return say(
+        "From {least:.0%} to {most:.0%} of the document, the KL of the projected cache goes from {first:.3f} ± "
+        "{first_se:.3f} to {last:.3f} ± {last_se:.3f} nats per token (n = {n:,} and {other:,} tokens: what is left of "
+        "each document).",
+        least=first.prefix,
+        most=last.prefix,
+        first=first.kl,
+        first_se=first.kl_se,
+        last=last.kl,
+        last_se=last.kl_se,
+        n=first.n,
+        other=last.n,
+    )
+
+
+def layers_sentence(injection: Injection) -> str | None:
+    """The layer that costs most; None where no layer was swapped."""
+    layers = [swap for swap in injection.swaps if swap.head is None and swap.kind == "both"]
+    if not layers:
+        return None
+    worst = max(layers, key=lambda swap: swap.kl)
+    return say(
+        "Layer {layer} costs most when its K and V alone are handed over: KL {kl:.3f} ± {se:.3f} (its training mean "
+        "instead: {mean:.3f} ± {mean_se:.3f}; n = {n:,} tokens of {documents} documents).",
+        layer=worst.layer,
+        kl=worst.kl,
+        se=worst.kl_se,
+        mean=worst.kl_mean,
+        mean_se=worst.kl_mean_se,
+        n=worst.n,
+        documents=worst.documents,
+    )
+
+
+def correlation_sentence(injection: Injection, error: str, damage: str) -> str:
+    """What an error of a head says about the damage that it does."""
+    of_kind = {c.kind: c for c in injection.correlations if (c.error, c.damage) == (error, damage)}
+    known = {kind: c for kind, c in of_kind.items() if isfinite(c.rho)}
+    if not known:
+        return say("No rank correlation: too few heads were swapped one by one.")
+    names = {"key": "K", "value": "V", "both kinds": say("both together")}
+    parts = [
+        plural(c.heads, "{kind} {rho:+.2f} ({n} head)", "{kind} {rho:+.2f} ({n} heads)", kind=names[kind], rho=c.rho)
+        for kind, c in known.items()
+    ]
+    fewest = min(c.heads for c in known.values())
+    return say(
+        "Spearman’s ρ of {error} with the {damage} of a swap: {parts}; 1 would mean that the error ranks the heads as "
+        "their damage does, 0 that it says nothing about it. By chance alone {fewest} heads come to ±{chance:.2f} in "
+        "one of 20 cases.",
+        fewest=fewest,
+        chance=min(1.0, TWENTIETH / sqrt(fewest - 1)),
+        error=say(ERRORS[error]),
+        damage=DAMAGES[damage],
+        parts=say(", ").join(parts),
+    )
+
+
+def head_sentence(injection: Injection, kind: str, layer: int, head: int) -> str:
+    """One head: how far its projection is off, and what that costs."""
+    at = (kind, layer, head)
+    projected = next((c for c in injection.projection if (c.kind, c.layer, c.head) == at), None)
+    attended = next((c for c in injection.attention if (c.kind, c.layer, c.head) == at), None)
+    swap = next((c for c in injection.swaps if (c.kind, c.layer, c.head) == at), None)
+    parts = []
+    if projected is not None:
+        parts.append(
+            say("projection error {error:.3f} ± {se:.3f} (n = {n:,} rows)", **_numbers(projected, "error", "se"))
+        )
+    if attended is not None:
+        parts.append(
+            say(
+                "attention-output error {error:.3f} ± {se:.3f} (n = {n:,} queries)", **_numbers(attended, "error", "se")
+            )
+        )
+    if swap is not None:
+        parts.append(
+            say(
+                "swap damage KL {kl:.4f} ± {kl_se:.4f} beside {kl_mean:.4f} of its mean (n = {n:,} tokens)",
+                **_numbers(swap, "kl", "kl_se", "kl_mean"),
+            )
+        )
+    if not parts:
+        return say("Nothing was measured of this head.")
+    return say("{kind} of this head: {parts}.", kind=PARTS[kind], parts=say("; ").join(parts))
+
+
+def _numbers(cell, *names: str) -> dict:
+    return {name: getattr(cell, name) for name in (*names, "n")}
+
+
+def accuracy_sentence(injection: Injection) -> str | None:
+    """Whether answers survive; None where no text was continued."""
+    of = {found.variant: found for found in injection.accuracy}
+    if "projected" not in of or "own" not in of:
+        return None
+    own, projected = of["own"], of["projected"]
+    words = {
+        "own": own.right,
+        "own_se": own.se,
+        "projected": projected.right,
+        "se": projected.se,
+        "less": projected.less_own,
+        "less_se": projected.less_own_se,
+        "same": projected.same_tokens,
+        "n": projected.documents,
+    }
+    if not isfinite(projected.less_own_se):
+        return say(
+            "Right answers: {projected:.1%} on the projected cache, {own:.1%} on its own; {same:.0%} of its own "
+            "continuation come before the first differing token (n = {n} held-out documents: too few for standard "
+            "errors).",
+            **words,
+        )
+    if abs(projected.less_own) > CERTAIN * projected.less_own_se:
+        return say(
+            "Right answers: {projected:.1%} ± {se:.1%} on the projected cache, {own:.1%} ± {own_se:.1%} on its own, a "
+            "difference of {less:+.1%} ± {less_se:.1%}; {same:.0%} of its own continuation come before the first "
+            "differing token (n = {n} held-out documents).",
+            **words,
+        )
+    return say(
+        "Right answers: {projected:.1%} ± {se:.1%} on the projected cache, {own:.1%} ± {own_se:.1%} on its own: a "
+        "difference of {less:+.1%} ± {less_se:.1%} is within two standard errors; {same:.0%} of its own continuation "
+        "come before the first differing token (n = {n} held-out documents).",
+        **words,
+    )
+
+
+def pieces(continued: Continued) -> list[tuple[str, bool]]:
+    """A continuation as (text, whether it differs); tokens that are parts of one character are joined to it."""
+    found: list[tuple[str, bool]] = []
+    tokens, differs, at, number = continued.tokens, continued.differs, 0, 0
+    while number < len(tokens):
+        end = number + 1
+        while UNDECODED in tokens[number] and end < len(tokens) and UNDECODED in tokens[end]:
+            end += 1
+        piece = "".join(tokens[number:end])
+        if UNDECODED in piece:
+            following = continued.text.find(tokens[end], at) if end < len(tokens) else len(continued.text)
+            piece = continued.text[at:following] if following > at else piece
+        found.append((piece, any(differs[number:end])))
+        at, number = at + len(piece), end
+    return found
+
+
+def same_request(alignment: Alignment, injection: Injection) -> bool:
+    """Whether both are of the same models and documents."""
+    teachers = [teacher["name"] for teacher in injection.teachers]
+    return (list(alignment.teachers), alignment.student["name"], *_text(alignment)) == (
+        teachers,
+        injection.student["name"],
+        *_text(injection),
+    )
+
+
+def _text(result: Alignment | Injection) -> tuple[str, str | None]:
+    """Where the documents came from, and what they say; the latter was not always kept."""
+    return result.prompts, result.data.get("documents_sha256")

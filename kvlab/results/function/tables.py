@@ -1,0 +1,153 @@
+"""The numbers of a functional test as tables. Their columns are named in English; ``function_heading`` says them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import pandas as pd
+
+from kvlab.language import mark, say
+from kvlab.results.function.data import CONTROLS, NAMES, Injection
+
+HEADINGS = {
+    "variant": mark("variant"),
+    "prefix": mark("prefix"),
+    "kl": "KL",
+    "kl_se": mark("± s.e. of KL"),
+    "delta_ce": "ΔCE",
+    "delta_ce_se": mark("± s.e. of ΔCE"),
+    "same_choice": mark("same most likely token"),
+    "kl_over_projected": mark("KL over projected"),
+    "kl_over_projected_se": mark("± s.e. of that KL"),
+    "ce_over_projected": mark("CE over projected"),
+    "ce_over_projected_se": mark("± s.e. of that CE"),
+    "n": mark("n"),
+    "documents": mark("documents"),
+    "kind": mark("replaced"),
+    "layer": mark("layer"),
+    "head": mark("head"),
+    "error": mark("projection error"),
+    "attention": mark("attention-output error"),
+    "attention_se": mark("± s.e. of this error"),
+    "value": mark("value"),
+    "se": mark("± s.e."),
+    "mean": mark("mean cache"),
+    "shuffled": mark("shuffled cache"),
+    "identity": mark("token identity alone"),
+    "random": mark("random-weights teacher"),
+    "kl_mean": mark("KL of its mean"),
+    "kl_mean_se": mark("± s.e. of mean KL"),
+    "delta_ce_mean": mark("ΔCE of its mean"),
+    "delta_ce_mean_se": mark("± s.e. of mean ΔCE"),
+    "right": mark("answers right"),
+    "less_own": mark("less own cache"),
+    "less_own_se": mark("± s.e. of difference"),
+    "same_tokens": mark("same tokens before the first difference"),
+    "measure": mark("measure"),
+    "damage": mark("damage"),
+    "rho": mark("Spearman’s ρ"),
+    "heads": mark("heads"),
+}
+
+
+def function_heading(column: str) -> str:
+    """The name of a column in the current language."""
+    return say(HEADINGS[column])
+
+
+def tables(injection: Injection) -> dict[str, pd.DataFrame]:
+    """File name -> table; only those that this test has. Inner names stay as they are in injection.json."""
+    found = {
+        "variants.csv": pd.DataFrame([asdict(row) for row in injection.injected]),
+        "projection.csv": _with_controls(injection.projection),
+        "attention.csv": _with_controls(injection.attention),
+        "swaps.csv": pd.DataFrame([asdict(row) for row in injection.swaps]),
+        "correlations.csv": pd.DataFrame([asdict(row) for row in injection.correlations]),
+        "accuracy.csv": pd.DataFrame([asdict(row) for row in injection.accuracy]),
+        "texts.csv": texts(injection),
+    }
+    return {name: frame for name, frame in found.items() if len(frame)}
+
+
+def _with_controls(cells) -> pd.DataFrame:
+    """One row per head; what each control reaches in its own column, more than one number in none."""
+    left_out = ("controls", "controls_kl", "query_heads")
+    return pd.DataFrame(
+        [
+            {name: value for name, value in asdict(cell).items() if name not in left_out}
+            | {name: cell.controls[name] for name in CONTROLS if name in cell.controls}
+            for cell in cells
+        ]
+    )
+
+
+def texts(injection: Injection) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {"document": text.id, "prompt": text.prompt, "expected": text.expected, "variant": c.variant}
+            | {"continuation": c.text, "answer": c.answer, "right": c.right}
+            for text in injection.texts
+            for c in text.continuations
+        ]
+    )
+
+
+def variants_table(injection: Injection, share: float | None = None) -> pd.DataFrame:
+    """Every variant at one prefix, or at all; the variant in words."""
+    rows = [asdict(row) for row in injection.injected if share is None or row.prefix == share]
+    frame = pd.DataFrame(rows)
+    frame["variant"] = [say(NAMES[name]) for name in frame["variant"]]
+    return frame
+
+
+def accuracy_table(injection: Injection) -> pd.DataFrame:
+    frame = pd.DataFrame([asdict(row) for row in injection.accuracy])
+    frame["variant"] = [say(NAMES[name]) for name in frame["variant"]]
+    return frame
+
+
+def cells_table(injection: Injection) -> pd.DataFrame:
+    """One row per K or V head: its errors and the damage of its swap, to pick a head from."""
+    attended = {(c.kind, c.layer, c.head): c for c in injection.attention}
+    swapped = {(c.kind, c.layer, c.head): c for c in injection.swaps}
+    rows = []
+    for cell in injection.projection:
+        at = cell.kind, cell.layer, cell.head
+        rows.append(
+            {"kind": "K" if cell.kind == "key" else "V", "layer": cell.layer, "head": cell.head}
+            | {"error": cell.error, "se": cell.se}
+            | {"attention": attended[at].error if at in attended else None}
+            | {"attention_se": attended[at].se if at in attended else None}
+            | {name: getattr(swapped.get(at), name, None) for name in ("kl", "kl_se", "delta_ce", "delta_ce_se")}
+            | {"kl_mean": getattr(swapped.get(at), "kl_mean", None), "n": cell.n}
+        )
+    return pd.DataFrame(rows)
+
+
+def head_table(injection: Injection, layer: int, head: int | None) -> pd.DataFrame:
+    """All that was measured of one head, or of a layer whole: a row per measure and replaced part."""
+    parts = {"key": "K", "value": "V", "both": say("K and V")}
+    rows = []
+    for name, cells in (("projection", injection.projection), ("attention", injection.attention)):
+        measure = say("projection error") if name == "projection" else say("attention-output error")
+        rows += [
+            {"measure": measure, "kind": parts[c.kind], "value": c.error, "se": c.se, **c.controls, "n": c.n}
+            for c in cells
+            if (c.layer, c.head) == (layer, head)
+        ]
+    for c in injection.attention:
+        if (c.layer, c.head) == (layer, head) and c.kind != "value":
+            rows.append(
+                {"measure": say("KL of the attention distribution"), "kind": parts[c.kind], "value": c.kl}
+                | {"se": c.kl_se, **c.controls_kl, "n": c.n}
+            )
+    for c in injection.swaps:
+        if (c.layer, c.head) == (layer, head):
+            rows += [
+                {"measure": say("swap damage KL"), "kind": parts[c.kind], "value": c.kl, "se": c.kl_se}
+                | {"mean": c.kl_mean, "n": c.n},
+                {"measure": say("swap damage ΔCE"), "kind": parts[c.kind], "value": c.delta_ce, "se": c.delta_ce_se}
+                | {"mean": c.delta_ce_mean, "n": c.n},
+            ]
+    columns = ["measure", "kind", "value", "se", *CONTROLS, "n"]
+    return pd.DataFrame(rows).reindex(columns=columns)

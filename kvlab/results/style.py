@@ -1,0 +1,68 @@
+"""What all figures share: colours with one meaning each, the layout, and the text of a token.
+
+Cividis is error (dark = 0, perfect; bright = 1, no better than the mean), Viridis is CKA, Purples the R² of single
+layers, Magma the damage of a swap. The blue-white-red map is lag (blue = behind, red = read ahead), the
+brown-white-green one the gain from other teachers (brown = lost, green = gained), the orange-white-purple one R² of
+analysis B minus R² of analysis A (orange = less in B, purple = more). K stands before V, the teacher above the
+student.
+"""
+
+from __future__ import annotations
+
+from math import isnan
+
+import numpy as np
+import plotly.graph_objects as go
+
+from kvlab.language import mark
+from kvlab.results.alignment.data import TokenView
+
+KIND_NAME = {"key": "K", "value": "V"}
+ERROR_SCALE, R2_SCALE, CKA_SCALE, GAIN_SCALE, DIFFERENCE_SCALE = "Cividis", "Purples", "Viridis", "BrBG", "PuOr"
+DAMAGE_SCALE = "Magma"
+TEACHER_COLOUR, STUDENT_COLOUR, NEUTRAL = "#0072B2", "#D55E00", "#8A8F98"  # Okabe and Ito 2008, and grey
+KIND_COLOUR = {"key": "#009E73", "value": "#CC79A7"}
+# Opacity of grey: later is darker.
+SEGMENT_SHADE = {mark("prompt"): 0.05, mark("reasoning"): 0.16, mark("answer"): 0.3}
+# Behind the number of a cell, by whether it is more than its controls or than none; None where that is not known.
+VERDICT_MARKS = {True: "", False: " =", None: " ?"}
+CELL_TEXT_UP_TO = 16  # heads or layers; more, and the numbers would not be legible
+
+
+def layout(figure: go.Figure, height: int, **options) -> go.Figure:
+    """The common look; ``options`` of the layout win."""
+    figure.update_layout(
+        **{
+            "height": height,
+            "margin": {"l": 56, "r": 16, "t": 36, "b": 48},
+            "font": {"size": 13},
+            "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "xanchor": "left"},
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+        }
+        | options
+    )
+    return figure
+
+
+def finite_or_none(values: np.ndarray) -> list:
+    """Numbers as JSON has them: a gap is None."""
+    return [finite_or_none(v) if np.ndim(v) else None if np.isnan(v) else float(v) for v in values]
+
+
+def written(value: float, digits: int = 3, sign: str = "") -> str:
+    """Rounded, without a negative zero, with a true minus; ``sign`` "+" writes a plus too."""
+    return "–" if isnan(value) else f"{round(value, digits) + 0:{sign}.{digits}f}".replace("-", "−")
+
+
+def visible(token: TokenView | str) -> str:
+    """Text, or that of a token, with whitespace one can see."""
+    text = token if isinstance(token, str) else token.text
+    return text.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥")
+
+
+def label(token: TokenView) -> str:
+    """The text where it fits over the token's bytes, else a dot."""
+    text = visible(token)
+    wide = sum(2 if ord(c) > 0x2E7F else 1 for c in text)
+    return text if wide <= 1.6 * (token.end - token.start) + 0.5 else "·"

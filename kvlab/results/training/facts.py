@@ -1,0 +1,306 @@
+"""Gather what happened to a training run from the files of its folder: the fields of the founding checklist's report.
+
+Works for runs that failed, were lost or are still at work, and for damaged folders. Plain values only, so that the
+result is report JSON as it stands; the curves are lists, thinned so that a report stays small.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from kvlab.results.training import records
+from kvlab.results.training.records import FORECAST, NOTES, REPORT, VERDICT, controls, read_json, read_text
+from kvlab.runs import monitor, store
+from kvlab.runs.metrics import MEMORY, Reader, Steps, Table, curve, fell, pace, peak, smoothed
+from kvlab.runs.monitor import View
+
+LIMIT = 0.8  # of the device's memory, where the verdict gives no threshold of its own
+MILESTONES = (("models loaded", 0.0), ("forward passes", 0.1), ("loss converging", 0.5), ("training stable", 1.0))
+CHECK_ROWS = (("heads", (1,)), ("heads-dims", (2,)), ("resampling", (3,)), ("empty", (5,)), ("one", (4,)))
+CHECK_ROWS += (("integration", (6, 7)), ("overall", tuple(range(1, 8))))
+# Kinds of error behind which stands a RuntimeError of torch.
+RUNTIME_KINDS = ("shape", "out-of-memory", "device-error")
+
+Fields = dict[str, Any]
+
+
+def gather(folder: Path, checks: Sequence[Fields] | None = None, checked: str | None = None) -> Fields:
+    """The report of one run. ``checks``: outcomes of the seven KV checks (number, error, seconds), run at ``checked``;
+    left out, those that the run itself made.
+
+    Never raises for what is in the folder.
+    """
+    view, status, made = monitor.view(folder), store.read_status(folder), read_json(folder / REPORT)
+    verdict = read_json(folder / VERDICT)
+    reader, samples = Steps(folder), Reader(folder / MEMORY)
+    steps, memory = reader.read(), samples.read()
+    checkpoints = [
+        c for c in _list(verdict.get("checkpoints")) if isinstance(c, dict) and isinstance(c.get("name"), str)
+    ]
+    total = _total(view, status)
+    speed = pace(steps, total or 0)
+    problems = _problems(view, status, reader)
+    errors = [p["error"] for p in problems if _is_runtime_error(p["error"])]
+    run = {
+        "id": view.id,
+        "name": view.name,
+        "state": view.state,
+        "phase": view.phase,
+        "host": view.host,
+        "verdict": verdict.get("state") if isinstance(verdict.get("state"), str) else None,
+        "started": _started(view, status),
+        "ended": view.updated if not view.active else None,
+        "elapsed_s": view.elapsed_s,
+        "runtime_errors": errors,
+        "first_loss": _at(steps, "loss", 0),
+        "final_loss": _at(steps, "loss", -1),
+        "steps_done": int(steps.column("step")[-1]) if steps.rows else 0,
+        "steps": total,
+        "all_steps_done": bool(steps.rows) and total is not None and steps.column("step")[-1] >= total,
+        "tokens_per_s": speed.tokens_per_s,
+        "remaining_s": speed.remaining_s if view.active and total is not None else None,
+        "peak_memory": _peak(memory),
+    }
+    report = {
+        "run": run,
+        "checks": _checks(checks, checked) if checks is not None else _checks(*_own_checks(made)),
+        "milestones": _milestones(checkpoints, steps, memory, reader, total, view),
+        "conditions": [c for c in checkpoints if c.get("name") not in dict(MILESTONES)],
+        "problems": problems,
+        "notes": read_text(folder / NOTES),
+        "data_notes": [note for note in _list(made.get("notes")) if isinstance(note, str)],
+        "documents": _documents(made),
+        "trained_parameters": _count(made.get("trained_parameters")),
+        "before": _dict(made.get("before")),
+        "after": _dict(made.get("after")),
+        "functional": records.read(made.get("functional")),
+        "controls": controls(folder, _dict(made.get("config"))),
+        "forecast": _forecast(read_json(folder / FORECAST), run["peak_memory"]),
+        "series": series(steps, memory),
+        "config": view.config,
+        "versions": _dict(made.get("versions")),
+        "seed": view.config.get("seed", made.get("seed")),
+        "device": _dict(made.get("device")).get("words"),
+        "place": _dict(made.get("device")).get("device"),
+        "command": f"python -m kvlab train --config {shlex.quote(str(folder / store.CONFIG))} --output_dir DIR",
+        "unreadable_lines": reader.garbage + samples.garbage + reader.torn + samples.torn,
+    }
+    return _finite({**report, "criteria": _criteria(report, reader, checkpoints)})
+
+
+def _own_checks(made: Fields) -> tuple[list[Fields] | None, str | None]:
+    """What the run wrote of the seven checks, if it came to them."""
+    own = _dict(made.get("checks"))
+    outcomes = [o for o in _list(own.get("outcomes")) if isinstance(o, dict) and {"number", "error"} <= o.keys()]
+    return outcomes or None, str(own["time"]) if own.get("time") else None
+
+
+def _checks(outcomes: Sequence[Fields] | None, when: str | None) -> Fields:
+    if outcomes is None:
+        return {"time": None, "rows": [], "failed": [], "passed": None}
+    errors = {outcome["number"]: outcome["error"] for outcome in outcomes}
+    rows = []
+    for name, numbers in CHECK_ROWS:
+        wrong = [f"{number}: {errors[number]}" for number in numbers if errors.get(number)]
+        missing = [number for number in numbers if number not in errors]
+        rows.append({"name": name, "passed": None if missing else not wrong, "remark": "; ".join(wrong)})
+    failed = [{"number": number, "error": error} for number, error in errors.items() if error]
+    return {"time": when, "rows": rows, "failed": failed, "passed": rows[-1]["passed"]}
+
+
+def _milestones(
+    checkpoints: list[Fields], steps: Table, memory: Table, reader: Steps, total: int | None, view: View
+) -> list[Fields]:
+    """The rows step 0, 10, 50, 100 of the checklist, at the steps of this run."""
+    judged = {c.get("name"): c for c in checkpoints}
+    rows = []
+    for name, share in MILESTONES:
+        checkpoint = judged.get(name, {})
+        step = _count(checkpoint.get("step"))
+        step = step if step is not None else round(share * total) if total is not None else None
+        at = next((n for n, number in enumerate(steps.column("step")) if number == step), None)
+        rows.append(
+            {
+                "step": step,
+                "name": name,
+                "state": checkpoint.get("state") or ("pending" if view.active else "fail"),
+                "loss": _at(steps, "loss", at) if at is not None else None,
+                "memory": _memory_at(memory, steps, at, step) if not reader.resumed else None,
+                "remark": checkpoint.get("words") or "",
+                "judged": {key: checkpoint.get(key) for key in ("value", "threshold", "words")},
+            }
+        )
+    return rows
+
+
+def _memory_at(memory: Table, steps: Table, at: int | None, step: int | None) -> int | None:
+    """The most memory in use until a step was over; the samples know the time and the phase, not the step."""
+    _, times, used = curve(memory)
+    trains = [row.get("phase") == "training" for row in memory.rows]
+    begun = next((moment for moment, training in zip(times, trains) if training), math.inf)
+    if step == 0:
+        until = begun
+    elif at is None:
+        return None
+    else:
+        until = begun + sum(seconds for seconds in steps.column("seconds")[: at + 1] if math.isfinite(seconds))
+    known = [value for moment, value in zip(times, used) if moment <= until and math.isfinite(value)]
+    return int(max(known)) if known else None
+
+
+def _problems(view: View, status: Fields, reader: Steps) -> list[Fields]:
+    """Every end that nobody asked for, or by force, and how the run went on after it."""
+    ends = [end for end in _list(status.get("history")) if isinstance(end, dict)]
+    problems = []
+    # A run that had no checkpoint yet begins again and logs nothing of it: then it is not known which is which.
+    steps = reader.resumed if len(reader.resumed) == len(ends) else [None] * len(ends)
+    for end, step in zip(ends, steps):
+        solved = {"resumed": end.get("resumed"), "from_step": step}
+        problems.append({"state": end.get("state"), "error": _dict(end.get("error")), "solved": solved})
+    error = _dict(view.error or status.get("cause"))
+    if view.state in ("failed", "lost") or (view.state == "cancelled" and error):
+        problems.append({"state": view.state, "error": error, "solved": None})
+    return [problem for problem in problems if problem["error"] or problem["state"] != "cancelled"]
+
+
+def _criteria(report: Fields, reader: Steps, checkpoints: list[Fields]) -> list[Fields]:
+    """When the checklist calls the validation succeeded; ``met`` None while that is not known."""
+    run, over = report["run"], report["run"]["state"] not in store.ACTIVE
+    memory = run["peak_memory"]
+    limit = next((c.get("threshold") for c in checkpoints if c.get("name") == "memory"), None)
+    limit = limit if isinstance(limit, int | float) else LIMIT
+    declined = False if reader.nonfinite else fell(reader.table.column("loss"))
+    ran = not run["runtime_errors"] and run["all_steps_done"]
+    share = memory["share"] if memory else None
+    return [
+        {"name": "checks", "met": report["checks"]["passed"]},
+        {"name": "steps", "met": ran if over or run["runtime_errors"] else None},
+        {"name": "loss", "met": declined},
+        {"name": "memory", "met": share < limit if share is not None else None, "limit": limit},
+    ]
+
+
+def _peak(memory: Table) -> Fields | None:
+    found = peak(memory)
+    if found is None:
+        return None
+    source = next((row["source"] for row in reversed(memory.rows) if isinstance(row.get("source"), str)), None)
+    names = {"bytes": found.used, "gb": round(found.used / 1e9, 3), "total": found.total, "share": found.share}
+    return {**names, "of": found.what, "phase": found.phase, "source": source}
+
+
+def _documents(made: Fields) -> Fields | None:
+    counts = {name: _count(_dict(made.get("data")).get(name)) for name in ("train", "heldout")}
+    return counts if None not in counts.values() else None
+
+
+def _forecast(told: Fields, peak: Fields | None) -> Fields | None:
+    """forecast.json beside the peak: ``growth`` = peak - baseline and ``ratio`` = forecast / growth, else None."""
+    parts = [
+        p
+        for p in _list(told.get("parts"))
+        if isinstance(p, dict) and isinstance(p.get("name"), str) and _is(p, "bytes")
+    ]
+    if not parts or not all(_is(told, name) for name in ("total", "lower", "upper", "baseline", "tokens")):
+        return None
+    growth = peak["bytes"] - told["baseline"] if peak else None
+    measured = {"peak": peak["bytes"], "source": peak["source"]} if peak else {"peak": None, "source": None}
+    ratio = told["total"] / growth if growth and growth > 0 else None
+    return {**told, "parts": parts, **measured, "growth": growth if ratio else None, "ratio": ratio}
+
+
+def _is(fields: Fields, name: str) -> bool:
+    """A finite number that is not negative."""
+    value = fields.get(name)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+
+
+def _started(view: View, status: Fields) -> str | None:
+    first = next((end for end in _list(status.get("history")) if isinstance(end, dict)), {})
+    return first.get("started") or view.started
+
+
+def _total(view: View, status: Fields) -> int | None:
+    asked = _count(view.config.get("max_steps"))
+    return asked if asked is not None else _count(status.get("total")) if view.phase == "training" else None
+
+
+def _is_runtime_error(error: Fields) -> bool:
+    return error.get("kind") in RUNTIME_KINDS or "RuntimeError" in str(error.get("found", ""))
+
+
+def _at(table: Table, name: str, row: int) -> float | None:
+    values = table.column(name)
+    return values[row] if values and math.isfinite(values[row]) else None
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _dict(value: object) -> Fields:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | bool) or value is None else str(value)
+
+
+TERMS = ("loss", "ce", "kv_key", "kv_value", "entropy")
+MOST_POINTS = 2000  # of a curve; more than a figure has pixels
+
+Fields = dict[str, Any]
+
+
+def series(steps: Table, memory: Table) -> Fields:
+    """``step`` and the terms over it, raw and smoothed; the router's weights; memory in bytes over seconds of work.
+
+    ``every``: which share of the points is kept, one of so many. Of memory the largest of each group is.
+    """
+    numbers = steps.column("step")
+    every = -(-len(numbers) // MOST_POINTS) or 1
+    kept = _kept(len(numbers), every)
+    terms = {name: steps.column(name) for name in TERMS if any(map(math.isfinite, steps.column(name)))}
+    if "router.0" not in steps.columns:
+        terms.pop("entropy", None)  # of the weights of a single teacher, which are always 1
+    routers = sorted(name for name in steps.columns if name.startswith("router.") and name[7:].isdigit())
+    of, times, used = curve(memory)
+    group = -(-len(used) // MOST_POINTS) or 1
+    peaks = [_largest(used, start, group) for start in range(0, len(used), group)]
+    return {
+        "every": every,
+        "step": [int(numbers[at]) for at in kept],
+        "raw": {name: [values[at] for at in kept] for name, values in terms.items()},
+        "smooth": {name: [values[at] for at in kept] for name, values in _smooth(terms).items()},
+        "router": [[steps.column(name)[at] for at in kept] for name in sorted(routers, key=lambda n: int(n[7:]))],
+        "memory": {"of": of, "seconds": [times[at] for at in peaks], "bytes": [used[at] for at in peaks]},
+    }
+
+
+def _smooth(terms: dict[str, list[float]]) -> dict[str, list[float]]:
+    return {name: smoothed(values) for name, values in terms.items()}
+
+
+def _kept(count: int, every: int) -> list[int]:
+    """Places of every so-manieth point, and the last."""
+    places = list(range(0, count, every))
+    return places if not count or places[-1] == count - 1 else [*places, count - 1]
+
+
+def _largest(values: Sequence[float], start: int, length: int) -> int:
+    places = range(start, min(start + length, len(values)))
+    return max(places, key=lambda at: values[at] if math.isfinite(values[at]) else -math.inf)

@@ -1,0 +1,134 @@
+"""Figures of a training run: loss terms, memory, the teachers' weights, held-out numbers. Words come from outside.
+
+Plotly reads a small HTML in labels, so names that came from a user are escaped here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from kvlab.results.style import KIND_COLOUR, NEUTRAL, STUDENT_COLOUR, TEACHER_COLOUR, layout
+
+GIB = 1024**3
+TERM_COLOUR = {
+    "loss": "#000000",
+    "ce": STUDENT_COLOUR,
+    "kv_key": KIND_COLOUR["key"],
+    "kv_value": KIND_COLOUR["value"],
+    "entropy": NEUTRAL,
+}
+ROUTER_COLOURS = (TEACHER_COLOUR, "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#F0E442")  # Okabe and Ito 2008
+ROOM = 1.25  # the limit is drawn where the curve comes within this factor of it, and told of elsewhere
+
+Words = Mapping[str, str]
+Numbers = Sequence[float | None]
+
+
+def loss_terms(steps: Sequence[int], raw: Mapping[str, Numbers], smooth: Mapping[str, Numbers], words: Words):
+    """Every logged term over the steps: thin as logged, thick smoothed; a click in the legend hides both."""
+    figure = go.Figure()
+    for term, values in raw.items():
+        name, colour = words[f"term {term}"], TERM_COLOUR[term]
+        common = {"x": list(steps), "mode": "lines", "legendgroup": term, "name": name}
+        line = {"color": colour, "width": 1}
+        figure.add_scatter(y=list(values), line=line, opacity=0.4, showlegend=False, **common)
+        figure.add_scatter(y=list(smooth[term]), line={**line, "width": 2.5}, **common)
+    figure.update_xaxes(title=words["figure step"])
+    figure.update_yaxes(title=words["figure loss axis"], rangemode="tozero")
+    return _titled(figure, words["figure loss"])
+
+
+def memory(
+    seconds: Numbers,
+    used: Numbers,
+    of: str,
+    words: Words,
+    limit: tuple[float, int] | None = None,
+    baseline: int | None = None,
+) -> go.Figure:
+    """Bytes in use over seconds. ``of``: "device" or "process"; ``limit``: its share and the device's bytes in all.
+
+    ``baseline``: bytes in use before the models were loaded.
+    """
+    figure = go.Figure()
+    figure.add_scatter(
+        x=list(seconds),
+        y=[None if value is None else value / GIB for value in used],
+        mode="lines",
+        fill="tozeroy",
+        line={"color": TEACHER_COLOUR, "width": 2},
+        name=words[f"memory {of}"],
+        hovertemplate="%{y:.2f} GiB, %{x:.0f} s<extra></extra>",
+    )
+    most = max((value for value in used if value is not None), default=0)
+    title = words[f"figure memory {of}"]
+    if baseline:
+        words_of = words["figure baseline"]
+        figure.add_hline(baseline / GIB, line={"color": NEUTRAL, "dash": "dot"}, annotation_text=words_of)
+    if limit:
+        share, total = limit
+        if of == "device" or most * ROOM > share * total:
+            said = words["figure limit"].format(limit=share, total=f"{total / GIB:.1f} GiB")
+            figure.add_hline(share * total / GIB, line={"color": STUDENT_COLOUR, "dash": "dash"}, annotation_text=said)
+            most = max(most, share * total)
+        else:
+            said = words["figure limit above"].format(limit=share, limited=f"{share * total / GIB:.1f} GiB")
+            title += f" · {said}"
+    figure.update_xaxes(title=words["figure time"])
+    figure.update_yaxes(title=words["figure memory axis"], range=[0, 1.1 * most / GIB] if most else None)
+    return _titled(figure, title)
+
+
+def router(steps: Sequence[int], weights: Sequence[Numbers], teachers: Sequence[str], words: Words) -> go.Figure:
+    """What each teacher counts in the target, over the steps."""
+    figure = go.Figure()
+    for place, values in enumerate(weights):
+        name = teachers[place] if place < len(teachers) else str(place + 1)
+        line = {"color": ROUTER_COLOURS[place % len(ROUTER_COLOURS)], "width": 2}
+        figure.add_scatter(x=list(steps), y=list(values), mode="lines", line=line, name=escape(f"{place + 1} {name}"))
+    figure.update_xaxes(title=words["figure step"])
+    figure.update_yaxes(title=words["figure router axis"], range=[0, 1])
+    return _titled(figure, words["figure router"], showlegend=True)
+
+
+def held_out(runs: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]], words: Words) -> go.Figure:
+    """Cross-entropy and KV errors before and after, of (label, before, after) of each run; grey is before."""
+    terms = ("ce", "kv_key", "kv_value")
+    figure = make_subplots(rows=1, cols=len(terms), subplot_titles=[words[f"term {term}"] for term in terms])
+    labels = [escape(label) for label, _, _ in runs]
+    for column, term in enumerate(terms, 1):
+        for place, colour in ((1, NEUTRAL), (2, TEACHER_COLOUR)):
+            when = words["figure before" if place == 1 else "figure after"]
+            values = [_number(run[place].get(term)) for run in runs]
+            figure.add_bar(
+                row=1,
+                col=column,
+                x=labels,
+                y=values,
+                name=when,
+                legendgroup=when,
+                showlegend=column == 1,
+                marker_color=colour,
+                text=["" if value is None else f"{value:.3f}" for value in values],
+                textposition="auto",
+                hovertemplate="%{x}<br>%{y:.4f}<extra></extra>",
+            )
+    return _titled(figure, words["figure held out"], height=340, barmode="group")
+
+
+def _titled(figure: go.Figure, title: str, height: int = 360, **options) -> go.Figure:
+    place = {"text": title, "font": {"size": 14}, "x": 0, "xref": "container", "xanchor": "left", "pad": {"l": 8}}
+    legend = {"orientation": "h", "y": -0.22, "yanchor": "top", "x": 0, "xanchor": "left"}
+    margin = {"l": 64, "r": 24, "t": 64, "b": 96}
+    return layout(figure, height, title=place, legend=legend, margin=margin, **options)
+
+
+def _number(value: object) -> float | None:
+    known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if known else None

@@ -1,0 +1,203 @@
+"""Metric lines of a run -> its checkpoint table and verdict (the checklist's, scaled to ``max_steps``). No torch here.
+
+Each checkpoint is pending until its step is reached, then pass or fail with its value and threshold in words. One that
+forbids something for the whole run (NaN, memory, collapse) fails as soon as it happens and passes at the end. Where a
+run breaks off, the checkpoint that it was on the way to fails; those behind stay pending, and say why.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean, median, stdev
+from typing import Any
+
+from kvlab.request.train import Thresholds
+
+PENDING, PASS, FAIL = "pending", "pass", "fail"
+LAST = 5  # losses that the convergence is read from
+WINDOW = 0.2  # share of the steps that a loss is smoothed over
+NOISE = 2.0  # standard errors of a smoothed loss that are not taken for a rise
+BEFORE_SPIKE = 20  # losses that a spike is seen against
+COLLAPSIBLE = ("key", "value")
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One line of the table."""
+
+    step: int
+    name: str
+    state: str  # "pending" | "pass" | "fail"
+    value: float | None
+    threshold: float | None
+    words: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def in_force(records: Iterable[Record]) -> list[Record]:
+    """The step lines that count: those after the step that a run resumed from are superseded by its repetition."""
+    kept: list[Record] = []
+    for record in records:
+        if isinstance(record.get("resumed_from"), int):
+            kept = [r for r in kept if r["step"] <= record["resumed_from"]]
+        elif isinstance(record.get("step"), int):
+            kept.append(record)
+    return kept
+
+
+def milestones(max_steps: int) -> tuple[int, int, int]:
+    """The steps of the checks "forward passes", "loss converging", "training stable": 10, 50 and 100 of 100."""
+    return max(1, round(max_steps * 0.1)), max(1, round(max_steps * 0.5)), max_steps
+
+
+def judge(
+    records: Sequence[Record],
+    max_steps: int,
+    thresholds: Thresholds | None = None,
+    *,
+    loaded: bool = True,
+    peak_share: float | None = None,
+    ended: bool = False,
+    error: str | None = None,
+) -> list[Checkpoint]:
+    """The table so far. ``peak_share``: most memory in use, of the device's; ``ended``: no more lines will come.
+
+    ``error``: why the run broke off, in words.
+    """
+    thresholds = thresholds or Thresholds()
+    records = in_force(records)
+    done = records[-1]["step"] if records else 0
+    early, half, last = milestones(max_steps)
+    losses = [_loss(record) for record in records]
+    broken = f"the run ended at step {done}" + (f": {error}" if error else "") if ended and done < last else None
+
+    def reached(step: int, name: str, judged) -> Checkpoint:
+        """``judged() -> (passed, value, threshold, words)``, once the step is there."""
+        if done >= step:
+            passed, value, threshold, words = judged()
+            return Checkpoint(step, name, PASS if passed else FAIL, value, threshold, words)
+        next_one = loaded and step == min(m for m in (early, half, last) if m > done)
+        state = FAIL if broken and next_one else PENDING
+        return Checkpoint(step, name, state, None, None, broken or f"waits for step {step}")
+
+    def throughout(name: str, passed: bool, value: float | None, threshold: float | None, words: str) -> Checkpoint:
+        state = FAIL if not passed else PASS if done >= last else PENDING
+        words = f"{words}; {broken}" if broken else words
+        return Checkpoint(last, name, state, value, threshold, words)
+
+    def started() -> Checkpoint:
+        if loaded:
+            return Checkpoint(0, "models loaded", PASS, None, None, "models and data are loaded")
+        words = f"not loaded: {error or 'the run ended'}" if ended else "loading"
+        return Checkpoint(0, "models loaded", FAIL if ended else PENDING, None, None, words)
+
+    table = [
+        started(),
+        reached(early, "forward passes", lambda: (True, done, early, f"{early} steps without an error")),
+        reached(half, "loss converging", lambda: _converging(losses[:half], thresholds.converged)),
+        reached(last, "training stable", lambda: _stable(losses, half, thresholds.stable)),
+        throughout("no NaN or Inf", *_finite(records)),
+        throughout("few spikes", *_few_spikes(losses, max_steps, thresholds)),
+        throughout("no collapse", *_no_collapse(records, thresholds)),
+    ]
+    if peak_share is not None:
+        words = f"peak {peak_share:.0%} of the device's memory, limit {thresholds.memory:.0%}"
+        table.append(throughout("memory", peak_share < thresholds.memory, peak_share, thresholds.memory, words))
+    return table
+
+
+def state_of(table: Sequence[Checkpoint]) -> str:
+    """fail if any failed, pass if all passed, else pending."""
+    states = {checkpoint.state for checkpoint in table}
+    return FAIL if FAIL in states else PENDING if PENDING in states or not states else PASS
+
+
+def smoothed(losses: Sequence[float], window: int) -> float:
+    """The mean of the last ``window`` finite losses; not a number without any."""
+    finite = [loss for loss in losses[-window:] if math.isfinite(loss)]
+    return fmean(finite) if finite else math.nan
+
+
+def _loss(record: Record) -> float:
+    loss = record.get("loss")
+    return float(loss) if isinstance(loss, int | float) else math.nan
+
+
+def _converging(losses: Sequence[float], threshold: float) -> tuple[bool, float | None, float, str]:
+    first, now = losses[0], smoothed(losses, LAST)
+    ratio = now / first if first > 0 else math.nan
+    words = f"mean of the last {min(LAST, len(losses))} losses {now:.4g} against {first:.4g} at step 1: {ratio:.0%}"
+    # Documents differ: where the first ones happen to be hard, the loss falls below though nothing is learned.
+    chance = _chance(losses)
+    passed = ratio < threshold and (first - now > chance or threshold >= 1)
+    words = f"{words}, wanted below {threshold:.0%}; by chance they differ by {chance:.2g}"
+    return passed, _number(ratio), threshold, words
+
+
+def _chance(losses: Sequence[float]) -> float:
+    """By how much the first loss may be above the mean of the last ones though nothing was learned; 0 of too few."""
+    finite = [loss for loss in losses[len(losses) - min(BEFORE_SPIKE, len(losses) // 2) :] if math.isfinite(loss)]
+    return NOISE * stdev(finite) * math.sqrt(1 + 1 / LAST) if len(finite) > 2 else 0.0
+
+
+def _stable(losses: Sequence[float], half: int, threshold: float) -> tuple[bool, float | None, float, str]:
+    window = max(1, round(len(losses) * WINDOW))
+    before, now = smoothed(losses[:half], window), smoothed(losses, window)
+    ratio = now / before if before > 0 else math.nan
+    # Other documents stand behind the two means: what they differ by anyway is no rise.
+    noise = NOISE * math.hypot(*(_error_of_mean(part) for part in (losses[:half][-window:], losses[-window:])))
+    words = f"smoothed over {window} steps, the loss is {now:.4g} and was {before:.4g} at step {half}"
+    return now <= threshold * before + noise, _number(ratio), threshold, f"{words}, give or take {noise:.2g}"
+
+
+def _error_of_mean(losses: Sequence[float]) -> float:
+    finite = [loss for loss in losses if math.isfinite(loss)]
+    return stdev(finite) / math.sqrt(len(finite)) if len(finite) > 1 else 0.0
+
+
+def _finite(records: Sequence[Record]) -> tuple[bool, int, int, str]:
+    wrong = [record for record in records if record.get("nonfinite")]
+    if not wrong:
+        return True, 0, 0, "every number so far is finite"
+    first = wrong[0]
+    return False, len(wrong), 0, f"step {first['step']}: {', '.join(first['nonfinite'])} is NaN or Inf"
+
+
+def _few_spikes(losses: Sequence[float], max_steps: int, thresholds: Thresholds) -> tuple[bool, int, int, str]:
+    allowed, spikes = math.floor(max_steps * thresholds.spikes), 0
+    for n in range(LAST, len(losses)):
+        before = [loss for loss in losses[max(0, n - BEFORE_SPIKE) : n] if math.isfinite(loss)]
+        spikes += bool(before) and losses[n] > thresholds.spike * median(before) > 0
+    words = f"{spikes} losses above {thresholds.spike:g} times the median before them, at most {allowed} allowed"
+    return spikes <= allowed, spikes, allowed, words
+
+
+def _no_collapse(records: Sequence[Record], thresholds: Thresholds) -> tuple[bool, float | None, float, str]:
+    variances = {kind: _mean_of(records[-LAST:], f"variance_ratio_{kind}") for kind in COLLAPSIBLE}
+    ranks = {}
+    for kind in COLLAPSIBLE:
+        first, now = (_mean_of(part, f"effective_rank_{kind}") for part in (records[:1], records[-LAST:]))
+        ranks[kind] = now / first if first > 0 else math.nan
+    for name, ratios, threshold in (("variance", variances, thresholds.variance), ("rank", ranks, thresholds.rank)):
+        for kind, ratio in ratios.items():
+            if ratio < threshold:
+                words = f"the {name} of the student's {kind}s fell to {ratio:.1%}, below {threshold:.0%}: a collapse"
+                return False, _number(ratio), threshold, words
+    lowest = min(variances.values(), key=lambda ratio: ratio if math.isfinite(ratio) else math.inf)
+    known = f"{lowest:.0%}" if math.isfinite(lowest) else "not measured"
+    return True, _number(lowest), thresholds.variance, f"least variance of the student's keys and values: {known}"
+
+
+def _mean_of(records: Sequence[Record], name: str) -> float:
+    values = [record[name] for record in records if isinstance(record.get(name), int | float)]
+    return fmean(values) if values else math.nan
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,121 @@
+"""One analysis carried out so that its folder tells how it went, whatever happens to it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from kvlab.errors import Cancelled, KvlabError, RunError
+from kvlab.runs import store
+from kvlab.runs.live_status import LiveStatus
+from kvlab.shapes import Progress
+
+LOG = "worker.log"  # in the run's folder, for what the user did not cause
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+Analyse = Callable[[Path, Progress], None]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class Job:
+    """An analysis asked for, from the queue to its end. Threads other than its own may stop or abandon it."""
+
+    folder: Path
+    ended: threading.Event = field(default_factory=threading.Event)
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _server_gone: bool = False
+    _live: LiveStatus | None = None
+
+    def stop(self, server_gone: bool = False) -> None:
+        """Have the analysis end at its next progress call: cancelled, or failed because the server is gone."""
+        self._server_gone = server_gone
+        self._stop.set()
+
+    def abandon(self) -> None:
+        """Record that the server is gone; for a computation that does not come to its next progress call."""
+        if self._live is not None:
+            _record(lambda: self._live.finish("failed", server_gone()))
+
+    def perform(self, analyse: Analyse) -> dict[str, str] | None:
+        """Compute; the course and the end are in the folder's status -> the error of a failed run, or None."""
+        state, error_fields = "done", None
+        self._live = LiveStatus(self.folder, self._stop)
+        try:
+            with self._live:
+                analyse(self.folder, self._live.progress)
+        except Cancelled:
+            state, error_fields = ("failed", server_gone()) if self._server_gone else ("cancelled", None)
+        except BaseException as error:  # whatever it is, it belongs in the record and must not end the worker
+            state, error_fields = "failed", explain(error, "the analysis to run to its end")
+            if not isinstance(error, KvlabError):
+                _keep_traceback(self.folder)
+        unrecorded = _record(lambda: self._live.finish(state, error_fields))
+        return error_fields or unrecorded
+
+
+def explain(error: BaseException, expected: str) -> dict[str, str]:
+    """Any exception as the fields of a KvlabError (``to_dict``), with advice where its kind is known."""
+    if isinstance(error, KvlabError):
+        return error.to_dict()
+    names = {cls.__name__ for cls in type(error).__mro__}  # torch's own classes, without importing torch
+    message = str(error).strip()
+    found = f"{type(error).__name__}: {(message or 'no message').splitlines()[0]}"[:500]
+    if isinstance(error, MemoryError) or "OutOfMemoryError" in names or any(sign in message for sign in OUT_OF_MEMORY):
+        kind, expected = "out-of-memory", "enough memory for both models and one batch"
+        remedy = (
+            "choose fewer tokens per batch or document, a 16-bit number type, a smaller model or another device, "
+            "and close what else uses this one"
+        )
+    elif "AcceleratorError" in names or "CUDA error" in message:
+        kind, expected = "device-error", "the device to compute without errors"
+        remedy = (
+            "launch the analysis again, in a new worker process; if it fails again, choose the device cpu, where "
+            f"the message names the faulty step; details are in {LOG}"
+        )
+    else:
+        kind, remedy = "unexpected", f"this is a fault of the program, please report it with {LOG}"
+    return KvlabError(kind, expected=expected, found=found, remedy=remedy).to_dict()
+
+
+def server_gone() -> dict[str, str]:
+    """Why an analysis ended with its worker: an error in the form of KvlabError.to_dict."""
+    return RunError(
+        "worker-stopped",
+        expected="the worker process to be left running until the analysis was done",
+        found="the app ended it: the app was closed, memory was freed, or another run had to be killed",
+        remedy="launch the analysis again",
+    ).to_dict()
+
+
+def mark(folder: Path, state: str, error: dict[str, str] | None = None) -> None:
+    """Record the end of a run that nobody computes; one that has ended already stays as it is."""
+    if store.read_status(folder).get("state") not in store.FINAL:
+        _record(lambda: store.write_status(folder, state=state, error=error))
+
+
+def release(folder: Path) -> None:
+    """Record that the process which had a waiting run queued is gone, and that another will take it up."""
+    due = store.timestamp(datetime.now(UTC) + store.UNCLAIMED)
+    _record(lambda: store.write_status(folder, pid=None, process_started=None, next_heartbeat_due=due))
+
+
+def _record(write: Callable[[], Any]) -> dict[str, str] | None:
+    try:
+        write()
+    except RunError as error:
+        log.warning("%s", error)
+        return error.to_dict()
+    return None
+
+
+def _keep_traceback(folder: Path) -> None:
+    log.exception("analysis %s failed", folder.name)
+    _record(lambda: store.append(folder / LOG, traceback.format_exc().encode("utf-8", "replace")))

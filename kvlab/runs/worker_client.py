@@ -1,0 +1,202 @@
+"""The web side of the warm worker: start it, ask it, give it analyses, cancel them, survive its death."""
+
+from __future__ import annotations
+
+import atexit
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+from kvlab.errors import KvlabError, RunError
+from kvlab.runs import monitor, store
+from kvlab.runs.worker_process import GONE_WITHIN, WorkerProcess
+from kvlab.runs.job import mark, server_gone
+from kvlab.runs.process import identity
+
+Answer = TypeVar("Answer")
+
+# -P: a file torch.py in the folder where the app was started must not be imported
+COMMAND = (sys.executable, "-P", "-m", "kvlab.worker")
+LOG = "worker.log"  # in runs/
+QUEUE_PATIENCE = timedelta(days=1)  # how long a queue on another host is believed in without a sign of life
+
+
+class Worker:
+    """The one worker of this web server. Started at first use, and again when it has ended.
+
+    ``command``: what to start instead of the real worker; ``log``: where its stderr goes, runs/worker.log.
+    Every method may be called from any thread.
+    """
+
+    def __init__(self, command: Sequence[str] = COMMAND, log: Path | None = None):
+        self._command, self._log = tuple(command), log
+        self._process: WorkerProcess | None = None
+        self._starting = threading.Lock()
+        self._stopped = False  # by stop, and not started since
+
+    @property
+    def alive(self) -> bool:
+        return self.pid is not None
+
+    @property
+    def pid(self) -> int | None:
+        process = self._process
+        return process.pid if process is not None and not process.ended.is_set() else None
+
+    def start(self) -> None:
+        """Start the worker unless it runs.
+
+        Raises RunError ``worker-unstartable``, ``runs-unwritable``, ``disk-full``.
+        """
+        self._running()
+
+    def ask(self, call: str, timeout: float, **args: Any) -> Any:
+        """The worker's answer to a question, waited for up to ``timeout`` seconds.
+
+        Raises the KvlabError of the answer, or RunError ``worker-died``, ``worker-timeout``, or as start does.
+        """
+        try:
+            return self.question(call, **args).result(timeout)
+        except TimeoutError:
+            raise RunError(
+                "worker-timeout",
+                expected=f"an answer to {call} within {timeout:g} s",
+                found="none yet: the worker is busy starting, downloading, or with another question",
+                remedy="try again in a moment; if it stays like this, restart the app",
+            ) from None
+
+    def question(self, call: str, **args: Any) -> Future:
+        """The answer to a question, to be waited for or looked at later: its result, or a KvlabError.
+
+        Raises RunError as start does, or ``worker-died``.
+        """
+        return self._with_process(lambda process: process.send(call, args))
+
+    def ready(self, patience_s: float = 0.2) -> bool:
+        """Whether it has finished importing; starts it if it does not run. Raises as start does, or ``worker-died``.
+
+        Waits up to ``patience_s`` seconds for one that is not, or is stuck at it: for who draws a page.
+        """
+        return self._with_process(lambda process: process.ready(patience_s))
+
+    def submit(self, folder: Path) -> None:
+        """Queue the analysis of a run folder; its status tells the rest. Raises as start does, or ``worker-died``."""
+        folder = folder.absolute()
+        try:
+            self._with_process(lambda process: _queue(process, folder))
+        except RunError as error:
+            mark(folder, "failed", error.to_dict())
+            raise
+
+    def cancel(self, folder: Path, grace_s: float = 5.0) -> str:
+        """End an analysis: asked first, and after ``grace_s`` seconds by killing the worker -> the state it ended in.
+
+        Analyses that waited behind a killed one go on in a new worker.
+        Raises RunError ``run-elsewhere`` for a run that another app computes, ``worker-unkillable``.
+        """
+        folder = folder.absolute()
+        process = self._process
+        ended = process.runs.get(folder) if process is not None else None
+        if ended is None:
+            return self._cancel_unattended(folder)
+        with suppress(RunError):  # it has just died: its runs are being marked
+            process.send("cancel", {"run": str(folder)})
+        try:
+            ended.exception(grace_s)
+        except TimeoutError:
+            process.kill(cancelled=folder)
+        state = monitor.judge(store.read_status(folder))
+        # Its worker was killed meanwhile for another analysis, and this one is to go on in the next.
+        return self.cancel(folder, grace_s) if state == "queued" else state
+
+    def await_record(self, pid: int | None) -> None:
+        """Wait until the death of worker ``pid`` is in the status of its runs; at once for any other process.
+
+        Between the two its runs look lost: the process is gone and nobody has said why yet.
+        """
+        process = self._process
+        if process is not None and process.pid == pid:
+            process.ended.wait(GONE_WITHIN)
+
+    def stop(self, grace_s: float = 5.0) -> None:
+        """End the worker and everything it started; its models' memory is free afterwards.
+
+        An unfinished analysis is recorded as failed. Raises RunError ``worker-unkillable``.
+        """
+        with self._starting:
+            self._stopped = True
+            process = self._process
+            atexit.unregister(self.stop)
+        if process is not None:
+            process.stop(grace_s)
+
+    def _running(self) -> WorkerProcess:
+        with self._starting:
+            self._stopped = False
+            return self._start_unless_running()
+
+    def _start_unless_running(self) -> WorkerProcess:
+        if self._process is None or self._process.ended.is_set():
+            log = self._log or store.runs_root() / LOG
+            self._process = WorkerProcess(self._command, log, self._resubmit)
+            atexit.unregister(self.stop)  # at most once
+            atexit.register(self.stop)
+        return self._process
+
+    def _with_process(self, use: Callable[[WorkerProcess], Answer]) -> Answer:
+        """Use the running worker; when that one proves to have died since, a new one."""
+        process = self._running()
+        try:
+            return use(process)
+        except RunError as error:
+            if error.kind != "worker-died":
+                raise
+            process.ended.wait(GONE_WITHIN)
+            return use(self._running())
+
+    def _resubmit(self, folders: list[Path]) -> None:
+        """Queue again what waited in a worker that died, unless the app is being closed meanwhile."""
+        try:
+            with self._starting:
+                if self._stopped:
+                    raise KvlabError(**server_gone())
+                process = self._start_unless_running()
+        except KvlabError as error:
+            for folder in folders:
+                mark(folder, "failed", error.to_dict())
+            return
+        for folder in folders:
+            if store.read_status(folder).get("state") != "queued":  # cancelled meanwhile
+                continue
+            try:
+                _queue(process, folder)
+            except RunError as error:
+                mark(folder, "failed", error.to_dict())
+
+    def _cancel_unattended(self, folder: Path) -> str:
+        status = store.read_status(folder)
+        state = monitor.judge(status)
+        if state == "running" or (state == "queued" and status.get("pid") is not None):
+            raise RunError(
+                "run-elsewhere",
+                expected="a run of this app",
+                found=f"one that process {status.get('pid')} on {status.get('host')} computes",
+                remedy="cancel it in the app or terminal that started it",
+            )
+        if state == "queued":
+            store.write_status(folder, state="cancelled")
+            return "cancelled"
+        return state
+
+
+def _queue(process: WorkerProcess, folder: Path) -> Future:
+    due = store.timestamp(datetime.now(UTC) + QUEUE_PATIENCE)
+    store.write_status(
+        folder, state="queued", phase="waiting", error=None, next_heartbeat_due=due, **identity(process.pid)
+    )
+    return process.send("analyse", {"folder": str(folder)}, folder)

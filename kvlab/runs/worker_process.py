@@ -1,0 +1,216 @@
+"""One worker process from start to end: requests out, answers in, and what its end means for its runs.
+
+The process has a session of its own and ends when its stdin does, so nothing outlives the web server.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kvlab.errors import KvlabError, RunError
+from kvlab.runs import store
+from kvlab.runs.failures import last_words
+from kvlab.runs.job import mark, release, server_gone
+from kvlab.runs.process import end_group, environment, exit_words, group_members
+
+LOG_LIMIT = 5 << 20  # bytes, beyond which a new worker begins a new log
+LAST_ANSWERS = 0.5  # seconds to read what a dead process has written; a child of it may keep the pipe open
+GONE_WITHIN = 10.0  # seconds for a killed process to be gone
+
+
+@dataclass
+class _End:
+    """What this side did to end a process, which decides how its runs are recorded."""
+
+    stopped: bool = False
+    cancelled: set[Path] = field(default_factory=set)
+
+
+class WorkerProcess:
+    """A thread reads its answers and another awaits its end.
+
+    When it ends, the run that it computed fails; ``resubmit`` is called with those that only waited.
+    """
+
+    def __init__(self, command: Sequence[str], log: Path, resubmit: Callable[[list[Path]], None]):
+        self._log, self._resubmit = log, resubmit
+        self.runs: dict[Path, Future] = {}  # not yet ended
+        self.ended = threading.Event()  # the process is gone and its runs are marked
+        self._pending: dict[int, Future] = {}
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
+        self._end = _End()
+        self._closed = False
+        self._worked = False  # it has computed an analysis to its end
+        self._ping: Future | None = None  # not yet answered, as far as anybody has looked
+        self._ready = False
+        with store.disk_errors(log):
+            log.parent.mkdir(parents=True, exist_ok=True)
+            if log.exists() and log.stat().st_size > LOG_LIMIT:
+                log.replace(log.with_suffix(".old.log"))
+            with open(log, "ab") as stderr:
+                self._log_start = stderr.tell()
+                self._popen = _spawn(command, stderr)
+        self.pid = self._popen.pid
+        self._reader = threading.Thread(target=self._read, name="worker answers", daemon=True)
+        self._reader.start()
+        threading.Thread(target=self._await_end, name="worker end", daemon=True).start()
+
+    def send(self, call: str, args: dict[str, Any], folder: Path | None = None) -> Future:
+        """Raises RunError ``worker-died`` when the process cannot be reached any more."""
+        answer: Future = Future()
+        with self._lock:
+            if self._closed:
+                raise self._died()
+            number = next(self._numbers)
+            self._pending[number] = answer
+            if folder is not None:
+                self.runs[folder] = answer
+            try:
+                self._popen.stdin.write(json.dumps({"id": number, "call": call, "args": args}).encode() + b"\n")
+                self._popen.stdin.flush()
+            except OSError:
+                del self._pending[number]
+                self.runs.pop(folder, None)
+                raise self._died() from None
+        return answer
+
+    def ready(self, patience_s: float) -> bool:
+        """Whether its imports are done, which is remembered. Raises RunError ``worker-died``.
+
+        An answer is waited for up to ``patience_s`` seconds; a question that is still open is not asked again.
+        """
+        if not self._ready:
+            self._ping = ping = self._ping or self.send("ping", {})
+            with suppress(TimeoutError):
+                self._ready = bool(ping.result(patience_s)["ready"])
+                self._ping = None
+        return self._ready
+
+    def stop(self, grace_s: float) -> None:
+        self._end.stopped = True
+        with self._lock:
+            self._close_stdin()
+        if not self.ended.wait(grace_s):
+            self.kill()
+
+    def kill(self, cancelled: Path | None = None) -> None:
+        """End the process and its children by force and see that they are gone. Raises ``worker-unkillable``."""
+        if cancelled is not None:
+            self._end.cancelled.add(cancelled)
+        if not (end_group(self.pid, GONE_WITHIN) and self.ended.wait(GONE_WITHIN)):
+            raise RunError(
+                "worker-unkillable",
+                expected=f"process group {self.pid} to be gone after signal 9 (SIGKILL)",
+                found=f"still there: {group_members(self.pid)}",
+                remedy="it waits for a disk or a driver; when it does not end by itself, ask your administrator",
+            )
+
+    def _read(self) -> None:
+        for line in self._popen.stdout:
+            with suppress(ValueError, KeyError, TypeError):
+                answer = json.loads(line)
+                self._settle(answer["id"], answer)
+
+    def _settle(self, number: int, answer: dict[str, Any]) -> None:
+        with self._lock:
+            future = self._pending.pop(number)
+            folder = next((folder for folder, waiting in self.runs.items() if waiting is future), None)
+        self._worked = self._worked or folder is not None
+        error = None if answer["ok"] else KvlabError.from_dict(answer["error"])
+        if folder is not None:
+            # Only when the worker could not write the end itself, for want of disk space.
+            mark(folder, "failed" if error else "done", answer.get("error"))
+            with self._lock:
+                self.runs.pop(folder, None)
+        if error is None:
+            future.set_result(answer["result"])
+        else:
+            future.set_exception(error)
+
+    def _await_end(self) -> None:
+        code = self._popen.wait()
+        self._reader.join(LAST_ANSWERS)
+        try:
+            again = self._record_end(code)
+            # Whatever the worker started. Pids are given out in turn, so its group's number is nobody else's yet.
+            end_group(self.pid, GONE_WITHIN)
+            self._reader.join(LAST_ANSWERS)
+            if not self._reader.is_alive():
+                self._popen.stdout.close()
+        finally:
+            self.ended.set()
+        if again:
+            self._resubmit(again)
+
+    def _record_end(self, code: int) -> list[Path]:
+        """Give every unfinished run and question its end -> the runs to be queued again instead."""
+        with self._lock:
+            self._close_stdin()
+            runs, pending = list(self.runs), list(self._pending.values())
+            self.runs, self._pending = {}, {}
+        error = self._died(code)
+        states = {folder: store.read_status(folder).get("state") for folder in runs}
+        # A worker that dies before it computes anything would do so again, and again.
+        worked = self._worked or any(state != "queued" for state in states.values())
+        again = [
+            folder
+            for folder in runs
+            if worked and states[folder] == "queued" and not self._end.stopped and folder not in self._end.cancelled
+        ]
+        for folder in runs:
+            if folder in self._end.cancelled:
+                mark(folder, "cancelled")
+            elif folder in again:
+                release(folder)
+            else:
+                ours = self._end.stopped or self._end.cancelled
+                mark(folder, "failed", server_gone() if ours else error.to_dict())
+        for future in pending:
+            future.set_exception(error)
+        return again
+
+    def _close_stdin(self) -> None:
+        self._closed = True
+        with suppress(OSError):  # what could not be written cannot be flushed now either
+            self._popen.stdin.close()
+
+    def _died(self, code: int | None = None) -> RunError:
+        code = self._popen.returncode if code is None else code
+        how = exit_words(code) if code is not None else "is gone"
+        tail = last_words(self._log, self._log_start)
+        return RunError(
+            "worker-died",
+            expected="the worker process to answer",
+            found=f"it {how}" + (f"; from the end of its log:\n{tail}" if tail else ""),
+            remedy="launch again, which starts a new worker; if it dies again, use a smaller model, fewer tokens per "
+            f"batch or a 16-bit number type. Its whole log: {self._log}",
+        )
+
+
+def _spawn(command: Sequence[str], stderr) -> subprocess.Popen:
+    try:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            start_new_session=True,
+            env=environment(),
+        )
+    except OSError as error:
+        raise RunError(
+            "worker-unstartable",
+            expected="a new process for the computations",
+            found=f"{error.strerror}: {command[0]}",
+            remedy="close other programs if the machine is short of memory or processes, then try again",
+        ) from error

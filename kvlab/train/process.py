@@ -1,0 +1,162 @@
+"""One training run carried out in its folder, so that the folder tells how it went, whatever happens to it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from kvlab.errors import Cancelled, KvlabError, RunError
+from kvlab.host import memory
+from kvlab.request.train import TrainConfig, checked
+from kvlab.runs import failures, store
+from kvlab.runs.failures import NotFinite
+from kvlab.runs.live_status import LiveStatus
+from kvlab.train.memory_watch import MemoryWatch
+from kvlab.train.record import STOP, Record
+
+if TYPE_CHECKING:
+    from kvlab.train.run import Run
+
+PASSED, FAILED, REFUSED = 0, 1, 2  # exit codes; a run that was cancelled is not finished, as one that was refused
+
+
+def perform(folder: Path, echo: Callable[[str], None] | None = None, run: type[Run] | None = None) -> int:
+    """Carry out the run that ``config.yaml`` of the folder describes, or go on with it -> exit code.
+
+    0: done and the verdict passed; 1: failed, or the verdict did; 2: refused before weights were loaded, or cancelled.
+    Never raises for what happens to the run. ``echo`` gets every line of the log; ``run`` where it is not to be a plain
+    Run. Under ``accelerate launch`` every process calls this, and the first writes.
+    """
+    first = first_process()
+    live = LiveStatus(folder, threading.Event()) if first else None
+    config, record, at = None, None, Phase(live)
+    try:
+        with Stop(folder).heard() as stop, live or nullcontext():
+            config = read_config(folder)
+            with MemoryWatch(folder, lambda: at.name, _device(config)) if first else nullcontext() as watch:
+                peak = (lambda: watch.peak_share) if watch else float
+                record = Record(folder, config.max_steps, config.thresholds, peak, echo, writes=first)
+                # Imported here, so that a refused config and a missing package are recorded like any failure.
+                from kvlab.train.run import Run
+
+                state = (run or Run)(folder, config, record, watch, at, stop).go()
+        ended, error, code = "done", None, PASSED if state == "pass" else FAILED
+    except Cancelled:
+        ended, error, code = "cancelled", None, REFUSED
+        _try(lambda: record.say("stopped: the same command goes on from the checkpoint"))
+    except BaseException as problem:  # whatever it is, it belongs in the record
+        error = failures.advise(problem, config, at.name)
+        ended, code = "failed", REFUSED if isinstance(problem, KvlabError) and not at.weights else FAILED
+        _say_failure(record, problem, error)
+    if live is not None:
+        _try(lambda: live.finish(ended, error))
+        _write_report(folder, record)
+    return code
+
+
+def first_process() -> bool:
+    """Whether this is the only process of a run, or the first of those that ``accelerate launch`` began."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def read_config(folder: Path) -> TrainConfig:
+    """Raises RunError ``config-unreadable``, TrainError ``config-invalid``."""
+    try:
+        fields = yaml.safe_load((folder / store.CONFIG).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RunError(
+            "config-unreadable",
+            expected=f"a readable {store.CONFIG} in {folder.name}",
+            found=f"{type(error).__name__}: {str(error).splitlines()[0]}",
+            remedy="launch the run again from its page or command",
+        ) from error
+    return checked(fields)
+
+
+def _device(config: TrainConfig) -> str:
+    """What the run will compute on; one that is not there is refused later, with words."""
+    with suppress(KvlabError):
+        return memory.device_memory(config.device).device
+    return "cpu"
+
+
+class Phase:
+    """Where a run is, for the status, the memory samples and the words of an error."""
+
+    def __init__(self, live: LiveStatus | None):
+        self._live = live
+        self.name, self.weights = "starting", False
+
+    def __call__(self, name: str, done: int = 0, total: int = 1) -> None:
+        self.name = name
+        if self._live is not None:
+            self._live.progress(name, done, total)
+
+
+class Stop:
+    """Whether the run was asked to stop: by SIGTERM, SIGINT, or a file ``stop`` in its folder."""
+
+    def __init__(self, folder: Path):
+        self._file, self._signalled = folder / STOP, threading.Event()
+
+    def __call__(self) -> bool:
+        return self._signalled.is_set() or self._file.exists()
+
+    def check(self) -> None:
+        """Raises Cancelled when asked to stop."""
+        if self():
+            raise Cancelled
+
+    @contextmanager
+    def heard(self) -> Iterator[Stop]:
+        """Listen to the signals, and give them back; the file is removed once it has been obeyed."""
+        before = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                before[number] = signal.signal(number, lambda *_: self._signalled.set())
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            with suppress(OSError):
+                self._file.unlink()
+
+
+def _say_failure(record: Record | None, problem: BaseException, error: dict) -> None:
+    if record is None or not record.writes:
+        traceback.print_exception(problem)  # nobody else says it
+        return
+    record.echo = None  # who listens gets the error itself
+    if isinstance(problem, NotFinite):
+        _try(lambda: record.step(problem.line))
+    words = f"FAILED ({error['kind']}): expected {error['expected']}; found {error['found']}"
+    details = "" if isinstance(problem, KvlabError) else "\n" + "".join(traceback.format_exception(problem))
+    _try(lambda: record.say(f"{words}\nwhat to do: {error['remedy']}{details}"))
+    _try(lambda: record.verdict(ended=True, error=error["found"]))
+
+
+def _write_report(folder: Path, record: Record | None) -> None:
+    """Of the run as it has ended, whatever its end; a report that cannot be written is no fault of the run."""
+    try:
+        from kvlab.results.training.facts import gather
+        from kvlab.results.training.write import write
+
+        write(gather(folder), folder)
+    except Exception as problem:
+        words = f"the report could not be written: {type(problem).__name__}: {problem}"
+        _try(lambda: record.say(f"{words}; write it later: python -m kvlab runs report {folder.name}"))
+
+
+def _try(write: Callable[[], None]) -> None:
+    """A disk that is full must not hide why the run ended."""
+    with suppress(RunError, AttributeError):
+        write()

@@ -1,0 +1,90 @@
+"""What is told of a run: the line of a step in the log, and the numbers of its report."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import torch
+import transformers
+
+import kvlab
+from kvlab.request.train import TrainConfig
+from kvlab.results.training.records import VARIANTS
+from kvlab.results.training.verdict import in_force
+from kvlab.runs import store
+from kvlab.train.maps import Fitted
+from kvlab.train.memory_watch import MemoryWatch
+from kvlab.train.record import Record
+
+
+def summary(config: TrainConfig, folder: Path, record: Record, watch: MemoryWatch | None, state: str) -> dict[str, Any]:
+    """The part of report.json that follows from the run's own files."""
+    lines, again = in_force(record.lines), folder / store.CONFIG
+    return {
+        "verdict": state,
+        "checkpoints": [checkpoint.to_dict() for checkpoint in record.table],
+        "config": config.model_dump(mode="json"),
+        "command": f"python -m kvlab train --config {shlex.quote(str(again))} --output_dir DIR",
+        "seed": config.seed,
+        "steps": len(lines),
+        "first_loss": lines[0].get("loss") if lines else None,
+        "final_loss": lines[-1].get("loss") if lines else None,
+        "tokens_per_s": _mean([line.get("tokens_per_s") for line in lines]),
+        "memory": watch.peak() if watch else None,
+        "versions": {
+            "kvlab": kvlab.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "accelerate": accelerate.__version__,
+        },
+    }
+
+
+def facts(fitted: Fitted, kind: str) -> dict:
+    problems = [
+        {"kind": k, "layer": layer, "teacher_layers": list(layers), "r2": fitted.r2[k, layer]}
+        for (k, layer), layers in fitted.layers.items()
+    ]
+    return {"map": kind, "rows": fitted.rows, "layers": problems}
+
+
+def _mean(values: list) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def of_function(told: dict[str, Any]) -> str:
+    """What was measured of the projected cache (kvlab.train.functional)."""
+    own = told["own"]
+    if not own["reproduces"]:
+        return (
+            f"no functional test: the student's own cache, injected, does not reproduce its logits (they differ by "
+            f"{own['largest_difference']:.1e} of the largest, {own['tolerance']:.0e} is allowed)"
+        )
+    if "variants" not in told:
+        return "no functional test: in no held-out document's first half is there a token to replace"
+    projected, mean, shuffled = (told["variants"][name] for name in VARIANTS)
+    return (
+        f"on the projected cache KL {projected['kl']:.4f} ± {projected['kl_se']:.4f} and ΔCE "
+        f"{projected['delta_ce']:+.4f} ± {projected['delta_ce_se']:.4f} nats per token against the student's own cache "
+        f"(KL of the mean cache {mean['kl']:.4f}, shuffled {shuffled['kl']:.4f}; {told['n']} tokens of "
+        f"{told['documents']} held-out documents)"
+    )
+
+
+def of_step(line: dict, steps: int, remaining: float) -> str:
+    parts = [f"ce {line['ce']:.4f}"]
+    if line["kv_key"] is not None:
+        parts += [f"K {line['kv_key']:.4f}", f"V {line['kv_value']:.4f}"]
+    if "router" in line:
+        parts.append("teachers " + " ".join(f"{weight:.2f}" for weight in line["router"]))
+    norm = "skipped" if line["grad_norm"] is None else f"{line['grad_norm']:.3g}"
+    return (
+        f"step {line['step']}/{steps}  loss {line['loss']:.4f} ({', '.join(parts)})  lr {line['lr']:.2e}  "
+        f"|grad| {norm}  {line['tokens_per_s']:.0f} tokens/s  {remaining:.0f} s left"
+    )

@@ -1,0 +1,245 @@
+"""Two analyses side by side: the one that is open is A, another one is B (`?run=A&with=B`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from kvlab.errors import KvlabError
+from kvlab.language import mark, say, translated
+from kvlab.results.alignment.data import Alignment
+from kvlab.results.alignment.difference import (
+    DIFFERENCE_MEANING,
+    TEXT,
+    HeadDifference,
+    compared_settings,
+    difference_heatmap,
+    difference_sentence,
+    differences_table,
+    matched,
+    means_table,
+    one_difference_sentence,
+    shapes_sentence,
+)
+from kvlab.results.alignment.heads import controls, error_heatmap
+from kvlab.results.alignment.sentences import sentence
+from kvlab.results.style import KIND_NAME
+from kvlab.results.words import listed
+from kvlab.runs.monitor import View
+from kvlab.web import backend, cells, language, settings_differ
+from kvlab.web.cells import Cell
+from kvlab.web.widgets import count, number, plain, show_error, table_height
+
+WITH, TEACHER = "with", "with_teacher"  # of the address
+ABOUT = mark("Choose a second analysis: other prompts, another rule, another teacher. The one that is open is A.")
+ALONE = mark("There is no second analysis yet. Run one with “New analysis” above: other prompts, rules or teachers.")
+SAME = mark("This is analysis A itself. Choose another one.")
+OTHER_STUDENT = mark("The students are different models; a head is compared with the head of the same number.")
+ERRORS = mark("The projection error of A and of B, on one colour range")
+NO_RESULT = {
+    "queued": mark("Analysis B has no result: it is queued."),
+    "running": mark("Analysis B has no result: it is running."),
+    "failed": mark("Analysis B has no result: it is failed."),
+    "cancelled": mark("Analysis B has no result: it is cancelled."),
+    "lost": mark("Analysis B has no result: it is lost."),
+}
+MEANS = ("A", "B", "B − A")
+
+
+def _columns() -> dict:
+    """Of the table, by the names of ``report.differences_table``."""
+    return {
+        "kind": "K/V",
+        "layer": say("layer"),
+        "head": say("head"),
+        "difference": number(say("R² of B − R² of A")),
+        "se": number(say("± s.e."), say("√(s.e. of A² + s.e. of B²).")),
+        "clear": st.column_config.CheckboxColumn(say("beyond 2 s.e.")),
+        "r2_a": number("R² A"),
+        "se_a": number(say("± s.e. A")),
+        "n_a": count(say("n tokens A")),
+        "r2_b": number("R² B"),
+        "se_b": number(say("± s.e. B")),
+        "n_b": count(say("n tokens B")),
+    }
+
+
+def panel(alignment: Alignment, shown: str) -> None:
+    """``alignment`` is A; ``shown`` names it."""
+    others = [view for view in backend.analyses() if view.state == "done"]
+    chosen = _picker(others, alignment, shown)
+    if chosen is None:
+        return
+    try:
+        view = None if chosen == backend.SAMPLE else backend.view_of(chosen)
+        if view is not None and view.state != "done":
+            st.info(say(NO_RESULT[view.state]), icon=":material/info:")
+            return
+        other, name = _of_teacher(chosen, shown)
+    except KvlabError as error:
+        show_error(error)
+        return
+    if name == shown:
+        st.info(say(SAME), icon=":material/info:")
+        return
+    _both(alignment, other, f"{shown}-{name}")
+
+
+def _both(a: Alignment, b: Alignment, shown: str) -> None:
+    differences = _matched(shown, (id(a), id(b)), a, b)
+    st.markdown(say("**B:** {finding}", finding=sentence(b)))
+    for note in b.notes:  # those of A stand above all views
+        st.caption(say(":material/info: B: {note}", note=plain(translated(note))))
+    if differences:
+        st.markdown(f"**{difference_sentence(differences)}**")
+    else:
+        st.warning(plain(shapes_sentence(a, b)), icon=":material/info:")
+    both = [compared_settings(a), compared_settings(b)]
+    if differing := settings_differ.differing(TEXT, both):
+        names = listed([say(name) for name in differing])
+        st.caption(say("Not measured on the same text: {names} differ.", names=names))
+    if differences and a.student["name"] != b.student["name"]:
+        st.caption(say(OTHER_STUDENT))
+    if differences:
+        _maps(a, b, differences, shown)
+    means = means_table(a, b)
+    means[list(MEANS)] = means[list(MEANS)].round(3) + 0  # no negative zero
+    st.subheader(say("Means over heads"))
+    st.dataframe(
+        means,
+        hide_index=True,
+        column_config={name: number(name) for name in MEANS} | {mark("R² of"): say("R² of")},
+        height=table_height(len(means), 360),
+        placeholder="–",
+        alt=say("Held-out R² of A and B, mean over heads, with what each control reaches"),
+    )
+    settings_differ.table(both, ["A", "B"])
+
+
+@st.cache_resource(show_spinner=False, max_entries=8)
+def _matched(shown: str, read: tuple[int, int], _a: Alignment, _b: Alignment) -> list[HeadDifference]:
+    """``read`` tells two readings of the same names apart."""
+    return matched(_a, _b)
+
+
+def _maps(a: Alignment, b: Alignment, differences: Sequence[HeadDifference], shown: str) -> None:
+    st.caption(say(DIFFERENCE_MEANING))
+    cell = cells.selected(a)
+    cells.maps(
+        lambda kind, marked: difference_heatmap(a, differences, kind, marked),
+        cell,
+        "difference",
+        shown,
+        say(
+            "{kind} R² of B minus R² of A on held-out text, per student layer and KV head; the table below has the "
+            "numbers."
+        ),
+    )
+    frame = differences_table(differences)
+    cells.table(frame, _columns(), "difference", shown, say("Every head in both analyses"))
+    # Four more maps, which take as long as all the rest: drawn when they are looked at.
+    errors = st.expander(say(ERRORS), icon=":material/grid_on:", key=f"errors-{shown}", on_change="rerun")
+    if errors.open:
+        with errors:
+            _errors(a, b, cell, shown)
+    _detail(a, b, differences, cell, shown)
+
+
+def _errors(a: Alignment, b: Alignment, cell: Cell, shown: str) -> None:
+    for letter, alignment in (("A", a), ("B", b)):
+        st.markdown(_named(letter, alignment))
+        for column, kind in zip(st.columns(2), KIND_NAME, strict=True):
+            column.plotly_chart(
+                error_heatmap(alignment, kind, cell[1:] if cell[0] == kind else None),
+                key=f"error-{letter}-{shown}-{kind}",
+                config={"displayModeBar": False},
+                alt=say(
+                    "Analysis {letter}: {kind} projection error per student layer and KV head",
+                    letter=letter,
+                    kind=KIND_NAME[kind],
+                ),
+            )
+
+
+def _detail(a: Alignment, b: Alignment, differences: Sequence[HeadDifference], cell: Cell, shown: str) -> None:
+    head = next(d for d in differences if (d.kind, d.layer, d.head) == cell)
+    kind, layer, number_of_head = cell
+    with st.container(border=True, key="detail"):
+        st.subheader(say("{kind}, layer {layer}, head {head}", kind=KIND_NAME[kind], layer=layer, head=number_of_head))
+        st.markdown(one_difference_sentence(head))
+        for column, letter, alignment in zip(st.columns(2), "AB", (a, b), strict=True):
+            with column:
+                st.markdown(_named(letter, alignment))
+                st.plotly_chart(
+                    controls(alignment.score(*cell)),
+                    key=f"controls-{letter}-{shown}",
+                    config={"displayModeBar": False},
+                    alt=say("Analysis {letter}: R² of this head beside its controls", letter=letter),
+                )
+
+
+def _named(letter: str, alignment: Alignment) -> str:
+    teacher, prompts = plain(alignment.teacher["name"]), plain(translated(alignment.prompts))
+    return say("**{letter}:** {teacher}, {prompts}", letter=letter, teacher=teacher, prompts=prompts)
+
+
+def _picker(others: Sequence[View], a: Alignment, shown: str) -> str | None:
+    """B: of this session, else of the address; kept in both."""
+    names = backend.labels(others)
+    if len(a.teachers) < 2:
+        names.pop(shown, None)
+    wanted = st.session_state.get(WITH) or st.query_params.get(WITH)
+    if wanted:
+        names.setdefault(wanted, wanted)
+    if not names:
+        st.info(say(ALONE), icon=":material/info:")
+        return None
+    key = f"with-picker-{shown}"
+    if st.session_state.get(key) not in names:
+        st.session_state[key] = wanted
+    language.keep_choice(key)
+
+    def picked() -> None:
+        st.session_state[WITH] = st.session_state[key]
+        st.query_params.pop(TEACHER, None)
+
+    chosen = st.selectbox(
+        say("Compare with (B)"),
+        list(names),
+        index=None,
+        format_func=names.get,
+        placeholder=say("Choose an analysis"),
+        key=key,
+        on_change=picked,
+    )
+    if chosen is None:
+        st.caption(say(ABOUT))
+        forget()
+        return None
+    st.session_state[WITH] = st.query_params[WITH] = chosen
+    return chosen
+
+
+def _of_teacher(chosen: str, shown: str) -> tuple[Alignment, str]:
+    """B and its name; of several teachers, that of the one picked, at first one that is not A."""
+    alignment = backend.alignment_of(chosen)
+    names = dict(enumerate(alignment.teachers, 1))
+    if len(names) < 2:
+        st.query_params.pop(TEACHER, None)
+        return alignment, chosen
+    key = f"with-teacher-{chosen}"
+    if key not in st.session_state:
+        wanted = st.query_params.get(TEACHER, "")
+        st.session_state[key] = int(wanted) if wanted in map(str, names) else 1 + (chosen == shown)
+    teacher = st.segmented_control(
+        say("Teacher of B"), list(names), format_func=lambda n: f"{n} {names[n]}", key=key, required=True
+    )
+    st.query_params[TEACHER] = str(teacher)
+    return backend.alignment_of(chosen, teacher), backend.shown_name(chosen, teacher)
+
+
+def forget() -> None:
+    """The address of another view does not name B."""
+    for name in (WITH, TEACHER):
+        st.query_params.pop(name, None)

@@ -1,0 +1,112 @@
+"""The form of a new analysis: models, prompts, settings, Run."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from kvlab.errors import KvlabError
+from kvlab.language import mark, say
+from kvlab.request.align import AlignSettings, AnalysisRequest, checked
+from kvlab.request.segments import Markers
+from kvlab.shapes import Document
+from kvlab.web import backend, prompts_form
+from kvlab.web.alignment import form_settings
+from kvlab.web.widgets import show_error
+
+ALIASES = ["Qwen2-7B", "TinyLlama"]
+ROLES = {  # label of the picker, what it starts with
+    "teacher": (mark("Teacher"), "demo/teacher"),
+    "student": (mark("Student"), "demo/student"),
+}
+SETTINGS = ("time", "layers", "projector", "keys", "search", "folds", "chat")
+
+# What the form starts with, by widget key: the defaults of a request.
+FIELDS = {
+    "form-more-teachers": [],
+    "form-source": "samples",
+    "form-pasted": "",
+    "form-segments": AnalysisRequest.model_fields["segments"].default,
+    "form-markers-reasoning": "\n".join(Markers().reasoning),
+    "form-markers-answer": "\n".join(Markers().answer),
+    "form-calibration": AnalysisRequest.model_fields["calibration"].default,
+    **{f"form-{name}": getattr(AlignSettings(), name) for name in SETTINGS},
+    "form-random-teacher": AlignSettings().random_teacher,
+    "form-compare-rules": AlignSettings().compare_rules,
+    "form-sample-tokens": AlignSettings().sample_tokens,
+    "form-max-tokens": AlignSettings().max_tokens,
+    "form-device": "auto",
+    "form-dtype": "auto",
+}
+
+
+def keep_fields() -> None:
+    """Called before anything is drawn: Streamlit forgets a widget's value in every run that does not draw it."""
+    for key, default in FIELDS.items():
+        st.session_state[key] = st.session_state.get(key, default)
+
+
+def new_analysis() -> str | None:
+    """Draw the form; the id of the run when one was launched."""
+    left, right = st.columns(2, gap="medium")
+    with left:
+        asked, documents, chat = models_and_prompts()
+    with right:
+        settings, beside = form_settings.settings()
+    if not st.button(
+        say("Run"), type="primary", icon=":material/play_arrow:", disabled=not documents, key="run-button"
+    ):
+        return None
+    try:
+        request = checked(
+            {**asked, **beside, "settings": settings | {"chat": chat}},
+        )
+        return backend.launch(request, documents)
+    except KvlabError as error:
+        show_error(error)
+        return None
+
+
+def models_and_prompts() -> tuple[dict, list[Document], bool]:
+    """Fields of a request, the prompts themselves, and whether they are read as a chat."""
+    teacher, student = models()
+    more_teachers = further_teachers()
+    documents, described = prompts_form.documents()
+    parts, chat = prompts_form.parts()
+    named = {"teacher": teacher, "more_teachers": more_teachers, "student": student, "prompts": described}
+    return named | parts, documents, chat
+
+
+def models() -> tuple[str, str]:
+    """Pickers of the demo models, what is in the local cache, or any name typed in."""
+    names = [*backend.model_names(), *ALIASES]
+    help_text = say("A demo model, a Hugging Face id or a local folder; type to enter your own.")
+    chosen = []
+    for role, (label, default) in ROLES.items():
+        key = f"form-{role}"
+        kept = st.session_state.get(f"kept-{role}", default)
+        options = list(dict.fromkeys([*names, kept]))
+        name = st.selectbox(
+            say(label),
+            options,
+            index=options.index(kept),
+            key=key,
+            accept_new_options=True,
+            help=help_text,
+        )
+        st.session_state[f"kept-{role}"] = name or default
+        chosen.append((name or default).strip())
+    return chosen[0], chosen[1]
+
+
+def further_teachers() -> tuple[str, ...]:
+    """Teachers beside the first; typed names stay among the options."""
+    kept = st.session_state["form-more-teachers"]
+    chosen = st.multiselect(
+        say("Further teachers"),
+        list(dict.fromkeys([*backend.model_names(), *ALIASES, *kept])),
+        key="form-more-teachers",
+        accept_new_options=True,
+        placeholder=say("None"),
+        help=say("Each is aligned on its own timeline, then all are fused in the student’s space."),
+    )
+    return tuple(name.strip() for name in chosen if name.strip())

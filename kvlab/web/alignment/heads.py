@@ -1,0 +1,70 @@
+"""K and V heatmaps on one colour range; a click or a table row pins one head's detail."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from kvlab.language import say
+from kvlab.results.alignment.data import Alignment
+from kvlab.results.alignment.heads import error_heatmap
+from kvlab.results.alignment.sentences import ERROR_MEANING
+from kvlab.results.style import KIND_NAME
+from kvlab.web import cells
+from kvlab.web.alignment import one_head
+from kvlab.web.widgets import count, head_sentence, number
+
+
+def _columns() -> dict:
+    """Of the table, by the names of ``Alignment.table``."""
+    return {
+        "kind": "K/V",
+        "layer": say("layer"),
+        "head": say("head"),
+        "error": number(say("error 1 − R²")),
+        "r2": number("R²"),
+        "se": number(say("± s.e.")),
+        "gain": number(say("gain over token")),
+        "gain_random": number(say("gain over random weights")),
+        "beats_controls": st.column_config.CheckboxColumn(say("beats controls")),
+        "error_standardised": number(say("standardised error"), say("Every channel counts alike.")),
+        "cosine": number(say("cosine")),
+        "r2_identity": number(say("R² token identity")),
+        "r2_random": number(say("R² random weights")),
+        "r2_group_mean": number(say("R² group mean")),
+        "r2_shuffled": number(say("R² shuffled rows")),
+        "n": count(say("n tokens")),
+        "n_control": count(say("n control"), say("Rows on which shuffled rows and random weights are measured.")),
+        "error_sink": number(
+            say("error of sinks"), say("The first content tokens, which are in no fit and not in R².")
+        ),
+        "n_sink": count(say("n sinks")),
+        "error_special": number(
+            say("error of special token"), say("Of the special token that both models begin with.")
+        ),
+        "n_special": count(say("n special")),
+    }
+
+
+def panel(alignment: Alignment, shown: str) -> None:
+    """``shown`` names the result in widgets and files."""
+    st.caption(say(ERROR_MEANING))
+    cell = cells.selected(alignment)
+    cells.maps(
+        lambda kind, marked: error_heatmap(alignment, kind, marked),
+        cell,
+        "error",
+        shown,
+        say("{kind} projection error per student layer and KV head; the table below has the numbers."),
+    )
+    frame = alignment.table()
+    frame["kind"] = frame["kind"].map(KIND_NAME)
+    cells.table(frame, _columns(), "error", shown, say("Scores of every student head beside their controls"))
+    _detail(alignment, shown, cell)
+
+
+def _detail(alignment: Alignment, shown: str, cell: cells.Cell) -> None:
+    kind, layer, head = cell
+    with st.container(border=True, key="detail"):
+        st.subheader(say("{kind}, layer {layer}, head {head}", kind=KIND_NAME[kind], layer=layer, head=head))
+        st.markdown(head_sentence(alignment, alignment.score(*cell)))
+        one_head.panel(alignment, shown, cell)

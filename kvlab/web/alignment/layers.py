@@ -1,0 +1,101 @@
+"""Student layers against teacher layers: what was measured, what was chosen."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from kvlab.language import mark, say
+from kvlab.results.alignment.data import Alignment
+from kvlab.results.alignment.layers import (
+    MATRICES,
+    ceiling_sentence,
+    chosen_table,
+    layer_pairs,
+    layer_sentence,
+    layers_sentence,
+    similarity,
+)
+from kvlab.results.safe_csv import safe_csv
+from kvlab.results.style import KIND_NAME
+from kvlab.web import cells, files
+from kvlab.web.widgets import number
+
+ABOUT = {
+    "r2": mark("Held-out R² that each teacher layer reaches on its own, all channels of the layer together."),
+    "cka": mark("Unbiased linear CKA of the two caches: 0 unrelated, 1 alike up to rotation and scale."),
+    "own": mark(
+        "The ceiling: CKA of the student’s layers with each other. Where neighbours are alike, a choice between "
+        "teacher layers matters little."
+    ),
+}
+# Columns of the tables that are no scores.
+CHOSEN = (mark("student layer"), mark("teacher layers"), mark("folds that agree"), mark("best alone"))
+PAIRS = (mark("student layer"), mark("teacher layer"), mark("chosen"))
+
+
+def panel(alignment: Alignment, shown: str) -> None:
+    st.caption(layers_sentence(alignment))
+    layers = alignment.student["kv_layers"]
+    left, right = st.columns([1, 4], vertical_alignment="center")
+    layer = left.selectbox(
+        say("Student layer"), layers, index=layers.index(cells.selected(alignment)[1]), key=f"layer-{shown}"
+    )
+    right.markdown(layer_sentence(alignment, layer))
+    for name in MATRICES:
+        if f"similarity.key.{name}" in alignment.arrays:
+            _matrices(alignment, shown, name)
+    left, right = st.columns([3, 1], vertical_alignment="bottom")
+    left.markdown(say("**What was chosen for each student layer**"))
+    right.download_button(
+        "layers.csv",
+        lambda: safe_csv(layer_pairs(alignment)),
+        f"layers-{shown}.csv",
+        "text/csv",
+        key="download-layers",
+        icon=":material/download:",
+        width="stretch",
+        on_click="ignore",
+    )
+    st.dataframe(
+        chosen_table(alignment),
+        hide_index=True,
+        placeholder="–",
+        column_config={name: say(name) for name in CHOSEN}
+        | {name: number(say(name)) for name in (mark("R² of it"), mark("highest CKA"))}
+        | {mark("shuffled rows"): number(say("its null, shuffled rows"))},
+        alt=say("The teacher layers of every student layer, and how many folds chose the same"),
+    )
+    with st.expander(say("Every pair of layers as a table"), icon=":material/table:"):
+        st.dataframe(
+            layer_pairs(alignment),
+            hide_index=True,
+            placeholder="–",
+            column_config={name: say(name) for name in PAIRS}
+            | {name: number(say(name)) for name in (mark("CKA shuffled"), mark("R² alone"))}
+            | {"CKA": number("CKA"), "kind": "K/V"},
+            height=280,
+            alt=say("CKA, its null and held-out R² of every pair of layers"),
+        )
+
+
+def _matrices(alignment: Alignment, shown: str, name: str) -> None:
+    for column, kind in zip(st.columns(2), KIND_NAME, strict=True):
+        figure = similarity(alignment, kind, name)
+        with column:
+            st.plotly_chart(
+                figure,
+                key=f"similarity-{shown}-{kind}-{name}",
+                config={"displayModeBar": False},
+                alt=say(
+                    "{kind}: {title}, per student and teacher layer",
+                    kind=KIND_NAME[kind],
+                    title=say(MATRICES[name][0]),
+                ),
+            )
+            files.figure_button(figure, f"{KIND_NAME[kind]}-layers-{name}", f"similarity-{shown}-{kind}-{name}")
+    words = [say(ABOUT[name])]
+    if name == "cka":
+        words += [ceiling_sentence(alignment, kind) for kind in KIND_NAME]
+    if name != "own":
+        words.append(say("Outlined: chosen. Grey: not searched, or a layer without a KV cache."))
+    st.caption(say(" ").join(words))

@@ -1,0 +1,206 @@
+"""The views of one pinned head: controls, teacher heads, tokens, error spectrum, time rules. One is shown at a time."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from kvlab.errors import KvlabError
+from kvlab.language import mark, say
+from kvlab.results.alignment.data import Alignment
+from kvlab.results.alignment.heads import contribution_table, contributions, controls, token_errors, worst_tokens
+from kvlab.results.alignment.one_head import contribution_sentence, rules_sentence, spectrum_sentence, worst_sentence
+from kvlab.results.alignment.rules import rules_table, time_rules
+from kvlab.results.alignment.sentences import apart_sentence, control_sentence
+from kvlab.results.alignment.spectrum import error_spectrum, spectrum_table
+from kvlab.results.style import KIND_NAME
+from kvlab.web import backend, files
+from kvlab.web.cells import Cell
+from kvlab.web.document import document_picker, token_window
+from kvlab.web.widgets import count, number, show_error
+
+WORST = 12  # tokens listed
+NO_BAR = {"displayModeBar": False}
+
+
+def panel(alignment: Alignment, shown: str, cell: Cell) -> None:
+    """The view of the address, or of a click, which is then in the address."""
+    wanted = st.session_state.get("pane") or st.query_params.get("pane")
+    st.session_state["pane"] = wanted if wanted in VIEWS else next(iter(VIEWS))
+    view = st.segmented_control(
+        say("Shown of this head"),
+        list(VIEWS),
+        format_func=lambda name: say(VIEWS[name][0]),
+        key="pane",
+        label_visibility="collapsed",
+        required=True,
+    )
+    st.query_params["pane"] = view
+    VIEWS[view][1](alignment, shown, cell)
+
+
+def name_of(cell: Cell) -> str:
+    """In the names of files: K-3-0."""
+    return f"{KIND_NAME[cell[0]]}-{cell[1]}-{cell[2]}"
+
+
+def _controls(alignment: Alignment, shown: str, cell: Cell) -> None:
+    score = alignment.score(*cell)
+    st.markdown(say("**Against its controls**"))
+    figure = controls(score)
+    st.plotly_chart(
+        figure,
+        key=f"controls-{shown}",
+        config=NO_BAR,
+        alt=say("R² of this head beside token identity, random weights, group mean, shuffled rows, training mean"),
+    )
+    st.caption(say(" ").join([control_sentence(alignment, score), apart_sentence(alignment, score)]))
+    files.figure_button(figure, f"controls-{name_of(cell)}", f"controls-{shown}")
+
+
+def _teacher_heads(alignment: Alignment, shown: str, cell: Cell) -> None:
+    st.markdown(say("**Which teacher heads it is built from** (ridge refitted without, and with only, each)"))
+    figure = contributions(alignment, *cell)
+    st.plotly_chart(
+        figure,
+        key=f"contributions-{shown}",
+        config=NO_BAR,
+        alt=say("Held-out R² lost without each teacher head, and of each alone"),
+    )
+    st.caption(contribution_sentence(alignment, *cell))
+    files.figure_button(figure, f"teacher-heads-{name_of(cell)}", f"contributions-{shown}")
+    table = contribution_table(alignment, *cell)
+    columns = {
+        "teacher_head": count(say("teacher KV head")),
+        "without": number(say("R² lost without it")),
+        "alone": number(say("R² from it alone")),
+    }
+    files.table(table, columns, f"teacher-heads-{name_of(cell)}", f"contributions-{shown}")
+
+
+def _tokens(alignment: Alignment, shown: str, cell: Cell) -> None:
+    if not alignment.inspected:
+        st.info(say("No document was kept token by token. Run again with --inspect above 0."))
+        return
+    chosen = document_picker(alignment, shown, "detail")
+    st.markdown(say("**Error along the student’s tokens** (squared error over the head’s variance; mean ≈ the error)"))
+    figure = token_errors(alignment, chosen, *cell, token_window(alignment, shown, chosen))
+    st.plotly_chart(
+        figure, key=f"tokens-{shown}", config=NO_BAR, alt=say("Held-out squared error of each student token")
+    )
+    files.figure_button(figure, f"tokens-{name_of(cell)}", f"tokens-{shown}")
+    _worst(alignment, shown, cell, chosen)
+
+
+def _worst(alignment: Alignment, shown: str, cell: Cell, chosen: int) -> None:
+    left, right = st.columns([3, 2], vertical_alignment="center")
+    left.markdown(say("**The worst tokens in their context**"))
+    everywhere = right.toggle(say("Of all documents kept"), key=f"worst-all-{shown}")
+    numbers = range(len(alignment.inspected)) if everywhere else [chosen]
+    worst = worst_tokens(alignment, *cell, numbers, WORST)
+    scored = sum(sum(alignment.inspected[n].scored) for n in numbers)
+    st.markdown(worst_sentence(alignment, worst, *cell, scored))
+    columns = {
+        "error": number(say("error")),
+        "before": say("before it"),
+        "text": say("token"),
+        "after": say("after it"),
+        "read_from": say("teacher tokens read from"),
+        "token": count(say("student token no.")),
+        "byte": count(say("first byte")),
+        "document": say("document"),
+    }
+    files.table(worst, columns, f"worst-tokens-{name_of(cell)}", f"worst-{shown}", unfolded=True)
+    st.caption(say("␣ is a space, ⏎ a line break; … where the text goes on. Sinks and special tokens are not ranked."))
+
+
+def _spectrum(alignment: Alignment, shown: str, cell: Cell) -> None:
+    table = spectrum_table(alignment, *cell)
+    if table is None:
+        _not_held(say("the error spectrum"))
+        return
+    if table.empty:
+        st.info(say("This head does not vary on these prompts, so there are no directions to tell apart."))
+        return
+    st.markdown(say("**Which directions of the head are explained** (eigenvectors of its covariance, held-out rows)"))
+    figure = error_spectrum(alignment, *cell)
+    st.plotly_chart(
+        figure,
+        key=f"spectrum-{shown}",
+        config=NO_BAR,
+        alt=say("Held-out error along each principal direction of the head, and its share of the variance"),
+    )
+    st.markdown(spectrum_sentence(alignment, *cell))
+    files.figure_button(figure, f"spectrum-{name_of(cell)}", f"spectrum-{shown}")
+    columns = {
+        "direction": count(say("direction")),
+        "share": number(say("share of variance")),
+        "cumulative": number(say("up to here")),
+        "error": number(say("error 1 − R² along it")),
+        "se": number(say("± s.e. along it")),
+        "error_identity": number(say("error, token alone")),
+    }
+    files.table(table, columns, f"spectrum-{name_of(cell)}", f"spectrum-{shown}")
+
+
+def _time_rules(alignment: Alignment, shown: str, cell: Cell) -> None:
+    table = rules_table(alignment, *cell)
+    if table is None:
+        _ask_for_rules()
+        return
+    st.markdown(say("**This head under every time rule**"))
+    figure = time_rules(alignment, *cell)
+    st.plotly_chart(
+        figure, key=f"rules-{shown}", config=NO_BAR, alt=say("Held-out R² of this head under each time rule")
+    )
+    st.markdown(rules_sentence(alignment, *cell))
+    files.figure_button(figure, f"time-rules-{name_of(cell)}", f"rules-{shown}")
+    columns = {
+        "rule": say("rule"),
+        "own": st.column_config.CheckboxColumn(say("of this analysis")),
+        "r2": number("R²"),
+        "se": number(say("± s.e. of R²")),
+        "rows_scored": count(say("n scored")),
+        "common": st.column_config.CheckboxColumn(say("on the same tokens")),
+        "rows_fit": count(say("n fitted")),
+    }
+    files.table(table, columns, f"time-rules-{name_of(cell)}", f"rules-{shown}")
+
+
+def _not_held(what: str) -> None:
+    st.info(
+        say("This analysis does not hold {what}: it was made by an earlier kvlab. Run it again to have it.", what=what),
+        icon=":material/info:",
+    )
+
+
+def _ask_for_rules() -> None:
+    run_id = st.query_params.get("run", backend.SAMPLE)
+    st.info(
+        say(
+            "This analysis was run under one time rule. The comparison fits the other rules on the sample, with the "
+            "same layers and folds; it is a new analysis of the same prompts, with progress and Cancel. On the command "
+            "line: --compare-rules."
+        ),
+        icon=":material/info:",
+    )
+    if st.button(
+        say("Compare time rules"), key="compare-rules", icon=":material/rule:", disabled=run_id == backend.SAMPLE
+    ):
+        try:
+            launched = backend.compare_rules(run_id)
+        except KvlabError as error:
+            show_error(error)
+            return
+        st.session_state["run"] = launched
+        st.session_state.pop("run-picker", None)
+        st.query_params["run"] = launched
+        st.rerun()
+
+
+VIEWS = {
+    "controls": (mark("Controls"), _controls),
+    "teacher-heads": (mark("Teacher heads"), _teacher_heads),
+    "tokens": (mark("Tokens"), _tokens),
+    "spectrum": (mark("Spectrum"), _spectrum),
+    "time-rules": (mark("Time rules"), _time_rules),
+}

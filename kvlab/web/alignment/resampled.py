@@ -1,0 +1,73 @@
+"""The resampled signal: one head along the document, before and after resampling, beside the student."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from kvlab.language import say
+from kvlab.results.alignment.data import Alignment
+from kvlab.results.alignment.one_head import signal_sentence
+from kvlab.results.alignment.resampled import has_signal, signal, signal_table
+from kvlab.results.alignment.spectrum import spectrum_table
+from kvlab.results.style import KIND_NAME
+from kvlab.web import cells, files
+from kvlab.web.widgets import count, number
+
+
+def panel(alignment: Alignment, shown: str, document: int, window: tuple[int, int]) -> None:
+    """Of the pinned head, which can be changed here too."""
+    st.markdown(say("**The resampled signal of one head**"))
+    cell = _picked(alignment)
+    if not has_signal(alignment, document):
+        st.info(
+            say("This analysis does not hold the resampled signal: it was made by an earlier kvlab. Run it again."),
+            icon=":material/info:",
+        )
+        return
+    if spectrum_table(alignment, *cell).empty:
+        st.info(say("This head does not vary on these prompts, so it has no signal."))
+        return
+    figure = signal(alignment, document, *cell, window)
+    st.plotly_chart(
+        figure,
+        key=f"signal-{shown}",
+        config={"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d"]},
+        alt=say("The head along its first direction: teacher before and after resampling and projection, and student"),
+    )
+    st.caption(signal_sentence(alignment, document, *cell))
+    name = f"signal-{document}-{KIND_NAME[cell[0]]}-{cell[1]}-{cell[2]}"
+    files.figure_button(figure, name, f"signal-{shown}")
+    columns = {
+        "signal": say("line"),
+        "token": count(say("token no.")),
+        "text": say("token text"),
+        "end_byte": count(say("last byte")),
+        "value": number(say("standard deviations")),
+        "scored": st.column_config.CheckboxColumn(say("scored")),
+    }
+    files.table(signal_table(alignment, document, *cell), columns, name, f"signal-{shown}")
+
+
+def _picked(alignment: Alignment) -> cells.Cell:
+    """The pinned head, as in the heads view; another one is pinned by the picker."""
+    cell = cells.selected(alignment)
+    every = [(score.kind, score.layer, score.head) for score in alignment.heads]
+    st.session_state["signal-head"] = cell
+
+    def pin() -> None:
+        kind, layer, head = st.session_state["signal-head"]
+        st.session_state["cell"] = f"{KIND_NAME[kind]}-{layer}-{head}"
+
+    return st.selectbox(
+        say("Student head"),
+        every,
+        format_func=_named,
+        key="signal-head",
+        on_change=pin,
+        width=260,
+    )
+
+
+def _named(cell: cells.Cell) -> str:
+    kind, layer, head = cell
+    return say("{kind}, layer {layer}, head {head}", kind=KIND_NAME[kind], layer=layer, head=head)

@@ -1,0 +1,129 @@
+"""The timeline of a document, and the steps that R-KV keeps of it."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from kvlab.language import say
+from kvlab.results.alignment.data import Alignment
+from kvlab.results.alignment.one_head import groups_sentence
+from kvlab.results.alignment.rkv import kept_steps
+from kvlab.results.alignment.sentences import kept_sentence
+from kvlab.results.alignment.timeline import index_maps, rule_shown, timeline
+from kvlab.web import document, files, language
+from kvlab.web.alignment import resampled
+from kvlab.web.document import document_picker, step_window
+from kvlab.web.widgets import TIME_RULES
+
+
+def panel(alignment: Alignment, shown: str) -> None:
+    if not alignment.inspected:
+        st.info(say("No document was kept token by token. Run again with --inspect above 0."))
+        return
+    rules = list(alignment.timeline["rules"])
+    left, middle, right, zoom = st.columns([3, 3, 2, 2])
+    with left:
+        number = document_picker(alignment, shown, "timeline")
+    with middle:
+        language.keep_choice(f"rule-{shown}", rule_shown(alignment))
+        rule = st.selectbox(
+            say("Joined by"),
+            rules,
+            format_func=lambda rule: say(TIME_RULES[rule]),
+            key=f"rule-{shown}",
+        )
+    chosen = document.choose(alignment, shown, number, right, zoom)
+    st.markdown(f"{_reading(alignment, rule)} {groups_sentence(alignment, number)}")
+    figure = timeline(alignment, number, rule, chosen)
+    st.plotly_chart(
+        figure,
+        key=f"timeline-{shown}",
+        config={"displaylogo": False, "scrollZoom": True, "modeBarButtonsToRemove": ["select2d", "lasso2d"]},
+        alt=say(
+            "Teacher and student tokens over byte position, joined by the time map; error per student token beneath"
+        ),
+    )
+    document.strip(alignment, shown, number, chosen)
+    files.figure_button(figure, f"timeline-{number}-{rule}", f"timeline-{shown}")
+    st.caption(
+        say(
+            "Errors are held out, under the {rule} rule of this analysis, averaged over all heads. "
+            "Grey bands are the parts of the document. "
+            "␣ is a space, ⏎ a line break, <E4> one byte of a character that is split.",
+            rule=alignment.settings["time"],
+        )
+    )
+    resampled.panel(alignment, shown, number, chosen)
+    kept_steps_pane(alignment, shown, number)
+    left, right = st.columns(2)
+    with left:
+        st.markdown(say("**Every rule’s map, together**"))
+        maps = index_maps(alignment, number)
+        st.plotly_chart(
+            maps,
+            key=f"maps-{shown}",
+            config={"displayModeBar": False},
+            alt=say("For each rule, the teacher step that stands for each student token"),
+        )
+        files.figure_button(maps, f"maps-{number}", f"maps-{shown}")
+    with right:
+        st.markdown(say("**Rules over {documents} documents**", documents=alignment.timeline["documents"]))
+        st.dataframe(
+            _rules(alignment),
+            column_config={
+                "rule": say("rule"),
+                "exact_rate": st.column_config.NumberColumn(say("exact"), format="percent"),
+                "coverage": st.column_config.NumberColumn(say("covered"), format="percent"),
+                "looks_ahead_rate": st.column_config.NumberColumn(say("looks ahead"), format="percent"),
+                "mean_absolute_lag_bytes": st.column_config.NumberColumn(say("mean lag, bytes"), format="%.2f"),
+                "largest_lag_bytes": st.column_config.NumberColumn(say("largest"), format="%d"),
+            },
+            alt=say("Exact-boundary rate, coverage and lag of every time rule"),
+        )
+        st.caption(
+            say(
+                "Shares of {student:,} student content tokens ({teacher:,} of the teacher).",
+                student=alignment.timeline["student_tokens"],
+                teacher=alignment.timeline["teacher_tokens"],
+            )
+        )
+
+
+def _reading(alignment: Alignment, rule: str) -> str:
+    rates = alignment.timeline["rules"][rule]
+    return say(
+        "With **{rule}**, {exact:.0%} of student tokens end at the same byte as their teacher token, {covered:.0%} "
+        "have a teacher step, and {ahead:.0%} would see ahead (mean distance {lag:.1f} bytes).",
+        rule=rule,
+        exact=rates["exact_rate"],
+        covered=rates["coverage"],
+        ahead=rates["looks_ahead_rate"],
+        lag=rates["mean_absolute_lag_bytes"],
+    )
+
+
+def _rules(alignment: Alignment) -> pd.DataFrame:
+    frame = pd.DataFrame.from_dict(alignment.timeline["rules"], orient="index").rename_axis("rule")
+    return frame[["exact_rate", "coverage", "looks_ahead_rate", "mean_absolute_lag_bytes", "largest_lag_bytes"]]
+
+
+def kept_steps_pane(alignment: Alignment, shown: str, document: int) -> None:
+    """Nothing when the analysis used another rule."""
+    steps = alignment.arrays.get(f"document.{document}.rkv.steps")
+    if steps is None:
+        return
+    st.markdown(say("**Steps that a teacher head keeps** (R-KV)"))
+    left, right, _ = st.columns([1, 1, 3])
+    layer = left.selectbox(say("Teacher layer"), alignment.teacher["kv_layers"], key=f"kept-layer-{shown}")
+    heads = alignment.teacher["layer_shapes"][alignment.teacher["kv_layers"].index(layer)][0]
+    head = right.selectbox(say("Teacher KV head"), range(heads), key=f"kept-head-{shown}")
+    st.markdown(kept_sentence(alignment, document, layer, head))
+    figure = kept_steps(alignment, document, layer, head, step_window(alignment, shown, document))
+    st.plotly_chart(
+        figure,
+        key=f"kept-{shown}",
+        config={"displayModeBar": False},
+        alt=say("Importance, redundancy and score of each teacher step; kept steps stand out"),
+    )
+    files.figure_button(figure, f"kept-{document}-{layer}-{head}", f"kept-{shown}")

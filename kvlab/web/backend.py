@@ -1,0 +1,174 @@
+"""The pages' way to the worker and to the run folders. Everything that is slow is asked here, and remembered."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from kvlab.errors import KvlabError
+from kvlab.host import bundled, models
+from kvlab.language import say
+from kvlab.request.align import AnalysisRequest, checked
+from kvlab.request.prompts import RUN_PROMPTS, read_prompts, write_prompts
+from kvlab.results.alignment import data
+from kvlab.results.alignment.data import Alignment
+from kvlab.runs import monitor, store
+from kvlab.runs.monitor import View
+from kvlab.shapes import Document, Geometry
+from kvlab.web.server import worker
+
+SAMPLE = "sample"
+PAIR_OF_SAMPLE = ("demo/teacher", "demo/student")
+QUESTION_SECONDS = 180  # a geometry waits while a large model is being loaded
+LISTED = 50  # older runs are still reached by their address
+
+
+def ready() -> bool:
+    """Whether the worker has finished importing. Never waits long: pages look at it twice a second."""
+    try:
+        return worker().ready()
+    except KvlabError:
+        return False
+
+
+def ask(call: str, **arguments: Any) -> Any:
+    """A short question to the worker. Raises the KvlabError it answers with."""
+    return worker().ask(call, timeout=QUESTION_SECONDS, **arguments)
+
+
+def question(call: str, **arguments: Any) -> Future:
+    """The worker's answer, to be looked at when it has come: its result, or a KvlabError. Raises RunError."""
+    return worker().question(call, **arguments)
+
+
+def geometry(name: str) -> Geometry:
+    """Those of the sample's models are on disk; others are asked of the worker. Raises KvlabError."""
+    if name not in PAIR_OF_SAMPLE:
+        with st.spinner(say("Reading the model's configuration…")):
+            return _asked_geometry(name)
+    sample = alignment_of(SAMPLE)
+    return Geometry.from_dict(sample.teacher if name == PAIR_OF_SAMPLE[0] else sample.student)
+
+
+@st.cache_data(show_spinner=False, ttl=3600, max_entries=200)
+def _asked_geometry(name: str) -> Geometry:
+    return Geometry.from_dict(ask("geometry", name=name))
+
+
+@st.cache_data(show_spinner=False, ttl=60)
+def model_names() -> list[str]:
+    """The demo models, and what the local Hugging Face cache holds."""
+    return models.local_names()
+
+
+def folder_of(run_id: str) -> Path:
+    """Raises RunError for an id that is not one, or of a run that is gone."""
+    return bundled.ANALYSIS if run_id == SAMPLE else store.find(store.runs_root(), run_id)
+
+
+def alignment_of(run_id: str, teacher: int = 1) -> Alignment:
+    """A finished analysis, of several teachers that of number ``teacher``, read once. Raises RunError or AlignError."""
+    folder = folder_of(run_id)
+    if teacher > 1:
+        folder /= data.OTHER_TEACHER.format(teacher)
+    written = (folder / data.JSON_NAME).stat().st_mtime_ns if (folder / data.JSON_NAME).exists() else 0
+    return _read(str(folder), written)
+
+
+@st.cache_resource(show_spinner=False, max_entries=8)
+def _read(folder: str, written: int) -> Alignment:
+    return data.read(Path(folder))
+
+
+def view_of(run_id: str) -> View:
+    """One run as it stands; of a worker that has just died, with the reason. Raises RunError as folder_of does."""
+    folder = folder_of(run_id)
+    view = monitor.view(folder)
+    if view.state == "lost":
+        worker().await_record(view.pid)
+        view = monitor.view(folder)
+    return view
+
+
+def analyses() -> list[View]:
+    """The newest analyses under runs/, newest first."""
+    return listed("analysis")
+
+
+def listed(kind: str) -> list[View]:
+    """The newest runs of one kind, newest first."""
+    return [monitor.view(folder) for folder in _runs(kind)[:LISTED]]
+
+
+def not_listed() -> int:
+    """How many older analyses there are."""
+    return max(len(_runs("analysis")) - LISTED, 0)
+
+
+def _runs(kind: str) -> list[Path]:
+    return [folder for folder in store.listing(store.runs_root()) if _is_of(kind, folder)]
+
+
+def _is_of(kind: str, folder: Path) -> bool:
+    try:
+        return _kind(folder) == kind
+    except LookupError:
+        return False
+
+
+@functools.lru_cache(maxsize=10_000)
+def _kind(folder: Path) -> str:
+    """Of a run, which never changes. Raises LookupError where its status does not say, which is not remembered."""
+    return store.read_status(folder)["kind"]
+
+
+def labels(views: Sequence[View]) -> dict[str, str]:
+    """Id -> what a picker calls it: the sample, and these."""
+    labelled = {SAMPLE: say("Sample: demo/teacher → demo/student, bundled prompts")}
+    return labelled | {view.id: f"{view.name}, {_created(view.id)}" for view in views}
+
+
+def shown_name(run_id: str, teacher: int) -> str:
+    """How the result of one teacher of an analysis is named in widgets and files."""
+    return run_id if teacher == 1 else f"{run_id}-teacher-{teacher}"
+
+
+def _created(run_id: str) -> str:
+    """20261123T232738.489Z-name-9e1b -> 2026-11-23 23:27:38 UTC."""
+    stamp = run_id[:15]
+    return f"{stamp[:4]}-{stamp[4:6]}-{stamp[6:8]} {stamp[9:11]}:{stamp[11:13]}:{stamp[13:15]} UTC"
+
+
+def launch(
+    request: AnalysisRequest, documents: list[Document], kind: str = "analysis", beside: dict[str, str] | None = None
+) -> str:
+    """Make the run folder, hand it to the worker, and return the run's id. ``beside``: further files, name -> text."""
+    name = "-".join(_short(name) for name in (*request.teachers, request.student))
+    folder = store.create(store.runs_root(), kind, name, request.model_dump())
+    write_prompts(documents, folder / RUN_PROMPTS)
+    for file, text in (beside or {}).items():
+        store.replace(folder / file, text.encode())
+    worker().submit(folder)
+    return folder.name
+
+
+def compare_rules(run_id: str) -> str:
+    """Launch an analysis of the same prompts and settings that compares the time rules too. Raises KvlabError."""
+    folder = folder_of(run_id)
+    fields = store.read_config(folder)
+    fields["settings"] = fields.get("settings", {}) | {"compare_rules": True}
+    return launch(checked(fields), read_prompts(folder / RUN_PROMPTS))
+
+
+def again(folder: Path) -> None:
+    """Hand a run that gave no result to the worker once more. Raises RunError."""
+    worker().submit(folder)
+
+
+def _short(name: str) -> str:
+    return name.rstrip("/").rsplit("/", 1)[-1]

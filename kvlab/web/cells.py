@@ -1,0 +1,91 @@
+"""A K and a V map of which one cell is pinned: by a click, by a row of the table, or by the address."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+
+from kvlab.language import say
+from kvlab.results.alignment.data import Alignment, worst_head
+from kvlab.results.style import KIND_NAME
+from kvlab.web import files
+
+Cell = tuple[str, int, int]  # kind, layer as numbered in the student, head
+
+
+def selected(alignment: Alignment) -> Cell:
+    """The pinned head: of this session, of the URL, or the worst K head."""
+    cell = asked()
+    try:
+        alignment.score(*cell)
+    except (KeyError, TypeError):
+        cell = worst_head(alignment)
+    keep(cell)
+    return cell
+
+
+def asked() -> Cell | None:
+    """The head of this session or of the URL, whether there is one of that number or not; None: none was named."""
+    wanted = st.session_state.get("cell") or st.query_params.get("cell", "")
+    try:
+        kind, layer, head = wanted.split("-")
+        return "key" if kind == "K" else "value", int(layer), int(head)
+    except ValueError:
+        return None
+
+
+def keep(cell: Cell) -> None:
+    """In the address."""
+    st.query_params["cell"] = f"{KIND_NAME[cell[0]]}-{cell[1]}-{cell[2]}"
+
+
+def maps(draw: Callable[[str, tuple[int, int] | None], go.Figure], cell: Cell, name: str, shown: str, alt: str) -> None:
+    """Both maps side by side; ``draw`` takes the kind and the pinned (layer, head) of it. ``alt`` has a {kind}."""
+    for column, kind in zip(st.columns(2), KIND_NAME, strict=True):
+        figure = draw(kind, cell[1:] if cell[0] == kind else None)
+        key = f"{name}-{shown}-{kind}"
+        with column:
+            st.plotly_chart(
+                figure,
+                key=key,
+                on_select=lambda key=key, kind=kind: _clicked(key, kind),
+                selection_mode="points",
+                config={"displayModeBar": False},
+                alt=alt.format(kind=KIND_NAME[kind]),
+            )
+            files.figure_button(figure, f"{KIND_NAME[kind]}-{name}", f"{name}-{shown}-{kind}")
+
+
+def _clicked(key: str, kind: str) -> None:
+    points = st.session_state[key].selection.points
+    if points and points[0].get("customdata"):
+        layer, head = points[0]["customdata"][:2]
+        st.session_state["cell"] = f"{KIND_NAME[kind]}-{layer}-{head}"
+
+
+def table(frame: pd.DataFrame, columns: dict, name: str, shown: str, alt: str) -> None:
+    """``frame`` has the columns kind ("K" or "V"), layer and head; a row picks the head."""
+    key = f"{name}-table-{shown}"
+
+    def picked() -> None:
+        rows = st.session_state[key].selection.rows
+        if rows:
+            row = frame.iloc[rows[0]]
+            st.session_state["cell"] = f"{row['kind']}-{row['layer']}-{row['head']}"
+
+    with st.expander(say("The same as a table: pick a row to see that head"), icon=":material/table:"):
+        st.dataframe(
+            frame,
+            key=key,
+            on_select=picked,
+            selection_mode="single-row",
+            hide_index=True,
+            column_order=list(columns),
+            column_config=columns,
+            height=280,
+            placeholder="–",
+            alt=alt,
+        )

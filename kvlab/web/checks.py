@@ -1,0 +1,76 @@
+"""The Checks page: the seven KV checks, run in the worker, and the environment."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from kvlab.errors import KvlabError
+from kvlab.language import say, translated
+from kvlab.web import backend
+from kvlab.web.widgets import show_error
+
+MARK = {"ok": ":material/check_circle:", "warn": ":material/warning:", "fail": ":material/cancel:"}
+
+
+def page() -> None:
+    st.title(say("Checks"))
+    if not backend.ready():
+        _wait_for_worker()
+        return
+    left, right = st.columns([3, 2], gap="large")
+    with left:
+        st.subheader(say("The seven KV checks"))
+        _seven()
+    with right:
+        st.subheader(say("Environment"))
+        _environment()
+
+
+@st.fragment(run_every=1.0)
+def _wait_for_worker() -> None:
+    if backend.ready():
+        st.rerun()
+    st.info(say("The checks run in the worker, which is starting (about 10 s)."), icon=":material/hourglass_top:")
+
+
+def _seven() -> None:
+    try:
+        with st.spinner(say("Running the seven checks…")):
+            outcomes = backend.ask("checks")
+    except KvlabError as error:
+        show_error(error)
+        return
+    failed = [o for o in outcomes if o["error"]]
+    if failed:
+        numbers = say(", ").join(str(o["number"]) for o in failed)
+        st.error(say("{n} of {total} checks failed: {numbers}", n=len(failed), total=len(outcomes), numbers=numbers))
+    else:
+        seconds = sum(o["seconds"] for o in outcomes)
+        st.success(say("所有测试通过! All {n} checks passed in {seconds:.2f} s.", n=len(outcomes), seconds=seconds))
+    for outcome in outcomes:
+        mark = MARK["fail" if outcome["error"] else "ok"]
+        title, explanation = translated(outcome["title"]), translated(outcome["explanation"])
+        st.markdown(f"{mark} **{outcome['number']}. {title}**  \n{explanation}")
+        if outcome["error"]:
+            st.code(translated(outcome["error"]), language=None)
+    st.caption(say("The same from a shell: `python -m kvlab check`, or `python tests/test_kv_fixes.py`."))
+    st.button(say("Run again"), icon=":material/refresh:")
+
+
+def _environment() -> None:
+    try:
+        with st.spinner(say("Looking at the environment…")):
+            findings = _examined()
+    except KvlabError as error:
+        show_error(error)
+        return
+    for finding in findings:
+        mark, name, found = MARK[finding["status"]], translated(finding["name"]), translated(finding["found"])
+        st.markdown(say("{mark} **{name}**: {found}", mark=mark, name=name, found=found))
+        if finding["remedy"] and finding["status"] != "ok":
+            st.code(translated(finding["remedy"]), language="bash", wrap_lines=True)
+
+
+@st.cache_data(show_spinner=False, ttl=300)
+def _examined() -> list[dict]:
+    return backend.ask("doctor")

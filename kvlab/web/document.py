@@ -1,0 +1,114 @@
+"""Pick a document of an analysis, and the window of bytes that is drawn of it."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from kvlab.language import say
+from kvlab.results.alignment.data import Alignment
+from kvlab.results.alignment.strip import minimap
+from kvlab.results.alignment.timeline import drawn_bytes
+
+TOKENS_SHOWN = 600  # bars that can be told apart
+
+
+def document_picker(alignment: Alignment, shown: str, where: str) -> int:
+    """Which of the documents kept token by token is shown."""
+    labels = [f"{d.id}: {' '.join(d.text.split())[:70]}" for d in alignment.inspected]
+    return st.selectbox(
+        say("Document"),
+        range(len(labels)),
+        format_func=labels.__getitem__,
+        key=f"document-{where}-{shown}",
+        help=say("The first documents of the analysis are kept token by token."),
+    )
+
+
+def token_window(alignment: Alignment, shown: str, number: int) -> tuple[int, int]:
+    """First and last student token drawn; of a short document all, of a long one where the slider stands."""
+    first, last, of = _stretch(
+        say("First token shown"), len(alignment.inspected[number].student_tokens), f"tokens-from-{shown}-{number}"
+    )
+    if of:
+        st.caption(say("Drawn: tokens {first}–{last} of {all}. The table below is of the whole document.", **of))
+    return first, last
+
+
+def step_window(alignment: Alignment, shown: str, number: int) -> tuple[int, int]:
+    """As ``token_window``, of the teacher's steps."""
+    first, last, of = _stretch(
+        say("First step shown"), len(alignment.inspected[number].teacher_tokens), f"steps-from-{shown}-{number}"
+    )
+    if of:
+        st.caption(say("Drawn: steps {first}–{last} of {all}. The sentence above is of the whole document.", **of))
+    return first, last
+
+
+def _stretch(label: str, length: int, key: str) -> tuple[int, int, dict[str, str]]:
+    """First and last, and the same as fields of a note; no fields where all is drawn."""
+    if length <= TOKENS_SHOWN:
+        return 0, length - 1, {}
+    first = st.slider(label, 0, length - TOKENS_SHOWN, step=TOKENS_SHOWN // 10, key=key)
+    last = first + TOKENS_SHOWN - 1
+    return first, last, {"first": f"{first:,}", "last": f"{last:,}", "all": f"{length:,}"}
+
+
+ZOOMS = (48, 96, 192, 384, 768)  # bytes drawn at once; 96 are legible
+LEGIBLE = 96
+STEP = 8
+
+
+def choose(alignment: Alignment, shown: str, number: int, start_at, zoom_at) -> tuple[int, int]:
+    """The window [start, end) in bytes; the slider and the zoom are drawn where they are told to be."""
+    length = len(alignment.inspected[number].text.encode())
+    key = f"window-{shown}-{number}"
+    zooms = [zoom for zoom in ZOOMS if zoom < length] + [length] * (length <= ZOOMS[-1])
+    wide = zoom_at.select_slider(
+        say("Bytes shown"),
+        zooms,
+        value=LEGIBLE if LEGIBLE in zooms else zooms[-1],
+        key=f"zoom-{shown}-{number}",
+        disabled=len(zooms) == 1,
+    )
+    last = -(-max(0, length - wide) // STEP) * STEP  # the end of the document is reached
+    start = 0
+    if last:
+        st.session_state[key] = min(st.session_state.get(key, 0), last)
+        start = start_at.slider(say("First byte shown"), 0, last, step=STEP, key=key, help=say("Or click the strip."))
+    return start, min(length, start + wide)
+
+
+def strip(alignment: Alignment, shown: str, number: int, window: tuple[int, int]) -> None:
+    """The whole document; a click moves the window there. Nothing for one that is shown whole."""
+    length = len(alignment.inspected[number].text.encode())
+    if window == (0, length):
+        return
+    key, slider = f"strip-{shown}", f"window-{shown}-{number}"
+
+    def clicked() -> None:
+        points = st.session_state[key].selection.points
+        if points and points[0].get("customdata"):
+            middle = int(points[0]["customdata"][0])
+            st.session_state[slider] = max(0, middle - (window[1] - window[0]) // 2) // STEP * STEP
+
+    st.plotly_chart(
+        minimap(alignment, number, window),
+        key=key,
+        on_select=clicked,
+        selection_mode="points",
+        config={"displayModeBar": False},
+        alt=say("The whole document by bytes, coloured by error; the frame is the window drawn above"),
+    )
+    first, last = drawn_bytes(alignment.inspected[number], window)
+    st.caption(
+        say(
+            "The strip is the whole document ({all} bytes), coloured by the error, mean over heads (dark 0, bright 1 = "
+            "training mean), with its parts above; the frame is what is drawn: bytes {start}–{end}. Drag the plot to "
+            "see bytes {first}–{last}; tokens beyond are not drawn.",
+            all=f"{length:,}",
+            start=f"{window[0]:,}",
+            end=f"{window[1]:,}",
+            first=f"{first:,}",
+            last=f"{last:,}",
+        )
+    )

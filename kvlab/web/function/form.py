@@ -1,0 +1,121 @@
+"""The form of a new functional test: what an analysis asks for, and how its cache is tried out."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from kvlab.errors import KvlabError
+from kvlab.language import mark, say
+from kvlab.request.align import CAUSAL
+from kvlab.request.inject import InjectSettings, checked
+from kvlab.web.alignment import form, form_settings
+from kvlab.web.function import source
+from kvlab.web.widgets import TIME_RULES, show_error
+
+DEFAULT = InjectSettings()
+SHARES = tuple(n / 100 for n in range(5, 100, 5))
+# By widget key: what the form starts with.
+FIELDS = {
+    "function-time": CAUSAL[1],
+    "function-prefix": DEFAULT.prefix,
+    "function-curve": list(DEFAULT.curve),
+    "function-documents": DEFAULT.documents,
+    "function-texts": DEFAULT.texts,
+    "function-swap-layers": DEFAULT.swap_layers,
+    "function-seconds": 0,
+}
+OTHERS = mark(
+    "Only rules by which the teacher has read no more than the student: with {rules} a good continuation could be told "
+    "in advance."
+)
+
+
+def keep_fields() -> None:
+    """Called before anything is drawn: Streamlit forgets a widget's value in every run that does not draw it."""
+    for key, default in FIELDS.items():
+        st.session_state[key] = st.session_state.get(key, default)
+
+
+def new_test() -> str | None:
+    """Draw the form; the id of the run when one was launched."""
+    left, right = st.columns(2, gap="medium")
+    with left:
+        asked, documents, chat = form.models_and_prompts()
+    with right:
+        time = st.selectbox(
+            say("Time rule"),
+            CAUSAL,
+            format_func=lambda rule: say(TIME_RULES[rule]),
+            key="function-time",
+            help=say(OTHERS, rules=say(", ").join(rule for rule in TIME_RULES if rule not in CAUSAL)),
+        )
+        settings, beside = form_settings.settings(with_time=False)
+        tried = _tried()
+    if not st.button(
+        say("Run the test"), type="primary", icon=":material/science:", disabled=not documents, key="function-button"
+    ):
+        return None
+    try:
+        request = checked(
+            {
+                **asked,
+                **beside,
+                "settings": settings | {"chat": chat, "time": time},
+                "injection": tried,
+            }
+        )
+        return source.launch(request, documents)
+    except KvlabError as error:
+        show_error(error)
+        return None
+
+
+def _tried() -> dict:
+    """Fields of InjectSettings."""
+    prefix = st.select_slider(
+        say("Share of each document handed over"),
+        SHARES,
+        format_func=lambda share: f"{share:.0%}",
+        key="function-prefix",
+        help=say("The cache of this share of the student’s tokens is replaced; the rest of the text is judged."),
+    )
+    with st.expander(say("How much is tried")):
+        curve = st.multiselect(
+            say("Further shares, for the curve"),
+            SHARES,
+            format_func=lambda share: f"{share:.0%}",
+            key="function-curve",
+            placeholder=say("None"),
+        )
+        documents, texts = st.columns(2)
+        judged = documents.number_input(
+            say("Documents judged at most"),
+            2,
+            key="function-documents",
+            help=say("Every fifth document is held out from the fit; so many of these are judged."),
+        )
+        continued = texts.number_input(say("Prompts continued greedily"), 0, key="function-texts")
+        layers, seconds = st.columns(2)
+        swapped = layers.number_input(
+            say("Layers whose heads are swapped"),
+            0,
+            key="function-swap-layers",
+            help=say(
+                "One head at a time, in the layers that cost most; 0: no swaps. The first tell how long it takes."
+            ),
+        )
+        limit = seconds.number_input(
+            say("Seconds for swaps"),
+            0,
+            step=30,
+            key="function-seconds",
+            help=say("0: no limit. Half of it is for layers."),
+        )
+    return {
+        "prefix": prefix,
+        "curve": sorted(set(curve) - {prefix}),
+        "documents": int(judged),
+        "texts": int(continued),
+        "swap_layers": int(swapped),
+        "seconds": float(limit) or None,
+    }

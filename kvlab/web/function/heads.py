@@ -1,0 +1,130 @@
+"""Which heads and layers matter: errors and damages on the same axes, and the one against the other."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from kvlab.language import mark, say
+from kvlab.results.alignment.sentences import ERROR_MEANING
+from kvlab.results.function.data import Injection
+from kvlab.results.function.figures import error_against_damage, function_map, layer_damage, measured
+from kvlab.results.function.sentences import (
+    ATTENTION_MEANING,
+    DAMAGE_MEANING,
+    ERRORS,
+    correlation_sentence,
+    head_sentence,
+)
+from kvlab.results.function.sentences import layers_sentence as damage_sentence
+from kvlab.results.function.tables import cells_table, function_heading, head_table
+from kvlab.results.style import KIND_NAME
+from kvlab.web import cells, files, language
+from kvlab.web.widgets import count, number
+
+MEASURES = {
+    "attention": mark("Attention-output error"),
+    "projection": mark("Projection error"),
+    "kl": mark("Swap damage, KL"),
+    "delta_ce": mark("Swap damage, ΔCE"),
+}
+MEANINGS = {
+    "attention": ATTENTION_MEANING,
+    "projection": ERROR_MEANING,
+    "kl": DAMAGE_MEANING,
+    "delta_ce": DAMAGE_MEANING,
+}
+TABLE = ("error", "se", "attention", "attention_se", "kl", "kl_se", "kl_mean", "delta_ce", "delta_ce_se")
+
+
+def panel(injection: Injection, shown: str) -> None:
+    """``shown`` names the result in widgets and files."""
+    measures = [name for name in MEASURES if measured(injection, name, "key")]
+    if not measures:
+        st.info(say("No head was measured alone: the student’s attention cannot be watched and no swap was asked for."))
+        return
+    key = f"heads-measure-{shown}"
+    language.keep_choice(key, measures[0])
+    measure = st.segmented_control(
+        say("Measure"),
+        measures,
+        format_func=lambda name: say(MEASURES[name]),
+        key=key,
+        required=True,
+        label_visibility="collapsed",
+    )
+    st.caption(say(MEANINGS[measure]))
+    cell = _selected(injection)
+    cells.maps(
+        lambda kind, marked: function_map(injection, measure, kind, marked),
+        cell,
+        f"function-{measure}",
+        shown,
+        say("{kind} per student layer and KV head; the table below has the numbers."),
+    )
+    frame = cells_table(injection)
+    cells.table(frame, _columns(), "function", shown, say("Errors and damage of every student head"))
+    _detail(injection, shown, cell)
+    _layers(injection, shown)
+    _scatter(injection, shown, cell)
+
+
+def _selected(injection: Injection) -> cells.Cell:
+    """The pinned head: of this session, of the URL, or the K head whose swap, else whose projection, is worst."""
+    known = {(c.kind, c.layer, c.head) for c in injection.projection}
+    cell = cells.asked()
+    if cell not in known:
+        damage = {(s.kind, s.layer, s.head): s.kl for s in injection.swaps}
+        cell = max((at for at in known if at[0] == "key"), key=lambda at: (damage.get(at, 0.0), -at[1], -at[2]))
+    cells.keep(cell)
+    return cell
+
+
+def _columns() -> dict:
+    columns = {"kind": "K/V", "layer": say("layer"), "head": say("head")}
+    columns |= {name: number(function_heading(name)) for name in TABLE}
+    return columns | {"n": count(say("n rows"))}
+
+
+def _detail(injection: Injection, shown: str, cell: cells.Cell) -> None:
+    kind, layer, head = cell
+    with st.container(border=True, key="detail"):
+        st.subheader(say("{kind}, layer {layer}, head {head}", kind=KIND_NAME[kind], layer=layer, head=head))
+        st.markdown(head_sentence(injection, kind, layer, head))
+        frame = head_table(injection, layer, head)
+        named = {name: function_heading(name) for name in frame.columns}
+        columns = {name: named[name] if name in ("measure", "kind") else number(named[name]) for name in frame.columns}
+        files.table(frame, columns | {"n": count(named["n"])}, f"{shown}-{layer}-{head}", f"head-{shown}", True)
+
+
+def _layers(injection: Injection, shown: str) -> None:
+    sentence = damage_sentence(injection)
+    if sentence is None:
+        return
+    st.markdown(say("**Whole layers, one at a time**"))
+    st.markdown(sentence)
+    figure = layer_damage(injection, "kl")
+    st.plotly_chart(
+        figure,
+        key=f"layer-damage-{shown}",
+        config={"displayModeBar": False},
+        alt=say("KL of handing over one layer alone, beside its training mean"),
+    )
+    files.figure_button(figure, "function-layers", f"layer-damage-{shown}")
+
+
+def _scatter(injection: Injection, shown: str, cell: cells.Cell) -> None:
+    errors = [name for name in ERRORS if any(c.error == name for c in injection.correlations)]
+    if not errors:
+        return
+    st.markdown(say("**Which error tells the damage?**"))
+    for column, error in zip(st.columns(2), errors, strict=False):
+        with column:
+            figure = error_against_damage(injection, error, "kl", cell)
+            st.plotly_chart(
+                figure,
+                key=f"scatter-{error}-{shown}",
+                config={"displayModeBar": False},
+                alt=say("{error} of every head against the KL of its swap", error=say(ERRORS[error])),
+            )
+            files.figure_button(figure, f"function-{error}-damage", f"scatter-{error}-{shown}")
+            st.caption(correlation_sentence(injection, error, "kl"))

@@ -1,0 +1,88 @@
+"""Greedy continuations side by side, with the tokens marked that the own cache's continuation does not have."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from kvlab.language import say
+from kvlab.results.function.data import NAMES, VARIANTS, Continued, Injection
+from kvlab.results.function.figures import accuracy
+from kvlab.results.function.sentences import accuracy_sentence, pieces
+from kvlab.results.function.tables import accuracy_table, function_heading
+from kvlab.web import files, language
+from kvlab.web.widgets import count, number, plain
+
+FIRST = ("own", "projected", "none")
+
+
+def panel(injection: Injection, shown: str) -> None:
+    """``shown`` names the result in widgets and files."""
+    if not injection.texts:
+        st.info(say("No document was continued: none has a prompt with something behind it, or none was asked for."))
+        return
+    _accuracy(injection, shown)
+    labels = [f"{text.id}: {' '.join(text.prompt.split())[:70]}" for text in injection.texts]
+    number_of = st.selectbox(
+        say("Document"), range(len(labels)), format_func=labels.__getitem__, key=f"function-text-{shown}"
+    )
+    text = injection.texts[number_of]
+    made = {c.variant: c for c in text.continuations}
+    key = f"function-variants-{shown}"
+    language.keep_choice(key, [name for name in FIRST if name in made])
+    chosen = st.pills(
+        say("Continued from"),
+        [name for name in VARIANTS if name in made],
+        format_func=lambda name: say(NAMES[name]),
+        selection_mode="multi",
+        key=key,
+    )
+    st.markdown(say("**Prompt**"))
+    st.code(text.prompt, language=None, wrap_lines=True)
+    if text.expected is not None:
+        st.caption(say("Expected answer: {answer}", answer=plain(text.expected)))
+    for column, name in zip(st.columns(max(1, len(chosen))), chosen, strict=False):
+        with column.container(border=True):
+            _continuation(made[name])
+    st.caption(say("In ⟦brackets⟧: what the continuation from the own cache does not have at this place."))
+
+
+def _continuation(continued: Continued) -> None:
+    st.markdown(f"**{say(NAMES[continued.variant])}**")
+    if not continued.tokens:
+        st.caption(say("Nothing: it ends at once."))
+    st.markdown(marked(continued))
+    if continued.right is not None:
+        answer = plain(continued.answer) if continued.answer is not None else say("none")
+        said = say("✓ answer {answer}", answer=answer) if continued.right else say("✗ answer {answer}", answer=answer)
+        st.caption(said)
+
+
+def marked(continued: Continued) -> str:
+    """As Markdown that shows nothing but the text: what differs is in brackets, on another ground."""
+    parts: list[tuple[str, bool]] = []
+    for piece, differs in pieces(continued):
+        if parts and parts[-1][1] == differs:
+            parts[-1] = parts[-1][0] + piece, differs
+        else:
+            parts.append((piece, differs))
+    shown = [(plain(text.replace("\n", " ⏎ ")), differs) for text, differs in parts]
+    return "".join(f":orange-background[⟦{text}⟧]" if differs else text for text, differs in shown)
+
+
+def _accuracy(injection: Injection, shown: str) -> None:
+    sentence = accuracy_sentence(injection)
+    if sentence is None:
+        return
+    st.markdown(sentence)
+    figure = accuracy(injection.accuracy)
+    with st.expander(say("Right answers of every variant"), icon=":material/bar_chart:"):
+        st.plotly_chart(
+            figure,
+            key=f"accuracy-{shown}",
+            config={"displayModeBar": False},
+            alt=say("Share of right answers after every variant"),
+        )
+        frame = accuracy_table(injection)
+        named = {name: function_heading(name) for name in frame.columns}
+        columns = {name: number(named[name]) for name in frame.columns} | {"variant": named["variant"]}
+        files.table(frame, columns | {"documents": count(named["documents"])}, f"{shown}-accuracy", f"right-{shown}")

@@ -1,0 +1,128 @@
+"""The verdict of a functional test and its numbers."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import streamlit as st
+
+from kvlab.language import current, mark, say
+from kvlab.results.function import data as results
+from kvlab.results.function import sentences
+from kvlab.results.function.data import Injection
+from kvlab.results.function.figures import curve, variants
+from kvlab.results.function.page import as_json, function_archive, function_html, settings_table
+from kvlab.results.function.sentences import DAMAGES, MEANING, curve_sentence, verdict_sentence
+from kvlab.results.function.tables import function_heading, variants_table
+from kvlab.web import files as downloads
+from kvlab.web import language
+from kvlab.web.alignment import share
+from kvlab.web.widgets import count, number
+
+MEASURES = ("kl", "delta_ce")
+NUMBERS = ("kl", "kl_se", "delta_ce", "delta_ce_se", "kl_over_projected", "kl_over_projected_se", "same_choice")
+
+
+def panel(injection: Injection, shown: str) -> None:
+    """``shown`` names the result in widgets and files."""
+    share = _share(injection, shown)
+    st.markdown(verdict_sentence(injection, share))
+    rows = [row for row in injection.injected if row.prefix == share]
+    for column, measure in zip(st.columns(2), MEASURES, strict=True):
+        with column:
+            figure = variants(rows, measure)
+            st.plotly_chart(
+                figure,
+                key=f"variants-{measure}-{shown}",
+                config={"displayModeBar": False},
+                alt=say("{measure} of every variant of the prefix’ cache", measure=DAMAGES[measure]),
+            )
+            downloads.figure_button(figure, f"function-{measure}", f"variants-{measure}-{shown}")
+    st.caption(say(MEANING))
+    frame = variants_table(injection, share)
+    downloads.table(frame, _columns(), f"{shown}-variants", f"variants-{shown}")
+    _curve(injection, shown, share)
+
+
+def _share(injection: Injection, shown: str) -> float:
+    shares = sentences.shares(injection)
+    if len(shares) < 2:
+        return shares[0]
+    key = f"share-{shown}"
+    language.keep_choice(key, injection.injection["prefix"])
+    return st.select_slider(
+        say("Share of each document handed over"),
+        shares,
+        format_func=lambda share: f"{share:.0%}",
+        key=key,
+        help=say("The cache of this share of the student’s tokens is replaced; the rest of the text is judged."),
+    )
+
+
+def _curve(injection: Injection, shown: str, share: float) -> None:
+    if len(sentences.shares(injection)) < 2:
+        return
+    st.markdown(say("**Over the length of the prefix**"))
+    key = f"curve-measure-{shown}"
+    language.keep_choice(key, MEASURES[0])
+    measure = st.segmented_control(
+        say("Measure"),
+        MEASURES,
+        format_func=DAMAGES.get,
+        key=key,
+        required=True,
+        label_visibility="collapsed",
+    )
+    figure = curve(injection, measure, share)
+    st.plotly_chart(
+        figure,
+        key=f"curve-{shown}",
+        config={"displayModeBar": False},
+        alt=say("{measure} of every variant over the share of the document", measure=DAMAGES[measure]),
+    )
+    downloads.figure_button(figure, f"function-curve-{measure}", f"curve-{shown}")
+    st.caption(curve_sentence(injection))
+
+
+def _columns() -> dict:
+    named = {name: function_heading(name) for name in ("variant", *NUMBERS, "n", "documents")}
+    columns = {name: number(named[name]) for name in NUMBERS}
+    return {"variant": named["variant"], **columns, "n": count(named["n"]), "documents": count(named["documents"])}
+
+
+FILES = {  # ending of the name -> what is said of it, its kind, how it is made
+    "function.html": (mark("HTML, one file with figures"), "text/html", function_html),
+    "function.zip": (mark("ZIP of CSV and JSON"), "application/zip", function_archive),
+    results.JSON_NAME: (results.JSON_NAME, "application/json", as_json),
+}
+
+
+def files(injection: Injection, shown: str) -> None:
+    """One button; what it opens is made only when it is taken."""
+    with st.popover(say("Report and files"), icon=":material/download:", key=f"files-{shown}", width="stretch"):
+        for ending, (label, mime, make) in FILES.items():
+            st.download_button(
+                say(label),
+                partial(share.made, make, injection, current()),
+                f"{shown}-{ending}",
+                mime,
+                key=f"files-{ending}-{shown}",
+                icon=":material/download:",
+                width="stretch",
+                on_click="ignore",
+            )
+        st.caption(say(share.ABOUT))
+
+
+def numbers(injection: Injection, shown: str) -> None:
+    """``shown`` names the result in widgets and files."""
+    frame = variants_table(injection)
+    named = {name: function_heading(name) for name in frame.columns}
+    columns = {name: number(named[name]) for name in frame.columns}
+    columns |= {"variant": named["variant"], "n": count(named["n"]), "documents": count(named["documents"])}
+    st.markdown(say("**Every variant at every prefix**"))
+    downloads.table(frame, columns, f"{shown}-variants", f"all-{shown}", True)
+    st.markdown(say("**Settings, data, versions, seconds**"))
+    settings = settings_table(injection)
+    headings = {name: say(name) for name in settings.columns}
+    st.dataframe(settings, hide_index=True, height=420, column_config=headings, alt=say("Settings of this test"))

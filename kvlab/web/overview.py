@@ -1,0 +1,214 @@
+"""The Overview page: the finding, the two models side by side, and whether they fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import Future, wait
+
+import streamlit as st
+
+from kvlab.errors import KvlabError
+from kvlab.host.memory import readable
+from kvlab.language import mark, say
+from kvlab.results.alignment.heads import error_heatmap
+from kvlab.results.alignment.sentences import ERROR_MEANING, sentence
+from kvlab.results.function import data
+from kvlab.results.style import KIND_NAME
+from kvlab.shapes import Geometry
+from kvlab.web import backend, places
+from kvlab.web.alignment import form
+from kvlab.web.function import source
+from kvlab.web.widgets import show_error
+
+CAME = "forecast-came"  # which answers the page was drawn anew for
+PATIENCE = 0.5  # seconds that a page waits for what it can show later
+
+# Of positions that are not rotated.
+POSITIONS = {
+    "none": mark("none"),
+    "learned": mark("learned"),
+    "sinusoidal": mark("sinusoidal"),
+}
+
+
+def page() -> None:
+    st.title(say("Can this teacher’s KV cache be aligned with this student’s?"))
+    _finding()
+    st.subheader(say("A pair, before any weight is loaded"))
+    _pair()
+
+
+def _finding() -> None:
+    try:
+        sample = backend.alignment_of(backend.SAMPLE)
+    except KvlabError as error:
+        show_error(error)
+        return
+    st.markdown(say(":blue-badge[Sample analysis] {finding}", finding=sentence(sample)))
+    for column, kind in zip(st.columns(2), ("key", "value"), strict=True):
+        column.plotly_chart(
+            error_heatmap(sample, kind),
+            key=f"overview-{kind}",
+            config={"displayModeBar": False},
+            alt=say("{kind} projection error of the sample, per student layer and KV head", kind=KIND_NAME[kind]),
+        )
+    st.caption(say(ERROR_MEANING))
+    _function()
+    left, right, _ = st.columns([2, 2, 3])
+    left.page_link(places.alignment(), label=say("Look into the sample"), icon=":material/grid_on:")
+    if right.button(say("Align my own prompts"), type="primary", icon=":material/upload_file:"):
+        st.session_state["form-open"] = True
+        st.switch_page(places.alignment())
+
+
+def _function() -> None:
+    """The other half of the finding: what the student makes of that cache."""
+    try:
+        sample = source.injection_of(backend.SAMPLE)
+    except KvlabError as error:
+        show_error(error)
+        return
+    said, link = st.columns([6, 1], vertical_alignment="center")
+    said.markdown(data.sentence(sample))
+    link.page_link(places.function(), label=say("Look into it"), icon=":material/science:")
+
+
+def _pair() -> None:
+    left, right = st.columns([2, 5], gap="medium")
+    with left:
+        teacher, student = form.models()
+    try:
+        geometries = [backend.geometry(name) for name in (teacher, student)]
+    except KvlabError as error:
+        with right:
+            show_error(error)
+        return
+    with right:
+        st.dataframe(
+            comparison(*geometries),
+            hide_index=True,
+            height=38 + 35 * 10,
+            column_config={
+                "teacher": say("teacher: {name}", name=geometries[0].name),
+                "student": say("student: {name}", name=geometries[1].name),
+                "match": say("match"),
+            },
+            alt=say("Geometry of teacher and student side by side"),
+        )
+    with left:
+        _memory(teacher, student)
+
+
+def comparison(teacher: Geometry, student: Geometry) -> list[dict[str, str]]:
+    """Rows of both models; what differs says what bridges it."""
+
+    def row(name: str, of_teacher: str, of_student: str, bridge: str) -> dict[str, str]:
+        same = of_teacher == of_student
+        return {
+            "": name,
+            "teacher": of_teacher,
+            "student": of_student,
+            "match": say("✓ same") if same else say("≠ {bridge}", bridge=bridge),
+        }
+
+    def both(name: str, value, bridge: str) -> dict[str, str]:
+        return row(name, value(teacher), value(student), bridge)
+
+    return [
+        both(say("architecture"), lambda g: g.architecture, say("caches are compared, not weights")),
+        both(say("layers with a cache"), _layers, say("layer rule")),
+        both(say("KV heads (query heads)"), lambda g: f"{g.kv_heads} ({g.query_heads})", say("projector")),
+        both(say("key width"), lambda g: str(g.key_width), say("projector")),
+        both(say("value width"), lambda g: str(g.value_width), say("projector")),
+        both(say("vocabulary"), lambda g: f"{g.vocabulary:,}", say("time rule on byte spans")),
+        both(say("positions"), _positions, say("keys are compared before RoPE")),
+        both(say("longest context"), _longest, say("documents are cut")),
+        both(say("parameters"), lambda g: _count(g.parameters), say("memory, see the forecast")),
+        both(say("cached numbers per token"), lambda g: f"{g.kv_values_per_token:,}", say("projector")),
+    ]
+
+
+def _layers(geometry: Geometry) -> str:
+    return say("{n} of {total}", n=len(geometry.kv_layers), total=geometry.layers)
+
+
+def _longest(geometry: Geometry) -> str:
+    return f"{geometry.max_positions:,}" if geometry.max_positions else say("unbounded")
+
+
+def _positions(geometry: Geometry) -> str:
+    positions = geometry.positions
+    if positions.kind != "rope":
+        return say(POSITIONS.get(positions.kind, positions.kind))
+    parts = [f"θ = {positions.theta:,.0f}" if positions.theta else "", positions.scaling or ""]
+    return "RoPE " + ", ".join(part for part in parts if part)
+
+
+def _count(number: int) -> str:
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.2f} {unit}"
+    return str(number)
+
+
+def _memory(teacher: str, student: str) -> None:
+    """The forecast, or word that it comes; the page does not wait for the worker."""
+    key = f"forecast-{teacher}-{student}"
+    answers, just_came = st.session_state.get(key), st.session_state.pop(CAME, None) == key
+    try:
+        if answers is None or (_came(answers) and not just_came):  # those that came to another page are of then
+            answers = st.session_state[key] = _ask(teacher, student)
+        if wait(answers, PATIENCE).not_done:
+            _await(key)
+        else:
+            del st.session_state[key]
+            _forecast(teacher, student, *(answer.result() for answer in answers))
+    except KvlabError as error:
+        show_error(error)
+
+
+def _ask(teacher: str, student: str) -> tuple[Future, Future]:
+    """To the worker: the forecast of a pair, and the names of the models it has loaded."""
+    pair = {"teachers": [teacher], "student": student}
+    return backend.question("forecast", **pair, dtype="auto", batch=8, tokens=512), backend.question("loaded")
+
+
+@st.fragment(run_every=1.0)
+def _await(key: str) -> None:
+    if _came(st.session_state.get(key, ())):
+        st.session_state[CAME] = key
+        st.rerun()
+    st.caption(
+        say(":material/hourglass_top: The memory forecast comes when the worker answers (it starts in about 10 s).")
+    )
+
+
+def _came(answers: Iterable[Future]) -> bool:
+    return all(answer.done() for answer in answers)
+
+
+def _forecast(teacher: str, student: str, forecast: dict, loaded: list[str]) -> None:
+    total = readable(forecast["total_bytes"])
+    st.metric(
+        say("Memory forecast on {device} ({dtype})", device=forecast["device"], dtype=forecast["dtype"]),
+        say("{size} — fits", size=total) if forecast["fits"] else say("{size} — does not fit", size=total),
+        help=say(
+            "Weights, caches of 8 × 512 tokens and an allowance for activations; it fits below 80% of the device."
+        ),
+    )
+    for model in forecast["models"]:
+        st.caption(
+            say(
+                "{name}: weights {weights}, cache {cache} per token",
+                name=model["name"],
+                weights=readable(model["parameter_bytes"]),
+                cache=readable(model["kv_bytes_per_token"]),
+            )
+        )
+    free, of = readable(forecast["device_free"]), readable(forecast["device_total"])
+    st.caption(say("Device: {free} free of {total}.", free=free, total=of))
+    for name in dict.fromkeys((teacher, student)):
+        if name in loaded:
+            st.caption(say(":material/check_circle: {name} is loaded.", name=name))
+        else:
+            st.caption(say(":material/circle: {name} is not loaded.", name=name))

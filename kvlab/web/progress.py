@@ -1,0 +1,134 @@
+"""What is going on: stage, count, elapsed, remaining, Cancel. Read from the run folder, once a second."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from kvlab.errors import KvlabError, RunError
+from kvlab.language import mark, say, translated
+from kvlab.request.prompts import RUN_PROMPTS
+from kvlab.runs import store
+from kvlab.runs.monitor import View
+from kvlab.web import backend, outcome, places
+from kvlab.web.server import worker
+from kvlab.web.widgets import show_error
+
+UNFINISHED = "unfinished.safetensors"  # align.unfinished.NAME, which needs torch
+
+
+PAGES = {"analysis": "alignment", "injection": "function"}  # kind of a run -> its page
+RUNNING = {"analysis": mark("Analysis {name}: {phase}"), "injection": mark("Functional test {name}: {phase}")}
+ENDS = {
+    "analysis": {
+        "cancelled": mark("This analysis was cancelled."),
+        "lost": mark("This analysis was lost"),
+        "failed": mark("This analysis failed"),
+    },
+    "injection": {
+        "cancelled": mark("This functional test was cancelled."),
+        "lost": mark("This functional test was lost"),
+        "failed": mark("This functional test failed"),
+    },
+}
+
+
+def banner(page: str) -> None:
+    """On other pages: word of what the worker computes, with the way to it. ``page``: where we are."""
+    for kind, own in PAGES.items():
+        active = next((view for view in backend.listed(kind) if view.active), None)
+        if active is not None and page != own:
+            _banner(active.id, kind)
+            return
+
+
+@st.fragment(run_every=2.0)
+def _banner(run_id: str, kind: str) -> None:
+    view = _view(run_id)
+    if view is None or not view.active:
+        st.rerun()
+    left, right = st.columns([5, 1], vertical_alignment="center")
+    left.info(say(RUNNING[kind], name=view.name, phase=_phase(view)), icon=":material/progress_activity:")
+    if right.button(say("Show it"), key="banner-show", width="stretch"):
+        if kind == "analysis":
+            st.session_state["run"] = run_id
+        place = places.alignment() if kind == "analysis" else places.function()
+        st.switch_page(place, query_params={"run": run_id})
+
+
+def _view(run_id: str) -> View | None:
+    try:
+        return backend.view_of(run_id)
+    except RunError:
+        return None
+
+
+@st.fragment(run_every=0.5)
+def running(run_id: str) -> None:
+    """The progress of one analysis; the whole page runs again when it has ended."""
+    view = _view(run_id)
+    if view is None or not view.active:
+        st.rerun()
+    left, right = st.columns([5, 1], vertical_alignment="center")
+    left.progress(view.share or 0.0, text=_phase(view))
+    if right.button(say("Cancel"), key=f"cancel-{run_id}", width="stretch", icon=":material/stop_circle:"):
+        with st.spinner(say("Asking the worker to stop…")):
+            outcome.of(run_id, lambda: worker().cancel(backend.folder_of(run_id)))
+    outcome.show(run_id)
+
+
+def _phase(view: View) -> str:
+    """Stage, count, elapsed and remaining in words."""
+    if view.state == "queued":
+        if backend.ready():
+            return say("waiting for the worker")
+        return say("waiting for the worker — it is still starting (about 10 s)")
+    phase = translated(view.phase) or say("starting")
+    if view.total > 1:
+        phase = say("{phase} {done} of {total}", phase=phase, done=view.done, total=view.total)
+    words = [phase]
+    if view.elapsed_s is not None:
+        words.append(say("{seconds:.0f} s elapsed", seconds=view.elapsed_s))
+    if view.phase_remaining_s is not None:
+        words.append(say("about {seconds:.0f} s left in this stage", seconds=view.phase_remaining_s))
+    if view.overdue:
+        words.append(say("no word for {seconds:.0f} s: one long step, or stuck", seconds=view.silent_s))
+    return " · ".join(words)
+
+
+def ended(view: View) -> bool:
+    """Say how an analysis that gave no result ended; True when there is a result to show."""
+    if view.state == "done":
+        return True
+    ends = ENDS[view.kind if view.kind in ENDS else "analysis"]
+    if view.state == "cancelled":
+        st.info(say(ends["cancelled"]))
+    else:
+        st.subheader(say(ends["lost" if view.state == "lost" else "failed"]))
+        try:
+            show_error(KvlabError.from_dict(view.error))
+        except (KeyError, TypeError):
+            st.error(say("No reason was recorded. Its folder may be damaged; run the analysis again."))
+    _again(view)
+    return False
+
+
+def _again(view: View) -> None:
+    """The way on, when the folder still holds what was asked for."""
+    if not {store.CONFIG, RUN_PROMPTS} <= set(view.files):
+        return
+    saved = UNFINISHED in view.files
+    if saved:
+        label, icon = say("Continue"), ":material/resume:"
+        about = say("What had been read is kept: the analysis goes on from there, unless kvlab has changed since.")
+    else:
+        label, icon = say("Run again"), ":material/replay:"
+        about = say("With the same prompts and settings, from the beginning.")
+    if st.button(label, key=f"again-{view.id}", icon=icon, type="primary", help=about):
+        try:
+            backend.again(view.folder)
+        except KvlabError as error:
+            show_error(error)
+            return
+        outcome.forget(view.id)
+        st.rerun()
+    st.caption(about)

@@ -1,0 +1,178 @@
+"""The form's prompts: where they come from, how they are cut into parts, whether they are a chat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import streamlit as st
+
+from kvlab.errors import PromptError
+from kvlab.language import mark, say, translated
+from kvlab.request import prompts
+from kvlab.request.align import AnalysisRequest
+from kvlab.request.prompts import Reading
+from kvlab.request.segments import Markers
+from kvlab.request.uploads import EXTENSIONS
+from kvlab.results.safe_csv import neutral
+from kvlab.shapes import Document
+from kvlab.web.widgets import SEGMENTS, plain, show_error
+
+Found = TypeVar("Found")
+
+SOURCES = {"samples": mark("Bundled samples"), "paste": mark("Paste"), "upload": mark("Upload")}
+SUFFIXES = [suffix.removeprefix(".") for suffix in EXTENSIONS]
+READ, READ_SECONDS = 8, 3600  # files read that the server keeps, and how long
+UPLOAD_MIB = prompts.LIMITS.bytes // 2**20
+PASTE_HELP = mark("Separate prompts by an empty line.")
+UPLOAD_HELP = mark(
+    ".txt (prompts separated by blank lines), .jsonl (prompt or text, reasoning, answer), .csv, .parquet"
+)
+BEGINS = {"reasoning": mark("The reasoning begins with"), "answer": mark("The answer begins with")}
+
+
+def documents() -> tuple[list[Document], str]:
+    """The prompts that can be read, and where they came from in words."""
+    source = st.segmented_control(
+        say("Prompts"), list(SOURCES), format_func=lambda name: say(SOURCES[name]), key="form-source", required=True
+    )
+    try:
+        if source == "samples":
+            samples = prompts.samples()
+            st.caption(
+                say("{n} word problems in English and Chinese that no demo model was trained on.", n=len(samples))
+            )
+            return samples, AnalysisRequest.model_fields["prompts"].default
+        if source == "paste":
+            text = st.text_area(say("Your prompts"), key="form-pasted", height=150, placeholder=say(PASTE_HELP))
+            if not text.strip():
+                return [], "pasted"
+            return shown(prompts.read_pasted(text)), "pasted"
+        upload = st.file_uploader(say("Prompt file"), type=SUFFIXES, max_upload_size=UPLOAD_MIB, help=say(UPLOAD_HELP))
+        if upload is None:
+            return [], "upload"
+        return shown(read_upload(upload, "form-column")), prompts.safe_name(upload.name)
+    except PromptError as error:
+        show_error(error)
+        return [], ""
+
+
+def read_upload(upload, key: str) -> Reading:
+    """An uploaded file; of a table, with a picker of its column under ``key``. Raises PromptError."""
+    columns = _of(_columns, upload)
+    column = None
+    if columns:
+        usual = next((i for i, name in enumerate(columns) if name in ("prompt", "text")), None)
+        column = st.selectbox(
+            say("Column with the prompts"), columns, index=usual, key=key, placeholder=say("Choose an option")
+        )
+        if column is None:
+            raise PromptError(
+                "prompts-no-column",
+                expected="the column that holds the prompts",
+                found=f"{len(columns)} columns, none of them named prompt or text",
+                remedy="choose one above",
+            )
+    return _of(_reading, upload, column)
+
+
+def _of(read: Callable[..., Found | PromptError], upload, *chosen: str | None) -> Found:
+    """What ``read`` finds in an uploaded file, or the error that it gives, raised."""
+    with st.spinner(say("Reading {name}…", name=plain(prompts.safe_name(upload.name)))):
+        found = read(upload.file_id, *chosen, upload)
+    if isinstance(found, PromptError):
+        raise found.with_traceback(None)
+    return found
+
+
+# Every click on the page comes by here: a file is read once, by its id, which no other upload has.
+@st.cache_resource(show_spinner=False, max_entries=READ, ttl=READ_SECONDS)
+def _columns(file_id: str, _upload) -> list[str] | PromptError:
+    try:
+        return prompts.tabular_columns(_upload.name, _upload.getvalue())
+    except PromptError as error:
+        return error
+
+
+@st.cache_resource(show_spinner=False, max_entries=READ, ttl=READ_SECONDS)
+def _reading(file_id: str, column: str | None, _upload) -> Reading | PromptError:
+    try:
+        return prompts.read_upload(_upload.name, _upload.getvalue(), column=column)
+    except PromptError as error:
+        return error
+
+
+def within(files: Sequence) -> Sequence:
+    """Uploaded files up to the limits of them all together; those beyond are named, and left out."""
+    limits, taken, total = prompts.LIMITS, [], 0
+    for file in files:
+        total += file.size
+        if len(taken) == limits.files or total > limits.bytes_together:
+            break
+        taken.append(file)
+    if len(taken) < len(files):
+        st.warning(
+            say(
+                "At most {files} files of {most} MiB together are read: of these {n} ({size:.1f} MiB), the first "
+                "{taken} are used. Remove some, or join and thin them out.",
+                files=limits.files,
+                most=limits.bytes_together // 2**20,
+                n=len(files),
+                size=sum(file.size for file in files) / 2**20,
+                taken=len(taken),
+            ),
+            icon=":material/content_cut:",
+        )
+    return taken
+
+
+def shown(reading: Reading) -> list[Document]:
+    """Say what was read and what was not; the good documents."""
+    words = [say("Prompts read: {n:,}", n=len(reading.documents))]
+    if reading.duplicates:
+        words.append(say("duplicates left out: {n:,}", n=reading.duplicates))
+    if reading.cut:
+        words.append(
+            say("cut at {characters:,} characters: {n:,}", characters=prompts.LIMITS.characters, n=len(reading.cut))
+        )
+    st.caption(" · ".join(words))
+    if reading.problems:
+        st.warning(say("Not read as given: {n:,}. What was good is kept.", n=len(reading.problems)))
+        rows = [{"where": translated(p.where), "problem": neutral(translated(p.message))} for p in reading.problems]
+        st.dataframe(
+            rows,
+            hide_index=True,
+            height=min(180, 38 + 35 * len(rows)),
+            column_config={"where": say("where"), "problem": say("problem")},
+        )
+    return reading.documents
+
+
+def parts() -> tuple[dict, bool]:
+    """How prompts are cut into parts, and whether they are read as a chat."""
+    with st.expander(say("Segments and chat")):
+        chat = st.toggle(
+            say("Read as a chat"),
+            key="form-chat",
+            help=say(
+                "Prompt: the user's message; reasoning and answer: the assistant's. Each model in its own template."
+            ),
+        )
+        source = st.selectbox(
+            say("Prompt, reasoning, answer"),
+            list(SEGMENTS),
+            format_func=lambda name: say(SEGMENTS[name]),
+            key="form-segments",
+        )
+        written = {
+            name: column.text_area(
+                say(label),
+                key=f"form-markers-{name}",
+                height=110,
+                disabled=source != "auto",
+                help=translated(f"One a line: {Markers.model_fields[name].description}."),
+            )
+            for column, (name, label) in zip(st.columns(2), BEGINS.items(), strict=True)
+        }
+    markers = {name: [line for line in text.splitlines() if line.strip()] for name, text in written.items()}
+    return {"segments": source, "markers": markers}, chat

@@ -1,0 +1,236 @@
+"""The form that launches a training run, with its data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from kvlab.errors import KvlabError, PromptError
+from kvlab.language import mark, plural, say
+from kvlab.request import prompts
+from kvlab.request.train import DEMO_DATA, OWN_PROMPTS, TrainConfig
+from kvlab.shapes import Document
+from kvlab.web import backend
+from kvlab.web.alignment.form import ALIASES
+from kvlab.web.prompts_form import SUFFIXES, UPLOAD_HELP, UPLOAD_MIB, read_upload, shown, within
+from kvlab.web.training import fields as validation_advanced
+from kvlab.web.training import launch
+from kvlab.web.training import options as words
+from kvlab.web.training.fields import choice, described, key, whole
+from kvlab.web.training.launch import Asked
+from kvlab.web.widgets import plain, show_error
+
+DEMO = {"teachers": ["demo/teacher"], "student": "demo/student", "source": "demo"}
+TWO_TEACHERS = {**DEMO, "teachers": ["demo/teacher", "demo/teacher-b"], "fusion": "learned"}
+ASKS_ROOM = "train-asks-room"  # whether the warm worker should end first
+NAME_HELP = mark("A demo model, a Hugging Face id, an alias or a local folder; type to enter your own.")
+
+
+def _start() -> dict[str, Any]:
+    """What the form starts with, by widget key."""
+    plain_run = TrainConfig().model_dump(mode="json")
+    thresholds = plain_run.pop("thresholds")
+    fields = {key(name): value for name, value in plain_run.items() if name not in ("teachers", "data")}
+    fields |= {key(f"threshold-{name}"): value for name, value in thresholds.items()}
+    fields |= {key(name): value for name, value in DEMO.items()}
+    return fields | {key("folder"): "", key("fusion_weights"): ""}
+
+
+def keep_fields() -> None:
+    """Called before anything is drawn: Streamlit forgets a widget's value in every run that does not draw it."""
+    for name, value in _start().items():
+        st.session_state[name] = st.session_state.get(name, value)
+
+
+def new_run() -> str | None:
+    """Draw the form -> the id of the run when one was launched."""
+    _presets()
+    left, right = st.columns(2, gap="medium")
+    settings: dict[str, Any] = {}
+    with left:
+        settings |= _models()
+        data, documents = chosen()
+        settings["data"] = data
+    with right:
+        settings |= _main(len(settings["teachers"]))
+    button = st.container()
+    with st.expander(say("Advanced: precision, accumulation, learning rate, seed, device, thresholds")):
+        settings |= validation_advanced.settings(len(settings["teachers"]))
+    with button:
+        return _launch(Asked(settings, documents))
+
+
+def _presets() -> None:
+    one, two, _ = st.columns([3, 5, 4])
+    one.button(
+        say("Fill in: demo pair"),
+        key="preset-one",
+        on_click=_fill,
+        args=(DEMO,),
+        icon=":material/school:",
+        width="stretch",
+    )
+    two.button(
+        say("Fill in: two teachers, learned fusion"),
+        key="preset-two",
+        on_click=_fill,
+        args=(TWO_TEACHERS,),
+        icon=":material/group:",
+        width="stretch",
+    )
+
+
+def _fill(fields: dict[str, Any]) -> None:
+    """The defaults again, but for ``fields``."""
+    for name, value in _start().items():
+        st.session_state[name] = value
+    for name, value in fields.items():
+        st.session_state[key(name)] = value
+
+
+def _models() -> dict[str, Any]:
+    known = [*backend.model_names(), *ALIASES]
+    teachers = st.multiselect(
+        say("Teachers"),
+        list(dict.fromkeys([*known, *st.session_state[key("teachers")]])),
+        key=key("teachers"),
+        accept_new_options=True,
+        help=say("One or several. {about}", about=say(NAME_HELP)),
+    )
+    student = st.selectbox(
+        say("Student"),
+        list(dict.fromkeys([*known, st.session_state[key("student")] or DEMO["student"]])),
+        key=key("student"),
+        accept_new_options=True,
+        help=say(NAME_HELP),
+    )
+    return {"teachers": [name.strip() for name in teachers if name.strip()], "student": (student or "").strip()}
+
+
+def _main(teachers: int) -> dict[str, Any]:
+    steps, batch = st.columns(2)
+    with steps:
+        chosen: dict[str, Any] = {"max_steps": whole("max_steps", say("Steps"))}
+    with batch:
+        chosen["batch_size"] = whole("batch_size", say("Batch size, documents"))
+    left, right = st.columns(2)
+    with left:
+        chosen["map"] = choice("map", say("Map"), words.MAPS)
+        chosen["control"] = choice("control", say("Control"), words.CONTROLS)
+    with right:
+        chosen["trainable"] = choice("trainable", say("What is trained"), words.TRAINABLE)
+        chosen["fusion"] = choice("fusion", say("Fusion of teachers"), words.FUSIONS, disabled=teachers < 2)
+    left, right = st.columns(2)
+    for column, name, label in (
+        (left, "use_kv_projector", say("Project heads and width")),
+        (right, "use_safe_resample", say("Resample the timeline")),
+    ):
+        chosen[name] = column.toggle(label, key=key(name), help=described(TrainConfig, name))
+    label, about = say("Functional test, before and after"), described(TrainConfig, "functional")
+    chosen["functional"] = st.toggle(label, key=key("functional"), help=about)
+    return chosen
+
+
+def _launch(asked: Asked) -> str | None:
+    """The button, what it waits for, and what it was refused for."""
+    steps = int(asked.settings["max_steps"])
+    clicked = st.button(
+        say("Launch {steps:,}-step validation", steps=steps),
+        type="primary",
+        key="launch-button",
+        icon=":material/play_arrow:",
+        width="stretch",
+    )
+    _say_queue(asked.settings["device"])
+    if not clicked and not st.session_state.get(ASKS_ROOM):
+        return None
+    try:
+        config = launch.config_of(asked)
+        launch.check(config)
+        if not _room(config.device):
+            return None
+        with st.spinner(say("Queueing the run…")):
+            return launch.launch(config, asked.documents)
+    except KvlabError as error:
+        st.session_state.pop(ASKS_ROOM, None)
+        show_error(error)
+        return None
+
+
+def _say_queue(device: str) -> None:
+    before = launch.ahead(device)
+    if before:
+        words = plural(
+            before,
+            "The device is busy: 1 run before it in the queue. Yours starts by itself as number {place}.",
+            "The device is busy: {n:,} runs before it in the queue. Yours starts by itself as number {place}.",
+            place=before + 1,
+        )
+        st.caption(f":material/hourglass_top: {words}")
+
+
+def _room(device: str) -> bool:
+    """Whether the run may start now: asks first where the warm worker holds memory of the same GPU."""
+    held = launch.held_on(device)
+    if not held:
+        st.session_state.pop(ASKS_ROOM, None)
+        return True
+    st.session_state[ASKS_ROOM] = True
+    with st.container(border=True):
+        st.markdown(
+            say(
+                "The analysis worker holds {models} on this GPU. Ending it gives that memory back; an analysis that is "
+                "going on would fail, and can go on afterwards.",
+                models=plain(say(", ").join(held)),
+            )
+        )
+        end, beside, none = st.columns(3)
+        ends = end.button(say("End the worker and launch"), key="room-end", type="primary", width="stretch")
+        stays = beside.button(say("Launch beside it"), key="room-beside", width="stretch")
+        if none.button(say("Do not launch"), key="room-none", width="stretch"):
+            st.session_state.pop(ASKS_ROOM, None)
+            st.rerun()
+    if ends:
+        with st.spinner(say("Ending the worker…")):
+            launch.worker().stop()
+    if ends or stays:
+        st.session_state.pop(ASKS_ROOM, None)
+    return ends or stays
+
+
+SOURCES = {"demo": mark("Bundled text"), "upload": mark("Upload"), "folder": mark("Folder on this machine")}
+
+
+def chosen() -> tuple[str, list[Document]]:
+    """The setting ``data``, and uploaded documents, which go into the run's folder."""
+    source = st.segmented_control(
+        say("Data"), list(SOURCES), format_func=lambda name: say(SOURCES[name]), key=key("source"), required=True
+    )
+    if source == "folder":
+        about = say("A folder, or one file, of .txt, .jsonl, .csv or .parquet documents.")
+        return st.text_input(say("Path"), key=key("folder"), placeholder="/data/my-documents", help=about), []
+    if source == "upload":
+        return OWN_PROMPTS, _uploaded()
+    st.caption(say("Word problems in English and Chinese, made as they are needed; the held-out ones are others."))
+    return DEMO_DATA, []
+
+
+def _uploaded() -> list[Document]:
+    files = st.file_uploader(
+        say("Documents"),
+        type=SUFFIXES,
+        accept_multiple_files=True,
+        max_upload_size=UPLOAD_MIB,
+        help=say(UPLOAD_HELP),
+        key="train-files",
+    )
+    documents: list[Document] = []
+    for number, file in enumerate(within(files)):
+        try:
+            if len(files) > 1:
+                st.caption(plain(prompts.safe_name(file.name)))
+            documents += shown(read_upload(file, f"train-column-{number}"))
+        except PromptError as error:
+            show_error(error)
+    return documents

@@ -1,0 +1,138 @@
+"""The Runs page: history, selection, then one run in detail or several side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from kvlab.errors import KvlabError
+from kvlab.language import mark, plural, say
+from kvlab.runs import run_queue, store
+from kvlab.runs.history import Row
+from kvlab.web import language
+from kvlab.web.training import actions, charts, compare, one, source, table, words
+from kvlab.web.widgets import plain, show_error
+
+SHOWN = {
+    "training": mark("Training runs"),
+    "analysis": mark("Analyses"),
+    "injection": mark("Functional tests"),
+    "all": mark("All"),
+}
+NONE_YET = {
+    "training": mark("No training runs yet in {folder}."),
+    "analysis": mark("No analyses yet in {folder}."),
+    "injection": mark("No functional tests yet in {folder}."),
+    "all": mark("No runs yet in {folder}."),
+}
+LOOK = 2.0  # seconds between two looks at runs that wait or work
+
+
+def page() -> None:
+    st.title(say("Runs"))
+    rows = source.rows()
+    selected, unknown = table.selected(rows)
+    _go_on(rows)
+    drawn = [row for row in selected if row.kind not in store.COMPUTED][: words.DRAWN]
+    colours = {row.id: position for position, row in enumerate(drawn)} if len(selected) > 1 else {}
+    _history(rows, selected, colours)
+    actions.show_outcome(selected)
+    if unknown:
+        st.warning(
+            say(
+                "Not in {folder}, deleted or never there: {names}. The others are shown."
+                if selected
+                else "Not in {folder}, deleted or never there: {names}.",
+                folder=_folder(),
+                names=plain(table.named(unknown)),
+            ),
+            icon=":material/search_off:",
+        )
+    if len(selected) == 1:
+        one.panel(selected[0])
+    elif selected:
+        _several(selected, drawn)
+    elif rows:
+        st.caption(say("Tick one run to see it in detail, several to lay them over each other."))
+    _watch(rows)
+
+
+def _history(rows: Sequence[Row], selected: Sequence[Row], colours: dict[str, int]) -> None:
+    language.keep_choice("runs-show", "training")
+    kind = (
+        st.segmented_control(
+            say("Show"),
+            list(SHOWN),
+            format_func=lambda kind: say(SHOWN[kind]),
+            key="runs-show",
+            label_visibility="collapsed",
+        )
+        or "all"
+    )
+    # A run whose status is damaged could be either.
+    shown = [row for row in rows if kind == "all" or row.kind == kind or (kind == "training" and row.kind == "unknown")]
+    if not shown:
+        st.info(say(NONE_YET[kind], folder=_folder()))
+        return
+    hidden = len({row.id for row in selected} - {row.id for row in shown})
+    active = sum(row.active for row in shown)
+    facts = [plural(len(shown), "{n} run, newest first", "{n} runs, newest first")]
+    if active:
+        facts.append(say("{n} waiting or running", n=active))
+    if hidden:
+        facts.append(say("{n} selected, but not in this list", n=hidden))
+    st.caption(say("{facts}. Click a heading to sort.", facts=" · ".join(facts)))
+    table.panel(shown, selected, colours, kind in store.COMPUTED)
+
+
+def _folder() -> str:
+    return plain(str(store.runs_root()))
+
+
+def _several(selected: Sequence[Row], drawn: Sequence[Row]) -> None:
+    actions.for_several(selected)
+    left_out = [row for row in selected if row.kind not in store.COMPUTED][len(drawn) :]
+    if left_out:
+        st.info(
+            say(
+                "The first {drawn} of the selected training runs are shown below, {others} are not.",
+                drawn=len(drawn),
+                others=len(left_out),
+            )
+        )
+    if len(drawn) < len(selected) - len(left_out):
+        st.caption(say("Analyses and functional tests have no steps: only training runs are laid over each other."))
+    if drawn:
+        charts.panel(drawn)
+        compare.results(drawn)
+    if len(drawn) > 1:
+        compare.settings(drawn)
+
+
+def _go_on(rows: Sequence[Row]) -> None:
+    """Somebody must look after waiting runs, also after the keeper was killed."""
+    if not any(row.ahead is not None for row in rows):
+        return
+    try:
+        run_queue.attend(store.runs_root())
+    except KvlabError as error:
+        st.warning(say("The queue stands still: no waiting run is started."), icon=":material/pause_circle:")
+        show_error(error)
+
+
+def _watch(rows: Sequence[Row]) -> None:
+    """Looks again while something waits or runs, and only then."""
+    if any(row.active for row in rows):
+        st.session_state["runs-seen"] = _seen(rows)
+        _look()
+
+
+@st.fragment(run_every=LOOK)
+def _look() -> None:
+    if _seen(source.rows()) != st.session_state.get("runs-seen"):
+        st.rerun()
+
+
+def _seen(rows: Sequence[Row]) -> list[tuple]:
+    return [(row.id, row.state, row.phase, row.step, row.stopping, row.ahead, row.verdict) for row in rows]

@@ -1,0 +1,145 @@
+"""From the settings of the form to a run in the queue; what can be refused without weights is refused here."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from kvlab.errors import KvlabError, RunError, TrainError
+from kvlab.host import memory, models
+from kvlab.request.prompts import RUN_PROMPTS, read_prompts, write_prompts
+from kvlab.request.refusals import check as check_shapes
+from kvlab.request.refusals import check_functional
+from kvlab.request.train import DEMO_DATA, OWN_PROMPTS, TrainConfig, checked
+from kvlab.runs import run_queue, store, training
+from kvlab.shapes import Document
+from kvlab.web import backend
+from kvlab.web.server import worker
+
+CHOSEN = "validation-run"  # of the session: the run that the Validation page shows
+LEAST_DOCUMENTS = 3
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the form asks for. ``documents``: uploaded ones, which go into the run's folder."""
+
+    settings: dict[str, Any]
+    documents: list[Document] = field(default_factory=list)
+
+
+def show(run_id: str) -> None:
+    """Make a run the one that the Validation page shows."""
+    st.session_state[CHOSEN] = run_id
+    st.query_params["run"] = run_id
+
+
+def config_of(asked: Asked) -> TrainConfig:
+    """The settings, checked, with absolute paths. Raises TrainError, ModelError."""
+    settings = dict(asked.settings)
+    if not settings.get("teachers"):
+        raise TrainError(
+            "config-invalid",
+            expected="at least one teacher",
+            found="none",
+            remedy="choose one under Teachers, for example demo/teacher",
+        )
+    settings["teachers"] = [_absolute(name) for name in settings["teachers"]]
+    settings["student"] = _absolute(settings["student"])
+    if settings["data"] == OWN_PROMPTS:
+        _enough(asked.documents)
+    elif settings["data"] != DEMO_DATA:
+        settings["data"] = _place(settings["data"])
+    return checked(settings)
+
+
+def check(config: TrainConfig) -> None:
+    """What the worker can tell from the models' configurations: raises ModelError and TrainError.
+
+    A worker that cannot answer now does not hold a run up: its own process asks the same before it loads weights.
+    """
+    check_functional(config)
+    device = memory.device_memory(config.device).device
+    try:
+        *teachers, student = [backend.geometry(name) for name in (*config.teachers, config.student)]
+    except RunError:
+        return
+    check_shapes(teachers, student, config.use_kv_projector, config.precision, device)
+
+
+def launch(config: TrainConfig, documents: Sequence[Document] = ()) -> str:
+    """Queue the run -> its id. Raises RunError as training.launch does."""
+    name = "-".join(_short(name) for name in (*config.teachers, config.student))
+    fields = config.model_dump(mode="json")
+    folder = store.create(store.runs_root().absolute(), "training", name, fields)
+    try:
+        if config.data == OWN_PROMPTS:
+            with store.disk_errors(folder):
+                write_prompts(list(documents), folder / RUN_PROMPTS)
+        training.submit(folder, config.device)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folder.name
+
+
+def again(folder: Path, settings: dict[str, Any], changes: dict[str, Any]) -> str:
+    """A new run with the settings of an earlier one, but for ``changes`` -> its id. Raises TrainError, RunError."""
+    config = checked({**settings, **changes})
+    return launch(config, read_prompts(folder / RUN_PROMPTS) if config.data == OWN_PROMPTS else ())
+
+
+def ahead(device: str) -> int:
+    """How many runs that wait or run on this host would have to end before one on ``device`` starts."""
+    asked = "cuda:0" if device == "cuda" else device
+    busy = [run_queue.device(store.read_status(entry.folder)) for entry in run_queue.entries(store.runs_root())]
+    return sum(1 for other in busy if run_queue.ANY_DEVICE in (asked, other) or asked == other)
+
+
+def held_on(device: str) -> list[str]:
+    """The models that the warm worker holds on the GPU which a run on ``device`` would use; none on a processor."""
+    if not memory.device_memory(device).device.startswith("cuda") or not worker().alive:
+        return []
+    try:
+        return list(worker().ask("loaded", timeout=2))
+    except KvlabError:  # still starting: then it holds nothing yet
+        return []
+
+
+def _absolute(name: str) -> str:
+    """A local folder by its whole path, as a run starts in another folder; other names as they are."""
+    source = models.resolve(name)
+    bundled = name.strip() in models.DEMO
+    return str(source.folder) if source.folder is not None and not bundled else name.strip()
+
+
+def _place(text: str) -> str:
+    place = Path(text.strip()).expanduser().absolute()
+    if not text.strip() or not place.exists():
+        raise TrainError(
+            "data-not-found",
+            expected="a file or folder with documents",
+            found=f"nothing at {place}" if text.strip() else "no path",
+            remedy="give the path as it is on the machine that runs this app, or use the bundled text",
+        )
+    return str(place)
+
+
+def _enough(documents: Sequence[Document]) -> None:
+    texts = len({document.text for document in documents})
+    if texts < LEAST_DOCUMENTS:
+        raise TrainError(
+            "data-too-little",
+            expected="at least three documents of different text: two to train on, one held out",
+            found=f"{texts} in the upload",
+            remedy="add documents, or use the bundled text",
+        )
+
+
+def _short(name: str) -> str:
+    return name.rstrip("/").rsplit("/", 1)[-1]

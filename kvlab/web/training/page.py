@@ -1,0 +1,65 @@
+"""The Validation page: the form of a new run, or one run with its live view."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from kvlab.language import mark, say
+from kvlab.runs import monitor, run_queue, store
+from kvlab.runs.monitor import View
+from kvlab.web import server
+from kvlab.web.training import form, launch, live
+from kvlab.web.training import words as live_words
+from kvlab.web.widgets import plain, show_error
+
+ABOUT = mark(
+    "A short training run answers one question: does distilling these teachers’ KV caches into this student work at "
+    "all? It runs in a process of its own: close this page whenever you like, and come back for the verdict."
+)
+LISTED = 2  # runs named above the form
+
+
+def page() -> None:
+    left, right = st.columns([4, 1], vertical_alignment="bottom")
+    left.title(say("Validation"))
+    if error := server.problem():
+        st.warning(say("The queue of runs stands still."), icon=":material/warning:")
+        show_error(error)
+    run_id = st.query_params.get("run") or st.session_state.get(launch.CHOSEN)
+    if run_id:
+        right.button(say("New run"), icon=":material/add:", on_click=_new, width="stretch", key="validation-new")
+        st.query_params["run"] = run_id
+        st.session_state[launch.CHOSEN] = run_id
+        live.panel(run_id)
+        return
+    st.markdown(say(ABOUT))
+    active = _active()
+    for view in active[:LISTED]:
+        _at_work(view)
+    if len(active) > LISTED:
+        st.caption(say("{n:,} more wait in the queue.", n=len(active) - LISTED))
+    launched = form.new_run()
+    if launched:
+        launch.show(launched)
+        st.rerun()
+
+
+def _new() -> None:
+    st.session_state.pop(launch.CHOSEN, None)
+    st.query_params.clear()
+
+
+def _active() -> list[View]:
+    """The runs of this host that wait or run, first come first."""
+    views = [monitor.view(entry.folder) for entry in run_queue.entries(store.runs_root())]
+    return [view for view in views if view.active]
+
+
+def _at_work(view: View) -> None:
+    left, right = st.columns([5, 1], vertical_alignment="center")
+    runs = view.state == "running"
+    words = live_words.going_on(view) if runs else say("Waiting in the queue")
+    icon = ":material/progress_activity:" if runs else ":material/hourglass_top:"
+    left.info(say("{name}: {words}", name=plain(view.name), words=plain(words)), icon=icon)
+    show = launch.show
+    right.button(say("Show it"), key=f"show-{view.id}", on_click=show, args=(view.id,), width="stretch")

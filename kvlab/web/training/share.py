@@ -1,0 +1,66 @@
+"""What can be taken away of a run: its report in a language and a form, and the files it was made of."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import streamlit as st
+
+from kvlab.language import LANGUAGES, current, mark, say
+from kvlab.results.training.facts import gather
+from kvlab.results.training.write import text_of
+from kvlab.runs import store
+
+REPORTS = {
+    "html": (mark("HTML, one file with figures"), "text/html"),
+    "md": ("Markdown", "text/markdown"),
+    "json": ("JSON", "application/json"),
+}
+FILES = {
+    store.CONFIG: "text/yaml",
+    "metrics.jsonl": "text/plain",
+    "memory.jsonl": "text/plain",
+    "verdict.json": "application/json",
+    "training.log": "text/plain",
+}
+
+
+def button(folder: Path) -> None:
+    """One button; what it opens is made only when it is taken."""
+    run_id = folder.name
+    with st.popover(say("Report and files"), icon=":material/download:", key=f"take-{run_id}"):
+        language = (
+            st.segmented_control(
+                say("Language of the report"),
+                list(LANGUAGES),
+                format_func=LANGUAGES.get,
+                default=current(),
+                key=f"take-in-{run_id}-{current()}",
+            )
+            or current()
+        )
+        for form, (label, mime) in REPORTS.items():
+            _take(say(label), lambda form=form: text_of(gather(folder), form, language), folder, f"report.{form}", mime)
+        files = [name for name in FILES if _is_file(folder / name)]
+        if files:
+            st.caption(say("What the run wrote"))
+        for name in files:
+            _take(name, (folder / name).read_bytes, folder, name, FILES[name])
+
+
+def _take(label: str, make, folder: Path, name: str, mime: str) -> None:
+    st.download_button(
+        label,
+        make,
+        f"{folder.name}-{name}",
+        mime,
+        key=f"take-{name}-{folder.name}",
+        icon=":material/download:",
+        width="stretch",
+        on_click="ignore",
+    )
+
+
+def _is_file(path: Path) -> bool:
+    return path.is_file() and not os.path.islink(path)

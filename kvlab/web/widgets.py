@@ -1,0 +1,159 @@
+"""Words that several panels share."""
+
+from __future__ import annotations
+
+from math import isfinite, isnan
+
+import streamlit as st
+
+from kvlab.errors import KvlabError
+from kvlab.language import mark, plural, say, translated
+from kvlab.results.alignment.data import Alignment, HeadScore
+from kvlab.results.style import KIND_NAME
+from kvlab.results.words import whole
+
+ROW_PIXELS = 35
+GIB = 2**30
+UNKNOWN = "–"
+
+TIME_RULES = {
+    "floor": mark("floor — last teacher token that ends at or before the student token (causal)"),
+    "exact": mark("exact — only where both end at the same byte"),
+    "ceil": mark("ceil — first teacher token that ends at or after (looks ahead)"),
+    "overlap": mark("overlap — mean of the teacher tokens that share its bytes (not causal)"),
+    "linear": mark("linear — interpolation by position, blind to the text"),
+    "nearest": mark("nearest — rounded position, blind to the text"),
+    "segment": mark("segment — linear inside prompt, reasoning and answer"),
+    "rkv": mark("R-KV — per head, the teacher steps that matter most and repeat least"),
+}
+LAYER_RULES = {
+    "heldout": mark("held-out — the layers, up to 4, that explain held-out text best"),
+    "cka": mark("CKA — the most similar layer"),
+    "depth": mark("depth — proportional, first to first and last to last"),
+}
+SEARCHES = {"banded": mark("near the proportional depth"), "full": mark("all teacher layers (slower)")}
+PROJECTORS = {
+    "ridge": mark("ridge — closed form, from all teacher heads"),
+    "structured": mark("structured — head mixing × width projection (KVProjector)"),
+    "group-mean": mark("group mean — nothing is fitted"),
+}
+KEYS = {"pre-rope": mark("before RoPE (rotation undone)"), "post-rope": mark("after RoPE (as cached)")}
+CALIBRATION = {
+    "auto": mark("auto — also on the bundled samples when there are fewer than 20 prompts"),
+    "samples": mark("my prompts and the bundled samples"),
+    "none": mark("my prompts only"),
+}
+SEGMENTS = {
+    "auto": mark("from the fields of the file, else from markers in the text"),
+    "fields": mark("from the fields of the file only"),
+    "none": mark("none — every prompt is one"),
+}
+
+
+def show_error(error: KvlabError) -> None:
+    """What was expected, what was found, what to do."""
+    expected, found, remedy = (plain(translated(part)) for part in (error.expected, error.found, error.remedy))
+    st.error(say("**Expected** {expected}", expected=expected), icon=":material/error:")
+    st.markdown(say("**Found:** {found}\n\n**What to do:** {remedy}", found=found, remedy=remedy))
+
+
+def plain(text: str) -> str:
+    """Text that came from files or users, kept from being read as Markdown or HTML."""
+    for character in "\\`*_{}[]<>$#~|:":
+        text = text.replace(character, "\\" + character)
+    return text
+
+
+def duration(seconds: float | None) -> str:
+    """3725 -> 1 h 02 min; None is unknown."""
+    if seconds is None:
+        return UNKNOWN
+    seconds = round(seconds)
+    hours, minutes, rest = seconds // 3600, seconds % 3600 // 60, seconds % 60
+    if hours:
+        return say("{hours} h {minutes:02} min", hours=hours, minutes=minutes)
+    if minutes:
+        return say("{minutes} min {seconds:02} s", minutes=minutes, seconds=rest)
+    return say("{seconds} s", seconds=rest)
+
+
+def head_sentence(alignment: Alignment, score: HeadScore) -> str:
+    """One head in words, with n, split and controls."""
+    name, where = KIND_NAME[score.kind], {"layer": score.layer, "head": score.head}
+    if isnan(score.r2):
+        return say(
+            "Layer {layer}, head {head}: its {name} does not vary on these prompts, so nothing is scored.",
+            name=name,
+            **where,
+        )
+    if score.r2 > 0:
+        explains = say("the teacher explains **{r2:.0%}** of {name} on held-out text", r2=score.r2, name=name)
+    else:
+        explains = say("the teacher explains nothing of {name} on held-out text (R² {r2:.2f})", r2=score.r2, name=name)
+    sentence = say(
+        "Layer {layer}, head {head}: {explains}, {gains} (shuffled rows: {shuffled}; n = {n:,} tokens, {folds} folds "
+        "{split}).",
+        explains=explains,
+        gains=_gains(score),
+        shuffled=whole(score.r2_shuffled),
+        n=score.n,
+        folds=alignment.data["folds"],
+        split=translated(alignment.data["split"]),
+        **where,
+    )
+    return sentence + _verdict(score)
+
+
+def _gains(score: HeadScore) -> str:
+    """A control that is worse than the training mean counts as the mean."""
+    token = _over_token(min(score.gain, score.r2))
+    if not isfinite(score.gain_random):
+        return token
+    random = _over_random(min(score.gain_random, score.r2_random + score.gain_random))
+    return say("{one} and {other}", one=token, other=random)
+
+
+def _over_token(gain: float) -> str:
+    points = round(abs(gain) * 100)
+    if gain >= 0:
+        return plural(points, "{n} point more than the token alone does", "{n} points more than the token alone does")
+    return plural(points, "{n} point less than the token alone does", "{n} points less than the token alone does")
+
+
+def _over_random(gain: float) -> str:
+    points = round(abs(gain) * 100)
+    if gain >= 0:
+        return plural(
+            points,
+            "{n} point more than a teacher of random weights",
+            "{n} points more than a teacher of random weights",
+        )
+    return plural(
+        points, "{n} point less than a teacher of random weights", "{n} points less than a teacher of random weights"
+    )
+
+
+def _verdict(score: HeadScore) -> str:
+    if score.unbeaten is None:
+        return say(
+            " Fewer than three folds are scored, so there is no standard error: whether it beats its controls is not "
+            "known."
+        )
+    if not score.unbeaten:
+        return ""
+    return say(" **It is no better than {controls}.**", controls=say(" and ").join(map(say, score.unbeaten)))
+
+
+def table_height(rows: int, most: int) -> int:
+    """Of a table without empty rows."""
+    return min(most, 38 + ROW_PIXELS * rows)
+
+
+def number(label: str, help_text: str | None = None):
+    """A column of scores."""
+    return st.column_config.NumberColumn(label, format="%.3f", help=help_text)
+
+
+def count(label: str, help_text: str | None = None):
+    """A column of how many."""
+    return st.column_config.NumberColumn(label, format="localized", help=help_text)
