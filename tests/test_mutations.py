@@ -16,10 +16,12 @@ EVERY = mutate.mutations()
 
 @functools.cache
 def functions_of(file):
-    """The names of the test functions of a file."""
+    """The names of the test functions of a file; ``Class::name`` of those in a class."""
     path = mutate.PROJECT / file
     tree = ast.parse(path.read_text(encoding="utf-8")) if path.is_file() else ast.Module([], [])
-    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    names = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    return names | {f"{node.name}::{part.name}" for node in classes for part in node.body if hasattr(part, "name")}
 
 
 def test_every_mutation_applies_to_one_place_and_leaves_python():
