@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from kvlab import PROJECT
+from kvlab.language import Message
 from kvlab.web.access.access_token import NEW, OFF, VARIABLE, is_loopback
 
 OLDEST_PYTHON = (3, 11)
@@ -78,9 +79,14 @@ def python_version(version: tuple[int, ...] = tuple(sys.version_info[:3])) -> Fi
     """This Python, against the oldest one that runs kvlab."""
     found = f"Python {'.'.join(map(str, version))} at {sys.executable}"
     if version[:2] >= OLDEST_PYTHON:
-        return Finding("python", "ok", found)
+        return Finding(Message("python"), "ok", found)
     oldest = ".".join(map(str, OLDEST_PYTHON))
-    return Finding("python", "fail", found, f"use Python {oldest} or newer: python{oldest} -m venv .venv")
+    return Finding(
+        Message("python"),
+        "fail",
+        found,
+        Message("use Python {oldest} or newer: python{oldest} -m venv .venv", oldest=oldest),
+    )
 
 
 def packages(requirements: Path = PROJECT / "requirements.txt") -> list[Finding]:
@@ -89,7 +95,7 @@ def packages(requirements: Path = PROJECT / "requirements.txt") -> list[Finding]
         lines = requirements.read_text(encoding="utf-8").splitlines()
     except OSError:
         remedy = "run kvlab from its repository, where this file lies"
-        return [Finding("packages", "warn", f"no {requirements}", remedy)]
+        return [Finding(Message("packages"), "warn", Message("no {requirements}", requirements=requirements), remedy)]
     entries = [entry for line in lines if (entry := line.partition("#")[0].partition(";")[0].strip())]
     return [_package(entry) for entry in entries if not entry.startswith("-")]
 
@@ -99,33 +105,63 @@ def devices() -> list[Finding]:
     try:
         from kvlab.host import memory
     except ImportError as error:
-        return [Finding("gpu", "warn", f"not looked at: {error}", "install the missing packages first")]
+        return [
+            Finding(
+                Message("gpu"),
+                "warn",
+                Message("not looked at: {error}", error=error),
+                Message("install the missing packages first"),
+            )
+        ]
     found = memory.gpus()
     if not found:
         if any(Path("/dev").glob("nvidia[0-9]*")):
             remedy = "the GPU is there but its driver does not answer: run nvidia-smi and read its message"
-            return [Finding("gpu", "warn", "an NVIDIA device without a working driver", remedy)]
+            return [Finding(Message("gpu"), "warn", Message("an NVIDIA device without a working driver"), remedy)]
         note = "none; everything runs on the processor, in float32"
-        return [Finding("gpu", "ok", note), Finding("mixed precision", "ok", "float32 on the processor")]
-    findings = [Finding("driver", "ok", f"NVIDIA driver {memory.driver_version()}")]
+        return [
+            Finding(Message("gpu"), "ok", note),
+            Finding(Message("mixed precision"), "ok", Message("float32 on the processor")),
+        ]
+    findings = [Finding(Message("driver"), "ok", Message("NVIDIA driver {version}", version=memory.driver_version()))]
     for gpu in found:
         used = (gpu.total - gpu.free) / gpu.total
         text = f"{gpu.name}, {memory.readable(gpu.free)} free of {memory.readable(gpu.total)}"
         if used < memory.LIMIT:
-            findings.append(Finding(f"gpu {gpu.index}", "ok", text))
+            findings.append(Finding(Message("gpu {n}", n=gpu.index), "ok", text))
         else:
             remedy = "look at who uses it (nvidia-smi), or choose another with CUDA_VISIBLE_DEVICES"
-            findings.append(Finding(f"gpu {gpu.index}", "warn", f"{text}: {used:.0%} is taken", remedy))
+            findings.append(
+                Finding(
+                    Message("gpu {n}", n=gpu.index),
+                    "warn",
+                    Message("{text}: {used} is taken", text=text, used=f"{used:.0%}"),
+                    remedy,
+                )
+            )
     if not memory.visible_gpus():
         setting = os.environ.get("CUDA_VISIBLE_DEVICES")
         found_text = f"no GPU visible: CUDA_VISIBLE_DEVICES={setting!r}"
-        findings.append(Finding("gpu visible", "warn", found_text, "unset CUDA_VISIBLE_DEVICES to use the GPU"))
+        findings.append(
+            Finding(Message("gpu visible"), "warn", found_text, Message("unset CUDA_VISIBLE_DEVICES to use the GPU"))
+        )
     if _version("torch").endswith("+cpu"):
         remedy = "install the CUDA build for this driver: https://pytorch.org/get-started/locally"
-        findings.append(Finding("torch build", "warn", "torch is the processor-only build", remedy))
+        findings.append(Finding(Message("torch build"), "warn", Message("torch is the processor-only build"), remedy))
     oldest = min(gpu.capability for gpu in found)
     precision = "bfloat16 and float16" if oldest >= (8, 0) else "float16, no bfloat16"
-    findings.append(Finding("mixed precision", "ok", f"{precision} (compute capability {oldest[0]}.{oldest[1]})"))
+    findings.append(
+        Finding(
+            Message("mixed precision"),
+            "ok",
+            Message(
+                "{precision} (compute capability {oldest}.{oldest2})",
+                precision=precision,
+                oldest=oldest[0],
+                oldest2=oldest[1],
+            ),
+        )
+    )
     return findings
 
 
@@ -137,17 +173,32 @@ def torch_probe(seconds: float = PROBE_SECONDS, code: str = PROBE) -> Finding:
         answer = json.loads(result.stdout.splitlines()[-1]) if result.returncode == 0 else None
     except subprocess.TimeoutExpired:
         remedy = "the disk with the environment is slow or hangs; try again, or move the environment"
-        return Finding("torch", "warn", f"torch did not import within {seconds:.0f} s", remedy)
+        return Finding(
+            Message("torch"),
+            "warn",
+            Message("torch did not import within {seconds} s", seconds=f"{seconds:.0f}"),
+            remedy,
+        )
     except (ValueError, IndexError):
         answer = None
     if answer is None:
         last = (result.stderr.strip().splitlines() or [f"exit code {result.returncode}"])[-1]
         remedy = f"reinstall it: {_install('torch')}"
-        return Finding("torch", "fail", f"torch does not import: {last}", remedy)
+        return Finding(Message("torch"), "fail", Message("torch does not import: {error}", error=last), remedy)
     where = ", ".join(answer["devices"]) or "the processor only"
     built = f"CUDA {answer['built_for']}" if answer["built_for"] else "the processor"
     precision = "bfloat16" if answer["bfloat16"] else "no bfloat16" if answer["devices"] else "float32"
-    return Finding("torch", "ok", f"torch {answer['version']} built for {built} runs on {where}; {precision}")
+    return Finding(
+        Message("torch"),
+        "ok",
+        Message(
+            "torch {version} built for {built} runs on {where}; {precision}",
+            version=answer["version"],
+            built=built,
+            where=where,
+            precision=precision,
+        ),
+    )
 
 
 def host_memory() -> Finding:
@@ -155,13 +206,20 @@ def host_memory() -> Finding:
     try:
         from kvlab.host import memory
     except ImportError as error:
-        return Finding("memory", "warn", f"not looked at: {error}", "install the missing packages first")
+        return Finding(
+            Message("memory"),
+            "warn",
+            Message("not looked at: {error}", error=error),
+            Message("install the missing packages first"),
+        )
     host = memory.device_memory("cpu")
     granted = " (granted to this job)" if host.source == "cgroup" else ""
     text = f"{memory.readable(host.free)} free of {memory.readable(host.total)}{granted}"
     if host.free >= LITTLE:
-        return Finding("memory", "ok", text)
-    return Finding("memory", "warn", text, "close other programs, or ask the batch system for more memory")
+        return Finding(Message("memory"), "ok", text)
+    return Finding(
+        Message("memory"), "warn", text, Message("close other programs, or ask the batch system for more memory")
+    )
 
 
 def runs_folder(runs: Path) -> Finding:
@@ -173,11 +231,16 @@ def runs_folder(runs: Path) -> Finding:
         free = shutil.disk_usage(existing).free
     except OSError as error:
         remedy = f"make it writable: mkdir -p {shlex.quote(str(runs))} && chmod u+w {shlex.quote(str(runs))}"
-        return Finding("runs folder", "fail", f"{existing} cannot be written: {error.strerror}", remedy)
+        return Finding(
+            Message("runs folder"),
+            "fail",
+            Message("{folder} cannot be written: {error}", folder=existing, error=error.strerror),
+            remedy,
+        )
     text = f"{existing} is writable, {free / 1024**3:.1f} GiB free"
     if free >= LITTLE:
-        return Finding("runs folder", "ok", text)
-    return Finding("runs folder", "warn", text, "free some space: a run keeps checkpoints and arrays")
+        return Finding(Message("runs folder"), "ok", text)
+    return Finding(Message("runs folder"), "warn", text, Message("free some space: a run keeps checkpoints and arrays"))
 
 
 def tokenizer_threads() -> Finding:
@@ -185,9 +248,14 @@ def tokenizer_threads() -> Finding:
     setting = os.environ.get("TOKENIZERS_PARALLELISM")
     if setting is None or setting.lower() in ("1", "true", "on", "yes"):
         found = "every core may be used" + ("" if setting is None else f" (TOKENIZERS_PARALLELISM={setting})")
-        return Finding("tokenizer threads", "ok", found)
+        return Finding(Message("tokenizer threads"), "ok", found)
     found = f"one core only: TOKENIZERS_PARALLELISM={setting}"
-    return Finding("tokenizer threads", "warn", found, "unset TOKENIZERS_PARALLELISM: many prompts are read faster")
+    return Finding(
+        Message("tokenizer threads"),
+        "warn",
+        found,
+        Message("unset TOKENIZERS_PARALLELISM: many prompts are read faster"),
+    )
 
 
 def demo_models() -> Finding:
@@ -195,13 +263,25 @@ def demo_models() -> Finding:
     try:
         from kvlab.host.models import DEMO, local_names
     except ImportError as error:
-        return Finding("models", "warn", f"not looked at: {error}", "install the missing packages first")
+        return Finding(
+            Message("models"),
+            "warn",
+            Message("not looked at: {error}", error=error),
+            Message("install the missing packages first"),
+        )
     here = local_names()
     missing = [name for name in DEMO if name not in here]
     others = len(here) - len(DEMO) + len(missing)
     if missing:
-        return Finding("models", "fail", f"missing: {', '.join(missing)}", "git checkout kvlab/demo")
-    return Finding("models", "ok", f"{', '.join(DEMO)}, and {others} in the Hugging Face cache")
+        return Finding(
+            Message("models"),
+            "fail",
+            Message("missing: {names}", names=", ".join(missing)),
+            Message("git checkout kvlab/demo"),
+        )
+    return Finding(
+        Message("models"), "ok", Message("{names}, and {n} in the Hugging Face cache", names=", ".join(DEMO), n=others)
+    )
 
 
 def server_address(configuration: Path = PROJECT / ".streamlit" / "config.toml") -> Finding:
@@ -215,8 +295,10 @@ def server_address(configuration: Path = PROJECT / ".streamlit" / "config.toml")
     if guarded or loopback:
         # Loopback keeps other machines out, not other accounts of a shared one.
         note = "" if guarded else f"on a machine shared with others, set {VARIABLE} to a secret, or to {NEW}"
-        return Finding("server", "ok", found, note)
-    return Finding("server", "warn", found, 'set address = "127.0.0.1" in .streamlit/config.toml, or KVLAB_TOKEN')
+        return Finding(Message("server"), "ok", found, note)
+    return Finding(
+        Message("server"), "warn", found, Message('set address = "127.0.0.1" in .streamlit/config.toml, or KVLAB_TOKEN')
+    )
 
 
 def browser() -> Finding:
@@ -224,9 +306,9 @@ def browser() -> Finding:
     names = ("chromium", "chromium-browser", "google-chrome", "chrome")
     path = next((found for name in names if (found := shutil.which(name))), None)
     if path:
-        return Finding("browser", "ok", path)
+        return Finding(Message("browser"), "ok", path)
     remedy = "only for the browser tests: apt-get install chromium"
-    return Finding("browser", "ok", "no Chromium; the app does not need it", remedy)
+    return Finding(Message("browser"), "ok", Message("no Chromium; the app does not need it"), remedy)
 
 
 def _configured_address(configuration: Path) -> str:
@@ -242,14 +324,14 @@ def _package(entry: str) -> Finding:
     wanted = entry.removeprefix(name).strip()
     version = _version(name)
     if not version:
-        return Finding(f"package {name}", "fail", "not installed", _install(entry))
+        return Finding(Message("package {name}", name=name), "fail", Message("not installed"), _install(entry))
     found = f"{version} (asked for: {wanted or 'any'})"
     broken = [clause for clause in wanted.split(",") if clause and not _satisfies(version, clause.strip())]
     if not broken:
-        return Finding(f"package {name}", "ok", found)
+        return Finding(Message("package {name}", name=name), "ok", found)
     # Too old lacks what the code calls; newer or another build than the pinned one usually works.
     status = "fail" if any(clause.strip().startswith(">") for clause in broken) else "warn"
-    return Finding(f"package {name}", status, found, _install(entry))
+    return Finding(Message("package {name}", name=name), status, found, _install(entry))
 
 
 def _version(name: str) -> str:

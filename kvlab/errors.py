@@ -5,23 +5,39 @@ Raised anywhere, caught once at the edge (command line, worker, page).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from kvlab.language import Message, say
+
+PARTS = ("expected", "found", "remedy")
+
 
 class KvlabError(Exception):
     """A request that cannot be served, in words for the person who made it.
 
-    ``kind`` is a stable short name (``model-not-found``) for tests, JSON and translation.
+    ``kind`` is a stable short name (``model-not-found``) for tests and JSON. Each part is a Message, or finished words
+    that are not translated: a library's own message, a name.
     """
 
-    def __init__(self, kind: str, *, expected: str, found: str, remedy: str):
-        self.kind, self.expected, self.found, self.remedy = kind, expected, found, remedy
-        super().__init__(f"Expected {expected}. Found {found}. What to do: {remedy}")
+    def __init__(self, kind: str, *, expected: Message | str, found: Message | str, remedy: Message | str):
+        self.kind = kind
+        self.expected, self.found, self.remedy = (Message.read(part) for part in (expected, found, remedy))
+        super().__init__(kind)
 
-    def to_dict(self) -> dict[str, str]:
-        return {"kind": self.kind, "expected": self.expected, "found": self.found, "remedy": self.remedy}
+    def __str__(self) -> str:
+        return say(
+            "Expected {expected}. Found {found}. What to do: {remedy}",
+            **{name: getattr(self, name) for name in PARTS},
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": self.kind, **{name: getattr(self, name).to_dict() for name in PARTS}}
 
     @classmethod
-    def from_dict(cls, fields: dict[str, str]) -> KvlabError:
-        return cls(fields["kind"], **{key: fields[key] for key in ("expected", "found", "remedy")})
+    def from_dict(cls, fields: Mapping[str, Any]) -> KvlabError:
+        """An error from JSON, also of older versions, which wrote finished words."""
+        return cls(str(fields["kind"]), **{name: fields[name] for name in PARTS})
 
     def __reduce__(self):
         return type(self).from_dict, (self.to_dict(),)

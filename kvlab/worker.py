@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from kvlab.errors import KvlabError
+from kvlab.language import Message
 from kvlab.runs.job import Analyse, Job, explain, mark, server_gone
 from kvlab.shapes import Progress
 
@@ -268,9 +269,9 @@ def _request(line: bytes) -> Request:
 def _unknown(call: str, known: list[str]) -> KvlabError:
     return KvlabError(
         "call-unknown",
-        expected=f"one of: {', '.join(known)}",
+        expected=Message("one of: {names}", names=", ".join(known)),
         found=repr(call)[:100],
-        remedy="the app and its worker may be of different versions: restart the app",
+        remedy=Message("the app and its worker may be of different versions: restart the app"),
     )
 
 

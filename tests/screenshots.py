@@ -12,10 +12,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from kvlab.language.chinese import WORDS
 from playwright.sync_api import Page
 
 from kvlab.language import say, speaking
-from kvlab.language.chinese import WORDS
 from kvlab.request.train import TrainConfig
 from kvlab.runs import store, training
 from tests import app as real

@@ -16,6 +16,7 @@ from kvlab.align.resampling import NO_STEP
 from kvlab.align.rkv import keep_steps
 from kvlab.align.rows import Picked, common_parts, pick, row_parts, selectable
 from kvlab.errors import AlignError
+from kvlab.language import Message
 from kvlab.models.attention import observed_attention, observers
 from kvlab.models.capture import CapturedBatch, capture
 from kvlab.models.loading import LoadedModel
@@ -217,9 +218,15 @@ def finite(captured: CapturedBatch, loaded: LoadedModel) -> CapturedBatch:
                     layer = loaded.geometry.kv_layers[position]
                     raise AlignError(
                         "cache-not-finite",
-                        expected=f"finite {kind}s",
-                        found=f"NaN or Inf in the {kind}s of layer {layer}, KV head {bad[0]} of {loaded.name}",
-                        remedy="load the model in float32 or bfloat16 (--dtype), or check its weights",
+                        expected=Message("finite {kind}s", kind=kind),
+                        found=Message(
+                            "NaN or Inf in the {kind}s of layer {layer}, KV head {head} of {name}",
+                            kind=kind,
+                            layer=layer,
+                            head=bad[0],
+                            name=loaded.name,
+                        ),
+                        remedy=Message("load the model in float32 or bfloat16 (--dtype), or check its weights"),
                     )
     return captured
 

@@ -14,6 +14,7 @@ from kvlab.align import time_rules
 from kvlab.align.rows import first_content, rank_map
 from kvlab.align.shared_text import repeated_beginnings, repeated_steps, shared_shares
 from kvlab.errors import AlignError, ModelError
+from kvlab.language import Message
 from kvlab.models import chat
 from kvlab.models.loading import LoadedModel
 from kvlab.models.tokens import written_special
@@ -78,9 +79,9 @@ class Reader:
         if not documents:
             raise AlignError(
                 "no-documents",
-                expected="at least one prompt",
-                found="none",
-                remedy="paste or upload prompts, or take the bundled samples",
+                expected=Message("at least one prompt"),
+                found=Message("none"),
+                remedy=Message("paste or upload prompts, or take the bundled samples"),
             )
         self._models = (*teachers, student)
         self._settings = settings
@@ -92,11 +93,11 @@ class Reader:
         if self.folds < 2:
             raise AlignError(
                 "one-document",
-                expected="at least two documents of different text, so that one can be held out",
-                found="a single document and no calibration documents"
+                expected=Message("at least two documents of different text, so that one can be held out"),
+                found=Message("a single document and no calibration documents")
                 if len(self._documents) == 1
-                else f"{len(self._documents)} documents of the same text",
-                remedy="add prompts, or also fit on the bundled samples (--calibration samples)",
+                else Message("{n} documents of the same text", n=len(self._documents)),
+                remedy=Message("add prompts, or also fit on the bundled samples (--calibration samples)"),
             )
         self._fold_of = _folds([d.text for d in documents], self.folds, settings.seed)
         others = [d.text for d in calibration if d.text not in self._fold_of]
@@ -120,46 +121,84 @@ class Reader:
         if not any_scored:
             raise AlignError(
                 "no-tokens",
-                expected="a prompt with at least one token for every model",
-                found=f"none in {self._prompts} prompts, with at most {self._limit_words()} tokens",
-                remedy="use longer prompts, or a larger --max-tokens",
+                expected=Message("a prompt with at least one token for every model"),
+                found=Message(
+                    "none in {n} prompts, with at most {limit} tokens", n=self._prompts, limit=self._limit_words()
+                ),
+                remedy=Message("use longer prompts, or a larger --max-tokens"),
             )
 
     def notes(self) -> list[str]:
         total, notes = len(self._documents), []
         if self._empty.count:
-            notes.append(f"{self._empty.count} of {total} documents have no tokens and were left out: {self._empty}")
+            notes.append(
+                Message(
+                    "{n} of {total} documents have no tokens and were left out: {names}",
+                    n=self._empty.count,
+                    total=total,
+                    names=self._empty,
+                )
+            )
         if self._cut.count:
             notes.append(
-                f"{self._cut.count} of {total} documents were longer than {self._limit_words()} tokens and were cut: "
-                f"{self._cut}"
+                Message(
+                    "{n} of {total} documents were longer than {limit} tokens and were cut: {names}",
+                    n=self._cut.count,
+                    total=total,
+                    limit=self._limit_words(),
+                    names=self._cut,
+                )
             )
         if self._lossy.count:
             notes.append(
-                f"In {self._lossy.count} of {total} documents a tokenizer changes the text (normalisation), so byte "
-                f"borders come from character offsets: {self._lossy}"
+                Message(
+                    "In {n} of {total} documents a tokenizer changes the text (normalisation), so byte borders "
+                    "come from character offsets: {names}",
+                    n=self._lossy.count,
+                    total=total,
+                    names=self._lossy,
+                )
             )
         if self._rewritten.count:
             notes.append(
-                f"{self._rewritten.count} of {total} documents were left out, because a chat template "
-                f"changes what they say: {self._rewritten}"
+                Message(
+                    "{n} of {total} documents were left out, because a chat template changes what they say: {names}",
+                    n=self._rewritten.count,
+                    total=total,
+                    names=self._rewritten,
+                )
             )
         repeated = self._prompts - len({d.text for d in self._documents[: self._prompts]})
         if repeated:
             notes.append(
-                f"{repeated} of {self._prompts} documents repeat the text of another; those of one text are held out "
-                "together."
+                Message(
+                    "{n} of {total} documents repeat the text of another; those of one text are held out together.",
+                    n=repeated,
+                    total=self._prompts,
+                )
             )
         if self.repeated_tokens > MANY_REPEATED * self.student_tokens:
             notes.append(
-                f"{self._alike.count} of {total} documents begin as an earlier one does. There a causal model's keys "
-                f"and values are the same, so {self.repeated_tokens} student tokens count once, in the first document "
-                f"that has them: {self._alike}"
+                Message(
+                    "{n} of {total} documents begin as an earlier one does. There a causal model's keys and "
+                    "values are the same, so {tokens} student tokens count once, in the first document that has "
+                    "them: {names}",
+                    n=self._alike.count,
+                    total=total,
+                    tokens=self.repeated_tokens,
+                    names=self._alike,
+                )
             )
         if self._control.count:
             notes.append(
-                f"In {self._control.count} of {total} documents a tokenizer reads pieces of the text as special tokens "
-                f"({' '.join(self._written)}), which count as text here: {self._control}"
+                Message(
+                    "In {n} of {total} documents a tokenizer reads pieces of the text as special tokens "
+                    "({pieces}), which count as text here: {names}",
+                    n=self._control.count,
+                    total=total,
+                    pieces=" ".join(self._written),
+                    names=self._control,
+                )
             )
         return notes
 
@@ -177,11 +216,21 @@ class Reader:
                 shared.add(document.id)
         notes, found = [], f"{shared.count} of {self._prompts}"
         if shared.count and self._known:
-            notes.append(f"{found} held-out documents are mostly text of training documents: {shared}")
+            notes.append(
+                Message(
+                    "{found} held-out documents are mostly text of training documents: {shared}",
+                    found=found,
+                    shared=shared,
+                )
+            )
         elif shared.count:
             notes.append(
-                f"{found} documents are mostly text that documents of other folds have as well: what is held out there "
-                f"has been fitted on, and standard errors are too small: {shared}"
+                Message(
+                    "{found} documents are mostly text that documents of other folds have as well: what is held "
+                    "out there has been fitted on, and standard errors are too small: {shared}",
+                    found=found,
+                    shared=shared,
+                )
             )
         return notes
 

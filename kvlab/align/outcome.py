@@ -24,6 +24,7 @@ from kvlab.align.fold_sums import SCORED
 from kvlab.align.layers import ROWS_PER_FEATURE, LayerSearch
 from kvlab.align.metrics import LEAST_FOLDS
 from kvlab.align.sample import Sample
+from kvlab.language import Message
 from kvlab.models.loading import LoadedModel
 from kvlab.models.proofs import self_test
 from kvlab.request.align import AlignSettings
@@ -139,8 +140,12 @@ def few_rows(per_feature: float) -> list[str]:
     notes = []
     if per_feature < ROWS_PER_FEATURE:
         notes.append(
-            f"Only {per_feature:.1f} fitted rows per feature ({ROWS_PER_FEATURE} are wanted): the scores are likely "
-            "lower than with more prompts. Add prompts, or also fit on the bundled samples."
+            Message(
+                "Only {n} fitted rows per feature ({wanted} are wanted): the scores are likely lower than "
+                "with more prompts. Add prompts, or also fit on the bundled samples.",
+                n=f"{per_feature:.1f}",
+                wanted=ROWS_PER_FEATURE,
+            )
         )
     return notes
 

@@ -39,6 +39,7 @@ from kvlab.align.scoring import Scored, projected_on_sample, score
 from kvlab.align.shapes import target_shape
 from kvlab.align.unfinished import Unfinished
 from kvlab.errors import AlignError, ModelError
+from kvlab.language import Message
 from kvlab.models.loading import LoadedModel, random_like
 from kvlab.request.align import AlignSettings
 from kvlab.results.alignment.data import Alignment, FusedScore
@@ -194,7 +195,9 @@ class _Work:
                     said = f"seed {self.settings.seed}"
                 except ModelError as error:
                     said = f"not measured: {error.found}"
-                    self.notes.append(f"No control by random weights of {teacher.name}: {error}")
+                    self.notes.append(
+                        Message("No control by random weights of {name}: {error}", name=teacher.name, error=error)
+                    )
             if self.settings.projector != "ridge" and quick:
                 of_models = teacher.geometry, self.student.geometry
                 controls.chosen = projected_on_sample(sample, search.choices, *of_models, self.settings.projector)
@@ -256,7 +259,7 @@ class _Work:
             kept |= {f"fusion/{name}": s for name, s in self.fusion.all().items()}
             continued = unfinished.go_through(self.stream, kept, self._read, self._add, self._count)
             if continued:
-                self.notes.append(f"Continued: {continued} batches had been read before an interruption.")
+                self.notes.append(Message("Continued: {n} batches had been read before an interruption.", n=continued))
         self._timed("read_rest_s")
 
     def _read(self, batch: list[Item]) -> Read:
@@ -286,8 +289,13 @@ class _Work:
         inspected = that_fit(wanted, student, [teacher.geometry for teacher in self.teachers], self.settings.time)
         if len(inspected) < len(wanted):
             self.notes.append(
-                f"{len(wanted) - len(inspected)} of {len(wanted)} documents are not kept token by token: the arrays "
-                f"of all would be larger than {MOST_BYTES // 2**20} MiB."
+                Message(
+                    "{n} of {total} documents are not kept token by token: the arrays of all would be larger "
+                    "than {most} MiB.",
+                    n=len(wanted) - len(inspected),
+                    total=len(wanted),
+                    most=MOST_BYTES // 2**20,
+                )
             )
         views = inspect(self.teachers, self.student, inspected, self.sums, scored, self.settings, self.progress)
         self._timed("token_by_token_s")
@@ -360,14 +368,24 @@ def _check_rows(sample: Sample, documents: int, settings: AlignSettings) -> None
     if sum(fitted) == 0 and sum(scored) > 0:
         raise AlignError(
             "no-exact-rows",
-            expected="tokens that end at the same byte in both models, to fit a map on",
-            found=f"none among {sum(scored)} tokens that have a teacher step, rule {settings.time}",
-            remedy="choose a rule that does not need them (--time linear or nearest), or other prompts",
+            expected=Message("tokens that end at the same byte in both models, to fit a map on"),
+            found=Message(
+                "none among {n} tokens that have a teacher step, rule {rule}", n=sum(scored), rule=settings.time
+            ),
+            remedy=Message("choose a rule that does not need them (--time linear or nearest), or other prompts"),
         )
     raise AlignError(
         "no-rows",
-        expected=f"tokens after the first {settings.sinks} of a prompt that both models have read alike, in at "
-        "least two documents",
-        found=f"{sum(fitted)} rows to fit and {sum(scored)} to score in {documents} documents, rule {settings.time}",
-        remedy="use more or longer prompts, a smaller --sinks, or also fit on the bundled samples",
+        expected=Message(
+            "tokens after the first {n} of a prompt that both models have read alike, in at least two documents",
+            n=settings.sinks,
+        ),
+        found=Message(
+            "{fitted} rows to fit and {scored} to score in {documents} documents, rule {rule}",
+            fitted=sum(fitted),
+            scored=sum(scored),
+            documents=documents,
+            rule=settings.time,
+        ),
+        remedy=Message("use more or longer prompts, a smaller --sinks, or also fit on the bundled samples"),
     )

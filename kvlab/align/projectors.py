@@ -13,6 +13,7 @@ from torch import nn
 
 from kvlab.align.moments import Centred
 from kvlab.errors import AlignError
+from kvlab.language import Message
 
 PROJECTORS = ("ridge", "structured", "group-mean")
 STRUCTURED_SWEEPS = 30
@@ -26,9 +27,9 @@ def group_mean(n_in: int, n_out: int) -> torch.Tensor:
     if n_in < 1 or n_out < 1:
         raise AlignError(
             "heads-empty",
-            expected="at least one KV head and one channel on both sides",
-            found=f"{n_in} -> {n_out}",
-            remedy="count num_key_value_heads of both configurations, not the query heads",
+            expected=Message("at least one KV head and one channel on both sides"),
+            found=Message("{n_in} -> {n_out}", n_in=n_in, n_out=n_out),
+            remedy=Message("count num_key_value_heads of both configurations, not the query heads"),
         )
     edges_in = torch.arange(n_in + 1, dtype=torch.float64) / n_in
     edges_out = torch.arange(n_out + 1, dtype=torch.float64) / n_out
@@ -52,9 +53,11 @@ class StructuredProjection(nn.Module):
         if x.ndim != 4 or (x.shape[1], x.shape[3]) != expected:
             raise AlignError(
                 "projector-shape",
-                expected=f"[batch, {expected[0]} KV heads, time, head width {expected[1]}]",
-                found=f"shape {tuple(x.shape)}",
-                remedy="build KVProjector with the teacher's num_key_value_heads and head width",
+                expected=Message(
+                    "[batch, {heads} KV heads, time, head width {width}]", heads=expected[0], width=expected[1]
+                ),
+                found=Message("shape {shape}", shape=tuple(x.shape)),
+                remedy=Message("build KVProjector with the teacher's num_key_value_heads and head width"),
             )
         mixed = torch.einsum("oh,bhtd->botd", self.heads, x)
         return mixed @ self.width + self.bias[:, None, :]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from kvlab.errors import AlignError
+from kvlab.language import Message
 
 NO_STEP = -1
 
@@ -46,9 +47,9 @@ def resample_kv_with_interpolation(
     if values.shape[-2] != t_in:
         raise AlignError(
             "time-length-mismatch",
-            expected="keys and values of one length",
-            found=f"keys with T={t_in} and values with T={values.shape[-2]}",
-            remedy="pass the keys and values of the same cache layer",
+            expected=Message("keys and values of one length"),
+            found=Message("keys with T={keys} and values with T={values}", keys=t_in, values=values.shape[-2]),
+            remedy=Message("pass the keys and values of the same cache layer"),
         )
     _check_lengths(t_in, t_out)
     signal = torch.full((t_out,), t_in > 0, device=keys.device)
@@ -77,7 +78,7 @@ def _check_lengths(t_in: int, t_out: int) -> None:
     if t_in < 0 or t_out < 0:
         raise AlignError(
             "time-negative-length",
-            expected="lengths of 0 or more steps",
-            found=f"T_in={t_in}, T_out={t_out}",
-            remedy="pass the lengths of the two timelines",
+            expected=Message("lengths of 0 or more steps"),
+            found=Message("T_in={t_in}, T_out={t_out}", t_in=t_in, t_out=t_out),
+            remedy=Message("pass the lengths of the two timelines"),
         )

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from kvlab.align.resampling import NO_STEP
 from kvlab.errors import AlignError
+from kvlab.language import Message
 from kvlab.shapes import HeadSteps, Tokens
 
 
@@ -43,9 +44,11 @@ def keep_steps(
         if not k.shape[1] == a.shape[1] == len(tokens):
             raise AlignError(
                 "rkv-length-mismatch",
-                expected=f"keys and attention of the document's {len(tokens)} teacher tokens",
-                found=f"keys of {k.shape[1]} and attention of {a.shape[1]} steps",
-                remedy="pass one document without its padding",
+                expected=Message("keys and attention of the document's {n} teacher tokens", n=len(tokens)),
+                found=Message(
+                    "keys of {keys} and attention of {attention} steps", keys=k.shape[1], attention=a.shape[1]
+                ),
+                remedy=Message("pass one document without its padding"),
             )
         candidates = content.to(k.device)
         shares = F.normalize(a[:, candidates].float(), p=1, dim=-1)

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from kvlab.align.pipeline import Aligned, align_several
 from kvlab.align.unfinished import Unfinished
 from kvlab.errors import RunError
-from kvlab.language import DEFAULT
+from kvlab.language import DEFAULT, Message
 from kvlab.models.loading import LoadedModel, ModelCache
 from kvlab.request import prompts
 from kvlab.request.align import AnalysisRequest, checked
@@ -111,9 +111,9 @@ def read_request(folder: Path, checked: Callable[[dict], Request] = checked) -> 
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise RunError(
             "config-unreadable",
-            expected=f"a readable {CONFIG_NAME} in {folder.name}",
-            found=f"{type(error).__name__}: {str(error).splitlines()[0]}",
-            remedy="launch the analysis again from its page or command",
+            expected=Message("a readable {file} in {folder}", file=CONFIG_NAME, folder=folder.name),
+            found=Message("{name}: {splitlines}", name=type(error).__name__, splitlines=str(error).splitlines()[0]),
+            remedy=Message("launch the analysis again from its page or command"),
         ) from error
 
 

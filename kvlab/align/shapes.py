@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from kvlab.errors import AlignError
+from kvlab.language import Message
 from kvlab.shapes import KINDS, Geometry
 
 
@@ -30,9 +31,11 @@ def check_one_width(geometry: Geometry, kind: str, layers: tuple[int, ...]) -> N
     if len(widths) > 1:
         raise AlignError(
             "widths-differ",
-            expected=f"teacher layers {layers} of one head width, which this projector projects as one",
-            found=f"widths {sorted(widths)} in {geometry.name}",
-            remedy="choose the ridge projector, or --layers depth",
+            expected=Message(
+                "teacher layers {layers} of one head width, which this projector projects as one", layers=layers
+            ),
+            found=Message("widths {widths} in {name}", widths=sorted(widths), name=geometry.name),
+            remedy=Message("choose the ridge projector, or --layers depth"),
         )
 
 

@@ -14,6 +14,7 @@ import torch
 
 from kvlab.align.resampling import interpolation, linear_indices
 from kvlab.errors import AlignError
+from kvlab.language import Message
 from kvlab.models.tokens import segment_of
 from kvlab.shapes import Segment, TimeMap, Tokens
 
@@ -165,9 +166,9 @@ def resample(time_map: TimeMap, x: torch.Tensor) -> torch.Tensor:
     if x.shape[-2] != time_map.teacher_length:
         raise AlignError(
             "time-map-mismatch",
-            expected=f"a teacher timeline of {time_map.teacher_length} steps",
-            found=f"a tensor of shape {tuple(x.shape)}",
-            remedy="build the map from the tokens of the same document",
+            expected=Message("a teacher timeline of {n} steps", n=time_map.teacher_length),
+            found=Message("a tensor of shape {shape}", shape=tuple(x.shape)),
+            remedy=Message("build the map from the tokens of the same document"),
         )
     rows = torch.from_numpy(time_map.rows).to(x.device)
     columns = torch.from_numpy(time_map.columns).to(x.device)

@@ -16,7 +16,7 @@ from kvlab.cli import flags, runs
 from kvlab.cli import inject as inject_flags
 from kvlab.cli import train as train_flags
 from kvlab.errors import AlignError, KvlabError
-from kvlab.language import DEFAULT, say, speaking, translated
+from kvlab.language import DEFAULT, Message, say, speaking, translated
 from kvlab.request import align as asked
 from kvlab.request.align import AlignSettings
 from kvlab.results.alignment.data import Alignment
@@ -166,9 +166,9 @@ def _check_out(folder: Path) -> None:
     except OSError as error:
         raise AlignError(
             "out-unwritable",
-            expected=f"a folder that can be written: --out {folder}",
-            found=f"{type(error).__name__}: {error.strerror}",
-            remedy="choose another folder, or free space",
+            expected=Message("a folder that can be written: --out {folder}", folder=folder),
+            found=Message("{name}: {strerror}", name=type(error).__name__, strerror=error.strerror),
+            remedy=Message("choose another folder, or free space"),
         ) from error
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from kvlab.errors import RunError
 from kvlab.host.memory import readable
+from kvlab.language import Message
 from kvlab.results.training.facts import gather
 from kvlab.results.training.words import WORDS
 from kvlab.results.training.write import FORMATS, text_of, write
@@ -70,9 +71,11 @@ def choose(root: Path, text: str) -> Path:
     names = ", ".join(folder.name for folder in found[:SHOWN]) + (", …" if len(found) > SHOWN else "")
     raise RunError(
         "run-ambiguous" if found else "run-not-found",
-        expected=f"the id of one run in {root}, its beginning or its last four characters",
-        found=f"{text[:100]!r}, which fits {len(found)}: {names}" if found else f"{text[:100]!r}, which fits none",
-        remedy="take the id from: python -m kvlab runs list",
+        expected=Message("the id of one run in {folder}, its beginning or its last four characters", folder=root),
+        found=Message("{text}, which fits {n}: {names}", text=repr(text[:100]), n=len(found), names=names)
+        if found
+        else Message("{text}, which fits none", text=repr(text[:100])),
+        remedy=Message("take the id from: python -m kvlab runs list"),
     )
 
 
@@ -157,9 +160,9 @@ def _delete(options: argparse.Namespace) -> int:
         if not sys.stdin.isatty():
             raise RunError(
                 "delete-unconfirmed",
-                expected=f"a yes to deleting {folder.name}",
-                found="nobody to ask",
-                remedy="repeat it with --yes",
+                expected=Message("a yes to deleting {name}", name=folder.name),
+                found=Message("nobody to ask"),
+                remedy=Message("repeat it with --yes"),
             )
         if input(f"Delete {folder.name} and its files? [y/N] ").strip().lower() not in ("y", "yes"):
             print("Kept.")

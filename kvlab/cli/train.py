@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args, get_origin
 import yaml
 
 from kvlab.errors import KvlabError, TrainError
+from kvlab.language import Message
 from kvlab.request.train import TrainConfig, checked, switches_out
 from kvlab.runs import store
 from kvlab.train.process import first_process, perform
@@ -64,9 +65,9 @@ def config_of(options: argparse.Namespace) -> TrainConfig:
     if missing:
         raise TrainError(
             "config-invalid",
-            expected=f"{' and '.join(missing)}, or a --config that names them",
-            found="neither",
-            remedy="name the models, for example: --teacher demo/teacher --student demo/student",
+            expected=Message("{flags}, or a --config that names them", flags=" and ".join(missing)),
+            found=Message("neither"),
+            remedy=Message("name the models, for example: --teacher demo/teacher --student demo/student"),
         )
     return checked(fields)
 
@@ -83,9 +84,9 @@ def _settings(file: Path | None) -> dict[str, Any]:
         found = f"{type(error).__name__}: {str(error).splitlines()[0]}"
     raise TrainError(
         "config-unreadable",
-        expected=f"settings in YAML in {file}",
+        expected=Message("settings in YAML in {file}", file=file),
         found=found,
-        remedy="start from the config.yaml of a run",
+        remedy=Message("start from the config.yaml of a run"),
     )
 
 
@@ -119,7 +120,9 @@ def _refuse_another(folder: Path, config: TrainConfig) -> None:
     if not same and (folder / store.METRICS).exists():
         raise TrainError(
             "output-in-use",
-            expected=f"a new folder, or one of the same run: {folder}",
-            found="metrics of a run with other settings",
-            remedy="choose another --output_dir, or go on with that run: --config DIR/config.yaml --output_dir DIR",
+            expected=Message("a new folder, or one of the same run: {folder}", folder=folder),
+            found=Message("metrics of a run with other settings"),
+            remedy=Message(
+                "choose another --output_dir, or go on with that run: --config DIR/config.yaml --output_dir DIR"
+            ),
         )

@@ -16,6 +16,7 @@ import psutil
 import pynvml
 
 from kvlab.errors import ModelError
+from kvlab.language import Message
 from kvlab.shapes import Geometry
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -144,9 +145,9 @@ def dtype_name(dtype: str, device: str) -> str:
     if name not in DTYPE_BYTES:
         raise ModelError(
             "model-dtype-invalid",
-            expected=f"a number type: auto, {', '.join(DTYPE_BYTES)}",
+            expected=Message("a number type: auto, {names}", names=", ".join(DTYPE_BYTES)),
             found=repr(dtype),
-            remedy="use auto",
+            remedy=Message("use auto"),
         )
     return name
 
@@ -167,9 +168,9 @@ def device_memory(device: str = "auto") -> DeviceMemory:
             return memory
     raise ModelError(
         "model-device-invalid",
-        expected="a device: auto, cpu, cuda, or cuda:N with N the number of a GPU of this machine",
-        found=f"{device!r} with {len(gpus())} NVIDIA GPUs on this machine",
-        remedy="use auto, or look at what there is: python -m kvlab doctor",
+        expected=Message("a device: auto, cpu, cuda, or cuda:N with N the number of a GPU of this machine"),
+        found=Message("{device} with {n} NVIDIA GPUs on this machine", device=repr(device), n=len(gpus())),
+        remedy=Message("use auto, or look at what there is: python -m kvlab doctor"),
     )
 
 

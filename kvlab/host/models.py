@@ -30,6 +30,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from kvlab.errors import ModelError
 from kvlab.host import bundled
+from kvlab.language import Message
 
 DEMO = tuple(f"demo/{name}" for name in bundled.NAMES)
 ALIASES = {"qwen2-7b": "Qwen/Qwen2-7B", "tinyllama": "TinyLlama/TinyLlama-1.1B-Chat-v1.0"}
@@ -95,9 +96,13 @@ def _demo(name: str) -> Source:
     if name not in DEMO or not folder.is_dir():
         raise ModelError(
             "model-not-found",
-            expected=f"one of the bundled models: {', '.join(DEMO)}",
-            found=f"no model {name!r}" if name not in DEMO else f"no folder {folder}",
-            remedy="use one of these names; if the folder is missing, restore it with: git checkout kvlab/demo",
+            expected=Message("one of the bundled models: {names}", names=", ".join(DEMO)),
+            found=Message("no model {name}", name=repr(name))
+            if name not in DEMO
+            else Message("no folder {folder}", folder=folder),
+            remedy=Message(
+                "use one of these names; if the folder is missing, restore it with: git checkout kvlab/demo"
+            ),
         )
     return Source(name, folder)
 
@@ -110,9 +115,9 @@ def _local(name: str) -> Source:
     if not os.path.isdir(folder):  # unlike Path.is_dir, False for what may not be looked at
         raise ModelError(
             "model-not-found",
-            expected="a folder with a model",
-            found=f"no folder {folder}",
-            remedy=f"check the spelling, or give {FORMS}",
+            expected=Message("a folder with a model"),
+            found=Message("no folder {folder}", folder=folder),
+            remedy=Message("check the spelling, or give {forms}", forms=FORMS),
         )
     return Source(str(folder), folder)
 
@@ -122,7 +127,7 @@ def _invalid(name: str, found: str) -> ModelError:
         "model-name-invalid",
         expected=FORMS,
         found=found if name in found else f"{name!r}: {found}" if name else found,
-        remedy="give a folder by its absolute path and a Hub model by its id, owner/name",
+        remedy=Message("give a folder by its absolute path and a Hub model by its id, owner/name"),
     )
 
 
@@ -204,9 +209,9 @@ def broken(name: str, found: str) -> ModelError:
         again = "copy the folder from where it came"
     return ModelError(
         "model-broken",
-        expected=f"a readable model at {name}",
+        expected=Message("a readable model at {name}", name=name),
         found=found,
-        remedy=f"fetch the files again, a half-finished download is the usual cause: {again}",
+        remedy=Message("fetch the files again, a half-finished download is the usual cause: {how}", how=again),
     )
 
 
@@ -268,33 +273,48 @@ def _raise_for_hub(repo_id: str, part: str, error: Exception) -> NoReturn:
     if isinstance(error, GatedRepoError):
         raise ModelError(
             "model-gated",
-            expected=f"access to {repo_id}",
-            found="a gated model: its owner asks for a licence to be accepted",
-            remedy=f"accept the licence at https://huggingface.co/{repo_id}, then log in here: hf auth login",
+            expected=Message("access to {name}", name=repo_id),
+            found=Message("a gated model: its owner asks for a licence to be accepted"),
+            remedy=Message(
+                "accept the licence at https://huggingface.co/{repo_id}, then log in here: hf auth login",
+                repo_id=repo_id,
+            ),
         ) from error
     if isinstance(error, RepositoryNotFoundError):
         raise ModelError(
             "model-not-found",
             expected=FORMS,
-            found=f"no model {repo_id!r} on the Hugging Face Hub, nor a folder of that name here",
-            remedy="check the spelling; for a private model log in first: hf auth login",
+            found=Message(
+                "no model {name} on the Hugging Face Hub, nor a folder of that name here", name=repr(repo_id)
+            ),
+            remedy=Message("check the spelling; for a private model log in first: hf auth login"),
         ) from error
     no_entry = isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError)
     on_disk = isinstance(error, OSError) and error.errno is not None and error.filename is not None
     if no_entry or on_disk:
         raise ModelError(
             "model-download-failed",
-            expected=f"{part} of {repo_id} downloaded to {constants.HF_HUB_CACHE}",
+            expected=Message(
+                "{part} of {name} downloaded to {folder}", part=part, name=repo_id, folder=constants.HF_HUB_CACHE
+            ),
             found=first_line(error),
-            remedy="check free space and permissions there, or set HF_HOME to another disk",
+            remedy=Message("check free space and permissions there, or set HF_HOME to another disk"),
         ) from error
     status = f" (HTTP {error.response.status_code})" if isinstance(error, HfHubHTTPError) else ""
     raise ModelError(
         "model-offline",
-        expected=f"{part} of {repo_id} in the local cache {constants.HF_HUB_CACHE}, or the Hub in reach",
-        found=f"neither: {first_line(error)}{status}",
-        remedy=f"on a machine with network run: hf download {repo_id} "
-        "and copy the cache here, or give a local folder; the demo models need no network",
+        expected=Message(
+            "{part} of {name} in the local cache {folder}, or the Hub in reach",
+            part=part,
+            name=repo_id,
+            folder=constants.HF_HUB_CACHE,
+        ),
+        found=Message("neither: {first_line}{status}", first_line=first_line(error), status=status),
+        remedy=Message(
+            "on a machine with network run: hf download {name} and copy the cache here, or give a local "
+            "folder; the demo models need no network",
+            name=repo_id,
+        ),
     ) from error
 
 
@@ -313,7 +333,9 @@ def _no_safetensors(name: str, files: list[str]) -> ModelError:
     )
     return ModelError(
         "model-no-safetensors",
-        expected=f"weights of {name} as {SINGLE}, or in parts with {INDEX}",
-        found=f"only {', '.join(others[:3])}" if others else "no weight files",
+        expected=Message(
+            "weights of {name} as {single}, or in parts with {index}", name=name, single=SINGLE, index=INDEX
+        ),
+        found=Message("only {files}", files=", ".join(others[:3])) if others else Message("no weight files"),
         remedy=convert if others else "put the weights beside config.json, or give the folder that has them",
     )

@@ -17,6 +17,7 @@ from transformers import DynamicCache
 from kvlab.errors import AlignError
 from kvlab.inject.continuation import Variant, replace_steps
 from kvlab.inject.own import Own, Problem
+from kvlab.language import Message
 from kvlab.models import cache_names
 from kvlab.models.attention import eager
 from kvlab.models.forward import empty_cache
@@ -95,9 +96,9 @@ def _check(student: LoadedModel) -> None:
     if student.geometry.latent:
         raise AlignError(
             "attention-unavailable",
-            expected="a cache of keys and values, from which a head's output follows",
-            found=f"a latent cache in {student.name}",
-            remedy="read the injection: it does not need the heads' outputs",
+            expected=Message("a cache of keys and values, from which a head's output follows"),
+            found=Message("a latent cache in {name}", name=student.name),
+            remedy=Message("read the injection: it does not need the heads' outputs"),
         )
 
 
@@ -127,9 +128,13 @@ def _attend(
         if position not in seen:
             raise AlignError(
                 "attention-unavailable",
-                expected=f"attention probabilities from layer {layer} of {student.name}",
-                found=f"an architecture ({student.geometry.architecture}) whose layers do not hand them out",
-                remedy="read the injection: it does not need the heads' outputs",
+                expected=Message(
+                    "attention probabilities from layer {layer} of {name}", layer=layer, name=student.name
+                ),
+                found=Message(
+                    "an architecture ({kind}) whose layers do not hand them out", kind=student.geometry.architecture
+                ),
+                remedy=Message("read the injection: it does not need the heads' outputs"),
             )
 
 

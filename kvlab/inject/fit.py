@@ -24,6 +24,7 @@ from kvlab.align.shapes import check_one_width, feature_shape, target_shape
 from kvlab.errors import AlignError
 from kvlab.inject.own import Problem
 from kvlab.inject.split import Split
+from kvlab.language import Message
 from kvlab.models.loading import LoadedModel
 from kvlab.request.align import AlignSettings
 from kvlab.shapes import KINDS, Progress
@@ -131,9 +132,11 @@ def _check_rows(samples: Sequence[Sample], settings: AlignSettings) -> None:
         if sum(sample.count(group) for group in sample.fit_groups) < 2 * sample.folds:
             raise AlignError(
                 "no-rows",
-                expected="tokens that a map can be fitted on: after the sinks, read alike by both models",
-                found=f"fewer than {2 * sample.folds}, rule {settings.time}, {settings.sinks} sinks",
-                remedy="add longer prompts, or also fit on the bundled samples (--calibration samples)",
+                expected=Message("tokens that a map can be fitted on: after the sinks, read alike by both models"),
+                found=Message(
+                    "fewer than {n}, rule {rule}, {m} sinks", n=2 * sample.folds, rule=settings.time, m=settings.sinks
+                ),
+                remedy=Message("add longer prompts, or also fit on the bundled samples (--calibration samples)"),
             )
 
 
@@ -143,9 +146,9 @@ def _check_common_rows(fusion: FusionSums, settings: AlignSettings) -> None:
     if pairing is None or not sum(fold.n for fold in pairing.targets.fit()):
         raise AlignError(
             "no-rows",
-            expected="tokens that all teachers and the student read alike, to fuse the teachers on",
-            found=f"none, rule {settings.time}, {settings.sinks} sinks",
-            remedy="add longer prompts, or test one teacher at a time",
+            expected=Message("tokens that all teachers and the student read alike, to fuse the teachers on"),
+            found=Message("none, rule {rule}, {m} sinks", rule=settings.time, m=settings.sinks),
+            remedy=Message("add longer prompts, or test one teacher at a time"),
         )
 
 

@@ -8,6 +8,7 @@ import torch
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from kvlab.errors import AlignError
+from kvlab.language import Message
 from kvlab.models import cache_names
 from kvlab.models.forward import empty_cache
 from kvlab.models.loading import LoadedModel
@@ -72,9 +73,13 @@ def check_cache(student: LoadedModel, cache) -> None:
     if others or not cache.layers:
         raise AlignError(
             "injection-state",
-            expected="a student whose layers carry keys and values from token to token, and nothing else",
-            found=f"{student.name} ({student.geometry.architecture}), which also keeps "
-            f"{', '.join(others) or 'a cache of its own'}: such a state may hold the prefix too, so a projected cache "
-            "beside it would prove nothing",
-            remedy="choose a student of pure attention; `align` compares the caches of this one",
+            expected=Message("a student whose layers carry keys and values from token to token, and nothing else"),
+            found=Message(
+                "{name} ({kind}), which also keeps {state}: such a state may hold the prefix too, so a "
+                "projected cache beside it would prove nothing",
+                name=student.name,
+                kind=student.geometry.architecture,
+                state=", ".join(others) or "a cache of its own",
+            ),
+            remedy=Message("choose a student of pure attention; `align` compares the caches of this one"),
         )

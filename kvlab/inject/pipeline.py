@@ -18,6 +18,7 @@ from kvlab.inject.scores import PerDocument, correlations
 from kvlab.inject.split import split
 from kvlab.inject.swaps import Budget, Swaps, head_places, layer_places, worst_layers
 from kvlab.inject.trial import TOLERANCE, tried
+from kvlab.language import Message
 from kvlab.models.forward import empty_cache
 from kvlab.models.loading import LoadedModel, random_like
 from kvlab.request.align import AlignSettings
@@ -99,7 +100,7 @@ class _Work:
         try:
             return [random_like(t, self.settings.seed) for t in self.teachers], f"seed {self.settings.seed}"
         except ModelError as error:
-            self.notes.append(f"No control by random weights: {error}")
+            self.notes.append(Message("No control by random weights: {found}", found=error))
             return [], f"not measured: {error.found}"
 
     def _timed(self, name: str) -> None:
@@ -139,15 +140,20 @@ class _Work:
         if not self.used:
             raise AlignError(
                 "too-short",
-                expected=f"judged documents whose prefix of {self.injection.prefix:.0%} has tokens to replace, after "
-                f"{self.settings.sinks} sinks",
-                found=f"none in {len(self.split.judged)}",
-                remedy="use longer prompts, a larger --prefix, or fewer --sinks",
+                expected=Message(
+                    "judged documents whose prefix of {n} has tokens to replace, after {m} sinks",
+                    n=f"{self.injection.prefix:.0%}",
+                    m=self.settings.sinks,
+                ),
+                found=Message("none in {place}", place=len(self.split.judged)),
+                remedy=Message("use longer prompts, a larger --prefix, or fewer --sinks"),
             )
         self.replaced = rows / cached
         left_out = len(self.split.judged) - len(self.used)
         if left_out:
-            self.notes.append(f"{left_out} judged documents are too short for the prefix and were left out.")
+            self.notes.append(
+                Message("{n} judged documents are too short for the prefix and were left out.", n=left_out)
+            )
         self._timed("inject_s")
         return True
 
@@ -184,14 +190,23 @@ class _Work:
             return
         if self.layers_swapped < len(self.used):
             self.notes.append(
-                f"The budget for swaps was used up: whole layers were replaced on {self.layers_swapped} of "
-                f"{len(self.used)} documents."
+                Message(
+                    "The budget for swaps was used up: whole layers were replaced on {done} of {all} documents.",
+                    done=self.layers_swapped,
+                    all=len(self.used),
+                )
             )
         geometry = self.student.geometry
         layers = worst_layers(self.swaps.found, geometry, self.injection.swap_layers)
         if len(layers) < len(geometry.kv_layers):
             named = ", ".join(str(geometry.kv_layers[n]) for n in layers)
-            self.notes.append(f"Heads were replaced one by one in the {len(layers)} layers that cost most: {named}.")
+            self.notes.append(
+                Message(
+                    "Heads were replaced one by one in the {n} layers that cost most: {named}.",
+                    n=len(layers),
+                    named=named,
+                )
+            )
         places = head_places(geometry, layers)
         begun = clock.perf_counter()
         done = 0
@@ -207,7 +222,11 @@ class _Work:
                 self.timings["head_swaps_forecast_s"] = (clock.perf_counter() - begun) * len(self.used)
         if done < len(self.used):
             self.notes.append(
-                f"The budget for swaps was used up: single heads were replaced on {done} of {len(self.used)} documents."
+                Message(
+                    "The budget for swaps was used up: single heads were replaced on {done} of {all} documents.",
+                    done=done,
+                    all=len(self.used),
+                )
             )
         self._timed("head_swaps_s")
 
@@ -222,7 +241,7 @@ class _Work:
         ][: self.injection.texts]
         if self.injection.texts and not asked:
             self.notes.append(
-                "No judged document has a prompt and something behind it, so none was continued greedily."
+                Message("No judged document has a prompt and something behind it, so none was continued greedily.")
             )
         for number, (item, cut) in enumerate(asked):
             self.progress(CONTINUING, number, len(asked))

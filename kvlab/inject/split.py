@@ -9,6 +9,7 @@ import numpy as np
 
 from kvlab.align.items import Item, Reader
 from kvlab.errors import AlignError
+from kvlab.language import Message
 from kvlab.models.loading import LoadedModel
 from kvlab.request.align import AlignSettings
 from kvlab.shapes import Document
@@ -50,9 +51,9 @@ def split(
     if folds < 2:
         raise AlignError(
             "nothing-to-fit",
-            expected="at least two documents to fit the map on, besides those it is judged on",
-            found=f"{len(rest)} of {len(items)}",
-            remedy="add prompts, or also fit on the bundled samples (--calibration samples)",
+            expected=Message("at least two documents to fit the map on, besides those it is judged on"),
+            found=Message("{n} of {n2}", n=len(rest), n2=len(items)),
+            remedy=Message("add prompts, or also fit on the bundled samples (--calibration samples)"),
         )
     fitted = [replace(item, fold=texts[item.document.text] % folds) for item in rest]
     return Split(fitted, judged[:most], folds, reader.notes() + reader.shared_notes())

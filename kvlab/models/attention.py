@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from kvlab.errors import AlignError
+from kvlab.language import Message
 from kvlab.models import cache_names
 from kvlab.models.loading import LoadedModel
 from kvlab.models.tokens import segment_of
@@ -49,9 +50,11 @@ def observed_attention(loaded: LoadedModel, batch: list[Tokens], observers: Sequ
         if layer not in seen or seen[layer].shape[1] % heads:
             raise AlignError(
                 "attention-unavailable",
-                expected=f"attention probabilities from layer {layer} of {loaded.name}",
-                found=f"an architecture ({loaded.geometry.architecture}) whose layers do not hand them out",
-                remedy="choose a time rule that needs no attention, such as --time floor",
+                expected=Message("attention probabilities from layer {layer} of {name}", layer=layer, name=loaded.name),
+                found=Message(
+                    "an architecture ({kind}) whose layers do not hand them out", kind=loaded.geometry.architecture
+                ),
+                remedy=Message("choose a time rule that needs no attention, such as --time floor"),
             )
         found.append(seen[layer].unflatten(1, (heads, -1)).mean(dim=2))
     return found

@@ -14,6 +14,7 @@ import numpy as np
 
 from kvlab.errors import ModelError
 from kvlab.host.models import first_line
+from kvlab.language import Message
 from kvlab.models.tokens import BYTE_TOKEN, pieces_of, spans_from_offsets, spans_from_pieces, tokenize
 from kvlab.shapes import Document, Tokens
 
@@ -80,9 +81,9 @@ def render(tokenizer, contents: list[Content]) -> tuple[str, list[Content]]:
     if not tokenizer.chat_template:
         raise ModelError(
             "chat-template-missing",
-            expected=f"a chat template of {tokenizer.name_or_path}",
-            found="none in its tokenizer files (a base model, not a chat model)",
-            remedy="align the plain text: leave out --chat",
+            expected=Message("a chat template of {name}", name=tokenizer.name_or_path),
+            found=Message("none in its tokenizer files (a base model, not a chat model)"),
+            remedy=Message("align the plain text: leave out --chat"),
         )
     placeholders = [f"KVLAB{content.role.upper()}" for content in contents]
     pieces, rest = [], _apply(tokenizer, contents, placeholders)
@@ -109,18 +110,23 @@ def _apply(tokenizer, contents: list[Content], texts: list[str]) -> str:
     except Exception as error:  # a template is a program of its own and fails in its own way
         raise ModelError(
             "chat-template-broken",
-            expected=f"a chat template of {tokenizer.name_or_path} that renders a user's and an assistant's message",
-            found=f"{type(error).__name__}: {first_line(error)}",
-            remedy="align the plain text (leave out --chat), or mend chat_template in the tokenizer's files",
+            expected=Message(
+                "a chat template of {name} that renders a user's and an assistant's message",
+                name=tokenizer.name_or_path,
+            ),
+            found=Message("{name}: {first_line}", name=type(error).__name__, first_line=first_line(error)),
+            remedy=Message("align the plain text (leave out --chat), or mend chat_template in the tokenizer's files"),
         ) from error
 
 
 def _rewritten(tokenizer, found: str) -> ModelError:
     return ModelError(
         "chat-template-rewrites",
-        expected=f"each message once and unchanged in the chat that {tokenizer.name_or_path} renders",
+        expected=Message(
+            "each message once and unchanged in the chat that {name} renders", name=tokenizer.name_or_path
+        ),
         found=found,
-        remedy="align the plain text (leave out --chat), or take tags such as </think> out of the prompts",
+        remedy=Message("align the plain text (leave out --chat), or take tags such as </think> out of the prompts"),
     )
 
 

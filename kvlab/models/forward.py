@@ -19,6 +19,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from kvlab.errors import AlignError
+from kvlab.language import Message
 from kvlab.models import cache_names
 from kvlab.models.loading import LoadedModel
 from kvlab.models.rotation import Watch, watched
@@ -40,9 +41,9 @@ def read(loaded: LoadedModel, ids: torch.Tensor, watch: Watch | None, **inputs: 
     if kept != {ids.shape[1]}:
         raise AlignError(
             "cache-incomplete",
-            expected=f"a cache of all {ids.shape[1]} tokens in every layer of {loaded.name}",
-            found=f"layers with {sorted(kept)} tokens",
-            remedy="choose a model whose layers cache every token",
+            expected=Message("a cache of all {n} tokens in every layer of {name}", n=ids.shape[1], name=loaded.name),
+            found=Message("layers with {counts} tokens", counts=sorted(kept)),
+            remedy=Message("choose a model whose layers cache every token"),
         )
     return cache
 

@@ -19,6 +19,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from kvlab.errors import ModelError
 from kvlab.host.models import broken, first_line
+from kvlab.language import Message
 from kvlab.models import cache_names
 from kvlab.shapes import Geometry, Positions
 
@@ -43,10 +44,12 @@ def geometry_of(config: PretrainedConfig, name: str) -> Geometry:
     if not shapes:
         raise ModelError(
             "model-no-kv-cache",
-            expected=f"{name} to keep a cache of keys and values",
-            found=f"the architecture {config.model_type!r}, which keeps none (no causal attention, or a "
-            "recurrent state)",
-            remedy="choose a causal attention model, such as Llama, Qwen, Gemma, Mistral or GPT-2",
+            expected=Message("{name} to keep a cache of keys and values", name=name),
+            found=Message(
+                "the architecture {kind}, which keeps none (no causal attention, or a recurrent state)",
+                kind=repr(config.model_type),
+            ),
+            remedy=Message("choose a causal attention model, such as Llama, Qwen, Gemma, Mistral or GPT-2"),
         )
     first = min(shapes)
     layer_shapes = tuple((keys[1], keys[3], values[3]) for _, (keys, values) in sorted(shapes.items()))
@@ -76,16 +79,20 @@ def _refuse_non_causal(config: PretrainedConfig, name: str) -> None:
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError(
             "model-encoder-decoder",
-            expected=f"{name} to be a decoder-only language model",
-            found=f"an encoder-decoder ({kind!r}): its decoder's cache depends on a second input",
-            remedy="choose a decoder-only model; pairs with an encoder are out of scope",
+            expected=Message("{name} to be a decoder-only language model", name=name),
+            found=Message(
+                "an encoder-decoder ({kind}): its decoder's cache depends on a second input", kind=repr(kind)
+            ),
+            remedy=Message("choose a decoder-only model; pairs with an encoder are out of scope"),
         )
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ModelError(
             "model-not-causal",
-            expected=f"{name} to be a causal language model",
-            found=f"the architecture {kind!r}, for which transformers has no causal language model",
-            remedy="choose a model for text generation",
+            expected=Message("{name} to be a causal language model", name=name),
+            found=Message(
+                "the architecture {kind}, for which transformers has no causal language model", kind=repr(kind)
+            ),
+            remedy=Message("choose a model for text generation"),
         )
 
 
@@ -108,9 +115,9 @@ def package_missing(name: str, error: ImportError) -> ModelError:
     """An architecture that transformers serves only with a further package."""
     return ModelError(
         "model-package-missing",
-        expected=f"every package that {name} needs",
+        expected=Message("every package that {name} needs", name=name),
         found=first_line(error),
-        remedy="install the package that is named, in the environment that runs kvlab",
+        remedy=Message("install the package that is named, in the environment that runs kvlab"),
     )
 
 

@@ -31,6 +31,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from kvlab.errors import ModelError
 from kvlab.host import memory
 from kvlab.host.models import broken, first_line, folder_of, resolve, weight_files
+from kvlab.language import Message
 from kvlab.models.geometry import BUILDING, geometry_of, package_missing
 from kvlab.shapes import Geometry
 
@@ -233,16 +234,18 @@ def configuration(folder: Path, name: str) -> PretrainedConfig:
         if fields.get("auto_map"):
             raise ModelError(
                 "model-remote-code",
-                expected=f"{name} to be of an architecture that transformers contains",
-                found=f"{kind!r}, defined by program files in the model's repository",
-                remedy="code from model repositories is never run here; choose a version of the model that "
-                "transformers supports (often named ...-hf)",
+                expected=Message("{name} to be of an architecture that transformers contains", name=name),
+                found=Message("{kind}, defined by program files in the model's repository", kind=repr(kind)),
+                remedy=Message(
+                    "code from model repositories is never run here; choose a version of the model that "
+                    "transformers supports (often named ...-hf)"
+                ),
             )
         raise ModelError(
             "model-unknown-architecture",
-            expected=f"{name} to be of an architecture that the installed transformers knows",
+            expected=Message("{name} to be of an architecture that the installed transformers knows", name=name),
             found=repr(kind),
-            remedy="it may be newer than the installed version: pip install --upgrade transformers",
+            remedy=Message("it may be newer than the installed version: pip install --upgrade transformers"),
         )
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
@@ -256,17 +259,20 @@ def _tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
     except Exception as error:  # each tokenizer class fails in its own way
         raise ModelError(
             "tokenizer-missing",
-            expected=f"a tokenizer of {name} (tokenizer.json and tokenizer_config.json)",
+            expected=Message("a tokenizer of {name} (tokenizer.json and tokenizer_config.json)", name=name),
             found=first_line(error),
-            remedy=f"put the tokenizer files of the model it was trained from into {folder}",
+            remedy=Message("put the tokenizer files of the model it was trained from into {folder}", folder=folder),
         ) from error
     if not tokenizer.is_fast:
         raise ModelError(
             "tokenizer-slow",
-            expected=f"a fast tokenizer of {name}, which tells where in the text each token lies",
-            found=f"{type(tokenizer).__name__}, which does not",
-            remedy="convert it to a tokenizer.json once (tokenizers' converters, or the model's -hf version) "
-            f"and put that file into {folder}",
+            expected=Message("a fast tokenizer of {name}, which tells where in the text each token lies", name=name),
+            found=Message("{kind}, which does not", kind=type(tokenizer).__name__),
+            remedy=Message(
+                "convert it to a tokenizer.json once (tokenizers' converters, or the model's -hf version) "
+                "and put that file into {folder}",
+                folder=folder,
+            ),
         )
     return tokenizer
 
@@ -310,7 +316,12 @@ def _read(folder: Path, name: str, device: torch.device, dtype: torch.dtype) -> 
 def _too_big(name: str, needed: int, free: int, device: torch.device) -> ModelError:
     return ModelError(
         "model-memory",
-        expected=f"{memory.readable(needed)} of free memory on {device} for the weights of {name}",
-        found=f"{memory.readable(free)} free",
-        remedy="close what else uses the device, choose --dtype bfloat16, a smaller model or another device",
+        expected=Message(
+            "{size} of free memory on {device} for the weights of {name}",
+            size=memory.readable(needed),
+            device=device,
+            name=name,
+        ),
+        found=Message("{size} free", size=memory.readable(free)),
+        remedy=Message("close what else uses the device, choose --dtype bfloat16, a smaller model or another device"),
     )

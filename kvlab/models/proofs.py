@@ -33,6 +33,7 @@ import transformers
 from transformers import DynamicCache, PreTrainedModel
 
 from kvlab.errors import AlignError
+from kvlab.language import Message
 from kvlab.models.forward import read
 from kvlab.models.loading import LoadedModel
 from kvlab.models.rotation import HEADS, TIME, Call, Watch, unrotate
@@ -149,10 +150,16 @@ def _layer_test(loaded: LoadedModel, layer: int, best, here: Reading, embedded: 
 def _unknown_rotation(loaded: LoadedModel, layer: int, error: float) -> AlignError:
     return AlignError(
         "keys-rotation-unknown",
-        expected="attention layers whose rotation of the keys (RoPE) can be undone",
-        found=f"in layer {layer} of {loaded.name} ({loaded.geometry.architecture}) keys that still depend on the "
-        f"position: the same tokens, read at another one, differ by {error:.2g} of their size",
-        remedy="align the keys as they are cached: --keys post-rope",
+        expected=Message("attention layers whose rotation of the keys (RoPE) can be undone"),
+        found=Message(
+            "in layer {layer} of {name} ({kind}) keys that still depend on the position: the same "
+            "tokens, read at another one, differ by {error} of their size",
+            layer=layer,
+            name=loaded.name,
+            kind=loaded.geometry.architecture,
+            error=f"{error:.2g}",
+        ),
+        remedy=Message("align the keys as they are cached: --keys post-rope"),
     )
 
 
@@ -287,11 +294,18 @@ def check_causal(loaded: LoadedModel) -> None:
     if error > TOLERANCE.get(loaded.dtype, HALF_TOLERANCE):
         raise AlignError(
             "cache-not-causal",
-            expected="keys and values of a token that depend on no later token",
-            found=f"that {loaded.name} ({loaded.geometry.architecture}) reads ahead with transformers "
-            f"{transformers.__version__}: of two texts that begin alike, the keys and values of the beginning differ "
-            f"by {error:.2g} of their size",
-            remedy="choose a causal model; where this one should be causal, install another release: "
-            "pip install --upgrade transformers",
+            expected=Message("keys and values of a token that depend on no later token"),
+            found=Message(
+                "that {name} ({kind}) reads ahead with transformers {version}: of two texts that begin "
+                "alike, the keys and values of the beginning differ by {error} of their size",
+                name=loaded.name,
+                kind=loaded.geometry.architecture,
+                version=transformers.__version__,
+                error=f"{error:.2g}",
+            ),
+            remedy=Message(
+                "choose a causal model; where this one should be causal, install another release: pip "
+                "install --upgrade transformers"
+            ),
         )
     _checked.add(loaded.model)

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kvlab.errors import AlignError
+from kvlab.language import Message
 from kvlab.request.segments import Markers, Source
 
 TimeRule = Literal["exact", "floor", "ceil", "overlap", "linear", "nearest", "segment", "rkv"]
@@ -84,14 +85,14 @@ def first_problem(error: ValidationError | TypeError, command: str) -> dict[str,
     """What the error says of the first setting that is wrong, as the parts of a KvlabError."""
     if isinstance(error, TypeError):
         return {
-            "expected": "a table of settings",
+            "expected": Message("a table of settings"),
             "found": str(error),
-            "remedy": "start from a saved config.yaml",
+            "remedy": Message("start from a saved config.yaml"),
         }
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"]) or "the request"
     return {
-        "expected": f"{where}: {problem['msg']}",
+        "expected": Message("{where}: {problem}", where=where, problem=problem["msg"]),
         "found": repr(problem.get("input"))[:200],
-        "remedy": f"correct this setting; `python -m kvlab {command} --help` lists them",
+        "remedy": Message("correct this setting; `python -m kvlab {command} --help` lists them", command=command),
     }

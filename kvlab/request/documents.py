@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from kvlab.errors import PromptError
+from kvlab.language import Message
 from kvlab.request.uploads import Number, Record, kind_of, printable, shown
 from kvlab.shapes import Document, Segment
 
@@ -68,9 +69,11 @@ def _parts(fields: dict[str, Any]) -> list[tuple[str, str]]:
     if main is None:
         raise PromptError(
             "prompts-no-field",
-            expected='a field "prompt" or "text"',
-            found="the fields " + ", ".join(map(shown, list(fields)[:10])) if fields else "no field",
-            remedy='rename the field with the document to "prompt"',
+            expected=Message('a field "prompt" or "text"'),
+            found=Message("the fields {names}", names=", ".join(map(shown, list(fields)[:10])))
+            if fields
+            else Message("no field"),
+            remedy=Message('rename the field with the document to "prompt"'),
         )
     names = PARTS if main == "prompt" else (main,)
     values = {name: _string(name, fields[name]) for name in names if fields.get(name) is not None}
@@ -84,25 +87,29 @@ def _string(name: str, value: Any) -> str:
     if not isinstance(value, str) or (number and name != "answer"):
         raise PromptError(
             "prompts-not-text",
-            expected=f'text in "{name}"' + (" (or a number)" if name == "answer" else ""),
-            found=f"{kind_of(value)}: {shown(value)}",
-            remedy="put it in quotes" if number else "turn it into one string",
+            expected=Message('text in "{name}"{value}', name=name, value=" (or a number)" if name == "answer" else ""),
+            found=Message("{kind_of}: {value}", kind_of=kind_of(value), value=shown(value)),
+            remedy=Message("put it in quotes") if number else Message("turn it into one string"),
         )
     if "\0" in value:
         raise PromptError(
             "prompts-nul-bytes",
-            expected=f'text in "{name}"',
-            found=f"a NUL character at character {value.index(chr(0)) + 1}",
-            remedy="remove it and load the file again",
+            expected=Message('text in "{name}"', name=name),
+            found=Message("a NUL character at character {n}", n=value.index(chr(0)) + 1),
+            remedy=Message("remove it and load the file again"),
         )
     try:
         value.encode()
     except UnicodeEncodeError as error:
         raise PromptError(
             "prompts-lone-surrogate",
-            expected=f'whole characters in "{name}"',
-            found=f"half of one (\\u{ord(value[error.start]):04x}) at character {error.start + 1}",
-            remedy="write the text again from its source: an emoji was cut in two when it was saved",
+            expected=Message('whole characters in "{name}"', name=name),
+            found=Message(
+                "half of one (\\u{ord}) at character {start}",
+                ord=f"{ord(value[error.start]):04x}",
+                start=error.start + 1,
+            ),
+            remedy=Message("write the text again from its source: an emoji was cut in two when it was saved"),
         ) from None
     return str(value)
 
@@ -110,7 +117,7 @@ def _string(name: str, value: Any) -> str:
 def _blank(name: str) -> PromptError:
     return PromptError(
         "prompts-empty-document",
-        expected=f'a document with text in "{name}"',
-        found="nothing but blanks",
-        remedy="fill it in or remove it",
+        expected=Message('a document with text in "{name}"', name=name),
+        found=Message("nothing but blanks"),
+        remedy=Message("fill it in or remove it"),
     )

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kvlab.errors import AlignError
+from kvlab.language import Message
 from kvlab.request.align import CAUSAL, AnalysisRequest, first_problem
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -50,7 +51,10 @@ def check_causal(rule: str) -> None:
     how = "chooses steps by what the end of the text looks at" if rule == "rkv" else "looks ahead"
     raise AlignError(
         "rule-looks-ahead",
-        expected=f"a causal time rule ({' or '.join(CAUSAL)}), by which the teacher has read no more than the student",
-        found=f"{rule}, which {how}: a good continuation could then be told in advance",
-        remedy="choose --time floor",
+        expected=Message(
+            "a causal time rule ({rules}), by which the teacher has read no more than the student",
+            rules=" or ".join(CAUSAL),
+        ),
+        found=Message("{rule}, which {how}: a good continuation could then be told in advance", rule=rule, how=how),
+        remedy=Message("choose --time floor"),
     )

@@ -15,6 +15,7 @@ from typing import Any
 
 from kvlab.errors import PromptError
 from kvlab.host.bundled import SAMPLES
+from kvlab.language import Message
 from kvlab.request import tables, uploads
 from kvlab.request.documents import PARTS, compose, new_id
 from kvlab.request.uploads import Record, safe_name
@@ -104,9 +105,9 @@ def read_upload(filename: str, data: bytes, *, column: str | None = None, limits
     if column is not None and suffix not in tables.TABLES:
         raise PromptError(
             "prompts-no-column",
-            expected=f"no column for a {suffix} file",
-            found=f"the column {uploads.shown(column)}",
-            remedy="leave the column out, or choose a .csv or .parquet file",
+            expected=Message("no column for a {suffix} file", suffix=suffix),
+            found=Message("the column {column}", column=uploads.shown(column)),
+            remedy=Message("leave the column out, or choose a .csv or .parquet file"),
         )
     if suffix != ".parquet":
         uploads.check_text(data)
@@ -141,9 +142,9 @@ def read_file(path: str | Path, column: str | None = None, *, limits: Limits = L
         found = error.strerror or str(error)
     raise PromptError(
         "prompts-not-found",
-        expected=f"a file at {uploads.shown(str(path))}",
+        expected=Message("a file at {path}", path=uploads.shown(str(path))),
         found=found,
-        remedy="check the path and the permissions",
+        remedy=Message("check the path and the permissions"),
     )
 
 
@@ -182,16 +183,16 @@ def read_prompts(path: str | Path) -> list[Document]:
     except OSError as error:
         raise PromptError(
             "prompts-not-found",
-            expected=f"the prompts of a run at {uploads.shown(str(path))}",
+            expected=Message("the prompts of a run at {path}", path=uploads.shown(str(path))),
             found=error.strerror or str(error),
-            remedy="choose another run, or start it again",
+            remedy=Message("choose another run, or start it again"),
         ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise PromptError(
             "prompts-broken-file",
-            expected=f"one document per line in {uploads.shown(str(path))}",
-            found=f"line {len(documents) + 1}, which is none ({error})",
-            remedy="the file was changed or only half written: start the run again",
+            expected=Message("one document per line in {path}", path=uploads.shown(str(path))),
+            found=Message("line {n}, which is none ({error})", n=len(documents) + 1, error=error),
+            remedy=Message("the file was changed or only half written: start the run again"),
         ) from None
     return documents
 
@@ -200,9 +201,11 @@ def _check_size(size: int, limits: Limits, name: str) -> None:
     if size > limits.bytes:
         raise PromptError(
             "prompts-too-large",
-            expected=f"at most {limits.bytes / _MIB:g} MiB ({limits.bytes:,} bytes)",
-            found=f"{size / _MIB:.1f} MiB ({size:,} bytes) in {name}",
-            remedy="split it, or keep a sample of its documents",
+            expected=Message(
+                "at most {n} MiB ({bytes} bytes)", n=f"{limits.bytes / _MIB:g}", bytes=f"{limits.bytes:,}"
+            ),
+            found=Message("{n} MiB ({bytes} bytes) in {name}", n=f"{size / _MIB:.1f}", bytes=f"{size:,}", name=name),
+            remedy=Message("split it, or keep a sample of its documents"),
         )
     if size == 0:
         raise uploads.empty(f"0 bytes in {name}")
@@ -258,27 +261,27 @@ def _file_problem(error: PromptError) -> Problem:
 def _too_many(where: str, limit: int) -> PromptError:
     return PromptError(
         "prompts-too-many-documents",
-        expected=f"at most {limit:,} documents",
-        found=f"more: the first {limit:,} are kept, nothing from {where} on was read",
-        remedy="load the rest as another file if it is needed",
+        expected=Message("at most {n} documents", n=f"{limit:,}"),
+        found=Message("more: the first {n} are kept, nothing from {where} on was read", n=f"{limit:,}", where=where),
+        remedy=Message("load the rest as another file if it is needed"),
     )
 
 
 def _stopped(where: str, refused: int) -> PromptError:
     return PromptError(
         "prompts-too-many-problems",
-        expected="mostly good documents",
-        found=f"{refused:,} that cannot be read; nothing after {where} was read",
-        remedy="mend the file and load it again",
+        expected=Message("mostly good documents"),
+        found=Message("{n} that cannot be read; nothing after {where} was read", n=f"{refused:,}", where=where),
+        remedy=Message("mend the file and load it again"),
     )
 
 
 def _unlisted(count: int) -> PromptError:
     return PromptError(
         "prompts-more-problems",
-        expected="few problems",
-        found=f"{count:,} more than are listed",
-        remedy="mend the listed ones and load the file again",
+        expected=Message("few problems"),
+        found=Message("{n} more than are listed", n=f"{count:,}"),
+        remedy=Message("mend the listed ones and load the file again"),
     )
 
 
@@ -292,6 +295,11 @@ def _nothing_good(refusals: list[tuple[str, PromptError]], refused: int) -> Prom
     return PromptError(
         first.kind if len(kinds) == 1 else "prompts-nothing-good",
         expected=first.expected,
-        found=f"no good document ({refused:,} refused). {reasons}" + ("; and more" if refused > 3 else ""),
+        found=Message(
+            "no good document ({refused} refused). {reasons}{value}",
+            refused=f"{refused:,}",
+            reasons=reasons,
+            value="; and more" if refused > 3 else "",
+        ),
         remedy=first.remedy,
     )

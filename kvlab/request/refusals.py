@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kvlab.errors import TrainError
+from kvlab.language import Message
 from kvlab.request.align import CAUSAL
 from kvlab.request.train import TrainConfig
 from kvlab.shapes import Geometry
@@ -17,10 +18,14 @@ def check_functional(config: TrainConfig) -> None:
     rule = config.time if config.use_safe_resample else "step i for step i (no --use_safe_resample)"
     raise TrainError(
         "functional-looks-ahead",
-        expected="a causal time rule (exact or floor) for the functional test, by which the teacher has read no more "
-        "than the student",
-        found=f"{rule}, which may look ahead: a good continuation could then be told in advance",
-        remedy="choose --time floor and --use_safe_resample, or run without the functional test (functional: false)",
+        expected=Message(
+            "a causal time rule (exact or floor) for the functional test, by which the teacher has read "
+            "no more than the student"
+        ),
+        found=Message("{rule}, which may look ahead: a good continuation could then be told in advance", rule=rule),
+        remedy=Message(
+            "choose --time floor and --use_safe_resample, or run without the functional test (functional: false)"
+        ),
     )
 
 
@@ -29,9 +34,9 @@ def check(teachers: Sequence[Geometry], student: Geometry, use_kv_projector: boo
     if precision == "fp16" and device == "cpu":
         raise TrainError(
             "precision-unsupported",
-            expected="a GPU for --fp16",
-            found="the processor, which has no mixed precision in float16",
-            remedy="use --bf16, or leave the precision out (float32)",
+            expected=Message("a GPU for --fp16"),
+            found=Message("the processor, which has no mixed precision in float16"),
+            remedy=Message("use --bf16, or leave the precision out (float32)"),
         )
     if use_kv_projector:
         return
@@ -40,9 +45,15 @@ def check(teachers: Sequence[Geometry], student: Geometry, use_kv_projector: boo
         if len(shapes_t | shapes_s) > 1:
             raise TrainError(
                 "shapes-differ",
-                expected=f"KV heads, key width and value width of {student.name}, {_words(student)}, in every teacher",
-                found=f"{_words(teacher)} in {teacher.name}",
-                remedy="project them: --use_kv_projector (kv_alignment: use_head_projector: true in a config file)",
+                expected=Message(
+                    "KV heads, key width and value width of {name}, {shape}, in every teacher",
+                    name=student.name,
+                    shape=_words(student),
+                ),
+                found=Message("{n} in {place}", n=_words(teacher), place=teacher.name),
+                remedy=Message(
+                    "project them: --use_kv_projector (kv_alignment: use_head_projector: true in a config file)"
+                ),
             )
 
 
@@ -51,9 +62,22 @@ def check_index(document: str, teacher: Geometry, length_t: int, length_s: int) 
     if length_t < length_s:
         raise TrainError(
             "time-out-of-bounds",
-            expected=f"at least {length_s} teacher steps for the {length_s} of the student in document {document}",
-            found=f"{length_t} of {teacher.name}: step {length_t} would be index {length_t} out of bounds",
-            remedy="resample the timeline: --use_safe_resample (kv_alignment: use_safe_resample: true in a file)",
+            expected=Message(
+                "at least {n} teacher steps for the {steps} of the student in document {document}",
+                n=length_s,
+                steps=length_s,
+                document=document,
+            ),
+            found=Message(
+                "{n} of {name}: step {step} would be index {index} out of bounds",
+                n=length_t,
+                name=teacher.name,
+                step=length_t,
+                index=length_t,
+            ),
+            remedy=Message(
+                "resample the timeline: --use_safe_resample (kv_alignment: use_safe_resample: true in a file)"
+            ),
         )
 
 

@@ -14,6 +14,7 @@ from itertools import islice
 from typing import Any
 
 from kvlab.errors import PromptError
+from kvlab.language import Message
 from kvlab.request.documents import PARTS
 from kvlab.request.uploads import Number, Record, decode, empty, lines, shown, wrong_encoding
 
@@ -54,9 +55,9 @@ def choose_column(table: Table, column: str | None) -> str:
         if _is_data(names):
             raise PromptError(
                 "prompts-no-header",
-                expected="a first row with the names of the columns",
-                found=f"what looks like data: {', '.join(map(shown, names[:5]))}",
-                remedy="put a row such as prompt,reasoning,answer on top, or choose the column by its name",
+                expected=Message("a first row with the names of the columns"),
+                found=Message("what looks like data: {cells}", cells=", ".join(map(shown, names[:5]))),
+                remedy=Message("put a row such as prompt,reasoning,answer on top, or choose the column by its name"),
             )
         candidates = [name for name in table.text_columns() if name and name != "id"]
         chosen = candidates[0] if len(candidates) == 1 else None
@@ -64,11 +65,11 @@ def choose_column(table: Table, column: str | None) -> str:
         listed = ", ".join(map(shown, names[:20])) + (", ..." if len(names) > 20 else "")
         raise PromptError(
             "prompts-no-column",
-            expected="a column named 'prompt' or 'text', or exactly one column of text"
+            expected=Message("a column named 'prompt' or 'text', or exactly one column of text")
             if column is None
-            else f"one column named {shown(column)}",
-            found=f"the columns {listed}" if names else "no named column",
-            remedy="choose the column to read, or rename it to prompt",
+            else Message("one column named {column}", column=shown(column)),
+            found=Message("the columns {names}", names=listed) if names else Message("no named column"),
+            remedy=Message("choose the column to read, or rename it to prompt"),
         )
     return chosen
 
@@ -132,9 +133,11 @@ def _csv_records(data: bytes) -> Iterator[tuple[int, list[str] | PromptError]]:
         except csv.Error as error:
             cells = PromptError(
                 "prompts-broken-csv",
-                expected='a cell in quotes to end with one, and quotes inside it doubled ("")',
-                found=f"{error} (from line {first} to line {reader.line_num})",
-                remedy="close or double the quote; the lines it has swallowed are left out",
+                expected=Message('a cell in quotes to end with one, and quotes inside it doubled ("")'),
+                found=Message(
+                    "{error} (from line {first} to line {last})", error=error, first=first, last=reader.line_num
+                ),
+                remedy=Message("close or double the quote; the lines it has swallowed are left out"),
             )
         cells = feed.forgive() or cells
         if cells:
@@ -166,9 +169,9 @@ def _open_csv(data: bytes) -> Table:
             elif len(cells) != len(columns):
                 content = PromptError(
                     "prompts-ragged-row",
-                    expected=f"{len(columns)} cells, as in the header",
-                    found=f"{len(cells)} cells in row {row} (line {line})",
-                    remedy="put cells that hold a comma in double quotes, and give each row all its cells",
+                    expected=Message("{n} cells, as in the header", n=len(columns)),
+                    found=Message("{n} cells in row {row} (line {line})", n=len(cells), row=row, line=line),
+                    remedy=Message("put cells that hold a comma in double quotes, and give each row all its cells"),
                 )
             else:
                 content = {name: cells[place] for name, place in places}
@@ -203,9 +206,9 @@ def _open_parquet(data: bytes) -> Table:
     def broken(error: Exception) -> PromptError:
         return PromptError(
             "prompts-broken-parquet",
-            expected="a Parquet file",
-            found=f"data that cannot be read as one ({str(error).splitlines()[0][:120]})",
-            remedy="write it again, for example with pandas: frame.to_parquet('prompts.parquet')",
+            expected=Message("a Parquet file"),
+            found=Message("data that cannot be read as one ({error})", error=str(error).splitlines()[0][:120]),
+            remedy=Message("write it again, for example with pandas: frame.to_parquet('prompts.parquet')"),
         )
 
     try:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kvlab.errors import TrainError
-from kvlab.language import mark
+from kvlab.language import Message, phrase
 from kvlab.request.align import LayerRule
 
 Precision = Literal["fp32", "fp16", "bf16"]
@@ -32,18 +32,22 @@ class Thresholds(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     converged: float = Field(
-        0.8, gt=0, description=mark("at half time: mean of the last 5 losses over the first, below")
+        0.8, gt=0, description=phrase("at half time: mean of the last 5 losses over the first, below")
     )
     stable: float = Field(
-        1.0, gt=0, description=mark("at the end: smoothed loss over the smoothed loss at half time, up to")
+        1.0, gt=0, description=phrase("at the end: smoothed loss over the smoothed loss at half time, up to")
     )
     spike: float = Field(
-        2.0, gt=1, description=mark("a loss this many times the median of the losses before it is a spike")
+        2.0, gt=1, description=phrase("a loss this many times the median of the losses before it is a spike")
     )
-    spikes: float = Field(0.05, ge=0, le=1, description=mark("share of steps that may be spikes"))
-    memory: float = Field(0.8, gt=0, le=1, description=mark("peak memory in use, as a share of the device, below"))
-    variance: float = Field(0.1, ge=0, description=mark("student K and V variance over that before training, at least"))
-    rank: float = Field(0.25, ge=0, description=mark("effective rank of student K and V over that at step 1, at least"))
+    spikes: float = Field(0.05, ge=0, le=1, description=phrase("share of steps that may be spikes"))
+    memory: float = Field(0.8, gt=0, le=1, description=phrase("peak memory in use, as a share of the device, below"))
+    variance: float = Field(
+        0.1, ge=0, description=phrase("student K and V variance over that before training, at least")
+    )
+    rank: float = Field(
+        0.25, ge=0, description=phrase("effective rank of student K and V over that at step 1, at least")
+    )
 
 
 class TrainConfig(BaseModel):
@@ -51,74 +55,80 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    teachers: tuple[str, ...] = Field(("demo/teacher",), min_length=1, description=mark("frozen models to learn from"))
+    teachers: tuple[str, ...] = Field(
+        ("demo/teacher",), min_length=1, description=phrase("frozen models to learn from")
+    )
     student: str = Field(
-        "demo/student", description=mark("the model that is trained: a demo model, a Hub id, a folder")
+        "demo/student", description=phrase("the model that is trained: a demo model, a Hub id, a folder")
     )
     data: str = Field(
-        DEMO_DATA, description=mark("demo: the bundled text; prompts: the run's prompts.jsonl; or a local path")
+        DEMO_DATA, description=phrase("demo: the bundled text; prompts: the run's prompts.jsonl; or a local path")
     )
-    max_steps: int = Field(100, ge=1, le=1_000_000, description=mark("optimiser steps"))
-    batch_size: int = Field(2, ge=1, description=mark("documents per forward, over all processes"))
-    gradient_accumulation_steps: int = Field(1, ge=1, description=mark("forwards per optimiser step"))
-    gradient_checkpointing: bool = Field(False, description=mark("compute activations twice instead of keeping them"))
-    precision: Precision = Field("fp32", description=mark("fp16 and bf16: mixed precision, weights stay in fp32"))
+    max_steps: int = Field(100, ge=1, le=1_000_000, description=phrase("optimiser steps"))
+    batch_size: int = Field(2, ge=1, description=phrase("documents per forward, over all processes"))
+    gradient_accumulation_steps: int = Field(1, ge=1, description=phrase("forwards per optimiser step"))
+    gradient_checkpointing: bool = Field(False, description=phrase("compute activations twice instead of keeping them"))
+    precision: Precision = Field("fp32", description=phrase("fp16 and bf16: mixed precision, weights stay in fp32"))
     lr: float | None = Field(
         None,
         gt=0,
-        description=mark("of the student; none: 2e-5 from 100 M parameters on, else 1e-3; LoRA five times that"),
+        description=phrase("of the student; none: 2e-5 from 100 M parameters on, else 1e-3; LoRA five times that"),
     )
-    map_lr: float = Field(3e-3, gt=0, description=mark("of a trainable projector and router"))
-    max_grad_norm: float = Field(1.0, gt=0, description=mark("gradients are clipped to this norm"))
+    map_lr: float = Field(3e-3, gt=0, description=phrase("of a trainable projector and router"))
+    max_grad_norm: float = Field(1.0, gt=0, description=phrase("gradients are clipped to this norm"))
     warmup: float = Field(
-        0.05, ge=0, le=1, description=mark("share of the steps in which the rate rises; then it falls")
+        0.05, ge=0, le=1, description=phrase("share of the steps in which the rate rises; then it falls")
     )
-    seed: int = Field(0, ge=0, description=mark("of the data order, the held-out documents and the controls"))
+    seed: int = Field(0, ge=0, description=phrase("of the data order, the held-out documents and the controls"))
     max_tokens: int = Field(
-        1024, ge=2, description=mark("longest timeline per document; longer ones are cut, and said")
+        1024, ge=2, description=phrase("longest timeline per document; longer ones are cut, and said")
     )
 
-    use_kv_projector: bool = Field(True, description=mark("project the teacher's heads and width onto the student's"))
-    use_safe_resample: bool = Field(True, description=mark("resample the teacher's timeline onto the student's"))
-    map: MapKind = Field("ridge", description=mark("ridge: closed form, frozen; structured: the trainable KVProjector"))
-    time: TimeRule = Field("floor", description=mark("which teacher step stands for a student step"))
-    layers: LayerRule = Field("depth", description=mark("which teacher layers explain a student layer"))
+    use_kv_projector: bool = Field(True, description=phrase("project the teacher's heads and width onto the student's"))
+    use_safe_resample: bool = Field(True, description=phrase("resample the teacher's timeline onto the student's"))
+    map: MapKind = Field(
+        "ridge", description=phrase("ridge: closed form, frozen; structured: the trainable KVProjector")
+    )
+    time: TimeRule = Field("floor", description=phrase("which teacher step stands for a student step"))
+    layers: LayerRule = Field("depth", description=phrase("which teacher layers explain a student layer"))
     sinks: int = Field(
-        4, ge=0, le=64, description=mark("first content tokens of a document left out of fit and KV loss")
+        4, ge=0, le=64, description=phrase("first content tokens of a document left out of fit and KV loss")
     )
     fit_documents: int = Field(
-        200, ge=2, description=mark("training documents that the map is fitted on before step 1")
+        200, ge=2, description=phrase("training documents that the map is fitted on before step 1")
     )
 
-    fusion: Fusion = Field("fixed", description=mark("how several teachers are weighed in the student's space"))
-    fusion_weights: tuple[float, ...] = Field((), description=mark("of fixed fusion, one per teacher; none: all alike"))
+    fusion: Fusion = Field("fixed", description=phrase("how several teachers are weighed in the student's space"))
+    fusion_weights: tuple[float, ...] = Field(
+        (), description=phrase("of fixed fusion, one per teacher; none: all alike")
+    )
     fusion_temperature: float = Field(
-        0.1, gt=0, description=mark("of similarity fusion: small is decided, large is even")
+        0.1, gt=0, description=phrase("of similarity fusion: small is decided, large is even")
     )
-    entropy_weight: float = Field(0.01, ge=0, description=mark("of the entropy term of a learned router"))
+    entropy_weight: float = Field(0.01, ge=0, description=phrase("of the entropy term of a learned router"))
     entropy: Entropy = Field(
-        "diverse", description=mark("diverse: spread over the teachers; specialised: choose among them")
+        "diverse", description=phrase("diverse: spread over the teachers; specialised: choose among them")
     )
-    lambda_key: float = Field(1.0, ge=0, description=mark("weight of the loss on keys before RoPE"))
-    lambda_value: float = Field(1.0, ge=0, description=mark("weight of the loss on values"))
+    lambda_key: float = Field(1.0, ge=0, description=phrase("weight of the loss on keys before RoPE"))
+    lambda_value: float = Field(1.0, ge=0, description=phrase("weight of the loss on values"))
     trainable: Trainable = Field(
-        "full", description=mark("the whole student, LoRA adapters in it, or the projector only")
+        "full", description=phrase("the whole student, LoRA adapters in it, or the projector only")
     )
-    lora_rank: int = Field(8, ge=1, description=mark("rank of the LoRA adapters"))
+    lora_rank: int = Field(8, ge=1, description=phrase("rank of the LoRA adapters"))
     control: Control = Field(
-        "none", description=mark("a run that must not gain: no teacher, a shuffled or a random one")
+        "none", description=phrase("a run that must not gain: no teacher, a shuffled or a random one")
     )
 
-    eval_documents: int = Field(32, ge=1, description=mark("held-out documents, measured before and after"))
+    eval_documents: int = Field(32, ge=1, description=phrase("held-out documents, measured before and after"))
     functional: bool = Field(
         False,
-        description=mark(
+        description=phrase(
             "before and after, put the projected cache into the student and measure what it costs (the functional test)"
         ),
     )
-    checkpoint_every: int = Field(50, ge=1, description=mark("steps between two checkpoints"))
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description=mark("auto, cpu, cuda or cuda:N"))
-    thresholds: Thresholds = Field(Thresholds(), description=mark("of the verdict"))
+    checkpoint_every: int = Field(50, ge=1, description=phrase("steps between two checkpoints"))
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description=phrase("auto, cpu, cuda or cuda:N"))
+    thresholds: Thresholds = Field(Thresholds(), description=phrase("of the verdict"))
 
     @model_validator(mode="before")
     @classmethod
@@ -177,5 +187,5 @@ def checked(fields: Any) -> TrainConfig:
         "config-invalid",
         expected=expected,
         found=found,
-        remedy="correct this setting; `python -m kvlab train --help` lists them",
+        remedy=Message("correct this setting; `python -m kvlab train --help` lists them"),
     )

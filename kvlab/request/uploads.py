@@ -16,6 +16,7 @@ from pathlib import PurePath
 from typing import Any
 
 from kvlab.errors import PromptError
+from kvlab.language import Message
 
 EXTENSIONS = (".txt", ".jsonl", ".csv", ".parquet")
 
@@ -86,9 +87,9 @@ def extension(filename: str) -> str:
     if suffix not in EXTENSIONS:
         raise PromptError(
             "prompts-unknown-extension",
-            expected="a file ending in " + ", ".join(EXTENSIONS),
+            expected=Message("a file ending in {extensions}", extensions=", ".join(EXTENSIONS)),
             found=shown(safe_name(filename)),
-            remedy="save the prompts in one of these formats and rename the file accordingly",
+            remedy=Message("save the prompts in one of these formats and rename the file accordingly"),
         )
     return suffix
 
@@ -99,9 +100,11 @@ def check_text(data: bytes) -> None:
         if data.startswith(mark):
             raise PromptError(
                 "prompts-utf16",
-                expected="text in UTF-8",
-                found=f"text in {encoding} (its byte order mark at byte 0)",
-                remedy=f"save the file as UTF-8, or: iconv -f {encoding} -t UTF-8 old.txt > new.txt",
+                expected=Message("text in UTF-8"),
+                found=Message("text in {encoding} (its byte order mark at byte 0)", encoding=encoding),
+                remedy=Message(
+                    "save the file as UTF-8, or: iconv -f {encoding} -t UTF-8 old.txt > new.txt", encoding=encoding
+                ),
             )
     is_parquet = data.startswith(b"PAR1") and data.endswith(b"PAR1")
     magic = "a Parquet table" if is_parquet else next((n for m, n in _MAGIC if data.startswith(m)), None)
@@ -110,11 +113,13 @@ def check_text(data: bytes) -> None:
     if magic is not None:
         raise PromptError(
             "prompts-binary",
-            expected="text in UTF-8",
-            found=f"binary data: {magic}",
-            remedy="unpack or export it to one of "
-            + ", ".join(EXTENSIONS)
-            + "; if it is text in UTF-16: iconv -f UTF-16LE -t UTF-8 old.txt > new.txt",
+            expected=Message("text in UTF-8"),
+            found=Message("binary data: {kind}", kind=magic),
+            remedy=Message(
+                "unpack or export it to one of {extensions}; if it is text in UTF-16: iconv -f UTF-16LE -t "
+                "UTF-8 old.txt > new.txt",
+                extensions=", ".join(EXTENSIONS),
+            ),
         )
 
 
@@ -169,9 +174,9 @@ def decode(line: bytes, number: int, offset: int) -> str:
     if 0 in line:
         raise PromptError(
             "prompts-nul-bytes",
-            expected="text",
-            found=f"a NUL byte at byte offset {offset + line.index(0)} (line {number})",
-            remedy="remove it and load the file again; this line is left out, the others are kept",
+            expected=Message("text"),
+            found=Message("a NUL byte at byte offset {n} (line {line})", n=offset + line.index(0), line=number),
+            remedy=Message("remove it and load the file again; this line is left out, the others are kept"),
         )
     try:
         return line.decode()
@@ -183,9 +188,9 @@ def decode(line: bytes, number: int, offset: int) -> str:
 def wrong_encoding(byte: int, place: str) -> PromptError:
     return PromptError(
         "prompts-wrong-encoding",
-        expected="text in UTF-8",
-        found=f"byte 0x{byte:02X} {place}, which is not UTF-8",
-        remedy="save the file as UTF-8; Chinese text from Windows: iconv -f GBK -t UTF-8 old.txt > new.txt",
+        expected=Message("text in UTF-8"),
+        found=Message("byte 0x{byte} {place}, which is not UTF-8", byte=f"{byte:02X}", place=place),
+        remedy=Message("save the file as UTF-8; Chinese text from Windows: iconv -f GBK -t UTF-8 old.txt > new.txt"),
     )
 
 
@@ -227,15 +232,15 @@ def _json_object(line: str) -> dict[str, Any]:
             reason = f"{error.msg} at character {error.colno}"
         raise PromptError(
             "prompts-broken-json",
-            expected="one JSON object per line",
-            found=f"{shown(line)} ({reason})",
+            expected=Message("one JSON object per line"),
+            found=Message("{line} ({reason})", line=shown(line), reason=reason),
             remedy=remedy,
         ) from None
     if not isinstance(value, dict):
         raise PromptError(
             "prompts-not-object",
-            expected="one JSON object per line",
-            found=f"{kind_of(value)}: {shown(line)}",
+            expected=Message("one JSON object per line"),
+            found=Message("{kind_of}: {line}", kind_of=kind_of(value), line=shown(line)),
             remedy=remedy,
         )
     return value
@@ -258,7 +263,7 @@ def empty(found: str) -> PromptError:
     """The error of a file in which no document begins."""
     return PromptError(
         "prompts-empty",
-        expected="at least one document",
+        expected=Message("at least one document"),
         found=found,
-        remedy="choose a file with text in it",
+        remedy=Message("choose a file with text in it"),
     )

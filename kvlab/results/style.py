@@ -14,7 +14,7 @@ from math import isnan
 import numpy as np
 import plotly.graph_objects as go
 
-from kvlab.language import mark
+from kvlab.language import phrase
 from kvlab.results.alignment.data import TokenView
 
 KIND_NAME = {"key": "K", "value": "V"}
@@ -23,7 +23,7 @@ DAMAGE_SCALE = "Magma"
 TEACHER_COLOUR, STUDENT_COLOUR, NEUTRAL = "#0072B2", "#D55E00", "#8A8F98"  # Okabe and Ito 2008, and grey
 KIND_COLOUR = {"key": "#009E73", "value": "#CC79A7"}
 # Opacity of grey: later is darker.
-SEGMENT_SHADE = {mark("prompt"): 0.05, mark("reasoning"): 0.16, mark("answer"): 0.3}
+SEGMENT_SHADE = {phrase("prompt"): 0.05, phrase("reasoning"): 0.16, phrase("answer"): 0.3}
 # Behind the number of a cell, by whether it is more than its controls or than none; None where that is not known.
 VERDICT_MARKS = {True: "", False: " =", None: " ?"}
 CELL_TEXT_UP_TO = 16  # heads or layers; more, and the numbers would not be legible

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from kvlab.language import Message
 from kvlab.errors import RunError
 from kvlab.runs import locks, store
 from kvlab.runs.process import identity
@@ -46,9 +47,9 @@ def begin(folder: Path, command: Sequence[str]) -> None:
     except OSError as error:
         unstartable = RunError(
             "trainer-unstartable",
-            expected="the command of the run to start",
-            found=f"{error.strerror}: {command[0]}",
-            remedy="python -m kvlab doctor shows what is missing on this machine",
+            expected=Message("the command of the run to start"),
+            found=Message("{strerror}: {command}", strerror=error.strerror, command=command[0]),
+            remedy=Message("python -m kvlab doctor shows what is missing on this machine"),
         )
         store.write_status(folder, state="failed", error=unstartable.to_dict())
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 import signal
 from pathlib import Path
+from kvlab.language import Message
 from kvlab.errors import RunError
 from kvlab.runs.process import exit_words
 import errno
@@ -54,8 +55,8 @@ def explain(code: int | None, *logs: Path) -> dict[str, str]:
     kind, remedy = _kind(code, words)
     return RunError(
         kind,
-        expected="the process of the run to report how it ended",
-        found=f"it {how}" + (f"; from the end of its log:\n{words}" if words else ""),
+        expected=Message("the process of the run to report how it ended"),
+        found=Message("it {how}{value}", how=how, value=f'; from the end of its log:\n{words}' if words else ''),
         remedy=remedy,
     ).to_dict()
 
@@ -99,9 +100,9 @@ class NotFinite(TrainError):
     def __init__(self, step: int, names: list[str], line: dict[str, Any] | None = None):
         super().__init__(
             "not-finite",
-            expected="finite losses and gradients",
-            found=f"NaN or Inf in {', '.join(names)} at step {step}",
-            remedy="see below",
+            expected=Message("finite losses and gradients"),
+            found=Message("NaN or Inf in {names} at step {step}", names=', '.join(names), step=step),
+            remedy=Message("see below"),
         )
         self.step, self.names = step, names
         self.line = line or {"step": step}  # of metrics, which is kept like every other

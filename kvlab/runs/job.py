@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from kvlab.language import Message
 from kvlab.errors import Cancelled, KvlabError, RunError
 from kvlab.runs import store
 from kvlab.runs.live_status import LiveStatus
@@ -89,9 +90,9 @@ def server_gone() -> dict[str, str]:
     """Why an analysis ended with its worker: an error in the form of KvlabError.to_dict."""
     return RunError(
         "worker-stopped",
-        expected="the worker process to be left running until the analysis was done",
-        found="the app ended it: the app was closed, memory was freed, or another run had to be killed",
-        remedy="launch the analysis again",
+        expected=Message("the worker process to be left running until the analysis was done"),
+        found=Message("the app ended it: the app was closed, memory was freed, or another run had to be killed"),
+        remedy=Message("launch the analysis again"),
     ).to_dict()
 
 

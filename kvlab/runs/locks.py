@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from kvlab.language import Message
 from kvlab.errors import RunError
 from kvlab.runs import store
 
@@ -64,8 +65,8 @@ def _locked(descriptor: int, path: Path) -> bool:
             raise
         raise RunError(
             "lock-unsupported",
-            expected=f"a file system that can lock files (flock) at {path.parent}",
+            expected=Message("a file system that can lock files (flock) at {folder}", folder=path.parent),
             found=error.strerror or str(error),
-            remedy="keep runs on a local disk: KVLAB_RUNS=FOLDER; or mount this file system with locks",
+            remedy=Message("keep runs on a local disk: KVLAB_RUNS=FOLDER; or mount this file system with locks"),
         ) from error
     return True

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from kvlab.language import Message
 from kvlab.runs import process, store
 from kvlab.runs.run_queue import STOP
 
@@ -147,14 +148,9 @@ def _lost(status: dict[str, Any]) -> dict[str, str]:
     taken = status.get("pid") is not None
     return {
         "kind": "run-lost",
-        "expected": f"{where} to work on this run" if taken else "a process to work on this run",
-        "found": f"no such process any more; last sign of life {status.get('heartbeat') or status.get('updated')}"
-        if taken
-        else "none took it up"
-        if status
-        else "no readable status in the run's folder",
-        "remedy": "launch it again from its settings; if it ended by itself, its log files say how far it came, "
-        "and a machine out of memory is the usual cause",
+        "expected": Message("{where} to work on this run", where=where) if taken else Message("a process to work on this run"),
+        "found": Message("no such process any more; last sign of life {time}", time=status.get('heartbeat') or status.get('updated')) if taken else Message("none took it up") if status else Message("no readable status in the run's folder"),
+        "remedy": Message("launch it again from its settings; if it ended by itself, its log files say how far it " "came, and a machine out of memory is the usual cause"),
     }
 
 

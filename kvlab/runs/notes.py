@@ -6,6 +6,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from kvlab.language import Message
 from kvlab.errors import RunError
 from kvlab.runs import store
 
@@ -36,16 +37,16 @@ def write(folder: Path, text: str, before: str | None = None) -> None:
     if len(text) > LIMIT:
         raise RunError(
             "note-too-long",
-            expected=f"a note of at most {LIMIT:,} characters",
-            found=f"{len(text):,}",
-            remedy="shorten it; nothing was changed",
+            expected=Message("a note of at most {n} characters", n=f'{LIMIT:,}'),
+            found=Message("{n}", n=f'{len(text):,}'),
+            remedy=Message("shorten it; nothing was changed"),
         )
     if before is not None and read(folder) not in (before.strip(), text):
         raise RunError(
             "note-changed",
-            expected="the note as it was when you began to write",
-            found="another one, written meanwhile in another window or by hand",
-            remedy="look at it below, and save again to put yours in its place",
+            expected=Message("the note as it was when you began to write"),
+            found=Message("another one, written meanwhile in another window or by hand"),
+            remedy=Message("look at it below, and save again to put yours in its place"),
         )
     with store.disk_errors(folder):
         if not text:

@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kvlab.language import Message
 from kvlab import PROJECT
 from kvlab.errors import RunError
 from kvlab.runs import process, store
@@ -137,10 +138,9 @@ def attend(root: Path, trainer: Sequence[str] | None = None) -> None:
     if found:
         raise RunError(
             "keeper-unstartable",
-            expected="a process that starts queued runs one after the other",
+            expected=Message("a process that starts queued runs one after the other"),
             found=found,
-            remedy="close other programs if the machine is short of memory or processes; "
-            f"the queue goes on with: python -m kvlab runs list. Log: {log}",
+            remedy=Message("close other programs if the machine is short of memory or processes; the queue goes on " "with: python -m kvlab runs list. Log: {log}", log=log),
         )
 
 

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from kvlab.language import Message
 from kvlab import PROJECT
 from kvlab.errors import RunError
 
@@ -166,18 +167,17 @@ def find(root: Path, run_id: str) -> Path:
     if not valid_id(run_id):
         raise RunError(
             "run-id-invalid",
-            expected="a run id like 20260131T120000.000Z-my-run-1a2b",
+            expected=Message("a run id like 20260131T120000.000Z-my-run-1a2b"),
             found=repr(run_id)[:100],
-            remedy="take the id from the list of runs: python -m kvlab runs list",
+            remedy=Message("take the id from the list of runs: python -m kvlab runs list"),
         )
     folder = root / run_id
     if folder.is_symlink() or not folder.is_dir():
         raise RunError(
             "run-not-found",
-            expected=f"the folder of run {run_id} in {root}",
-            found="a link, which is not followed" if folder.is_symlink() else "no such folder",
-            remedy="take the id from the list of runs: python -m kvlab runs list; "
-            "runs kept elsewhere are found with KVLAB_RUNS=FOLDER",
+            expected=Message("the folder of run {id} in {folder}", id=run_id, folder=root),
+            found=Message("a link, which is not followed") if folder.is_symlink() else Message("no such folder"),
+            remedy=Message("take the id from the list of runs: python -m kvlab runs list; runs kept elsewhere are found " "with KVLAB_RUNS=FOLDER"),
         )
     return folder
 
@@ -206,11 +206,9 @@ def disk_errors(place: Path) -> Iterator[None]:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise RunError(
             "disk-full" if full else "runs-unwritable",
-            expected=f"room to write in {place}" if full else f"a folder that can be written to: {place}",
+            expected=Message("room to write in {folder}", folder=place) if full else Message("a folder that can be written to: {folder}", folder=place),
             found=error.strerror or str(error),
-            remedy="delete runs that are no longer needed, or keep runs on another disk: KVLAB_RUNS=FOLDER"
-            if full
-            else "check that it exists and belongs to you, or keep runs elsewhere: KVLAB_RUNS=FOLDER",
+            remedy=Message("delete runs that are no longer needed, or keep runs on another disk: KVLAB_RUNS=FOLDER") if full else Message("check that it exists and belongs to you, or keep runs elsewhere: KVLAB_RUNS=FOLDER"),
         ) from error
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from kvlab.language import Message
 from kvlab.errors import RunError
 from kvlab.runs import locks, monitor, process, run_queue, store
 from kvlab.runs.run_queue import ANY_DEVICE, STOP
@@ -94,9 +95,9 @@ def kill(folder: Path) -> None:
     if status.get("host") not in (None, socket.gethostname()) and monitor.judge(status) == "running":
         raise RunError(
             "run-elsewhere",
-            expected=f"a run on this host, {socket.gethostname()}",
-            found=f"one on {status.get('host')}",
-            remedy="kill it there; stop reaches it from here",
+            expected=Message("a run on this host, {host}", host=socket.gethostname()),
+            found=Message("one on {host}", host=status.get('host')),
+            remedy=Message("kill it there; stop reaches it from here"),
         )
     if not process.exists(pid, started):
         remedy = "it only waits: stop takes it out of the queue" if monitor.judge(status) == "queued" else "resume it"
@@ -104,9 +105,9 @@ def kill(folder: Path) -> None:
     if not process.end(pid, GONE_WITHIN) or process.exists(pid, started):
         raise RunError(
             "run-unkillable",
-            expected=f"process {pid} to be gone {GONE_WITHIN:g} s after signal 9 (SIGKILL)",
-            found="it is still there",
-            remedy="it waits for a disk or a driver; when it does not end by itself, ask your administrator",
+            expected=Message("process {pid} to be gone {seconds} s after signal 9 (SIGKILL)", pid=pid, seconds=f'{GONE_WITHIN:g}'),
+            found=Message("it is still there"),
+            remedy=Message("it waits for a disk or a driver; when it does not end by itself, ask your administrator"),
         )
     with _changing(folder) as status:
         if status.get("state") not in store.FINAL:
@@ -173,9 +174,9 @@ def _changing(folder: Path) -> Iterator[dict[str, Any]]:
         if not mine:
             raise RunError(
                 "run-busy",
-                expected=f"run {folder.name} to be at rest",
-                found="a process that has it still",
-                remedy="wait until it is gone, or kill it: python -m kvlab runs kill " + folder.name,
+                expected=Message("run {name} to be at rest", name=folder.name),
+                found=Message("a process that has it still"),
+                remedy=Message("wait until it is gone, or kill it: python -m kvlab runs kill {name}", name=folder.name),
             )
         yield store.read_status(folder)
 
@@ -201,9 +202,9 @@ def _training(folder: Path) -> dict[str, Any]:
     if status.get("kind") in store.COMPUTED:
         raise RunError(
             "run-not-training",
-            expected="a training run",
-            found=f"an analysis, {folder.name}",
-            remedy="cancel or repeat it on its page in the app",
+            expected=Message("a training run"),
+            found=Message("an analysis, {name}", name=folder.name),
+            remedy=Message("cancel or repeat it on its page in the app"),
         )
     return status
 
@@ -211,9 +212,9 @@ def _training(folder: Path) -> dict[str, Any]:
 def _killed(status: dict[str, Any]) -> dict[str, str]:
     return RunError(
         "run-killed-by-user",
-        expected="the run to end by itself or to be stopped",
-        found=f"it was killed at {status.get('phase')} {status.get('done')} of {status.get('total')}",
-        remedy="resume it from its last checkpoint",
+        expected=Message("the run to end by itself or to be stopped"),
+        found=Message("it was killed at {phase} {done} of {total}", phase=status.get('phase'), done=status.get('done'), total=status.get('total')),
+        remedy=Message("resume it from its last checkpoint"),
     ).to_dict()
 
 
@@ -228,7 +229,7 @@ def _ended(status: dict[str, Any], state: str, error: dict[str, str] | None) -> 
 
 
 def _state_error(kind: str, expected: str, state: str, remedy: str) -> RunError:
-    return RunError(kind, expected=expected, found=f"it is {state}", remedy=remedy)
+    return RunError(kind, expected=expected, found=Message("it is {state}", state=state), remedy=remedy)
 
 
 def again(folder: Path, inputs: Sequence[str] = ()) -> str:
@@ -243,9 +244,9 @@ def again(folder: Path, inputs: Sequence[str] = ()) -> str:
     if not config:
         raise RunError(
             "settings-unreadable",
-            expected=f"the run's settings in {store.CONFIG}",
-            found="no table of settings that can be read",
-            remedy="launch a new run on the Validation page",
+            expected=Message("the run's settings in {file}", file=store.CONFIG),
+            found=Message("no table of settings that can be read"),
+            remedy=Message("launch a new run on the Validation page"),
         )
     name = status.get("name")
     new = store.create(root, "training", name if isinstance(name, str) else "", config)

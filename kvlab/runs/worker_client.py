@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+from kvlab.language import Message
 from kvlab.errors import KvlabError, RunError
 from kvlab.runs import monitor, store
 from kvlab.runs.worker_process import GONE_WITHIN, WorkerProcess
@@ -65,9 +66,9 @@ class Worker:
         except TimeoutError:
             raise RunError(
                 "worker-timeout",
-                expected=f"an answer to {call} within {timeout:g} s",
-                found="none yet: the worker is busy starting, downloading, or with another question",
-                remedy="try again in a moment; if it stays like this, restart the app",
+                expected=Message("an answer to {call} within {seconds} s", call=call, seconds=f'{timeout:g}'),
+                found=Message("none yet: the worker is busy starting, downloading, or with another question"),
+                remedy=Message("try again in a moment; if it stays like this, restart the app"),
             ) from None
 
     def question(self, call: str, **args: Any) -> Future:
@@ -184,9 +185,9 @@ class Worker:
         if state == "running" or (state == "queued" and status.get("pid") is not None):
             raise RunError(
                 "run-elsewhere",
-                expected="a run of this app",
-                found=f"one that process {status.get('pid')} on {status.get('host')} computes",
-                remedy="cancel it in the app or terminal that started it",
+                expected=Message("a run of this app"),
+                found=Message("one that process {pid} on {host} computes", pid=status.get('pid'), host=status.get('host')),
+                remedy=Message("cancel it in the app or terminal that started it"),
             )
         if state == "queued":
             store.write_status(folder, state="cancelled")

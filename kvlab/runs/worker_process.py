@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kvlab.language import Message
 from kvlab.errors import KvlabError, RunError
 from kvlab.runs import store
 from kvlab.runs.failures import last_words
@@ -110,9 +111,9 @@ class WorkerProcess:
         if not (end_group(self.pid, GONE_WITHIN) and self.ended.wait(GONE_WITHIN)):
             raise RunError(
                 "worker-unkillable",
-                expected=f"process group {self.pid} to be gone after signal 9 (SIGKILL)",
-                found=f"still there: {group_members(self.pid)}",
-                remedy="it waits for a disk or a driver; when it does not end by itself, ask your administrator",
+                expected=Message("process group {pid} to be gone after signal 9 (SIGKILL)", pid=self.pid),
+                found=Message("still there: {pids}", pids=group_members(self.pid)),
+                remedy=Message("it waits for a disk or a driver; when it does not end by itself, ask your administrator"),
             )
 
     def _read(self) -> None:
@@ -190,10 +191,9 @@ class WorkerProcess:
         tail = last_words(self._log, self._log_start)
         return RunError(
             "worker-died",
-            expected="the worker process to answer",
-            found=f"it {how}" + (f"; from the end of its log:\n{tail}" if tail else ""),
-            remedy="launch again, which starts a new worker; if it dies again, use a smaller model, fewer tokens per "
-            f"batch or a 16-bit number type. Its whole log: {self._log}",
+            expected=Message("the worker process to answer"),
+            found=Message("it {how}{value}", how=how, value=f'; from the end of its log:\n{tail}' if tail else ''),
+            remedy=Message("launch again, which starts a new worker; if it dies again, use a smaller model, fewer " "tokens per batch or a 16-bit number type. Its whole log: {log}", log=self._log),
         )
 
 
@@ -210,7 +210,7 @@ def _spawn(command: Sequence[str], stderr) -> subprocess.Popen:
     except OSError as error:
         raise RunError(
             "worker-unstartable",
-            expected="a new process for the computations",
-            found=f"{error.strerror}: {command[0]}",
-            remedy="close other programs if the machine is short of memory or processes, then try again",
+            expected=Message("a new process for the computations"),
+            found=Message("{strerror}: {command}", strerror=error.strerror, command=command[0]),
+            remedy=Message("close other programs if the machine is short of memory or processes, then try again"),
         ) from error

@@ -14,6 +14,7 @@ from kvlab.align.items import Item, Reader
 from kvlab.align.shared_text import repeated_steps
 from kvlab.demo.corpus import endless, parts_of
 from kvlab.errors import TrainError
+from kvlab.language import Message
 from kvlab.models.loading import LoadedModel
 from kvlab.request import prompts, refusals
 from kvlab.request.align import AlignSettings
@@ -65,9 +66,9 @@ def documents(config: TrainConfig, folder: Path) -> tuple[list[Document], list[D
     if len(distinct) - heldout < 2:
         raise TrainError(
             "data-too-little",
-            expected="at least three documents of different text: two to train on, one held out",
-            found=f"{len(distinct)} in {config.data}",
-            remedy="add documents, or use the bundled text: --data demo",
+            expected=Message("at least three documents of different text: two to train on, one held out"),
+            found=Message("{n} in {place}", n=len(distinct), place=config.data),
+            remedy=Message("add documents, or use the bundled text: --data demo"),
         )
     order = np.random.default_rng(config.seed).permutation(len(distinct))
     held, kept = sorted(order[:heldout]), sorted(order[heldout:])
@@ -97,9 +98,9 @@ def _check_heldout(items: Sequence[Item]) -> None:
     if all(repeated_steps(item.student, item.repeated)[1:].all() for item in items):
         raise TrainError(
             "heldout-repeats",
-            expected="held-out documents that go on where no training document does",
-            found=f"{len(items)} whose every token stands in the beginning of a training document",
-            remedy="give documents of different text, or use the bundled text: --data demo",
+            expected=Message("held-out documents that go on where no training document does"),
+            found=Message("{n} whose every token stands in the beginning of a training document", n=len(items)),
+            remedy=Message("give documents of different text, or use the bundled text: --data demo"),
         )
 
 
@@ -139,8 +140,8 @@ def _local(path: str) -> list[Document]:
     if not files:
         raise TrainError(
             "data-not-found",
-            expected=f"a folder with {', '.join(SUFFIXES)} files",
-            found=f"none in {place}",
-            remedy="give a file or folder of documents, or use the bundled text: --data demo",
+            expected=Message("a folder with {extensions} files", extensions=", ".join(SUFFIXES)),
+            found=Message("none in {place}", place=place),
+            remedy=Message("give a file or folder of documents, or use the bundled text: --data demo"),
         )
     return [document for file in files for document in prompts.read_file(file).documents]

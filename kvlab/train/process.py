@@ -15,6 +15,7 @@ import yaml
 
 from kvlab.errors import Cancelled, KvlabError, RunError
 from kvlab.host import memory
+from kvlab.language import Message
 from kvlab.request.train import TrainConfig, checked
 from kvlab.runs import failures, store
 from kvlab.runs.failures import NotFinite
@@ -74,9 +75,9 @@ def read_config(folder: Path) -> TrainConfig:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise RunError(
             "config-unreadable",
-            expected=f"a readable {store.CONFIG} in {folder.name}",
-            found=f"{type(error).__name__}: {str(error).splitlines()[0]}",
-            remedy="launch the run again from its page or command",
+            expected=Message("a readable {file} in {folder}", file=store.CONFIG, folder=folder.name),
+            found=Message("{name}: {splitlines}", name=type(error).__name__, splitlines=str(error).splitlines()[0]),
+            remedy=Message("launch the run again from its page or command"),
         ) from error
     return checked(fields)
 

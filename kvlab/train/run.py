@@ -23,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 from kvlab.align.checks import run_checks
 from kvlab.errors import Cancelled, TrainError
 from kvlab.host import memory
+from kvlab.language import Message
 from kvlab.models.capture import self_test
 from kvlab.models.loading import LoadedModel, free_memory, load, pick_device, random_like, reader
 from kvlab.request import refusals
@@ -151,9 +152,9 @@ class Run:
         if config.batch_size % self.accelerator.num_processes:
             raise TrainError(
                 "batch-not-shared",
-                expected=f"a batch size that {self.accelerator.num_processes} processes share evenly",
-                found=f"--batch_size {config.batch_size}",
-                remedy=f"use a multiple of {self.accelerator.num_processes}, or fewer processes",
+                expected=Message("a batch size that {n} processes share evenly", n=self.accelerator.num_processes),
+                found=Message("--batch_size {batch_size}", batch_size=config.batch_size),
+                remedy=Message("use a multiple of {n}, or fewer processes", n=self.accelerator.num_processes),
             )
         teachers: list[LoadedModel] = []
         for number, name in enumerate(config.teachers):

@@ -12,6 +12,7 @@ from transformers.cache_utils import LinearAttentionCacheLayerMixin
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from kvlab.errors import TrainError
+from kvlab.language import Message
 from kvlab.models import cache_names
 from kvlab.models.forward import empty_cache
 from kvlab.models.loading import LoadedModel
@@ -51,9 +52,14 @@ def read_student(loaded: LoadedModel, ids: torch.Tensor, mask: torch.Tensor) -> 
         if stored[0] is None or stored[0].shape[2] != ids.shape[1]:
             raise TrainError(
                 "student-cache-incomplete",
-                expected=f"a cache of all {ids.shape[1]} tokens in layer {layer} of {loaded.name}",
-                found="nothing" if stored[0] is None else f"{stored[0].shape[2]} tokens",
-                remedy="choose a student whose layers cache every token",
+                expected=Message(
+                    "a cache of all {n} tokens in layer {layer} of {name}",
+                    n=ids.shape[1],
+                    layer=layer,
+                    name=loaded.name,
+                ),
+                found=Message("nothing") if stored[0] is None else Message("{n} tokens", n=stored[0].shape[2]),
+                remedy=Message("choose a student whose layers cache every token"),
             )
         for kind, x in zip(KINDS, stored, strict=True):
             site = sites.get((layer, kind))
@@ -74,9 +80,13 @@ def recompute_activations(loaded: LoadedModel) -> None:
     if not layers or recurrent or type(cache) is not DynamicCache:
         raise TrainError(
             "checkpointing-unsupported",
-            expected="a student whose layers can be computed twice (gradient checkpointing)",
-            found=f"{type(loaded.model).__name__}, " + ("which has none" if not layers else "with a recurrent state"),
-            remedy="leave --gradient_checkpointing out, and use a smaller batch: --batch_size 1",
+            expected=Message("a student whose layers can be computed twice (gradient checkpointing)"),
+            found=Message(
+                "{name}, {value}",
+                name=type(loaded.model).__name__,
+                value="which has none" if not layers else "with a recurrent state",
+            ),
+            remedy=Message("leave --gradient_checkpointing out, and use a smaller batch: --batch_size 1"),
         )
     for layer in layers:
         layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)

@@ -129,8 +129,8 @@ def _kind(folder: Path) -> str:
 
 def labels(views: Sequence[View]) -> dict[str, str]:
     """Id -> what a picker calls it: the sample, and these."""
-    labelled = {SAMPLE: say("Sample: demo/teacher → demo/student, bundled prompts")}
-    return labelled | {view.id: f"{view.name}, {_created(view.id)}" for view in views}
+    models = {SAMPLE: say("Sample: demo/teacher → demo/student, bundled prompts")}
+    return models | {view.id: f"{view.name}, {_created(view.id)}" for view in views}
 
 
 def shown_name(run_id: str, teacher: int) -> str:

@@ -9,7 +9,7 @@ import streamlit as st
 
 from kvlab.errors import KvlabError
 from kvlab.host.memory import readable
-from kvlab.language import mark, say
+from kvlab.language import phrase, say
 from kvlab.results.alignment.heads import error_heatmap
 from kvlab.results.alignment.sentences import ERROR_MEANING, sentence
 from kvlab.results.function import data
@@ -25,9 +25,9 @@ PATIENCE = 0.5  # seconds that a page waits for what it can show later
 
 # Of positions that are not rotated.
 POSITIONS = {
-    "none": mark("none"),
-    "learned": mark("learned"),
-    "sinusoidal": mark("sinusoidal"),
+    "none": phrase("none"),
+    "learned": phrase("learned"),
+    "sinusoidal": phrase("sinusoidal"),
 }
 
 

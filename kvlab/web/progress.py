@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from kvlab.errors import KvlabError, RunError
-from kvlab.language import mark, say, translated
+from kvlab.language import phrase, say, translated
 from kvlab.request.prompts import RUN_PROMPTS
 from kvlab.runs import store
 from kvlab.runs.monitor import View
@@ -17,17 +17,17 @@ UNFINISHED = "unfinished.safetensors"  # align.unfinished.NAME, which needs torc
 
 
 PAGES = {"analysis": "alignment", "injection": "function"}  # kind of a run -> its page
-RUNNING = {"analysis": mark("Analysis {name}: {phase}"), "injection": mark("Functional test {name}: {phase}")}
+RUNNING = {"analysis": phrase("Analysis {name}: {phase}"), "injection": phrase("Functional test {name}: {phase}")}
 ENDS = {
     "analysis": {
-        "cancelled": mark("This analysis was cancelled."),
-        "lost": mark("This analysis was lost"),
-        "failed": mark("This analysis failed"),
+        "cancelled": phrase("This analysis was cancelled."),
+        "lost": phrase("This analysis was lost"),
+        "failed": phrase("This analysis failed"),
     },
     "injection": {
-        "cancelled": mark("This functional test was cancelled."),
-        "lost": mark("This functional test was lost"),
-        "failed": mark("This functional test failed"),
+        "cancelled": phrase("This functional test was cancelled."),
+        "lost": phrase("This functional test was lost"),
+        "failed": phrase("This functional test failed"),
     },
 }
 

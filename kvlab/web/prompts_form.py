@@ -8,7 +8,7 @@ from typing import TypeVar
 import streamlit as st
 
 from kvlab.errors import PromptError
-from kvlab.language import mark, say, translated
+from kvlab.language import Message, phrase, say, translated
 from kvlab.request import prompts
 from kvlab.request.align import AnalysisRequest
 from kvlab.request.prompts import Reading
@@ -20,15 +20,15 @@ from kvlab.web.widgets import SEGMENTS, plain, show_error
 
 Found = TypeVar("Found")
 
-SOURCES = {"samples": mark("Bundled samples"), "paste": mark("Paste"), "upload": mark("Upload")}
+SOURCES = {"samples": phrase("Bundled samples"), "paste": phrase("Paste"), "upload": phrase("Upload")}
 SUFFIXES = [suffix.removeprefix(".") for suffix in EXTENSIONS]
 READ, READ_SECONDS = 8, 3600  # files read that the server keeps, and how long
 UPLOAD_MIB = prompts.LIMITS.bytes // 2**20
-PASTE_HELP = mark("Separate prompts by an empty line.")
-UPLOAD_HELP = mark(
+PASTE_HELP = phrase("Separate prompts by an empty line.")
+UPLOAD_HELP = phrase(
     ".txt (prompts separated by blank lines), .jsonl (prompt or text, reasoning, answer), .csv, .parquet"
 )
-BEGINS = {"reasoning": mark("The reasoning begins with"), "answer": mark("The answer begins with")}
+BEGINS = {"reasoning": phrase("The reasoning begins with"), "answer": phrase("The answer begins with")}
 
 
 def documents() -> tuple[list[Document], str]:
@@ -69,9 +69,9 @@ def read_upload(upload, key: str) -> Reading:
         if column is None:
             raise PromptError(
                 "prompts-no-column",
-                expected="the column that holds the prompts",
-                found=f"{len(columns)} columns, none of them named prompt or text",
-                remedy="choose one above",
+                expected=Message("the column that holds the prompts"),
+                found=Message("{n} columns, none of them named prompt or text", n=len(columns)),
+                remedy=Message("choose one above"),
             )
     return _of(_reading, upload, column)
 

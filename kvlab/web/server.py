@@ -16,7 +16,7 @@ from streamlit import config
 from streamlit.web.server.server_util import get_url
 
 from kvlab.errors import KvlabError
-from kvlab.language import mark, say
+from kvlab.language import phrase, say
 from kvlab.runs import run_queue, store
 from kvlab.runs.worker_client import Worker
 from kvlab.web.access import hosts
@@ -25,15 +25,15 @@ from kvlab.web.access.access_token import NEW, VARIABLE, AccessError, Keys, is_l
 WILDCARDS = ("", "0.0.0.0", "::")
 # Of the terminal.
 AT = "kvlab: {address}"
-TUNNEL = mark("From your own computer, first: {command}")
-TUNNEL_THEN = mark("From your own computer, first: {command}, then open {address} with the same token")
-NO_TOKEN = mark(
+TUNNEL = phrase("From your own computer, first: {command}")
+TUNNEL_THEN = phrase("From your own computer, first: {command}, then open {address} with the same token")
+NO_TOKEN = phrase(
     "No access token: every account on this machine can open kvlab. With one: {setting} streamlit run app.py"
 )
-CLEAR_TEXT = mark("Beyond this machine the token travels unencrypted; the tunnel encrypts it.")
+CLEAR_TEXT = phrase("Beyond this machine the token travels unencrypted; the tunnel encrypts it.")
 # Of the pages.
-NOTE = mark("kvlab runs on this machine and sends nothing anywhere.")
-NOTE_OPEN = mark(
+NOTE = phrase("kvlab runs on this machine and sends nothing anywhere.")
+NOTE_OPEN = phrase(
     "There is no access token: every account on this machine can open this address ({setting} changes that)."
 )
 SETTING = f"{VARIABLE}={NEW}"

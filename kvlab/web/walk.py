@@ -11,7 +11,7 @@ import streamlit as st
 from streamlit.navigation.page import StreamlitPage
 
 from kvlab.errors import KvlabError
-from kvlab.language import mark, say
+from kvlab.language import phrase, say
 from kvlab.runs import store
 from kvlab.web import backend, places
 
@@ -108,16 +108,16 @@ def _sample(view: str) -> dict[str, object]:
 
 STEPS = (
     Step(
-        mark("The finding"),
-        mark(
+        phrase("The finding"),
+        phrase(
             "A finished sample: two small models that were really trained. Each cell is one student head; dark is an "
             "error near 0, “=” marks a head for which the teacher says no more than its controls do."
         ),
         places.overview,
     ),
     Step(
-        mark("One head beside its controls"),
-        mark(
+        phrase("One head beside its controls"),
+        phrase(
             "Click a cell, or pick a row of the table. A score means something only beside its controls: what the "
             "token alone says, what a teacher of random weights says, what shuffled rows say."
         ),
@@ -125,8 +125,8 @@ STEPS = (
         _sample("heads"),
     ),
     Step(
-        mark("Two tokenizers on one text"),
-        mark(
+        phrase("Two tokenizers on one text"),
+        phrase(
             "Which teacher step stands for a student step is decided on bytes. The rule chosen here is worth more than "
             "the projector: see where the borders of the tokens meet and where they drift."
         ),
@@ -134,8 +134,8 @@ STEPS = (
         _sample("timeline"),
     ),
     Step(
-        mark("Which layers explain which"),
-        mark(
+        phrase("Which layers explain which"),
+        phrase(
             "How alike every teacher layer is to every student layer, beside what shuffled rows would show, and the "
             "layers that were chosen on held-out text."
         ),
@@ -143,8 +143,8 @@ STEPS = (
         _sample("layers"),
     ),
     Step(
-        mark("Whether the student can use it"),
-        mark(
+        phrase("Whether the student can use it"),
+        phrase(
             "How near the projection comes does not say whether the student can go on from it. Here it does, beside "
             "its own cache and four controls; and head by head, which error costs anything."
         ),
@@ -152,8 +152,8 @@ STEPS = (
         {"function-run": backend.SAMPLE, "function-view": "verdict", "function-form-open": False},
     ),
     Step(
-        mark("Your own prompts"),
-        mark(
+        phrase("Your own prompts"),
+        phrase(
             "Paste or upload them, choose two models by name or folder: whether they fit in memory is said before a "
             "weight is loaded. The analysis goes on when you close this page."
         ),
@@ -161,16 +161,16 @@ STEPS = (
         _sample("heads") | {"form-open": True},
     ),
     Step(
-        mark("Does a 100-step run work?"),
-        mark(
+        phrase("Does a 100-step run work?"),
+        phrase(
             "One click launches a short distillation run in a process of its own. Close the laptop, come back, read "
             "the verdict; launch its controls as well, because a falling KV loss alone proves nothing."
         ),
         places.validation,
     ),
     Step(
-        mark("Everything stays on disk"),
-        mark(
+        phrase("Everything stays on disk"),
+        phrase(
             "All runs are here after a restart of the server: lay them over each other, see which settings differ, "
             "take the report with you."
         ),

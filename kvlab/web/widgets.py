@@ -7,7 +7,7 @@ from math import isfinite, isnan
 import streamlit as st
 
 from kvlab.errors import KvlabError
-from kvlab.language import mark, plural, say, translated
+from kvlab.language import phrase, plural, say, translated
 from kvlab.results.alignment.data import Alignment, HeadScore
 from kvlab.results.style import KIND_NAME
 from kvlab.results.words import whole
@@ -17,36 +17,36 @@ GIB = 2**30
 UNKNOWN = "–"
 
 TIME_RULES = {
-    "floor": mark("floor — last teacher token that ends at or before the student token (causal)"),
-    "exact": mark("exact — only where both end at the same byte"),
-    "ceil": mark("ceil — first teacher token that ends at or after (looks ahead)"),
-    "overlap": mark("overlap — mean of the teacher tokens that share its bytes (not causal)"),
-    "linear": mark("linear — interpolation by position, blind to the text"),
-    "nearest": mark("nearest — rounded position, blind to the text"),
-    "segment": mark("segment — linear inside prompt, reasoning and answer"),
-    "rkv": mark("R-KV — per head, the teacher steps that matter most and repeat least"),
+    "floor": phrase("floor — last teacher token that ends at or before the student token (causal)"),
+    "exact": phrase("exact — only where both end at the same byte"),
+    "ceil": phrase("ceil — first teacher token that ends at or after (looks ahead)"),
+    "overlap": phrase("overlap — mean of the teacher tokens that share its bytes (not causal)"),
+    "linear": phrase("linear — interpolation by position, blind to the text"),
+    "nearest": phrase("nearest — rounded position, blind to the text"),
+    "segment": phrase("segment — linear inside prompt, reasoning and answer"),
+    "rkv": phrase("R-KV — per head, the teacher steps that matter most and repeat least"),
 }
 LAYER_RULES = {
-    "heldout": mark("held-out — the layers, up to 4, that explain held-out text best"),
-    "cka": mark("CKA — the most similar layer"),
-    "depth": mark("depth — proportional, first to first and last to last"),
+    "heldout": phrase("held-out — the layers, up to 4, that explain held-out text best"),
+    "cka": phrase("CKA — the most similar layer"),
+    "depth": phrase("depth — proportional, first to first and last to last"),
 }
-SEARCHES = {"banded": mark("near the proportional depth"), "full": mark("all teacher layers (slower)")}
+SEARCHES = {"banded": phrase("near the proportional depth"), "full": phrase("all teacher layers (slower)")}
 PROJECTORS = {
-    "ridge": mark("ridge — closed form, from all teacher heads"),
-    "structured": mark("structured — head mixing × width projection (KVProjector)"),
-    "group-mean": mark("group mean — nothing is fitted"),
+    "ridge": phrase("ridge — closed form, from all teacher heads"),
+    "structured": phrase("structured — head mixing × width projection (KVProjector)"),
+    "group-mean": phrase("group mean — nothing is fitted"),
 }
-KEYS = {"pre-rope": mark("before RoPE (rotation undone)"), "post-rope": mark("after RoPE (as cached)")}
+KEYS = {"pre-rope": phrase("before RoPE (rotation undone)"), "post-rope": phrase("after RoPE (as cached)")}
 CALIBRATION = {
-    "auto": mark("auto — also on the bundled samples when there are fewer than 20 prompts"),
-    "samples": mark("my prompts and the bundled samples"),
-    "none": mark("my prompts only"),
+    "auto": phrase("auto — also on the bundled samples when there are fewer than 20 prompts"),
+    "samples": phrase("my prompts and the bundled samples"),
+    "none": phrase("my prompts only"),
 }
 SEGMENTS = {
-    "auto": mark("from the fields of the file, else from markers in the text"),
-    "fields": mark("from the fields of the file only"),
-    "none": mark("none — every prompt is one"),
+    "auto": phrase("from the fields of the file, else from markers in the text"),
+    "fields": phrase("from the fields of the file only"),
+    "none": phrase("none — every prompt is one"),
 }
 
 

@@ -8,7 +8,7 @@ import zipfile
 
 import pandas as pd
 
-from kvlab.language import current, mark, say, speaking
+from kvlab.language import current, phrase, say, speaking
 from kvlab.results.alignment import data, sentences
 from kvlab.results.alignment.data import Alignment, HeadScore, Inspected
 from kvlab.results.alignment.layers import layer_pairs
@@ -23,17 +23,21 @@ LISTS = ("heads", "inspected", "fusion", "format")  # of alignment.json; the fir
 EPOCH = (1980, 1, 1, 0, 0, 0)  # of every entry, so that the same result gives the same bytes
 
 ABOUT = {
-    data.CSV_NAME: mark("held-out scores per student head, as `align` writes them"),
-    "scores.csv": mark("every score of every student head with its controls, standard errors and numbers of tokens"),
-    "layers.csv": mark("every pair of student and teacher layer: CKA, its null, held-out R² alone, and whether chosen"),
-    data.FUSION_NAME: mark("scores of all teachers fused, beside each alone"),
-    "timeline.csv": mark(
+    data.CSV_NAME: phrase("held-out scores per student head, as `align` writes them"),
+    "scores.csv": phrase("every score of every student head with its controls, standard errors and numbers of tokens"),
+    "layers.csv": phrase(
+        "every pair of student and teacher layer: CKA, its null, held-out R² alone, and whether chosen"
+    ),
+    data.FUSION_NAME: phrase("scores of all teachers fused, beside each alone"),
+    "timeline.csv": phrase(
         "the documents kept token by token: bytes, mean error of heads, and per time rule the teacher step and its "
         "lag in bytes"
     ),
-    "spectrum.csv": mark("held-out error of every student head along each of its principal directions, and its share"),
-    "time-rules.csv": mark("held-out R² of every student head under every time rule, on the sample"),
-    SETTINGS: mark("settings, versions, models, data, controls, self-tests, timings and means"),
+    "spectrum.csv": phrase(
+        "held-out error of every student head along each of its principal directions, and its share"
+    ),
+    "time-rules.csv": phrase("held-out R² of every student head under every time rule, on the sample"),
+    SETTINGS: phrase("settings, versions, models, data, controls, self-tests, timings and means"),
 }
 
 

@@ -25,7 +25,7 @@ import pandas as pd
 from safetensors.numpy import load_file, save_file
 
 from kvlab.errors import AlignError
-from kvlab.language import mark
+from kvlab.language import Message, phrase
 from kvlab.results.safe_csv import safe_csv
 
 FORMAT = 2
@@ -79,13 +79,13 @@ class HeadScore:
         if not isfinite(self.gain_se):
             return None
         floors = {
-            mark("the mean"): 0.0,
-            mark("shuffled rows"): self.r2_shuffled,
-            mark("the group mean"): self.r2_group_mean,
+            phrase("the mean"): 0.0,
+            phrase("shuffled rows"): self.r2_shuffled,
+            phrase("the group mean"): self.r2_group_mean,
         }
         gains = {
-            mark("the token alone"): (self.gain, self.gain_se),
-            mark("a teacher of random weights"): (self.gain_random, self.gain_random_se),
+            phrase("the token alone"): (self.gain, self.gain_se),
+            phrase("a teacher of random weights"): (self.gain_random, self.gain_random_se),
         }
         below = [name for name, floor in floors.items() if isfinite(floor) and not self.r2 > floor]
         return below + [name for name, (gain, se) in gains.items() if isfinite(gain) and not gain > 2 * se]
@@ -288,9 +288,14 @@ def read(folder: Path) -> Alignment:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AlignError(
             "alignment-unreadable",
-            expected=f"{JSON_NAME} and {ARRAYS_NAME} as written by kvlab {FORMAT}.x",
-            found=f"{type(error).__name__}: {error}",
-            remedy="run the analysis again; its settings are in config.yaml",
+            expected=Message(
+                "{json} and {arrays} as written by kvlab {version}.x",
+                json=JSON_NAME,
+                arrays=ARRAYS_NAME,
+                version=FORMAT,
+            ),
+            found=Message("{name}: {error}", name=type(error).__name__, error=error),
+            remedy=Message("run the analysis again; its settings are in config.yaml"),
         ) from error
 
 

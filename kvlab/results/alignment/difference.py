@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from kvlab.language import current, mark, plural, say, speaking
+from kvlab.language import current, phrase, plural, say, speaking
 from kvlab.results.alignment.data import Alignment
 from kvlab.results.cells import Cell, cell_map
 from kvlab.results.style import DIFFERENCE_SCALE, KIND_NAME, VERDICT_MARKS, written
@@ -108,24 +108,24 @@ def _hover(head: HeadDifference) -> str:
     return "<br>".join(lines)
 
 
-DIFFERENCE_MEANING = mark(
+DIFFERENCE_MEANING = phrase(
     "Colour: R² of B minus R² of A, both on documents that the maps were not fitted on; purple is more in B, orange "
     "less, white alike. “=” marks a difference within two standard errors of none. The standard error is √(s.e. of A² "
     "+ s.e. of B²), as of independent texts; on the same text it is usually too large. Of many heads some are beyond "
     "it by chance: where two analyses differ by their texts alone, one in ten and more, and often many together."
 )
 # Of compared_settings: what was read.
-TEXT = (mark("prompts"), mark("documents (SHA-256)"), mark("calibration documents"), mark("student tokens"))
+TEXT = (phrase("prompts"), phrase("documents (SHA-256)"), phrase("calibration documents"), phrase("student tokens"))
 CONTROLS = (  # their words, the column of their R²
-    (mark("teacher"), "r2"),
-    (mark("token identity"), "r2_identity"),
-    (mark("random weights"), "r2_random"),
-    (mark("shuffled rows"), "r2_shuffled"),
+    (phrase("teacher"), "r2"),
+    (phrase("token identity"), "r2_identity"),
+    (phrase("random weights"), "r2_random"),
+    (phrase("shuffled rows"), "r2_shuffled"),
 )
 
 NOT_CLEAR = {
-    False: mark("That is within two standard errors of none."),
-    None: mark("There is no standard error of it, so whether that is more than chance is not known."),
+    False: phrase("That is within two standard errors of none."),
+    None: phrase("There is no standard error of it, so whether that is more than chance is not known."),
 }
 
 
@@ -225,10 +225,10 @@ def compared_settings(alignment: Alignment) -> dict[str, Any]:
         "teacher": alignment.teacher["name"],
         "student": alignment.student["name"],
         "prompts": alignment.prompts,
-        mark("documents (SHA-256)"): data.get("documents_sha256", "")[:12] or None,
+        phrase("documents (SHA-256)"): data.get("documents_sha256", "")[:12] or None,
         "documents": data["documents"],
-        mark("calibration documents"): data["calibration_documents"],
-        mark("student tokens"): data["student_tokens"],
+        phrase("calibration documents"): data["calibration_documents"],
+        phrase("student tokens"): data["student_tokens"],
         **alignment.settings,
         "versions": alignment.versions,
     }

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from kvlab.language import mark, say
+from kvlab.language import phrase, say
 from kvlab.results.alignment.data import Alignment, HeadScore, Inspected, TokenView
 from kvlab.results.cells import Cell, cell_map
 from kvlab.results.memo import once
@@ -30,8 +30,8 @@ LOWEST_SHOWN = -1.0  # of R^2; a bar that goes lower is cut, its number is writt
 ERROR_COLOURS = {"colorscale": ERROR_SCALE, "zmin": 0.0, "zmax": 1.0}
 ERROR_TICKS = [0, 0.25, 0.5, 0.75, 1]
 CONTRIBUTIONS = (  # array, words, colour
-    ("alone", mark("R² from this head alone"), "#BFD7EA"),
-    ("without", mark("R² lost without it"), TEACHER_COLOUR),
+    ("alone", phrase("R² from this head alone"), "#BFD7EA"),
+    ("without", phrase("R² lost without it"), TEACHER_COLOUR),
 )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from kvlab.language import mark, plural, say
+from kvlab.language import phrase, plural, say
 from kvlab.results.alignment.data import Alignment
 from kvlab.results.alignment.sentences import split
 from kvlab.results.memo import once
@@ -17,9 +17,9 @@ from kvlab.results.style import CELL_TEXT_UP_TO, CKA_SCALE, KIND_NAME, R2_SCALE,
 from kvlab.results.words import clauses, listed, number, together
 
 MATRICES = {  # array -> title, words of the hover
-    "r2": (mark("held-out R² of each teacher layer alone"), mark("held-out R² alone")),
-    "cka": (mark("unbiased CKA with the teacher"), "CKA"),
-    "own": (mark("the student with itself, the ceiling"), "CKA"),
+    "r2": (phrase("held-out R² of each teacher layer alone"), phrase("held-out R² alone")),
+    "cka": (phrase("unbiased CKA with the teacher"), "CKA"),
+    "own": (phrase("the student with itself, the ceiling"), "CKA"),
 }
 NOTHING = "rgba(138,143,152,0.22)"  # grey, on white and on black: no cache in that layer, or not searched
 
@@ -105,16 +105,16 @@ def _outline(figure: go.Figure, layers: dict[int, list[int]], thick: float) -> N
 
 BYTE_RULES = ("exact", "floor", "ceil", "overlap")  # layers and maps are fitted on exact rows only
 
-NAMES = {"cka": "CKA", "cka_shuffled": mark("CKA shuffled"), "r2": mark("R² alone")}
-ANY = mark("{n:,} student tokens")
-EXACT = mark("{n:,} student tokens, those where both models have read the same bytes")
-EXACT_HERE = mark(
+NAMES = {"cka": "CKA", "cka_shuffled": phrase("CKA shuffled"), "r2": phrase("R² alone")}
+ANY = phrase("{n:,} student tokens")
+EXACT = phrase("{n:,} student tokens, those where both models have read the same bytes")
+EXACT_HERE = phrase(
     "{n:,} student tokens, those where both models have read the same bytes (the scores of heads are of the other "
     "tokens too, and lower)"
 )
 AMONG = {
-    "banded": mark("among teacher layers near the proportional depth"),
-    "full": mark("among all {n} teacher layers"),
+    "banded": phrase("among teacher layers near the proportional depth"),
+    "full": phrase("among all {n} teacher layers"),
 }
 
 
@@ -204,13 +204,13 @@ def chosen_table(alignment: Alignment) -> pd.DataFrame:
             rows.append(
                 {
                     "K/V": name,
-                    mark("student layer"): layer,
-                    mark("teacher layers"): listed(layers),
-                    mark("folds that agree"): say("{n} of {total}", n=alike, total=len(by_fold[position])),
-                    mark("best alone"): None if best is None else best[0],
-                    mark("R² of it"): None if best is None else best[1],
-                    mark("highest CKA"): _most(cka),
-                    mark("shuffled rows"): _most(null),
+                    phrase("student layer"): layer,
+                    phrase("teacher layers"): listed(layers),
+                    phrase("folds that agree"): say("{n} of {total}", n=alike, total=len(by_fold[position])),
+                    phrase("best alone"): None if best is None else best[0],
+                    phrase("R² of it"): None if best is None else best[1],
+                    phrase("highest CKA"): _most(cka),
+                    phrase("shuffled rows"): _most(null),
                 }
             )
     return pd.DataFrame(rows)
@@ -225,7 +225,7 @@ def layer_pairs(alignment: Alignment) -> pd.DataFrame:
         for position, (student, layers) in enumerate(chosen(alignment, kind).items()):
             for column, teacher in enumerate(teachers):
                 values = {m: None if a is None else float(a[position, column]) for m, a in matrices.items()}
-                numbered = {mark("student layer"): student, mark("teacher layer"): teacher}
+                numbered = {phrase("student layer"): student, phrase("teacher layer"): teacher}
                 pair = {"kind": name, **numbered, "chosen": teacher in layers}
                 rows.append(pair | values)
     return pd.DataFrame(rows).rename(columns=NAMES)

@@ -8,7 +8,7 @@ from html import escape
 import pandas as pd
 import plotly.graph_objects as go
 
-from kvlab.language import current, mark, say, speaking, translated
+from kvlab.language import current, phrase, say, speaking, translated
 from kvlab.results.alignment import layers, one_head, sentences, tables
 from kvlab.results.alignment.data import Alignment, worst_head
 from kvlab.results.alignment.fusion import gain_heatmap
@@ -23,40 +23,40 @@ from kvlab.results.style import KIND_NAME
 Section = Callable[[Callable[[go.Figure], str]], list[str]]
 STYLE = ".text { white-space: pre-wrap; overflow-wrap: anywhere; } .differs { background: #ffe3b3; color: #000; }"
 LANGUAGES = {"en": "en", "zh": "zh-Hans"}  # as HTML names them
-SETTING, VALUE = mark("setting"), mark("value")
+SETTING, VALUE = phrase("setting"), phrase("value")
 RULES = (  # columns of the table of time rules
-    mark("rule"),
-    mark("exact_rate"),
-    mark("coverage"),
-    mark("mean_absolute_lag_bytes"),
-    mark("largest_lag_bytes"),
-    mark("looks_ahead_rate"),
+    phrase("rule"),
+    phrase("exact_rate"),
+    phrase("coverage"),
+    phrase("mean_absolute_lag_bytes"),
+    phrase("largest_lag_bytes"),
+    phrase("looks_ahead_rate"),
 )
 
 PAIRS = (  # what a value in the table of settings is, where it is no setting: of the data, the controls, the seconds
-    mark("prompts"),
-    mark("teachers"),
-    mark("documents"),
-    mark("documents_sha256"),
-    mark("calibration_documents"),
-    mark("student_tokens"),
-    mark("teacher_tokens"),
-    mark("repeated_tokens"),
-    mark("split"),
-    mark("rows_fit"),
-    mark("rows_scored"),
-    mark("rows_per_feature"),
-    mark("rows"),
-    mark("whole_sample"),
-    mark("random_teacher"),
-    mark("read_sample_s"),
-    mark("choose_layers_s"),
-    mark("controls_s"),
-    mark("compare_rules_s"),
-    mark("sum_s"),
-    mark("read_rest_s"),
-    mark("fit_and_score_s"),
-    mark("token_by_token_s"),
+    phrase("prompts"),
+    phrase("teachers"),
+    phrase("documents"),
+    phrase("documents_sha256"),
+    phrase("calibration_documents"),
+    phrase("student_tokens"),
+    phrase("teacher_tokens"),
+    phrase("repeated_tokens"),
+    phrase("split"),
+    phrase("rows_fit"),
+    phrase("rows_scored"),
+    phrase("rows_per_feature"),
+    phrase("rows"),
+    phrase("whole_sample"),
+    phrase("random_teacher"),
+    phrase("read_sample_s"),
+    phrase("choose_layers_s"),
+    phrase("controls_s"),
+    phrase("compare_rules_s"),
+    phrase("sum_s"),
+    phrase("read_rest_s"),
+    phrase("fit_and_score_s"),
+    phrase("token_by_token_s"),
 )
 
 

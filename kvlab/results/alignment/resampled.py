@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from kvlab.language import mark, say
+from kvlab.language import phrase, say
 from kvlab.results.alignment.data import Alignment
 from kvlab.results.style import KIND_COLOUR, NEUTRAL, STUDENT_COLOUR, TEACHER_COLOUR, layout, visible
 
@@ -44,13 +44,13 @@ def signal(
     figure = go.Figure()
     for name, words, colour, style in (
         (
-            mark("teacher"),
+            phrase("teacher"),
             say("teacher, every own step through the map"),
             TEACHER_COLOUR,
             {"dash": "dot", "width": 1.5},
         ),
-        (mark("resampled"), say("teacher, resampled and projected"), KIND_COLOUR[kind], {"width": 2.5}),
-        (mark("student"), say("student"), STUDENT_COLOUR, {"width": 2}),
+        (phrase("resampled"), say("teacher, resampled and projected"), KIND_COLOUR[kind], {"width": 2.5}),
+        (phrase("student"), say("student"), STUDENT_COLOUR, {"width": 2}),
     ):
         own = frame[frame["signal"] == name]
         figure.add_scatter(

@@ -6,14 +6,14 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from kvlab.language import mark, say
+from kvlab.language import phrase, say
 from kvlab.results.alignment.data import Alignment
 from kvlab.results.style import NEUTRAL, TEACHER_COLOUR, layout, visible
 
 PARTS = {
-    mark("importance"): mark("importance<br>(attention share)"),
-    mark("redundancy"): mark("redundancy<br>(softmax share)"),
-    mark("score"): mark("score<br>(λI − (1−λ)R)"),
+    phrase("importance"): phrase("importance<br>(attention share)"),
+    phrase("redundancy"): phrase("redundancy<br>(softmax share)"),
+    phrase("score"): phrase("score<br>(λI − (1−λ)R)"),
 }
 
 

@@ -6,20 +6,20 @@ from math import isfinite
 
 import numpy as np
 
-from kvlab.language import mark, plural, say, translated
+from kvlab.language import phrase, plural, say, translated
 from kvlab.results.alignment.data import Alignment, FusedScore, HeadScore
 from kvlab.results.alignment.rkv import kept_mask
 from kvlab.results.style import KIND_NAME
 from kvlab.results.words import clauses, listed, number, points, together, whole
 from kvlab.shapes import SelfTest
 
-ERROR_MEANING = mark(
+ERROR_MEANING = phrase(
     "Error = RSS / TSS = 1 − R² on documents that the map was not fitted on: 0 is perfect, 1 is no better than the "
     "training mean. “=” marks a head no better than its controls: not above the mean, shuffled rows and the group "
     "mean, or not more than two standard errors above the token alone or a teacher of random weights. “?” marks one of "
     "which that is not known."
 )
-TESTED = {"teacher": mark("Teacher {name}: {tested}."), "student": mark("Student {name}: {tested}.")}
+TESTED = {"teacher": phrase("Teacher {name}: {tested}."), "student": phrase("Student {name}: {tested}.")}
 
 
 def sentence(alignment: Alignment) -> str:

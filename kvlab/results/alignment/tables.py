@@ -4,51 +4,51 @@ from __future__ import annotations
 
 import pandas as pd
 
-from kvlab.language import mark, say
+from kvlab.language import phrase, say
 from kvlab.results.alignment.data import Alignment
 from kvlab.results.style import KIND_NAME
 from kvlab.shapes import SelfTest
 
 HEADS = {
     "kind": "K/V",
-    "layer": mark("layer"),
-    "head": mark("head"),
+    "layer": phrase("layer"),
+    "head": phrase("head"),
     "r2": "R²",
-    "se": mark("± s.e."),
-    "error": mark("error 1 − R²"),
-    "error_standardised": mark("standardised error"),
-    "cosine": mark("cosine"),
-    "r2_identity": mark("R² token identity"),
-    "gain": mark("gain over token"),
-    "gain_se": mark("± s.e. of that gain"),
-    "r2_random": mark("R² random weights"),
-    "gain_random": mark("gain over random"),
-    "gain_random_se": mark("± s.e. of this gain"),
-    "r2_group_mean": mark("R² group mean"),
-    "r2_shuffled": mark("R² shuffled"),
-    "n": mark("n tokens"),
-    "n_control": mark("n control"),
-    "error_sink": mark("error of sinks"),
-    "n_sink": mark("n sinks"),
-    "error_special": mark("error of special token"),
-    "n_special": mark("n special"),
+    "se": phrase("± s.e."),
+    "error": phrase("error 1 − R²"),
+    "error_standardised": phrase("standardised error"),
+    "cosine": phrase("cosine"),
+    "r2_identity": phrase("R² token identity"),
+    "gain": phrase("gain over token"),
+    "gain_se": phrase("± s.e. of that gain"),
+    "r2_random": phrase("R² random weights"),
+    "gain_random": phrase("gain over random"),
+    "gain_random_se": phrase("± s.e. of this gain"),
+    "r2_group_mean": phrase("R² group mean"),
+    "r2_shuffled": phrase("R² shuffled"),
+    "n": phrase("n tokens"),
+    "n_control": phrase("n control"),
+    "error_sink": phrase("error of sinks"),
+    "n_sink": phrase("n sinks"),
+    "error_special": phrase("error of special token"),
+    "n_special": phrase("n special"),
 }
 FUSION = {
     "kind": "K/V",
-    "r2": mark("fused R²"),
-    "se": mark("± s.e."),
-    "gain": mark("gain"),
-    "gain_se": mark("± s.e. of gain"),
-    "gain_random": mark("gain over random"),
-    "gain_random_se": mark("± s.e. of this gain"),
-    "n": mark("n tokens"),
-    "n_control": mark("n control"),
+    "r2": phrase("fused R²"),
+    "se": phrase("± s.e."),
+    "gain": phrase("gain"),
+    "gain_se": phrase("± s.e. of gain"),
+    "gain_random": phrase("gain over random"),
+    "gain_random_se": phrase("± s.e. of this gain"),
+    "n": phrase("n tokens"),
+    "n_control": phrase("n control"),
 }
-OF_TEACHERS = {"r2_alone": mark("R² alone: {teacher}"), "weights": mark("weight: {teacher}")}  # a column for each
+OF_TEACHERS = {"r2_alone": phrase("R² alone: {teacher}"), "weights": phrase("weight: {teacher}")}  # a column for each
 POSITIONS = {
-    "rope": mark("RoPE, undone"),
-    "none": mark("no RoPE"),
-    "absolute": mark("part of keys and values"),
+    "rope": phrase("RoPE, undone"),
+    "none": phrase("no RoPE"),
+    "absolute": phrase("part of keys and values"),
 }
 
 
@@ -93,11 +93,11 @@ def capture_table(alignment: Alignment, role: str) -> pd.DataFrame:
         rows.append(
             {
                 "layer": layer,
-                mark("positions"): say(POSITIONS.get(test.positions, test.positions)) if test else cached,
-                mark("layout"): test.layout if test else None,
-                mark("rotated channels"): test.rotary_width if test else None,
-                mark("scale"): test.scale if test else None,
-                mark("largest difference"): test.error if test else None,
+                phrase("positions"): say(POSITIONS.get(test.positions, test.positions)) if test else cached,
+                phrase("layout"): test.layout if test else None,
+                phrase("rotated channels"): test.rotary_width if test else None,
+                phrase("scale"): test.scale if test else None,
+                phrase("largest difference"): test.error if test else None,
             }
         )
     return pd.DataFrame(rows)

@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from kvlab.language import mark, say
+from kvlab.language import phrase, say
 from kvlab.results.alignment.data import Alignment, Inspected, TokenView
 from kvlab.results.alignment.strip import token_error
 from kvlab.results.style import (
@@ -37,11 +37,11 @@ GROUP_SHADE = "rgba(213,94,0,0.13)"
 MOST_TOKENS = 2000  # of a timeline that are drawn at once
 INTERPOLATED = ("linear", "segment", "overlap")  # drawn as lines, the others as steps
 LAG_BINS = (  # upper end in bytes, colour, words
-    (-1, "#B2182B", mark("teacher has read ahead")),
-    (0, "#9AA5B1", mark("same byte")),
-    (2, "#92C5DE", mark("1–2 bytes behind")),
-    (5, "#4393C3", mark("3–5 bytes behind")),
-    (10**9, "#2166AC", mark("6 or more bytes behind")),
+    (-1, "#B2182B", phrase("teacher has read ahead")),
+    (0, "#9AA5B1", phrase("same byte")),
+    (2, "#92C5DE", phrase("1–2 bytes behind")),
+    (5, "#4393C3", phrase("3–5 bytes behind")),
+    (10**9, "#2166AC", phrase("6 or more bytes behind")),
 )
 
 

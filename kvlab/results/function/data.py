@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from kvlab.errors import AlignError
-from kvlab.language import mark, say
+from kvlab.language import Message, phrase, say
 from kvlab.results.alignment.data import plain
 
 FORMAT = 1
@@ -28,13 +28,13 @@ JSON_NAME = "injection.json"
 VARIANTS = ("own", "projected", "mean", "shuffled", "identity", "random", "none")
 CONTROLS = ("mean", "shuffled", "identity", "random")
 NAMES = {
-    "own": mark("own cache"),
-    "projected": mark("projected cache"),
-    "mean": mark("mean cache"),
-    "shuffled": mark("shuffled cache"),
-    "identity": mark("token identity alone"),
-    "random": mark("random-weights teacher"),
-    "none": mark("no prefix"),
+    "own": phrase("own cache"),
+    "projected": phrase("projected cache"),
+    "mean": phrase("mean cache"),
+    "shuffled": phrase("shuffled cache"),
+    "identity": phrase("token identity alone"),
+    "random": phrase("random-weights teacher"),
+    "none": phrase("no prefix"),
 }
 
 
@@ -237,9 +237,9 @@ def read(folder: Path) -> Injection:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise AlignError(
             "injection-unreadable",
-            expected=f"{JSON_NAME} as written by kvlab, format {FORMAT}",
-            found=f"{type(error).__name__}: {error}",
-            remedy="run the functional test again",
+            expected=Message("{file} as written by kvlab, format {version}", file=JSON_NAME, version=FORMAT),
+            found=Message("{name}: {error}", name=type(error).__name__, error=error),
+            remedy=Message("run the functional test again"),
         ) from error
 
 

@@ -7,7 +7,7 @@ from math import isfinite, nan
 
 import plotly.graph_objects as go
 
-from kvlab.language import mark, say
+from kvlab.language import phrase, say
 from kvlab.results.alignment.heads import DARK_BELOW, ERROR_COLOURS, ERROR_TICKS
 from kvlab.results.cells import Cell, cell_map
 from kvlab.results.function.data import NAMES, VARIANTS, Accuracy, Injected, Injection
@@ -23,8 +23,8 @@ LOOK = {
     "random": (STUDENT_COLOUR, "cross", "longdash"),
 }
 MEASURES = {  # column -> title of the axis
-    "kl": mark("KL from the own cache, nats per token"),
-    "delta_ce": mark("ΔCE from the own cache, nats per token"),
+    "kl": phrase("KL from the own cache, nats per token"),
+    "delta_ce": phrase("ΔCE from the own cache, nats per token"),
 }
 
 
@@ -91,12 +91,12 @@ def curve(injection: Injection, column: str, share: float | None = None) -> go.F
     return layout(figure, 380, margin={"l": 56, "r": 16, "t": 64, "b": 48})
 
 
-PART = {"key": "K", "value": "V", "both": mark("K and V")}
+PART = {"key": "K", "value": "V", "both": phrase("K and V")}
 HEAD_MEASURES = {  # name -> list of the result, column, column of its standard error, title of the map
-    "projection": ("projection", "error", "se", mark("{part} projection error, held out")),
-    "attention": ("attention", "error", "se", mark("{part} attention-output error, held out")),
-    "kl": ("swaps", "kl", "kl_se", mark("{part} swap damage, KL")),
-    "delta_ce": ("swaps", "delta_ce", "delta_ce_se", mark("{part} swap damage, ΔCE")),
+    "projection": ("projection", "error", "se", phrase("{part} projection error, held out")),
+    "attention": ("attention", "error", "se", phrase("{part} attention-output error, held out")),
+    "kl": ("swaps", "kl", "kl_se", phrase("{part} swap damage, KL")),
+    "delta_ce": ("swaps", "delta_ce", "delta_ce_se", phrase("{part} swap damage, ΔCE")),
 }
 SYMBOL = {"key": "circle", "value": "diamond", "both": "square"}
 BOTH_COLOUR = "#0072B2"

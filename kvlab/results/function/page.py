@@ -9,7 +9,7 @@ from html import escape
 import pandas as pd
 import plotly.graph_objects as go
 
-from kvlab.language import current, mark, say, speaking, translated
+from kvlab.language import current, phrase, say, speaking, translated
 from kvlab.results.alignment.archive import zipped
 from kvlab.results.alignment.data import Alignment, plain
 from kvlab.results.alignment.page import LANGUAGES, SETTING, STYLE, VALUE, html
@@ -32,21 +32,21 @@ from kvlab.results.safe_csv import safe_csv
 TEXTS_SHOWN = 4
 SHOWN_BESIDE = ("own", "projected", "none")
 DATA = {
-    "documents_judged": mark("documents judged"),
-    "documents_fitted": mark("documents fitted on"),
-    "calibration_documents": mark("calibration documents"),
-    "rows_fitted": mark("rows fitted"),
-    "split": mark("split"),
-    "random_teacher": mark("random_teacher"),
-    "offline": mark("offline diagnostic"),
-    "share_replaced": mark("share of the prefix replaced"),
-    "forwards_of_swaps": mark("forwards of swaps"),
-    "fit_s": mark("fitting, s"),
-    "layer_swaps_s": mark("swaps of layers, s"),
-    "inject_s": mark("injecting, s"),
-    "head_swaps_forecast_s": mark("swaps of heads, forecast, s"),
-    "head_swaps_s": mark("swaps of heads, s"),
-    "texts_s": mark("texts, s"),
+    "documents_judged": phrase("documents judged"),
+    "documents_fitted": phrase("documents fitted on"),
+    "calibration_documents": phrase("calibration documents"),
+    "rows_fitted": phrase("rows fitted"),
+    "split": phrase("split"),
+    "random_teacher": phrase("random_teacher"),
+    "offline": phrase("offline diagnostic"),
+    "share_replaced": phrase("share of the prefix replaced"),
+    "forwards_of_swaps": phrase("forwards of swaps"),
+    "fit_s": phrase("fitting, s"),
+    "layer_swaps_s": phrase("swaps of layers, s"),
+    "inject_s": phrase("injecting, s"),
+    "head_swaps_forecast_s": phrase("swaps of heads, forecast, s"),
+    "head_swaps_s": phrase("swaps of heads, s"),
+    "texts_s": phrase("texts, s"),
 }
 
 

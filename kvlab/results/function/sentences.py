@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import isfinite, sqrt
 
-from kvlab.language import mark, plural, say
+from kvlab.language import phrase, plural, say
 from kvlab.results.alignment.data import Alignment
 from kvlab.results.function.data import CONTROLS, NAMES, Continued, Injected, Injection
 from kvlab.results.words import listed
@@ -12,21 +12,21 @@ from kvlab.results.words import listed
 TWENTIETH = 1.96  # standard deviations that a normal number is beyond in one of 20 cases; of ρ it is 1 / √(n − 1)
 CERTAIN = 2  # standard errors by which one variant must beat another
 UNDECODED = "\ufffd"  # of a token that is a part of a character
-MEANING = mark(
+MEANING = phrase(
     "KL = KL(own ‖ variant) of the next-token distributions and ΔCE = cross-entropy less that with the student’s own "
     "cache, both in nats per token of the continuation: 0 is as good as its own cache. A variant replaces the keys and "
     "values of the prefix; ± is one jackknife standard error over documents."
 )
-DAMAGE_MEANING = mark(
+DAMAGE_MEANING = phrase(
     "Swap damage: the KL of the continuation when the projected part of one head, or of one layer, is handed over and "
     "nothing else; 0 is no damage. Its control hands over the training mean instead."
 )
-ATTENTION_MEANING = mark(
+ATTENTION_MEANING = phrase(
     "Attention-output error = RSS / TSS of the head’s output under the student’s own queries: 0 the same output, 1 no "
     "better than its mean."
 )
-PARTS = {"key": "K", "value": "V", "both": mark("K and V")}
-ERRORS = {"projection": mark("projection error"), "attention": mark("attention-output error")}
+PARTS = {"key": "K", "value": "V", "both": phrase("K and V")}
+ERRORS = {"projection": phrase("projection error"), "attention": phrase("attention-output error")}
 DAMAGES = {"kl": "KL", "delta_ce": "ΔCE"}
 
 

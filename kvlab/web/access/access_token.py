@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from kvlab.errors import KvlabError
+from kvlab.language import Message
 
 VARIABLE = "KVLAB_TOKEN"
 NEW, OFF = "new", "off"  # of the variable: a token is made at each start; none is asked for
@@ -70,9 +71,13 @@ def keys(address: str, chosen: str | None) -> Keys:
     if wanted == OFF and not is_loopback(address):
         raise AccessError(
             "access-open",
-            expected=f"an access token, as the server listens on {address or 'every network interface'}",
-            found=f"{VARIABLE}={OFF}",
-            remedy=f"leave {VARIABLE} out, and a token is made at start, or listen on 127.0.0.1",
+            expected=Message(
+                "an access token, as the server listens on {address}", address=address or "every network interface"
+            ),
+            found=Message("{VARIABLE}={OFF}", VARIABLE=VARIABLE, OFF=OFF),
+            remedy=Message(
+                "leave {variable} out, and a token is made at start, or listen on 127.0.0.1", variable=VARIABLE
+            ),
         )
     if wanted == OFF:
         return Keys(None)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from kvlab.errors import KvlabError
-from kvlab.language import mark, say, translated
+from kvlab.language import phrase, say, translated
 from kvlab.results.alignment.data import Alignment
 from kvlab.results.alignment.difference import (
     DIFFERENCE_MEANING,
@@ -32,17 +32,17 @@ from kvlab.web.cells import Cell
 from kvlab.web.widgets import count, number, plain, show_error, table_height
 
 WITH, TEACHER = "with", "with_teacher"  # of the address
-ABOUT = mark("Choose a second analysis: other prompts, another rule, another teacher. The one that is open is A.")
-ALONE = mark("There is no second analysis yet. Run one with “New analysis” above: other prompts, rules or teachers.")
-SAME = mark("This is analysis A itself. Choose another one.")
-OTHER_STUDENT = mark("The students are different models; a head is compared with the head of the same number.")
-ERRORS = mark("The projection error of A and of B, on one colour range")
+ABOUT = phrase("Choose a second analysis: other prompts, another rule, another teacher. The one that is open is A.")
+ALONE = phrase("There is no second analysis yet. Run one with “New analysis” above: other prompts, rules or teachers.")
+SAME = phrase("This is analysis A itself. Choose another one.")
+OTHER_STUDENT = phrase("The students are different models; a head is compared with the head of the same number.")
+ERRORS = phrase("The projection error of A and of B, on one colour range")
 NO_RESULT = {
-    "queued": mark("Analysis B has no result: it is queued."),
-    "running": mark("Analysis B has no result: it is running."),
-    "failed": mark("Analysis B has no result: it is failed."),
-    "cancelled": mark("Analysis B has no result: it is cancelled."),
-    "lost": mark("Analysis B has no result: it is lost."),
+    "queued": phrase("Analysis B has no result: it is queued."),
+    "running": phrase("Analysis B has no result: it is running."),
+    "failed": phrase("Analysis B has no result: it is failed."),
+    "cancelled": phrase("Analysis B has no result: it is cancelled."),
+    "lost": phrase("Analysis B has no result: it is lost."),
 }
 MEANS = ("A", "B", "B − A")
 
@@ -109,7 +109,7 @@ def _both(a: Alignment, b: Alignment, shown: str) -> None:
     st.dataframe(
         means,
         hide_index=True,
-        column_config={name: number(name) for name in MEANS} | {mark("R² of"): say("R² of")},
+        column_config={name: number(name) for name in MEANS} | {phrase("R² of"): say("R² of")},
         height=table_height(len(means), 360),
         placeholder="–",
         alt=say("Held-out R² of A and B, mean over heads, with what each control reaches"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from kvlab.errors import KvlabError
-from kvlab.language import mark, say
+from kvlab.language import phrase, say
 from kvlab.request.align import AlignSettings, AnalysisRequest, checked
 from kvlab.request.segments import Markers
 from kvlab.shapes import Document
@@ -15,8 +15,8 @@ from kvlab.web.widgets import show_error
 
 ALIASES = ["Qwen2-7B", "TinyLlama"]
 ROLES = {  # label of the picker, what it starts with
-    "teacher": (mark("Teacher"), "demo/teacher"),
-    "student": (mark("Student"), "demo/student"),
+    "teacher": (phrase("Teacher"), "demo/teacher"),
+    "student": (phrase("Student"), "demo/student"),
 }
 SETTINGS = ("time", "layers", "projector", "keys", "search", "folds", "chat")
 

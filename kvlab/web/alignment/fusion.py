@@ -6,7 +6,7 @@ from math import isfinite
 
 import streamlit as st
 
-from kvlab.language import mark, say
+from kvlab.language import phrase, say
 from kvlab.results.alignment.data import Alignment, FusedScore
 from kvlab.results.alignment.fusion import fused_parts, fusion_weights, gain_heatmap
 from kvlab.results.alignment.sentences import fusion_rows_sentence, fusion_sentence
@@ -19,8 +19,8 @@ from kvlab.web.widgets import count, number
 
 FILE = "fusion.csv"
 NO_GAIN = {  # by ``FusedScore.unbeaten``
-    "best": mark(" **The other teachers add nothing that can be told from chance.**"),
-    "random": mark(" **Random weights in their place bring as much.**"),
+    "best": phrase(" **The other teachers add nothing that can be told from chance.**"),
+    "random": phrase(" **Random weights in their place bring as much.**"),
 }
 
 

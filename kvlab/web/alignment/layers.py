@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from kvlab.language import mark, say
+from kvlab.language import phrase, say
 from kvlab.results.alignment.data import Alignment
 from kvlab.results.alignment.layers import (
     MATRICES,
@@ -21,16 +21,16 @@ from kvlab.web import cells, files
 from kvlab.web.widgets import number
 
 ABOUT = {
-    "r2": mark("Held-out R² that each teacher layer reaches on its own, all channels of the layer together."),
-    "cka": mark("Unbiased linear CKA of the two caches: 0 unrelated, 1 alike up to rotation and scale."),
-    "own": mark(
+    "r2": phrase("Held-out R² that each teacher layer reaches on its own, all channels of the layer together."),
+    "cka": phrase("Unbiased linear CKA of the two caches: 0 unrelated, 1 alike up to rotation and scale."),
+    "own": phrase(
         "The ceiling: CKA of the student’s layers with each other. Where neighbours are alike, a choice between "
         "teacher layers matters little."
     ),
 }
 # Columns of the tables that are no scores.
-CHOSEN = (mark("student layer"), mark("teacher layers"), mark("folds that agree"), mark("best alone"))
-PAIRS = (mark("student layer"), mark("teacher layer"), mark("chosen"))
+CHOSEN = (phrase("student layer"), phrase("teacher layers"), phrase("folds that agree"), phrase("best alone"))
+PAIRS = (phrase("student layer"), phrase("teacher layer"), phrase("chosen"))
 
 
 def panel(alignment: Alignment, shown: str) -> None:
@@ -61,8 +61,8 @@ def panel(alignment: Alignment, shown: str) -> None:
         hide_index=True,
         placeholder="–",
         column_config={name: say(name) for name in CHOSEN}
-        | {name: number(say(name)) for name in (mark("R² of it"), mark("highest CKA"))}
-        | {mark("shuffled rows"): number(say("its null, shuffled rows"))},
+        | {name: number(say(name)) for name in (phrase("R² of it"), phrase("highest CKA"))}
+        | {phrase("shuffled rows"): number(say("its null, shuffled rows"))},
         alt=say("The teacher layers of every student layer, and how many folds chose the same"),
     )
     with st.expander(say("Every pair of layers as a table"), icon=":material/table:"):
@@ -71,7 +71,7 @@ def panel(alignment: Alignment, shown: str) -> None:
             hide_index=True,
             placeholder="–",
             column_config={name: say(name) for name in PAIRS}
-            | {name: number(say(name)) for name in (mark("CKA shuffled"), mark("R² alone"))}
+            | {name: number(say(name)) for name in (phrase("CKA shuffled"), phrase("R² alone"))}
             | {"CKA": number("CKA"), "kind": "K/V"},
             height=280,
             alt=say("CKA, its null and held-out R² of every pair of layers"),

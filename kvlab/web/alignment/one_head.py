@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from kvlab.errors import KvlabError
-from kvlab.language import mark, say
+from kvlab.language import phrase, say
 from kvlab.results.alignment.data import Alignment
 from kvlab.results.alignment.heads import contribution_table, contributions, controls, token_errors, worst_tokens
 from kvlab.results.alignment.one_head import contribution_sentence, rules_sentence, spectrum_sentence, worst_sentence
@@ -198,9 +198,9 @@ def _ask_for_rules() -> None:
 
 
 VIEWS = {
-    "controls": (mark("Controls"), _controls),
-    "teacher-heads": (mark("Teacher heads"), _teacher_heads),
-    "tokens": (mark("Tokens"), _tokens),
-    "spectrum": (mark("Spectrum"), _spectrum),
-    "time-rules": (mark("Time rules"), _time_rules),
+    "controls": (phrase("Controls"), _controls),
+    "teacher-heads": (phrase("Teacher heads"), _teacher_heads),
+    "tokens": (phrase("Tokens"), _tokens),
+    "spectrum": (phrase("Spectrum"), _spectrum),
+    "time-rules": (phrase("Time rules"), _time_rules),
 }

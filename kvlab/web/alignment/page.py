@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from kvlab.errors import KvlabError
-from kvlab.language import mark, plural, say, translated
+from kvlab.language import phrase, plural, say, translated
 from kvlab.results.alignment.data import Alignment
 from kvlab.results.alignment.sentences import sentence
 from kvlab.runs.monitor import View
@@ -15,12 +15,12 @@ from kvlab.web.function import source
 from kvlab.web.widgets import show_error
 
 VIEWS = {
-    "heads": (mark("Heads"), heads.panel),
-    "layers": (mark("Layers"), layers.panel),
-    "timeline": (mark("Timeline"), timeline.panel),
-    "fusion": (mark("Fusion"), fusion.panel),
-    "compare": (mark("Compare"), compare.panel),
-    "numbers": (mark("Numbers and settings"), tables.panel),
+    "heads": (phrase("Heads"), heads.panel),
+    "layers": (phrase("Layers"), layers.panel),
+    "timeline": (phrase("Timeline"), timeline.panel),
+    "fusion": (phrase("Fusion"), fusion.panel),
+    "compare": (phrase("Compare"), compare.panel),
+    "numbers": (phrase("Numbers and settings"), tables.panel),
 }
 
 

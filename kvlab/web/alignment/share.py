@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import streamlit as st
 
-from kvlab.language import current, mark, say, speaking
+from kvlab.language import current, phrase, say, speaking
 from kvlab.results.alignment import data
 from kvlab.results.alignment.archive import archive
 from kvlab.results.alignment.data import Alignment
@@ -19,12 +19,12 @@ from kvlab.web.function import source
 Result = TypeVar("Result")
 
 FILES = {  # ending of the name -> what is said of it, its kind, how it is made
-    "report.html": (mark("HTML, one file with figures"), "text/html", None),
-    "export.zip": (mark("ZIP of CSV and JSON"), "application/zip", archive),
+    "report.html": (phrase("HTML, one file with figures"), "text/html", None),
+    "export.zip": (phrase("ZIP of CSV and JSON"), "application/zip", archive),
     data.CSV_NAME: (data.CSV_NAME, "text/csv", data.heads_csv),
     data.JSON_NAME: (data.JSON_NAME, "application/json", files.as_json),
 }
-ABOUT = mark(
+ABOUT = phrase(
     "Figures, numbers, settings and versions; the files need no network. The address of this page opens the same "
     "analysis again, also after a restart of the server."
 )

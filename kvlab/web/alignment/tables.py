@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from kvlab.language import mark, say, translated
+from kvlab.language import phrase, say, translated
 from kvlab.results.alignment.data import Alignment
 from kvlab.results.alignment.sentences import capture_sentence
 from kvlab.results.alignment.tables import capture_table, heading, heads_table
@@ -12,33 +12,33 @@ from kvlab.results.safe_csv import neutral
 from kvlab.web.widgets import number, table_height
 
 POSITIONS = {
-    "teacher": mark("How positions enter each layer of the teacher, and the largest difference left"),
-    "student": mark("How positions enter each layer of the student, and the largest difference left"),
+    "teacher": phrase("How positions enter each layer of the teacher, and the largest difference left"),
+    "student": phrase("How positions enter each layer of the student, and the largest difference left"),
 }
 # What a number of alignment.json is; settings and packages keep the names by which they are set and installed.
 NAMES = {
-    "documents": mark("documents"),
-    "documents_sha256": mark("documents (SHA-256)"),
-    "calibration_documents": mark("calibration documents"),
-    "student_tokens": mark("student tokens"),
-    "teacher_tokens": mark("teacher tokens"),
-    "repeated_tokens": mark("student tokens of repeated beginnings, left out"),
-    "folds": mark("folds"),
-    "split": mark("split"),
-    "rows_fit": mark("rows fit"),
-    "rows_scored": mark("rows scored"),
-    "rows_per_feature": mark("rows per feature"),
-    "rows": mark("control rows"),
-    "whole_sample": mark("control whole sample"),
-    "random_teacher": mark("control random teacher"),
-    "read_sample_s": mark("read sample"),
-    "choose_layers_s": mark("choose layers"),
-    "controls_s": mark("controls"),
-    "compare_rules_s": mark("compare rules"),
-    "sum_s": mark("sum"),
-    "read_rest_s": mark("read rest"),
-    "fit_and_score_s": mark("fit and score"),
-    "token_by_token_s": mark("token by token"),
+    "documents": phrase("documents"),
+    "documents_sha256": phrase("documents (SHA-256)"),
+    "calibration_documents": phrase("calibration documents"),
+    "student_tokens": phrase("student tokens"),
+    "teacher_tokens": phrase("teacher tokens"),
+    "repeated_tokens": phrase("student tokens of repeated beginnings, left out"),
+    "folds": phrase("folds"),
+    "split": phrase("split"),
+    "rows_fit": phrase("rows fit"),
+    "rows_scored": phrase("rows scored"),
+    "rows_per_feature": phrase("rows per feature"),
+    "rows": phrase("control rows"),
+    "whole_sample": phrase("control whole sample"),
+    "random_teacher": phrase("control random teacher"),
+    "read_sample_s": phrase("read sample"),
+    "choose_layers_s": phrase("choose layers"),
+    "controls_s": phrase("controls"),
+    "compare_rules_s": phrase("compare rules"),
+    "sum_s": phrase("sum"),
+    "read_rest_s": phrase("read rest"),
+    "fit_and_score_s": phrase("fit and score"),
+    "token_by_token_s": phrase("token by token"),
 }
 
 
@@ -88,11 +88,11 @@ def _capture_columns() -> dict:
         "layer": say("layer"),
         "positions": say("positions"),
         "layout": say("layout"),
-        mark("rotated channels"): st.column_config.NumberColumn(say("rotated channels"), format="%d"),
+        phrase("rotated channels"): st.column_config.NumberColumn(say("rotated channels"), format="%d"),
         "scale": st.column_config.NumberColumn(
             say("scale"), format="%.4g", help=say("Factor on cos and sin (YaRN, LongRoPE).")
         ),
-        mark("largest difference"): st.column_config.NumberColumn(
+        phrase("largest difference"): st.column_config.NumberColumn(
             say("largest difference"),
             format="%.0e",
             help=say("Relative, between the un-rotated keys of the same tokens at two positions."),

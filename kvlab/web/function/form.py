@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from kvlab.errors import KvlabError
-from kvlab.language import mark, say
+from kvlab.language import phrase, say
 from kvlab.request.align import CAUSAL
 from kvlab.request.inject import InjectSettings, checked
 from kvlab.web.alignment import form, form_settings
@@ -24,7 +24,7 @@ FIELDS = {
     "function-swap-layers": DEFAULT.swap_layers,
     "function-seconds": 0,
 }
-OTHERS = mark(
+OTHERS = phrase(
     "Only rules by which the teacher has read no more than the student: with {rules} a good continuation could be told "
     "in advance."
 )

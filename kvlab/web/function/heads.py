@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from kvlab.language import mark, say
+from kvlab.language import phrase, say
 from kvlab.results.alignment.sentences import ERROR_MEANING
 from kvlab.results.function.data import Injection
 from kvlab.results.function.figures import error_against_damage, function_map, layer_damage, measured
@@ -22,10 +22,10 @@ from kvlab.web import cells, files, language
 from kvlab.web.widgets import count, number
 
 MEASURES = {
-    "attention": mark("Attention-output error"),
-    "projection": mark("Projection error"),
-    "kl": mark("Swap damage, KL"),
-    "delta_ce": mark("Swap damage, ΔCE"),
+    "attention": phrase("Attention-output error"),
+    "projection": phrase("Projection error"),
+    "kl": phrase("Swap damage, KL"),
+    "delta_ce": phrase("Swap damage, ΔCE"),
 }
 MEANINGS = {
     "attention": ATTENTION_MEANING,

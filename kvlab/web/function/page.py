@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from kvlab.errors import KvlabError
-from kvlab.language import mark, say, translated
+from kvlab.language import phrase, say, translated
 from kvlab.results.function import data as results
 from kvlab.results.function.data import Injection
 from kvlab.runs.monitor import View
@@ -15,10 +15,10 @@ from kvlab.web.widgets import show_error
 
 RUN, PICKER, FORM_OPEN, VIEW = "function-run", "function-picker", "function-form-open", "function-view"
 VIEWS = {
-    "verdict": (mark("Against its controls"), verdict.panel),
-    "heads": (mark("Heads and layers"), heads.panel),
-    "texts": (mark("Texts"), texts.panel),
-    "numbers": (mark("Numbers and settings"), verdict.numbers),
+    "verdict": (phrase("Against its controls"), verdict.panel),
+    "heads": (phrase("Heads and layers"), heads.panel),
+    "texts": (phrase("Texts"), texts.panel),
+    "numbers": (phrase("Numbers and settings"), verdict.numbers),
 }
 
 

@@ -6,7 +6,7 @@ from functools import partial
 
 import streamlit as st
 
-from kvlab.language import current, mark, say
+from kvlab.language import current, phrase, say
 from kvlab.results.function import data as results
 from kvlab.results.function import sentences
 from kvlab.results.function.data import Injection
@@ -91,8 +91,8 @@ def _columns() -> dict:
 
 
 FILES = {  # ending of the name -> what is said of it, its kind, how it is made
-    "function.html": (mark("HTML, one file with figures"), "text/html", function_html),
-    "function.zip": (mark("ZIP of CSV and JSON"), "application/zip", function_archive),
+    "function.html": (phrase("HTML, one file with figures"), "text/html", function_html),
+    "function.zip": (phrase("ZIP of CSV and JSON"), "application/zip", function_archive),
     results.JSON_NAME: (results.JSON_NAME, "application/json", as_json),
 }
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import streamlit as st
 
 from kvlab.errors import KvlabError, RunError
-from kvlab.language import mark, plural, say, translated
+from kvlab.language import phrase, plural, say, translated
 from kvlab.request.prompts import RUN_PROMPTS
 from kvlab.runs import store, training
 from kvlab.runs.history import Row
@@ -161,9 +161,9 @@ def _course(row: Row) -> None:
         _do(say("Launching a new run…"), lambda: _again(row))
 
 
-STOP_HELP = mark("It finishes its step, saves a checkpoint and ends; a waiting run leaves the queue.")
-RESUME_HELP = mark("It goes on from its last checkpoint, or from the beginning if it has none.")
-AGAIN_HELP = mark("A new run with the same settings, from the beginning.")
+STOP_HELP = phrase("It finishes its step, saves a checkpoint and ends; a waiting run leaves the queue.")
+RESUME_HELP = phrase("It goes on from its last checkpoint, or from the beginning if it has none.")
+AGAIN_HELP = phrase("A new run with the same settings, from the beginning.")
 
 
 def _ask_first(label: str, action: str, row: Row, icon: str) -> None:

@@ -18,7 +18,7 @@ import altair as alt
 import pandas as pd
 import streamlit as st
 
-from kvlab.language import mark, say
+from kvlab.language import phrase, say
 from kvlab.results.style import KIND_COLOUR, NEUTRAL, STUDENT_COLOUR
 from kvlab.runs.history import Row
 from kvlab.runs.metrics import Table, curve, smoothed
@@ -32,10 +32,10 @@ ZOOM = "zoom"  # the selection that a page keeps, so that it outlives new points
 # name in metrics.jsonl -> name shown, colour (Okabe and Ito 2008)
 CE = {"ce": ("CE", "#0072B2")}
 TERMS = {
-    "loss": (mark("total"), NEUTRAL),
+    "loss": (phrase("total"), NEUTRAL),
     "kv_key": ("KV K", KIND_COLOUR["key"]),
     "kv_value": ("KV V", KIND_COLOUR["value"]),
-    "entropy": (mark("entropy"), "#E69F00"),
+    "entropy": (phrase("entropy"), "#E69F00"),
 }
 TEACHERS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#F0E442", "#D55E00", NEUTRAL)
 
@@ -176,7 +176,7 @@ POINTS = 600  # of one curve that are drawn at most
 COMPARED_HEIGHT = 360
 FEW = ("heldout",)  # measured at two points: nothing to smooth
 RAW, SMOOTHED = "raw", "smoothed"  # the series of a figure
-SERIES = {RAW: mark("as logged"), SMOOTHED: mark("smoothed")}
+SERIES = {RAW: phrase("as logged"), SMOOTHED: phrase("smoothed")}
 
 
 def panel(rows: Sequence[Row]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from kvlab.language import mark, say
+from kvlab.language import phrase, say
 from kvlab.results.safe_csv import neutral
 from kvlab.results.training import records
 from kvlab.runs.history import Row, finite
@@ -19,9 +19,9 @@ from kvlab.web.widgets import GIB, count, number, table_height
 MEASURED = ("ce", "kv_key", "kv_value")
 TEXTS = ("line", "run", "verdict")
 PEAKS = {
-    ("device",): mark("Peak memory: of the GPU."),
-    ("process",): mark("Peak memory: of the run’s own process."),
-    ("device", "process"): mark("Peak memory: of the GPU or the run’s own process."),
+    ("device",): phrase("Peak memory: of the GPU."),
+    ("process",): phrase("Peak memory: of the run’s own process."),
+    ("device", "process"): phrase("Peak memory: of the GPU or the run’s own process."),
 }
 # What decides on which held-out text a run is measured.
 SAMPLE = ("seed", "data", "eval_documents", "max_tokens")

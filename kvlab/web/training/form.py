@@ -7,7 +7,7 @@ from typing import Any
 import streamlit as st
 
 from kvlab.errors import KvlabError, PromptError
-from kvlab.language import mark, plural, say
+from kvlab.language import phrase, plural, say
 from kvlab.request import prompts
 from kvlab.request.train import DEMO_DATA, OWN_PROMPTS, TrainConfig
 from kvlab.shapes import Document
@@ -24,7 +24,7 @@ from kvlab.web.widgets import plain, show_error
 DEMO = {"teachers": ["demo/teacher"], "student": "demo/student", "source": "demo"}
 TWO_TEACHERS = {**DEMO, "teachers": ["demo/teacher", "demo/teacher-b"], "fusion": "learned"}
 ASKS_ROOM = "train-asks-room"  # whether the warm worker should end first
-NAME_HELP = mark("A demo model, a Hugging Face id, an alias or a local folder; type to enter your own.")
+NAME_HELP = phrase("A demo model, a Hugging Face id, an alias or a local folder; type to enter your own.")
 
 
 def _start() -> dict[str, Any]:
@@ -199,7 +199,7 @@ def _room(device: str) -> bool:
     return ends or stays
 
 
-SOURCES = {"demo": mark("Bundled text"), "upload": mark("Upload"), "folder": mark("Folder on this machine")}
+SOURCES = {"demo": phrase("Bundled text"), "upload": phrase("Upload"), "folder": phrase("Folder on this machine")}
 
 
 def chosen() -> tuple[str, list[Document]]:

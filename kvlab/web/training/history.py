@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from kvlab.errors import KvlabError
-from kvlab.language import mark, plural, say
+from kvlab.language import phrase, plural, say
 from kvlab.runs import run_queue, store
 from kvlab.runs.history import Row
 from kvlab.web import language
@@ -15,16 +15,16 @@ from kvlab.web.training import actions, charts, compare, one, source, table, wor
 from kvlab.web.widgets import plain, show_error
 
 SHOWN = {
-    "training": mark("Training runs"),
-    "analysis": mark("Analyses"),
-    "injection": mark("Functional tests"),
-    "all": mark("All"),
+    "training": phrase("Training runs"),
+    "analysis": phrase("Analyses"),
+    "injection": phrase("Functional tests"),
+    "all": phrase("All"),
 }
 NONE_YET = {
-    "training": mark("No training runs yet in {folder}."),
-    "analysis": mark("No analyses yet in {folder}."),
-    "injection": mark("No functional tests yet in {folder}."),
-    "all": mark("No runs yet in {folder}."),
+    "training": phrase("No training runs yet in {folder}."),
+    "analysis": phrase("No analyses yet in {folder}."),
+    "injection": phrase("No functional tests yet in {folder}."),
+    "all": phrase("No runs yet in {folder}."),
 }
 LOOK = 2.0  # seconds between two looks at runs that wait or work
 

@@ -12,6 +12,7 @@ import streamlit as st
 
 from kvlab.errors import KvlabError, RunError, TrainError
 from kvlab.host import memory, models
+from kvlab.language import Message
 from kvlab.request.prompts import RUN_PROMPTS, read_prompts, write_prompts
 from kvlab.request.refusals import check as check_shapes
 from kvlab.request.refusals import check_functional
@@ -45,9 +46,9 @@ def config_of(asked: Asked) -> TrainConfig:
     if not settings.get("teachers"):
         raise TrainError(
             "config-invalid",
-            expected="at least one teacher",
-            found="none",
-            remedy="choose one under Teachers, for example demo/teacher",
+            expected=Message("at least one teacher"),
+            found=Message("none"),
+            remedy=Message("choose one under Teachers, for example demo/teacher"),
         )
     settings["teachers"] = [_absolute(name) for name in settings["teachers"]]
     settings["student"] = _absolute(settings["student"])
@@ -123,9 +124,9 @@ def _place(text: str) -> str:
     if not text.strip() or not place.exists():
         raise TrainError(
             "data-not-found",
-            expected="a file or folder with documents",
-            found=f"nothing at {place}" if text.strip() else "no path",
-            remedy="give the path as it is on the machine that runs this app, or use the bundled text",
+            expected=Message("a file or folder with documents"),
+            found=Message("nothing at {place}", place=place) if text.strip() else Message("no path"),
+            remedy=Message("give the path as it is on the machine that runs this app, or use the bundled text"),
         )
     return str(place)
 
@@ -135,9 +136,9 @@ def _enough(documents: Sequence[Document]) -> None:
     if texts < LEAST_DOCUMENTS:
         raise TrainError(
             "data-too-little",
-            expected="at least three documents of different text: two to train on, one held out",
-            found=f"{texts} in the upload",
-            remedy="add documents, or use the bundled text",
+            expected=Message("at least three documents of different text: two to train on, one held out"),
+            found=Message("{n} in the upload", n=texts),
+            remedy=Message("add documents, or use the bundled text"),
         )
 
 

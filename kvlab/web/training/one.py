@@ -11,7 +11,7 @@ import streamlit as st
 
 from kvlab.errors import KvlabError
 from kvlab.host.memory import readable
-from kvlab.language import mark, say
+from kvlab.language import phrase, say
 from kvlab.results.safe_csv import neutral
 from kvlab.runs import monitor, notes, store
 from kvlab.runs.history import Row, finite
@@ -22,10 +22,10 @@ from kvlab.web.training import words as runs_words
 from kvlab.web.widgets import duration, plain, show_error, table_height
 
 PEAKS = {  # of the device or of the process, and whether its share is known
-    ("device", False): mark("peak memory of the GPU {used}"),
-    ("device", True): mark("peak memory of the GPU {used}, {share:.0%} of {total}"),
-    ("process", False): mark("peak memory of the process {used}"),
-    ("process", True): mark("peak memory of the process {used}, {share:.0%} of {total}"),
+    ("device", False): phrase("peak memory of the GPU {used}"),
+    ("device", True): phrase("peak memory of the GPU {used}, {share:.0%} of {total}"),
+    ("process", False): phrase("peak memory of the process {used}"),
+    ("process", True): phrase("peak memory of the process {used}, {share:.0%} of {total}"),
 }
 SETTINGS_SHOWN = 100_000  # characters
 FILES_SHOWN = 200

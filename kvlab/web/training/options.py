@@ -2,80 +2,80 @@
 
 from __future__ import annotations
 
-from kvlab.language import mark
+from kvlab.language import phrase
 
 MAPS = {
-    "ridge": mark("ridge — closed form, frozen"),
-    "structured": mark("KVProjector — trained along"),
+    "ridge": phrase("ridge — closed form, frozen"),
+    "structured": phrase("KVProjector — trained along"),
 }
 FUSIONS = {
-    "fixed": mark("fixed — the same everywhere"),
-    "similarity": mark("similarity — by likeness"),
-    "learned": mark("learned — a router"),
+    "fixed": phrase("fixed — the same everywhere"),
+    "similarity": phrase("similarity — by likeness"),
+    "learned": phrase("learned — a router"),
 }
 ENTROPIES = {
-    "diverse": mark("diverse — spread over the teachers"),
-    "specialised": mark("specialised — choose among them"),
+    "diverse": phrase("diverse — spread over the teachers"),
+    "specialised": phrase("specialised — choose among them"),
 }
 TRAINABLE = {
-    "full": mark("the whole student"),
-    "lora": mark("LoRA adapters in the student"),
-    "projector": mark("the projector only"),
+    "full": phrase("the whole student"),
+    "lora": phrase("LoRA adapters in the student"),
+    "projector": phrase("the projector only"),
 }
 CONTROLS = {
-    "none": mark("none — the real run"),
-    "ce-only": mark("CE only — no teacher"),
-    "shuffled-teacher": mark("shuffled teacher"),
-    "random-teacher": mark("random teacher"),
+    "none": phrase("none — the real run"),
+    "ce-only": phrase("CE only — no teacher"),
+    "shuffled-teacher": phrase("shuffled teacher"),
+    "random-teacher": phrase("random teacher"),
 }
 PRECISIONS = {
-    "fp32": mark("fp32 — full precision"),
-    "bf16": mark("bf16 — mixed precision"),
-    "fp16": mark("fp16 — mixed precision, GPU only"),
+    "fp32": phrase("fp32 — full precision"),
+    "bf16": phrase("bf16 — mixed precision"),
+    "fp16": phrase("fp16 — mixed precision, GPU only"),
 }
 LAYERS = {
-    "depth": mark("depth — proportional"),
-    "cka": mark("CKA — the most similar layer"),
-    "heldout": mark("held-out — the layers that explain best"),
+    "depth": phrase("depth — proportional"),
+    "cka": phrase("CKA — the most similar layer"),
+    "heldout": phrase("held-out — the layers that explain best"),
 }
 TIMES = {
-    "floor": mark("floor — causal"),
-    "exact": mark("exact — same last byte only"),
-    "ceil": mark("ceil — looks ahead"),
-    "overlap": mark("overlap — mean by shared bytes"),
-    "linear": mark("linear — by position"),
-    "nearest": mark("nearest — by position"),
-    "segment": mark("segment — linear inside each part"),
+    "floor": phrase("floor — causal"),
+    "exact": phrase("exact — same last byte only"),
+    "ceil": phrase("ceil — looks ahead"),
+    "overlap": phrase("overlap — mean by shared bytes"),
+    "linear": phrase("linear — by position"),
+    "nearest": phrase("nearest — by position"),
+    "segment": phrase("segment — linear inside each part"),
 }
 # Numbers under "Advanced", by what they are about: setting -> its name in the form.
 STEPS = {
-    "gradient_accumulation_steps": mark("Gradient accumulation, forwards per step"),
-    "lr": mark("Learning rate of the student"),
-    "map_lr": mark("Learning rate of projector and router"),
-    "warmup": mark("Warm-up, share of the steps"),
-    "max_grad_norm": mark("Gradients clipped to norm"),
-    "checkpoint_every": mark("Steps between checkpoints"),
-    "seed": mark("Seed"),
+    "gradient_accumulation_steps": phrase("Gradient accumulation, forwards per step"),
+    "lr": phrase("Learning rate of the student"),
+    "map_lr": phrase("Learning rate of projector and router"),
+    "warmup": phrase("Warm-up, share of the steps"),
+    "max_grad_norm": phrase("Gradients clipped to norm"),
+    "checkpoint_every": phrase("Steps between checkpoints"),
+    "seed": phrase("Seed"),
 }
 LOSS = {
-    "lambda_key": mark("Weight of the K loss"),
-    "lambda_value": mark("Weight of the V loss"),
-    "entropy_weight": mark("Weight of the entropy term"),
-    "fusion_temperature": mark("Temperature of similarity fusion"),
-    "lora_rank": mark("LoRA rank"),
+    "lambda_key": phrase("Weight of the K loss"),
+    "lambda_value": phrase("Weight of the V loss"),
+    "entropy_weight": phrase("Weight of the entropy term"),
+    "fusion_temperature": phrase("Temperature of similarity fusion"),
+    "lora_rank": phrase("LoRA rank"),
 }
 DATA = {
-    "fit_documents": mark("Documents the map is fitted on"),
-    "eval_documents": mark("Held-out documents"),
-    "max_tokens": mark("Longest document, tokens"),
-    "sinks": mark("First tokens left out (sinks)"),
+    "fit_documents": phrase("Documents the map is fitted on"),
+    "eval_documents": phrase("Held-out documents"),
+    "max_tokens": phrase("Longest document, tokens"),
+    "sinks": phrase("First tokens left out (sinks)"),
 }
 THRESHOLDS = {
-    "converged": mark("Half time: last 5 losses over the first, below"),
-    "stable": mark("End: loss over that at half time, up to"),
-    "spike": mark("A spike: times the median before it"),
-    "spikes": mark("Share of steps that may be spikes"),
-    "memory": mark("Peak memory, share of the device, below"),
-    "variance": mark("Variance of student K and V, at least"),
-    "rank": mark("Effective rank of student K and V, at least"),
+    "converged": phrase("Half time: last 5 losses over the first, below"),
+    "stable": phrase("End: loss over that at half time, up to"),
+    "spike": phrase("A spike: times the median before it"),
+    "spikes": phrase("Share of steps that may be spikes"),
+    "memory": phrase("Peak memory, share of the device, below"),
+    "variance": phrase("Variance of student K and V, at least"),
+    "rank": phrase("Effective rank of student K and V, at least"),
 }

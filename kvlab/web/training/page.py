@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from kvlab.language import mark, say
+from kvlab.language import phrase, say
 from kvlab.runs import monitor, run_queue, store
 from kvlab.runs.monitor import View
 from kvlab.web import server
@@ -12,7 +12,7 @@ from kvlab.web.training import form, launch, live
 from kvlab.web.training import words as live_words
 from kvlab.web.widgets import plain, show_error
 
-ABOUT = mark(
+ABOUT = phrase(
     "A short training run answers one question: does distilling these teachers’ KV caches into this student work at "
     "all? It runs in a process of its own: close this page whenever you like, and come back for the verdict."
 )

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import streamlit as st
 
-from kvlab.language import LANGUAGES, current, mark, say
+from kvlab.language import LANGUAGES, current, phrase, say
 from kvlab.results.training.facts import gather
 from kvlab.results.training.write import text_of
 from kvlab.runs import store
 
 REPORTS = {
-    "html": (mark("HTML, one file with figures"), "text/html"),
+    "html": (phrase("HTML, one file with figures"), "text/html"),
     "md": ("Markdown", "text/markdown"),
     "json": ("JSON", "application/json"),
 }

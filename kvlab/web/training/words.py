@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kvlab.language import current, mark, plural, say, translated
+from kvlab.language import current, phrase, plural, say, translated
 from kvlab.results.training import records
 from kvlab.results.training.blocks import Quoted, pieces
 from kvlab.results.training.sections import remark
@@ -15,37 +15,37 @@ from kvlab.runs.monitor import View
 from kvlab.web.widgets import UNKNOWN, duration
 
 PHASES = {
-    "waiting": mark("waiting"),
-    "starting": mark("starting its process"),
-    "loading": mark("loading models and data"),
-    "fitting the map": mark("fitting the map from teacher to student"),
-    "evaluating before": mark("measuring the untrained student on held-out text"),
-    "training": mark("training"),
-    "evaluating after": mark("measuring the trained student on held-out text"),
-    "saving": mark("saving a checkpoint"),
-    "reporting": mark("writing the report"),
+    "waiting": phrase("waiting"),
+    "starting": phrase("starting its process"),
+    "loading": phrase("loading models and data"),
+    "fitting the map": phrase("fitting the map from teacher to student"),
+    "evaluating before": phrase("measuring the untrained student on held-out text"),
+    "training": phrase("training"),
+    "evaluating after": phrase("measuring the trained student on held-out text"),
+    "saving": phrase("saving a checkpoint"),
+    "reporting": phrase("writing the report"),
 }
 CONTROLS = {
-    "ce-only": mark("A control: no teacher has a part in the loss ({name})."),
-    "shuffled-teacher": mark("A control: the teacher's rows are out of order ({name})."),
-    "random-teacher": mark("A control: the teacher has random weights ({name})."),
+    "ce-only": phrase("A control: no teacher has a part in the loss ({name})."),
+    "shuffled-teacher": phrase("A control: the teacher's rows are out of order ({name})."),
+    "random-teacher": phrase("A control: the teacher has random weights ({name})."),
 }
 ENDS = {
-    "failed": mark("This run failed."),
-    "lost": mark("This run was lost: its process is gone and did not say how it ended."),
+    "failed": phrase("This run failed."),
+    "lost": phrase("This run was lost: its process is gone and did not say how it ended."),
 }
-ASKED_KILL = mark(
+ASKED_KILL = phrase(
     "Kill ends the process and all that it started at once. The steps since the last checkpoint are lost; what was "
     "logged is kept. **Stop** finishes the step and saves."
 )
-NO_REASON = mark("No reason was recorded. Its folder may be damaged; launch the run again.")
-MEMORY = {"device": mark("**GPU memory in use**"), "process": mark("**Memory of this process** (no GPU)")}
+NO_REASON = phrase("No reason was recorded. Its folder may be damaged; launch the run again.")
+MEMORY = {"device": phrase("**GPU memory in use**"), "process": phrase("**Memory of this process** (no GPU)")}
 CHANGES = {
-    "ce": mark("cross-entropy {before:.4f} → {after:.4f} nats per token"),
-    "kv_key": mark("KV error of K {before:.4f} → {after:.4f}"),
-    "kv_value": mark("of V {before:.4f} → {after:.4f}"),
+    "ce": phrase("cross-entropy {before:.4f} → {after:.4f} nats per token"),
+    "kv_key": phrase("KV error of K {before:.4f} → {after:.4f}"),
+    "kv_value": phrase("of V {before:.4f} → {after:.4f}"),
 }
-COUNTS = {"documents": mark("{n:,} documents"), "tokens": mark("{n:,} tokens")}
+COUNTS = {"documents": phrase("{n:,} documents"), "tokens": phrase("{n:,} tokens")}
 
 
 def going_on(view: View) -> str:
@@ -100,7 +100,7 @@ def memory(whose: str) -> str:
 
 def result(state: object) -> str:
     """Of a checkpoint, with spaces that do not break."""
-    return (mark(state) or UNKNOWN).replace(" ", "\u00a0")
+    return (phrase(state) or UNKNOWN).replace(" ", "\u00a0")
 
 
 def capital(text: str) -> str:
@@ -199,29 +199,29 @@ def settings(changes: dict[str, Any]) -> str:
 
 
 STATES = {
-    "done": mark("finished"),
-    "failed": mark("failed"),
-    "cancelled": mark("stopped"),
-    "lost": mark("lost"),
+    "done": phrase("finished"),
+    "failed": phrase("failed"),
+    "cancelled": phrase("stopped"),
+    "lost": phrase("lost"),
 }
-VERDICTS = {"pass": mark("✓ passed"), "fail": mark("✗ failed"), "pending": mark("… pending")}
+VERDICTS = {"pass": phrase("✓ passed"), "fail": phrase("✗ failed"), "pending": phrase("… pending")}
 
 # What a run logs: its name, and the axis with the unit. Anything else is shown by the name it is logged under.
 METRICS = {
-    "loss": (mark("Total loss"), mark("total loss")),
-    "ce": (mark("Cross-entropy (CE), training"), mark("training CE, nats per token")),
-    "kv_key": (mark("KV error of K, training"), mark("KV(K), error² / variance")),
-    "kv_value": (mark("KV error of V, training"), mark("KV(V), error² / variance")),
-    "heldout": (mark("Cross-entropy (CE), held-out"), mark("held-out CE, nats per token")),
-    "memory": (mark("Memory in use"), mark("memory in use, GiB")),
-    "entropy": (mark("Router entropy"), mark("router entropy, 1 = even")),
-    "tokens_per_s": (mark("Throughput"), mark("student tokens per second")),
-    "grad_norm": (mark("Gradient norm"), mark("gradient norm, unclipped")),
-    "lr": (mark("Learning rate"), mark("learning rate")),
-    "variance_ratio_key": (mark("Variance of K"), mark("K variance / at start")),
-    "variance_ratio_value": (mark("Variance of V"), mark("V variance / at start")),
-    "effective_rank_key": (mark("Effective rank of K"), mark("(Σλ)² / Σλ² of K")),
-    "effective_rank_value": (mark("Effective rank of V"), mark("(Σλ)² / Σλ² of V")),
+    "loss": (phrase("Total loss"), phrase("total loss")),
+    "ce": (phrase("Cross-entropy (CE), training"), phrase("training CE, nats per token")),
+    "kv_key": (phrase("KV error of K, training"), phrase("KV(K), error² / variance")),
+    "kv_value": (phrase("KV error of V, training"), phrase("KV(V), error² / variance")),
+    "heldout": (phrase("Cross-entropy (CE), held-out"), phrase("held-out CE, nats per token")),
+    "memory": (phrase("Memory in use"), phrase("memory in use, GiB")),
+    "entropy": (phrase("Router entropy"), phrase("router entropy, 1 = even")),
+    "tokens_per_s": (phrase("Throughput"), phrase("student tokens per second")),
+    "grad_norm": (phrase("Gradient norm"), phrase("gradient norm, unclipped")),
+    "lr": (phrase("Learning rate"), phrase("learning rate")),
+    "variance_ratio_key": (phrase("Variance of K"), phrase("K variance / at start")),
+    "variance_ratio_value": (phrase("Variance of V"), phrase("V variance / at start")),
+    "effective_rank_key": (phrase("Effective rank of K"), phrase("(Σλ)² / Σλ² of K")),
+    "effective_rank_value": (phrase("Effective rank of V"), phrase("(Σλ)² / Σλ² of V")),
 }
 NOT_CURVES = ("step", "tokens", "seconds")  # logged, and no measure of the run
 
