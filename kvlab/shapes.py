@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvlab.language import plural, say
+from kvlab.language import phrase, plural, say
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +23,24 @@ KINDS = ("key", "value")
 
 # stage name, units done, units in all; raises errors.Cancelled to stop the work
 Progress = Callable[[str, int, int], None]
+
+
+# What a run is doing, as its status names it.
+PHASES = frozenset(
+    (
+        phrase("waiting"),
+        phrase("starting"),
+        phrase("loading"),
+    )
+)
+LOADING = "loading "  # the name of a model follows
+
+
+def phase_words(phase: str) -> str:
+    """A phase of a status in the current language; one that is not known, as it is."""
+    if phase.startswith(LOADING):
+        return say("loading {name}", name=phase.removeprefix(LOADING))
+    return say(phase) if phase in PHASES else phase
 
 
 def no_progress(stage: str, done: int, total: int) -> None:

@@ -63,10 +63,9 @@ def updated(words: Catalog) -> Catalog:
     for one, many in sorted(places, key=lambda key: (places[key][0][0], key)):
         old = words.get(one)
         string = old.string if old else ""
+        string = string[0] if isinstance(string, tuple) else string
         if many:
-            string = string if isinstance(string, tuple) else (string,)
-        elif isinstance(string, tuple):
-            string = string[0]
+            string = (string,)
         new.add((one, many) if many else one, string, locations=sorted(set(places[one, many])))
     return new
 
@@ -77,17 +76,10 @@ def main() -> None:
         # Dates and versions would change the file at every run.
         write_po(file, words, width=0, omit_header=False, include_lineno=False)
     text = PO.read_text(encoding="utf-8").splitlines(keepends=True)
-    fleeting = (
-        "POT-Creation-Date",
-        "PO-Revision-Date",
-        "Generated-By",
-        "Last-Translator",
-        "Report-Msgid",
-        "Project-Id",
+    fleeting = tuple(
+        f'"{name}' for name in ("POT", "PO-", "Generated", "Last-Tr", "Report-", "Project-", "Language-Team")
     )
-    PO.write_text(
-        "".join(line for line in text if not line.startswith(tuple(f'"{name}' for name in fleeting))), "utf-8"
-    )
+    PO.write_text("".join(line for line in text if not line.startswith(fleeting)), "utf-8")
     MO.write_bytes(compiled(catalogue()))
     missing = [message.id for message in words if message.id and not any(message.string)]
     print(f"{len(words)} entries; without Chinese: {len(missing)}", *missing, sep="\n")

@@ -8,7 +8,7 @@ from pathlib import Path
 PROJECT = Path(__file__).parents[1]
 # A room imports from itself and from the rooms before it; those before "models" are free of torch.
 ROOMS = (
-    *("kvlab", "errors", "language", "shapes"),
+    *("kvlab", "language", "errors", "shapes"),
     *("host", "request", "runs", "results", "web", "app", "pages", "doctor"),
     *("models", "demo", "align", "inject", "train", "bench"),
     *("cli", "worker", "__main__"),

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 
 from kvlab.cli import flags
-from kvlab.language import say, speaking, translated
+from kvlab.language import say, speaking
 from kvlab.request import inject
 from kvlab.request.inject import InjectionRequest, InjectSettings
 from kvlab.results.function import data as results
@@ -52,6 +52,6 @@ def run(options: argparse.Namespace, documents_of: Callable[[], list[Document]],
     with speaking(options.language):
         print(results.sentence(found))
         for note in found.notes:
-            print(say("Note: {note}", note=translated(note)))
+            print(say("Note: {note}", note=note))
         print(say("Written: {files}", files=f"{options.out}/{results.JSON_NAME}, {folder.REPORT_NAME}"))
     return 0 if found.reproduces else 1

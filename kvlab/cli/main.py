@@ -16,10 +16,11 @@ from kvlab.cli import flags, runs
 from kvlab.cli import inject as inject_flags
 from kvlab.cli import train as train_flags
 from kvlab.errors import AlignError, KvlabError
-from kvlab.language import DEFAULT, Message, say, speaking, translated
+from kvlab.language import DEFAULT, Message, say, speaking
 from kvlab.request import align as asked
 from kvlab.request.align import AlignSettings
 from kvlab.results.alignment.data import Alignment
+from kvlab.shapes import phase_words
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,7 +46,7 @@ def _run(options: argparse.Namespace) -> int:
             traceback.print_exc()
         known = isinstance(error, KvlabError)
         unknown = say("Unexpected {kind}: {error}. --debug shows where.", kind=type(error).__name__, error=error)
-        print("kvlab:", translated(str(error)) if known else unknown, file=sys.stderr)
+        print("kvlab:", error if known else unknown, file=sys.stderr)
         return 2
 
 
@@ -131,7 +132,7 @@ def _tell(alignments: Sequence[Alignment]) -> None:
     if alignments[0].fusion:
         print(fusion_sentence(alignments[0]))
     for note in dict.fromkeys(note for alignment in alignments for note in alignment.notes):
-        print(say("Note: {note}", note=translated(note)))
+        print(say("Note: {note}", note=note))
 
 
 def _inject(options: argparse.Namespace) -> int:
@@ -146,12 +147,12 @@ def _documents(prompts, options: argparse.Namespace) -> list:
         return prompts.samples()
     reading = prompts.read_file(options.prompts, options.column)
     for problem in reading.problems:
-        where, message = translated(problem.where), translated(problem.message)
+        where, message = problem.where, problem.message
         print(f"{options.prompts.name}, {where}: {message}", file=sys.stderr)
     if reading.duplicates:
         print(say("Duplicates left out: {n}.", n=reading.duplicates), file=sys.stderr)
     for cut in reading.cut:
-        where, sizes = translated(cut.where), {"characters": cut.characters, "kept": cut.kept}
+        where, sizes = cut.where, {"characters": cut.characters, "kept": cut.kept}
         print(say("{where}: cut from {characters:,} to {kept:,} characters.", where=where, **sizes), file=sys.stderr)
     return reading.documents
 
@@ -219,7 +220,7 @@ class Bar:
         if stage != self.stage:
             self.stage = stage
             self.bar.reset(total)
-            self.bar.set_description(translated(stage), refresh=False)
+            self.bar.set_description(phase_words(stage), refresh=False)
         self.bar.total, self.bar.n = total, done
         self.bar.refresh()
 

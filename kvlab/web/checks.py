@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from kvlab.errors import KvlabError
-from kvlab.language import say, translated
+from kvlab.language import Message, say
 from kvlab.web import backend
 from kvlab.web.widgets import show_error
 
@@ -49,10 +49,10 @@ def _seven() -> None:
         st.success(say("所有测试通过! All {n} checks passed in {seconds:.2f} s.", n=len(outcomes), seconds=seconds))
     for outcome in outcomes:
         mark = MARK["fail" if outcome["error"] else "ok"]
-        title, explanation = translated(outcome["title"]), translated(outcome["explanation"])
+        title, explanation = say(outcome["title"]), say(outcome["explanation"])
         st.markdown(f"{mark} **{outcome['number']}. {title}**  \n{explanation}")
         if outcome["error"]:
-            st.code(translated(outcome["error"]), language=None)
+            st.code(outcome["error"], language=None)
     st.caption(say("The same from a shell: `python -m kvlab check`, or `python tests/test_kv_fixes.py`."))
     st.button(say("Run again"), icon=":material/refresh:")
 
@@ -65,10 +65,10 @@ def _environment() -> None:
         show_error(error)
         return
     for finding in findings:
-        mark, name, found = MARK[finding["status"]], translated(finding["name"]), translated(finding["found"])
+        mark, name, found = MARK[finding["status"]], Message.read(finding["name"]), Message.read(finding["found"])
         st.markdown(say("{mark} **{name}**: {found}", mark=mark, name=name, found=found))
         if finding["remedy"] and finding["status"] != "ok":
-            st.code(translated(finding["remedy"]), language="bash", wrap_lines=True)
+            st.code(str(Message.read(finding["remedy"])), language="bash", wrap_lines=True)
 
 
 @st.cache_data(show_spinner=False, ttl=300)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import streamlit as st
 
 from kvlab.errors import KvlabError, RunError
-from kvlab.language import phrase, say, translated
+from kvlab.language import phrase, say
 from kvlab.request.prompts import RUN_PROMPTS
 from kvlab.runs import store
 from kvlab.runs.monitor import View
+from kvlab.shapes import phase_words
 from kvlab.web import backend, outcome, places
 from kvlab.web.server import worker
 from kvlab.web.widgets import show_error
@@ -82,7 +83,7 @@ def _phase(view: View) -> str:
         if backend.ready():
             return say("waiting for the worker")
         return say("waiting for the worker — it is still starting (about 10 s)")
-    phase = translated(view.phase) or say("starting")
+    phase = phase_words(view.phase) or say("starting")
     if view.total > 1:
         phase = say("{phase} {done} of {total}", phase=phase, done=view.done, total=view.total)
     words = [phase]

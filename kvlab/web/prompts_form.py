@@ -8,7 +8,7 @@ from typing import TypeVar
 import streamlit as st
 
 from kvlab.errors import PromptError
-from kvlab.language import Message, phrase, say, translated
+from kvlab.language import Message, phrase, say
 from kvlab.request import prompts
 from kvlab.request.align import AnalysisRequest
 from kvlab.request.prompts import Reading
@@ -138,7 +138,7 @@ def shown(reading: Reading) -> list[Document]:
     st.caption(" · ".join(words))
     if reading.problems:
         st.warning(say("Not read as given: {n:,}. What was good is kept.", n=len(reading.problems)))
-        rows = [{"where": translated(p.where), "problem": neutral(translated(p.message))} for p in reading.problems]
+        rows = [{"where": str(p.where), "problem": neutral(str(p.message))} for p in reading.problems]
         st.dataframe(
             rows,
             hide_index=True,
@@ -170,7 +170,7 @@ def parts() -> tuple[dict, bool]:
                 key=f"form-markers-{name}",
                 height=110,
                 disabled=source != "auto",
-                help=translated(f"One a line: {Markers.model_fields[name].description}."),
+                help=say("One a line: {what}.", what=say(Markers.model_fields[name].description)),
             )
             for column, (name, label) in zip(st.columns(2), BEGINS.items(), strict=True)
         }

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from kvlab.language import say, translated
+from kvlab.language import say
 from kvlab.results.safe_csv import neutral
 from kvlab.runs.settings_diff import MISSING, differences
 from kvlab.web.widgets import table_height
@@ -49,4 +49,4 @@ def said(value: object) -> str:
         return say(", ").join(map(said, value)) or say("none")
     if isinstance(value, float):
         return f"{value:g}"
-    return neutral(translated(str(value)).encode("utf-8", "replace").decode())
+    return neutral(str(value).encode("utf-8", "replace").decode())

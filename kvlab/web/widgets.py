@@ -7,7 +7,7 @@ from math import isfinite, isnan
 import streamlit as st
 
 from kvlab.errors import KvlabError
-from kvlab.language import phrase, plural, say, translated
+from kvlab.language import phrase, plural, say
 from kvlab.results.alignment.data import Alignment, HeadScore
 from kvlab.results.style import KIND_NAME
 from kvlab.results.words import whole
@@ -52,7 +52,7 @@ SEGMENTS = {
 
 def show_error(error: KvlabError) -> None:
     """What was expected, what was found, what to do."""
-    expected, found, remedy = (plain(translated(part)) for part in (error.expected, error.found, error.remedy))
+    expected, found, remedy = (plain(str(part)) for part in (error.expected, error.found, error.remedy))
     st.error(say("**Expected** {expected}", expected=expected), icon=":material/error:")
     st.markdown(say("**Found:** {found}\n\n**What to do:** {remedy}", found=found, remedy=remedy))
 
@@ -98,7 +98,7 @@ def head_sentence(alignment: Alignment, score: HeadScore) -> str:
         shuffled=whole(score.r2_shuffled),
         n=score.n,
         folds=alignment.data["folds"],
-        split=translated(alignment.data["split"]),
+        split=say(alignment.data["split"]),
         **where,
     )
     return sentence + _verdict(score)

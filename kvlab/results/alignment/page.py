@@ -8,7 +8,7 @@ from html import escape
 import pandas as pd
 import plotly.graph_objects as go
 
-from kvlab.language import current, phrase, say, speaking, translated
+from kvlab.language import current, phrase, say, speaking
 from kvlab.results.alignment import layers, one_head, sentences, tables
 from kvlab.results.alignment.data import Alignment, worst_head
 from kvlab.results.alignment.fusion import gain_heatmap
@@ -79,7 +79,7 @@ def _sections(alignment: Alignment, function: Section | None) -> list[str]:
     draw = drawing()
     return [
         _said(sentences.sentence(alignment)),
-        *(f'<p class="note">{escape(translated(note))}</p>' for note in alignment.notes),
+        *(f'<p class="note">{escape(str(note))}</p>' for note in alignment.notes),
         _heading(say("Projection error by head")),
         _said(say(sentences.ERROR_MEANING)),
         *(draw(error_heatmap(alignment, kind)) for kind in KIND_NAME),
@@ -161,11 +161,11 @@ def _rules(alignment: Alignment) -> pd.DataFrame:
 def _pairs(alignment: Alignment) -> pd.DataFrame:
     controls = {k: v for k, v in alignment.controls.items() if not isinstance(v, dict)}
     pairs = {
-        "prompts": translated(alignment.prompts),
+        "prompts": alignment.prompts,
         "teachers": ", ".join(alignment.teachers),
         **alignment.settings,
-        **{k: translated(str(v)) for k, v in alignment.data.items() if not isinstance(v, dict)},
-        **{say("control: {name}", name=say(k)): translated(str(v)) for k, v in controls.items()},
+        **{k: say(v) if k == "split" else str(v) for k, v in alignment.data.items() if not isinstance(v, dict)},
+        **{say("control: {name}", name=say(k)): str(v) for k, v in controls.items()},
         **alignment.versions,
         **{k: f"{v:.2f}" for k, v in alignment.timings.items()},
     }

@@ -6,7 +6,7 @@ from math import isfinite
 
 import numpy as np
 
-from kvlab.language import phrase, plural, say, translated
+from kvlab.language import Message, phrase, plural, say
 from kvlab.results.alignment.data import Alignment, FusedScore, HeadScore
 from kvlab.results.alignment.rkv import kept_mask
 from kvlab.results.style import KIND_NAME
@@ -71,14 +71,14 @@ def control_sentence(alignment: Alignment, score: HeadScore) -> str:
     elif score.n_control < score.n:
         parts.append(say("shuffled rows on {n:,} of them, a sample", n=score.n_control))
     if not measured:
-        why = translated(alignment.controls.get("random_teacher", "not measured"))
+        why = Message.read(alignment.controls.get("random_teacher", "not measured"))
         parts.append(say("random weights: {why}", why=why))
     return say("{clauses}.", clauses=clauses(parts))
 
 
 def split(alignment: Alignment) -> str:
     """5 folds by document."""
-    return say("{n} folds {how}", n=alignment.data["folds"], how=translated(alignment.data["split"]))
+    return say("{n} folds {how}", n=alignment.data["folds"], how=say(alignment.data["split"]))
 
 
 def apart_sentence(alignment: Alignment, score: HeadScore) -> str:

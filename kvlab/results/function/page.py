@@ -9,7 +9,7 @@ from html import escape
 import pandas as pd
 import plotly.graph_objects as go
 
-from kvlab.language import current, phrase, say, speaking, translated
+from kvlab.language import current, phrase, say, speaking
 from kvlab.results.alignment.archive import zipped
 from kvlab.results.alignment.data import Alignment, plain
 from kvlab.results.alignment.page import LANGUAGES, SETTING, STYLE, VALUE, html
@@ -69,7 +69,7 @@ def html_with_function(alignment: Alignment, language: str | None, injection: In
 def function_section(injection: Injection, draw: Callable[[go.Figure], str]) -> list[str]:
     """The findings with their figures and numbers; of a test whose own cache does not reproduce, that alone."""
     found = [_said(results.sentence(injection))]
-    found += [f'<p class="note">{escape(translated(note))}</p>' for note in injection.notes]
+    found += [f'<p class="note">{escape(str(note))}</p>' for note in injection.notes]
     if not injection.reproduces:
         return found
     share = injection.injection["prefix"]
@@ -128,10 +128,10 @@ def marked_html(continued: Continued) -> str:
 def settings_table(injection: Injection) -> pd.DataFrame:
     """Settings, data, versions and seconds in two columns."""
     pairs = {
-        say("prompts"): translated(injection.prompts),
+        say("prompts"): injection.prompts,
         **injection.settings,
         **injection.injection,
-        **{say(DATA.get(k, k)): translated(str(v)) for k, v in injection.data.items()},
+        **{say(DATA.get(k, k)): say(v) if k == "split" else str(v) for k, v in injection.data.items()},
         **injection.versions,
         **{say(DATA.get(k, k)): f"{v:.2f}" for k, v in injection.timings.items()},
     }

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from kvlab.errors import KvlabError
-from kvlab.language import phrase, say, translated
+from kvlab.language import phrase, say
 from kvlab.results.alignment.data import Alignment
 from kvlab.results.alignment.difference import (
     DIFFERENCE_MEANING,
@@ -90,7 +90,7 @@ def _both(a: Alignment, b: Alignment, shown: str) -> None:
     differences = _matched(shown, (id(a), id(b)), a, b)
     st.markdown(say("**B:** {finding}", finding=sentence(b)))
     for note in b.notes:  # those of A stand above all views
-        st.caption(say(":material/info: B: {note}", note=plain(translated(note))))
+        st.caption(say(":material/info: B: {note}", note=plain(str(note))))
     if differences:
         st.markdown(f"**{difference_sentence(differences)}**")
     else:
@@ -180,7 +180,7 @@ def _detail(a: Alignment, b: Alignment, differences: Sequence[HeadDifference], c
 
 
 def _named(letter: str, alignment: Alignment) -> str:
-    teacher, prompts = plain(alignment.teacher["name"]), plain(translated(alignment.prompts))
+    teacher, prompts = plain(alignment.teacher["name"]), plain(alignment.prompts)
     return say("**{letter}:** {teacher}, {prompts}", letter=letter, teacher=teacher, prompts=prompts)
 
 

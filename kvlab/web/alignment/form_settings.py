@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from kvlab.language import say, translated
+from kvlab.language import say
 from kvlab.request.align import AlignSettings
 from kvlab.web.widgets import CALIBRATION, KEYS, LAYER_RULES, PROJECTORS, SEARCHES, TIME_RULES
 
@@ -76,8 +76,8 @@ def _advanced() -> dict:
 
 
 def _described(name: str) -> str:
-    text = AlignSettings.model_fields[name].description
-    return translated(f"{text[0].upper()}{text[1:]}.")
+    text = say(AlignSettings.model_fields[name].description)
+    return say("{sentence}.", sentence=text[0].upper() + text[1:])
 
 
 def _choice(label: str, name: str, words: dict[str, str], help_text: str | None = None) -> str:

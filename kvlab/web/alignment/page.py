@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from kvlab.errors import KvlabError
-from kvlab.language import phrase, plural, say, translated
+from kvlab.language import phrase, plural, say
 from kvlab.results.alignment.data import Alignment
 from kvlab.results.alignment.sentences import sentence
 from kvlab.runs.monitor import View
@@ -160,7 +160,7 @@ def _show(alignment: Alignment, shown: str) -> None:
         share.button(alignment, shown)
         _try_it(shown)
     for note in alignment.notes:
-        st.warning(translated(note), icon=":material/info:")
+        st.warning(str(note), icon=":material/info:")
     views = [name for name in VIEWS if name != "fusion" or alignment.fusion]
     by_address = st.query_params.get("view", "compare" if compare.WITH in st.query_params else None)
     wanted = st.session_state.get("view", by_address)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from kvlab.errors import KvlabError
-from kvlab.language import phrase, say, translated
+from kvlab.language import phrase, say
 from kvlab.results.function import data as results
 from kvlab.results.function.data import Injection
 from kvlab.runs.monitor import View
@@ -101,7 +101,7 @@ def _show(injection: Injection, run_id: str) -> None:
     if not injection.reproduces:
         return
     for note in injection.notes:
-        st.caption(translated(note))
+        st.caption(str(note))
     wanted = st.session_state.get(VIEW, st.query_params.get("view"))
     st.session_state[VIEW] = wanted if wanted in VIEWS else "verdict"
     view = st.segmented_control(

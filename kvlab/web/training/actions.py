@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import streamlit as st
 
 from kvlab.errors import KvlabError, RunError
-from kvlab.language import phrase, plural, say, translated
+from kvlab.language import phrase, plural, say
 from kvlab.request.prompts import RUN_PROMPTS
 from kvlab.runs import store, training
 from kvlab.runs.history import Row
@@ -251,7 +251,7 @@ def _delete(rows: Sequence[Row]) -> str:
                 gone.append(row.id)
     table.drop(gone)
     if errors:
-        found = translated(errors[0].found)
+        found = errors[0].found
         if len(rows) > 1:
             found = say("{found} ({gone} of {asked} were deleted)", found=found, gone=len(gone), asked=len(rows))
         raise RunError(errors[0].kind, expected=errors[0].expected, found=found, remedy=errors[0].remedy)

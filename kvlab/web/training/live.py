@@ -8,7 +8,7 @@ from __future__ import annotations
 import streamlit as st
 
 from kvlab.errors import KvlabError, RunError
-from kvlab.language import say, translated
+from kvlab.language import Message, say
 from kvlab.request.train import Thresholds
 from kvlab.runs import monitor, run_queue, store, training
 from kvlab.runs.metrics import pace
@@ -141,8 +141,8 @@ def _numbers(view: View, source: Source) -> None:
         for column, (name, value) in zip(st.columns(len(shown)), shown.items()):
             column.metric(name, value)
     device = source.report().get("device")
-    if isinstance(device, dict) and isinstance(device.get("words"), str):
-        st.caption(say("How it computes: it {words}.", words=plain(translated(device["words"]))))
+    if isinstance(device, dict) and device.get("words"):
+        st.caption(say("How it computes: it {words}.", words=plain(str(Message.read(device["words"])))))
 
 
 def _charts(view: View, source: Source) -> None:

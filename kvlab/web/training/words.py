@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kvlab.language import current, phrase, plural, say, translated
+from kvlab.language import current, phrase, plural, say
 from kvlab.results.training import records
 from kvlab.results.training.blocks import Quoted, pieces
 from kvlab.results.training.sections import remark
@@ -307,4 +307,4 @@ def mark(state: object) -> str | None:
 def remarked(row: dict[str, Any]) -> str:
     """What the verdict remarked on a checkpoint, a row of verdict.json."""
     said = pieces(remark(row, current()))
-    return "".join(translated(part.text) if isinstance(part, Quoted) else part for part in said)
+    return "".join(str(part.text) if isinstance(part, Quoted) else part for part in said)
