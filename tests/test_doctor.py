@@ -63,7 +63,7 @@ def test_it_works_where_nothing_is_installed():
 def test_a_missing_package_comes_with_its_install_command(requirements):
     (found,) = requirements("transformers>=5.17,<6\n")
     assert (found.name, found.status, found.found) == ("package transformers", "fail", "not installed")
-    assert found.remedy == f"{sys.executable} -m pip install 'transformers>=5.17,<6'"
+    assert str(found.remedy) == f"{sys.executable} -m pip install 'transformers>=5.17,<6'"
 
 
 def test_comments_markers_and_includes_are_no_packages(requirements):
@@ -128,8 +128,8 @@ def test_a_gpu_in_good_order(machine):
     findings = machine(gpu(capability=(9, 0)))
     assert [finding.name for finding in findings] == ["driver", "gpu 0", "mixed precision"]
     assert {finding.status for finding in findings} == {"ok"}
-    assert named(findings, "driver").found == "NVIDIA driver 580.1"
-    assert named(findings, "gpu 0").found == "H100, 70.0 GiB free of 80.0 GiB"
+    assert str(named(findings, "driver").found) == "NVIDIA driver 580.1"
+    assert str(named(findings, "gpu 0").found) == "H100, 70.0 GiB free of 80.0 GiB"
     assert "bfloat16" in named(findings, "mixed precision").found
 
 

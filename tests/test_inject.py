@@ -168,7 +168,7 @@ def test_texts_stand_side_by_side(found):
     # Tokens of an English text are whole characters.
     own = next(text.continuations[0] for text in found.texts if text.continuations[0].text.isascii())
     assert not any(own.differs) and len(own.tokens) <= 12 and "".join(own.tokens).strip() == own.text.strip()
-    assert all(text.expected.replace(":", "").isdigit() for text in found.texts)  # 18:25 is a time of day
+    assert all(str(text.expected).replace(":", "").isdigit() for text in found.texts)  # 18:25 is a time of day
     assert {a.variant for a in found.accuracy} == set(results.VARIANTS)
 
 

@@ -255,7 +255,7 @@ def test_a_repository_or_folder_without_configuration(tmp_path, monkeypatch):
 
 def test_weight_files_of_a_folder(tmp_path):
     name = str(tmp_path)
-    assert refusal(weight_files, tmp_path, name).found == "no weight files"
+    assert str(refusal(weight_files, tmp_path, name).found) == "no weight files"
     (tmp_path / "pytorch_model.bin").write_text("")
     assert refusal(weight_files, tmp_path, name).kind == "model-no-safetensors"
     (tmp_path / "model.safetensors").write_text("")

@@ -202,7 +202,7 @@ def test_byte_offsets_are_those_of_the_file():
     data = b"\xef\xbb\xbfgood\r\n\r\nbad \xff\r\n"
     assert data.index(b"\xff") == 15
     assert "byte offset 15 (line 3)" in read_upload("a.txt", data).problems[0].message
-    assert refused("a.jsonl", b"\xef\xbb\xbf\xff").found.endswith(
+    assert str(refused("a.jsonl", b"\xef\xbb\xbf\xff").found).endswith(
         "byte 0xFF at byte offset 3 (line 1), which is not UTF-8"
     )
 
@@ -254,7 +254,7 @@ def test_a_file_with_nothing_good_is_refused_for_its_reason(line, kind, message)
 def test_a_file_with_nothing_good_gives_the_first_reasons():
     error = refused("a.jsonl", b'{"prompt": 1}\n[]\n{"prompt": ""}\n{}')
     assert error.kind == "prompts-nothing-good"
-    assert error.found == (
+    assert str(error.found) == (
         "no good document (4 refused). line 1: a number: 1; line 2: a list: '[]'; line 3: nothing but blanks; and more"
     )
 
@@ -372,7 +372,7 @@ def test_parquet_takes_its_only_column_of_text_and_names_them_otherwise():
     reading = read_upload("a.parquet", parquet(n=[1, 2], question=pa.array(["a", "b"], pa.large_string())))
     assert (reading.column, texts(reading)) == ("question", ["a", "b"])
     error = refused("a.parquet", parquet(a=["x"], b=["y"]))
-    assert error.kind == "prompts-no-column" and error.found == "the columns 'a', 'b'"
+    assert error.kind == "prompts-no-column" and str(error.found) == "the columns 'a', 'b'"
     error = refused("a.parquet", parquet(a=[[1]]), column="a")
     assert error.kind == "prompts-not-text" and "row 1: a list: [1]" in error.found
 
@@ -519,7 +519,7 @@ def test_a_broken_run_file_is_named(tmp_path, second):
     path.write_text(path.read_text() + second)
     with pytest.raises(PromptError) as caught:
         read_prompts(path)
-    assert caught.value.kind == "prompts-broken-file" and caught.value.found.startswith("line 2, which is none")
+    assert caught.value.kind == "prompts-broken-file" and str(caught.value.found).startswith("line 2, which is none")
     with pytest.raises(PromptError) as caught:
         read_prompts(tmp_path / "none.jsonl")
     assert caught.value.kind == "prompts-not-found"
