@@ -24,14 +24,23 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from kvlab.language import Message
 from kvlab import PROJECT
 from kvlab.errors import RunError
+from kvlab.language import Message, phrase
 
 COMPUTED = ("analysis", "injection")  # by the warm worker of the web app
 KINDS = (*COMPUTED, "training")
 ACTIVE = ("queued", "running")
 FINAL = ("done", "failed", "cancelled")
+# What people read for a state; "lost" is judged, and never written.
+STATES = {
+    "queued": phrase("waiting"),
+    "running": phrase("running"),
+    "done": phrase("finished"),
+    "failed": phrase("failed"),
+    "cancelled": phrase("stopped"),
+    "lost": phrase("lost"),
+}
 
 CONFIG, STATUS, METRICS = "config.yaml", "status.json", "metrics.jsonl"
 
