@@ -123,7 +123,10 @@ class Run:
         names = " + ".join(config.teachers)
         self.record.say(f"{names} -> {config.student}: {config.max_steps} steps on {counts}")
         self.report |= {"data": {"train": len(self.data.train), "heldout": len(self.data.heldout)}}
-        self.report |= {"geometry": [g.to_dict() for g in (*shapes, student.geometry)], "notes": self.data.notes}
+        self.report |= {
+            "geometry": [g.to_dict() for g in (*shapes, student.geometry)],
+            "notes": [note.to_dict() for note in self.data.notes],
+        }
         self._forecast(shapes, student.geometry, device)
         return readers
 
@@ -165,7 +168,7 @@ class Run:
         self._at("loading", len(teachers), len(readers))
         student = self._model(config.student, device, "float32")
         hint = failures.slow_hint(device, config.precision, len(memory.gpus()))
-        self.report["device"] = {"device": device, "words": hint, "processes": self.accelerator.num_processes}
+        self.report["device"] = {"device": device, "words": hint.to_dict(), "processes": self.accelerator.num_processes}
         self.record.say(f"loaded; {hint}")
         return teachers, student
 
