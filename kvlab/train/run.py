@@ -122,8 +122,8 @@ class Run:
         counts = f"{len(self.data.train)} training documents, {len(self.data.heldout)} held out"
         names = " + ".join(config.teachers)
         self.record.say(f"{names} -> {config.student}: {config.max_steps} steps on {counts}")
-        self.report |= {"data": {"train": len(self.data.train), "heldout": len(self.data.heldout)}}
         self.report |= {
+            "data": {"train": len(self.data.train), "heldout": len(self.data.heldout)},
             "geometry": [g.to_dict() for g in (*shapes, student.geometry)],
             "notes": [note.to_dict() for note in self.data.notes],
         }
@@ -156,7 +156,7 @@ class Run:
             raise TrainError(
                 "batch-not-shared",
                 expected=Message("a batch size that {n} processes share evenly", n=self.accelerator.num_processes),
-                found=Message("--batch_size {batch_size}", batch_size=config.batch_size),
+                found=f"--batch_size {config.batch_size}",
                 remedy=Message("use a multiple of {n}, or fewer processes", n=self.accelerator.num_processes),
             )
         teachers: list[LoadedModel] = []
