@@ -11,9 +11,11 @@ from pathlib import Path
 from babel.messages.catalog import Catalog
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po, write_po
+from jinja2.ext import extract_from_ast
 
 from kvlab import PACKAGE
 from kvlab.language import DOMAIN, FOLDER
+from kvlab.results.rendering import environment
 
 PO = FOLDER / "zh" / "LC_MESSAGES" / f"{DOMAIN}.po"
 MO = PO.with_suffix(".mo")
@@ -41,6 +43,11 @@ def spoken(root: Path = PACKAGE):
                 many = words[1][0] if len(words) == 2 and words[1] else ""
                 for one in filter(None, words[0]):
                     yield one, many, path.relative_to(root.parent).as_posix()
+    for path in sorted(root.rglob("*.j2")):
+        tree = environment().parse(path.read_text(encoding="utf-8"))
+        for _, name, words in extract_from_ast(tree, ("say", "plural"), babel_style=False):
+            one, many = words if name == "plural" else (words[0], "")
+            yield one, many, path.relative_to(root.parent).as_posix()
 
 
 def catalogue() -> Catalog:

@@ -9,6 +9,7 @@ import streamlit as st
 from kvlab.errors import KvlabError
 from kvlab.language import phrase, plural, say
 from kvlab.results.alignment.data import Alignment, HeadScore
+from kvlab.results.alignment.tables import split_words
 from kvlab.results.style import KIND_NAME
 from kvlab.results.words import whole
 
@@ -98,7 +99,7 @@ def head_sentence(alignment: Alignment, score: HeadScore) -> str:
         shuffled=whole(score.r2_shuffled),
         n=score.n,
         folds=alignment.data["folds"],
-        split=say(alignment.data["split"]),
+        split=split_words(alignment.data["split"]),
         **where,
     )
     return sentence + _verdict(score)
