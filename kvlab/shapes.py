@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvlab.language import phrase, plural, say
+from kvlab.language import Message, phrase, plural, say
 
 if TYPE_CHECKING:
     import torch
@@ -56,15 +56,20 @@ PHASES = frozenset(
 LOADING = "loading "  # the name of a model follows
 
 
-def phase_words(phase: str) -> str:
-    """A phase of a status in the current language; one that is not known, as it is."""
+def phase_message(phase: str) -> Message:
+    """A phase of a status; one that is not known, as it is."""
     if phase.startswith(LOADING):
-        return say("loading {name}", name=phase.removeprefix(LOADING))
-    return say(phase) if phase in PHASES else phase
+        return Message("loading {name}", name=phase.removeprefix(LOADING))
+    return Message(phase) if phase in PHASES else Message.read(phase)
+
+
+def phase_words(phase: str) -> str:
+    """A phase of a status in the current language."""
+    return str(phase_message(phase))
 
 
 def no_progress(stage: str, done: int, total: int) -> None:
-    """The progress callback of a caller who does not look."""
+    """A progress callback that does nothing."""
 
 
 @dataclass(frozen=True)
