@@ -58,8 +58,14 @@ def show_error(error: KvlabError) -> None:
     st.markdown(say("**Found:** {found}\n\n**What to do:** {remedy}", found=found, remedy=remedy))
 
 
+def sentences(*parts: str | bool) -> str:
+    """Join sentences; empty and false ones are left out."""
+    return say(" ").join(filter(None, parts))
+
+
 def plain(text: str) -> str:
-    """Text that came from files or users, kept from being read as Markdown or HTML."""
+    """Escape text of files or users, so that it is not read as Markdown or HTML; halves of characters become "?"."""
+    text = text.encode("utf-8", "replace").decode()
     for character in "\\`*_{}[]<>$#~|:":
         text = text.replace(character, "\\" + character)
     return text
