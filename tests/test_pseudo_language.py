@@ -27,8 +27,8 @@ from kvlab.results.alignment.page import html
 from kvlab.results.function import data as injections
 from kvlab.results.function.page import function_html
 from kvlab.runs import notes, store
+from kvlab.web import backend, checks, server
 from kvlab.web import language as of_session
-from kvlab.web import server
 from kvlab.web.widgets import KEYS, LAYER_RULES, PROJECTORS, SEARCHES, TIME_RULES
 from tests import trained
 from tests.finished import fused, run_of
@@ -64,15 +64,20 @@ class Bracketed(gettext.NullTranslations):
     def gettext(self, message):
         if "{" not in message or "%{" in message.replace("%{{", ""):  # what plotly fills in is no field
             return bracketed(message)
-        parts = []
+        text, words = "", ""
         for literal, name, form, conversion in Formatter().parse(message):
-            parts.append(bracketed(literal).replace("{", "{{").replace("}", "}}"))
+            words += literal  # which ends at an escaped brace, too
             if name is not None:
-                parts.append("{" + name + (f"!{conversion}" if conversion else "") + (f":{form}" if form else "") + "}")
-        return "".join(parts)
+                field = name + (f"!{conversion}" if conversion else "") + (f":{form}" if form else "")
+                text, words = text + escaped(words) + "{" + field + "}", ""
+        return text + escaped(words)
 
     def ngettext(self, one, many, n):
         return self.gettext(one if n == 1 else many)
+
+
+def escaped(words):
+    return bracketed(words).replace("{", "{{").replace("}", "}}")
 
 
 def bracketed(words):
@@ -191,12 +196,26 @@ def documents(sample, function):
         *(("alignment", {"view": view}) for view in ("heads", "layers", "timeline", "compare", "numbers")),
         *(("alignment", {"pane": pane}) for pane in ("teacher-heads", "tokens", "spectrum", "time-rules")),
         *(("function", {"view": view}) for view in ("verdict", "heads", "texts", "numbers")),
-        *((page, {}) for page in ("validation", "runs", "checks")),
+        *((page, {}) for page in ("validation", "runs")),
     ],
 )
 def test_every_word_of_a_page_is_said_through_the_catalogue(pseudo, documents, page, query):
     sample = {"run": "sample"} if page in ("alignment", "function") else {}
     assert not unsaid(shown(open_page(page, lang=PSEUDO, **sample, **query)), documents)
+
+
+def test_every_word_of_the_checks_is_said_through_the_catalogue(pseudo, monkeypatch):
+    finding = {"name": Message("package {name}", name="torch"), "found": Message("none"), "remedy": Message("{n}", n=1)}
+    answers = {
+        "checks": [{"number": 1, "title": "a title", "explanation": "some words", "error": "", "seconds": 0.5}],
+        "doctor": [{"status": "warn", **{name: words.to_dict() for name, words in finding.items()}}],
+    }
+    monkeypatch.setattr(backend, "ready", lambda: True)
+    monkeypatch.setattr(backend, "ask", answers.__getitem__)
+    checks._examined.clear()
+    texts = list(shown(open_page("checks", lang=PSEUDO)))
+    checks._examined.clear()
+    assert not unsaid(texts) and any("torch" in part for text in texts for part in outside(text))
 
 
 @pytest.mark.parametrize("button", ["form-toggle", "function-form-toggle"])
