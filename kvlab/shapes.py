@@ -33,6 +33,14 @@ PHASES = frozenset(
         phrase("loading"),
     )
 )
+STATES = {
+    "queued": phrase("queued"),
+    "running": phrase("running"),
+    "done": phrase("done"),
+    "failed": phrase("failed"),
+    "cancelled": phrase("cancelled"),
+    "lost": phrase("lost"),
+}
 LOADING = "loading "  # the name of a model follows
 
 
@@ -41,6 +49,11 @@ def phase_words(phase: str) -> str:
     if phase.startswith(LOADING):
         return say("loading {name}", name=phase.removeprefix(LOADING))
     return say(phase) if phase in PHASES else phase
+
+
+def state_words(state: str) -> str:
+    """Return the state of a run in the current language; an unknown one as it is."""
+    return say(STATES[state]) if state in STATES else state
 
 
 def no_progress(stage: str, done: int, total: int) -> None:

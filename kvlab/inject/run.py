@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from kvlab.align import run
 from kvlab.align.run import load, prepared
 from kvlab.inject.pipeline import judge
 from kvlab.language import DEFAULT
 from kvlab.models.loading import ModelCache
-from kvlab.request import inject, prompts
+from kvlab.request import prompts, settings
 from kvlab.request.documents import digest
 from kvlab.request.inject import InjectionRequest
 from kvlab.results.alignment import data as results
@@ -50,7 +49,7 @@ REPORT_NAME = "function.html"
 
 def test(folder: Path, progress: Progress, cache: ModelCache) -> None:
     """Compute what ``config.yaml`` and ``prompts.jsonl`` of a run folder ask for, and write it there."""
-    request = run.read_request(folder, inject.checked)
+    request = settings.read(InjectionRequest, folder)
     documents = prompts.read_prompts(folder / prompts.RUN_PROMPTS)
     write(compute(request, documents, cache, progress), folder)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from kvlab.errors import AlignError
-from kvlab.language import Message
+from kvlab.language import phrase
 from kvlab.request.segments import Markers, Source
+from kvlab.request.settings import Request
 
 TimeRule = Literal["exact", "floor", "ceil", "overlap", "linear", "nearest", "segment", "rkv"]
 LayerRule = Literal["depth", "cka", "heldout"]
@@ -18,6 +18,8 @@ KeySpace = Literal["pre-rope", "post-rope"]
 Calibration = Literal["auto", "samples", "none"]
 
 
+# Where prompts came from when it was no file. A file that kvlab reads has an extension, so none is called like this.
+SAMPLES, PASTED = phrase("bundled samples"), phrase("pasted")
 CAUSAL = ("exact", "floor")  # time rules with which a prefix knows nothing of what comes after it
 
 
@@ -26,73 +28,67 @@ class AlignSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    time: TimeRule = Field("floor", description="which teacher step stands for a student step")
-    layers: LayerRule = Field("heldout", description="which teacher layers explain a student layer")
-    search: Search = Field("banded", description="teacher layers searched: near the proportional depth, or all")
-    projector: Projector = Field("ridge", description="the map from teacher heads to student heads")
-    keys: KeySpace = Field("pre-rope", description="keys with the rotation undone, or as cached")
-    folds: int = Field(5, ge=2, le=20, description="folds of documents for cross-validation")
-    sinks: int = Field(4, ge=0, le=64, description="first content tokens of a document left out of fits and scores")
-    inspect: int = Field(12, ge=0, le=200, description="documents kept token by token for the detail panes")
-    max_tokens: int = Field(4096, ge=2, description="longest timeline per document; longer ones are cut, and said")
-    batch_tokens: int = Field(4096, ge=1, description="padded tokens per forward")
-    chat: bool = Field(False, description="read prompts as a chat, in each model's own template, not as plain text")
+    time: TimeRule = Field("floor", description=phrase("which teacher step stands for a student step"))
+    layers: LayerRule = Field("heldout", description=phrase("which teacher layers explain a student layer"))
+    search: Search = Field("banded", description=phrase("teacher layers searched: near the proportional depth, or all"))
+    projector: Projector = Field("ridge", description=phrase("the map from teacher heads to student heads"))
+    keys: KeySpace = Field("pre-rope", description=phrase("keys with the rotation undone, or as cached"))
+    folds: int = Field(5, ge=2, le=20, description=phrase("folds of documents for cross-validation"))
+    sinks: int = Field(
+        4, ge=0, le=64, description=phrase("first content tokens of a document left out of fits and scores")
+    )
+    inspect: int = Field(12, ge=0, le=200, description=phrase("documents kept token by token for the detail panes"))
+    max_tokens: int = Field(
+        4096, ge=2, description=phrase("longest timeline per document; longer ones are cut, and said")
+    )
+    batch_tokens: int = Field(4096, ge=1, description=phrase("padded tokens per forward"))
+    chat: bool = Field(
+        False, description=phrase("read prompts as a chat, in each model's own template, not as plain text")
+    )
     sample_tokens: int = Field(
         20_000,
         ge=100,
-        description="student tokens, of the first 1,024 documents, that layers are chosen and controls measured on",
+        description=phrase(
+            "student tokens, of the first 1,024 documents, that layers are chosen and controls measured on"
+        ),
     )
-    random_teacher: bool = Field(True, description="control: a teacher of the same architecture with random weights")
-    compare_rules: bool = Field(False, description="also compare all time rules head by head, on the sample")
-    seed: int = Field(0, ge=0, description="of the fold assignment, the shuffled control and the random weights")
+    random_teacher: bool = Field(
+        True, description=phrase("control: a teacher of the same architecture with random weights")
+    )
+    compare_rules: bool = Field(False, description=phrase("also compare all time rules head by head, on the sample"))
+    seed: int = Field(
+        0, ge=0, description=phrase("of the fold assignment, the shuffled control and the random weights")
+    )
 
 
-class AnalysisRequest(BaseModel):
+class AnalysisRequest(Request):
     """One alignment of one or more teachers with one student; ``config.yaml`` of a run folder."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    command: ClassVar[str] = "align"
 
-    teacher: str = Field(description="a demo model, a Hugging Face id, an alias or a local folder")
-    more_teachers: tuple[str, ...] = Field((), description="further teachers, each aligned on its own and all fused")
-    student: str = Field(description="likewise")
-    prompts: str = Field("bundled samples", description="where the prompts came from, in words")
+    teacher: str = Field(description=phrase("a demo model, a Hugging Face id, an alias or a local folder"))
+    more_teachers: tuple[str, ...] = Field(
+        (), description=phrase("further teachers, each aligned on its own and all fused")
+    )
+    student: str = Field(description=phrase("likewise"))
+    prompts: str = Field(SAMPLES, description=phrase("where the prompts came from, in words"))
     calibration: Calibration = Field(
         "auto",
-        description="fit also on the bundled samples (scores stay on the prompts); auto: under 20 documents",
+        description=phrase("fit also on the bundled samples (scores stay on the prompts); auto: under 20 documents"),
     )
     segments: Source = Field(
-        "auto", description="prompt, reasoning and answer from the fields of the upload, else from markers; or none"
+        "auto",
+        description=phrase("prompt, reasoning and answer from the fields of the upload, else from markers; or none"),
     )
-    markers: Markers = Field(Markers(), description="what opens the reasoning and the answer in a text without fields")
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    markers: Markers = Field(
+        Markers(), description=phrase("what opens the reasoning and the answer in a text without fields")
+    )
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description=phrase("auto, cpu, cuda or cuda:N"))
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        "auto", description=phrase("of the models; auto: float32 on the processor, a 16-bit type on a GPU")
+    )
     settings: AlignSettings = AlignSettings()
 
     @property
     def teachers(self) -> tuple[str, ...]:
         return (self.teacher, *self.more_teachers)
-
-
-def checked(fields: dict) -> AnalysisRequest:
-    """Fields of a form, a file or a command line -> request; AlignError names the first field that is wrong."""
-    try:
-        return AnalysisRequest(**fields)
-    except (ValidationError, TypeError) as error:
-        raise AlignError("request-invalid", **first_problem(error, "align")) from error
-
-
-def first_problem(error: ValidationError | TypeError, command: str) -> dict[str, str]:
-    """What the error says of the first setting that is wrong, as the parts of a KvlabError."""
-    if isinstance(error, TypeError):
-        return {
-            "expected": Message("a table of settings"),
-            "found": str(error),
-            "remedy": Message("start from a saved config.yaml"),
-        }
-    problem = error.errors()[0]
-    where = ".".join(str(part) for part in problem["loc"]) or "the request"
-    return {
-        "expected": Message("{where}: {problem}", where=where, problem=problem["msg"]),
-        "found": repr(problem.get("input"))[:200],
-        "remedy": Message("correct this setting; `python -m kvlab {command} --help` lists them", command=command),
-    }

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from kvlab.errors import AlignError
-from kvlab.language import Message
-from kvlab.request.align import CAUSAL, AnalysisRequest, first_problem
+from kvlab.language import Message, phrase
+from kvlab.request.align import CAUSAL, AnalysisRequest
+
+LOOKS_AHEAD = phrase("{rule}, which looks ahead: a good continuation could then be told in advance")
+LOOKS_AT_THE_END = phrase(
+    "{rule}, which chooses steps by what the end of the text looks at: a good continuation could then be told in "
+    "advance"
+)
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -18,43 +24,38 @@ class InjectSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    prefix: Share = Field(0.5, description="share of a document's own student tokens whose cache is replaced")
-    curve: tuple[Share, ...] = Field((0.25, 0.75), description="further shares, for the curve over prefix lengths")
-    documents: int = Field(64, ge=2, description="documents judged at most, all held out from the fit")
-    swap_layers: int = Field(
-        8, ge=0, description="layers whose heads are replaced one by one, the worst first; 0: none"
+    prefix: Share = Field(0.5, description=phrase("share of a document's own student tokens whose cache is replaced"))
+    curve: tuple[Share, ...] = Field(
+        (0.25, 0.75), description=phrase("further shares, for the curve over prefix lengths")
     )
-    seconds: float | None = Field(None, gt=0, description="most seconds for swaps (default: no limit)")
-    forwards: int | None = Field(None, ge=1, description="most forwards for swaps (default: no limit)")
-    texts: int = Field(32, ge=0, description="judged documents whose prompt is continued greedily")
-    new_tokens: int = Field(200, ge=1, description="longest greedy continuation, in tokens")
+    documents: int = Field(64, ge=2, description=phrase("documents judged at most, all held out from the fit"))
+    swap_layers: int = Field(
+        8, ge=0, description=phrase("layers whose heads are replaced one by one, the worst first; 0: none")
+    )
+    seconds: float | None = Field(None, gt=0, description=phrase("most seconds for swaps (default: no limit)"))
+    forwards: int | None = Field(None, ge=1, description=phrase("most forwards for swaps (default: no limit)"))
+    texts: int = Field(32, ge=0, description=phrase("judged documents whose prompt is continued greedily"))
+    new_tokens: int = Field(200, ge=1, description=phrase("longest greedy continuation, in tokens"))
 
 
 class InjectionRequest(AnalysisRequest):
     """One functional test; ``config.yaml`` of its folder."""
 
+    command: ClassVar[str] = "inject"
+
     injection: InjectSettings = InjectSettings()
-
-
-def checked(fields: dict) -> InjectionRequest:
-    """Fields of a form, a file or a command line -> request; AlignError names the first field that is wrong."""
-    try:
-        return InjectionRequest(**fields)
-    except (ValidationError, TypeError) as error:
-        raise AlignError("request-invalid", **first_problem(error, "inject")) from error
 
 
 def check_causal(rule: str) -> None:
     """Raises AlignError ``rule-looks-ahead`` for a time rule with which the prefix would know what comes after it."""
     if rule in CAUSAL:
         return
-    how = "chooses steps by what the end of the text looks at" if rule == "rkv" else "looks ahead"
     raise AlignError(
         "rule-looks-ahead",
         expected=Message(
             "a causal time rule ({rules}), by which the teacher has read no more than the student",
             rules=" or ".join(CAUSAL),
         ),
-        found=Message("{rule}, which {how}: a good continuation could then be told in advance", rule=rule, how=how),
+        found=Message(LOOKS_AT_THE_END if rule == "rkv" else LOOKS_AHEAD, rule=rule),
         remedy=Message("choose --time floor"),
     )

@@ -5,13 +5,14 @@ No torch here: the form, the command line and the training process share it. The
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from kvlab.errors import TrainError
+from kvlab.errors import KvlabError, TrainError
 from kvlab.language import Message, phrase
 from kvlab.request.align import LayerRule
+from kvlab.request.settings import Request
 
 Precision = Literal["fp32", "fp16", "bf16"]
 MapKind = Literal["ridge", "structured"]
@@ -50,10 +51,12 @@ class Thresholds(BaseModel):
     )
 
 
-class TrainConfig(BaseModel):
+class TrainConfig(Request):
     """One training run; ``config.yaml`` of its folder."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    command: ClassVar[str] = "train"
+    refusal: ClassVar[type[KvlabError]] = TrainError
+    refusal_kind: ClassVar[str] = "config-invalid"
 
     teachers: tuple[str, ...] = Field(
         ("demo/teacher",), min_length=1, description=phrase("frozen models to learn from")
@@ -138,13 +141,17 @@ class TrainConfig(BaseModel):
     @model_validator(mode="after")
     def _fits_together(self) -> TrainConfig:
         if self.fusion_weights and len(self.fusion_weights) != len(self.teachers):
-            raise ValueError(f"{len(self.fusion_weights)} fusion_weights for {len(self.teachers)} teachers")
+            counts = {"weights": len(self.fusion_weights), "teachers": len(self.teachers)}
+            raise ValueError(Message("{weights} fusion_weights for {teachers} teachers", **counts))
         if self.fusion_weights and (min(self.fusion_weights) < 0 or sum(self.fusion_weights) <= 0):
-            raise ValueError(f"fusion_weights must not be negative, nor all zero: {self.fusion_weights}")
+            weights = str(self.fusion_weights)
+            raise ValueError(Message("fusion_weights must not be negative, nor all zero: {weights}", weights=weights))
         if self.trainable == "projector" and self.map != "structured":
-            raise ValueError('trainable "projector" needs map "structured": a ridge map is frozen')
+            raise ValueError(Message('trainable "projector" needs map "structured": a ridge map is frozen'))
         if self.trainable == "projector" and (not self.use_kv_projector or not self.learns_kv):
-            raise ValueError('trainable "projector" needs use_kv_projector and a KV loss, or nothing is trained')
+            raise ValueError(
+                Message('trainable "projector" needs use_kv_projector and a KV loss, or nothing is trained')
+            )
         return self
 
     @property
@@ -168,24 +175,11 @@ def switches_out(fields: dict[str, Any]) -> dict[str, Any]:
     section = fields["kv_alignment"]
     names = {"use_head_projector": "use_kv_projector", "use_safe_resample": "use_safe_resample"}
     if not isinstance(section, dict) or not set(section) <= set(names):
-        raise ValueError(f"kv_alignment holds use_head_projector and use_safe_resample, not {section!r}")
+        raise ValueError(
+            Message(
+                "kv_alignment holds use_head_projector and use_safe_resample, not {section}",
+                section=repr(section)[:200],
+            )
+        )
     others = {name: value for name, value in fields.items() if name != "kv_alignment"}
     return {names[name]: value for name, value in section.items()} | others
-
-
-def checked(fields: Any) -> TrainConfig:
-    """Fields of a form, a file or a command line -> config; TrainError names the first field that is wrong."""
-    try:
-        return TrainConfig(**fields)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"])) or "the settings"
-        expected, found = f"{where}: {problem['msg'].removeprefix('Value error, ')}", repr(problem.get("input"))[:200]
-    except TypeError:
-        expected, found = "a table of settings", repr(fields)[:200]
-    raise TrainError(
-        "config-invalid",
-        expected=expected,
-        found=found,
-        remedy=Message("correct this setting; `python -m kvlab train --help` lists them"),
-    )

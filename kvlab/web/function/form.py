@@ -7,7 +7,8 @@ import streamlit as st
 from kvlab.errors import KvlabError
 from kvlab.language import phrase, say
 from kvlab.request.align import CAUSAL
-from kvlab.request.inject import InjectSettings, checked
+from kvlab.request.inject import InjectionRequest, InjectSettings
+from kvlab.request.settings import checked
 from kvlab.web.alignment import form, form_settings
 from kvlab.web.function import source
 from kvlab.web.widgets import TIME_RULES, show_error
@@ -57,12 +58,13 @@ def new_test() -> str | None:
         return None
     try:
         request = checked(
+            InjectionRequest,
             {
                 **asked,
                 **beside,
                 "settings": settings | {"chat": chat, "time": time},
                 "injection": tried,
-            }
+            },
         )
         return source.launch(request, documents)
     except KvlabError as error:

@@ -16,7 +16,8 @@ from kvlab.language import Message
 from kvlab.request.prompts import RUN_PROMPTS, read_prompts, write_prompts
 from kvlab.request.refusals import check as check_shapes
 from kvlab.request.refusals import check_functional
-from kvlab.request.train import DEMO_DATA, OWN_PROMPTS, TrainConfig, checked
+from kvlab.request.settings import checked
+from kvlab.request.train import DEMO_DATA, OWN_PROMPTS, TrainConfig
 from kvlab.runs import run_queue, store, training
 from kvlab.shapes import Document
 from kvlab.web import backend
@@ -56,7 +57,7 @@ def config_of(asked: Asked) -> TrainConfig:
         _enough(asked.documents)
     elif settings["data"] != DEMO_DATA:
         settings["data"] = _place(settings["data"])
-    return checked(settings)
+    return checked(TrainConfig, settings)
 
 
 def check(config: TrainConfig) -> None:
@@ -91,7 +92,7 @@ def launch(config: TrainConfig, documents: Sequence[Document] = ()) -> str:
 
 def again(folder: Path, settings: dict[str, Any], changes: dict[str, Any]) -> str:
     """A new run with the settings of an earlier one, but for ``changes`` -> its id. Raises TrainError, RunError."""
-    config = checked({**settings, **changes})
+    config = checked(TrainConfig, {**settings, **changes})
     return launch(config, read_prompts(folder / RUN_PROMPTS) if config.data == OWN_PROMPTS else ())
 
 

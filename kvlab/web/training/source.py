@@ -10,7 +10,8 @@ from typing import Any
 import streamlit as st
 
 from kvlab.errors import KvlabError, TrainError
-from kvlab.request.train import TrainConfig, checked
+from kvlab.request.settings import checked
+from kvlab.request.train import TrainConfig
 from kvlab.results.training.facts import REPORT, VERDICT, read_json
 from kvlab.results.training.verdict import judge
 from kvlab.runs import store
@@ -96,7 +97,7 @@ def of(folder: Path) -> Source:
 def settings_of(config: dict[str, Any]) -> TrainConfig | None:
     """A run's settings; None for those that cannot be read."""
     try:
-        return checked(config)
+        return checked(TrainConfig, config)
     except TrainError:
         return None
 
@@ -212,7 +213,7 @@ def settings(row: Row) -> dict[str, Any]:
     if row.kind != "training":
         return config
     try:
-        return checked(config).model_dump(mode="json")
+        return checked(TrainConfig, config).model_dump(mode="json")
     except KvlabError:
         return config
 
