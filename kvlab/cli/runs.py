@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from kvlab.errors import KvlabError, RunError
+from kvlab.errors import PARTS, KvlabError, RunError
 from kvlab.host.memory import readable
 from kvlab.language import Message, phrase, plural, say
 from kvlab.results.training.facts import gather
@@ -103,11 +103,11 @@ def _show(options: argparse.Namespace) -> int:
         return 0
     print(f"{view.id}\n{_course(view)}\n{view.folder}")
     if view.error:
-        print(KvlabError.from_dict(view.error))
+        print(KvlabError.from_dict({"kind": "", **dict.fromkeys(PARTS), **view.error}))
     report = gather(view.folder)
     _show_numbers(report["run"], view.active)
     for checkpoint in [*report["milestones"], *report["conditions"]]:
-        words = checkpoint.get("remark") or checkpoint.get("words") or ""
+        words = Message.read(checkpoint.get("remark") or checkpoint.get("words"))
         print(f"  {checkpoint.get('state')!s:8} {checkpoint.get('name')}: {words}")
     return 0
 
@@ -125,7 +125,7 @@ def _show_numbers(run: dict[str, Any], active: bool) -> None:
         print(say("{n:.0f} tokens/s", n=run["tokens_per_s"]))
     peak = run["peak_memory"]
     if peak:
-        words = [say(PEAK[peak["of"]], size=readable(peak["bytes"]))]
+        words = [say(PEAK.get(peak["of"], PEAK["process"]), size=readable(peak["bytes"]))]
         if peak["total"]:
             words.append(say("{share:.0%} of {total}", share=peak["share"], total=readable(peak["total"])))
         print(say(", ").join(words))
