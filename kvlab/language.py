@@ -159,11 +159,11 @@ def _stored(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_stored(part) for part in value]
     if isinstance(value, float) and value - value != 0:  # NaN and infinity are no JSON
-        return str(value)
+        return {"number": str(value)}
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
 def _restored(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return Message.read(value)
+        return float(value["number"]) if "number" in value else Message.read(value)
     return [_restored(part) for part in value] if isinstance(value, list) else value

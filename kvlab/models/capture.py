@@ -1,7 +1,6 @@
 """A model and tokens -> KV, with the rotation of the keys undone.
 
-How a rotation is found and undone is in ``rotation.py``; that it is undone rightly is proved once per loaded model,
-in ``selftest.py``.
+``rotation.py`` finds and undoes a rotation; ``proofs.py`` proves once per loaded model that it is undone rightly.
 """
 
 from __future__ import annotations
