@@ -1,4 +1,4 @@
-"""What a user asks for: the settings of an analysis, checked before any weight is loaded. No torch here."""
+"""The settings of an analysis, checked before any weight is loaded. No torch here."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from kvlab.language import phrase
+from kvlab.language import phrase, say
 from kvlab.request.segments import Markers, Source
 from kvlab.request.settings import Request
 
@@ -18,7 +18,7 @@ KeySpace = Literal["pre-rope", "post-rope"]
 Calibration = Literal["auto", "samples", "none"]
 
 
-# Where prompts came from when it was no file. A file that kvlab reads has an extension, so none is called like this.
+# Where prompts came from if not from a file. No file is called so: one that can be read has an extension.
 SAMPLES, PASTED = phrase("bundled samples"), phrase("pasted")
 CAUSAL = ("exact", "floor")  # time rules with which a prefix knows nothing of what comes after it
 
@@ -92,3 +92,8 @@ class AnalysisRequest(Request):
     @property
     def teachers(self) -> tuple[str, ...]:
         return (self.teacher, *self.more_teachers)
+
+
+def prompt_source(prompts: str) -> str:
+    """Say where prompts came from: our own words in the current language, a file by its name."""
+    return say(prompts) if prompts in (SAMPLES, PASTED) else prompts

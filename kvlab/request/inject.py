@@ -1,4 +1,4 @@
-"""What a functional test is asked for: an analysis' settings, and how the projected cache is tried out. No torch."""
+"""The settings of a functional test: those of an analysis, and how the projected cache is tried out. No torch here."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def check_causal(rule: str) -> None:
         "rule-looks-ahead",
         expected=Message(
             "a causal time rule ({rules}), by which the teacher has read no more than the student",
-            rules=" or ".join(CAUSAL),
+            rules=list(CAUSAL),
         ),
         found=Message(LOOKS_AT_THE_END if rule == "rkv" else LOOKS_AHEAD, rule=rule),
         remedy=Message("choose --time floor"),

@@ -1,4 +1,4 @@
-"""What a training run is asked to do: the settings in its ``config.yaml``, checked before anything is loaded.
+"""The settings of a training run, ``config.yaml`` in its folder, checked before anything is loaded.
 
 No torch here: the form, the command line and the training process share it. The defaults are the recommended run.
 """

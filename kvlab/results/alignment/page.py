@@ -9,6 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from kvlab.language import current, phrase, say, speaking
+from kvlab.request.align import prompt_source
 from kvlab.results.alignment import layers, one_head, sentences, tables
 from kvlab.results.alignment.data import Alignment, worst_head
 from kvlab.results.alignment.fusion import gain_heatmap
@@ -161,7 +162,7 @@ def _rules(alignment: Alignment) -> pd.DataFrame:
 def _pairs(alignment: Alignment) -> pd.DataFrame:
     controls = {k: v for k, v in alignment.controls.items() if not isinstance(v, dict)}
     pairs = {
-        "prompts": alignment.prompts,
+        "prompts": prompt_source(alignment.prompts),
         "teachers": ", ".join(alignment.teachers),
         **alignment.settings,
         **{k: say(v) if k == "split" else str(v) for k, v in alignment.data.items() if not isinstance(v, dict)},

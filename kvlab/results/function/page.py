@@ -10,6 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from kvlab.language import current, phrase, say, speaking
+from kvlab.request.align import prompt_source
 from kvlab.results.alignment.archive import zipped
 from kvlab.results.alignment.data import Alignment, plain
 from kvlab.results.alignment.page import LANGUAGES, SETTING, STYLE, VALUE, html
@@ -128,7 +129,7 @@ def marked_html(continued: Continued) -> str:
 def settings_table(injection: Injection) -> pd.DataFrame:
     """Settings, data, versions and seconds in two columns."""
     pairs = {
-        say("prompts"): injection.prompts,
+        say("prompts"): prompt_source(injection.prompts),
         **injection.settings,
         **injection.injection,
         **{say(DATA.get(k, k)): say(v) if k == "split" else str(v) for k, v in injection.data.items()},

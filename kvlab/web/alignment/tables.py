@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from kvlab.language import phrase, say
+from kvlab.request.align import prompt_source
 from kvlab.results.alignment.data import Alignment
 from kvlab.results.alignment.sentences import capture_sentence
 from kvlab.results.alignment.tables import capture_table, heading, heads_table
@@ -56,7 +57,7 @@ def panel(alignment: Alignment, shown: str) -> None:
     _capture(alignment)
     left, right = st.columns(2)
     left.markdown(say("**Settings**"))
-    prompts, teachers = alignment.prompts, ", ".join(alignment.teachers)
+    prompts, teachers = prompt_source(alignment.prompts), ", ".join(alignment.teachers)
     asked = {say("prompts"): prompts, say("teachers"): teachers, **alignment.settings}
     left.dataframe(_pairs(asked), hide_index=True, height=360, column_config=_pair_columns())
     right.markdown(say("**Data, versions, seconds**"))
