@@ -15,9 +15,9 @@ from typing import Any
 import yaml
 
 from kvlab.cli import flags
-from kvlab.errors import KvlabError, TrainError, system_reason
+from kvlab.errors import KvlabError, TrainError
 from kvlab.language import Message
-from kvlab.request.settings import checked
+from kvlab.request.settings import checked, unreadable
 from kvlab.request.train import TrainConfig, switches_out
 from kvlab.runs import store
 from kvlab.train.process import first_process, perform
@@ -67,11 +67,8 @@ def _settings(file: Path | None) -> dict[str, Any]:
         if isinstance(fields, dict):
             return switches_out(fields)
         found = Message("no table of settings")
-    except OSError as error:
-        found = system_reason(error)
-    except (ValueError, yaml.YAMLError) as error:
-        reason = error.args[0] if error.args and isinstance(error.args[0], Message) else str(error).splitlines()[0]
-        found = Message("{kind}: {reason}", kind=type(error).__name__, reason=reason)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        found = unreadable(error)
     raise TrainError(
         "config-unreadable",
         expected=Message("settings in YAML in {file}", file=file),

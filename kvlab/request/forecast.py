@@ -176,10 +176,8 @@ def _structured(teacher: Geometry, student: Geometry) -> int:
 def _widths(geometry: Geometry) -> tuple[int, int, int, int, float]:
     """Return the widths of queries, keys, values, attention output and feed-forward.
 
-    The feed-forward is what the parameter count leaves.
-
-    A layer beside attention is taken for a gated feed-forward of three matrices; whether embeddings are tied
-    is not in the geometry, so it is the mean of both.
+    The last is what the parameter count leaves: a layer beside attention is taken for a gated feed-forward of three
+    matrices, and embeddings, tied or not, for the mean of both.
     """
     queries, output = geometry.query_heads * geometry.key_width, geometry.query_heads * geometry.value_width
     keys, values = geometry.kv_heads * geometry.key_width, geometry.kv_heads * geometry.value_width

@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-from kvlab.errors import AlignError, KvlabError, RunError
+from kvlab.errors import AlignError, KvlabError, RunError, system_reason
 from kvlab.language import Message, phrase
 
 CONFIG = "config.yaml"  # in a run folder
@@ -87,10 +87,19 @@ def read(model: type[Asked], folder: Path) -> Asked:
         raise RunError(
             "config-unreadable",
             expected=Message("a readable {file} in {folder}", file=CONFIG, folder=folder.name),
-            found=Message("{kind}: {reason}", kind=type(error).__name__, reason=str(error).splitlines()[0]),
+            found=unreadable(error),
             remedy=Message("launch the run again from its page or command"),
         ) from error
     return checked(model, fields)
+
+
+def unreadable(error: Exception) -> Message:
+    """Return why a file of settings cannot be read: what the operating system, YAML or a check of ours says."""
+    if isinstance(error, OSError):
+        return system_reason(error)
+    if error.args and isinstance(error.args[0], Message):
+        return error.args[0]
+    return Message("{kind}: {reason}", kind=type(error).__name__, reason=str(error).splitlines()[0])
 
 
 def _expected(problem: ErrorDetails) -> Message:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from kvlab.language import Message
-from kvlab.errors import RunError
+from kvlab.errors import RunError, system_reason
 from kvlab.runs import locks, store
 from kvlab.runs.process import identity
 from kvlab.runs.run_queue import RUN_LOCK, STOP
@@ -48,7 +48,7 @@ def begin(folder: Path, command: Sequence[str]) -> None:
         unstartable = RunError(
             "trainer-unstartable",
             expected=Message("the command of the run to start"),
-            found=Message("{strerror}: {command}", strerror=error.strerror, command=command[0]),
+            found=Message("{reason}: {command}", reason=system_reason(error), command=command[0]),
             remedy=Message("python -m kvlab doctor shows what is missing on this machine"),
         )
         store.write_status(folder, state="failed", error=unstartable.to_dict())

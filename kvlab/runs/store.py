@@ -26,7 +26,7 @@ import yaml
 
 from kvlab.language import Message
 from kvlab import PROJECT
-from kvlab.errors import RunError
+from kvlab.errors import RunError, system_reason
 
 COMPUTED = ("analysis", "injection")  # by the warm worker of the web app
 KINDS = (*COMPUTED, "training")
@@ -207,7 +207,7 @@ def disk_errors(place: Path) -> Iterator[None]:
         raise RunError(
             "disk-full" if full else "runs-unwritable",
             expected=Message("room to write in {folder}", folder=place) if full else Message("a folder that can be written to: {folder}", folder=place),
-            found=error.strerror or str(error),
+            found=system_reason(error),
             remedy=Message("delete runs that are no longer needed, or keep runs on another disk: KVLAB_RUNS=FOLDER") if full else Message("check that it exists and belongs to you, or keep runs elsewhere: KVLAB_RUNS=FOLDER"),
         ) from error
 
