@@ -54,7 +54,7 @@ def add(
                 dest=path,
                 default=argparse.SUPPRESS,
                 required=field.is_required(),
-                help=_help(field.description or "", default, field.is_required()),
+                help=_help(field, default),
                 **_kind(field.annotation),
             )
 
@@ -87,11 +87,19 @@ def _settings(model: type[BaseModel], parent: str = "") -> Iterator[tuple[str, F
             yield parent + name, field
 
 
-def _help(description: str, default: Any, required: bool) -> str:
-    several = isinstance(default, tuple)
-    shown = " ".join(map(str, default)) or "none" if several else default
-    words = description if default is None or required else f"{description} (default: {shown})"
+def _help(field: FieldInfo, default: Any) -> str:
+    words = field.description or ""
+    if get_origin(field.annotation) is tuple and _plain(get_args(field.annotation)[0]) is str:
+        words += "; repeat for several, which stand instead of the default"
+    elif default is not None and not field.is_required():
+        words += f" (default: {_shown(default)})"
     return words.replace("%", "%%")
+
+
+def _shown(default: Any) -> str:
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    return " ".join(map(str, default)) or "none" if isinstance(default, tuple) else str(default)
 
 
 def _kind(annotation: Any) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         half.add_argument(
             f"--{name}", dest="precision", action="store_const", const=name, default=argparse.SUPPRESS, help=words
         )
-    flags.add(parser, TrainConfig, defaults=dict.fromkeys(SWITCHES, "off"))
+    flags.add(parser, TrainConfig, defaults={**dict.fromkeys(SWITCHES, "off"), "student": None})
 
 
 def config_of(options: argparse.Namespace) -> TrainConfig:

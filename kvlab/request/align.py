@@ -70,7 +70,7 @@ class AnalysisRequest(Request):
     more_teachers: tuple[str, ...] = Field(
         (), description=phrase("further teachers, each aligned on its own and all fused")
     )
-    student: str = Field(description=phrase("likewise"))
+    student: str = Field(description=phrase("the model whose cache is explained, named like a teacher"))
     prompts: str = Field(SAMPLES, description=phrase("where the prompts came from, in words"))
     calibration: Calibration = Field(
         "auto",
