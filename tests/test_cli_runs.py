@@ -91,7 +91,7 @@ def test_a_queue_that_cannot_be_continued_can_still_be_looked_at(root, capsys, m
     )
     assert runs("list") == 0
     printed = capsys.readouterr()
-    assert folder.name in printed.out and "queue stands still" in printed.err
+    assert folder.name in printed.out and "run queue is not moving" in printed.err
 
 
 @pytest.mark.parametrize("text", ["2", "", "../..", "nothing", "20"])

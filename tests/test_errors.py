@@ -32,3 +32,10 @@ def test_the_systems_reasons_are_those_of_the_c_library():
     with speaking("zh"):
         assert str(reason) == "权限不足"
         assert str(system_reason(OSError(9999, "odd"))) == "odd" and str(system_reason(OSError("bare"))) == "bare"
+
+
+def test_errors_of_older_versions_are_shown_as_they_were_written():
+    words = {"expected": "a model", "found": "done", "remedy": "resume the run"}
+    with speaking("zh"):
+        parts = KvlabError.from_dict({"kind": "odd", **words})
+        assert [str(part) for part in (parts.expected, parts.found, parts.remedy)] == list(words.values())

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from kvlab.errors import PromptError
 from kvlab.language import Message
 from kvlab.request import prompts
+from kvlab.request.documents import PARTS
 from kvlab.request.prompts import (
     Cut,
     Limits,
@@ -106,7 +107,7 @@ fields = st.fixed_dictionaries({"prompt": field}, optional={"reasoning": field, 
 def test_random_fields_survive_json_and_segments(rows, escaped):
     data = "\r\n".join(json.dumps(row, ensure_ascii=escaped) for row in rows).encode()
     reading = read_upload("a.jsonl", data)
-    distinct = list({"\n".join(row[part] for part in prompts.PARTS if part in row): row for row in rows})
+    distinct = list({"\n".join(row[part] for part in PARTS if part in row): row for row in rows})
     assert texts(reading) == distinct
     assert reading.problems == [] and reading.duplicates == len(rows) - len(distinct)
     for document in reading.documents:
@@ -115,7 +116,7 @@ def test_random_fields_survive_json_and_segments(rows, escaped):
         assert [0, *ends] == [*starts, len(document.text.encode())]  # they tile the text
     if len(distinct) == len(rows):
         assert [cut_out(document) for document in reading.documents] == [
-            {part: row[part] for part in prompts.PARTS if part in row} for row in rows
+            {part: row[part] for part in PARTS if part in row} for row in rows
         ]
 
 
@@ -536,7 +537,7 @@ def test_bundled_samples_have_three_parts_each():
     assert read_file(prompts.SAMPLES).problems == []
     assert [document.id for document in documents] == [line["id"] for line in lines]
     for document, line in zip(documents, lines):
-        assert cut_out(document) == {part: str(line[part]) for part in prompts.PARTS}
+        assert cut_out(document) == {part: str(line[part]) for part in PARTS}
     assert samples(2) == documents[:2]
 
 

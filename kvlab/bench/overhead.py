@@ -18,9 +18,9 @@ from kvlab.align.items import Reader
 from kvlab.align.pipeline import align
 from kvlab.bench.pair import TINY, documents, random_pair, true_shapes
 from kvlab.bench.row import TIME, Row, in_turn, spent, timed
-from kvlab.models.capture import self_test
 from kvlab.models.forward import padded
 from kvlab.models.loading import LoadedModel
+from kvlab.models.proofs import self_test
 from kvlab.request.align import AlignSettings
 from kvlab.results.alignment.data import Alignment
 from kvlab.shapes import Document

@@ -11,11 +11,9 @@ import torch
 
 from kvlab.models.forward import padded, read
 from kvlab.models.loading import LoadedModel
-from kvlab.models.proofs import check_causal, proof, self_test
+from kvlab.models.proofs import check_causal, proof
 from kvlab.models.rotation import Watch, unrotate
 from kvlab.shapes import KINDS, KV, Tokens
-
-__all__ = ["CapturedBatch", "capture", "self_test"]
 
 
 @dataclass(frozen=True)

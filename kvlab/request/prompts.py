@@ -17,27 +17,9 @@ from kvlab.errors import PromptError, system_reason
 from kvlab.host.bundled import SAMPLES
 from kvlab.language import Message, phrase
 from kvlab.request import tables, uploads
-from kvlab.request.documents import PARTS, compose, new_id
+from kvlab.request.documents import compose, new_id
 from kvlab.request.uploads import Record, safe_name
 from kvlab.shapes import Document, Segment
-
-__all__ = [
-    "LIMITS",
-    "PARTS",
-    "RUN_PROMPTS",
-    "Cut",
-    "Limits",
-    "Problem",
-    "Reading",
-    "read_file",
-    "read_pasted",
-    "read_prompts",
-    "read_upload",
-    "safe_name",
-    "samples",
-    "tabular_columns",
-    "write_prompts",
-]
 
 RUN_PROMPTS = "prompts.jsonl"  # in a run folder
 

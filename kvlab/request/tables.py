@@ -189,14 +189,15 @@ def _open_csv(data: bytes) -> Table:
                 break
             if isinstance(cells, PromptError) or len(cells) != len(columns):
                 continue
-            found |= {place for place in pending if cells[place].strip() and not _is_number(cells[place])}
+            found |= {place for place in pending if cells[place].strip() and not is_number(cells[place])}
             pending -= found
         return [columns[place] for place in sorted(found)]
 
     return Table(columns, text_columns, rows)
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Return whether a cell reads as a number."""
     try:
         float(text)
     except ValueError:
