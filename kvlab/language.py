@@ -90,6 +90,10 @@ class Message:
             if isinstance(values, Mapping):
                 message.values = {str(name): _restored(value) for name, value in values.items()}
             message.many = str(fields.get("many") or "")
+            try:
+                str(message)
+            except (AttributeError, LookupError, TypeError, ValueError):  # a damaged file: its template, unspoken
+                return cls("{words}", words=fields["text"])
             return message
         return cls("{words}", words="" if fields is None else str(fields))
 
@@ -146,7 +150,7 @@ class _Unknown:
 
 
 def _spelled(value: Any) -> Any:
-    if isinstance(value, float) and value != value:
+    if value is None or (isinstance(value, float) and value != value):
         return _Unknown()
     if isinstance(value, list | tuple):
         return say(", ").join(str(part) for part in value)
@@ -159,11 +163,11 @@ def _stored(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_stored(part) for part in value]
     if isinstance(value, float) and value - value != 0:  # NaN and infinity are no JSON
-        return {"number": str(value)}
+        return None
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
 def _restored(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return float(value["number"]) if "number" in value else Message.read(value)
+        return Message.read(value)
     return [_restored(part) for part in value] if isinstance(value, list) else value

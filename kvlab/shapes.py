@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvlab.language import phrase, plural, say
+from kvlab.language import Message, phrase, plural, say
 
 if TYPE_CHECKING:
     import torch
@@ -31,33 +31,45 @@ PHASES = frozenset(
         phrase("waiting"),
         phrase("starting"),
         phrase("loading"),
+        phrase("reading caches"),
+        phrase("comparing layers"),
+        phrase("comparing time rules"),
+        phrase("measuring controls"),
+        phrase("reading with random weights"),
+        phrase("fitting on random weights"),
+        phrase("fusing teachers"),
+        phrase("fusing with random weights"),
+        phrase("fitting and scoring heads"),
+        phrase("reading documents token by token"),
+        phrase("writing results"),
+        phrase("continuing from replaced caches"),
+        phrase("replacing single heads"),
+        phrase("greedy continuations"),
+        phrase("fitting the map"),
+        phrase("evaluating before"),
+        phrase("training"),
+        phrase("evaluating after"),
+        phrase("saving"),
+        phrase("reporting"),
     )
 )
-STATES = {
-    "queued": phrase("queued"),
-    "running": phrase("running"),
-    "done": phrase("done"),
-    "failed": phrase("failed"),
-    "cancelled": phrase("cancelled"),
-    "lost": phrase("lost"),
-}
 LOADING = "loading "  # the name of a model follows
 
 
-def phase_words(phase: str) -> str:
-    """A phase of a status in the current language; one that is not known, as it is."""
+def phase_message(phase: str) -> Message:
+    """A phase of a status; one that is not known, as it is."""
     if phase.startswith(LOADING):
-        return say("loading {name}", name=phase.removeprefix(LOADING))
-    return say(phase) if phase in PHASES else phase
+        return Message("loading {name}", name=phase.removeprefix(LOADING))
+    return Message(phase) if phase in PHASES else Message.read(phase)
 
 
-def state_words(state: str) -> str:
-    """Return the state of a run in the current language; an unknown one as it is."""
-    return say(STATES[state]) if state in STATES else state
+def phase_words(phase: str) -> str:
+    """A phase of a status in the current language."""
+    return str(phase_message(phase))
 
 
 def no_progress(stage: str, done: int, total: int) -> None:
-    """The progress callback of a caller who does not look."""
+    """A progress callback that does nothing."""
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ class Service:
         try:
             request = _request(line)
         except (ValueError, KeyError, TypeError) as error:
-            self._reply(None, ok=False, error=explain(error, "a JSON object with id, call and args"))
+            self._reply(None, ok=False, error=explain(error, Message("a JSON object with id, call and args")))
             return
         if request.call in self._at_once:
             self._answer(request, self._at_once)
@@ -141,7 +141,7 @@ class Service:
         except BaseException as error:  # also a library's sys.exit: this thread must live on
             if not isinstance(error, KvlabError):
                 log.exception("request %r failed", request.call)
-            self._reply(request.id, ok=False, error=explain(error, f"{request.call} to be answered"))
+            self._reply(request.id, ok=False, error=explain(error, Message("{call} to be answered", call=request.call)))
 
     def _reply(self, request_id: int | None, **answer: Any) -> None:
         line = json.dumps({"id": request_id, **answer}, default=_plain).encode() + b"\n"

@@ -6,14 +6,17 @@ compiles kvlab.mo. tests/test_language.py checks that both files are current and
 
 import ast
 import io
+from datetime import UTC, datetime
 from pathlib import Path
 
 from babel.messages.catalog import Catalog
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po, write_po
+from jinja2.ext import extract_from_ast
 
 from kvlab import PACKAGE
 from kvlab.language import DOMAIN, FOLDER
+from kvlab.results.rendering import environment
 
 PO = FOLDER / "zh" / "LC_MESSAGES" / f"{DOMAIN}.po"
 MO = PO.with_suffix(".mo")
@@ -41,6 +44,11 @@ def spoken(root: Path = PACKAGE):
                 many = words[1][0] if len(words) == 2 and words[1] else ""
                 for one in filter(None, words[0]):
                     yield one, many, path.relative_to(root.parent).as_posix()
+    for path in sorted(root.rglob("*.j2")):
+        tree = environment().parse(path.read_text(encoding="utf-8"))
+        for _, name, words in extract_from_ast(tree, ("say", "plural"), babel_style=False):
+            one, many = words if name == "plural" else (words[0], "")
+            yield one, many, path.relative_to(root.parent).as_posix()
 
 
 def catalogue() -> Catalog:
@@ -49,6 +57,7 @@ def catalogue() -> Catalog:
 
 
 def compiled(words: Catalog) -> bytes:
+    words.creation_date = words.revision_date = datetime(2026, 1, 1, tzinfo=UTC)  # else each run gives other bytes
     buffer = io.BytesIO()
     write_mo(buffer, words)
     return buffer.getvalue()

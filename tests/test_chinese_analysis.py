@@ -8,7 +8,7 @@ import pytest
 from google.protobuf.json_format import MessageToDict
 
 from kvlab.host import bundled
-from kvlab.language import chinese, speaking
+from kvlab.language import speaking
 from kvlab.request.align import AlignSettings
 from kvlab.results.alignment.data import read
 from kvlab.web import server
@@ -133,13 +133,3 @@ def test_what_gave_no_result():
     assert_chinese(failed, "该分析失败", "**预期**：一", "**实际**：二\n\n**处理办法**：三")
     assert_chinese(open_page("alignment", run=made("cancelled").name, lang="zh"), "该分析已取消")
     assert_chinese(open_page("alignment", run="sample", lang="zh", **{"with": made("cancelled").name}), "已取消。")
-
-
-def test_bold_words_are_bold_without_spaces_around_them():
-    """Markdown does not close ** behind a punctuation mark that a letter follows: **甲：**乙 would show its stars."""
-    for text in chinese.WORDS.values():
-        parts = text.split("**")
-        for at in range(1, len(parts) - 1, 2):
-            before, bold, after = parts[at - 1][-1:], parts[at], parts[at + 1][:1]
-            assert not (bold[-1] in "，。：；！？）”" and (after.isalnum() or after == "{")), text
-            assert not (bold[0] in "（“" and (before.isalnum() or before == "}")), text

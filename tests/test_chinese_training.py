@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
 from kvlab.language import say, speaking
 from kvlab.request.train import TrainConfig
-from kvlab.results.training.chinese import CHINESE
 from kvlab.results.training.verdict import judge
+from kvlab.results.training.words import mark_words, state_words
 from kvlab.runs import store
 from kvlab.runs.history import History
+from kvlab.shapes import phase_words
 from kvlab.web import server
-from kvlab.web.training import charts
-from kvlab.web.training import words as live_words
-from kvlab.web.training import words as report_words
-from kvlab.web.training import words as runs_words
+from kvlab.web.training import charts, words
 from tests import trained
 from tests.test_live import table
 from tests.test_pages import open_page
@@ -124,11 +123,11 @@ def test_the_live_view_is_in_chinese_and_says_what_the_report_says(folder):
 
 
 def test_a_run_that_ended_otherwise_is_in_chinese():
-    for state, words in (("failed", "本次运行失败。"), ("cancelled", "被取消")):
+    for state, end in (("failed", "本次运行失败。"), ("cancelled", "被取消")):
         folder = store.create(store.runs_root(), "training", "kv one", TrainConfig().model_dump(mode="json"))
         store.write_status(folder, state=state, done=3, total=100)
         text = visible(open_page("validation", run=folder.name, lang="zh"))
-        assert words in text and not english(text)
+        assert end in text and not english(text)
 
 
 def test_the_runs_page_is_in_chinese_with_one_run_and_with_two(folder):
@@ -149,16 +148,14 @@ def test_the_report_is_offered_in_the_language_of_the_page(folder):
         assert choice.value == language
 
 
-def test_pages_and_report_name_states_phases_and_checkpoints_alike(folder):
+def test_pages_and_vocabulary_name_states_phases_and_checkpoints_alike(folder):
     (row,) = History(store.runs_root()).rows()
     with speaking("zh"):
-        for state in ("done", "failed", "cancelled", "lost"):
-            assert say(runs_words.STATES[state]) == CHINESE[f"state {state}"]
-        assert runs_words.state(row) == CHINESE["state done"]
-        assert report_words.phase("fitting the map") == CHINESE["phase fitting the map"]
-        assert report_words.checkpoint("no collapse") == CHINESE["checkpoint no collapse"]
-        assert live_words.result("fail") == "✗\u00a0未通过"
-    assert report_words.phase("fitting the map") == "fitting the map"
+        assert words.state(row) == state_words("done") == "已完成"
+        row = replace(row, state="running", phase="fitting the map")
+        assert words.state(row) == f"{state_words('running')}：{phase_words('fitting the map')}"
+        assert words.mark("fail") == mark_words("fail").replace(" ", "\u00a0") == "✗\u00a0未通过"
+    assert words.state(row) == "running: fitting the map"
 
 
 def test_figures_are_in_the_language_and_their_series_are_still_told_apart():
@@ -166,17 +163,16 @@ def test_figures_are_in_the_language_and_their_series_are_still_told_apart():
     with speaking("zh"):
         chart = charts.terms(steps, charts.TERMS, say("loss")).to_dict()
     rows = next(iter(chart["datasets"].values()))
-    assert {(row["term"], row["line"]) for row in rows} == {(t, w) for t in ("总计", "KV K") for w in ("原始", "平滑")}
+    assert {(row["name"], row["line"]) for row in rows} == {(t, w) for t in ("总计", "KV K") for w in ("原始", "平滑")}
     assert chart["encoding"]["opacity"]["scale"]["domain"] == ["平滑", "原始"]
     assert chart["encoding"]["x"]["title"] == "步"
 
     folder = trained.by_hand(store.runs_root())
-    rows = History(store.runs_root()).rows()
     with speaking("zh"):
-        frame, _ = charts._frame(rows, "loss", True, True)
-        figure = json.dumps(charts.figure(frame, [runs_words.label(row) for row in rows], "loss").to_dict())
-    assert set(zip(frame["series"], frame["shown"])) == {("raw", "原始记录"), ("smoothed", "平滑")}
-    assert folder.name[-4:] in figure and "datum.series === 'smoothed'" in figure
+        figure = charts.of_runs(History(store.runs_root()).rows(), "loss").to_dict()
+    assert {row["line"] for row in next(iter(figure["datasets"].values()))} == {"原始", "平滑"}
+    assert figure["encoding"]["color"]["scale"]["domain"] == [f"kv · {folder.name[-4:]}"]
+    assert figure["encoding"]["y"]["title"] == "总损失"
 
 
 def test_choices_stay_when_the_language_changes(folder):

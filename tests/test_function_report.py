@@ -14,10 +14,11 @@ from kvlab.host.bundled import ANALYSIS, FUNCTION
 from kvlab.inject import run as functional
 from kvlab.language import speaking
 from kvlab.results.alignment import data as results
+from kvlab.results.alignment.data import as_json
 from kvlab.results.alignment.sentences import sentence
 from kvlab.results.function import data, figures
 from kvlab.results.function.figures import error_against_damage, function_map, variants
-from kvlab.results.function.page import as_json, function_archive, function_html, html_with_function
+from kvlab.results.function.page import function_archive, function_html, html_with_function
 from kvlab.results.function.sentences import (
     accuracy_sentence,
     beaten,

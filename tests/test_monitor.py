@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from kvlab.runs import monitor, process, store
+from tests.spoken import spoken
 from tests.waiting import wait_until
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
@@ -148,7 +149,7 @@ def test_a_lost_run_says_what_to_do(tmp_path: Path, child):
     child.wait()
     view = monitor.view(folder)
     assert view.state == "lost"
-    assert view.error["kind"] == "run-lost" and str(child.pid) in view.error["expected"]
+    assert view.error["kind"] == "run-lost" and str(child.pid) in spoken(view.error)["expected"]
     assert set(view.error) == {"kind", "expected", "found", "remedy"}
 
 

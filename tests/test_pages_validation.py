@@ -19,7 +19,6 @@ from kvlab.request import train as settings
 from kvlab.request.train import TrainConfig
 from kvlab.runs import monitor, process, run_queue, store, training
 from kvlab.web import server
-from kvlab.web.training import end
 from kvlab.web.training import launch as validation_launch
 from kvlab.web.training import options as words
 from tests.trained import functional
@@ -315,7 +314,7 @@ def test_a_run_that_the_system_killed_is_lost_and_may_be_tried_with_less_memory(
     app = open_page(run=folder.name)
     assert not app.exception
     assert "This run was lost" in said(app) and "SIGKILL" in said(app)
-    assert end.changes_of(monitor.view(folder)) == {"batch_size": 1, "gradient_accumulation_steps": 4}
+    assert validation_launch.changes_of(monitor.view(folder)) == {"batch_size": 1, "gradient_accumulation_steps": 4}
     app.button(key=f"resume-{folder.name}").click().run()
     wait_for(folder, "done")
 
@@ -400,6 +399,6 @@ def test_a_queue_that_cannot_go_on_is_said_on_the_page(root, monkeypatch):
     monkeypatch.setattr(run_queue, "KEEPER", ("/no/such/python",))
     assert server.take_up().kind == "runs-unwritable"
     app = open_page()
-    assert not app.exception and "The queue of runs stands still" in said(app)
+    assert not app.exception and "The run queue is not moving" in said(app)
     training.stop(folder)
     assert server.problem() is None

@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 import pytest
 
 from kvlab.host.bundled import ANALYSIS
-from kvlab.language import speaking
+from kvlab.language import Message, speaking
 from kvlab.results.alignment import data as results
 from kvlab.results.alignment.archive import archive
 from kvlab.results.alignment.difference import (
@@ -45,7 +45,7 @@ NUMBER = re.compile(r"[+−-]?\d+(?:,\d{3})*(?:\.\d+)?(?:e-?\d+)?")
 WORD = re.compile(r"[A-Za-z]{2,}")
 # Terms that stay, rules, layouts, models, files.
 TERMS = ["KV", "RSS", "TSS", "CKA", "RoPE", "MLA", "UTF", "softmax", "half", "align"]
-TERMS += ["exact", "floor", "ceil", "overlap", "nearest", "sha"]
+TERMS += ["exact", "floor", "ceil", "overlap", "nearest", "SHA"]
 NAMES = ["demo/teacher-b", "demo/teacher", "demo/student", "demo/narrow", "R-KV"]
 OF_A_HEAD = (contribution_sentence, spectrum_sentence, rules_sentence)
 BLOCKS = ("h1", "h2", "p", "th", "td")
@@ -121,7 +121,7 @@ def test_every_sentence_has_its_chinese_with_the_same_numbers(sample):
     rkv, gapped, score = of_rkv(sample), with_gaps(sample), sample.score("key", 3, 0)
     nan = float("nan")
     unmeasured = replace(score, r2_random=nan, gain_random=nan, n_control=999, n_special=7, error_special=0.5)
-    without = replace(sample, controls=sample.controls | {"random_teacher": "not asked for"})
+    without = replace(sample, controls=sample.controls | {"random_teacher": Message("not asked for")})
     alike, other = matched(sample, sample), matched(sample, shifted(sample, "value", 2, 1, -0.2))
     alone = [replace(head, se_b=nan) for head in other]
     said = [

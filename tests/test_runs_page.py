@@ -9,7 +9,7 @@ import altair
 import pytest
 
 from kvlab.runs import monitor, notes, run_queue, store, training
-from kvlab.web.training import charts, source, words
+from kvlab.web.training import charts, source
 from tests import test_pages, trained, trainers
 from tests.test_history import ODD
 from tests.test_pages import open_page
@@ -43,7 +43,7 @@ def history(app):
 
 def table(app, column: str):
     """The table that has this column."""
-    return next(frame.value for frame in app.dataframe if column in frame.value.columns)
+    return next(frame.value for frame in (*app.dataframe, *app.table) if column in frame.value.columns)
 
 
 def said(app) -> str:
@@ -143,37 +143,36 @@ def test_a_default_is_no_difference_and_settings_of_garbage_are_none(root):
 
 
 def test_more_than_can_be_told_apart_are_named_and_not_drawn(root):
-    runs = [trained.by_hand(root, f"run {n}") for n in range(words.DRAWN + 2)]
-    assert f"The first {words.DRAWN} of the selected training runs are shown below, 2 are not" in said(page(*runs))
-    pairs = {(words.colour(n), tuple(words.dash(n))) for n in range(words.DRAWN)}
-    assert len(pairs) == words.DRAWN
+    runs = [trained.by_hand(root, f"run {n}") for n in range(charts.DRAWN + 2)]
+    assert f"The first {charts.DRAWN} of the selected training runs are shown below, 2 are not" in said(page(*runs))
+    pairs = {(charts.colour(n), tuple(charts.dash(n))) for n in range(charts.DRAWN)}
+    assert len(pairs) == charts.DRAWN
 
 
-def test_curves_are_the_logged_values_and_spikes_survive_thinning(root):
+def test_curves_are_the_logged_values(root):
     run = trained.by_hand(root, steps=4)
-    assert source.values(run, "loss") == ([1, 2, 3, 4], [10, 5, 10 / 3, 2.5])
-    assert source.values(run, "heldout") == ([0, 4], [3.5, 3.25])
-    assert source.values(run, "memory") == ([0, 1, 2], [used / 2**30 for used in (3, 9, 5)])
+    assert source.of(run).curve("loss") == ([1, 2, 3, 4], [10, 5, 10 / 3, 2.5])
+    assert source.of(run).curve("heldout") == ([0, 4], [3.5, 3.25])
+    assert source.of(run).curve("memory") == ([0, 1, 2], [used / 2**30 for used in (3, 9, 5)])
     store.append_metrics(run, {"step": 5, "loss": 7.0})
-    assert source.values(run, "loss")[1][-1] == 7.0
-    steps, values = list(range(10_000)), [float(n % 7) for n in range(10_000)]
-    values[4321], values[9876] = 99.0, -5.0
-    at, kept = charts.thinned_pair(steps, values, 100)
-    assert len(kept) <= 100 and (4321, 99.0) in zip(at, kept) and (9876, -5.0) in zip(at, kept) and at == sorted(at)
-    assert charts.thinned_pair([1, 2, 3], [1, float("nan"), 3]) == ([1, 3], [1, 3])
+    assert source.of(run).curve("loss")[1][-1] == 7.0
 
 
-def test_the_figure_is_the_same_at_each_rerun_so_that_zoom_stays():
-    frame, _ = altair_frame()
-    first, second = (charts.figure(frame, ["a", "b"], "loss").to_dict() for _ in range(2))
-    assert first == second and "zoom" in json.dumps(first["params"])
-    assert altair.SCHEMA_VERSION in first["$schema"]
-
-
-def altair_frame():
-    import pandas as pd
-
-    return pd.DataFrame({"at": [1], "value": [2.0], "run": ["a"], "series": ["smoothed"]}), 1
+def test_the_figure_of_several_runs_draws_each_by_its_values_and_is_the_same_at_each_rerun(root):
+    for name, steps in (("a", 4), ("b", 2)):
+        trained.by_hand(root, name, steps=steps)
+    rows = source.rows()
+    first, second = (charts.of_runs(rows, "loss").to_dict() for _ in range(2))
+    assert first == second  # so that zoom stays
+    assert "zoom" in json.dumps(first["params"]) and altair.SCHEMA_VERSION in first["$schema"]
+    drawn = [row for table in first["datasets"].values() for row in table if row["line"] == "raw"]
+    labels = [f"{row.name} · {row.id[-4:]}" for row in rows]
+    assert [(row["name"], row["at"], row["value"]) for row in drawn] == [
+        *((labels[0], step, 10 / step) for step in (1, 2)),
+        *((labels[1], step, 10 / step) for step in (1, 2, 3, 4)),
+    ]
+    smooth_only = charts.of_runs(rows, "loss", raw=False).to_dict()
+    assert {row["line"] for table in smooth_only["datasets"].values() for row in table} == {"smoothed"}
 
 
 # --- one ---------------------------------------------------------------------------------------------------------
@@ -191,8 +190,8 @@ def test_a_really_trained_run_is_shown_as_its_files_say(really, monkeypatch):
     before, after = report["before"], report["after"]
     assert f"held-out CE {before['ce']:.4f} → {after['ce']:.4f} nats per token" in said(app)
     assert f"n = {before['tokens']:,} tokens, {before['documents']} held-out documents" in said(app)
-    checkpoints = table(app, "words")
-    assert checkpoints["name"].tolist() == [c["name"] for c in report["checkpoints"]]
+    checkpoints = table(app, "checked")
+    assert checkpoints["checked"].tolist() == [c["name"] for c in report["checkpoints"]]
     assert history(app)["loss"].tolist() == [report["final_loss"]] and history(app)["steps"].tolist() == ["6 / 6"]
     assert "max_steps: 6" in everything(app)
     assert set(app.selectbox(key="runs-metric").options) >= {
@@ -280,7 +279,7 @@ def test_kill_asks_first_then_resume_goes_on(root, fake):
     assert "Kill test run" not in said(app) and trainers.state(run) == "running"
     click(app, "run-kill")
     click(app, "run-yes")
-    assert "its processes are gone" in everything(app) and trainers.state(run) == "cancelled"
+    assert "all that it started are gone" in everything(app) and trainers.state(run) == "cancelled"
     click(app, "run-resume")
     trainers.wait_for(run, "done")
 
@@ -291,7 +290,7 @@ def test_a_lost_run_is_lost_keeps_its_numbers_and_resumes(root, fake):
     app = page(run)
     assert "lost: its process is gone" in said(app) and "signal 9" in said(app)
     assert history(app)["steps"].tolist() == ["3 / ?"] and history(app)["loss"].tolist() == [1.0]
-    assert source.values(run, "loss") == ([1, 2, 3], [3.0, 1.5, 1.0])
+    assert source.of(run).curve("loss") == ([1, 2, 3], [3.0, 1.5, 1.0])
     click(app, "run-resume")
     trainers.wait_for(run, "done")
 
@@ -348,8 +347,8 @@ def test_a_folder_of_garbage_is_shown_and_all_that_was_logged_before_is_read(roo
     shown = history(app)
     assert shown["state"].tolist() == ["lost", "finished"]
     assert shown["steps"].tolist() == ["4 / ?", "4 / 80"] and shown["loss"].tolist() == [2.5, 2.5]
-    assert source.values(bad, "loss")[1] == [10, 5, 10 / 3, 2.5]
-    assert "1 damaged lines" in said(app) and "onerror" not in said(app)
+    assert source.of(bad).curve("loss")[1] == [10, 5, 10 / 3, 2.5]
+    assert "2 damaged lines" in said(app) and "onerror" not in said(app)
     page(good, bad)
     app = click(page(bad), "run-again")
     assert "no table of settings" in said(app) and len(store.listing(root)) == 2
@@ -379,7 +378,7 @@ def test_odd_values_of_every_kind_do_no_harm(root):
         app = page(run)
         assert [error.value for error in app.error] == ["No reason was recorded. Its log in the run’s folder may tell."]
         assert f"step 4 / {of} · peak memory of the process 9 B, 10% of 90 B · ? · –" in said(app)
-        assert table(app, "words")["step"].tolist() == [1e30]
+        assert table(app, "checked")["step"].tolist() == [str(10**30)]
         assert app.code[0].value == (run / "config.yaml").read_text().rstrip("\n")
 
 

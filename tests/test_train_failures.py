@@ -9,7 +9,13 @@ import torch
 from kvlab.errors import ModelError
 from kvlab.request.settings import checked
 from kvlab.request.train import TrainConfig
-from kvlab.runs.failures import NotFinite, advise, slow_hint
+from kvlab.runs import failures
+from kvlab.runs.failures import NotFinite, slow_hint
+from tests.spoken import spoken
+
+
+def advise(*arguments):
+    return spoken(failures.advise(*arguments))
 
 
 def test_memory_advice_is_the_next_thing_not_yet_done():
@@ -64,7 +70,7 @@ def test_missing_modules_get_their_install_line():
 def test_disk_models_and_the_unknown():
     assert advise(OSError(errno.ENOSPC, "No space left"), None, "saving")["kind"] == "disk-full"
     known = ModelError("model-not-found", expected="a", found="b", remedy="c")
-    assert advise(known, None, "loading") == known.to_dict() | {"changes": {}}
+    assert advise(known, None, "loading") == spoken(known) | {"changes": {}}
     assert "training.log" in advise(KeyError("x"), None, "training")["remedy"]
 
 

@@ -15,6 +15,7 @@ from kvlab.runs import monitor, run_queue, store, training
 from kvlab.train import checkpoint
 from kvlab.train.process import perform
 from kvlab.train.student import read_student
+from tests.spoken import spoken
 from tests.trainers import nothing_outlives, state, wait_until_idle
 from tests.training import PROJECT, metrics, written
 from tests.waiting import wait_until
@@ -38,7 +39,7 @@ def losses(folder):
 def error(folder):
     status = store.read_status(folder)
     assert status["state"] == "failed"
-    return status["error"]
+    return spoken(status["error"])
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,7 @@ def test_the_real_trainer_killed_in_any_phase_says_lost_keeps_its_lines_and_resu
         wait_until_idle(root)
     view = monitor.view(folder)
     assert (view.state, view.phase) == ("lost", phase)
-    assert view.error["kind"] == "run-killed" and "SIGKILL" in view.error["found"]
+    assert view.error["kind"] == "run-killed" and "SIGKILL" in spoken(view.error)["found"]
     before = metrics(folder)
     assert (len(before), checkpoint.saved_step(folder)) == (logged, saved)
     perform(folder)  # takes it up where it was, as a resumed run does

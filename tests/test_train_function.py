@@ -20,6 +20,7 @@ from kvlab.train import checkpoint, functional
 from kvlab.train.process import perform
 from kvlab.train.record_words import of_function
 from kvlab.web.training import words
+from tests.spoken import spoken
 from tests.training import prepared, steps, written
 
 pytestmark = [pytest.mark.model, pytest.mark.xdist_group("train-run"), pytest.mark.usefixtures("fresh_accelerate")]
@@ -178,7 +179,7 @@ def test_a_rule_that_looks_ahead_is_refused_before_anything_is_loaded(pair, tmp_
     monkeypatch.setattr("kvlab.train.run.reader", None)  # not even a tokenizer
     folder = written(tmp_path / "run", pair | settings | {"functional": True})
     assert perform(folder) == 2
-    error = store.read_status(folder)["error"]
+    error = spoken(store.read_status(folder)["error"])
     assert error["kind"] == "functional-looks-ahead" and error["changes"] == {"functional": False}
     assert "functional: false" in error["remedy"]
     refusals.check_functional(checked(TrainConfig, settings))  # without the test it may run

@@ -15,6 +15,7 @@ from kvlab.runs import run_queue, store, training
 from kvlab.train import checkpoint
 from kvlab.train.learner import cross_entropy
 from kvlab.train.process import perform
+from tests.spoken import spoken
 from tests.trainers import nothing_outlives
 from tests.training import PROJECT, metrics, started, written
 from tests.waiting import wait_until
@@ -96,7 +97,7 @@ def test_a_run_that_never_saved_begins_anew(pair, tmp_path, monkeypatch):
     whole = written(tmp_path / "whole", pair)
     monkeypatch.setattr(checkpoint, "save", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     assert perform(folder) == 1
-    error = store.read_status(folder)["error"]
+    error = spoken(store.read_status(folder)["error"])
     assert error["kind"] == "disk-full" and "KVLAB_RUNS" in error["remedy"]
     monkeypatch.undo()
     perform(folder)
@@ -117,7 +118,9 @@ def test_a_nan_ends_the_run_with_advice_and_every_line_is_still_read(pair, tmp_p
     assert perform(folder) == 1
     status = store.read_status(folder)
     assert status["state"] == "failed" and status["error"]["kind"] == "not-finite"
-    assert status["error"]["changes"] == {"lr": pytest.approx(1e-4)} and "--lr 0.0001" in status["error"]["remedy"]
+    assert (
+        status["error"]["changes"] == {"lr": pytest.approx(1e-4)} and "--lr 0.0001" in spoken(status["error"])["remedy"]
+    )
     lines = metrics(folder)
     assert [line["step"] for line in lines] == [1, 2, 3]
     assert lines[2]["loss"] is None and {"loss", "ce"} <= set(lines[2]["nonfinite"]) and lines[1]["loss"] > 0
@@ -132,7 +135,7 @@ def test_out_of_memory_says_what_to_launch_instead(pair, tmp_path, monkeypatch):
     monkeypatch.setattr("kvlab.train.learner.read_student", full)
     folder = written(tmp_path / "run", pair)
     assert perform(folder) == 1
-    error = store.read_status(folder)["error"]
+    error = spoken(store.read_status(folder)["error"])
     assert error["kind"] == "out-of-memory" and "evaluating before" in error["expected"]
     assert error["changes"] == {"batch_size": 1, "gradient_accumulation_steps": 4}
 

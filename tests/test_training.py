@@ -12,6 +12,7 @@ import pytest
 
 from kvlab.errors import RunError
 from kvlab.runs import locks, monitor, process, run_queue, store, training
+from tests.spoken import spoken
 from tests.trainers import FAKE, SOON, launch, nothing_outlives, state, wait_for, wait_for_phase, wait_until_idle
 from tests.waiting import wait_until
 
@@ -77,8 +78,8 @@ def test_killed_in_any_phase_a_run_is_readable_says_lost_and_resumes(root, phase
     wait_until_idle(root)
     view = monitor.view(folder)
     assert view.state == "lost" and view.phase == phase and view.config["steps"] == 4
-    assert view.error["kind"] == "run-killed" and "SIGKILL" in view.error["found"]
-    assert "memory" in view.error["remedy"]
+    assert view.error["kind"] == "run-killed" and "SIGKILL" in spoken(view.error)["found"]
+    assert "memory" in spoken(view.error)["remedy"]
     assert not process.group_members(pid), "what it had started"
     before = store.read_lines(folder / "metrics.jsonl").records
     assert len(before) == (0 if phase == "loading" else 4)
@@ -105,6 +106,7 @@ def test_a_run_that_could_not_say_its_end_is_lost_with_the_cause(root, config, k
     wait_for(folder, "lost")
     wait_until_idle(root)
     error = monitor.view(folder).error
+    error = spoken(error)
     assert error["kind"] == kind and words in error["found"] + error["remedy"]
 
 
@@ -191,7 +193,7 @@ def test_a_run_that_died_with_its_keeper_is_lost_and_does_not_hold_the_queue(roo
     run_queue.attend(root)
     wait_until_idle(root)
     assert (state(first), state(second)) == ("lost", "done")
-    assert "nobody saw it end" in monitor.view(first).error["found"]
+    assert "nobody saw it end" in spoken(monitor.view(first).error)["found"]
 
 
 def test_a_waiting_run_without_a_place_in_the_queue_gets_one_and_two_places_start_it_once(root):
@@ -300,16 +302,16 @@ def test_what_is_not_possible_is_refused_with_the_state(root, given):
     folder = store.create(root, "training", "x", {})
     sleeper = subprocess.Popen(["sleep", "1000"])
     store.write_status(folder, state=given, **(process.identity(sleeper.pid) if given == "running" else {}))
-    active = given in store.ACTIVE
+    active, word = given in store.ACTIVE, store.STATES[given]
     if given != "running":
-        assert given in refused("run-not-active", training.kill, folder).found
+        assert word in refused("run-not-active", training.kill, folder).found
     if not active:
-        assert given in refused("run-not-active", training.stop, folder).found
+        assert word in refused("run-not-active", training.stop, folder).found
         assert not (folder / "stop").exists()
     if active:
-        assert given in refused("run-active", training.delete, folder).found
+        assert word in refused("run-active", training.delete, folder).found
     if active or given == "done":
-        assert given in refused("run-not-resumable", training.resume, folder).found
+        assert word in refused("run-not-resumable", training.resume, folder).found
     sleeper.kill()
     sleeper.wait()
 
@@ -378,7 +380,7 @@ def test_a_command_that_cannot_start_fails_with_the_reason(root, monkeypatch):
     monkeypatch.setattr(run_queue, "TRAINER", ("/no/such/python",))
     folder = launch(root)
     wait_for(folder, "failed")
-    assert "/no/such/python" in monitor.view(folder).error["found"]
+    assert "/no/such/python" in spoken(monitor.view(folder).error)["found"]
     wait_until_idle(root)
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from kvlab.errors import KvlabError, RunError
 from kvlab.runs import monitor, process, store, worker_client, worker_process
+from tests.spoken import spoken
 from tests.waiting import wait_until
 
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_worker.py")))
@@ -49,7 +50,7 @@ def state(folder: Path) -> str:
 
 
 def error(folder: Path) -> dict[str, str]:
-    return store.read_status(folder)["error"]
+    return spoken(store.read_status(folder)["error"])
 
 
 def wait_for_end(folder: Path) -> str:

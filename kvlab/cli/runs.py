@@ -14,10 +14,11 @@ from kvlab.errors import PARTS, KvlabError, RunError
 from kvlab.host.memory import readable
 from kvlab.language import Message, phrase, plural, say
 from kvlab.results.training.facts import gather
+from kvlab.results.training.words import checkpoint_words, mark_words, remarked, state_words
 from kvlab.results.training.write import FORMATS, text_of, write
 from kvlab.runs import monitor, run_queue, store, training
 from kvlab.runs.monitor import View
-from kvlab.shapes import phase_words, state_words
+from kvlab.shapes import phase_words
 
 POLL = 0.2  # seconds between two looks at a run that is stopping
 SHOWN = 5  # runs named when a short id fits several
@@ -107,8 +108,9 @@ def _show(options: argparse.Namespace) -> int:
     report = gather(view.folder)
     _show_numbers(report["run"], view.active)
     for checkpoint in [*report["milestones"], *report["conditions"]]:
-        words = Message.read(checkpoint.get("remark") or checkpoint.get("words"))
-        print(f"  {checkpoint.get('state')!s:8} {checkpoint.get('name')}: {words}")
+        names = {"mark": mark_words(checkpoint.get("state")) or "–", "name": checkpoint_words(checkpoint.get("name"))}
+        remark = remarked({"words": checkpoint.get("remark") or checkpoint.get("words")})
+        print(say("  {mark} {name}: {remark}", remark=remark, **names))
     return 0
 
 

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from kvlab.language import Message
 from kvlab.errors import RunError, system_reason
+from kvlab.language import Message
 from kvlab.runs import locks, store
 from kvlab.runs.process import identity
 from kvlab.runs.run_queue import RUN_LOCK, STOP

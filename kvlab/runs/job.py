@@ -11,14 +11,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from kvlab.language import Message
 from kvlab.errors import Cancelled, KvlabError, RunError
-from kvlab.runs import store
+from kvlab.language import Message
+from kvlab.runs import failures, store
 from kvlab.runs.live_status import LiveStatus
 from kvlab.shapes import Progress
 
 LOG = "worker.log"  # in the run's folder, for what the user did not cause
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 Analyse = Callable[[Path, Progress], None]
 
@@ -45,7 +44,7 @@ class Job:
         if self._live is not None:
             _record(lambda: self._live.finish("failed", server_gone()))
 
-    def perform(self, analyse: Analyse) -> dict[str, str] | None:
+    def perform(self, analyse: Analyse) -> dict[str, Any] | None:
         """Compute; the course and the end are in the folder's status -> the error of a failed run, or None."""
         state, error_fields = "done", None
         self._live = LiveStatus(self.folder, self._stop)
@@ -55,38 +54,32 @@ class Job:
         except Cancelled:
             state, error_fields = ("failed", server_gone()) if self._server_gone else ("cancelled", None)
         except BaseException as error:  # whatever it is, it belongs in the record and must not end the worker
-            state, error_fields = "failed", explain(error, "the analysis to run to its end")
+            state, error_fields = "failed", explain(error, Message("the analysis to run to its end"))
             if not isinstance(error, KvlabError):
                 _keep_traceback(self.folder)
         unrecorded = _record(lambda: self._live.finish(state, error_fields))
         return error_fields or unrecorded
 
 
-def explain(error: BaseException, expected: str) -> dict[str, str]:
+def explain(error: BaseException, expected: Message) -> dict[str, Any]:
     """Any exception as the fields of a KvlabError (``to_dict``), with advice where its kind is known."""
     if isinstance(error, KvlabError):
         return error.to_dict()
-    names = {cls.__name__ for cls in type(error).__mro__}  # torch's own classes, without importing torch
-    message = str(error).strip()
-    found = f"{type(error).__name__}: {(message or 'no message').splitlines()[0]}"[:500]
-    if isinstance(error, MemoryError) or "OutOfMemoryError" in names or any(sign in message for sign in OUT_OF_MEMORY):
-        kind, expected = "out-of-memory", "enough memory for both models and one batch"
-        remedy = (
+    kind, remedy = failures.kind_of(error), failures.fault_remedy(LOG)
+    if kind == "out-of-memory":
+        expected = Message("enough memory for both models and one batch")
+        remedy = Message(
             "choose fewer tokens per batch or document, a 16-bit number type, a smaller model or another device, "
             "and close what else uses this one"
         )
-    elif "AcceleratorError" in names or "CUDA error" in message:
-        kind, expected = "device-error", "the device to compute without errors"
-        remedy = (
-            "launch the analysis again, in a new worker process; if it fails again, choose the device cpu, where "
-            f"the message names the faulty step; details are in {LOG}"
-        )
+    elif kind == "device-error":
+        expected, remedy = Message("the device to compute without errors"), failures.device_remedy()
     else:
-        kind, remedy = "unexpected", f"this is a fault of the program, please report it with {LOG}"
-    return KvlabError(kind, expected=expected, found=found, remedy=remedy).to_dict()
+        kind = "unexpected"
+    return KvlabError(kind, expected=expected, found=failures.first_words(error), remedy=remedy).to_dict()
 
 
-def server_gone() -> dict[str, str]:
+def server_gone() -> dict[str, Any]:
     """Why an analysis ended with its worker: an error in the form of KvlabError.to_dict."""
     return RunError(
         "worker-stopped",
@@ -96,7 +89,7 @@ def server_gone() -> dict[str, str]:
     ).to_dict()
 
 
-def mark(folder: Path, state: str, error: dict[str, str] | None = None) -> None:
+def mark(folder: Path, state: str, error: dict[str, Any] | None = None) -> None:
     """Record the end of a run that nobody computes; one that has ended already stays as it is."""
     if store.read_status(folder).get("state") not in store.FINAL:
         _record(lambda: store.write_status(folder, state=state, error=error))
@@ -108,7 +101,7 @@ def release(folder: Path) -> None:
     _record(lambda: store.write_status(folder, pid=None, process_started=None, next_heartbeat_due=due))
 
 
-def _record(write: Callable[[], Any]) -> dict[str, str] | None:
+def _record(write: Callable[[], Any]) -> dict[str, Any] | None:
     try:
         write()
     except RunError as error:

@@ -18,7 +18,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from kvlab import PROJECT
-from kvlab.errors import RunError
+from kvlab.errors import KvlabError, RunError
+from kvlab.request.settings import checked
+from kvlab.request.train import TrainConfig
 from kvlab.runs import locks, monitor, process, run_queue, store
 from kvlab.runs.failures import explain
 from kvlab.runs.run_queue import ANY_DEVICE, Entry
@@ -160,10 +162,17 @@ def _record_end(entry: Entry, code: int | None) -> None:
         if state == "queued":
             if not code:  # its process found the lock taken, and whoever had it has gone: it is to be started still
                 return
-            store.write_status(folder, state="failed", error=explain(code, folder / OUTPUT))
+            store.write_status(folder, state="failed", error=explain(code, folder / OUTPUT).to_dict())
         elif state in store.ACTIVE and not status.get("cause"):
-            store.write_status(folder, cause=explain(code, folder / OUTPUT, folder / LOG))
+            cause = explain(code, folder / OUTPUT, folder / LOG, config=_config(folder))
+            store.write_status(folder, cause=cause.to_dict())
         entry.marker.unlink(missing_ok=True)
+
+
+def _config(folder: Path) -> TrainConfig | None:
+    with suppress(KvlabError):
+        return checked(TrainConfig, store.read_config(folder))
+    return None
 
 
 def _has_ended(child: subprocess.Popen) -> bool:

@@ -7,6 +7,7 @@ import threading
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from kvlab.errors import Cancelled, RunError
 from kvlab.runs import store
@@ -57,7 +58,7 @@ class LiveStatus:
         else:
             self._changed.set()
 
-    def finish(self, state: str, error: dict[str, str] | None = None) -> None:
+    def finish(self, state: str, error: dict[str, Any] | None = None) -> None:
         """Write how the run ended; the first call counts. Raises RunError when that cannot be written."""
         with self._finishing:
             self._end()

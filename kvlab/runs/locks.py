@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kvlab.language import Message
 from kvlab.errors import RunError, system_reason
+from kvlab.language import Message
 from kvlab.runs import store
 
 RETRY = 0.02  # seconds

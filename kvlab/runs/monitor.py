@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from kvlab.errors import RunError
 from kvlab.language import Message
 from kvlab.runs import process, store
 from kvlab.runs.run_queue import STOP
@@ -140,18 +141,24 @@ def _seconds_since(text: object, now: datetime) -> float | None:
     return max((now - begin).total_seconds(), 0.0) if begin else None
 
 
-def _lost(status: dict[str, Any]) -> dict[str, str]:
+def _lost(status: dict[str, Any]) -> dict[str, Any]:
     cause = status.get("cause")  # from the queue's keeper, who saw the process end
-    if isinstance(cause, dict) and all(isinstance(cause.get(key), str) for key in ERROR_FIELDS):
+    if isinstance(cause, dict) and all(cause.get(key) for key in ERROR_FIELDS):
         return cause
-    where = f"process {status.get('pid')} on {status.get('host')}"
-    taken = status.get("pid") is not None
-    return {
-        "kind": "run-lost",
-        "expected": Message("{where} to work on this run", where=where) if taken else Message("a process to work on this run"),
-        "found": Message("no such process any more; last sign of life {time}", time=status.get('heartbeat') or status.get('updated')) if taken else Message("none took it up") if status else Message("no readable status in the run's folder"),
-        "remedy": Message("launch it again from its settings; if it ended by itself, its log files say how far it " "came, and a machine out of memory is the usual cause"),
-    }
+    expected, found = Message("a process to work on this run"), Message("none took it up")
+    if status.get("pid") is not None:
+        expected = Message("process {pid} on {host} to work on this run", pid=status["pid"], host=status.get("host"))
+        found = Message(
+            "no such process any more; last sign of life {time}",
+            time=status.get("heartbeat") or status.get("updated"),
+        )
+    elif not status:
+        found = Message("no readable status in the run's folder")
+    remedy = Message(
+        "launch it again from its settings; if it ended by itself, its log files say how far it came, and a machine "
+        "out of memory is the usual cause"
+    )
+    return RunError("run-lost", expected=expected, found=found, remedy=remedy).to_dict()
 
 
 def _files(folder: Path) -> tuple[str, ...]:

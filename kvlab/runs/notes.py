@@ -6,8 +6,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from kvlab.language import Message
 from kvlab.errors import RunError
+from kvlab.language import Message
 from kvlab.runs import store
 
 NOTES = "notes.md"
@@ -37,8 +37,8 @@ def write(folder: Path, text: str, before: str | None = None) -> None:
     if len(text) > LIMIT:
         raise RunError(
             "note-too-long",
-            expected=Message("a note of at most {n} characters", n=f'{LIMIT:,}'),
-            found=Message("{n}", n=f'{len(text):,}'),
+            expected=Message("a note of at most {n:,} characters", n=LIMIT),
+            found=f"{len(text):,}",
             remedy=Message("shorten it; nothing was changed"),
         )
     if before is not None and read(folder) not in (before.strip(), text):

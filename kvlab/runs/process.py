@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 
 from kvlab import PROJECT
+from kvlab.language import Message
 
 
 # The start time is counted from the machine's boot time, which the system gives in whole seconds.
@@ -106,16 +107,16 @@ def group_members(group: int) -> list[int]:
     return members
 
 
-def exit_words(code: int) -> str:
-    """An exit code as Popen gives it (negative: the signal that ended the process), in words."""
+def exit_words(code: int) -> Message:
+    """How a process ended. ``code``: as Popen gives it; negative for the signal that ended the process."""
     if code >= 0:
-        return f"ended with exit code {code}"
+        return Message("it ended with exit code {n}", n=code)
+    if code == -signal.SIGKILL:
+        return Message("it ended by signal 9 (SIGKILL); the system may have been out of memory")
     try:
-        name = signal.Signals(-code).name
+        return Message("it ended by signal {n} ({name})", n=-code, name=signal.Signals(-code).name)
     except ValueError:
-        return f"ended by signal {-code}"
-    hint = "; the system may have been out of memory" if name == "SIGKILL" else ""
-    return f"ended by signal {-code} ({name}){hint}"
+        return Message("it ended by signal {n}", n=-code)
 
 
 def environment() -> dict[str, str]:

@@ -17,9 +17,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kvlab.language import Message
 from kvlab import PROJECT
 from kvlab.errors import RunError
+from kvlab.language import Message
 from kvlab.runs import process, store
 from kvlab.runs.failures import last_words
 
@@ -132,15 +132,23 @@ def attend(root: Path, trainer: Sequence[str] | None = None) -> None:
                 timeout=KEEPER_START,
                 check=False,
             ).returncode
-        found = f"it {process.exit_words(code)}; {last_words(log, begun)}" if code else ""
+        found = None
+        if code:
+            found = Message(
+                "{how}; from the end of its log:\n{log}", how=process.exit_words(code), log=last_words(log, begun)
+            )
     except subprocess.TimeoutExpired:
-        found = f"it did not start within {KEEPER_START:g} s"
+        found = Message("it did not start within {n:g} s", n=KEEPER_START)
     if found:
         raise RunError(
             "keeper-unstartable",
             expected=Message("a process that starts queued runs one after the other"),
             found=found,
-            remedy=Message("close other programs if the machine is short of memory or processes; the queue goes on " "with: python -m kvlab runs list. Log: {log}", log=log),
+            remedy=Message(
+                "close other programs if the machine is short of memory or processes; the queue goes on with: "
+                "python -m kvlab runs list. Log: {log}",
+                log=log,
+            ),
         )
 
 

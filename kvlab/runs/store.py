@@ -24,14 +24,23 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from kvlab.language import Message
 from kvlab import PROJECT
 from kvlab.errors import RunError, system_reason
+from kvlab.language import Message, phrase
 
 COMPUTED = ("analysis", "injection")  # by the warm worker of the web app
 KINDS = (*COMPUTED, "training")
 ACTIVE = ("queued", "running")
 FINAL = ("done", "failed", "cancelled")
+# What people read for a state; "lost" is judged, and never written.
+STATES = {
+    "queued": phrase("waiting"),
+    "running": phrase("running"),
+    "done": phrase("finished"),
+    "failed": phrase("failed"),
+    "cancelled": phrase("stopped"),
+    "lost": phrase("lost"),
+}
 
 CONFIG, STATUS, METRICS = "config.yaml", "status.json", "metrics.jsonl"
 
@@ -177,7 +186,10 @@ def find(root: Path, run_id: str) -> Path:
             "run-not-found",
             expected=Message("the folder of run {id} in {folder}", id=run_id, folder=root),
             found=Message("a link, which is not followed") if folder.is_symlink() else Message("no such folder"),
-            remedy=Message("take the id from the list of runs: python -m kvlab runs list; runs kept elsewhere are found " "with KVLAB_RUNS=FOLDER"),
+            remedy=Message(
+                "take the id from the list of runs: python -m kvlab runs list; runs kept elsewhere are found with "
+                "KVLAB_RUNS=FOLDER"
+            ),
         )
     return folder
 
@@ -203,13 +215,21 @@ def disk_errors(place: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        found = system_reason(error)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            room = Message("room to write in {folder}", folder=place)
+            raise RunError("disk-full", expected=room, found=found, remedy=free_space()) from error
         raise RunError(
-            "disk-full" if full else "runs-unwritable",
-            expected=Message("room to write in {folder}", folder=place) if full else Message("a folder that can be written to: {folder}", folder=place),
-            found=system_reason(error),
-            remedy=Message("delete runs that are no longer needed, or keep runs on another disk: KVLAB_RUNS=FOLDER") if full else Message("check that it exists and belongs to you, or keep runs elsewhere: KVLAB_RUNS=FOLDER"),
+            "runs-unwritable",
+            expected=Message("a folder that can be written to: {folder}", folder=place),
+            found=found,
+            remedy=Message("check that it exists and belongs to you, or keep runs elsewhere: KVLAB_RUNS=FOLDER"),
         ) from error
+
+
+def free_space() -> Message:
+    """The remedy of a full disk."""
+    return Message("delete runs that are no longer needed, or keep runs on another disk: KVLAB_RUNS=FOLDER")
 
 
 def _slug(name: str) -> str:

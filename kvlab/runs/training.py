@@ -1,27 +1,24 @@
-"""Launch, stop, kill, resume, repeat and delete training runs.
+"""Launch, stop, kill, resume, repeat and delete training runs, of which nothing is known but the folder.
 
-Training runs from outside: launch, stop, kill, resume, delete. All that is known of a run is its folder.
-
-A run is a detached process that outlives the web server; the queue starts it when its device is free. Whatever is
-changed in a run without a process is changed under the run's lock.
-
-A new training run with the settings of an old one.
+A run is a detached process that outlives the web server; the queue starts it when its device is free. A run without a
+process is changed only under its lock.
 """
 
 from __future__ import annotations
+
+import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from kvlab.language import Message
+
 from kvlab.errors import RunError
+from kvlab.language import Message
 from kvlab.runs import locks, monitor, process, run_queue, store
 from kvlab.runs.run_queue import ANY_DEVICE, STOP
-import os
-from collections.abc import Sequence
-from kvlab.runs import run_queue, store
+from kvlab.shapes import phase_message
 
 GONE_WITHIN = 10.0  # seconds for a killed process to be gone
 PATIENCE = 5.0  # seconds for a run's lock: its process holds it until it is gone, others for an instant
@@ -73,7 +70,8 @@ def stop(folder: Path) -> str:
             return "cancelled"
     if state not in store.ACTIVE:
         (folder / STOP).unlink(missing_ok=True)
-        raise _state_error("run-not-active", "a run that waits or runs", state, "there is nothing to stop")
+        expected = Message("a run that waits or runs")
+        raise _state_error("run-not-active", expected, state, Message("there is nothing to stop"))
     return "stopping"
 
 
@@ -100,12 +98,16 @@ def kill(folder: Path) -> None:
             remedy=Message("kill it there; stop reaches it from here"),
         )
     if not process.exists(pid, started):
-        remedy = "it only waits: stop takes it out of the queue" if monitor.judge(status) == "queued" else "resume it"
-        raise _state_error("run-not-active", "a run with a process", monitor.judge(status), remedy)
+        state, remedy = monitor.judge(status), Message("resume it")
+        if state == "queued":
+            remedy = Message("it only waits: stop takes it out of the queue")
+        raise _state_error("run-not-active", Message("a run with a process"), state, remedy)
     if not process.end(pid, GONE_WITHIN) or process.exists(pid, started):
         raise RunError(
             "run-unkillable",
-            expected=Message("process {pid} to be gone {seconds} s after signal 9 (SIGKILL)", pid=pid, seconds=f'{GONE_WITHIN:g}'),
+            expected=Message(
+                "process {pid} to be gone {seconds:g} s after signal 9 (SIGKILL)", pid=pid, seconds=GONE_WITHIN
+            ),
             found=Message("it is still there"),
             remedy=Message("it waits for a disk or a driver; when it does not end by itself, ask your administrator"),
         )
@@ -184,15 +186,18 @@ def _changing(folder: Path) -> Iterator[dict[str, Any]]:
 def _resumable(status: dict[str, Any]) -> str:
     state = monitor.judge(status)
     if state not in RESUMABLE:
-        remedy = "launch a new run with its settings" if state == "done" else "wait for its end, or stop it"
-        raise _state_error("run-not-resumable", "a run that was cancelled, has failed or is lost", state, remedy)
+        expected = Message("a run that was stopped, has failed or is lost")
+        remedy = Message("wait for its end, or stop it")
+        if state == "done":
+            remedy = Message("launch a new run with its settings")
+        raise _state_error("run-not-resumable", expected, state, remedy)
     return state
 
 
 def _over(status: dict[str, Any]) -> None:
     state = monitor.judge(status)
     if state in store.ACTIVE:
-        raise _state_error("run-active", "a run that has ended", state, "stop it first")
+        raise _state_error("run-active", Message("a run that has ended"), state, Message("stop it first"))
 
 
 def _training(folder: Path) -> dict[str, Any]:
@@ -209,11 +214,16 @@ def _training(folder: Path) -> dict[str, Any]:
     return status
 
 
-def _killed(status: dict[str, Any]) -> dict[str, str]:
+def _killed(status: dict[str, Any]) -> dict[str, Any]:
     return RunError(
         "run-killed-by-user",
         expected=Message("the run to end by itself or to be stopped"),
-        found=Message("it was killed at {phase} {done} of {total}", phase=status.get('phase'), done=status.get('done'), total=status.get('total')),
+        found=Message(
+            "it was killed while {phase}, {done} of {total}",
+            phase=phase_message(str(status.get("phase") or "starting")),
+            done=status.get("done"),
+            total=status.get("total"),
+        ),
         remedy=Message("resume it from its last checkpoint"),
     ).to_dict()
 
@@ -223,13 +233,13 @@ def _history(status: dict[str, Any]) -> list[Any]:
     return history if isinstance(history, list) else []
 
 
-def _ended(status: dict[str, Any], state: str, error: dict[str, str] | None) -> dict[str, Any]:
+def _ended(status: dict[str, Any], state: str, error: dict[str, Any] | None) -> dict[str, Any]:
     kept = {key: status.get(key) for key in ("started", "updated", "phase", "done", "total")}
     return {"state": state, **kept, "error": error or status.get("cause"), "resumed": store.timestamp()}
 
 
-def _state_error(kind: str, expected: str, state: str, remedy: str) -> RunError:
-    return RunError(kind, expected=expected, found=Message("it is {state}", state=state), remedy=remedy)
+def _state_error(kind: str, expected: Message, state: str, remedy: Message) -> RunError:
+    return RunError(kind, expected=expected, found=Message("it is {state}", state=Message(store.STATES[state])), remedy=remedy)
 
 
 def again(folder: Path, inputs: Sequence[str] = ()) -> str:

@@ -12,8 +12,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kvlab.language import Message
 from kvlab.errors import KvlabError, RunError
+from kvlab.language import Message
 from kvlab.runs import monitor, store
 from kvlab.runs.worker_process import GONE_WITHIN, WorkerProcess
 from kvlab.runs.job import mark, server_gone
@@ -66,7 +66,7 @@ class Worker:
         except TimeoutError:
             raise RunError(
                 "worker-timeout",
-                expected=Message("an answer to {call} within {seconds} s", call=call, seconds=f'{timeout:g}'),
+                expected=Message("an answer to {call} within {seconds:g} s", call=call, seconds=timeout),
                 found=Message("none yet: the worker is busy starting, downloading, or with another question"),
                 remedy=Message("try again in a moment; if it stays like this, restart the app"),
             ) from None
@@ -165,7 +165,7 @@ class Worker:
         try:
             with self._starting:
                 if self._stopped:
-                    raise KvlabError(**server_gone())
+                    raise KvlabError.from_dict(server_gone())
                 process = self._start_unless_running()
         except KvlabError as error:
             for folder in folders:

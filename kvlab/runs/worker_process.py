@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kvlab.language import Message
 from kvlab.errors import KvlabError, RunError, system_reason
+from kvlab.language import Message
 from kvlab.runs import store
 from kvlab.runs.failures import last_words
 from kvlab.runs.job import mark, release, server_gone
@@ -187,13 +187,17 @@ class WorkerProcess:
 
     def _died(self, code: int | None = None) -> RunError:
         code = self._popen.returncode if code is None else code
-        how = exit_words(code) if code is not None else "is gone"
+        how = exit_words(code) if code is not None else Message("it is gone")
         tail = last_words(self._log, self._log_start)
         return RunError(
             "worker-died",
             expected=Message("the worker process to answer"),
-            found=Message("it {how}{value}", how=how, value=f'; from the end of its log:\n{tail}' if tail else ''),
-            remedy=Message("launch again, which starts a new worker; if it dies again, use a smaller model, fewer " "tokens per batch or a 16-bit number type. Its whole log: {log}", log=self._log),
+            found=Message("{how}; from the end of its log:\n{log}", how=how, log=tail) if tail else how,
+            remedy=Message(
+                "launch again, which starts a new worker; if it dies again, use a smaller model, fewer tokens per batch "
+                "or a 16-bit number type. Its whole log: {log}",
+                log=self._log,
+            ),
         )
 
 

@@ -34,7 +34,7 @@ class Data:
     train: list[Item]
     heldout: list[Item]
     order: np.ndarray  # [steps, accumulation, batch] places in ``train``
-    notes: list[str]
+    notes: list[Message]
 
     def step(self, number: int, process: int = 0, processes: int = 1) -> list[list[Item]]:
         """The micro-batches of step ``number`` (from 0), this process's share of each.

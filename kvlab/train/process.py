@@ -1,4 +1,4 @@
-"""One training run carried out in its folder, so that the folder tells how it went, whatever happens to it."""
+"""Run one training job; its folder records the outcome even if the process dies."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def perform(folder: Path, echo: Callable[[str], None] | None = None, run: type[R
         ended, code = "failed", REFUSED if isinstance(problem, KvlabError) and not at.weights else FAILED
         _say_failure(record, problem, error)
     if live is not None:
-        _try(lambda: live.finish(ended, error))
+        _try(lambda: live.finish(ended, error and error.to_dict()))
         _write_report(folder, record)
     return code
 
@@ -116,17 +116,17 @@ class Stop:
                 self._file.unlink()
 
 
-def _say_failure(record: Record | None, problem: BaseException, error: dict) -> None:
+def _say_failure(record: Record | None, problem: BaseException, error: failures.Failure) -> None:
     if record is None or not record.writes:
         traceback.print_exception(problem)  # nobody else says it
         return
     record.echo = None  # who listens gets the error itself
     if isinstance(problem, NotFinite):
         _try(lambda: record.step(problem.line))
-    words = f"FAILED ({error['kind']}): expected {error['expected']}; found {error['found']}"
+    words = f"FAILED ({error.kind}): expected {error.expected}; found {error.found}"
     details = "" if isinstance(problem, KvlabError) else "\n" + "".join(traceback.format_exception(problem))
-    _try(lambda: record.say(f"{words}\nwhat to do: {error['remedy']}{details}"))
-    _try(lambda: record.verdict(ended=True, error=error["found"]))
+    _try(lambda: record.say(f"{words}\nwhat to do: {error.remedy}{details}"))
+    _try(lambda: record.verdict(ended=True, error=error.found))
 
 
 def _write_report(folder: Path, record: Record | None) -> None:

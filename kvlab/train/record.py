@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from kvlab.language import Message
 from kvlab.request.train import Thresholds
 from kvlab.results.training.verdict import Checkpoint, judge, milestones, state_of
 from kvlab.runs import store
@@ -57,7 +58,7 @@ class Record:
     def resumed(self, step: int) -> None:
         self._metrics({"resumed_from": step})
 
-    def verdict(self, ended: bool = False, error: str | None = None) -> str:
+    def verdict(self, ended: bool = False, error: Message | None = None) -> str:
         """Judge all lines so far, write the table, and say what is new in it -> its state."""
         if not self.writes:
             return "pending"

@@ -122,8 +122,11 @@ class Run:
         counts = f"{len(self.data.train)} training documents, {len(self.data.heldout)} held out"
         names = " + ".join(config.teachers)
         self.record.say(f"{names} -> {config.student}: {config.max_steps} steps on {counts}")
-        self.report |= {"data": {"train": len(self.data.train), "heldout": len(self.data.heldout)}}
-        self.report |= {"geometry": [g.to_dict() for g in (*shapes, student.geometry)], "notes": self.data.notes}
+        self.report |= {
+            "data": {"train": len(self.data.train), "heldout": len(self.data.heldout)},
+            "geometry": [g.to_dict() for g in (*shapes, student.geometry)],
+            "notes": [note.to_dict() for note in self.data.notes],
+        }
         self._forecast(shapes, student.geometry, device)
         return readers
 
@@ -153,7 +156,7 @@ class Run:
             raise TrainError(
                 "batch-not-shared",
                 expected=Message("a batch size that {n} processes share evenly", n=self.accelerator.num_processes),
-                found=Message("--batch_size {batch_size}", batch_size=config.batch_size),
+                found=f"--batch_size {config.batch_size}",
                 remedy=Message("use a multiple of {n}, or fewer processes", n=self.accelerator.num_processes),
             )
         teachers: list[LoadedModel] = []
@@ -165,7 +168,7 @@ class Run:
         self._at("loading", len(teachers), len(readers))
         student = self._model(config.student, device, "float32")
         hint = failures.slow_hint(device, config.precision, len(memory.gpus()))
-        self.report["device"] = {"device": device, "words": hint, "processes": self.accelerator.num_processes}
+        self.report["device"] = {"device": device, "words": hint.to_dict(), "processes": self.accelerator.num_processes}
         self.record.say(f"loaded; {hint}")
         return teachers, student
 

@@ -82,9 +82,8 @@ def recompute_activations(loaded: LoadedModel) -> None:
             "checkpointing-unsupported",
             expected=Message("a student whose layers can be computed twice (gradient checkpointing)"),
             found=Message(
-                "{name}, {value}",
+                "{name}, with a recurrent state" if layers else "{name}, which has none",
                 name=type(loaded.model).__name__,
-                value="which has none" if not layers else "with a recurrent state",
             ),
             remedy=Message("leave --gradient_checkpointing out, and use a smaller batch: --batch_size 1"),
         )

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 from plotly.io import to_html
 
 from kvlab.language import say
-from kvlab.results.alignment import data
-from kvlab.results.alignment.data import Alignment
 from kvlab.results.safe_csv import safe_csv
-
-
-def as_json(alignment: Alignment) -> str:
-    return json.dumps(data.plain(alignment.to_dict()), ensure_ascii=False, indent=1, allow_nan=False)
 
 
 def figure_button(figure: go.Figure, name: str, key: str) -> None:

@@ -1,39 +1,55 @@
-"""What came of what was last done to a run: kept, as in a moving view the next look comes at once."""
+"""Remember the result of the last action on runs. A live view reruns every second and would lose it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import streamlit as st
 
 from kvlab.errors import KvlabError
+from kvlab.language import Message
 from kvlab.web.widgets import show_error
 
 
-def of(run_id: str, act: Callable[[], object], words: str = "") -> None:
-    """Act, keep ``words`` or the KvlabError for the next looks, and look again."""
-    found: str | KvlabError = words
-    try:
-        act()
-    except KvlabError as error:
-        found = error
-    st.session_state[_key(run_id)] = found
+@dataclass
+class _Outcome:
+    result: object  # a Message, a KvlabError, or nothing to say
+    beside: object = None  # what was shown with it first
+
+
+def of(place: str, act: Callable[[], object], doing: str) -> None:
+    """Act, remember the Message that ``act`` returns or the KvlabError that it raises, and run the page again.
+
+    ``place``: where it is shown, such as a run's id. ``doing``: said meanwhile.
+    """
+    with st.spinner(doing):
+        try:
+            result = act()
+        except KvlabError as error:
+            result = error
+    st.session_state[_key(place)] = _Outcome(result)
     st.rerun()
 
 
-def show(run_id: str) -> None:
-    """Nothing when there are no words to it."""
-    found = st.session_state.get(_key(run_id))
-    if isinstance(found, KvlabError):
-        show_error(found)
-    elif found:
-        st.success(found, icon=":material/check_circle:")
+def show(place: str, beside: object = None) -> None:
+    """Show the last result of a place. With something else ``beside`` it than at first, it is forgotten."""
+    outcome = st.session_state.get(_key(place))
+    if outcome is None:
+        return
+    if outcome.beside not in (None, beside):
+        forget(place)
+        return
+    outcome.beside = beside
+    if isinstance(outcome.result, KvlabError):
+        show_error(outcome.result)
+    elif isinstance(outcome.result, Message):
+        st.success(str(outcome.result), icon=":material/check_circle:")
 
 
-def forget(run_id: str) -> None:
-    """The run begins anew."""
-    st.session_state.pop(_key(run_id), None)
+def forget(place: str) -> None:
+    st.session_state.pop(_key(place), None)
 
 
-def _key(run_id: str) -> str:
-    return f"outcome-{run_id}"
+def _key(place: str) -> str:
+    return f"outcome-{place}"

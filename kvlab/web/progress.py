@@ -72,8 +72,7 @@ def running(run_id: str) -> None:
     left, right = st.columns([5, 1], vertical_alignment="center")
     left.progress(view.share or 0.0, text=_phase(view))
     if right.button(say("Cancel"), key=f"cancel-{run_id}", width="stretch", icon=":material/stop_circle:"):
-        with st.spinner(say("Asking the worker to stop…")):
-            outcome.of(run_id, lambda: worker().cancel(backend.folder_of(run_id)))
+        outcome.of(run_id, lambda: worker().cancel(backend.folder_of(run_id)), say("Asking the worker to stop…"))
     outcome.show(run_id)
 
 

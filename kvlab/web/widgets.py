@@ -9,6 +9,7 @@ import streamlit as st
 from kvlab.errors import KvlabError
 from kvlab.language import phrase, plural, say
 from kvlab.results.alignment.data import Alignment, HeadScore
+from kvlab.results.alignment.tables import split_words
 from kvlab.results.style import KIND_NAME
 from kvlab.results.words import whole
 
@@ -57,8 +58,14 @@ def show_error(error: KvlabError) -> None:
     st.markdown(say("**Found:** {found}\n\n**What to do:** {remedy}", found=found, remedy=remedy))
 
 
+def sentences(*parts: str | bool) -> str:
+    """Join sentences; empty and false ones are left out."""
+    return say(" ").join(filter(None, parts))
+
+
 def plain(text: str) -> str:
-    """Text that came from files or users, kept from being read as Markdown or HTML."""
+    """Escape text of files or users, so that it is not read as Markdown or HTML; halves of characters become "?"."""
+    text = text.encode("utf-8", "replace").decode()
     for character in "\\`*_{}[]<>$#~|:":
         text = text.replace(character, "\\" + character)
     return text
@@ -98,7 +105,7 @@ def head_sentence(alignment: Alignment, score: HeadScore) -> str:
         shuffled=whole(score.r2_shuffled),
         n=score.n,
         folds=alignment.data["folds"],
-        split=say(alignment.data["split"]),
+        split=split_words(alignment.data["split"]),
         **where,
     )
     return sentence + _verdict(score)

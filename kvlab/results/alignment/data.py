@@ -13,7 +13,7 @@ Not a number where there is nothing. Of several teachers the first lies here, th
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from math import isfinite, isnan, nan
@@ -167,7 +167,7 @@ class Alignment:
     layer_map: dict[str, Any]  # rule, search, rows, teacher_layers and by_fold per kind, numbered as in the teacher
     heads: list[HeadScore]
     inspected: list[Inspected]
-    notes: list[str]
+    notes: list[Message]
     versions: dict[str, str]
     capture: dict[str, Any] = field(default_factory=dict)  # self-tests of "teacher" and "student"
     controls: dict[str, Any] = field(default_factory=dict)  # what the sample was, and the random weights
@@ -176,6 +176,9 @@ class Alignment:
     timings: dict[str, float] = field(default_factory=dict)
     prompts: str = ""
     arrays: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self.notes, self.controls = read_messages(self.notes, self.controls)
 
     def table(self) -> pd.DataFrame:
         """All head scores, one row each."""
@@ -245,10 +248,10 @@ class Alignment:
         return {kind: {c: self.mean(kind, c) for c in columns} for kind in ("key", "value")}
 
     def to_dict(self) -> dict[str, Any]:
-        own = {of.name: getattr(self, of.name) for of in fields(self) if of.name != "arrays"}
+        plain_fields = {of.name: getattr(self, of.name) for of in fields(self) if of.name != "arrays"}
         return {
             "format": FORMAT,
-            **own,
+            **plain_fields,
             "heads": [asdict(s) for s in self.heads],
             "inspected": [asdict(d) for d in self.inspected],
             "fusion": [asdict(s) for s in self.fusion],
@@ -264,10 +267,19 @@ def write(alignment: Alignment, folder: Path) -> None:
     (folder / CSV_NAME).write_text(heads_csv(alignment), encoding="utf-8")
     if alignment.fusion:
         (folder / FUSION_NAME).write_text(safe_csv(alignment.fusion_table()), encoding="utf-8")
-    text = json.dumps(plain(alignment.to_dict()), ensure_ascii=False, indent=1, allow_nan=False)
-    partial = folder / (JSON_NAME + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(folder / JSON_NAME)
+    write_json(alignment, folder / JSON_NAME)
+
+
+def write_json(result: Any, path: Path) -> None:
+    """Write ``as_json`` in one step: a reader finds all of it or none."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(as_json(result), encoding="utf-8")
+    partial.replace(path)
+
+
+def as_json(result: Any) -> str:
+    """The text of alignment.json or injection.json; ``result`` has a ``to_dict``."""
+    return json.dumps(plain(result.to_dict()), ensure_ascii=False, indent=1, allow_nan=False)
 
 
 def heads_csv(alignment: Alignment) -> str:
@@ -294,7 +306,7 @@ def read(folder: Path) -> Alignment:
                 arrays=ARRAYS_NAME,
                 version=FORMAT,
             ),
-            found=Message("{name}: {error}", name=type(error).__name__, error=error),
+            found=Message("{kind}: {reason}", kind=type(error).__name__, reason=error),
             remedy=Message("run the analysis again; its settings are in config.yaml"),
         ) from error
 
@@ -334,8 +346,16 @@ def mean_of_heads(error: np.ndarray) -> np.ndarray:
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
+def read_messages(notes: Sequence[object], facts: Mapping[str, Any]) -> tuple[list[Message], dict[str, Any]]:
+    """Notes as Messages, and ``facts`` in which the word on the control by random weights is one."""
+    words = {name: Message.read(facts[name]) for name in ("random_teacher",) if name in facts}
+    return [Message.read(note) for note in notes], {**facts, **words}
+
+
 def plain(value: Any) -> Any:
-    """JSON has no NaN: what could not be measured is null."""
+    """JSON has no NaN: what could not be measured is null. A Message is its template and values."""
+    if isinstance(value, Message):
+        return value.to_dict()
     if isinstance(value, dict):
         return {k: plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

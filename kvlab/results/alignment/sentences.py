@@ -9,6 +9,7 @@ import numpy as np
 from kvlab.language import Message, phrase, plural, say
 from kvlab.results.alignment.data import Alignment, FusedScore, HeadScore
 from kvlab.results.alignment.rkv import kept_mask
+from kvlab.results.alignment.tables import split_words
 from kvlab.results.style import KIND_NAME
 from kvlab.results.words import clauses, listed, number, points, together, whole
 from kvlab.shapes import SelfTest
@@ -71,14 +72,14 @@ def control_sentence(alignment: Alignment, score: HeadScore) -> str:
     elif score.n_control < score.n:
         parts.append(say("shuffled rows on {n:,} of them, a sample", n=score.n_control))
     if not measured:
-        why = Message.read(alignment.controls.get("random_teacher", "not measured"))
+        why = alignment.controls.get("random_teacher", Message("not measured"))
         parts.append(say("random weights: {why}", why=why))
     return say("{clauses}.", clauses=clauses(parts))
 
 
 def split(alignment: Alignment) -> str:
     """5 folds by document."""
-    return say("{n} folds {how}", n=alignment.data["folds"], how=say(alignment.data["split"]))
+    return say("{n} folds {how}", n=alignment.data["folds"], how=split_words(alignment.data["split"]))
 
 
 def apart_sentence(alignment: Alignment, score: HeadScore) -> str:
@@ -187,10 +188,9 @@ def kept_sentence(alignment: Alignment, number: int, layer: int, head: int) -> s
 def capture_sentence(alignment: Alignment, role: str) -> str:
     """What the self-test of one model's keys showed, and which layers keep nothing."""
     model = alignment.teacher if role == "teacher" else alignment.student
-    found = alignment.capture.get(role)
     tested = say("keys are compared as cached, no rotation was undone")
-    if found:
-        tested = SelfTest.from_dict(found).sentence()
+    if alignment.capture.get(role):
+        tested = SelfTest.from_dict(alignment.capture[role]).sentence()
     words = [say(TESTED[role], name=model["name"], tested=tested)]
     if model.get("latent"):
         words.append(say("Its latent cache (MLA): K stands for the latent, V for the rotary key part."))

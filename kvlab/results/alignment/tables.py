@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 import pandas as pd
 
 from kvlab.language import phrase, say
+from kvlab.request.align import prompt_source
 from kvlab.results.alignment.data import Alignment
 from kvlab.results.style import KIND_NAME
 from kvlab.shapes import SelfTest
@@ -50,6 +53,53 @@ POSITIONS = {
     "none": phrase("no RoPE"),
     "absolute": phrase("part of keys and values"),
 }
+RULES = {  # of the table of time rules
+    "rule": phrase("rule"),
+    "exact_rate": phrase("exact_rate"),
+    "coverage": phrase("coverage"),
+    "mean_absolute_lag_bytes": phrase("mean_absolute_lag_bytes"),
+    "largest_lag_bytes": phrase("largest_lag_bytes"),
+    "looks_ahead_rate": phrase("looks_ahead_rate"),
+}
+# What a value of alignment.json or injection.json is. Settings and packages keep the names by which they are set and
+# installed.
+FACTS = {
+    "documents": phrase("documents"),
+    "documents_sha256": phrase("documents (SHA-256)"),
+    "documents_judged": phrase("documents judged"),
+    "documents_fitted": phrase("documents fitted on"),
+    "calibration_documents": phrase("calibration documents"),
+    "student_tokens": phrase("student tokens"),
+    "teacher_tokens": phrase("teacher tokens"),
+    "repeated_tokens": phrase("student tokens of repeated beginnings, left out"),
+    "folds": phrase("folds"),
+    "split": phrase("split"),
+    "rows_fit": phrase("rows fit"),
+    "rows_fitted": phrase("rows fitted"),
+    "rows_scored": phrase("rows scored"),
+    "rows_per_feature": phrase("rows per feature"),
+    "rows": phrase("control rows"),
+    "whole_sample": phrase("control whole sample"),
+    "random_teacher": phrase("control random teacher"),
+    "offline": phrase("offline diagnostic"),
+    "share_replaced": phrase("share of the prefix replaced"),
+    "forwards_of_swaps": phrase("forwards of swaps"),
+    "read_sample_s": phrase("read sample"),
+    "choose_layers_s": phrase("choose layers"),
+    "controls_s": phrase("controls"),
+    "compare_rules_s": phrase("compare rules"),
+    "sum_s": phrase("sum"),
+    "read_rest_s": phrase("read rest"),
+    "fit_and_score_s": phrase("fit and score"),
+    "token_by_token_s": phrase("token by token"),
+    "fit_s": phrase("fitting"),
+    "layer_swaps_s": phrase("swaps of layers"),
+    "inject_s": phrase("injecting"),
+    "head_swaps_forecast_s": phrase("swaps of heads, forecast"),
+    "head_swaps_s": phrase("swaps of heads"),
+    "texts_s": phrase("texts"),
+}
+SPLITS = {phrase("by document"), phrase("by document: no judged text was fitted on")}  # as ``data`` names it
 
 
 def heading(column: str) -> str:
@@ -101,3 +151,48 @@ def capture_table(alignment: Alignment, role: str) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def rules_table(alignment: Alignment) -> pd.DataFrame:
+    """The rates and lags of every time rule."""
+    rows = [{"rule": rule, **values} for rule, values in alignment.timeline["rules"].items()]
+    return pd.DataFrame(rows)[list(RULES)]
+
+
+def asked(alignment: Alignment) -> list[tuple[str, object]]:
+    """(name, value) of what was asked for."""
+    teachers = ", ".join(alignment.teachers)
+    return [
+        (say("prompts"), prompt_source(alignment.prompts)),
+        (say("teachers"), teachers),
+        *alignment.settings.items(),
+    ]
+
+
+def measured(result: Alignment) -> list[tuple[str, object]]:
+    """(name, value) of what was read, of controls, versions and seconds."""
+    return [*facts(result.data), *facts(result.controls), *result.versions.items(), *facts(result.timings)]
+
+
+def facts(values: Mapping[str, object]) -> list[tuple[str, object]]:
+    """(name, value) in words; what is no single value is left out."""
+    single = [(name, value) for name, value in values.items() if not isinstance(value, dict)]
+    return [(say(FACTS[name]) if name in FACTS else name, _fact(name, value)) for name, value in single]
+
+
+def _fact(name: str, value: object) -> object:
+    if name == "split":
+        return split_words(str(value))
+    if name in FACTS and name.endswith("_s"):
+        return say("{seconds:.2f} s", seconds=value)
+    return value
+
+
+def split_words(split: str) -> str:
+    """How documents were held out."""
+    return say(split) if split in SPLITS else split
+
+
+def settings_table(pairs: Iterable[tuple[str, object]]) -> pd.DataFrame:
+    """Two columns, of settings and what else an analysis rests on."""
+    return pd.DataFrame([(name, str(value)) for name, value in pairs], columns=[phrase("setting"), phrase("value")])

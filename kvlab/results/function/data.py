@@ -21,7 +21,7 @@ import numpy as np
 
 from kvlab.errors import AlignError
 from kvlab.language import Message, phrase, say
-from kvlab.results.alignment.data import plain
+from kvlab.results.alignment.data import read_messages, write_json
 
 FORMAT = 1
 JSON_NAME = "injection.json"
@@ -171,22 +171,29 @@ class Injection:
     correlations: list[Correlation] = field(default_factory=list)
     texts: list[Text] = field(default_factory=list)
     accuracy: list[Accuracy] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    notes: list[Message] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
     prompts: str = ""
+
+    def __post_init__(self) -> None:
+        self.notes, self.data = read_messages(self.notes, self.data)
 
     @property
     def reproduces(self) -> bool:
         """The student's own cache, injected, gives its logits; where not, nothing else was measured."""
         return bool(self.own["reproduces"])
 
+    def at(self, prefix: float) -> list[Injected]:
+        """The numbers of every variant at one prefix."""
+        return [row for row in self.injected if row.prefix == prefix]
+
     def score(self, variant: str, prefix: float | None = None) -> Injected:
         """The numbers of one variant, at the main prefix unless another is given. Raises KeyError."""
         share = self.injection["prefix"] if prefix is None else prefix
-        for found in self.injected:
-            if found.variant == variant and found.prefix == share:
-                return found
+        for row in self.at(share):
+            if row.variant == variant:
+                return row
         raise KeyError((variant, share))
 
     def grid(self, which: str, kind: str, column: str) -> np.ndarray:
@@ -204,10 +211,7 @@ class Injection:
 
 
 def write(injection: Injection, folder: Path) -> None:
-    text = json.dumps(plain(injection.to_dict()), ensure_ascii=False, indent=1, allow_nan=False)
-    partial = folder / (JSON_NAME + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(folder / JSON_NAME)
+    write_json(injection, folder / JSON_NAME)
 
 
 LISTS = {
@@ -238,7 +242,7 @@ def read(folder: Path) -> Injection:
         raise AlignError(
             "injection-unreadable",
             expected=Message("{file} as written by kvlab, format {version}", file=JSON_NAME, version=FORMAT),
-            found=Message("{name}: {error}", name=type(error).__name__, error=error),
+            found=Message("{kind}: {reason}", kind=type(error).__name__, reason=error),
             remedy=Message("run the functional test again"),
         ) from error
 

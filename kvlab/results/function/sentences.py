@@ -156,6 +156,11 @@ def correlation_sentence(injection: Injection, error: str, damage: str) -> str:
     )
 
 
+def correlated(injection: Injection) -> list[str]:
+    """The errors whose correlation with the damage was measured."""
+    return [error for error in ERRORS if any(c.error == error for c in injection.correlations)]
+
+
 def head_sentence(injection: Injection, kind: str, layer: int, head: int) -> str:
     """One head: how far its projection is off, and what that costs."""
     at = (kind, layer, head)

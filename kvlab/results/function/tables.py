@@ -7,6 +7,8 @@ from dataclasses import asdict
 import pandas as pd
 
 from kvlab.language import phrase, say
+from kvlab.request.align import prompt_source
+from kvlab.results.alignment import tables as alignment_tables
 from kvlab.results.function.data import CONTROLS, NAMES, Injection
 
 HEADINGS = {
@@ -151,3 +153,17 @@ def head_table(injection: Injection, layer: int, head: int | None) -> pd.DataFra
             ]
     columns = ["measure", "kind", "value", "se", *CONTROLS, "n"]
     return pd.DataFrame(rows).reindex(columns=columns)
+
+
+def settings_table(injection: Injection) -> pd.DataFrame:
+    """Settings, data, versions and seconds in two columns."""
+    return alignment_tables.settings_table(
+        [
+            (say("prompts"), prompt_source(injection.prompts)),
+            *injection.settings.items(),
+            *injection.injection.items(),
+            *alignment_tables.facts(injection.data),
+            *injection.versions.items(),
+            *alignment_tables.facts(injection.timings),
+        ]
+    )

@@ -72,7 +72,7 @@ def gather(folder: Path, checks: Sequence[Fields] | None = None, checked: str | 
         "conditions": [c for c in checkpoints if c.get("name") not in dict(MILESTONES)],
         "problems": problems,
         "notes": read_text(folder / NOTES),
-        "data_notes": [note for note in _list(made.get("notes")) if isinstance(note, str)],
+        "data_notes": [note for note in _list(made.get("notes")) if isinstance(note, str | dict)],
         "documents": _documents(made),
         "trained_parameters": _count(made.get("trained_parameters")),
         "before": _dict(made.get("before")),

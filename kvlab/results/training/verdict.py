@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import fmean, median, stdev
 from typing import Any
 
+from kvlab.language import Message, phrase
 from kvlab.request.train import Thresholds
 
 PENDING, PASS, FAIL = "pending", "pass", "fail"
@@ -21,6 +22,16 @@ WINDOW = 0.2  # share of the steps that a loss is smoothed over
 NOISE = 2.0  # standard errors of a smoothed loss that are not taken for a rise
 BEFORE_SPIKE = 20  # losses that a spike is seen against
 COLLAPSIBLE = ("key", "value")
+COLLAPSED = {
+    ("variance", "key"): phrase(
+        "the variance of the student's keys fell to {ratio:.1%}, below {limit:.0%}: a collapse"
+    ),
+    ("variance", "value"): phrase(
+        "the variance of the student's values fell to {ratio:.1%}, below {limit:.0%}: a collapse"
+    ),
+    ("rank", "key"): phrase("the rank of the student's keys fell to {ratio:.1%}, below {limit:.0%}: a collapse"),
+    ("rank", "value"): phrase("the rank of the student's values fell to {ratio:.1%}, below {limit:.0%}: a collapse"),
+}
 
 Record = dict[str, Any]
 
@@ -34,10 +45,10 @@ class Checkpoint:
     state: str  # "pending" | "pass" | "fail"
     value: float | None
     threshold: float | None
-    words: str
+    words: Message
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**vars(self), "words": self.words.to_dict()}
 
 
 def in_force(records: Iterable[Record]) -> list[Record]:
@@ -64,18 +75,22 @@ def judge(
     loaded: bool = True,
     peak_share: float | None = None,
     ended: bool = False,
-    error: str | None = None,
+    error: Message | str | None = None,
 ) -> list[Checkpoint]:
     """The table so far. ``peak_share``: most memory in use, of the device's; ``ended``: no more lines will come.
 
-    ``error``: why the run broke off, in words.
+    ``error``: why the run broke off.
     """
     thresholds = thresholds or Thresholds()
     records = in_force(records)
     done = records[-1]["step"] if records else 0
     early, half, last = milestones(max_steps)
     losses = [_loss(record) for record in records]
-    broken = f"the run ended at step {done}" + (f": {error}" if error else "") if ended and done < last else None
+    broken = None
+    if ended and done < last:
+        broken = Message("the run ended at step {step}", step=done)
+        if error:
+            broken = Message("the run ended at step {step}: {error}", step=done, error=error)
 
     def reached(step: int, name: str, judged) -> Checkpoint:
         """``judged() -> (passed, value, threshold, words)``, once the step is there."""
@@ -84,22 +99,25 @@ def judge(
             return Checkpoint(step, name, PASS if passed else FAIL, value, threshold, words)
         next_one = loaded and step == min(m for m in (early, half, last) if m > done)
         state = FAIL if broken and next_one else PENDING
-        return Checkpoint(step, name, state, None, None, broken or f"waits for step {step}")
+        return Checkpoint(step, name, state, None, None, broken or Message("waits for step {step}", step=step))
 
-    def throughout(name: str, passed: bool, value: float | None, threshold: float | None, words: str) -> Checkpoint:
+    def throughout(name: str, passed: bool, value: float | None, threshold: float | None, words: Message) -> Checkpoint:
         state = FAIL if not passed else PASS if done >= last else PENDING
-        words = f"{words}; {broken}" if broken else words
+        if broken:
+            words = Message("{remark}; {end}", remark=words, end=broken)
         return Checkpoint(last, name, state, value, threshold, words)
 
     def started() -> Checkpoint:
         if loaded:
-            return Checkpoint(0, "models loaded", PASS, None, None, "models and data are loaded")
-        words = f"not loaded: {error or 'the run ended'}" if ended else "loading"
+            return Checkpoint(0, "models loaded", PASS, None, None, Message("models and data are loaded"))
+        words = Message("still loading")
+        if ended:
+            words = Message("not loaded: {error}", error=error) if error else Message("not loaded: the run ended")
         return Checkpoint(0, "models loaded", FAIL if ended else PENDING, None, None, words)
 
     table = [
         started(),
-        reached(early, "forward passes", lambda: (True, done, early, f"{early} steps without an error")),
+        reached(early, "forward passes", lambda: (True, done, early, _no_error(early))),
         reached(half, "loss converging", lambda: _converging(losses[:half], thresholds.converged)),
         reached(last, "training stable", lambda: _stable(losses, half, thresholds.stable)),
         throughout("no NaN or Inf", *_finite(records)),
@@ -107,7 +125,9 @@ def judge(
         throughout("no collapse", *_no_collapse(records, thresholds)),
     ]
     if peak_share is not None:
-        words = f"peak {peak_share:.0%} of the device's memory, limit {thresholds.memory:.0%}"
+        words = Message(
+            "peak {share:.0%} of the device's memory, limit {limit:.0%}", share=peak_share, limit=thresholds.memory
+        )
         table.append(throughout("memory", peak_share < thresholds.memory, peak_share, thresholds.memory, words))
     return table
 
@@ -129,14 +149,26 @@ def _loss(record: Record) -> float:
     return float(loss) if isinstance(loss, int | float) else math.nan
 
 
-def _converging(losses: Sequence[float], threshold: float) -> tuple[bool, float | None, float, str]:
+def _no_error(steps: int) -> Message:
+    return Message.plural(steps, "1 step without an error", "{n} steps without an error")
+
+
+def _converging(losses: Sequence[float], threshold: float) -> tuple[bool, float | None, float, Message]:
     first, now = losses[0], smoothed(losses, LAST)
     ratio = now / first if first > 0 else math.nan
-    words = f"mean of the last {min(LAST, len(losses))} losses {now:.4g} against {first:.4g} at step 1: {ratio:.0%}"
     # Documents differ: where the first ones happen to be hard, the loss falls below though nothing is learned.
     chance = _chance(losses)
     passed = ratio < threshold and (first - now > chance or threshold >= 1)
-    words = f"{words}, wanted below {threshold:.0%}; by chance they differ by {chance:.2g}"
+    words = Message(
+        "mean of the last {n} losses {now:.4g} against {first:.4g} at step 1: {ratio:.0%}, wanted below {limit:.0%}; "
+        "by chance they differ by {chance:.2g}",
+        n=min(LAST, len(losses)),
+        now=now,
+        first=first,
+        ratio=ratio,
+        limit=threshold,
+        chance=chance,
+    )
     return passed, _number(ratio), threshold, words
 
 
@@ -146,14 +178,22 @@ def _chance(losses: Sequence[float]) -> float:
     return NOISE * stdev(finite) * math.sqrt(1 + 1 / LAST) if len(finite) > 2 else 0.0
 
 
-def _stable(losses: Sequence[float], half: int, threshold: float) -> tuple[bool, float | None, float, str]:
+def _stable(losses: Sequence[float], half: int, threshold: float) -> tuple[bool, float | None, float, Message]:
     window = max(1, round(len(losses) * WINDOW))
     before, now = smoothed(losses[:half], window), smoothed(losses, window)
     ratio = now / before if before > 0 else math.nan
     # Other documents stand behind the two means: what they differ by anyway is no rise.
     noise = NOISE * math.hypot(*(_error_of_mean(part) for part in (losses[:half][-window:], losses[-window:])))
-    words = f"smoothed over {window} steps, the loss is {now:.4g} and was {before:.4g} at step {half}"
-    return now <= threshold * before + noise, _number(ratio), threshold, f"{words}, give or take {noise:.2g}"
+    words = Message(
+        "smoothed over {window} steps, the loss is {now:.4g} and was {before:.4g} at step {half}, "
+        "give or take {noise:.2g}",
+        window=window,
+        now=now,
+        before=before,
+        half=half,
+        noise=noise,
+    )
+    return now <= threshold * before + noise, _number(ratio), threshold, words
 
 
 def _error_of_mean(losses: Sequence[float]) -> float:
@@ -161,24 +201,30 @@ def _error_of_mean(losses: Sequence[float]) -> float:
     return stdev(finite) / math.sqrt(len(finite)) if len(finite) > 1 else 0.0
 
 
-def _finite(records: Sequence[Record]) -> tuple[bool, int, int, str]:
+def _finite(records: Sequence[Record]) -> tuple[bool, int, int, Message]:
     wrong = [record for record in records if record.get("nonfinite")]
     if not wrong:
-        return True, 0, 0, "every number so far is finite"
+        return True, 0, 0, Message("every number so far is finite")
     first = wrong[0]
-    return False, len(wrong), 0, f"step {first['step']}: {', '.join(first['nonfinite'])} is NaN or Inf"
+    words = Message("step {step}: {names} is NaN or Inf", step=first["step"], names=list(first["nonfinite"]))
+    return False, len(wrong), 0, words
 
 
-def _few_spikes(losses: Sequence[float], max_steps: int, thresholds: Thresholds) -> tuple[bool, int, int, str]:
+def _few_spikes(losses: Sequence[float], max_steps: int, thresholds: Thresholds) -> tuple[bool, int, int, Message]:
     allowed, spikes = math.floor(max_steps * thresholds.spikes), 0
     for n in range(LAST, len(losses)):
         before = [loss for loss in losses[max(0, n - BEFORE_SPIKE) : n] if math.isfinite(loss)]
         spikes += bool(before) and losses[n] > thresholds.spike * median(before) > 0
-    words = f"{spikes} losses above {thresholds.spike:g} times the median before them, at most {allowed} allowed"
+    words = Message(
+        "{n} losses above {times:g} times the median before them, at most {allowed} allowed",
+        n=spikes,
+        times=thresholds.spike,
+        allowed=allowed,
+    )
     return spikes <= allowed, spikes, allowed, words
 
 
-def _no_collapse(records: Sequence[Record], thresholds: Thresholds) -> tuple[bool, float | None, float, str]:
+def _no_collapse(records: Sequence[Record], thresholds: Thresholds) -> tuple[bool, float | None, float, Message]:
     variances = {kind: _mean_of(records[-LAST:], f"variance_ratio_{kind}") for kind in COLLAPSIBLE}
     ranks = {}
     for kind in COLLAPSIBLE:
@@ -187,11 +233,13 @@ def _no_collapse(records: Sequence[Record], thresholds: Thresholds) -> tuple[boo
     for name, ratios, threshold in (("variance", variances, thresholds.variance), ("rank", ranks, thresholds.rank)):
         for kind, ratio in ratios.items():
             if ratio < threshold:
-                words = f"the {name} of the student's {kind}s fell to {ratio:.1%}, below {threshold:.0%}: a collapse"
+                words = Message(COLLAPSED[name, kind], ratio=ratio, limit=threshold)
                 return False, _number(ratio), threshold, words
     lowest = min(variances.values(), key=lambda ratio: ratio if math.isfinite(ratio) else math.inf)
-    known = f"{lowest:.0%}" if math.isfinite(lowest) else "not measured"
-    return True, _number(lowest), thresholds.variance, f"least variance of the student's keys and values: {known}"
+    words = Message("least variance of the student's keys and values: not measured")
+    if math.isfinite(lowest):
+        words = Message("least variance of the student's keys and values: {share:.0%}", share=lowest)
+    return True, _number(lowest), thresholds.variance, words
 
 
 def _mean_of(records: Sequence[Record], name: str) -> float:

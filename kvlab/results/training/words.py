@@ -1,8 +1,63 @@
-"""Every word of a run's report in English, so that another language is another table."""
+"""The vocabulary of training runs, for pages, reports and the command line: one state has one word everywhere."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kvlab.language import Message, phrase, say
 from kvlab.results.training.chinese import CHINESE
+from kvlab.runs.store import STATES
+
+MARKS = {"pass": phrase("✓ passed"), "fail": phrase("✗ failed"), "pending": phrase("… pending")}
+CHECKPOINTS = {
+    "models loaded": phrase("models loaded"),
+    "forward passes": phrase("forward passes"),
+    "loss converging": phrase("loss converging"),
+    "training stable": phrase("training stable"),
+    "no NaN or Inf": phrase("no NaN or Inf"),
+    "few spikes": phrase("few spikes"),
+    "no collapse": phrase("no collapse"),
+    "memory": phrase("memory"),
+}
+
+
+def state_words(state: str) -> str:
+    """The state of a run (kvlab.runs.monitor.judge) in the current language; an unknown one as it is."""
+    return say(STATES[state]) if state in STATES else str(state)
+
+
+def checkpoint_words(name: object) -> str:
+    """The name of a checkpoint of the verdict; an unknown one as it is."""
+    return say(CHECKPOINTS[name]) if isinstance(name, str) and name in CHECKPOINTS else str(name)
+
+
+def mark_words(state: object) -> str | None:
+    """A checkpoint's or verdict's ✓, ✗ or … with its word; None for an unknown state."""
+    return say(MARKS[state]) if isinstance(state, str) and state in MARKS else None
+
+
+def remarked(row: Mapping[str, Any]) -> str:
+    """The verdict's remark on a checkpoint, a row of verdict.json; of older versions in their English."""
+    return str(Message.read(row.get("words") or ""))
+
+
+def verdict_words(state: object, checkpoints: Sequence[Mapping[str, Any]], steps: object) -> str:
+    """The verdict of a run that has ended, in one sentence of Markdown.
+
+    ``checkpoints``: the rows of verdict.json; ``steps``: how many the run was asked for.
+    """
+    if state == "pass":
+        return say(
+            "**Verdict: passed.** All {checkpoints} checkpoints passed in {steps} steps.",
+            checkpoints=len(checkpoints),
+            steps=steps,
+        )
+    failed = [checkpoint_words(row.get("name")) for row in checkpoints if row.get("state") == "fail"]
+    if failed:
+        return say("**Verdict: failed** in {steps} steps, at: {names}.", steps=steps, names=failed)
+    return say("**No verdict:** the run ended before all of its checkpoints were judged.")
+
 
 ENGLISH: dict[str, str] = {
     "title": "Validation run {id}",

@@ -12,7 +12,7 @@ from kvlab.runs.monitor import View
 from kvlab.web import backend, language, places, progress
 from kvlab.web.alignment import compare, form, fusion, heads, layers, share, tables, timeline
 from kvlab.web.function import source
-from kvlab.web.widgets import show_error
+from kvlab.web.widgets import plain, show_error
 
 VIEWS = {
     "heads": (phrase("Heads"), heads.panel),
@@ -160,7 +160,7 @@ def _show(alignment: Alignment, shown: str) -> None:
         share.button(alignment, shown)
         _try_it(shown)
     for note in alignment.notes:
-        st.warning(str(note), icon=":material/info:")
+        st.warning(plain(str(note)), icon=":material/info:")
     views = [name for name in VIEWS if name != "fusion" or alignment.fusion]
     by_address = st.query_params.get("view", "compare" if compare.WITH in st.query_params else None)
     wanted = st.session_state.get("view", by_address)

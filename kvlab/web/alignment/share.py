@@ -13,7 +13,6 @@ from kvlab.results.alignment import data
 from kvlab.results.alignment.archive import archive
 from kvlab.results.alignment.data import Alignment
 from kvlab.results.function.page import html_with_function
-from kvlab.web import files
 from kvlab.web.function import source
 
 Result = TypeVar("Result")
@@ -22,7 +21,7 @@ FILES = {  # ending of the name -> what is said of it, its kind, how it is made
     "report.html": (phrase("HTML, one file with figures"), "text/html", None),
     "export.zip": (phrase("ZIP of CSV and JSON"), "application/zip", archive),
     data.CSV_NAME: (data.CSV_NAME, "text/csv", data.heads_csv),
-    data.JSON_NAME: (data.JSON_NAME, "application/json", files.as_json),
+    data.JSON_NAME: (data.JSON_NAME, "application/json", data.as_json),
 }
 ABOUT = phrase(
     "Figures, numbers, settings and versions; the files need no network. The address of this page opens the same "

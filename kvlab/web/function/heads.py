@@ -12,6 +12,7 @@ from kvlab.results.function.sentences import (
     ATTENTION_MEANING,
     DAMAGE_MEANING,
     ERRORS,
+    correlated,
     correlation_sentence,
     head_sentence,
 )
@@ -113,7 +114,7 @@ def _layers(injection: Injection, shown: str) -> None:
 
 
 def _scatter(injection: Injection, shown: str, cell: cells.Cell) -> None:
-    errors = [name for name in ERRORS if any(c.error == name for c in injection.correlations)]
+    errors = correlated(injection)
     if not errors:
         return
     st.markdown(say("**Which error tells the damage?**"))

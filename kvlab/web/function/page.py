@@ -11,7 +11,7 @@ from kvlab.results.function.data import Injection
 from kvlab.runs.monitor import View
 from kvlab.web import backend, language, progress
 from kvlab.web.function import form, heads, source, texts, verdict
-from kvlab.web.widgets import show_error
+from kvlab.web.widgets import plain, show_error
 
 RUN, PICKER, FORM_OPEN, VIEW = "function-run", "function-picker", "function-form-open", "function-view"
 VIEWS = {
@@ -101,7 +101,7 @@ def _show(injection: Injection, run_id: str) -> None:
     if not injection.reproduces:
         return
     for note in injection.notes:
-        st.caption(str(note))
+        st.caption(plain(str(note)))
     wanted = st.session_state.get(VIEW, st.query_params.get("view"))
     st.session_state[VIEW] = wanted if wanted in VIEWS else "verdict"
     view = st.segmented_control(

@@ -7,13 +7,14 @@ from functools import partial
 import streamlit as st
 
 from kvlab.language import current, phrase, say
+from kvlab.results.alignment.data import as_json
 from kvlab.results.function import data as results
 from kvlab.results.function import sentences
 from kvlab.results.function.data import Injection
 from kvlab.results.function.figures import curve, variants
-from kvlab.results.function.page import as_json, function_archive, function_html, settings_table
+from kvlab.results.function.page import function_archive, function_html
 from kvlab.results.function.sentences import DAMAGES, MEANING, curve_sentence, verdict_sentence
-from kvlab.results.function.tables import function_heading, variants_table
+from kvlab.results.function.tables import function_heading, settings_table, variants_table
 from kvlab.web import files as downloads
 from kvlab.web import language
 from kvlab.web.alignment import share
@@ -27,7 +28,7 @@ def panel(injection: Injection, shown: str) -> None:
     """``shown`` names the result in widgets and files."""
     share = _share(injection, shown)
     st.markdown(verdict_sentence(injection, share))
-    rows = [row for row in injection.injected if row.prefix == share]
+    rows = injection.at(share)
     for column, measure in zip(st.columns(2), MEASURES, strict=True):
         with column:
             figure = variants(rows, measure)

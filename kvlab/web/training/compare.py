@@ -11,10 +11,11 @@ import streamlit as st
 from kvlab.language import phrase, say
 from kvlab.results.safe_csv import neutral
 from kvlab.results.training import records
+from kvlab.results.training.words import mark_words
 from kvlab.runs.history import Row, finite
 from kvlab.web import settings_differ
-from kvlab.web.training import source, words
-from kvlab.web.widgets import GIB, count, number, table_height
+from kvlab.web.training import charts, source, words
+from kvlab.web.widgets import GIB, count, number, sentences, table_height
 
 MEASURED = ("ce", "kv_key", "kv_value")
 TEXTS = ("line", "run", "verdict")
@@ -35,7 +36,7 @@ def results(rows: Sequence[Row]) -> None:
         columns = {name: column for name, column in columns.items() if not name.startswith("kl ")}
     frame = pd.DataFrame(table, columns=list(columns))
     frame = frame.astype({name: "float64" for name in columns if name not in TEXTS})
-    css = [f"color: {words.colour(position)}" for position in range(len(rows))]
+    css = [f"color: {charts.colour(position)}" for position in range(len(rows))]
     st.dataframe(
         frame.style.apply(lambda _: css, subset=["line"]),
         hide_index=True,
@@ -83,48 +84,43 @@ def settings(rows: Sequence[Row]) -> None:
 
 
 def _result(row: Row) -> dict[str, Any]:
-    report = source.report(row.folder)
-    before, after = (report.get(part) if isinstance(report.get(part), dict) else {} for part in ("before", "after"))
-    found: dict[str, Any] = {
+    files = source.of(row.folder)
+    before, after = files.measured("before"), files.measured("after")
+    result: dict[str, Any] = {
         "line": "━━",
         "run": neutral(words.label(row)),
-        "verdict": words.verdict_of(row),
+        "verdict": mark_words(row.verdict),
         "peak": row.peak.used / GIB if row.peak else None,
         "share": row.peak.share if row.peak else None,
-        "steps/s": source.steps_per_s(row.folder),
+        "steps/s": files.steps_per_s(),
     }
     for name in MEASURED:
-        found[f"{name} before"], found[f"{name} after"] = finite(before.get(name)), finite(after.get(name))
-    if function := records.read(report.get("functional")):
-        for when in ("before", "after") if function["reproduces"] else ():
-            found[f"kl {when}"] = function["variants"]["projected"][when]["kl"]
+        result[f"{name} before"], result[f"{name} after"] = finite(before.get(name)), finite(after.get(name))
+    function = records.read(files.report().get("functional"))
+    if function and function["reproduces"]:
+        for when in ("before", "after"):
+            result[f"kl {when}"] = function["variants"]["projected"][when]["kl"]
     for name in ("documents", "tokens", "rows"):
-        found[name] = finite(before.get(name))
-    return found
+        result[name] = finite(before.get(name))
+    return result
 
 
 def _about(rows: Sequence[Row]) -> str:
     all_settings = [source.settings(row) for row in rows]
-    said = [
+    whose = tuple(sorted({row.peak.what for row in rows if row.peak}))
+    sample = settings_differ.differing(SAMPLE, all_settings)
+    against = settings_differ.differing(AGAINST, all_settings)
+    return sentences(
         say(
             "CE, K and V: means over held-out documents, which no step is trained on, before the first and after the "
             "last step."
-        )
-    ]
-    if whose := tuple(sorted({row.peak.what for row in rows if row.peak})):
-        said.append(say(PEAKS[whose]))
-    if sample := settings_differ.differing(SAMPLE, all_settings):
-        said.append(
-            say(
-                "**Not on the same documents**, as {settings} differ: compare the changes, not the values.",
-                settings=say(" and ").join(sample),
-            )
-        )
-    if against := settings_differ.differing(AGAINST, all_settings):
-        said.append(
-            say(
-                "K and V are errors against each run’s own targets, which differ by {settings}.",
-                settings=say(", ").join(against),
-            )
-        )
-    return say(" ").join(said)
+        ),
+        whose and say(PEAKS[whose]),
+        sample
+        and say(
+            "**Not on the same documents**, as {settings} differ: compare the changes, not the values.",
+            settings=sample,
+        ),
+        against
+        and say("K and V are errors against each run’s own targets, which differ by {settings}.", settings=against),
+    )

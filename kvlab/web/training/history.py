@@ -10,8 +10,8 @@ from kvlab.errors import KvlabError
 from kvlab.language import phrase, plural, say
 from kvlab.runs import run_queue, store
 from kvlab.runs.history import Row
-from kvlab.web import language
-from kvlab.web.training import actions, charts, compare, one, source, table, words
+from kvlab.web import language, outcome
+from kvlab.web.training import actions, charts, compare, one, source, table
 from kvlab.web.widgets import plain, show_error
 
 SHOWN = {
@@ -26,6 +26,7 @@ NONE_YET = {
     "injection": phrase("No functional tests yet in {folder}."),
     "all": phrase("No runs yet in {folder}."),
 }
+KEY = "run-{}"  # of the buttons of one run
 LOOK = 2.0  # seconds between two looks at runs that wait or work
 
 
@@ -34,10 +35,10 @@ def page() -> None:
     rows = source.rows()
     selected, unknown = table.selected(rows)
     _go_on(rows)
-    drawn = [row for row in selected if row.kind not in store.COMPUTED][: words.DRAWN]
+    drawn = [row for row in selected if row.kind not in store.COMPUTED][: charts.DRAWN]
     colours = {row.id: position for position, row in enumerate(drawn)} if len(selected) > 1 else {}
     _history(rows, selected, colours)
-    actions.show_outcome(selected)
+    outcome.show(KEY, [row.id for row in selected])
     if unknown:
         st.warning(
             say(
@@ -50,7 +51,7 @@ def page() -> None:
             icon=":material/search_off:",
         )
     if len(selected) == 1:
-        one.panel(selected[0])
+        one.panel(selected[0], KEY)
     elif selected:
         _several(selected, drawn)
     elif rows:
@@ -91,7 +92,7 @@ def _folder() -> str:
 
 
 def _several(selected: Sequence[Row], drawn: Sequence[Row]) -> None:
-    actions.for_several(selected)
+    _together(selected)
     left_out = [row for row in selected if row.kind not in store.COMPUTED][len(drawn) :]
     if left_out:
         st.info(
@@ -110,6 +111,20 @@ def _several(selected: Sequence[Row], drawn: Sequence[Row]) -> None:
         compare.settings(drawn)
 
 
+def _together(selected: Sequence[Row]) -> None:
+    """What can be done to several runs at once."""
+    over = [row for row in selected if not row.active]
+    with st.container(horizontal=True, key="run-actions"):
+        if len(over) > 1:
+            actions.delete(over, KEY, say("Delete {n} runs", n=len(over)), "runs-delete")
+        elif over:
+            actions.delete(over, KEY, say("Delete {name}", name=plain(over[0].name[:40])), "runs-delete")
+        if st.button(say("Select none"), key="runs-none", icon=":material/deselect:"):
+            table.select([])
+            st.rerun()
+    actions.question(over, KEY, KEY, table.drop)
+
+
 def _go_on(rows: Sequence[Row]) -> None:
     """Somebody must look after waiting runs, also after the keeper was killed."""
     if not any(row.ahead is not None for row in rows):
@@ -117,7 +132,7 @@ def _go_on(rows: Sequence[Row]) -> None:
     try:
         run_queue.attend(store.runs_root())
     except KvlabError as error:
-        st.warning(say("The queue stands still: no waiting run is started."), icon=":material/pause_circle:")
+        st.warning(say("The run queue is not moving: no waiting run is started."), icon=":material/pause_circle:")
         show_error(error)
 
 

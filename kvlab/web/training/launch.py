@@ -19,12 +19,16 @@ from kvlab.request.refusals import check_functional
 from kvlab.request.settings import checked
 from kvlab.request.train import DEMO_DATA, OWN_PROMPTS, TrainConfig
 from kvlab.runs import run_queue, store, training
+from kvlab.runs.failures import advise
+from kvlab.runs.monitor import View
 from kvlab.shapes import Document
 from kvlab.web import backend
 from kvlab.web.server import worker
+from kvlab.web.training.source import settings_of
 
 CHOSEN = "validation-run"  # of the session: the run that the Validation page shows
 LEAST_DOCUMENTS = 3
+MAY_BE_MEMORY = ("out-of-memory", "run-killed")  # kinds of an error that less memory may mend
 
 
 @dataclass(frozen=True)
@@ -90,10 +94,31 @@ def launch(config: TrainConfig, documents: Sequence[Document] = ()) -> str:
     return folder.name
 
 
-def again(folder: Path, settings: dict[str, Any], changes: dict[str, Any]) -> str:
-    """A new run with the settings of an earlier one, but for ``changes`` -> its id. Raises TrainError, RunError."""
-    config = checked(TrainConfig, {**settings, **changes})
+def again(folder: Path, changes: dict[str, Any] | None = None) -> str:
+    """Queue a new run with the settings and prompts of the one in ``folder``, but for ``changes`` -> its id.
+
+    Raises TrainError, RunError.
+    """
+    if not changes:
+        return training.again(folder, (RUN_PROMPTS,))
+    config = checked(TrainConfig, {**store.read_config(folder), **changes})
     return launch(config, read_prompts(folder / RUN_PROMPTS) if config.data == OWN_PROMPTS else ())
+
+
+def changes_of(view: View) -> dict[str, Any]:
+    """Settings with which a failed run may do better, as it recorded them itself.
+
+    A run that the system killed could not record any: the usual cause is memory.
+    """
+    error = view.error or {}
+    changes = error.get("changes")
+    if isinstance(changes, dict) and changes:
+        return changes
+    killed = error.get("kind") == "out-of-memory" or "SIGKILL" in str(Message.read(error.get("found")))
+    settings = settings_of(view.config)
+    if view.state == "lost" and error.get("kind") in MAY_BE_MEMORY and killed and settings:
+        return advise(MemoryError(), settings, view.phase)["changes"]
+    return {}
 
 
 def ahead(device: str) -> int:

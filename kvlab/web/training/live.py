@@ -5,39 +5,43 @@ Nothing of it lives in the page: a reload, another browser or another server bui
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import streamlit as st
 
 from kvlab.errors import KvlabError, RunError
-from kvlab.language import Message, say
+from kvlab.language import Message, phrase, say
 from kvlab.request.train import Thresholds
+from kvlab.results.training.words import checkpoint_words, remarked, verdict_words
 from kvlab.runs import monitor, run_queue, store, training
 from kvlab.runs.metrics import pace
 from kvlab.runs.monitor import View
 from kvlab.web import outcome, places
-from kvlab.web.training import actions, charts, end, share
-from kvlab.web.training import source as live_source
-from kvlab.web.training import words as live_words
-from kvlab.web.training import words as report_words
+from kvlab.web.training import actions, charts, launch, share, source, words
 from kvlab.web.training.source import Source
-from kvlab.web.widgets import UNKNOWN, duration, plain, show_error
+from kvlab.web.widgets import UNKNOWN, duration, plain, sentences, show_error
 
 EVERY = 1.0  # seconds between two looks at a run that is at work
+ENDS = {
+    "failed": phrase("This run failed."),
+    "lost": phrase("This run was lost: its process is gone and did not say how it ended."),
+}
+COMPUTED = {  # kinds that other pages show: what it is, the place and the icon of its page
+    "analysis": (phrase("This is an analysis, not a training run."), places.alignment, ":material/grid_on:"),
+    "injection": (phrase("This is a functional test, not a training run."), places.function, ":material/science:"),
+}
 
 
 def panel(run_id: str) -> None:
-    """Draw a training run, whatever its state; an id of none is one message."""
-    try:
-        view = _view(run_id)
-    except RunError as error:
-        show_error(error)
+    """Draw a training run in any state; an unknown id shows an error."""
+    view = _view(run_id)
+    if view is None:
         return
-    if view.kind == "analysis":
-        st.info(say("This is an analysis, not a training run."), icon=":material/info:")
-        st.page_link(places.alignment(), label=say("Show it"), query_params={"run": run_id}, icon=":material/grid_on:")
-        return
-    if view.kind == "injection":
-        st.info(say("This is a functional test, not a training run."), icon=":material/info:")
-        st.page_link(places.function(), label=say("Show it"), query_params={"run": run_id}, icon=":material/science:")
+    if view.kind in COMPUTED:
+        about, place, icon = COMPUTED[view.kind]
+        st.info(say(about), icon=":material/info:")
+        st.page_link(place(), label=say("Show it"), query_params={"run": run_id}, icon=icon)
         return
     moving = _moving(view)
     # One fragment for a run that moves and one that rests, so that the charts stay as they are when it ends.
@@ -45,25 +49,27 @@ def panel(run_id: str) -> None:
 
 
 def _draw(run_id: str, moving: bool) -> None:
-    try:
-        view = _view(run_id)
-    except RunError as error:
-        show_error(error)
+    view = _view(run_id)
+    if view is None:
         return
     if moving != _moving(view):
         st.rerun()  # the page with it: the timer starts or stops
-    source = live_source.of(view.folder)
+    files = source.of(view.folder)
     _heading(view)
-    _state(view, source, moving)
-    _numbers(view, source)
-    _charts(view, source)
-    _checkpoints(source, view)
-    _router(view, source)
-    _log(source)
+    _state(view, files, moving)
+    _numbers(view, files)
+    _curves(view, files)
+    checkpoints(files.checkpoints(source.settings_of(view.config)))
+    _log(files)
 
 
-def _view(run_id: str) -> View:
-    return monitor.view(store.find(store.runs_root(), run_id))
+def _view(run_id: str) -> View | None:
+    """The run as it stands; None after showing why there is none."""
+    try:
+        return monitor.view(store.find(store.runs_root(), run_id))
+    except RunError as error:
+        show_error(error)
+        return None
 
 
 def _moving(view: View) -> bool:
@@ -84,37 +90,40 @@ def _heading(view: View) -> None:
     facts = [say("run {id}", id=view.id)]
     if len(teachers) > 1:
         facts.append(say("{fusion} fusion", fusion=settings.get("fusion")))
-    if control := live_words.control(settings.get("control")):
+    if control := words.control(settings.get("control")):
         facts.append(control)
     st.caption(plain(" · ".join(facts)))
 
 
-def _state(view: View, source: Source, moving: bool) -> None:
-    if not view.active:
-        end.outcome(view, source)
-        outcome.show(view.id)
-        with st.container(horizontal=True):
-            end.again(view)
-            actions.buttons(view)
-            if not moving:  # while it is drawn anew each second, a click could meet a button that is gone
-                share.button(view.folder)
+def _state(view: View, files: Source, moving: bool) -> None:
+    """How the run stands or ended, what can be done, and the outcome of what was done last."""
+    key = f"{{}}-{view.id}"
+    if view.active:
+        left, right = st.columns([7, 3], vertical_alignment="center")
+        with right, st.container(horizontal=True, horizontal_alignment="right"):  # before anything that may wait
+            actions.course(view, key)
+        with left:
+            if view.state == "queued":
+                _queued(view)
+            else:
+                share_done = (view.share or 0.0) if view.total > 1 else 0.0
+                st.progress(share_done, text=plain(words.going_on(view)))
+        outcome.show(key, view.state)
+        actions.question([view], key, f"kill-{{}}-{view.id}")
         return
-    left, right = st.columns([7, 3], vertical_alignment="center")
-    with right:  # before anything that may wait
-        actions.buttons(view)
-    with left:
-        if view.state == "queued":
-            _queued(view)
-        else:
-            words = plain(live_words.going_on(view))
-            st.progress((view.share or 0.0) if view.total > 1 else 0.0, text=words)
-    outcome.show(view.id)
-    actions.question(view)
+    ended(view, files)
+    outcome.show(key, view.state)
+    with st.container(horizontal=True):
+        if view.state in ENDS and (changes := launch.changes_of(view)):
+            actions.again(view, key, launch.show, changes)
+        actions.course(view, key)
+        if not moving:  # while it is drawn anew each second, a click could meet a button that is gone
+            share.button(view.folder)
 
 
 def _queued(view: View) -> None:
     root = view.folder.parent
-    st.info(live_words.waiting(run_queue.place(view.folder) or 0), icon=":material/hourglass_top:")
+    st.info(words.waiting(run_queue.place(view.folder) or 0), icon=":material/hourglass_top:")
     if run_queue.keeper(root) is None:  # it was killed: whoever looks sets the queue going again
         try:
             run_queue.attend(root)
@@ -122,84 +131,116 @@ def _queued(view: View) -> None:
             show_error(error)
 
 
-def _numbers(view: View, source: Source) -> None:
-    steps = source.steps()
+def ended(view: View, files: Source) -> None:
+    """How a run ended: its verdict, or why it has none and what to do. Nothing for one that is active."""
+    if view.state == "done":
+        _verdict(view, files)
+    elif view.state == "cancelled":
+        cause = store.read_status(view.folder).get("cause")
+        killed = isinstance(cause, dict) and cause.get("kind") == "run-killed-by-user"
+        gone = say("Its process is gone.") if training.gone(view.folder) else say("Its process is about to end.")
+        st.info(sentences(words.cancelled(view, killed), gone), icon=":material/stop_circle:")
+    elif view.state in ENDS:
+        st.markdown(f"**:red[{say(ENDS[view.state])}]**")
+        try:
+            show_error(KvlabError.from_dict(view.error))
+        except (KeyError, TypeError):
+            tell = st.error if view.error else st.markdown
+            tell(say("No reason was recorded. Its log in the run’s folder may tell."))
+
+
+def _verdict(view: View, files: Source) -> None:
+    state, before, after = files.verdict(), files.measured("before"), files.measured("after")
+    box = {"pass": st.success, "fail": st.error}.get(state, st.warning)
+    icon = ":material/check_circle:" if state == "pass" else ":material/cancel:"
+    verdict = verdict_words(state, files.checkpoints(), view.config.get("max_steps", "?"))
+    box(sentences(verdict, words.change(before, after)), icon=icon)
+    function = words.function(files.report().get("functional"))
+    if more := sentences(words.cross_entropy(before, after), function, _last_weights(view, files)):
+        st.caption(more)
+
+
+def _last_weights(view: View, files: Source) -> str:
+    teachers, steps = view.config.get("teachers") or (), files.steps()
+    if len(teachers) < 2 or not steps.rows:
+        return ""
+    weights = [steps.column(f"router.{number}")[-1] for number in range(len(teachers))]
+    shares = [f"{plain(str(name))} {weight:.0%}" for name, weight in zip(teachers, weights) if weight == weight]
+    return say("Weights of the teachers in the last step: {shares}.", shares=shares) if shares else ""
+
+
+def _numbers(view: View, files: Source) -> None:
+    steps = files.steps()
     total = view.config.get("max_steps")
     total = total if isinstance(total, int) else 0
     speed = pace(steps, total)
-    per_second = f"{1 / speed.seconds_per_step:.2f}" if speed.seconds_per_step else UNKNOWN
     loss = steps.column("loss")
     shown = {
         say("Step"): say("{done:,} of {total:,}", done=speed.step, total=total),
         say("Loss"): f"{loss[-1]:.4f}" if loss else UNKNOWN,
         say("Elapsed"): duration(view.elapsed_s),
-        say("Remaining"): live_words.remaining(view, speed),
-        say("Steps per second"): per_second,
+        say("Remaining"): words.remaining(view, speed),
+        say("Steps per second"): f"{1 / speed.seconds_per_step:.2f}" if speed.seconds_per_step else UNKNOWN,
         say("Tokens per second"): f"{speed.tokens_per_s:,.0f}" if speed.tokens_per_s else UNKNOWN,
     }
     with st.container(key="live-numbers"):
         for column, (name, value) in zip(st.columns(len(shown)), shown.items()):
             column.metric(name, value)
-    device = source.report().get("device")
+    device = files.report().get("device")
     if isinstance(device, dict) and device.get("words"):
         st.caption(say("How it computes: it {words}.", words=plain(str(Message.read(device["words"])))))
 
 
-def _charts(view: View, source: Source) -> None:
-    steps = source.steps()
+def _curves(view: View, files: Source) -> None:
+    """Loss terms, cross-entropy and memory side by side; of several teachers their weights below."""
+    steps = files.steps()
+    settings = source.settings_of(view.config)
+    limit = settings.thresholds.memory if settings else Thresholds().memory
+    in_use, whose = charts.memory(files.memory(), limit)
     loss, ce, memory = st.columns(3)
     with loss:
         st.markdown(say("**Loss terms**, raw (thin), smoothed (thick)"))
-        chart = charts.terms(steps, charts.TERMS, say("loss"))
-        _chart(chart, f"terms-{view.id}", say("Loss terms over steps"))
+        _chart(charts.terms(steps, charts.TERMS, say("loss")), f"terms-{view.id}", say("Loss terms over steps"))
     with ce:
         st.markdown(say("**Cross-entropy** on the training text"))
         chart = charts.terms(steps, charts.CE, say("nats per token"))
         _chart(chart, f"ce-{view.id}", say("Cross-entropy over steps"))
     with memory:
-        chart, what = charts.memory(source.memory(), _limit(view))
-        st.markdown(live_words.memory(what if chart else ""))
-        _chart(chart, f"memory-{view.id}", say("Memory in use over time"))
-
-
-def _router(view: View, source: Source) -> None:
+        st.markdown(words.memory(whose if in_use else ""))
+        _chart(in_use, f"memory-{view.id}", say("Memory in use over time"))
     teachers = [str(name) for name in view.config.get("teachers") or ()]
-    if len(teachers) > 1 and (chart := charts.router(source.steps(), teachers)):
+    if len(teachers) > 1 and (chart := charts.router(steps, teachers)):
         st.markdown(say("**Weight of each teacher**, mean over layers and rows of a step"))
         _chart(chart, f"router-{view.id}", say("Weight of each teacher over steps"))
 
 
-def _chart(chart, key: str, words: str) -> None:
+def _chart(chart, key: str, about: str) -> None:
     if chart is None:
         st.caption(say("Nothing is logged yet."))
     else:  # a selection that the page is told of is one that new points do not reset
-        st.altair_chart(chart, key=key, alt=words, on_select=_keep, selection_mode=[charts.ZOOM])
+        st.altair_chart(chart, key=key, alt=about, on_select=_keep, selection_mode=[charts.ZOOM])
 
 
 def _keep() -> None:
     """The zoom is in the chart's own state."""
 
 
-def _limit(view: View) -> float:
-    settings = live_source.settings_of(view.config)
-    return settings.thresholds.memory if settings else Thresholds().memory
-
-
-def _checkpoints(source: Source, view: View) -> None:
+def checkpoints(rows: Sequence[dict[str, Any]]) -> None:
+    """The checkpoint table of a verdict, ``rows`` as verdict.json has them."""
     st.markdown(say("**Checkpoints**"))
-    rows = [
+    shown = [
         {
             say("step"): str(row.get("step", "")),
-            say("checked"): plain(report_words.checkpoint(str(row.get("name", "")))),
-            say("result"): live_words.result(row.get("state")),
+            say("checked"): plain(checkpoint_words(row.get("name", UNKNOWN))),
+            say("result"): words.mark(row.get("state")),
             say("value"): _written(row.get("value")),
             say("threshold"): _written(row.get("threshold")),
-            say("found"): plain(report_words.remarked(row)),
+            say("found"): plain(remarked(row)),
         }
-        for row in source.checkpoints(live_source.settings_of(view.config))
+        for row in rows
     ]
-    if rows:
-        st.table(rows, hide_index=True, alt=say("The checkpoints of the verdict"))
+    if shown:
+        st.table(shown, hide_index=True, alt=say("The checkpoints of the verdict"))
     else:
         st.caption(say("The settings of this run cannot be read, so its checkpoints are not known."))
 
@@ -208,17 +249,12 @@ def _written(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, int | float) else UNKNOWN
 
 
-def _log(source: Source) -> None:
-    name, text = source.log()
+def _log(files: Source) -> None:
+    name, text = files.log()
     st.markdown(say("**{log}**, the last lines", log=name or say("Log")))
     if text:
         st.code(text, language=None, wrap_lines=True)
     else:
         st.caption(say("Nothing is logged yet."))
-    if source.damaged_lines:
-        st.caption(
-            say(
-                "{n} damaged lines of the logged numbers were passed over; all others are shown.",
-                n=source.damaged_lines,
-            )
-        )
+    if files.damaged_lines:
+        st.caption(words.damaged(files.damaged_lines))

@@ -8,8 +8,7 @@ from kvlab.language import phrase, say
 from kvlab.runs import monitor, run_queue, store
 from kvlab.runs.monitor import View
 from kvlab.web import server
-from kvlab.web.training import form, launch, live
-from kvlab.web.training import words as live_words
+from kvlab.web.training import form, launch, live, words
 from kvlab.web.widgets import plain, show_error
 
 ABOUT = phrase(
@@ -23,7 +22,7 @@ def page() -> None:
     left, right = st.columns([4, 1], vertical_alignment="bottom")
     left.title(say("Validation"))
     if error := server.problem():
-        st.warning(say("The queue of runs stands still."), icon=":material/warning:")
+        st.warning(say("The run queue is not moving: no waiting run is started."), icon=":material/warning:")
         show_error(error)
     run_id = st.query_params.get("run") or st.session_state.get(launch.CHOSEN)
     if run_id:
@@ -58,8 +57,7 @@ def _active() -> list[View]:
 def _at_work(view: View) -> None:
     left, right = st.columns([5, 1], vertical_alignment="center")
     runs = view.state == "running"
-    words = live_words.going_on(view) if runs else say("Waiting in the queue")
+    doing = words.going_on(view) if runs else say("Waiting in the queue")
     icon = ":material/progress_activity:" if runs else ":material/hourglass_top:"
-    left.info(say("{name}: {words}", name=plain(view.name), words=plain(words)), icon=icon)
-    show = launch.show
-    right.button(say("Show it"), key=f"show-{view.id}", on_click=show, args=(view.id,), width="stretch")
+    left.info(say("{name}: {doing}", name=plain(view.name), doing=plain(doing)), icon=icon)
+    right.button(say("Show it"), key=f"show-{view.id}", on_click=launch.show, args=(view.id,), width="stretch")

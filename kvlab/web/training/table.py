@@ -11,9 +11,10 @@ import streamlit as st
 
 from kvlab.language import say
 from kvlab.results.safe_csv import neutral
+from kvlab.results.training.words import mark_words
 from kvlab.runs import store
 from kvlab.runs.history import Row
-from kvlab.web.training import words
+from kvlab.web.training import charts, words
 from kvlab.web.widgets import GIB, number, table_height
 
 HEIGHT = 330
@@ -72,7 +73,7 @@ def _frame(rows: Sequence[Row], colours: dict[str, int]) -> pd.DataFrame:
             "line": ["━━" if row.id in colours else "" for row in rows],
             "name": [neutral(row.name) for row in rows],
             "state": [words.state(row) for row in rows],
-            "verdict": [words.verdict_of(row) for row in rows],
+            "verdict": [mark_words(row.verdict) for row in rows],
             "steps": [words.steps(row) for row in rows],
             "loss": _floats(row.loss for row in rows),
             "ce_before": _floats(row.ce_before for row in rows),
@@ -94,7 +95,7 @@ def _coloured(frame: pd.DataFrame, rows: Sequence[Row], colours: dict[str, int])
     """With the lines in their colours; a plain table where none is drawn, which is cheaper."""
     if not colours:
         return frame
-    css = [f"color: {words.colour(colours[row.id])}" if row.id in colours else "" for row in rows]
+    css = [f"color: {charts.colour(colours[row.id])}" if row.id in colours else "" for row in rows]
     return frame.style.apply(lambda _: css, subset=["line"])
 
 
