@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from kvlab.language import phrase, say
 from kvlab.request.segments import Markers, Source
-from kvlab.request.settings import Request
+from kvlab.request.settings import Request, setting
 
 TimeRule = Literal["exact", "floor", "ceil", "overlap", "linear", "nearest", "segment", "rkv"]
 LayerRule = Literal["depth", "cka", "heldout"]
@@ -28,37 +28,23 @@ class AlignSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    time: TimeRule = Field("floor", description=phrase("which teacher step stands for a student step"))
-    layers: LayerRule = Field("heldout", description=phrase("which teacher layers explain a student layer"))
-    search: Search = Field("banded", description=phrase("teacher layers searched: near the proportional depth, or all"))
-    projector: Projector = Field("ridge", description=phrase("the map from teacher heads to student heads"))
-    keys: KeySpace = Field("pre-rope", description=phrase("keys with the rotation undone, or as cached"))
-    folds: int = Field(5, ge=2, le=20, description=phrase("folds of documents for cross-validation"))
-    sinks: int = Field(
-        4, ge=0, le=64, description=phrase("first content tokens of a document left out of fits and scores")
+    time: TimeRule = setting("floor", "which teacher step stands for a student step")
+    layers: LayerRule = setting("heldout", "which teacher layers explain a student layer")
+    search: Search = setting("banded", "teacher layers searched: near the proportional depth, or all")
+    projector: Projector = setting("ridge", "the map from teacher heads to student heads")
+    keys: KeySpace = setting("pre-rope", "keys with the rotation undone, or as cached")
+    folds: int = setting(5, "folds of documents for cross-validation", ge=2, le=20)
+    sinks: int = setting(4, "first content tokens of a document left out of fits and scores", ge=0, le=64)
+    inspect: int = setting(12, "documents kept token by token for the detail panes", ge=0, le=200)
+    max_tokens: int = setting(4096, "longest timeline per document; longer ones are cut, and said", ge=2)
+    batch_tokens: int = setting(4096, "padded tokens per forward", ge=1)
+    chat: bool = setting(False, "read prompts as a chat, in each model's own template, not as plain text")
+    sample_tokens: int = setting(
+        20_000, "student tokens, of the first 1,024 documents, that layers are chosen and controls measured on", ge=100
     )
-    inspect: int = Field(12, ge=0, le=200, description=phrase("documents kept token by token for the detail panes"))
-    max_tokens: int = Field(
-        4096, ge=2, description=phrase("longest timeline per document; longer ones are cut, and said")
-    )
-    batch_tokens: int = Field(4096, ge=1, description=phrase("padded tokens per forward"))
-    chat: bool = Field(
-        False, description=phrase("read prompts as a chat, in each model's own template, not as plain text")
-    )
-    sample_tokens: int = Field(
-        20_000,
-        ge=100,
-        description=phrase(
-            "student tokens, of the first 1,024 documents, that layers are chosen and controls measured on"
-        ),
-    )
-    random_teacher: bool = Field(
-        True, description=phrase("control: a teacher of the same architecture with random weights")
-    )
-    compare_rules: bool = Field(False, description=phrase("also compare all time rules head by head, on the sample"))
-    seed: int = Field(
-        0, ge=0, description=phrase("of the fold assignment, the shuffled control and the random weights")
-    )
+    random_teacher: bool = setting(True, "control: a teacher of the same architecture with random weights")
+    compare_rules: bool = setting(False, "also compare all time rules head by head, on the sample")
+    seed: int = setting(0, "of the fold assignment, the shuffled control and the random weights", ge=0)
 
 
 class AnalysisRequest(Request):
@@ -66,26 +52,20 @@ class AnalysisRequest(Request):
 
     command: ClassVar[str] = "align"
 
-    teacher: str = Field(description=phrase("a demo model, a Hugging Face id, an alias or a local folder"))
-    more_teachers: tuple[str, ...] = Field(
-        (), description=phrase("further teachers, each aligned on its own and all fused")
+    teacher: str = setting(..., "a demo model, a Hugging Face id, an alias or a local folder")
+    more_teachers: tuple[str, ...] = setting((), "further teachers, each aligned on its own and all fused")
+    student: str = setting(..., "the model whose cache is explained, named like a teacher")
+    prompts: str = setting(SAMPLES, "where the prompts came from, in words")
+    calibration: Calibration = setting(
+        "auto", "fit also on the bundled samples (scores stay on the prompts); auto: under 20 documents"
     )
-    student: str = Field(description=phrase("the model whose cache is explained, named like a teacher"))
-    prompts: str = Field(SAMPLES, description=phrase("where the prompts came from, in words"))
-    calibration: Calibration = Field(
-        "auto",
-        description=phrase("fit also on the bundled samples (scores stay on the prompts); auto: under 20 documents"),
+    segments: Source = setting(
+        "auto", "prompt, reasoning and answer from the fields of the upload, else from markers; or none"
     )
-    segments: Source = Field(
-        "auto",
-        description=phrase("prompt, reasoning and answer from the fields of the upload, else from markers; or none"),
-    )
-    markers: Markers = Field(
-        Markers(), description=phrase("what opens the reasoning and the answer in a text without fields")
-    )
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description=phrase("auto, cpu, cuda or cuda:N"))
-    dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
-        "auto", description=phrase("of the models; auto: float32 on the processor, a 16-bit type on a GPU")
+    markers: Markers = setting(Markers(), "what opens the reasoning and the answer in a text without fields")
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = setting(
+        "auto", "of the models; auto: float32 on the processor, a 16-bit type on a GPU"
     )
     settings: AlignSettings = AlignSettings()
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from kvlab.errors import AlignError
 from kvlab.language import Message, phrase
 from kvlab.request.align import CAUSAL, AnalysisRequest
+from kvlab.request.settings import setting
 
 LOOKS_AHEAD = phrase("{rule}, which looks ahead: a good continuation could then be told in advance")
 LOOKS_AT_THE_END = phrase(
@@ -24,18 +25,14 @@ class InjectSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    prefix: Share = Field(0.5, description=phrase("share of a document's own student tokens whose cache is replaced"))
-    curve: tuple[Share, ...] = Field(
-        (0.25, 0.75), description=phrase("further shares, for the curve over prefix lengths")
-    )
-    documents: int = Field(64, ge=2, description=phrase("documents judged at most, all held out from the fit"))
-    swap_layers: int = Field(
-        8, ge=0, description=phrase("layers whose heads are replaced one by one, the worst first; 0: none")
-    )
-    seconds: float | None = Field(None, gt=0, description=phrase("most seconds for swaps (default: no limit)"))
-    forwards: int | None = Field(None, ge=1, description=phrase("most forwards for swaps (default: no limit)"))
-    texts: int = Field(32, ge=0, description=phrase("judged documents whose prompt is continued greedily"))
-    new_tokens: int = Field(200, ge=1, description=phrase("longest greedy continuation, in tokens"))
+    prefix: Share = setting(0.5, "share of a document's own student tokens whose cache is replaced")
+    curve: tuple[Share, ...] = setting((0.25, 0.75), "further shares, for the curve over prefix lengths")
+    documents: int = setting(64, "documents judged at most, all held out from the fit", ge=2)
+    swap_layers: int = setting(8, "layers whose heads are replaced one by one, the worst first; 0: none", ge=0)
+    seconds: float | None = setting(None, "most seconds for swaps (default: no limit)", gt=0)
+    forwards: int | None = setting(None, "most forwards for swaps (default: no limit)", ge=1)
+    texts: int = setting(32, "judged documents whose prompt is continued greedily", ge=0)
+    new_tokens: int = setting(200, "longest greedy continuation, in tokens", ge=1)
 
 
 class InjectionRequest(AnalysisRequest):

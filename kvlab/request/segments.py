@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from kvlab.language import phrase
+from kvlab.request.settings import setting
 from kvlab.shapes import Document, Segment
 
 Source = Literal["auto", "fields", "none"]
@@ -48,10 +48,8 @@ class Markers(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    reasoning: tuple[Marker, ...] = Field(
-        REASONING, description=phrase("words that open the reasoning, at their first place")
-    )
-    answer: tuple[Marker, ...] = Field(ANSWER, description=phrase("words that open the answer, at their last place"))
+    reasoning: tuple[Marker, ...] = setting(REASONING, "words that open the reasoning, at their first place")
+    answer: tuple[Marker, ...] = setting(ANSWER, "words that open the answer, at their last place")
 
 
 def segmented(documents: Iterable[Document], source: Source, markers: Markers) -> list[Document]:

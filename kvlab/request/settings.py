@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from kvlab.errors import AlignError, KvlabError, RunError, system_reason
@@ -51,6 +51,11 @@ class Request(BaseModel):
 
 
 Asked = TypeVar("Asked", bound=Request)
+
+
+def setting(default: Any, description: str, **rules: Any) -> Any:
+    """Declare a setting of a model; the description is the help of its flag and of its field on the pages."""
+    return Field(default, description=description, **rules)
 
 
 def checked(model: type[Asked], fields: Any) -> Asked:
