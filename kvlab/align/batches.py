@@ -10,9 +10,7 @@ from itertools import zip_longest
 import numpy as np
 import torch
 
-from kvlab.align import time_rules
 from kvlab.align.items import Item
-from kvlab.align.resampling import NO_STEP
 from kvlab.align.rkv import keep_steps
 from kvlab.align.rows import Picked, common_parts, pick, row_parts, selectable
 from kvlab.errors import AlignError
@@ -21,6 +19,8 @@ from kvlab.models.attention import observed_attention, observers
 from kvlab.models.capture import CapturedBatch, capture
 from kvlab.models.loading import LoadedModel
 from kvlab.request.align import AlignSettings
+from kvlab.request.time_rules import RULES
+from kvlab.request.time_rules.nearest import NO_STEP
 from kvlab.shapes import KINDS, HeadSteps, TimeMap, Tokens
 
 
@@ -150,7 +150,7 @@ def read(
         found.captured.append((kv_t, teacher))
         embedded = teacher.model.get_input_embeddings()(kv_t.ids).float().unsqueeze(1)
         steps = None
-        if settings.time in time_rules.HEAD_RULES:
+        if RULES[settings.time].per_head:
             maps = [(i.teachers[t], i.student, i.maps[t]) for i in batch]
             found.head_steps.append(_kept_steps(teacher, kv_t, batch, t, settings))
             steps = _of_batch(found.head_steps[-1], maps, kv_s.ids.shape[1])
@@ -215,14 +215,14 @@ def finite(captured: CapturedBatch, loaded: LoadedModel) -> CapturedBatch:
             for b, tokens in enumerate(captured.tokens):
                 bad = (~torch.isfinite(x[b, :, : len(tokens)])).flatten(1).any(1).nonzero().flatten().tolist()
                 if bad:
-                    layer = loaded.geometry.kv_layers[position]
+                    keys_or_values = Message("keys") if kind == "key" else Message("values")
                     raise AlignError(
                         "cache-not-finite",
-                        expected=Message("finite {kind}s", kind=kind),
+                        expected=Message("finite {keys_or_values}", keys_or_values=keys_or_values),
                         found=Message(
-                            "NaN or Inf in the {kind}s of layer {layer}, KV head {head} of {name}",
-                            kind=kind,
-                            layer=layer,
+                            "NaN or Inf in the {keys_or_values} of layer {layer}, KV head {head} of {name}",
+                            keys_or_values=keys_or_values,
+                            layer=loaded.geometry.kv_layers[position],
                             head=bad[0],
                             name=loaded.name,
                         ),

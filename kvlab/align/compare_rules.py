@@ -14,7 +14,7 @@ from functools import reduce
 import numpy as np
 import torch
 
-from kvlab.align import metrics, time_rules
+from kvlab.align import metrics
 from kvlab.align.align_sums import AlignSums
 from kvlab.align.batches import Rows
 from kvlab.align.controls import Fits
@@ -26,10 +26,10 @@ from kvlab.align.rows import pick, row_parts
 from kvlab.align.shapes import padded
 from kvlab.models.capture import CapturedBatch
 from kvlab.request.align import AlignSettings
+from kvlab.request.time_rules import MAPS, RULES
 from kvlab.shapes import KINDS, Progress, TimeMap
 
 STAGE = "comparing time rules"
-APART_RULES = frozenset({"exact"})
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ def compare(
     A rule with too few rows to fit is left out.
     """
     found = RuleScores({}, {})
-    for number, rule in enumerate(time_rules.RULES):
-        progress(STAGE, number, len(time_rules.RULES))
+    for number, rule in enumerate(MAPS):
+        progress(STAGE, number, len(MAPS))
         sums = _sums(cached, t, rule, choices, folds, settings)
         if not sums.targets:  # no token is covered by every rule, and none is fitted on
             continue
@@ -88,8 +88,8 @@ def compare(
             for kind in KINDS
             for layer in range(len(heads))
         }
-        found.add(rule, fits, sum(fitted), rule not in APART_RULES)
-    progress(STAGE, len(time_rules.RULES), len(time_rules.RULES))
+        found.add(rule, fits, sum(fitted), not RULES[rule].own_tokens)
+    progress(STAGE, len(MAPS), len(MAPS))
     return found
 
 
@@ -110,7 +110,7 @@ def _sums(
 
 
 def _map(item: Item, t: int, rule: str) -> TimeMap:
-    return time_rules.RULES[rule](item.teachers[t], item.student, item.document.segments)
+    return MAPS[rule](item.teachers[t], item.student, item.document.segments)
 
 
 def _parts(item: Item, t: int, rule: str, settings: AlignSettings) -> dict[str, np.ndarray]:
@@ -121,11 +121,11 @@ def _parts(item: Item, t: int, rule: str, settings: AlignSettings) -> dict[str, 
         return row_parts(item.teachers[t], item.student, _map(item, t, other), item.scored, of_rule, item.repeated)
 
     own = usable(rule)
-    if not item.scored or rule in APART_RULES:
+    if not item.scored or RULES[rule].own_tokens:
         return {part: steps for part, steps in own.items() if part not in APART}
     covered = [
         np.concatenate([parts[FIT_AND_SCORE], parts[SCORE_ONLY]])
-        for parts in map(usable, time_rules.RULES.keys() - APART_RULES)
+        for parts in map(usable, [name for name in MAPS if not RULES[name].own_tokens])
     ]
     common = reduce(np.intersect1d, covered)
     found = {part: np.intersect1d(own[part], common) for part in (FIT_AND_SCORE, SCORE_ONLY)}

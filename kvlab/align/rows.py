@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from kvlab.align import time_rules
 from kvlab.align.fold_sums import FIT_AND_SCORE, FIT_ONLY, SCORE_ONLY, SINK, SPECIAL
 from kvlab.align.shared_text import repeated_steps
 from kvlab.request.align import AlignSettings
+from kvlab.request.time_rules import RULES
 from kvlab.shapes import TimeMap, Tokens
 
 
@@ -28,7 +28,7 @@ def row_parts(
     of_special[time_map.rows[teacher.special[time_map.columns]]] = True
     usable = time_map.covered & ~of_sinks & ~of_special & ~repeated_steps(student, repeated)
     # A rule that is blind to the text has no rows where it is known to be right; it is fitted on what it gives.
-    fitted = usable & time_map.exact if settings.time in time_rules.BYTE_RULES else usable
+    fitted = usable & time_map.exact if RULES[settings.time].reads_bytes else usable
     if not scored:
         return {FIT_ONLY: np.flatnonzero(fitted)}
     return {

@@ -112,7 +112,7 @@ def read_request(folder: Path, checked: Callable[[dict], Request] = checked) -> 
         raise RunError(
             "config-unreadable",
             expected=Message("a readable {file} in {folder}", file=CONFIG_NAME, folder=folder.name),
-            found=Message("{name}: {splitlines}", name=type(error).__name__, splitlines=str(error).splitlines()[0]),
+            found=f"{type(error).__name__}: {str(error).splitlines()[0]}",
             remedy=Message("launch the analysis again from its page or command"),
         ) from error
 

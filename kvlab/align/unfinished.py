@@ -30,7 +30,7 @@ def hash_of_code(package: Path) -> str:
     """Hash the source of the rooms that take part in an analysis; words and pages are in other rooms."""
     files = [package / "shapes.py"]
     for room in ("host", "request", "models", "align"):
-        files += sorted((package / room).glob("[!.]*.py"))
+        files += sorted((package / room).rglob("[!.]*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 

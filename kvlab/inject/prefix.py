@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from kvlab.align import time_rules
 from kvlab.align.batches import finite
 from kvlab.align.fold_sums import FIT_AND_SCORE, SCORE_ONLY
 from kvlab.align.items import Item
@@ -21,6 +20,7 @@ from kvlab.inject.own import Own, Problem, read_own
 from kvlab.models.capture import CapturedBatch, capture
 from kvlab.models.loading import LoadedModel
 from kvlab.request.align import AlignSettings
+from kvlab.request.time_rules import MAPS
 from kvlab.shapes import KINDS, Document, Geometry, Segment, Tokens
 
 
@@ -154,7 +154,7 @@ def first_tokens(item: Item, cut: int, time: str) -> Item:
     end = int(student.spans[-1, 1])
     segments = _first_bytes(item.document, end)
     teachers = [t.first(int(np.searchsorted(t.spans[:, 1], end, side="right"))) for t in item.teachers]
-    maps = tuple(time_rules.RULES[time](teacher, student, segments) for teacher in teachers)
+    maps = tuple(MAPS[time](teacher, student, segments) for teacher in teachers)
     return replace(item, teachers=tuple(teachers), student=student, maps=maps, repeated=0)
 
 

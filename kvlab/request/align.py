@@ -8,17 +8,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kvlab.errors import AlignError
 from kvlab.language import Message
+from kvlab.request.declared import PROJECTORS
 from kvlab.request.segments import Markers, Source
+from kvlab.request.time_rules import RULES
 
-TimeRule = Literal["exact", "floor", "ceil", "overlap", "linear", "nearest", "segment", "rkv"]
+TimeRule = Literal[tuple(RULES)]
 LayerRule = Literal["depth", "cka", "heldout"]
 Search = Literal["banded", "full"]
-Projector = Literal["ridge", "structured", "group-mean"]
+Projector = Literal[tuple(PROJECTORS)]
 KeySpace = Literal["pre-rope", "post-rope"]
 Calibration = Literal["auto", "samples", "none"]
-
-
-CAUSAL = ("exact", "floor")  # time rules with which a prefix knows nothing of what comes after it
 
 
 class AlignSettings(BaseModel):

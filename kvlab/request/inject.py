@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kvlab.errors import AlignError
 from kvlab.language import Message
-from kvlab.request.align import CAUSAL, AnalysisRequest, first_problem
+from kvlab.request.align import AnalysisRequest, first_problem
+from kvlab.request.time_rules import CAUSAL, RULES
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -48,13 +49,19 @@ def check_causal(rule: str) -> None:
     """Raises AlignError ``rule-looks-ahead`` for a time rule with which the prefix would know what comes after it."""
     if rule in CAUSAL:
         return
-    how = "chooses steps by what the end of the text looks at" if rule == "rkv" else "looks ahead"
+    if RULES[rule].per_head:
+        found = Message(
+            "{rule}, which chooses steps by what the end of the text looks at: a good continuation could then be told "
+            "in advance",
+            rule=rule,
+        )
+    else:
+        found = Message("{rule}, which looks ahead: a good continuation could then be told in advance", rule=rule)
     raise AlignError(
         "rule-looks-ahead",
         expected=Message(
-            "a causal time rule ({rules}), by which the teacher has read no more than the student",
-            rules=" or ".join(CAUSAL),
+            "a causal time rule ({rules}), by which the teacher has read no more than the student", rules=CAUSAL
         ),
-        found=Message("{rule}, which {how}: a good continuation could then be told in advance", rule=rule, how=how),
+        found=found,
         remedy=Message("choose --time floor"),
     )

@@ -167,7 +167,7 @@ class Alignment:
     layer_map: dict[str, Any]  # rule, search, rows, teacher_layers and by_fold per kind, numbered as in the teacher
     heads: list[HeadScore]
     inspected: list[Inspected]
-    notes: list[str]
+    notes: list[Message]
     versions: dict[str, str]
     capture: dict[str, Any] = field(default_factory=dict)  # self-tests of "teacher" and "student"
     controls: dict[str, Any] = field(default_factory=dict)  # what the sample was, and the random weights
@@ -284,6 +284,9 @@ def read(folder: Path) -> Alignment:
         fields["heads"] = [HeadScore(**_numbers(s)) for s in fields["heads"]]
         fields["inspected"] = [_inspected(d) for d in fields["inspected"]]
         fields["fusion"] = [_fused(s) for s in fields["fusion"]]
+        fields["notes"] = [Message.read(note) for note in fields["notes"]]
+        controls = fields.get("controls", {})
+        controls |= {k: Message.read(v) for k, v in controls.items() if k == "random_teacher"}
         return Alignment(**fields, arrays=load_file(folder / ARRAYS_NAME))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AlignError(
@@ -336,6 +339,8 @@ def mean_of_heads(error: np.ndarray) -> np.ndarray:
 
 def plain(value: Any) -> Any:
     """JSON has no NaN: what could not be measured is null."""
+    if isinstance(value, Message):
+        return value.to_dict()
     if isinstance(value, dict):
         return {k: plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

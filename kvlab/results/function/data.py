@@ -171,7 +171,7 @@ class Injection:
     correlations: list[Correlation] = field(default_factory=list)
     texts: list[Text] = field(default_factory=list)
     accuracy: list[Accuracy] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    notes: list[Message] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
     prompts: str = ""
@@ -233,6 +233,8 @@ def read(folder: Path) -> Injection:
         fields["texts"] = [
             Text(**(row | {"continuations": [Continued(**c) for c in row["continuations"]]})) for row in fields["texts"]
         ]
+        fields["notes"] = [Message.read(note) for note in fields["notes"]]
+        fields["data"] |= {k: Message.read(v) for k, v in fields["data"].items() if k == "random_teacher"}
         return Injection(**fields)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise AlignError(
