@@ -1,4 +1,4 @@
-"""docs/adding-a-rule.md is true: a time rule and a projector that are one file each are found by everything."""
+"""docs/adding-a-rule.md is true: a time rule, a projector and a control of one file each are found by everything."""
 
 import json
 import shutil
@@ -40,7 +40,17 @@ def solve(train, shapes, heads_s, penalty):
     assert sum(heads * width for heads, width in shapes) == len(train.xx)
     return train.xy.new_zeros(train.xy.shape)
 '''
-# Runs in a copy of the project, and prints what each place shows of the two.
+CONTROL = '''
+"""Control ``zeros``: nothing at all in every replaced row."""
+from kvlab.language import phrase
+
+WORDS = phrase("zeros in its place")
+
+
+def rows(projected, mean, order):
+    return projected.new_zeros(projected.shape)
+'''
+# Runs in a copy of the project, and prints what each place shows of the three.
 SCRIPT = """
 import contextlib, io, json, sys
 from pathlib import Path
@@ -77,6 +87,13 @@ shown["run"] = printed(
     *"--time every-second --projector nothing --compare-rules --inspect 1 --layers depth --no-random-teacher".split(),
     *"--folds 2 --sinks 0 --out out".split(),
 )
+shown["test"] = printed(
+    *"inject --teacher demo/teacher --student demo/student --prompts prompts.jsonl --calibration none".split(),
+    *"--time every-second --projector nothing --layers depth --no-random-teacher --folds 2 --sinks 0".split(),
+    *"--texts 0 --swap-layers 0 --documents 2 --out tested".split(),
+)
+shown["function"] = Path("tested/function.html").read_text()
+shown["injection"] = json.loads(Path("tested/injection.json").read_text())
 shown["report"] = Path("out/report.html").read_text()
 shown["result"] = json.loads(Path("out/alignment.json").read_text())
 Path("shown.json").write_text(json.dumps(shown))
@@ -90,6 +107,7 @@ def shown(tmp_path_factory):
     shutil.copytree(PROJECT / "pages", copy / "pages", ignore=shutil.ignore_patterns("__pycache__"))
     (copy / "kvlab" / "request" / "time_rules" / "every_second.py").write_text(RULE)
     (copy / "kvlab" / "align" / "projections" / "nothing.py").write_text(PROJECTOR)
+    (copy / "kvlab" / "inject" / "controls" / "zeros.py").write_text(CONTROL)
     done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=copy, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads((copy / "shown.json").read_text())
@@ -118,3 +136,11 @@ def test_they_run_and_the_report_shows_them(shown):
     assert rates["every-second"]["looks_ahead_rate"] == 0 and "every-second" in result["controls"]["rules"]
     assert max(head["r2"] for head in result["heads"]) <= 0  # the mean of the other fold explains nothing
     assert shown["report"].count("every-second") >= 3
+
+
+def test_the_functional_test_accepts_them_and_compares_with_the_control(shown):
+    kl = {row["variant"]: row["kl"] for row in shown["injection"]["injected"] if row["prefix"] == 0.5}
+    assert list(kl) == ["own", "projected", "mean", "shuffled", "identity", "zeros"]
+    assert kl["zeros"] > 0 and kl["projected"] == pytest.approx(kl["mean"], rel=1e-3)  # the projector gives the mean
+    assert "zeros in its place" in shown["function"]
+    assert all("zeros" in head["controls"] for head in shown["injection"]["projection"])

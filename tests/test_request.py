@@ -4,19 +4,21 @@ from typing import get_args
 
 import pytest
 
-from kvlab.align import layers, projectors, time_rules
+from kvlab.align import layers
 from kvlab.errors import AlignError
-from kvlab.request import align, inject
-from kvlab.results.alignment.timeline import RULE_COLOUR
+from kvlab.inject.controls import ROWS
+from kvlab.request import align, inject, train
+from kvlab.results.function.data import CONTROLS
 
 PAIR = {"teacher": "demo/teacher", "student": "demo/student"}
 
 
-def test_choices_are_the_rules_that_exist():
-    assert set(get_args(align.TimeRule)) == set(time_rules.RULES) | time_rules.HEAD_RULES
-    assert set(RULE_COLOUR) == set(time_rules.RULES)
+def test_choices_are_those_that_exist():
+    times = ("floor", "exact", "ceil", "overlap", "linear", "nearest", "segment")
+    assert (get_args(align.TimeRule), get_args(train.TimeRule)) == ((*times, "rkv"), times)
     assert set(get_args(align.LayerRule)) == set(layers.RULES)
-    assert set(get_args(align.Projector)) == set(projectors.PROJECTORS)
+    assert get_args(align.Projector) == ("ridge", "structured", "group-mean")
+    assert CONTROLS == ("mean", "shuffled", "identity", "random") and tuple(ROWS) == CONTROLS[:2]
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from kvlab.align.moments import Centred, about_own_mean
 from kvlab.align.sample import Sample
 from kvlab.align.shapes import check_one_width, feature_shape, padded, target_shape
 from kvlab.align.spectrum import Spectrum, spectrum
+from kvlab.request.declared import PROJECTORS
 from kvlab.results.alignment.data import HeadScore
 from kvlab.shapes import KINDS, Geometry, HeadMap, Progress
 
@@ -122,7 +123,7 @@ def solver(projector: str, teacher: Geometry, kind: str, layers: Sequence[int], 
 
     Raises AlignError where it needs heads of one width and the layers have several.
     """
-    module = import_module(f"kvlab.align.projections.{projector.replace('-', '_')}")
+    module = import_module(PROJECTORS[projector]["module"])
     if getattr(module, "ONE_WIDTH", False):
         check_one_width(teacher, kind, layers)
     shapes = {at: feature_shape(teacher, kind, at) for at in layers}

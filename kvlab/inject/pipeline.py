@@ -25,7 +25,7 @@ from kvlab.request.align import AlignSettings
 from kvlab.request.inject import InjectSettings, check_causal
 from kvlab.request.segments import Markers
 from kvlab.request.time_rules import RULES
-from kvlab.results.function.data import Injected, Injection, Text
+from kvlab.results.function.data import CONTROLS, Injected, Injection, Text
 from kvlab.shapes import Document, Progress, no_progress
 
 LAYERS_SHARE = 0.5  # of the budget for swaps: the rest is for single heads
@@ -113,7 +113,7 @@ class _Work:
     @property
     def names(self) -> list[str]:
         """The variants, the own cache first."""
-        return ["own", "projected", "mean", "shuffled", "identity", *(["random"] if self.randoms else [])]
+        return ["own", "projected", *(name for name in CONTROLS if name != "random" or self.randoms)]
 
     # --- injection, attention, layers --------------------------------------------------------------------------
 

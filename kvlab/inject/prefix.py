@@ -14,6 +14,7 @@ from kvlab.align.items import Item
 from kvlab.align.rows import Picked, common_parts, pick, row_parts
 from kvlab.align.shapes import target_shape
 from kvlab.align.shared_text import repeated_steps
+from kvlab.inject import controls
 from kvlab.inject.continuation import Variant
 from kvlab.inject.fit import Fit
 from kvlab.inject.own import Own, Problem, read_own
@@ -104,13 +105,12 @@ def _captured(readers: Sequence[LoadedModel], first: Item, settings: AlignSettin
 def with_controls(
     projected: dict[Problem, torch.Tensor], mean: dict[Problem, torch.Tensor], seed: int, tokens: Tokens, cut: int
 ) -> dict[str, dict[Problem, torch.Tensor]]:
-    """Projected rows [N, Q], and in their place the mean [Q] of the student, and the same rows shuffled."""
+    """Return the projected rows [N, Q], and what controls make of them and of the student's mean [Q]."""
     orders = _orders(seed, tokens, cut, len(next(iter(projected.values()))))
-    return {
-        "projected": projected,
-        "mean": {problem: mean[problem].expand_as(x) for problem, x in projected.items()},
-        "shuffled": {problem: x[orders[problem[0]].to(x.device)] for problem, x in projected.items()},
-    }
+    sources = {"projected": projected}
+    for name, rows in controls.ROWS.items():
+        sources[name] = {p: rows(x, mean[p], orders[p[0]].to(x.device)) for p, x in projected.items()}
+    return sources
 
 
 def given(
