@@ -25,12 +25,27 @@ KINDS = ("key", "value")
 Progress = Callable[[str, int, int], None]
 
 
-# What a run is doing, as its status names it.
+# What a run is doing, as its status names it: the stages of an analysis and of a functional test.
 PHASES = frozenset(
     (
         phrase("waiting"),
         phrase("starting"),
         phrase("loading"),
+        phrase("reading caches"),
+        phrase("comparing layers"),
+        phrase("measuring controls"),
+        phrase("reading with random weights"),
+        phrase("fitting on random weights"),
+        phrase("fusing with random weights"),
+        phrase("comparing time rules"),
+        phrase("fitting and scoring heads"),
+        phrase("fusing teachers"),
+        phrase("reading documents token by token"),
+        phrase("fitting the map"),
+        phrase("continuing from replaced caches"),
+        phrase("replacing single heads"),
+        phrase("greedy continuations"),
+        phrase("writing results"),
     )
 )
 LOADING = "loading "  # the name of a model follows

@@ -1,11 +1,18 @@
 """The one loop that reads documents until a sample is there, of align, inject and train: on batches made by hand."""
 
+import re
 from types import SimpleNamespace
 
 import pytest
 
+from kvlab import PACKAGE
+from kvlab.align import compare_rules
+from kvlab.align import pipeline as align
 from kvlab.align.sample import announced, read_sample
 from kvlab.errors import AlignError
+from kvlab.inject import fit
+from kvlab.inject import pipeline as inject
+from kvlab.shapes import PHASES
 
 TOKENS_AND_FOLDS = [(10, 0), (10, 0), (10, 1), (10, 1), (10, 0)]
 
@@ -74,3 +81,11 @@ def test_batches_are_announced_before_they_are_read():
     stream = announced([["a"], ["b"]], "reading", lambda *progress: said.append(progress))
     assert next(stream) == ["a"] and said == [("reading", 0, 2)]
     assert list(stream) == [["b"]] and said[1:] == [("reading", 1, 2)]
+
+
+def test_every_stage_of_an_analysis_and_of_a_functional_test_has_words():
+    written = "".join(path.read_text() for room in ("align", "inject") for path in (PACKAGE / room).rglob("*.py"))
+    stages = set(re.findall(r'progress\(\s*"([^"]+)"', written))
+    stages |= {compare_rules.STAGE, align.READING, fit.FITTING, fit.READING_RANDOM}
+    stages |= {inject.INJECTING, inject.SWAPPING_HEADS, inject.CONTINUING}
+    assert len(stages) > 10 and stages <= PHASES
