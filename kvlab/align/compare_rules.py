@@ -104,8 +104,7 @@ def _sums(
         device = batch.teacher.ids.device
         picked = {part: pick(maps, [of_item[part] for of_item in parts], device) for part in parts[0]}
         rows = Rows(batch.items[0].fold, picked, batch.teacher, batch.student, None)
-        for part in rows.parts:
-            sums.add(rows.fold, part, rows, part)
+        sums.add_batch(rows)
     return sums
 
 

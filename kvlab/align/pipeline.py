@@ -259,11 +259,8 @@ class _Work:
     def _add(self, found: Read) -> None:
         with torch.inference_mode():
             for sums, rows in zip(self.sums, found.teachers):
-                for part in rows.parts:
-                    if part not in APART:
-                        sums.add(rows.fold, part, rows, part)
-            for part in found.common[0].parts if found.common else []:
-                self.fusion.add(found.common[0].fold, part, found.common, part)
+                sums.add_batch(rows)
+            self.fusion.add_batch(found.common)
             found.check()  # last: it waits for the device, which has the sums to compute until then
 
     # --- results ---------------------------------------------------------------------------------------------

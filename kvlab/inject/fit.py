@@ -14,7 +14,7 @@ from kvlab.align import projectors as head_maps
 from kvlab.align.align_sums import AlignSums
 from kvlab.align.batches import Rows, batches, read
 from kvlab.align.crossfit import CrossFit, crossfit_ridge
-from kvlab.align.fold_sums import APART, total
+from kvlab.align.fold_sums import total
 from kvlab.align.fusion import FusionSums, fuse
 from kvlab.align.layers import Choice, choose
 from kvlab.align.moments import about_own_mean
@@ -63,12 +63,9 @@ class _Sums:
     fusion: FusionSums
 
     def add(self, rows: Sequence[Rows], common: Sequence[Rows]) -> None:
-        for sums, r in zip(self.of_teacher, rows):
-            for part in r.parts:
-                if part not in APART:
-                    sums.add(r.fold, part, r, part)
-        for part in common[0].parts if common else []:
-            self.fusion.add(common[0].fold, part, common, part)
+        for sums, of_teacher in zip(self.of_teacher, rows):
+            sums.add_batch(of_teacher)
+        self.fusion.add_batch(common)
 
 
 @torch.inference_mode()

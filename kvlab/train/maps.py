@@ -24,7 +24,7 @@ from kvlab.align import projectors as head_maps
 from kvlab.align.align_sums import AlignSums
 from kvlab.align.batches import Read, batches, read
 from kvlab.align.crossfit import crossfit_ridge
-from kvlab.align.fold_sums import APART, Pairing, total
+from kvlab.align.fold_sums import Pairing, total
 from kvlab.align.items import Item
 from kvlab.align.layers import Choice, choose, depth
 from kvlab.align.moments import about_own_mean
@@ -94,9 +94,7 @@ def fit(
         found = read(teachers, student, batch, settings)
         with torch.inference_mode():
             for of_teacher, rows in zip(sums, found.teachers):
-                for part in rows.parts:
-                    if part not in APART:
-                        of_teacher.add(rows.fold, part, rows, part)
+                of_teacher.add_batch(rows)
     progress(PHASE, len(grouped), len(grouped))
     return [_fitted(s, t.geometry, student.geometry, kind_of_map) for s, t in zip(sums, teachers)]
 
