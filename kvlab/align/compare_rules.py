@@ -73,7 +73,7 @@ def compare(
 
     A rule with too few rows to fit is left out.
     """
-    found = RuleScores({}, {})
+    scores = RuleScores({}, {})
     for number, rule in enumerate(MAPS):
         progress(STAGE, number, len(MAPS))
         sums = _sums(cached, t, rule, choices, folds, settings)
@@ -88,9 +88,9 @@ def compare(
             for kind in KINDS
             for layer in range(len(heads))
         }
-        found.add(rule, fits, sum(fitted), not RULES[rule].own_tokens)
+        scores.add(rule, fits, sum(fitted), not RULES[rule].own_tokens)
     progress(STAGE, len(MAPS), len(MAPS))
-    return found
+    return scores
 
 
 @torch.inference_mode()
@@ -119,16 +119,16 @@ def _parts(item: Item, t: int, rule: str, settings: AlignSettings) -> dict[str, 
         of_rule = settings.model_copy(update={"time": other})
         return row_parts(item.teachers[t], item.student, _map(item, t, other), item.scored, of_rule, item.repeated)
 
-    own = usable(rule)
+    mine = usable(rule)
     if not item.scored or RULES[rule].own_tokens:
-        return {part: steps for part, steps in own.items() if part not in APART}
+        return {part: steps for part, steps in mine.items() if part not in APART}
     covered = [
         np.concatenate([parts[FIT_AND_SCORE], parts[SCORE_ONLY]])
         for parts in map(usable, [name for name in MAPS if not RULES[name].own_tokens])
     ]
     common = reduce(np.intersect1d, covered)
-    found = {part: np.intersect1d(own[part], common) for part in (FIT_AND_SCORE, SCORE_ONLY)}
-    return found | {FIT_ONLY: np.setdiff1d(own[FIT_AND_SCORE], common)}
+    common_parts = {part: np.intersect1d(mine[part], common) for part in (FIT_AND_SCORE, SCORE_ONLY)}
+    return common_parts | {FIT_ONLY: np.setdiff1d(mine[FIT_AND_SCORE], common)}
 
 
 def _with_error(fit: CrossFit) -> tuple[np.ndarray, np.ndarray]:

@@ -29,7 +29,7 @@ MOSTLY = 0.5  # share of a text in other folds, from which on it is not much of 
 
 @dataclass
 class Item:
-    """One document as every model reads it."""
+    """A document as every model reads it."""
 
     document: Document
     teachers: tuple[Tokens, ...]
@@ -247,7 +247,7 @@ def _map(teacher: Tokens, student: Tokens, document: Document, settings: AlignSe
 
 
 def _with_own_ids(documents: list[Document]) -> list[Document]:
-    """What is kept of a document is found by its id, so no two may share one."""
+    """Number repeated ids: results find a document by its id."""
     seen: dict[str, int] = {}
     named = []
     for document in documents:

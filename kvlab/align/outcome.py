@@ -1,10 +1,7 @@
-"""From scored sums to the Alignment that is stored, and how concentrated the weight of its rows is.
+"""Parts of the stored result of one teacher: numbers, settings, versions, and notes on what to beware of.
 
-What an analysis of one teacher found, put on record: numbers, settings, versions, and notes on what to beware of.
-
-Whether a head's variance lies in a handful of tokens, as with massive activations at a delimiter in mid-text.
-
-R^2 weighs a token by its distance from the mean. Where few hold most of the variance, it is about them alone.
+R^2 weighs a token by its distance from the mean. Where few tokens hold most of a head's variance, as with massive
+activations at a delimiter, it is about them alone; ``share_of_few`` measures that.
 """
 
 from __future__ import annotations

@@ -156,12 +156,12 @@ class _Work:
         self._timed("choose_layers_s")
 
     def _read_cached(self, batch: list[Item]) -> Read:
-        found = self._read(batch)
+        batch_read = self._read(batch)
         if self.settings.compare_rules:
-            for cached, rows in zip(self.caches, found.teachers):
+            for cached, rows in zip(self.caches, batch_read.teachers):
                 cached.append(Cached(batch, rows.teacher, rows.student))
         self._count(batch)
-        return found
+        return batch_read
 
     def _sample(self, t: int, rows: list[Rows]) -> Sample:
         layers_t, layers_s = len(self.teachers[t].geometry.kv_layers), len(self.student.geometry.kv_layers)
@@ -178,14 +178,14 @@ class _Work:
             quick = not self.whole_sample
             of_teacher, shuffled = shuffled_rows(sample, search.choices, self.heads, quick, self.progress)
             apart = rows_apart(sample, search.choices)
-            controls, said = Controls(of_teacher, shuffled, apart=apart), Message("not asked for")
+            controls, why_random = Controls(of_teacher, shuffled, apart=apart), Message("not asked for")
             if self.settings.random_teacher:
                 try:
-                    controls.random, kept = self._random(t, teacher, sample, search)
-                    features.append(kept)
-                    said = Message("seed {n}", n=self.settings.seed)
+                    controls.random, random_features = self._random(t, teacher, sample, search)
+                    features.append(random_features)
+                    why_random = Message("seed {n}", n=self.settings.seed)
                 except ModelError as error:
-                    said = Message("not measured: {found}", found=error.found)
+                    why_random = Message("not measured: {found}", found=error.found)
                     self.notes.append(
                         Message("No control by random weights of {name}: {error}", name=teacher.name, error=error)
                     )
@@ -193,7 +193,7 @@ class _Work:
                 of_models = teacher.geometry, self.student.geometry
                 controls.chosen = projected_on_sample(sample, search.choices, *of_models, self.settings.projector)
             self.controls.append(controls)
-            self.random.append(said)
+            self.random.append(why_random)
         self.over_random: dict[tuple[str, int], OverRandom] = {}
         if len(features) == len(self.common) > 1:
             choices = [search.choices for search in self.layers]
@@ -212,10 +212,10 @@ class _Work:
         if not self.settings.compare_rules:
             return RuleScores({}, {})
         choices = self.layers[t].choices
-        found = compare(self.caches[t], t, choices, self.heads, self.reader.folds, self.settings, self.progress)
-        if self.settings.time not in found.rows:
-            found.add(self.settings.time, self.controls[t].teacher, self.layers[t].rows, common=False)
-        return found
+        scores = compare(self.caches[t], t, choices, self.heads, self.reader.folds, self.settings, self.progress)
+        if self.settings.time not in scores.rows:
+            scores.add(self.settings.time, self.controls[t].teacher, self.layers[t].rows, common=False)
+        return scores
 
     def _random(self, t: int, teacher: LoadedModel, sample: Sample, search: LayerSearch) -> tuple[Fits, list[Features]]:
         """Of one of several teachers also the features, on its own rows and on the common ones."""
@@ -246,9 +246,9 @@ class _Work:
                 self._add(self._read(batch))
                 self._count(batch)
         else:
-            kept = {f"{t}/{name}": s for t, sums in enumerate(self.sums) for name, s in sums.all().items()}
-            kept |= {f"fusion/{name}": s for name, s in self.fusion.all().items()}
-            continued = unfinished.go_through(self.stream, kept, self._read, self._add, self._count)
+            sums_by_name = {f"{t}/{name}": s for t, sums in enumerate(self.sums) for name, s in sums.all().items()}
+            sums_by_name |= {f"fusion/{name}": s for name, s in self.fusion.all().items()}
+            continued = unfinished.go_through(self.stream, sums_by_name, self._read, self._add, self._count)
             if continued:
                 self.notes.append(Message("Continued: {n} batches had been read before an interruption.", n=continued))
         self._timed("read_rest_s")
@@ -256,12 +256,12 @@ class _Work:
     def _read(self, batch: list[Item]) -> Read:
         return read(self.teachers, self.student, batch, self.settings, checked=False)
 
-    def _add(self, found: Read) -> None:
+    def _add(self, batch_read: Read) -> None:
         with torch.inference_mode():
-            for sums, rows in zip(self.sums, found.teachers):
+            for sums, rows in zip(self.sums, batch_read.teachers):
                 sums.add_batch(rows)
-            self.fusion.add_batch(found.common)
-            found.check()  # last: it waits for the device, which has the sums to compute until then
+            self.fusion.add_batch(batch_read.common)
+            batch_read.check()  # last: it waits for the device, which has the sums to compute until then
 
     # --- results ---------------------------------------------------------------------------------------------
 

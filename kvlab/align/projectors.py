@@ -55,7 +55,7 @@ class StructuredProjection(nn.Module):
                 expected=Message(
                     "[batch, {heads} KV heads, time, head width {width}]", heads=expected[0], width=expected[1]
                 ),
-                found=Message("shape {shape}", shape=tuple(x.shape)),
+                found=Message("shape {shape}", shape=str(tuple(x.shape))),
                 remedy=Message("build KVProjector with the teacher's num_key_value_heads and head width"),
             )
         mixed = torch.einsum("oh,bhtd->botd", self.heads, x)

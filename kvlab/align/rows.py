@@ -151,13 +151,13 @@ def pick(maps: Sequence[tuple[Tokens, Tokens, TimeMap]], chosen: Sequence[np.nda
         rows, columns, weights = with_special_start(teacher, student, time_map)
         number = np.full(len(student), -1)
         number[steps] = np.arange(len(steps)) + offset
-        kept = number[rows] >= 0
+        used = number[rows] >= 0
         student_b.append(np.full(len(steps), b))
         student_s.append(steps)
-        teacher_b.append(np.full(int(kept.sum()), b))
-        teacher_t.append(columns[kept])
-        row.append(number[rows[kept]])
-        weight.append(weights[kept])
+        teacher_b.append(np.full(int(used.sum()), b))
+        teacher_t.append(columns[used])
+        row.append(number[rows[used]])
+        weight.append(weights[used])
         offset += len(steps)
     rows = np.concatenate(row)
     order = np.argsort(rows, kind="stable")

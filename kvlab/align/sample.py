@@ -43,9 +43,9 @@ def read_sample(
     ``batches``."""
     sample, student_tokens = SampleRows([], [], [], True), 0
     for batch in batches:
-        found = read(batch)
-        found.check()
-        for of_teachers, new in ((sample.rows, found.teachers), (sample.common, found.common)):
+        batch_read = read(batch)
+        batch_read.check()
+        for of_teachers, new in ((sample.rows, batch_read.teachers), (sample.common, batch_read.common)):
             of_teachers += [[] for _ in new[len(of_teachers) :]]
             for rows, of_batch in zip(of_teachers, new):
                 rows.append(of_batch.keep())

@@ -38,11 +38,11 @@ class Scored:
 
     def spectrum_arrays(self) -> dict[str, np.ndarray]:
         """``spectrum.KIND.NAME`` [Ls, Hs, D], not a number where a layer has fewer heads or channels."""
-        found: dict[str, list[np.ndarray]] = {}
+        by_name: dict[str, list[np.ndarray]] = {}
         for kind, layer in sorted(self.spectra):
             for name, values in self.spectra[kind, layer].arrays().items():
-                found.setdefault(f"spectrum.{kind}.{name}", []).append(values)
-        return {name: padded(of_layers) for name, of_layers in found.items()}
+                by_name.setdefault(f"spectrum.{kind}.{name}", []).append(values)
+        return {name: padded(of_layers) for name, of_layers in by_name.items()}
 
 
 def score(

@@ -101,8 +101,8 @@ def fit(
         sums.add([rows[number] for rows in first.rows], [rows[number] for rows in first.common])
     del first
     for batch in stream:
-        found = read(teachers, student, batch, settings)
-        sums.add(found.teachers, found.common)
+        batch_read = read(teachers, student, batch, settings)
+        sums.add(batch_read.teachers, batch_read.common)
     if len(teachers) > 1:
         _check_common_rows(sums.fusion, settings)
     sources = {
@@ -112,8 +112,8 @@ def fit(
     if randoms:
         of_random = _empty(choices, split.folds, student, identity=False)
         for batch in announced(grouped, READING_RANDOM, progress):
-            found = read(randoms, student, batch, settings)
-            of_random.add(found.teachers, found.common)
+            batch_read = read(randoms, student, batch, settings)
+            of_random.add(batch_read.teachers, batch_read.common)
         sources["random"] = _source(of_random, randoms, student, "ridge", quick=True)
     progress(FITTING, len(grouped), len(grouped))
     chosen = [{(k, n): c[k][n].overall for k in KINDS for n in range(layers_s)} for c in choices]

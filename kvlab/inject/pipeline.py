@@ -169,8 +169,8 @@ class _Work:
     def _listen(self, reading: Reading, prefix: Prefix) -> None:
         variants = [prefix.variant(name) for name in self.names[1:]]
         try:
-            found = heard(self.student, reading.own, prefix.cut, prefix.rows, variants, self.settings.batch_tokens)
-            self.listened.append(found)
+            outputs = heard(self.student, reading.own, prefix.cut, prefix.rows, variants, self.settings.batch_tokens)
+            self.listened.append(outputs)
         except AlignError as error:
             if error.kind != "attention-unavailable":
                 raise
@@ -258,7 +258,7 @@ class _Work:
     def result(self, offline: bool) -> Injection:
         settings, tolerance = self.settings, TOLERANCE[self.student.dtype]
         reproduces = self.difference <= tolerance
-        found = Injection(
+        injection = Injection(
             settings=settings.model_dump(),
             injection=self.injection.model_dump(),
             teachers=[t.geometry.to_dict() for t in self.teachers],
@@ -278,13 +278,13 @@ class _Work:
             timings=self.timings,
         )
         if not reproduces:
-            return found
-        found.data |= {"share_replaced": self.replaced, "forwards_of_swaps": self.swaps.budget.used}
-        found.notes += self._cautions(offline)
+            return injection
+        injection.data |= {"share_replaced": self.replaced, "forwards_of_swaps": self.swaps.budget.used}
+        injection.notes += self._cautions(offline)
         swaps, projection = self.swaps.results(), self.projection.errors()
         attention = attention_errors(self.listened, self.student.geometry) if self._all_heard else []
         return replace(
-            found,
+            injection,
             injected=self._injected(),
             attention=attention,
             projection=projection,

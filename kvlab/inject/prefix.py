@@ -167,16 +167,16 @@ def _predicted(
     fit: Fit, source: str, captured: Sequence[CapturedBatch], picked: Sequence[Picked]
 ) -> dict[Problem, torch.Tensor]:
     """[N, Q] of every kind and layer."""
-    found, predicted = {}, {}
+    features_of, predicted = {}, {}
     for problem in fit.layers[0]:
         features = []
         for number, (of_teacher, rows, layers) in enumerate(zip(captured, picked, fit.layers)):
             kind = problem[0]
-            if (number, kind, layers[problem]) not in found:
+            if (number, kind, layers[problem]) not in features_of:
                 read = of_teacher.features(kind)
                 steps = [rows.features(read[layer]) for layer in layers[problem]]
-                found[number, kind, layers[problem]] = torch.cat(steps, dim=1)
-            features.append(found[number, kind, layers[problem]])
+                features_of[number, kind, layers[problem]] = torch.cat(steps, dim=1)
+            features.append(features_of[number, kind, layers[problem]])
         predicted[problem] = fit.sources[source].predict(problem, features)
     return predicted
 
