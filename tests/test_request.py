@@ -1,13 +1,19 @@
 """Requests: the choices offered are those that exist, and a wrong setting is named."""
 
+import json
+import shutil
 from typing import get_args
 
 import pytest
 
 from kvlab.align import layers
 from kvlab.errors import AlignError
+from kvlab.host import bundled
 from kvlab.inject.controls import ROWS
+from kvlab.language import Message, speaking
 from kvlab.request import align, inject, train
+from kvlab.results.alignment import data as analysis
+from kvlab.results.function import data as function
 from kvlab.results.function.data import CONTROLS
 
 PAIR = {"teacher": "demo/teacher", "student": "demo/student"}
@@ -52,3 +58,26 @@ def test_defaults_are_the_recommended_run():
         "ridge",
         "pre-rope",
     )
+
+
+@pytest.mark.parametrize(
+    ("sample", "read", "name", "where"),
+    [
+        (bundled.ANALYSIS, analysis.read, analysis.JSON_NAME, "controls"),
+        (bundled.FUNCTION, function.read, function.JSON_NAME, "data"),
+    ],
+)
+def test_finished_words_of_older_results_are_shown_as_they_are(sample, read, name, where, tmp_path):
+    folder = shutil.copytree(sample, tmp_path / "old")
+    fields = json.loads((folder / name).read_text())
+    fields["notes"] = ["done", "Only 3 tokens are scored."]
+    fields[where]["random_teacher"] = "not measured: 2 GiB free"
+    (folder / name).write_text(json.dumps(fields))
+    result = read(folder)
+    with speaking("zh"):
+        assert list(map(str, result.notes)) == fields["notes"]
+        assert str(getattr(result, where)["random_teacher"]) == "not measured: 2 GiB free"
+    result.notes.append(Message("Only {n} documents are judged: standard errors are rough.", n=3))
+    (analysis if where == "controls" else function).write(result, folder)
+    again = read(folder)
+    assert again.notes == result.notes and again.notes[2].values == {"n": 3}

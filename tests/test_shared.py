@@ -1,11 +1,14 @@
 """Text that other folds hold, too, against a search for every run."""
 
+import json
+
 import numpy as np
 import pytest
 
 from kvlab.align import shared_text
 from kvlab.align.items import Reader
 from kvlab.align.shared_text import RUN, shared_shares
+from kvlab.language import Message, speaking
 from kvlab.models.loading import reader
 from kvlab.request import prompts
 from kvlab.request.align import AlignSettings
@@ -81,3 +84,15 @@ def test_text_that_is_read_as_a_special_token_is_said(piece):
     assert f"In 1 of 3 documents a tokenizer reads pieces of the text as special tokens ({piece}), which count as " in (
         " ".join(map(str, notes))
     )
+
+
+def test_a_document_keeps_its_name_in_every_language():
+    names = ["done", "training", "model"]
+    documents = [Document(name, f"{name} {BODY}") for name in names]
+    reader_of = Reader([reader("demo/teacher")], reader("demo/student"), documents, (), AlignSettings(folds=3))
+    assert sum(map(len, reader_of.windows())) == 3
+    (note,) = reader_of.shared_notes()
+    with speaking("zh"):
+        said = str(Message.read(json.loads(json.dumps(note.to_dict()))))
+    assert note.values["names"] == names and all(name in said for name in names)
+    assert "documents are mostly text" not in said
