@@ -1,29 +1,36 @@
 """Requests: the choices offered are those that exist, and a wrong setting is named."""
 
+import json
+import shutil
 from typing import get_args
 
 import pytest
 from pydantic_core._pydantic_core import list_all_errors
 
-from kvlab.align import layers, projectors, time_rules
+from kvlab.align import layers
 from kvlab.errors import AlignError, TrainError
-from kvlab.language import speaking
-from kvlab.request import align, settings
+from kvlab.host import bundled
+from kvlab.inject.controls import ROWS
+from kvlab.language import Message, speaking
+from kvlab.request import align, settings, train
 from kvlab.request.align import PASTED, SAMPLES, AnalysisRequest, prompt_source
 from kvlab.request.inject import InjectionRequest
 from kvlab.request.settings import checked
 from kvlab.request.train import TrainConfig
-from kvlab.results.alignment.timeline import RULE_COLOUR
+from kvlab.results.alignment import data as analysis
+from kvlab.results.function import data as function
+from kvlab.results.function.data import CONTROLS
 
 PAIR = {"teacher": "demo/teacher", "student": "demo/student"}
 PROJECTOR = {"trainable": "projector"}
 
 
-def test_choices_are_the_rules_that_exist():
-    assert set(get_args(align.TimeRule)) == set(time_rules.RULES) | time_rules.HEAD_RULES
-    assert set(RULE_COLOUR) == set(time_rules.RULES)
+def test_choices_are_those_that_exist():
+    times = ("floor", "exact", "ceil", "overlap", "linear", "nearest", "segment")
+    assert (get_args(align.TimeRule), get_args(train.TimeRule)) == ((*times, "rkv"), times)
     assert set(get_args(align.LayerRule)) == set(layers.RULES)
-    assert set(get_args(align.Projector)) == set(projectors.PROJECTORS)
+    assert get_args(align.Projector) == ("ridge", "structured", "group-mean")
+    assert CONTROLS == ("mean", "shuffled", "identity", "random") and tuple(ROWS) == CONTROLS[:2]
 
 
 @pytest.mark.parametrize(
@@ -93,3 +100,26 @@ def test_our_names_of_prompts_are_said_and_a_file_keeps_its_own():
     with speaking("zh"):
         assert [prompt_source(name) for name in files] == files
         assert (prompt_source(SAMPLES), prompt_source(PASTED)) == ("自带样例", "粘贴")
+
+
+@pytest.mark.parametrize(
+    ("sample", "read", "name", "where"),
+    [
+        (bundled.ANALYSIS, analysis.read, analysis.JSON_NAME, "controls"),
+        (bundled.FUNCTION, function.read, function.JSON_NAME, "data"),
+    ],
+)
+def test_finished_words_of_older_results_are_shown_as_they_are(sample, read, name, where, tmp_path):
+    folder = shutil.copytree(sample, tmp_path / "old")
+    fields = json.loads((folder / name).read_text())
+    fields["notes"] = ["done", "Only 3 tokens are scored."]
+    fields[where]["random_teacher"] = "not measured: 2 GiB free"
+    (folder / name).write_text(json.dumps(fields))
+    result = read(folder)
+    with speaking("zh"):
+        assert list(map(str, result.notes)) == fields["notes"]
+        assert str(getattr(result, where)["random_teacher"]) == "not measured: 2 GiB free"
+    result.notes.append(Message("Only {n} documents are judged: standard errors are rough.", n=3))
+    (analysis if where == "controls" else function).write(result, folder)
+    again = read(folder)
+    assert again.notes == result.notes and again.notes[2].values == {"n": 3}

@@ -99,7 +99,7 @@ def _measure(
         batch_tokens=size.batch_tokens,
         models=[f"{m.geometry.parameters / 1e6:,.0f}M {m.dtype}" for m in (teacher, student)],
         teacher_layers_chosen={k: [len(c) for c in chosen] for k, chosen in result.layer_map["teacher_layers"].items()},
-        random_teacher=result.controls["random_teacher"],
+        random_teacher=str(result.controls["random_teacher"]),
         stages_s=result.timings,
     )
 

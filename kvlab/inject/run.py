@@ -1,4 +1,4 @@
-"""Carry out a functional test in its folder, and write what it found."""
+"""Carry out a functional test in its folder and write its result."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def compute(
     teachers, student = load(request, cache, progress)
     given = digest(documents)
     documents, calibration = prepared(request, documents)
-    found = judge(
+    injection = judge(
         teachers,
         student,
         documents,
@@ -41,7 +41,7 @@ def compute(
         request.markers,
         progress,
     )
-    return replace(found, prompts=request.prompts, data={**found.data, "documents_sha256": given})
+    return replace(injection, prompts=request.prompts, data={**injection.data, "documents_sha256": given})
 
 
 REPORT_NAME = "function.html"
@@ -54,14 +54,14 @@ def test(folder: Path, progress: Progress, cache: ModelCache) -> None:
     write(compute(request, documents, cache, progress), folder)
 
 
-def write(found: Injection, folder: Path, language: str = DEFAULT) -> None:
+def write(injection: Injection, folder: Path, language: str = DEFAULT) -> None:
     """The numbers and a report; beside an analysis of the same request, its report gets a section of this one.
 
     ``language``: of the reports, one of kvlab.language.LANGUAGES.
     """
-    data.write(found, folder)
-    (folder / REPORT_NAME).write_text(function_html(found, language), encoding="utf-8")
+    data.write(injection, folder)
+    (folder / REPORT_NAME).write_text(function_html(injection, language), encoding="utf-8")
     if (folder / results.JSON_NAME).exists():
         aligned = results.read(folder)
-        if same_request(aligned, found):
-            (folder / "report.html").write_text(html_with_function(aligned, language, found), encoding="utf-8")
+        if same_request(aligned, injection):
+            (folder / "report.html").write_text(html_with_function(aligned, language, injection), encoding="utf-8")

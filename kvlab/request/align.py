@@ -7,20 +7,21 @@ from typing import ClassVar, Literal
 from pydantic import BaseModel, ConfigDict
 
 from kvlab.language import phrase, say
+from kvlab.request.declared import PROJECTORS
 from kvlab.request.segments import Markers, Source
 from kvlab.request.settings import Request, setting
+from kvlab.request.time_rules import RULES
 
-TimeRule = Literal["exact", "floor", "ceil", "overlap", "linear", "nearest", "segment", "rkv"]
+TimeRule = Literal[tuple(RULES)]
 LayerRule = Literal["depth", "cka", "heldout"]
 Search = Literal["banded", "full"]
-Projector = Literal["ridge", "structured", "group-mean"]
+Projector = Literal[tuple(PROJECTORS)]
 KeySpace = Literal["pre-rope", "post-rope"]
 Calibration = Literal["auto", "samples", "none"]
 
 
 # Where prompts came from if not from a file. No file is called so: one that can be read has an extension.
 SAMPLES, PASTED = phrase("bundled samples"), phrase("pasted")
-CAUSAL = ("exact", "floor")  # time rules with which a prefix knows nothing of what comes after it
 
 
 class AlignSettings(BaseModel):

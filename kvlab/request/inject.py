@@ -8,8 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from kvlab.errors import AlignError
 from kvlab.language import Message, phrase
-from kvlab.request.align import CAUSAL, AnalysisRequest
+from kvlab.request.align import AnalysisRequest
 from kvlab.request.settings import setting
+from kvlab.request.time_rules import CAUSAL, RULES
 
 LOOKS_AHEAD = phrase("{rule}, which looks ahead: a good continuation could then be told in advance")
 LOOKS_AT_THE_END = phrase(
@@ -53,6 +54,6 @@ def check_causal(rule: str) -> None:
             "a causal time rule ({rules}), by which the teacher has read no more than the student",
             rules=list(CAUSAL),
         ),
-        found=Message(LOOKS_AT_THE_END if rule == "rkv" else LOOKS_AHEAD, rule=rule),
+        found=Message(LOOKS_AT_THE_END if RULES[rule].per_head else LOOKS_AHEAD, rule=rule),
         remedy=Message("choose --time floor"),
     )

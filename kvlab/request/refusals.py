@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from kvlab.errors import TrainError
 from kvlab.language import Message
-from kvlab.request.align import CAUSAL
+from kvlab.request.time_rules import CAUSAL
 from kvlab.request.train import TrainConfig
 from kvlab.shapes import Geometry
 
@@ -19,8 +19,9 @@ def check_functional(config: TrainConfig) -> None:
     raise TrainError(
         "functional-looks-ahead",
         expected=Message(
-            "a causal time rule (exact or floor) for the functional test, by which the teacher has read "
-            "no more than the student"
+            "a causal time rule ({rules}) for the functional test, by which the teacher has read no more than the "
+            "student",
+            rules=CAUSAL,
         ),
         found=Message("{rule}, which may look ahead: a good continuation could then be told in advance", rule=rule),
         remedy=Message(

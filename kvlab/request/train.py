@@ -13,6 +13,7 @@ from kvlab.errors import KvlabError, TrainError
 from kvlab.language import Message
 from kvlab.request.align import LayerRule
 from kvlab.request.settings import Request, setting
+from kvlab.request.time_rules import MAPS
 
 Precision = Literal["fp32", "fp16", "bf16"]
 MapKind = Literal["ridge", "structured"]
@@ -21,7 +22,7 @@ Entropy = Literal["diverse", "specialised"]
 Trainable = Literal["full", "lora", "projector"]
 Control = Literal["none", "ce-only", "shuffled-teacher", "random-teacher"]
 # Without rkv, whose steps differ from head to head and need the teacher's attention at every step.
-TimeRule = Literal["exact", "floor", "ceil", "overlap", "linear", "nearest", "segment"]
+TimeRule = Literal[tuple(MAPS)]
 
 DEMO_DATA, OWN_PROMPTS = "demo", "prompts"
 LARGE = 100_000_000  # parameters, from which on a student is fine-tuned with small steps
