@@ -56,7 +56,7 @@ def test_a_wrong_setting_is_named(fields, message):
     [
         ({"max_steps": 0}, "max_steps：应大于或等于 1"),
         ({"lr": "fast"}, "lr：应为数字，无法从字符串解析"),
-        ({"time": "rkv"}, "time：应为 'exact'、'floor'、'ceil'、'overlap'、'linear'、'nearest' 或 'segment'"),
+        ({"trainable": "all"}, "trainable：应为 'full'、'lora' 或 'projector'"),
         ({"teachers": []}, "teachers：不应为空"),
         ({"thresholds": 5}, "thresholds：应为设置表（Thresholds）"),
         ({"speed": 1}, "speed：没有这一项设置"),
