@@ -16,16 +16,22 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kvlab import PROJECT
-from kvlab.language import Message
+from kvlab.errors import system_reason
+from kvlab.language import Message, phrase
 from kvlab.web.access.access_token import NEW, OFF, VARIABLE, is_loopback
 
 OLDEST_PYTHON = (3, 11)
 LITTLE = 2 * 1024**3  # bytes of memory or disk below which a warning is due
+RESTORE = "git checkout kvlab/demo"
+TORCH_BUILDS = "https://pytorch.org/get-started/locally"
+FREE, GRANTED = phrase("{free} free of {total}"), phrase("{free} free of {total} (granted to this job)")
+BOTH_HALVES = phrase("bfloat16 and float16 (compute capability {capability})")
+ONE_HALF = phrase("float16, no bfloat16 (compute capability {capability})")
 PROBE_SECONDS = 120  # importing torch from a cold network disk takes long
 
 # Run in a process of its own, so that a broken CUDA installation takes only that process.
@@ -46,13 +52,15 @@ print(json.dumps({
 class Finding:
     """One thing looked at. ``remedy`` is empty when there is nothing to do."""
 
-    name: str  # stable: "python", "package torch", "gpu", ...
+    name: Message | str  # "python", "package torch", "gpu", ...
     status: str  # "ok" | "warn" | "fail"
-    found: str
-    remedy: str = ""
+    found: Message | str
+    remedy: Message | str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        texts = {"name": self.name, "found": self.found, "remedy": self.remedy}
+        words = {name: text.to_dict() if isinstance(text, Message) else text for name, text in texts.items()}
+        return {**words, "status": self.status}
 
 
 def examine(deep: bool = False, runs: Path | str = "runs") -> list[Finding]:
@@ -76,239 +84,204 @@ def examine(deep: bool = False, runs: Path | str = "runs") -> list[Finding]:
 
 
 def python_version(version: tuple[int, ...] = tuple(sys.version_info[:3])) -> Finding:
-    """This Python, against the oldest one that runs kvlab."""
-    found = f"Python {'.'.join(map(str, version))} at {sys.executable}"
+    """Compare this Python with the oldest one that runs kvlab."""
+    found = Message("Python {version} at {program}", version=".".join(map(str, version)), program=sys.executable)
     if version[:2] >= OLDEST_PYTHON:
-        return Finding(Message("python"), "ok", found)
+        return Finding("python", "ok", found)
     oldest = ".".join(map(str, OLDEST_PYTHON))
-    return Finding(
-        Message("python"),
-        "fail",
-        found,
-        Message("use Python {oldest} or newer: python{oldest} -m venv .venv", oldest=oldest),
-    )
+    remedy = Message("use Python {oldest} or newer: python{oldest} -m venv .venv", oldest=oldest)
+    return Finding("python", "fail", found, remedy)
 
 
 def packages(requirements: Path = PROJECT / "requirements.txt") -> list[Finding]:
-    """Each required package: installed, and in the version range that is asked for."""
+    """Look for each required package in the version range that is asked for."""
     try:
         lines = requirements.read_text(encoding="utf-8").splitlines()
     except OSError:
-        remedy = "run kvlab from its repository, where this file lies"
-        return [Finding(Message("packages"), "warn", Message("no {requirements}", requirements=requirements), remedy)]
+        remedy = Message("run kvlab from its repository, where this file lies")
+        return [Finding(Message("packages"), "warn", Message("no {file}", file=requirements), remedy)]
     entries = [entry for line in lines if (entry := line.partition("#")[0].partition(";")[0].strip())]
     return [_package(entry) for entry in entries if not entry.startswith("-")]
 
 
 def devices() -> list[Finding]:
-    """GPUs, their driver and precision, as the driver says; no GPU is not a fault."""
+    """Look at GPUs, their driver and precision, as the driver says; no GPU is not a fault."""
     try:
         from kvlab.host import memory
     except ImportError as error:
-        return [
-            Finding(
-                Message("gpu"),
-                "warn",
-                Message("not looked at: {error}", error=error),
-                Message("install the missing packages first"),
-            )
-        ]
-    found = memory.gpus()
-    if not found:
-        if any(Path("/dev").glob("nvidia[0-9]*")):
-            remedy = "the GPU is there but its driver does not answer: run nvidia-smi and read its message"
-            return [Finding(Message("gpu"), "warn", Message("an NVIDIA device without a working driver"), remedy)]
-        note = "none; everything runs on the processor, in float32"
-        return [
-            Finding(Message("gpu"), "ok", note),
-            Finding(Message("mixed precision"), "ok", Message("float32 on the processor")),
-        ]
+        return [_not_looked_at(Message("gpu"), error)]
+    gpus = memory.gpus()
+    if not gpus:
+        return _no_gpu()
     findings = [Finding(Message("driver"), "ok", Message("NVIDIA driver {version}", version=memory.driver_version()))]
-    for gpu in found:
+    for gpu in gpus:
         used = (gpu.total - gpu.free) / gpu.total
-        text = f"{gpu.name}, {memory.readable(gpu.free)} free of {memory.readable(gpu.total)}"
+        sizes = {"name": gpu.name, "free": memory.readable(gpu.free), "total": memory.readable(gpu.total)}
+        name = Message("gpu {n}", n=gpu.index)
         if used < memory.LIMIT:
-            findings.append(Finding(Message("gpu {n}", n=gpu.index), "ok", text))
+            findings.append(Finding(name, "ok", Message("{name}, {free} free of {total}", **sizes)))
         else:
-            remedy = "look at who uses it (nvidia-smi), or choose another with CUDA_VISIBLE_DEVICES"
-            findings.append(
-                Finding(
-                    Message("gpu {n}", n=gpu.index),
-                    "warn",
-                    Message("{text}: {used} is taken", text=text, used=f"{used:.0%}"),
-                    remedy,
-                )
-            )
+            found = Message("{name}, {free} free of {total}: {used:.0%} is taken", used=used, **sizes)
+            remedy = Message("look at who uses it (nvidia-smi), or choose another with CUDA_VISIBLE_DEVICES")
+            findings.append(Finding(name, "warn", found, remedy))
     if not memory.visible_gpus():
-        setting = os.environ.get("CUDA_VISIBLE_DEVICES")
-        found_text = f"no GPU visible: CUDA_VISIBLE_DEVICES={setting!r}"
-        findings.append(
-            Finding(Message("gpu visible"), "warn", found_text, Message("unset CUDA_VISIBLE_DEVICES to use the GPU"))
-        )
+        found = Message("no GPU visible: {setting}", setting=_shown("CUDA_VISIBLE_DEVICES"))
+        remedy = Message("unset CUDA_VISIBLE_DEVICES to use the GPU")
+        findings.append(Finding(Message("gpu visible"), "warn", found, remedy))
     if _version("torch").endswith("+cpu"):
-        remedy = "install the CUDA build for this driver: https://pytorch.org/get-started/locally"
+        remedy = Message("install the CUDA build for this driver: {address}", address=TORCH_BUILDS)
         findings.append(Finding(Message("torch build"), "warn", Message("torch is the processor-only build"), remedy))
-    oldest = min(gpu.capability for gpu in found)
-    precision = "bfloat16 and float16" if oldest >= (8, 0) else "float16, no bfloat16"
-    findings.append(
-        Finding(
-            Message("mixed precision"),
-            "ok",
-            Message(
-                "{precision} (compute capability {oldest}.{oldest2})",
-                precision=precision,
-                oldest=oldest[0],
-                oldest2=oldest[1],
-            ),
-        )
-    )
-    return findings
+    oldest = min(gpu.capability for gpu in gpus)
+    precision = BOTH_HALVES if oldest >= (8, 0) else ONE_HALF
+    found = Message(precision, capability=".".join(map(str, oldest)))
+    return [*findings, Finding(Message("mixed precision"), "ok", found)]
+
+
+def _no_gpu() -> list[Finding]:
+    if any(Path("/dev").glob("nvidia[0-9]*")):
+        found = Message("an NVIDIA device without a working driver")
+        remedy = Message("the GPU is there but its driver does not answer: run nvidia-smi and read its message")
+        return [Finding(Message("gpu"), "warn", found, remedy)]
+    return [
+        Finding(Message("gpu"), "ok", Message("none; everything runs on the processor, in float32")),
+        Finding(Message("mixed precision"), "ok", Message("float32 on the processor")),
+    ]
 
 
 def torch_probe(seconds: float = PROBE_SECONDS, code: str = PROBE) -> Finding:
-    """Import torch in another process and say what it can use."""
+    """Import torch in another process and report what it can use."""
     command = [sys.executable, "-c", code]
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
         answer = json.loads(result.stdout.splitlines()[-1]) if result.returncode == 0 else None
     except subprocess.TimeoutExpired:
-        remedy = "the disk with the environment is slow or hangs; try again, or move the environment"
-        return Finding(
-            Message("torch"),
-            "warn",
-            Message("torch did not import within {seconds} s", seconds=f"{seconds:.0f}"),
-            remedy,
-        )
+        found = Message("torch did not import within {seconds:.0f} s", seconds=seconds)
+        remedy = Message("the disk with the environment is slow or hangs; try again, or move the environment")
+        return Finding("torch", "warn", found, remedy)
     except (ValueError, IndexError):
         answer = None
     if answer is None:
-        last = (result.stderr.strip().splitlines() or [f"exit code {result.returncode}"])[-1]
-        remedy = f"reinstall it: {_install('torch')}"
-        return Finding(Message("torch"), "fail", Message("torch does not import: {error}", error=last), remedy)
-    where = ", ".join(answer["devices"]) or "the processor only"
-    built = f"CUDA {answer['built_for']}" if answer["built_for"] else "the processor"
-    precision = "bfloat16" if answer["bfloat16"] else "no bfloat16" if answer["devices"] else "float32"
-    return Finding(
-        Message("torch"),
-        "ok",
-        Message(
-            "torch {version} built for {built} runs on {where}; {precision}",
-            version=answer["version"],
-            built=built,
-            where=where,
-            precision=precision,
-        ),
+        lines = result.stderr.strip().splitlines()
+        last = lines[-1] if lines else Message("exit code {code}", code=result.returncode)
+        found = Message("torch does not import: {error}", error=last)
+        return Finding("torch", "fail", found, Message("reinstall it: {command}", command=_install("torch")))
+    cuda = answer["built_for"]
+    devices = answer["devices"]
+    precision = "bfloat16" if answer["bfloat16"] else Message("no bfloat16") if devices else "float32"
+    found = Message(
+        "torch {version} built for {built_for} runs on {devices}; {precision}",
+        version=answer["version"],
+        built_for=f"CUDA {cuda}" if cuda else Message("the processor"),
+        devices=devices or Message("the processor only"),
+        precision=precision,
     )
+    return Finding("torch", "ok", found)
 
 
 def host_memory() -> Finding:
-    """Memory of the machine, or what a batch system grants of it."""
+    """Look at the memory of the machine, or what a batch system grants of it."""
     try:
         from kvlab.host import memory
     except ImportError as error:
-        return Finding(
-            Message("memory"),
-            "warn",
-            Message("not looked at: {error}", error=error),
-            Message("install the missing packages first"),
-        )
+        return _not_looked_at(Message("memory"), error)
     host = memory.device_memory("cpu")
-    granted = " (granted to this job)" if host.source == "cgroup" else ""
-    text = f"{memory.readable(host.free)} free of {memory.readable(host.total)}{granted}"
-    if host.free >= LITTLE:
-        return Finding(Message("memory"), "ok", text)
-    return Finding(
-        Message("memory"), "warn", text, Message("close other programs, or ask the batch system for more memory")
+    found = Message(
+        GRANTED if host.source == "cgroup" else FREE,
+        free=memory.readable(host.free),
+        total=memory.readable(host.total),
     )
+    if host.free >= LITTLE:
+        return Finding(Message("memory"), "ok", found)
+    remedy = Message("close other programs, or ask the batch system for more memory")
+    return Finding(Message("memory"), "warn", found, remedy)
 
 
 def runs_folder(runs: Path) -> Finding:
-    """Whether runs can be written, and how much room is left."""
+    """Check that runs can be written, and how much room is left."""
+    name = Message("runs folder")
     existing = next(folder for folder in [runs.absolute(), *runs.absolute().parents] if folder.exists())
     try:
         with tempfile.TemporaryFile(dir=existing):
             pass
         free = shutil.disk_usage(existing).free
     except OSError as error:
-        remedy = f"make it writable: mkdir -p {shlex.quote(str(runs))} && chmod u+w {shlex.quote(str(runs))}"
-        return Finding(
-            Message("runs folder"),
-            "fail",
-            Message("{folder} cannot be written: {error}", folder=existing, error=error.strerror),
-            remedy,
-        )
-    text = f"{existing} is writable, {free / 1024**3:.1f} GiB free"
+        found = Message("{folder} cannot be written: {reason}", folder=existing, reason=system_reason(error))
+        quoted = shlex.quote(str(runs))
+        remedy = Message("make it writable: {command}", command=f"mkdir -p {quoted} && chmod u+w {quoted}")
+        return Finding(name, "fail", found, remedy)
+    found = Message("{folder} is writable, {free:.1f} GiB free", folder=existing, free=free / 1024**3)
     if free >= LITTLE:
-        return Finding(Message("runs folder"), "ok", text)
-    return Finding(Message("runs folder"), "warn", text, Message("free some space: a run keeps checkpoints and arrays"))
+        return Finding(name, "ok", found)
+    return Finding(name, "warn", found, Message("free some space: a run keeps checkpoints and arrays"))
 
 
 def tokenizer_threads() -> Finding:
-    """Whether the tokenizers library may use every processor core."""
+    """Check that the tokenizers library may use every processor core."""
+    name = Message("tokenizer threads")
     setting = os.environ.get("TOKENIZERS_PARALLELISM")
-    if setting is None or setting.lower() in ("1", "true", "on", "yes"):
-        found = "every core may be used" + ("" if setting is None else f" (TOKENIZERS_PARALLELISM={setting})")
-        return Finding(Message("tokenizer threads"), "ok", found)
-    found = f"one core only: TOKENIZERS_PARALLELISM={setting}"
-    return Finding(
-        Message("tokenizer threads"),
-        "warn",
-        found,
-        Message("unset TOKENIZERS_PARALLELISM: many prompts are read faster"),
-    )
+    if setting is None:
+        return Finding(name, "ok", Message("every core may be used"))
+    shown = _shown("TOKENIZERS_PARALLELISM")
+    if setting.lower() in ("1", "true", "on", "yes"):
+        return Finding(name, "ok", Message("every core may be used ({setting})", setting=shown))
+    found = Message("one core only: {setting}", setting=shown)
+    return Finding(name, "warn", found, Message("unset TOKENIZERS_PARALLELISM: many prompts are read faster"))
 
 
 def demo_models() -> Finding:
-    """The bundled pair, which everything works on without a network."""
+    """Look for the bundled pair, which everything works on without a network."""
     try:
         from kvlab.host.models import DEMO, local_names
     except ImportError as error:
-        return Finding(
-            Message("models"),
-            "warn",
-            Message("not looked at: {error}", error=error),
-            Message("install the missing packages first"),
-        )
+        return _not_looked_at(Message("models"), error)
     here = local_names()
     missing = [name for name in DEMO if name not in here]
-    others = len(here) - len(DEMO) + len(missing)
     if missing:
-        return Finding(
-            Message("models"),
-            "fail",
-            Message("missing: {names}", names=", ".join(missing)),
-            Message("git checkout kvlab/demo"),
-        )
-    return Finding(
-        Message("models"), "ok", Message("{names}, and {n} in the Hugging Face cache", names=", ".join(DEMO), n=others)
-    )
+        return Finding(Message("models"), "fail", Message("missing: {names}", names=missing), RESTORE)
+    found = Message("{names}, and {n} in the Hugging Face cache", names=list(DEMO), n=len(here) - len(DEMO))
+    return Finding(Message("models"), "ok", found)
 
 
 def server_address(configuration: Path = PROJECT / ".streamlit" / "config.toml") -> Finding:
-    """Where the web app listens, and whether an access token guards it."""
+    """Report where the web app listens, and whether an access token guards it."""
+    name = Message("server")
     address = os.environ.get("STREAMLIT_SERVER_ADDRESS") or _configured_address(configuration)
     chosen = os.environ.get(VARIABLE, "").strip()
-    guarded = chosen not in ("", OFF)
-    loopback = is_loopback(address)
-    otherwise = "no access token" if loopback or chosen else "an access token made and printed at each start"
-    found = f"listens on {address or 'every network interface'}; {f'{VARIABLE} is set' if guarded else otherwise}"
-    if guarded or loopback:
-        # Loopback keeps other machines out, not other accounts of a shared one.
-        note = "" if guarded else f"on a machine shared with others, set {VARIABLE} to a secret, or to {NEW}"
-        return Finding(Message("server"), "ok", found, note)
-    return Finding(
-        Message("server"), "warn", found, Message('set address = "127.0.0.1" in .streamlit/config.toml, or KVLAB_TOKEN')
-    )
+    guarded, loopback = chosen not in ("", OFF), is_loopback(address)
+    if guarded:
+        token = Message("{variable} is set", variable=VARIABLE)
+    elif loopback or chosen:
+        token = Message("no access token")
+    else:
+        token = Message("an access token made and printed at each start")
+    found = Message("listens on {address}; {token}", address=address or Message("every network interface"), token=token)
+    if guarded:
+        return Finding(name, "ok", found)
+    if loopback:  # which keeps other machines out, not other accounts of a shared one
+        names = {"variable": VARIABLE, "new": NEW}
+        note = Message("on a machine shared with others, set {variable} to a secret, or to {new}", **names)
+        return Finding(name, "ok", found, note)
+    remedy = Message('set address = "127.0.0.1" in .streamlit/config.toml, or {variable}', variable=VARIABLE)
+    return Finding(name, "warn", found, remedy)
 
 
 def browser() -> Finding:
-    """Chromium, which only the browser tests need."""
+    """Look for Chromium, which only the browser tests need."""
     names = ("chromium", "chromium-browser", "google-chrome", "chrome")
     path = next((found for name in names if (found := shutil.which(name))), None)
     if path:
         return Finding(Message("browser"), "ok", path)
-    remedy = "only for the browser tests: apt-get install chromium"
+    remedy = Message("only for the browser tests: {command}", command="apt-get install chromium")
     return Finding(Message("browser"), "ok", Message("no Chromium; the app does not need it"), remedy)
+
+
+def _not_looked_at(name: Message, error: ImportError) -> Finding:
+    found = Message("not looked at: {error}", error=error)
+    return Finding(name, "warn", found, Message("install the missing packages first"))
+
+
+def _shown(variable: str) -> str:
+    return f"{variable}={os.environ.get(variable, '')}"
 
 
 def _configured_address(configuration: Path) -> str:
@@ -323,15 +296,16 @@ def _package(entry: str) -> Finding:
     name = re.match(r"[A-Za-z0-9._-]+", entry).group()
     wanted = entry.removeprefix(name).strip()
     version = _version(name)
+    title = Message("package {name}", name=name)
     if not version:
-        return Finding(Message("package {name}", name=name), "fail", Message("not installed"), _install(entry))
-    found = f"{version} (asked for: {wanted or 'any'})"
+        return Finding(title, "fail", Message("not installed"), _install(entry))
+    found = Message("{version} (asked for: {wanted})", version=version, wanted=wanted or Message("any"))
     broken = [clause for clause in wanted.split(",") if clause and not _satisfies(version, clause.strip())]
     if not broken:
-        return Finding(Message("package {name}", name=name), "ok", found)
+        return Finding(title, "ok", found)
     # Too old lacks what the code calls; newer or another build than the pinned one usually works.
     status = "fail" if any(clause.strip().startswith(">") for clause in broken) else "warn"
-    return Finding(Message("package {name}", name=name), status, found, _install(entry))
+    return Finding(title, status, found, _install(entry))
 
 
 def _version(name: str) -> str:

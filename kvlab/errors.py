@@ -5,12 +5,33 @@ Raised anywhere, caught once at the edge (command line, worker, page).
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from typing import Any
 
-from kvlab.language import Message, say
+from kvlab.language import Message, phrase
 
 PARTS = ("expected", "found", "remedy")
+# In the words of the C library, so that English reads as people know it.
+SYSTEM = {
+    errno.EPERM: phrase("Operation not permitted"),
+    errno.ENOENT: phrase("No such file or directory"),
+    errno.EIO: phrase("Input/output error"),
+    errno.EAGAIN: phrase("Resource temporarily unavailable"),
+    errno.ENOMEM: phrase("Cannot allocate memory"),
+    errno.EACCES: phrase("Permission denied"),
+    errno.EEXIST: phrase("File exists"),
+    errno.ENOTDIR: phrase("Not a directory"),
+    errno.EISDIR: phrase("Is a directory"),
+    errno.EMFILE: phrase("Too many open files"),
+    errno.ENOSPC: phrase("No space left on device"),
+    errno.EROFS: phrase("Read-only file system"),
+    errno.ENAMETOOLONG: phrase("File name too long"),
+    errno.ENOLCK: phrase("No locks available"),
+    errno.EOPNOTSUPP: phrase("Operation not supported"),
+    errno.ESTALE: phrase("Stale file handle"),
+    errno.EDQUOT: phrase("Disk quota exceeded"),
+}
 
 
 class KvlabError(Exception):
@@ -25,11 +46,16 @@ class KvlabError(Exception):
         self.expected, self.found, self.remedy = (Message.read(part) for part in (expected, found, remedy))
         super().__init__(kind)
 
-    def __str__(self) -> str:
-        return say(
+    @property
+    def message(self) -> Message:
+        """All three parts in one line."""
+        return Message(
             "Expected {expected}. Found {found}. What to do: {remedy}",
             **{name: getattr(self, name) for name in PARTS},
         )
+
+    def __str__(self) -> str:
+        return str(self.message)
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": self.kind, **{name: getattr(self, name).to_dict() for name in PARTS}}
@@ -65,3 +91,9 @@ class TrainError(KvlabError):
 
 class Cancelled(Exception):
     """The user asked to stop; work done so far is kept."""
+
+
+def system_reason(error: OSError) -> Message:
+    """Return why the operating system refused."""
+    reason = SYSTEM.get(error.errno)
+    return Message(reason) if reason else Message.read(error.strerror or str(error))

@@ -8,7 +8,7 @@ Spans are half-open UTF-8 byte ranges [start, end) of the document's text.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ KINDS = ("key", "value")
 Progress = Callable[[str, int, int], None]
 
 
-# What a run is doing, as its status names it.
+# What a run is doing, as its status names it: the stages of an analysis and of a functional test.
 PHASES = frozenset(
     (
         phrase("waiting"),
@@ -228,6 +228,21 @@ class Tokens:
     def first(self, count: int) -> Tokens:
         """The first ``count`` tokens; their spans tile a prefix of the text."""
         return Tokens(self.ids[:count], self.spans[:count], self.special[:count], self.lossless)
+
+
+def segment_of(tokens: Tokens, segments: Sequence[Segment]) -> np.ndarray:
+    """Return [T] int64: the place in ``segments`` of a token's last byte; -1 outside, and if it is special.
+
+    A token of the text that has no bytes (a dummy prefix) stands where the bytes read before it end, or at the start.
+    Without segments the whole text is segment 0.
+    """
+    last_byte = np.maximum(tokens.spans[:, 1] - 1, 0)
+    inside = ~tokens.special
+    if not segments:
+        return np.where(inside, 0, -1)
+    place = np.searchsorted([part.start for part in segments], last_byte, side="right") - 1
+    inside &= (place >= 0) & (last_byte < np.array([part.end for part in segments])[place])
+    return np.where(inside, place, -1)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from kvlab.results.rendering import environment
 PO = FOLDER / "zh" / "LC_MESSAGES" / f"{DOMAIN}.po"
 MO = PO.with_suffix(".mo")
 # Who speaks, or names words that are spoken later -> which arguments are the words.
-SPEAKERS = {"say": (0,), "phrase": (0,), "Message": (0,), "plural": (1, 2), "Message.plural": (1, 2)}
+SPEAKERS = {"say": (0,), "phrase": (0,), "setting": (1,), "Message": (0,), "plural": (1, 2), "Message.plural": (1, 2)}
 
 
 def literals(node):

@@ -21,10 +21,10 @@ from kvlab.errors import AlignError, ModelError
 from kvlab.models import proofs
 from kvlab.models import rotation as rotation_module
 from kvlab.models.cache_names import returned
-from kvlab.models.capture import capture, self_test
+from kvlab.models.capture import capture
 from kvlab.models.forward import read
 from kvlab.models.geometry import geometry_of
-from kvlab.models.proofs import proof
+from kvlab.models.proofs import proof, self_test
 from kvlab.models.rotation import Watch, rotate, unrotate, watched
 from kvlab.shapes import Geometry, SelfTest
 from tests.tiny import tiny_config, tiny_loaded, tiny_tokens

@@ -1,13 +1,20 @@
 """The command line: exit codes, one message per mistake, and the files it leaves."""
 
+import argparse
 import json
 import zipfile
+from operator import attrgetter
+from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from kvlab.cli import flags, main
-from kvlab.cli import inject as inject_flags
-from kvlab.request.align import checked
+from kvlab.cli import main
+from kvlab.cli.analysis import OF_AN_ANALYSIS, request_of
+from kvlab.cli.train import config_of
+from kvlab.request.align import AnalysisRequest
+from kvlab.request.inject import InjectionRequest
+from kvlab.request.train import TrainConfig
 from kvlab.results.alignment import data
 from tests.tiny import TEXT, tiny_model
 
@@ -49,20 +56,150 @@ def test_align_writes_everything_and_says_the_finding(pair, prompt_file, tmp_pat
         assert json.loads(archive.read("settings.json"))["settings"] == result["settings"]
 
 
-@pytest.mark.parametrize(
-    ("command", "request_of"),
-    [("align", lambda options: checked(flags.fields_of(options))), ("inject", inject_flags.request_of)],
-)
-def test_segments_markers_and_chat_reach_the_request(tmp_path, command, request_of):
-    def request(*extra):
-        options = [command, "--teacher", "t", "--student", "s", "--out", str(tmp_path), *extra]
-        return request_of(main._parser().parse_args(options))
+def options_in(parser, command=""):
+    """(command, action) of every option of every command."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, inner in action.choices.items():
+                yield from options_in(inner, f"{command} {name}".strip())
+        elif command and action.option_strings and action.dest != "help":
+            yield command, action
 
-    default = request()
-    assert (default.segments, default.settings.chat) == ("auto", False) and "####" in default.markers.answer
-    own = request("--answer-marker", "=>", "--answer-marker", "结果：", "--segments", "none", "--chat")
-    assert own.markers.answer == ("=>", "结果：") and own.markers.reasoning == default.markers.reasoning
-    assert (own.segments, own.settings.chat) == ("none", True)
+
+PARSER = main.parser()
+OPTIONS = list(options_in(PARSER))
+NAMES = sorted({command for command, _ in OPTIONS})
+VALUES = {int: "3", float: "0.5"}
+
+
+def written(option, flag):
+    """A flag with a value that its type takes, and that is not the default."""
+    if option.nargs == 0:
+        return [flag]
+    return [flag, str(option.choices[-1]) if option.choices else VALUES.get(option.type, "1")]
+
+
+@pytest.mark.parametrize("command", NAMES)
+def test_every_flag_of_every_command_is_read_with_dashes_and_underscores(command):
+    options = [option for name, option in OPTIONS if name == command]
+    ids = ["x"] if command.startswith("runs ") and command != "runs list" else []
+
+    def read(option, flag):
+        line = [*command.split(), *ids]
+        for other in options:
+            if other.required and other != option:
+                line += written(other, other.option_strings[0])
+        return vars(PARSER.parse_args([*line, *written(option, flag)]))
+
+    for option in options:
+        for flag in option.option_strings:
+            assert flag.startswith("--") and "_" not in flag
+            assert read(option, flag) == read(option, "--" + flag[2:].replace("-", "_"))
+            assert read(option, flag)[option.dest] != option.default
+
+
+def test_a_value_keeps_its_underscores():
+    line = ["align", "--teacher", "my_model", "--student", "s", "--out", "o_o", "--answer_marker=--so_it_is"]
+    options = vars(PARSER.parse_args(line))
+    assert (options["teachers"], options["out"]) == (["my_model"], Path("o_o"))
+    assert options["markers.answer"] == ["--so_it_is"]
+
+
+def leaves(model, parent=""):
+    """(place, field) of every setting, also of the models in a model."""
+    for name, field in model.model_fields.items():
+        if hasattr(field.annotation, "model_fields"):
+            yield from leaves(field.annotation, f"{parent}{name}.")
+        else:
+            yield parent + name, field
+
+
+def another(field):
+    """(words on the command line, value) of a setting, such that it is not the default."""
+    default, inner = field.default, get_args(field.annotation)
+    if isinstance(default, bool):
+        return [], not default
+    if isinstance(default, tuple):
+        return (["0.6"], (0.6,)) if "float" in str(inner) else (["x"], ("x",))
+    if isinstance(next(iter(inner), None), str):
+        word = next(word for word in inner if word != default)
+        return [word], word
+    if field.annotation is int or int in inner:
+        return [str((default or 0) + 2)], (default or 0) + 2
+    if field.annotation is float or float in inner:
+        value = 0.6 if default is None or default <= 1 else default + 1
+        return [str(value)], value
+    return ["cpu"], "cpu"
+
+
+COMMANDS = {"align": AnalysisRequest, "inject": InjectionRequest, "train": TrainConfig}
+ELSEWHERE = {"teacher", "more_teachers", "prompts"}  # said by --teacher and --prompts
+
+
+def settings_of(command, *extra):
+    """Every setting by its place, as the command would use it."""
+    folder = "--output-dir" if command == "train" else "--out"
+    options = PARSER.parse_args([command, "--teacher", "t", "--student", "s", folder, "o", *extra])
+    request = config_of(options) if command == "train" else request_of(COMMANDS[command], options)
+    return {place: attrgetter(place)(request) for place, _ in leaves(COMMANDS[command])}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_setting_is_a_flag_with_its_description_and_reaches_the_request(command):
+    before = settings_of(command)
+    left_out = ELSEWHERE | (set(OF_AN_ANALYSIS) if command == "inject" else set())
+    for place, field in leaves(COMMANDS[command]):
+        if place in left_out:
+            continue
+        places = [option for name, option in OPTIONS if name == command and option.dest == place]
+        option = next(option for option in places if field.description in option.help.replace("%%", "%"))
+        words, value = another(field)
+        if not words:
+            value = not before[place]
+        flag = option.option_strings[0 if words or value else 1]
+        value = ("t", *value) if place == "teachers" else value
+        assert before[place] != value
+        assert settings_of(command, flag, *words) == before | {place: value}, place
+
+
+TODAY = {
+    "align": "teacher student prompts column out time layers search projector keys folds sinks max-tokens batch-tokens "
+    "sample-tokens seed chat random-teacher no-random-teacher calibration segments reasoning-marker answer-marker "
+    "language device dtype inspect compare-rules no-compare-rules debug",
+    "inject": "teacher student prompts column out time layers search projector keys folds sinks max-tokens "
+    "batch-tokens sample-tokens seed chat random-teacher no-random-teacher calibration segments reasoning-marker "
+    "answer-marker language device dtype prefix documents swap-layers seconds forwards texts new-tokens curve debug",
+    "train": "teacher student output_dir config fusion_weights fp16 bf16 data max_steps batch_size "
+    "gradient_accumulation_steps gradient_checkpointing lr map_lr max_grad_norm warmup seed max_tokens "
+    "use_kv_projector use_safe_resample map time layers sinks fit_documents fusion fusion_temperature entropy_weight "
+    "entropy lambda_key lambda_value trainable lora_rank control eval_documents functional checkpoint_every device",
+    "runs show": "json debug",
+    "runs stop": "no-wait debug",
+    "runs delete": "yes debug",
+    "runs report": "json checks language format out debug",
+    "bench": "rows device out quick debug",
+}
+
+
+@pytest.mark.parametrize("command", TODAY)
+def test_the_flags_that_people_have_in_their_scripts_are_still_there(command):
+    there = {flag for name, option in OPTIONS if name == command for flag in option.option_strings}
+    assert {"--" + name.replace("_", "-") for name in TODAY[command].split()} <= there
+
+
+def test_segments_markers_and_chat_reach_the_request():
+    for command, model in (("align", AnalysisRequest), ("inject", InjectionRequest)):
+
+        def request(*extra, command=command, model=model):
+            line = [command, "--teacher", "t", "--student", "s", "--out", "o", *extra]
+            return request_of(model, PARSER.parse_args(line))
+
+        default = request()
+        assert (default.segments, default.settings.chat) == ("auto", False) and "####" in default.markers.answer
+        chosen = request("--answer-marker", "=>", "--answer-marker", "结果：", "--segments", "none", "--chat")
+        assert chosen.markers.answer == ("=>", "结果：") and chosen.markers.reasoning == default.markers.reasoning
+        assert (chosen.segments, chosen.settings.chat) == ("none", True)
+        assert request("--prompts", "a/done.txt").prompts == "done.txt" and default.prompts == "bundled samples"
 
 
 def test_several_teachers_are_one_analysis_with_a_fusion(pair, prompt_file, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """The environment check finds what is there, and what was taken away."""
 
 import importlib.metadata
+import json
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -11,12 +12,13 @@ from kvlab import PROJECT, doctor
 from kvlab.doctor import Finding, examine
 from kvlab.host import bundled, memory
 from kvlab.host.memory import DeviceMemory, Gpu
+from kvlab.language import Message, speaking
 
 GIB = 1024**3
 
 
 def named(findings: list[Finding], name: str) -> Finding:
-    (found,) = [finding for finding in findings if finding.name == name]
+    (found,) = [finding for finding in findings if str(finding.name) == name]
     return found
 
 
@@ -39,14 +41,14 @@ def requirements(tmp_path, monkeypatch):
 
 def test_this_environment_is_whole(tmp_path):
     findings = examine(runs=tmp_path / "runs")
-    packages = [finding for finding in findings if finding.name.startswith("package ")]
-    assert {"package torch", "package streamlit", "package nvidia-ml-py"} <= {finding.name for finding in packages}
+    packages = [finding for finding in findings if str(finding.name).startswith("package ")]
+    assert {"package torch", "package streamlit", "package nvidia-ml-py"} <= {str(finding.name) for finding in packages}
     assert [finding for finding in packages if finding.status == "fail"] == []
     expected = ["python", "memory", "runs folder", "tokenizer threads", "models", "server", "browser"]
-    assert [finding.name for finding in findings if finding.name in expected] == expected
+    assert [name for finding in findings if (name := str(finding.name)) in expected] == expected
     assert {finding.status for finding in findings} <= {"ok", "warn", "fail"}
     assert all(finding.remedy for finding in findings if finding.status != "ok")
-    assert len({finding.name for finding in findings}) == len(findings)
+    assert len({str(finding.name) for finding in findings}) == len(findings)
     assert not (tmp_path / "runs").exists()
 
 
@@ -62,13 +64,13 @@ def test_it_works_where_nothing_is_installed():
 
 def test_a_missing_package_comes_with_its_install_command(requirements):
     (found,) = requirements("transformers>=5.17,<6\n")
-    assert (found.name, found.status, found.found) == ("package transformers", "fail", "not installed")
+    assert (str(found.name), found.status, str(found.found)) == ("package transformers", "fail", "not installed")
     assert str(found.remedy) == f"{sys.executable} -m pip install 'transformers>=5.17,<6'"
 
 
 def test_comments_markers_and_includes_are_no_packages(requirements):
     lines = "# a comment\n-r other.txt\n\nnumpy>=2.0 ; python_version > '3'  # why\n"
-    assert [finding.name for finding in requirements(lines, numpy="2.4.6")] == ["package numpy"]
+    assert [str(finding.name) for finding in requirements(lines, numpy="2.4.6")] == ["package numpy"]
 
 
 @pytest.mark.parametrize(
@@ -126,7 +128,7 @@ def machine(monkeypatch):
 
 def test_a_gpu_in_good_order(machine):
     findings = machine(gpu(capability=(9, 0)))
-    assert [finding.name for finding in findings] == ["driver", "gpu 0", "mixed precision"]
+    assert [str(finding.name) for finding in findings] == ["driver", "gpu 0", "mixed precision"]
     assert {finding.status for finding in findings} == {"ok"}
     assert str(named(findings, "driver").found) == "NVIDIA driver 580.1"
     assert str(named(findings, "gpu 0").found) == "H100, 70.0 GiB free of 80.0 GiB"
@@ -154,7 +156,7 @@ def test_no_gpu_is_not_a_fault(machine):
 def test_little_memory(monkeypatch):
     monkeypatch.setattr(memory, "device_memory", lambda device: DeviceMemory("cpu", 8 * GIB, GIB, "cgroup"))
     found = doctor.host_memory()
-    assert (found.status, found.found) == ("warn", "1.0 GiB free of 8.0 GiB (granted to this job)")
+    assert (found.status, str(found.found)) == ("warn", "1.0 GiB free of 8.0 GiB (granted to this job)")
 
 
 def test_runs_can_be_written_and_nothing_is_left(tmp_path):
@@ -218,7 +220,7 @@ def test_where_the_server_listens(tmp_path, monkeypatch, configured, environment
     (tmp_path / "config.toml").write_text(f'[server]\naddress = "{configured}"\n')
     found = doctor.server_address(tmp_path / "config.toml")
     assert found.status == status
-    assert "pa55" not in found.found + found.remedy
+    assert "pa55" not in f"{found.found} {found.remedy}"
 
 
 def test_a_server_configuration_that_is_missing_or_garbage(tmp_path, monkeypatch):
@@ -242,7 +244,8 @@ def probe(code: str, seconds: float = 60) -> Finding:
 def test_the_probe_reads_what_torch_says():
     answer = '{"version": "2.13.0", "built_for": "13.0", "devices": ["H100"], "bfloat16": true}'
     found = probe(f"print('noise'); print('''{answer}''')")
-    assert found == Finding("torch", "ok", "torch 2.13.0 built for CUDA 13.0 runs on H100; bfloat16")
+    assert (found.name, found.status) == ("torch", "ok")
+    assert str(found.found) == "torch 2.13.0 built for CUDA 13.0 runs on H100; bfloat16"
 
 
 @pytest.mark.parametrize(
@@ -271,5 +274,12 @@ def test_the_deep_check_asks_torch_in_another_process():
     assert f"torch {importlib.metadata.version('torch')}"[:10] in output
 
 
-def test_findings_are_plain_data():
-    assert Finding("a", "ok", "b").to_dict() == {"name": "a", "status": "ok", "found": "b", "remedy": ""}
+def test_findings_are_plain_data_in_either_language():
+    finding = Finding(
+        Message("gpu {n}", n=0), "warn", Message("not looked at: {error}", error="running"), "pip install x"
+    )
+    fields = json.loads(json.dumps(finding.to_dict()))
+    assert (fields["status"], fields["remedy"]) == ("warn", "pip install x")
+    assert [Message.read(fields[name]) for name in ("name", "found")] == [finding.name, finding.found]
+    with speaking("zh"):
+        assert str(Message.read(fields["found"])).endswith("running")  # a value, though a state is called so too

@@ -303,7 +303,7 @@ def test_every_choice_of_the_form_has_words():
 
 def test_the_form_asks_for_segments_markers_and_chat(monkeypatch):
     asked = []
-    monkeypatch.setattr(backend, "launch", lambda request, documents: asked.append(align))
+    monkeypatch.setattr(backend, "launch", lambda request, documents: asked.append(request))
     app = open_page("alignment", run="sample")
     app.button(key="form-toggle").click().run()
     app.toggle(key="form-chat").set_value(True).run()
@@ -317,7 +317,7 @@ def test_the_form_asks_for_segments_markers_and_chat(monkeypatch):
 
 def test_the_form_asks_for_further_teachers_layers_and_controls(monkeypatch):
     asked = []
-    monkeypatch.setattr(backend, "launch", lambda request, documents: asked.append(align))
+    monkeypatch.setattr(backend, "launch", lambda request, documents: asked.append(request))
     app = open_page("alignment", run="sample")
     app.button(key="form-toggle").click().run()
     app.multiselect(key="form-more-teachers").set_value(["demo/teacher-b"]).run()
@@ -341,7 +341,7 @@ def test_the_form_asks_for_further_teachers_layers_and_controls(monkeypatch):
 
 def test_the_form_starts_with_the_defaults_of_a_request(monkeypatch):
     asked = []
-    monkeypatch.setattr(backend, "launch", lambda request, documents: asked.append(align))
+    monkeypatch.setattr(backend, "launch", lambda request, documents: asked.append(request))
     app = open_page("alignment", run="sample")
     app.button(key="form-toggle").click().run()
     app.button(key="run-button").click().run()

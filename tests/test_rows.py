@@ -6,10 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvlab.align import time_rules as rules
 from kvlab.align.fold_sums import FIT_AND_SCORE, FIT_ONLY, SCORE_ONLY, SINK, SPECIAL
 from kvlab.align.rows import common_parts, pick, rank_map, row_parts, selectable
 from kvlab.request.align import AlignSettings
+from kvlab.request.time_rules import MAPS, RULES
 from tests.test_time import timelines, tokens
 
 SETTINGS = AlignSettings(sinks=2)
@@ -19,7 +19,7 @@ SETTINGS = AlignSettings(sinks=2)
 def test_every_step_has_one_use_and_sinks_of_either_model_are_apart(pair, rule, sinks):
     teacher, student = pair
     settings = AlignSettings(sinks=sinks, time=rule)
-    time_map = rules.RULES[rule](teacher, student)
+    time_map = MAPS[rule](teacher, student)
     parts = row_parts(teacher, student, time_map, True, settings)
     together = np.concatenate(list(parts.values()))
     assert len(together) == len(set(together.tolist()))
@@ -28,7 +28,7 @@ def test_every_step_has_one_use_and_sinks_of_either_model_are_apart(pair, rule, 
         sources = time_map.columns[time_map.rows == step]
         assert len(sources) and step not in sinks_s and not student.special[step]
         assert not np.isin(sources, sinks_t).any() and not teacher.special[sources].any()
-    if rule in rules.BYTE_RULES:
+    if RULES[rule].reads_bytes:
         assert time_map.exact[parts[FIT_AND_SCORE]].all() and not time_map.exact[parts[SCORE_ONLY]].any()
     else:
         assert not len(parts[SCORE_ONLY])
@@ -39,7 +39,7 @@ def test_every_step_has_one_use_and_sinks_of_either_model_are_apart(pair, rule, 
 
 def test_sinks_are_the_first_content_tokens_of_both():
     teacher, student = tokens([2, 2, 2, 2]), tokens([1] * 8, bos=True)
-    parts = row_parts(teacher, student, rules.floor(teacher, student), True, SETTINGS)
+    parts = row_parts(teacher, student, MAPS["floor"](teacher, student), True, SETTINGS)
     # Student bytes 1..8 are its steps 1..8; the teacher's first two tokens end at bytes 2 and 4.
     assert parts[SINK].tolist() == [2, 3, 4, 5]
     assert parts[FIT_AND_SCORE].tolist() == [6, 8] and parts[SCORE_ONLY].tolist() == [7]
@@ -49,7 +49,7 @@ def test_sinks_are_the_first_content_tokens_of_both():
 @given(timelines(), st.sampled_from(["floor", "linear", "overlap"]), st.integers(0, 99))
 def test_picked_rows_are_the_weighted_teacher_steps(pair, rule, seed):
     teacher, student = pair
-    time_map = rules.RULES[rule](teacher, student)
+    time_map = MAPS[rule](teacher, student)
     x = torch.randn(2, 3, len(teacher), 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     y = torch.randn(2, 2, len(student), 5, dtype=torch.float64)
     steps = np.flatnonzero(time_map.covered)[::-1][::2][::-1].copy()
@@ -67,7 +67,7 @@ def test_picked_rows_are_the_weighted_teacher_steps(pair, rule, seed):
 
 def test_the_first_special_tokens_stand_for_each_other():
     teacher, student = tokens([2, 2, 2], bos=True), tokens([3, 3], bos=True)
-    time_map = rules.floor(teacher, student)
+    time_map = MAPS["floor"](teacher, student)
     assert not time_map.covered[0]
     chosen = row_parts(teacher, student, time_map, True, SETTINGS)[SPECIAL]
     picked = pick([(teacher, student, time_map)], [chosen], torch.device("cpu"))

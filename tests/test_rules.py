@@ -11,11 +11,11 @@ from kvlab.align.crossfit import RELATIVE_PENALTIES
 from kvlab.align.items import Reader
 from kvlab.align.layers import Choice
 from kvlab.align.pipeline import align
-from kvlab.align.time_rules import RULES
 from kvlab.errors import Cancelled
 from kvlab.models.capture import capture
 from kvlab.models.loading import load
 from kvlab.request.align import AlignSettings
+from kvlab.request.time_rules import MAPS
 from kvlab.shapes import KINDS, Document, no_progress
 from tests.tiny import TEXT, tiny_model
 
@@ -51,7 +51,7 @@ def by_hand(pair, documents, rule, layer):
         x = capture(teacher, [item.teachers[0]]).keys[(0, 2)[layer]][0].transpose(0, 1).flatten(1).numpy()
         y = capture(student, [item.student]).keys[layer][0].transpose(0, 1).flatten(1).numpy()
         first_t, first_s = (np.flatnonzero(~tokens.special)[:2] for tokens in (item.teachers[0], item.student))
-        maps = {name: RULES[name](item.teachers[0], item.student) for name in RULES}
+        maps = {name: MAPS[name](item.teachers[0], item.student) for name in MAPS}
 
         def usable(time_map, item=item, first_t=first_t, first_s=first_s):
             dense = np.zeros((len(item.student), len(item.teachers[0])))
@@ -61,7 +61,7 @@ def by_hand(pair, documents, rule, layer):
             bad[(item.student.spans[:, 1] <= item.repeated) & (item.repeated > 0)] = True
             return dense, dense.any(1) & ~bad
 
-        common = np.all([usable(maps[name])[1] for name in RULES if name != "exact"], axis=0)
+        common = np.all([usable(maps[name])[1] for name in MAPS if name != "exact"], axis=0)
         dense, mine = usable(maps[rule])
         fitted = mine & maps[rule].exact if rule in ("floor", "ceil", "overlap") else mine
         rows += [(item.fold, f, s, a, b) for f, s, a, b in zip(fitted, common, dense @ x, y)]
@@ -93,7 +93,7 @@ def test_a_rule_scores_what_rows_put_together_by_hand_give(pair, documents, alig
 
 def test_all_rules_but_exact_are_scored_on_the_same_tokens(aligned):
     rows = aligned.controls["rules"]
-    assert set(rows) == set(RULES)
+    assert set(rows) == set(MAPS)
     assert len({of["rows_scored"] for of in rows.values() if of["common"]}) == 1
     assert [rule for rule, of in rows.items() if not of["common"]] == ["exact"]
     np.testing.assert_array_equal(aligned.arrays["rules.key.exact.r2"].shape, (2, 2))

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvlab.request.align import AnalysisRequest, checked
+from kvlab.request.align import AnalysisRequest
 from kvlab.request.segments import ANSWER, REASONING, Markers, mark, segmented
+from kvlab.request.settings import checked
 from kvlab.shapes import Document, Segment
 
 BUILT_IN = Markers()
@@ -88,7 +89,7 @@ def test_fields_are_kept_unless_no_segments_are_wanted():
 
 
 def test_a_request_carries_its_markers_through_its_file():
-    request = checked({"teacher": "t", "student": "s", "markers": {"answer": ["=>"]}})
+    request = checked(AnalysisRequest, {"teacher": "t", "student": "s", "markers": {"answer": ["=>"]}})
     assert request.markers == Markers(answer=("=>",)) and request.markers.reasoning == REASONING
     assert AnalysisRequest(**request.model_dump(mode="json")) == request
 
@@ -96,4 +97,4 @@ def test_a_request_carries_its_markers_through_its_file():
 @pytest.mark.parametrize("wrong", ["", "  ", "x" * 201])
 def test_a_marker_is_never_blank(wrong):
     with pytest.raises(Exception, match=r"markers\.answer\.0"):
-        checked({"teacher": "t", "student": "s", "markers": {"answer": [wrong]}})
+        checked(AnalysisRequest, {"teacher": "t", "student": "s", "markers": {"answer": [wrong]}})

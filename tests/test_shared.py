@@ -1,11 +1,14 @@
 """Text that other folds hold, too, against a search for every run."""
 
+import json
+
 import numpy as np
 import pytest
 
 from kvlab.align import shared_text
 from kvlab.align.items import Reader
 from kvlab.align.shared_text import RUN, shared_shares
+from kvlab.language import Message, speaking
 from kvlab.models.loading import reader
 from kvlab.request import prompts
 from kvlab.request.align import AlignSettings
@@ -57,9 +60,9 @@ def test_documents_that_differ_by_a_word_or_in_order_alone_are_said():
     sentences = ENGLISH[:6]
     turned = [" ".join(sentences[number:] + sentences[:number]) for number in range(6)]
     for texts in ([f"{word} {BODY}" for word in ("One", "Two", "Three", "Four", "Five", "Six")], turned):
-        (said,) = read([*texts, SAMPLES[30]]).shared_notes()
-        assert said.startswith("6 of 7 documents are mostly text that documents of other folds have as well")
-        assert said.endswith("d0, d1, d2, d3, d4, …")
+        (note,) = read([*texts, SAMPLES[30]]).shared_notes()
+        assert str(note).startswith("6 of 7 documents are mostly text that documents of other folds have as well")
+        assert str(note).endswith("d0, d1, d2, d3, d4, …")
 
 
 def test_the_bundled_samples_share_little():
@@ -69,15 +72,27 @@ def test_the_bundled_samples_share_little():
 def test_held_out_documents_are_set_against_those_trained_on_and_not_against_each_other():
     held = [f"First {BODY}", f"Then {BODY}", SAMPLES[30], f"{BODY} {ENGLISH[5]}"]
     assert read(held[:3], known=[SAMPLES[31]]).shared_notes() == []
-    (said,) = read(held[:3], known=[f"Once {BODY}", SAMPLES[31]]).shared_notes()
-    assert said == "2 of 3 held-out documents are mostly text of training documents: d0, d1"
+    (note,) = read(held[:3], known=[f"Once {BODY}", SAMPLES[31]]).shared_notes()
+    assert str(note) == "2 of 3 held-out documents are mostly text of training documents: d0, d1"
     # What one begins with as a training document does counts once, and is not among it.
     assert read(held[2:], known=[f"{BODY}, and so on"]).shared_notes() == []
 
 
 @pytest.mark.parametrize("piece", ["<|endoftext|>", "</s>"])
 def test_text_that_is_read_as_a_special_token_is_said(piece):
-    said = read([SAMPLES[0], f"{SAMPLES[1]}{piece}{SAMPLES[2]}", SAMPLES[3]]).notes()
+    notes = read([SAMPLES[0], f"{SAMPLES[1]}{piece}{SAMPLES[2]}", SAMPLES[3]]).notes()
     assert f"In 1 of 3 documents a tokenizer reads pieces of the text as special tokens ({piece}), which count as " in (
-        " ".join(said)
+        " ".join(map(str, notes))
     )
+
+
+def test_a_document_keeps_its_name_in_every_language():
+    names = ["done", "training", "model"]
+    documents = [Document(name, f"{name} {BODY}") for name in names]
+    reader_of = Reader([reader("demo/teacher")], reader("demo/student"), documents, (), AlignSettings(folds=3))
+    assert sum(map(len, reader_of.windows())) == 3
+    (note,) = reader_of.shared_notes()
+    with speaking("zh"):
+        said = str(Message.read(json.loads(json.dumps(note.to_dict()))))
+    assert note.values["names"] == names and all(name in said for name in names)
+    assert "documents are mostly text" not in said

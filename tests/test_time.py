@@ -10,11 +10,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from kvlab.align import resampling
-from kvlab.align import time_rules as rules
 from kvlab.errors import AlignError
-from kvlab.models.tokens import segment_of
-from kvlab.request.align import CAUSAL
-from kvlab.shapes import Segment, Tokens
+from kvlab.request.time_rules import CAUSAL, MAPS, RULES, known
+from kvlab.shapes import Segment, Tokens, segment_of
 
 lengths = st.integers(min_value=1, max_value=200)
 
@@ -106,7 +104,7 @@ def brute_force(rule, teacher, student, i):
 @given(pair=timelines())
 def test_byte_rules_against_brute_force(rule, pair):
     teacher, student = pair
-    time_map = rules.RULES[rule](teacher, student)
+    time_map = MAPS[rule](teacher, student)
     found = {int(i): int(j) for i, j in zip(time_map.rows, time_map.columns)}
     expected = {i: j for i in range(len(student)) if (j := brute_force(rule, teacher, student, i)) is not None}
     assert found == expected
@@ -115,6 +113,15 @@ def test_byte_rules_against_brute_force(rule, pair):
     assert time_map.exact.tolist() == is_exact
     for i, j in expected.items():
         assert time_map.lag[i] == student.spans[i, 1] - teacher.spans[j, 1]
+
+
+def resampled(time_map, x):
+    """A map as a matrix on the time axis: [..., Tt, D] -> [..., Ts, D]."""
+    matrix = torch.zeros(time_map.student_length, time_map.teacher_length, dtype=x.dtype)
+    for i, row in entries(time_map).items():
+        for j, weight in row.items():
+            matrix[i, j] = float(weight)
+    return matrix @ x
 
 
 def entries(time_map):
@@ -140,7 +147,7 @@ def test_overlap_counts_the_bytes_that_two_tokens_share(case):
         reading = [j for byte in range(start, end) for j, (a, b) in enumerate(teacher.spans) if a <= byte < b]
         if reading and not student.special[i]:
             expected[i] = {j: Fraction(reading.count(j), len(reading)) for j in set(reading)}
-    time_map = rules.overlap(teacher, student)
+    time_map = MAPS["overlap"](teacher, student)
     close(entries(time_map), expected)
     alone = {i: next(iter(row)) for i, row in expected.items() if len(row) == 1}
     same_end = {i for i, j in alone.items() if teacher.spans[j, 1] == student.spans[i, 1]}
@@ -166,20 +173,20 @@ def test_segment_interpolates_between_the_ends_of_each_segment(case):
             if u > below:
                 row[t[below + 1]] = u - below
             expected[i] = row
-    close(entries(rules.segment(teacher, student, segments)), expected)
+    close(entries(MAPS["segment"](teacher, student, segments)), expected)
 
 
 @given(pair=timelines())
 def test_without_segments_or_special_tokens_segment_is_linear(pair):
     one, other = pair
     assume(not one.special.any() and not other.special.any())
-    close(entries(rules.segment(one, other)), entries(rules.linear(one, other)))
+    close(entries(MAPS["segment"](one, other)), entries(MAPS["linear"](one, other)))
 
 
 @given(case=ragged_timelines())
 def test_no_step_of_one_segment_stands_for_a_step_of_another(case):
     teacher, student, segments = case
-    time_map = rules.segment(teacher, student, segments)
+    time_map = MAPS["segment"](teacher, student, segments)
     of_t, of_s = segment_of(teacher, segments), segment_of(student, segments)
     assert (of_t[time_map.columns] == of_s[time_map.rows]).all()
     for part in set(of_s[of_s >= 0]) - set(of_t):
@@ -198,15 +205,15 @@ def test_long_documents_take_milliseconds(rule):
     teacher, student = (tokens(rng.integers(1, 8, 20_000)) for _ in range(2))
     parts = [Segment("prompt", 0, 30_000), Segment("answer", 30_000, 200_000)]
     start = clock.process_time()
-    rules.RULES[rule](teacher, student, parts)
+    MAPS[rule](teacher, student, parts)
     assert clock.process_time() - start < 0.2
 
 
-@pytest.mark.parametrize("rule", rules.RULES)
+@pytest.mark.parametrize("rule", MAPS)
 @given(case=ragged_timelines())
 def test_rows_of_every_map_sum_to_one_or_are_empty(rule, case):
     teacher, student, segments = case
-    time_map = rules.RULES[rule](teacher, student, segments)
+    time_map = MAPS[rule](teacher, student, segments)
     sums = np.zeros(len(student))
     np.add.at(sums, time_map.rows, time_map.weights)
     np.testing.assert_allclose(sums, time_map.covered.astype(float), atol=1e-12)
@@ -214,11 +221,11 @@ def test_rows_of_every_map_sum_to_one_or_are_empty(rule, case):
     assert not len(time_map.columns) or 0 <= time_map.columns.min() <= time_map.columns.max() < len(teacher)
 
 
-@pytest.mark.parametrize("rule", rules.RULES)
+@pytest.mark.parametrize("rule", MAPS)
 @given(case=ragged_timelines())
 def test_exact_steps_have_read_the_same_text_in_one_teacher_token(rule, case):
     teacher, student, segments = case
-    time_map = rules.RULES[rule](teacher, student, segments)
+    time_map = MAPS[rule](teacher, student, segments)
     expected = set()
     for i, row in entries(time_map).items():
         step, weight = next(iter(row.items()))
@@ -228,7 +235,7 @@ def test_exact_steps_have_read_the_same_text_in_one_teacher_token(rule, case):
     assert set(np.flatnonzero(time_map.exact).tolist()) == expected
 
 
-@pytest.mark.parametrize("rule", [rules.linear, rules.nearest])
+@pytest.mark.parametrize("rule", [MAPS["linear"], MAPS["nearest"]])
 def test_a_special_token_of_either_model_has_read_no_text(rule):
     """A dummy prefix ends where a BOS ends, at byte 0."""
     bos, prefix = tokens([4], bos=True), tokens([0, 4])
@@ -241,20 +248,23 @@ def test_a_special_token_of_either_model_has_read_no_text(rule):
 @given(pair=timelines())
 def test_causal_rules_never_see_ahead_and_ceil_never_lags(pair):
     for rule in CAUSAL:
-        assert (rules.RULES[rule](*pair).lag >= 0).all()
-    assert (rules.ceil(*pair).lag <= 0).all()
+        assert (MAPS[rule](*pair).lag >= 0).all()
+    assert (MAPS["ceil"](*pair).lag <= 0).all()
 
 
-def test_the_kinds_of_rules_name_rules_that_exist():
-    assert set(CAUSAL) <= rules.BYTE_RULES <= rules.RULES.keys()
-    assert not rules.HEAD_RULES & rules.RULES.keys()
+def test_rules_are_found_by_their_files_the_default_first():
+    names = {"floor", "exact", "ceil", "overlap", "linear", "nearest", "segment", "rkv"}
+    assert set(RULES) == names and MAPS.keys() == names - {"rkv"} and next(iter(RULES)) == "floor"
+    assert CAUSAL == ("floor", "exact") and all(RULES[name].reads_bytes for name in CAUSAL)
+    assert all(rule.name == name == known(name).name for name, rule in RULES.items())
+    assert known("gone").words == "gone" and not known("gone").causal
 
 
-@pytest.mark.parametrize("rule", rules.RULES)
+@pytest.mark.parametrize("rule", MAPS)
 def test_the_same_timeline_maps_to_itself(rule):
     one = tokens([3, 1, 4, 1, 5])
     x = torch.randn(2, 5, 4)
-    torch.testing.assert_close(rules.resample(rules.RULES[rule](one, one), x), x, rtol=0, atol=1e-12)
+    torch.testing.assert_close(resampled(MAPS[rule](one, one), x), x, rtol=0, atol=1e-12)
 
 
 @given(pair=timelines())
@@ -262,19 +272,13 @@ def test_linear_and_nearest_maps_agree_with_the_resampling_functions(pair):
     teacher, student = pair
     x = torch.randn(1, 2, len(teacher), 3, dtype=torch.float64)
     by_function, _, _ = resampling.resample_kv_with_interpolation(x, x, len(student))
-    torch.testing.assert_close(rules.resample(rules.linear(teacher, student), x), by_function)
+    torch.testing.assert_close(resampled(MAPS["linear"](teacher, student), x), by_function)
     by_index, _ = resampling.safe_time_resample(x, len(student))
-    torch.testing.assert_close(rules.resample(rules.nearest(teacher, student), x), by_index)
+    torch.testing.assert_close(resampled(MAPS["nearest"](teacher, student), x), by_index)
 
 
 def test_an_empty_teacher_timeline_gives_zeros_without_signal():
-    for rule in rules.RULES.values():
+    for rule in MAPS.values():
         time_map = rule(tokens([]), tokens([2, 2]))
         assert not time_map.covered.any() and not time_map.exact.any()
-        assert rules.resample(time_map, torch.randn(2, 0, 3)).abs().sum() == 0
-
-
-def test_a_map_refuses_another_timeline():
-    time_map = rules.floor(tokens([1, 1]), tokens([2]))
-    with pytest.raises(AlignError, match="a teacher timeline of 2 steps"):
-        rules.resample(time_map, torch.zeros(1, 3, 4))
+        assert resampled(time_map, torch.randn(2, 0, 3)).abs().sum() == 0

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from kvlab.errors import ModelError
-from kvlab.request.train import TrainConfig, checked
+from kvlab.request.settings import checked
+from kvlab.request.train import TrainConfig
 from kvlab.runs import failures
 from kvlab.runs.failures import NotFinite, slow_hint
 from tests.spoken import spoken
@@ -23,7 +24,8 @@ def test_memory_advice_is_the_next_thing_not_yet_done():
     for _ in range(6):
         found = advise(error, config, "training")
         assert found["kind"] == "out-of-memory"
-        config = checked(config.model_dump() | found["changes"])  # what a button would launch is a good config
+        # What a button would launch is a good config.
+        config = checked(TrainConfig, config.model_dump() | found["changes"])
         seen.append(found["changes"])
     assert seen[0] == {"batch_size": 1, "gradient_accumulation_steps": 4}
     assert seen[1] == {"gradient_checkpointing": True}

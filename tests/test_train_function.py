@@ -11,7 +11,8 @@ from kvlab.errors import TrainError
 from kvlab.inject import trial
 from kvlab.models.cache_names import passing
 from kvlab.request import refusals
-from kvlab.request.train import checked
+from kvlab.request.settings import checked
+from kvlab.request.train import TrainConfig
 from kvlab.results.training.facts import gather
 from kvlab.results.training.markdown import markdown
 from kvlab.runs import store
@@ -181,9 +182,9 @@ def test_a_rule_that_looks_ahead_is_refused_before_anything_is_loaded(pair, tmp_
     error = spoken(store.read_status(folder)["error"])
     assert error["kind"] == "functional-looks-ahead" and error["changes"] == {"functional": False}
     assert "functional: false" in error["remedy"]
-    refusals.check_functional(checked(settings))  # without the test it may run
+    refusals.check_functional(checked(TrainConfig, settings))  # without the test it may run
     with pytest.raises(TrainError, match="look ahead"):
-        refusals.check_functional(checked(settings | {"functional": True}))
+        refusals.check_functional(checked(TrainConfig, settings | {"functional": True}))
 
 
 # --- the record -----------------------------------------------------------------------------------------------

@@ -211,7 +211,7 @@ PAIR = ["--teacher", "demo/teacher", "--student", "demo/student"]
 
 
 def asked(*extra):
-    options = main._parser().parse_args(["train", "--output_dir", "out", *extra])
+    options = main.parser().parse_args(["train", "--output_dir", "out", *extra])
     from kvlab.cli.train import config_of
 
     return config_of(options)

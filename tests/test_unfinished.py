@@ -11,8 +11,9 @@ from kvlab.align.pipeline import READING, align_several
 from kvlab.align.unfinished import Unfinished
 from kvlab.errors import Cancelled
 from kvlab.models.loading import ModelCache, load
-from kvlab.request.align import AlignSettings, checked
+from kvlab.request.align import AlignSettings, AnalysisRequest
 from kvlab.request.prompts import RUN_PROMPTS, write_prompts
+from kvlab.request.settings import checked
 from kvlab.results.alignment import data
 from kvlab.runs import store
 from kvlab.shapes import Document, no_progress
@@ -141,14 +142,15 @@ def test_the_code_is_what_takes_part_in_an_analysis(tmp_path):
         "models/capture.py",
         "align/sums.py",
         "request/align.py",
+        "request/time_rules/floor.py",
         "web/page.py",
         "errors.py",
         "align/.#sums.py",
     ):
-        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text(f"# {file}")
         hashes.append(unfinished.hash_of_code(tmp_path))
-    assert len(set(hashes[:4])) == 4 and len(set(hashes[3:])) == 1
+    assert len(set(hashes[:5])) == 5 and len(set(hashes[4:])) == 1
     assert unfinished.hash_of_code(PACKAGE) == unfinished.CODE
     assert all(list((PACKAGE / room).glob("*.py")) for room in ("host", "request", "models", "align"))
 
@@ -200,7 +202,8 @@ def test_a_run_folder_goes_on_from_what_it_holds(models, documents, tmp_path):
     """As the worker does it: config and prompts in a folder, cancelled, and asked for again."""
     teachers, student = models
     fields = {"teacher": teachers[0].name, "more_teachers": [teachers[1].name], "student": student.name}
-    request = checked({**fields, "calibration": "none", "device": "cpu", "settings": SETTINGS.model_dump()})
+    fields |= {"calibration": "none", "device": "cpu", "settings": SETTINGS.model_dump()}
+    request = checked(AnalysisRequest, fields)
     folder = store.create(tmp_path, "analysis", "x", request.model_dump())
     write_prompts(documents, folder / RUN_PROMPTS)
     cache = ModelCache()

@@ -13,7 +13,8 @@ import yaml
 from accelerate.state import AcceleratorState, GradientState
 
 from kvlab.demo.corpus import problems
-from kvlab.request.train import checked
+from kvlab.request.settings import checked
+from kvlab.request.train import TrainConfig
 from kvlab.runs import store
 from kvlab.train.process import Phase
 from kvlab.train.record import Record
@@ -51,7 +52,7 @@ def prepared(folder: Path, settings: dict) -> Run:
     """A run just before its first step, in this process."""
     forget_accelerate()
     folder.mkdir(exist_ok=True)
-    config = checked(settings)
+    config = checked(TrainConfig, settings)
     run = Run(folder, config, Record(folder, config.max_steps, config.thresholds), None, Phase(None), Never())
     run.prepare()
     return run

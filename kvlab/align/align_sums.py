@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 import torch
 
-from kvlab.align.fold_sums import FIT_ONLY, FoldSums, Pairing
+from kvlab.align.batches import Rows
+from kvlab.align.fold_sums import APART, FIT_ONLY, FoldSums, Pairing
 from kvlab.align.layers import Choice
 from kvlab.align.moments import HeadGrams, pilot_of
 from kvlab.shapes import KINDS
@@ -64,6 +65,12 @@ class AlignSums:
                         self.targets[kind, layer].add_shifted(fold, part, x, targets[kind, layer])
         if self.identity_layers:
             self._add_identity(fold, part, rows.e(at), targets)
+
+    def add_batch(self, rows: Rows) -> None:
+        """Add the rows of a batch, but for those that are scored apart."""
+        for part in rows.parts:
+            if part not in APART:
+                self.add(rows.fold, part, rows, part)
 
     def _add_identity(self, fold: int, part: str, embedded: torch.Tensor, targets: dict[Target, torch.Tensor]) -> None:
         if self.identity_features is None:

@@ -10,9 +10,7 @@ from itertools import zip_longest
 import numpy as np
 import torch
 
-from kvlab.align import time_rules
 from kvlab.align.items import Item
-from kvlab.align.resampling import NO_STEP
 from kvlab.align.rkv import keep_steps
 from kvlab.align.rows import Picked, common_parts, pick, row_parts, selectable
 from kvlab.errors import AlignError
@@ -21,6 +19,8 @@ from kvlab.models.attention import observed_attention, observers
 from kvlab.models.capture import CapturedBatch, capture
 from kvlab.models.loading import LoadedModel
 from kvlab.request.align import AlignSettings
+from kvlab.request.time_rules import RULES
+from kvlab.request.time_rules.nearest import NO_STEP
 from kvlab.shapes import KINDS, HeadSteps, TimeMap, Tokens
 
 
@@ -97,14 +97,14 @@ class Rows:
 
     def keep(self) -> Rows:
         """The same with all rows gathered and the caches themselves let go."""
-        kept = {("e", part): self.e(part) for part in self.parts}
+        gathered = {("e", part): self.e(part) for part in self.parts}
         for part in self.parts:
             for kind in KINDS:
                 for layer in range(len(self.teacher.of(kind))):
-                    kept["x", kind, layer, part] = self.x(kind, layer, part)
+                    gathered["x", kind, layer, part] = self.x(kind, layer, part)
                 for layer in range(len(self.student.of(kind))):
-                    kept["y", kind, layer, part] = self.y(kind, layer, part)
-        return Rows(self.fold, self.picked, None, None, None, self.steps, kept)
+                    gathered["y", kind, layer, part] = self.y(kind, layer, part)
+        return Rows(self.fold, self.picked, None, None, None, self.steps, gathered)
 
     def let_go(self) -> Rows:
         """The same with nothing but the places of the rows."""
@@ -144,21 +144,21 @@ def read(
     shared = [common_parts(of_teachers) for of_teachers in zip(*parts)]
     picks = [_picks(batch, t, [parts[t], *([shared] * (len(teachers) > 1))], student) for t in range(len(teachers))]
     kv_s = capture(student, [i.student for i in batch], settings.keys == "pre-rope")
-    found = Read(batch, [], captured=[(kv_s, student)])
+    batch_read = Read(batch, [], captured=[(kv_s, student)])
     for t, (teacher, of_teacher) in enumerate(zip(teachers, picks)):
         kv_t = capture(teacher, [i.teachers[t] for i in batch], settings.keys == "pre-rope")
-        found.captured.append((kv_t, teacher))
+        batch_read.captured.append((kv_t, teacher))
         embedded = teacher.model.get_input_embeddings()(kv_t.ids).float().unsqueeze(1)
         steps = None
-        if settings.time in time_rules.HEAD_RULES:
+        if RULES[settings.time].per_head:
             maps = [(i.teachers[t], i.student, i.maps[t]) for i in batch]
-            found.head_steps.append(_kept_steps(teacher, kv_t, batch, t, settings))
-            steps = _of_batch(found.head_steps[-1], maps, kv_s.ids.shape[1])
-        for picked, into in zip(of_teacher, (found.teachers, found.common)):
+            batch_read.head_steps.append(_kept_steps(teacher, kv_t, batch, t, settings))
+            steps = _of_batch(batch_read.head_steps[-1], maps, kv_s.ids.shape[1])
+        for picked, into in zip(of_teacher, (batch_read.teachers, batch_read.common)):
             into.append(Rows(batch[0].fold, picked, kv_t, kv_s, embedded, steps))
     if checked:
-        found.check()
-    return found
+        batch_read.check()
+    return batch_read
 
 
 def _picks(batch: list[Item], t: int, chosen: list[list[dict]], student: LoadedModel) -> list[dict[str, Picked]]:
@@ -174,24 +174,26 @@ def _kept_steps(
     tokens = [i.teachers[t] for i in batch]
     looking = [observers(i.teachers[t], i.document.segments) for i in batch]
     attention = observed_attention(teacher, tokens, looking)
-    kept = []
+    of_documents = []
     for b, item in enumerate(batch):
         length = len(tokens[b])
         left_out = np.ones(length, dtype=bool)
         left_out[selectable(tokens[b], settings.sinks)] = False
         keys = [k[b, :, :length] for k in captured.keys]
         seen = [a[b, :, :length] for a in attention]
-        kept.append(keep_steps(keys, seen, replace(tokens[b], special=left_out), len(item.maps[t].rows)))
-    return kept
+        of_documents.append(keep_steps(keys, seen, replace(tokens[b], special=left_out), len(item.maps[t].rows)))
+    return of_documents
 
 
-def _of_batch(kept: list[HeadSteps], maps: list[tuple[Tokens, Tokens, TimeMap]], longest: int) -> list[torch.Tensor]:
+def _of_batch(
+    of_documents: list[HeadSteps], maps: list[tuple[Tokens, Tokens, TimeMap]], longest: int
+) -> list[torch.Tensor]:
     """Per layer [B, H, Ts]: each document's kept steps on the student steps that they stand for."""
     layers = []
-    for layer in range(len(kept[0].steps)):
-        first = kept[0].steps[layer]
-        steps = first.new_full((len(kept), len(first), longest), NO_STEP)
-        for b, (of_document, (_, _, time_map)) in enumerate(zip(kept, maps)):
+    for layer in range(len(of_documents[0].steps)):
+        first = of_documents[0].steps[layer]
+        steps = first.new_full((len(of_documents), len(first), longest), NO_STEP)
+        for b, (of_document, (_, _, time_map)) in enumerate(zip(of_documents, maps)):
             steps[b, :, torch.from_numpy(time_map.rows).to(first.device)] = of_document.steps[layer]
         layers.append(steps)
     return layers
@@ -215,14 +217,14 @@ def finite(captured: CapturedBatch, loaded: LoadedModel) -> CapturedBatch:
             for b, tokens in enumerate(captured.tokens):
                 bad = (~torch.isfinite(x[b, :, : len(tokens)])).flatten(1).any(1).nonzero().flatten().tolist()
                 if bad:
-                    layer = loaded.geometry.kv_layers[position]
+                    keys_or_values = Message("keys") if kind == "key" else Message("values")
                     raise AlignError(
                         "cache-not-finite",
-                        expected=Message("finite {kind}s", kind=kind),
+                        expected=Message("finite {keys_or_values}", keys_or_values=keys_or_values),
                         found=Message(
-                            "NaN or Inf in the {kind}s of layer {layer}, KV head {head} of {name}",
-                            kind=kind,
-                            layer=layer,
+                            "NaN or Inf in the {keys_or_values} of layer {layer}, KV head {head} of {name}",
+                            keys_or_values=keys_or_values,
+                            layer=loaded.geometry.kv_layers[position],
                             head=bad[0],
                             name=loaded.name,
                         ),

@@ -15,12 +15,12 @@ import torch
 
 from kvlab.align.projectors import KVProjector
 from kvlab.align.resampling import linear_indices, resample_kv_with_interpolation, safe_time_resample
+from kvlab.language import phrase
 
 RULE = "=" * 80
 
 
 def head_projection() -> None:
-    """12 KV heads -> 2: at the start each student head is the mean of its six teacher heads."""
     keys, values = torch.randn(2, 12, 9, 16), torch.randn(2, 12, 9, 16)
     k, v = KVProjector(12, 2, 16, 16)(keys, values)
     _same_shape(k, (2, 2, 9, 16))
@@ -29,7 +29,6 @@ def head_projection() -> None:
 
 
 def head_and_width_projection() -> None:
-    """28 -> 2 heads and 128 -> 64 channels: equal to the one matrix it stands for; K and V share no weight."""
     projector = KVProjector(28, 2, 128, 64)
     keys, values = torch.randn(2, 28, 5, 128), torch.randn(2, 28, 5, 128)
     k, v = projector(keys, values)
@@ -45,7 +44,6 @@ def head_and_width_projection() -> None:
 
 
 def time_resampling() -> None:
-    """80 -> 50 steps: integer indices, in range, monotone, both ends reached; the values are those steps."""
     indices = linear_indices(80, 50)
     assert indices.dtype == torch.int64, f"indices are {indices.dtype}, not int64"
     assert indices.min() >= 0 and indices.max() < 80, f"indices span {indices.min()}..{indices.max()}, not 0..79"
@@ -60,7 +58,6 @@ def time_resampling() -> None:
 
 
 def one_step() -> None:
-    """One step to one step is the identity."""
     x = torch.randn(2, 4, 1, 8)
     resampled, signal = safe_time_resample(x, 1)
     _close(resampled, x, "one step resampled to one step", tolerance=0)
@@ -71,7 +68,6 @@ def one_step() -> None:
 
 
 def empty_timeline() -> None:
-    """No teacher step: zeros of the right shape, marked as carrying no teacher signal, no index error."""
     empty = torch.randn(2, 4, 0, 8)
     resampled, signal = safe_time_resample(empty, 5)
     _same_shape(resampled, (2, 4, 5, 8))
@@ -86,7 +82,6 @@ def empty_timeline() -> None:
 
 
 def interpolation() -> None:
-    """resample_kv_with_interpolation is linear interpolation: equal to numpy.interp, channel by channel."""
     keys, values = torch.randn(1, 2, 7, 3), torch.randn(1, 2, 7, 3)
     k, v, signal = resample_kv_with_interpolation(keys, values, 12)
     at = np.arange(12) * 6 / 11
@@ -99,7 +94,6 @@ def interpolation() -> None:
 
 
 def heads_then_time() -> None:
-    """Heads, then time: shapes match the student's, the loss is finite, every projector weight has a gradient."""
     projector = KVProjector(12, 2, 128, 64)
     keys, values = torch.randn(2, 12, 80, 128), torch.randn(2, 12, 80, 128)
     student_k, student_v = torch.randn(2, 2, 50, 64), torch.randn(2, 2, 50, 64)
@@ -134,16 +128,54 @@ class Check:
     title: str
     passed: str
     run: Callable[[], None]
+    explanation: str
 
 
 CHECKS = (
-    Check("头数投影 (GQA: Ht=12 -> Hs=2)", "✓ 头数投影测试通过!", head_projection),
-    Check("头数 + head_dim 不匹配 (Ht=28 -> Hs=2, Dt=128 -> Ds=64)", "✓ 测试通过!", head_and_width_projection),
-    Check("安全时间重采样 (T_in=80 -> T_out=50)", "✓ 测试通过!", time_resampling),
-    Check("边界情况 (T_in=1, T_out=1)", "✓ 测试通过!", one_step),
-    Check("边界情况 (T_in=0, 空序列)", "✓ 测试通过!", empty_timeline),
-    Check("集成测试 - resample_kv_with_interpolation", "✓ 测试通过!", interpolation),
-    Check("综合测试 - 头数投影 + 时间重采样", "✓ 测试通过!", heads_then_time),
+    Check(
+        "头数投影 (GQA: Ht=12 -> Hs=2)",
+        "✓ 头数投影测试通过!",
+        head_projection,
+        phrase("12 KV heads -> 2: at the start each student head is the mean of its six teacher heads."),
+    ),
+    Check(
+        "头数 + head_dim 不匹配 (Ht=28 -> Hs=2, Dt=128 -> Ds=64)",
+        "✓ 测试通过!",
+        head_and_width_projection,
+        phrase("28 -> 2 heads and 128 -> 64 channels: equal to the one matrix it stands for; K and V share no weight."),
+    ),
+    Check(
+        "安全时间重采样 (T_in=80 -> T_out=50)",
+        "✓ 测试通过!",
+        time_resampling,
+        phrase("80 -> 50 steps: integer indices, in range, monotone, both ends reached; the values are those steps."),
+    ),
+    Check(
+        "边界情况 (T_in=1, T_out=1)",
+        "✓ 测试通过!",
+        one_step,
+        phrase("One step to one step is the identity."),
+    ),
+    Check(
+        "边界情况 (T_in=0, 空序列)",
+        "✓ 测试通过!",
+        empty_timeline,
+        phrase("No teacher step: zeros of the right shape, marked as carrying no teacher signal, no index error."),
+    ),
+    Check(
+        "集成测试 - resample_kv_with_interpolation",
+        "✓ 测试通过!",
+        interpolation,
+        phrase("resample_kv_with_interpolation is linear interpolation: equal to numpy.interp, channel by channel."),
+    ),
+    Check(
+        "综合测试 - 头数投影 + 时间重采样",
+        "✓ 测试通过!",
+        heads_then_time,
+        phrase(
+            "Heads, then time: shapes match the student's, the loss is finite, every projector weight has a gradient."
+        ),
+    ),
 )
 
 
@@ -159,7 +191,7 @@ class Outcome:
 
 
 def run_checks() -> Iterator[Outcome]:
-    """All seven, in order, each on the same random numbers every time."""
+    """Run all seven in order, each on the same random numbers every time."""
     for number, check in enumerate(CHECKS, 1):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(number)
@@ -169,11 +201,11 @@ def run_checks() -> Iterator[Outcome]:
                 check.run()
             except Exception as problem:  # a check that crashes has failed, and the others still run
                 error = f"{type(problem).__name__}: {problem}"
-        yield Outcome(number, check.title, check.run.__doc__ or "", error, time.perf_counter() - started)
+        yield Outcome(number, check.title, check.explanation, error, time.perf_counter() - started)
 
 
 def print_checks() -> bool:
-    """The checklist's block on standard output; True when all seven passed."""
+    """Print the checklist's block and return whether all seven passed."""
     print(f"{RULE}\n KV 对齐修复验证测试\n{RULE}\n")
     failed: list[Outcome] = []
     for outcome in run_checks():

@@ -14,7 +14,7 @@ from functools import reduce
 import numpy as np
 import torch
 
-from kvlab.align import metrics, time_rules
+from kvlab.align import metrics
 from kvlab.align.align_sums import AlignSums
 from kvlab.align.batches import Rows
 from kvlab.align.controls import Fits
@@ -26,10 +26,10 @@ from kvlab.align.rows import pick, row_parts
 from kvlab.align.shapes import padded
 from kvlab.models.capture import CapturedBatch
 from kvlab.request.align import AlignSettings
+from kvlab.request.time_rules import MAPS, RULES
 from kvlab.shapes import KINDS, Progress, TimeMap
 
 STAGE = "comparing time rules"
-APART_RULES = frozenset({"exact"})
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,9 @@ def compare(
 
     A rule with too few rows to fit is left out.
     """
-    found = RuleScores({}, {})
-    for number, rule in enumerate(time_rules.RULES):
-        progress(STAGE, number, len(time_rules.RULES))
+    scores = RuleScores({}, {})
+    for number, rule in enumerate(MAPS):
+        progress(STAGE, number, len(MAPS))
         sums = _sums(cached, t, rule, choices, folds, settings)
         if not sums.targets:  # no token is covered by every rule, and none is fitted on
             continue
@@ -88,9 +88,9 @@ def compare(
             for kind in KINDS
             for layer in range(len(heads))
         }
-        found.add(rule, fits, sum(fitted), rule not in APART_RULES)
-    progress(STAGE, len(time_rules.RULES), len(time_rules.RULES))
-    return found
+        scores.add(rule, fits, sum(fitted), not RULES[rule].own_tokens)
+    progress(STAGE, len(MAPS), len(MAPS))
+    return scores
 
 
 @torch.inference_mode()
@@ -104,13 +104,12 @@ def _sums(
         device = batch.teacher.ids.device
         picked = {part: pick(maps, [of_item[part] for of_item in parts], device) for part in parts[0]}
         rows = Rows(batch.items[0].fold, picked, batch.teacher, batch.student, None)
-        for part in rows.parts:
-            sums.add(rows.fold, part, rows, part)
+        sums.add_batch(rows)
     return sums
 
 
 def _map(item: Item, t: int, rule: str) -> TimeMap:
-    return time_rules.RULES[rule](item.teachers[t], item.student, item.document.segments)
+    return MAPS[rule](item.teachers[t], item.student, item.document.segments)
 
 
 def _parts(item: Item, t: int, rule: str, settings: AlignSettings) -> dict[str, np.ndarray]:
@@ -120,16 +119,16 @@ def _parts(item: Item, t: int, rule: str, settings: AlignSettings) -> dict[str, 
         of_rule = settings.model_copy(update={"time": other})
         return row_parts(item.teachers[t], item.student, _map(item, t, other), item.scored, of_rule, item.repeated)
 
-    own = usable(rule)
-    if not item.scored or rule in APART_RULES:
-        return {part: steps for part, steps in own.items() if part not in APART}
+    mine = usable(rule)
+    if not item.scored or RULES[rule].own_tokens:
+        return {part: steps for part, steps in mine.items() if part not in APART}
     covered = [
         np.concatenate([parts[FIT_AND_SCORE], parts[SCORE_ONLY]])
-        for parts in map(usable, time_rules.RULES.keys() - APART_RULES)
+        for parts in map(usable, [name for name in MAPS if not RULES[name].own_tokens])
     ]
     common = reduce(np.intersect1d, covered)
-    found = {part: np.intersect1d(own[part], common) for part in (FIT_AND_SCORE, SCORE_ONLY)}
-    return found | {FIT_ONLY: np.setdiff1d(own[FIT_AND_SCORE], common)}
+    common_parts = {part: np.intersect1d(mine[part], common) for part in (FIT_AND_SCORE, SCORE_ONLY)}
+    return common_parts | {FIT_ONLY: np.setdiff1d(mine[FIT_AND_SCORE], common)}
 
 
 def _with_error(fit: CrossFit) -> tuple[np.ndarray, np.ndarray]:

@@ -69,11 +69,11 @@ def random_rows(
 ) -> list[Features]:
     """Features of a random-weights teacher in the row order of each of some samples, whose ``rows`` of teacher
     ``number`` these are; one forward for all."""
-    found: list[dict[tuple, list[torch.Tensor]]] = [{} for _ in rows]
+    features: list[dict[tuple, list[torch.Tensor]]] = [{} for _ in rows]
     for done, batch in enumerate(batches):
         progress("reading with random weights", done, len(batches))
         captured = finite(capture(random, [i.teachers[number] for i in batch], settings.keys == "pre-rope"), random)
-        for into, of_sample in zip(found, rows):
+        for into, of_sample in zip(features, rows):
             places = of_sample[done]
             like = Rows(places.fold, places.picked, captured, None, None, places.steps)
             for part in like.parts:
@@ -81,7 +81,7 @@ def random_rows(
                     for union in {choice.union for choice in choices[kind]}:
                         key = (like.fold, part), kind, union
                         into.setdefault(key, []).append(like.side_by_side(kind, union, part))
-    return [{key: torch.cat(pieces) for key, pieces in of_sample.items()} for of_sample in found]
+    return [{key: torch.cat(pieces) for key, pieces in of_sample.items()} for of_sample in features]
 
 
 def random_weights(
@@ -119,12 +119,12 @@ def random_in_place(
     Of each teacher: its sample and that of the rows that all teachers cover, the features of random weights on either,
     and its controls, whose fits have the penalties.
     """
-    found = {}
+    gains = {}
     for number, (kind, layer) in enumerate(_problems(choices[0])):
         progress("fusing with random weights", number, len(KINDS) * len(heads))
         chosen = [of_teacher[kind][layer] for of_teacher in choices]
         unions = [choice.union for choice in chosen]
-        own = [
+        alone = [
             sample.sums(rows, partial(sample.y, kind, layer), choice.columns_of_folds())
             for sources in (samples, [features for features, _ in random])
             for sample, source, choice in zip(samples, sources, chosen)
@@ -137,8 +137,8 @@ def random_in_place(
         ]
         everything = CommonRows(common[0].groups, common[0].folds, side_by_side, partial(common[0].y, kind, layer))
         fits = [c.teacher[kind, layer] for c in controls] + [c.random[kind, layer] for c in controls]
-        found[kind, layer] = over_random(everything, own, fits, heads[layer])
-    return found
+        gains[kind, layer] = over_random(everything, alone, fits, heads[layer])
+    return gains
 
 
 def _rows(source: Sample | Features, kind: str, union: tuple[int, ...]) -> Callable[[Group], torch.Tensor]:

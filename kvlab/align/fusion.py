@@ -18,6 +18,7 @@ import torch
 
 from kvlab.align import metrics
 from kvlab.align.align_sums import Source
+from kvlab.align.batches import Rows
 from kvlab.align.crossfit import CrossFit
 from kvlab.align.fold_sums import FoldSums, Pairing
 from kvlab.align.layers import Choice
@@ -45,6 +46,11 @@ class FusionSums:
                     pilots = pilot_of(x), pilot_of(targets)
                     self.pairings[kind, layer] = Pairing.begin(*pilots, self.folds)
                 self.pairings[kind, layer].add(fold, part, x, targets)
+
+    def add_batch(self, of_teachers: Sequence[Rows]) -> None:
+        """Add the common rows of a batch; a single teacher has none."""
+        for part in of_teachers[0].parts if of_teachers else []:
+            self.add(of_teachers[0].fold, part, of_teachers, part)
 
     def all(self) -> dict[str, FoldSums]:
         """Every sum by name."""

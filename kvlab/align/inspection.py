@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from kvlab.align import metrics, time_rules
+from kvlab.align import metrics
 from kvlab.align.align_sums import AlignSums
 from kvlab.align.batches import Rows, read, whole_document
 from kvlab.align.crossfit import CrossFit
@@ -19,6 +19,7 @@ from kvlab.align.scoring import Scored
 from kvlab.align.shapes import padded
 from kvlab.models.loading import LoadedModel
 from kvlab.request.align import AlignSettings
+from kvlab.request.time_rules import MAPS, RULES
 from kvlab.results.alignment.data import Inspected, TokenView
 from kvlab.shapes import KINDS, Geometry, HeadSteps, Progress, TimeMap, Tokens
 
@@ -31,16 +32,16 @@ Views = tuple[list[Inspected], dict[str, np.ndarray]]
 def that_fit(items: Sequence[Item], student: Geometry, teachers: Sequence[Geometry], time: str) -> list[Item]:
     """Those whose arrays fit into MOST_BYTES together, of each teacher; a document that is too long is passed over."""
     per_student = sum(heads for heads, _, _ in student.layer_shapes) * len(KINDS) * (4 + 2 * len(NAMES))
-    per_teacher = [4 * 4 * sum(heads for heads, _, _ in of.layer_shapes) * (time == "rkv") for of in teachers]
-    found, room = [], MOST_BYTES
+    per_teacher = [4 * 4 * sum(heads for heads, _, _ in of.layer_shapes) * RULES[time].per_head for of in teachers]
+    fitting, room = [], MOST_BYTES
     for item in items:
         needed = per_student * len(item.student) + max(
             per * max(len(tokens), len(item.student)) for per, tokens in zip(per_teacher, item.teachers)
         )
         if needed <= room:
-            found.append(item)
+            fitting.append(item)
             room -= needed
-    return found
+    return fitting
 
 
 def inspect(
@@ -56,11 +57,11 @@ def inspect(
 
     Each document is read once more: keeping its rows for so long would take memory that grows with its length.
     """
-    found: list[Views] = [([], {}) for _ in teachers]
+    of_teachers: list[Views] = [([], {}) for _ in teachers]
     for number, item in enumerate(items):
         progress("reading documents token by token", number, len(items))
         one = read(teachers, student, [item], settings)
-        for t, (views, arrays) in enumerate(found):
+        for t, (views, arrays) in enumerate(of_teachers):
             rows = whole_document(one, 0, t)
             views.append(_view(item, t, settings))
             prefix = f"document.{number}"
@@ -74,12 +75,12 @@ def inspect(
                     arrays[f"{prefix}.signal.{kind}.{name}"] = of_layers.astype(np.float16)
             if one.head_steps:
                 arrays |= _head_steps(one.head_steps[t][0], f"{prefix}.rkv")
-            for rule, make in time_rules.RULES.items():
+            for rule, make in MAPS.items():
                 time_map = make(item.teachers[t], item.student, item.document.segments)
                 arrays[f"{prefix}.index.{rule}"] = _mean_index(time_map)
                 arrays[f"{prefix}.lag.{rule}"] = np.where(time_map.covered, time_map.lag, np.nan)
     progress("reading documents token by token", len(items), len(items))
-    return found
+    return of_teachers
 
 
 def _signals(
@@ -120,11 +121,11 @@ def _token_errors(
     return error.T.cpu().numpy()
 
 
-def _head_steps(kept: HeadSteps, prefix: str) -> dict[str, np.ndarray]:
+def _head_steps(head_steps: HeadSteps, prefix: str) -> dict[str, np.ndarray]:
     """Steps [Lt, Ht, Ts] and the parts of their scores [Lt, Ht, Tt]; not a number where there is none."""
     arrays = {}
     for name in ("steps", "importance", "redundancy", "score"):
-        layers = [layer.float().cpu().numpy() for layer in getattr(kept, name)]
+        layers = [layer.float().cpu().numpy() for layer in getattr(head_steps, name)]
         most = max(len(layer) for layer in layers)
         padded = [np.pad(layer, ((0, most - len(layer)), (0, 0)), constant_values=np.nan) for layer in layers]
         arrays[f"{prefix}.{name}"] = np.stack(padded)
@@ -164,7 +165,7 @@ def _legible(piece: bytes) -> str:
 def timeline_summary(scored: Sequence[Item], t: int) -> dict:
     """Rates over the content tokens of these documents for every rule, from teacher number ``t``."""
     rules = {}
-    for name, make in time_rules.RULES.items():
+    for name, make in MAPS.items():
         maps = [make(i.teachers[t], i.student, i.document.segments) for i in scored]
         content = np.concatenate([~i.student.special for i in scored])
         covered = np.concatenate([m.covered for m in maps])[content]

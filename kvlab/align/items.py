@@ -7,18 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
-from kvlab.align import time_rules
 from kvlab.align.rows import first_content, rank_map
 from kvlab.align.shared_text import repeated_beginnings, repeated_steps, shared_shares
 from kvlab.errors import AlignError, ModelError
-from kvlab.language import Message
+from kvlab.language import Message, phrase
 from kvlab.models import chat
 from kvlab.models.loading import LoadedModel
 from kvlab.models.tokens import written_special
 from kvlab.request.align import AlignSettings
+from kvlab.request.time_rules import MAPS
 from kvlab.shapes import Document, TimeMap, Tokens
 
 WINDOW = 1024  # documents
@@ -28,7 +29,7 @@ MOSTLY = 0.5  # share of a text in other folds, from which on it is not much of 
 
 @dataclass
 class Item:
-    """One document as every model reads it."""
+    """A document as every model reads it."""
 
     document: Document
     teachers: tuple[Tokens, ...]
@@ -55,8 +56,10 @@ class Named:
         if len(self.first) < 5:
             self.first.append(name)
 
-    def __str__(self) -> str:
-        return ", ".join(self.first) + (", …" if self.count > len(self.first) else "")
+    def note(self, words: str, **values: Any) -> list[Message]:
+        """Return ``words`` with the number and the names of these documents; nothing where there are none."""
+        names = [*self.first, "…"] if self.count > len(self.first) else self.first
+        return [Message(words, n=self.count, names=names, **values)] if self.count else []
 
 
 class Reader:
@@ -122,88 +125,61 @@ class Reader:
             raise AlignError(
                 "no-tokens",
                 expected=Message("a prompt with at least one token for every model"),
-                found=Message(
-                    "none in {n} prompts, with at most {limit} tokens", n=self._prompts, limit=self._limit_words()
-                ),
+                found=Message("none in {n} prompts, with at most {limit} tokens", n=self._prompts, limit=self._limit()),
                 remedy=Message("use longer prompts, or a larger --max-tokens"),
             )
 
-    def notes(self) -> list[str]:
-        total, notes = len(self._documents), []
-        if self._empty.count:
-            notes.append(
-                Message(
-                    "{n} of {total} documents have no tokens and were left out: {names}",
-                    n=self._empty.count,
-                    total=total,
-                    names=self._empty,
-                )
-            )
-        if self._cut.count:
-            notes.append(
-                Message(
-                    "{n} of {total} documents were longer than {limit} tokens and were cut: {names}",
-                    n=self._cut.count,
-                    total=total,
-                    limit=self._limit_words(),
-                    names=self._cut,
-                )
-            )
-        if self._lossy.count:
-            notes.append(
-                Message(
-                    "In {n} of {total} documents a tokenizer changes the text (normalisation), so byte borders "
-                    "come from character offsets: {names}",
-                    n=self._lossy.count,
-                    total=total,
-                    names=self._lossy,
-                )
-            )
-        if self._rewritten.count:
-            notes.append(
-                Message(
-                    "{n} of {total} documents were left out, because a chat template changes what they say: {names}",
-                    n=self._rewritten.count,
-                    total=total,
-                    names=self._rewritten,
-                )
-            )
-        repeated = self._prompts - len({d.text for d in self._documents[: self._prompts]})
-        if repeated:
-            notes.append(
-                Message(
-                    "{n} of {total} documents repeat the text of another; those of one text are held out together.",
-                    n=repeated,
-                    total=self._prompts,
-                )
-            )
-        if self.repeated_tokens > MANY_REPEATED * self.student_tokens:
-            notes.append(
-                Message(
-                    "{n} of {total} documents begin as an earlier one does. There a causal model's keys and "
-                    "values are the same, so {tokens} student tokens count once, in the first document that has "
-                    "them: {names}",
-                    n=self._alike.count,
-                    total=total,
-                    tokens=self.repeated_tokens,
-                    names=self._alike,
-                )
-            )
-        if self._control.count:
-            notes.append(
-                Message(
-                    "In {n} of {total} documents a tokenizer reads pieces of the text as special tokens "
-                    "({pieces}), which count as text here: {names}",
-                    n=self._control.count,
-                    total=total,
-                    pieces=" ".join(self._written),
-                    names=self._control,
-                )
-            )
-        return notes
+    def notes(self) -> list[Message]:
+        """Say what was cut, left out or counted once so far."""
+        total, repeated = len(self._documents), Named()
+        repeated.count = self._prompts - len({d.text for d in self._documents[: self._prompts]})
+        alike = self._alike if self.repeated_tokens > MANY_REPEATED * self.student_tokens else Named()
+        return [
+            *self._empty.note(
+                phrase("{n} of {total} documents have no tokens and were left out: {names}"), total=total
+            ),
+            *self._cut.note(
+                phrase("{n} of {total} documents were longer than {limit} tokens and were cut: {names}"),
+                total=total,
+                limit=self._limit(),
+            ),
+            *self._lossy.note(
+                phrase(
+                    "In {n} of {total} documents a tokenizer changes the text (normalisation), so byte borders come "
+                    "from character offsets: {names}"
+                ),
+                total=total,
+            ),
+            *self._rewritten.note(
+                phrase(
+                    "{n} of {total} documents were left out, because a chat template changes what they say: {names}"
+                ),
+                total=total,
+            ),
+            *repeated.note(
+                phrase("{n} of {total} documents repeat the text of another; those of one text are held out together."),
+                total=self._prompts,
+            ),
+            *alike.note(
+                phrase(
+                    "{n} of {total} documents begin as an earlier one does. There a causal model's keys and values are "
+                    "the same, so {tokens} student tokens count once, in the first document that has them: {names}"
+                ),
+                total=total,
+                tokens=self.repeated_tokens,
+            ),
+            *self._control.note(
+                phrase(
+                    "In {n} of {total} documents a tokenizer reads pieces of the text as special tokens ({pieces}), "
+                    "which count as text here: {names}"
+                ),
+                total=total,
+                pieces=" ".join(self._written),
+            ),
+        ]
 
-    def shared_notes(self) -> list[str]:
-        """Which documents hold out what others have been fitted on: those of other folds, or the ``known`` texts.
+    def shared_notes(self) -> list[Message]:
+        """Say which documents hold out what others have been fitted on: those of other folds, or the ``known`` texts.
 
         What a document begins with as an earlier one does is not among it: its rows count once.
         """
@@ -214,25 +190,15 @@ class Reader:
         for document in self._documents[: self._prompts]:
             if shares[document.text] > MOSTLY:
                 shared.add(document.id)
-        notes, found = [], f"{shared.count} of {self._prompts}"
-        if shared.count and self._known:
-            notes.append(
-                Message(
-                    "{found} held-out documents are mostly text of training documents: {shared}",
-                    found=found,
-                    shared=shared,
-                )
-            )
-        elif shared.count:
-            notes.append(
-                Message(
-                    "{found} documents are mostly text that documents of other folds have as well: what is held "
-                    "out there has been fitted on, and standard errors are too small: {shared}",
-                    found=found,
-                    shared=shared,
-                )
-            )
-        return notes
+        return shared.note(
+            phrase("{n} of {total} held-out documents are mostly text of training documents: {names}")
+            if self._known
+            else phrase(
+                "{n} of {total} documents are mostly text that documents of other folds have as well: what is held out "
+                "there has been fitted on, and standard errors are too small: {names}"
+            ),
+            total=self._prompts,
+        )
 
     def _item(self, number: int) -> Item | None:
         document, settings = self._documents[number], self._settings
@@ -266,19 +232,22 @@ class Reader:
         fold = self._fold_of[document.text]
         return Item(document, tuple(teachers), student, maps, fold, number < self._prompts, repeated)
 
-    def _limit_words(self) -> str:
+    def _limit(self) -> Message:
         *teachers, student = self._limits
-        return f"{' or '.join(str(limit) for limit in dict.fromkeys(teachers))} teacher or {student} student"
+        numbers: Message | int = teachers[0]
+        for limit in list(dict.fromkeys(teachers))[1:]:
+            numbers = Message("{one} or {other}", one=numbers, other=limit)
+        return Message("{teacher} teacher or {student} student", teacher=numbers, student=student)
 
 
 def _map(teacher: Tokens, student: Tokens, document: Document, settings: AlignSettings) -> TimeMap:
-    if settings.time in time_rules.RULES:
-        return time_rules.RULES[settings.time](teacher, student, document.segments)
+    if settings.time in MAPS:
+        return MAPS[settings.time](teacher, student, document.segments)
     return rank_map(teacher, student, settings.sinks)
 
 
 def _with_own_ids(documents: list[Document]) -> list[Document]:
-    """What is kept of a document is found by its id, so no two may share one."""
+    """Number repeated ids: results find a document by its id."""
     seen: dict[str, int] = {}
     named = []
     for document in documents:

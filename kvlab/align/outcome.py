@@ -1,10 +1,7 @@
-"""From scored sums to the Alignment that is stored, and how concentrated the weight of its rows is.
+"""Parts of the stored result of one teacher: numbers, settings, versions, and notes on what to beware of.
 
-What an analysis of one teacher found, put on record: numbers, settings, versions, and notes on what to beware of.
-
-Whether a head's variance lies in a handful of tokens, as with massive activations at a delimiter in mid-text.
-
-R^2 weighs a token by its distance from the mean. Where few hold most of the variance, it is about them alone.
+R^2 weighs a token by its distance from the mean. Where few tokens hold most of a head's variance, as with massive
+activations at a delimiter, it is about them alone; ``share_of_few`` measures that.
 """
 
 from __future__ import annotations
@@ -18,7 +15,6 @@ import torch
 import transformers
 
 import kvlab
-from kvlab.align import time_rules
 from kvlab.align.align_sums import AlignSums
 from kvlab.align.fold_sums import SCORED
 from kvlab.align.layers import ROWS_PER_FEATURE, LayerSearch
@@ -28,6 +24,7 @@ from kvlab.language import Message
 from kvlab.models.loading import LoadedModel
 from kvlab.models.proofs import self_test
 from kvlab.request.align import AlignSettings
+from kvlab.request.time_rules import RULES, TimeRule
 from kvlab.results.alignment.data import HeadScore
 from kvlab.shapes import KINDS
 
@@ -95,59 +92,101 @@ def data(sums: AlignSums, counted: dict[str, int]) -> dict:
     }
 
 
-def notes(settings: AlignSettings, data: dict, heads: list[HeadScore], longest: int, concentrated: int) -> list[str]:
-    """``longest``: student tokens of the longest scored document; ``concentrated``: heads of ``share_of_few``."""
-    found = []
+def notes(
+    settings: AlignSettings, data: dict, heads: list[HeadScore], longest: int, concentrated: int
+) -> list[Message]:
+    """Say what to beware of in these numbers.
+
+    ``longest``: student tokens of the longest scored document; ``concentrated``: heads of ``share_of_few``.
+    """
+    warnings = []
     constant = sum(isnan(head.r2) for head in heads)
     if constant:
-        found.append(f"{constant} of {len(heads)} heads do not vary on these prompts and have no score.")
-    if concentrated:
-        found.append(
-            f"In {concentrated} of {len(heads)} heads, {FEW:.0%} of the tokens hold more than half of the variance: "
-            "their R² is about these tokens and says little of the others. The token view shows which they are."
-        )
-    if data["rows_scored"] < FEW_SCORED:
-        found.append(f"Only {data['rows_scored']} tokens are scored: differences of some points may be chance.")
-    if data["documents"] < FEW_DOCUMENTS:
-        found.append(
-            f"Documents that are scored: {data['documents']}. With fewer than {FEW_DOCUMENTS} standard errors are "
-            f"rough, and with fewer than {LEAST_FOLDS} there are none."
-        )
-    if data["documents"] >= LEAST_FOLDS and longest > DOMINATES * data["student_tokens"]:
-        found.append(
-            f"One document holds {longest / data['student_tokens']:.0%} of the scored documents' tokens: the scores "
-            "are largely its own, and standard errors are too small."
-        )
-    found += few_rows(data["rows_per_feature"])
-    if data["folds"] < 3:
-        found.append("With two folds no penalty can be cross-validated: a cautious fixed one is used.")
-        if settings.layers == "heldout":
-            found.append("With two folds no layers can be chosen on held-out folds: proportional depth is used.")
-    if settings.time in time_rules.HEAD_RULES:
-        found.append(
-            f"The {settings.time} rule keeps other teacher steps for each head and sets them side by side with the "
-            "student's in order; it is fitted on the rows that this gives."
-        )
-    elif settings.time not in time_rules.BYTE_RULES:
-        found.append(f"The {settings.time} rule does not look at the text; it is fitted on the rows it gives.")
-    if settings.time in ("ceil", "overlap"):
-        found.append(f"The {settings.time} rule looks ahead: the teacher may have read bytes that the student has not.")
-    return found
-
-
-def few_rows(per_feature: float) -> list[str]:
-    """A note where there are fewer fitted rows per feature than are wanted."""
-    notes = []
-    if per_feature < ROWS_PER_FEATURE:
-        notes.append(
+        warnings.append(
             Message(
-                "Only {n} fitted rows per feature ({wanted} are wanted): the scores are likely lower than "
-                "with more prompts. Add prompts, or also fit on the bundled samples.",
-                n=f"{per_feature:.1f}",
-                wanted=ROWS_PER_FEATURE,
+                "{n} of {total} heads do not vary on these prompts and have no score.", n=constant, total=len(heads)
             )
         )
-    return notes
+    if concentrated:
+        warnings.append(
+            Message(
+                "In {n} of {total} heads, {share} of the tokens hold more than half of the variance: their R² is about "
+                "these tokens and says little of the others. The token view shows which they are.",
+                n=concentrated,
+                total=len(heads),
+                share=f"{FEW:.0%}",
+            )
+        )
+    if data["rows_scored"] < FEW_SCORED:
+        warnings.append(
+            Message(
+                "Only {n} tokens are scored: differences of some points may be chance.",
+                n=data["rows_scored"],
+            )
+        )
+    if data["documents"] < FEW_DOCUMENTS:
+        warnings.append(
+            Message(
+                "Documents that are scored: {n}. With fewer than {few} standard errors are rough, and with fewer than "
+                "{least} there are none.",
+                n=data["documents"],
+                few=FEW_DOCUMENTS,
+                least=LEAST_FOLDS,
+            )
+        )
+    if data["documents"] >= LEAST_FOLDS and longest > DOMINATES * data["student_tokens"]:
+        warnings.append(
+            Message(
+                "One document holds {share} of the scored documents' tokens: the scores are largely its own, and "
+                "standard errors are too small.",
+                share=f"{longest / data['student_tokens']:.0%}",
+            )
+        )
+    warnings += few_rows(data["rows_per_feature"])
+    if data["folds"] < 3:
+        warnings.append(Message("With two folds no penalty can be cross-validated: a cautious fixed one is used."))
+        if settings.layers == "heldout":
+            warnings.append(
+                Message("With two folds no layers can be chosen on held-out folds: proportional depth is used.")
+            )
+    return warnings + _of_rule(RULES[settings.time])
+
+
+def _of_rule(rule: TimeRule) -> list[Message]:
+    warnings = []
+    if rule.per_head:
+        warnings.append(
+            Message(
+                "The {rule} rule keeps other teacher steps for each head and sets them side by side with the student's "
+                "in order; it is fitted on the rows that this gives.",
+                rule=rule.name,
+            )
+        )
+    elif not rule.reads_bytes:
+        warnings.append(
+            Message("The {rule} rule does not look at the text; it is fitted on the rows it gives.", rule=rule.name)
+        )
+    elif not rule.causal:
+        warnings.append(
+            Message(
+                "The {rule} rule looks ahead: the teacher may have read bytes that the student has not.", rule=rule.name
+            )
+        )
+    return warnings
+
+
+def few_rows(per_feature: float) -> list[Message]:
+    """Return a note where there are fewer fitted rows per feature than are wanted."""
+    if per_feature >= ROWS_PER_FEATURE:
+        return []
+    return [
+        Message(
+            "Only {n} fitted rows per feature ({wanted} are wanted): the scores are likely lower than with more "
+            "prompts. Add prompts, or also fit on the bundled samples.",
+            n=f"{per_feature:.1f}",
+            wanted=ROWS_PER_FEATURE,
+        )
+    ]
 
 
 FEW = 0.01  # of the scored tokens

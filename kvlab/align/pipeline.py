@@ -34,7 +34,7 @@ from kvlab.align.inspection import MOST_BYTES, RULE_TABLE_DOCUMENTS, inspect, th
 from kvlab.align.items import Item, Reader
 from kvlab.align.layers import LayerSearch, choose
 from kvlab.align.outcome import concentrated
-from kvlab.align.sample import Sample
+from kvlab.align.sample import Sample, read_sample
 from kvlab.align.scoring import Scored, projected_on_sample, score
 from kvlab.align.shapes import target_shape
 from kvlab.align.unfinished import Unfinished
@@ -101,7 +101,7 @@ class _Work:
     documents_read: int = 0
     longest: int = 0  # student tokens of the longest scored document
     counted: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTED, 0))
-    notes: list[str] = field(default_factory=list)
+    notes: list[Message] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.started = clock.perf_counter()
@@ -142,35 +142,26 @@ class _Work:
     def read_sample(self) -> None:
         """Read the first batches, keep their rows, choose layers on them."""
         self.progress(READING, 0, len(self.reader))
-        self.batches: list[list[Item]] = []
-        rows: list[list[Rows]] = [[] for _ in self.teachers]
-        common: list[list[Rows]] = [[] for _ in self.teachers]
         self.caches: list[list[Cached]] = [[] for _ in self.teachers]
-        tokens, self.whole_sample = 0, True
-        for batch in self.stream:
-            found = self._read(batch)
-            found.check()
-            for into, of_teachers in ((rows, found.teachers), (common, found.common)):
-                for kept, r in zip(into, of_teachers):
-                    kept.append(r.keep())
-            if self.settings.compare_rules:
-                for kept, r in zip(self.caches, found.teachers):
-                    kept.append(Cached(batch, r.teacher, r.student))
-            self.batches.append(batch)
-            self._count(batch)
-            tokens += sum(len(item.student) for item in batch)
-            folds = {batch[0].fold for batch in self.batches}
-            if tokens >= self.settings.sample_tokens and len(folds) == self.reader.folds:
-                self.whole_sample = False
-                break
+        first = read_sample(self.stream, self._read_cached, self.settings.sample_tokens, self.reader.folds)
+        self.batches, self.whole_sample = first.batches, first.whole
         self._timed("read_sample_s")
-        self.samples = [self._sample(t, r) for t, r in enumerate(rows)]
-        self.common = [self._sample(t, r) for t, r in enumerate(common) if r]
+        self.samples = [self._sample(t, rows) for t, rows in enumerate(first.rows)]
+        self.common = [self._sample(t, rows) for t, rows in enumerate(first.common)]
         # Of each teacher, of its own sample and of the common one.
-        self.sample_rows = [[[r.let_go() for r in kept] for kept in both if kept] for both in zip(rows, common)]
+        both = zip(first.rows, first.common) if first.common else ((rows,) for rows in first.rows)
+        self.sample_rows = [[[r.let_go() for r in rows] for rows in of_teacher] for of_teacher in both]
         share = self.documents_read / len(self.reader)
         self.layers: list[LayerSearch] = [choose(s, share, self.settings, self.progress) for s in self.samples]
         self._timed("choose_layers_s")
+
+    def _read_cached(self, batch: list[Item]) -> Read:
+        batch_read = self._read(batch)
+        if self.settings.compare_rules:
+            for cached, rows in zip(self.caches, batch_read.teachers):
+                cached.append(Cached(batch, rows.teacher, rows.student))
+        self._count(batch)
+        return batch_read
 
     def _sample(self, t: int, rows: list[Rows]) -> Sample:
         layers_t, layers_s = len(self.teachers[t].geometry.kv_layers), len(self.student.geometry.kv_layers)
@@ -180,21 +171,21 @@ class _Work:
 
     def measure_controls(self) -> None:
         self.controls: list[Controls] = []
-        self.random: list[str] = []
+        self.random: list[Message] = []
         features: list[list[Features]] = []  # of random weights in the place of each of several teachers
         for t, (teacher, sample, search) in enumerate(zip(self.teachers, self.samples, self.layers)):
             # A sample that is everything gives the teacher's own score, else only what controls are compared with.
             quick = not self.whole_sample
             of_teacher, shuffled = shuffled_rows(sample, search.choices, self.heads, quick, self.progress)
             apart = rows_apart(sample, search.choices)
-            controls, said = Controls(of_teacher, shuffled, apart=apart), "not asked for"
+            controls, why_random = Controls(of_teacher, shuffled, apart=apart), Message("not asked for")
             if self.settings.random_teacher:
                 try:
-                    controls.random, kept = self._random(t, teacher, sample, search)
-                    features.append(kept)
-                    said = f"seed {self.settings.seed}"
+                    controls.random, random_features = self._random(t, teacher, sample, search)
+                    features.append(random_features)
+                    why_random = Message("seed {n}", n=self.settings.seed)
                 except ModelError as error:
-                    said = f"not measured: {error.found}"
+                    why_random = Message("not measured: {found}", found=error.found)
                     self.notes.append(
                         Message("No control by random weights of {name}: {error}", name=teacher.name, error=error)
                     )
@@ -202,7 +193,7 @@ class _Work:
                 of_models = teacher.geometry, self.student.geometry
                 controls.chosen = projected_on_sample(sample, search.choices, *of_models, self.settings.projector)
             self.controls.append(controls)
-            self.random.append(said)
+            self.random.append(why_random)
         self.over_random: dict[tuple[str, int], OverRandom] = {}
         if len(features) == len(self.common) > 1:
             choices = [search.choices for search in self.layers]
@@ -221,10 +212,10 @@ class _Work:
         if not self.settings.compare_rules:
             return RuleScores({}, {})
         choices = self.layers[t].choices
-        found = compare(self.caches[t], t, choices, self.heads, self.reader.folds, self.settings, self.progress)
-        if self.settings.time not in found.rows:
-            found.add(self.settings.time, self.controls[t].teacher, self.layers[t].rows, common=False)
-        return found
+        scores = compare(self.caches[t], t, choices, self.heads, self.reader.folds, self.settings, self.progress)
+        if self.settings.time not in scores.rows:
+            scores.add(self.settings.time, self.controls[t].teacher, self.layers[t].rows, common=False)
+        return scores
 
     def _random(self, t: int, teacher: LoadedModel, sample: Sample, search: LayerSearch) -> tuple[Fits, list[Features]]:
         """Of one of several teachers also the features, on its own rows and on the common ones."""
@@ -255,9 +246,9 @@ class _Work:
                 self._add(self._read(batch))
                 self._count(batch)
         else:
-            kept = {f"{t}/{name}": s for t, sums in enumerate(self.sums) for name, s in sums.all().items()}
-            kept |= {f"fusion/{name}": s for name, s in self.fusion.all().items()}
-            continued = unfinished.go_through(self.stream, kept, self._read, self._add, self._count)
+            sums_by_name = {f"{t}/{name}": s for t, sums in enumerate(self.sums) for name, s in sums.all().items()}
+            sums_by_name |= {f"fusion/{name}": s for name, s in self.fusion.all().items()}
+            continued = unfinished.go_through(self.stream, sums_by_name, self._read, self._add, self._count)
             if continued:
                 self.notes.append(Message("Continued: {n} batches had been read before an interruption.", n=continued))
         self._timed("read_rest_s")
@@ -265,15 +256,12 @@ class _Work:
     def _read(self, batch: list[Item]) -> Read:
         return read(self.teachers, self.student, batch, self.settings, checked=False)
 
-    def _add(self, found: Read) -> None:
+    def _add(self, batch_read: Read) -> None:
         with torch.inference_mode():
-            for sums, rows in zip(self.sums, found.teachers):
-                for part in rows.parts:
-                    if part not in APART:
-                        sums.add(rows.fold, part, rows, part)
-            for part in found.common[0].parts if found.common else []:
-                self.fusion.add(found.common[0].fold, part, found.common, part)
-            found.check()  # last: it waits for the device, which has the sums to compute until then
+            for sums, rows in zip(self.sums, batch_read.teachers):
+                sums.add_batch(rows)
+            self.fusion.add_batch(batch_read.common)
+            batch_read.check()  # last: it waits for the device, which has the sums to compute until then
 
     # --- results ---------------------------------------------------------------------------------------------
 
@@ -327,7 +315,7 @@ class _Work:
         teacher, search, settings = self.teachers[t], self.layers[t], self.settings
         data = outcome.data(self.sums[t], self.counted | {"teacher_tokens": self.teacher_tokens[t]})
         data["repeated_tokens"] = self.reader.repeated_tokens  # which count once, in an earlier document
-        found = outcome.notes(settings, data, scored.heads, self.longest, self.concentrated)
+        warnings = outcome.notes(settings, data, scored.heads, self.longest, self.concentrated)
         return Alignment(
             settings=settings.model_dump(),
             teacher=teacher.geometry.to_dict(),
@@ -337,7 +325,7 @@ class _Work:
             layer_map=outcome.layer_map(search, teacher.geometry.kv_layers, settings),
             heads=scored.heads,
             inspected=views,
-            notes=self.reader.notes() + self.reader.shared_notes() + self.notes + found,
+            notes=self.reader.notes() + self.reader.shared_notes() + self.notes + warnings,
             versions=outcome.versions(teacher),
             capture=outcome.self_tests(teacher, self.student, settings),
             controls={

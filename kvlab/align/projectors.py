@@ -15,7 +15,6 @@ from kvlab.align.moments import Centred
 from kvlab.errors import AlignError
 from kvlab.language import Message
 
-PROJECTORS = ("ridge", "structured", "group-mean")
 STRUCTURED_SWEEPS = 30
 
 
@@ -28,7 +27,7 @@ def group_mean(n_in: int, n_out: int) -> torch.Tensor:
         raise AlignError(
             "heads-empty",
             expected=Message("at least one KV head and one channel on both sides"),
-            found=Message("{n_in} -> {n_out}", n_in=n_in, n_out=n_out),
+            found=f"{n_in} -> {n_out}",
             remedy=Message("count num_key_value_heads of both configurations, not the query heads"),
         )
     edges_in = torch.arange(n_in + 1, dtype=torch.float64) / n_in
@@ -56,7 +55,7 @@ class StructuredProjection(nn.Module):
                 expected=Message(
                     "[batch, {heads} KV heads, time, head width {width}]", heads=expected[0], width=expected[1]
                 ),
-                found=Message("shape {shape}", shape=tuple(x.shape)),
+                found=Message("shape {shape}", shape=str(tuple(x.shape))),
                 remedy=Message("build KVProjector with the teacher's num_key_value_heads and head width"),
             )
         mixed = torch.einsum("oh,bhtd->botd", self.heads, x)

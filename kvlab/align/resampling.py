@@ -6,22 +6,13 @@ import torch
 
 from kvlab.errors import AlignError
 from kvlab.language import Message
-
-NO_STEP = -1
+from kvlab.request.time_rules import linear, nearest
 
 
 def linear_indices(t_in: int, t_out: int) -> torch.Tensor:
-    """[T_out] int64: the rounded index of u = i * (T_in - 1) / (T_out - 1), always in [0, T_in).
-
-    Monotone, reaches both ends when T_out >= 2. An empty input has no step to point at: all are -1.
-    Integer arithmetic, so no rounding can leave the range.
-    """
+    """Return ``nearest.linear_indices`` [T_out]: in [0, T_in), or all -1 where the input is empty."""
     _check_lengths(t_in, t_out)
-    if t_in == 0:
-        return torch.full((t_out,), NO_STEP, dtype=torch.int64)
-    steps = torch.arange(t_out, dtype=torch.int64)
-    intervals = max(t_out - 1, 1)
-    return (2 * steps * (t_in - 1) + intervals) // (2 * intervals)
+    return torch.from_numpy(nearest.linear_indices(t_in, t_out))
 
 
 def safe_time_resample(x: torch.Tensor, t_out: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -53,7 +44,7 @@ def resample_kv_with_interpolation(
         )
     _check_lengths(t_in, t_out)
     signal = torch.full((t_out,), t_in > 0, device=keys.device)
-    lower, upper, fraction = (part.to(keys.device) for part in interpolation(t_in, t_out))
+    lower, upper, fraction = (torch.from_numpy(part).to(keys.device) for part in linear.interpolation(t_in, t_out))
 
     def interpolate(x: torch.Tensor) -> torch.Tensor:
         if t_in == 0:
@@ -64,21 +55,11 @@ def resample_kv_with_interpolation(
     return interpolate(keys), interpolate(values), signal
 
 
-def interpolation(t_in: int, t_out: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Lower index, upper index and weight of the upper at u, each [T_out], from exact integer division."""
-    intervals = max(t_out - 1, 1)
-    numerator = torch.arange(t_out, dtype=torch.int64) * max(t_in - 1, 0)
-    lower = numerator // intervals
-    fraction = (numerator % intervals).double() / intervals
-    upper = torch.clamp(lower + 1, max=max(t_in - 1, 0))
-    return lower, upper, fraction
-
-
 def _check_lengths(t_in: int, t_out: int) -> None:
     if t_in < 0 or t_out < 0:
         raise AlignError(
             "time-negative-length",
             expected=Message("lengths of 0 or more steps"),
-            found=Message("T_in={t_in}, T_out={t_out}", t_in=t_in, t_out=t_out),
+            found=f"T_in={t_in}, T_out={t_out}",
             remedy=Message("pass the lengths of the two timelines"),
         )

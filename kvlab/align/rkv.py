@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from kvlab.align.resampling import NO_STEP
 from kvlab.errors import AlignError
 from kvlab.language import Message
+from kvlab.request.time_rules.nearest import NO_STEP
 from kvlab.shapes import HeadSteps, Tokens
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from kvlab.align import time_rules
 from kvlab.align.fold_sums import FIT_AND_SCORE, FIT_ONLY, SCORE_ONLY, SINK, SPECIAL
 from kvlab.align.shared_text import repeated_steps
 from kvlab.request.align import AlignSettings
+from kvlab.request.time_rules import RULES
 from kvlab.shapes import TimeMap, Tokens
 
 
@@ -28,7 +28,7 @@ def row_parts(
     of_special[time_map.rows[teacher.special[time_map.columns]]] = True
     usable = time_map.covered & ~of_sinks & ~of_special & ~repeated_steps(student, repeated)
     # A rule that is blind to the text has no rows where it is known to be right; it is fitted on what it gives.
-    fitted = usable & time_map.exact if settings.time in time_rules.BYTE_RULES else usable
+    fitted = usable & time_map.exact if RULES[settings.time].reads_bytes else usable
     if not scored:
         return {FIT_ONLY: np.flatnonzero(fitted)}
     return {
@@ -151,13 +151,13 @@ def pick(maps: Sequence[tuple[Tokens, Tokens, TimeMap]], chosen: Sequence[np.nda
         rows, columns, weights = with_special_start(teacher, student, time_map)
         number = np.full(len(student), -1)
         number[steps] = np.arange(len(steps)) + offset
-        kept = number[rows] >= 0
+        used = number[rows] >= 0
         student_b.append(np.full(len(steps), b))
         student_s.append(steps)
-        teacher_b.append(np.full(int(kept.sum()), b))
-        teacher_t.append(columns[kept])
-        row.append(number[rows[kept]])
-        weight.append(weights[kept])
+        teacher_b.append(np.full(int(used.sum()), b))
+        teacher_t.append(columns[used])
+        row.append(number[rows[used]])
+        weight.append(weights[used])
         offset += len(steps)
     rows = np.concatenate(row)
     order = np.argsort(rows, kind="stable")

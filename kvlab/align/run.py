@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 import transformers
-import yaml
 from safetensors.torch import save_file
 
 from kvlab.align.pipeline import Aligned, align_several
 from kvlab.align.unfinished import Unfinished
-from kvlab.errors import RunError
-from kvlab.language import DEFAULT, Message
+from kvlab.language import DEFAULT
 from kvlab.models.loading import LoadedModel, ModelCache
-from kvlab.request import prompts
-from kvlab.request.align import AnalysisRequest, checked
+from kvlab.request import prompts, settings
+from kvlab.request.align import AnalysisRequest
 from kvlab.request.documents import digest
 from kvlab.request.segments import segmented
 from kvlab.results.alignment import data as results
@@ -31,8 +28,7 @@ from kvlab.results.function.sentences import same_request
 from kvlab.shapes import Document, HeadMap, Progress, no_progress
 
 AUTO_CALIBRATION_BELOW = 20  # documents; with fewer, a map fitted on them alone says little
-Request = TypeVar("Request", bound=AnalysisRequest)
-CONFIG_NAME, PROJECTOR_NAME = "config.yaml", "projector.safetensors"
+PROJECTOR_NAME = "projector.safetensors"
 
 
 def analyse(folder: Path, progress: Progress, cache: ModelCache) -> None:
@@ -40,7 +36,7 @@ def analyse(folder: Path, progress: Progress, cache: ModelCache) -> None:
 
     A folder in which this was interrupted before goes on where it stopped.
     """
-    request = read_request(folder)
+    request = settings.read(AnalysisRequest, folder)
     documents = prompts.read_prompts(folder / prompts.RUN_PROMPTS)
     aligned = compute(request, documents, cache, progress, folder)
     progress("writing results", 0, 1)
@@ -102,19 +98,6 @@ def calibration_documents(request: AnalysisRequest, documents: Sequence[Document
         return []
     given = {document.text for document in documents}
     return [replace(d, id=f"sample/{d.id}") for d in prompts.samples() if d.text not in given]
-
-
-def read_request(folder: Path, checked: Callable[[dict], Request] = checked) -> Request:
-    """``checked``: fields -> request. RunError: the run's config cannot be read. AlignError: a setting is wrong."""
-    try:
-        return checked(yaml.safe_load((folder / CONFIG_NAME).read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RunError(
-            "config-unreadable",
-            expected=Message("a readable {file} in {folder}", file=CONFIG_NAME, folder=folder.name),
-            found=Message("{name}: {splitlines}", name=type(error).__name__, splitlines=str(error).splitlines()[0]),
-            remedy=Message("launch the analysis again from its page or command"),
-        ) from error
 
 
 def write(aligned: Sequence[Aligned], folder: Path, language: str = DEFAULT) -> None:

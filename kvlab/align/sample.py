@@ -5,16 +5,56 @@ Bounded by ``sample_tokens`` whatever the number of documents; with fewer tokens
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 
-from kvlab.align.batches import Rows
+from kvlab.align.batches import Read, Rows
 from kvlab.align.fold_sums import FITTED, Pairing
+from kvlab.align.items import Item
 from kvlab.align.moments import pilot_of
-from kvlab.shapes import KINDS
+from kvlab.shapes import KINDS, Progress
 
 Group = tuple[int, str]  # fold, part
+
+
+@dataclass
+class SampleRows:
+    """The first batches of some documents with all their rows."""
+
+    batches: list[list[Item]]
+    rows: list[list[Rows]]  # of each teacher
+    common: list[list[Rows]]  # of each teacher, on the steps that all of them cover; empty for a single teacher
+    whole: bool  # no batch may be left
+
+
+def announced(batches: Sequence[list[Item]], stage: str, progress: Progress) -> Iterator[list[Item]]:
+    """Yield the batches, and tell ``progress`` before each how many went before."""
+    for number, batch in enumerate(batches):
+        progress(stage, number, len(batches))
+        yield batch
+
+
+def read_sample(
+    batches: Iterator[list[Item]], read: Callable[[list[Item]], Read], tokens: int, folds: int
+) -> SampleRows:
+    """Read batches until they hold ``tokens`` student tokens and documents of every fold; the others stay in
+    ``batches``."""
+    sample, student_tokens = SampleRows([], [], [], True), 0
+    for batch in batches:
+        batch_read = read(batch)
+        batch_read.check()
+        for of_teachers, new in ((sample.rows, batch_read.teachers), (sample.common, batch_read.common)):
+            of_teachers += [[] for _ in new[len(of_teachers) :]]
+            for rows, of_batch in zip(of_teachers, new):
+                rows.append(of_batch.keep())
+        sample.batches.append(batch)
+        student_tokens += sum(len(item.student) for item in batch)
+        if student_tokens >= tokens and len({batch[0].fold for batch in sample.batches}) == folds:
+            sample.whole = False
+            break
+    return sample
 
 
 class Sample:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from itertools import product
 
 import numpy as np
 import torch
 
 from kvlab.align import metrics
-from kvlab.align import projectors as head_maps
 from kvlab.align.align_sums import AlignSums
 from kvlab.align.controls import Controls, Fits
 from kvlab.align.crossfit import CrossFit, crossfit_fixed, crossfit_ridge, scored_apart, teacher_head_contributions
@@ -20,12 +20,11 @@ from kvlab.align.moments import Centred, about_own_mean
 from kvlab.align.sample import Sample
 from kvlab.align.shapes import check_one_width, feature_shape, padded, target_shape
 from kvlab.align.spectrum import Spectrum, spectrum
+from kvlab.request.declared import PROJECTORS
 from kvlab.results.alignment.data import HeadScore
 from kvlab.shapes import KINDS, Geometry, HeadMap, Progress
 
 Solve = Callable[[Centred, Sequence[int]], torch.Tensor]
-
-STRUCTURED_PENALTY = 1e-4  # relative to the mean variance of a feature; only keeps the solves well posed
 
 
 @dataclass
@@ -39,11 +38,11 @@ class Scored:
 
     def spectrum_arrays(self) -> dict[str, np.ndarray]:
         """``spectrum.KIND.NAME`` [Ls, Hs, D], not a number where a layer has fewer heads or channels."""
-        found: dict[str, list[np.ndarray]] = {}
+        by_name: dict[str, list[np.ndarray]] = {}
         for kind, layer in sorted(self.spectra):
             for name, values in self.spectra[kind, layer].arrays().items():
-                found.setdefault(f"spectrum.{kind}.{name}", []).append(values)
-        return {name: padded(of_layers) for name, of_layers in found.items()}
+                by_name.setdefault(f"spectrum.{kind}.{name}", []).append(values)
+        return {name: padded(of_layers) for name, of_layers in by_name.items()}
 
 
 def score(
@@ -67,12 +66,10 @@ def score(
         heads, _ = target_shape(student, kind, layer)
         ridge = controls.teacher[kind, layer] if whole_sample else crossfit_ridge(pairing, heads)
         penalty = float(ridge.penalties.log().mean().exp())
-        shapes = {at: feature_shape(teacher, kind, at) for at in choice.union}
-        if projector == "structured":
-            check_one_width(teacher, kind, choice.union)
-        solve = solver(projector, shapes, heads, penalty)
+        solve = solver(projector, teacher, kind, choice.union, heads, penalty)
         chosen = ridge if projector == "ridge" else crossfit_fixed(pairing, choice.of_fold, heads, solve)
-        grouped = crossfit_fixed(pairing, choice.of_fold, heads, solver("group-mean", shapes, heads, penalty))
+        averaged = solver("group-mean", teacher, kind, choice.union, heads, penalty)
+        grouped = crossfit_fixed(pairing, choice.of_fold, heads, averaged)
 
         scored.fits[kind, layer], scored.ridges[kind, layer] = chosen, ridge
         spread = sums.spread(kind, layer)
@@ -103,11 +100,8 @@ def projected_on_sample(
     for kind, layer in product(KINDS, range(sample.layers_s)):
         choice = choices[kind][layer]
         heads, _ = target_shape(student, kind, layer)
-        shapes = {at: feature_shape(teacher, kind, at) for at in choice.union}
-        if projector == "structured":
-            check_one_width(teacher, kind, choice.union)
         pairing = replace(sample.pairing(kind, choice.union, layer), columns=choice.columns_of_folds())
-        solve = solver(projector, shapes, heads, penalty=1.0)
+        solve = solver(projector, teacher, kind, choice.union, heads, penalty=1.0)
         fits[kind, layer] = crossfit_fixed(pairing, choice.of_fold, heads, solve)
     return fits
 
@@ -124,22 +118,16 @@ def identity_fits(sums: AlignSums) -> dict[tuple[str, int], CrossFit]:
     return fits
 
 
-def solver(projector: str, shapes: dict[int, tuple[int, int]], heads_s: int, penalty: float) -> Solve:
-    """A projector as training sums of some teacher layers -> W [P, Q]. ``shapes``: heads and width of each layer."""
+def solver(projector: str, teacher: Geometry, kind: str, layers: Sequence[int], heads_s: int, penalty: float) -> Solve:
+    """Return a projector as training sums of some of these teacher layers -> W [P, Q].
 
-    def ridge(train: Centred, layers: Sequence[int]) -> torch.Tensor:
-        return head_maps.ridge(train, head_maps.absolute_penalty(train, penalty))
-
-    def structured(train: Centred, layers: Sequence[int]) -> torch.Tensor:
-        heads_t = sum(shapes[layer][0] for layer in layers)
-        return head_maps.structured(train, heads_t, heads_s, head_maps.absolute_penalty(train, STRUCTURED_PENALTY))
-
-    def group_mean(train: Centred, layers: Sequence[int]) -> torch.Tensor:
-        width_s = train.xy.shape[1] // heads_s
-        means = [head_maps.group_mean_matrix(shapes[at][0], heads_s, shapes[at][1], width_s) for at in layers]
-        return torch.cat(means).to(train.xx) / len(layers)
-
-    return {"ridge": ridge, "structured": structured, "group-mean": group_mean}[projector]
+    Raises AlignError where it needs heads of one width and the layers have several.
+    """
+    module = import_module(PROJECTORS[projector]["module"])
+    if getattr(module, "ONE_WIDTH", False):
+        check_one_width(teacher, kind, layers)
+    shapes = {at: feature_shape(teacher, kind, at) for at in layers}
+    return lambda train, some: module.solve(train, [shapes[at] for at in some], heads_s, penalty)
 
 
 def _head_blocks(teacher: Geometry, kind: str, choice: Choice) -> list[torch.Tensor]:

@@ -1,15 +1,12 @@
 """Text that documents share: beginnings that repeat, and how much of the held-out text stands in fitted documents.
 
-Documents that begin alike: a causal model caches the same keys and values there, whatever follows.
-
-A system prompt or a template stands in every document of a set. Split by document, each row of it would be fitted on
-in one fold and scored in another, as often as there are documents.
-
-How much of a text other folds hold, too: what is held out and yet was fitted on.
+Where documents begin alike, a causal model caches the same keys and values, whatever follows. A system prompt or a
+template stands in every document of a set: split by document, each of its rows would be fitted on in one fold and
+scored in another.
 
 Folds keep equal texts together, but not texts that only begin otherwise, or say the same sentences in another order.
-Every run of ``RUN`` bytes has a rolling hash (Karp and Rabin 1987, modulo 2^64); those of some values are kept, the
-same ones in every text (Manber 1994).
+``shared_shares`` measures how much of a held-out text was fitted on. Every run of ``RUN`` bytes has a rolling hash
+(Karp and Rabin 1987, modulo 2^64); those of some values are kept, the same ones in every text (Manber 1994).
 """
 
 from __future__ import annotations

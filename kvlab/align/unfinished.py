@@ -30,7 +30,7 @@ def hash_of_code(package: Path) -> str:
     """Hash the source of the rooms that take part in an analysis; words and pages are in other rooms."""
     files = [package / "shapes.py"]
     for room in ("host", "request", "models", "align"):
-        files += sorted((package / room).glob("[!.]*.py"))
+        files += sorted((package / room).rglob("[!.]*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
@@ -67,9 +67,9 @@ class Unfinished:
         try:
             for number, batch in enumerate(batches, 1):
                 if number > continued:
-                    found = read(batch)
+                    batch_read = read(batch)
                     whole = False
-                    add(found)
+                    add(batch_read)
                     done, whole = number, True
                 count(batch)
                 now = clock.monotonic()
@@ -98,10 +98,10 @@ class Unfinished:
         for name, fold_sums in sums.items():
             for number, pilot in enumerate(fold_sums.pilots):
                 tensors[f"{name}|pilot|{number}"] = pilot.clone()  # sums share pilots, files do not share tensors
-            for (part, fold), found in fold_sums.parts.items():
-                for field in fields(found):
+            for (part, fold), sums_of in fold_sums.parts.items():
+                for field in fields(sums_of):
                     if not field.name.startswith("pilot"):
-                        tensors[f"{name}|{part}|{fold}|{field.name}"] = torch.as_tensor(getattr(found, field.name))
+                        tensors[f"{name}|{part}|{fold}|{field.name}"] = torch.as_tensor(getattr(sums_of, field.name))
         partial = self.path.with_suffix(".partial")
         try:
             on_host = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
@@ -122,11 +122,11 @@ class Unfinished:
             return 0
         for name, fold_sums in sums.items():
             device = fold_sums.pilots[0].device
-            own = {key: value for key, value in tensors.items() if key.startswith(f"{name}|")}
-            fold_sums.pilots = tuple(own.pop(f"{name}|pilot|{n}").to(device) for n in range(len(fold_sums.pilots)))
+            of_name = {key: value for key, value in tensors.items() if key.startswith(f"{name}|")}
+            fold_sums.pilots = tuple(of_name.pop(f"{name}|pilot|{n}").to(device) for n in range(len(fold_sums.pilots)))
             fold_sums.parts = {}
-            for key, value in own.items():
+            for key, value in of_name.items():
                 _, part, fold, field = key.split("|")
-                found = fold_sums.parts.setdefault((part, int(fold)), fold_sums.empty())
-                setattr(found, field, int(value) if field == "n" else value.to(device))
+                sums_of = fold_sums.parts.setdefault((part, int(fold)), fold_sums.empty())
+                setattr(sums_of, field, int(value) if field == "n" else value.to(device))
         return int(metadata["batches"])

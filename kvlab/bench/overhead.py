@@ -18,9 +18,9 @@ from kvlab.align.items import Reader
 from kvlab.align.pipeline import align
 from kvlab.bench.pair import TINY, documents, random_pair, true_shapes
 from kvlab.bench.row import TIME, Row, in_turn, spent, timed
-from kvlab.models.capture import self_test
 from kvlab.models.forward import padded
 from kvlab.models.loading import LoadedModel
+from kvlab.models.proofs import self_test
 from kvlab.request.align import AlignSettings
 from kvlab.results.alignment.data import Alignment
 from kvlab.shapes import Document
@@ -99,7 +99,7 @@ def _measure(
         batch_tokens=size.batch_tokens,
         models=[f"{m.geometry.parameters / 1e6:,.0f}M {m.dtype}" for m in (teacher, student)],
         teacher_layers_chosen={k: [len(c) for c in chosen] for k, chosen in result.layer_map["teacher_layers"].items()},
-        random_teacher=result.controls["random_teacher"],
+        random_teacher=str(result.controls["random_teacher"]),
         stages_s=result.timings,
     )
 

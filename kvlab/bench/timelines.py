@@ -14,10 +14,10 @@ from statistics import median
 import numpy as np
 import torch
 
-from kvlab.align import time_rules
 from kvlab.bench.pair import documents, tokenizers
 from kvlab.bench.row import FASTER, Row, in_turn, timed
 from kvlab.models.tokens import tokenize
+from kvlab.request.time_rules.floor import floor
 
 
 def byte_borders(device: torch.device, quick: bool) -> Row:
@@ -26,7 +26,7 @@ def byte_borders(device: torch.device, quick: bool) -> Row:
     texts = [document.text for document in documents(count, characters)]
 
     def by_bytes() -> int:
-        maps = [time_rules.floor(tokenize(teacher, text), tokenize(student, text)) for text in texts]
+        maps = [floor(tokenize(teacher, text), tokenize(student, text)) for text in texts]
         return sum(len(time_map.columns) for time_map in maps)
 
     def token_by_token() -> int:

@@ -1,75 +1,123 @@
-"""Flags of the command line <-> fields of an AnalysisRequest; of every command that reads caches. No torch here."""
+"""Flags of the command line <-> settings of a pydantic model. No torch here.
+
+Every setting is a flag with the setting's own description; a flag that is not given leaves its setting alone. Flags are
+written with - or with _, as one likes.
+"""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
-from typing import Any, get_args
+import sys
+from collections.abc import Collection, Iterator, Sequence
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
-from kvlab.language import DEFAULT, LANGUAGES
-from kvlab.request import align
-from kvlab.request.align import AlignSettings, AnalysisRequest
-from kvlab.request.segments import Markers, Source
-
-CHOICES = {
-    "time": align.TimeRule,
-    "layers": align.LayerRule,
-    "search": align.Search,
-    "projector": align.Projector,
-    "keys": align.KeySpace,
-}
-NUMBERS = ("folds", "sinks", "max_tokens", "batch_tokens", "sample_tokens", "seed")
+METAVAR = {int: "N", float: "X", str: "TEXT"}
+# How flags are called that are not just the setting's own name.
+NAMED = {"teachers": "teacher", "markers.reasoning": "reasoning-marker", "markers.answer": "answer-marker"}
 
 
-def add(parser: argparse.ArgumentParser, written: str, spoken: str) -> None:
-    """``written``: what the folder gets; ``spoken``: what the language is of."""
-    parser.add_argument("--teacher", required=True, action="append", metavar="NAME", help="repeat for several teachers")
-    parser.add_argument("--student", required=True, metavar="NAME", help="demo/student, a Hub id, a local folder")
-    parser.add_argument("--prompts", type=Path, metavar="FILE", help=".txt .jsonl .csv .parquet (default: the samples)")
-    parser.add_argument("--column", help="the column of a .csv or .parquet file that holds the prompts")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help=f"where {written}")
-    for name, choices in CHOICES.items():
-        setting(parser, AlignSettings, name, choices=get_args(choices))
-    for name in NUMBERS:
-        setting(parser, AlignSettings, name, type=int)
-    setting(parser, AlignSettings, "chat", action="store_true")
-    setting(parser, AlignSettings, "random_teacher", action=argparse.BooleanOptionalAction)
-    setting(parser, AnalysisRequest, "calibration", choices=get_args(align.Calibration))
-    setting(parser, AnalysisRequest, "segments", choices=get_args(Source))
-    for name in Markers.model_fields:
-        parser.add_argument(
-            f"--{name}-marker",
-            action="append",
-            metavar="TEXT",
-            help=f"{Markers.model_fields[name].description}; repeat for several, instead of the built-in ones",
-        )
-    words = f"of {spoken}: {' or '.join(LANGUAGES)} (default: {DEFAULT})"
-    parser.add_argument("--language", choices=list(LANGUAGES), default=DEFAULT, help=words)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    parser.add_argument("--dtype", default="auto", help="auto, float32, float16 or bfloat16 (default: auto)")
+class Parser(argparse.ArgumentParser):
+    """A parser, also of the commands in it, that reads ``--max_tokens`` as ``--max-tokens``."""
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        given = list(sys.argv[1:] if args is None else args)
+        end = given.index("--") if "--" in given else len(given)
+        return super().parse_known_args([*map(_dashed, given[:end]), *given[end:]], namespace)
 
 
-def setting(parser: argparse.ArgumentParser, model: type[BaseModel], name: str, **options: Any) -> None:
-    """The flag of one field, with the field's own description and default."""
-    field = model.model_fields[name]
-    words = f"{field.description} (default: {field.default})" if field.default is not None else field.description
-    parser.add_argument(f"--{name.replace('_', '-')}", default=field.default, help=words.replace("%", "%%"), **options)
+def _dashed(argument: str) -> str:
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument.partition("=")
+    return name.replace("_", "-") + equals + value
 
 
-def fields_of(options: argparse.Namespace) -> dict[str, Any]:
-    """For ``request.checked``; settings that the command has no flag for keep their defaults."""
-    given = AlignSettings.model_fields.keys() & vars(options).keys()
-    return {
-        "teacher": options.teacher[0],
-        "more_teachers": options.teacher[1:],
-        "student": options.student,
-        "prompts": options.prompts.name if options.prompts else "bundled samples",
-        "calibration": options.calibration,
-        "segments": options.segments,
-        "markers": {name: of for name in Markers.model_fields if (of := getattr(options, f"{name}_marker"))},
-        "device": options.device,
-        "dtype": options.dtype,
-        "settings": {name: getattr(options, name) for name in given},
-    }
+def add(
+    parser: argparse.ArgumentParser,
+    model: type[BaseModel],
+    leave_out: Collection[str] = (),
+    defaults: dict[str, Any] | None = None,
+) -> None:
+    """Add a flag for every setting of ``model``.
+
+    ``leave_out``: settings without a flag; ``defaults``: what the help says instead of the model's own default.
+    """
+    for path, field in _settings(model):
+        if path not in leave_out:
+            default = (defaults or {}).get(path, field.default)
+            parser.add_argument(
+                f"--{name_of(path)}",
+                dest=path,
+                default=argparse.SUPPRESS,
+                required=field.is_required(),
+                help=_help(field, default),
+                **_kind(field.annotation),
+            )
+
+
+def given(model: type[BaseModel], options: argparse.Namespace) -> dict[str, Any]:
+    """The settings that the flags name, nested as ``model`` is."""
+    fields: dict[str, Any] = {}
+    for path, _ in _settings(model):
+        if path in vars(options):
+            *parents, name = path.split(".")
+            inner = fields
+            for parent in parents:
+                inner = inner.setdefault(parent, {})
+            inner[name] = vars(options)[path]
+    return fields
+
+
+def name_of(path: str) -> str:
+    """The name of a setting's flag: ``settings.max_tokens`` is max-tokens, ``thresholds.rank`` is threshold-rank."""
+    name = path.rpartition(".")[2].replace("_", "-")
+    return NAMED.get(path) or (f"threshold-{name}" if path.startswith("thresholds.") else name)
+
+
+def _settings(model: type[BaseModel], parent: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every setting of a model and of the models in it, with its place: "settings.time"."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _settings(field.annotation, f"{parent}{name}.")
+        else:
+            yield parent + name, field
+
+
+def _help(field: FieldInfo, default: Any) -> str:
+    words = field.description or ""
+    if get_origin(field.annotation) is tuple and _plain(get_args(field.annotation)[0]) is str:
+        words += "; repeat for several, which stand instead of the default"
+    elif default is not None and not field.is_required():
+        words += f" (default: {_shown(default)})"
+    return words.replace("%", "%%")
+
+
+def _shown(default: Any) -> str:
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    return " ".join(map(str, default)) or "none" if isinstance(default, tuple) else str(default)
+
+
+def _kind(annotation: Any) -> dict[str, Any]:
+    """How a value of this type is written: several numbers behind one flag, several texts behind a flag each."""
+    if annotation is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if get_origin(annotation) is Literal:
+        return {"choices": get_args(annotation)}
+    if get_origin(annotation) is tuple:
+        inner = _plain(get_args(annotation)[0])
+        repeated = {"action": "append"} if inner is str else {"nargs": "*", "type": inner}
+        return {**repeated, "metavar": METAVAR[inner]}
+    kind = _plain(annotation)
+    return {"type": kind, "metavar": METAVAR[kind]}
+
+
+def _plain(annotation: Any) -> Any:
+    """The type itself of an annotated or optional one."""
+    if get_origin(annotation) is Annotated:
+        return get_args(annotation)[0]
+    return next((kind for kind in get_args(annotation) if kind is not NoneType), annotation)

@@ -8,18 +8,21 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from kvlab.errors import RunError
+from kvlab.errors import PARTS, KvlabError, RunError
 from kvlab.host.memory import readable
-from kvlab.language import Message
+from kvlab.language import Message, phrase, plural, say
 from kvlab.results.training.facts import gather
-from kvlab.results.training.words import WORDS
+from kvlab.results.training.words import checkpoint_words, mark_words, remarked, state_words
 from kvlab.results.training.write import FORMATS, text_of, write
 from kvlab.runs import monitor, run_queue, store, training
 from kvlab.runs.monitor import View
+from kvlab.shapes import phase_words
 
 POLL = 0.2  # seconds between two looks at a run that is stopping
 SHOWN = 5  # runs named when a short id fits several
+PEAK = {"device": phrase("peak memory of the device: {size}"), "process": phrase("peak memory of the process: {size}")}
 
 
 def add(commands, common: argparse.ArgumentParser) -> None:
@@ -51,7 +54,6 @@ def add(commands, common: argparse.ArgumentParser) -> None:
 
 def _add_report(action: argparse.ArgumentParser) -> None:
     action.add_argument("--checks", action="store_true", help="run the seven KV checks for the report, now")
-    action.add_argument("--language", choices=list(WORDS), default="en", help="English or Chinese (default: en)")
     words = "md (default), html (one file, works offline), json, or all three, into the run's folder if not --out"
     action.add_argument("--format", choices=[*FORMATS, "all"], help=words)
     words = "write report.md, report.html, report.json into this folder, not to standard output"
@@ -59,21 +61,21 @@ def _add_report(action: argparse.ArgumentParser) -> None:
 
 
 def choose(root: Path, text: str) -> Path:
-    """The run whose id is ``text``, begins with it, or ends with it.
+    """Return the run whose id is ``text``, begins with it, or ends with it.
 
     Raises RunError ``run-not-found``, ``run-ambiguous``.
     """
     if store.valid_id(text):
         return store.find(root, text)
-    found = [f for f in store.listing(root) if text and (f.name.startswith(text) or f.name.endswith(f"-{text}"))]
-    if len(found) == 1:
-        return found[0]
-    names = ", ".join(folder.name for folder in found[:SHOWN]) + (", …" if len(found) > SHOWN else "")
+    fitting = [f for f in store.listing(root) if text and (f.name.startswith(text) or f.name.endswith(f"-{text}"))]
+    if len(fitting) == 1:
+        return fitting[0]
+    names = [folder.name for folder in fitting[:SHOWN]] + (["…"] if len(fitting) > SHOWN else [])
     raise RunError(
-        "run-ambiguous" if found else "run-not-found",
+        "run-ambiguous" if fitting else "run-not-found",
         expected=Message("the id of one run in {folder}, its beginning or its last four characters", folder=root),
-        found=Message("{text}, which fits {n}: {names}", text=repr(text[:100]), n=len(found), names=names)
-        if found
+        found=Message("{text}, which fits {n}: {names}", text=repr(text[:100]), n=len(fitting), names=names)
+        if fitting
         else Message("{text}, which fits none", text=repr(text[:100])),
         remedy=Message("take the id from: python -m kvlab runs list"),
     )
@@ -86,10 +88,10 @@ def _list(options: argparse.Namespace) -> int:
         run_queue.recover(root)
         run_queue.attend(root)
     except RunError as error:  # looking must be possible still
-        print(f"The queue stands still. {error}", file=sys.stderr)
+        print(say("The run queue is not moving. {error}", error=error), file=sys.stderr)
     views = [monitor.view(folder) for folder in store.listing(root)]
     if not views:
-        print(f"No runs in {root}.")
+        print(say("No runs in {folder}.", folder=root))
     for view in views:
         print(f"{view.id}  {view.kind:8}  {_course(view)}")
     return 0
@@ -102,47 +104,59 @@ def _show(options: argparse.Namespace) -> int:
         return 0
     print(f"{view.id}\n{_course(view)}\n{view.folder}")
     if view.error:
-        print(f"Expected {view.error.get('expected')}. Found {view.error.get('found')}.")
-        print(f"What to do: {view.error.get('remedy')}")
+        print(KvlabError.from_dict({"kind": "", **dict.fromkeys(PARTS), **view.error}))
     report = gather(view.folder)
-    run, peak = report["run"], report["run"]["peak_memory"]
-    if run["final_loss"] is not None:
-        left = f", about {run['remaining_s']:.0f} s left" if view.active and run["remaining_s"] else ""
-        print(f"step {run['steps_done']}: loss {run['final_loss']:.4f}, at first {_number(run['first_loss'])}{left}")
-    if run["tokens_per_s"]:
-        print(f"{run['tokens_per_s']:.0f} tokens/s")
-    if peak:
-        share = f", {peak['share']:.0%} of {readable(peak['total'])}" if peak["total"] else ""
-        print(f"peak memory of the {peak['of']}: {readable(peak['bytes'])}{share}")
+    _show_numbers(report["run"], view.active)
     for checkpoint in [*report["milestones"], *report["conditions"]]:
-        words = checkpoint.get("remark") or checkpoint.get("words") or ""
-        print(f"  {checkpoint.get('state')!s:8} {checkpoint.get('name')}: {words}")
+        names = {"mark": mark_words(checkpoint.get("state")) or "–", "name": checkpoint_words(checkpoint.get("name"))}
+        remark = remarked({"words": checkpoint.get("remark") or checkpoint.get("words")})
+        print(say("  {mark} {name}: {remark}", remark=remark, **names))
     return 0
+
+
+def _show_numbers(run: dict[str, Any], active: bool) -> None:
+    """Print loss, speed and memory, where they are known."""
+    if run["final_loss"] is not None:
+        first = float("nan") if run["first_loss"] is None else run["first_loss"]
+        losses = {"step": run["steps_done"], "loss": run["final_loss"], "first": first}
+        words = [say("step {step}: loss {loss:.4f}, at first {first:.4f}", **losses)]
+        if active and run["remaining_s"]:
+            words.append(say("about {seconds:.0f} s left", seconds=run["remaining_s"]))
+        print(say(", ").join(words))
+    if run["tokens_per_s"]:
+        print(say("{n:.0f} tokens/s", n=run["tokens_per_s"]))
+    peak = run["peak_memory"]
+    if peak:
+        words = [say(PEAK.get(peak["of"], PEAK["process"]), size=readable(peak["bytes"]))]
+        if peak["total"]:
+            words.append(say("{share:.0%} of {total}", share=peak["share"], total=readable(peak["total"])))
+        print(say(", ").join(words))
 
 
 def _stop(options: argparse.Namespace) -> int:
     folder = _chosen(options)
     if training.stop(folder) == "cancelled":
-        print("Taken out of the queue.")
+        print(say("Taken out of the queue."))
         return 0
-    print("Asked to stop: it finishes its step and saves.", flush=True)
+    print(say("Asked to stop: it finishes its step and saves."), flush=True)
     if options.no_wait:
         return 0
     phase = ""
     while not training.gone(folder):
         view = monitor.view(folder)
         if view.phase != phase:
-            print(f"{view.phase} {view.done}/{view.total}", flush=True)
+            print(f"{phase_words(view.phase)} {view.done}/{view.total}", flush=True)
         phase = view.phase
         time.sleep(POLL)
-    print(f"Its process is gone: {_course(monitor.view(folder))}")
+    print(say("Its process is gone: {course}", course=_course(monitor.view(folder))))
     return 0
 
 
 def _kill(options: argparse.Namespace) -> int:
     folder = _chosen(options)
     training.kill(folder)
-    print(f"Killed: process {store.read_status(folder).get('pid')} and all that it started are gone.")
+    pid = store.read_status(folder).get("pid")
+    print(say("Killed: process {pid} and all that it started are gone.", pid=pid))
     return 0
 
 
@@ -150,7 +164,7 @@ def _resume(options: argparse.Namespace) -> int:
     folder = _chosen(options)
     training.resume(folder)
     ahead = run_queue.place(folder)
-    print("Queued." + (f" Before it: {ahead}." if ahead else ""))
+    print(plural(ahead, "Queued, {n} run before it.", "Queued, {n} runs before it.") if ahead else say("Queued."))
     return 0
 
 
@@ -164,11 +178,11 @@ def _delete(options: argparse.Namespace) -> int:
                 found=Message("nobody to ask"),
                 remedy=Message("repeat it with --yes"),
             )
-        if input(f"Delete {folder.name} and its files? [y/N] ").strip().lower() not in ("y", "yes"):
-            print("Kept.")
+        if input(say("Delete {name} and its files? [y/N] ", name=folder.name)).strip().lower() not in ("y", "yes"):
+            print(say("Not deleted."))
             return 1
     training.delete(folder)
-    print("Deleted.")
+    print(say("Deleted."))
     return 0
 
 
@@ -189,7 +203,7 @@ def _report(options: argparse.Namespace) -> int:
     with store.disk_errors(options.out):
         options.out.mkdir(parents=True, exist_ok=True)
     for path in write(report, options.out, FORMATS if form == "all" else (form,), options.language):
-        print(f"Written: {path}")
+        print(say("Written: {files}", files=path))
     return 0
 
 
@@ -199,18 +213,16 @@ def _chosen(options: argparse.Namespace) -> Path:
 
 def _course(view: View) -> str:
     """State and progress in a few words."""
-    words = view.state
+    words = [state_words(view.state)]
     if view.stopping:
-        words += ", stopping: it finishes its step and saves"
+        words.append(say("stopping: it finishes its step and saves"))
     if view.state == "queued":
         ahead = run_queue.place(view.folder)
-        words += f", {ahead} before it" if ahead else ""
-    elif view.state != "done":
-        words += f" ({view.phase} {view.done}/{view.total})" if view.total else f" ({view.phase})" if view.phase else ""
+        if ahead:
+            words.append(say("{n} before it", n=ahead))
+    elif view.state != "done" and view.phase:
+        progress = f" {view.done}/{view.total}" if view.total else ""
+        words[-1] += say(" ({progress})", progress=phase_words(view.phase) + progress)
     if view.elapsed_s is not None:
-        words += f", {view.elapsed_s:.0f} s"
-    return words
-
-
-def _number(value: float | None) -> str:
-    return f"{value:.4f}" if value is not None else "–"
+        words.append(say("{seconds:.0f} s", seconds=view.elapsed_s))
+    return say(", ").join(words)

@@ -1,7 +1,7 @@
-"""``python -m kvlab train``: flags <-> TrainConfig. Every setting is a flag of its own name; no torch here.
+"""``python -m kvlab train``: flags <-> TrainConfig. No torch here.
 
-What a flag says stands above a file's, and a file's above the defaults, but for the checklist's two switches, which are
-off unless a flag or the file turns them on.
+A flag stands above the file of --config, and the file above the defaults, except for the checklist's two switches,
+which are off unless a flag or the file turns them on.
 """
 
 from __future__ import annotations
@@ -10,66 +10,53 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from types import NoneType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 import yaml
 
+from kvlab.cli import flags
 from kvlab.errors import KvlabError, TrainError
 from kvlab.language import Message
-from kvlab.request.train import TrainConfig, checked, switches_out
+from kvlab.request.settings import checked, unreadable
+from kvlab.request.train import TrainConfig, switches_out
 from kvlab.runs import store
 from kvlab.train.process import first_process, perform
-
-# Said in their own way on the command line, or in a file only.
-ELSEWHERE = {"teachers", "student", "precision", "thresholds", "fusion_weights"}
-
-
-def add(parser: argparse.ArgumentParser) -> None:
-    """The flags of a training run."""
-    parser.add_argument("--teacher", action="append", metavar="NAME", help="repeat for several teachers")
-    parser.add_argument("--student", metavar="NAME", help="demo/student, a Hub id, a local folder")
-    parser.add_argument("--output_dir", required=True, type=Path, metavar="DIR", help="the folder of the run")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="settings in YAML, such as a run's config.yaml")
-    parser.add_argument("--fusion_weights", type=float, nargs="+", metavar="W", help="of fixed fusion, one per teacher")
-    half = parser.add_mutually_exclusive_group()
-    half.add_argument("--fp16", dest="precision", action="store_const", const="fp16", help="mixed precision, float16")
-    half.add_argument("--bf16", dest="precision", action="store_const", const="bf16", help="mixed precision, bfloat16")
-    for name, field in TrainConfig.model_fields.items():
-        if name not in ELSEWHERE:
-            default = "off" if name in SWITCHES else field.default
-            words = f"{field.description} (default: {default})".replace("%", "%%")
-            parser.add_argument(f"--{name}", default=None, help=words, **_options(field.annotation))
-
 
 SWITCHES = ("use_kv_projector", "use_safe_resample")
 
 
-def _options(annotation: Any) -> dict[str, Any]:
-    if annotation is bool:
-        return {"action": "store_true"}
-    if get_origin(annotation) is Literal:
-        return {"choices": get_args(annotation)}
-    kinds = [kind for kind in get_args(annotation) if kind is not NoneType] or [annotation]
-    return {"type": kinds[0]}
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of a training run."""
+    parser.add_argument("--output-dir", required=True, type=Path, metavar="DIR", help="the folder of the run")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings in YAML, such as a run's config.yaml")
+    half = parser.add_mutually_exclusive_group()
+    for name, words in (("fp16", "mixed precision, float16"), ("bf16", "mixed precision, bfloat16")):
+        half.add_argument(
+            f"--{name}", dest="precision", action="store_const", const=name, default=argparse.SUPPRESS, help=words
+        )
+    flags.add(parser, TrainConfig, defaults={**dict.fromkeys(SWITCHES, "off"), "student": None})
 
 
 def config_of(options: argparse.Namespace) -> TrainConfig:
-    """Raises TrainError ``config-unreadable`` and ``config-invalid``."""
-    fields: dict[str, Any] = dict.fromkeys(SWITCHES, False) | _settings(options.config)
-    fields |= {"teachers": options.teacher} if options.teacher else {}
-    for name in TrainConfig.model_fields:
-        if getattr(options, name, None) is not None:
-            fields[name] = getattr(options, name)
-    missing = [flag for flag, name in (("--teacher", "teachers"), ("--student", "student")) if name not in fields]
+    """Return the settings that the flags and the file name.
+
+    Raises TrainError ``config-unreadable`` and ``config-invalid``.
+    """
+    fields = dict.fromkeys(SWITCHES, False) | _settings(options.config)
+    given = flags.given(TrainConfig, options)
+    thresholds = fields.get("thresholds")
+    if isinstance(thresholds, dict) and "thresholds" in given:
+        given["thresholds"] = thresholds | given["thresholds"]
+    fields |= given
+    missing = [f"--{flags.name_of(name)}" for name in ("teachers", "student") if name not in fields]
     if missing:
         raise TrainError(
             "config-invalid",
-            expected=Message("{flags}, or a --config that names them", flags=" and ".join(missing)),
+            expected=Message("{flags}, or a --config that names the models", flags=missing),
             found=Message("neither"),
             remedy=Message("name the models, for example: --teacher demo/teacher --student demo/student"),
         )
-    return checked(fields)
+    return checked(TrainConfig, fields)
 
 
 def _settings(file: Path | None) -> dict[str, Any]:
@@ -79,9 +66,9 @@ def _settings(file: Path | None) -> dict[str, Any]:
         fields = yaml.safe_load(file.read_text(encoding="utf-8"))
         if isinstance(fields, dict):
             return switches_out(fields)
-        found = "no table of settings"
+        found = Message("no table of settings")
     except (OSError, ValueError, yaml.YAMLError) as error:
-        found = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        found = unreadable(error)
     raise TrainError(
         "config-unreadable",
         expected=Message("settings in YAML in {file}", file=file),
@@ -91,7 +78,7 @@ def _settings(file: Path | None) -> dict[str, Any]:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Carry the run out here, in the foreground -> exit code; a folder with a checkpoint goes on from it.
+    """Run the training in the foreground and return the exit code; a folder with a checkpoint goes on from it.
 
     Raises TrainError as ``config_of``, and ``output-in-use`` for a folder in which another run has begun.
     """
@@ -114,7 +101,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _refuse_another(folder: Path, config: TrainConfig) -> None:
     try:
-        same = checked(store.read_config(folder)) == config
+        same = checked(TrainConfig, store.read_config(folder)) == config
     except TrainError:
         same = False
     if not same and (folder / store.METRICS).exists():

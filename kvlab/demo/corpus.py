@@ -10,10 +10,9 @@ import random
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from kvlab.demo.chinese import CHINESE
-from kvlab.demo.english import ENGLISH
-from kvlab.demo.phrases import Event, Language, Scenario
+from kvlab.demo.phrases import Event, Language, Scenario, read_language
 
+ENGLISH, CHINESE = read_language("english"), read_language("chinese")
 LANGUAGES = {language.code: language for language in (ENGLISH, CHINESE)}
 SPLITS = ("train", "heldout")
 HELDOUT_PERCENT = 10

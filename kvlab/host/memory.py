@@ -1,4 +1,4 @@
-"""How much memory there is, and how much a pair of models will take.
+"""Measure the memory there is, and forecast how much a pair of models will take.
 
 Knows nothing of torch unless the process has it already, so the web process can ask too.
 """
@@ -126,7 +126,7 @@ def forecast(
 
 
 def model_memory(geometry: Geometry, dtype: str, batch: int, tokens: int) -> ModelMemory:
-    """Bytes of one model's weights, of its cache for batch x tokens, and the allowance for activations."""
+    """Return the bytes of one model's weights, of its cache for batch x tokens, and the allowance for activations."""
     width = DTYPE_BYTES[dtype]
     return ModelMemory(
         name=geometry.name,
@@ -138,14 +138,14 @@ def model_memory(geometry: Geometry, dtype: str, batch: int, tokens: int) -> Mod
 
 
 def dtype_name(dtype: str, device: str) -> str:
-    """``dtype`` as torch names it; "auto" is a 16-bit type on a GPU and float32 on the processor."""
+    """Return ``dtype`` as torch names it; "auto" is a 16-bit type on a GPU and float32 on the processor."""
     if dtype == "auto":
         return "bfloat16" if device.startswith("cuda") else "float32"
     name = DTYPE_ALIASES.get(dtype, dtype)
     if name not in DTYPE_BYTES:
         raise ModelError(
             "model-dtype-invalid",
-            expected=Message("a number type: auto, {names}", names=", ".join(DTYPE_BYTES)),
+            expected=Message("a number type: auto, {names}", names=list(DTYPE_BYTES)),
             found=repr(dtype),
             remedy=Message("use auto"),
         )
@@ -153,7 +153,7 @@ def dtype_name(dtype: str, device: str) -> str:
 
 
 def device_memory(device: str = "auto") -> DeviceMemory:
-    """Memory of ``device`` ("auto", "cpu", "cuda", "cuda:1") now.
+    """Return the memory of ``device`` ("auto", "cpu", "cuda", "cuda:1") now.
 
     Raises ModelError ``model-device-invalid`` for a device that is not there.
     """
@@ -175,7 +175,7 @@ def device_memory(device: str = "auto") -> DeviceMemory:
 
 
 def gpus() -> list[Gpu]:
-    """The NVIDIA GPUs of this machine, other people's included; empty without a driver."""
+    """List the NVIDIA GPUs of this machine, other people's included; empty without a driver."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
@@ -190,7 +190,7 @@ def gpus() -> list[Gpu]:
 
 
 def driver_version() -> str:
-    """The NVIDIA driver's version; empty without one."""
+    """Return the NVIDIA driver's version; empty without one."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
@@ -202,7 +202,7 @@ def driver_version() -> str:
 
 
 def visible_gpus() -> list[Gpu]:
-    """The GPUs that CUDA_VISIBLE_DEVICES (numbers, UUIDs or their beginnings) leaves, in its order."""
+    """List the GPUs that CUDA_VISIBLE_DEVICES (numbers, UUIDs or their beginnings) leaves, in its order."""
     everyone = gpus()
     setting = os.environ.get("CUDA_VISIBLE_DEVICES")
     if setting is None:
@@ -217,7 +217,7 @@ def visible_gpus() -> list[Gpu]:
 
 
 def readable(size: float) -> str:
-    """A size in bytes for people: 13.4 GiB."""
+    """Write a size in bytes for people: 13.4 GiB."""
     power = next((power for power in range(4) if abs(size) < 1024 ** (power + 1)), 4)
     return f"{size / 1024**power:.{1 if power else 0}f} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
 
@@ -270,7 +270,7 @@ def _host_memory() -> DeviceMemory:
 
 
 def cgroup_limits(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")):
-    """(limit, used) in bytes of this process's control groups: what a batch system grants, not the machine."""
+    """Yield (limit, used) in bytes of this process's control groups: what a batch system grants, not the machine."""
     try:
         lines = membership.read_text().splitlines()
         group = next(line.removeprefix("0::").strip("/") for line in lines if line.startswith("0::"))

@@ -1,12 +1,7 @@
-"""The models of this machine: from a name to its source, and whether its files are whole.
+"""Find the models of this machine: what a name stands for, where its files lie, and whether they are whole.
 
-Model names: what a name stands for, and which models are here already.
-
-Knows nothing of torch, so the web process can list and check names.
-
-Where a model's files lie: a local folder, the Hugging Face cache, or, fetched, the Hub.
-
-Knows nothing of torch; looks at file names and small JSON files, never into weights.
+Files lie in a local folder, in the Hugging Face cache or, until fetched, on the Hub. Reads file names and small JSON
+files, never weights, and knows nothing of torch, so the web process can list and check names.
 """
 
 from __future__ import annotations
@@ -30,14 +25,14 @@ from huggingface_hub.utils import validate_repo_id
 
 from kvlab.errors import ModelError
 from kvlab.host import bundled
-from kvlab.language import Message
+from kvlab.language import Message, phrase
 
 DEMO = tuple(f"demo/{name}" for name in bundled.NAMES)
 ALIASES = {"qwen2-7b": "Qwen/Qwen2-7B", "tinyllama": "TinyLlama/TinyLlama-1.1B-Chat-v1.0"}
 
 
 def resolve(name: str) -> Source:
-    """What ``name`` stands for. Looks at the local disk only.
+    """Return what ``name`` stands for. Looks at the local disk only.
 
     Raises ModelError ``model-name-invalid``, or ``model-not-found`` for a folder that is not there.
     """
@@ -53,12 +48,12 @@ def resolve(name: str) -> Source:
     try:
         validate_repo_id(name)
     except HFValidationError as error:
-        raise _invalid(name, first_line(error)) from None
+        raise _invalid(name, Message.read(first_line(error))) from None
     return Source(name, None)
 
 
 def local_names() -> list[str]:
-    """Names that need no network: the bundled models, then those in the Hugging Face cache, A to Z.
+    """List names that need no network: the bundled models, then those in the Hugging Face cache, A to Z.
 
     Only models with a configuration and safetensors weights. A missing or broken cache counts as empty.
     """
@@ -76,14 +71,14 @@ def local_names() -> list[str]:
 
 def _checked(name: str) -> str:
     if not isinstance(name, str) or not name.strip():
-        raise _invalid(str(name or ""), "an empty name")
+        raise _invalid(str(name or ""), Message("an empty name"))
     name = name.strip()
     if not name.isprintable():
-        raise _invalid(name, "control or invisible characters in the name")
+        raise _invalid(name, Message("control or invisible characters in the name"))
     if max(len(part.encode()) for part in name.split("/")) > 255 or len(name) > 1000:
-        raise _invalid(name[:40] + "...", f"a name of {len(name)} characters")
+        raise _invalid(name[:40] + "...", Message("a name of {n} characters", n=len(name)))
     if ".." in name.split("/") or "\\" in name:
-        raise _invalid(name, f"{name!r}, which climbs out of its folder")
+        raise _invalid(name, Message("{name}, which climbs out of its folder", name=repr(name)))
     return name.rstrip("/") or "/"
 
 
@@ -96,7 +91,7 @@ def _demo(name: str) -> Source:
     if name not in DEMO or not folder.is_dir():
         raise ModelError(
             "model-not-found",
-            expected=Message("one of the bundled models: {names}", names=", ".join(DEMO)),
+            expected=Message("one of the bundled models: {names}", names=list(DEMO)),
             found=Message("no model {name}", name=repr(name))
             if name not in DEMO
             else Message("no folder {folder}", folder=folder),
@@ -111,22 +106,23 @@ def _local(name: str) -> Source:
     try:
         folder = Path(name).expanduser().resolve()
     except RuntimeError as error:
-        raise _invalid(name, first_line(error)) from None
+        raise _invalid(name, Message.read(first_line(error))) from None
     if not os.path.isdir(folder):  # unlike Path.is_dir, False for what may not be looked at
         raise ModelError(
             "model-not-found",
             expected=Message("a folder with a model"),
             found=Message("no folder {folder}", folder=folder),
-            remedy=Message("check the spelling, or give {forms}", forms=FORMS),
+            remedy=Message("check the spelling, or give {forms}", forms=Message(FORMS)),
         )
     return Source(str(folder), folder)
 
 
-def _invalid(name: str, found: str) -> ModelError:
+def _invalid(name: str, problem: Message) -> ModelError:
+    named = not name or name in problem
     return ModelError(
         "model-name-invalid",
-        expected=FORMS,
-        found=found if name in found else f"{name!r}: {found}" if name else found,
+        expected=Message(FORMS),
+        found=problem if named else Message("{name}: {problem}", name=repr(name), problem=problem),
         remedy=Message("give a folder by its absolute path and a Hub model by its id, owner/name"),
     )
 
@@ -136,7 +132,7 @@ def _usable(revision) -> bool:
     return "config.json" in names and any(name.endswith(".safetensors") for name in names)
 
 
-FORMS = (
+FORMS = phrase(
     "a demo model (demo/teacher, demo/teacher-b, demo/student), a Hugging Face id like Qwen/Qwen2-7B, or a local folder"
 )
 
@@ -150,6 +146,7 @@ PARTS = {
     "tokenizer": ["tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "*.jinja"],
     "weights": [SINGLE, INDEX, "model-*.safetensors", "generation_config.json"],
 }
+PART_NAMES = {"config": phrase("config"), "tokenizer": phrase("tokenizer"), "weights": phrase("weights")}
 OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx")
 
 
@@ -162,7 +159,7 @@ class Source:
 
 
 def folder_of(source: Source, part: str) -> Path:
-    """The folder holding ``part`` ("config", "tokenizer" or "weights") of a model; fetched when needed.
+    """Return the folder holding ``part`` ("config", "tokenizer" or "weights") of a model; fetched when needed.
 
     A local folder is itself. For an id the local cache is tried first, then the Hub (not when
     HF_HUB_OFFLINE is set), and only after it answered within HUB_TIMEOUT.
@@ -181,32 +178,33 @@ def folder_of(source: Source, part: str) -> Path:
 
 
 def weight_files(folder: Path, name: str) -> list[Path]:
-    """The safetensors files of a model folder; raises ``model-no-safetensors`` or ``model-broken``."""
+    """List the safetensors files of a model folder; raises ``model-no-safetensors`` or ``model-broken``."""
     try:
         files = _listed_weights(folder)
     except (ValueError, KeyError, AttributeError, TypeError, OSError) as error:
-        raise broken(name, f"an unreadable {INDEX} ({first_line(error)})") from None
+        raise broken(name, Message("an unreadable {file} ({reason})", file=INDEX, reason=first_line(error))) from None
     if not files:
         raise _no_safetensors(name, _file_names(folder))
     missing = [file.name for file in files if not file.is_file()]
     if missing:
-        raise broken(name, f"{len(missing)} of {len(files)} weight files missing ({missing[0]}, ...)")
+        counts = {"missing": len(missing), "n": len(files), "first": missing[0]}
+        raise broken(name, Message("{missing} of {n} weight files missing ({first}, ...)", **counts))
     return files
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of a library's message, without its full stop: the part that says what was wrong."""
+    """Return the first line of a library's message, without its full stop: the part that says what was wrong."""
     lines = str(error).strip().splitlines()
     return lines[0].strip().rstrip(".") if lines else type(error).__name__
 
 
-def broken(name: str, found: str) -> ModelError:
-    """Files that are there but cannot be read as a model."""
-    again = f"hf download {name} --force-download"
+def broken(name: str, found: Message) -> ModelError:
+    """Return the error of files that are there but cannot be read as a model."""
+    again: Message | str = f"hf download {name} --force-download"
     if name.startswith("demo/"):
         again = "git checkout kvlab/demo"
     elif Path(name).is_absolute():
-        again = "copy the folder from where it came"
+        again = Message("copy the folder from where it came")
     return ModelError(
         "model-broken",
         expected=Message("a readable model at {name}", name=name),
@@ -276,14 +274,13 @@ def _raise_for_hub(repo_id: str, part: str, error: Exception) -> NoReturn:
             expected=Message("access to {name}", name=repo_id),
             found=Message("a gated model: its owner asks for a licence to be accepted"),
             remedy=Message(
-                "accept the licence at https://huggingface.co/{repo_id}, then log in here: hf auth login",
-                repo_id=repo_id,
+                "accept the licence at https://huggingface.co/{name}, then log in here: hf auth login", name=repo_id
             ),
         ) from error
     if isinstance(error, RepositoryNotFoundError):
         raise ModelError(
             "model-not-found",
-            expected=FORMS,
+            expected=Message(FORMS),
             found=Message(
                 "no model {name} on the Hugging Face Hub, nor a folder of that name here", name=repr(repo_id)
             ),
@@ -295,7 +292,10 @@ def _raise_for_hub(repo_id: str, part: str, error: Exception) -> NoReturn:
         raise ModelError(
             "model-download-failed",
             expected=Message(
-                "{part} of {name} downloaded to {folder}", part=part, name=repo_id, folder=constants.HF_HUB_CACHE
+                "{part} of {name} downloaded to {folder}",
+                part=Message(PART_NAMES[part]),
+                name=repo_id,
+                folder=constants.HF_HUB_CACHE,
             ),
             found=first_line(error),
             remedy=Message("check free space and permissions there, or set HF_HOME to another disk"),
@@ -305,11 +305,11 @@ def _raise_for_hub(repo_id: str, part: str, error: Exception) -> NoReturn:
         "model-offline",
         expected=Message(
             "{part} of {name} in the local cache {folder}, or the Hub in reach",
-            part=part,
+            part=Message(PART_NAMES[part]),
             name=repo_id,
             folder=constants.HF_HUB_CACHE,
         ),
-        found=Message("neither: {first_line}{status}", first_line=first_line(error), status=status),
+        found=Message("neither: {reason}", reason=first_line(error) + status),
         remedy=Message(
             "on a machine with network run: hf download {name} and copy the cache here, or give a local "
             "folder; the demo models need no network",
@@ -320,22 +320,26 @@ def _raise_for_hub(repo_id: str, part: str, error: Exception) -> NoReturn:
 
 def _no_config(name: str, files: list[str]) -> ModelError:
     if "adapter_config.json" in files:
-        return broken(name, "an adapter without its base model (adapter_config.json); merge it and save it first")
-    return broken(name, f"no config.json among {len(files)} files")
+        adapter = Message("an adapter without its base model (adapter_config.json); merge it and save it first")
+        return broken(name, adapter)
+    return broken(name, Message("no config.json among {n} files", n=len(files)))
 
 
 def _no_safetensors(name: str, files: list[str]) -> ModelError:
     others = [file for file in files if file.endswith(OTHER_WEIGHTS)]
-    convert = (
+    program = (
+        f"from transformers import AutoModelForCausalLM as M; M.from_pretrained('{name}').save_pretrained('FOLDER')"
+    )
+    convert = Message(
         "other formats are refused, because pickles can run code when read; convert the weights once on a machine "
-        'you trust: python -c "from transformers import AutoModelForCausalLM as M; '
-        f"M.from_pretrained('{name}').save_pretrained('FOLDER')\" and copy the tokenizer files"
+        "you trust: {command} and copy the tokenizer files",
+        command=f'python -c "{program}"',
     )
     return ModelError(
         "model-no-safetensors",
         expected=Message(
             "weights of {name} as {single}, or in parts with {index}", name=name, single=SINGLE, index=INDEX
         ),
-        found=Message("only {files}", files=", ".join(others[:3])) if others else Message("no weight files"),
-        remedy=convert if others else "put the weights beside config.json, or give the folder that has them",
+        found=Message("only {files}", files=others[:3]) if others else Message("no weight files"),
+        remedy=convert if others else Message("put the weights beside config.json, or give the folder that has them"),
     )

@@ -14,13 +14,13 @@ from kvlab.align import projectors as head_maps
 from kvlab.align.align_sums import AlignSums
 from kvlab.align.batches import Rows, batches, read
 from kvlab.align.crossfit import CrossFit, crossfit_ridge
-from kvlab.align.fold_sums import APART, total
+from kvlab.align.fold_sums import total
 from kvlab.align.fusion import FusionSums, fuse
 from kvlab.align.layers import Choice, choose
 from kvlab.align.moments import about_own_mean
-from kvlab.align.sample import Sample
+from kvlab.align.sample import Sample, announced, read_sample
 from kvlab.align.scoring import identity_fits, solver, whole_map
-from kvlab.align.shapes import check_one_width, feature_shape, target_shape
+from kvlab.align.shapes import target_shape
 from kvlab.errors import AlignError
 from kvlab.inject.own import Problem
 from kvlab.inject.split import Split
@@ -63,12 +63,9 @@ class _Sums:
     fusion: FusionSums
 
     def add(self, rows: Sequence[Rows], common: Sequence[Rows]) -> None:
-        for sums, r in zip(self.of_teacher, rows):
-            for part in r.parts:
-                if part not in APART:
-                    sums.add(r.fold, part, r, part)
-        for part in common[0].parts if common else []:
-            self.fusion.add(common[0].fold, part, common, part)
+        for sums, of_teacher in zip(self.of_teacher, rows):
+            sums.add_batch(of_teacher)
+        self.fusion.add_batch(common)
 
 
 @torch.inference_mode()
@@ -83,31 +80,29 @@ def fit(
     """Every document is read once by every model, and once more where there are teachers of random weights."""
     settings = settings.model_copy(update={"folds": split.folds})
     grouped = batches(split.fitted, settings.batch_tokens)
-    kept, tokens = [], 0
-    for number, batch in enumerate(grouped):
-        progress(FITTING, number, len(grouped))
-        found = read(teachers, student, batch, settings)
-        kept.append(([r.keep() for r in found.teachers], [r.keep() for r in found.common]))
-        tokens += sum(len(item.student) for item in batch)
-        if tokens >= settings.sample_tokens and len({r[0].fold for r, _ in kept}) == split.folds:
-            break
+    stream = announced(grouped, FITTING, progress)
+    first = read_sample(
+        stream,
+        lambda batch: read(teachers, student, batch, settings, checked=False),
+        settings.sample_tokens,
+        split.folds,
+    )
     layers_s = len(student.geometry.kv_layers)
     samples = [
-        Sample([rows[t] for rows, _ in kept], len(teacher.geometry.kv_layers), layers_s, split.folds, settings.seed)
-        for t, teacher in enumerate(teachers)
+        Sample(rows, len(teacher.geometry.kv_layers), layers_s, split.folds, settings.seed)
+        for rows, teacher in zip(first.rows, teachers)
     ]
     _check_rows(samples, settings)
-    choices = [choose(s, len(kept) / len(grouped), settings, progress).choices for s in samples]
+    share = len(first.batches) / len(grouped)
+    choices = [choose(s, share, settings, progress).choices for s in samples]
     del samples
     sums = _empty(choices, split.folds, student, identity=True)
-    for rows, common in kept:
-        sums.add(rows, common)
-    done = len(kept)
-    del kept
-    for number, batch in enumerate(grouped[done:], done):
-        progress(FITTING, number, len(grouped))
-        found = read(teachers, student, batch, settings)
-        sums.add(found.teachers, found.common)
+    for number in range(len(first.batches)):
+        sums.add([rows[number] for rows in first.rows], [rows[number] for rows in first.common])
+    del first
+    for batch in stream:
+        batch_read = read(teachers, student, batch, settings)
+        sums.add(batch_read.teachers, batch_read.common)
     if len(teachers) > 1:
         _check_common_rows(sums.fusion, settings)
     sources = {
@@ -116,10 +111,9 @@ def fit(
     }
     if randoms:
         of_random = _empty(choices, split.folds, student, identity=False)
-        for number, batch in enumerate(grouped):
-            progress(READING_RANDOM, number, len(grouped))
-            found = read(randoms, student, batch, settings)
-            of_random.add(found.teachers, found.common)
+        for batch in announced(grouped, READING_RANDOM, progress):
+            batch_read = read(randoms, student, batch, settings)
+            of_random.add(batch_read.teachers, batch_read.common)
         sources["random"] = _source(of_random, randoms, student, "ridge", quick=True)
     progress(FITTING, len(grouped), len(grouped))
     chosen = [{(k, n): c[k][n].overall for k in KINDS for n in range(layers_s)} for c in choices]
@@ -134,7 +128,10 @@ def _check_rows(samples: Sequence[Sample], settings: AlignSettings) -> None:
                 "no-rows",
                 expected=Message("tokens that a map can be fitted on: after the sinks, read alike by both models"),
                 found=Message(
-                    "fewer than {n}, rule {rule}, {m} sinks", n=2 * sample.folds, rule=settings.time, m=settings.sinks
+                    "fewer than {n}, rule {rule}, {sinks} sinks",
+                    n=2 * sample.folds,
+                    rule=settings.time,
+                    sinks=settings.sinks,
                 ),
                 remedy=Message("add longer prompts, or also fit on the bundled samples (--calibration samples)"),
             )
@@ -147,7 +144,7 @@ def _check_common_rows(fusion: FusionSums, settings: AlignSettings) -> None:
         raise AlignError(
             "no-rows",
             expected=Message("tokens that all teachers and the student read alike, to fuse the teachers on"),
-            found=Message("none, rule {rule}, {m} sinks", rule=settings.time, m=settings.sinks),
+            found=Message("none, rule {rule}, {sinks} sinks", rule=settings.time, sinks=settings.sinks),
             remedy=Message("add longer prompts, or test one teacher at a time"),
         )
 
@@ -187,11 +184,9 @@ def _source(
 
 
 def _map(pairing, choice: Choice, ridge: CrossFit, teacher: LoadedModel, kind: str, heads: int, projector: str) -> Map:
-    shapes = {at: feature_shape(teacher.geometry, kind, at) for at in choice.union}
-    if projector == "structured":
-        check_one_width(teacher.geometry, kind, choice.union)
     penalty = float(ridge.penalties.log().mean().exp())
-    weights, bias = whole_map(pairing, choice, solver(projector, shapes, heads, penalty))
+    solve = solver(projector, teacher.geometry, kind, choice.union, heads, penalty)
+    weights, bias = whole_map(pairing, choice, solve)
     return weights.float(), bias.float()
 
 

@@ -71,15 +71,21 @@ def check_cache(student: LoadedModel, cache) -> None:
     plain = (DynamicLayer, DynamicSlidingWindowLayer)
     others = sorted({type(layer).__name__ for layer in cache.layers if type(layer) not in plain})
     if others or not cache.layers:
+        names = {"name": student.name, "architecture": student.geometry.architecture}
         raise AlignError(
             "injection-state",
             expected=Message("a student whose layers carry keys and values from token to token, and nothing else"),
             found=Message(
-                "{name} ({kind}), which also keeps {state}: such a state may hold the prefix too, so a "
+                "{name} ({architecture}), which also keeps {states}: such a state may hold the prefix too, so a "
                 "projected cache beside it would prove nothing",
-                name=student.name,
-                kind=student.geometry.architecture,
-                state=", ".join(others) or "a cache of its own",
+                states=others,
+                **names,
+            )
+            if others
+            else Message(
+                "{name} ({architecture}), which keeps a cache of its own: it may hold the prefix too, so a projected "
+                "cache beside it would prove nothing",
+                **names,
             ),
             remedy=Message("choose a student of pure attention; `align` compares the caches of this one"),
         )

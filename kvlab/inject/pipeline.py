@@ -24,7 +24,8 @@ from kvlab.models.loading import LoadedModel, random_like
 from kvlab.request.align import AlignSettings
 from kvlab.request.inject import InjectSettings, check_causal
 from kvlab.request.segments import Markers
-from kvlab.results.function.data import Injected, Injection, Text
+from kvlab.request.time_rules import RULES
+from kvlab.results.function.data import CONTROLS, Injected, Injection, Text
 from kvlab.shapes import Document, Progress, no_progress
 
 LAYERS_SHARE = 0.5  # of the budget for swaps: the rest is for single heads
@@ -54,7 +55,7 @@ def judge(
     comes from ``progress``.
     """
     settings, injection = settings or AlignSettings(), injection or InjectSettings()
-    if not offline or settings.time == "rkv":
+    if not offline or RULES[settings.time].per_head:
         check_causal(settings.time)
     check_cache(student, empty_cache(student))
     work = _Work(teachers, student, settings, injection, markers or Markers(), progress)
@@ -75,7 +76,7 @@ class _Work:
     injection: InjectSettings
     markers: Markers
     progress: Progress
-    notes: list[str] = field(default_factory=list)
+    notes: list[Message] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
     injected: dict[tuple[str, float], PerDocument] = field(default_factory=dict)
     listened: list[Heard] = field(default_factory=list)
@@ -94,14 +95,15 @@ class _Work:
         self.swaps = Swaps(self.models, Budget.of(self.injection))
         self._timed("fit_s")
 
-    def _random_teachers(self) -> tuple[list[LoadedModel], str]:
+    def _random_teachers(self) -> tuple[list[LoadedModel], Message]:
         if not self.settings.random_teacher:
-            return [], "not asked for"
+            return [], Message("not asked for")
         try:
-            return [random_like(t, self.settings.seed) for t in self.teachers], f"seed {self.settings.seed}"
+            randoms = [random_like(t, self.settings.seed) for t in self.teachers]
+            return randoms, Message("seed {n}", n=self.settings.seed)
         except ModelError as error:
-            self.notes.append(Message("No control by random weights: {found}", found=error))
-            return [], f"not measured: {error.found}"
+            self.notes.append(Message("No control by random weights: {error}", error=error))
+            return [], Message("not measured: {found}", found=error.found)
 
     def _timed(self, name: str) -> None:
         now = clock.perf_counter()
@@ -111,7 +113,7 @@ class _Work:
     @property
     def names(self) -> list[str]:
         """The variants, the own cache first."""
-        return ["own", "projected", "mean", "shuffled", "identity", *(["random"] if self.randoms else [])]
+        return ["own", "projected", *(name for name in CONTROLS if name != "random" or self.randoms)]
 
     # --- injection, attention, layers --------------------------------------------------------------------------
 
@@ -141,11 +143,11 @@ class _Work:
             raise AlignError(
                 "too-short",
                 expected=Message(
-                    "judged documents whose prefix of {n} has tokens to replace, after {m} sinks",
-                    n=f"{self.injection.prefix:.0%}",
-                    m=self.settings.sinks,
+                    "judged documents whose prefix of {share} has tokens to replace, after {sinks} sinks",
+                    share=f"{self.injection.prefix:.0%}",
+                    sinks=self.settings.sinks,
                 ),
-                found=Message("none in {place}", place=len(self.split.judged)),
+                found=Message("none in {n}", n=len(self.split.judged)),
                 remedy=Message("use longer prompts, a larger --prefix, or fewer --sinks"),
             )
         self.replaced = rows / cached
@@ -167,12 +169,12 @@ class _Work:
     def _listen(self, reading: Reading, prefix: Prefix) -> None:
         variants = [prefix.variant(name) for name in self.names[1:]]
         try:
-            found = heard(self.student, reading.own, prefix.cut, prefix.rows, variants, self.settings.batch_tokens)
-            self.listened.append(found)
+            outputs = heard(self.student, reading.own, prefix.cut, prefix.rows, variants, self.settings.batch_tokens)
+            self.listened.append(outputs)
         except AlignError as error:
             if error.kind != "attention-unavailable":
                 raise
-            note = f"No error of the heads' outputs: {error.found}."
+            note = Message("No error of the heads' outputs: {found}.", found=error.found)
             if note not in self.notes:
                 self.notes.append(note)
 
@@ -199,12 +201,11 @@ class _Work:
         geometry = self.student.geometry
         layers = worst_layers(self.swaps.found, geometry, self.injection.swap_layers)
         if len(layers) < len(geometry.kv_layers):
-            named = ", ".join(str(geometry.kv_layers[n]) for n in layers)
             self.notes.append(
                 Message(
-                    "Heads were replaced one by one in the {n} layers that cost most: {named}.",
+                    "Heads were replaced one by one in the {n} layers that cost most: {layers}.",
                     n=len(layers),
-                    named=named,
+                    layers=[geometry.kv_layers[n] for n in layers],
                 )
             )
         places = head_places(geometry, layers)
@@ -257,7 +258,7 @@ class _Work:
     def result(self, offline: bool) -> Injection:
         settings, tolerance = self.settings, TOLERANCE[self.student.dtype]
         reproduces = self.difference <= tolerance
-        found = Injection(
+        injection = Injection(
             settings=settings.model_dump(),
             injection=self.injection.model_dump(),
             teachers=[t.geometry.to_dict() for t in self.teachers],
@@ -277,13 +278,13 @@ class _Work:
             timings=self.timings,
         )
         if not reproduces:
-            return found
-        found.data |= {"share_replaced": self.replaced, "forwards_of_swaps": self.swaps.budget.used}
-        found.notes += self._cautions(offline)
+            return injection
+        injection.data |= {"share_replaced": self.replaced, "forwards_of_swaps": self.swaps.budget.used}
+        injection.notes += self._cautions(offline)
         swaps, projection = self.swaps.results(), self.projection.errors()
         attention = attention_errors(self.listened, self.student.geometry) if self._all_heard else []
         return replace(
-            found,
+            injection,
             injected=self._injected(),
             attention=attention,
             projection=projection,
@@ -320,17 +321,24 @@ class _Work:
             )
         return rows
 
-    def _cautions(self, offline: bool) -> list[str]:
-        said = [
-            f"{self.replaced:.0%} of the prefix' tokens are replaced; special tokens, the first {self.settings.sinks} "
-            "content tokens and tokens without a teacher step keep the student's own keys and values."
+    def _cautions(self, offline: bool) -> list[Message]:
+        cautions = [
+            Message(
+                "{share} of the prefix' tokens are replaced; special tokens, the first {sinks} content tokens and "
+                "tokens without a teacher step keep the student's own keys and values.",
+                share=f"{self.replaced:.0%}",
+                sinks=self.settings.sinks,
+            )
         ]
         if offline:
-            said.append(
-                f"Offline diagnostic: the {self.settings.time} rule was evaluated on the prefix alone, so it knows "
-                "nothing of the continuation, but within the prefix it may look ahead."
+            cautions.append(
+                Message(
+                    "Offline diagnostic: the {rule} rule was evaluated on the prefix alone, so it knows nothing of the "
+                    "continuation, but within the prefix it may look ahead.",
+                    rule=self.settings.time,
+                )
             )
         if len(self.used) < 10:
-            said.append(f"Only {len(self.used)} documents are judged: standard errors are rough.")
+            cautions.append(Message("Only {n} documents are judged: standard errors are rough.", n=len(self.used)))
         features = max(len(weights) for maps in self.fitted.sources["projected"].maps.values() for weights, _ in maps)
-        return said + outcome.few_rows(self.fitted.rows / features)
+        return cautions + outcome.few_rows(self.fitted.rows / features)

@@ -8,19 +8,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from kvlab.align import time_rules
 from kvlab.align.batches import finite
 from kvlab.align.fold_sums import FIT_AND_SCORE, SCORE_ONLY
 from kvlab.align.items import Item
 from kvlab.align.rows import Picked, common_parts, pick, row_parts
 from kvlab.align.shapes import target_shape
 from kvlab.align.shared_text import repeated_steps
+from kvlab.inject import controls
 from kvlab.inject.continuation import Variant
 from kvlab.inject.fit import Fit
 from kvlab.inject.own import Own, Problem, read_own
 from kvlab.models.capture import CapturedBatch, capture
 from kvlab.models.loading import LoadedModel
 from kvlab.request.align import AlignSettings
+from kvlab.request.time_rules import MAPS
 from kvlab.shapes import KINDS, Document, Geometry, Segment, Tokens
 
 
@@ -104,13 +105,12 @@ def _captured(readers: Sequence[LoadedModel], first: Item, settings: AlignSettin
 def with_controls(
     projected: dict[Problem, torch.Tensor], mean: dict[Problem, torch.Tensor], seed: int, tokens: Tokens, cut: int
 ) -> dict[str, dict[Problem, torch.Tensor]]:
-    """Projected rows [N, Q], and in their place the mean [Q] of the student, and the same rows shuffled."""
+    """Return the projected rows [N, Q], and what controls make of them and of the student's mean [Q]."""
     orders = _orders(seed, tokens, cut, len(next(iter(projected.values()))))
-    return {
-        "projected": projected,
-        "mean": {problem: mean[problem].expand_as(x) for problem, x in projected.items()},
-        "shuffled": {problem: x[orders[problem[0]].to(x.device)] for problem, x in projected.items()},
-    }
+    sources = {"projected": projected}
+    for name, rows in controls.ROWS.items():
+        sources[name] = {p: rows(x, mean[p], orders[p[0]].to(x.device)) for p, x in projected.items()}
+    return sources
 
 
 def given(
@@ -154,7 +154,7 @@ def first_tokens(item: Item, cut: int, time: str) -> Item:
     end = int(student.spans[-1, 1])
     segments = _first_bytes(item.document, end)
     teachers = [t.first(int(np.searchsorted(t.spans[:, 1], end, side="right"))) for t in item.teachers]
-    maps = tuple(time_rules.RULES[time](teacher, student, segments) for teacher in teachers)
+    maps = tuple(MAPS[time](teacher, student, segments) for teacher in teachers)
     return replace(item, teachers=tuple(teachers), student=student, maps=maps, repeated=0)
 
 
@@ -167,16 +167,16 @@ def _predicted(
     fit: Fit, source: str, captured: Sequence[CapturedBatch], picked: Sequence[Picked]
 ) -> dict[Problem, torch.Tensor]:
     """[N, Q] of every kind and layer."""
-    found, predicted = {}, {}
+    features_of, predicted = {}, {}
     for problem in fit.layers[0]:
         features = []
         for number, (of_teacher, rows, layers) in enumerate(zip(captured, picked, fit.layers)):
             kind = problem[0]
-            if (number, kind, layers[problem]) not in found:
+            if (number, kind, layers[problem]) not in features_of:
                 read = of_teacher.features(kind)
                 steps = [rows.features(read[layer]) for layer in layers[problem]]
-                found[number, kind, layers[problem]] = torch.cat(steps, dim=1)
-            features.append(found[number, kind, layers[problem]])
+                features_of[number, kind, layers[problem]] = torch.cat(steps, dim=1)
+            features.append(features_of[number, kind, layers[problem]])
         predicted[problem] = fit.sources[source].predict(problem, features)
     return predicted
 

@@ -1,4 +1,4 @@
-"""Carry out a functional test in its folder, and write what it found."""
+"""Carry out a functional test in its folder and write its result."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from kvlab.align import run
 from kvlab.align.run import load, prepared
 from kvlab.inject.pipeline import judge
 from kvlab.language import DEFAULT
 from kvlab.models.loading import ModelCache
-from kvlab.request import inject, prompts
+from kvlab.request import prompts, settings
 from kvlab.request.documents import digest
 from kvlab.request.inject import InjectionRequest
 from kvlab.results.alignment import data as results
@@ -32,7 +31,7 @@ def compute(
     teachers, student = load(request, cache, progress)
     given = digest(documents)
     documents, calibration = prepared(request, documents)
-    found = judge(
+    injection = judge(
         teachers,
         student,
         documents,
@@ -42,7 +41,7 @@ def compute(
         request.markers,
         progress,
     )
-    return replace(found, prompts=request.prompts, data={**found.data, "documents_sha256": given})
+    return replace(injection, prompts=request.prompts, data={**injection.data, "documents_sha256": given})
 
 
 REPORT_NAME = "function.html"
@@ -50,19 +49,19 @@ REPORT_NAME = "function.html"
 
 def test(folder: Path, progress: Progress, cache: ModelCache) -> None:
     """Compute what ``config.yaml`` and ``prompts.jsonl`` of a run folder ask for, and write it there."""
-    request = run.read_request(folder, inject.checked)
+    request = settings.read(InjectionRequest, folder)
     documents = prompts.read_prompts(folder / prompts.RUN_PROMPTS)
     write(compute(request, documents, cache, progress), folder)
 
 
-def write(found: Injection, folder: Path, language: str = DEFAULT) -> None:
+def write(injection: Injection, folder: Path, language: str = DEFAULT) -> None:
     """The numbers and a report; beside an analysis of the same request, its report gets a section of this one.
 
     ``language``: of the reports, one of kvlab.language.LANGUAGES.
     """
-    data.write(found, folder)
-    (folder / REPORT_NAME).write_text(function_html(found, language), encoding="utf-8")
+    data.write(injection, folder)
+    (folder / REPORT_NAME).write_text(function_html(injection, language), encoding="utf-8")
     if (folder / results.JSON_NAME).exists():
         aligned = results.read(folder)
-        if same_request(aligned, found):
-            (folder / "report.html").write_text(html_with_function(aligned, language, found), encoding="utf-8")
+        if same_request(aligned, injection):
+            (folder / "report.html").write_text(html_with_function(aligned, language, injection), encoding="utf-8")

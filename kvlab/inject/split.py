@@ -24,7 +24,7 @@ class Split:
     fitted: list[Item]  # folds 0 .. folds - 1
     judged: list[Item]
     folds: int
-    notes: list[str] = field(default_factory=list)
+    notes: list[Message] = field(default_factory=list)
 
 
 def split(
@@ -52,7 +52,7 @@ def split(
         raise AlignError(
             "nothing-to-fit",
             expected=Message("at least two documents to fit the map on, besides those it is judged on"),
-            found=Message("{n} of {n2}", n=len(rest), n2=len(items)),
+            found=Message("{n} of {total}", n=len(rest), total=len(items)),
             remedy=Message("add prompts, or also fit on the bundled samples (--calibration samples)"),
         )
     fitted = [replace(item, fold=texts[item.document.text] % folds) for item in rest]

@@ -14,10 +14,10 @@ from kvlab.inject.scores import mean_of
 from kvlab.models import cache_names
 from kvlab.models.forward import empty_cache
 from kvlab.models.loading import LoadedModel
-from kvlab.models.tokens import pieces_of, segment_of
+from kvlab.models.tokens import pieces_of
 from kvlab.request.segments import Markers, final_answer
 from kvlab.results.function.data import Accuracy, Continued, Text
-from kvlab.shapes import Document, Tokens
+from kvlab.shapes import Document, Tokens, segment_of
 
 NO_PREFIX = "none"
 

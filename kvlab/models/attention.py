@@ -18,8 +18,7 @@ from kvlab.errors import AlignError
 from kvlab.language import Message
 from kvlab.models import cache_names
 from kvlab.models.loading import LoadedModel
-from kvlab.models.tokens import segment_of
-from kvlab.shapes import Segment, Tokens
+from kvlab.shapes import Segment, Tokens, segment_of
 
 OBSERVERS = 8  # alpha of R-KV, Cai et al. 2025, §4.1
 

@@ -1,7 +1,6 @@
 """A model and tokens -> KV, with the rotation of the keys undone.
 
-How a rotation is found and undone is in ``rotation.py``; that it is undone rightly is proved once per loaded model,
-in ``selftest.py``.
+``rotation.py`` finds and undoes a rotation; ``proofs.py`` proves once per loaded model that it is undone rightly.
 """
 
 from __future__ import annotations
@@ -12,11 +11,9 @@ import torch
 
 from kvlab.models.forward import padded, read
 from kvlab.models.loading import LoadedModel
-from kvlab.models.proofs import check_causal, proof, self_test
+from kvlab.models.proofs import check_causal, proof
 from kvlab.models.rotation import Watch, unrotate
 from kvlab.shapes import KINDS, KV, Tokens
-
-__all__ = ["CapturedBatch", "capture", "self_test"]
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from kvlab.shapes import Document, Tokens
 
 
 def read(tokenizer, document: Document, chat: bool = False) -> Tokens:
-    """The document as one model reads it, as plain text or as a chat. Raises as ``tokenize_chat``."""
+    """Read the document as one model does, as plain text or as a chat. Raises as ``tokenize_chat``."""
     return tokenize_chat(tokenizer, document) if chat else tokenize(tokenizer, document.text)
 
 
@@ -61,7 +61,7 @@ def tokenize_chat(tokenizer, document: Document) -> Tokens:
 
 
 def contents_of(document: Document) -> list[Content]:
-    """The user's message, and the assistant's where something follows the prompt; without whitespace around them."""
+    """Return the user's message, and the assistant's where something follows the prompt; both stripped."""
     written = document.text.encode()
     first = document.segments[0] if document.segments else None
     border = len(written) if first is None else first.end if first.name == "prompt" else 0
@@ -77,7 +77,7 @@ def _content(role: str, written: bytes, start: int) -> Content:
 
 
 def render(tokenizer, contents: list[Content]) -> tuple[str, list[Content]]:
-    """The whole chat, and the contents with their byte offsets in it."""
+    """Return the whole chat, and the contents with their byte offsets in it."""
     if not tokenizer.chat_template:
         raise ModelError(
             "chat-template-missing",
@@ -89,7 +89,7 @@ def render(tokenizer, contents: list[Content]) -> tuple[str, list[Content]]:
     pieces, rest = [], _apply(tokenizer, contents, placeholders)
     for placeholder in placeholders:
         if rest.count(placeholder) != 1:
-            raise _rewritten(tokenizer, f"a message that appears {rest.count(placeholder)} times")
+            raise _rewritten(tokenizer, Message("a message that appears {n} times", n=rest.count(placeholder)))
         piece, rest = rest.split(placeholder)
         pieces.append(piece)
     chat, placed = "", []
@@ -99,7 +99,7 @@ def render(tokenizer, contents: list[Content]) -> tuple[str, list[Content]]:
         chat += content.text
     chat += rest
     if _apply(tokenizer, contents, [content.text for content in contents]) != chat:
-        raise _rewritten(tokenizer, "a message that the template changes or cuts out of")
+        raise _rewritten(tokenizer, Message("a message that the template changes or cuts out of"))
     return chat, placed
 
 
@@ -114,12 +114,12 @@ def _apply(tokenizer, contents: list[Content], texts: list[str]) -> str:
                 "a chat template of {name} that renders a user's and an assistant's message",
                 name=tokenizer.name_or_path,
             ),
-            found=Message("{name}: {first_line}", name=type(error).__name__, first_line=first_line(error)),
+            found=Message("{kind}: {reason}", kind=type(error).__name__, reason=first_line(error)),
             remedy=Message("align the plain text (leave out --chat), or mend chat_template in the tokenizer's files"),
         ) from error
 
 
-def _rewritten(tokenizer, found: str) -> ModelError:
+def _rewritten(tokenizer, found: Message) -> ModelError:
     return ModelError(
         "chat-template-rewrites",
         expected=Message(
@@ -131,7 +131,7 @@ def _rewritten(tokenizer, found: str) -> ModelError:
 
 
 def _spans_in(chat: str, tokenizer, ids: np.ndarray, offsets: list[tuple[int, int]]) -> tuple[np.ndarray, bool]:
-    """Byte spans [T, 2] in the rendered chat, and whether all came from the vocabulary's own bytes.
+    """Return byte spans [T, 2] in the rendered chat, and whether all came from the vocabulary's own bytes.
 
     A tokenizer reads the text between two added tokens on its own, dummy prefix included, and so does this.
     """

@@ -1,8 +1,4 @@
-"""One forward of a base model over a padded batch.
-
-One forward of a model's base -> its cache of every token of the text.
-
-Token lists of several documents -> one batch, padded on the right and masked.
+"""Run one forward of a base model over a batch, padded on the right and masked, and keep every token's cache.
 
 On a GPU the width is rounded up. Attention there (cuDNN's) makes a plan for every new shape, which took an H200 longer
 than the forward itself: 10,000 prompts in batches of any width are all new shapes, and so are the steps of a run.
@@ -29,7 +25,7 @@ NEVER = 2**31  # tokens: a window that no text leaves
 
 
 def read(loaded: LoadedModel, ids: torch.Tensor, watch: Watch | None, **inputs: torch.Tensor) -> DynamicCache:
-    """The cache of ``ids`` [B, T], each layer's whole timeline; ``watch`` sees the rotations of its keys.
+    """Return the cache of ``ids`` [B, T], each layer's whole timeline; ``watch`` sees the rotations of its keys.
 
     Raises AlignError ``cache-incomplete`` for layers that keep something else than one entry per token.
     """
@@ -37,24 +33,24 @@ def read(loaded: LoadedModel, ids: torch.Tensor, watch: Watch | None, **inputs: 
     with loaded.lock, watched(loaded.model, watch, cache) if watch else nullcontext():
         loaded.model.base_model(input_ids=ids, **cache_names.passing(loaded.model.base_model, cache), **inputs)
     stored = [cache.layers[layer].keys for layer in loaded.geometry.kv_layers]
-    kept = {0 if keys is None else keys.shape[2] for keys in stored}
-    if kept != {ids.shape[1]}:
+    lengths = {0 if keys is None else keys.shape[2] for keys in stored}
+    if lengths != {ids.shape[1]}:
         raise AlignError(
             "cache-incomplete",
             expected=Message("a cache of all {n} tokens in every layer of {name}", n=ids.shape[1], name=loaded.name),
-            found=Message("layers with {counts} tokens", counts=sorted(kept)),
+            found=Message("layers with {counts} tokens", counts=sorted(lengths)),
             remedy=Message("choose a model whose layers cache every token"),
         )
     return cache
 
 
 def empty_cache(loaded: LoadedModel) -> DynamicCache:
-    """The model's own kind of cache (hybrids hold their recurrent state in it), that forgets nothing.
+    """Make the model's own kind of cache (hybrids hold their recurrent state in it), one that forgets nothing.
 
     A window decides what attention looks at, which is the mask's work; it need not decide what is kept.
     """
-    own = _own_cache_class(loaded.model)
-    cache = own() if own else DynamicCache(config=loaded.model.config.get_text_config(decoder=True))
+    special = _own_cache_class(loaded.model)
+    cache = special() if special else DynamicCache(config=loaded.model.config.get_text_config(decoder=True))
     for layer in cache.layers:
         if getattr(layer, "is_sliding", False):
             layer.sliding_window = NEVER
@@ -62,7 +58,7 @@ def empty_cache(loaded: LoadedModel) -> DynamicCache:
 
 
 def _own_cache_class(model: PreTrainedModel) -> type[DynamicCache] | None:
-    """A cache defined beside the model itself, which then takes no other (MiniMax)."""
+    """Return a cache class defined beside the model itself, which then takes no other (MiniMax)."""
     source = type(model).__module__
     defined = [value for value in vars(sys.modules[source]).values() if isinstance(value, type)]
     return next((c for c in defined if c.__module__ == source and issubclass(c, DynamicCache)), None)
@@ -74,10 +70,11 @@ SHARE = 16  # at most 1 / 16 of the width is padding for the sake of its shape
 
 
 def padded(batch: Sequence[Tokens], device: torch.device, most: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """ids [B, T], 0 where padded, and mask [B, T] on the device; T is never above ``most`` positions of the model."""
+    """Return ids [B, T], 0 where padded, and mask [B, T]; T is never above ``most`` positions of the model."""
     longest = max(map(len, batch))
     length = width(longest, most) if device.type in ROUNDED_ON else longest
-    ids, mask = (np.zeros((len(batch), length), dtype=np.int64) for _ in "im")
+    ids = np.zeros((len(batch), length), dtype=np.int64)
+    mask = np.zeros_like(ids)
     for b, tokens in enumerate(batch):
         ids[b, : len(tokens)] = tokens.ids
         mask[b, : len(tokens)] = 1
@@ -86,7 +83,7 @@ def padded(batch: Sequence[Tokens], device: torch.device, most: int | None = Non
 
 
 def width(longest: int, most: int | None = None) -> int:
-    """``longest`` rounded up to one of 16 widths between a power of two and the next."""
+    """Round ``longest`` up to one of 16 widths between a power of two and the next."""
     step = max(LEAST, 2 ** (longest.bit_length() - 1) // SHARE)
     rounded = -(-longest // step) * step
     return max(longest, min(rounded, most)) if most else rounded

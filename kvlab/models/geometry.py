@@ -108,11 +108,13 @@ def _skeleton(config: PretrainedConfig, name: str) -> PreTrainedModel:
     except ImportError as error:
         raise package_missing(name, error) from error
     except Exception as error:
-        raise broken(name, f"a config.json that no model can be built from: {first_line(error)}") from error
+        raise broken(
+            name, Message("a config.json that no model can be built from: {reason}", reason=first_line(error))
+        ) from error
 
 
 def package_missing(name: str, error: ImportError) -> ModelError:
-    """An architecture that transformers serves only with a further package."""
+    """Return the error of an architecture that transformers serves only with a further package."""
     return ModelError(
         "model-package-missing",
         expected=Message("every package that {name} needs", name=name),
@@ -161,7 +163,7 @@ def _shapes_by_configuration(skeleton: PreTrainedModel, text: PretrainedConfig) 
 
 
 def _of_layer(text: PretrainedConfig, field: str, layer: int) -> Any:
-    """A field of one layer, in configurations whose layers differ too; None where there is no such field."""
+    """Return a field of one layer, in configurations whose layers differ too; None where there is no such field."""
     try:
         value = getattr(text, field, None)
     except RuntimeError:  # what transformers raises for a field that differs by layer
@@ -201,7 +203,7 @@ def _layer_type(text: PretrainedConfig, layer: int) -> str | None:
 
 
 def _rope_parameters(text: PretrainedConfig, layer: int) -> dict[str, Any]:
-    """The rotary settings of a layer; models with two rotations keep one set per layer type."""
+    """Return the rotary settings of a layer; models with two rotations keep one set per layer type."""
     parameters = getattr(text, "rope_parameters", None) or {}
     by_type = parameters.get(_layer_type(text, layer))
     return by_type if isinstance(by_type, dict) else parameters

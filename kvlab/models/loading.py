@@ -54,7 +54,7 @@ class LoadedModel:
 
 
 def geometry(name: str) -> Geometry:
-    """The geometry of a model from its configuration alone; fetches config.json when it is not here.
+    """Return the geometry of a model from its configuration alone; fetches config.json when it is not here.
 
     Raises ModelError as resolve, folder_of and geometry_of do, and ``model-unknown-architecture``,
     ``model-remote-code``.
@@ -94,16 +94,15 @@ def load(name: str, device: str = "auto", dtype: str = "auto") -> LoadedModel:
 
 
 def random_like(loaded: LoadedModel, seed: int) -> LoadedModel:
-    """The same architecture, tokenizer, device and number type with freshly initialised weights.
+    """Build the same architecture, tokenizer, device and number type with freshly initialised weights.
 
     The same seed gives the same weights on the same kind of device; torch's own random state is as before. Raises
     ModelError ``model-memory`` when the weights do not fit beside what is there.
     """
     needed = loaded.geometry.parameters * loaded.dtype.itemsize
     free = memory.device_memory(str(loaded.device)).free
-    name = f"{loaded.name} with random weights"
     if needed > free:
-        raise _too_big(name, needed, free, loaded.device)
+        raise _too_big(Message("{name} with random weights", name=loaded.name), needed, free, loaded.device)
     config = copy.deepcopy(loaded.model.config)
     if getattr(config, "quantization_config", None) is not None:
         del config.quantization_config
@@ -112,14 +111,15 @@ def random_like(loaded: LoadedModel, seed: int) -> LoadedModel:
             model = AutoModelForCausalLM.from_config(config, dtype=loaded.dtype, trust_remote_code=False)
     except (torch.OutOfMemoryError, MemoryError) as error:
         free_memory()
-        raise _too_big(name, needed, free, loaded.device) from error
+        raise _too_big(Message("{name} with random weights", name=loaded.name), needed, free, loaded.device) from error
     model = model.eval().requires_grad_(False)
+    name = f"{loaded.name} with random weights"
     return LoadedModel(name, model, loaded.tokenizer, loaded.geometry, loaded.device, loaded.dtype)
 
 
 @contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Torch's random numbers on the processor and on ``device`` start at ``seed``, and go on afterwards as if not."""
+    """Start torch's random numbers on the processor and on ``device`` at ``seed``; restore them afterwards."""
     gpus = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=gpus):
         torch.random.default_generator.manual_seed(seed)
@@ -130,7 +130,7 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def reader(name: str) -> LoadedModel:
-    """A model's name, geometry and tokenizer without its weights (``model`` is None): enough to read documents.
+    """Return a model's name, geometry and tokenizer without its weights (``model`` is None): enough to read documents.
 
     Raises ModelError as ``geometry`` does, and ``tokenizer-missing``, ``tokenizer-slow``.
     """
@@ -155,7 +155,7 @@ class ModelCache:
         self._construction = threading.Lock()
 
     def get(self, name: str, device: str = "auto", dtype: str = "auto") -> LoadedModel:
-        """The model, loaded if need be; when memory is short the others are dropped first. Raises as load."""
+        """Return the model, loaded if need be; when memory is short the others are dropped first. Raises as load."""
         place = pick_device(device)
         key = (resolve(name).name, str(place), str(pick_dtype(dtype, place)))
         if (found := self._find(key)) is not None:
@@ -180,7 +180,7 @@ class ModelCache:
         self._shrink(0)
 
     def names(self) -> list[str]:
-        """The names of the models held, the least recently used first."""
+        """List the names of the models held, the least recently used first."""
         with self._access:
             return [name for name, _, _ in self._models]
 
@@ -207,14 +207,14 @@ def free_memory() -> None:
 
 
 def pick_device(device: str) -> torch.device:
-    """The device for "auto", "cpu", "cuda" or "cuda:N"; raises ``model-device-invalid``."""
+    """Return the device for "auto", "cpu", "cuda" or "cuda:N"; raises ``model-device-invalid``."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(memory.device_memory(device).device)
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """The number type for ``dtype`` on ``device``; raises ``model-dtype-invalid``."""
+    """Return the number type for ``dtype`` on ``device``; raises ``model-dtype-invalid``."""
     if dtype == "auto" and device.type == "cuda":
         has_bfloat16 = torch.cuda.get_device_capability(device) >= (8, 0)
         return torch.bfloat16 if has_bfloat16 else torch.float16
@@ -222,14 +222,14 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def configuration(folder: Path, name: str) -> PretrainedConfig:
-    """The configuration in ``folder``, of an architecture that transformers itself knows."""
+    """Read the configuration in ``folder``, of an architecture that transformers itself knows."""
     try:
         fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         kind = fields["model_type"]
     except (OSError, ValueError) as error:
-        raise broken(name, f"a config.json that is not JSON: {first_line(error)}") from None
+        raise broken(name, Message("a config.json that is not JSON: {reason}", reason=first_line(error))) from None
     except (KeyError, TypeError):
-        raise broken(name, "a config.json without model_type") from None
+        raise broken(name, Message("a config.json without model_type")) from None
     if kind not in CONFIG_MAPPING:
         if fields.get("auto_map"):
             raise ModelError(
@@ -250,7 +250,9 @@ def configuration(folder: Path, name: str) -> PretrainedConfig:
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # configurations check themselves, each in its own way
-        raise broken(name, f"a config.json that transformers refuses: {first_line(error)}") from error
+        raise broken(
+            name, Message("a config.json that transformers refuses: {reason}", reason=first_line(error))
+        ) from error
 
 
 def _tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
@@ -282,7 +284,7 @@ def _check_weights(file: Path, name: str) -> None:
         with safe_open(file, framework="pt"):
             pass
     except (SafetensorError, OSError) as error:
-        raise broken(name, f"{file.name} unreadable: {first_line(error)}") from error
+        raise broken(name, Message("{file} unreadable: {reason}", file=file.name, reason=first_line(error))) from error
 
 
 def _read(folder: Path, name: str, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
@@ -305,15 +307,18 @@ def _read(folder: Path, name: str, device: torch.device, dtype: torch.dtype) -> 
     except Exception as error:
         if "can't allocate memory" in str(error):  # torch's processor allocator raises a bare RuntimeError
             raise MemoryError(first_line(error)) from error
-        raise broken(name, f"weights that do not load: {first_line(error)}") from error
+        raise broken(name, Message("weights that do not load: {reason}", reason=first_line(error))) from error
     if report["missing_keys"]:
         # transformers would fill these with random numbers and say so in a log only
         missing = sorted(report["missing_keys"])
-        raise broken(name, f"weights without {len(missing)} of the model's tensors ({missing[0]}, ...)")
+        raise broken(
+            name,
+            Message("weights without {n} of the model's tensors ({first}, ...)", n=len(missing), first=missing[0]),
+        )
     return model.eval().requires_grad_(False)
 
 
-def _too_big(name: str, needed: int, free: int, device: torch.device) -> ModelError:
+def _too_big(name: Message | str, needed: int, free: int, device: torch.device) -> ModelError:
     return ModelError(
         "model-memory",
         expected=Message(

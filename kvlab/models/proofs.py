@@ -1,21 +1,13 @@
-"""Proofs that a model's cache is what we take it for: rotation undone, two readings agree, no token sees ahead.
+"""Prove that a model's cache is what we take it for: rotations are undone, and no token sees ahead.
 
-Reading the same tokens at two positions shows what a position does to each layer's keys, and that it is undone.
+The self-test reads the same tokens at two positions and hands every layer the hidden states of the first reading, so a
+layer's keys can differ by its rotation only. It tries every way in which they could have been rotated, and "not at
+all", takes the one whose undoing leaves keys that do not move, and refuses the layer where none does. Where the hidden
+states that enter the first layer move by themselves, positions are part of the embedding: learned or sinusoidal.
 
-The second reading hands every layer the hidden states of the first, so a layer's keys can differ by its rotation
-only. Every way in which they could have been rotated (and "not at all") is tried; the one whose undoing leaves keys
-that do not move is taken, and where none does, the layer is refused. Where the hidden states that enter the first
-layer move by themselves, positions are part of the embedding: learned or sinusoidal.
-
-The same tokens read at two positions, each layer the second time with the hidden states of the first.
-
-So what differs in a layer's cache is what that layer itself does with positions, without the rounding and the choices
-of experts in the layers before it.
-
-A cache can be aligned token by token only where what it holds of a token depends on nothing that comes later.
-
-A model may read ahead because its configuration says so (an embedding model made from a decoder), because it routes
-tokens to experts by others of the text, or because its code in the installed transformers forgets the causal mask.
+A cache can be aligned token by token only where its entries for a token depend on nothing that comes later. A model
+may read ahead because its configuration says so (an embedding model made from a decoder), because it routes tokens to
+experts by others of the text, or because its code in the installed transformers forgets the causal mask.
 """
 
 from __future__ import annotations
@@ -53,7 +45,7 @@ _proofs: WeakKeyDictionary[torch.nn.Module, Proof] = WeakKeyDictionary()
 
 
 def self_test(loaded: LoadedModel) -> SelfTest:
-    """What was found out about the positions in each cached layer; run once per loaded model.
+    """Return what the self-test finds in each cached layer; run once per loaded model.
 
     Raises AlignError ``keys-rotation-unknown`` for a layer whose rotation cannot be undone, and as ``check_causal`` and
     ``read`` do.
@@ -63,7 +55,7 @@ def self_test(loaded: LoadedModel) -> SelfTest:
 
 @torch.inference_mode()
 def proof(loaded: LoadedModel) -> Proof:
-    """The self-test with the places of the rotations; raises as ``self_test``."""
+    """Return the self-test with the places of the rotations; raises as ``self_test``."""
     if loaded.model not in _proofs:
         check_causal(loaded)
         _proofs[loaded.model] = _test(loaded)
@@ -85,7 +77,7 @@ def _test(loaded: LoadedModel) -> Proof:
 def _best(
     here: Reading, there: Reading, kind: str, norms: list[torch.Tensor], known: Known
 ) -> tuple[float, Site | None]:
-    """The rotation (None: none) whose undoing makes two readings of a layer's keys or values most alike."""
+    """Return the rotation (None: none) whose undoing makes two readings of a layer's keys or values most alike."""
     a, b = getattr(here, kind), getattr(there, kind)
     best = difference(a, b), None
     plain = _candidates(there.calls, b, known) if len(here.calls) == len(there.calls) else []
@@ -104,13 +96,13 @@ def _best(
 
 
 def _norm_weights(model: PreTrainedModel, layer: int) -> list[torch.Tensor]:
-    """The vectors among the parameters of what belongs to one layer: the norms that may follow its rotation."""
+    """List the vectors among one layer's parameters: the norms that may follow its rotation."""
     owners = [module for module in model.modules() if getattr(module, "layer_idx", None) == layer]
     return [weight for owner in owners for weight in owner.parameters() if weight.dim() == 1]
 
 
 def _candidates(calls: list[Call], cached: torch.Tensor, known: Known) -> list[Site]:
-    """Where the rotation of ``cached`` [1, H, T, D] may be: the calls whose result it holds, or else (a norm) any."""
+    """List where the rotation of ``cached`` [1, H, T, D] may be: calls whose result it holds, or else (a norm) any."""
     sites, holding = [], []
     for number, call in enumerate(calls):
         shape, width = call.shapes[-1], cached.shape[-1]
@@ -153,11 +145,11 @@ def _unknown_rotation(loaded: LoadedModel, layer: int, error: float) -> AlignErr
         expected=Message("attention layers whose rotation of the keys (RoPE) can be undone"),
         found=Message(
             "in layer {layer} of {name} ({kind}) keys that still depend on the position: the same "
-            "tokens, read at another one, differ by {error} of their size",
+            "tokens, read at another one, differ by {error:.2g} of their size",
             layer=layer,
             name=loaded.name,
             kind=loaded.geometry.architecture,
-            error=f"{error:.2g}",
+            error=error,
         ),
         remedy=Message("align the keys as they are cached: --keys post-rope"),
     )
@@ -184,7 +176,7 @@ class Reading:
 
 
 def read_twice(loaded: LoadedModel) -> tuple[list[tuple[DynamicCache, Watch]], bool]:
-    """The caches at two positions, and whether the hidden states that enter the first layer depend on them."""
+    """Return the caches at two positions, and whether the hidden states that enter the first layer depend on them."""
     embedded = loaded.geometry.positions.kind in ("learned", "sinusoidal")
     ids = torch.arange(1, 1 + TOKENS, device=loaded.device)[None] % loaded.geometry.vocabulary
     if not _takes_positions(loaded):  # ALiBi: positions are counted along the cache, padding included
@@ -245,7 +237,7 @@ def _takes_positions(loaded: LoadedModel) -> bool:
 
 
 def _shift(loaded: LoadedModel) -> int:
-    """As far as the model has positions, and short of those where frequencies change with the length."""
+    """Return a shift within the model's positions, and short of those where frequencies change with the length."""
     text = loaded.model.config.get_text_config(decoder=True)
     rope = getattr(text, "rope_parameters", None) or {}
     limits = [loaded.geometry.max_positions, getattr(text, "original_max_position_embeddings", None)]
@@ -256,15 +248,14 @@ def _shift(loaded: LoadedModel) -> int:
 
 
 def difference(a: torch.Tensor, b: torch.Tensor) -> float:
-    """How far apart two readings [B, H, T, D] are: the largest of their ``differences``."""
+    """Return the largest of the ``differences`` of two readings [B, H, T, D]."""
     return float(differences(a, b).max())
 
 
 def differences(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """How far apart two readings [B, H, T, D] are at each token [T], each channel relative to its size: rms over D,
-    largest over B and H.
+    """Return how far apart two readings [B, H, T, D] are at each token [T]: rms over D, largest over B and H.
 
-    Relative to each channel, so that a few large ones do not hide the others.
+    Each channel is taken relative to its size, so that a few large ones do not hide the others.
     """
     size = a.square().mean(2, keepdim=True).sqrt()
     size = size.maximum(1e-2 * size.amax(-1, keepdim=True)).clamp(min=1e-6)
@@ -297,11 +288,11 @@ def check_causal(loaded: LoadedModel) -> None:
             expected=Message("keys and values of a token that depend on no later token"),
             found=Message(
                 "that {name} ({kind}) reads ahead with transformers {version}: of two texts that begin "
-                "alike, the keys and values of the beginning differ by {error} of their size",
+                "alike, the keys and values of the beginning differ by {error:.2g} of their size",
                 name=loaded.name,
                 kind=loaded.geometry.architecture,
                 version=transformers.__version__,
-                error=f"{error:.2g}",
+                error=error,
             ),
             remedy=Message(
                 "choose a causal model; where this one should be causal, install another release: pip "

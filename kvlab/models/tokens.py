@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import cache, lru_cache
 from itertools import compress, pairwise
 
 import numpy as np
 
-from kvlab.shapes import Segment, Tokens
+from kvlab.shapes import Tokens
 
 BYTE_TOKEN = re.compile(r"^<0x([0-9A-Fa-f]{2})>$")
 METASPACE = "\u2581"
@@ -100,21 +100,6 @@ def sharing_characters(content: list[int], offsets: list[tuple[int, int]]) -> li
         else:
             groups.append([here])
     return groups
-
-
-def segment_of(tokens: Tokens, segments: Sequence[Segment]) -> np.ndarray:
-    """[T] int64: the segment (its place in ``segments``) where a token's last byte lies; -1 outside and if special.
-
-    A token of the text that has no bytes (a dummy prefix) stands where the bytes read before it end, or at the start.
-    Without segments the whole text is segment 0.
-    """
-    last_byte = np.maximum(tokens.spans[:, 1] - 1, 0)
-    inside = ~tokens.special
-    if not segments:
-        return np.where(inside, 0, -1)
-    place = np.searchsorted([part.start for part in segments], last_byte, side="right") - 1
-    inside &= (place >= 0) & (last_byte < np.array([part.end for part in segments])[place])
-    return np.where(inside, place, -1)
 
 
 def written_special(tokenizer, tokens: Tokens) -> list[str]:

@@ -1,26 +1,27 @@
-"""What a user asks for: the settings of an analysis, checked before any weight is loaded. No torch here."""
+"""The settings of an analysis, checked before any weight is loaded. No torch here."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from kvlab.errors import AlignError
-from kvlab.language import Message, phrase, say
+from kvlab.language import phrase, say
+from kvlab.request.declared import PROJECTORS
 from kvlab.request.segments import Markers, Source
+from kvlab.request.settings import Request, setting
+from kvlab.request.time_rules import RULES
 
-TimeRule = Literal["exact", "floor", "ceil", "overlap", "linear", "nearest", "segment", "rkv"]
+TimeRule = Literal[tuple(RULES)]
 LayerRule = Literal["depth", "cka", "heldout"]
 Search = Literal["banded", "full"]
-Projector = Literal["ridge", "structured", "group-mean"]
+Projector = Literal[tuple(PROJECTORS)]
 KeySpace = Literal["pre-rope", "post-rope"]
 Calibration = Literal["auto", "samples", "none"]
 
 
 # Where prompts came from if not from a file. No file is called so: one that can be read has an extension.
 SAMPLES, PASTED = phrase("bundled samples"), phrase("pasted")
-CAUSAL = ("exact", "floor")  # time rules with which a prefix knows nothing of what comes after it
 
 
 class AlignSettings(BaseModel):
@@ -28,46 +29,45 @@ class AlignSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    time: TimeRule = Field("floor", description="which teacher step stands for a student step")
-    layers: LayerRule = Field("heldout", description="which teacher layers explain a student layer")
-    search: Search = Field("banded", description="teacher layers searched: near the proportional depth, or all")
-    projector: Projector = Field("ridge", description="the map from teacher heads to student heads")
-    keys: KeySpace = Field("pre-rope", description="keys with the rotation undone, or as cached")
-    folds: int = Field(5, ge=2, le=20, description="folds of documents for cross-validation")
-    sinks: int = Field(4, ge=0, le=64, description="first content tokens of a document left out of fits and scores")
-    inspect: int = Field(12, ge=0, le=200, description="documents kept token by token for the detail panes")
-    max_tokens: int = Field(4096, ge=2, description="longest timeline per document; longer ones are cut, and said")
-    batch_tokens: int = Field(4096, ge=1, description="padded tokens per forward")
-    chat: bool = Field(False, description="read prompts as a chat, in each model's own template, not as plain text")
-    sample_tokens: int = Field(
-        20_000,
-        ge=100,
-        description="student tokens, of the first 1,024 documents, that layers are chosen and controls measured on",
+    time: TimeRule = setting("floor", "which teacher step stands for a student step")
+    layers: LayerRule = setting("heldout", "which teacher layers explain a student layer")
+    search: Search = setting("banded", "teacher layers searched: near the proportional depth, or all")
+    projector: Projector = setting("ridge", "the map from teacher heads to student heads")
+    keys: KeySpace = setting("pre-rope", "keys with the rotation undone, or as cached")
+    folds: int = setting(5, "folds of documents for cross-validation", ge=2, le=20)
+    sinks: int = setting(4, "first content tokens of a document left out of fits and scores", ge=0, le=64)
+    inspect: int = setting(12, "documents kept token by token for the detail panes", ge=0, le=200)
+    max_tokens: int = setting(4096, "longest timeline per document; longer ones are cut, and said", ge=2)
+    batch_tokens: int = setting(4096, "padded tokens per forward", ge=1)
+    chat: bool = setting(False, "read prompts as a chat, in each model's own template, not as plain text")
+    sample_tokens: int = setting(
+        20_000, "student tokens, of the first 1,024 documents, that layers are chosen and controls measured on", ge=100
     )
-    random_teacher: bool = Field(True, description="control: a teacher of the same architecture with random weights")
-    compare_rules: bool = Field(False, description="also compare all time rules head by head, on the sample")
-    seed: int = Field(0, ge=0, description="of the fold assignment, the shuffled control and the random weights")
+    random_teacher: bool = setting(True, "control: a teacher of the same architecture with random weights")
+    compare_rules: bool = setting(False, "also compare all time rules head by head, on the sample")
+    seed: int = setting(0, "of the fold assignment, the shuffled control and the random weights", ge=0)
 
 
-class AnalysisRequest(BaseModel):
+class AnalysisRequest(Request):
     """One alignment of one or more teachers with one student; ``config.yaml`` of a run folder."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    command: ClassVar[str] = "align"
 
-    teacher: str = Field(description="a demo model, a Hugging Face id, an alias or a local folder")
-    more_teachers: tuple[str, ...] = Field((), description="further teachers, each aligned on its own and all fused")
-    student: str = Field(description="likewise")
-    prompts: str = Field("bundled samples", description="where the prompts came from, in words")
-    calibration: Calibration = Field(
-        "auto",
-        description="fit also on the bundled samples (scores stay on the prompts); auto: under 20 documents",
+    teacher: str = setting(..., "a demo model, a Hugging Face id, an alias or a local folder")
+    more_teachers: tuple[str, ...] = setting((), "further teachers, each aligned on its own and all fused")
+    student: str = setting(..., "the model whose cache is explained, named like a teacher")
+    prompts: str = setting(SAMPLES, "where the prompts came from, in words")
+    calibration: Calibration = setting(
+        "auto", "fit also on the bundled samples (scores stay on the prompts); auto: under 20 documents"
     )
-    segments: Source = Field(
-        "auto", description="prompt, reasoning and answer from the fields of the upload, else from markers; or none"
+    segments: Source = setting(
+        "auto", "prompt, reasoning and answer from the fields of the upload, else from markers; or none"
     )
-    markers: Markers = Field(Markers(), description="what opens the reasoning and the answer in a text without fields")
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    markers: Markers = setting(Markers(), "what opens the reasoning and the answer in a text without fields")
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = setting(
+        "auto", "of the models; auto: float32 on the processor, a 16-bit type on a GPU"
+    )
     settings: AlignSettings = AlignSettings()
 
     @property
@@ -78,28 +78,3 @@ class AnalysisRequest(BaseModel):
 def prompt_source(prompts: str) -> str:
     """Say where prompts came from: our own words in the current language, a file by its name."""
     return say(prompts) if prompts in (SAMPLES, PASTED) else prompts
-
-
-def checked(fields: dict) -> AnalysisRequest:
-    """Fields of a form, a file or a command line -> request; AlignError names the first field that is wrong."""
-    try:
-        return AnalysisRequest(**fields)
-    except (ValidationError, TypeError) as error:
-        raise AlignError("request-invalid", **first_problem(error, "align")) from error
-
-
-def first_problem(error: ValidationError | TypeError, command: str) -> dict[str, str]:
-    """What the error says of the first setting that is wrong, as the parts of a KvlabError."""
-    if isinstance(error, TypeError):
-        return {
-            "expected": Message("a table of settings"),
-            "found": str(error),
-            "remedy": Message("start from a saved config.yaml"),
-        }
-    problem = error.errors()[0]
-    where = ".".join(str(part) for part in problem["loc"]) or "the request"
-    return {
-        "expected": Message("{where}: {problem}", where=where, problem=problem["msg"]),
-        "found": repr(problem.get("input"))[:200],
-        "remedy": Message("correct this setting; `python -m kvlab {command} --help` lists them", command=command),
-    }

@@ -1,4 +1,4 @@
-"""A record of a file → one document: its parts, their exact byte spans, its id; and what tells documents apart."""
+"""Turn a record of a file into one document: its parts, their exact byte spans, its id."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ from collections.abc import Iterable
 from typing import Any
 
 from kvlab.errors import PromptError
-from kvlab.language import Message
+from kvlab.language import Message, phrase
 from kvlab.request.uploads import Number, Record, kind_of, printable, shown
 from kvlab.shapes import Document, Segment
 
 PARTS = ("prompt", "reasoning", "answer")
 
+TEXT, TEXT_OR_NUMBER = phrase('text in "{name}"'), phrase('text in "{name}" (or a number)')
 _ID_LENGTH = 80  # characters
 
 
 def compose(record: Record, limit: int) -> tuple[str, tuple[Segment, ...], int]:
-    """The text cut at ``limit`` characters, its segments, and how many characters it had. Raises PromptError.
+    """Return the text cut at ``limit`` characters, its segments, and how many characters it had.
+
+    Raises PromptError.
 
     Parts are joined by a newline that belongs to the part before it. Invariant: segments tile the text.
     """
@@ -25,37 +28,37 @@ def compose(record: Record, limit: int) -> tuple[str, tuple[Segment, ...], int]:
         raise record.content
     parts = _parts(record.content)
     text = "\n".join(part for _, part in parts)
-    kept = text[:limit]
-    if not kept.strip():
+    shortened = text[:limit]
+    if not shortened.strip():
         raise _blank(parts[0][0])
     if parts[0][0] == "text":
-        return kept, (), len(text)
-    kept_bytes = len(kept.encode())
+        return shortened, (), len(text)
+    size = len(shortened.encode())
     segments, start = [], 0
     for name, part in parts:
         end = start + len(part.encode()) + 1
-        if start < kept_bytes:
-            segments.append(Segment(name, start, min(end, kept_bytes)))
+        if start < size:
+            segments.append(Segment(name, start, min(end, size)))
         start = end
-    return kept, tuple(segments), len(text)
+    return shortened, tuple(segments), len(text)
 
 
 def digest(documents: Iterable[Document]) -> str:
-    """SHA-256 of these documents as they are, in their order."""
-    found = hashlib.sha256()
+    """Return the SHA-256 of these documents as they are, in their order."""
+    total = hashlib.sha256()
     for document in documents:
-        found.update(repr(document).encode())
-    return found.hexdigest()
+        total.update(repr(document).encode())
+    return total.hexdigest()
 
 
 def new_id(record: Record, taken: set[str]) -> str:
-    """The given id where it can be used and is new, else the place in the file."""
+    """Return the given id where it can be used and is new, else the place in the file, such as line-17."""
     given = record.content.get("id")
     if isinstance(given, str) and not (isinstance(given, Number) and not given.lstrip("-").isdigit()):
         given = printable(given).strip()
         if 0 < len(given) <= _ID_LENGTH and given not in taken:
             return given
-    place = record.where.replace(" ", "-")
+    place = f"{record.unit}-{record.number}"
     name, repeat = place, 1
     while name in taken:  # somebody's own id is "line-17"
         repeat += 1
@@ -64,13 +67,13 @@ def new_id(record: Record, taken: set[str]) -> str:
 
 
 def _parts(fields: dict[str, Any]) -> list[tuple[str, str]]:
-    """The parts a document is made of, blank optional ones left out."""
+    """Return the parts a document is made of, without blank optional ones."""
     main = next((name for name in ("prompt", "text") if fields.get(name) is not None), None)
     if main is None:
         raise PromptError(
             "prompts-no-field",
             expected=Message('a field "prompt" or "text"'),
-            found=Message("the fields {names}", names=", ".join(map(shown, list(fields)[:10])))
+            found=Message("the fields {names}", names=[shown(name) for name in list(fields)[:10]])
             if fields
             else Message("no field"),
             remedy=Message('rename the field with the document to "prompt"'),
@@ -87,15 +90,15 @@ def _string(name: str, value: Any) -> str:
     if not isinstance(value, str) or (number and name != "answer"):
         raise PromptError(
             "prompts-not-text",
-            expected=Message('text in "{name}"{value}', name=name, value=" (or a number)" if name == "answer" else ""),
-            found=Message("{kind_of}: {value}", kind_of=kind_of(value), value=shown(value)),
+            expected=Message(TEXT_OR_NUMBER if name == "answer" else TEXT, name=name),
+            found=Message("{kind}: {value}", kind=kind_of(value), value=shown(value)),
             remedy=Message("put it in quotes") if number else Message("turn it into one string"),
         )
     if "\0" in value:
         raise PromptError(
             "prompts-nul-bytes",
-            expected=Message('text in "{name}"', name=name),
-            found=Message("a NUL character at character {n}", n=value.index(chr(0)) + 1),
+            expected=Message(TEXT, name=name),
+            found=Message("a NUL character at character {place}", place=value.index(chr(0)) + 1),
             remedy=Message("remove it and load the file again"),
         )
     try:
@@ -105,9 +108,9 @@ def _string(name: str, value: Any) -> str:
             "prompts-lone-surrogate",
             expected=Message('whole characters in "{name}"', name=name),
             found=Message(
-                "half of one (\\u{ord}) at character {start}",
-                ord=f"{ord(value[error.start]):04x}",
-                start=error.start + 1,
+                "half of one ({code}) at character {place}",
+                code=f"\\u{ord(value[error.start]):04x}",
+                place=error.start + 1,
             ),
             remedy=Message("write the text again from its source: an emoji was cut in two when it was saved"),
         ) from None

@@ -1,4 +1,4 @@
-"""The memory that a training run will take, in parts, from the models' configurations alone. No torch here.
+"""Forecast the memory of a training run, in parts, from the models' configurations alone. No torch here.
 
 Sizes follow from what is kept and for how long, not from measurements; docs/training.md compares them with some.
 T is the tokens of a padded micro-batch (documents x longest timeline), and per layer of the student
@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from kvlab.host.memory import DTYPE_ALIASES, DTYPE_BYTES, LIMIT, DeviceMemory, model_memory, readable
+from kvlab.language import Message, phrase, say
 from kvlab.request.align import AlignSettings
 from kvlab.request.train import TrainConfig
 from kvlab.shapes import Geometry
@@ -25,6 +26,15 @@ FOLDS_PARTS = 2  # rows of a fold are summed in two parts: exact ones, and those
 LOGITS = 3  # copies at the peak: logits, those of the predicted tokens, their log-softmax
 LIBRARIES = {"cpu": 64 * 2**20, "cuda": 600 * 2**20}  # allowance: code paged in, thread pools; the CUDA context
 ALLOCATOR = 1.15  # allowance, upper bound: blocks that the allocator holds and nobody uses
+
+FITTING = phrase(
+    "memory forecast: {forecast} ({lower} to {upper}) while fitting the map, for timelines of up to {tokens} tokens; "
+    "with {used} in use now, {share:.0%} of {total} on {device}"
+)
+TRAINING = phrase(
+    "memory forecast: {forecast} ({lower} to {upper}) while training, for timelines of up to {tokens} tokens; with "
+    "{used} in use now, {share:.0%} of {total} on {device}"
+)
 
 
 @dataclass(frozen=True)
@@ -96,28 +106,39 @@ def training_memory(
 
 
 def sentence(forecast: TrainingForecast, memory: DeviceMemory, config: TrainConfig) -> str:
-    """One line for the log and the form; beyond LIMIT of the device with what to change."""
+    """Say the forecast in one line for the log; above LIMIT of the device, also what to change."""
     used = memory.total - memory.free
     share = (used + forecast.total) / memory.total
-    words = (
-        f"memory forecast: {readable(forecast.total)} ({readable(forecast.lower)} to {readable(forecast.upper)}) while "
-        f"{forecast.phase}, for timelines of up to {forecast.tokens} tokens; with {readable(used)} in use now, "
-        f"{share:.0%} of {readable(memory.total)} on {memory.device}"
+    words = Message(
+        FITTING if forecast.phase == "fitting the map" else TRAINING,
+        forecast=readable(forecast.total),
+        lower=readable(forecast.lower),
+        upper=readable(forecast.upper),
+        tokens=forecast.tokens,
+        used=readable(used),
+        share=share,
+        total=readable(memory.total),
+        device=memory.device,
     )
-    return words if share < LIMIT else f"{words}. WARNING: above {LIMIT:.0%}; {advice(config)}"
+    if share < LIMIT:
+        return str(words)
+    changes = smaller(config)
+    return say(
+        "{forecast}. WARNING: above {limit:.0%}; to take less: {changes}", forecast=words, limit=LIMIT, changes=changes
+    )
 
 
-def advice(config: TrainConfig) -> str:
-    """What takes less memory and has not been done yet."""
-    changes = []
+def smaller(config: TrainConfig) -> list[Message | str]:
+    """List what takes less memory and has not been done yet."""
+    changes: list[Message | str] = []
     if config.batch_size > 1:
-        changes.append("batch size 1 with 4 accumulation steps (--batch_size 1 --gradient_accumulation_steps 4)")
+        flags = "--batch_size 1 --gradient_accumulation_steps 4"
+        changes.append(Message("batch size 1 with 4 accumulation steps ({flags})", flags=flags))
     if not config.gradient_checkpointing:
         changes.append("--gradient_checkpointing")
     if config.trainable == "full":
         changes.append("--trainable lora")
-    changes.append(f"--max_tokens {max(2, config.max_tokens // 2)}")
-    return "to take less: " + ", ".join(changes)
+    return [*changes, f"--max_tokens {max(2, config.max_tokens // 2)}"]
 
 
 # --- weights ----------------------------------------------------------------------------------------------------
@@ -129,8 +150,8 @@ def _teacher_weights(teachers: Sequence[Geometry], config: TrainConfig) -> list[
 
 
 def _trained(teachers: Sequence[Geometry], student: Geometry, config: TrainConfig) -> tuple[int, int]:
-    """Numbers that are trained: of the student itself, and beside it (adapters, trainable maps, router)."""
-    own = student.parameters if config.trainable == "full" else 0
+    """Return the numbers that are trained: of the student itself, and beside it (adapters, trainable maps, router)."""
+    inside = student.parameters if config.trainable == "full" else 0
     beside = 0
     if config.trainable == "lora":
         q, k, v, o, up = _widths(student)
@@ -141,7 +162,7 @@ def _trained(teachers: Sequence[Geometry], student: Geometry, config: TrainConfi
         beside += sum(_structured(t, student) for t in teachers)
     if config.fusion == "learned" and len(teachers) > 1 and config.learns_kv:
         beside += sum(heads * (k + v) * len(teachers) for heads, k, v in student.layer_shapes)
-    return own, beside
+    return inside, beside
 
 
 def _structured(teacher: Geometry, student: Geometry) -> int:
@@ -153,10 +174,10 @@ def _structured(teacher: Geometry, student: Geometry) -> int:
 
 
 def _widths(geometry: Geometry) -> tuple[int, int, int, int, float]:
-    """Width of queries, keys, values, attention output, and of the feed-forward as the parameter count tells it.
+    """Return the widths of queries, keys, values, attention output and feed-forward.
 
-    What a layer has beside attention is taken for a gated feed-forward of three matrices; whether embeddings are tied
-    is not in the geometry, so it is the mean of both.
+    The last is what the parameter count leaves: a layer beside attention is taken for a gated feed-forward of three
+    matrices, and embeddings, tied or not, for the mean of both.
     """
     queries, output = geometry.query_heads * geometry.key_width, geometry.query_heads * geometry.value_width
     keys, values = geometry.kv_heads * geometry.key_width, geometry.kv_heads * geometry.value_width
@@ -172,11 +193,11 @@ def _widths(geometry: Geometry) -> tuple[int, int, int, int, float]:
 def _training(
     teachers: Sequence[Geometry], student: Geometry, config: TrainConfig, tokens: int
 ) -> tuple[list[Part], list[Part], list[Part]]:
-    """What stands through a step, what is there from the forward on, and the gradients, of ``tokens`` in a batch."""
-    own, beside = _trained(teachers, student, config)
+    """Return what stays through a step, what lives from the forward on, and the gradients; all of one batch."""
+    inside, beside = _trained(teachers, student, config)
     standing = [
         Part("trained weights", SINGLE * beside),
-        Part("optimizer", 2 * SINGLE * (own + beside)),
+        Part("optimizer", 2 * SINGLE * (inside + beside)),
         Part("maps", SINGLE * _maps(teachers, student, config)),
     ]
     passing = [
@@ -186,7 +207,7 @@ def _training(
     if config.learns_kv:
         passing += _kv(teachers, student, config, tokens)
     passing.append(Part("moments", SINGLE * sum(_squares(student))))
-    return standing, passing, [Part("gradients", SINGLE * (own + beside))]
+    return standing, passing, [Part("gradients", SINGLE * (inside + beside))]
 
 
 def _activations(student: Geometry, config: TrainConfig, tokens: int) -> Part:
@@ -200,8 +221,8 @@ def _activations(student: Geometry, config: TrainConfig, tokens: int) -> Part:
         layer -= 2 * student.hidden  # what only the norms' own weights would need
         layer += 7 * config.lora_rank
     if config.gradient_checkpointing:
-        kept = student.layers * student.hidden * SINGLE
-        return Part("activations recomputed", int(tokens * (kept + width * layer)))
+        inputs = student.layers * student.hidden * SINGLE
+        return Part("activations recomputed", int(tokens * (inputs + width * layer)))
     return Part("activations", int(width * tokens * layer * student.layers))
 
 
@@ -210,17 +231,17 @@ def _logit_bytes(config: TrainConfig) -> int:
 
 
 def _kv(teachers: Sequence[Geometry], student: Geometry, config: TrainConfig, tokens: int) -> list[Part]:
-    """Rows, targets and their differences; and what the teachers hand over."""
+    """Return rows, targets and their differences, and what the teachers hand over."""
     values = student.kv_values_per_token
     # The student's: before RoPE, the rows, and the scaled difference; each teacher's target, the sum, its square.
-    own = SINGLE * tokens * 3 * values
+    rows = SINGLE * tokens * 3 * values
     features = sum(_features(t, student) for t in teachers)
     fused = len(teachers) + (1 if len(teachers) > 1 else 0)
-    return [Part("kv", own), Part("targets", SINGLE * tokens * (features + fused * values))]
+    return [Part("kv", rows), Part("targets", SINGLE * tokens * (features + fused * values))]
 
 
 def _features(teacher: Geometry, student: Geometry) -> int:
-    """Numbers per row of the teacher layers that student layers learn from, by depth; a layer counts once."""
+    """Count the numbers per row of the teacher layers that student layers learn from, by depth; a layer counts once."""
     used = min(len(student.kv_layers), len(teacher.kv_layers))
     return round(teacher.kv_values_per_token * used / len(teacher.kv_layers))
 
@@ -243,7 +264,7 @@ def _squares(student: Geometry) -> list[int]:
 
 
 def _fitting(teachers: Sequence[Geometry], student: Geometry, config: TrainConfig, tokens: int) -> list[Part]:
-    """Sums in float64 of every fold and part, and one batch as all models read it."""
+    """Return sums in float64 of every fold and part, and one batch as all models read it."""
     settings = AlignSettings()
     of_fold = -(-config.fit_documents // settings.folds) * tokens  # a batch is of one fold
     batch = max(tokens, min(settings.batch_tokens, of_fold))
@@ -258,7 +279,7 @@ def _fitting(teachers: Sequence[Geometry], student: Geometry, config: TrainConfi
 
 
 def _sums(teacher: Geometry, student: Geometry) -> int:
-    """Numbers per fold and part: X'X of each teacher layer that is used, X'Y of each student layer."""
+    """Count the numbers per fold and part: X'X of each teacher layer that is used, X'Y of each student layer."""
     p = {"key": teacher.kv_heads * teacher.key_width, "value": teacher.kv_heads * teacher.value_width}
     used = min(len(student.kv_layers), len(teacher.kv_layers))
     grams = used * sum(width**2 for width in p.values())

@@ -1,14 +1,22 @@
-"""What a functional test is asked for: an analysis' settings, and how the projected cache is tried out. No torch."""
+"""The settings of a functional test: those of an analysis, and how the projected cache is tried out. No torch here."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from kvlab.errors import AlignError
-from kvlab.language import Message
-from kvlab.request.align import CAUSAL, AnalysisRequest, first_problem
+from kvlab.language import Message, phrase
+from kvlab.request.align import AnalysisRequest
+from kvlab.request.settings import setting
+from kvlab.request.time_rules import CAUSAL, RULES
+
+LOOKS_AHEAD = phrase("{rule}, which looks ahead: a good continuation could then be told in advance")
+LOOKS_AT_THE_END = phrase(
+    "{rule}, which chooses steps by what the end of the text looks at: a good continuation could then be told in "
+    "advance"
+)
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -18,43 +26,34 @@ class InjectSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    prefix: Share = Field(0.5, description="share of a document's own student tokens whose cache is replaced")
-    curve: tuple[Share, ...] = Field((0.25, 0.75), description="further shares, for the curve over prefix lengths")
-    documents: int = Field(64, ge=2, description="documents judged at most, all held out from the fit")
-    swap_layers: int = Field(
-        8, ge=0, description="layers whose heads are replaced one by one, the worst first; 0: none"
-    )
-    seconds: float | None = Field(None, gt=0, description="most seconds for swaps (default: no limit)")
-    forwards: int | None = Field(None, ge=1, description="most forwards for swaps (default: no limit)")
-    texts: int = Field(32, ge=0, description="judged documents whose prompt is continued greedily")
-    new_tokens: int = Field(200, ge=1, description="longest greedy continuation, in tokens")
+    prefix: Share = setting(0.5, "share of a document's own student tokens whose cache is replaced")
+    curve: tuple[Share, ...] = setting((0.25, 0.75), "further shares, for the curve over prefix lengths")
+    documents: int = setting(64, "documents judged at most, all held out from the fit", ge=2)
+    swap_layers: int = setting(8, "layers whose heads are replaced one by one, the worst first; 0: none", ge=0)
+    seconds: float | None = setting(None, "most seconds for swaps (default: no limit)", gt=0)
+    forwards: int | None = setting(None, "most forwards for swaps (default: no limit)", ge=1)
+    texts: int = setting(32, "judged documents whose prompt is continued greedily", ge=0)
+    new_tokens: int = setting(200, "longest greedy continuation, in tokens", ge=1)
 
 
 class InjectionRequest(AnalysisRequest):
     """One functional test; ``config.yaml`` of its folder."""
 
+    command: ClassVar[str] = "inject"
+
     injection: InjectSettings = InjectSettings()
-
-
-def checked(fields: dict) -> InjectionRequest:
-    """Fields of a form, a file or a command line -> request; AlignError names the first field that is wrong."""
-    try:
-        return InjectionRequest(**fields)
-    except (ValidationError, TypeError) as error:
-        raise AlignError("request-invalid", **first_problem(error, "inject")) from error
 
 
 def check_causal(rule: str) -> None:
     """Raises AlignError ``rule-looks-ahead`` for a time rule with which the prefix would know what comes after it."""
     if rule in CAUSAL:
         return
-    how = "chooses steps by what the end of the text looks at" if rule == "rkv" else "looks ahead"
     raise AlignError(
         "rule-looks-ahead",
         expected=Message(
             "a causal time rule ({rules}), by which the teacher has read no more than the student",
-            rules=" or ".join(CAUSAL),
+            rules=list(CAUSAL),
         ),
-        found=Message("{rule}, which {how}: a good continuation could then be told in advance", rule=rule, how=how),
+        found=Message(LOOKS_AT_THE_END if RULES[rule].per_head else LOOKS_AHEAD, rule=rule),
         remedy=Message("choose --time floor"),
     )

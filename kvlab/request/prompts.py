@@ -1,7 +1,7 @@
-"""What a user gives (uploads, pasted text, bundled samples) → Documents, with all that was refused and why.
+"""Read what a user gives (uploads, pasted text, bundled samples) into Documents, with all that was refused and why.
 
-Does not know how files are laid out (``uploads.py`` and ``tables.py`` do), nor tokenizers or models. What was good is
-always offered; what was refused, left out as a duplicate or cut is counted, named and never silent.
+Knows nothing of file formats (``uploads.py`` and ``tables.py`` do), tokenizers or models. Good documents are always
+offered; refused, duplicate and cut ones are counted and named.
 The kind of a Problem is that of the PromptError it came from, without its ``prompts-``.
 """
 
@@ -13,34 +13,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kvlab.errors import PromptError
+from kvlab.errors import PromptError, system_reason
 from kvlab.host.bundled import SAMPLES
-from kvlab.language import Message
+from kvlab.language import Message, phrase
 from kvlab.request import tables, uploads
-from kvlab.request.documents import PARTS, compose, new_id
+from kvlab.request.documents import compose, new_id
 from kvlab.request.uploads import Record, safe_name
 from kvlab.shapes import Document, Segment
 
-__all__ = [
-    "LIMITS",
-    "PARTS",
-    "RUN_PROMPTS",
-    "Cut",
-    "Limits",
-    "Problem",
-    "Reading",
-    "read_file",
-    "read_pasted",
-    "read_prompts",
-    "read_upload",
-    "safe_name",
-    "samples",
-    "tabular_columns",
-    "write_prompts",
-]
-
 RUN_PROMPTS = "prompts.jsonl"  # in a run folder
 
+NOTHING_GOOD = phrase("no good document ({refused:,} refused). {reasons}")
+NOTHING_GOOD_AND_MORE = phrase("no good document ({refused:,} refused). {reasons}; and more")
 _MIB = 2**20
 
 
@@ -63,9 +47,9 @@ LIMITS = Limits()
 class Problem:
     """Something that was not taken as it was given."""
 
-    where: str  # "line 17", "row 3", "paragraph 4" or "file"
+    where: Message  # "line 17", "row 3", "paragraph 4" or "file"
     kind: str  # stable short name: "broken-json"
-    message: str  # expected, found, what to do
+    message: Message  # expected, found, what to do
 
 
 @dataclass(frozen=True)
@@ -73,14 +57,14 @@ class Cut:
     """A document that was longer than the limit; lengths in characters."""
 
     id: str
-    where: str
+    where: Message
     characters: int
     kept: int
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What came of an upload: the good documents, and everything that was not taken as given."""
+    """The result of reading an upload: documents, and everything rejected or changed."""
 
     documents: list[Document]
     problems: list[Problem] = field(default_factory=list)
@@ -89,12 +73,9 @@ class Reading:
     columns: list[str] = field(default_factory=list)  # of a table
     column: str | None = None  # of a table, the one the prompts were read from
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def read_upload(filename: str, data: bytes, *, column: str | None = None, limits: Limits = LIMITS) -> Reading:
-    """Documents of a .txt (separated by blank lines), .jsonl, .csv or .parquet file.
+    """Read the documents of a .txt (separated by blank lines), .jsonl, .csv or .parquet file.
 
     A JSON object or table row with ``prompt`` (and optionally ``reasoning`` and ``answer``) becomes a
     document with segments; one with ``text`` only, or any other ``column``, a document without.
@@ -122,9 +103,9 @@ def read_upload(filename: str, data: bytes, *, column: str | None = None, limits
 
 
 def read_pasted(text: str, *, limits: Limits = LIMITS) -> Reading:
-    """Documents of pasted text, separated by blank lines. Raises PromptError as ``read_upload``."""
+    """Read the documents of pasted text, separated by blank lines. Raises PromptError as ``read_upload``."""
     data = text.encode(errors="surrogatepass")
-    _check_size(len(data), limits, "the pasted text")
+    _check_size(len(data), limits, Message("the pasted text"))
     return _collect(uploads.paragraphs(data), limits)
 
 
@@ -137,9 +118,9 @@ def read_file(path: str | Path, column: str | None = None, *, limits: Limits = L
         if path.is_file():
             _check_size(path.stat().st_size, limits, safe_name(path.name))
             return read_upload(path.name, path.read_bytes(), column=column, limits=limits)
-        found = "a folder or a device" if path.exists() else "no such file"
+        found = Message("a folder or a device") if path.exists() else Message("no such file")
     except OSError as error:
-        found = error.strerror or str(error)
+        found = system_reason(error)
     raise PromptError(
         "prompts-not-found",
         expected=Message("a file at {path}", path=uploads.shown(str(path))),
@@ -149,7 +130,7 @@ def read_file(path: str | Path, column: str | None = None, *, limits: Limits = L
 
 
 def tabular_columns(filename: str, data: bytes) -> list[str]:
-    """The columns a user can choose from; [] for files that have none (.txt, .jsonl)."""
+    """Return the columns a user can choose from; [] for files that have none (.txt, .jsonl)."""
     suffix = uploads.extension(filename)
     if suffix not in tables.TABLES:
         return []
@@ -160,19 +141,19 @@ def tabular_columns(filename: str, data: bytes) -> list[str]:
 
 
 def samples(limit: int | None = None) -> list[Document]:
-    """The bundled sample prompts (the first ``limit``), English and Chinese, each with all three parts."""
+    """Read the bundled sample prompts (the first ``limit``), English and Chinese, each with all three parts."""
     return read_file(SAMPLES).documents[:limit]
 
 
 def write_prompts(documents: Iterable[Document], path: str | Path) -> None:
-    """One JSON line per document with its segments; ``read_prompts`` gives the same documents back."""
+    """Write one JSON line per document with its segments; ``read_prompts`` gives the same documents back."""
     with open(path, "w", encoding="utf-8", newline="\n") as file:
         for document in documents:
             file.write(json.dumps(asdict(document), ensure_ascii=False) + "\n")
 
 
 def read_prompts(path: str | Path) -> list[Document]:
-    """The documents of ``write_prompts``. Raises ``prompts-not-found`` or ``prompts-broken-file``."""
+    """Read the documents of ``write_prompts``. Raises ``prompts-not-found`` or ``prompts-broken-file``."""
     documents = []
     try:
         with open(path, "rb") as file:
@@ -184,36 +165,34 @@ def read_prompts(path: str | Path) -> list[Document]:
         raise PromptError(
             "prompts-not-found",
             expected=Message("the prompts of a run at {path}", path=uploads.shown(str(path))),
-            found=error.strerror or str(error),
+            found=system_reason(error),
             remedy=Message("choose another run, or start it again"),
         ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise PromptError(
             "prompts-broken-file",
             expected=Message("one document per line in {path}", path=uploads.shown(str(path))),
-            found=Message("line {n}, which is none ({error})", n=len(documents) + 1, error=error),
+            found=Message("line {line}, which is none ({reason})", line=len(documents) + 1, reason=error),
             remedy=Message("the file was changed or only half written: start the run again"),
         ) from None
     return documents
 
 
-def _check_size(size: int, limits: Limits, name: str) -> None:
+def _check_size(size: int, limits: Limits, name: Message | str) -> None:
     if size > limits.bytes:
         raise PromptError(
             "prompts-too-large",
-            expected=Message(
-                "at most {n} MiB ({bytes} bytes)", n=f"{limits.bytes / _MIB:g}", bytes=f"{limits.bytes:,}"
-            ),
-            found=Message("{n} MiB ({bytes} bytes) in {name}", n=f"{size / _MIB:.1f}", bytes=f"{size:,}", name=name),
+            expected=Message("at most {size:g} MiB ({bytes:,} bytes)", size=limits.bytes / _MIB, bytes=limits.bytes),
+            found=Message("{size:.1f} MiB ({bytes:,} bytes) in {name}", size=size / _MIB, bytes=size, name=name),
             remedy=Message("split it, or keep a sample of its documents"),
         )
     if size == 0:
-        raise uploads.empty(f"0 bytes in {name}")
+        raise uploads.empty(Message("0 bytes in {name}", name=name))
 
 
 def _collect(records: Iterator[Record], limits: Limits, **table: Any) -> Reading:
     documents: list[Document] = []
-    refusals: list[tuple[str, PromptError]] = []
+    refusals: list[tuple[Message, PromptError]] = []
     notes: list[Problem] = []
     cut: list[Cut] = []
     texts: set[str] = set()
@@ -250,28 +229,28 @@ def _collect(records: Iterator[Record], limits: Limits, **table: Any) -> Reading
     return Reading(documents, problems + notes, duplicates, cut, **table)
 
 
-def _problem(where: str, error: PromptError) -> Problem:
-    return Problem(where, error.kind.removeprefix("prompts-"), str(error))
+def _problem(where: Message, error: PromptError) -> Problem:
+    return Problem(where, error.kind.removeprefix("prompts-"), error.message)
 
 
 def _file_problem(error: PromptError) -> Problem:
-    return _problem("file", error)
+    return _problem(Message("file"), error)
 
 
-def _too_many(where: str, limit: int) -> PromptError:
+def _too_many(where: Message, limit: int) -> PromptError:
     return PromptError(
         "prompts-too-many-documents",
-        expected=Message("at most {n} documents", n=f"{limit:,}"),
-        found=Message("more: the first {n} are kept, nothing from {where} on was read", n=f"{limit:,}", where=where),
+        expected=Message("at most {n:,} documents", n=limit),
+        found=Message("more: the first {n:,} are kept, nothing from {where} on was read", n=limit, where=where),
         remedy=Message("load the rest as another file if it is needed"),
     )
 
 
-def _stopped(where: str, refused: int) -> PromptError:
+def _stopped(where: Message, refused: int) -> PromptError:
     return PromptError(
         "prompts-too-many-problems",
         expected=Message("mostly good documents"),
-        found=Message("{n} that cannot be read; nothing after {where} was read", n=f"{refused:,}", where=where),
+        found=Message("{n:,} that cannot be read; nothing after {where} was read", n=refused, where=where),
         remedy=Message("mend the file and load it again"),
     )
 
@@ -280,26 +259,23 @@ def _unlisted(count: int) -> PromptError:
     return PromptError(
         "prompts-more-problems",
         expected=Message("few problems"),
-        found=Message("{n} more than are listed", n=f"{count:,}"),
+        found=Message("{n:,} more than are listed", n=count),
         remedy=Message("mend the listed ones and load the file again"),
     )
 
 
-def _nothing_good(refusals: list[tuple[str, PromptError]], refused: int) -> PromptError:
-    """The error of a file with nothing good in it: its first reasons, their kind where they share one."""
+def _nothing_good(refusals: list[tuple[Message, PromptError]], refused: int) -> PromptError:
+    """Return the error of a file with nothing good in it: its first reasons, their kind where they share one."""
     if not refusals:
-        return uploads.empty("only blank lines or a header")
+        return uploads.empty(Message("only blank lines or a header"))
     first = refusals[0][1]
-    reasons = "; ".join(f"{where}: {error.found}" for where, error in refusals[:3])
+    reasons = Message("{where}: {problem}", where=refusals[0][0], problem=first.found)
+    for where, error in refusals[1:3]:
+        reasons = Message("{reasons}; {where}: {problem}", reasons=reasons, where=where, problem=error.found)
     kinds = {error.kind for _, error in refusals}
     return PromptError(
         first.kind if len(kinds) == 1 else "prompts-nothing-good",
         expected=first.expected,
-        found=Message(
-            "no good document ({refused} refused). {reasons}{value}",
-            refused=f"{refused:,}",
-            reasons=reasons,
-            value="; and more" if refused > 3 else "",
-        ),
+        found=Message(NOTHING_GOOD_AND_MORE if refused > 3 else NOTHING_GOOD, refused=refused, reasons=reasons),
         remedy=first.remedy,
     )

@@ -1,4 +1,4 @@
-"""What is refused, or planned, from geometries and timelines alone, before any weight is loaded. No torch here."""
+"""Refuse what geometries and timelines alone show to be impossible, before any weight is loaded. No torch here."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from kvlab.errors import TrainError
 from kvlab.language import Message
-from kvlab.request.align import CAUSAL
+from kvlab.request.time_rules import CAUSAL
 from kvlab.request.train import TrainConfig
 from kvlab.shapes import Geometry
 
@@ -15,12 +15,13 @@ def check_functional(config: TrainConfig) -> None:
     """Raises TrainError ``functional-looks-ahead`` where the test is asked for with a rule that is not causal."""
     if not config.functional or (config.use_safe_resample and config.time in CAUSAL):
         return
-    rule = config.time if config.use_safe_resample else "step i for step i (no --use_safe_resample)"
+    rule = config.time if config.use_safe_resample else Message("step i for step i (no --use_safe_resample)")
     raise TrainError(
         "functional-looks-ahead",
         expected=Message(
-            "a causal time rule (exact or floor) for the functional test, by which the teacher has read "
-            "no more than the student"
+            "a causal time rule ({rules}) for the functional test, by which the teacher has read no more than the "
+            "student",
+            rules=CAUSAL,
         ),
         found=Message("{rule}, which may look ahead: a good continuation could then be told in advance", rule=rule),
         remedy=Message(
@@ -48,9 +49,9 @@ def check(teachers: Sequence[Geometry], student: Geometry, use_kv_projector: boo
                 expected=Message(
                     "KV heads, key width and value width of {name}, {shape}, in every teacher",
                     name=student.name,
-                    shape=_words(student),
+                    shape=_shapes(student),
                 ),
-                found=Message("{n} in {place}", n=_words(teacher), place=teacher.name),
+                found=Message("{shape} in {name}", shape=_shapes(teacher), name=teacher.name),
                 remedy=Message(
                     "project them: --use_kv_projector (kv_alignment: use_head_projector: true in a config file)"
                 ),
@@ -63,17 +64,14 @@ def check_index(document: str, teacher: Geometry, length_t: int, length_s: int) 
         raise TrainError(
             "time-out-of-bounds",
             expected=Message(
-                "at least {n} teacher steps for the {steps} of the student in document {document}",
-                n=length_s,
+                "at least {steps} teacher steps for the {steps} of the student in document {document}",
                 steps=length_s,
                 document=document,
             ),
             found=Message(
-                "{n} of {name}: step {step} would be index {index} out of bounds",
-                n=length_t,
+                "{steps} of {name}: step {steps} would be index {steps} out of bounds",
+                steps=length_t,
                 name=teacher.name,
-                step=length_t,
-                index=length_t,
             ),
             remedy=Message(
                 "resample the timeline: --use_safe_resample (kv_alignment: use_safe_resample: true in a file)"
@@ -81,5 +79,5 @@ def check_index(document: str, teacher: Geometry, length_t: int, length_s: int) 
         )
 
 
-def _words(geometry: Geometry) -> str:
-    return " and ".join(f"{h} x {k} / {v}" for h, k, v in dict.fromkeys(geometry.layer_shapes))
+def _shapes(geometry: Geometry) -> list[str]:
+    return [f"{heads} x {key} / {value}" for heads, key, value in dict.fromkeys(geometry.layer_shapes)]

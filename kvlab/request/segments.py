@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from kvlab.request.settings import setting
 from kvlab.shapes import Document, Segment
 
 Source = Literal["auto", "fields", "none"]
@@ -47,8 +48,8 @@ class Markers(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    reasoning: tuple[Marker, ...] = Field(REASONING, description="words that open the reasoning, at their first place")
-    answer: tuple[Marker, ...] = Field(ANSWER, description="words that open the answer, at their last place")
+    reasoning: tuple[Marker, ...] = setting(REASONING, "words that open the reasoning, at their first place")
+    answer: tuple[Marker, ...] = setting(ANSWER, "words that open the answer, at their last place")
 
 
 def segmented(documents: Iterable[Document], source: Source, markers: Markers) -> list[Document]:

@@ -1,4 +1,4 @@
-"""Table formats: bytes of a .csv or .parquet file → columns to choose from, and records per row.
+"""Read tables: bytes of a .csv or .parquet file → columns to choose from, and records per row.
 
 CSV is read by the standard library and not by pandas: no cell is taken for a number or for "missing", and
 a ragged row costs only itself.
@@ -9,16 +9,18 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
 from kvlab.errors import PromptError
-from kvlab.language import Message
+from kvlab.language import Message, phrase
 from kvlab.request.documents import PARTS
 from kvlab.request.uploads import Number, Record, decode, empty, lines, shown, wrong_encoding
 
 TABLES = (".csv", ".parquet")
+# What the CSV reader of Python says.
+_CSV_PROBLEMS = (phrase("unexpected end of data"), phrase("',' expected after '\"'"))
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Table:
 
 
 def open_table(suffix: str, data: bytes) -> Table:
-    """The header of a table. ``suffix`` is ".csv" or ".parquet".
+    """Read the header of a table. ``suffix`` is ".csv" or ".parquet".
 
     Raises ``prompts-wrong-encoding``, ``prompts-empty`` or ``prompts-broken-csv`` for the header of a CSV,
     ``prompts-broken-parquet`` for what is not Parquet.
@@ -40,12 +42,12 @@ def open_table(suffix: str, data: bytes) -> Table:
 
 
 def named_columns(table: Table) -> list[str]:
-    """The columns a user can choose from: pandas writes its index as one without a name."""
+    """Return the columns a user can choose from: pandas writes its index as one without a name."""
     return [name for name in table.columns if name]
 
 
 def choose_column(table: Table, column: str | None) -> str:
-    """The column asked for, else ``prompt``, else ``text``, else the only one that holds text.
+    """Return the column asked for, else ``prompt``, else ``text``, else the only one that holds text.
 
     Raises ``prompts-no-column`` or, for a first row that is no header, ``prompts-no-header``.
     """
@@ -56,13 +58,13 @@ def choose_column(table: Table, column: str | None) -> str:
             raise PromptError(
                 "prompts-no-header",
                 expected=Message("a first row with the names of the columns"),
-                found=Message("what looks like data: {cells}", cells=", ".join(map(shown, names[:5]))),
+                found=Message("what looks like data: {cells}", cells=[shown(name) for name in names[:5]]),
                 remedy=Message("put a row such as prompt,reasoning,answer on top, or choose the column by its name"),
             )
         candidates = [name for name in table.text_columns() if name and name != "id"]
         chosen = candidates[0] if len(candidates) == 1 else None
     if chosen is None or names.count(chosen) != 1:
-        listed = ", ".join(map(shown, names[:20])) + (", ..." if len(names) > 20 else "")
+        listed = [shown(name) for name in names[:20]] + (["..."] if len(names) > 20 else [])
         raise PromptError(
             "prompts-no-column",
             expected=Message("a column named 'prompt' or 'text', or exactly one column of text")
@@ -91,7 +93,7 @@ def table_records(table: Table, chosen: str) -> Iterator[Record]:
             continue
         cells = {name: record.content[name] for name in wanted[1:]}
         cell = record.content[chosen]
-        yield Record(record.where, {main: "" if cell is None else cell, **cells})
+        yield replace(record, content={main: "" if cell is None else cell, **cells})
 
 
 class _CsvFeed:
@@ -135,7 +137,10 @@ def _csv_records(data: bytes) -> Iterator[tuple[int, list[str] | PromptError]]:
                 "prompts-broken-csv",
                 expected=Message('a cell in quotes to end with one, and quotes inside it doubled ("")'),
                 found=Message(
-                    "{error} (from line {first} to line {last})", error=error, first=first, last=reader.line_num
+                    "{problem} (from line {first} to line {last})",
+                    problem=Message(str(error)) if str(error) in _CSV_PROBLEMS else str(error),
+                    first=first,
+                    last=reader.line_num,
                 ),
                 remedy=Message("close or double the quote; the lines it has swallowed are left out"),
             )
@@ -154,7 +159,7 @@ def _open_csv(data: bytes) -> Table:
     records = _csv_records(data)
     _, header = next(records, (0, None))
     if header is None:
-        raise empty("only blank lines")
+        raise empty(Message("only blank lines"))
     if isinstance(header, PromptError):
         raise header
     columns = [cell.strip() for cell in header]
@@ -175,7 +180,7 @@ def _open_csv(data: bytes) -> Table:
                 )
             else:
                 content = {name: cells[place] for name, place in places}
-            yield Record(f"row {row}", content)
+            yield Record("row", row, content)
 
     def text_columns() -> list[str]:
         pending, found = set(range(len(columns))), set()
@@ -184,14 +189,15 @@ def _open_csv(data: bytes) -> Table:
                 break
             if isinstance(cells, PromptError) or len(cells) != len(columns):
                 continue
-            found |= {place for place in pending if cells[place].strip() and not _is_number(cells[place])}
+            found |= {place for place in pending if cells[place].strip() and not is_number(cells[place])}
             pending -= found
         return [columns[place] for place in sorted(found)]
 
     return Table(columns, text_columns, rows)
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Return whether a cell reads as a number."""
     try:
         float(text)
     except ValueError:
@@ -207,7 +213,7 @@ def _open_parquet(data: bytes) -> Table:
         return PromptError(
             "prompts-broken-parquet",
             expected=Message("a Parquet file"),
-            found=Message("data that cannot be read as one ({error})", error=str(error).splitlines()[0][:120]),
+            found=Message("data that cannot be read as one ({reason})", reason=str(error).splitlines()[0][:120]),
             remedy=Message("write it again, for example with pandas: frame.to_parquet('prompts.parquet')"),
         )
 
@@ -226,9 +232,9 @@ def _open_parquet(data: bytes) -> Table:
                 for values in zip(*cells):
                     row += 1
                     failed = next((value for value in values if isinstance(value, PromptError)), None)
-                    yield Record(f"row {row}", failed or dict(zip(wanted, values)))
+                    yield Record("row", row, failed or dict(zip(wanted, values)))
         except (pa.ArrowException, OSError) as error:
-            yield Record(f"row {row + 1}", broken(error))
+            yield Record("row", row + 1, broken(error))
 
     def text_columns() -> list[str]:
         return [field.name for field in schema if _is_text(_plain(field.type))]
@@ -263,7 +269,7 @@ def _utf8(value: bytes | None) -> str | PromptError | None:
     try:
         return None if value is None else value.decode()
     except UnicodeDecodeError as error:
-        return wrong_encoding(value[error.start], f"at byte {error.start} of the cell")
+        return wrong_encoding(value[error.start], Message("at byte {place} of the cell", place=error.start))
 
 
 def _as_number(value: Any) -> Any:

@@ -16,7 +16,7 @@ from pathlib import PurePath
 from typing import Any
 
 from kvlab.errors import PromptError
-from kvlab.language import Message
+from kvlab.language import Message, phrase
 
 EXTENSIONS = (".txt", ".jsonl", ".csv", ".parquet")
 
@@ -29,18 +29,43 @@ _WIDE_BOMS = (
     (b"\xfe\xff", "UTF-16"),
 )
 _MAGIC = (
-    (b"PK\x03\x04", "a zip archive (.zip, .xlsx, .docx)"),
-    (b"\x89PNG\r\n\x1a\n", "a PNG image"),
-    (b"\xff\xd8\xff", "a JPEG image"),
-    (b"\x1f\x8b", "gzip-compressed data"),
-    (b"\x28\xb5\x2f\xfd", "zstd-compressed data"),
-    (b"\xfd7zXZ\x00", "xz-compressed data"),
-    (b"%PDF-", "a PDF"),
-    (b"\x7fELF", "a program"),
-    (b"SQLite format 3\x00", "an SQLite database"),
+    (b"PK\x03\x04", phrase("a zip archive (.zip, .xlsx, .docx)")),
+    (b"\x89PNG\r\n\x1a\n", phrase("a PNG image")),
+    (b"\xff\xd8\xff", phrase("a JPEG image")),
+    (b"\x1f\x8b", phrase("gzip-compressed data")),
+    (b"\x28\xb5\x2f\xfd", phrase("zstd-compressed data")),
+    (b"\xfd7zXZ\x00", phrase("xz-compressed data")),
+    (b"%PDF-", phrase("a PDF")),
+    (b"\x7fELF", phrase("a program")),
+    (b"SQLite format 3\x00", phrase("an SQLite database")),
+)
+_PLACES = {"line": phrase("line {n}"), "row": phrase("row {n}"), "paragraph": phrase("paragraph {n}")}
+_KINDS = {
+    "Number": phrase("a number"),
+    "str": phrase("a string"),
+    "bool": phrase("true or false"),
+    "list": phrase("a list"),
+    "dict": phrase("an object"),
+    "NoneType": phrase("null"),
+}
+# What the JSON reader of Python says.
+_JSON_PROBLEMS = (
+    phrase("Expecting value"),
+    phrase("Expecting property name enclosed in double quotes"),
+    phrase("Expecting ':' delimiter"),
+    phrase("Expecting ',' delimiter"),
+    phrase("Extra data"),
+    phrase("Illegal trailing comma before end of array"),
+    phrase("Illegal trailing comma before end of object"),
+    phrase("Invalid control character at"),
+    phrase("Invalid \\escape"),
+    phrase("Invalid \\uXXXX escape"),
+    phrase("Unterminated string starting at"),
 )
 # Control characters, line separators, text-direction overrides and lone surrogates: never in a name.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+JQ = "jq -c '.[]' old.json > new.jsonl"
+EXAMPLE = '{"prompt": "2 + 2 = ?", "reasoning": "Two and two.", "answer": "4"}'
 _NAME_LENGTH = 80  # characters
 
 _short = reprlib.Repr()
@@ -57,8 +82,13 @@ class Number(str):
 class Record:
     """What stands at one place of a file: its fields by name, or why they cannot be read."""
 
-    where: str  # "line 17", "row 3", "paragraph 4"
+    unit: str  # "line" | "row" | "paragraph"
+    number: int
     content: dict[str, Any] | PromptError
+
+    @property
+    def where(self) -> Message:
+        return Message(_PLACES[self.unit], n=self.number)
 
 
 def printable(text: str) -> str:
@@ -82,12 +112,12 @@ def safe_name(filename: str) -> str:
 
 
 def extension(filename: str) -> str:
-    """The extension of a file kvlab reads, in lower case. Raises ``prompts-unknown-extension``."""
+    """Return the extension of a file kvlab reads, in lower case. Raises ``prompts-unknown-extension``."""
     suffix = PurePath(safe_name(filename)).suffix.lower()
     if suffix not in EXTENSIONS:
         raise PromptError(
             "prompts-unknown-extension",
-            expected=Message("a file ending in {extensions}", extensions=", ".join(EXTENSIONS)),
+            expected=Message("a file ending in {extensions}", extensions=list(EXTENSIONS)),
             found=shown(safe_name(filename)),
             remedy=Message("save the prompts in one of these formats and rename the file accordingly"),
         )
@@ -95,7 +125,7 @@ def extension(filename: str) -> str:
 
 
 def check_text(data: bytes) -> None:
-    """Refuses what is not text at all. Raises ``prompts-utf16`` or ``prompts-binary``."""
+    """Refuse what is not text at all. Raises ``prompts-utf16`` or ``prompts-binary``."""
     for mark, encoding in _WIDE_BOMS:
         if data.startswith(mark):
             raise PromptError(
@@ -107,18 +137,19 @@ def check_text(data: bytes) -> None:
                 ),
             )
     is_parquet = data.startswith(b"PAR1") and data.endswith(b"PAR1")
-    magic = "a Parquet table" if is_parquet else next((n for m, n in _MAGIC if data.startswith(m)), None)
-    if magic is None and _is_mostly_unreadable(data):
-        magic = f"a NUL byte at byte offset {data.index(0)}, and most lines are not UTF-8 text"
-    if magic is not None:
+    magic = phrase("a Parquet table") if is_parquet else next((n for m, n in _MAGIC if data.startswith(m)), None)
+    kind = Message(magic) if magic else None
+    if kind is None and _is_mostly_unreadable(data):
+        kind = Message("a NUL byte at byte offset {offset}, and most lines are not UTF-8 text", offset=data.index(0))
+    if kind is not None:
         raise PromptError(
             "prompts-binary",
             expected=Message("text in UTF-8"),
-            found=Message("binary data: {kind}", kind=magic),
+            found=Message("binary data: {kind}", kind=kind),
             remedy=Message(
                 "unpack or export it to one of {extensions}; if it is text in UTF-16: iconv -f UTF-16LE -t "
                 "UTF-8 old.txt > new.txt",
-                extensions=", ".join(EXTENSIONS),
+                extensions=list(EXTENSIONS),
             ),
         )
 
@@ -128,24 +159,24 @@ def paragraphs(data: bytes) -> Iterator[Record]:
 
     A line that cannot be read is a record of its own, the other lines of its paragraph are kept.
     """
-    count, inside, kept = 0, False, []
+    count, inside, good = 0, False, []
     for number, offset, line in lines(data):
         text = None
         try:
             text = decode(line, number, offset)
         except PromptError as error:
-            yield Record(f"line {number}", error)
+            yield Record("line", number, error)
         if text is not None and not text.strip():
-            if kept:
-                yield Record(f"paragraph {count}", {"text": "\n".join(kept)})
-            inside, kept = False, []
+            if good:
+                yield Record("paragraph", count, {"text": "\n".join(good)})
+            inside, good = False, []
             continue
         if not inside:
             inside, count = True, count + 1
         if text is not None:
-            kept.append(text)
-    if kept:
-        yield Record(f"paragraph {count}", {"text": "\n".join(kept)})
+            good.append(text)
+    if good:
+        yield Record("paragraph", count, {"text": "\n".join(good)})
 
 
 def json_lines(data: bytes) -> Iterator[Record]:
@@ -157,7 +188,7 @@ def json_lines(data: bytes) -> Iterator[Record]:
             content = _json_object(decode(line, number, offset))
         except PromptError as error:
             content = error
-        yield Record(f"line {number}", content)
+        yield Record("line", number, content)
 
 
 def lines(data: bytes) -> Iterator[tuple[int, int, bytes]]:
@@ -175,17 +206,19 @@ def decode(line: bytes, number: int, offset: int) -> str:
         raise PromptError(
             "prompts-nul-bytes",
             expected=Message("text"),
-            found=Message("a NUL byte at byte offset {n} (line {line})", n=offset + line.index(0), line=number),
+            found=Message(
+                "a NUL byte at byte offset {offset} (line {line})", offset=offset + line.index(0), line=number
+            ),
             remedy=Message("remove it and load the file again; this line is left out, the others are kept"),
         )
     try:
         return line.decode()
     except UnicodeDecodeError as error:
-        place = offset + error.start
-        raise wrong_encoding(line[error.start], f"at byte offset {place} (line {number})") from None
+        place = Message("at byte offset {offset} (line {line})", offset=offset + error.start, line=number)
+        raise wrong_encoding(line[error.start], place) from None
 
 
-def wrong_encoding(byte: int, place: str) -> PromptError:
+def wrong_encoding(byte: int, place: Message) -> PromptError:
     return PromptError(
         "prompts-wrong-encoding",
         expected=Message("text in UTF-8"),
@@ -209,7 +242,7 @@ def _is_mostly_unreadable(data: bytes) -> bool:
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
+    raise ValueError(Message("{name} is not JSON", name=name))
 
 
 # Python's own int() refuses 4,300 digits and float() rounds: a number is kept as the text it is.
@@ -219,48 +252,46 @@ _json = json.JSONDecoder(parse_int=Number, parse_float=Number, parse_constant=_n
 def _json_object(line: str) -> dict[str, Any]:
     array = line.lstrip().startswith("[")
     remedy = (
-        "turn the JSON array into one object per line: jq -c '.[]' old.json > new.jsonl"
+        Message("turn the JSON array into one object per line: {command}", command=JQ)
         if array
-        else "write each document on its own line, for example: "
-        + '{"prompt": "2 + 2 = ?", "reasoning": "Two and two.", "answer": "4"}'
+        else Message("write each document on its own line, for example: {example}", example=EXAMPLE)
     )
     try:
         value = _json.decode(line)
     except (ValueError, RecursionError) as error:
-        reason = "brackets nested too deep" if isinstance(error, RecursionError) else str(error)
-        if isinstance(error, json.JSONDecodeError):
-            reason = f"{error.msg} at character {error.colno}"
         raise PromptError(
             "prompts-broken-json",
             expected=Message("one JSON object per line"),
-            found=Message("{line} ({reason})", line=shown(line), reason=reason),
+            found=Message("{line} ({reason})", line=shown(line), reason=_json_reason(error)),
             remedy=remedy,
         ) from None
     if not isinstance(value, dict):
         raise PromptError(
             "prompts-not-object",
             expected=Message("one JSON object per line"),
-            found=Message("{kind_of}: {line}", kind_of=kind_of(value), line=shown(line)),
+            found=Message("{kind}: {value}", kind=kind_of(value), value=shown(line)),
             remedy=remedy,
         )
     return value
 
 
-def kind_of(value: object) -> str:
-    """What a value is, in the words of a file's author: "a list", "a number", ..."""
-    names = {
-        Number: "a number",
-        str: "a string",
-        bool: "true or false",
-        list: "a list",
-        dict: "an object",
-        type(None): "null",
-    }
-    return names.get(type(value), f"a {type(value).__name__}")
+def _json_reason(error: ValueError | RecursionError) -> Message:
+    if isinstance(error, RecursionError):
+        return Message("brackets nested too deep")
+    if isinstance(error, json.JSONDecodeError):
+        problem = Message(error.msg) if error.msg in _JSON_PROBLEMS else error.msg
+        return Message("{problem} at character {character}", problem=problem, character=error.colno)
+    return Message.read(error.args[0])
 
 
-def empty(found: str) -> PromptError:
-    """The error of a file in which no document begins."""
+def kind_of(value: object) -> Message:
+    """Return what a value is, in the words of a file's author: "a list", "a number", ..."""
+    name = type(value).__name__
+    return Message(_KINDS[name]) if name in _KINDS else Message("a {type}", type=name)
+
+
+def empty(found: Message) -> PromptError:
+    """Return the error of a file in which no document begins."""
     return PromptError(
         "prompts-empty",
         expected=Message("at least one document"),

@@ -11,21 +11,15 @@ import csv
 
 import pandas as pd
 
+from kvlab.request.tables import is_number
+
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # what a formula begins with
 
 
 def neutral(value: object) -> object:
     """The same cell; a text that begins like a formula with an apostrophe in front."""
     begins = isinstance(value, str) and (value.startswith(FORMULA) or value.lstrip().startswith(FORMULA))
-    return f"'{value}" if begins and not _is_number(value) else value
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    return f"'{value}" if begins and not is_number(value) else value
 
 
 def safe_csv(frame: pd.DataFrame) -> str:

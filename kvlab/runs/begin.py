@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from kvlab.errors import RunError
+from kvlab.errors import RunError, system_reason
 from kvlab.language import Message
 from kvlab.runs import locks, store
 from kvlab.runs.process import identity
@@ -48,7 +48,7 @@ def begin(folder: Path, command: Sequence[str]) -> None:
         unstartable = RunError(
             "trainer-unstartable",
             expected=Message("the command of the run to start"),
-            found=f"{error.strerror}: {command[0]}",
+            found=Message("{reason}: {command}", reason=system_reason(error), command=command[0]),
             remedy=Message("python -m kvlab doctor shows what is missing on this machine"),
         )
         store.write_status(folder, state="failed", error=unstartable.to_dict())

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from kvlab import PROJECT
 from kvlab.errors import KvlabError, RunError
-from kvlab.request.train import TrainConfig, checked
+from kvlab.request.settings import checked
+from kvlab.request.train import TrainConfig
 from kvlab.runs import locks, monitor, process, run_queue, store
 from kvlab.runs.failures import explain
 from kvlab.runs.run_queue import ANY_DEVICE, Entry
@@ -170,7 +171,7 @@ def _record_end(entry: Entry, code: int | None) -> None:
 
 def _config(folder: Path) -> TrainConfig | None:
     with suppress(KvlabError):
-        return checked(store.read_config(folder))
+        return checked(TrainConfig, store.read_config(folder))
     return None
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kvlab.errors import RunError
+from kvlab.errors import RunError, system_reason
 from kvlab.language import Message
 from kvlab.runs import store
 
@@ -66,7 +66,7 @@ def _locked(descriptor: int, path: Path) -> bool:
         raise RunError(
             "lock-unsupported",
             expected=Message("a file system that can lock files (flock) at {folder}", folder=path.parent),
-            found=error.strerror or str(error),
+            found=system_reason(error),
             remedy=Message("keep runs on a local disk: KVLAB_RUNS=FOLDER; or mount this file system with locks"),
         ) from error
     return True

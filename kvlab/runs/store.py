@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from kvlab import PROJECT
-from kvlab.errors import RunError
+from kvlab.errors import RunError, system_reason
 from kvlab.language import Message, phrase
 
 COMPUTED = ("analysis", "injection")  # by the warm worker of the web app
@@ -215,7 +215,7 @@ def disk_errors(place: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        found = error.strerror or str(error)
+        found = system_reason(error)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             room = Message("room to write in {folder}", folder=place)
             raise RunError("disk-full", expected=room, found=found, remedy=free_space()) from error

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kvlab.errors import KvlabError, RunError
+from kvlab.errors import KvlabError, RunError, system_reason
 from kvlab.language import Message
 from kvlab.runs import store
 from kvlab.runs.failures import last_words
@@ -215,6 +215,6 @@ def _spawn(command: Sequence[str], stderr) -> subprocess.Popen:
         raise RunError(
             "worker-unstartable",
             expected=Message("a new process for the computations"),
-            found=f"{error.strerror}: {command[0]}",
+            found=Message("{reason}: {command}", reason=system_reason(error), command=command[0]),
             remedy=Message("close other programs if the machine is short of memory or processes, then try again"),
         ) from error

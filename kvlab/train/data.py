@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from kvlab.align import time_rules
 from kvlab.align.items import Item, Reader
 from kvlab.align.shared_text import repeated_steps
 from kvlab.demo.corpus import endless, parts_of
@@ -19,6 +18,7 @@ from kvlab.models.loading import LoadedModel
 from kvlab.request import prompts, refusals
 from kvlab.request.align import AlignSettings
 from kvlab.request.documents import PARTS
+from kvlab.request.time_rules.rule import by_index
 from kvlab.request.train import DEMO_DATA, OWN_PROMPTS, TrainConfig
 from kvlab.shapes import Document, Segment
 
@@ -114,7 +114,7 @@ def _order(count: int, needed: int, seed: int) -> np.ndarray:
 def _by_index(item: Item, teachers: Sequence[LoadedModel]) -> Item:
     for teacher, tokens in zip(teachers, item.teachers):
         refusals.check_index(item.document.id, teacher.geometry, len(tokens), len(item.student))
-    maps = tuple(time_rules.by_index(tokens, item.student) for tokens in item.teachers)
+    maps = tuple(by_index(tokens, item.student) for tokens in item.teachers)
     return replace(item, maps=maps)
 
 

@@ -22,13 +22,13 @@ from torch import nn
 
 from kvlab.align import projectors as head_maps
 from kvlab.align.align_sums import AlignSums
-from kvlab.align.batches import batches, read
+from kvlab.align.batches import Read, batches, read
 from kvlab.align.crossfit import crossfit_ridge
-from kvlab.align.fold_sums import APART, Pairing, total
+from kvlab.align.fold_sums import Pairing, total
 from kvlab.align.items import Item
 from kvlab.align.layers import Choice, choose, depth
 from kvlab.align.moments import about_own_mean
-from kvlab.align.sample import Sample
+from kvlab.align.sample import Sample, announced, read_sample
 from kvlab.align.scoring import whole_map
 from kvlab.align.shapes import check_one_width, feature_shape, target_shape
 from kvlab.models.loading import LoadedModel
@@ -90,14 +90,11 @@ def fit(
     grouped = batches([replace(item, fold=n % folds) for n, item in enumerate(items)], settings.batch_tokens)
     choices = _choices(teachers, student, grouped, settings, progress)
     sums = [AlignSums(of_teacher, settings.folds) for of_teacher in choices]
-    for done, batch in enumerate(grouped):
-        progress(PHASE, done, len(grouped))
+    for batch in announced(grouped, PHASE, progress):
         found = read(teachers, student, batch, settings)
         with torch.inference_mode():
             for of_teacher, rows in zip(sums, found.teachers):
-                for part in rows.parts:
-                    if part not in APART:
-                        of_teacher.add(rows.fold, part, rows, part)
+                of_teacher.add_batch(rows)
     progress(PHASE, len(grouped), len(grouped))
     return [_fitted(s, t.geometry, student.geometry, kind_of_map) for s, t in zip(sums, teachers)]
 
@@ -106,16 +103,13 @@ def _choices(teachers, student, grouped, settings, progress) -> list[dict[str, l
     layers_s = len(student.geometry.kv_layers)
     if settings.layers == "depth":
         return [{kind: _by_depth(t.geometry, kind, layers_s, settings.folds) for kind in KINDS} for t in teachers]
-    rows, tokens = [[] for _ in teachers], 0
-    for done, batch in enumerate(grouped):
-        progress(PHASE, done, len(grouped))
-        for kept, of_teacher in zip(rows, read(teachers, student, batch, settings).teachers):
-            kept.append(of_teacher.keep())
-        tokens += sum(len(item.student) for item in batch)
-        if tokens >= settings.sample_tokens and len({r.fold for r in rows[0]}) == settings.folds:
-            break
-    samples = [Sample(r, len(t.geometry.kv_layers), layers_s, settings.folds, 0) for r, t in zip(rows, teachers)]
-    share = (done + 1) / len(grouped)
+
+    def rows_of(batch: list[Item]) -> Read:
+        return replace(read(teachers, student, batch, settings, checked=False), common=[])
+
+    first = read_sample(announced(grouped, PHASE, progress), rows_of, settings.sample_tokens, settings.folds)
+    samples = [Sample(r, len(t.geometry.kv_layers), layers_s, settings.folds, 0) for r, t in zip(first.rows, teachers)]
+    share = len(first.batches) / len(grouped)
     return [choose(sample, share, settings, progress).choices for sample in samples]
 
 

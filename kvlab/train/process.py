@@ -11,13 +11,11 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
 from kvlab.errors import Cancelled, KvlabError, RunError
 from kvlab.host import memory
-from kvlab.language import Message
-from kvlab.request.train import TrainConfig, checked
-from kvlab.runs import failures, store
+from kvlab.request.settings import read
+from kvlab.request.train import TrainConfig
+from kvlab.runs import failures
 from kvlab.runs.failures import NotFinite
 from kvlab.runs.live_status import LiveStatus
 from kvlab.train.memory_watch import MemoryWatch
@@ -41,7 +39,7 @@ def perform(folder: Path, echo: Callable[[str], None] | None = None, run: type[R
     config, record, at = None, None, Phase(live)
     try:
         with Stop(folder).heard() as stop, live or nullcontext():
-            config = read_config(folder)
+            config = read(TrainConfig, folder)
             with MemoryWatch(folder, lambda: at.name, _device(config)) if first else nullcontext() as watch:
                 peak = (lambda: watch.peak_share) if watch else float
                 record = Record(folder, config.max_steps, config.thresholds, peak, echo, writes=first)
@@ -66,20 +64,6 @@ def perform(folder: Path, echo: Callable[[str], None] | None = None, run: type[R
 def first_process() -> bool:
     """Whether this is the only process of a run, or the first of those that ``accelerate launch`` began."""
     return int(os.environ.get("RANK", "0")) == 0
-
-
-def read_config(folder: Path) -> TrainConfig:
-    """Raises RunError ``config-unreadable``, TrainError ``config-invalid``."""
-    try:
-        fields = yaml.safe_load((folder / store.CONFIG).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RunError(
-            "config-unreadable",
-            expected=Message("a readable {file} in {folder}", file=store.CONFIG, folder=folder.name),
-            found=failures.first_words(error),
-            remedy=Message("launch the run again from its page or command"),
-        ) from error
-    return checked(fields)
 
 
 def _device(config: TrainConfig) -> str:

@@ -24,8 +24,8 @@ from kvlab.align.checks import run_checks
 from kvlab.errors import Cancelled, TrainError
 from kvlab.host import memory
 from kvlab.language import Message
-from kvlab.models.capture import self_test
 from kvlab.models.loading import LoadedModel, free_memory, load, pick_device, random_like, reader
+from kvlab.models.proofs import self_test
 from kvlab.request import refusals
 from kvlab.request.forecast import sentence, training_memory
 from kvlab.request.train import TrainConfig

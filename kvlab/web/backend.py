@@ -13,8 +13,9 @@ import streamlit as st
 from kvlab.errors import KvlabError
 from kvlab.host import bundled, models
 from kvlab.language import say
-from kvlab.request.align import AnalysisRequest, checked
+from kvlab.request.align import AnalysisRequest
 from kvlab.request.prompts import RUN_PROMPTS, read_prompts, write_prompts
+from kvlab.request.settings import checked
 from kvlab.results.alignment import data
 from kvlab.results.alignment.data import Alignment
 from kvlab.runs import monitor, store
@@ -162,7 +163,7 @@ def compare_rules(run_id: str) -> str:
     folder = folder_of(run_id)
     fields = store.read_config(folder)
     fields["settings"] = fields.get("settings", {}) | {"compare_rules": True}
-    return launch(checked(fields), read_prompts(folder / RUN_PROMPTS))
+    return launch(checked(AnalysisRequest, fields), read_prompts(folder / RUN_PROMPTS))
 
 
 def again(folder: Path) -> None:

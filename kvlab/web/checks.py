@@ -7,7 +7,7 @@ import streamlit as st
 from kvlab.errors import KvlabError
 from kvlab.language import Message, say
 from kvlab.web import backend
-from kvlab.web.widgets import show_error
+from kvlab.web.widgets import plain, show_error
 
 MARK = {"ok": ":material/check_circle:", "warn": ":material/warning:", "fail": ":material/cancel:"}
 
@@ -49,8 +49,7 @@ def _seven() -> None:
         st.success(say("所有测试通过! All {n} checks passed in {seconds:.2f} s.", n=len(outcomes), seconds=seconds))
     for outcome in outcomes:
         mark = MARK["fail" if outcome["error"] else "ok"]
-        title, explanation = say(outcome["title"]), say(outcome["explanation"])
-        st.markdown(f"{mark} **{outcome['number']}. {title}**  \n{explanation}")
+        st.markdown(f"{mark} **{outcome['number']}. {outcome['title']}**  \n{say(outcome['explanation'])}")
         if outcome["error"]:
             st.code(outcome["error"], language=None)
     st.caption(say("The same from a shell: `python -m kvlab check`, or `python tests/test_kv_fixes.py`."))
@@ -65,8 +64,8 @@ def _environment() -> None:
         show_error(error)
         return
     for finding in findings:
-        mark, name, found = MARK[finding["status"]], Message.read(finding["name"]), Message.read(finding["found"])
-        st.markdown(say("{mark} **{name}**: {found}", mark=mark, name=name, found=found))
+        name, found = (plain(str(Message.read(finding[part]))) for part in ("name", "found"))
+        st.markdown(say("{mark} **{name}**: {found}", mark=MARK[finding["status"]], name=name, found=found))
         if finding["remedy"] and finding["status"] != "ok":
             st.code(str(Message.read(finding["remedy"])), language="bash", wrap_lines=True)
 

@@ -1,4 +1,4 @@
-"""The form's prompts: where they come from, how they are cut into parts, whether they are a chat."""
+"""Draw the form's prompts: where they come from, how they are cut into parts, whether they are a chat."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import streamlit as st
 from kvlab.errors import PromptError
 from kvlab.language import Message, phrase, say
 from kvlab.request import prompts
-from kvlab.request.align import AnalysisRequest
+from kvlab.request.align import PASTED, SAMPLES
 from kvlab.request.prompts import Reading
 from kvlab.request.segments import Markers
 from kvlab.request.uploads import EXTENSIONS
@@ -18,7 +18,7 @@ from kvlab.results.safe_csv import neutral
 from kvlab.shapes import Document
 from kvlab.web.widgets import SEGMENTS, plain, show_error
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 SOURCES = {"samples": phrase("Bundled samples"), "paste": phrase("Paste"), "upload": phrase("Upload")}
 SUFFIXES = [suffix.removeprefix(".") for suffix in EXTENSIONS]
@@ -32,7 +32,7 @@ BEGINS = {"reasoning": phrase("The reasoning begins with"), "answer": phrase("Th
 
 
 def documents() -> tuple[list[Document], str]:
-    """The prompts that can be read, and where they came from in words."""
+    """Draw the choice of prompts; return those that can be read, and where they came from."""
     source = st.segmented_control(
         say("Prompts"), list(SOURCES), format_func=lambda name: say(SOURCES[name]), key="form-source", required=True
     )
@@ -42,15 +42,13 @@ def documents() -> tuple[list[Document], str]:
             st.caption(
                 say("{n} word problems in English and Chinese that no demo model was trained on.", n=len(samples))
             )
-            return samples, AnalysisRequest.model_fields["prompts"].default
+            return samples, SAMPLES
         if source == "paste":
             text = st.text_area(say("Your prompts"), key="form-pasted", height=150, placeholder=say(PASTE_HELP))
-            if not text.strip():
-                return [], "pasted"
-            return shown(prompts.read_pasted(text)), "pasted"
+            return (shown(prompts.read_pasted(text)) if text.strip() else []), PASTED
         upload = st.file_uploader(say("Prompt file"), type=SUFFIXES, max_upload_size=UPLOAD_MIB, help=say(UPLOAD_HELP))
         if upload is None:
-            return [], "upload"
+            return [], ""
         return shown(read_upload(upload, "form-column")), prompts.safe_name(upload.name)
     except PromptError as error:
         show_error(error)
@@ -58,7 +56,7 @@ def documents() -> tuple[list[Document], str]:
 
 
 def read_upload(upload, key: str) -> Reading:
-    """An uploaded file; of a table, with a picker of its column under ``key``. Raises PromptError."""
+    """Read an uploaded file; draw a picker of a table's column under ``key``. Raises PromptError."""
     columns = _of(_columns, upload)
     column = None
     if columns:
@@ -76,13 +74,13 @@ def read_upload(upload, key: str) -> Reading:
     return _of(_reading, upload, column)
 
 
-def _of(read: Callable[..., Found | PromptError], upload, *chosen: str | None) -> Found:
-    """What ``read`` finds in an uploaded file, or the error that it gives, raised."""
+def _of(read: Callable[..., Result | PromptError], upload, *chosen: str | None) -> Result:
+    """Return what ``read`` finds in an uploaded file; raise the error that it gives."""
     with st.spinner(say("Reading {name}…", name=plain(prompts.safe_name(upload.name)))):
-        found = read(upload.file_id, *chosen, upload)
-    if isinstance(found, PromptError):
-        raise found.with_traceback(None)
-    return found
+        result = read(upload.file_id, *chosen, upload)
+    if isinstance(result, PromptError):
+        raise result.with_traceback(None)
+    return result
 
 
 # Every click on the page comes by here: a file is read once, by its id, which no other upload has.
@@ -103,7 +101,7 @@ def _reading(file_id: str, column: str | None, _upload) -> Reading | PromptError
 
 
 def within(files: Sequence) -> Sequence:
-    """Uploaded files up to the limits of them all together; those beyond are named, and left out."""
+    """Return uploaded files up to the limits of them all together; warn about those left out."""
     limits, taken, total = prompts.LIMITS, [], 0
     for file in files:
         total += file.size
@@ -127,7 +125,7 @@ def within(files: Sequence) -> Sequence:
 
 
 def shown(reading: Reading) -> list[Document]:
-    """Say what was read and what was not; the good documents."""
+    """Say what was read and what was not; return the good documents."""
     words = [say("Prompts read: {n:,}", n=len(reading.documents))]
     if reading.duplicates:
         words.append(say("duplicates left out: {n:,}", n=reading.duplicates))
@@ -149,7 +147,7 @@ def shown(reading: Reading) -> list[Document]:
 
 
 def parts() -> tuple[dict, bool]:
-    """How prompts are cut into parts, and whether they are read as a chat."""
+    """Draw how prompts are cut into parts, and whether they are read as a chat."""
     with st.expander(say("Segments and chat")):
         chat = st.toggle(
             say("Read as a chat"),

@@ -8,6 +8,8 @@ import streamlit as st
 
 from kvlab.errors import KvlabError
 from kvlab.language import phrase, plural, say
+from kvlab.request import declared
+from kvlab.request.time_rules import RULES
 from kvlab.results.alignment.data import Alignment, HeadScore
 from kvlab.results.alignment.tables import split_words
 from kvlab.results.style import KIND_NAME
@@ -17,27 +19,14 @@ ROW_PIXELS = 35
 GIB = 2**30
 UNKNOWN = "–"
 
-TIME_RULES = {
-    "floor": phrase("floor — last teacher token that ends at or before the student token (causal)"),
-    "exact": phrase("exact — only where both end at the same byte"),
-    "ceil": phrase("ceil — first teacher token that ends at or after (looks ahead)"),
-    "overlap": phrase("overlap — mean of the teacher tokens that share its bytes (not causal)"),
-    "linear": phrase("linear — interpolation by position, blind to the text"),
-    "nearest": phrase("nearest — rounded position, blind to the text"),
-    "segment": phrase("segment — linear inside prompt, reasoning and answer"),
-    "rkv": phrase("R-KV — per head, the teacher steps that matter most and repeat least"),
-}
+TIME_RULES = {name: rule.words for name, rule in RULES.items()}
 LAYER_RULES = {
     "heldout": phrase("held-out — the layers, up to 4, that explain held-out text best"),
     "cka": phrase("CKA — the most similar layer"),
     "depth": phrase("depth — proportional, first to first and last to last"),
 }
 SEARCHES = {"banded": phrase("near the proportional depth"), "full": phrase("all teacher layers (slower)")}
-PROJECTORS = {
-    "ridge": phrase("ridge — closed form, from all teacher heads"),
-    "structured": phrase("structured — head mixing × width projection (KVProjector)"),
-    "group-mean": phrase("group mean — nothing is fitted"),
-}
+PROJECTORS = {name: module.get("WORDS", name) for name, module in declared.PROJECTORS.items()}
 KEYS = {"pre-rope": phrase("before RoPE (rotation undone)"), "post-rope": phrase("after RoPE (as cached)")}
 CALIBRATION = {
     "auto": phrase("auto — also on the bundled samples when there are fewer than 20 prompts"),

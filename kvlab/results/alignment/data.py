@@ -296,6 +296,9 @@ def read(folder: Path) -> Alignment:
         fields["heads"] = [HeadScore(**_numbers(s)) for s in fields["heads"]]
         fields["inspected"] = [_inspected(d) for d in fields["inspected"]]
         fields["fusion"] = [_fused(s) for s in fields["fusion"]]
+        fields["notes"] = [Message.read(note) for note in fields["notes"]]
+        controls = fields.get("controls", {})
+        controls |= {k: Message.read(v) for k, v in controls.items() if k == "random_teacher"}
         return Alignment(**fields, arrays=load_file(folder / ARRAYS_NAME))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AlignError(

@@ -10,6 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from kvlab.language import phrase, say
+from kvlab.request.time_rules import known
 from kvlab.results.alignment.data import Alignment, HeadScore, Inspected, TokenView
 from kvlab.results.cells import Cell, cell_map
 from kvlab.results.memo import once
@@ -174,7 +175,6 @@ def token_errors(
 
 
 CONTEXT = 36  # characters of the text on either side
-INTERPOLATED = ("linear", "segment")  # the step between two is read from both
 
 
 def worst_tokens(
@@ -223,10 +223,10 @@ def read_from(alignment: Alignment, number: int, i: int) -> str:
 def _steps(document: Inspected, rule: str, i: int, index: float) -> list[int]:
     if np.isnan(index):
         return []
-    if rule == "overlap":
+    if known(rule).mixes == "bytes":
         own = document.student_tokens[i]
         tokens = enumerate(document.teacher_tokens)
         return [n for n, t in tokens if not t.special and t.start < own.end and t.end > own.start]
-    if rule in INTERPOLATED:
+    if known(rule).mixes == "neighbours":
         return sorted({int(np.floor(index)), int(np.ceil(index))})
     return [round(index)]

@@ -10,6 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from kvlab.language import phrase, plural, say
+from kvlab.request.time_rules import known
 from kvlab.results.alignment.data import Alignment
 from kvlab.results.alignment.sentences import split
 from kvlab.results.memo import once
@@ -103,8 +104,6 @@ def _outline(figure: go.Figure, layers: dict[int, list[int]], thick: float) -> N
         )
 
 
-BYTE_RULES = ("exact", "floor", "ceil", "overlap")  # layers and maps are fitted on exact rows only
-
 NAMES = {"cka": "CKA", "cka_shuffled": phrase("CKA shuffled"), "r2": phrase("R² alone")}
 ANY = phrase("{n:,} student tokens")
 EXACT = phrase("{n:,} student tokens, those where both models have read the same bytes")
@@ -121,7 +120,7 @@ AMONG = {
 def layers_sentence(alignment: Alignment) -> str:
     """How the teacher layers were chosen, on what."""
     layer_map, time = alignment.layer_map, alignment.settings["time"]
-    measured = ANY if time not in BYTE_RULES else EXACT if time == "exact" else EXACT_HERE
+    measured = ANY if not known(time).reads_bytes else EXACT if known(time).own_tokens else EXACT_HERE
     fields = {"measured": say(measured, n=layer_map["rows"]), "split": split(alignment)}
     fields["among"] = say(AMONG[layer_map["search"]], n=len(alignment.teacher["kv_layers"]))
     if layer_map["rule"] == "heldout" and "similarity.key.r2" in alignment.arrays:

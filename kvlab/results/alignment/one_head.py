@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from kvlab.language import plural, say
+from kvlab.request.time_rules import known
 from kvlab.results.alignment.data import Alignment
 from kvlab.results.alignment.heads import contribution_table
 from kvlab.results.alignment.resampled import signal_table
@@ -96,10 +97,11 @@ def rules_sentence(alignment: Alignment, kind: str, layer: int, head: int) -> st
         said.append(say("The control, nearest, which is blind to the text: {r2}.", r2=written(blind["r2"].iloc[0])))
     said.append(
         say(
-            "Same layers and folds ({folds} by document, held out), ridge, on the sample. ceil, overlap and the rules "
-            "that are blind to the text may have read ahead of the student; * is scored on its own tokens only (exact: "
-            "where borders meet) and not to be compared.",
+            "Same layers and folds ({folds} by document, held out), ridge, on the sample. Rules that are not causal "
+            "({rules}) may have read ahead of the student; * is scored on its own tokens only (exact: where borders "
+            "meet) and not to be compared.",
             folds=alignment.data["folds"],
+            rules=[rule for rule in frame["rule"] if not known(rule).causal],
         )
     )
     return say(" ").join(said)

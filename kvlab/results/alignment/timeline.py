@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from kvlab.language import phrase, say
+from kvlab.request.time_rules import known
 from kvlab.results.alignment.data import Alignment, Inspected, TokenView
 from kvlab.results.alignment.strip import token_error
 from kvlab.results.style import (
@@ -24,18 +25,8 @@ from kvlab.results.style import (
     visible,
 )
 
-RULE_COLOUR = {
-    "exact": NEUTRAL,
-    "floor": "#0072B2",
-    "ceil": "#E69F00",
-    "linear": "#009E73",
-    "nearest": "#CC79A7",
-    "overlap": "#56B4E9",
-    "segment": "#D55E00",
-}
 GROUP_SHADE = "rgba(213,94,0,0.13)"
 MOST_TOKENS = 2000  # of a timeline that are drawn at once
-INTERPOLATED = ("linear", "segment", "overlap")  # drawn as lines, the others as steps
 LAG_BINS = (  # upper end in bytes, colour, words
     (-1, "#B2182B", phrase("teacher has read ahead")),
     (0, "#9AA5B1", phrase("same byte")),
@@ -254,13 +245,13 @@ def index_maps(alignment: Alignment, number: int) -> go.Figure:
     every = -(-len(alignment.inspected[number].student_tokens) // MOST_TOKENS)
     for rule in alignment.timeline["rules"]:
         index = alignment.arrays[f"document.{number}.index.{rule}"]
-        dots = rule == "exact"
+        dots, colour = known(rule).own_tokens, known(rule).colour
         figure.add_scatter(
             x=list(range(0, len(index), every)),
             y=[None if np.isnan(v) else float(v) for v in index[::every]],
             mode="markers" if dots else "lines",
-            marker={"size": 4, "color": RULE_COLOUR[rule]},
-            line={"width": 1.8, "color": RULE_COLOUR[rule], "shape": "linear" if rule in INTERPOLATED else "hv"},
+            marker={"size": 4, "color": colour},
+            line={"width": 1.8, "color": colour, "shape": "linear" if known(rule).mixes else "hv"},
             name=rule,
             hovertemplate=say("{rule}: student token %{{x}} ← teacher step %{{y:.1f}}", rule=rule) + "<extra></extra>",
         )

@@ -3,10 +3,7 @@
 ``injection.json`` holds everything. Names of variants, in the order in which they are shown:
     own        the student's own cache: must reproduce the plain forward, or nothing else is reported
     projected  the teachers' cache, projected (and fused)
-    mean       the student's training mean in every replaced row
-    shuffled   the projected rows, keys in one other order and values in another
-    identity   a ridge from the teachers' context-free token embeddings
-    random     a ridge from teachers of the same architecture with random weights
+    ...        the controls, kvlab/inject/controls
     none       (texts only) no prefix at all
 """
 
@@ -21,19 +18,17 @@ import numpy as np
 
 from kvlab.errors import AlignError
 from kvlab.language import Message, phrase, say
+from kvlab.request import declared
 from kvlab.results.alignment.data import read_messages, write_json
 
 FORMAT = 1
 JSON_NAME = "injection.json"
-VARIANTS = ("own", "projected", "mean", "shuffled", "identity", "random", "none")
-CONTROLS = ("mean", "shuffled", "identity", "random")
+CONTROLS = tuple(declared.CONTROLS)
+VARIANTS = ("own", "projected", *CONTROLS, "none")
 NAMES = {
     "own": phrase("own cache"),
     "projected": phrase("projected cache"),
-    "mean": phrase("mean cache"),
-    "shuffled": phrase("shuffled cache"),
-    "identity": phrase("token identity alone"),
-    "random": phrase("random-weights teacher"),
+    **{name: control.get("WORDS", name) for name, control in declared.CONTROLS.items()},
     "none": phrase("no prefix"),
 }
 
@@ -237,6 +232,8 @@ def read(folder: Path) -> Injection:
         fields["texts"] = [
             Text(**(row | {"continuations": [Continued(**c) for c in row["continuations"]]})) for row in fields["texts"]
         ]
+        fields["notes"] = [Message.read(note) for note in fields["notes"]]
+        fields["data"] |= {k: Message.read(v) for k, v in fields["data"].items() if k == "random_teacher"}
         return Injection(**fields)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise AlignError(

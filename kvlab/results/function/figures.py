@@ -8,19 +8,17 @@ from math import isfinite, nan
 import plotly.graph_objects as go
 
 from kvlab.language import phrase, say
+from kvlab.request import declared
 from kvlab.results.alignment.heads import DARK_BELOW, ERROR_COLOURS, ERROR_TICKS
 from kvlab.results.cells import Cell, cell_map
 from kvlab.results.function.data import NAMES, VARIANTS, Accuracy, Injected, Injection
-from kvlab.results.style import DAMAGE_SCALE, KIND_COLOUR, NEUTRAL, STUDENT_COLOUR, TEACHER_COLOUR, layout, written
+from kvlab.results.style import DAMAGE_SCALE, KIND_COLOUR, NEUTRAL, TEACHER_COLOUR, layout, written
 
 # Okabe and Ito 2008; told apart by marker and dash too.
 LOOK = {
     "own": (KIND_COLOUR["key"], "circle", "solid"),
     "projected": (TEACHER_COLOUR, "square", "solid"),
-    "mean": (NEUTRAL, "x", "dot"),
-    "shuffled": ("#E69F00", "triangle-up", "dash"),
-    "identity": (KIND_COLOUR["value"], "diamond", "dashdot"),
-    "random": (STUDENT_COLOUR, "cross", "longdash"),
+    **{name: control.get("LOOK", (NEUTRAL, "star", "dash")) for name, control in declared.CONTROLS.items()},
 }
 MEASURES = {  # column -> title of the axis
     "kl": phrase("KL from the own cache, nats per token"),

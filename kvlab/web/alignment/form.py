@@ -6,8 +6,9 @@ import streamlit as st
 
 from kvlab.errors import KvlabError
 from kvlab.language import phrase, say
-from kvlab.request.align import AlignSettings, AnalysisRequest, checked
+from kvlab.request.align import AlignSettings, AnalysisRequest
 from kvlab.request.segments import Markers
+from kvlab.request.settings import checked
 from kvlab.shapes import Document
 from kvlab.web import backend, prompts_form
 from kvlab.web.alignment import form_settings
@@ -57,9 +58,7 @@ def new_analysis() -> str | None:
     ):
         return None
     try:
-        request = checked(
-            {**asked, **beside, "settings": settings | {"chat": chat}},
-        )
+        request = checked(AnalysisRequest, {**asked, **beside, "settings": settings | {"chat": chat}})
         return backend.launch(request, documents)
     except KvlabError as error:
         show_error(error)

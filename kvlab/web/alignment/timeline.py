@@ -6,6 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from kvlab.language import say
+from kvlab.request.time_rules import known
 from kvlab.results.alignment.data import Alignment
 from kvlab.results.alignment.one_head import groups_sentence
 from kvlab.results.alignment.rkv import kept_steps
@@ -14,7 +15,6 @@ from kvlab.results.alignment.timeline import index_maps, rule_shown, timeline
 from kvlab.web import document, files, language
 from kvlab.web.alignment import resampled
 from kvlab.web.document import document_picker, step_window
-from kvlab.web.widgets import TIME_RULES
 
 
 def panel(alignment: Alignment, shown: str) -> None:
@@ -30,7 +30,7 @@ def panel(alignment: Alignment, shown: str) -> None:
         rule = st.selectbox(
             say("Joined by"),
             rules,
-            format_func=lambda rule: say(TIME_RULES[rule]),
+            format_func=lambda rule: say(known(rule).words),
             key=f"rule-{shown}",
         )
     chosen = document.choose(alignment, shown, number, right, zoom)

@@ -6,8 +6,10 @@ import streamlit as st
 
 from kvlab.errors import KvlabError
 from kvlab.language import phrase, say
-from kvlab.request.align import CAUSAL
-from kvlab.request.inject import InjectSettings, checked
+from kvlab.request.align import AlignSettings
+from kvlab.request.inject import InjectionRequest, InjectSettings
+from kvlab.request.settings import checked
+from kvlab.request.time_rules import CAUSAL
 from kvlab.web.alignment import form, form_settings
 from kvlab.web.function import source
 from kvlab.web.widgets import TIME_RULES, show_error
@@ -16,7 +18,7 @@ DEFAULT = InjectSettings()
 SHARES = tuple(n / 100 for n in range(5, 100, 5))
 # By widget key: what the form starts with.
 FIELDS = {
-    "function-time": CAUSAL[1],
+    "function-time": AlignSettings().time,
     "function-prefix": DEFAULT.prefix,
     "function-curve": list(DEFAULT.curve),
     "function-documents": DEFAULT.documents,
@@ -57,12 +59,13 @@ def new_test() -> str | None:
         return None
     try:
         request = checked(
+            InjectionRequest,
             {
                 **asked,
                 **beside,
                 "settings": settings | {"chat": chat, "time": time},
                 "injection": tried,
-            }
+            },
         )
         return source.launch(request, documents)
     except KvlabError as error:

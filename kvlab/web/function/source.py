@@ -12,6 +12,7 @@ from kvlab.language import say
 from kvlab.request import inject
 from kvlab.request.inject import InjectionRequest
 from kvlab.request.prompts import RUN_PROMPTS, read_prompts, samples
+from kvlab.request.settings import checked
 from kvlab.results.function import data
 from kvlab.results.function.data import Injection
 from kvlab.runs import store
@@ -63,7 +64,7 @@ def launch_like(analysis: str) -> str:
         fields = store.read_config(folder)
         documents = read_prompts(folder / RUN_PROMPTS)
     settings = fields.get("settings", {}) | {"compare_rules": False}
-    return launch(inject.checked({**fields, "settings": settings}), documents, analysis)
+    return launch(checked(InjectionRequest, {**fields, "settings": settings}), documents, analysis)
 
 
 def of_analysis(analysis: str) -> Injection | None:

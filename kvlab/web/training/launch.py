@@ -16,7 +16,8 @@ from kvlab.language import Message
 from kvlab.request.prompts import RUN_PROMPTS, read_prompts, write_prompts
 from kvlab.request.refusals import check as check_shapes
 from kvlab.request.refusals import check_functional
-from kvlab.request.train import DEMO_DATA, OWN_PROMPTS, TrainConfig, checked
+from kvlab.request.settings import checked
+from kvlab.request.train import DEMO_DATA, OWN_PROMPTS, TrainConfig
 from kvlab.runs import run_queue, store, training
 from kvlab.runs.failures import advise
 from kvlab.runs.monitor import View
@@ -60,7 +61,7 @@ def config_of(asked: Asked) -> TrainConfig:
         _enough(asked.documents)
     elif settings["data"] != DEMO_DATA:
         settings["data"] = _place(settings["data"])
-    return checked(settings)
+    return checked(TrainConfig, settings)
 
 
 def check(config: TrainConfig) -> None:
@@ -100,7 +101,7 @@ def again(folder: Path, changes: dict[str, Any] | None = None) -> str:
     """
     if not changes:
         return training.again(folder, (RUN_PROMPTS,))
-    config = checked({**store.read_config(folder), **changes})
+    config = checked(TrainConfig, {**store.read_config(folder), **changes})
     return launch(config, read_prompts(folder / RUN_PROMPTS) if config.data == OWN_PROMPTS else ())
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
-from kvlab.errors import KvlabError
+from kvlab.errors import KvlabError, system_reason
 from kvlab.host.memory import readable
 from kvlab.language import phrase, say
 from kvlab.results.safe_csv import neutral
@@ -100,7 +100,7 @@ def _settings(folder: Path) -> str:
         with open(descriptor, encoding="utf-8", errors="replace") as file:
             return file.read(SETTINGS_SHOWN)
     except OSError as error:
-        return say("# not readable: {error}", error=error.strerror)
+        return say("# not readable: {error}", error=system_reason(error))
 
 
 def _files(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kvlab.language import phrase
+from kvlab.request.time_rules import RULES
 
 MAPS = {
     "ridge": phrase("ridge — closed form, frozen"),
@@ -38,15 +39,7 @@ LAYERS = {
     "cka": phrase("CKA — the most similar layer"),
     "heldout": phrase("held-out — the layers that explain best"),
 }
-TIMES = {
-    "floor": phrase("floor — causal"),
-    "exact": phrase("exact — same last byte only"),
-    "ceil": phrase("ceil — looks ahead"),
-    "overlap": phrase("overlap — mean by shared bytes"),
-    "linear": phrase("linear — by position"),
-    "nearest": phrase("nearest — by position"),
-    "segment": phrase("segment — linear inside each part"),
-}
+TIMES = {name: rule.short or rule.words for name, rule in RULES.items() if not rule.per_head}
 # Numbers under "Advanced", by what they are about: setting -> its name in the form.
 STEPS = {
     "gradient_accumulation_steps": phrase("Gradient accumulation, forwards per step"),

@@ -11,7 +11,8 @@ from typing import Any
 import streamlit as st
 
 from kvlab.errors import KvlabError, TrainError
-from kvlab.request.train import TrainConfig, checked
+from kvlab.request.settings import checked
+from kvlab.request.train import TrainConfig
 from kvlab.results.training.facts import REPORT, VERDICT, read_json
 from kvlab.results.training.verdict import judge
 from kvlab.runs import store
@@ -140,7 +141,7 @@ def _history(root: str) -> History:
 def settings_of(config: dict[str, Any]) -> TrainConfig | None:
     """A run's settings; None for those that cannot be read."""
     try:
-        return checked(config)
+        return checked(TrainConfig, config)
     except TrainError:
         return None
 
@@ -151,7 +152,7 @@ def settings(row: Row) -> dict[str, Any]:
     if row.kind != "training":
         return config
     try:
-        return checked(config).model_dump(mode="json")
+        return checked(TrainConfig, config).model_dump(mode="json")
     except KvlabError:
         return config
 

@@ -1,0 +1,173 @@
+"""``python -m kvlab align | inject``. No torch until a request is known to be right."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from kvlab.cli import flags
+from kvlab.errors import AlignError, system_reason
+from kvlab.language import Message, say
+from kvlab.request import prompts
+from kvlab.request.align import AnalysisRequest
+from kvlab.request.inject import InjectionRequest, check_causal
+from kvlab.request.settings import checked
+from kvlab.shapes import Document, phase_words
+
+Asked = TypeVar("Asked", bound=AnalysisRequest)
+
+ELSEWHERE = ("teacher", "more_teachers", "prompts")  # settings that --teacher and --prompts say
+OF_AN_ANALYSIS = ("settings.inspect", "settings.compare_rules")  # settings that a functional test does not read
+
+
+def add_align(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of an analysis."""
+    _add(parser, AnalysisRequest, "the results are written", ELSEWHERE)
+
+
+def add_inject(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of a functional test."""
+    _add(parser, InjectionRequest, "injection.json is written", (*ELSEWHERE, *OF_AN_ANALYSIS))
+
+
+def _add(parser: argparse.ArgumentParser, model: type[Asked], written: str, leave_out: Collection[str]) -> None:
+    parser.add_argument(
+        "--teacher", dest="teachers", required=True, action="append", metavar="NAME", help="repeat for several teachers"
+    )
+    parser.add_argument(
+        "--prompts",
+        dest="prompt_file",
+        type=Path,
+        metavar="FILE",
+        help=".txt .jsonl .csv .parquet (default: the samples)",
+    )
+    parser.add_argument("--column", help="the column of a .csv or .parquet file that holds the prompts")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help=f"where {written}")
+    flags.add(parser, model, leave_out)
+
+
+def request_of(model: type[Asked], options: argparse.Namespace) -> Asked:
+    """Return the request that the flags name. Raises AlignError ``request-invalid``."""
+    fields = flags.given(model, options) | {"teacher": options.teachers[0], "more_teachers": options.teachers[1:]}
+    if options.prompt_file:
+        fields["prompts"] = options.prompt_file.name
+    return checked(model, fields)
+
+
+def align(options: argparse.Namespace) -> int:
+    """Carry an analysis out and return the exit code; the same command goes on where an interrupted one stopped."""
+    request = request_of(AnalysisRequest, options)
+    documents = _documents(request, options)
+    from kvlab.align import run
+    from kvlab.models.loading import ModelCache
+    from kvlab.results.alignment.sentences import fusion_sentence, sentence
+
+    try:
+        with Bar() as progress:
+            aligned = run.compute(request, documents, ModelCache(), progress, options.out)
+    except KeyboardInterrupt:
+        print("kvlab:", say("interrupted; the same command goes on where this stopped."), file=sys.stderr)
+        return 2
+    run.write(aligned, options.out, options.language)
+    alignments = [alignment for alignment, _ in aligned]
+    findings = [sentence(alignment) for alignment in alignments]
+    if alignments[0].fusion:
+        findings.append(fusion_sentence(alignments[0]))
+    notes = list(dict.fromkeys(note for alignment in alignments for note in alignment.notes))
+    _tell(findings, notes, options.out, ("alignment.json", "heads.csv", "report.html", "export.zip"))
+    return 0
+
+
+def inject(options: argparse.Namespace) -> int:
+    """Carry a functional test out and return the exit code: 1 where the student's own cache changes its logits."""
+    request = request_of(InjectionRequest, options)
+    check_causal(request.settings.time)
+    documents = _documents(request, options)
+    from kvlab.inject import run
+    from kvlab.models.loading import ModelCache
+    from kvlab.results.function.data import JSON_NAME, sentence
+
+    with Bar() as progress:
+        result = run.compute(request, documents, ModelCache(), progress)
+    run.write(result, options.out, options.language)
+    _tell([sentence(result)], result.notes, options.out, (JSON_NAME, run.REPORT_NAME))
+    return 0 if result.reproduces else 1
+
+
+def _tell(findings: Sequence[str], notes: Sequence[Message], folder: Path, files: Sequence[str]) -> None:
+    print(*findings, sep="\n")
+    for note in notes:
+        print(say("Note: {note}", note=note))
+    print(say("Written: {files}", files=f"{folder}/{', '.join(files)}"))
+
+
+def _documents(request: AnalysisRequest, options: argparse.Namespace) -> list[Document]:
+    """Read the prompts, after refusing what can be refused before a model is loaded."""
+    check_out(options.out)
+    # torch and the models' libraries take seconds to import; a usage error should not.
+    from transformers.utils import logging as transformers_logging
+
+    from kvlab.models.loading import geometry
+
+    transformers_logging.disable_progress_bar()
+    documents = prompts.samples() if options.prompt_file is None else _read(options.prompt_file, options.column)
+    for name in {*request.teachers, request.student}:
+        geometry(name)
+    return documents
+
+
+def _read(file: Path, column: str | None) -> list[Document]:
+    reading = prompts.read_file(file, column)
+    for problem in reading.problems:
+        place = {"file": file.name, "where": problem.where}
+        print(say("{file}, {where}: {problem}", problem=problem.message, **place), file=sys.stderr)
+    if reading.duplicates:
+        print(say("Duplicates left out: {n}.", n=reading.duplicates), file=sys.stderr)
+    for cut in reading.cut:
+        sizes = {"characters": cut.characters, "kept": cut.kept}
+        words = say("{where}: cut from {characters:,} to {kept:,} characters.", where=cut.where, **sizes)
+        print(words, file=sys.stderr)
+    return reading.documents
+
+
+def check_out(folder: Path) -> None:
+    """Find out now, not after an hour, that the results cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise AlignError(
+            "out-unwritable",
+            expected=Message("a folder that can be written: --out {folder}", folder=folder),
+            found=system_reason(error),
+            remedy=Message("choose another folder, or free space"),
+        ) from error
+
+
+class Bar:
+    """A progress bar on a terminal, silence elsewhere. Usable as a Progress callback."""
+
+    def __enter__(self) -> Bar:
+        self.bar = tqdm(disable=not sys.stderr.isatty(), leave=False, unit="", dynamic_ncols=True)
+        self.stage = ""
+        return self
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if self.bar.disable:
+            return
+        if stage != self.stage:
+            self.stage = stage
+            self.bar.reset(total)
+            self.bar.set_description(phase_words(stage), refresh=False)
+        self.bar.total, self.bar.n = total, done
+        self.bar.refresh()
+
+    def __exit__(self, *exception) -> None:
+        self.bar.close()

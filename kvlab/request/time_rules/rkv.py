@@ -1,0 +1,6 @@
+"""Rule ``rkv``: it has no one map, every head keeps its own teacher steps; the mathematics is in kvlab.align.rkv."""
+
+from kvlab.language import phrase
+from kvlab.request.time_rules.rule import TimeRule
+
+RULE = TimeRule("rkv", phrase("R-KV — per head, the teacher steps that matter most and repeat least"), None, place=7)
