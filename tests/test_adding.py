@@ -73,9 +73,10 @@ for language in ("en", "zh"):
         app = AppTest.from_file("kvlab/web/script.py", default_timeout=60)
         app.query_params["lang"] = language
         app.run().switch_page(str(Path("pages", f"{page}.py").resolve())).run()
+        assert not app.exception, app.exception
         if toggle:
             app.button(key=toggle).click().run()
-        assert not app.exception
+        assert not app.exception, app.exception
         for name in ("time", "projector"):
             for box in app.selectbox:
                 if box.key == f"{key}-{name}":
