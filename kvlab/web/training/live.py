@@ -230,7 +230,7 @@ def checkpoints(rows: Sequence[dict[str, Any]]) -> None:
     st.markdown(say("**Checkpoints**"))
     shown = [
         {
-            say("step"): str(row.get("step", "")),
+            say("step"): _written(row.get("step")),
             say("checked"): plain(checkpoint_words(row.get("name", UNKNOWN))),
             say("result"): words.mark(row.get("state")),
             say("value"): _written(row.get("value")),
@@ -246,7 +246,9 @@ def checkpoints(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _written(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, int | float) else UNKNOWN
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.3g}" if isinstance(value, float) else UNKNOWN
 
 
 def _log(files: Source) -> None:
