@@ -13,7 +13,7 @@ from kvlab.models.cache_names import passing
 from kvlab.request import refusals
 from kvlab.request.train import checked
 from kvlab.results.training.facts import gather
-from kvlab.results.training.markdown import markdown
+from kvlab.results.training.report import markdown
 from kvlab.runs import store
 from kvlab.train import checkpoint, functional
 from kvlab.train.process import perform

@@ -9,14 +9,15 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from kvlab.errors import RunError
+from kvlab.errors import PARTS, RunError
 from kvlab.host.memory import readable
-from kvlab.language import Message
+from kvlab.language import LANGUAGES, Message
 from kvlab.results.training.facts import gather
-from kvlab.results.training.words import WORDS
+from kvlab.results.training.words import checkpoint_words, mark_words, remarked, state_words
 from kvlab.results.training.write import FORMATS, text_of, write
 from kvlab.runs import monitor, run_queue, store, training
 from kvlab.runs.monitor import View
+from kvlab.shapes import phase_words
 
 POLL = 0.2  # seconds between two looks at a run that is stopping
 SHOWN = 5  # runs named when a short id fits several
@@ -51,7 +52,7 @@ def add(commands, common: argparse.ArgumentParser) -> None:
 
 def _add_report(action: argparse.ArgumentParser) -> None:
     action.add_argument("--checks", action="store_true", help="run the seven KV checks for the report, now")
-    action.add_argument("--language", choices=list(WORDS), default="en", help="English or Chinese (default: en)")
+    action.add_argument("--language", choices=list(LANGUAGES), default="en", help="English or Chinese (default: en)")
     words = "md (default), html (one file, works offline), json, or all three, into the run's folder if not --out"
     action.add_argument("--format", choices=[*FORMATS, "all"], help=words)
     words = "write report.md, report.html, report.json into this folder, not to standard output"
@@ -102,8 +103,8 @@ def _show(options: argparse.Namespace) -> int:
         return 0
     print(f"{view.id}\n{_course(view)}\n{view.folder}")
     if view.error:
-        print(f"Expected {view.error.get('expected')}. Found {view.error.get('found')}.")
-        print(f"What to do: {view.error.get('remedy')}")
+        expected, found, remedy = (Message.read(view.error.get(part)) for part in PARTS)
+        print(f"Expected {expected}. Found {found}.\nWhat to do: {remedy}")
     report = gather(view.folder)
     run, peak = report["run"], report["run"]["peak_memory"]
     if run["final_loss"] is not None:
@@ -115,8 +116,8 @@ def _show(options: argparse.Namespace) -> int:
         share = f", {peak['share']:.0%} of {readable(peak['total'])}" if peak["total"] else ""
         print(f"peak memory of the {peak['of']}: {readable(peak['bytes'])}{share}")
     for checkpoint in [*report["milestones"], *report["conditions"]]:
-        words = checkpoint.get("remark") or checkpoint.get("words") or ""
-        print(f"  {checkpoint.get('state')!s:8} {checkpoint.get('name')}: {words}")
+        mark = mark_words(checkpoint["state"]) or "–"
+        print(f"  {mark:9} {checkpoint_words(checkpoint['name'])}: {remarked(checkpoint)}")
     return 0
 
 
@@ -132,7 +133,7 @@ def _stop(options: argparse.Namespace) -> int:
     while not training.gone(folder):
         view = monitor.view(folder)
         if view.phase != phase:
-            print(f"{view.phase} {view.done}/{view.total}", flush=True)
+            print(f"{phase_words(view.phase)} {view.done}/{view.total}", flush=True)
         phase = view.phase
         time.sleep(POLL)
     print(f"Its process is gone: {_course(monitor.view(folder))}")
@@ -199,14 +200,15 @@ def _chosen(options: argparse.Namespace) -> Path:
 
 def _course(view: View) -> str:
     """State and progress in a few words."""
-    words = view.state
+    words = state_words(view.state)
     if view.stopping:
         words += ", stopping: it finishes its step and saves"
     if view.state == "queued":
         ahead = run_queue.place(view.folder)
         words += f", {ahead} before it" if ahead else ""
     elif view.state != "done":
-        words += f" ({view.phase} {view.done}/{view.total})" if view.total else f" ({view.phase})" if view.phase else ""
+        phase = phase_words(view.phase)
+        words += f" ({phase} {view.done}/{view.total})" if view.total else f" ({phase})" if phase else ""
     if view.elapsed_s is not None:
         words += f", {view.elapsed_s:.0f} s"
     return words
