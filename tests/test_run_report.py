@@ -70,7 +70,7 @@ def test_the_markdown_says_it_all(folder):
     for line in (
         "| head projection 12 → 2 | ✓ passed |  |",
         "| edge case T = 0 | ✓ passed |  |",
-        "| 50 | loss converging | ✓ passed | 3.0000 | 5.6 GiB | `words of loss converging` |",
+        "| 50 | loss converging | ✓ passed | 3.0000 | 5.6 GiB | words of loss converging |",
         f"| start time | {CHECKED} |",
         "| RuntimeError | none |",
         "| final loss | 1.0000 |",

@@ -3,13 +3,37 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictFloat,
+    StrictInt,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+)
 
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+
+
+def _known(value: float) -> float:
+    try:
+        known = abs(float(value)) < math.inf
+    except OverflowError:
+        known = False
+    if not known:
+        raise ValueError("not finite")
+    return value
+
+
+Number = Annotated[StrictInt | StrictFloat, AfterValidator(_known)]  # a whole number stays whole
 Count = Annotated[int, Field(strict=True, ge=0, lt=2**53)]
 # JSON can hold halves of characters, which nothing else takes.
 Text = Annotated[
@@ -58,7 +82,7 @@ _NUMBER = TypeAdapter(Number)
 def finite(value: object) -> float | None:
     """A finite number; None for anything else."""
     try:
-        return _NUMBER.validate_python(value)
+        return float(_NUMBER.validate_python(value))
     except ValidationError:
         return None
 

@@ -10,8 +10,8 @@ from kvlab.runs.lenient import TABLES, Count, Lenient, Number, Text
 
 VERDICT, REPORT, FORECAST, GATHERED = "verdict.json", "report.json", "forecast.json", "gathered.json"
 
-Size = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0)]
-Seconds = Annotated[float, Field(strict=True, gt=-1e12, lt=1e12)]  # what is longer is garbage
+Size = Annotated[Number, Field(ge=0)]
+Seconds = Annotated[Number, Field(gt=-1e12, lt=1e12)]  # what is longer is garbage
 Fields = dict[str, Any]
 
 

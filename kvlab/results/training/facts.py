@@ -72,7 +72,7 @@ def gather(folder: Path, checks: Sequence[Fields] | None = None, checked: str | 
         "milestones": _milestones(checkpoints, steps, memory, reader, total, view),
         "conditions": [c.model_dump() for c in checkpoints if c.name not in dict(MILESTONES)],
         "problems": problems,
-        "notes": notes.read(folder),
+        "notes": notes.read(folder) or None,
         "data_notes": [note for note in made.notes if isinstance(note, str | dict)],
         "documents": made.data.model_dump() if None not in (made.data.train, made.data.heldout) else None,
         "trained_parameters": made.trained_parameters,

@@ -72,12 +72,12 @@ def _values(report: Fields) -> Fields:
                 words.mark_words(row["state"]),
                 _number(row["loss"]),
                 _size(row["memory"]),
-                _told(row["words"]),
+                Message.read(row["words"]),
             )
             for row in report["milestones"]
         ],
         "condition_rows": [
-            (_known(words.CHECKPOINTS, row["name"]), words.mark_words(row["state"]), _told(row["words"]))
+            (_known(words.CHECKPOINTS, row["name"]), words.mark_words(row["state"]), Message.read(row["words"]))
             for row in report["conditions"]
         ],
         "held_out_rows": list(_held_out_rows(report)),
