@@ -39,7 +39,7 @@ def test_a_run_from_the_queue_to_its_end(root, capsys):
     wait_for_phase(first, "training")
     assert runs("list") == 0
     listed = capsys.readouterr().out.splitlines()
-    assert listed[0].startswith(second.name) and "queued, 1 before it" in listed[0]
+    assert listed[0].startswith(second.name) and "waiting, 1 before it" in listed[0]
     assert listed[1].startswith(first.name) and "running (training " in listed[1]
     assert runs("show", first.name[-4:]) == 0
     shown = capsys.readouterr().out
@@ -47,7 +47,7 @@ def test_a_run_from_the_queue_to_its_end(root, capsys):
     assert runs("stop", second.name) == 0 and "out of the queue" in capsys.readouterr().out
     assert runs("stop", first.name) == 0
     said = capsys.readouterr().out
-    assert "finishes its step and saves" in said and "process is gone: cancelled" in said
+    assert "finishes its step and saves" in said and "process is gone: stopped" in said
     assert not process.exists(*(store.read_status(first)[key] for key in ("pid", "process_started")))
     assert runs("resume", second.name) == 0 and "Queued." in capsys.readouterr().out
     wait_until_idle(root)

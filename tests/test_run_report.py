@@ -152,3 +152,23 @@ def test_a_run_that_has_just_been_queued_has_a_report(tmp_path):
     assert {m["state"] for m in report["milestones"]} == {"pending"}
     assert [criterion["met"] for criterion in report["criteria"]] == [None, None, None, None]
     assert "– → –" not in markdown(report)
+
+
+def test_a_folder_of_an_older_version_is_read(folder):
+    """Its verdict, notes and errors are finished sentences, and the gathered report stands in report.json."""
+    made = json.loads((folder / "report.json").read_text())
+    device = {"device": "cpu", "words": "runs on the processor; no GPU was found"}
+    old = {**made, "report": gather(folder), "notes": ["1 of 9 documents was cut: done"], "device": device}
+    write(folder, "report.json", old)
+    remark = "waits for step 50; the run ended at step 3: model"
+    write(
+        folder, "verdict.json", {"state": "fail", "checkpoints": [{"name": NAMES[2], "state": "fail", "words": remark}]}
+    )
+    error = {"kind": "run-died", "expected": "training", "found": "it ended", "remedy": "resume the run"}
+    store.write_status(folder, state="failed", error=error)
+    report = gather(folder)
+    assert "report" not in report and report["device"] == device["words"]
+    for language in ("en", "zh"):
+        text = markdown(report, language)
+        for part in (remark, "`1 of 9 documents was cut: done`", "`it ended`", "`resume the run`"):
+            assert part in text, (language, part)

@@ -116,7 +116,7 @@ def changes_of(view: View) -> dict[str, Any]:
     killed = error.get("kind") == "out-of-memory" or "SIGKILL" in str(Message.read(error.get("found")))
     settings = settings_of(view.config)
     if view.state == "lost" and error.get("kind") in MAY_BE_MEMORY and killed and settings:
-        return advise(MemoryError(), settings, view.phase)["changes"]
+        return advise(MemoryError(), settings, view.phase).changes
     return {}
 
 
