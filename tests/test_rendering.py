@@ -22,9 +22,7 @@ def test_a_value_is_escaped_for_the_format_of_its_template():
 
 def test_quoted_text_is_code_alone_within_words_and_in_a_table():
     assert draw("{{ x }}", False, x=Quoted(EVIL)) == "<code>&lt;b&gt;*x* | `y`&lt;/b&gt;</code>"
-    assert draw("{{ x }}", True, x=Quoted("a `` b")) == "``` a `` b ```".replace("``` a", "```a").replace(
-        "b ```", "b```"
-    )
+    assert draw("{{ x }}", True, x=Quoted("a `` b")) == "```a `` b```"
     said = draw('{{ say("Name: {name}", name=x) }}', True, x=Quoted("a_b"))
     assert said == "Name: `a_b`"
     assert draw("{{ x|cell }}", True, x=Quoted("a|b")) == r"`a\|b`"
