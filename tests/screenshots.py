@@ -12,13 +12,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from kvlab.language.chinese import WORDS
 from playwright.sync_api import Page
 
 from kvlab.language import say, speaking
 from kvlab.request.train import TrainConfig
 from kvlab.runs import store, training
 from tests import app as real
+from tests.catalogue import catalogue
 from tests.waiting import wait_until
 
 PAGES = {
@@ -70,10 +70,11 @@ def address(path: str, language: str) -> str:
 
 def spoken(words: str, language: str) -> str:
     """English ``words`` of a page as it says them in ``language``: the longest piece without a value in it."""
-    key = min((key for key in WORDS if words in key), key=len)
+    if language == "en":
+        return words
+    keys = [message.id for message in catalogue() if isinstance(message.id, str) and words in message.id]
     with speaking(language):
-        pieces = re.split(r"\{[^}]*\}|\*\*", say(key)) if language != "en" else [words]
-    return max(pieces, key=len).strip()
+        return max(re.split(r"\{[^}]*\}|\*\*", say(min(keys, key=len))), key=len).strip()
 
 
 def settled(page: Page) -> None:

@@ -378,7 +378,7 @@ def test_odd_values_of_every_kind_do_no_harm(root):
         app = page(run)
         assert [error.value for error in app.error] == ["No reason was recorded. Its log in the run’s folder may tell."]
         assert f"step 4 / {of} · peak memory of the process 9 B, 10% of 90 B · ? · –" in said(app)
-        assert table(app, "checked")["step"].tolist() == [str(10**30)]
+        assert table(app, "checked")["step"].tolist() == [f"{10**30:,}"]
         assert app.code[0].value == (run / "config.yaml").read_text().rstrip("\n")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -26,18 +26,28 @@ RESUMABLE = ("failed", "cancelled", "lost")
 DELETED = ".{}.deleted"  # what a folder is called while it is being deleted
 
 
-def launch(config: dict[str, Any], name: str, device: str = ANY_DEVICE, root: Path | None = None) -> str:
+def launch(
+    config: dict[str, Any],
+    name: str,
+    device: str = ANY_DEVICE,
+    root: Path | None = None,
+    fill: Callable[[Path], None] | None = None,
+) -> str:
     """Make a training run and queue it; it starts at once when its device is free -> its id.
 
     ``config``: what the training reads from config.yaml, with absolute paths: the run starts in the project's folder.
     ``device``: "cpu", "cuda:1" ...; runs on one device go one after the other, and a run on "auto" shares the host
     with no other.
+    ``fill`` writes what the run needs beside its settings into its folder.
     Raises RunError ``runs-unwritable``, ``disk-full``, ``keeper-unstartable``.
     """
     folder = store.create((root or store.runs_root()).absolute(), "training", name, config)
     try:
+        if fill:
+            with store.disk_errors(folder):
+                fill(folder)
         submit(folder, device)
-    except RunError:
+    except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return folder.name
@@ -258,15 +268,11 @@ def again(folder: Path, inputs: Sequence[str] = ()) -> str:
             found=Message("no table of settings that can be read"),
             remedy=Message("launch a new run on the Validation page"),
         )
+
+    def copy(new: Path) -> None:
+        for file in inputs:
+            if (folder / file).is_file() and not (folder / file).is_symlink():
+                shutil.copyfile(folder / file, new / os.path.basename(file))
+
     name = status.get("name")
-    new = store.create(root, "training", name if isinstance(name, str) else "", config)
-    try:
-        with store.disk_errors(new):
-            for file in inputs:
-                if (folder / file).is_file() and not (folder / file).is_symlink():
-                    shutil.copyfile(folder / file, new / os.path.basename(file))
-        submit(new, run_queue.device(status))
-    except RunError:
-        shutil.rmtree(new, ignore_errors=True)
-        raise
-    return new.name
+    return launch(config, name if isinstance(name, str) else "", run_queue.device(status), root, copy)

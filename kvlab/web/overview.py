@@ -139,7 +139,7 @@ def _longest(geometry: Geometry) -> str:
 def _positions(geometry: Geometry) -> str:
     positions = geometry.positions
     if positions.kind != "rope":
-        return say(POSITIONS.get(positions.kind, positions.kind))
+        return say(POSITIONS[positions.kind]) if positions.kind in POSITIONS else positions.kind
     parts = [f"θ = {positions.theta:,.0f}" if positions.theta else "", positions.scaling or ""]
     return "RoPE " + ", ".join(part for part in parts if part)
 

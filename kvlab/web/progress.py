@@ -91,7 +91,7 @@ def _phase(view: View) -> str:
     if view.phase_remaining_s is not None:
         words.append(say("about {seconds:.0f} s left in this stage", seconds=view.phase_remaining_s))
     if view.overdue:
-        words.append(say("no word for {seconds:.0f} s: one long step, or stuck", seconds=view.silent_s))
+        words.append(say("no update for {seconds:.0f} s: a long step, or stuck", seconds=view.silent_s))
     return " · ".join(words)
 
 

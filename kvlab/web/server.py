@@ -21,6 +21,7 @@ from kvlab.runs import run_queue, store
 from kvlab.runs.worker_client import Worker
 from kvlab.web.access import hosts
 from kvlab.web.access.access_token import NEW, VARIABLE, AccessError, Keys, is_loopback, keys
+from kvlab.web.widgets import sentences
 
 WILDCARDS = ("", "0.0.0.0", "::")
 # Of the terminal.
@@ -79,8 +80,7 @@ def said() -> str:
 
 def note() -> str:
     """The last line of every page."""
-    note = say(NOTE)
-    return note if entrance().token else say(" ").join([note, say(NOTE_OPEN, setting=SETTING)])
+    return sentences(say(NOTE), not entrance().token and say(NOTE_OPEN, setting=SETTING))
 
 
 def _address() -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pandas as pd
@@ -14,15 +14,18 @@ from kvlab.runs.settings_diff import MISSING, differences
 from kvlab.web.widgets import table_height
 
 
-def table(all_settings: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
-    """``names``: of the runs, one column each."""
+def table(all_settings: Sequence[dict[str, Any]], names: Sequence[str], spoken: Collection[str] = ()) -> None:
+    """``names``: of the runs, one column each. ``spoken``: names of settings that are words of a table."""
     st.subheader(say("Settings that differ"))
-    found = differences(all_settings)
-    if not found:
+    differing_settings = differences(all_settings)
+    if not differing_settings:
         st.markdown(say("None: the settings of these runs are alike."))
         return
     frame = pd.DataFrame(
-        [[said(say(name) if " " in name else name), *map(said, values)] for name, values in found.items()],
+        [
+            [say(name) if name in spoken else in_words(name), *map(in_words, values)]
+            for name, values in differing_settings.items()
+        ],
         columns=["setting", *map(neutral, names)],
     )
     st.dataframe(
@@ -39,14 +42,14 @@ def differing(names: Sequence[str], all_settings: Sequence[dict[str, Any]]) -> l
     return list(differences([{name: settings.get(name) for name in names} for settings in all_settings]))
 
 
-def said(value: object) -> str:
-    """A setting in words."""
+def in_words(value: object) -> str:
+    """The value of a setting in words."""
     if value is MISSING:
         return say("not set")
     if value is None:
         return say("none")
     if isinstance(value, list | tuple):
-        return say(", ").join(map(said, value)) or say("none")
+        return say(", ").join(map(in_words, value)) or say("none")
     if isinstance(value, float):
         return f"{value:g}"
     return neutral(str(value).encode("utf-8", "replace").decode())

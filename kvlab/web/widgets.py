@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from math import isfinite, isnan
 
 import streamlit as st
@@ -59,8 +60,9 @@ def show_error(error: KvlabError) -> None:
 
 
 def sentences(*parts: str | bool) -> str:
-    """Join sentences; empty and false ones are left out."""
-    return say(" ").join(filter(None, parts))
+    """Join sentences, which Chinese does without spaces; empty and false ones are left out."""
+    known = [part for part in parts if part] or [""]
+    return reduce(lambda first, second: say("{first} {second}", first=first, second=second), known)
 
 
 def plain(text: str) -> str:

@@ -52,10 +52,10 @@ class Keys:
 
     def right(self, given: str) -> bool:
         """Whether ``given`` is the token, in a time that does not depend on how much of it is right."""
-        found = self.token is not None and same(given, self.token)
-        if not found:
+        right = self.token is not None and same(given, self.token)
+        if not right:
             self.guesses.wrong()
-        return found
+        return right
 
 
 def same(given: str, expected: str) -> bool:
@@ -71,10 +71,10 @@ def keys(address: str, chosen: str | None) -> Keys:
     if wanted == OFF and not is_loopback(address):
         raise AccessError(
             "access-open",
-            expected=Message(
-                "an access token, as the server listens on {address}", address=address or "every network interface"
-            ),
-            found=Message("{VARIABLE}={OFF}", VARIABLE=VARIABLE, OFF=OFF),
+            expected=Message("an access token, as the server listens on {address}", address=address)
+            if address
+            else Message("an access token, as the server listens on every network interface"),
+            found=f"{VARIABLE}={OFF}",
             remedy=Message(
                 "leave {variable} out, and a token is made at start, or listen on 127.0.0.1", variable=VARIABLE
             ),

@@ -1,6 +1,6 @@
 """The one gate in front of every route, WebSocket and static file (pure ASGI).
 
-The token comes in the address (``?token=``), in the header ``Authorization: Bearer`` or from the form of ``page.py``. A
+The token comes in the address (``?token=``), in the header ``Authorization: Bearer`` or from the form of login.py. A
 browser gets a cookie for it and is sent on to the address without it; a WebSocket comes with the cookie or the header.
 """
 
@@ -136,9 +136,9 @@ async def _posted(receive: Receive) -> str:
 def _safely(send: Send) -> Send:
     async def with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
-            found = MutableHeaders(scope=message)
+            headers = MutableHeaders(scope=message)
             for name, value in SAFE.items():
-                found.setdefault(name, value)
+                headers.setdefault(name, value)
         await send(message)
 
     return with_headers

@@ -16,9 +16,9 @@ _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[0-9a-z_.-]+)(:[0-9]{1,5})?", re.ASCII)
 
 
 def name_of(host: str) -> str | None:
-    """``localhost:8501`` -> ``localhost``; None for what is no Host header."""
-    found = _HOST.fullmatch(host.strip().lower())
-    return found[1].strip("[]").rstrip(".") if found else None
+    """``localhost:8501`` -> ``localhost``; None for anything that is no Host header."""
+    match = _HOST.fullmatch(host.strip().lower())
+    return match[1].strip("[]").rstrip(".") if match else None
 
 
 def host_allowed(host: str, names: Collection[str]) -> bool:

@@ -114,7 +114,7 @@ def _both(a: Alignment, b: Alignment, shown: str) -> None:
         placeholder="–",
         alt=say("Held-out R² of A and B, mean over heads, with what each control reaches"),
     )
-    settings_differ.table(both, ["A", "B"])
+    settings_differ.table(both, ["A", "B"], spoken=[name for name in both[0] if " " in name])
 
 
 @st.cache_resource(show_spinner=False, max_entries=8)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
-import pandas as pd
 import streamlit as st
 
 from kvlab.language import phrase, say
@@ -15,11 +13,9 @@ from kvlab.results.training.words import mark_words
 from kvlab.runs.history import Row
 from kvlab.runs.lenient import finite
 from kvlab.web import settings_differ
-from kvlab.web.training import charts, source, words
-from kvlab.web.widgets import GIB, count, number, sentences, table_height
+from kvlab.web.training import charts, source, table, words
+from kvlab.web.widgets import UNKNOWN, count, number, sentences, table_height
 
-MEASURED = ("ce", "kv_key", "kv_value")
-TEXTS = ("line", "run", "verdict")
 PEAKS = {
     ("device",): phrase("Peak memory: of the GPU."),
     ("process",): phrase("Peak memory: of the run’s own process."),
@@ -32,24 +28,23 @@ AGAINST = ("teachers", "map", "time", "layers", "sinks", "fusion", "control")
 
 def results(rows: Sequence[Row]) -> None:
     st.subheader(say("Results side by side"))
-    table, columns = [_result(row) for row in rows], _columns()
-    if not any(name.startswith("kl ") for row in table for name in row):
-        columns = {name: column for name, column in columns.items() if not name.startswith("kl ")}
-    frame = pd.DataFrame(table, columns=list(columns))
-    frame = frame.astype({name: "float64" for name in columns if name not in TEXTS})
-    css = [f"color: {charts.colour(position)}" for position in range(len(rows))]
+    columns = _columns()
+    results = table.frame(rows, columns)
+    if results[["kl before", "kl after"]].isna().all(axis=None):
+        results = results.drop(columns=["kl before", "kl after"])
     st.dataframe(
-        frame.style.apply(lambda _: css, subset=["line"]),
+        table.coloured(results, [charts.colour(position) for position in range(len(rows))]),
         hide_index=True,
-        column_config=columns,
-        height=table_height(len(frame), 460),
-        placeholder="–",
+        column_config=table.configs(columns),
+        height=table_height(len(results), 460),
+        placeholder=UNKNOWN,
         alt=say("Verdict, held-out cross-entropy and KV errors before and after, memory and pace of each selected run"),
     )
     st.caption(_about(rows))
 
 
-def _columns() -> dict[str, Any]:
+def _columns() -> table.Columns:
+    text, column = st.column_config.TextColumn, st.column_config.NumberColumn
     ce, key, value = (
         say("Held-out cross-entropy, nats per token."),
         say("Held-out KV(K): squared error over the target's variance."),
@@ -58,52 +53,43 @@ def _columns() -> dict[str, Any]:
     kl = say(
         "Functional test: KL on the projected cache against the student's own cache of that moment, nats per token."
     )
-    peak, pace = say("Most memory in use."), say("One over the median of the last 20 steps.")
+    pace = say("One over the median of the last 20 steps.")
+    documents = count(say("n docs"), say("Held-out documents; no step is trained on them."))
+    tokens = count(say("n tokens"), say("Predicted tokens, over which CE is the mean."))
+    steps = count(say("n rows"), say("Student steps with a target, over which K and V are the mean."))
+    peak = column(say("peak GiB"), format="%.2f", help=say("Most memory in use."))
     return {
-        "line": st.column_config.TextColumn("", width=30),
-        "run": st.column_config.TextColumn(say("run"), width=170),
-        "verdict": st.column_config.TextColumn(say("verdict"), width=80),
-        "ce before": number(say("CE before"), ce),
-        "ce after": number(say("CE after"), ce),
-        "kv_key before": number(say("K before"), key),
-        "kv_key after": number(say("K after"), key),
-        "kv_value before": number(say("V before"), value),
-        "kv_value after": number(say("V after"), value),
-        "kl before": number(say("KL before"), kl),
-        "kl after": number(say("KL after"), kl),
-        "documents": count(say("n docs"), say("Held-out documents; no step is trained on them.")),
-        "tokens": count(say("n tokens"), say("Predicted tokens, over which CE is the mean.")),
-        "rows": count(say("n rows"), say("Student steps with a target, over which K and V are the mean.")),
-        "peak": st.column_config.NumberColumn(say("peak GiB"), format="%.2f", help=peak),
-        "share": st.column_config.NumberColumn(say("of total"), format="percent"),
-        "steps/s": st.column_config.NumberColumn(say("steps/s"), format="%.2f", help=pace),
+        "line": (text("", width=26), lambda row: "━━"),
+        "run": (text(say("run"), width=134), lambda row: neutral(words.label(row))),
+        "verdict": (text(say("verdict"), width=78), lambda row: mark_words(row.verdict)),
+        "ce before": (number(say("CE before"), ce), _measured("before", "ce")),
+        "ce after": (number(say("CE after"), ce), _measured("after", "ce")),
+        "kv_key before": (number(say("K before"), key), _measured("before", "kv_key")),
+        "kv_key after": (number(say("K after"), key), _measured("after", "kv_key")),
+        "kv_value before": (number(say("V before"), value), _measured("before", "kv_value")),
+        "kv_value after": (number(say("V after"), value), _measured("after", "kv_value")),
+        "kl before": (number(say("KL before"), kl), lambda row: _kl(row, "before")),
+        "kl after": (number(say("KL after"), kl), lambda row: _kl(row, "after")),
+        "documents": (documents, _measured("before", "documents")),
+        "tokens": (tokens, _measured("before", "tokens")),
+        "rows": (steps, _measured("before", "rows")),
+        "peak": (peak, table.peak),
+        "share": (column(say("of total"), format="percent"), lambda row: row.peak.share if row.peak else None),
+        "steps/s": (column(say("steps/s"), format="%.2f", help=pace), lambda row: source.of(row.folder).steps_per_s()),
     }
+
+
+def _measured(when: str, name: str) -> Callable[[Row], float | None]:
+    return lambda row: finite(source.of(row.folder).measured(when).get(name))
+
+
+def _kl(row: Row, when: str) -> float | None:
+    function = records.read(source.of(row.folder).report().get("functional"))
+    return function["variants"]["projected"][when]["kl"] if function and function["reproduces"] else None
 
 
 def settings(rows: Sequence[Row]) -> None:
     settings_differ.table([source.settings(row) for row in rows], [words.label(row) for row in rows])
-
-
-def _result(row: Row) -> dict[str, Any]:
-    files = source.of(row.folder)
-    before, after = files.measured("before"), files.measured("after")
-    result: dict[str, Any] = {
-        "line": "━━",
-        "run": neutral(words.label(row)),
-        "verdict": mark_words(row.verdict),
-        "peak": row.peak.used / GIB if row.peak else None,
-        "share": row.peak.share if row.peak else None,
-        "steps/s": files.steps_per_s(),
-    }
-    for name in MEASURED:
-        result[f"{name} before"], result[f"{name} after"] = finite(before.get(name)), finite(after.get(name))
-    function = records.read(files.report().get("functional"))
-    if function and function["reproduces"]:
-        for when in ("before", "after"):
-            result[f"kl {when}"] = function["variants"]["projected"][when]["kl"]
-    for name in ("documents", "tokens", "rows"):
-        result[name] = finite(before.get(name))
-    return result
 
 
 def _about(rows: Sequence[Row]) -> str:

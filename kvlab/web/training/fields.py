@@ -1,7 +1,8 @@
-"""The fields of the training form."""
+"""The fields of the training form: one widget for each kind of setting, and the advanced ones."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import streamlit as st
@@ -10,56 +11,42 @@ from pydantic import BaseModel
 from kvlab.host import memory
 from kvlab.language import say
 from kvlab.request.train import Thresholds, TrainConfig
-from kvlab.web.training import options as words
+from kvlab.web.training import options
 
 
-def settings(teachers: int) -> dict[str, Any]:
+def advanced(teachers: int) -> dict[str, Any]:
     """Fields of TrainConfig that the main part of the form does not ask for."""
     computing, loss, data = st.columns(3, gap="medium")
+    chosen: dict[str, Any] = {}
     with computing:
-        chosen = _computing()
+        devices = ["auto", "cpu", *(f"cuda:{number}" for number in range(len(memory.visible_gpus())))]
+        about = say("auto: a GPU where there is one. Runs on one device go one after the other.")
+        chosen["device"] = st.selectbox(say("Device"), devices, key=key("device"), help=about)
+        chosen["precision"] = choice("precision", say("Precision"), options.PRECISIONS)
+        chosen |= _numbers(options.STEPS)
+        chosen["gradient_checkpointing"] = switch("gradient_checkpointing", say("Gradient checkpointing"))
     with loss:
-        chosen |= _loss(teachers)
+        one = teachers < 2
+        chosen["entropy"] = choice("entropy", say("Entropy of a learned router"), options.ENTROPIES, disabled=one)
+        weights = st.text_input(
+            say("Weights of fixed fusion, one per teacher"),
+            key=key("fusion_weights"),
+            placeholder=say("all alike"),
+            disabled=one,
+            help=described(TrainConfig, "fusion_weights"),
+        )
+        chosen["fusion_weights"] = () if one else _parsed(weights)
+        chosen |= _numbers(options.LOSS)
     with data:
-        chosen["time"] = choice("time", say("Time rule"), words.TIMES)
-        chosen["layers"] = choice("layers", say("Layers"), words.LAYERS)
-        chosen |= _numbers(words.DATA)
+        chosen["time"] = choice("time", say("Time rule"), options.TIMES)
+        chosen["layers"] = choice("layers", say("Layers"), options.LAYERS)
+        chosen |= _numbers(options.DATA)
     st.markdown(say("**Thresholds of the verdict**"))
     thresholds, columns = {}, st.columns(4)
-    for number, (name, label) in enumerate(words.THRESHOLDS.items()):
+    for number, (name, label) in enumerate(options.THRESHOLDS.items()):
         with columns[number % len(columns)]:
             thresholds[name] = real(name, say(label), Thresholds, f"threshold-{name}")
     return chosen | {"thresholds": thresholds}
-
-
-def _computing() -> dict[str, Any]:
-    devices = ["auto", "cpu", *(f"cuda:{number}" for number in range(len(memory.visible_gpus())))]
-    about = say("auto: a GPU where there is one. Runs on one device go one after the other.")
-    chosen: dict[str, Any] = {
-        "device": st.selectbox(say("Device"), devices, key=key("device"), help=about),
-        "precision": choice("precision", say("Precision"), words.PRECISIONS),
-    }
-    chosen |= _numbers(words.STEPS)
-    chosen["gradient_checkpointing"] = st.toggle(
-        say("Gradient checkpointing"),
-        key=key("gradient_checkpointing"),
-        help=described(TrainConfig, "gradient_checkpointing"),
-    )
-    return chosen
-
-
-def _loss(teachers: int) -> dict[str, Any]:
-    label = say("Entropy of a learned router")
-    chosen: dict[str, Any] = {"entropy": choice("entropy", label, words.ENTROPIES, disabled=teachers < 2)}
-    text = st.text_input(
-        say("Weights of fixed fusion, one per teacher"),
-        key=key("fusion_weights"),
-        placeholder=say("all alike"),
-        disabled=teachers < 2,
-        help=described(TrainConfig, "fusion_weights"),
-    )
-    chosen["fusion_weights"] = _weights(text) if teachers > 1 else ()
-    return chosen | _numbers(words.LOSS)
 
 
 def _numbers(labels: dict[str, str]) -> dict[str, Any]:
@@ -69,16 +56,13 @@ def _numbers(labels: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _weights(text: str) -> tuple[Any, ...]:
-    """ "0.7, 0.3" as numbers; what is none is left as it is, for the settings to refuse by name."""
-    return tuple(_number(part) for part in text.replace(",", " ").split())
-
-
-def _number(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
+def _parsed(text: str) -> tuple[float | str, ...]:
+    """Parse "0.7, 0.3". Pass anything else on, so that TrainConfig rejects it by name."""
+    values: list[float | str] = list(text.replace(",", " ").split())
+    for place, value in enumerate(values):
+        with suppress(ValueError):
+            values[place] = float(value)
+    return tuple(values)
 
 
 def key(name: str) -> str:
@@ -97,17 +81,18 @@ def choice(name: str, label: str, words: dict[str, str], disabled: bool = False)
     )
 
 
-def whole(name: str, label: str, disabled: bool = False) -> int:
+def switch(name: str, label: str) -> bool:
+    return st.toggle(label, key=key(name), help=described(TrainConfig, name))
+
+
+def whole(name: str, label: str) -> int:
     """A number of things."""
     least, most = _bounds(TrainConfig, name)
-    about = described(TrainConfig, name)
-    return int(
-        st.number_input(label, least, most, step=1, key=key(name), help=about, disabled=disabled)  # type: ignore[arg-type]
-    )
+    return int(st.number_input(label, least, most, step=1, key=key(name), help=described(TrainConfig, name)))
 
 
 def real(name: str, label: str, model: type[BaseModel] = TrainConfig, widget: str | None = None) -> float | None:
-    """A number with a fraction; None where the setting may be left out. What it must not be, the settings say."""
+    """A number with a fraction; None where the setting may be left out. The settings reject a wrong one themselves."""
     default = model.model_fields[name].default
     optional = default is None
     placeholder = say("by the student’s size") if optional else None

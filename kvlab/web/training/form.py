@@ -14,10 +14,8 @@ from kvlab.shapes import Document
 from kvlab.web import backend
 from kvlab.web.alignment.form import ALIASES
 from kvlab.web.prompts_form import SUFFIXES, UPLOAD_HELP, UPLOAD_MIB, read_upload, shown, within
-from kvlab.web.training import fields as validation_advanced
-from kvlab.web.training import launch
-from kvlab.web.training import options as words
-from kvlab.web.training.fields import choice, described, key, whole
+from kvlab.web.training import fields, launch, options
+from kvlab.web.training.fields import choice, key, switch, whole
 from kvlab.web.training.launch import Asked
 from kvlab.web.widgets import plain, show_error
 
@@ -28,65 +26,48 @@ NAME_HELP = phrase("A demo model, a Hugging Face id, an alias or a local folder;
 
 
 def _start() -> dict[str, Any]:
-    """What the form starts with, by widget key."""
-    plain_run = TrainConfig().model_dump(mode="json")
-    thresholds = plain_run.pop("thresholds")
-    fields = {key(name): value for name, value in plain_run.items() if name not in ("teachers", "data")}
-    fields |= {key(f"threshold-{name}"): value for name, value in thresholds.items()}
-    fields |= {key(name): value for name, value in DEMO.items()}
-    return fields | {key("folder"): "", key("fusion_weights"): ""}
+    """The initial values of the form, by widget key."""
+    values = TrainConfig().model_dump(mode="json") | DEMO | {"folder": "", "fusion_weights": ""}
+    values |= {f"threshold-{name}": value for name, value in values["thresholds"].items()}
+    return {key(name): value for name, value in values.items() if name not in ("thresholds", "data")}
 
 
 def keep_fields() -> None:
-    """Called before anything is drawn: Streamlit forgets a widget's value in every run that does not draw it."""
+    """Keep what is in the form; called before anything is drawn.
+
+    Streamlit forgets a widget's value in every run that does not draw it.
+    """
     for name, value in _start().items():
         st.session_state[name] = st.session_state.get(name, value)
 
 
 def new_run() -> str | None:
     """Draw the form -> the id of the run when one was launched."""
-    _presets()
+    one, two, _ = st.columns([3, 5, 4])
+    _preset(one, "one", say("Fill in: demo pair"), DEMO, ":material/school:")
+    _preset(two, "two", say("Fill in: two teachers, learned fusion"), TWO_TEACHERS, ":material/group:")
     left, right = st.columns(2, gap="medium")
     settings: dict[str, Any] = {}
     with left:
         settings |= _models()
-        data, documents = chosen()
-        settings["data"] = data
+        settings["data"], documents = _data()
     with right:
         settings |= _main(len(settings["teachers"]))
     button = st.container()
     with st.expander(say("Advanced: precision, accumulation, learning rate, seed, device, thresholds")):
-        settings |= validation_advanced.settings(len(settings["teachers"]))
+        settings |= fields.advanced(len(settings["teachers"]))
     with button:
         return _launch(Asked(settings, documents))
 
 
-def _presets() -> None:
-    one, two, _ = st.columns([3, 5, 4])
-    one.button(
-        say("Fill in: demo pair"),
-        key="preset-one",
-        on_click=_fill,
-        args=(DEMO,),
-        icon=":material/school:",
-        width="stretch",
-    )
-    two.button(
-        say("Fill in: two teachers, learned fusion"),
-        key="preset-two",
-        on_click=_fill,
-        args=(TWO_TEACHERS,),
-        icon=":material/group:",
-        width="stretch",
-    )
+def _preset(column, name: str, label: str, values: dict[str, Any], icon: str) -> None:
+    column.button(label, key=f"preset-{name}", on_click=_fill, args=(values,), icon=icon, width="stretch")
 
 
-def _fill(fields: dict[str, Any]) -> None:
-    """The defaults again, but for ``fields``."""
-    for name, value in _start().items():
+def _fill(values: dict[str, Any]) -> None:
+    """Put the initial values back, except for ``values``."""
+    for name, value in (_start() | {key(name): value for name, value in values.items()}).items():
         st.session_state[name] = value
-    for name, value in fields.items():
-        st.session_state[key(name)] = value
 
 
 def _models() -> dict[str, Any]:
@@ -109,26 +90,20 @@ def _models() -> dict[str, Any]:
 
 
 def _main(teachers: int) -> dict[str, Any]:
-    steps, batch = st.columns(2)
-    with steps:
-        chosen: dict[str, Any] = {"max_steps": whole("max_steps", say("Steps"))}
-    with batch:
-        chosen["batch_size"] = whole("batch_size", say("Batch size, documents"))
+    chosen: dict[str, Any] = {}
     left, right = st.columns(2)
     with left:
-        chosen["map"] = choice("map", say("Map"), words.MAPS)
-        chosen["control"] = choice("control", say("Control"), words.CONTROLS)
+        chosen["max_steps"] = whole("max_steps", say("Steps"))
+        chosen["map"] = choice("map", say("Map"), options.MAPS)
+        chosen["control"] = choice("control", say("Control"), options.CONTROLS)
+        chosen["use_kv_projector"] = switch("use_kv_projector", say("Project heads and width"))
     with right:
-        chosen["trainable"] = choice("trainable", say("What is trained"), words.TRAINABLE)
-        chosen["fusion"] = choice("fusion", say("Fusion of teachers"), words.FUSIONS, disabled=teachers < 2)
-    left, right = st.columns(2)
-    for column, name, label in (
-        (left, "use_kv_projector", say("Project heads and width")),
-        (right, "use_safe_resample", say("Resample the timeline")),
-    ):
-        chosen[name] = column.toggle(label, key=key(name), help=described(TrainConfig, name))
-    label, about = say("Functional test, before and after"), described(TrainConfig, "functional")
-    chosen["functional"] = st.toggle(label, key=key("functional"), help=about)
+        chosen["batch_size"] = whole("batch_size", say("Batch size, documents"))
+        chosen["trainable"] = choice("trainable", say("What is trained"), options.TRAINABLE)
+        label = say("Fusion of teachers")
+        chosen["fusion"] = choice("fusion", label, options.FUSIONS, disabled=teachers < 2)
+        chosen["use_safe_resample"] = switch("use_safe_resample", say("Resample the timeline"))
+    chosen["functional"] = switch("functional", say("Functional test, before and after"))
     return chosen
 
 
@@ -202,7 +177,7 @@ def _room(device: str) -> bool:
 SOURCES = {"demo": phrase("Bundled text"), "upload": phrase("Upload"), "folder": phrase("Folder on this machine")}
 
 
-def chosen() -> tuple[str, list[Document]]:
+def _data() -> tuple[str, list[Document]]:
     """The setting ``data``, and uploaded documents, which go into the run's folder."""
     source = st.segmented_control(
         say("Data"), list(SOURCES), format_func=lambda name: say(SOURCES[name]), key=key("source"), required=True

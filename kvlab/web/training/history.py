@@ -6,25 +6,18 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from kvlab.errors import KvlabError
 from kvlab.language import phrase, plural, say
-from kvlab.runs import run_queue, store
+from kvlab.runs import store
 from kvlab.runs.history import Row
 from kvlab.web import language, outcome
-from kvlab.web.training import actions, charts, compare, one, source, table
-from kvlab.web.widgets import plain, show_error
+from kvlab.web.training import actions, charts, compare, launch, one, source, table
+from kvlab.web.widgets import plain
 
-SHOWN = {
-    "training": phrase("Training runs"),
-    "analysis": phrase("Analyses"),
-    "injection": phrase("Functional tests"),
-    "all": phrase("All"),
-}
-NONE_YET = {
-    "training": phrase("No training runs yet in {folder}."),
-    "analysis": phrase("No analyses yet in {folder}."),
-    "injection": phrase("No functional tests yet in {folder}."),
-    "all": phrase("No runs yet in {folder}."),
+SHOWN = {  # kind: what the switch calls it, and what is said of none
+    "training": (phrase("Training runs"), phrase("No training runs yet in {folder}.")),
+    "analysis": (phrase("Analyses"), phrase("No analyses yet in {folder}.")),
+    "injection": (phrase("Functional tests"), phrase("No functional tests yet in {folder}.")),
+    "all": (phrase("All"), phrase("No runs yet in {folder}.")),
 }
 KEY = "run-{}"  # of the buttons of one run
 LOOK = 2.0  # seconds between two looks at runs that wait or work
@@ -34,7 +27,7 @@ def page() -> None:
     st.title(say("Runs"))
     rows = source.rows()
     selected, unknown = table.selected(rows)
-    _go_on(rows)
+    launch.attend()
     drawn = [row for row in selected if row.kind not in store.COMPUTED][: charts.DRAWN]
     colours = {row.id: position for position, row in enumerate(drawn)} if len(selected) > 1 else {}
     _history(rows, selected, colours)
@@ -61,20 +54,15 @@ def page() -> None:
 
 def _history(rows: Sequence[Row], selected: Sequence[Row], colours: dict[str, int]) -> None:
     language.keep_choice("runs-show", "training")
-    kind = (
-        st.segmented_control(
-            say("Show"),
-            list(SHOWN),
-            format_func=lambda kind: say(SHOWN[kind]),
-            key="runs-show",
-            label_visibility="collapsed",
-        )
-        or "all"
+    names = {kind: say(name) for kind, (name, _) in SHOWN.items()}
+    picked = st.segmented_control(
+        say("Show"), list(names), format_func=names.get, key="runs-show", label_visibility="collapsed"
     )
+    kind = picked or "all"
     # A run whose status is damaged could be either.
     shown = [row for row in rows if kind == "all" or row.kind == kind or (kind == "training" and row.kind == "unknown")]
     if not shown:
-        st.info(say(NONE_YET[kind], folder=_folder()))
+        st.info(say(SHOWN[kind][1], folder=_folder()))
         return
     hidden = len({row.id for row in selected} - {row.id for row in shown})
     active = sum(row.active for row in shown)
@@ -123,17 +111,6 @@ def _together(selected: Sequence[Row]) -> None:
             table.select([])
             st.rerun()
     actions.question(over, KEY, KEY, table.drop)
-
-
-def _go_on(rows: Sequence[Row]) -> None:
-    """Somebody must look after waiting runs, also after the keeper was killed."""
-    if not any(row.ahead is not None for row in rows):
-        return
-    try:
-        run_queue.attend(store.runs_root())
-    except KvlabError as error:
-        st.warning(say("The run queue is not moving: no waiting run is started."), icon=":material/pause_circle:")
-        show_error(error)
 
 
 def _watch(rows: Sequence[Row]) -> None:

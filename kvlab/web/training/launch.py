@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ import streamlit as st
 
 from kvlab.errors import KvlabError, RunError, TrainError
 from kvlab.host import memory, models
-from kvlab.language import Message
+from kvlab.language import Message, say
 from kvlab.request.prompts import RUN_PROMPTS, read_prompts, write_prompts
 from kvlab.request.refusals import check as check_shapes
 from kvlab.request.refusals import check_functional
@@ -21,9 +20,10 @@ from kvlab.runs import run_queue, store, training
 from kvlab.runs.failures import advise
 from kvlab.runs.monitor import View
 from kvlab.shapes import Document
-from kvlab.web import backend
+from kvlab.web import backend, server
 from kvlab.web.server import worker
 from kvlab.web.training.source import settings_of
+from kvlab.web.widgets import show_error
 
 CHOSEN = "validation-run"  # of the session: the run that the Validation page shows
 LEAST_DOCUMENTS = 3
@@ -79,18 +79,13 @@ def check(config: TrainConfig) -> None:
 
 def launch(config: TrainConfig, documents: Sequence[Document] = ()) -> str:
     """Queue the run -> its id. Raises RunError as training.launch does."""
-    name = "-".join(_short(name) for name in (*config.teachers, config.student))
-    fields = config.model_dump(mode="json")
-    folder = store.create(store.runs_root().absolute(), "training", name, fields)
-    try:
+    name = "-".join(name.rstrip("/").rsplit("/", 1)[-1] for name in (*config.teachers, config.student))
+
+    def fill(folder: Path) -> None:
         if config.data == OWN_PROMPTS:
-            with store.disk_errors(folder):
-                write_prompts(list(documents), folder / RUN_PROMPTS)
-        training.submit(folder, config.device)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    return folder.name
+            write_prompts(list(documents), folder / RUN_PROMPTS)
+
+    return training.launch(config.model_dump(mode="json"), name, config.device, fill=fill)
 
 
 def again(folder: Path, changes: dict[str, Any] | None = None) -> str:
@@ -118,6 +113,13 @@ def changes_of(view: View) -> dict[str, Any]:
     if view.state == "lost" and error.get("kind") in MAY_BE_MEMORY and killed and settings:
         return advise(MemoryError(), settings, view.phase).changes
     return {}
+
+
+def attend() -> None:
+    """Set the queue going again when nobody looks after it, and show why when that fails."""
+    if error := server.problem():
+        st.warning(say("The run queue is not moving: no waiting run is started."), icon=":material/pause_circle:")
+        show_error(error)
 
 
 def ahead(device: str) -> int:
@@ -165,7 +167,3 @@ def _enough(documents: Sequence[Document]) -> None:
             found=Message("{n} in the upload", n=texts),
             remedy=Message("add documents, or use the bundled text"),
         )
-
-
-def _short(name: str) -> str:
-    return name.rstrip("/").rsplit("/", 1)[-1]

@@ -17,7 +17,7 @@ from kvlab.results.training.words import checkpoint_words, remarked, verdict_wor
 from kvlab.runs import monitor, run_queue, store, training
 from kvlab.runs.metrics import pace
 from kvlab.runs.monitor import View
-from kvlab.web import outcome, places
+from kvlab.web import outcome, places, server
 from kvlab.web.training import actions, charts, launch, share, source, words
 from kvlab.web.training.source import Source
 from kvlab.web.widgets import UNKNOWN, duration, plain, sentences, show_error
@@ -27,6 +27,7 @@ ENDS = {
     "failed": phrase("This run failed."),
     "lost": phrase("This run was lost: its process is gone and did not say how it ended."),
 }
+MEMORY = {"device": phrase("**GPU memory in use**"), "process": phrase("**Memory of this process** (no GPU)")}
 COMPUTED = {  # kinds that other pages show: what it is, the place and the icon of its page
     "analysis": (phrase("This is an analysis, not a training run."), places.alignment, ":material/grid_on:"),
     "injection": (phrase("This is a functional test, not a training run."), places.function, ":material/science:"),
@@ -104,7 +105,8 @@ def _state(view: View, files: Source, moving: bool) -> None:
             actions.course(view, key)
         with left:
             if view.state == "queued":
-                _queued(view)
+                server.problem()  # sets a queue going again whose keeper was killed
+                st.info(words.waiting(run_queue.place(view.folder) or 0), icon=":material/hourglass_top:")
             else:
                 share_done = (view.share or 0.0) if view.total > 1 else 0.0
                 st.progress(share_done, text=plain(words.going_on(view)))
@@ -119,16 +121,6 @@ def _state(view: View, files: Source, moving: bool) -> None:
         actions.course(view, key)
         if not moving:  # while it is drawn anew each second, a click could meet a button that is gone
             share.button(view.folder)
-
-
-def _queued(view: View) -> None:
-    root = view.folder.parent
-    st.info(words.waiting(run_queue.place(view.folder) or 0), icon=":material/hourglass_top:")
-    if run_queue.keeper(root) is None:  # it was killed: whoever looks sets the queue going again
-        try:
-            run_queue.attend(root)
-        except KvlabError as error:
-            show_error(error)
 
 
 def ended(view: View, files: Source) -> None:
@@ -179,7 +171,7 @@ def _numbers(view: View, files: Source) -> None:
         say("Step"): say("{done:,} of {total:,}", done=speed.step, total=total),
         say("Loss"): f"{loss[-1]:.4f}" if loss else UNKNOWN,
         say("Elapsed"): duration(view.elapsed_s),
-        say("Remaining"): words.remaining(view, speed),
+        say("Remaining"): duration(speed.remaining_s if view.state == "running" else None),
         say("Steps per second"): f"{1 / speed.seconds_per_step:.2f}" if speed.seconds_per_step else UNKNOWN,
         say("Tokens per second"): f"{speed.tokens_per_s:,.0f}" if speed.tokens_per_s else UNKNOWN,
     }
@@ -206,7 +198,7 @@ def _curves(view: View, files: Source) -> None:
         chart = charts.terms(steps, charts.CE, say("nats per token"))
         _chart(chart, f"ce-{view.id}", say("Cross-entropy over steps"))
     with memory:
-        st.markdown(words.memory(whose if in_use else ""))
+        st.markdown(say(MEMORY[whose]) if in_use else say("**Memory in use**"))
         _chart(in_use, f"memory-{view.id}", say("Memory in use over time"))
     teachers = [str(name) for name in view.config.get("teachers") or ()]
     if len(teachers) > 1 and (chart := charts.router(steps, teachers)):
@@ -230,7 +222,7 @@ def checkpoints(rows: Sequence[dict[str, Any]]) -> None:
     st.markdown(say("**Checkpoints**"))
     shown = [
         {
-            say("step"): str(row.get("step", "")),
+            say("step"): _written(row.get("step")),
             say("checked"): plain(checkpoint_words(row.get("name", UNKNOWN))),
             say("result"): words.mark(row.get("state")),
             say("value"): _written(row.get("value")),
@@ -246,7 +238,9 @@ def checkpoints(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _written(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, int | float) else UNKNOWN
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.3g}" if isinstance(value, float) else UNKNOWN
 
 
 def _log(files: Source) -> None:

@@ -29,6 +29,10 @@ PAGES = {  # kind of a run -> its page, and the words and icon of the link
     "analysis": (places.alignment, phrase("Open the analysis"), ":material/grid_on:"),
     "injection": (places.function, phrase("Open the functional test"), ":material/science:"),
 }
+CE = phrase("held-out CE {before:.4f} → {after} nats per token")
+CE_OF = phrase(
+    "held-out CE {before:.4f} → {after} nats per token (n = {tokens:,} tokens, {documents} held-out documents)"
+)
 LIVE = (places.validation, phrase("Open live view"), ":material/monitoring:")
 SETTINGS_SHOWN = 100_000  # characters
 FILES_SHOWN = 200
@@ -42,7 +46,7 @@ def panel(row: Row, key: str) -> None:
     st.markdown(_summary(row))
     if trains:
         live.ended(view, files)
-    with st.container(horizontal=True, key="run-actions"):
+    with st.container(horizontal=True, vertical_alignment="center", key="run-actions"):
         place, label, icon = PAGES.get(row.kind, LIVE)
         st.page_link(place(), label=say(label), icon=icon, query_params={"run": row.id})
         if trains:
@@ -76,11 +80,9 @@ def _summary(row: Row) -> str:
         parts.append(say("step {steps}", steps=steps))
     if row.ce_before is not None:
         after = UNKNOWN if row.ce_after is None else f"{row.ce_after:.4f}"
-        ce = say("held-out CE {before:.4f} → {after} nats per token", before=row.ce_before, after=after)
-        documents, tokens = (files.measured("before").get(name) for name in ("documents", "tokens"))
-        if isinstance(documents, int) and isinstance(tokens, int):
-            ce += say(" (n = {tokens:,} tokens, {documents} held-out documents)", tokens=tokens, documents=documents)
-        parts.append(ce)
+        n = {name: files.measured("before").get(name) for name in ("documents", "tokens")}
+        known = all(isinstance(count, int) for count in n.values())
+        parts.append(say(CE_OF if known else CE, before=row.ce_before, after=after, **n))
     if peak := row.peak:
         total = readable(peak.total) if peak.total else ""
         parts.append(say(PEAKS[peak.what, bool(peak.total)], used=readable(peak.used), share=peak.share, total=total))

@@ -7,9 +7,8 @@ import streamlit as st
 from kvlab.language import phrase, say
 from kvlab.runs import monitor, run_queue, store
 from kvlab.runs.monitor import View
-from kvlab.web import server
 from kvlab.web.training import form, launch, live, words
-from kvlab.web.widgets import plain, show_error
+from kvlab.web.widgets import plain
 
 ABOUT = phrase(
     "A short training run answers one question: does distilling these teachers’ KV caches into this student work at "
@@ -21,9 +20,7 @@ LISTED = 2  # runs named above the form
 def page() -> None:
     left, right = st.columns([4, 1], vertical_alignment="bottom")
     left.title(say("Validation"))
-    if error := server.problem():
-        st.warning(say("The run queue is not moving: no waiting run is started."), icon=":material/warning:")
-        show_error(error)
+    launch.attend()
     run_id = st.query_params.get("run") or st.session_state.get(launch.CHOSEN)
     if run_id:
         right.button(say("New run"), icon=":material/add:", on_click=_new, width="stretch", key="validation-new")

@@ -10,7 +10,7 @@ from typing import Any
 
 import streamlit as st
 
-from kvlab.errors import KvlabError, TrainError
+from kvlab.errors import TrainError
 from kvlab.request.train import TrainConfig, checked
 from kvlab.results.training.verdict import judge
 from kvlab.runs import store
@@ -149,12 +149,8 @@ def settings_of(config: dict[str, Any]) -> TrainConfig | None:
 def settings(row: Row) -> dict[str, Any]:
     """All settings of a run, also those left at their defaults; those that are out of date or broken as they stand."""
     config = store.read_config(row.folder)
-    if row.kind != "training":
-        return config
-    try:
-        return checked(config).model_dump(mode="json")
-    except KvlabError:
-        return config
+    settings = settings_of(config) if row.kind == "training" else None
+    return settings.model_dump(mode="json") if settings else config
 
 
 def _copy(table: Table) -> Table:

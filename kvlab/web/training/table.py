@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -15,88 +15,82 @@ from kvlab.results.training.words import mark_words
 from kvlab.runs import store
 from kvlab.runs.history import Row
 from kvlab.web.training import charts, words
-from kvlab.web.widgets import GIB, number, table_height
+from kvlab.web.widgets import GIB, UNKNOWN, number, table_height
 
 HEIGHT = 330
 NOT_OF_ANALYSES = ("verdict", "steps", "loss", "ce_before", "ce_after", "peak")
+TEXTS = ("line", "name", "run", "state", "verdict", "steps", "device", "started", "note")  # columns without numbers
+
+Columns = dict[str, tuple[Any, Callable[[Row], Any]]]  # name: how the column is shown, and a run's value in it
 
 
 def panel(rows: Sequence[Row], selected: Sequence[Row], colours: dict[str, int], only_analyses: bool) -> None:
     """``colours``: position in the figure, by run id."""
-    key, columns = _key(rows, selected), _columns()
+    key, columns = _key(rows, selected), _columns(colours)
+    hidden = (*(NOT_OF_ANALYSES if only_analyses else ()), *(() if colours else ("line",)))
+    numbers = frame(rows, columns)
+    numbers["started"] = pd.to_datetime(numbers["started"], utc=True, errors="coerce")
+    css = [charts.colour(colours[row.id]) if row.id in colours else "" for row in rows]
     st.dataframe(
-        _coloured(_frame(rows, colours), rows, colours),
+        coloured(numbers, css) if colours else numbers,  # a plain table is cheaper
         key=key,
         on_select=lambda: _picked(key, rows, selected),
         selection_mode="multi-row",
         selection_default={"selection": {"rows": _positions(rows, selected)}},
         hide_index=True,
-        column_order=[
-            name
-            for name in columns
-            if not (only_analyses and name in NOT_OF_ANALYSES) and not (name == "line" and not colours)
-        ],
-        column_config=columns,
+        column_order=[name for name in columns if name not in hidden],
+        column_config=configs(columns),
         height=table_height(max(len(rows), 1), HEIGHT),
-        placeholder="–",
+        placeholder=UNKNOWN,
         alt=say(
             "All runs, newest first: state, verdict, steps, loss, held-out cross-entropy, memory, device, time, note"
         ),
     )
 
 
-def _columns() -> dict[str, Any]:
-    column = st.column_config
+def frame(rows: Sequence[Row], columns: Columns) -> pd.DataFrame:
+    """One line a run; unknown numbers are NaN."""
+    table = pd.DataFrame({name: [value(row) for row in rows] for name, (_, value) in columns.items()})
+    return table.astype({name: "float64" for name in columns if name not in TEXTS})
+
+
+def coloured(table: pd.DataFrame, colours: Sequence[str]):
+    """The table with its lines "━━" in these colours."""
+    return table.style.apply(lambda _: [f"color: {colour}" if colour else "" for colour in colours], subset=["line"])
+
+
+def configs(columns: Columns) -> dict[str, Any]:
+    return {name: config for name, (config, _) in columns.items()}
+
+
+def _columns(colours: dict[str, int]) -> Columns:
+    text, plain_number = st.column_config.TextColumn, st.column_config.NumberColumn
+    line = text("", width=30, help=say("The colour of the run in the figure below."))
+    verdict = text(say("verdict"), width=80, help=say("The checkpoints of the run, all together."))
+    before = number(say("CE before"), say("Held-out cross-entropy before the first step, nats per token."))
+    after = number(say("CE after"), say("Held-out cross-entropy after the last step, nats per token."))
     memory = say("Most memory in use: of the GPU, or without one of the run's own process.")
+    started = st.column_config.DatetimeColumn(say("started (UTC)"), format="YYYY-MM-DD HH:mm", width=122)
+    elapsed = plain_number(say("seconds"), format="%.0f", help=say("Since its start, or its last resumption."))
     return {
-        "line": column.TextColumn("", width=30, help=say("The colour of the run in the figure below.")),
-        "name": column.TextColumn(say("run"), width=160),
-        "state": column.TextColumn(say("state"), width=130),
-        "verdict": column.TextColumn(say("verdict"), width=74, help=say("The checkpoints of the run, all together.")),
-        "steps": column.TextColumn(say("step / of"), width=76),
-        "loss": number(say("final loss"), say("Of the last step that was logged.")),
-        "ce_before": number(say("CE before"), say("Held-out cross-entropy before the first step, nats per token.")),
-        "ce_after": number(say("CE after"), say("Held-out cross-entropy after the last step, nats per token.")),
-        "peak": column.NumberColumn(say("peak GiB"), format="%.2f", help=memory),
-        "device": column.TextColumn(say("device"), width=52),
-        "started": column.DatetimeColumn(say("started (UTC)"), format="YYYY-MM-DD HH:mm", width=122),
-        "elapsed": column.NumberColumn(
-            say("seconds"), format="%.0f", help=say("Since its start, or its last resumption.")
-        ),
-        "note": column.TextColumn(say("note"), width=110),
+        "line": (line, lambda row: "━━" if row.id in colours else ""),
+        "name": (text(say("run"), width=150), lambda row: neutral(row.name)),
+        "state": (text(say("state"), width=120), words.state),
+        "verdict": (verdict, lambda row: mark_words(row.verdict)),
+        "steps": (text(say("step / of"), width=96), words.steps),
+        "loss": (number(say("final loss"), say("Of the last step that was logged.")), lambda row: row.loss),
+        "ce_before": (before, lambda row: row.ce_before),
+        "ce_after": (after, lambda row: row.ce_after),
+        "peak": (plain_number(say("peak GiB"), format="%.2f", help=memory), peak),
+        "device": (text(say("device"), width=52), lambda row: row.device),
+        "started": (started, lambda row: row.started),
+        "elapsed": (elapsed, lambda row: row.elapsed_s),
+        "note": (text(say("note"), width=100), lambda row: neutral(" ".join(row.note.split())[:200])),
     }
 
 
-def _frame(rows: Sequence[Row], colours: dict[str, int]) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "line": ["━━" if row.id in colours else "" for row in rows],
-            "name": [neutral(row.name) for row in rows],
-            "state": [words.state(row) for row in rows],
-            "verdict": [mark_words(row.verdict) for row in rows],
-            "steps": [words.steps(row) for row in rows],
-            "loss": _floats(row.loss for row in rows),
-            "ce_before": _floats(row.ce_before for row in rows),
-            "ce_after": _floats(row.ce_after for row in rows),
-            "peak": _floats(row.peak.used / GIB if row.peak else None for row in rows),
-            "device": [row.device for row in rows],
-            "started": pd.to_datetime([row.started for row in rows], utc=True, errors="coerce"),
-            "elapsed": _floats(row.elapsed_s for row in rows),
-            "note": [neutral(" ".join(row.note.split())[:200]) for row in rows],
-        }
-    )
-
-
-def _floats(values) -> pd.Series:
-    return pd.Series(list(values), dtype="float64")
-
-
-def _coloured(frame: pd.DataFrame, rows: Sequence[Row], colours: dict[str, int]):
-    """With the lines in their colours; a plain table where none is drawn, which is cheaper."""
-    if not colours:
-        return frame
-    css = [f"color: {charts.colour(colours[row.id])}" if row.id in colours else "" for row in rows]
-    return frame.style.apply(lambda _: css, subset=["line"])
+def peak(row: Row) -> float | None:
+    return row.peak.used / GIB if row.peak else None
 
 
 def _positions(rows: Sequence[Row], selected: Sequence[Row]) -> list[int]:
@@ -134,9 +128,8 @@ def selected(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
         wanted = st.session_state.get(_KEY, [])
     wanted = [part for part in dict.fromkeys(wanted) if part][:MOST]
     known = {row.id: row for row in rows}
-    found = [part for part in wanted if part in known]
     select(wanted)
-    return [known[part] for part in found], [part for part in wanted if part not in known]
+    return [known[part] for part in wanted if part in known], [part for part in wanted if part not in known]
 
 
 def select(ids: Iterable[str]) -> None:

@@ -8,7 +8,6 @@ from kvlab.language import phrase, plural, say
 from kvlab.results.training import records
 from kvlab.results.training.words import mark_words, state_words
 from kvlab.runs.history import Row
-from kvlab.runs.metrics import Pace
 from kvlab.runs.monitor import View
 from kvlab.shapes import phase_words
 from kvlab.web.widgets import UNKNOWN, duration, sentences
@@ -20,7 +19,6 @@ CONTROLS = {
     "shuffled-teacher": phrase("A control: the teacher's rows are out of order ({name})."),
     "random-teacher": phrase("A control: the teacher has random weights ({name})."),
 }
-MEMORY = {"device": phrase("**GPU memory in use**"), "process": phrase("**Memory of this process** (no GPU)")}
 CHANGES = {
     "ce": phrase("cross-entropy {before:.4f} → {after:.4f} nats per token"),
     "kv_key": phrase("KV error of K {before:.4f} → {after:.4f}"),
@@ -125,16 +123,6 @@ def steps(row: Row) -> str | None:
     if row.step is None and row.steps is None:
         return None
     return f"{row.step or 0} / {'?' if row.steps is None else row.steps}"
-
-
-def remaining(view: View, pace: Pace) -> str:
-    """The time of the remaining training steps, at the pace of the last ones."""
-    return duration(pace.remaining_s) if view.state == "running" else UNKNOWN
-
-
-def memory(whose: str) -> str:
-    """The title of the memory curve: of the "device", of the "process", or not known yet."""
-    return say(MEMORY[whose]) if whose in MEMORY else say("**Memory in use**")
 
 
 def damaged(lines: int) -> str:
