@@ -1,103 +1,100 @@
-"""Every word of the interface is there in English and Chinese, and no Chinese is there that nobody says."""
+"""Words that people read: the catalogue is complete, all that is shown is said through it, values stay as they are."""
 
 import ast
+import copy
+import json
+import pickle
 import re
 import string
-from pathlib import Path
 
 import pytest
 
-from kvlab import language
-from kvlab.language import chinese, plural, say, speaking, translated
+from kvlab import PACKAGE, language
+from kvlab.cli import main
+from kvlab.errors import PARTS, KvlabError, ModelError
+from kvlab.language import Message, plural, say, speaking
+from tests import catalogue
+from tests.catalogue import SPEAKERS, spoken
 
-PACKAGE = Path(__file__).parents[1] / "kvlab"
-FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if "language" not in path.parts]
-SPEAKERS = {"say": 0, "mark": 0, "plural": 2}  # which argument is the key; of plural the words for many
-SHOWN = [
-    path
-    for path in FILES
-    if path.relative_to(PACKAGE).parts[0] in ("web", "results")
-    and path.name != "data.py"
-    and path.relative_to(PACKAGE).parts[:2] not in (("results", "training"), ("web", "access"))
-]
-ERROR_FIELDS = {"expected", "found", "remedy"}  # of an error: messages, see test_every_error_has_chinese
 PROSE = re.compile(r"[A-Za-z’']{2,} [a-z’']{2,}")
 NOT_PROSE = re.compile(r"^(:material/|<style>|<)")
+# The door says its few words in both languages at once; the report of a run has words of its own.
+APART = {PACKAGE / "web" / "access", PACKAGE / "results" / "training"}
+SHOWN = [
+    path for room in ("web", "results") for path in sorted((PACKAGE / room).rglob("*.py")) if path.parent not in APART
+]
 
 
-def name_of(call):
-    """Of a function by its own name: a method that is called say is another thing."""
-    return getattr(call.func, "id", "")
+def parts(text):
+    """The literal parts of a template, and the names of its holes."""
+    if "%{" in text.replace("%{{", ""):  # of plotly, which fills in what it finds
+        return re.sub(r"%\{[^}]*\}", "", text), set(re.findall(r"%\{[^}]*\}", text))
+    found = list(string.Formatter().parse(text))
+    return "".join(literal for literal, *_ in found), {name for _, name, *_ in found if name is not None}
 
 
-def keys(node):
-    """The literal keys in an argument: also those of a conditional expression."""
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return [node.value]
-    if isinstance(node, ast.IfExp):
-        return keys(node.body) + keys(node.orelse)
-    return []
-
-
-def spoken():
-    found = {}
-    for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            # A method of this name, as of a run's log, is none of ours.
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in SPEAKERS:
-                for key in keys(node.args[SPEAKERS[name_of(node)]]):
-                    found.setdefault(key, path.relative_to(PACKAGE))
+@pytest.fixture(scope="module")
+def entries():
+    """(words, words for many or "", Chinese) of the catalogue."""
+    found = []
+    for entry in catalogue.catalogue():
+        if entry.id:
+            one, many = entry.id if isinstance(entry.id, tuple) else (entry.id, "")
+            found.append((one, many, entry.string[0] if isinstance(entry.string, tuple) else entry.string))
     return found
 
 
-def holes(text):
-    return {name.split(".")[0].split("[")[0] for _, name, _, _ in string.Formatter().parse(text) if name is not None}
+def test_every_word_that_is_said_has_chinese(entries):
+    """A template that is nothing but values and signs needs none."""
+    missing = [one for one, many, chinese in entries if not chinese and re.search("[A-Za-z]", parts(many or one)[0])]
+    assert not missing, "\n".join(missing)
 
 
-def test_every_word_that_is_said_has_chinese():
-    missing = {key: str(path) for key, path in spoken().items() if key not in chinese.WORDS}
-    assert not missing, f"no Chinese for {len(missing)}: {missing}"
+def test_the_catalogue_has_what_is_said_and_nothing_else(entries):
+    said = {(one, many) for one, many, _ in spoken()}
+    assert {(one, many) for one, many, _ in entries} == said and len(said) > 1000
 
 
-def test_no_chinese_is_there_that_nobody_says():
-    unused = set(chinese.WORDS) - set(spoken())
-    assert not unused, f"{len(unused)} keys are said nowhere: {sorted(unused)}"
+def test_chinese_has_the_holes_of_its_english(entries):
+    assert not [
+        (many or one, chinese) for one, many, chinese in entries if not parts(chinese)[1] <= parts(many or one)[1]
+    ]
+    assert not [one for one, _, chinese in entries if one == chinese and PROSE.search(one)]
 
 
-def test_no_key_stands_in_two_parts():
-    parts = [part.WORDS for part in chinese.PARTS]
-    twice = [key for n, part in enumerate(parts) for key in part if any(key in other for other in parts[n + 1 :])]
-    assert not twice, f"in two files: {twice}"
+def test_the_compiled_catalogue_is_that_of_the_text():
+    assert catalogue.MO.read_bytes() == catalogue.compiled(catalogue.catalogue())
 
 
-@pytest.mark.parametrize("words", [chinese.WORDS, chinese.MESSAGES], ids=["words", "messages"])
-def test_chinese_has_the_fields_of_its_english(words):
-    other = {english: said for english, said in words.items() if not holes(said) <= holes(english)}
-    assert not other, f"fields that the English does not have: {other}"
-    same = [english for english, said in words.items() if said == english and PROSE.search(english)]
-    assert not same, f"not translated: {same}"
+def test_bold_words_are_bold_without_spaces_around_them(entries):
+    """Markdown does not close ** behind a punctuation mark that a letter follows: **甲：**乙 would show its stars."""
+    for _, _, text in entries:
+        pieces = text.split("**")
+        for at in range(1, len(pieces) - 1, 2):
+            before, bold, after = pieces[at - 1][-1:], pieces[at], pieces[at + 1][:1]
+            assert not (bold[-1] in "，。：；！？）”" and (after.isalnum() or after == "{")), text
+            assert not (bold[0] in "（“" and (before.isalnum() or before == "}")), text
 
 
 def speaks(node):
     """Whether words are said in an expression: what stands before it in a table is a name, and never shown."""
-    return any(isinstance(part, ast.Call) and name_of(part) in SPEAKERS for part in ast.walk(node))
+    return any(isinstance(part, ast.Call) and ast.unparse(part.func) in SPEAKERS for part in ast.walk(node))
 
 
-def unspoken(path):
-    """Prose in a file that is not said through the language module."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+def unspoken(tree):
+    """Prose that is not said through the language module."""
     fine = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call):
-            if name_of(node) in {*SPEAKERS, "translated"}:
-                fine |= {id(part) for argument in node.args for part in ast.walk(argument)}
-            fine |= {id(p) for k in node.keywords if k.arg in ERROR_FIELDS for p in ast.walk(k.value)}
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in SPEAKERS:
+            fine |= {id(part) for argument in node.args for part in ast.walk(argument)}
         elif isinstance(node, ast.Subscript):
             fine |= {id(part) for part in ast.walk(node.slice)}  # a name in a table
         elif isinstance(node, ast.Dict):
             fine |= {id(name) for name, value in zip(node.keys, node.values, strict=True) if speaks(value)}
         elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             fine.add(id(node.value))  # a docstring
+        elif isinstance(node, ast.Raise) and "Error" in ast.unparse(node) and not raises_known(node):
+            fine |= {id(part) for part in ast.walk(node)}  # of a mistake in the code, which nobody reads on a page
     return [
         node.value
         for node in ast.walk(tree)
@@ -106,9 +103,30 @@ def unspoken(path):
     ]
 
 
-def test_all_prose_is_said_through_the_language_module():
-    assert SHOWN
-    assert not {path: words for path in SHOWN if (words := unspoken(path))}
+def raises_known(node):
+    """An error with an expectation, what was found and a remedy."""
+    return isinstance(node.exc, ast.Call) and {keyword.arg for keyword in node.exc.keywords} >= set(PARTS)
+
+
+def test_all_prose_of_pages_and_results_is_said_through_the_language_module():
+    assert len(SHOWN) > 50
+    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in SHOWN}
+    assert not {path: words for path, tree in trees.items() if (words := unspoken(tree))}
+
+
+def test_the_parts_of_every_error_are_messages_or_values():
+    """Words in quotes there would be shown in English, whoever reads them."""
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            for keyword in node.keywords if isinstance(node, ast.Call) else ():
+                if keyword.arg in PARTS:
+                    value = keyword.value
+                    literal = [part for part in ast.walk(value) if isinstance(part, ast.Constant)]
+                    prose = [part.value for part in literal if isinstance(part.value, str) and PROSE.search(part.value)]
+                    if prose and not speaks(value):
+                        found.append((path.name, value.lineno, prose))
+    assert not found
 
 
 def test_the_language_is_that_of_the_speaker_then_of_who_asks():
@@ -128,28 +146,75 @@ def test_the_language_is_that_of_the_speaker_then_of_who_asks():
     assert language.current() == "en"
 
 
-def test_one_and_many_in_english():
+def test_one_and_many():
     assert [plural(n, "{n} run", "{n} runs") for n in (1, 2)] == ["1 run", "2 runs"]
-
-
-def test_a_message_is_recognised_with_its_values(monkeypatch):
-    from kvlab.language import messages
-
-    known = {"{n} prompts in {file}": "{file} 中有 {n} 条提示", "no prompts": "没有提示", "use {what}": "请用{what}"}
-    monkeypatch.setattr(messages, "MESSAGES", known)
-    messages._templates.cache_clear()
-    messages.in_chinese.cache_clear()
-    try:
-        with speaking("zh"):
-            assert translated("3 prompts in a.txt") == "a.txt 中有 3 条提示"
-            assert translated("use no prompts") == "请用没有提示"
-            assert translated("something else") == "something else"
-        assert translated("no prompts") == "no prompts"
-    finally:
-        messages._templates.cache_clear()
-        messages.in_chinese.cache_clear()
+    message = Message.plural(2, "{n} layer of {heads}", "{n} layers of {heads}", heads="done")
+    assert str(message) == "2 layers of done"
+    with speaking("zh"):
+        assert "done" in message and "layers" not in message
 
 
 def test_what_is_not_a_number_is_a_dash():
     assert say("KL {kl:.3f} ± {se:.3f}, n = {n:,}", kl=0.25, se=float("nan"), n=1000) == "KL 0.250 ± –, n = 1,000"
     assert say("{a} and {b:+.0%}", a=float("nan"), b=float("inf")) == "– and +inf%"
+
+
+NESTED = Message(
+    "Expected {expected}. Found {found}. What to do: {remedy}",
+    expected=Message.plural(1, "{n} layer of {heads}", "{n} layers of {heads}", heads="Overview"),
+    found=["done", Message("none"), 3, 0.25, True, None],
+    remedy="none",
+)
+
+
+def test_a_message_translates_what_is_inside_it_and_no_value():
+    assert str(NESTED).startswith("Expected 1 layer of Overview. Found done, none, 3, 0.25, True")
+    with speaking("zh"):
+        spoken_words = str(NESTED)
+    assert spoken_words.startswith("期望：") and "Overview" in spoken_words and spoken_words.endswith("none")
+    assert "done、无、3" in spoken_words or "done，无，3" in spoken_words
+
+
+@pytest.mark.parametrize(
+    "there_and_back",
+    [
+        lambda m: Message.read(json.loads(json.dumps(m.to_dict()))),
+        copy.deepcopy,
+        lambda m: pickle.loads(pickle.dumps(m)),
+    ],
+    ids=["json", "copy", "pickle"],
+)
+def test_a_message_comes_back_as_it_was(there_and_back):
+    back = there_and_back(NESTED)
+    assert back == NESTED and hash(back) == hash(NESTED)
+    unknown = there_and_back(Message("{a:.2f} of {b}", a=float("nan"), b=2))
+    assert str(unknown) == "– of 2"
+    for code in ("en", "zh"):
+        with speaking(code):
+            assert str(back) == str(NESTED)
+
+
+def test_finished_words_of_older_files_are_shown_as_they_are():
+    for words in ("Overview", "3 documents of the same text", "{n} is no hole", ""):
+        with speaking("zh"):
+            assert str(Message.read(words)) == words
+    assert str(Message.read(None)) == ""
+    error = KvlabError.from_dict({"kind": "k", "expected": "Overview", "found": "none", "remedy": "{x}"})
+    with speaking("zh"):
+        assert str(error) == "期望：Overview。实际：none。处理办法：{x}"
+
+
+def test_an_error_says_its_parts_in_the_language_of_the_reader():
+    error = ModelError("k", expected=Message("Overview"), found="done", remedy=Message("none"))
+    back = ModelError.from_dict(json.loads(json.dumps(error.to_dict())))
+    assert str(back) == str(error) == "Expected Overview. Found done. What to do: none"
+    with speaking("zh"):
+        assert str(back) == str(error) == "期望：概览。实际：done。处理办法：无"
+
+
+def test_the_command_says_its_errors_in_the_language_asked_for(tmp_path, capsys):
+    asked = ["align", "--teacher", "demo/teacher", "--student", "demo/nobody", "--out", str(tmp_path)]
+    assert [main.main(asked), main.main([*asked, "--language", "zh"])] == [2, 2]
+    english, said = capsys.readouterr().err.splitlines()
+    assert english.startswith("kvlab: Expected one of the bundled models: demo/")
+    assert said.startswith("kvlab: 期望：自带模型之一：demo/") and "没有模型 'demo/nobody'" in said

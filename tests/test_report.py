@@ -1,14 +1,18 @@
 """What is said about a result: controls, what is scored apart, the self-tests."""
 
+import json
 from dataclasses import replace
 
 import pytest
 
-from kvlab.host.bundled import ANALYSIS
+from kvlab.host.bundled import ANALYSIS, FUNCTION
+from kvlab.language import Message, speaking
+from kvlab.results.alignment import data as alignments
 from kvlab.results.alignment.data import read
 from kvlab.results.alignment.page import html
 from kvlab.results.alignment.sentences import apart_sentence, capture_sentence, control_sentence, sentence
 from kvlab.results.alignment.tables import capture_table
+from kvlab.results.function import data as injections
 from kvlab.web.widgets import head_sentence
 from tests.finished import with_gaps
 
@@ -53,7 +57,7 @@ def test_without_standard_errors_or_random_weights_nothing_is_claimed(sample, sc
     assert single.beats_controls is None and "not known" in head_sentence(sample, single)
     unmeasured = replace(score, r2_random=NAN, gain_random=NAN, gain_random_se=NAN)
     assert unmeasured.beats_controls and "random" not in head_sentence(sample, unmeasured)
-    without = replace(sample, controls=sample.controls | {"random_teacher": "not asked for"})
+    without = replace(sample, controls=sample.controls | {"random_teacher": Message("not asked for")})
     assert "random weights: not asked for" in control_sentence(without, unmeasured)
 
 
@@ -108,3 +112,28 @@ def test_nothing_is_further_above_a_control_than_above_the_training_mean(sample,
     assert "10 points more than the token alone" in said and "10 points more than a teacher of random weights" in said
     worse = replace(sample, heads=[replace(s, **bad | {"r2": -0.43, "gain_random": 0.6}) for s in sample.heads])
     assert "-43% of V (−43 points over the token alone, −43 points over random weights" in sentence(worse)
+
+
+OLD_NOTE = "done is no hole: {n}"  # as older versions wrote notes: finished
+NOTES = [Message("Cut: {documents}", documents=["done", "training"]), Message.read(OLD_NOTE)]
+
+
+@pytest.mark.parametrize(
+    ("module", "folder"), [(alignments, ANALYSIS), (injections, FUNCTION)], ids=["align", "inject"]
+)
+def test_notes_are_messages_on_disk_and_back_and_old_ones_stay_as_they_are(module, folder, tmp_path):
+    result = module.read(folder)
+    module.write(replace(result, notes=NOTES), tmp_path)
+    assert module.read(tmp_path).notes == NOTES
+    path = tmp_path / module.JSON_NAME
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    assert fields["notes"][0] == {"text": "Cut: {documents}", "values": {"documents": ["done", "training"]}}
+    place = fields["controls" if module is alignments else "data"]
+    assert place["random_teacher"] == {"text": "seed {n}", "values": {"n": 0}}
+    place["random_teacher"], fields["notes"] = "not asked for", [OLD_NOTE]
+    path.write_text(json.dumps(fields), encoding="utf-8")
+    old = module.read(tmp_path)
+    with speaking("zh"):
+        assert list(map(str, old.notes)) == [OLD_NOTE]
+        words = (old.controls if module is alignments else old.data)["random_teacher"]
+        assert str(words) == "not asked for"

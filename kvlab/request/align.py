@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kvlab.errors import AlignError
-from kvlab.language import Message
+from kvlab.language import Message, phrase, say
 from kvlab.request.segments import Markers, Source
 
 TimeRule = Literal["exact", "floor", "ceil", "overlap", "linear", "nearest", "segment", "rkv"]
@@ -18,6 +18,8 @@ KeySpace = Literal["pre-rope", "post-rope"]
 Calibration = Literal["auto", "samples", "none"]
 
 
+# Where prompts came from if not from a file. No file is called so: one that can be read has an extension.
+SAMPLES, PASTED = phrase("bundled samples"), phrase("pasted")
 CAUSAL = ("exact", "floor")  # time rules with which a prefix knows nothing of what comes after it
 
 
@@ -71,6 +73,11 @@ class AnalysisRequest(BaseModel):
     @property
     def teachers(self) -> tuple[str, ...]:
         return (self.teacher, *self.more_teachers)
+
+
+def prompt_source(prompts: str) -> str:
+    """Say where prompts came from: our own words in the current language, a file by its name."""
+    return say(prompts) if prompts in (SAMPLES, PASTED) else prompts
 
 
 def checked(fields: dict) -> AnalysisRequest:

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from functools import reduce
 from math import isfinite
 
-from kvlab.language import phrase, plural, say
-
-SOURCES = {phrase("bundled samples"), phrase("pasted")}  # of prompts, as a request names them; else the name of a file
+from kvlab.language import plural, say
 
 
 def listed(things: Sequence[object]) -> str:
@@ -25,11 +23,6 @@ def together(parts: Sequence[str]) -> str:
 def clauses(parts: Sequence[str]) -> str:
     """Clauses of one sentence."""
     return say("; ").join(parts)
-
-
-def source(prompts: str) -> str:
-    """Where prompts came from; the name of a file is not translated."""
-    return say(prompts) if prompts in SOURCES else prompts
 
 
 def whole(share: float) -> str:

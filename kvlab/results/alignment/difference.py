@@ -13,10 +13,11 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from kvlab.language import current, phrase, plural, say, speaking
+from kvlab.request.align import prompt_source
 from kvlab.results.alignment.data import Alignment
 from kvlab.results.cells import Cell, cell_map
 from kvlab.results.style import DIFFERENCE_SCALE, KIND_NAME, VERDICT_MARKS, written
-from kvlab.results.words import points, source, together, whole
+from kvlab.results.words import points, together, whole
 
 
 @dataclass(frozen=True)
@@ -224,7 +225,7 @@ def compared_settings(alignment: Alignment) -> dict[str, Any]:
     return {
         "teacher": alignment.teacher["name"],
         "student": alignment.student["name"],
-        "prompts": source(alignment.prompts),
+        "prompts": prompt_source(alignment.prompts),
         phrase("documents (SHA-256)"): data.get("documents_sha256", "")[:12] or None,
         "documents": data["documents"],
         phrase("calibration documents"): data["calibration_documents"],

@@ -10,7 +10,7 @@ from kvlab.language import phrase, say
 from kvlab.results.alignment.data import Alignment
 from kvlab.results.style import KIND_COLOUR, NEUTRAL, STUDENT_COLOUR, TEACHER_COLOUR, layout, visible
 
-NAMES = ("student", "resampled", "teacher")
+LINES = {"student": phrase("student"), "resampled": phrase("resampled"), "teacher": phrase("teacher")}
 
 
 def has_signal(alignment: Alignment, number: int) -> bool:
@@ -21,7 +21,7 @@ def signal_table(alignment: Alignment, number: int, kind: str, layer: int, head:
     """One row per content token of either model, in the order of bytes; values in standard deviations."""
     document, position = alignment.inspected[number], alignment.layer_position(layer)
     frames = []
-    for name in NAMES:
+    for name in LINES:
         tokens = document.teacher_tokens if name == "teacher" else document.student_tokens
         values = alignment.arrays[f"document.{number}.signal.{kind}.{name}"][position, head].astype(float)
         scored = [None] * len(tokens) if name == "teacher" else document.scored
@@ -44,13 +44,13 @@ def signal(
     figure = go.Figure()
     for name, words, colour, style in (
         (
-            phrase("teacher"),
+            "teacher",
             say("teacher, every own step through the map"),
             TEACHER_COLOUR,
             {"dash": "dot", "width": 1.5},
         ),
-        (phrase("resampled"), say("teacher, resampled and projected"), KIND_COLOUR[kind], {"width": 2.5}),
-        (phrase("student"), say("student"), STUDENT_COLOUR, {"width": 2}),
+        ("resampled", say("teacher, resampled and projected"), KIND_COLOUR[kind], {"width": 2.5}),
+        ("student", say("student"), STUDENT_COLOUR, {"width": 2}),
     ):
         own = frame[frame["signal"] == name]
         figure.add_scatter(
@@ -61,7 +61,7 @@ def signal(
             marker={"size": 5, "symbol": "circle-open" if name == "teacher" else "circle"},
             name=words,
             customdata=[visible(text) for text in own["text"]],
-            hovertemplate=f"{say(name)} “%{{customdata}}” %{{y:.2f}}<extra></extra>",
+            hovertemplate=f"{say(LINES[name])} “%{{customdata}}” %{{y:.2f}}<extra></extra>",
         )
     figure.add_hline(y=0, line={"width": 1, "color": NEUTRAL})
     figure.update_xaxes(title=say("byte of the text (UTF-8), where a token ends"), range=[start - 1, end + 1])

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 import pandas as pd
 
 from kvlab.language import phrase, say
+from kvlab.request.align import prompt_source
 from kvlab.results.alignment.data import Alignment
 from kvlab.results.style import KIND_NAME
-from kvlab.results.words import source
 from kvlab.shapes import SelfTest
 
 HEADS = {
@@ -163,7 +163,7 @@ def asked(alignment: Alignment) -> list[tuple[str, object]]:
     """(name, value) of what was asked for."""
     teachers = ", ".join(alignment.teachers)
     return [
-        (say("prompts"), source(alignment.prompts)),
+        (say("prompts"), prompt_source(alignment.prompts)),
         (say("teachers"), teachers),
         *alignment.settings.items(),
     ]

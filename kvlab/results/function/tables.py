@@ -7,10 +7,9 @@ from dataclasses import asdict
 import pandas as pd
 
 from kvlab.language import phrase, say
+from kvlab.request.align import prompt_source
 from kvlab.results.alignment import tables as alignment_tables
-from kvlab.results.alignment.tables import facts
 from kvlab.results.function.data import CONTROLS, NAMES, Injection
-from kvlab.results.words import source
 
 HEADINGS = {
     "variant": phrase("variant"),
@@ -158,6 +157,13 @@ def head_table(injection: Injection, layer: int, head: int | None) -> pd.DataFra
 
 def settings_table(injection: Injection) -> pd.DataFrame:
     """Settings, data, versions and seconds in two columns."""
-    asked = [(say("prompts"), source(injection.prompts)), *injection.settings.items(), *injection.injection.items()]
-    facts_of_run = [*facts(injection.data), *injection.versions.items(), *facts(injection.timings)]
-    return alignment_tables.settings_table([*asked, *facts_of_run])
+    return alignment_tables.settings_table(
+        [
+            (say("prompts"), prompt_source(injection.prompts)),
+            *injection.settings.items(),
+            *injection.injection.items(),
+            *alignment_tables.facts(injection.data),
+            *injection.versions.items(),
+            *alignment_tables.facts(injection.timings),
+        ]
+    )

@@ -8,6 +8,7 @@ import streamlit as st
 
 from kvlab.errors import KvlabError
 from kvlab.language import phrase, say
+from kvlab.request.align import prompt_source
 from kvlab.results.alignment.data import Alignment
 from kvlab.results.alignment.difference import (
     DIFFERENCE_MEANING,
@@ -25,7 +26,7 @@ from kvlab.results.alignment.difference import (
 from kvlab.results.alignment.heads import controls, error_heatmap
 from kvlab.results.alignment.sentences import sentence
 from kvlab.results.style import KIND_NAME
-from kvlab.results.words import listed, source
+from kvlab.results.words import listed
 from kvlab.runs.monitor import View
 from kvlab.web import backend, cells, language, settings_differ
 from kvlab.web.cells import Cell
@@ -180,7 +181,7 @@ def _detail(a: Alignment, b: Alignment, differences: Sequence[HeadDifference], c
 
 
 def _named(letter: str, alignment: Alignment) -> str:
-    teacher, prompts = plain(alignment.teacher["name"]), plain(source(alignment.prompts))
+    teacher, prompts = plain(alignment.teacher["name"]), plain(prompt_source(alignment.prompts))
     return say("**{letter}:** {teacher}, {prompts}", letter=letter, teacher=teacher, prompts=prompts)
 
 

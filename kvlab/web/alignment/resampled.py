@@ -7,7 +7,7 @@ import streamlit as st
 from kvlab.language import say
 from kvlab.results.alignment.data import Alignment
 from kvlab.results.alignment.one_head import signal_sentence
-from kvlab.results.alignment.resampled import has_signal, signal, signal_table
+from kvlab.results.alignment.resampled import LINES, has_signal, signal, signal_table
 from kvlab.results.alignment.spectrum import spectrum_table
 from kvlab.results.style import KIND_NAME
 from kvlab.web import cells, files
@@ -45,7 +45,9 @@ def panel(alignment: Alignment, shown: str, document: int, window: tuple[int, in
         "value": number(say("standard deviations")),
         "scored": st.column_config.CheckboxColumn(say("scored")),
     }
-    files.table(signal_table(alignment, document, *cell), columns, name, f"signal-{shown}")
+    table = signal_table(alignment, document, *cell)
+    table["signal"] = [say(LINES[line]) for line in table["signal"]]
+    files.table(table, columns, name, f"signal-{shown}")
 
 
 def _picked(alignment: Alignment) -> cells.Cell:
