@@ -13,8 +13,8 @@ from kvlab.host.memory import DeviceMemory
 from kvlab.request.forecast import Part, sentence, training_memory
 from kvlab.request.train import TrainConfig
 from kvlab.results.training.facts import gather
-from kvlab.results.training.markdown import markdown
-from kvlab.results.training.words import WORDS
+from kvlab.results.training.report import markdown
+from kvlab.results.training.words import PARTS
 from tests.test_memory import GIB, STUDENT, TEACHER
 from tests.training import started, written
 
@@ -106,7 +106,7 @@ def test_the_forecast_lies_in_its_bounds(trainable, precision, checkpointing):
     settings = {"trainable": trainable, "precision": precision, "gradient_checkpointing": checkpointing}
     found = training_memory([TEACHER], STUDENT, TrainConfig(**settings), device="cuda:0")
     assert found.lower <= found.total <= found.upper
-    assert {f"part {part.name}" for part in found.parts} <= set(WORDS["en"])
+    assert {part.name for part in found.parts} <= set(PARTS)
 
 
 def test_adapters_are_counted_as_peft_makes_them():
@@ -176,4 +176,4 @@ def test_the_forecast_is_near_what_a_mid_size_run_takes(tmp_path):
     assert log.index("memory forecast: ") < log.index("loaded; ")
     assert f"Forecast over measured: {forecast['ratio']:.2f}" in markdown(report)
     assert os.path.getsize(folder / "report.html") > 10**6 and "实测" in markdown(report, "zh")
-    assert json.loads((folder / "report.json").read_text())["report"]["run"]["id"] == folder.name
+    assert json.loads((folder / "gathered.json").read_text())["run"]["id"] == folder.name

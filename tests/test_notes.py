@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from kvlab.errors import RunError
-from kvlab.results.training import facts
 from kvlab.results.training.facts import gather
 from kvlab.runs import notes, store
 
@@ -35,10 +34,6 @@ def test_written_read_replaced_removed(folder):
     assert not (folder / "notes.md").exists() and gather(folder)["notes"] is None
     notes.write(folder, "")
     assert sorted(path.name for path in folder.iterdir()) == ["config.yaml", "status.json"]
-
-
-def test_the_report_reads_the_same_file():
-    assert notes.NOTES == facts.NOTES
 
 
 def test_too_long_a_note_changes_nothing_and_a_long_file_is_cut(folder):

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
+from kvlab.language import LANGUAGES, phrase, say, speaking
 from kvlab.request.train import Thresholds
-from kvlab.results.training import chinese as run_chinese
+from kvlab.results.training import figures
 from kvlab.results.training.facts import gather
-from kvlab.results.training.html_report import html
-from kvlab.results.training.markdown import markdown
+from kvlab.results.training.report import html, markdown
 from kvlab.results.training.verdict import judge
-from kvlab.results.training.words import WORDS
+from kvlab.results.training.words import CHECKPOINTS, PARTS
 from kvlab.runs import store
 from tests.test_run_report import CHECKED, checks, write
 
@@ -91,7 +91,7 @@ class Visible(HTMLParser):
 
 
 def test_nothing_in_a_run_becomes_markup_in_html(folder):
-    for language in WORDS:
+    for language in LANGUAGES:
         page = Visible(html(gather(folder), language))
         assert not {"a", "img", "iframe", "link", "b", "strong", "del"} & {tag for tag, _ in page.tags}
         assert all("src" not in attributes and "href" not in attributes for _, attributes in page.tags)
@@ -100,7 +100,7 @@ def test_nothing_in_a_run_becomes_markup_in_html(folder):
 
 def test_nothing_in_a_run_becomes_markup_in_markdown(folder):
     reader = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
-    for language in WORDS:
+    for language in LANGUAGES:
         page = Visible(reader.render(markdown(gather(folder), language)))
         assert {tag for tag, _ in page.tags} <= PLAIN
         assert sum(tag == "h1" for tag, _ in page.tags) == 1
@@ -122,28 +122,30 @@ def test_a_chinese_report_has_no_english_in_it(folder, write_report):
 
 
 def test_figures_are_in_the_language_of_the_report(folder):
-    drawn = {language: html(gather(folder), language).rsplit("plotly.js v", 1)[-1] for language in WORDS}
+    drawn = {language: html(gather(folder), language).rsplit("plotly.js v", 1)[-1] for language in LANGUAGES}
     calls = {
         language: "".join(re.findall(r"Plotly\.newPlot\(.*?\)\s*\}", text, re.S)) for language, text in drawn.items()
     }
-    for key in ("figure loss axis", "figure step", "figure memory axis", "figure router", "figure held out", "term ce"):
-        english, chinese = WORDS["en"][key], WORDS["zh"][key]
+    for english in (
+        *(phrase("loss term"), phrase("optimizer step"), phrase("memory in use (GiB)")),
+        *(figures.TITLES["router"], figures.TITLES["held out"], figures.TERMS["ce"]),
+    ):
+        with speaking("zh"):
+            chinese = say(english)
         escaped = chinese.encode("ascii", "backslashreplace").decode()
-        assert english in calls["en"], key
-        assert chinese in calls["zh"] or escaped in calls["zh"], key
-        assert english not in calls["zh"], key
+        assert english in calls["en"], english
+        assert chinese in calls["zh"] or escaped in calls["zh"], english
+        assert english not in calls["zh"], english
 
 
-def test_every_language_has_every_word_and_every_checkpoint():
-    fields = {key: set(re.findall(r"{(\w+)", words)) for key, words in WORDS["en"].items()}
-    for words in WORDS.values():
-        assert {key: set(re.findall(r"{(\w+)", said)) for key, said in words.items()} == fields
-    names = {checkpoint.name for checkpoint in judge([], 100, peak_share=0.1)}
-    assert names == set(run_chinese.REMARKS) == {key[11:] for key in fields if key.startswith("checkpoint ")}
+def test_every_checkpoint_and_every_part_of_a_forecast_has_its_word():
+    assert {checkpoint.name for checkpoint in judge([], 100, peak_share=0.1)} == set(CHECKPOINTS)
+    with speaking("zh"):
+        assert all(say(words) != words for words in (*CHECKPOINTS.values(), *PARTS.values()))
 
 
 @pytest.mark.parametrize("state", ["queued", "lost", "failed", "half-made"])
-@pytest.mark.parametrize("language", list(WORDS))
+@pytest.mark.parametrize("language", list(LANGUAGES))
 def test_a_run_that_never_worked_says_what_is_missing(tmp_path, state, language):
     folder = store.create(tmp_path, "training", "x", {"max_steps": 20})
     if state == "half-made":
@@ -151,12 +153,15 @@ def test_a_run_that_never_worked_says_what_is_missing(tmp_path, state, language)
         (folder / "config.yaml").write_text("")
     elif state != "queued":
         store.write_status(folder, state={"lost": "running"}.get(state, state), host=None, pid=1, process_started=0.0)
-    w, report = WORDS[language], gather(folder)
+    report = gather(folder)
+    with speaking(language):
+        not_measured = say("not measured: the run did not come to its evaluation")
+        no_forecast = say("no forecast was recorded")
+        no_figure = say("{figure}: nothing was logged that could be drawn.", figure=say(figures.TITLES["loss"]))
     for written in (html(report, language), markdown(report, language)):
-        for missing in ("not evaluated", "no forecast"):
-            assert w[missing] in written
+        assert not_measured in written and no_forecast in written
     page = html(report, language)
-    assert w["figure none"].format(figure=w["figure loss"]) in page and "newPlot" not in page.rsplit("</style>", 1)[1]
+    assert no_figure in page and "newPlot" not in page.rsplit("</style>", 1)[1]
     assert not re.search(r"\d\.\d{4}", "".join(Visible(page).words)), "a loss that nobody measured"
 
 
@@ -186,4 +191,4 @@ def test_long_curves_are_thinned_and_keep_their_peak_and_end(folder):
     series = gather(folder)["series"]
     assert series["every"] == 3 and len(series["step"]) <= 1700 and series["step"][-1] == 5000
     assert max(series["memory"]["bytes"]) == 9e9 and len(series["memory"]["bytes"]) <= 2000
-    assert WORDS["en"]["figure thinned"].format(every=3) in html(gather(folder))
+    assert "One of 3 points is drawn." in html(gather(folder))

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from kvlab.language import LANGUAGES, phrase, say, speaking
 from kvlab.results.training.facts import gather
-from kvlab.results.training.html_report import html
-from kvlab.results.training.words import WORDS
+from kvlab.results.training.figures import MEMORY_TITLES, TITLES
+from kvlab.results.training.report import html
 from tests import app as real
 from tests.test_run_html import folder  # noqa: F401
 
+NAME = phrase("Validation run {id}")
 NEEDED = bool(os.environ.get("KVLAB_REQUIRE_BROWSER"))
 pytestmark = [
     pytest.mark.browser,
@@ -21,7 +23,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("language", list(WORDS))
+@pytest.mark.parametrize("language", list(LANGUAGES))
 def test_the_report_opens_offline_with_all_its_figures(folder, chromium, tmp_path: Path, language: str):  # noqa: F811
     file = tmp_path / "report.html"
     file.write_text(html(gather(folder), language), encoding="utf-8")
@@ -34,13 +36,14 @@ def test_the_report_opens_offline_with_all_its_figures(folder, chromium, tmp_pat
     page.locator(".main-svg").nth(0).wait_for()
     assert page.locator(".js-plotly-plot").count() == 4
     titles = page.locator(".gtitle").all_text_contents()
-    words = WORDS[language]
-    for key in ("figure loss", "figure memory device", "figure router", "figure held out"):
-        assert any(words[key] in title for title in titles), (key, titles)
+    with speaking(language):
+        wanted, name = [say(words) for words in (*TITLES.values(), MEMORY_TITLES["device"])], say(NAME, id=folder.name)
+    for title in wanted:
+        assert any(title in found for found in titles), (title, titles)
     # The teacher's name stands in the legend to the letter, and is no link or script.
     legend = " ".join(page.locator(".legendtext").all_text_contents())
     assert "<script>document.title='owned'</script>" in legend and "owned" in page.content()
-    assert page.title() == words["title"].format(id=folder.name) and page.locator("a:not(.modebar-btn)").count() == 0
+    assert page.title() == name and page.locator("a:not(.modebar-btn)").count() == 0
     wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     assert wide <= 0, f"the page is {wide} pixels wider than the window"
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == [] and errors == []

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from kvlab.results.training.facts import gather
-from kvlab.results.training.markdown import markdown
-from kvlab.results.training.words import WORDS
+from kvlab.results.training.report import markdown
 from kvlab.runs import store
 
 CHECKED = "2026-01-31T12:00:00+00:00"
@@ -69,9 +68,9 @@ def test_the_markdown_says_it_all(folder):
     (folder / "notes.md").write_text("lr was too high before")
     text = markdown(gather(folder, checks(), CHECKED))
     for line in (
-        "| head projection 12 → 2 | ✓ pass |  |",
-        "| edge case T = 0 | ✓ pass |  |",
-        "| 50 | loss converging | ✓ pass | 3.0000 | 5.6 GiB | words of loss converging |",
+        "| head projection 12 → 2 | ✓ passed |  |",
+        "| edge case T = 0 | ✓ passed |  |",
+        "| 50 | loss converging | ✓ passed | 3.0000 | 5.6 GiB | words of loss converging |",
         f"| start time | {CHECKED} |",
         "| RuntimeError | none |",
         "| final loss | 1.0000 |",
@@ -90,7 +89,7 @@ def test_a_failed_check_is_named(folder):
     report = gather(folder, checks(failing=6), CHECKED)
     assert report["checks"]["passed"] is False and report["criteria"][0]["met"] is False
     text = markdown(report)
-    assert "| integration | ✗ fail | `6: AssertionError: a \\| b` |" in text and "| all passed | no |" in text
+    assert "| integration | ✗ failed | `6: AssertionError: a \\| b` |" in text and "| all passed | no |" in text
 
 
 def test_without_checks_it_says_how_to_run_them(folder):
@@ -116,7 +115,7 @@ def test_problems_and_how_each_was_solved(folder):
     assert [criterion["met"] for criterion in report["criteria"]] == [None, False, False, True]
     text = markdown(report)
     assert f"lost (`run-killed`): `signal 9: log: … two`\n   Resumed at {CHECKED} from step 40." in text
-    assert "(`out-of-memory`): `RuntimeError: CUDA … out of memory`\n   Not solved yet. What to do: batch 1" in text
+    assert "(`out-of-memory`): `RuntimeError: CUDA … out of memory`\n   Not solved yet. What to do: `batch 1`" in text
 
 
 def test_a_run_that_was_stopped_is_no_problem_but_a_killed_one_is(folder):
@@ -155,5 +154,21 @@ def test_a_run_that_has_just_been_queued_has_a_report(tmp_path):
     assert "– → –" not in markdown(report)
 
 
-def test_every_language_has_every_word():
-    assert all(words.keys() == WORDS["en"].keys() for words in WORDS.values())
+def test_a_folder_of_an_older_version_is_read(folder):
+    """Its verdict, notes and errors are finished sentences, and the gathered report stands in report.json."""
+    made = json.loads((folder / "report.json").read_text())
+    device = {"device": "cpu", "words": "runs on the processor; no GPU was found"}
+    old = {**made, "report": gather(folder), "notes": ["1 of 9 documents was cut: done"], "device": device}
+    write(folder, "report.json", old)
+    remark = "waits for step 50; the run ended at step 3: model"
+    write(
+        folder, "verdict.json", {"state": "fail", "checkpoints": [{"name": NAMES[2], "state": "fail", "words": remark}]}
+    )
+    error = {"kind": "run-died", "expected": "training", "found": "it ended", "remedy": "resume the run"}
+    store.write_status(folder, state="failed", error=error)
+    report = gather(folder)
+    assert "report" not in report and report["device"] == device["words"]
+    for language in ("en", "zh"):
+        text = markdown(report, language)
+        for part in (remark, "`1 of 9 documents was cut: done`", "`it ended`", "`resume the run`"):
+            assert part in text, (language, part)

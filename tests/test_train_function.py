@@ -14,7 +14,7 @@ from kvlab.request import refusals
 from kvlab.request.settings import checked
 from kvlab.request.train import TrainConfig
 from kvlab.results.training.facts import gather
-from kvlab.results.training.markdown import markdown
+from kvlab.results.training.report import markdown
 from kvlab.runs import store
 from kvlab.train import checkpoint, functional
 from kvlab.train.process import perform

@@ -57,11 +57,12 @@ def test_a_run_leaves_its_whole_story(pair, tmp_path):
     log = (folder / "training.log").read_text()
     assert "step 10/10" in log and "VERDICT: PASS" in log and log.count("checkpoint loss converging") == 1
     assert [c["error"] for c in told["checks"]["outcomes"]] == [None] * 7
-    assert told["report"]["run"]["state"] == "done" and told["report"]["checks"]["passed"]
+    gathered = json.loads((folder / "gathered.json").read_text())
+    assert gathered["run"]["state"] == "done" and gathered["checks"]["passed"] and "report" not in told
     assert samples[-1]["process_peak"] >= max(s["process_rss"] for s in samples)
-    assert told["report"]["run"]["peak_memory"]["bytes"] == max(s["process_peak"] for s in samples)
+    assert gathered["run"]["peak_memory"]["bytes"] == max(s["process_peak"] for s in samples)
     assert {"report.md", "report.html"} <= {file.name for file in folder.iterdir()}
-    assert "State: done. Verdict: ✓ pass. Steps: 10 of 10." in (folder / "report.md").read_text()
+    assert "State: finished. Verdict: ✓ passed. Steps: 10 of 10." in (folder / "report.md").read_text()
     with safe_open(folder / "projector.safetensors", framework="pt") as file:
         assert len(list(file.keys())) == 2 * 2 * 2  # kinds, layers, weight and bias
     assert checkpoint.saved_step(folder) == 10

@@ -108,9 +108,8 @@ def _show(options: argparse.Namespace) -> int:
     report = gather(view.folder)
     _show_numbers(report["run"], view.active)
     for checkpoint in [*report["milestones"], *report["conditions"]]:
-        names = {"mark": mark_words(checkpoint.get("state")) or "–", "name": checkpoint_words(checkpoint.get("name"))}
-        remark = remarked({"words": checkpoint.get("remark") or checkpoint.get("words")})
-        print(say("  {mark} {name}: {remark}", remark=remark, **names))
+        names = {"mark": mark_words(checkpoint["state"]) or "–", "name": checkpoint_words(checkpoint["name"])}
+        print(say("  {mark} {name}: {remark}", remark=remarked(checkpoint), **names))
     return 0
 
 

@@ -1,46 +1,118 @@
-"""Render reports from the templates beside this file: HTML with every value escaped, Markdown with its own filter.
+"""Render reports from the templates beside this file, in which no value becomes markup.
 
 A template says its words with ``say`` and ``plural``. HTML reports extend ``page.html.j2``, which gives them their
-look; ``draw(figure)`` and ``table(frame)`` put a figure or a table into one.
+look; ``draw(figure)`` and ``table(frame)`` put a figure or a table into one. A name ending in ``.md.j2`` is Markdown.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import cache
+from string import Formatter
 
 import pandas as pd
 import plotly.graph_objects as go
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
+from jinja2.runtime import Context
+from markupsafe import Markup, escape
 from plotly.io import to_html
 
 from kvlab import PACKAGE
-from kvlab.language import current, plural, say
+from kvlab.language import Message, current, plural, say
 
 TEMPLATES = PACKAGE / "results" / "templates"
 FONTS = Markup('system-ui, "Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei", sans-serif')
 HTML_LANGUAGES = {"zh": "zh-Hans"}  # where HTML names a language otherwise
+# What CommonMark, GitHub's tables, links and mathematics would read as markup within a line.
+MARKUP = re.compile(r"[\\`*_\[\]<>|~&$@]|(?<=\w):(?=//)|(?<=www)\.", re.IGNORECASE)
+BLOCK_START = re.compile(r"^(\s*\d*)([#+=.)-])(?=[\s#=-]|$)")  # a heading, a list, a rule
+
+
+class Quoted(str):
+    """Text to the letter: a name, a path, a setting, a library's message. A report draws it as code."""
 
 
 def render(name: str, /, **values: object) -> str:
     """Fill the template ``name`` of ``results/templates``, in the current language."""
-    return environment().get_template(name).render(draw=_drawing(), **values)
+    return environment().get_template(name).render(draw=_drawing(), markdown=name.endswith(".md.j2"), **values)
 
 
 @cache
 def environment() -> Environment:
-    """One for all reports. Templates ending in ``.html.j2`` escape every value that is not marked as safe."""
+    """One for all reports. Every value that is not marked as safe is escaped: for HTML, or for Markdown."""
     shared = Environment(
         loader=FileSystemLoader(TEMPLATES),
-        autoescape=lambda name: bool(name) and name.endswith(".html.j2"),
+        autoescape=True,
+        finalize=drawn,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    shared.globals.update(say=say, plural=plural, table=table, html_language=html_language, FONTS=FONTS)
+    shared.globals.update(say=_say, plural=plural, table=table, html_language=html_language, FONTS=FONTS, quoted=Quoted)
+    shared.filters.update(cell=cell, fenced=fenced)
     return shared
+
+
+@pass_context
+def drawn(context: Context, value: object) -> object:
+    """Draw a value as the template's format has it; a dash for None."""
+    if isinstance(value, Markup):
+        return value
+    if isinstance(value, Message) and not value.many:
+        return _say(context, value.template, **value.values)
+    if isinstance(value, list | tuple):
+        return escape(drawn(context, say(", "))).join(drawn(context, part) for part in value)
+    value = "–" if value is None else value
+    if not context.resolve("markdown"):
+        return Markup("<code>{}</code>").format(value) if isinstance(value, Quoted) else value
+    if isinstance(value, Quoted):
+        return Markup(_code_span(value))
+    return Markup(BLOCK_START.sub(r"\1\\\2", _escaped(str(value))))
+
+
+@pass_context
+def cell(context: Context, value: object) -> Markup:
+    """A value in a Markdown table, where a bar within code too would end the cell."""
+    return Markup(re.sub(r"(?<!\\)\|", r"\\|", str(drawn(context, value))))
+
+
+def fenced(text: str, language: str = "text") -> Markup:
+    """Several lines to the letter in Markdown. ``language``: of the code."""
+    fence = "`" * max(3, _longest_ticks(text) + 1)
+    return Markup(f"{fence}{language}\n{text}\n{fence}")
+
+
+@pass_context
+def _say(context: Context, text: str, /, **values: object) -> Markup:
+    """``say`` in a template: each value is drawn by itself, so that quoted ones stay so."""
+    escaped = _escaped if context.resolve("markdown") else escape
+    parts = []
+    for literal, name, form, _ in Formatter().parse(say(text)):
+        parts.append(escaped(literal))
+        if name is not None:
+            value = values[name]
+            if form or value is None or isinstance(value, float):
+                value = say("{value" + (f":{form}" if form else "") + "}", value=value)
+            parts.append(escape(drawn(context, value)))
+    return Markup("".join(parts))
+
+
+def _escaped(text: str) -> str:
+    """Markdown for words within a line."""
+    return MARKUP.sub(lambda sign: "\\" + sign.group(), re.sub(r"\s+", " ", text))
+
+
+def _code_span(text: str) -> str:
+    text = " ".join(text.split()) or " "
+    ticks = "`" * (_longest_ticks(text) + 1)
+    pad = " " if text[0] == "`" or text[-1] == "`" else ""
+    return f"{ticks}{pad}{text}{pad}{ticks}"
+
+
+def _longest_ticks(text: str) -> int:
+    return max(map(len, re.findall("`+", text)), default=0)
 
 
 def html_language() -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,15 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from kvlab.runs import monitor, notes, run_queue, store
-from kvlab.runs.metrics import Reader
+from kvlab.runs.lenient import Count, Lenient, Number
+from kvlab.runs.metrics import MEMORY, Peak, Reader, peak
+from kvlab.runs.records import REPORT, VERDICT, Measured, Report, Status, Verdict
 from kvlab.runs.run_queue import STOP
-from kvlab.runs.metrics import MEMORY, Peak, peak
 
-REPORT, VERDICT = "report.json", "verdict.json"
 SMALL = 4 << 20  # bytes of a status or record that is still read for one row
 TAIL = 1 << 16  # bytes at the end of metrics.jsonl in which the last step is looked for
-
-Fields = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -72,41 +69,41 @@ class History:
         return rows
 
     def _row(self, folder: Path, places: dict[str, int], now: datetime) -> Row:
-        status = self._read(folder, store.STATUS, store.read_status) or {}
+        status = self._read(folder, store.STATUS, lambda at: Status.of(store.read_status(at))) or Status()
         state = monitor.judge(status, now)
         active = state in store.ACTIVE
-        verdict, report = self._json(folder, VERDICT), self._json(folder, REPORT)
-        last = self._read(folder, store.METRICS, _last_step) or {}
+        verdict = self._read(folder, VERDICT, lambda at: Verdict.read(at / VERDICT)) or Verdict()
+        report = self._read(folder, REPORT, lambda at: Report.read(at / REPORT)) or Report()
+        last = self._read(folder, store.METRICS, _last_step) or LastStep()
+        first = status.history[0] if status.history else status
         return Row(
             id=folder.name,
             folder=folder,
-            kind=status.get("kind") if status.get("kind") in store.KINDS else "unknown",
-            name=_text(status.get("name")) or folder.name,
+            kind=status.kind if status.kind in store.KINDS else "unknown",
+            name=status.name or folder.name,
             state=state,
-            phase=_text(status.get("phase")) or "",
+            phase=status.phase,
             stopping=active and (folder / STOP).exists(),
             ahead=places.get(folder.name) if state == "queued" else None,
-            step=last.get("step"),
+            step=last.step,
             steps=self._steps(folder, verdict),
-            verdict=verdict.get("state") if verdict.get("state") in ("pass", "fail", "pending") else None,
-            loss=finite(last.get("loss")),
-            ce_before=finite(_table(report.get("before")).get("ce")),
-            ce_after=finite(_table(report.get("after")).get("ce")),
+            verdict=verdict.state,
+            loss=last.loss,
+            ce_before=(report.before or Measured()).ce,
+            ce_after=(report.after or Measured()).ce,
             peak=self._peak(folder, active),
-            device=_text(_table(report.get("device")).get("device")) or _queued_for(status),
-            started=monitor.moment(_first_start(status)),
+            device=report.device.device or status.queue.device,
+            started=monitor.moment(first.started or status.started),
             elapsed_s=monitor.elapsed(status, now if active else None),
             note=self._read(folder, notes.NOTES, notes.read) or "",
         )
 
-    def _steps(self, folder: Path, verdict: Fields) -> int | None:
+    def _steps(self, folder: Path, verdict: Verdict) -> int | None:
         """As the checkpoint table ends; YAML is slow to read, and is for a run that has no table yet."""
-        table = verdict.get("checkpoints")
-        known = [_whole(_table(row).get("step")) for row in table] if isinstance(table, list) else []
-        found = max((step for step in known if step is not None), default=None)
-        if found is None:
-            found = _whole(self._read(folder, store.CONFIG, lambda at: store.read_config(at).get("max_steps")))
-        return found
+        steps = [row.step for row in verdict.checkpoints if row.step is not None]
+        if steps:
+            return max(steps)
+        return self._read(folder, store.CONFIG, lambda at: Asked.of(store.read_config(at)).max_steps)
 
     def _peak(self, folder: Path, active: bool) -> Peak | None:
         kept = self._kept.get((folder.name, MEMORY))
@@ -114,9 +111,6 @@ class History:
         reader = (kept and kept[1] and kept[1][0]) or Reader(folder / MEMORY)
         found = self._read(folder, MEMORY, lambda _: (reader if active else None, peak(reader.read())))
         return found[1] if found else None
-
-    def _json(self, folder: Path, name: str) -> Fields:
-        return self._read(folder, name, lambda at: _object(at / name)) or {}
 
     def _read(self, folder: Path, name: str, read: Callable[[Path], Any]) -> Any:
         """What ``read`` finds in a file of a run, kept until the file changes; None for one that is not there."""
@@ -134,7 +128,20 @@ class History:
         return kept[1]
 
 
-def _last_step(folder: Path) -> Fields:
+class LastStep(Lenient):
+    """The last step of metrics.jsonl."""
+
+    step: Count | None = None
+    loss: Number | None = None
+
+
+class Asked(Lenient):
+    """What a row shows of the settings."""
+
+    max_steps: Count | None = None
+
+
+def _last_step(folder: Path) -> LastStep:
     """The last whole line of metrics.jsonl that is a step; damaged lines behind it are passed over."""
     try:
         descriptor = os.open(folder / store.METRICS, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -143,50 +150,10 @@ def _last_step(folder: Path) -> Fields:
             file.seek(max(size - TAIL, 0))
             lines = file.read().split(b"\n")[:-1]
     except OSError:
-        return {}
+        return LastStep()
     for line in reversed(lines):
         with suppress(ValueError, RecursionError):
-            record = json.loads(line, parse_constant=lambda _: None)
-            if isinstance(record, dict) and _whole(record.get("step")) is not None:
-                return record
-    return {}
-
-
-def _object(path: Path) -> Fields:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with open(descriptor, "rb") as file:
-            return _table(json.loads(file.read(), parse_constant=lambda _: None))
-    except (OSError, ValueError, RecursionError):
-        return {}
-
-
-def _first_start(status: Fields) -> object:
-    history = status.get("history")
-    first = _table(history[0]) if isinstance(history, list) and history else {}
-    return first.get("started") or status.get("started")
-
-
-def _queued_for(status: Fields) -> str | None:
-    return _text(_table(status.get("queue")).get("device"))
-
-
-def _table(value: object) -> Fields:
-    return value if isinstance(value, dict) else {}
-
-
-def _text(value: object) -> str | None:
-    # JSON can hold halves of characters, which nothing else takes.
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else None
-
-
-def _whole(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53 else None
-
-
-def finite(value: object) -> float | None:
-    """A number of a record; None for anything else."""
-    known = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
-    with suppress(OverflowError):
-        return float(value) if known else None
-    return None
+            step = LastStep.of(json.loads(line, parse_constant=lambda _: None))
+            if step.step is not None:
+                return step
+    return LastStep()

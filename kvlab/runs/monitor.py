@@ -10,15 +10,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from kvlab.errors import RunError
+from kvlab.errors import PARTS, RunError
 from kvlab.language import Message
 from kvlab.runs import process, store
+from kvlab.runs.records import Status
 from kvlab.runs.run_queue import STOP
 
 # Clocks of two hosts differ, and shared file systems show changes late.
 SLACK = timedelta(minutes=5)
-LONGEST = 1e12  # seconds; what is longer is garbage
-ERROR_FIELDS = ("kind", "expected", "found", "remedy")
 
 
 @dataclass(frozen=True)
@@ -60,53 +59,53 @@ class View:
         return min(self.done / self.total, 1.0) if self.total > 0 else None
 
 
-def judge(status: dict[str, Any], now: datetime | None = None) -> str:
+def judge(status: Status | dict[str, Any], now: datetime | None = None) -> str:
     """The state to believe: the status's own, or "lost" for an active one that nobody works on any more.
 
     On this host the process decides (pid and start time; a zombie is dead). A run of another host is lost when
     its heartbeat is overdue by SLACK. A queued run that nobody has taken waits as long as its deadline says,
     and without one for ever.
     """
-    state = status.get("state")
-    if state in store.FINAL:
-        return state
-    if state not in store.ACTIVE:
+    status = Status.of(status)
+    if status.state in store.FINAL:
+        return status.state
+    if status.state is None:
         return "lost"
     now = now or datetime.now(UTC)
-    due = moment(status.get("next_heartbeat_due"))
-    if state == "queued" and status.get("pid") is None:
+    due = moment(status.next_heartbeat_due)
+    if status.state == "queued" and status.pid is None:
         return "lost" if due is not None and now > due else "queued"
-    if status.get("host") == socket.gethostname():
-        return state if process.exists(status.get("pid"), status.get("process_started")) else "lost"
-    return state if due is not None and now <= due + SLACK else "lost"
+    if status.host == socket.gethostname():
+        return status.state if process.exists(status.pid, status.process_started) else "lost"
+    return status.state if due is not None and now <= due + SLACK else "lost"
 
 
 def view(folder: Path, now: datetime | None = None) -> View:
     """Everything a page shows of a run; holds for half-made and damaged folders too."""
     now = now or datetime.now(UTC)
-    status = store.read_status(folder)
+    stored = store.read_status(folder)
+    status = Status.of(stored)
     state = judge(status, now)
     active = state in store.ACTIVE
-    due = moment(status.get("next_heartbeat_due"))
-    error = status.get("error")
+    due = moment(status.next_heartbeat_due)
     return View(
         id=folder.name,
         folder=folder,
-        kind=_text(status.get("kind")) or "unknown",
-        name=_text(status.get("name")) or folder.name,
+        kind=status.kind or "unknown",
+        name=status.name or folder.name,
         state=state,
-        phase=_text(status.get("phase")) or "",
-        done=_count(status.get("done")),
-        total=_count(status.get("total")),
-        started=_text(status.get("started")),
-        updated=_text(status.get("updated")),
+        phase=status.phase,
+        done=status.done,
+        total=status.total,
+        started=status.started,
+        updated=status.updated,
         elapsed_s=elapsed(status, now if active else None),
         phase_remaining_s=_phase_remaining(status, now) if state == "running" else None,
-        silent_s=_seconds_since(status.get("heartbeat"), now) if active else None,
+        silent_s=_seconds_since(status.heartbeat, now) if active else None,
         overdue=active and due is not None and now > due,
-        host=_text(status.get("host")),
-        pid=status.get("pid") if isinstance(status.get("pid"), int) else None,
-        error=_lost(status) if state == "lost" else error if isinstance(error, dict) else None,
+        host=status.host,
+        pid=status.pid,
+        error=_lost(status, bool(stored)) if state == "lost" else status.error,
         files=_files(folder),
         stopping=active and (folder / STOP).exists(),
     )
@@ -121,19 +120,15 @@ def moment(text: object) -> datetime | None:
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
-def elapsed(status: dict[str, Any], now: datetime | None) -> float | None:
+def elapsed(status: Status, now: datetime | None) -> float | None:
     """Seconds of work recorded in a status, and up to ``now`` where that is given, for an active run."""
-    recorded = status.get("elapsed_s")
-    recorded = recorded if isinstance(recorded, int | float) and abs(recorded) < LONGEST else None
-    running = _seconds_since(status.get("started"), now) if now else None
-    known = [seconds for seconds in (recorded, running) if seconds is not None]
-    return max(known, default=None)
+    running = _seconds_since(status.started, now) if now else None
+    return max((seconds for seconds in (status.elapsed_s, running) if seconds is not None), default=None)
 
 
-def _phase_remaining(status: dict[str, Any], now: datetime) -> float | None:
-    done, total = _count(status.get("done")), _count(status.get("total"))
-    passed = _seconds_since(status.get("phase_started"), now)
-    return passed * max(total - done, 0) / done if passed is not None and done > 0 else None
+def _phase_remaining(status: Status, now: datetime) -> float | None:
+    passed = _seconds_since(status.phase_started, now)
+    return passed * max(status.total - status.done, 0) / status.done if passed is not None and status.done else None
 
 
 def _seconds_since(text: object, now: datetime) -> float | None:
@@ -141,18 +136,18 @@ def _seconds_since(text: object, now: datetime) -> float | None:
     return max((now - begin).total_seconds(), 0.0) if begin else None
 
 
-def _lost(status: dict[str, Any]) -> dict[str, Any]:
-    cause = status.get("cause")  # from the queue's keeper, who saw the process end
-    if isinstance(cause, dict) and all(cause.get(key) for key in ERROR_FIELDS):
-        return cause
+def _lost(status: Status, readable: bool) -> dict[str, Any]:
+    # From the queue's keeper, who saw the process end.
+    if status.cause and all(status.cause.get(key) for key in ("kind", *PARTS)):
+        return status.cause
     expected, found = Message("a process to work on this run"), Message("none took it up")
-    if status.get("pid") is not None:
-        expected = Message("process {pid} on {host} to work on this run", pid=status["pid"], host=status.get("host"))
+    if status.pid is not None:
+        expected = Message("process {pid} on {host} to work on this run", pid=status.pid, host=status.host)
         found = Message(
             "no such process any more; last sign of life {time}",
-            time=status.get("heartbeat") or status.get("updated"),
+            time=status.heartbeat or status.updated,
         )
-    elif not status:
+    elif not readable:
         found = Message("no readable status in the run's folder")
     remedy = Message(
         "launch it again from its settings; if it ended by itself, its log files say how far it came, and a machine "
@@ -168,11 +163,3 @@ def _files(folder: Path) -> tuple[str, ...]:
     except OSError:
         return ()
     return tuple(sorted(found))
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _count(value: object) -> int:
-    return value if isinstance(value, int) and value >= 0 else 0

@@ -22,6 +22,7 @@ from kvlab.errors import RunError
 from kvlab.language import Message
 from kvlab.runs import process, store
 from kvlab.runs.failures import last_words
+from kvlab.runs.records import Queue
 
 FOLDER = ".queue"  # in runs/
 KEEPER_LOCK, KEEPER_LOG = "keeper.lock", "keeper.log"
@@ -79,7 +80,7 @@ def recover(root: Path) -> None:
     placed = {entry.folder for entry in entries(root)}
     for folder in reversed(store.listing(root)):
         status = store.read_status(folder)
-        ours = _queue(status).get("host") == socket.gethostname()
+        ours = Queue.of(status.get("queue")).host == socket.gethostname()
         if status.get("state") == "queued" and ours and folder not in placed:
             _enter(folder)  # should it have been on its way, it has two places, and still is begun once
 
@@ -99,14 +100,12 @@ def place(folder: Path) -> int | None:
 
 def device(status: dict[str, Any]) -> str:
     """The device that a run was queued for."""
-    asked = _queue(status).get("device")
-    return asked if isinstance(asked, str) else ANY_DEVICE
+    return Queue.of(status.get("queue")).device or ANY_DEVICE
 
 
 def visible_devices(status: dict[str, Any]) -> str | None:
     """CUDA_VISIBLE_DEVICES where the run was queued; None when it was not set."""
-    setting = _queue(status).get("visible_devices")
-    return setting if isinstance(setting, str) else None
+    return Queue.of(status.get("queue")).visible_devices
 
 
 def attend(root: Path, trainer: Sequence[str] | None = None) -> None:
@@ -165,11 +164,6 @@ def _enter(folder: Path) -> None:
     with store.disk_errors(folder.parent):
         here(folder.parent).mkdir(parents=True, exist_ok=True)
         (here(folder.parent) / f"{time.time_ns():020d}-{folder.name}").touch()
-
-
-def _queue(status: dict[str, Any]) -> dict[str, Any]:
-    queue = status.get("queue")
-    return queue if isinstance(queue, dict) else {}
 
 
 def _run_id(marker: Path) -> str:

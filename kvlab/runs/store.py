@@ -27,6 +27,7 @@ import yaml
 from kvlab import PROJECT
 from kvlab.errors import RunError, system_reason
 from kvlab.language import Message, phrase
+from kvlab.runs.lenient import read_json
 
 COMPUTED = ("analysis", "injection")  # by the warm worker of the web app
 KINDS = (*COMPUTED, "training")
@@ -109,11 +110,7 @@ def write_status(folder: Path, **fields: Any) -> None:
 
 def read_status(folder: Path) -> dict[str, Any]:
     """The run's status; empty when it is missing or is not a JSON object."""
-    try:
-        status = json.loads(_read(folder / STATUS))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return status if isinstance(status, dict) else {}
+    return read_json(folder / STATUS)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

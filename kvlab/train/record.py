@@ -16,8 +16,9 @@ from kvlab.language import Message
 from kvlab.request.train import Thresholds
 from kvlab.results.training.verdict import Checkpoint, judge, milestones, state_of
 from kvlab.runs import store
+from kvlab.runs.records import VERDICT
 
-LOG, VERDICT, REPORT, MAPS, STOP = "training.log", "verdict.json", "report.json", "projector.safetensors", "stop"
+LOG, MAPS, STOP = "training.log", "projector.safetensors", "stop"
 
 
 class Record:
@@ -93,15 +94,6 @@ class Record:
             return
         store.append_metrics(self.folder, line)
         self.lines.append(_marked(line))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """What ``write_json`` wrote; empty when it is missing or broken."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _marked(line: dict[str, Any]) -> dict[str, Any]:

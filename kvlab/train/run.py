@@ -29,15 +29,16 @@ from kvlab.models.proofs import self_test
 from kvlab.request import refusals
 from kvlab.request.forecast import sentence, training_memory
 from kvlab.request.train import TrainConfig
-from kvlab.results.training.records import FORECAST
 from kvlab.runs import failures, store
+from kvlab.runs.lenient import read_json
+from kvlab.runs.records import FORECAST, REPORT
 from kvlab.shapes import Geometry
 from kvlab.train import checkpoint, data, functional, maps, record_words
 from kvlab.train.learner import Fusing, Learner
 from kvlab.train.loop import Loop, Objective, evaluate, warm_then_fall
 from kvlab.train.maps import Fitted
 from kvlab.train.memory_watch import MemoryWatch, look
-from kvlab.train.record import MAPS, REPORT, Record, read_json
+from kvlab.train.record import MAPS, Record
 from kvlab.train.student import recompute_activations
 from kvlab.train.targets import Teachers
 
@@ -54,7 +55,7 @@ class Run:
         self.seconds: dict[str, float] = {}
         self.report = read_json(folder / REPORT) if checkpoint.saved_step(folder) else {}
         self.report.setdefault("started", store.timestamp())
-        self.report.pop("report", None)  # of the end that the run now goes on from
+        self.report.pop("report", None)  # of an older version, which kept the gathered report in it
 
     def go(self) -> str:
         """Carry the run out -> the verdict, "pass" or "fail". Raises Cancelled once what there is has been saved."""

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from kvlab.language import Message
 from kvlab.results.training import records
-from kvlab.results.training.records import FORECAST, NOTES, REPORT, VERDICT, controls, read_json, read_text
-from kvlab.runs import monitor, store
+from kvlab.runs import monitor, notes, store
 from kvlab.runs.metrics import MEMORY, Reader, Steps, Table, curve, fell, pace, peak, smoothed
 from kvlab.runs.monitor import View
+from kvlab.runs.records import FORECAST, REPORT, VERDICT, Checkpoint, Checks, Forecast, Outcome, Report, Status, Verdict
 
 LIMIT = 0.8  # of the device's memory, where the verdict gives no threshold of its own
 MILESTONES = (("models loaded", 0.0), ("forward passes", 0.1), ("loss converging", 0.5), ("training stable", 1.0))
@@ -34,13 +35,11 @@ def gather(folder: Path, checks: Sequence[Fields] | None = None, checked: str | 
 
     Never raises for what is in the folder.
     """
-    view, status, made = monitor.view(folder), store.read_status(folder), read_json(folder / REPORT)
-    verdict = read_json(folder / VERDICT)
+    view, status = monitor.view(folder), Status.of(store.read_status(folder))
+    made, verdict = Report.read(folder / REPORT), Verdict.read(folder / VERDICT)
     reader, samples = Steps(folder), Reader(folder / MEMORY)
     steps, memory = reader.read(), samples.read()
-    checkpoints = [
-        c for c in _list(verdict.get("checkpoints")) if isinstance(c, dict) and isinstance(c.get("name"), str)
-    ]
+    checkpoints = [checkpoint for checkpoint in verdict.checkpoints if checkpoint.name]
     total = _total(view, status)
     speed = pace(steps, total or 0)
     problems = _problems(view, status, reader)
@@ -51,8 +50,8 @@ def gather(folder: Path, checks: Sequence[Fields] | None = None, checked: str | 
         "state": view.state,
         "phase": view.phase,
         "host": view.host,
-        "verdict": verdict.get("state") if isinstance(verdict.get("state"), str) else None,
-        "started": _started(view, status),
+        "verdict": verdict.state,
+        "started": (status.history[0].started if status.history else None) or view.started,
         "ended": view.updated if not view.active else None,
         "elapsed_s": view.elapsed_s,
         "runtime_errors": errors,
@@ -65,44 +64,39 @@ def gather(folder: Path, checks: Sequence[Fields] | None = None, checked: str | 
         "remaining_s": speed.remaining_s if view.active and total is not None else None,
         "peak_memory": _peak(memory),
     }
+    told = made.checks
+    outcomes = told.outcomes if checks is None else Checks.of({"outcomes": list(checks)}).outcomes
     report = {
         "run": run,
-        "checks": _checks(checks, checked) if checks is not None else _checks(*_own_checks(made)),
+        "checks": _checks(outcomes, told.time if checks is None else checked),
         "milestones": _milestones(checkpoints, steps, memory, reader, total, view),
-        "conditions": [c for c in checkpoints if c.get("name") not in dict(MILESTONES)],
+        "conditions": [c.model_dump() for c in checkpoints if c.name not in dict(MILESTONES)],
         "problems": problems,
-        "notes": read_text(folder / NOTES),
-        "data_notes": [note for note in _list(made.get("notes")) if isinstance(note, str | dict)],
-        "documents": _documents(made),
-        "trained_parameters": _count(made.get("trained_parameters")),
-        "before": _dict(made.get("before")),
-        "after": _dict(made.get("after")),
-        "functional": records.read(made.get("functional")),
-        "controls": controls(folder, _dict(made.get("config"))),
-        "forecast": _forecast(read_json(folder / FORECAST), run["peak_memory"]),
+        "notes": notes.read(folder) or None,
+        "data_notes": [note for note in made.notes if isinstance(note, str | dict)],
+        "documents": made.data.model_dump() if None not in (made.data.train, made.data.heldout) else None,
+        "trained_parameters": made.trained_parameters,
+        "before": records.measured(made, "before"),
+        "after": records.measured(made, "after"),
+        "functional": records.read(made.functional),
+        "controls": records.controls(folder, made.config),
+        "forecast": _forecast(Forecast.read(folder / FORECAST), run["peak_memory"]),
         "series": series(steps, memory),
         "config": view.config,
-        "versions": _dict(made.get("versions")),
-        "seed": view.config.get("seed", made.get("seed")),
-        "device": _dict(made.get("device")).get("words"),
-        "place": _dict(made.get("device")).get("device"),
+        "versions": made.versions,
+        "seed": view.config.get("seed", made.seed),
+        "device": made.device.words,
+        "place": made.device.device,
         "command": f"python -m kvlab train --config {shlex.quote(str(folder / store.CONFIG))} --output_dir DIR",
         "unreadable_lines": reader.garbage + samples.garbage + reader.torn + samples.torn,
     }
     return _finite({**report, "criteria": _criteria(report, reader, checkpoints)})
 
 
-def _own_checks(made: Fields) -> tuple[list[Fields] | None, str | None]:
-    """What the run wrote of the seven checks, if it came to them."""
-    own = _dict(made.get("checks"))
-    outcomes = [o for o in _list(own.get("outcomes")) if isinstance(o, dict) and {"number", "error"} <= o.keys()]
-    return outcomes or None, str(own["time"]) if own.get("time") else None
-
-
-def _checks(outcomes: Sequence[Fields] | None, when: str | None) -> Fields:
-    if outcomes is None:
+def _checks(outcomes: Sequence[Outcome], when: str | None) -> Fields:
+    errors = {outcome.number: outcome.error for outcome in outcomes if outcome.number is not None}
+    if not errors:
         return {"time": None, "rows": [], "failed": [], "passed": None}
-    errors = {outcome["number"]: outcome["error"] for outcome in outcomes}
     rows = []
     for name, numbers in CHECK_ROWS:
         wrong = [f"{number}: {errors[number]}" for number in numbers if errors.get(number)]
@@ -113,25 +107,27 @@ def _checks(outcomes: Sequence[Fields] | None, when: str | None) -> Fields:
 
 
 def _milestones(
-    checkpoints: list[Fields], steps: Table, memory: Table, reader: Steps, total: int | None, view: View
+    checkpoints: list[Checkpoint], steps: Table, memory: Table, reader: Steps, total: int | None, view: View
 ) -> list[Fields]:
     """The rows step 0, 10, 50, 100 of the checklist, at the steps of this run."""
-    judged = {c.get("name"): c for c in checkpoints}
+    judged = {checkpoint.name: checkpoint for checkpoint in checkpoints}
     rows = []
     for name, share in MILESTONES:
-        checkpoint = judged.get(name, {})
-        step = _count(checkpoint.get("step"))
-        step = step if step is not None else round(share * total) if total is not None else None
+        checkpoint = judged.get(name, Checkpoint())
+        step = checkpoint.step
+        if step is None and total is not None:
+            step = round(share * total)
         at = next((n for n, number in enumerate(steps.column("step")) if number == step), None)
         rows.append(
             {
                 "step": step,
                 "name": name,
-                "state": checkpoint.get("state") or ("pending" if view.active else "fail"),
+                "state": checkpoint.state or ("pending" if view.active else "fail"),
                 "loss": _at(steps, "loss", at) if at is not None else None,
                 "memory": _memory_at(memory, steps, at, step) if not reader.resumed else None,
-                "remark": checkpoint.get("words") or "",
-                "judged": {key: checkpoint.get(key) for key in ("value", "threshold", "words")},
+                "value": checkpoint.value,
+                "threshold": checkpoint.threshold,
+                "words": checkpoint.words,
             }
         )
     return rows
@@ -152,27 +148,26 @@ def _memory_at(memory: Table, steps: Table, at: int | None, step: int | None) ->
     return int(max(known)) if known else None
 
 
-def _problems(view: View, status: Fields, reader: Steps) -> list[Fields]:
+def _problems(view: View, status: Status, reader: Steps) -> list[Fields]:
     """Every end that nobody asked for, or by force, and how the run went on after it."""
-    ends = [end for end in _list(status.get("history")) if isinstance(end, dict)]
     problems = []
     # A run that had no checkpoint yet begins again and logs nothing of it: then it is not known which is which.
-    steps = reader.resumed if len(reader.resumed) == len(ends) else [None] * len(ends)
-    for end, step in zip(ends, steps):
-        solved = {"resumed": end.get("resumed"), "from_step": step}
-        problems.append({"state": end.get("state"), "error": _dict(end.get("error")), "solved": solved})
-    error = _dict(view.error or status.get("cause"))
+    known = len(reader.resumed) == len(status.history)
+    for number, end in enumerate(status.history):
+        solved = {"resumed": end.resumed, "from_step": reader.resumed[number] if known else None}
+        problems.append({"state": end.state, "error": end.error, "solved": solved})
+    error = view.error or status.cause or {}
     if view.state in ("failed", "lost") or (view.state == "cancelled" and error):
         problems.append({"state": view.state, "error": error, "solved": None})
     return [problem for problem in problems if problem["error"] or problem["state"] != "cancelled"]
 
 
-def _criteria(report: Fields, reader: Steps, checkpoints: list[Fields]) -> list[Fields]:
+def _criteria(report: Fields, reader: Steps, checkpoints: list[Checkpoint]) -> list[Fields]:
     """When the checklist calls the validation succeeded; ``met`` None while that is not known."""
     run, over = report["run"], report["run"]["state"] not in store.ACTIVE
     memory = run["peak_memory"]
-    limit = next((c.get("threshold") for c in checkpoints if c.get("name") == "memory"), None)
-    limit = limit if isinstance(limit, int | float) else LIMIT
+    limits = [c.threshold for c in checkpoints if c.name == "memory" and c.threshold is not None]
+    limit = limits[0] if limits else LIMIT
     declined = False if reader.nonfinite else fell(reader.table.column("loss"))
     ran = not run["runtime_errors"] and run["all_steps_done"]
     share = memory["share"] if memory else None
@@ -193,61 +188,31 @@ def _peak(memory: Table) -> Fields | None:
     return {**names, "of": found.what, "phase": found.phase, "source": source}
 
 
-def _documents(made: Fields) -> Fields | None:
-    counts = {name: _count(_dict(made.get("data")).get(name)) for name in ("train", "heldout")}
-    return counts if None not in counts.values() else None
-
-
-def _forecast(told: Fields, peak: Fields | None) -> Fields | None:
+def _forecast(forecast: Forecast, peak: Fields | None) -> Fields | None:
     """forecast.json beside the peak: ``growth`` = peak - baseline and ``ratio`` = forecast / growth, else None."""
-    parts = [
-        p
-        for p in _list(told.get("parts"))
-        if isinstance(p, dict) and isinstance(p.get("name"), str) and _is(p, "bytes")
-    ]
-    if not parts or not all(_is(told, name) for name in ("total", "lower", "upper", "baseline", "tokens")):
+    parts = [part.model_dump() for part in forecast.parts if part.name and part.bytes is not None]
+    sizes = (forecast.total, forecast.lower, forecast.upper, forecast.baseline, forecast.tokens)
+    if not parts or None in sizes:
         return None
-    growth = peak["bytes"] - told["baseline"] if peak else None
+    growth = peak["bytes"] - forecast.baseline if peak else None
     measured = {"peak": peak["bytes"], "source": peak["source"]} if peak else {"peak": None, "source": None}
-    ratio = told["total"] / growth if growth and growth > 0 else None
-    return {**told, "parts": parts, **measured, "growth": growth if ratio else None, "ratio": ratio}
+    ratio = forecast.total / growth if growth and growth > 0 else None
+    told = {**forecast.model_dump(), "parts": parts, **measured}
+    return {**told, "growth": growth if ratio else None, "ratio": ratio}
 
 
-def _is(fields: Fields, name: str) -> bool:
-    """A finite number that is not negative."""
-    value = fields.get(name)
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
-
-
-def _started(view: View, status: Fields) -> str | None:
-    first = next((end for end in _list(status.get("history")) if isinstance(end, dict)), {})
-    return first.get("started") or view.started
-
-
-def _total(view: View, status: Fields) -> int | None:
-    asked = _count(view.config.get("max_steps"))
-    return asked if asked is not None else _count(status.get("total")) if view.phase == "training" else None
+def _total(view: View, status: Status) -> int | None:
+    asked = Status.of({"total": view.config.get("max_steps")}).total
+    return asked or (status.total if view.phase == "training" else None)
 
 
 def _is_runtime_error(error: Fields) -> bool:
-    return error.get("kind") in RUNTIME_KINDS or "RuntimeError" in str(error.get("found", ""))
+    return error.get("kind") in RUNTIME_KINDS or "RuntimeError" in Message.read(error.get("found"))
 
 
 def _at(table: Table, name: str, row: int) -> float | None:
     values = table.column(name)
     return values[row] if values and math.isfinite(values[row]) else None
-
-
-def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
-
-
-def _dict(value: object) -> Fields:
-    return value if isinstance(value, dict) else {}
-
-
-def _list(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
 
 
 def _finite(value: Any) -> Any:

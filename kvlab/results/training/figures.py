@@ -1,11 +1,10 @@
-"""Figures of a training run: loss terms, memory, the teachers' weights, held-out numbers. Words come from outside.
+"""Figures of a training run: loss terms, memory, the teachers' weights, held-out numbers.
 
 Plotly reads a small HTML in labels, so names that came from a user are escaped here.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -13,7 +12,9 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from kvlab.language import phrase, say
 from kvlab.results.style import KIND_COLOUR, NEUTRAL, STUDENT_COLOUR, TEACHER_COLOUR, layout
+from kvlab.runs.lenient import finite
 
 GIB = 1024**3
 TERM_COLOUR = {
@@ -26,29 +27,44 @@ TERM_COLOUR = {
 ROUTER_COLOURS = (TEACHER_COLOUR, "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#F0E442")  # Okabe and Ito 2008
 ROOM = 1.25  # the limit is drawn where the curve comes within this factor of it, and told of elsewhere
 
-Words = Mapping[str, str]
+TERMS = {
+    "loss": phrase("loss"),
+    "ce": phrase("CE (nats per token)"),
+    "kv_key": phrase("K error (target variances)"),
+    "kv_value": phrase("V error (target variances)"),
+    "entropy": phrase("entropy (share of the largest)"),
+}
+TITLES = {
+    "loss": phrase("Loss terms: thin as logged, thick smoothed (moving average, weight 0.9)"),
+    "router": phrase("Weight of each teacher in the target"),
+    "held out": phrase("Held-out documents, before and after"),
+}
+MEMORY_TITLES = {
+    "device": phrase("GPU memory in use over time"),
+    "process": phrase("Memory of this process over time (no GPU in use)"),
+}
+
 Numbers = Sequence[float | None]
 
 
-def loss_terms(steps: Sequence[int], raw: Mapping[str, Numbers], smooth: Mapping[str, Numbers], words: Words):
+def loss_terms(steps: Sequence[int], raw: Mapping[str, Numbers], smooth: Mapping[str, Numbers]):
     """Every logged term over the steps: thin as logged, thick smoothed; a click in the legend hides both."""
     figure = go.Figure()
     for term, values in raw.items():
-        name, colour = words[f"term {term}"], TERM_COLOUR[term]
+        name, colour = say(TERMS[term]), TERM_COLOUR[term]
         common = {"x": list(steps), "mode": "lines", "legendgroup": term, "name": name}
         line = {"color": colour, "width": 1}
         figure.add_scatter(y=list(values), line=line, opacity=0.4, showlegend=False, **common)
         figure.add_scatter(y=list(smooth[term]), line={**line, "width": 2.5}, **common)
-    figure.update_xaxes(title=words["figure step"])
-    figure.update_yaxes(title=words["figure loss axis"], rangemode="tozero")
-    return _titled(figure, words["figure loss"])
+    figure.update_xaxes(title=say("optimizer step"))
+    figure.update_yaxes(title=say("loss term"), rangemode="tozero")
+    return _titled(figure, say(TITLES["loss"]))
 
 
 def memory(
     seconds: Numbers,
     used: Numbers,
     of: str,
-    words: Words,
     limit: tuple[float, int] | None = None,
     baseline: int | None = None,
 ) -> go.Figure:
@@ -63,49 +79,51 @@ def memory(
         mode="lines",
         fill="tozeroy",
         line={"color": TEACHER_COLOUR, "width": 2},
-        name=words[f"memory {of}"],
+        name=say(MEMORY_TITLES[of]),
         hovertemplate="%{y:.2f} GiB, %{x:.0f} s<extra></extra>",
     )
     most = max((value for value in used if value is not None), default=0)
-    title = words[f"figure memory {of}"]
+    title = say(MEMORY_TITLES[of])
     if baseline:
-        words_of = words["figure baseline"]
-        figure.add_hline(baseline / GIB, line={"color": NEUTRAL, "dash": "dot"}, annotation_text=words_of)
+        figure.add_hline(baseline / GIB, line={"color": NEUTRAL, "dash": "dot"}, annotation_text=say("before loading"))
     if limit:
         share, total = limit
         if of == "device" or most * ROOM > share * total:
-            said = words["figure limit"].format(limit=share, total=f"{total / GIB:.1f} GiB")
-            figure.add_hline(share * total / GIB, line={"color": STUDENT_COLOUR, "dash": "dash"}, annotation_text=said)
+            label = say("{limit:.0%} of {total:.1f} GiB", limit=share, total=total / GIB)
+            figure.add_hline(share * total / GIB, line={"color": STUDENT_COLOUR, "dash": "dash"}, annotation_text=label)
             most = max(most, share * total)
         else:
-            said = words["figure limit above"].format(limit=share, limited=f"{share * total / GIB:.1f} GiB")
-            title += f" · {said}"
-    figure.update_xaxes(title=words["figure time"])
-    figure.update_yaxes(title=words["figure memory axis"], range=[0, 1.1 * most / GIB] if most else None)
+            limited = share * total / GIB
+            above = say(
+                "{limit:.0%} of the machine is {limited:.1f} GiB, above this figure", limit=share, limited=limited
+            )
+            title += f" · {above}"
+    figure.update_xaxes(title=say("time at work (s)"))
+    figure.update_yaxes(title=say("memory in use (GiB)"), range=[0, 1.1 * most / GIB] if most else None)
     return _titled(figure, title)
 
 
-def router(steps: Sequence[int], weights: Sequence[Numbers], teachers: Sequence[str], words: Words) -> go.Figure:
+def router(steps: Sequence[int], weights: Sequence[Numbers], teachers: Sequence[str]) -> go.Figure:
     """What each teacher counts in the target, over the steps."""
     figure = go.Figure()
     for place, values in enumerate(weights):
         name = teachers[place] if place < len(teachers) else str(place + 1)
         line = {"color": ROUTER_COLOURS[place % len(ROUTER_COLOURS)], "width": 2}
         figure.add_scatter(x=list(steps), y=list(values), mode="lines", line=line, name=escape(f"{place + 1} {name}"))
-    figure.update_xaxes(title=words["figure step"])
-    figure.update_yaxes(title=words["figure router axis"], range=[0, 1])
-    return _titled(figure, words["figure router"], showlegend=True)
+    figure.update_xaxes(title=say("optimizer step"))
+    figure.update_yaxes(title=say("weight (mean over rows)"), range=[0, 1])
+    return _titled(figure, say(TITLES["router"]), showlegend=True)
 
 
-def held_out(runs: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]], words: Words) -> go.Figure:
+def held_out(runs: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]]) -> go.Figure:
     """Cross-entropy and KV errors before and after, of (label, before, after) of each run; grey is before."""
     terms = ("ce", "kv_key", "kv_value")
-    figure = make_subplots(rows=1, cols=len(terms), subplot_titles=[words[f"term {term}"] for term in terms])
+    figure = make_subplots(rows=1, cols=len(terms), subplot_titles=[say(TERMS[term]) for term in terms])
     labels = [escape(label) for label, _, _ in runs]
     for column, term in enumerate(terms, 1):
         for place, colour in ((1, NEUTRAL), (2, TEACHER_COLOUR)):
-            when = words["figure before" if place == 1 else "figure after"]
-            values = [_number(run[place].get(term)) for run in runs]
+            when = say("before" if place == 1 else "after")
+            values = [finite(run[place].get(term)) for run in runs]
             figure.add_bar(
                 row=1,
                 col=column,
@@ -119,7 +137,7 @@ def held_out(runs: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]], w
                 textposition="auto",
                 hovertemplate="%{x}<br>%{y:.4f}<extra></extra>",
             )
-    return _titled(figure, words["figure held out"], height=340, barmode="group")
+    return _titled(figure, say(TITLES["held out"]), height=340, barmode="group")
 
 
 def _titled(figure: go.Figure, title: str, height: int = 360, **options) -> go.Figure:
@@ -127,8 +145,3 @@ def _titled(figure: go.Figure, title: str, height: int = 360, **options) -> go.F
     legend = {"orientation": "h", "y": -0.22, "yanchor": "top", "x": 0, "xanchor": "left"}
     margin = {"l": 64, "r": 24, "t": 64, "b": 96}
     return layout(figure, height, title=place, legend=legend, margin=margin, **options)
-
-
-def _number(value: object) -> float | None:
-    known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if known else None

@@ -1,44 +1,40 @@
-"""The report of a run written into files: report.md, report.html, and report.json beside what the run told itself.
+"""Write the gathered report of a run: report.md, report.html, and its JSON.
 
-report.json of a run's folder is read back when a run is resumed, so there the report is its entry "report".
+In a run's own folder report.json is what the run wrote about itself, so the JSON there is gathered.json.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kvlab.results.training.html_report import html
-from kvlab.results.training.markdown import markdown
-from kvlab.results.training.records import REPORT, read_json
+from kvlab.results.training.report import html, markdown
 from kvlab.runs import store
+from kvlab.runs.records import GATHERED
 
 Fields = dict[str, Any]
 FORMATS = ("md", "html", "json")
-WITHIN = "report"  # its place in report.json of a run's folder
 
 
 def text_of(report: Fields, form: str, language: str) -> str:
     """The report in one of FORMATS, ending in a newline. JSON is the same in every language."""
     if form == "json":
         return json.dumps(report, ensure_ascii=False, indent=1) + "\n"
-    writers: dict[str, Callable[[Fields, str], str]] = {"md": markdown, "html": html}
-    return writers[form](report, language)
+    return {"md": markdown, "html": html}[form](report, language)
 
 
 def write(report: Fields, folder: Path, forms: Sequence[str] = FORMATS, language: str = "en") -> list[Path]:
-    """Files ``report.FORM`` in ``folder``, each replaced whole -> their paths.
+    """Replace the report's files in ``folder``, each whole -> their paths.
 
     Raises RunError ``disk-full`` and ``runs-unwritable``.
     """
     written = []
     for form in forms:
-        path = folder / f"report.{form}"
-        told = read_json(folder / REPORT) if form == "json" and (folder / store.CONFIG).exists() else None
-        text = text_of(report if told is None else {**told, WITHIN: report}, form, language)
+        of_run = form == "json" and (folder / store.CONFIG).exists()
+        path = folder / (GATHERED if of_run else f"report.{form}")
         with store.disk_errors(folder):
-            store.replace(path, text.encode())
+            store.replace(path, text_of(report, form, language).encode())
         written.append(path)
     return written

@@ -10,7 +10,8 @@ from kvlab.language import phrase, say
 from kvlab.results.safe_csv import neutral
 from kvlab.results.training import records
 from kvlab.results.training.words import mark_words
-from kvlab.runs.history import Row, finite
+from kvlab.runs.history import Row
+from kvlab.runs.lenient import finite
 from kvlab.web import settings_differ
 from kvlab.web.training import charts, source, table, words
 from kvlab.web.widgets import UNKNOWN, count, number, sentences, table_height

@@ -13,11 +13,12 @@ import streamlit as st
 from kvlab.errors import TrainError
 from kvlab.request.settings import checked
 from kvlab.request.train import TrainConfig
-from kvlab.results.training.facts import REPORT, VERDICT, read_json
 from kvlab.results.training.verdict import judge
 from kvlab.runs import store
-from kvlab.runs.history import History, Row, finite
+from kvlab.runs.history import History, Row
+from kvlab.runs.lenient import finite, read_json
 from kvlab.runs.metrics import MEMORY, Reader, Steps, Table, curve, pace
+from kvlab.runs.records import REPORT, VERDICT
 from kvlab.web.widgets import GIB
 
 LOGS = ("training.log", "output.log")  # what a run writes for people, and what its process printed

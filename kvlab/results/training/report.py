@@ -1,0 +1,248 @@
+"""The gathered report of a run as one HTML file that needs no network, and as Markdown; words are in the template."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import plotly.graph_objects as go
+
+from kvlab.host.memory import readable
+from kvlab.language import Message, phrase, say, speaking
+from kvlab.results.rendering import Quoted, render
+from kvlab.results.training import figures, words
+from kvlab.results.training.records import VARIANTS
+from kvlab.runs.lenient import finite
+from kvlab.runs.records import Measured
+from kvlab.runs.store import STATES
+from kvlab.shapes import PHASES, phase_words
+
+Fields = dict[str, Any]
+MEASURED = ("ce", "kv_key", "kv_value")
+CHECKS = {
+    "heads": phrase("head projection 12 → 2"),
+    "heads-dims": phrase("heads and dimensions 28 → 2, 128 → 64"),
+    "resampling": phrase("time resampling 80 → 50"),
+    "empty": phrase("edge case T = 0"),
+    "one": phrase("edge case T = 1"),
+    "integration": phrase("integration"),
+    "overall": phrase("overall"),
+}
+CACHES = {
+    "projected": phrase("projected"),
+    "mean": phrase("mean (control)"),
+    "shuffled": phrase("shuffled (control)"),
+}
+
+
+def html(report: Fields, language: str = "en") -> str:
+    """Draw the whole report of kvlab.results.training.facts.gather."""
+    with speaking(language):
+        return render("training.html.j2", **_values(report), **_figures(report))
+
+
+def markdown(report: Fields, language: str = "en") -> str:
+    """Write the whole report of kvlab.results.training.facts.gather, without its figures."""
+    with speaking(language):
+        return render("training.md.j2", **_values(report)).rstrip("\n") + "\n"
+
+
+def _values(report: Fields) -> Fields:
+    """What the template speaks of: the report, its words, and the rows of its tables."""
+    run = report["run"]
+    met = {criterion["name"]: criterion["met"] for criterion in report["criteria"]}
+    return {
+        **report,
+        "counts": Measured.of(report["before"]),
+        "title": say("Validation run {id}", id=run["id"]),
+        "state": partial(_known, STATES),
+        "mark": words.mark_words,
+        "met": lambda name: _met(met[name]),
+        "yes": lambda value: None if value is None else say("yes") if value else say("no"),
+        "number": _number,
+        "size": _size,
+        "source": words.source_words,
+        "limit": _limit(report),
+        "memory_name": say(words.MEMORY_OF[_memory_of(run)]),
+        "milestone_rows": [
+            (
+                row["step"],
+                _known(words.CHECKPOINTS, row["name"]),
+                words.mark_words(row["state"]),
+                _number(row["loss"]),
+                _size(row["memory"]),
+                Message.read(row["words"]),
+            )
+            for row in report["milestones"]
+        ],
+        "condition_rows": [
+            (_known(words.CHECKPOINTS, row["name"]), words.mark_words(row["state"]), Message.read(row["words"]))
+            for row in report["conditions"]
+        ],
+        "held_out_rows": list(_held_out_rows(report)),
+        "functional_rows": list(_functional_rows(report)) if report["functional"] else [],
+        "runtime_errors": "; ".join(_ends(error.get("found")) for error in run["runtime_errors"]),
+        "peak": _peak(run["peak_memory"]),
+        "parameters": f"{report['trained_parameters']:,}" if report["trained_parameters"] is not None else None,
+        "check_rows": [
+            (say(CHECKS[row["name"]]), _met(row["passed"]), Quoted(row["remark"]) if row["remark"] else "")
+            for row in report["checks"]["rows"]
+        ],
+        "failed_checks": "; ".join(f"{check['number']}: {check['error']}" for check in report["checks"]["failed"]),
+        "part_rows": [(_part(part), _size(part["bytes"])) for part in (report["forecast"] or {}).get("parts", ())],
+        "problems": [_problem(problem) for problem in report["problems"]],
+        "data_notes": [[_told(note)] for note in report["data_notes"]],
+        "notes": (report["notes"] or "").strip(),
+        "setting_rows": list(_setting_rows(report)),
+    }
+
+
+# --- rows of tables ----------------------------------------------------------------------------------------------
+
+
+def _held_out_rows(report: Fields) -> Iterator[tuple[object, ...]]:
+    runs = [(say("this run"), report)]
+    runs += [(_control(other), other) for other in report["controls"]]
+    for label, run in runs:
+        yield (label, *(f"{_number(run['before'].get(of))} → {_number(run['after'].get(of))}" for of in MEASURED))
+
+
+def _functional_rows(report: Fields) -> Iterator[tuple[object, ...]]:
+    for name in VARIANTS:
+        yield (say(CACHES[name]), *_changes(report["functional"]["variants"][name]))
+    for other in report["controls"]:
+        if other["functional"] and other["functional"]["reproduces"]:
+            label = Message("projected, {run}", run=_control(other))
+            yield (label, *_changes(other["functional"]["variants"]["projected"]))
+
+
+def _changes(variant: Fields) -> Iterator[str]:
+    for of in ("kl", "delta_ce"):
+        for when in ("before", "after", "change"):
+            value, error = variant[when][of], variant[when][f"{of}_se"]
+            sign = "" if of == "kl" and when != "change" else "+"
+            known = "–" if value is None else f"{value:{sign}.4f}"
+            yield known if error is None else f"{known} ± {error:.4f}"
+
+
+def _control(other: Fields) -> Message:
+    """The name of a run that is compared with this one."""
+    if other["control"] == "none":
+        return Message("KV run {id}", id=Quoted(other["id"]))
+    return Message("control {control}: {id}", control=Quoted(other["control"]), id=Quoted(other["id"]))
+
+
+def _setting_rows(report: Fields) -> Iterator[tuple[object, object]]:
+    yield say("seed"), report["seed"]
+    names = {"device": Quoted(report["place"]), "precision": Quoted(report["config"].get("precision"))}
+    yield say("device"), Message("{device}, precision {precision}", **names) if report["place"] else None
+    for name, value in (report["versions"] | report["config"]).items():
+        if name != "seed":
+            yield Quoted(name), None if value is None else Quoted(value)
+
+
+# --- words -------------------------------------------------------------------------------------------------------
+
+
+def _known(table: Mapping[str, str], name: object) -> str:
+    """The word of a table, or what the file says to the letter."""
+    return say(table[name]) if isinstance(name, str) and name in table else Quoted(name)
+
+
+def _part(part: Fields) -> Message | str:
+    known = _known(words.PARTS, part["name"])
+    return Message("{part} ({model})", part=known, model=Quoted(part["model"])) if part.get("model") else known
+
+
+def _told(stored: object) -> str:
+    """A message of a run's file; finished words of an older version to the letter."""
+    message = Message.read(stored or "")
+    text = _ends(message)
+    return Quoted(text) if text and message.template == "{words}" else text
+
+
+def _ends(stored: object) -> str:
+    """The first and the last line of a message: between them stands a log."""
+    lines = str(Message.read(stored)).splitlines() or [""]
+    return lines[0] if len(lines) == 1 else f"{lines[0]} … {lines[-1]}"
+
+
+def _problem(problem: Fields) -> Fields:
+    error = problem["error"]
+    found, remedy = (_told(error[part]) if error.get(part) else None for part in ("found", "remedy"))
+    return {**problem, "kind": str(error.get("kind", "–")), "found": found, "remedy": remedy}
+
+
+def _peak(peak: Fields | None) -> Message | None:
+    if peak is None:
+        return None
+    phase = phase_words(peak["phase"]) if peak["phase"] in PHASES else Quoted(peak["phase"] or "–")
+    told = {"used": readable(peak["bytes"]), "phase": phase, "source": words.source_words(peak["source"], peak["of"])}
+    if not peak["total"]:
+        return Message("{used} while {phase} ({source})", **told)
+    total = readable(peak["total"])
+    return Message("{used}, {share:.0%} of {total} while {phase} ({source})", share=peak["share"], total=total, **told)
+
+
+def _met(passed: bool | None) -> str | None:
+    return None if passed is None else words.mark_words("pass" if passed else "fail")
+
+
+def _number(value: object) -> str:
+    return "–" if finite(value) is None else f"{value:.4f}"
+
+
+def _size(value: object) -> str:
+    return "–" if finite(value) is None else readable(value)
+
+
+def _memory_of(run: Fields) -> str:
+    return (run["peak_memory"] or {}).get("of", "device")
+
+
+def _limit(report: Fields) -> float:
+    return next(criterion["limit"] for criterion in report["criteria"] if criterion["name"] == "memory")
+
+
+# --- figures -----------------------------------------------------------------------------------------------------
+
+
+def _figures(report: Fields) -> Fields:
+    drawn = {"loss": _loss, "memory": _memory, "router": _router, "held out": _held_out}
+    titles = {**figures.TITLES, "memory": figures.MEMORY_TITLES[report["series"]["memory"]["of"]]}
+    return {
+        "figures": {name: partial(draw, report) for name, draw in drawn.items()},
+        "title_of": lambda name: say(titles[name]),
+        "every": report["series"]["every"],
+    }
+
+
+def _loss(report: Fields) -> go.Figure | None:
+    series = report["series"]
+    return figures.loss_terms(series["step"], series["raw"], series["smooth"]) if series["raw"] else None
+
+
+def _memory(report: Fields) -> go.Figure | None:
+    series, peak = report["series"]["memory"], report["run"]["peak_memory"]
+    if peak is None:
+        return None
+    limit = (_limit(report), peak["total"]) if peak["total"] else None
+    baseline = (report["forecast"] or {}).get("baseline")
+    return figures.memory(series["seconds"], series["bytes"], series["of"], limit, baseline)
+
+
+def _router(report: Fields) -> go.Figure:
+    teachers = report["config"].get("teachers")
+    names = list(map(str, teachers)) if isinstance(teachers, list | tuple) else []
+    return figures.router(report["series"]["step"], report["series"]["router"], names)
+
+
+def _held_out(report: Fields) -> go.Figure:
+    runs = [(say("this run"), report["before"], report["after"])]
+    for other in report["controls"]:
+        label = other["id"]
+        if other["control"] != "none":
+            label = say("control {control}", control=other["control"])
+        runs.append((label, other["before"], other["after"]))
+    return figures.held_out(runs)

@@ -1,0 +1,98 @@
+"""Read JSON that may be missing or damaged: what is not as it should be becomes its default."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictFloat,
+    StrictInt,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+)
+
+
+
+def _known(value: float) -> float:
+    try:
+        known = abs(float(value)) < math.inf
+    except OverflowError:
+        known = False
+    if not known:
+        raise ValueError("not finite")
+    return value
+
+
+Number = Annotated[StrictInt | StrictFloat, AfterValidator(_known)]  # a whole number stays whole
+Count = Annotated[int, Field(strict=True, ge=0, lt=2**53)]
+# JSON can hold halves of characters, which nothing else takes.
+Text = Annotated[
+    str,
+    BeforeValidator(lambda value: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value),
+    Field(strict=True),
+]
+
+
+def _tables(value: object) -> list[object]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+TABLES = BeforeValidator(_tables)  # for a list of models: whatever else is in it is passed over
+
+
+class Lenient(BaseModel):
+    """A model whose invalid fields get their defaults; every field must have one."""
+
+    model_config = ConfigDict(frozen=True)
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _or_default(cls, value, handler, info):
+        try:
+            return handler(value)
+        except (ValidationError, RecursionError):
+            return cls.model_fields[info.field_name].get_default(call_default_factory=True)
+
+    @classmethod
+    def of(cls, fields: object) -> Self:
+        """The model of a JSON object; all defaults for anything else."""
+        if isinstance(fields, cls):
+            return fields
+        return cls.model_validate(fields) if isinstance(fields, dict) else cls()
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The model of a JSON file; all defaults for one that is missing or broken."""
+        return cls.of(read_json(path))
+
+
+_NUMBER = TypeAdapter(Number)
+
+
+def finite(value: object) -> float | None:
+    """A finite number; None for anything else."""
+    try:
+        return float(_NUMBER.validate_python(value))
+    except ValidationError:
+        return None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object in a file of a run; empty when it is missing, broken, or behind a link."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(descriptor, "rb") as file:
+            value = json.loads(file.read().decode("utf-8", "replace"), parse_constant=lambda _: None)
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}

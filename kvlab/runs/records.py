@@ -1,0 +1,194 @@
+"""What a run writes about itself: status.json, verdict.json, report.json and forecast.json, read whatever they hold."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from kvlab.runs.lenient import TABLES, Count, Lenient, Number, Text
+
+VERDICT, REPORT, FORECAST, GATHERED = "verdict.json", "report.json", "forecast.json", "gathered.json"
+
+Size = Annotated[Number, Field(ge=0)]
+Seconds = Annotated[Number, Field(gt=-1e12, lt=1e12)]  # what is longer is garbage
+Fields = dict[str, Any]
+
+
+class Queue(Lenient):
+    """Where a run waits."""
+
+    host: Text | None = None
+    device: Text | None = None
+    visible_devices: Text | None = None
+
+
+class Ended(Lenient):
+    """An end of a run that was resumed after it."""
+
+    state: Text | None = None
+    started: Text | None = None
+    error: Fields = {}
+    resumed: Text | None = None
+
+
+class Status(Lenient):
+    """status.json. Moments are UTC ISO text."""
+
+    kind: Text | None = None
+    name: Text | None = None
+    state: Literal["queued", "running", "done", "failed", "cancelled"] | None = None
+    phase: Text = ""
+    done: Count = 0
+    total: Count = 0
+    started: Text | None = None
+    updated: Text | None = None
+    elapsed_s: Seconds | None = None
+    phase_started: Text | None = None
+    heartbeat: Text | None = None
+    next_heartbeat_due: Text | None = None
+    host: Text | None = None
+    pid: Count | None = None
+    process_started: Number | None = None
+    error: Fields | None = None
+    cause: Fields | None = None  # of the death of its process, from whoever saw it
+    queue: Queue = Queue()
+    history: Annotated[list[Ended], TABLES] = []
+
+
+class Checkpoint(Lenient):
+    """A row of the verdict. ``words``: a Message as JSON, or finished words of an older version."""
+
+    name: Text = ""
+    state: Literal["pass", "fail", "pending"] | None = None
+    step: Count | None = None
+    value: Number | None = None
+    threshold: Number | None = None
+    words: Text | Fields = ""
+
+
+class Verdict(Lenient):
+    """verdict.json"""
+
+    state: Literal["pass", "fail", "pending"] | None = None
+    checkpoints: Annotated[list[Checkpoint], TABLES] = []
+
+
+class Measured(Lenient):
+    """Means over the held-out documents."""
+
+    model_config = ConfigDict(extra="allow")
+    ce: Number | None = None
+    kv_key: Number | None = None
+    kv_value: Number | None = None
+    documents: Count | None = None
+    tokens: Count | None = None
+    rows: Count | None = None
+
+
+class Device(Lenient):
+    """What a run computed on. ``words``: a Message as JSON, or finished words of an older version."""
+
+    device: Text | None = None
+    words: Text | Fields | None = None
+
+
+class Documents(Lenient):
+    """How many documents were read."""
+
+    train: Count | None = None
+    heldout: Count | None = None
+
+
+class Outcome(Lenient):
+    """One of the seven KV checks."""
+
+    number: Count | None = None
+    error: Text | None = None
+
+
+class Checks(Lenient):
+    """The KV checks as the run itself made them."""
+
+    time: Text | None = None
+    outcomes: Annotated[list[Outcome], TABLES] = []
+
+
+class Damage(Lenient):
+    """How far the student is from itself on another cache, with standard errors; in nats per token."""
+
+    kl: Number | None = None
+    kl_se: Number | None = None
+    delta_ce: Number | None = None
+    delta_ce_se: Number | None = None
+
+
+class Variants(Lenient):
+    """By the cache that is injected; the last two are controls."""
+
+    projected: Damage = Damage()
+    mean: Damage = Damage()
+    shuffled: Damage = Damage()
+
+
+class OwnCache(Lenient):
+    """Whether the student's own cache, injected, gives its logits."""
+
+    largest_difference: Number | None = None
+    tolerance: Number | None = None
+    reproduces: Annotated[bool, Field(strict=True)] = False
+
+
+class Measurement(Lenient):
+    """The functional test at one moment (kvlab.train.functional.measure)."""
+
+    documents: Count | None = None
+    n: Count | None = None
+    prefix: Number | None = None
+    share_replaced: Number | None = None
+    own: OwnCache = OwnCache()
+    variants: Variants = Variants()
+
+
+class Functional(Lenient):
+    """The functional test before and after the training, and what changed."""
+
+    before: Measurement | None = None
+    after: Measurement | None = None
+    change: Variants = Variants()
+
+
+class Report(Lenient):
+    """report.json, which a run writes and reads back when it is resumed."""
+
+    config: Fields = {}
+    versions: Fields = {}
+    seed: Any = None
+    before: Measured | None = None
+    after: Measured | None = None
+    functional: Functional | None = None
+    device: Device = Device()
+    data: Documents = Documents()
+    trained_parameters: Count | None = None
+    notes: list[Any] = []
+    checks: Checks = Checks()
+
+
+class Part(Lenient):
+    """A part of the memory forecast."""
+
+    model_config = ConfigDict(extra="allow")
+    name: Text = ""
+    bytes: Size | None = None
+
+
+class Forecast(Lenient):
+    """forecast.json"""
+
+    model_config = ConfigDict(extra="allow")
+    parts: Annotated[list[Part], TABLES] = []
+    total: Size | None = None
+    lower: Size | None = None
+    upper: Size | None = None
+    baseline: Size | None = None
+    tokens: Size | None = None
