@@ -206,8 +206,9 @@ def test_every_word_of_a_page_is_said_through_the_catalogue(pseudo, documents, p
 
 def test_every_word_of_the_checks_is_said_through_the_catalogue(pseudo, monkeypatch):
     finding = {"name": Message("package {name}", name="torch"), "found": Message("none"), "remedy": Message("{n}", n=1)}
+    said = Message("a title").to_dict()
     answers = {
-        "checks": [{"number": 1, "title": "a title", "explanation": "some words", "error": "", "seconds": 0.5}],
+        "checks": [{"number": 1, "title": said, "explanation": said, "error": "", "seconds": 0.5}],
         "doctor": [{"status": "warn", **{name: words.to_dict() for name, words in finding.items()}}],
     }
     monkeypatch.setattr(backend, "ready", lambda: True)
