@@ -207,7 +207,7 @@ def test_every_word_of_a_page_is_said_through_the_catalogue(pseudo, documents, p
 def test_every_word_of_the_checks_is_said_through_the_catalogue(pseudo, monkeypatch):
     finding = {"name": Message("package {name}", name="torch"), "found": Message("none"), "remedy": Message("{n}", n=1)}
     answers = {
-        "checks": [{"number": 1, "title": "a title", "explanation": "some words", "error": "", "seconds": 0.5}],
+        "checks": [{"number": 1, "title": "头数投影", "explanation": "words", "error": "", "seconds": 0.5}],
         "doctor": [{"status": "warn", **{name: words.to_dict() for name, words in finding.items()}}],
     }
     monkeypatch.setattr(backend, "ready", lambda: True)
@@ -215,7 +215,9 @@ def test_every_word_of_the_checks_is_said_through_the_catalogue(pseudo, monkeypa
     checks._examined.clear()
     texts = list(shown(open_page("checks", lang=PSEUDO)))
     checks._examined.clear()
-    assert not unsaid(texts) and any("torch" in part for text in texts for part in outside(text))
+    # The seven have Chinese titles in every language.
+    assert not unsaid(text.replace("头数投影", "") for text in texts)
+    assert any("torch" in part for text in texts for part in outside(text))
 
 
 @pytest.mark.parametrize("button", ["form-toggle", "function-form-toggle"])

@@ -45,7 +45,7 @@ NUMBER = re.compile(r"[+−-]?\d+(?:,\d{3})*(?:\.\d+)?(?:e-?\d+)?")
 WORD = re.compile(r"[A-Za-z]{2,}")
 # Terms that stay, rules, layouts, models, files.
 TERMS = ["KV", "RSS", "TSS", "CKA", "RoPE", "MLA", "UTF", "softmax", "half", "align"]
-TERMS += ["exact", "floor", "ceil", "overlap", "nearest", "SHA"]
+TERMS += ["exact", "floor", "ceil", "overlap", "nearest", "linear", "segment", "SHA"]
 NAMES = ["demo/teacher-b", "demo/teacher", "demo/student", "demo/narrow", "R-KV"]
 OF_A_HEAD = (contribution_sentence, spectrum_sentence, rules_sentence)
 BLOCKS = ("h1", "h2", "p", "th", "td")
