@@ -98,7 +98,7 @@ def test_killed_in_any_phase_a_run_is_readable_says_lost_and_resumes(root, phase
     [
         ({"die": "loading", "signal": int(signal.SIGSEGV)}, "run-killed", "SIGSEGV"),
         ({"fault": "no_module"}, "module-missing", "pip install peft"),
-        ({"fault": "full_disk"}, "disk-full", "free space"),
+        ({"fault": "full_disk"}, "disk-full", "delete runs"),
     ],
 )
 def test_a_run_that_could_not_say_its_end_is_lost_with_the_cause(root, config, kind, words):

@@ -23,8 +23,9 @@ from transformers.utils import logging as transformers_logging
 from kvlab.bench.run import surroundings
 from kvlab.models.loading import pick_device
 from kvlab.runs import store
+from kvlab.runs.lenient import read_json
+from kvlab.runs.records import REPORT
 from kvlab.train.process import perform
-from kvlab.train.record import REPORT, read_json
 
 KINDS: dict[str, dict[str, Any]] = {
     "kv": {},

@@ -33,12 +33,12 @@ from kvlab.models.geometry import geometry_of
 from kvlab.models.loading import LoadedModel
 from kvlab.request import prompts
 from kvlab.request.train import OWN_PROMPTS, TrainConfig
-from kvlab.results.training.records import FORECAST, read_json
 from kvlab.runs import metrics, store
+from kvlab.runs.lenient import read_json
 from kvlab.runs.metrics import Reader
+from kvlab.runs.records import FORECAST, REPORT
 from kvlab.train import checkpoint
 from kvlab.train.process import perform
-from kvlab.train.record import REPORT
 from kvlab.train.run import Run
 
 LIMIT = 0.8  # of the device's memory: the checklist's bar
