@@ -29,7 +29,8 @@ def test_every_mutation_applies_to_one_place_and_leaves_python():
         text = mutate.mutated(mutation, mutate.PROJECT)
         assert text is not None, f"{mutation.id}: not exactly once in {mutation.file}"
         assert mutation.before != mutation.after, mutation.id
-        ast.parse(text, mutation.id)
+        if mutation.file.endswith(".py"):
+            ast.parse(text, mutation.id)
 
 
 def test_ids_are_unique():
