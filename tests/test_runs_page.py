@@ -126,7 +126,7 @@ def test_several_are_compared_by_what_differs(root):
     results = table(app, "steps/s").set_index("run")
     assert results.loc[labels[0], ["ce before", "ce after", "steps/s"]].tolist() == [3.5, 3.25, 2.0]
     assert results.loc[labels[1], ["kv_key before", "documents", "tokens"]].tolist() == [1.0, 32, 3700]
-    assert results.loc[labels[1], ["kl before", "kl after"]].tolist() == [0.25, 0.125]
+    assert results.loc[labels[1], ["kl_before", "kl_after"]].tolist() == [0.25, 0.125]
     assert "which differ by control" in everything(app) and "Not on the same documents" not in everything(app)
     assert [history(app)["line"].tolist(), results["line"].tolist()] == [["━━"] * 2] * 2
 

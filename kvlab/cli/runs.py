@@ -93,7 +93,7 @@ def _list(options: argparse.Namespace) -> int:
     if not views:
         print(say("No runs in {folder}.", folder=root))
     for view in views:
-        print(f"{view.id}  {view.kind:8}  {_course(view)}")
+        print(f"{view.id}  {say(store.KINDS[view.kind]) if view.kind in store.KINDS else view.kind}  {_course(view)}")
     return 0
 
 

@@ -1,7 +1,7 @@
 """Render reports from the templates beside this file, in which no value becomes markup.
 
 A template says its words with ``say`` and ``plural``. HTML reports extend ``page.html.j2``, which gives them their
-look; ``draw(figure)`` and ``table(frame)`` put a figure or a table into one. A name ending in ``.md.j2`` is Markdown.
+look; ``spoken`` says the names of a table's columns; ``draw(figure)`` and ``table(frame)`` put a figure or a table into one. A name ending in ``.md.j2`` is Markdown.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    shared.globals.update(say=_say, plural=plural, table=table, html_language=html_language, FONTS=FONTS, quoted=Quoted)
+    shared.globals.update(say=_say, spoken=say, plural=plural, table=table, html_language=html_language, FONTS=FONTS, quoted=Quoted)
     shared.filters.update(cell=cell, fenced=fenced)
     return shared
 

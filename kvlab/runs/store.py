@@ -30,7 +30,7 @@ from kvlab.language import Message, phrase
 from kvlab.runs.lenient import read_json
 
 COMPUTED = ("analysis", "injection")  # by the warm worker of the web app
-KINDS = (*COMPUTED, "training")
+KINDS = {"analysis": phrase("analysis"), "injection": phrase("functional test"), "training": phrase("training")}
 ACTIVE = ("queued", "running")
 FINAL = ("done", "failed", "cancelled")
 # What people read for a state; "lost" is judged, and never written.
@@ -76,7 +76,7 @@ def create(root: Path, kind: str, name: str, config: dict[str, Any]) -> Path:
     ``kind``: one of KINDS. Raises RunError ``runs-unwritable`` or ``disk-full``.
     """
     if kind not in KINDS:
-        raise ValueError(f"kind must be one of {KINDS}, got {kind!r}")
+        raise ValueError(f"kind must be one of {tuple(KINDS)}, got {kind!r}")
     now = datetime.now(UTC)
     status = {"kind": kind, "name": name, "state": "queued", "phase": "waiting", "done": 0, "total": 0}
     if kind in COMPUTED:

@@ -30,8 +30,8 @@ def results(rows: Sequence[Row]) -> None:
     st.subheader(say("Results side by side"))
     columns = _columns()
     results = table.frame(rows, columns)
-    if results[["kl before", "kl after"]].isna().all(axis=None):
-        results = results.drop(columns=["kl before", "kl after"])
+    if results[["kl_before", "kl_after"]].isna().all(axis=None):
+        results = results.drop(columns=["kl_before", "kl_after"])
     st.dataframe(
         table.coloured(results, [charts.colour(position) for position in range(len(rows))]),
         hide_index=True,
@@ -68,8 +68,8 @@ def _columns() -> table.Columns:
         "kv_key after": (number(say("K after"), key), _measured("after", "kv_key")),
         "kv_value before": (number(say("V before"), value), _measured("before", "kv_value")),
         "kv_value after": (number(say("V after"), value), _measured("after", "kv_value")),
-        "kl before": (number(say("KL before"), kl), lambda row: _kl(row, "before")),
-        "kl after": (number(say("KL after"), kl), lambda row: _kl(row, "after")),
+        "kl_before": (number(say("KL before"), kl), lambda row: _kl(row, "before")),
+        "kl_after": (number(say("KL after"), kl), lambda row: _kl(row, "after")),
         "documents": (documents, _measured("before", "documents")),
         "tokens": (tokens, _measured("before", "tokens")),
         "rows": (steps, _measured("before", "rows")),
