@@ -12,6 +12,7 @@ from kvlab.runs import store
 from tests import app as real
 from tests import trained
 from tests.test_browser import pytestmark  # noqa: F401
+from tests.test_browser_validation import VERDICT
 from tests.waiting import wait_until
 
 RESTS = '[data-testid="stApp"][data-test-script-state="notRunning"]'
@@ -85,7 +86,7 @@ def test_pick_overlay_compare_note_delete(app, page, runs):
 
     # its live view, and back
     page.get_by_role("link", name="Open live view").click()
-    page.get_by_text("Verdict:").wait_for()
+    page.get_by_text(VERDICT).wait_for()
     page.go_back()
     page.get_by_role("textbox", name="Note").wait_for()
 

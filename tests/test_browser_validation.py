@@ -22,6 +22,7 @@ pytestmark = [
     pytest.mark.skipif(real.chromium() is None and not NEEDED, reason="no Chromium found: apt-get install chromium"),
 ]
 TRAINING = 300  # seconds for a run of the demo models on a busy machine
+VERDICT = re.compile(r"^Verdict: (passed\.|failed)$")  # of the page; the log below it has a line "VERDICT: …"
 SHORT = {"fit_documents": 20, "eval_documents": 4}  # how little the runs read whose numbers are not looked at
 
 
@@ -99,7 +100,7 @@ def test_a_run_goes_on_without_its_web_server_and_a_new_one_shows_it(runs, chrom
         page.goto(f"{app.url}/validation?run={run}")
         page.get_by_role("heading", name="demo/teacher").wait_for()
         wait_until(lambda: training.gone(runs / run), TRAINING, "the end of the run")
-        page.get_by_text("Verdict:").first.wait_for()
+        page.get_by_text(VERDICT).wait_for()
         assert step(page) == 20
     ended = status(runs, run)
     assert ended["state"] == "done" and ended["pid"] == told["pid"]

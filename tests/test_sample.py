@@ -49,7 +49,7 @@ def test_the_shipped_sample_is_what_align_computes(floor):
     assert (floor.settings, floor.data["rows_scored"]) == (shipped.settings, shipped.data["rows_scored"])
     assert [d.id for d in floor.inspected] == [d.id for d in shipped.inspected]
     for name, array in shipped.arrays.items():
-        np.testing.assert_allclose(floor.arrays[name], array, rtol=0.05, atol=0.02, equal_nan=True)
+        np.testing.assert_allclose(floor.arrays[name], array, rtol=2e-3, atol=5e-3, equal_nan=True, err_msg=name)
 
 
 def test_there_are_enough_rows_and_borders_differ(floor):

@@ -7,7 +7,7 @@ import torch
 from kvlab.align import moments
 from kvlab.align.crossfit import crossfit_ridge
 from kvlab.align.fold_sums import FIT_AND_SCORE, Pairing
-from kvlab.align.moments import Inputs, pilot_of, product
+from kvlab.align.moments import Inputs, gram_of, pilot_of, product
 
 N, P, Q, FOLDS = 6000, 48, 8, 4
 
@@ -71,3 +71,14 @@ def test_pieces_are_summed_in_float64(monkeypatch):
     monkeypatch.setattr(moments, "CHUNK", 5)
     rows = torch.tensor([2.0**24, 0, 0, 0, 0, 1])[:, None]
     assert product(rows, torch.ones(6, 1)).item() == 2**24 + 1
+
+
+@pytest.mark.parametrize("rows", [1, 7, 12])
+@pytest.mark.parametrize("width", [1, 3, 4, 11])
+def test_the_product_of_rows_with_themselves_is_that_of_float64_and_symmetric(rows, width, monkeypatch):
+    monkeypatch.setattr(moments, "CHUNK", 5)
+    monkeypatch.setattr(moments, "BLOCK", 4)
+    x = torch.randn(rows, width)
+    found = gram_of(x)
+    assert torch.equal(found, found.T)
+    torch.testing.assert_close(found, x.double().T @ x.double(), rtol=1e-12, atol=1e-12)

@@ -16,8 +16,9 @@ from kvlab.align import metrics
 from kvlab.align.fold_sums import Pairing, total
 from kvlab.align.moments import Centred, Inputs, Outputs, about_own_mean, centred
 from kvlab.align.projectors import absolute_penalty, ridge_path, ridge_per_head
+from kvlab.align.ties import last_of_the_least
 
-RELATIVE_PENALTIES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 100.0)
+RELATIVE_PENALTIES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 100.0)  # ascending
 FALLBACK_PENALTY = 1.0  # of two folds, none is left to choose a penalty on: a cautious one
 CONSTANT = 1e-12  # share of a head's energy below which its variance is rounding
 
@@ -76,7 +77,8 @@ class CrossFit:
 def crossfit_ridge(pairing: Pairing, heads: int, quick: bool = False) -> CrossFit:
     """Ridge with a penalty per head, chosen on held-out folds within each training set.
 
-    ``quick``: chosen on the two neighbouring folds instead of all others, in float32; for controls.
+    ``quick``: chosen on the two neighbouring folds instead of all others, and in float32 where that is enough; for
+    controls.
     """
     chosen = _choose_penalties(pairing, heads, quick)
     relative = torch.tensor(RELATIVE_PENALTIES, dtype=torch.float64)[chosen.cpu()]
@@ -147,7 +149,10 @@ def neighbours(folds: int) -> list[tuple[int, int]]:
 
 
 def _choose_penalties(pairing: Pairing, heads: int, quick: bool) -> torch.Tensor:
-    """[F, H] index into RELATIVE_PENALTIES; fold f's is the best over pairs (train without f and g, test on g)."""
+    """[F, H] index into RELATIVE_PENALTIES; fold f's is the best over pairs (train without f and g, test on g).
+
+    Of penalties that are as good, the largest.
+    """
     fit_x, fit_y = pairing.features.fit(), pairing.targets.fit()
     folds = len(fit_x)
     if folds < 3:
@@ -157,17 +162,28 @@ def _choose_penalties(pairing: Pairing, heads: int, quick: bool) -> torch.Tensor
     rss = torch.zeros(folds, len(RELATIVE_PENALTIES), heads, dtype=torch.float64, device=all_x.gram.device)
     for f, g in neighbours(folds) if quick else combinations(range(folds), 2):
         train = about_own_mean(all_x - fit_x[f] - fit_x[g], all_y - fit_y[f] - fit_y[g])
-        solutions: dict[tuple[int, ...], torch.Tensor] = {}
+        solutions: dict[tuple[int, ...], tuple[torch.Tensor, torch.Tensor]] = {}
         for chosen_for, tested_on in ((f, g), (g, f)):
             columns = pairing.columns_of(chosen_for)
             key = tuple(columns.tolist())
             if key not in solutions:
-                features = train.features(columns)
-                solutions[key] = ridge_path(features.single() if quick else features, RELATIVE_PENALTIES)
+                solutions[key] = _paths(train.features(columns), quick)
             test = centred(fit_x[tested_on], fit_y[tested_on], train.mean_x, train.mean_y).features(columns)
-            squares = metrics.residual_squares(test.single() if quick else test, solutions[key])
-            rss[chosen_for] += metrics.per_head(squares.double(), heads)
-    return rss.argmin(1)
+            exact, rounded = solutions[key]
+            squares = [metrics.residual_squares(test, exact), metrics.residual_squares(test.single(), rounded).double()]
+            rss[chosen_for] += metrics.per_head(torch.cat(squares), heads)
+    return last_of_the_least(rss, dim=1)
+
+
+def _paths(train: Centred, quick: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Maps [penalties, P, Q] in float64 and, where ``quick``, of the larger penalties in float32.
+
+    Float32 is left to penalties above the rounding of its own sums, eps * trace: below, rounding would choose.
+    """
+    rounding = torch.finfo(torch.float32).eps * len(train.xx)
+    count = sum(penalty < rounding for penalty in RELATIVE_PENALTIES) if quick else len(RELATIVE_PENALTIES)
+    exact, rounded = RELATIVE_PENALTIES[:count], RELATIVE_PENALTIES[count:]
+    return ridge_path(train, exact), ridge_path(train.single(), rounded)
 
 
 def scored_apart(fit: CrossFit, rows: Sequence[tuple[int, torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, int]:

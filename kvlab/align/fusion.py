@@ -24,6 +24,7 @@ from kvlab.align.fold_sums import FoldSums, Pairing
 from kvlab.align.layers import Choice
 from kvlab.align.moments import pilot_of
 from kvlab.align.stacking import CommonRows, Stack, Summed
+from kvlab.align.ties import first_of_the_best
 from kvlab.shapes import KINDS
 
 
@@ -88,7 +89,7 @@ def fuse(common: Pairing, own: Sequence[Pairing], fits: Sequence[CrossFit], head
         metrics.r_squared(rss.sum(0), stack.tss.sum(0)),
         metrics.r_squared(rss_alone.sum(1), stack.tss.sum(0)),
     )
-    best = r2_alone.nan_to_num(nan=-torch.inf).argmax(0)
+    best = first_of_the_best(r2_alone, dim=0)
     rss_best = rss_alone[best, :, torch.arange(heads)].T
     return Fused(
         r2=r2,

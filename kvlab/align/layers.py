@@ -20,6 +20,7 @@ from kvlab.align.fold_sums import Pairing, total
 from kvlab.align.moments import about_own_mean, centred, pilot_of
 from kvlab.align.projectors import ridge_path
 from kvlab.align.sample import Sample
+from kvlab.align.ties import first_of_the_best
 from kvlab.request.align import AlignSettings
 from kvlab.shapes import KINDS, Progress
 
@@ -161,8 +162,8 @@ def _most_similar(of_fold: list[torch.Tensor], candidates: list[list[int]]) -> l
     choices = []
     for layer, allowed in enumerate(candidates):
         scores = together[:, layer, allowed]
-        picked = [(allowed[int(best)],) for best in scores.argmax(1)]
-        choices.append(((allowed[int(scores.mean(0).argmax())],), picked))
+        picked = [(allowed[best],) for best in first_of_the_best(scores).tolist()]
+        choices.append(((allowed[int(first_of_the_best(scores.mean(0)))],), picked))
     return choices
 
 
@@ -208,7 +209,8 @@ def _partners(
     singles[allowed] = [problem.r2((0,)) for problem in alone.values()]
 
     def best(fold: int | None) -> list[int]:
-        return sorted(allowed, key=lambda at: -np.nan_to_num(alone[at].r2((0,), fold), nan=-np.inf))[:PARTNERS]
+        by_score = sorted(allowed, key=lambda at: -np.nan_to_num(alone[at].r2((0,), fold), nan=-np.inf))
+        return sorted(by_score[:PARTNERS])  # the order of layers, in which the first of equals is taken
 
     return {fold: best(fold) for fold in everyone}
 
@@ -271,7 +273,8 @@ class HeldOut:
         reached = -np.inf
         while len(chosen) < min(most, len(allowed)):
             options = [tuple(sorted((*chosen, i))) for i in allowed if i not in chosen]
-            best = max(options, key=lambda option: np.nan_to_num(self.r2(option, without), nan=-1e9))
+            scores = torch.tensor([self.r2(option, without) for option in options], dtype=torch.float64)
+            best = options[int(first_of_the_best(scores))]
             gained = self.r2(best, without) - reached
             if chosen and not gained >= LEAST_GAIN:
                 break

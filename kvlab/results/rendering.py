@@ -50,7 +50,9 @@ def environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    shared.globals.update(say=_say, spoken=say, plural=plural, table=table, html_language=html_language, FONTS=FONTS, quoted=Quoted)
+    shared.globals.update(
+        say=_say, spoken=say, plural=plural, table=table, html_language=html_language, FONTS=FONTS, quoted=Quoted
+    )
     shared.filters.update(cell=cell, fenced=fenced)
     return shared
 
