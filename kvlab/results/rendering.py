@@ -1,7 +1,8 @@
 """Render reports from the templates beside this file, in which no value becomes markup.
 
-A template says its words with ``say`` and ``plural``. HTML reports extend ``page.html.j2``, which gives them their
-look; ``spoken`` says the names of a table's columns; ``draw(figure)`` and ``table(frame)`` put a figure or a table into one. A name ending in ``.md.j2`` is Markdown.
+A template says its words with ``say`` and ``plural``; ``spoken`` is ``say`` for the names of a table's columns. HTML
+reports extend ``page.html.j2``, which gives them their look; ``draw(figure)`` and ``table(frame)`` put a figure or a
+table into one. A name ending in ``.md.j2`` is Markdown.
 """
 
 from __future__ import annotations
