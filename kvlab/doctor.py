@@ -4,8 +4,6 @@ Plain data out; printing belongs to the command line, drawing to the Checks page
 and never imports torch in this process.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import json
 import os

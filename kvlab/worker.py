@@ -8,8 +8,6 @@ answered beside them in another, and ``ping`` and ``cancel`` at once. The end of
 gone: the worker ends too.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import logging

@@ -1,7 +1,5 @@
 """Rows of every batch -> the sums from which every score follows, and nothing else."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol

@@ -4,8 +4,6 @@ Each check is a function that raises AssertionError with the values it saw. Titl
 founding checklist's, word for word.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

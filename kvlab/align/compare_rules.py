@@ -5,8 +5,6 @@ cover. ``exact`` covers few and shares its map with ``floor``, so it is scored o
 ``rkv``, which keeps other steps for each head.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce

@@ -4,8 +4,6 @@ Both are fitted and scored like the teacher itself, which is scored on the same 
 several teachers must beat is the same with random weights in the place of all but one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial

@@ -8,8 +8,6 @@ predictions would pass for a gain from another teacher. Any further features hel
 weights in the place of the other teachers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any

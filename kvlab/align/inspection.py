@@ -1,7 +1,5 @@
 """A few documents token by token: every rule's map, and the error of each token under maps that have not seen it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -3,8 +3,6 @@
 Read in windows, so that memory does not grow with the number of documents.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any

@@ -4,8 +4,6 @@ All are per output channel or per student head; a channel's sums about the *trai
 predictor score exactly 1, so error = RSS / TSS = 1 - R^2 (0 perfect, 1 no better than the mean).
 """
 
-from __future__ import annotations
-
 import torch
 
 from kvlab.align.moments import Centred

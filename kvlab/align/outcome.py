@@ -4,8 +4,6 @@ R^2 weighs a token by its distance from the mean. Where few tokens hold most of 
 activations at a delimiter, it is about them alone; ``share_of_few`` measures that.
 """
 
-from __future__ import annotations
-
 import platform
 from collections.abc import Sequence
 from math import isnan

@@ -6,8 +6,6 @@ Every document is read once. The first batches are held as a sample, on which la
 measured; of the others, sums are all that is kept.
 """
 
-from __future__ import annotations
-
 import time as clock
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field

@@ -4,8 +4,6 @@
 ``KVProjector`` does; ``group_mean`` fits nothing. Feature order is head-major: index = head * D + channel.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

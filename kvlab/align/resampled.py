@@ -5,8 +5,6 @@ standard deviations along v: (y - mean) . v / s for the student, (yhat - mean) .
 and projection, and the same map applied to every step of the teacher for the teacher before resampling.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

@@ -1,7 +1,5 @@
 """Resampling a timeline by its length alone: the seed's functions, u = i * (T_in - 1) / (T_out - 1)."""
 
-from __future__ import annotations
-
 import torch
 
 from kvlab.errors import AlignError

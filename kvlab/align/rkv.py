@@ -5,8 +5,6 @@ a teacher's cache down to the M steps of a student. KaVa looks from the answer's
 caller's choice (``attention.observers``). Candidates are the content tokens: special ones are never kept.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """Which student tokens a map is fitted on and scored on, and the teacher steps that stand for them in a batch."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """One analysis from request to run folder: the call behind the command line, the worker and the pages."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -3,8 +3,6 @@
 Bounded by ``sample_tokens`` whatever the number of documents; with fewer tokens than that it is all of the data.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 

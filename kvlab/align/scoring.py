@@ -1,7 +1,5 @@
 """Sums -> held-out scores of every student head beside their controls, and the map fitted on everything."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module

@@ -1,7 +1,5 @@
 """KV heads and head width of each cached layer: of the targets, and of the features a map is fitted from."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

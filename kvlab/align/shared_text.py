@@ -9,8 +9,6 @@ Folds keep equal texts together, but not texts that only begin otherwise, or say
 (Karp and Rabin 1987, modulo 2^64); those of some values are kept, the same ones in every text (Manber 1994).
 """
 
-from __future__ import annotations
-
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 

@@ -5,8 +5,6 @@ means; along v_i, TSS_i = v_i^T (sum of y y^T) v_i and RSS_i = v_i^T (sum of r r
 error of the head is the mean of RSS_i / TSS_i weighted by each direction's share of the variance.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ Scores that differ by less than a ``HAIR`` are as good, and a fixed order decide
 differently, and a tie that each breaks in its own way would show in every number behind it.
 """
 
-from __future__ import annotations
-
 import torch
 
 HAIR = 1e-4

@@ -1,7 +1,5 @@
 """The sums of an analysis that was interrupted, so that it can go on where it stopped."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

@@ -7,8 +7,6 @@
 an offline diagnostic, which `python -m kvlab inject` refuses. All rows are judged on the same documents.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -4,8 +4,6 @@ The dense side computes every layer's Gram matrix once, and the traces of all pa
 plain form we know. Both read the same float32 rows.
 """
 
-from __future__ import annotations
-
 import torch
 
 from kvlab.align.similarity import CrossMoments, cka, own_hsic

@@ -7,8 +7,6 @@ stand side by side, as with many prompts: else what is held grows with what the 
 the ratio says nothing about the number of prompts. So the models have few features: 64 of a teacher layer.
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -6,8 +6,6 @@ documents are added, and a run that is all sample costs several times its forwar
 are scaled down, so that the sample is as small a share of the tokens as 20,000 are of 10,000 prompts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

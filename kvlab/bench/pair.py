@@ -3,8 +3,6 @@
 Speed does not depend on the weights. Token ids come from the small demo tokenizers and are valid in any vocabulary.
 """
 
-from __future__ import annotations
-
 from functools import cache
 
 import numpy as np

@@ -5,8 +5,6 @@ both, as kvlab does; it has no way to take sums in the place of rows. ``RidgeCV`
 penalty for all targets, so it cannot do this.
 """
 
-from __future__ import annotations
-
 from itertools import combinations
 
 import numpy as np

@@ -1,7 +1,5 @@
 """One line of the bench: two things measured in turn, several times, and the ratio between them."""
 
-from __future__ import annotations
-
 import gc
 from collections.abc import Callable
 from dataclasses import dataclass, field

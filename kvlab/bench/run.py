@@ -1,7 +1,5 @@
 """The rows asked for, one after the other; printed as they are done, and written as JSON."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform

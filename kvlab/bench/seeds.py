@@ -7,8 +7,6 @@ Every run is the recommended one on the demo pair, but for the number of held-ou
 order, the training documents and the held-out ones, so runs of one seed are compared, not runs of two.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -5,8 +5,6 @@ On a GPU in the shapes of Qwen2-7B (bfloat16) and TinyLlama (float32 weights, mi
 among the runs, without the checkpoint.
 """
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import dataclass
 from math import isfinite

@@ -4,8 +4,6 @@ Rows have the widths of Qwen2-7B (4 KV heads of 128) and TinyLlama (4 of 64), dr
 takes all layers of TinyLlama and the token identity (3,584 features), a processor two layers and no identity.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from time import perf_counter
 

@@ -6,8 +6,6 @@ Such a result depends on the student token only, so a table over the vocabulary 
 measured, too, as a detail.
 """
 
-from __future__ import annotations
-
 from functools import cache
 from statistics import median
 

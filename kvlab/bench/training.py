@@ -5,8 +5,6 @@ student on its cross-entropy alone. What remains is kvlab's own: rows, projectio
 clipping, the collapse statistics, metrics, log and checkpoint table.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

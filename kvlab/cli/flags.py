@@ -4,8 +4,6 @@ Every setting is a flag with the setting's own description; a flag that is not g
 written with - or with _, as one likes.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Collection, Iterator, Sequence

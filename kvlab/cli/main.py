@@ -1,7 +1,5 @@
 """The command line: the same calls as the pages. Exit codes: 0 done, 1 a check failed, 2 bad input or usage."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

@@ -1,7 +1,5 @@
 """``python -m kvlab runs list | show | stop | kill | resume | delete | report``: the same calls as the pages."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

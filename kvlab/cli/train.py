@@ -4,8 +4,6 @@ A flag stands above the file of --config, and the file above the defaults, excep
 which are off unless a flag or the file turns them on.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

@@ -4,8 +4,6 @@ One forward, a row of the batch per variant of the keys. Every layer is given th
 queries are the own ones everywhere and only the keys differ; values change no distribution and are put in afterwards.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass

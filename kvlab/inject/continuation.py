@@ -1,7 +1,5 @@
 """The student goes on from a prefix whose cache is replaced in part: one forward, a row of the batch per variant."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 

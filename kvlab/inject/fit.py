@@ -3,8 +3,6 @@
 Every source gives an affine map per teacher, kind and student layer, and the weights that fuse several teachers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 

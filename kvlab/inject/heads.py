@@ -1,7 +1,5 @@
 """Sums of single documents -> errors per layer and KV head, with standard errors and controls."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """One plain forward of the student over a document: what everything else is compared with."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import torch

@@ -1,7 +1,5 @@
 """Can the student use the teachers' cache? From models and documents to the whole functional test."""
 
-from __future__ import annotations
-
 import time as clock
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace

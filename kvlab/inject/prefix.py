@@ -1,7 +1,5 @@
 """One document cut in two: the prefix whose cache is replaced, and by what."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 

@@ -1,7 +1,5 @@
 """Carry out a functional test in its folder and write its result."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Documents -> those a map is fitted on, and those it is judged on: never the same text."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 

@@ -1,7 +1,5 @@
 """A prompt continued greedily from its own cache, from replaced ones, and from nothing."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 

@@ -1,7 +1,5 @@
 """One document continued from its own cache and from replaced ones."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ No model is known by name: with eager attention every decoder of transformers ha
 attention modules, where a hook reduces them at once, so that one layer's [B, heads, T, T] is held at a time.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 

@@ -3,8 +3,6 @@
 Reading or passing the old name warns in the new versions, which will drop it; the new name is unknown to the old ones.
 """
 
-from __future__ import annotations
-
 import inspect
 from typing import Any
 

@@ -3,8 +3,6 @@
 ``rotation.py`` finds and undoes a rotation; ``proofs.py`` proves once per loaded model that it is undone rightly.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -6,8 +6,6 @@ pieces with the contents between them. Templates are programs from a model's fil
 immutable sandbox.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import numpy as np

@@ -4,8 +4,6 @@ On a GPU the width is rounded up. Attention there (cuDNN's) makes a plan for eve
 than the forward itself: 10,000 prompts in batches of any width are all new shapes, and so are the steps of a run.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext

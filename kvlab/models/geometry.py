@@ -5,8 +5,6 @@ cache then shows the real KV heads, widths and caching layers. Only where that p
 that depends on numbers) are the configuration's own fields believed.
 """
 
-from __future__ import annotations
-
 import copy
 import threading
 from contextlib import suppress

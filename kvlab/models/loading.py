@@ -4,8 +4,6 @@ Whatever can be refused is refused from small files, before any weight is read. 
 is ever executed: safetensors only, no remote code.
 """
 
-from __future__ import annotations
-
 import copy
 import gc
 import json

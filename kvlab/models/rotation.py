@@ -7,8 +7,6 @@ first channel of every pair comes back as the cosines and sines of this very for
 rotated shares of a head, scaled or length-dependent frequencies, complex numbers and any order of arguments are alike.
 """
 
-from __future__ import annotations
-
 import functools
 import re
 import sys

@@ -1,7 +1,5 @@
 """The settings of an analysis, checked before any weight is loaded. No torch here."""
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict

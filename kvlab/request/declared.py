@@ -1,7 +1,5 @@
 """What the files of a folder that needs torch declare, read without importing them."""
 
-from __future__ import annotations
-
 import ast
 from contextlib import suppress
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Turn a record of a file into one document: its parts, their exact byte spans, its id."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable
 from typing import Any

@@ -9,8 +9,6 @@ T is the tokens of a padded micro-batch (documents x longest timeline), and per 
 for the Llama-like block of transformers with scaled-dot-product attention, which never keeps T x T scores.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any

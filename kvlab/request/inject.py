@@ -1,7 +1,5 @@
 """The settings of a functional test: those of an analysis, and how the projected cache is tried out. No torch here."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field

@@ -5,8 +5,6 @@ offered; refused, duplicate and cut ones are counted and named.
 The kind of a Problem is that of the PromptError it came from, without its ``prompts-``.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field

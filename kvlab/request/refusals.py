@@ -1,7 +1,5 @@
 """Refuse what geometries and timelines alone show to be impossible, before any weight is loaded. No torch here."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from kvlab.errors import TrainError

@@ -6,8 +6,6 @@ the part it opens. One that begins with a letter, such as "Answer:", counts only
 for prose may contain it; one that begins with a sign, such as "####" or "<think>", counts anywhere.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace

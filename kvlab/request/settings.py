@@ -1,7 +1,5 @@
 """Check the settings of a form, a file or a command line against their model. No torch here."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar

@@ -4,8 +4,6 @@ Knows nothing of tables (``tables.py``), documents (``documents.py``) or limits 
 that cannot be read carries its error and the reader goes on: one bad line never costs the others.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import re

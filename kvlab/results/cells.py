@@ -1,7 +1,5 @@
 """One number per student layer and KV head, as a map whose cells can be clicked."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The frame of every report in one HTML file that needs no network: its look, and figures that bring plotly along."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from html import escape
 

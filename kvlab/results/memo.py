@@ -3,8 +3,6 @@
 Clicks draw the same maps again: at 64 layers of 64 heads, the words of their 8,192 cells take longer than all else.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import wraps
 from typing import TypeVar

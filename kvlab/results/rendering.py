@@ -5,8 +5,6 @@ reports extend ``page.html.j2``, which gives them their look; ``draw(figure)`` a
 table into one. A name ending in ``.md.j2`` is Markdown.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from functools import cache

@@ -5,8 +5,6 @@ take for a formula gets an apostrophe in front (OWASP, "CSV Injection"); numbers
 numbers, negative ones and written ones too.
 """
 
-from __future__ import annotations
-
 import csv
 
 import pandas as pd

@@ -7,8 +7,6 @@ analysis B minus R² of analysis A (orange = less in B, purple = more). K stands
 student.
 """
 
-from __future__ import annotations
-
 from math import isnan
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Numbers as people write them in a sentence."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import reduce
 from math import isfinite

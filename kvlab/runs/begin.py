@@ -5,8 +5,6 @@ recorded, and the lock goes over to the command, which holds it while it lives. 
 in between and however many try.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Sequence

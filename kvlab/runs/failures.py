@@ -3,8 +3,6 @@
 ``explain`` is for a process that died without a word, ``advise`` for an exception that was caught in the run.
 """
 
-from __future__ import annotations
-
 import errno
 import re
 import signal

@@ -1,7 +1,5 @@
 """All runs at a glance: one row each, from the status and the small records, read again only where a file changed."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable

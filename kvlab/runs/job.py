@@ -1,7 +1,5 @@
 """One analysis carried out so that its folder tells how it went, whatever happens to it."""
 
-from __future__ import annotations
-
 import logging
 import threading
 import traceback

@@ -4,8 +4,6 @@ It starts each queued run when its device is free, sees how its process ends, an
 When it dies, the runs go on, and the next launch or list starts another, which takes up what it finds.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

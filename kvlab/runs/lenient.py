@@ -1,7 +1,5 @@
 """Read JSON that may be missing or damaged: what is not as it should be becomes its default."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -4,8 +4,6 @@ The kernel keeps them (flock), so there is no stale lock to clear. A process sta
 too. On NFS, Linux turns flock into a lock at the server, which holds between hosts unless the mount says local_lock.
 """
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import os

@@ -8,7 +8,6 @@ finite are NaN, and steps that a resumed run did again are superseded.
 The memory of a run over time, memory.jsonl: its curve, and its peak as a share of the device.
 """
 
-from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field

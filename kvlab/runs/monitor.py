@@ -1,7 +1,5 @@
 """What a run folder says about its run, judged: a status whose process is gone is not believed."""
 
-from __future__ import annotations
-
 import os
 import socket
 from dataclasses import dataclass

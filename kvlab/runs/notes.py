@@ -1,7 +1,5 @@
 """A note on a run, written by people: plain text in notes.md of its folder, which no process of the run touches."""
 
-from __future__ import annotations
-
 import os
 from contextlib import suppress
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Processes by identity, and their end: a pid alone may belong to another process by now."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

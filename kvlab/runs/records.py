@@ -1,7 +1,5 @@
 """What a run writes about itself: status.json, verdict.json, report.json and forecast.json, read whatever they hold."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field

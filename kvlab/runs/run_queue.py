@@ -4,8 +4,6 @@ A file is there from the moment a run is queued until its end is recorded, and t
 looks after what the files name. The files are only an index: whether a run may start is decided under its own lock.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import socket

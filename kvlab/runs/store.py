@@ -4,8 +4,6 @@ Knows no process, no model and no page. Files are replaced whole or grow by whol
 meets half of one. Links inside runs/ are not followed.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import math

@@ -4,8 +4,6 @@ A run is a detached process that outlives the web server; the queue starts it wh
 process is changed only under its lock.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import socket

@@ -1,7 +1,5 @@
 """The web side of the warm worker: start it, ask it, give it analyses, cancel them, survive its death."""
 
-from __future__ import annotations
-
 import atexit
 import sys
 import threading

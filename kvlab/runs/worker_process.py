@@ -3,8 +3,6 @@
 The process has a session of its own and ends when its stdin does, so nothing outlives the web server.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import subprocess

@@ -5,8 +5,6 @@ The state of a run on disk, from which the same command goes on: Accelerate's ow
 Large files and folders that libraries write: under another name first, and gone again when the disk was full.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import logging

@@ -1,7 +1,5 @@
 """Documents -> the token batches of every step, and the documents that are held out. Needs tokenizers, no weights."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice

@@ -5,8 +5,6 @@ cache of a held-out document's first tokens, and the student reads on; every dif
 moment. In mixed precision too, the student reads in float32 here, as its weights are.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

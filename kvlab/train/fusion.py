@@ -3,8 +3,6 @@
 Weights are [A, N]: of each teacher for each row. Invariant: they sum to 1 over the teachers that cover the row.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -5,8 +5,6 @@ All that is trained, as one module, so that Accelerate prepares, wraps and saves
 The terms of the loss, each as a sum over the rows it is a mean of, so that micro-batches add up exactly.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

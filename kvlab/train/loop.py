@@ -1,7 +1,5 @@
 """The training loop: steps of micro-batches on Accelerate, each a line of metrics; and the held-out evaluation."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Sequence

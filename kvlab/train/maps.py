@@ -8,8 +8,6 @@ frozen; ``structured`` is the trainable KVProjector; without a projector rows ar
 The maps of a run on disk: ``projector.safetensors``, with everything that going on needs.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

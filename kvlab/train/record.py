@@ -3,8 +3,6 @@
 Only the main process of several writes; the others hold a record that does nothing.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What is told of a run: the line of a step in the log, and the numbers of its report."""
 
-from __future__ import annotations
-
 import platform
 import shlex
 from pathlib import Path

@@ -5,8 +5,6 @@ The phases of a run, one after the other: read, load, fit, evaluate, train, eval
 Settings -> what the loop is made of: Accelerate, the objective, and what is trained at which rate.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The student's own keys and values, before RoPE and with their gradient, from the forward that gives its logits."""
 
-from __future__ import annotations
-
 import functools
 from dataclasses import dataclass
 

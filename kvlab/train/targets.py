@@ -4,8 +4,6 @@ The rows are the student steps that at least one teacher covers, less special to
 map is fitted. A teacher has zeros where it covers none of its own, and ``covered`` says so.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 

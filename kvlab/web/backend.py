@@ -1,7 +1,5 @@
 """The pages' way to the worker and to the run folders. Everything that is slow is asked here, and remembered."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 from concurrent.futures import Future

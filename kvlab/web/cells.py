@@ -1,7 +1,5 @@
 """A K and a V map of which one cell is pinned: by a click, by a row of the table, or by the address."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pandas as pd

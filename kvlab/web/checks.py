@@ -1,7 +1,5 @@
 """The Checks page: the seven KV checks, run in the worker, and the environment."""
 
-from __future__ import annotations
-
 import streamlit as st
 
 from kvlab.errors import KvlabError

@@ -1,7 +1,5 @@
 """Pick a document of an analysis, and the window of bytes that is drawn of it."""
 
-from __future__ import annotations
-
 import streamlit as st
 
 from kvlab.language import say

@@ -1,7 +1,5 @@
 """Figures and results to take away."""
 
-from __future__ import annotations
-
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st

@@ -1,7 +1,5 @@
 """Which language a session speaks: of the address, else as chosen, else as the browser asks for. And its switch."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import streamlit as st

@@ -1,7 +1,5 @@
 """Remember the result of the last action on runs. A live view reruns every second and would lose it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The Overview page: the finding, the two models side by side, and whether they fit."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from concurrent.futures import Future, wait
 

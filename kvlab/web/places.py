@@ -1,7 +1,5 @@
 """Where the pages are, for the navigation and for links between them."""
 
-from __future__ import annotations
-
 import streamlit as st
 from streamlit.navigation.page import StreamlitPage
 

@@ -1,7 +1,5 @@
 """What is going on: stage, count, elapsed, remaining, Cancel. Read from the run folder, once a second."""
 
-from __future__ import annotations
-
 import streamlit as st
 
 from kvlab.errors import KvlabError, RunError

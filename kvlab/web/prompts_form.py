@@ -1,7 +1,5 @@
 """Draw the form's prompts: where they come from, how they are cut into parts, whether they are a chat."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 

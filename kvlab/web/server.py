@@ -3,8 +3,6 @@
 The server starts and stops the worker itself; no page is needed for that.
 """
 
-from __future__ import annotations
-
 import getpass
 import os
 import socket

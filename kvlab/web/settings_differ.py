@@ -1,7 +1,5 @@
 """Only the settings that are not alike in all of several runs, as a table."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from typing import Any
 

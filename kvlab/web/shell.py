@@ -1,7 +1,5 @@
 """What every page shares: the navigation, and word of an analysis that is going on."""
 
-from __future__ import annotations
-
 import streamlit as st
 
 from kvlab import PACKAGE

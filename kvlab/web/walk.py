@@ -1,7 +1,5 @@
 """The walk-through: its steps, and where a visitor is in it."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from contextlib import suppress

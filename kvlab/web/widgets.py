@@ -1,7 +1,5 @@
 """Words that several panels share."""
 
-from __future__ import annotations
-
 from functools import reduce
 from math import isfinite, isnan
 

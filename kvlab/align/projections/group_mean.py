@@ -1,7 +1,5 @@
 """Projector ``group-mean``: the mean of neighbouring heads and channels; nothing is fitted."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Projector ``ridge``: a free affine map in closed form. Held-out scores choose a penalty for each head."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

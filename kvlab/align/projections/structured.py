@@ -1,7 +1,5 @@
 """Projector ``structured``: heads are mixed, then the width is projected, as the seed's ``KVProjector`` does."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Rule ``floor``."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from kvlab.language import phrase

@@ -1,7 +1,5 @@
 """Rule ``linear``, and interpolation by position: u = i * (T_in - 1) / (T_out - 1)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Rule ``nearest``."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Rule ``overlap``."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

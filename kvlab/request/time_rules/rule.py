@@ -4,8 +4,6 @@ For student token i ending at byte e_i both models should have read the same byt
 whose rows sum to 1 or are empty.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal

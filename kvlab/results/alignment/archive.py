@@ -1,7 +1,5 @@
 """A finished alignment as a ZIP of CSV and JSON: every number with the settings and versions that made it."""
 
-from __future__ import annotations
-
 import io
 import json
 import zipfile

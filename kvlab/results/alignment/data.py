@@ -10,8 +10,6 @@ compared ``rules.{key,value}.RULE.{r2,se}`` [Ls, Hs], ``document.N.error.{key,va
 Not a number where there is nothing. Of several teachers the first lies here, the others in ``teacher-2/``, ...
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields

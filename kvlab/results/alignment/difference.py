@@ -1,7 +1,5 @@
 """Two analyses compared head by head: the differences, their figure, their sentences and tables."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,7 +1,5 @@
 """Several teachers fused: the gain over the best single one per student head, and one head in parts."""
 
-from __future__ import annotations
-
 from math import isfinite
 
 import plotly.graph_objects as go

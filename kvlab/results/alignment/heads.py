@@ -1,7 +1,5 @@
 """The heads of an analysis: error maps, controls, contributions, and the worst tokens of a head."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from math import isfinite
 

@@ -1,7 +1,5 @@
 """The layers of an analysis: which teacher layers were chosen, and how similar all pairs are."""
 
-from __future__ import annotations
-
 from collections import Counter
 from math import ceil, floor
 

@@ -1,7 +1,5 @@
 """What the views of one head and of one timeline show, one sentence each, with n, split and control."""
 
-from __future__ import annotations
-
 from math import isfinite
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Write a finished alignment as one HTML file that needs no network: see ``templates/alignment.html.j2``."""
 
-from __future__ import annotations
-
 from kvlab.language import current, say, speaking
 from kvlab.results.alignment import fusion, heads, layers, one_head, rules, sentences, spectrum, tables, timeline
 from kvlab.results.alignment.data import Alignment, worst_head

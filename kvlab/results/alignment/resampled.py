@@ -1,7 +1,5 @@
 """One head along a document: the teacher on its own steps, the teacher resampled and projected, and the student."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go

@@ -1,7 +1,5 @@
 """R-KV: which steps of its timeline a teacher head keeps, and the parts of the score that decided it."""
 
-from __future__ import annotations
-
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots

@@ -1,7 +1,5 @@
 """One head under every time rule."""
 
-from __future__ import annotations
-
 from math import isfinite
 
 import pandas as pd

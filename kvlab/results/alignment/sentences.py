@@ -1,7 +1,5 @@
 """What the numbers say, one sentence each, with n, split and control."""
 
-from __future__ import annotations
-
 from math import isfinite
 
 import numpy as np

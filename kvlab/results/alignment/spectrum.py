@@ -1,7 +1,5 @@
 """Error spectrum of one head: how much of each principal direction of its own keys or values is explained."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go

@@ -1,7 +1,5 @@
 """The whole document as one strip, coloured by the error of each student token."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go

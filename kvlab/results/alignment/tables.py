@@ -1,7 +1,5 @@
 """Numbers as tables. Their columns are named in English; ``heading`` says a name in the current language."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """Both token timelines of a document as bytes, how they were resampled, and groups of heads of one shape."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass
 

@@ -7,8 +7,6 @@
     none       (texts only) no prefix at all
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path

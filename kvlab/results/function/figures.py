@@ -1,7 +1,5 @@
 """Figures of a functional test: its variants, curves and accuracy, and the damage of each head."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from math import isfinite, nan
 

@@ -1,7 +1,5 @@
 """A functional test -> one HTML file that needs no network, a section of an analysis' report, and a ZIP of CSV."""
 
-from __future__ import annotations
-
 from kvlab.language import current, say, speaking
 from kvlab.results.alignment.archive import zipped
 from kvlab.results.alignment.data import Alignment, as_json

@@ -1,7 +1,5 @@
 """A functional test in words: what its numbers say against their controls."""
 
-from __future__ import annotations
-
 from math import isfinite, sqrt
 
 from kvlab.language import phrase, plural, say

@@ -1,7 +1,5 @@
 """The numbers of a functional test as tables. Their columns are named in English; ``function_heading`` says them."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 
 import pandas as pd

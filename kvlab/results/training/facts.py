@@ -4,8 +4,6 @@ Works for runs that failed, were lost or are still at work, and for damaged fold
 result is report JSON as it stands; the curves are lists, thinned so that a report stays small.
 """
 
-from __future__ import annotations
-
 import math
 import shlex
 from collections.abc import Sequence

@@ -3,8 +3,6 @@
 Plotly reads a small HTML in labels, so names that came from a user are escaped here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any

@@ -1,7 +1,5 @@
 """What the functional test of a training run measured, and which finished runs are its controls."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

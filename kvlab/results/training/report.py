@@ -1,7 +1,5 @@
 """The gathered report of a run as one HTML file that needs no network, and as Markdown; words are in the template."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any

@@ -5,8 +5,6 @@ forbids something for the whole run (NaN, memory, collapse) fails as soon as it 
 run breaks off, the checkpoint that it was on the way to fails; those behind stay pending, and say why.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The vocabulary of training runs, for pages, reports and the command line: one state has one word everywhere."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

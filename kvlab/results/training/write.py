@@ -3,8 +3,6 @@
 In a run's own folder report.json is what the run wrote about itself, so the JSON there is gathered.json.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The token, what stands for it in a browser's cookie, and how often it may be guessed."""
 
-from __future__ import annotations
-
 import hmac
 import ipaddress
 import secrets

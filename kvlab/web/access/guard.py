@@ -4,8 +4,6 @@ The token comes in the address (``?token=``), in the header ``Authorization: Bea
 browser gets a cookie for it and is sent on to the address without it; a WebSocket comes with the cookie or the header.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from urllib.parse import parse_qsl, quote, unquote_plus
 

@@ -4,8 +4,6 @@ A page of another site may point its own name at this address (DNS rebinding): t
 number cannot be pointed elsewhere, so every IP address passes.
 """
 
-from __future__ import annotations
-
 import ipaddress
 import re
 from collections.abc import Collection

@@ -1,7 +1,5 @@
 """What is shown without the token. Nothing of the request is in it."""
 
-from __future__ import annotations
-
 TITLE = "kvlab asks for its access token"
 TITLE_ZH = "kvlab 需要访问令牌"
 WHERE = "It is in the address that the server printed when it started, after “token=”."

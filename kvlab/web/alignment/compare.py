@@ -1,7 +1,5 @@
 """Two analyses side by side: the one that is open is A, another one is B (`?run=A&with=B`)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import streamlit as st

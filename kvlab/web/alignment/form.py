@@ -1,7 +1,5 @@
 """The form of a new analysis: models, prompts, settings, Run."""
 
-from __future__ import annotations
-
 import streamlit as st
 
 from kvlab.errors import KvlabError

@@ -1,7 +1,5 @@
 """The form's settings; what is seldom changed is folded away."""
 
-from __future__ import annotations
-
 import streamlit as st
 
 from kvlab.language import say

@@ -1,7 +1,5 @@
 """Several teachers together: what they add to the best single one, head by head."""
 
-from __future__ import annotations
-
 from math import isfinite
 
 import streamlit as st

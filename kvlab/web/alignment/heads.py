@@ -1,7 +1,5 @@
 """K and V heatmaps on one colour range; a click or a table row pins one head's detail."""
 
-from __future__ import annotations
-
 import streamlit as st
 
 from kvlab.language import say

@@ -1,7 +1,5 @@
 """Student layers against teacher layers: what was measured, what was chosen."""
 
-from __future__ import annotations
-
 import streamlit as st
 
 from kvlab.language import phrase, say

@@ -1,7 +1,5 @@
 """The views of one pinned head: controls, teacher heads, tokens, error spectrum, time rules. One is shown at a time."""
 
-from __future__ import annotations
-
 import streamlit as st
 
 from kvlab.errors import KvlabError

@@ -1,7 +1,5 @@
 """The Alignment page: choose or launch an analysis, watch it, read it."""
 
-from __future__ import annotations
-
 import streamlit as st
 
 from kvlab.errors import KvlabError

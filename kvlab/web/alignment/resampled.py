@@ -1,7 +1,5 @@
 """The resampled signal: one head along the document, before and after resampling, beside the student."""
 
-from __future__ import annotations
-
 import streamlit as st
 
 from kvlab.language import say

@@ -1,7 +1,5 @@
 """What can be taken away of an analysis: one HTML file, one ZIP, the files that `align` writes; and its address."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import TypeVar

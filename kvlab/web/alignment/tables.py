@@ -1,7 +1,5 @@
 """All numbers as tables, and the self-tests and settings behind them."""
 
-from __future__ import annotations
-
 import streamlit as st
 
 from kvlab.language import phrase, say

@@ -1,7 +1,5 @@
 """The timeline of a document, and the steps that R-KV keeps of it."""
 
-from __future__ import annotations
-
 import pandas as pd
 import streamlit as st
 

@@ -1,7 +1,5 @@
 """The form of a new functional test: what an analysis asks for, and how its cache is tried out."""
 
-from __future__ import annotations
-
 import streamlit as st
 
 from kvlab.errors import KvlabError

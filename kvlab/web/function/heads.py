@@ -1,7 +1,5 @@
 """Which heads and layers matter: errors and damages on the same axes, and the one against the other."""
 
-from __future__ import annotations
-
 import streamlit as st
 
 from kvlab.language import phrase, say

@@ -1,7 +1,5 @@
 """The Function page: choose or launch a functional test, watch it, read it."""
 
-from __future__ import annotations
-
 import streamlit as st
 
 from kvlab.errors import KvlabError

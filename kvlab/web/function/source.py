@@ -1,7 +1,5 @@
 """Functional tests for the page: the sample, those under runs/, and how one is launched."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import streamlit as st

@@ -1,7 +1,5 @@
 """Greedy continuations side by side, with the tokens marked that the own cache's continuation does not have."""
 
-from __future__ import annotations
-
 import streamlit as st
 
 from kvlab.language import say

@@ -1,7 +1,5 @@
 """The verdict of a functional test and its numbers."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import streamlit as st

@@ -4,8 +4,6 @@
 and of their outcome too.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

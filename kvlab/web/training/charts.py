@@ -3,8 +3,6 @@
 The words of a chart's specification must not change while it grows: another specification is another chart.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

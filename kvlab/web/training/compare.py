@@ -1,7 +1,5 @@
 """Several training runs side by side: what came out, and what was set differently."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import streamlit as st

@@ -1,7 +1,5 @@
 """The fields of the training form: one widget for each kind of setting, and the advanced ones."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from typing import Any
 

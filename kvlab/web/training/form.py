@@ -1,7 +1,5 @@
 """The form that launches a training run, with its data."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import streamlit as st

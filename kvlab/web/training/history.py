@@ -1,7 +1,5 @@
 """The Runs page: history, selection, then one run in detail or several side by side."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import streamlit as st

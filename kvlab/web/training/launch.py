@@ -1,7 +1,5 @@
 """From the settings of the form to a run in the queue; what can be refused without weights is refused here."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

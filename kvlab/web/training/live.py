@@ -3,8 +3,6 @@
 Nothing of it lives in the page: a reload, another browser or another server builds the same from the run's id.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

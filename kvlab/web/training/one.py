@@ -1,7 +1,5 @@
 """One run of the history in detail, with its note."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

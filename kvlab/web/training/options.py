@@ -1,7 +1,5 @@
 """The words of the Validation form: what each choice means, and what each setting is called."""
 
-from __future__ import annotations
-
 from kvlab.language import phrase
 from kvlab.request.time_rules import RULES
 

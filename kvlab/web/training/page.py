@@ -1,7 +1,5 @@
 """The Validation page: the form of a new run, or one run with its live view."""
 
-from __future__ import annotations
-
 import streamlit as st
 
 from kvlab.language import phrase, say

@@ -1,7 +1,5 @@
 """What can be taken away of a run: its report in a language and a form, and the files it was made of."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Read training runs for the pages, with caches for files that have not changed."""
 
-from __future__ import annotations
-
 import math
 import threading
 from collections.abc import Callable

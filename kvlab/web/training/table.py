@@ -1,7 +1,5 @@
 """The table of all runs, and which of them are selected."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Sentences and short words for training runs; their vocabulary is kvlab.results.training.words."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from kvlab.language import phrase, plural, say
