@@ -24,6 +24,7 @@ from kvlab.models.loading import load
 from kvlab.request import prompts
 from kvlab.request.align import AlignSettings
 from kvlab.request.inject import InjectSettings
+from kvlab.results.alignment.data import plain
 from kvlab.results.function import data as results
 from kvlab.shapes import KINDS
 from tests.test_injection import entering_output
@@ -175,7 +176,7 @@ def test_texts_stand_side_by_side(found):
 def test_it_reads_back_and_says_itself_in_a_sentence(found, tmp_path):
     results.write(found, tmp_path)
     again = results.read(tmp_path)
-    assert results.plain(again.to_dict()) == results.plain(found.to_dict())
+    assert plain(again.to_dict()) == plain(found.to_dict())
     said = results.sentence(again)
     assert "8 documents" in said and f"n = {found.score('projected').n:,}" in said and "80 others" in said
     with speaking("zh"):
