@@ -1,4 +1,4 @@
-"""Run folders that an earlier version wrote, with finished English sentences in them, open everywhere in both languages.
+"""Run folders that an earlier version wrote, with finished English sentences, open everywhere in both languages.
 
 Three training runs (one whose loss became infinite, one that is done, one whose teacher was not found), two analyses
 (one failed) and a functional test. Their names and document ids are words that kvlab itself says: done, training,
