@@ -94,11 +94,6 @@ def view_of(run_id: str) -> View:
     return view
 
 
-def analyses() -> list[View]:
-    """The newest analyses under runs/, newest first."""
-    return listed("analysis")
-
-
 def listed(kind: str) -> list[View]:
     """The newest runs of one kind, newest first."""
     return [monitor.view(folder) for folder in _runs(kind)[:LISTED]]

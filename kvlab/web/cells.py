@@ -37,7 +37,17 @@ def asked() -> Cell | None:
 
 def keep(cell: Cell) -> None:
     """In the address."""
-    st.query_params["cell"] = f"{KIND_NAME[cell[0]]}-{cell[1]}-{cell[2]}"
+    st.query_params["cell"] = name_of(cell)
+
+
+def name_of(cell: Cell) -> str:
+    """In the address and in the names of files: K-3-0."""
+    return f"{KIND_NAME[cell[0]]}-{cell[1]}-{cell[2]}"
+
+
+def words(cell: Cell) -> str:
+    kind, layer, head = cell
+    return say("{kind}, layer {layer}, head {head}", kind=KIND_NAME[kind], layer=layer, head=head)
 
 
 def maps(draw: Callable[[str, tuple[int, int] | None], go.Figure], cell: Cell, name: str, shown: str, alt: str) -> None:
@@ -51,22 +61,22 @@ def maps(draw: Callable[[str, tuple[int, int] | None], go.Figure], cell: Cell, n
                 key=key,
                 on_select=lambda key=key, kind=kind: _clicked(key, kind),
                 selection_mode="points",
-                config={"displayModeBar": False},
+                config=files.NO_BAR,
                 alt=alt.format(kind=KIND_NAME[kind]),
             )
-            files.figure_button(figure, f"{KIND_NAME[kind]}-{name}", f"{name}-{shown}-{kind}")
+            files.figure_button(figure, f"{KIND_NAME[kind]}-{name}", key)
 
 
 def _clicked(key: str, kind: str) -> None:
     points = st.session_state[key].selection.points
     if points and points[0].get("customdata"):
-        layer, head = points[0]["customdata"][:2]
-        st.session_state["cell"] = f"{KIND_NAME[kind]}-{layer}-{head}"
+        st.session_state["cell"] = name_of((kind, *points[0]["customdata"][:2]))
 
 
 def table(frame: pd.DataFrame, columns: dict, name: str, shown: str, alt: str) -> None:
-    """``frame`` has the columns kind ("K" or "V"), layer and head; a row picks the head."""
+    """``frame`` has kind ("K" or "V"), layer, head and the ``columns``; a row picks the head."""
     key = f"{name}-table-{shown}"
+    columns = {"kind": "K/V", "layer": say("layer"), "head": say("head")} | columns
 
     def picked() -> None:
         rows = st.session_state[key].selection.rows

@@ -13,7 +13,7 @@ from kvlab.results.alignment.sentences import ERROR_MEANING, sentence
 from kvlab.results.function import data
 from kvlab.results.style import KIND_NAME
 from kvlab.shapes import Geometry
-from kvlab.web import backend, places
+from kvlab.web import backend, files, places
 from kvlab.web.alignment import form
 from kvlab.web.function import source
 from kvlab.web.widgets import show_error
@@ -22,11 +22,7 @@ CAME = "forecast-came"  # which answers the page was drawn anew for
 PATIENCE = 0.5  # seconds that a page waits for what it can show later
 
 # Of positions that are not rotated.
-POSITIONS = {
-    "none": phrase("none"),
-    "learned": phrase("learned"),
-    "sinusoidal": phrase("sinusoidal"),
-}
+POSITIONS = {"none": phrase("none"), "learned": phrase("learned"), "sinusoidal": phrase("sinusoidal")}
 
 
 def page() -> None:
@@ -43,13 +39,10 @@ def _finding() -> None:
         show_error(error)
         return
     st.markdown(say(":blue-badge[Sample analysis] {finding}", finding=sentence(sample)))
-    for column, kind in zip(st.columns(2), ("key", "value"), strict=True):
-        column.plotly_chart(
-            error_heatmap(sample, kind),
-            key=f"overview-{kind}",
-            config={"displayModeBar": False},
-            alt=say("{kind} projection error of the sample, per student layer and KV head", kind=KIND_NAME[kind]),
-        )
+    for column, kind in zip(st.columns(2), KIND_NAME, strict=True):
+        alt = say("{kind} projection error of the sample, per student layer and KV head", kind=KIND_NAME[kind])
+        with column:
+            files.chart(error_heatmap(sample, kind), f"overview-{kind}", alt)
     st.caption(say(ERROR_MEANING))
     _function()
     left, right, _ = st.columns([2, 2, 3])

@@ -14,7 +14,7 @@ from kvlab.request.segments import Markers
 from kvlab.request.uploads import EXTENSIONS
 from kvlab.results.safe_csv import neutral
 from kvlab.shapes import Document
-from kvlab.web.widgets import SEGMENTS, plain, show_error
+from kvlab.web.widgets import SEGMENTS, choice, plain, segments, show_error
 
 Result = TypeVar("Result")
 
@@ -31,9 +31,7 @@ BEGINS = {"reasoning": phrase("The reasoning begins with"), "answer": phrase("Th
 
 def documents() -> tuple[list[Document], str]:
     """Draw the choice of prompts; return those that can be read, and where they came from."""
-    source = st.segmented_control(
-        say("Prompts"), list(SOURCES), format_func=lambda name: say(SOURCES[name]), key="form-source", required=True
-    )
+    source = segments(say("Prompts"), SOURCES, "form-source")
     try:
         if source == "samples":
             samples = prompts.samples()
@@ -154,12 +152,7 @@ def parts() -> tuple[dict, bool]:
                 "Prompt: the user's message; reasoning and answer: the assistant's. Each model in its own template."
             ),
         )
-        source = st.selectbox(
-            say("Prompt, reasoning, answer"),
-            list(SEGMENTS),
-            format_func=lambda name: say(SEGMENTS[name]),
-            key="form-segments",
-        )
+        source = choice(say("Prompt, reasoning, answer"), SEGMENTS, "form-segments")
         written = {
             name: column.text_area(
                 say(label),

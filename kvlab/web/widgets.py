@@ -2,6 +2,7 @@
 
 from functools import reduce
 from math import isfinite, isnan
+from typing import Any
 
 import streamlit as st
 
@@ -71,6 +72,18 @@ def duration(seconds: float | None) -> str:
     if minutes:
         return say("{minutes} min {seconds:02} s", minutes=minutes, seconds=rest)
     return say("{seconds} s", seconds=rest)
+
+
+def choice(label: str, words: dict[str, str], key: str, **look: Any) -> str:
+    """A picker of one of the names of ``words``, which are shown in the language of the page."""
+    return st.selectbox(label, list(words), format_func=lambda name: say(words[name]), key=key, **look)
+
+
+def segments(label: str, words: dict[str, str], key: str, **look: Any) -> str:
+    """The same as buttons in a row, one of which is always pressed."""
+    return st.segmented_control(
+        label, list(words), format_func=lambda name: say(words[name]), key=key, required=True, **look
+    )
 
 
 def head_sentence(alignment: Alignment, score: HeadScore) -> str:

@@ -38,12 +38,6 @@ FIELDS = {
 }
 
 
-def keep_fields() -> None:
-    """Called before anything is drawn: Streamlit forgets a widget's value in every run that does not draw it."""
-    for key, default in FIELDS.items():
-        st.session_state[key] = st.session_state.get(key, default)
-
-
 def new_analysis() -> str | None:
     """Draw the form; the id of the run when one was launched."""
     left, right = st.columns(2, gap="medium")
@@ -79,17 +73,10 @@ def models() -> tuple[str, str]:
     help_text = say("A demo model, a Hugging Face id or a local folder; type to enter your own.")
     chosen = []
     for role, (label, default) in ROLES.items():
-        key = f"form-{role}"
         kept = st.session_state.get(f"kept-{role}", default)
         options = list(dict.fromkeys([*names, kept]))
-        name = st.selectbox(
-            say(label),
-            options,
-            index=options.index(kept),
-            key=key,
-            accept_new_options=True,
-            help=help_text,
-        )
+        at = options.index(kept)
+        name = st.selectbox(say(label), options, at, key=f"form-{role}", accept_new_options=True, help=help_text)
         st.session_state[f"kept-{role}"] = name or default
         chosen.append((name or default).strip())
     return chosen[0], chosen[1]

@@ -4,7 +4,7 @@ import streamlit as st
 
 from kvlab.language import say
 from kvlab.request.align import AlignSettings
-from kvlab.web.widgets import CALIBRATION, KEYS, LAYER_RULES, PROJECTORS, SEARCHES, TIME_RULES
+from kvlab.web.widgets import CALIBRATION, KEYS, LAYER_RULES, PROJECTORS, SEARCHES, TIME_RULES, choice
 
 
 def settings(with_time: bool = True) -> tuple[dict, dict]:
@@ -79,6 +79,4 @@ def _described(name: str) -> str:
 
 
 def _choice(label: str, name: str, words: dict[str, str], help_text: str | None = None) -> str:
-    return st.selectbox(
-        label, list(words), format_func=lambda choice: say(words[choice]), key=f"form-{name}", help=help_text
-    )
+    return choice(label, words, f"form-{name}", help=help_text)

@@ -1,5 +1,7 @@
 """Student layers against teacher layers: what was measured, what was chosen."""
 
+from functools import partial
+
 import streamlit as st
 
 from kvlab.language import phrase, say
@@ -44,16 +46,10 @@ def panel(alignment: Alignment, shown: str) -> None:
             _matrices(alignment, shown, name)
     left, right = st.columns([3, 1], vertical_alignment="bottom")
     left.markdown(say("**What was chosen for each student layer**"))
-    right.download_button(
-        "layers.csv",
-        lambda: safe_csv(layer_pairs(alignment)),
-        f"layers-{shown}.csv",
-        "text/csv",
-        key="download-layers",
-        icon=":material/download:",
-        width="stretch",
-        on_click="ignore",
-    )
+    pairs = layer_pairs(alignment)
+    with right:
+        name = f"layers-{shown}.csv"
+        files.download("layers.csv", partial(safe_csv, pairs), name, "text/csv", "download-layers", width="stretch")
     st.dataframe(
         chosen_table(alignment),
         hide_index=True,
@@ -65,7 +61,7 @@ def panel(alignment: Alignment, shown: str) -> None:
     )
     with st.expander(say("Every pair of layers as a table"), icon=":material/table:"):
         st.dataframe(
-            layer_pairs(alignment),
+            pairs,
             hide_index=True,
             placeholder="–",
             column_config={name: say(name) for name in PAIRS}
@@ -78,19 +74,10 @@ def panel(alignment: Alignment, shown: str) -> None:
 
 def _matrices(alignment: Alignment, shown: str, name: str) -> None:
     for column, kind in zip(st.columns(2), KIND_NAME, strict=True):
-        figure = similarity(alignment, kind, name)
+        figure, title = similarity(alignment, kind, name), say(MATRICES[name][0])
+        alt = say("{kind}: {title}, per student and teacher layer", kind=KIND_NAME[kind], title=title)
         with column:
-            st.plotly_chart(
-                figure,
-                key=f"similarity-{shown}-{kind}-{name}",
-                config={"displayModeBar": False},
-                alt=say(
-                    "{kind}: {title}, per student and teacher layer",
-                    kind=KIND_NAME[kind],
-                    title=say(MATRICES[name][0]),
-                ),
-            )
-            files.figure_button(figure, f"{KIND_NAME[kind]}-layers-{name}", f"similarity-{shown}-{kind}-{name}")
+            files.chart(figure, f"similarity-{shown}-{kind}-{name}", alt, f"{KIND_NAME[kind]}-layers-{name}")
     words = [say(ABOUT[name])]
     if name == "cka":
         words += [ceiling_sentence(alignment, kind) for kind in KIND_NAME]

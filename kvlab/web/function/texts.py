@@ -72,14 +72,9 @@ def _accuracy(injection: Injection, shown: str) -> None:
     if sentence is None:
         return
     st.markdown(sentence)
-    figure = accuracy(injection.accuracy)
     with st.expander(say("Right answers of every variant"), icon=":material/bar_chart:"):
-        st.plotly_chart(
-            figure,
-            key=f"accuracy-{shown}",
-            config={"displayModeBar": False},
-            alt=say("Share of right answers after every variant"),
-        )
+        alt = say("Share of right answers after every variant")
+        files.chart(accuracy(injection.accuracy), f"accuracy-{shown}", alt)
         frame = accuracy_table(injection)
         named = {name: function_heading(name) for name in frame.columns}
         columns = {name: number(named[name]) for name in frame.columns} | {"variant": named["variant"]}
