@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +38,6 @@ def ready() -> bool:
 def ask(call: str, **arguments: Any) -> Any:
     """A short question to the worker. Raises the KvlabError it answers with."""
     return worker().ask(call, timeout=QUESTION_SECONDS, **arguments)
-
-
-def question(call: str, **arguments: Any) -> Future:
-    """The worker's answer, to be looked at when it has come: its result, or a KvlabError. Raises RunError."""
-    return worker().question(call, **arguments)
 
 
 def geometry(name: str) -> Geometry:
@@ -105,14 +100,12 @@ def not_listed() -> int:
 
 
 def _runs(kind: str) -> list[Path]:
-    return [folder for folder in store.listing(store.runs_root()) if _is_of(kind, folder)]
-
-
-def _is_of(kind: str, folder: Path) -> bool:
-    try:
-        return _kind(folder) == kind
-    except LookupError:
-        return False
+    folders = []
+    for folder in store.listing(store.runs_root()):
+        with suppress(LookupError):
+            if _kind(folder) == kind:
+                folders.append(folder)
+    return folders
 
 
 @functools.lru_cache(maxsize=10_000)
@@ -142,7 +135,7 @@ def launch(
     request: AnalysisRequest, documents: list[Document], kind: str = "analysis", beside: dict[str, str] | None = None
 ) -> str:
     """Make the run folder, hand it to the worker, and return the run's id. ``beside``: further files, name -> text."""
-    name = "-".join(_short(name) for name in (*request.teachers, request.student))
+    name = "-".join(name.rstrip("/").rsplit("/", 1)[-1] for name in (*request.teachers, request.student))
     folder = store.create(store.runs_root(), kind, name, request.model_dump())
     write_prompts(documents, folder / RUN_PROMPTS)
     for file, text in (beside or {}).items():
@@ -162,7 +155,3 @@ def compare_rules(run_id: str) -> str:
 def again(folder: Path) -> None:
     """Hand a run that gave no result to the worker once more. Raises RunError."""
     worker().submit(folder)
-
-
-def _short(name: str) -> str:
-    return name.rstrip("/").rsplit("/", 1)[-1]

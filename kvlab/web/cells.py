@@ -10,6 +10,7 @@ from kvlab.language import say
 from kvlab.results.alignment.data import Alignment, worst_head
 from kvlab.results.style import KIND_NAME
 from kvlab.web import files
+from kvlab.web.widgets import grid
 
 Cell = tuple[str, int, int]  # kind, layer as numbered in the student, head
 
@@ -85,15 +86,5 @@ def table(frame: pd.DataFrame, columns: dict, name: str, shown: str, alt: str) -
             st.session_state["cell"] = f"{row['kind']}-{row['layer']}-{row['head']}"
 
     with st.expander(say("The same as a table: pick a row to see that head"), icon=":material/table:"):
-        st.dataframe(
-            frame,
-            key=key,
-            on_select=picked,
-            selection_mode="single-row",
-            hide_index=True,
-            column_order=list(columns),
-            column_config=columns,
-            height=280,
-            placeholder="–",
-            alt=alt,
-        )
+        picks = {"on_select": picked, "selection_mode": "single-row"}
+        grid(frame, columns, alt, 280, key=key, column_order=list(columns), **picks)

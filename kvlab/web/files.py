@@ -11,7 +11,7 @@ from plotly.io import to_html
 
 from kvlab.language import current, phrase, say, speaking
 from kvlab.results.safe_csv import safe_csv
-from kvlab.web.widgets import table_height
+from kvlab.web.widgets import grid, table_height
 
 NO_BAR = {"displayModeBar": False}
 MOVING = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}  # drag moves it
@@ -43,15 +43,8 @@ def table(frame: pd.DataFrame, columns: dict, name: str, key: str, unfolded: boo
     """The numbers of a figure, to sort and to download. ``columns``: those shown, as st.dataframe has them, in their
     order."""
     with st.expander(say("The numbers as a table"), unfolded, icon=":material/table:", key=f"numbers-{key}"):
-        st.dataframe(
-            frame,
-            hide_index=True,
-            column_order=list(columns),
-            column_config=columns,
-            placeholder="–",
-            height=table_height(max(1, len(frame)), 300),
-            alt=say("The numbers of the figure above"),
-        )
+        height = table_height(max(1, len(frame)), 300)
+        grid(frame, columns, say("The numbers of the figure above"), height, column_order=list(columns))
         download(f"{name}.csv", partial(safe_csv, frame), f"{name}.csv", "text/csv", f"csv-{key}", type="tertiary")
 
 

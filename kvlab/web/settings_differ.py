@@ -9,7 +9,7 @@ import streamlit as st
 from kvlab.language import say
 from kvlab.results.safe_csv import neutral
 from kvlab.runs.settings_diff import MISSING, differences
-from kvlab.web.widgets import table_height
+from kvlab.web.widgets import grid, table_height
 
 
 def table(all_settings: Sequence[dict[str, Any]], names: Sequence[str], spoken: Collection[str] = ()) -> None:
@@ -19,20 +19,13 @@ def table(all_settings: Sequence[dict[str, Any]], names: Sequence[str], spoken: 
     if not differing_settings:
         st.markdown(say("None: the settings of these runs are alike."))
         return
-    frame = pd.DataFrame(
-        [
-            [say(name) if name in spoken else in_words(name), *map(in_words, values)]
-            for name, values in differing_settings.items()
-        ],
-        columns=["setting", *map(neutral, names)],
-    )
-    st.dataframe(
-        frame,
-        hide_index=True,
-        height=table_height(len(frame), 460),
-        column_config={"setting": say("setting")},
-        alt=say("Settings that are not alike in all selected runs"),
-    )
+    rows = [
+        [say(name) if name in spoken else in_words(name), *map(in_words, values)]
+        for name, values in differing_settings.items()
+    ]
+    frame = pd.DataFrame(rows, columns=["setting", *map(neutral, names)])
+    alt = say("Settings that are not alike in all selected runs")
+    grid(frame, {"setting": say("setting")}, alt, table_height(len(rows), 460))
 
 
 def differing(names: Sequence[str], all_settings: Sequence[dict[str, Any]]) -> list[str]:

@@ -153,6 +153,12 @@ def _verdict(score: HeadScore) -> str:
     return say(" **It is no better than {controls}.**", controls=say(" and ").join(map(say, score.unbeaten)))
 
 
+def grid(frame: Any, columns: dict, alt: str, height: int | str = "auto", **look: Any) -> Any:
+    """Draw a table without row numbers. ``columns``: name -> how it is shown, as st.dataframe has them."""
+    shown = {"hide_index": True, "placeholder": UNKNOWN, "column_config": columns, "height": height, "alt": alt}
+    return st.dataframe(frame, **shown, **look)
+
+
 def table_height(rows: int, most: int) -> int:
     """Of a table without empty rows."""
     return min(most, 38 + ROW_PIXELS * rows)

@@ -28,7 +28,7 @@ from kvlab.results.words import listed
 from kvlab.runs.monitor import View
 from kvlab.web import backend, cells, files, language, picker, settings_differ
 from kvlab.web.cells import Cell
-from kvlab.web.widgets import count, number, plain, show_error, table_height
+from kvlab.web.widgets import count, grid, number, plain, show_error, table_height
 
 WITH, TEACHER = "with", "with_teacher"  # of the address
 ABOUT = phrase("Choose a second analysis: other prompts, another rule, another teacher. The one that is open is A.")
@@ -103,14 +103,9 @@ def _both(a: Alignment, b: Alignment, shown: str) -> None:
     means = means_table(a, b)
     means[list(MEANS)] = means[list(MEANS)].round(3) + 0  # no negative zero
     st.subheader(say("Means over heads"))
-    st.dataframe(
-        means,
-        hide_index=True,
-        column_config={name: number(name) for name in MEANS} | {phrase("R² of"): say("R² of")},
-        height=table_height(len(means), 360),
-        placeholder="–",
-        alt=say("Held-out R² of A and B, mean over heads, with what each control reaches"),
-    )
+    columns = {name: number(name) for name in MEANS} | {phrase("R² of"): say("R² of")}
+    alt = say("Held-out R² of A and B, mean over heads, with what each control reaches")
+    grid(means, columns, alt, table_height(len(means), 360))
     settings_differ.table(both, ["A", "B"], spoken=[name for name in both[0] if " " in name])
 
 

@@ -18,7 +18,7 @@ from kvlab.results.alignment.layers import (
 from kvlab.results.safe_csv import safe_csv
 from kvlab.results.style import KIND_NAME
 from kvlab.web import cells, files
-from kvlab.web.widgets import number
+from kvlab.web.widgets import grid, number
 
 ABOUT = {
     "r2": phrase("Held-out R² that each teacher layer reaches on its own, all channels of the layer together."),
@@ -50,26 +50,15 @@ def panel(alignment: Alignment, shown: str) -> None:
     with right:
         name = f"layers-{shown}.csv"
         files.download("layers.csv", partial(safe_csv, pairs), name, "text/csv", "download-layers", width="stretch")
-    st.dataframe(
-        chosen_table(alignment),
-        hide_index=True,
-        placeholder="–",
-        column_config={name: say(name) for name in CHOSEN}
-        | {name: number(say(name)) for name in (phrase("R² of it"), phrase("highest CKA"))}
-        | {phrase("shuffled rows"): number(say("its null, shuffled rows"))},
-        alt=say("The teacher layers of every student layer, and how many folds chose the same"),
-    )
+    columns = {name: say(name) for name in CHOSEN}
+    columns |= {name: number(say(name)) for name in (phrase("R² of it"), phrase("highest CKA"))}
+    columns |= {phrase("shuffled rows"): number(say("its null, shuffled rows"))}
+    alt = say("The teacher layers of every student layer, and how many folds chose the same")
+    grid(chosen_table(alignment), columns, alt)
     with st.expander(say("Every pair of layers as a table"), icon=":material/table:"):
-        st.dataframe(
-            pairs,
-            hide_index=True,
-            placeholder="–",
-            column_config={name: say(name) for name in PAIRS}
-            | {name: number(say(name)) for name in (phrase("CKA shuffled"), phrase("R² alone"))}
-            | {"CKA": number("CKA"), "kind": "K/V"},
-            height=280,
-            alt=say("CKA, its null and held-out R² of every pair of layers"),
-        )
+        columns = {name: say(name) for name in PAIRS} | {"CKA": number("CKA"), "kind": "K/V"}
+        columns |= {name: number(say(name)) for name in (phrase("CKA shuffled"), phrase("R² alone"))}
+        grid(pairs, columns, say("CKA, its null and held-out R² of every pair of layers"), 280)
 
 
 def _matrices(alignment: Alignment, shown: str, name: str) -> None:

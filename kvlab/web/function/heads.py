@@ -17,6 +17,7 @@ from kvlab.results.function.sentences import (
 from kvlab.results.function.sentences import layers_sentence as damage_sentence
 from kvlab.results.function.tables import cells_table, function_heading, head_table
 from kvlab.web import cells, files, language
+from kvlab.web.function.verdict import columns_of
 from kvlab.web.widgets import count, number, segments
 
 MEASURES = {
@@ -77,9 +78,7 @@ def _detail(injection: Injection, shown: str, cell: cells.Cell) -> None:
         st.subheader(cells.words(cell))
         st.markdown(head_sentence(injection, kind, layer, head))
         frame = head_table(injection, layer, head)
-        named = {name: function_heading(name) for name in frame.columns}
-        columns = {name: named[name] if name in ("measure", "kind") else number(named[name]) for name in frame.columns}
-        files.table(frame, columns | {"n": count(named["n"])}, f"{shown}-{layer}-{head}", f"head-{shown}", True)
+        files.table(frame, columns_of(frame.columns), f"{shown}-{layer}-{head}", f"head-{shown}", True)
 
 
 def _layers(injection: Injection, shown: str) -> None:

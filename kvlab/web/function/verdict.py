@@ -1,5 +1,7 @@
 """The verdict of a functional test and its numbers."""
 
+from collections.abc import Iterable
+
 import streamlit as st
 
 from kvlab.language import phrase, say
@@ -12,7 +14,7 @@ from kvlab.results.function.page import function_archive, function_html
 from kvlab.results.function.sentences import DAMAGES, MEANING, curve_sentence, verdict_sentence
 from kvlab.results.function.tables import function_heading, settings_table, variants_table
 from kvlab.web import files, language
-from kvlab.web.widgets import count, number
+from kvlab.web.widgets import count, grid, number
 
 MEASURES = ("kl", "delta_ce")
 NUMBERS = ("kl", "kl_se", "delta_ce", "delta_ce_se", "kl_over_projected", "kl_over_projected_se", "same_choice")
@@ -28,7 +30,12 @@ def panel(injection: Injection, shown: str) -> None:
             alt = say("{measure} of every variant of the prefix’ cache", measure=DAMAGES[measure])
             files.chart(variants(rows, measure), f"variants-{measure}-{shown}", alt, f"function-{measure}")
     st.caption(say(MEANING))
-    files.table(variants_table(injection, share), _columns(), f"{shown}-variants", f"variants-{shown}")
+    files.table(
+        variants_table(injection, share),
+        columns_of(("variant", *NUMBERS, "n", "documents")),
+        f"{shown}-variants",
+        f"variants-{shown}",
+    )
     _curve(injection, shown, share)
 
 
@@ -61,10 +68,10 @@ def _curve(injection: Injection, shown: str, share: float) -> None:
     st.caption(curve_sentence(injection))
 
 
-def _columns() -> dict:
-    named = {name: function_heading(name) for name in ("variant", *NUMBERS, "n", "documents")}
-    columns = {name: number(named[name]) for name in NUMBERS}
-    return {"variant": named["variant"], **columns, "n": count(named["n"]), "documents": count(named["documents"])}
+def columns_of(names: Iterable[str]) -> dict:
+    """How the columns of a table are shown."""
+    shown = {"variant": str, "measure": str, "kind": str, "n": count, "documents": count}
+    return {name: shown.get(name, number)(function_heading(name)) for name in names}
 
 
 FILES = {  # ending of the name -> what is said of it, its kind, how it is made
@@ -77,12 +84,8 @@ FILES = {  # ending of the name -> what is said of it, its kind, how it is made
 def numbers(injection: Injection, shown: str) -> None:
     """``shown`` names the result in widgets and files."""
     frame = variants_table(injection)
-    named = {name: function_heading(name) for name in frame.columns}
-    columns = {name: number(named[name]) for name in frame.columns}
-    columns |= {"variant": named["variant"], "n": count(named["n"]), "documents": count(named["documents"])}
     st.markdown(say("**Every variant at every prefix**"))
-    files.table(frame, columns, f"{shown}-variants", f"all-{shown}", True)
+    files.table(frame, columns_of(frame.columns), f"{shown}-variants", f"all-{shown}", True)
     st.markdown(say("**Settings, data, versions, seconds**"))
     settings = settings_table(injection)
-    headings = {name: say(name) for name in settings.columns}
-    st.dataframe(settings, hide_index=True, height=420, column_config=headings, alt=say("Settings of this test"))
+    grid(settings, {name: say(name) for name in settings.columns}, say("Settings of this test"), 420)
