@@ -1,10 +1,10 @@
 """The pages' way to the worker and to the run folders. Everything that is slow is asked here, and remembered."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import streamlit as st
 
@@ -21,6 +21,7 @@ from kvlab.runs.monitor import View
 from kvlab.shapes import Document, Geometry
 from kvlab.web.server import worker
 
+Result = TypeVar("Result")
 SAMPLE = "sample"
 PAIR_OF_SAMPLE = ("demo/teacher", "demo/student")
 QUESTION_SECONDS = 180  # a geometry waits while a large model is being loaded
@@ -70,13 +71,17 @@ def alignment_of(run_id: str, teacher: int = 1) -> Alignment:
     folder = folder_of(run_id)
     if teacher > 1:
         folder /= data.OTHER_TEACHER.format(teacher)
-    written = (folder / data.JSON_NAME).stat().st_mtime_ns if (folder / data.JSON_NAME).exists() else 0
-    return _read(str(folder), written)
+    return read_once(data.read, folder / data.JSON_NAME)
 
 
-@st.cache_resource(show_spinner=False, max_entries=8)
-def _read(folder: str, written: int) -> Alignment:
-    return data.read(Path(folder))
+def read_once(read: Callable[[Path], Result], file: Path) -> Result:
+    """What ``read`` makes of the folder of ``file``, for as long as the file does not change."""
+    return _result(read, file, file.stat().st_mtime_ns if file.exists() else 0)
+
+
+@st.cache_resource(show_spinner=False, max_entries=16)
+def _result(_read: Callable[[Path], Result], file: Path, written: int) -> Result:
+    return _read(file.parent)
 
 
 def view_of(run_id: str) -> View:

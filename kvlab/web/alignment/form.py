@@ -18,6 +18,7 @@ ROLES = {  # label of the picker, what it starts with
     "student": (phrase("Student"), "demo/student"),
 }
 SETTINGS = ("time", "layers", "projector", "keys", "search", "folds", "chat")
+SETTINGS += ("random_teacher", "compare_rules", "sample_tokens", "max_tokens")
 
 # What the form starts with, by widget key: the defaults of a request.
 FIELDS = {
@@ -28,11 +29,7 @@ FIELDS = {
     "form-markers-reasoning": "\n".join(Markers().reasoning),
     "form-markers-answer": "\n".join(Markers().answer),
     "form-calibration": AnalysisRequest.model_fields["calibration"].default,
-    **{f"form-{name}": getattr(AlignSettings(), name) for name in SETTINGS},
-    "form-random-teacher": AlignSettings().random_teacher,
-    "form-compare-rules": AlignSettings().compare_rules,
-    "form-sample-tokens": AlignSettings().sample_tokens,
-    "form-max-tokens": AlignSettings().max_tokens,
+    **{f"form-{name.replace('_', '-')}": getattr(AlignSettings(), name) for name in SETTINGS},
     "form-device": "auto",
     "form-dtype": "auto",
 }

@@ -72,29 +72,16 @@ def _tried() -> dict:
             placeholder=say("None"),
         )
         documents, texts = st.columns(2)
-        judged = documents.number_input(
-            say("Documents judged at most"),
-            2,
-            key="function-documents",
-            help=say("Every fifth document is held out from the fit; so many of these are judged."),
-        )
+        about = say("Every fifth document is held out from the fit; so many of these are judged.")
+        label = say("Documents judged at most")
+        judged = documents.number_input(label, 2, key="function-documents", help=about)
         continued = texts.number_input(say("Prompts continued greedily"), 0, key="function-texts")
         layers, seconds = st.columns(2)
-        swapped = layers.number_input(
-            say("Layers whose heads are swapped"),
-            0,
-            key="function-swap-layers",
-            help=say(
-                "One head at a time, in the layers that cost most; 0: no swaps. The first tell how long it takes."
-            ),
-        )
-        limit = seconds.number_input(
-            say("Seconds for swaps"),
-            0,
-            step=30,
-            key="function-seconds",
-            help=say("0: no limit. Half of it is for layers."),
-        )
+        about = say("One head at a time, in the layers that cost most; 0: no swaps. The first tell how long it takes.")
+        label = say("Layers whose heads are swapped")
+        swapped = layers.number_input(label, 0, key="function-swap-layers", help=about)
+        label, about = say("Seconds for swaps"), say("0: no limit. Half of it is for layers.")
+        limit = seconds.number_input(label, 0, step=30, key="function-seconds", help=about)
     return {
         "prefix": prefix,
         "curve": sorted(set(curve) - {prefix}),

@@ -30,12 +30,8 @@ def panel(injection: Injection, shown: str) -> None:
             alt = say("{measure} of every variant of the prefix’ cache", measure=DAMAGES[measure])
             files.chart(variants(rows, measure), f"variants-{measure}-{shown}", alt, f"function-{measure}")
     st.caption(say(MEANING))
-    files.table(
-        variants_table(injection, share),
-        columns_of(("variant", *NUMBERS, "n", "documents")),
-        f"{shown}-variants",
-        f"variants-{shown}",
-    )
+    columns = columns_of(("variant", *NUMBERS, "n", "documents"))
+    files.table(variants_table(injection, share), columns, f"{shown}-variants", f"variants-{shown}")
     _curve(injection, shown, share)
 
 

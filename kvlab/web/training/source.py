@@ -119,7 +119,7 @@ class Source:
 
 
 def of(folder: Path) -> Source:
-    return _source(str(folder))
+    return _source(str(folder))  # a text is a quick key, a Path is not
 
 
 @st.cache_resource(show_spinner=False, max_entries=40)
@@ -129,12 +129,12 @@ def _source(folder: str) -> Source:
 
 def rows() -> list[Row]:
     """All runs, newest first."""
-    return _history(str(store.runs_root())).rows()
+    return _history(store.runs_root()).rows()
 
 
 @st.cache_resource(show_spinner=False, max_entries=4)
-def _history(root: str) -> History:
-    return History(Path(root))
+def _history(root: Path) -> History:
+    return History(root)
 
 
 def settings_of(config: dict[str, Any]) -> TrainConfig | None:
