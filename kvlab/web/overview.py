@@ -98,11 +98,7 @@ def comparison(teacher: Geometry, student: Geometry) -> list[dict[str, str]]:
 
     return [
         both(say("architecture"), lambda g: g.architecture, say("caches are compared, not weights")),
-        both(
-            say("layers with a cache"),
-            lambda g: say("{n} of {total}", n=len(g.kv_layers), total=g.layers),
-            say("layer rule"),
-        ),
+        both(say("layers with a cache"), _layers, say("layer rule")),
         both(say("KV heads (query heads)"), lambda g: f"{g.kv_heads} ({g.query_heads})", say("projector")),
         both(say("key width"), lambda g: str(g.key_width), say("projector")),
         both(say("value width"), lambda g: str(g.value_width), say("projector")),
