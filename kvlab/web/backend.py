@@ -1,4 +1,4 @@
-"""The pages' way to the worker and to the run folders. Everything that is slow is asked here, and remembered."""
+"""Ask the worker and read the run folders for the pages; cache what is slow."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ LISTED = 50  # older runs are still reached by their address
 
 
 def ready() -> bool:
-    """Whether the worker has finished importing. Never waits long: pages look at it twice a second."""
+    """Whether the worker has finished importing. Does not wait long: pages ask twice a second."""
     try:
         return worker().ready()
     except KvlabError:
@@ -37,12 +37,12 @@ def ready() -> bool:
 
 
 def ask(call: str, **arguments: Any) -> Any:
-    """A short question to the worker. Raises the KvlabError it answers with."""
+    """Ask the worker a short question. Raises the KvlabError it answers with."""
     return worker().ask(call, timeout=QUESTION_SECONDS, **arguments)
 
 
 def geometry(name: str) -> Geometry:
-    """Those of the sample's models are on disk; others are asked of the worker. Raises KvlabError."""
+    """Read a model's geometry: of the sample from disk, of others from the worker. Raises KvlabError."""
     if name not in PAIR_OF_SAMPLE:
         with st.spinner(say("Reading the model's configuration…")):
             return _asked_geometry(name)
@@ -57,7 +57,7 @@ def _asked_geometry(name: str) -> Geometry:
 
 @st.cache_data(show_spinner=False, ttl=60)
 def model_names() -> list[str]:
-    """The demo models, and what the local Hugging Face cache holds."""
+    """List the demo models and those in the local Hugging Face cache."""
     return models.local_names()
 
 
@@ -67,7 +67,7 @@ def folder_of(run_id: str) -> Path:
 
 
 def alignment_of(run_id: str, teacher: int = 1) -> Alignment:
-    """A finished analysis, of several teachers that of number ``teacher``, read once. Raises RunError or AlignError."""
+    """Read a finished analysis, of several teachers that of number ``teacher``. Raises RunError or AlignError."""
     folder = folder_of(run_id)
     if teacher > 1:
         folder /= data.OTHER_TEACHER.format(teacher)
@@ -75,7 +75,7 @@ def alignment_of(run_id: str, teacher: int = 1) -> Alignment:
 
 
 def read_once(read: Callable[[Path], Result], file: Path) -> Result:
-    """What ``read`` makes of the folder of ``file``, for as long as the file does not change."""
+    """Return what ``read`` makes of the folder of ``file``; read again when the file changes."""
     return _result(read, file, file.stat().st_mtime_ns if file.exists() else 0)
 
 
@@ -85,7 +85,7 @@ def _result(_read: Callable[[Path], Result], file: Path, written: int) -> Result
 
 
 def view_of(run_id: str) -> View:
-    """One run as it stands; of a worker that has just died, with the reason. Raises RunError as folder_of does."""
+    """Return the state of a run; when its worker has just died, with the reason. Raises RunError as folder_of does."""
     folder = folder_of(run_id)
     view = monitor.view(folder)
     if view.state == "lost":
@@ -115,7 +115,7 @@ def _runs(kind: str) -> list[Path]:
 
 @functools.lru_cache(maxsize=10_000)
 def _kind(folder: Path) -> str:
-    """Of a run, which never changes. Raises LookupError where its status does not say, which is not remembered."""
+    """The kind of a run, which never changes. Raises LookupError, which is not cached, where the status lacks it."""
     return store.read_status(folder)["kind"]
 
 
@@ -126,7 +126,7 @@ def labels(views: Sequence[View]) -> dict[str, str]:
 
 
 def shown_name(run_id: str, teacher: int) -> str:
-    """How the result of one teacher of an analysis is named in widgets and files."""
+    """Name the result of one teacher of an analysis in widgets and files."""
     return run_id if teacher == 1 else f"{run_id}-teacher-{teacher}"
 
 
@@ -158,5 +158,5 @@ def compare_rules(run_id: str) -> str:
 
 
 def again(folder: Path) -> None:
-    """Hand a run that gave no result to the worker once more. Raises RunError."""
+    """Hand a run without a result to the worker again. Raises RunError."""
     worker().submit(folder)

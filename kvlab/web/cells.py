@@ -1,4 +1,4 @@
-"""A K and a V map of which one cell is pinned: by a click, by a row of the table, or by the address."""
+"""Draw a K and a V map with one pinned head, picked by a click, a row of the table, or the address."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ Cell = tuple[str, int, int]  # kind, layer as numbered in the student, head
 
 
 def selected(alignment: Alignment) -> Cell:
-    """The pinned head: of this session, of the URL, or the worst K head."""
+    """Return the pinned head: of this session, of the URL, or the worst K head."""
     cell = asked()
     try:
         alignment.score(*cell)
@@ -27,7 +27,7 @@ def selected(alignment: Alignment) -> Cell:
 
 
 def asked() -> Cell | None:
-    """The head of this session or of the URL, whether there is one of that number or not; None: none was named."""
+    """Return the head named by this session or the URL, even if the model has no such head; None without one."""
     wanted = st.session_state.get("cell") or st.query_params.get("cell", "")
     try:
         kind, layer, head = wanted.split("-")
@@ -37,7 +37,7 @@ def asked() -> Cell | None:
 
 
 def keep(cell: Cell) -> None:
-    """In the address."""
+    """Put the pinned head into the address."""
     st.query_params["cell"] = name_of(cell)
 
 
@@ -52,7 +52,7 @@ def words(cell: Cell) -> str:
 
 
 def maps(draw: Callable[[str, tuple[int, int] | None], go.Figure], cell: Cell, name: str, shown: str, alt: str) -> None:
-    """Both maps side by side; ``draw`` takes the kind and the pinned (layer, head) of it. ``alt`` has a {kind}."""
+    """Draw both maps side by side; ``draw`` takes a kind and its pinned (layer, head). ``alt`` has a {kind}."""
     for column, kind in zip(st.columns(2), KIND_NAME, strict=True):
         figure = draw(kind, cell[1:] if cell[0] == kind else None)
         key = f"{name}-{shown}-{kind}"

@@ -12,7 +12,7 @@ TOKENS_SHOWN = 600  # bars that can be told apart
 
 
 def document_picker(alignment: Alignment, shown: str, where: str) -> int:
-    """Which of the documents kept token by token is shown."""
+    """Pick one of the documents kept token by token."""
     labels = [f"{d.id}: {' '.join(d.text.split())[:70]}" for d in alignment.inspected]
     return st.selectbox(
         say("Document"),
@@ -24,7 +24,7 @@ def document_picker(alignment: Alignment, shown: str, where: str) -> int:
 
 
 def token_window(alignment: Alignment, shown: str, number: int) -> tuple[int, int]:
-    """First and last student token drawn; of a short document all, of a long one where the slider stands."""
+    """Return the first and last student token to draw: all of a short document, a slider's window of a long one."""
     drawn = phrase("Drawn: tokens {first}–{last} of {all}. The table below is of the whole document.")
     tokens = alignment.inspected[number].student_tokens
     return _stretch(say("First token shown"), len(tokens), f"tokens-from-{shown}-{number}", drawn)
@@ -38,7 +38,7 @@ def step_window(alignment: Alignment, shown: str, number: int) -> tuple[int, int
 
 
 def _stretch(label: str, length: int, key: str, drawn: str) -> tuple[int, int]:
-    """First and last; where not all is drawn, with a slider and the words ``drawn``."""
+    """Return first and last. Of a long document draw a slider and the words ``drawn``."""
     if length <= TOKENS_SHOWN:
         return 0, length - 1
     first = st.slider(label, 0, length - TOKENS_SHOWN, step=TOKENS_SHOWN // 10, key=key)
@@ -53,7 +53,7 @@ STEP = 8
 
 
 def choose(alignment: Alignment, shown: str, number: int, start_at, zoom_at) -> tuple[int, int]:
-    """The window [start, end) in bytes; the slider and the zoom are drawn where they are told to be."""
+    """Return the window [start, end) in bytes; draw its slider in ``start_at`` and its zoom in ``zoom_at``."""
     length = len(alignment.inspected[number].text.encode())
     key = f"window-{shown}-{number}"
     zooms = [zoom for zoom in ZOOMS if zoom < length] + [length] * (length <= ZOOMS[-1])
@@ -73,7 +73,7 @@ def choose(alignment: Alignment, shown: str, number: int, start_at, zoom_at) -> 
 
 
 def strip(alignment: Alignment, shown: str, number: int, window: tuple[int, int]) -> None:
-    """The whole document; a click moves the window there. Nothing for one that is shown whole."""
+    """Draw the whole document, unless the window shows it; a click moves the window there."""
     length = len(alignment.inspected[number].text.encode())
     if window == (0, length):
         return

@@ -40,8 +40,7 @@ def download(label: str, make: Callable[[], str | bytes], name: str, mime: str, 
 
 
 def table(frame: pd.DataFrame, columns: dict, name: str, key: str, unfolded: bool = False) -> None:
-    """The numbers of a figure, to sort and to download. ``columns``: those shown, as st.dataframe has them, in their
-    order."""
+    """Draw the numbers of a figure, to sort and to download. ``columns``: those shown, in this order."""
     with st.expander(say("The numbers as a table"), unfolded, icon=":material/table:", key=f"numbers-{key}"):
         height = table_height(max(1, len(frame)), 300)
         grid(frame, columns, say("The numbers of the figure above"), height, column_order=list(columns))
@@ -58,6 +57,6 @@ def reports(result: Any, shown: str, kinds: dict[str, tuple[str, str, Callable]]
 
 
 def _spoken(make: Callable[[Any], str | bytes], result: Any, language: str) -> str | bytes:
-    """In the language in which the button was drawn: what makes the file knows no session."""
+    """Make a file in the language of its button: outside the session, ``make`` does not know it."""
     with speaking(language):
         return make(result)

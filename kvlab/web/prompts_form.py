@@ -77,7 +77,7 @@ def _of(upload, what: str, column: str | None = None) -> Any:
     return result
 
 
-# Every click on the page comes by here: a file is read once, by its id, which no other upload has.
+# Every click on the page calls this: a file is read once, by the id of its upload.
 @st.cache_resource(show_spinner=False, max_entries=READ, ttl=READ_SECONDS)
 def _read(file_id: str, what: str, column: str | None, _upload) -> list[str] | Reading | PromptError:
     try:

@@ -1,4 +1,4 @@
-"""Only the settings that are not alike in all of several runs, as a table."""
+"""Show the settings in which several runs differ, as a table."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from kvlab.web.widgets import grid, table_height
 
 
 def table(all_settings: Sequence[dict[str, Any]], names: Sequence[str], spoken: Collection[str] = ()) -> None:
-    """``names``: of the runs, one column each. ``spoken``: names of settings that are words of a table."""
+    """Draw the table. ``names``: of the runs, one column each. ``spoken``: settings whose names are translated."""
     st.subheader(say("Settings that differ"))
     differing_settings = differences(all_settings)
     if not differing_settings:
@@ -29,12 +29,12 @@ def table(all_settings: Sequence[dict[str, Any]], names: Sequence[str], spoken: 
 
 
 def differing(names: Sequence[str], all_settings: Sequence[dict[str, Any]]) -> list[str]:
-    """Those of ``names`` that are not alike in all."""
+    """Return those of the settings ``names`` that differ."""
     return list(differences([{name: settings.get(name) for name in names} for settings in all_settings]))
 
 
 def in_words(value: object) -> str:
-    """The value of a setting in words."""
+    """Write the value of a setting in words."""
     if value is MISSING:
         return say("not set")
     if value is None:

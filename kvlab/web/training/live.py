@@ -95,7 +95,7 @@ def _heading(view: View) -> None:
 
 
 def _state(view: View, files: Source, moving: bool) -> None:
-    """How the run stands or ended, what can be done, and the outcome of what was done last."""
+    """Show the state of the run, its buttons, and the outcome of the last action."""
     key = f"{{}}-{view.id}"
     if view.active:
         left, right = st.columns([7, 3], vertical_alignment="center")
@@ -122,7 +122,7 @@ def _state(view: View, files: Source, moving: bool) -> None:
 
 
 def ended(view: View, files: Source) -> None:
-    """How a run ended: its verdict, or why it has none and what to do. Nothing for one that is active."""
+    """Show how a run ended: its verdict, or why it has none and what to do. Draw nothing while it is active."""
     if view.state == "done":
         _verdict(view, files)
     elif view.state == "cancelled":
@@ -216,7 +216,7 @@ def _keep() -> None:
 
 
 def checkpoints(rows: Sequence[dict[str, Any]]) -> None:
-    """The checkpoint table of a verdict, ``rows`` as verdict.json has them."""
+    """Draw the checkpoint table of a verdict, ``rows`` as verdict.json has them."""
     st.markdown(say("**Checkpoints**"))
     shown = [
         {

@@ -94,7 +94,7 @@ def _summary(row: Row) -> str:
 
 
 def _settings(folder: Path) -> str:
-    """The settings as they stand in the file, whatever it holds."""
+    """Read the text of the settings file, whatever it holds."""
     try:
         descriptor = os.open(folder / store.CONFIG, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with open(descriptor, encoding="utf-8", errors="replace") as file:
