@@ -139,7 +139,9 @@ def _memory(teacher: str, student: str) -> None:
     answers, just_came = st.session_state.get(key), st.session_state.pop(CAME, None) == key
     try:
         if answers is None or (_came(answers) and not just_came):  # those that came to another page are of then
-            answers = st.session_state[key] = _ask(teacher, student)
+            question, pair = worker().question, {"teachers": [teacher], "student": student}
+            forecast = question("forecast", **pair, dtype="auto", batch=8, tokens=512)
+            answers = st.session_state[key] = forecast, question("loaded")
         if wait(answers, PATIENCE).not_done:
             _await(key)
         else:
@@ -147,12 +149,6 @@ def _memory(teacher: str, student: str) -> None:
             _forecast(teacher, student, *(answer.result() for answer in answers))
     except KvlabError as error:
         show_error(error)
-
-
-def _ask(teacher: str, student: str) -> tuple[Future, Future]:
-    """To the worker: the forecast of a pair, and the names of the models it has loaded."""
-    question, pair = worker().question, {"teachers": [teacher], "student": student}
-    return question("forecast", **pair, dtype="auto", batch=8, tokens=512), question("loaded")
 
 
 @st.fragment(run_every=1.0)

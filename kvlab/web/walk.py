@@ -21,7 +21,7 @@ DISMISSED = "walk-through-dismissed"  # in runs/: whoever uses this server has s
 
 def card() -> None:
     """Drawn last, over the page."""
-    if st.session_state.get(CLOSED) or (AT not in st.session_state and _dismissed()):
+    if st.session_state.get(CLOSED) or (AT not in st.session_state and (store.runs_root() / DISMISSED).exists()):
         return
     with st.container(key="walk", border=True):
         at = st.session_state.get(AT)
@@ -86,10 +86,6 @@ def _dismiss() -> None:
         with store.disk_errors(root):
             root.mkdir(parents=True, exist_ok=True)
             store.replace(root / DISMISSED, json.dumps({"at": store.timestamp()}).encode() + b"\n")
-
-
-def _dismissed() -> bool:
-    return (store.runs_root() / DISMISSED).exists()
 
 
 @dataclass(frozen=True)

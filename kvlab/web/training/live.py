@@ -207,12 +207,8 @@ def _curves(view: View, files: Source) -> None:
 def _chart(chart, key: str, about: str) -> None:
     if chart is None:
         st.caption(say("Nothing is logged yet."))
-    else:  # a selection that the page is told of is one that new points do not reset
-        st.altair_chart(chart, key=key, alt=about, on_select=_keep, selection_mode=[charts.ZOOM])
-
-
-def _keep() -> None:
-    """The zoom is in the chart's own state."""
+    else:  # new points reset the zoom of a chart whose selections have no callback
+        st.altair_chart(chart, key=key, alt=about, on_select=lambda: None, selection_mode=[charts.ZOOM])
 
 
 def checkpoints(rows: Sequence[dict[str, Any]]) -> None:
