@@ -1,10 +1,10 @@
-"""The pages' way to the worker and to the run folders. Everything that is slow is asked here, and remembered."""
+"""Ask the worker and read the run folders for the pages; cache what is slow."""
 
 import functools
-from collections.abc import Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import streamlit as st
 
@@ -21,6 +21,7 @@ from kvlab.runs.monitor import View
 from kvlab.shapes import Document, Geometry
 from kvlab.web.server import worker
 
+Result = TypeVar("Result")
 SAMPLE = "sample"
 PAIR_OF_SAMPLE = ("demo/teacher", "demo/student")
 QUESTION_SECONDS = 180  # a geometry waits while a large model is being loaded
@@ -28,7 +29,7 @@ LISTED = 50  # older runs are still reached by their address
 
 
 def ready() -> bool:
-    """Whether the worker has finished importing. Never waits long: pages look at it twice a second."""
+    """Whether the worker has finished importing. Does not wait long: pages ask twice a second."""
     try:
         return worker().ready()
     except KvlabError:
@@ -36,17 +37,12 @@ def ready() -> bool:
 
 
 def ask(call: str, **arguments: Any) -> Any:
-    """A short question to the worker. Raises the KvlabError it answers with."""
+    """Ask the worker a short question. Raises the KvlabError it answers with."""
     return worker().ask(call, timeout=QUESTION_SECONDS, **arguments)
 
 
-def question(call: str, **arguments: Any) -> Future:
-    """The worker's answer, to be looked at when it has come: its result, or a KvlabError. Raises RunError."""
-    return worker().question(call, **arguments)
-
-
 def geometry(name: str) -> Geometry:
-    """Those of the sample's models are on disk; others are asked of the worker. Raises KvlabError."""
+    """Read a model's geometry: of the sample from disk, of others from the worker. Raises KvlabError."""
     if name not in PAIR_OF_SAMPLE:
         with st.spinner(say("Reading the model's configuration…")):
             return _asked_geometry(name)
@@ -61,7 +57,7 @@ def _asked_geometry(name: str) -> Geometry:
 
 @st.cache_data(show_spinner=False, ttl=60)
 def model_names() -> list[str]:
-    """The demo models, and what the local Hugging Face cache holds."""
+    """List the demo models and those in the local Hugging Face cache."""
     return models.local_names()
 
 
@@ -71,32 +67,31 @@ def folder_of(run_id: str) -> Path:
 
 
 def alignment_of(run_id: str, teacher: int = 1) -> Alignment:
-    """A finished analysis, of several teachers that of number ``teacher``, read once. Raises RunError or AlignError."""
+    """Read a finished analysis, of several teachers that of number ``teacher``. Raises RunError or AlignError."""
     folder = folder_of(run_id)
     if teacher > 1:
         folder /= data.OTHER_TEACHER.format(teacher)
-    written = (folder / data.JSON_NAME).stat().st_mtime_ns if (folder / data.JSON_NAME).exists() else 0
-    return _read(str(folder), written)
+    return read_once(data.read, folder / data.JSON_NAME)
 
 
-@st.cache_resource(show_spinner=False, max_entries=8)
-def _read(folder: str, written: int) -> Alignment:
-    return data.read(Path(folder))
+def read_once(read: Callable[[Path], Result], file: Path) -> Result:
+    """Return what ``read`` makes of the folder of ``file``; read again when the file changes."""
+    return _result(read, file, file.stat().st_mtime_ns if file.exists() else 0)
+
+
+@st.cache_resource(show_spinner=False, max_entries=16)
+def _result(_read: Callable[[Path], Result], file: Path, written: int) -> Result:
+    return _read(file.parent)
 
 
 def view_of(run_id: str) -> View:
-    """One run as it stands; of a worker that has just died, with the reason. Raises RunError as folder_of does."""
+    """Return the state of a run; when its worker has just died, with the reason. Raises RunError as folder_of does."""
     folder = folder_of(run_id)
     view = monitor.view(folder)
     if view.state == "lost":
         worker().await_record(view.pid)
         view = monitor.view(folder)
     return view
-
-
-def analyses() -> list[View]:
-    """The newest analyses under runs/, newest first."""
-    return listed("analysis")
 
 
 def listed(kind: str) -> list[View]:
@@ -110,19 +105,17 @@ def not_listed() -> int:
 
 
 def _runs(kind: str) -> list[Path]:
-    return [folder for folder in store.listing(store.runs_root()) if _is_of(kind, folder)]
-
-
-def _is_of(kind: str, folder: Path) -> bool:
-    try:
-        return _kind(folder) == kind
-    except LookupError:
-        return False
+    folders = []
+    for folder in store.listing(store.runs_root()):
+        with suppress(LookupError):
+            if _kind(folder) == kind:
+                folders.append(folder)
+    return folders
 
 
 @functools.lru_cache(maxsize=10_000)
 def _kind(folder: Path) -> str:
-    """Of a run, which never changes. Raises LookupError where its status does not say, which is not remembered."""
+    """The kind of a run, which never changes. Raises LookupError, which is not cached, where the status lacks it."""
     return store.read_status(folder)["kind"]
 
 
@@ -133,7 +126,7 @@ def labels(views: Sequence[View]) -> dict[str, str]:
 
 
 def shown_name(run_id: str, teacher: int) -> str:
-    """How the result of one teacher of an analysis is named in widgets and files."""
+    """Name the result of one teacher of an analysis in widgets and files."""
     return run_id if teacher == 1 else f"{run_id}-teacher-{teacher}"
 
 
@@ -147,7 +140,7 @@ def launch(
     request: AnalysisRequest, documents: list[Document], kind: str = "analysis", beside: dict[str, str] | None = None
 ) -> str:
     """Make the run folder, hand it to the worker, and return the run's id. ``beside``: further files, name -> text."""
-    name = "-".join(_short(name) for name in (*request.teachers, request.student))
+    name = "-".join(name.rstrip("/").rsplit("/", 1)[-1] for name in (*request.teachers, request.student))
     folder = store.create(store.runs_root(), kind, name, request.model_dump())
     write_prompts(documents, folder / RUN_PROMPTS)
     for file, text in (beside or {}).items():
@@ -165,9 +158,5 @@ def compare_rules(run_id: str) -> str:
 
 
 def again(folder: Path) -> None:
-    """Hand a run that gave no result to the worker once more. Raises RunError."""
+    """Hand a run without a result to the worker again. Raises RunError."""
     worker().submit(folder)
-
-
-def _short(name: str) -> str:
-    return name.rstrip("/").rsplit("/", 1)[-1]

@@ -1,4 +1,4 @@
-"""A K and a V map of which one cell is pinned: by a click, by a row of the table, or by the address."""
+"""Draw a K and a V map with one pinned head, picked by a click, a row of the table, or the address."""
 
 from collections.abc import Callable
 
@@ -10,12 +10,13 @@ from kvlab.language import say
 from kvlab.results.alignment.data import Alignment, worst_head
 from kvlab.results.style import KIND_NAME
 from kvlab.web import files
+from kvlab.web.widgets import grid
 
 Cell = tuple[str, int, int]  # kind, layer as numbered in the student, head
 
 
 def selected(alignment: Alignment) -> Cell:
-    """The pinned head: of this session, of the URL, or the worst K head."""
+    """Return the pinned head: of this session, of the URL, or the worst K head."""
     cell = asked()
     try:
         alignment.score(*cell)
@@ -26,7 +27,7 @@ def selected(alignment: Alignment) -> Cell:
 
 
 def asked() -> Cell | None:
-    """The head of this session or of the URL, whether there is one of that number or not; None: none was named."""
+    """Return the head named by this session or the URL, even if the model has no such head; None without one."""
     wanted = st.session_state.get("cell") or st.query_params.get("cell", "")
     try:
         kind, layer, head = wanted.split("-")
@@ -36,12 +37,22 @@ def asked() -> Cell | None:
 
 
 def keep(cell: Cell) -> None:
-    """In the address."""
-    st.query_params["cell"] = f"{KIND_NAME[cell[0]]}-{cell[1]}-{cell[2]}"
+    """Put the pinned head into the address."""
+    st.query_params["cell"] = name_of(cell)
+
+
+def name_of(cell: Cell) -> str:
+    """In the address and in the names of files: K-3-0."""
+    return f"{KIND_NAME[cell[0]]}-{cell[1]}-{cell[2]}"
+
+
+def words(cell: Cell) -> str:
+    kind, layer, head = cell
+    return say("{kind}, layer {layer}, head {head}", kind=KIND_NAME[kind], layer=layer, head=head)
 
 
 def maps(draw: Callable[[str, tuple[int, int] | None], go.Figure], cell: Cell, name: str, shown: str, alt: str) -> None:
-    """Both maps side by side; ``draw`` takes the kind and the pinned (layer, head) of it. ``alt`` has a {kind}."""
+    """Draw both maps side by side; ``draw`` takes a kind and its pinned (layer, head). ``alt`` has a {kind}."""
     for column, kind in zip(st.columns(2), KIND_NAME, strict=True):
         figure = draw(kind, cell[1:] if cell[0] == kind else None)
         key = f"{name}-{shown}-{kind}"
@@ -51,22 +62,22 @@ def maps(draw: Callable[[str, tuple[int, int] | None], go.Figure], cell: Cell, n
                 key=key,
                 on_select=lambda key=key, kind=kind: _clicked(key, kind),
                 selection_mode="points",
-                config={"displayModeBar": False},
+                config=files.NO_BAR,
                 alt=alt.format(kind=KIND_NAME[kind]),
             )
-            files.figure_button(figure, f"{KIND_NAME[kind]}-{name}", f"{name}-{shown}-{kind}")
+            files.figure_button(figure, f"{KIND_NAME[kind]}-{name}", key)
 
 
 def _clicked(key: str, kind: str) -> None:
     points = st.session_state[key].selection.points
     if points and points[0].get("customdata"):
-        layer, head = points[0]["customdata"][:2]
-        st.session_state["cell"] = f"{KIND_NAME[kind]}-{layer}-{head}"
+        st.session_state["cell"] = name_of((kind, *points[0]["customdata"][:2]))
 
 
 def table(frame: pd.DataFrame, columns: dict, name: str, shown: str, alt: str) -> None:
-    """``frame`` has the columns kind ("K" or "V"), layer and head; a row picks the head."""
+    """``frame`` has kind ("K" or "V"), layer, head and the ``columns``; a row picks the head."""
     key = f"{name}-table-{shown}"
+    columns = {"kind": "K/V", "layer": say("layer"), "head": say("head")} | columns
 
     def picked() -> None:
         rows = st.session_state[key].selection.rows
@@ -75,15 +86,5 @@ def table(frame: pd.DataFrame, columns: dict, name: str, shown: str, alt: str) -
             st.session_state["cell"] = f"{row['kind']}-{row['layer']}-{row['head']}"
 
     with st.expander(say("The same as a table: pick a row to see that head"), icon=":material/table:"):
-        st.dataframe(
-            frame,
-            key=key,
-            on_select=picked,
-            selection_mode="single-row",
-            hide_index=True,
-            column_order=list(columns),
-            column_config=columns,
-            height=280,
-            placeholder="–",
-            alt=alt,
-        )
+        picks = {"on_select": picked, "selection_mode": "single-row"}
+        grid(frame, columns, alt, 280, key=key, column_order=list(columns), **picks)

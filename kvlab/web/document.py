@@ -2,16 +2,17 @@
 
 import streamlit as st
 
-from kvlab.language import say
+from kvlab.language import phrase, say
 from kvlab.results.alignment.data import Alignment
 from kvlab.results.alignment.strip import minimap
 from kvlab.results.alignment.timeline import drawn_bytes
+from kvlab.web.files import NO_BAR
 
 TOKENS_SHOWN = 600  # bars that can be told apart
 
 
 def document_picker(alignment: Alignment, shown: str, where: str) -> int:
-    """Which of the documents kept token by token is shown."""
+    """Pick one of the documents kept token by token."""
     labels = [f"{d.id}: {' '.join(d.text.split())[:70]}" for d in alignment.inspected]
     return st.selectbox(
         say("Document"),
@@ -23,32 +24,27 @@ def document_picker(alignment: Alignment, shown: str, where: str) -> int:
 
 
 def token_window(alignment: Alignment, shown: str, number: int) -> tuple[int, int]:
-    """First and last student token drawn; of a short document all, of a long one where the slider stands."""
-    first, last, of = _stretch(
-        say("First token shown"), len(alignment.inspected[number].student_tokens), f"tokens-from-{shown}-{number}"
-    )
-    if of:
-        st.caption(say("Drawn: tokens {first}–{last} of {all}. The table below is of the whole document.", **of))
-    return first, last
+    """Return the first and last student token to draw: all of a short document, a slider's window of a long one."""
+    drawn = phrase("Drawn: tokens {first}–{last} of {all}. The table below is of the whole document.")
+    tokens = alignment.inspected[number].student_tokens
+    return _stretch(say("First token shown"), len(tokens), f"tokens-from-{shown}-{number}", drawn)
 
 
 def step_window(alignment: Alignment, shown: str, number: int) -> tuple[int, int]:
     """As ``token_window``, of the teacher's steps."""
-    first, last, of = _stretch(
-        say("First step shown"), len(alignment.inspected[number].teacher_tokens), f"steps-from-{shown}-{number}"
-    )
-    if of:
-        st.caption(say("Drawn: steps {first}–{last} of {all}. The sentence above is of the whole document.", **of))
-    return first, last
+    drawn = phrase("Drawn: steps {first}–{last} of {all}. The sentence above is of the whole document.")
+    steps = alignment.inspected[number].teacher_tokens
+    return _stretch(say("First step shown"), len(steps), f"steps-from-{shown}-{number}", drawn)
 
 
-def _stretch(label: str, length: int, key: str) -> tuple[int, int, dict[str, str]]:
-    """First and last, and the same as fields of a note; no fields where all is drawn."""
+def _stretch(label: str, length: int, key: str, drawn: str) -> tuple[int, int]:
+    """Return first and last. Of a long document draw a slider and the words ``drawn``."""
     if length <= TOKENS_SHOWN:
-        return 0, length - 1, {}
+        return 0, length - 1
     first = st.slider(label, 0, length - TOKENS_SHOWN, step=TOKENS_SHOWN // 10, key=key)
     last = first + TOKENS_SHOWN - 1
-    return first, last, {"first": f"{first:,}", "last": f"{last:,}", "all": f"{length:,}"}
+    st.caption(say(drawn, first=f"{first:,}", last=f"{last:,}", all=f"{length:,}"))
+    return first, last
 
 
 ZOOMS = (48, 96, 192, 384, 768)  # bytes drawn at once; 96 are legible
@@ -57,7 +53,7 @@ STEP = 8
 
 
 def choose(alignment: Alignment, shown: str, number: int, start_at, zoom_at) -> tuple[int, int]:
-    """The window [start, end) in bytes; the slider and the zoom are drawn where they are told to be."""
+    """Return the window [start, end) in bytes; draw its slider in ``start_at`` and its zoom in ``zoom_at``."""
     length = len(alignment.inspected[number].text.encode())
     key = f"window-{shown}-{number}"
     zooms = [zoom for zoom in ZOOMS if zoom < length] + [length] * (length <= ZOOMS[-1])
@@ -77,7 +73,7 @@ def choose(alignment: Alignment, shown: str, number: int, start_at, zoom_at) -> 
 
 
 def strip(alignment: Alignment, shown: str, number: int, window: tuple[int, int]) -> None:
-    """The whole document; a click moves the window there. Nothing for one that is shown whole."""
+    """Draw the whole document, unless the window shows it; a click moves the window there."""
     length = len(alignment.inspected[number].text.encode())
     if window == (0, length):
         return
@@ -89,14 +85,9 @@ def strip(alignment: Alignment, shown: str, number: int, window: tuple[int, int]
             middle = int(points[0]["customdata"][0])
             st.session_state[slider] = max(0, middle - (window[1] - window[0]) // 2) // STEP * STEP
 
-    st.plotly_chart(
-        minimap(alignment, number, window),
-        key=key,
-        on_select=clicked,
-        selection_mode="points",
-        config={"displayModeBar": False},
-        alt=say("The whole document by bytes, coloured by error; the frame is the window drawn above"),
-    )
+    alt = say("The whole document by bytes, coloured by error; the frame is the window drawn above")
+    figure = minimap(alignment, number, window)
+    st.plotly_chart(figure, key=key, on_select=clicked, selection_mode="points", config=NO_BAR, alt=alt)
     first, last = drawn_bytes(alignment.inspected[number], window)
     st.caption(
         say(

@@ -1,48 +1,62 @@
-"""Figures and results to take away."""
+"""Draw figures and tables, each with a button that saves it, and the files of a result."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 from plotly.io import to_html
 
-from kvlab.language import say
+from kvlab.language import current, phrase, say, speaking
 from kvlab.results.safe_csv import safe_csv
+from kvlab.web.widgets import grid, table_height
+
+NO_BAR = {"displayModeBar": False}
+MOVING = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}  # drag moves it
+ABOUT = phrase(
+    "Figures, numbers, settings and versions; the files need no network. The address of this page opens the same "
+    "analysis again, also after a restart of the server."
+)
+
+
+def chart(figure: go.Figure, key: str, alt: str, name: str = "", config: dict = NO_BAR) -> None:
+    """Draw a figure, and with ``name`` the button that saves it."""
+    st.plotly_chart(figure, key=key, config=config, alt=alt)
+    if name:
+        figure_button(figure, name, key)
 
 
 def figure_button(figure: go.Figure, name: str, key: str) -> None:
-    """A figure as one HTML file that needs no network; made only when asked for."""
-    st.download_button(
-        say("Figure as HTML"),
-        lambda: to_html(figure, include_plotlyjs=True),
-        f"{name}.html",
-        "text/html",
-        key=f"figure-{key}",
-        type="tertiary",
-        icon=":material/download:",
-        on_click="ignore",
-    )
+    """Offer a figure as one HTML file that needs no network."""
+    page = partial(to_html, figure, include_plotlyjs=True)
+    download(say("Figure as HTML"), page, f"{name}.html", "text/html", f"figure-{key}", type="tertiary")
+
+
+def download(label: str, make: Callable[[], str | bytes], name: str, mime: str, key: str, **look: Any) -> None:
+    """Offer a file, which is made only when asked for."""
+    st.download_button(label, make, name, mime, key=key, icon=":material/download:", on_click="ignore", **look)
 
 
 def table(frame: pd.DataFrame, columns: dict, name: str, key: str, unfolded: bool = False) -> None:
-    """The numbers of a figure, to sort and to download. ``columns``: those shown, as st.dataframe has them, in their
-    order."""
+    """Draw the numbers of a figure, to sort and to download. ``columns``: those shown, in this order."""
     with st.expander(say("The numbers as a table"), unfolded, icon=":material/table:", key=f"numbers-{key}"):
-        st.dataframe(
-            frame,
-            hide_index=True,
-            column_order=list(columns),
-            column_config=columns,
-            placeholder="–",
-            height=min(300, 38 + 35 * max(1, len(frame))),
-            alt=say("The numbers of the figure above"),
-        )
-        st.download_button(
-            f"{name}.csv",
-            lambda: safe_csv(frame),
-            f"{name}.csv",
-            "text/csv",
-            key=f"csv-{key}",
-            type="tertiary",
-            icon=":material/download:",
-            on_click="ignore",
-        )
+        height = table_height(max(1, len(frame)), 300)
+        grid(frame, columns, say("The numbers of the figure above"), height, column_order=list(columns))
+        download(f"{name}.csv", partial(safe_csv, frame), f"{name}.csv", "text/csv", f"csv-{key}", type="tertiary")
+
+
+def reports(result: Any, shown: str, kinds: dict[str, tuple[str, str, Callable]], key: str) -> None:
+    """One button with all files. ``kinds``: ending of the name -> label, MIME type, and a function of the result."""
+    with st.popover(say("Report and files"), icon=":material/download:", key=f"{key}-{shown}", width="stretch"):
+        for ending, (label, mime, make) in kinds.items():
+            written = partial(_spoken, make, result, current())
+            download(say(label), written, f"{shown}-{ending}", mime, f"{key}-{ending}-{shown}", width="stretch")
+        st.caption(say(ABOUT))
+
+
+def _spoken(make: Callable[[Any], str | bytes], result: Any, language: str) -> str | bytes:
+    """Make a file in the language of its button: outside the session, ``make`` does not know it."""
+    with speaking(language):
+        return make(result)

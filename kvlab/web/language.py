@@ -1,4 +1,4 @@
-"""Which language a session speaks: of the address, else as chosen, else as the browser asks for. And its switch."""
+"""Choose the language of a session: from the address, else its switch, else the browser."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ def begin() -> None:
 
 
 def switch() -> None:
-    """The control in the header; and what a screen reader is to speak."""
+    """Draw the control in the header, and tell screen readers the language."""
     st.html(SPOKEN[st.session_state[CHOSEN]], unsafe_allow_javascript=True)
     with st.container(key="language-switch"):
         st.segmented_control(
@@ -51,8 +51,10 @@ def _choose() -> None:
 
 
 def keep_choice(key: str, default: Any = None) -> None:
-    """Called before a picker whose choices are words: a browser sends back the words that it shows, and goes on with
-    those of the language before unless it is told the choice anew. ``default``: what is chosen at first."""
+    """Set a widget's value again before it is drawn; ``default`` at first.
+
+    A browser otherwise sends back the words of a choice as it shows them, in the language before a switch.
+    """
     st.session_state[key] = st.session_state.get(key, default)
 
 

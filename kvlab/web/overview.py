@@ -1,6 +1,6 @@
 """The Overview page: the finding, the two models side by side, and whether they fit."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, wait
 
 import streamlit as st
@@ -13,20 +13,17 @@ from kvlab.results.alignment.sentences import ERROR_MEANING, sentence
 from kvlab.results.function import data
 from kvlab.results.style import KIND_NAME
 from kvlab.shapes import Geometry
-from kvlab.web import backend, places
+from kvlab.web import backend, files, places
 from kvlab.web.alignment import form
 from kvlab.web.function import source
-from kvlab.web.widgets import show_error
+from kvlab.web.server import worker
+from kvlab.web.widgets import grid, show_error, table_height
 
 CAME = "forecast-came"  # which answers the page was drawn anew for
 PATIENCE = 0.5  # seconds that a page waits for what it can show later
 
 # Of positions that are not rotated.
-POSITIONS = {
-    "none": phrase("none"),
-    "learned": phrase("learned"),
-    "sinusoidal": phrase("sinusoidal"),
-}
+POSITIONS = {"none": phrase("none"), "learned": phrase("learned"), "sinusoidal": phrase("sinusoidal")}
 
 
 def page() -> None:
@@ -43,13 +40,10 @@ def _finding() -> None:
         show_error(error)
         return
     st.markdown(say(":blue-badge[Sample analysis] {finding}", finding=sentence(sample)))
-    for column, kind in zip(st.columns(2), ("key", "value"), strict=True):
-        column.plotly_chart(
-            error_heatmap(sample, kind),
-            key=f"overview-{kind}",
-            config={"displayModeBar": False},
-            alt=say("{kind} projection error of the sample, per student layer and KV head", kind=KIND_NAME[kind]),
-        )
+    for column, kind in zip(st.columns(2), KIND_NAME, strict=True):
+        alt = say("{kind} projection error of the sample, per student layer and KV head", kind=KIND_NAME[kind])
+        with column:
+            files.chart(error_heatmap(sample, kind), f"overview-{kind}", alt)
     st.caption(say(ERROR_MEANING))
     _function()
     left, right, _ = st.columns([2, 2, 3])
@@ -82,17 +76,14 @@ def _pair() -> None:
             show_error(error)
         return
     with right:
-        st.dataframe(
-            comparison(*geometries),
-            hide_index=True,
-            height=38 + 35 * 10,
-            column_config={
-                "teacher": say("teacher: {name}", name=geometries[0].name),
-                "student": say("student: {name}", name=geometries[1].name),
-                "match": say("match"),
-            },
-            alt=say("Geometry of teacher and student side by side"),
-        )
+        rows = comparison(*geometries)
+        columns = {
+            "teacher": say("teacher: {name}", name=geometries[0].name),
+            "student": say("student: {name}", name=geometries[1].name),
+            "match": say("match"),
+        }
+        alt = say("Geometry of teacher and student side by side")
+        grid(rows, columns, alt, table_height(len(rows), 400))
     with left:
         _memory(teacher, student)
 
@@ -100,17 +91,10 @@ def _pair() -> None:
 def comparison(teacher: Geometry, student: Geometry) -> list[dict[str, str]]:
     """Rows of both models; what differs says what bridges it."""
 
-    def row(name: str, of_teacher: str, of_student: str, bridge: str) -> dict[str, str]:
-        same = of_teacher == of_student
-        return {
-            "": name,
-            "teacher": of_teacher,
-            "student": of_student,
-            "match": say("✓ same") if same else say("≠ {bridge}", bridge=bridge),
-        }
-
-    def both(name: str, value, bridge: str) -> dict[str, str]:
-        return row(name, value(teacher), value(student), bridge)
+    def both(name: str, value: Callable[[Geometry], str], bridge: str) -> dict[str, str]:
+        of_both = value(teacher), value(student)
+        match = say("✓ same") if of_both[0] == of_both[1] else say("≠ {bridge}", bridge=bridge)
+        return {"": name, "teacher": of_both[0], "student": of_both[1], "match": match}
 
     return [
         both(say("architecture"), lambda g: g.architecture, say("caches are compared, not weights")),
@@ -155,7 +139,9 @@ def _memory(teacher: str, student: str) -> None:
     answers, just_came = st.session_state.get(key), st.session_state.pop(CAME, None) == key
     try:
         if answers is None or (_came(answers) and not just_came):  # those that came to another page are of then
-            answers = st.session_state[key] = _ask(teacher, student)
+            question, pair = worker().question, {"teachers": [teacher], "student": student}
+            forecast = question("forecast", **pair, dtype="auto", batch=8, tokens=512)
+            answers = st.session_state[key] = forecast, question("loaded")
         if wait(answers, PATIENCE).not_done:
             _await(key)
         else:
@@ -163,12 +149,6 @@ def _memory(teacher: str, student: str) -> None:
             _forecast(teacher, student, *(answer.result() for answer in answers))
     except KvlabError as error:
         show_error(error)
-
-
-def _ask(teacher: str, student: str) -> tuple[Future, Future]:
-    """To the worker: the forecast of a pair, and the names of the models it has loaded."""
-    pair = {"teachers": [teacher], "student": student}
-    return backend.question("forecast", **pair, dtype="auto", batch=8, tokens=512), backend.question("loaded")
 
 
 @st.fragment(run_every=1.0)

@@ -1,4 +1,4 @@
-"""What is going on: stage, count, elapsed, remaining, Cancel. Read from the run folder, once a second."""
+"""Show the progress of an analysis or functional test, read from its folder, with Cancel; or how it ended."""
 
 import streamlit as st
 
@@ -32,7 +32,7 @@ ENDS = {
 
 
 def banner(page: str) -> None:
-    """On other pages: word of what the worker computes, with the way to it. ``page``: where we are."""
+    """Show what the worker computes, with a link, on every page but its own. ``page``: the current one."""
     for kind, own in PAGES.items():
         active = next((view for view in backend.listed(kind) if view.active), None)
         if active is not None and page != own:
@@ -63,7 +63,7 @@ def _view(run_id: str) -> View | None:
 
 @st.fragment(run_every=0.5)
 def running(run_id: str) -> None:
-    """The progress of one analysis; the whole page runs again when it has ended."""
+    """Show the progress of one run; rerun the whole page when it has ended."""
     view = _view(run_id)
     if view is None or not view.active:
         st.rerun()
@@ -94,7 +94,7 @@ def _phase(view: View) -> str:
 
 
 def ended(view: View) -> bool:
-    """Say how an analysis that gave no result ended; True when there is a result to show."""
+    """Return whether a run has a result to show; if not, say how it ended."""
     if view.state == "done":
         return True
     ends = ENDS[view.kind if view.kind in ENDS else "analysis"]
@@ -111,7 +111,7 @@ def ended(view: View) -> bool:
 
 
 def _again(view: View) -> None:
-    """The way on, when the folder still holds what was asked for."""
+    """Offer to run it again, if its folder still holds the request."""
     if not {store.CONFIG, RUN_PROMPTS} <= set(view.files):
         return
     saved = UNFINISHED in view.files

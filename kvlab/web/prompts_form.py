@@ -1,7 +1,7 @@
 """Draw the form's prompts: where they come from, how they are cut into parts, whether they are a chat."""
 
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import streamlit as st
 
@@ -14,13 +14,11 @@ from kvlab.request.segments import Markers
 from kvlab.request.uploads import EXTENSIONS
 from kvlab.results.safe_csv import neutral
 from kvlab.shapes import Document
-from kvlab.web.widgets import SEGMENTS, plain, show_error
-
-Result = TypeVar("Result")
+from kvlab.web.widgets import SEGMENTS, choice, plain, segments, show_error, table_height
 
 SOURCES = {"samples": phrase("Bundled samples"), "paste": phrase("Paste"), "upload": phrase("Upload")}
 SUFFIXES = [suffix.removeprefix(".") for suffix in EXTENSIONS]
-READ, READ_SECONDS = 8, 3600  # files read that the server keeps, and how long
+READ, READ_SECONDS = 16, 3600  # answers that the server keeps, two a file, and how long
 UPLOAD_MIB = prompts.LIMITS.bytes // 2**20
 PASTE_HELP = phrase("Separate prompts by an empty line.")
 UPLOAD_HELP = phrase(
@@ -31,9 +29,7 @@ BEGINS = {"reasoning": phrase("The reasoning begins with"), "answer": phrase("Th
 
 def documents() -> tuple[list[Document], str]:
     """Draw the choice of prompts; return those that can be read, and where they came from."""
-    source = st.segmented_control(
-        say("Prompts"), list(SOURCES), format_func=lambda name: say(SOURCES[name]), key="form-source", required=True
-    )
+    source = segments(say("Prompts"), SOURCES, "form-source")
     try:
         if source == "samples":
             samples = prompts.samples()
@@ -55,7 +51,7 @@ def documents() -> tuple[list[Document], str]:
 
 def read_upload(upload, key: str) -> Reading:
     """Read an uploaded file; draw a picker of a table's column under ``key``. Raises PromptError."""
-    columns = _of(_columns, upload)
+    columns = _of(upload, "columns")
     column = None
     if columns:
         usual = next((i for i, name in enumerate(columns) if name in ("prompt", "text")), None)
@@ -69,30 +65,24 @@ def read_upload(upload, key: str) -> Reading:
                 found=Message("{n} columns, none of them named prompt or text", n=len(columns)),
                 remedy=Message("choose one above"),
             )
-    return _of(_reading, upload, column)
+    return _of(upload, "reading", column)
 
 
-def _of(read: Callable[..., Result | PromptError], upload, *chosen: str | None) -> Result:
-    """Return what ``read`` finds in an uploaded file; raise the error that it gives."""
+def _of(upload, what: str, column: str | None = None) -> Any:
+    """Return the columns or the reading of an uploaded file. Raises PromptError."""
     with st.spinner(say("Reading {name}…", name=plain(prompts.safe_name(upload.name)))):
-        result = read(upload.file_id, *chosen, upload)
+        result = _read(upload.file_id, what, column, upload)
     if isinstance(result, PromptError):
         raise result.with_traceback(None)
     return result
 
 
-# Every click on the page comes by here: a file is read once, by its id, which no other upload has.
+# Every click on the page calls this: a file is read once, by the id of its upload.
 @st.cache_resource(show_spinner=False, max_entries=READ, ttl=READ_SECONDS)
-def _columns(file_id: str, _upload) -> list[str] | PromptError:
+def _read(file_id: str, what: str, column: str | None, _upload) -> list[str] | Reading | PromptError:
     try:
-        return prompts.tabular_columns(_upload.name, _upload.getvalue())
-    except PromptError as error:
-        return error
-
-
-@st.cache_resource(show_spinner=False, max_entries=READ, ttl=READ_SECONDS)
-def _reading(file_id: str, column: str | None, _upload) -> Reading | PromptError:
-    try:
+        if what == "columns":
+            return prompts.tabular_columns(_upload.name, _upload.getvalue())
         return prompts.read_upload(_upload.name, _upload.getvalue(), column=column)
     except PromptError as error:
         return error
@@ -135,31 +125,19 @@ def shown(reading: Reading) -> list[Document]:
     if reading.problems:
         st.warning(say("Not read as given: {n:,}. What was good is kept.", n=len(reading.problems)))
         rows = [{"where": str(p.where), "problem": neutral(str(p.message))} for p in reading.problems]
-        st.dataframe(
-            rows,
-            hide_index=True,
-            height=min(180, 38 + 35 * len(rows)),
-            column_config={"where": say("where"), "problem": say("problem")},
-        )
+        headings = {"where": say("where"), "problem": say("problem")}
+        st.dataframe(rows, hide_index=True, height=table_height(len(rows), 180), column_config=headings)
     return reading.documents
 
 
 def parts() -> tuple[dict, bool]:
     """Draw how prompts are cut into parts, and whether they are read as a chat."""
     with st.expander(say("Segments and chat")):
-        chat = st.toggle(
-            say("Read as a chat"),
-            key="form-chat",
-            help=say(
-                "Prompt: the user's message; reasoning and answer: the assistant's. Each model in its own template."
-            ),
+        about = say(
+            "Prompt: the user's message; reasoning and answer: the assistant's. Each model in its own template."
         )
-        source = st.selectbox(
-            say("Prompt, reasoning, answer"),
-            list(SEGMENTS),
-            format_func=lambda name: say(SEGMENTS[name]),
-            key="form-segments",
-        )
+        chat = st.toggle(say("Read as a chat"), key="form-chat", help=about)
+        source = choice(say("Prompt, reasoning, answer"), SEGMENTS, "form-segments")
         written = {
             name: column.text_area(
                 say(label),

@@ -1,5 +1,51 @@
-"""The script that Streamlit runs for every session and rerun."""
+"""The script that Streamlit runs for every session and rerun: what every page shares."""
 
-from kvlab.web import shell
+import streamlit as st
 
-shell.run()
+from kvlab import PACKAGE
+from kvlab.web import language, places, progress, server, walk
+from kvlab.web.alignment import form
+from kvlab.web.function import form as function_form
+from kvlab.web.training import form as validation_form
+
+
+def run() -> None:
+    st.set_page_config(page_title="kvlab", page_icon=ICON, layout="wide")
+    st.html(STYLE)
+    language.begin()
+    # Streamlit forgets a widget's value in every run that does not draw it.
+    for key, value in {**form.FIELDS, **function_form.FIELDS, **validation_form.start()}.items():
+        language.keep_choice(key, value)
+    page = st.navigation(places.all_pages(), position="top")
+    walk.lead()
+    language.switch()
+    progress.banner(page.url_path)
+    page.run()
+    left, right = st.columns([6, 1], vertical_alignment="center")
+    left.caption(server.note())
+    with right:
+        walk.again()
+    walk.card()
+    language.keep_in_address()
+
+
+# An emoji or a Material icon here would be fetched from the internet.
+ICON = str(PACKAGE / "web" / "icon.png")
+
+STYLE = """<style>
+.block-container { padding-top: 3.9rem; padding-bottom: 1.5rem; max-width: 1240px; }
+h1 { font-size: 1.7rem !important; padding: 0 0 .3rem 0 !important; }
+h3 { font-size: 1.15rem !important; padding-bottom: .2rem !important; }
+/* On the bright blue of the dark theme, white would be hard to read. */
+button[kind^="primary"], [data-testid="stMultiSelect"] span[title] { color: light-dark(#fff, #06222f); }
+/* Over the page, in its corner; on a phone along its lower edge. */
+.st-key-walk { position: fixed; right: 1rem; bottom: 1rem; width: min(25rem, calc(100vw - 2rem)); z-index: 999980;
+  background: light-dark(#fff, #1a1c24); box-shadow: 0 4px 18px rgb(0 0 0 / 25%); }
+/* In the header, beside the navigation. */
+.st-key-language-switch { position: fixed; top: .65rem; right: 4.2rem; width: auto; z-index: 999991; }
+/* Beside its paler text the green of code would be hard to read. */
+[data-testid="stCaptionContainer"] code { color: inherit; }
+.st-key-live-numbers [data-testid="stMetricValue"] { font-size: 1.3rem; padding: 0; }
+</style>"""
+
+run()

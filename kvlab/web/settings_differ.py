@@ -1,4 +1,4 @@
-"""Only the settings that are not alike in all of several runs, as a table."""
+"""Show the settings in which several runs differ, as a table."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -9,39 +9,32 @@ import streamlit as st
 from kvlab.language import say
 from kvlab.results.safe_csv import neutral
 from kvlab.runs.settings_diff import MISSING, differences
-from kvlab.web.widgets import table_height
+from kvlab.web.widgets import grid, table_height
 
 
 def table(all_settings: Sequence[dict[str, Any]], names: Sequence[str], spoken: Collection[str] = ()) -> None:
-    """``names``: of the runs, one column each. ``spoken``: names of settings that are words of a table."""
+    """Draw the table. ``names``: of the runs, one column each. ``spoken``: settings whose names are translated."""
     st.subheader(say("Settings that differ"))
     differing_settings = differences(all_settings)
     if not differing_settings:
         st.markdown(say("None: the settings of these runs are alike."))
         return
-    frame = pd.DataFrame(
-        [
-            [say(name) if name in spoken else in_words(name), *map(in_words, values)]
-            for name, values in differing_settings.items()
-        ],
-        columns=["setting", *map(neutral, names)],
-    )
-    st.dataframe(
-        frame,
-        hide_index=True,
-        height=table_height(len(frame), 460),
-        column_config={"setting": say("setting")},
-        alt=say("Settings that are not alike in all selected runs"),
-    )
+    rows = [
+        [say(name) if name in spoken else in_words(name), *map(in_words, values)]
+        for name, values in differing_settings.items()
+    ]
+    frame = pd.DataFrame(rows, columns=["setting", *map(neutral, names)])
+    alt = say("Settings that are not alike in all selected runs")
+    grid(frame, {"setting": say("setting")}, alt, table_height(len(rows), 460))
 
 
 def differing(names: Sequence[str], all_settings: Sequence[dict[str, Any]]) -> list[str]:
-    """Those of ``names`` that are not alike in all."""
+    """Return those of the settings ``names`` that differ."""
     return list(differences([{name: settings.get(name) for name in names} for settings in all_settings]))
 
 
 def in_words(value: object) -> str:
-    """The value of a setting in words."""
+    """Write the value of a setting in words."""
     if value is MISSING:
         return say("not set")
     if value is None:

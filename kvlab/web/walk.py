@@ -21,7 +21,7 @@ DISMISSED = "walk-through-dismissed"  # in runs/: whoever uses this server has s
 
 def card() -> None:
     """Drawn last, over the page."""
-    if st.session_state.get(CLOSED) or (AT not in st.session_state and _dismissed()):
+    if st.session_state.get(CLOSED) or (AT not in st.session_state and (store.runs_root() / DISMISSED).exists()):
         return
     with st.container(key="walk", border=True):
         at = st.session_state.get(AT)
@@ -32,13 +32,13 @@ def card() -> None:
 
 
 def lead() -> None:
-    """To the page of the step that was asked for. Called once the pages are known, before one is drawn."""
+    """Switch to the page of the step that was asked for. Call it when the pages are known, before one is drawn."""
     if st.session_state.pop(LEADING, False):
         st.switch_page(STEPS[st.session_state[AT]].place())
 
 
 def again() -> None:
-    """The way back to it, at the end of every page."""
+    """Draw the button that starts it again, at the end of every page."""
     st.button(say("Walk-through"), icon=":material/tour:", type="tertiary", key="walk-again", on_click=_start)
 
 
@@ -68,7 +68,7 @@ def _start() -> None:
 
 
 def _go(at: int) -> None:
-    """A callback: what a page shows can only be set before the page is drawn."""
+    """Go to a step. A callback: what a page shows can only be set before it is drawn."""
     st.session_state[AT] = at
     st.session_state[LEADING] = True
     for name, value in STEPS[at].state.items():
@@ -86,10 +86,6 @@ def _dismiss() -> None:
         with store.disk_errors(root):
             root.mkdir(parents=True, exist_ok=True)
             store.replace(root / DISMISSED, json.dumps({"at": store.timestamp()}).encode() + b"\n")
-
-
-def _dismissed() -> bool:
-    return (store.runs_root() / DISMISSED).exists()
 
 
 @dataclass(frozen=True)

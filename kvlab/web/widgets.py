@@ -2,6 +2,7 @@
 
 from functools import reduce
 from math import isfinite, isnan
+from typing import Any
 
 import streamlit as st
 
@@ -73,6 +74,18 @@ def duration(seconds: float | None) -> str:
     return say("{seconds} s", seconds=rest)
 
 
+def choice(label: str, words: dict[str, str], key: str, **look: Any) -> str:
+    """A picker of one of the names of ``words``, which are shown in the language of the page."""
+    return st.selectbox(label, list(words), format_func=lambda name: say(words[name]), key=key, **look)
+
+
+def segments(label: str, words: dict[str, str], key: str, **look: Any) -> str:
+    """The same as buttons in a row, one of which is always pressed."""
+    return st.segmented_control(
+        label, list(words), format_func=lambda name: say(words[name]), key=key, required=True, **look
+    )
+
+
 def head_sentence(alignment: Alignment, score: HeadScore) -> str:
     """One head in words, with n, split and controls."""
     name, where = KIND_NAME[score.kind], {"layer": score.layer, "head": score.head}
@@ -138,6 +151,12 @@ def _verdict(score: HeadScore) -> str:
     if not score.unbeaten:
         return ""
     return say(" **It is no better than {controls}.**", controls=say(" and ").join(map(say, score.unbeaten)))
+
+
+def grid(frame: Any, columns: dict, alt: str, height: int | str = "auto", **look: Any) -> Any:
+    """Draw a table without row numbers. ``columns``: name -> how it is shown, as st.dataframe has them."""
+    shown = {"hide_index": True, "placeholder": UNKNOWN, "column_config": columns, "height": height, "alt": alt}
+    return st.dataframe(frame, **shown, **look)
 
 
 def table_height(rows: int, most: int) -> int:

@@ -26,9 +26,9 @@ from kvlab.results.alignment.sentences import sentence
 from kvlab.results.style import KIND_NAME
 from kvlab.results.words import listed
 from kvlab.runs.monitor import View
-from kvlab.web import backend, cells, language, settings_differ
+from kvlab.web import backend, cells, files, language, picker, settings_differ
 from kvlab.web.cells import Cell
-from kvlab.web.widgets import count, number, plain, show_error, table_height
+from kvlab.web.widgets import count, grid, number, plain, show_error, table_height
 
 WITH, TEACHER = "with", "with_teacher"  # of the address
 ABOUT = phrase("Choose a second analysis: other prompts, another rule, another teacher. The one that is open is A.")
@@ -49,9 +49,6 @@ MEANS = ("A", "B", "B − A")
 def _columns() -> dict:
     """Of the table, by the names of ``report.differences_table``."""
     return {
-        "kind": "K/V",
-        "layer": say("layer"),
-        "head": say("head"),
         "difference": number(say("R² of B − R² of A")),
         "se": number(say("± s.e."), say("√(s.e. of A² + s.e. of B²).")),
         "clear": st.column_config.CheckboxColumn(say("beyond 2 s.e.")),
@@ -66,7 +63,7 @@ def _columns() -> dict:
 
 def panel(alignment: Alignment, shown: str) -> None:
     """``alignment`` is A; ``shown`` names it."""
-    others = [view for view in backend.analyses() if view.state == "done"]
+    others = [view for view in backend.listed("analysis") if view.state == "done"]
     chosen = _picker(others, alignment, shown)
     if chosen is None:
         return
@@ -75,7 +72,8 @@ def panel(alignment: Alignment, shown: str) -> None:
         if view is not None and view.state != "done":
             st.info(say(NO_RESULT[view.state]), icon=":material/info:")
             return
-        other, name = _of_teacher(chosen, shown)
+        # Of several teachers of A itself, at first the second.
+        other, name = picker.of_teacher(chosen, say("Teacher of B"), TEACHER, 1 + (chosen == shown))
     except KvlabError as error:
         show_error(error)
         return
@@ -105,14 +103,9 @@ def _both(a: Alignment, b: Alignment, shown: str) -> None:
     means = means_table(a, b)
     means[list(MEANS)] = means[list(MEANS)].round(3) + 0  # no negative zero
     st.subheader(say("Means over heads"))
-    st.dataframe(
-        means,
-        hide_index=True,
-        column_config={name: number(name) for name in MEANS} | {phrase("R² of"): say("R² of")},
-        height=table_height(len(means), 360),
-        placeholder="–",
-        alt=say("Held-out R² of A and B, mean over heads, with what each control reaches"),
-    )
+    columns = {name: number(name) for name in MEANS} | {phrase("R² of"): say("R² of")}
+    alt = say("Held-out R² of A and B, mean over heads, with what each control reaches")
+    grid(means, columns, alt, table_height(len(means), 360))
     settings_differ.table(both, ["A", "B"], spoken=[name for name in both[0] if " " in name])
 
 
@@ -149,33 +142,22 @@ def _errors(a: Alignment, b: Alignment, cell: Cell, shown: str) -> None:
     for letter, alignment in (("A", a), ("B", b)):
         st.markdown(_named(letter, alignment))
         for column, kind in zip(st.columns(2), KIND_NAME, strict=True):
-            column.plotly_chart(
-                error_heatmap(alignment, kind, cell[1:] if cell[0] == kind else None),
-                key=f"error-{letter}-{shown}-{kind}",
-                config={"displayModeBar": False},
-                alt=say(
-                    "Analysis {letter}: {kind} projection error per student layer and KV head",
-                    letter=letter,
-                    kind=KIND_NAME[kind],
-                ),
-            )
+            figure = error_heatmap(alignment, kind, cell[1:] if cell[0] == kind else None)
+            words = phrase("Analysis {letter}: {kind} projection error per student layer and KV head")
+            with column:
+                files.chart(figure, f"error-{letter}-{shown}-{kind}", say(words, letter=letter, kind=KIND_NAME[kind]))
 
 
 def _detail(a: Alignment, b: Alignment, differences: Sequence[HeadDifference], cell: Cell, shown: str) -> None:
     head = next(d for d in differences if (d.kind, d.layer, d.head) == cell)
-    kind, layer, number_of_head = cell
     with st.container(border=True, key="detail"):
-        st.subheader(say("{kind}, layer {layer}, head {head}", kind=KIND_NAME[kind], layer=layer, head=number_of_head))
+        st.subheader(cells.words(cell))
         st.markdown(one_difference_sentence(head))
         for column, letter, alignment in zip(st.columns(2), "AB", (a, b), strict=True):
             with column:
                 st.markdown(_named(letter, alignment))
-                st.plotly_chart(
-                    controls(alignment.score(*cell)),
-                    key=f"controls-{letter}-{shown}",
-                    config={"displayModeBar": False},
-                    alt=say("Analysis {letter}: R² of this head beside its controls", letter=letter),
-                )
+                alt = say("Analysis {letter}: R² of this head beside its controls", letter=letter)
+                files.chart(controls(alignment.score(*cell)), f"controls-{letter}-{shown}", alt)
 
 
 def _named(letter: str, alignment: Alignment) -> str:
@@ -218,24 +200,6 @@ def _picker(others: Sequence[View], a: Alignment, shown: str) -> str | None:
         return None
     st.session_state[WITH] = st.query_params[WITH] = chosen
     return chosen
-
-
-def _of_teacher(chosen: str, shown: str) -> tuple[Alignment, str]:
-    """B and its name; of several teachers, that of the one picked, at first one that is not A."""
-    alignment = backend.alignment_of(chosen)
-    names = dict(enumerate(alignment.teachers, 1))
-    if len(names) < 2:
-        st.query_params.pop(TEACHER, None)
-        return alignment, chosen
-    key = f"with-teacher-{chosen}"
-    if key not in st.session_state:
-        wanted = st.query_params.get(TEACHER, "")
-        st.session_state[key] = int(wanted) if wanted in map(str, names) else 1 + (chosen == shown)
-    teacher = st.segmented_control(
-        say("Teacher of B"), list(names), format_func=lambda n: f"{n} {names[n]}", key=key, required=True
-    )
-    st.query_params[TEACHER] = str(teacher)
-    return backend.alignment_of(chosen, teacher), backend.shown_name(chosen, teacher)
 
 
 def forget() -> None:

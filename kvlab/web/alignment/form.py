@@ -18,6 +18,7 @@ ROLES = {  # label of the picker, what it starts with
     "student": (phrase("Student"), "demo/student"),
 }
 SETTINGS = ("time", "layers", "projector", "keys", "search", "folds", "chat")
+SETTINGS += ("random_teacher", "compare_rules", "sample_tokens", "max_tokens")
 
 # What the form starts with, by widget key: the defaults of a request.
 FIELDS = {
@@ -28,20 +29,10 @@ FIELDS = {
     "form-markers-reasoning": "\n".join(Markers().reasoning),
     "form-markers-answer": "\n".join(Markers().answer),
     "form-calibration": AnalysisRequest.model_fields["calibration"].default,
-    **{f"form-{name}": getattr(AlignSettings(), name) for name in SETTINGS},
-    "form-random-teacher": AlignSettings().random_teacher,
-    "form-compare-rules": AlignSettings().compare_rules,
-    "form-sample-tokens": AlignSettings().sample_tokens,
-    "form-max-tokens": AlignSettings().max_tokens,
+    **{f"form-{name.replace('_', '-')}": getattr(AlignSettings(), name) for name in SETTINGS},
     "form-device": "auto",
     "form-dtype": "auto",
 }
-
-
-def keep_fields() -> None:
-    """Called before anything is drawn: Streamlit forgets a widget's value in every run that does not draw it."""
-    for key, default in FIELDS.items():
-        st.session_state[key] = st.session_state.get(key, default)
 
 
 def new_analysis() -> str | None:
@@ -79,17 +70,10 @@ def models() -> tuple[str, str]:
     help_text = say("A demo model, a Hugging Face id or a local folder; type to enter your own.")
     chosen = []
     for role, (label, default) in ROLES.items():
-        key = f"form-{role}"
         kept = st.session_state.get(f"kept-{role}", default)
         options = list(dict.fromkeys([*names, kept]))
-        name = st.selectbox(
-            say(label),
-            options,
-            index=options.index(kept),
-            key=key,
-            accept_new_options=True,
-            help=help_text,
-        )
+        at = options.index(kept)
+        name = st.selectbox(say(label), options, at, key=f"form-{role}", accept_new_options=True, help=help_text)
         st.session_state[f"kept-{role}"] = name or default
         chosen.append((name or default).strip())
     return chosen[0], chosen[1]

@@ -4,73 +4,50 @@ import streamlit as st
 
 from kvlab.language import say
 from kvlab.request.align import AlignSettings
-from kvlab.web.widgets import CALIBRATION, KEYS, LAYER_RULES, PROJECTORS, SEARCHES, TIME_RULES
+from kvlab.web.widgets import CALIBRATION, KEYS, LAYER_RULES, PROJECTORS, SEARCHES, TIME_RULES, choice
 
 
 def settings(with_time: bool = True) -> tuple[dict, dict]:
     """Fields of AlignSettings, and those of the request beside them. ``with_time``: also what time rules decide."""
     chosen = {"time": _choice(say("Time rule"), "time", TIME_RULES)} if with_time else {}
-    chosen |= {
-        "layers": _choice(say("Layer rule"), "layers", LAYER_RULES),
-        "projector": _choice(say("Projector"), "projector", PROJECTORS),
-    }
-    calibration = _choice(
-        say("Fit on"),
-        "calibration",
-        CALIBRATION,
-        say("Scores are always of your prompts, each under a map that has not seen it."),
-    )
+    chosen["layers"] = _choice(say("Layer rule"), "layers", LAYER_RULES)
+    chosen["projector"] = _choice(say("Projector"), "projector", PROJECTORS)
+    about = say("Scores are always of your prompts, each under a map that has not seen it.")
+    calibration = _choice(say("Fit on"), "calibration", CALIBRATION, about)
     with st.expander(say("Advanced")):
         if with_time:
-            chosen["compare_rules"] = _compare_rules()
-        chosen |= _advanced()
+            chosen["compare_rules"] = st.toggle(
+                say("Compare time rules"),
+                key="form-compare-rules",
+                help=say(
+                    "Also fits the other time rules, on the sample, so that each head can be compared under all of "
+                    "them. With few prompts this takes about half as long again; the caches of the sample are held "
+                    "meanwhile."
+                ),
+            )
+        chosen["random_teacher"] = st.toggle(
+            say("Compare with a teacher of random weights"),
+            key="form-random-teacher",
+            help=say(
+                "A control: what the architecture alone explains. Reads the sample once more, and needs memory for a "
+                "second teacher meanwhile."
+            ),
+        )
+        keys, search = st.columns(2)
+        with keys:
+            chosen["keys"] = _choice(say("Keys"), "keys", KEYS)
+        with search:
+            chosen["search"] = _choice(say("Layers searched"), "search", SEARCHES)
+        folds, sample, longest = st.columns(3)
+        chosen["folds"] = folds.number_input(say("Folds"), 2, 20, key="form-folds")
+        label, about = say("Sample, student tokens"), _described("sample_tokens")
+        chosen["sample_tokens"] = sample.number_input(label, 100, step=1000, key="form-sample-tokens", help=about)
+        label, about = say("Longest document, tokens"), _described("max_tokens")
+        chosen["max_tokens"] = longest.number_input(label, 2, step=1024, key="form-max-tokens", help=about)
         device, dtype = st.columns(2)
         on = device.selectbox(say("Device"), ["auto", "cpu", "cuda"], key="form-device")
         precision = dtype.selectbox(say("Precision"), ["auto", "float32", "bfloat16", "float16"], key="form-dtype")
     return chosen, {"calibration": calibration, "device": on, "dtype": precision}
-
-
-def _compare_rules() -> bool:
-    return st.toggle(
-        say("Compare time rules"),
-        key="form-compare-rules",
-        help=say(
-            "Also fits the other time rules, on the sample, so that each head can be compared under all of them. With "
-            "few prompts this takes about half as long again; the caches of the sample are held meanwhile."
-        ),
-    )
-
-
-def _advanced() -> dict:
-    random_teacher = st.toggle(
-        say("Compare with a teacher of random weights"),
-        key="form-random-teacher",
-        help=say(
-            "A control: what the architecture alone explains. Reads the sample once more, and needs memory for a "
-            "second teacher meanwhile."
-        ),
-    )
-    keys, search = st.columns(2)
-    with keys:
-        key_space = _choice(say("Keys"), "keys", KEYS)
-    with search:
-        extent = _choice(say("Layers searched"), "search", SEARCHES)
-    folds, sample, longest = st.columns(3)
-    fold_count = folds.number_input(say("Folds"), 2, 20, key="form-folds")
-    tokens = sample.number_input(
-        say("Sample, student tokens"), 100, step=1000, key="form-sample-tokens", help=_described("sample_tokens")
-    )
-    most = longest.number_input(
-        say("Longest document, tokens"), 2, step=1024, key="form-max-tokens", help=_described("max_tokens")
-    )
-    return {
-        "random_teacher": random_teacher,
-        "keys": key_space,
-        "search": extent,
-        "folds": int(fold_count),
-        "sample_tokens": int(tokens),
-        "max_tokens": int(most),
-    }
 
 
 def _described(name: str) -> str:
@@ -79,6 +56,4 @@ def _described(name: str) -> str:
 
 
 def _choice(label: str, name: str, words: dict[str, str], help_text: str | None = None) -> str:
-    return st.selectbox(
-        label, list(words), format_func=lambda choice: say(words[choice]), key=f"form-{name}", help=help_text
-    )
+    return choice(label, words, f"form-{name}", help=help_text)

@@ -12,10 +12,9 @@ from kvlab.results.alignment.tables import fusion_table, heading
 from kvlab.results.safe_csv import safe_csv
 from kvlab.results.style import KIND_NAME, written
 from kvlab.results.words import whole
-from kvlab.web import cells
+from kvlab.web import cells, files
 from kvlab.web.widgets import count, number
 
-FILE = "fusion.csv"
 NO_GAIN = {  # by ``FusedScore.unbeaten``
     "best": phrase(" **The other teachers add nothing that can be told from chance.**"),
     "random": phrase(" **Random weights in their place bring as much.**"),
@@ -34,22 +33,11 @@ def panel(alignment: Alignment, shown: str) -> None:
         say("{kind} gain in held-out R² of all teachers over the best single one; the table below has the numbers."),
     )
     frame = fusion_table(alignment).rename(columns={"K/V": "kind"})
-    columns = {name: number(heading(name)) for name in frame.columns}
-    columns |= {
-        "kind": "K/V",
-        "layer": say("layer"),
-        "head": say("head"),
-        **{name: count(say(name)) for name in ("n tokens", "n control")},
-    }
+    columns = {name: number(heading(name)) for name in frame.columns if name not in ("kind", "layer", "head")}
+    columns |= {name: count(say(name)) for name in ("n tokens", "n control")}
     cells.table(frame, columns, "fusion", shown, say("Fused scores of every student head beside each teacher alone"))
-    st.download_button(
-        FILE,
-        lambda: safe_csv(alignment.fusion_table()),
-        f"fusion-{shown}.csv",
-        "text/csv",
-        key="download-fusion",
-        icon=":material/download:",
-        on_click="ignore",
+    files.download(
+        "fusion.csv", lambda: safe_csv(alignment.fusion_table()), f"fusion-{shown}.csv", "text/csv", "download-fusion"
     )
     _detail(alignment, shown, *cell)
 
@@ -57,7 +45,7 @@ def panel(alignment: Alignment, shown: str) -> None:
 def _detail(alignment: Alignment, shown: str, kind: str, layer: int, head: int) -> None:
     score = alignment.fused(kind, layer, head)
     with st.container(border=True, key="detail"):
-        st.subheader(say("{kind}, layer {layer}, head {head}", kind=KIND_NAME[kind], layer=layer, head=head))
+        st.subheader(cells.words((kind, layer, head)))
         if not isfinite(score.r2):
             st.markdown(say("Its {kind} does not vary on these prompts, so nothing is scored.", kind=KIND_NAME[kind]))
             return
@@ -79,7 +67,7 @@ def _detail(alignment: Alignment, shown: str, kind: str, layer: int, head: int) 
         ):
             with column:
                 st.markdown(f"**{title}**")
-                st.plotly_chart(figure, key=f"{name}-{shown}", config={"displayModeBar": False}, alt=title)
+                files.chart(figure, f"{name}-{shown}", title)
         st.caption(say("Weights are fitted by ridge towards equal shares; they need not sum to 1."))
 
 

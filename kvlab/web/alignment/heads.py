@@ -15,9 +15,6 @@ from kvlab.web.widgets import count, head_sentence, number
 def _columns() -> dict:
     """Of the table, by the names of ``Alignment.table``."""
     return {
-        "kind": "K/V",
-        "layer": say("layer"),
-        "head": say("head"),
         "error": number(say("error 1 − R²")),
         "r2": number("R²"),
         "se": number(say("± s.e.")),
@@ -57,12 +54,7 @@ def panel(alignment: Alignment, shown: str) -> None:
     frame = alignment.table()
     frame["kind"] = frame["kind"].map(KIND_NAME)
     cells.table(frame, _columns(), "error", shown, say("Scores of every student head beside their controls"))
-    _detail(alignment, shown, cell)
-
-
-def _detail(alignment: Alignment, shown: str, cell: cells.Cell) -> None:
-    kind, layer, head = cell
     with st.container(border=True, key="detail"):
-        st.subheader(say("{kind}, layer {layer}, head {head}", kind=KIND_NAME[kind], layer=layer, head=head))
+        st.subheader(cells.words(cell))
         st.markdown(head_sentence(alignment, alignment.score(*cell)))
         one_head.panel(alignment, shown, cell)

@@ -1,5 +1,7 @@
 """Student layers against teacher layers: what was measured, what was chosen."""
 
+from functools import partial
+
 import streamlit as st
 
 from kvlab.language import phrase, say
@@ -16,7 +18,7 @@ from kvlab.results.alignment.layers import (
 from kvlab.results.safe_csv import safe_csv
 from kvlab.results.style import KIND_NAME
 from kvlab.web import cells, files
-from kvlab.web.widgets import number
+from kvlab.web.widgets import grid, number
 
 ABOUT = {
     "r2": phrase("Held-out R² that each teacher layer reaches on its own, all channels of the layer together."),
@@ -44,53 +46,27 @@ def panel(alignment: Alignment, shown: str) -> None:
             _matrices(alignment, shown, name)
     left, right = st.columns([3, 1], vertical_alignment="bottom")
     left.markdown(say("**What was chosen for each student layer**"))
-    right.download_button(
-        "layers.csv",
-        lambda: safe_csv(layer_pairs(alignment)),
-        f"layers-{shown}.csv",
-        "text/csv",
-        key="download-layers",
-        icon=":material/download:",
-        width="stretch",
-        on_click="ignore",
-    )
-    st.dataframe(
-        chosen_table(alignment),
-        hide_index=True,
-        placeholder="–",
-        column_config={name: say(name) for name in CHOSEN}
-        | {name: number(say(name)) for name in (phrase("R² of it"), phrase("highest CKA"))}
-        | {phrase("shuffled rows"): number(say("its null, shuffled rows"))},
-        alt=say("The teacher layers of every student layer, and how many folds chose the same"),
-    )
+    pairs = layer_pairs(alignment)
+    with right:
+        name = f"layers-{shown}.csv"
+        files.download("layers.csv", partial(safe_csv, pairs), name, "text/csv", "download-layers", width="stretch")
+    columns = {name: say(name) for name in CHOSEN}
+    columns |= {name: number(say(name)) for name in (phrase("R² of it"), phrase("highest CKA"))}
+    columns |= {phrase("shuffled rows"): number(say("its null, shuffled rows"))}
+    alt = say("The teacher layers of every student layer, and how many folds chose the same")
+    grid(chosen_table(alignment), columns, alt)
     with st.expander(say("Every pair of layers as a table"), icon=":material/table:"):
-        st.dataframe(
-            layer_pairs(alignment),
-            hide_index=True,
-            placeholder="–",
-            column_config={name: say(name) for name in PAIRS}
-            | {name: number(say(name)) for name in (phrase("CKA shuffled"), phrase("R² alone"))}
-            | {"CKA": number("CKA"), "kind": "K/V"},
-            height=280,
-            alt=say("CKA, its null and held-out R² of every pair of layers"),
-        )
+        columns = {name: say(name) for name in PAIRS} | {"CKA": number("CKA"), "kind": "K/V"}
+        columns |= {name: number(say(name)) for name in (phrase("CKA shuffled"), phrase("R² alone"))}
+        grid(pairs, columns, say("CKA, its null and held-out R² of every pair of layers"), 280)
 
 
 def _matrices(alignment: Alignment, shown: str, name: str) -> None:
     for column, kind in zip(st.columns(2), KIND_NAME, strict=True):
-        figure = similarity(alignment, kind, name)
+        figure, title = similarity(alignment, kind, name), say(MATRICES[name][0])
+        alt = say("{kind}: {title}, per student and teacher layer", kind=KIND_NAME[kind], title=title)
         with column:
-            st.plotly_chart(
-                figure,
-                key=f"similarity-{shown}-{kind}-{name}",
-                config={"displayModeBar": False},
-                alt=say(
-                    "{kind}: {title}, per student and teacher layer",
-                    kind=KIND_NAME[kind],
-                    title=say(MATRICES[name][0]),
-                ),
-            )
-            files.figure_button(figure, f"{KIND_NAME[kind]}-layers-{name}", f"similarity-{shown}-{kind}-{name}")
+            files.chart(figure, f"similarity-{shown}-{kind}-{name}", alt, f"{KIND_NAME[kind]}-layers-{name}")
     words = [say(ABOUT[name])]
     if name == "cka":
         words += [ceiling_sentence(alignment, kind) for kind in KIND_NAME]

@@ -10,69 +10,42 @@ from kvlab.results.alignment.one_head import contribution_sentence, rules_senten
 from kvlab.results.alignment.rules import rules_table, time_rules
 from kvlab.results.alignment.sentences import apart_sentence, control_sentence
 from kvlab.results.alignment.spectrum import error_spectrum, spectrum_table
-from kvlab.results.style import KIND_NAME
-from kvlab.web import backend, files
+from kvlab.web import backend, cells, files, picker
 from kvlab.web.cells import Cell
 from kvlab.web.document import document_picker, token_window
 from kvlab.web.widgets import count, number, show_error
 
 WORST = 12  # tokens listed
-NO_BAR = {"displayModeBar": False}
 
 
 def panel(alignment: Alignment, shown: str, cell: Cell) -> None:
     """The view of the address, or of a click, which is then in the address."""
-    wanted = st.session_state.get("pane") or st.query_params.get("pane")
-    st.session_state["pane"] = wanted if wanted in VIEWS else next(iter(VIEWS))
-    view = st.segmented_control(
-        say("Shown of this head"),
-        list(VIEWS),
-        format_func=lambda name: say(VIEWS[name][0]),
-        key="pane",
-        label_visibility="collapsed",
-        required=True,
-    )
-    st.query_params["pane"] = view
-    VIEWS[view][1](alignment, shown, cell)
-
-
-def name_of(cell: Cell) -> str:
-    """In the names of files: K-3-0."""
-    return f"{KIND_NAME[cell[0]]}-{cell[1]}-{cell[2]}"
+    VIEWS[picker.view(say("Shown of this head"), VIEWS, "pane", "pane")][1](alignment, shown, cell)
 
 
 def _controls(alignment: Alignment, shown: str, cell: Cell) -> None:
     score = alignment.score(*cell)
     st.markdown(say("**Against its controls**"))
     figure = controls(score)
-    st.plotly_chart(
-        figure,
-        key=f"controls-{shown}",
-        config=NO_BAR,
-        alt=say("R² of this head beside token identity, random weights, group mean, shuffled rows, training mean"),
-    )
+    alt = say("R² of this head beside token identity, random weights, group mean, shuffled rows, training mean")
+    files.chart(figure, f"controls-{shown}", alt)
     st.caption(say(" ").join([control_sentence(alignment, score), apart_sentence(alignment, score)]))
-    files.figure_button(figure, f"controls-{name_of(cell)}", f"controls-{shown}")
+    files.figure_button(figure, f"controls-{cells.name_of(cell)}", f"controls-{shown}")
 
 
 def _teacher_heads(alignment: Alignment, shown: str, cell: Cell) -> None:
     st.markdown(say("**Which teacher heads it is built from** (ridge refitted without, and with only, each)"))
     figure = contributions(alignment, *cell)
-    st.plotly_chart(
-        figure,
-        key=f"contributions-{shown}",
-        config=NO_BAR,
-        alt=say("Held-out R² lost without each teacher head, and of each alone"),
-    )
+    files.chart(figure, f"contributions-{shown}", say("Held-out R² lost without each teacher head, and of each alone"))
     st.caption(contribution_sentence(alignment, *cell))
-    files.figure_button(figure, f"teacher-heads-{name_of(cell)}", f"contributions-{shown}")
+    files.figure_button(figure, f"teacher-heads-{cells.name_of(cell)}", f"contributions-{shown}")
     table = contribution_table(alignment, *cell)
     columns = {
         "teacher_head": count(say("teacher KV head")),
         "without": number(say("R² lost without it")),
         "alone": number(say("R² from it alone")),
     }
-    files.table(table, columns, f"teacher-heads-{name_of(cell)}", f"contributions-{shown}")
+    files.table(table, columns, f"teacher-heads-{cells.name_of(cell)}", f"contributions-{shown}")
 
 
 def _tokens(alignment: Alignment, shown: str, cell: Cell) -> None:
@@ -82,10 +55,8 @@ def _tokens(alignment: Alignment, shown: str, cell: Cell) -> None:
     chosen = document_picker(alignment, shown, "detail")
     st.markdown(say("**Error along the student’s tokens** (squared error over the head’s variance; mean ≈ the error)"))
     figure = token_errors(alignment, chosen, *cell, token_window(alignment, shown, chosen))
-    st.plotly_chart(
-        figure, key=f"tokens-{shown}", config=NO_BAR, alt=say("Held-out squared error of each student token")
-    )
-    files.figure_button(figure, f"tokens-{name_of(cell)}", f"tokens-{shown}")
+    alt = say("Held-out squared error of each student token")
+    files.chart(figure, f"tokens-{shown}", alt, f"tokens-{cells.name_of(cell)}")
     _worst(alignment, shown, cell, chosen)
 
 
@@ -107,28 +78,25 @@ def _worst(alignment: Alignment, shown: str, cell: Cell, chosen: int) -> None:
         "byte": count(say("first byte")),
         "document": say("document"),
     }
-    files.table(worst, columns, f"worst-tokens-{name_of(cell)}", f"worst-{shown}", unfolded=True)
+    files.table(worst, columns, f"worst-tokens-{cells.name_of(cell)}", f"worst-{shown}", unfolded=True)
     st.caption(say("␣ is a space, ⏎ a line break; … where the text goes on. Sinks and special tokens are not ranked."))
 
 
 def _spectrum(alignment: Alignment, shown: str, cell: Cell) -> None:
     table = spectrum_table(alignment, *cell)
     if table is None:
-        _not_held(say("the error spectrum"))
+        words = phrase("This analysis does not hold {what}: it was made by an earlier kvlab. Run it again to have it.")
+        st.info(say(words, what=say("the error spectrum")), icon=":material/info:")
         return
     if table.empty:
         st.info(say("This head does not vary on these prompts, so there are no directions to tell apart."))
         return
     st.markdown(say("**Which directions of the head are explained** (eigenvectors of its covariance, held-out rows)"))
     figure = error_spectrum(alignment, *cell)
-    st.plotly_chart(
-        figure,
-        key=f"spectrum-{shown}",
-        config=NO_BAR,
-        alt=say("Held-out error along each principal direction of the head, and its share of the variance"),
-    )
+    alt = say("Held-out error along each principal direction of the head, and its share of the variance")
+    files.chart(figure, f"spectrum-{shown}", alt)
     st.markdown(spectrum_sentence(alignment, *cell))
-    files.figure_button(figure, f"spectrum-{name_of(cell)}", f"spectrum-{shown}")
+    files.figure_button(figure, f"spectrum-{cells.name_of(cell)}", f"spectrum-{shown}")
     columns = {
         "direction": count(say("direction")),
         "share": number(say("share of variance")),
@@ -137,7 +105,7 @@ def _spectrum(alignment: Alignment, shown: str, cell: Cell) -> None:
         "se": number(say("± s.e. along it")),
         "error_identity": number(say("error, token alone")),
     }
-    files.table(table, columns, f"spectrum-{name_of(cell)}", f"spectrum-{shown}")
+    files.table(table, columns, f"spectrum-{cells.name_of(cell)}", f"spectrum-{shown}")
 
 
 def _time_rules(alignment: Alignment, shown: str, cell: Cell) -> None:
@@ -147,11 +115,9 @@ def _time_rules(alignment: Alignment, shown: str, cell: Cell) -> None:
         return
     st.markdown(say("**This head under every time rule**"))
     figure = time_rules(alignment, *cell)
-    st.plotly_chart(
-        figure, key=f"rules-{shown}", config=NO_BAR, alt=say("Held-out R² of this head under each time rule")
-    )
+    files.chart(figure, f"rules-{shown}", say("Held-out R² of this head under each time rule"))
     st.markdown(rules_sentence(alignment, *cell))
-    files.figure_button(figure, f"time-rules-{name_of(cell)}", f"rules-{shown}")
+    files.figure_button(figure, f"time-rules-{cells.name_of(cell)}", f"rules-{shown}")
     columns = {
         "rule": say("rule"),
         "own": st.column_config.CheckboxColumn(say("of this analysis")),
@@ -161,14 +127,7 @@ def _time_rules(alignment: Alignment, shown: str, cell: Cell) -> None:
         "common": st.column_config.CheckboxColumn(say("on the same tokens")),
         "rows_fit": count(say("n fitted")),
     }
-    files.table(table, columns, f"time-rules-{name_of(cell)}", f"rules-{shown}")
-
-
-def _not_held(what: str) -> None:
-    st.info(
-        say("This analysis does not hold {what}: it was made by an earlier kvlab. Run it again to have it.", what=what),
-        icon=":material/info:",
-    )
+    files.table(table, columns, f"time-rules-{cells.name_of(cell)}", f"rules-{shown}")
 
 
 def _ask_for_rules() -> None:

@@ -1,17 +1,22 @@
 """The Alignment page: choose or launch an analysis, watch it, read it."""
 
+from functools import partial
+
 import streamlit as st
 
 from kvlab.errors import KvlabError
 from kvlab.language import phrase, plural, say
+from kvlab.results.alignment import data
+from kvlab.results.alignment.archive import archive
 from kvlab.results.alignment.data import Alignment
 from kvlab.results.alignment.sentences import sentence
-from kvlab.runs.monitor import View
-from kvlab.web import backend, language, places, progress
-from kvlab.web.alignment import compare, form, fusion, heads, layers, share, tables, timeline
+from kvlab.results.function.page import html_with_function
+from kvlab.web import backend, files, picker, places
+from kvlab.web.alignment import compare, form, fusion, heads, layers, tables, timeline
 from kvlab.web.function import source
 from kvlab.web.widgets import plain, show_error
 
+KEYS = picker.Keys("run", "run-picker", "form-open", "form-toggle")
 VIEWS = {
     "heads": (phrase("Heads"), heads.panel),
     "layers": (phrase("Layers"), layers.panel),
@@ -24,109 +29,22 @@ VIEWS = {
 
 def page() -> None:
     st.title(say("Alignment"))
-    views = backend.analyses()
-    run_id = _picker(views, _chosen(views))
-    if st.session_state.get("form-open"):
-        with st.container(border=True):
-            launched = form.new_analysis()
-        if launched:
-            st.session_state["form-open"] = False
-            _open(launched)
-            st.rerun()
-    st.query_params["run"] = run_id
-    if run_id != backend.SAMPLE:
-        try:
-            view = backend.view_of(run_id)
-        except KvlabError as error:
-            show_error(error)
-            return
-        if view.active:
-            progress.running(run_id)
-            return
-        if not progress.ended(view):
-            return
+    views, older = backend.listed("analysis"), backend.not_listed()
+    left_out = plural(
+        older,
+        "{n} older analysis is not listed here: open it from Runs.",
+        "{n:,} older analyses are not listed here: open them from Runs.",
+    )
+    names, new = backend.labels(views), say("New analysis")
+    run_id = picker.finished(KEYS, views, names, say("Analysis"), new, form.new_analysis, left_out if older else None)
+    if run_id is None:
+        return
     try:
-        alignment, shown = _of_teacher(run_id)
+        alignment, shown = picker.of_teacher(run_id, say("Teacher"), "teacher")
     except KvlabError as error:
         show_error(error)
         return
     _show(alignment, shown)
-
-
-def _chosen(views: list[View]) -> str:
-    """The analysis of the URL, else the last looked at, else one that is running, else the sample."""
-    wanted = st.query_params.get("run") or st.session_state.get("run")
-    active = next((v.id for v in views if v.active), None)
-    return wanted or active or backend.SAMPLE
-
-
-def _open(run_id: str) -> None:
-    st.session_state["run"] = run_id
-    st.session_state.pop("run-picker", None)
-    st.query_params.clear()
-    st.query_params["run"] = run_id
-
-
-def _picker(views: list[View], run_id: str) -> str:
-    names = backend.labels(views)
-    names.setdefault(run_id, run_id)
-    if st.session_state.get("run-picker") not in names:
-        st.session_state["run-picker"] = run_id
-    language.keep_choice("run-picker")
-    left, right = st.columns([4, 1], vertical_alignment="bottom")
-    older = backend.not_listed()
-    left.selectbox(
-        say("Analysis"),
-        list(names),
-        format_func=names.get,
-        key="run-picker",
-        on_change=_picked,
-        help=plural(
-            older,
-            "{n} older analysis is not listed here: open it from Runs.",
-            "{n:,} older analyses are not listed here: open them from Runs.",
-        )
-        if older
-        else None,
-    )
-    is_open = st.session_state.get("form-open", False)
-    right.button(
-        say("Close the form") if is_open else say("New analysis"),
-        key="form-toggle",
-        icon=":material/close:" if is_open else ":material/add:",
-        on_click=_toggle_form,
-        width="stretch",
-    )
-    return run_id
-
-
-def _toggle_form() -> None:
-    st.session_state["form-open"] = not st.session_state.get("form-open", False)
-
-
-def _picked() -> None:
-    run_id = st.session_state["run-picker"]
-    st.session_state["run"] = run_id
-    st.query_params.clear()
-    st.query_params["run"] = run_id
-
-
-def _of_teacher(run_id: str) -> tuple[Alignment, str]:
-    """The result shown, and its name in widgets and files: of several teachers, that of the one picked."""
-    alignment = backend.alignment_of(run_id)
-    names = dict(enumerate(alignment.teachers, 1))
-    if len(names) < 2:
-        st.query_params.pop("teacher", None)
-        return alignment, run_id
-    key = f"teacher-{run_id}"
-    if key not in st.session_state:
-        wanted = st.query_params.get("teacher", "")
-        st.session_state[key] = int(wanted) if wanted in map(str, names) else 1
-    number = st.segmented_control(
-        say("Teacher"), list(names), format_func=lambda n: f"{n} {names[n]}", key=key, required=True
-    )
-    st.query_params["teacher"] = str(number)
-    return backend.alignment_of(run_id, number), backend.shown_name(run_id, number)
 
 
 def _try_it(run_id: str) -> None:
@@ -155,23 +73,23 @@ def _show(alignment: Alignment, shown: str) -> None:
     said, taken = st.columns([4, 1], vertical_alignment="top")
     said.markdown(sentence(alignment))
     with taken:
-        share.button(alignment, shown)
+        kinds = {
+            "report.html": (phrase("HTML, one file with figures"), "text/html", partial(_report, shown=shown)),
+            "export.zip": (phrase("ZIP of CSV and JSON"), "application/zip", archive),
+            data.CSV_NAME: (data.CSV_NAME, "text/csv", data.heads_csv),
+            data.JSON_NAME: (data.JSON_NAME, "application/json", data.as_json),
+        }
+        files.reports(alignment, shown, kinds, "share")
         _try_it(shown)
     for note in alignment.notes:
         st.warning(plain(str(note)), icon=":material/info:")
-    views = [name for name in VIEWS if name != "fusion" or alignment.fusion]
-    by_address = st.query_params.get("view", "compare" if compare.WITH in st.query_params else None)
-    wanted = st.session_state.get("view", by_address)
-    st.session_state["view"] = wanted if wanted in views else "heads"
-    view = st.segmented_control(
-        say("View"),
-        views,
-        format_func=lambda v: say(VIEWS[v][0]),
-        key="view",
-        label_visibility="collapsed",
-        required=True,
-    )
-    st.query_params["view"] = view
+    views = {name: view for name, view in VIEWS.items() if name != "fusion" or alignment.fusion}
+    view = picker.view(say("View"), views, "view", "view", "compare" if compare.WITH in st.query_params else None)
     if view != "compare":
         compare.forget()
     VIEWS[view][1](alignment, shown)
+
+
+def _report(alignment: Alignment, shown: str) -> str:
+    """With a section of the functional test that was started from this analysis, where there is one."""
+    return html_with_function(alignment, None, source.of_analysis(shown))

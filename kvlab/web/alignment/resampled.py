@@ -7,7 +7,6 @@ from kvlab.results.alignment.data import Alignment
 from kvlab.results.alignment.one_head import signal_sentence
 from kvlab.results.alignment.resampled import LINES, has_signal, signal, signal_table
 from kvlab.results.alignment.spectrum import spectrum_table
-from kvlab.results.style import KIND_NAME
 from kvlab.web import cells, files
 from kvlab.web.widgets import count, number
 
@@ -26,14 +25,10 @@ def panel(alignment: Alignment, shown: str, document: int, window: tuple[int, in
         st.info(say("This head does not vary on these prompts, so it has no signal."))
         return
     figure = signal(alignment, document, *cell, window)
-    st.plotly_chart(
-        figure,
-        key=f"signal-{shown}",
-        config={"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d"]},
-        alt=say("The head along its first direction: teacher before and after resampling and projection, and student"),
-    )
+    alt = say("The head along its first direction: teacher before and after resampling and projection, and student")
+    files.chart(figure, f"signal-{shown}", alt, config=files.MOVING)
     st.caption(signal_sentence(alignment, document, *cell))
-    name = f"signal-{document}-{KIND_NAME[cell[0]]}-{cell[1]}-{cell[2]}"
+    name = f"signal-{document}-{cells.name_of(cell)}"
     files.figure_button(figure, name, f"signal-{shown}")
     columns = {
         "signal": say("line"),
@@ -51,23 +46,12 @@ def panel(alignment: Alignment, shown: str, document: int, window: tuple[int, in
 def _picked(alignment: Alignment) -> cells.Cell:
     """The pinned head, as in the heads view; another one is pinned by the picker."""
     cell = cells.selected(alignment)
-    every = [(score.kind, score.layer, score.head) for score in alignment.heads]
+    heads = [(score.kind, score.layer, score.head) for score in alignment.heads]
     st.session_state["signal-head"] = cell
 
     def pin() -> None:
-        kind, layer, head = st.session_state["signal-head"]
-        st.session_state["cell"] = f"{KIND_NAME[kind]}-{layer}-{head}"
+        st.session_state["cell"] = cells.name_of(st.session_state["signal-head"])
 
     return st.selectbox(
-        say("Student head"),
-        every,
-        format_func=_named,
-        key="signal-head",
-        on_change=pin,
-        width=260,
+        say("Student head"), heads, format_func=cells.words, key="signal-head", on_change=pin, width=260
     )
-
-
-def _named(cell: cells.Cell) -> str:
-    kind, layer, head = cell
-    return say("{kind}, layer {layer}, head {head}", kind=KIND_NAME[kind], layer=layer, head=head)

@@ -7,7 +7,7 @@ from kvlab.results.alignment.data import Alignment
 from kvlab.results.alignment.sentences import capture_sentence
 from kvlab.results.alignment.tables import asked, capture_table, heading, heads_table, measured
 from kvlab.results.safe_csv import neutral
-from kvlab.web.widgets import number, table_height
+from kvlab.web.widgets import grid, number, table_height
 
 POSITIONS = {
     "teacher": phrase("How positions enter each layer of the teacher, and the largest difference left"),
@@ -17,21 +17,16 @@ POSITIONS = {
 
 def panel(alignment: Alignment, shown: str) -> None:
     frame = heads_table(alignment)
-    st.dataframe(
-        frame,
-        hide_index=True,
-        height=320,
-        placeholder="–",
-        column_config={name: heading(name) for name in frame.columns}
-        | {name: number(heading(name)) for name in frame.select_dtypes("float").columns},
-        alt=say("Every score of every head"),
-    )
+    columns = {name: heading(name) for name in frame.columns}
+    columns |= {name: number(heading(name)) for name in frame.select_dtypes("float").columns}
+    grid(frame, columns, say("Every score of every head"), 320)
     _capture(alignment)
-    left, right = st.columns(2)
-    left.markdown(say("**Settings**"))
-    left.dataframe(_pairs(asked(alignment)), hide_index=True, height=360, column_config=_pair_columns())
-    right.markdown(say("**Data, versions, seconds**"))
-    right.dataframe(_pairs(measured(alignment)), hide_index=True, height=360, column_config=_pair_columns())
+    sides = (say("**Settings**"), asked(alignment)), (say("**Data, versions, seconds**"), measured(alignment))
+    for column, (title, pairs) in zip(st.columns(2), sides, strict=True):
+        column.markdown(title)
+        rows = [{"name": name.replace("_", " "), "value": _written(value)} for name, value in pairs]
+        headings = {"name": say("name"), "value": say("value")}
+        column.dataframe(rows, hide_index=True, height=360, column_config=headings)
 
 
 def _capture(alignment: Alignment) -> None:
@@ -40,14 +35,7 @@ def _capture(alignment: Alignment) -> None:
         with column:
             st.markdown(capture_sentence(alignment, role))
             frame = capture_table(alignment, role)
-            st.dataframe(
-                frame,
-                hide_index=True,
-                height=table_height(len(frame), 280),
-                placeholder="–",
-                column_config=_capture_columns(),
-                alt=say(POSITIONS[role]),
-            )
+            grid(frame, _capture_columns(), say(POSITIONS[role]), table_height(len(frame), 280))
 
 
 def _capture_columns() -> dict:
@@ -65,14 +53,6 @@ def _capture_columns() -> dict:
             help=say("Relative, between the un-rotated keys of the same tokens at two positions."),
         ),
     }
-
-
-def _pairs(pairs: list[tuple[str, object]]) -> list[dict[str, str]]:
-    return [{"name": name.replace("_", " "), "value": _written(value)} for name, value in pairs]
-
-
-def _pair_columns() -> dict[str, str]:
-    return {"name": say("name"), "value": say("value")}
 
 
 def _written(value: object) -> str:

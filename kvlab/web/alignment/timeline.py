@@ -13,35 +13,25 @@ from kvlab.results.alignment.timeline import index_maps, rule_shown, timeline
 from kvlab.web import document, files, language
 from kvlab.web.alignment import resampled
 from kvlab.web.document import document_picker, step_window
+from kvlab.web.widgets import choice
 
 
 def panel(alignment: Alignment, shown: str) -> None:
     if not alignment.inspected:
         st.info(say("No document was kept token by token. Run again with --inspect above 0."))
         return
-    rules = list(alignment.timeline["rules"])
     left, middle, right, zoom = st.columns([3, 3, 2, 2])
     with left:
         number = document_picker(alignment, shown, "timeline")
     with middle:
         language.keep_choice(f"rule-{shown}", rule_shown(alignment))
-        rule = st.selectbox(
-            say("Joined by"),
-            rules,
-            format_func=lambda rule: say(known(rule).words),
-            key=f"rule-{shown}",
-        )
+        named = {rule: known(rule).words for rule in alignment.timeline["rules"]}
+        rule = choice(say("Joined by"), named, f"rule-{shown}")
     chosen = document.choose(alignment, shown, number, right, zoom)
     st.markdown(f"{_reading(alignment, rule)} {groups_sentence(alignment, number)}")
     figure = timeline(alignment, number, rule, chosen)
-    st.plotly_chart(
-        figure,
-        key=f"timeline-{shown}",
-        config={"displaylogo": False, "scrollZoom": True, "modeBarButtonsToRemove": ["select2d", "lasso2d"]},
-        alt=say(
-            "Teacher and student tokens over byte position, joined by the time map; error per student token beneath"
-        ),
-    )
+    alt = say("Teacher and student tokens over byte position, joined by the time map; error per student token beneath")
+    files.chart(figure, f"timeline-{shown}", alt, config=files.MOVING | {"scrollZoom": True})
     document.strip(alignment, shown, number, chosen)
     files.figure_button(figure, f"timeline-{number}-{rule}", f"timeline-{shown}")
     st.caption(
@@ -57,26 +47,21 @@ def panel(alignment: Alignment, shown: str) -> None:
     left, right = st.columns(2)
     with left:
         st.markdown(say("**Every rule’s map, together**"))
-        maps = index_maps(alignment, number)
-        st.plotly_chart(
-            maps,
-            key=f"maps-{shown}",
-            config={"displayModeBar": False},
-            alt=say("For each rule, the teacher step that stands for each student token"),
-        )
-        files.figure_button(maps, f"maps-{number}", f"maps-{shown}")
+        alt = say("For each rule, the teacher step that stands for each student token")
+        files.chart(index_maps(alignment, number), f"maps-{shown}", alt, f"maps-{number}")
     with right:
         st.markdown(say("**Rules over {documents} documents**", documents=alignment.timeline["documents"]))
+        column = st.column_config.NumberColumn
+        columns = {
+            "exact_rate": column(say("exact"), format="percent"),
+            "coverage": column(say("covered"), format="percent"),
+            "looks_ahead_rate": column(say("looks ahead"), format="percent"),
+            "mean_absolute_lag_bytes": column(say("mean lag, bytes"), format="%.2f"),
+            "largest_lag_bytes": column(say("largest"), format="%d"),
+        }
         st.dataframe(
-            _rules(alignment),
-            column_config={
-                "rule": say("rule"),
-                "exact_rate": st.column_config.NumberColumn(say("exact"), format="percent"),
-                "coverage": st.column_config.NumberColumn(say("covered"), format="percent"),
-                "looks_ahead_rate": st.column_config.NumberColumn(say("looks ahead"), format="percent"),
-                "mean_absolute_lag_bytes": st.column_config.NumberColumn(say("mean lag, bytes"), format="%.2f"),
-                "largest_lag_bytes": st.column_config.NumberColumn(say("largest"), format="%d"),
-            },
+            pd.DataFrame.from_dict(alignment.timeline["rules"], orient="index").rename_axis("rule")[list(columns)],
+            column_config={"rule": say("rule"), **columns},
             alt=say("Exact-boundary rate, coverage and lag of every time rule"),
         )
         st.caption(
@@ -101,11 +86,6 @@ def _reading(alignment: Alignment, rule: str) -> str:
     )
 
 
-def _rules(alignment: Alignment) -> pd.DataFrame:
-    frame = pd.DataFrame.from_dict(alignment.timeline["rules"], orient="index").rename_axis("rule")
-    return frame[["exact_rate", "coverage", "looks_ahead_rate", "mean_absolute_lag_bytes", "largest_lag_bytes"]]
-
-
 def kept_steps_pane(alignment: Alignment, shown: str, document: int) -> None:
     """Nothing when the analysis used another rule."""
     steps = alignment.arrays.get(f"document.{document}.rkv.steps")
@@ -118,10 +98,5 @@ def kept_steps_pane(alignment: Alignment, shown: str, document: int) -> None:
     head = right.selectbox(say("Teacher KV head"), range(heads), key=f"kept-head-{shown}")
     st.markdown(kept_sentence(alignment, document, layer, head))
     figure = kept_steps(alignment, document, layer, head, step_window(alignment, shown, document))
-    st.plotly_chart(
-        figure,
-        key=f"kept-{shown}",
-        config={"displayModeBar": False},
-        alt=say("Importance, redundancy and score of each teacher step; kept steps stand out"),
-    )
-    files.figure_button(figure, f"kept-{document}-{layer}-{head}", f"kept-{shown}")
+    alt = say("Importance, redundancy and score of each teacher step; kept steps stand out")
+    files.chart(figure, f"kept-{shown}", alt, f"kept-{document}-{layer}-{head}")

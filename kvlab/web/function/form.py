@@ -10,7 +10,7 @@ from kvlab.request.settings import checked
 from kvlab.request.time_rules import CAUSAL
 from kvlab.web.alignment import form, form_settings
 from kvlab.web.function import source
-from kvlab.web.widgets import TIME_RULES, show_error
+from kvlab.web.widgets import TIME_RULES, choice, show_error
 
 DEFAULT = InjectSettings()
 SHARES = tuple(n / 100 for n in range(5, 100, 5))
@@ -30,25 +30,15 @@ OTHERS = phrase(
 )
 
 
-def keep_fields() -> None:
-    """Called before anything is drawn: Streamlit forgets a widget's value in every run that does not draw it."""
-    for key, default in FIELDS.items():
-        st.session_state[key] = st.session_state.get(key, default)
-
-
 def new_test() -> str | None:
     """Draw the form; the id of the run when one was launched."""
     left, right = st.columns(2, gap="medium")
     with left:
         asked, documents, chat = form.models_and_prompts()
     with right:
-        time = st.selectbox(
-            say("Time rule"),
-            CAUSAL,
-            format_func=lambda rule: say(TIME_RULES[rule]),
-            key="function-time",
-            help=say(OTHERS, rules=say(", ").join(rule for rule in TIME_RULES if rule not in CAUSAL)),
-        )
+        others = say(", ").join(rule for rule in TIME_RULES if rule not in CAUSAL)
+        rules = {rule: TIME_RULES[rule] for rule in CAUSAL}
+        time = choice(say("Time rule"), rules, "function-time", help=say(OTHERS, rules=others))
         settings, beside = form_settings.settings(with_time=False)
         tried = _tried()
     if not st.button(
@@ -56,15 +46,8 @@ def new_test() -> str | None:
     ):
         return None
     try:
-        request = checked(
-            InjectionRequest,
-            {
-                **asked,
-                **beside,
-                "settings": settings | {"chat": chat, "time": time},
-                "injection": tried,
-            },
-        )
+        settings |= {"chat": chat, "time": time}
+        request = checked(InjectionRequest, {**asked, **beside, "settings": settings, "injection": tried})
         return source.launch(request, documents)
     except KvlabError as error:
         show_error(error)
@@ -89,29 +72,16 @@ def _tried() -> dict:
             placeholder=say("None"),
         )
         documents, texts = st.columns(2)
-        judged = documents.number_input(
-            say("Documents judged at most"),
-            2,
-            key="function-documents",
-            help=say("Every fifth document is held out from the fit; so many of these are judged."),
-        )
+        about = say("Every fifth document is held out from the fit; so many of these are judged.")
+        label = say("Documents judged at most")
+        judged = documents.number_input(label, 2, key="function-documents", help=about)
         continued = texts.number_input(say("Prompts continued greedily"), 0, key="function-texts")
         layers, seconds = st.columns(2)
-        swapped = layers.number_input(
-            say("Layers whose heads are swapped"),
-            0,
-            key="function-swap-layers",
-            help=say(
-                "One head at a time, in the layers that cost most; 0: no swaps. The first tell how long it takes."
-            ),
-        )
-        limit = seconds.number_input(
-            say("Seconds for swaps"),
-            0,
-            step=30,
-            key="function-seconds",
-            help=say("0: no limit. Half of it is for layers."),
-        )
+        about = say("One head at a time, in the layers that cost most; 0: no swaps. The first tell how long it takes.")
+        label = say("Layers whose heads are swapped")
+        swapped = layers.number_input(label, 0, key="function-swap-layers", help=about)
+        label, about = say("Seconds for swaps"), say("0: no limit. Half of it is for layers.")
+        limit = seconds.number_input(label, 0, step=30, key="function-seconds", help=about)
     return {
         "prefix": prefix,
         "curve": sorted(set(curve) - {prefix}),

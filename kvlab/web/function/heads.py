@@ -16,9 +16,9 @@ from kvlab.results.function.sentences import (
 )
 from kvlab.results.function.sentences import layers_sentence as damage_sentence
 from kvlab.results.function.tables import cells_table, function_heading, head_table
-from kvlab.results.style import KIND_NAME
 from kvlab.web import cells, files, language
-from kvlab.web.widgets import count, number
+from kvlab.web.function.verdict import columns_of
+from kvlab.web.widgets import count, number, segments
 
 MEASURES = {
     "attention": phrase("Attention-output error"),
@@ -37,20 +37,13 @@ TABLE = ("error", "se", "attention", "attention_se", "kl", "kl_se", "kl_mean", "
 
 def panel(injection: Injection, shown: str) -> None:
     """``shown`` names the result in widgets and files."""
-    measures = [name for name in MEASURES if measured(injection, name, "key")]
+    measures = {name: words for name, words in MEASURES.items() if measured(injection, name, "key")}
     if not measures:
         st.info(say("No head was measured alone: the student’s attention cannot be watched and no swap was asked for."))
         return
     key = f"heads-measure-{shown}"
-    language.keep_choice(key, measures[0])
-    measure = st.segmented_control(
-        say("Measure"),
-        measures,
-        format_func=lambda name: say(MEASURES[name]),
-        key=key,
-        required=True,
-        label_visibility="collapsed",
-    )
+    language.keep_choice(key, next(iter(measures)))
+    measure = segments(say("Measure"), measures, key, label_visibility="collapsed")
     st.caption(say(MEANINGS[measure]))
     cell = _selected(injection)
     cells.maps(
@@ -60,8 +53,9 @@ def panel(injection: Injection, shown: str) -> None:
         shown,
         say("{kind} per student layer and KV head; the table below has the numbers."),
     )
-    frame = cells_table(injection)
-    cells.table(frame, _columns(), "function", shown, say("Errors and damage of every student head"))
+    columns = {name: number(function_heading(name)) for name in TABLE} | {"n": count(say("n rows"))}
+    alt = say("Errors and damage of every student head")
+    cells.table(cells_table(injection), columns, "function", shown, alt)
     _detail(injection, shown, cell)
     _layers(injection, shown)
     _scatter(injection, shown, cell)
@@ -78,21 +72,13 @@ def _selected(injection: Injection) -> cells.Cell:
     return cell
 
 
-def _columns() -> dict:
-    columns = {"kind": "K/V", "layer": say("layer"), "head": say("head")}
-    columns |= {name: number(function_heading(name)) for name in TABLE}
-    return columns | {"n": count(say("n rows"))}
-
-
 def _detail(injection: Injection, shown: str, cell: cells.Cell) -> None:
     kind, layer, head = cell
     with st.container(border=True, key="detail"):
-        st.subheader(say("{kind}, layer {layer}, head {head}", kind=KIND_NAME[kind], layer=layer, head=head))
+        st.subheader(cells.words(cell))
         st.markdown(head_sentence(injection, kind, layer, head))
         frame = head_table(injection, layer, head)
-        named = {name: function_heading(name) for name in frame.columns}
-        columns = {name: named[name] if name in ("measure", "kind") else number(named[name]) for name in frame.columns}
-        files.table(frame, columns | {"n": count(named["n"])}, f"{shown}-{layer}-{head}", f"head-{shown}", True)
+        files.table(frame, columns_of(frame.columns), f"{shown}-{layer}-{head}", f"head-{shown}", True)
 
 
 def _layers(injection: Injection, shown: str) -> None:
@@ -101,14 +87,8 @@ def _layers(injection: Injection, shown: str) -> None:
         return
     st.markdown(say("**Whole layers, one at a time**"))
     st.markdown(sentence)
-    figure = layer_damage(injection, "kl")
-    st.plotly_chart(
-        figure,
-        key=f"layer-damage-{shown}",
-        config={"displayModeBar": False},
-        alt=say("KL of handing over one layer alone, beside its training mean"),
-    )
-    files.figure_button(figure, "function-layers", f"layer-damage-{shown}")
+    alt = say("KL of handing over one layer alone, beside its training mean")
+    files.chart(layer_damage(injection, "kl"), f"layer-damage-{shown}", alt, "function-layers")
 
 
 def _scatter(injection: Injection, shown: str, cell: cells.Cell) -> None:
@@ -119,11 +99,6 @@ def _scatter(injection: Injection, shown: str, cell: cells.Cell) -> None:
     for column, error in zip(st.columns(2), errors, strict=False):
         with column:
             figure = error_against_damage(injection, error, "kl", cell)
-            st.plotly_chart(
-                figure,
-                key=f"scatter-{error}-{shown}",
-                config={"displayModeBar": False},
-                alt=say("{error} of every head against the KL of its swap", error=say(ERRORS[error])),
-            )
-            files.figure_button(figure, f"function-{error}-damage", f"scatter-{error}-{shown}")
+            alt = say("{error} of every head against the KL of its swap", error=say(ERRORS[error]))
+            files.chart(figure, f"scatter-{error}-{shown}", alt, f"function-{error}-damage")
             st.caption(correlation_sentence(injection, error, "kl"))

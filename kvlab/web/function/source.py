@@ -1,9 +1,5 @@
 """Functional tests for the page: the sample, those under runs/, and how one is launched."""
 
-from pathlib import Path
-
-import streamlit as st
-
 from kvlab.errors import KvlabError
 from kvlab.host import bundled
 from kvlab.language import say
@@ -35,13 +31,7 @@ def labels(views: list[View]) -> dict[str, str]:
 def injection_of(run_id: str) -> Injection:
     """A finished functional test, read once. Raises RunError or AlignError."""
     folder = bundled.FUNCTION if run_id == backend.SAMPLE else backend.folder_of(run_id)
-    file = folder / data.JSON_NAME
-    return _read(str(folder), file.stat().st_mtime_ns if file.exists() else 0)
-
-
-@st.cache_resource(show_spinner=False, max_entries=8)
-def _read(folder: str, written: int) -> Injection:
-    return data.read(Path(folder))
+    return backend.read_once(data.read, folder / data.JSON_NAME)
 
 
 def launch(request: InjectionRequest, documents: list[Document], analysis: str | None = None) -> str:

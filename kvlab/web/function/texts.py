@@ -6,9 +6,10 @@ from kvlab.language import say
 from kvlab.results.function.data import NAMES, VARIANTS, Continued, Injection
 from kvlab.results.function.figures import accuracy
 from kvlab.results.function.sentences import accuracy_sentence, pieces
-from kvlab.results.function.tables import accuracy_table, function_heading
+from kvlab.results.function.tables import accuracy_table
 from kvlab.web import files, language
-from kvlab.web.widgets import count, number, plain
+from kvlab.web.function.verdict import columns_of
+from kvlab.web.widgets import plain
 
 FIRST = ("own", "projected", "none")
 
@@ -72,15 +73,8 @@ def _accuracy(injection: Injection, shown: str) -> None:
     if sentence is None:
         return
     st.markdown(sentence)
-    figure = accuracy(injection.accuracy)
     with st.expander(say("Right answers of every variant"), icon=":material/bar_chart:"):
-        st.plotly_chart(
-            figure,
-            key=f"accuracy-{shown}",
-            config={"displayModeBar": False},
-            alt=say("Share of right answers after every variant"),
-        )
+        alt = say("Share of right answers after every variant")
+        files.chart(accuracy(injection.accuracy), f"accuracy-{shown}", alt)
         frame = accuracy_table(injection)
-        named = {name: function_heading(name) for name in frame.columns}
-        columns = {name: number(named[name]) for name in frame.columns} | {"variant": named["variant"]}
-        files.table(frame, columns | {"documents": count(named["documents"])}, f"{shown}-accuracy", f"right-{shown}")
+        files.table(frame, columns_of(frame.columns), f"{shown}-accuracy", f"right-{shown}")

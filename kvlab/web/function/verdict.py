@@ -1,10 +1,10 @@
 """The verdict of a functional test and its numbers."""
 
-from functools import partial
+from collections.abc import Iterable
 
 import streamlit as st
 
-from kvlab.language import current, phrase, say
+from kvlab.language import phrase, say
 from kvlab.results.alignment.data import as_json
 from kvlab.results.function import data as results
 from kvlab.results.function import sentences
@@ -13,10 +13,8 @@ from kvlab.results.function.figures import curve, variants
 from kvlab.results.function.page import function_archive, function_html
 from kvlab.results.function.sentences import DAMAGES, MEANING, curve_sentence, verdict_sentence
 from kvlab.results.function.tables import function_heading, settings_table, variants_table
-from kvlab.web import files as downloads
-from kvlab.web import language
-from kvlab.web.alignment import share
-from kvlab.web.widgets import count, number
+from kvlab.web import files, language
+from kvlab.web.widgets import count, grid, number
 
 MEASURES = ("kl", "delta_ce")
 NUMBERS = ("kl", "kl_se", "delta_ce", "delta_ce_se", "kl_over_projected", "kl_over_projected_se", "same_choice")
@@ -29,17 +27,11 @@ def panel(injection: Injection, shown: str) -> None:
     rows = injection.at(share)
     for column, measure in zip(st.columns(2), MEASURES, strict=True):
         with column:
-            figure = variants(rows, measure)
-            st.plotly_chart(
-                figure,
-                key=f"variants-{measure}-{shown}",
-                config={"displayModeBar": False},
-                alt=say("{measure} of every variant of the prefix’ cache", measure=DAMAGES[measure]),
-            )
-            downloads.figure_button(figure, f"function-{measure}", f"variants-{measure}-{shown}")
+            alt = say("{measure} of every variant of the prefix’ cache", measure=DAMAGES[measure])
+            files.chart(variants(rows, measure), f"variants-{measure}-{shown}", alt, f"function-{measure}")
     st.caption(say(MEANING))
-    frame = variants_table(injection, share)
-    downloads.table(frame, _columns(), f"{shown}-variants", f"variants-{shown}")
+    columns = columns_of(("variant", *NUMBERS, "n", "documents"))
+    files.table(variants_table(injection, share), columns, f"{shown}-variants", f"variants-{shown}")
     _curve(injection, shown, share)
 
 
@@ -65,28 +57,17 @@ def _curve(injection: Injection, shown: str, share: float) -> None:
     key = f"curve-measure-{shown}"
     language.keep_choice(key, MEASURES[0])
     measure = st.segmented_control(
-        say("Measure"),
-        MEASURES,
-        format_func=DAMAGES.get,
-        key=key,
-        required=True,
-        label_visibility="collapsed",
+        say("Measure"), MEASURES, format_func=DAMAGES.get, key=key, required=True, label_visibility="collapsed"
     )
-    figure = curve(injection, measure, share)
-    st.plotly_chart(
-        figure,
-        key=f"curve-{shown}",
-        config={"displayModeBar": False},
-        alt=say("{measure} of every variant over the share of the document", measure=DAMAGES[measure]),
-    )
-    downloads.figure_button(figure, f"function-curve-{measure}", f"curve-{shown}")
+    alt = say("{measure} of every variant over the share of the document", measure=DAMAGES[measure])
+    files.chart(curve(injection, measure, share), f"curve-{shown}", alt, f"function-curve-{measure}")
     st.caption(curve_sentence(injection))
 
 
-def _columns() -> dict:
-    named = {name: function_heading(name) for name in ("variant", *NUMBERS, "n", "documents")}
-    columns = {name: number(named[name]) for name in NUMBERS}
-    return {"variant": named["variant"], **columns, "n": count(named["n"]), "documents": count(named["documents"])}
+def columns_of(names: Iterable[str]) -> dict:
+    """How the columns of a table are shown."""
+    shown = {"variant": str, "measure": str, "kind": str, "n": count, "documents": count}
+    return {name: shown.get(name, number)(function_heading(name)) for name in names}
 
 
 FILES = {  # ending of the name -> what is said of it, its kind, how it is made
@@ -96,32 +77,11 @@ FILES = {  # ending of the name -> what is said of it, its kind, how it is made
 }
 
 
-def files(injection: Injection, shown: str) -> None:
-    """One button; what it opens is made only when it is taken."""
-    with st.popover(say("Report and files"), icon=":material/download:", key=f"files-{shown}", width="stretch"):
-        for ending, (label, mime, make) in FILES.items():
-            st.download_button(
-                say(label),
-                partial(share.made, make, injection, current()),
-                f"{shown}-{ending}",
-                mime,
-                key=f"files-{ending}-{shown}",
-                icon=":material/download:",
-                width="stretch",
-                on_click="ignore",
-            )
-        st.caption(say(share.ABOUT))
-
-
 def numbers(injection: Injection, shown: str) -> None:
     """``shown`` names the result in widgets and files."""
     frame = variants_table(injection)
-    named = {name: function_heading(name) for name in frame.columns}
-    columns = {name: number(named[name]) for name in frame.columns}
-    columns |= {"variant": named["variant"], "n": count(named["n"]), "documents": count(named["documents"])}
     st.markdown(say("**Every variant at every prefix**"))
-    downloads.table(frame, columns, f"{shown}-variants", f"all-{shown}", True)
+    files.table(frame, columns_of(frame.columns), f"{shown}-variants", f"all-{shown}", True)
     st.markdown(say("**Settings, data, versions, seconds**"))
     settings = settings_table(injection)
-    headings = {name: say(name) for name in settings.columns}
-    st.dataframe(settings, hide_index=True, height=420, column_config=headings, alt=say("Settings of this test"))
+    grid(settings, {name: say(name) for name in settings.columns}, say("Settings of this test"), 420)

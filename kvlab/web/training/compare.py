@@ -12,7 +12,7 @@ from kvlab.runs.history import Row
 from kvlab.runs.lenient import finite
 from kvlab.web import settings_differ
 from kvlab.web.training import charts, source, table, words
-from kvlab.web.widgets import UNKNOWN, count, number, sentences, table_height
+from kvlab.web.widgets import count, grid, number, sentences, table_height
 
 PEAKS = {
     ("device",): phrase("Peak memory: of the GPU."),
@@ -30,14 +30,9 @@ def results(rows: Sequence[Row]) -> None:
     results = table.frame(rows, columns)
     if results[["kl_before", "kl_after"]].isna().all(axis=None):
         results = results.drop(columns=["kl_before", "kl_after"])
-    st.dataframe(
-        table.coloured(results, [charts.colour(position) for position in range(len(rows))]),
-        hide_index=True,
-        column_config=table.configs(columns),
-        height=table_height(len(results), 460),
-        placeholder=UNKNOWN,
-        alt=say("Verdict, held-out cross-entropy and KV errors before and after, memory and pace of each selected run"),
-    )
+    coloured = table.coloured(results, [charts.colour(position) for position in range(len(rows))])
+    alt = say("Verdict, held-out cross-entropy and KV errors before and after, memory and pace of each selected run")
+    grid(coloured, table.configs(columns), alt, table_height(len(results), 460))
     st.caption(_about(rows))
 
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from kvlab.host import memory
 from kvlab.language import say
 from kvlab.request.train import Thresholds, TrainConfig
+from kvlab.web import widgets
 from kvlab.web.training import options
 
 
@@ -69,14 +70,7 @@ def key(name: str) -> str:
 
 
 def choice(name: str, label: str, words: dict[str, str], disabled: bool = False) -> str:
-    return st.selectbox(
-        label,
-        list(words),
-        format_func=lambda option: say(words[option]),
-        key=key(name),
-        help=described(TrainConfig, name),
-        disabled=disabled,
-    )
+    return widgets.choice(label, words, key(name), help=described(TrainConfig, name), disabled=disabled)
 
 
 def switch(name: str, label: str) -> bool:

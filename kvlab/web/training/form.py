@@ -15,7 +15,7 @@ from kvlab.web.prompts_form import SUFFIXES, UPLOAD_HELP, UPLOAD_MIB, read_uploa
 from kvlab.web.training import fields, launch, options
 from kvlab.web.training.fields import choice, key, switch, whole
 from kvlab.web.training.launch import Asked
-from kvlab.web.widgets import plain, show_error
+from kvlab.web.widgets import plain, segments, show_error
 
 DEMO = {"teachers": ["demo/teacher"], "student": "demo/student", "source": "demo"}
 TWO_TEACHERS = {**DEMO, "teachers": ["demo/teacher", "demo/teacher-b"], "fusion": "learned"}
@@ -23,20 +23,11 @@ ASKS_ROOM = "train-asks-room"  # whether the warm worker should end first
 NAME_HELP = phrase("A demo model, a Hugging Face id, an alias or a local folder; type to enter your own.")
 
 
-def _start() -> dict[str, Any]:
+def start() -> dict[str, Any]:
     """The initial values of the form, by widget key."""
     values = TrainConfig().model_dump(mode="json") | DEMO | {"folder": "", "fusion_weights": ""}
     values |= {f"threshold-{name}": value for name, value in values["thresholds"].items()}
     return {key(name): value for name, value in values.items() if name not in ("thresholds", "data")}
-
-
-def keep_fields() -> None:
-    """Keep what is in the form; called before anything is drawn.
-
-    Streamlit forgets a widget's value in every run that does not draw it.
-    """
-    for name, value in _start().items():
-        st.session_state[name] = st.session_state.get(name, value)
 
 
 def new_run() -> str | None:
@@ -64,7 +55,7 @@ def _preset(column, name: str, label: str, values: dict[str, Any], icon: str) ->
 
 def _fill(values: dict[str, Any]) -> None:
     """Put the initial values back, except for ``values``."""
-    for name, value in (_start() | {key(name): value for name, value in values.items()}).items():
+    for name, value in (start() | {key(name): value for name, value in values.items()}).items():
         st.session_state[name] = value
 
 
@@ -177,9 +168,7 @@ SOURCES = {"demo": phrase("Bundled text"), "upload": phrase("Upload"), "folder":
 
 def _data() -> tuple[str, list[Document]]:
     """The setting ``data``, and uploaded documents, which go into the run's folder."""
-    source = st.segmented_control(
-        say("Data"), list(SOURCES), format_func=lambda name: say(SOURCES[name]), key=key("source"), required=True
-    )
+    source = segments(say("Data"), SOURCES, key("source"))
     if source == "folder":
         about = say("A folder, or one file, of .txt, .jsonl, .csv or .parquet documents.")
         return st.text_input(say("Path"), key=key("folder"), placeholder="/data/my-documents", help=about), []

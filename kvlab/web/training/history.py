@@ -47,7 +47,9 @@ def page() -> None:
         _several(selected, drawn)
     elif rows:
         st.caption(say("Tick one run to see it in detail, several to lay them over each other."))
-    _watch(rows)
+    if any(row.active for row in rows):
+        st.session_state["runs-seen"] = _seen(rows)
+        _look()
 
 
 def _history(rows: Sequence[Row], selected: Sequence[Row], colours: dict[str, int]) -> None:
@@ -109,13 +111,6 @@ def _together(selected: Sequence[Row]) -> None:
             table.select([])
             st.rerun()
     actions.question(over, KEY, KEY, table.drop)
-
-
-def _watch(rows: Sequence[Row]) -> None:
-    """Looks again while something waits or runs, and only then."""
-    if any(row.active for row in rows):
-        st.session_state["runs-seen"] = _seen(rows)
-        _look()
 
 
 @st.fragment(run_every=LOOK)

@@ -95,7 +95,7 @@ def _heading(view: View) -> None:
 
 
 def _state(view: View, files: Source, moving: bool) -> None:
-    """How the run stands or ended, what can be done, and the outcome of what was done last."""
+    """Show the state of the run, its buttons, and the outcome of the last action."""
     key = f"{{}}-{view.id}"
     if view.active:
         left, right = st.columns([7, 3], vertical_alignment="center")
@@ -122,7 +122,7 @@ def _state(view: View, files: Source, moving: bool) -> None:
 
 
 def ended(view: View, files: Source) -> None:
-    """How a run ended: its verdict, or why it has none and what to do. Nothing for one that is active."""
+    """Show how a run ended: its verdict, or why it has none and what to do. Draw nothing while it is active."""
     if view.state == "done":
         _verdict(view, files)
     elif view.state == "cancelled":
@@ -207,16 +207,12 @@ def _curves(view: View, files: Source) -> None:
 def _chart(chart, key: str, about: str) -> None:
     if chart is None:
         st.caption(say("Nothing is logged yet."))
-    else:  # a selection that the page is told of is one that new points do not reset
-        st.altair_chart(chart, key=key, alt=about, on_select=_keep, selection_mode=[charts.ZOOM])
-
-
-def _keep() -> None:
-    """The zoom is in the chart's own state."""
+    else:  # new points reset the zoom of a chart whose selections have no callback
+        st.altair_chart(chart, key=key, alt=about, on_select=lambda: None, selection_mode=[charts.ZOOM])
 
 
 def checkpoints(rows: Sequence[dict[str, Any]]) -> None:
-    """The checkpoint table of a verdict, ``rows`` as verdict.json has them."""
+    """Draw the checkpoint table of a verdict, ``rows`` as verdict.json has them."""
     st.markdown(say("**Checkpoints**"))
     shown = [
         {

@@ -15,7 +15,7 @@ from kvlab.runs import monitor, notes, store
 from kvlab.runs.history import Row
 from kvlab.web import outcome, places
 from kvlab.web.training import actions, charts, live, share, source, table, words
-from kvlab.web.widgets import UNKNOWN, duration, plain, show_error, table_height
+from kvlab.web.widgets import UNKNOWN, duration, grid, plain, show_error, table_height
 
 PEAKS = {  # of the device or of the process, and whether its share is known
     ("device", False): phrase("peak memory of the GPU {used}"),
@@ -94,7 +94,7 @@ def _summary(row: Row) -> str:
 
 
 def _settings(folder: Path) -> str:
-    """The settings as they stand in the file, whatever it holds."""
+    """Read the text of the settings file, whatever it holds."""
     try:
         descriptor = os.open(folder / store.CONFIG, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with open(descriptor, encoding="utf-8", errors="replace") as file:
@@ -106,13 +106,9 @@ def _settings(folder: Path) -> str:
 def _files(folder: Path) -> None:
     st.code(str(folder), language=None)
     listed = _listed(folder)
-    st.dataframe(
-        pd.DataFrame([(neutral(name), size) for name, size in listed[:FILES_SHOWN]], columns=["file", "size"]),
-        hide_index=True,
-        height=table_height(min(len(listed), FILES_SHOWN), 400),
-        column_config={"file": say("file"), "size": say("size")},
-        alt=say("Files of the run and their sizes"),
-    )
+    frame = pd.DataFrame([(neutral(name), size) for name, size in listed[:FILES_SHOWN]], columns=["file", "size"])
+    headings = {"file": say("file"), "size": say("size")}
+    grid(frame, headings, say("Files of the run and their sizes"), table_height(len(frame), 400))
     if len(listed) > FILES_SHOWN:
         st.caption(say("{n} more files are not listed.", n=len(listed) - FILES_SHOWN))
 

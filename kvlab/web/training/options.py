@@ -3,10 +3,7 @@
 from kvlab.language import phrase
 from kvlab.request.time_rules import RULES
 
-MAPS = {
-    "ridge": phrase("ridge — closed form, frozen"),
-    "structured": phrase("KVProjector — trained along"),
-}
+MAPS = {"ridge": phrase("ridge — closed form, frozen"), "structured": phrase("KVProjector — trained along")}
 FUSIONS = {
     "fixed": phrase("fixed — the same everywhere"),
     "similarity": phrase("similarity — by likeness"),

@@ -27,13 +27,13 @@ def page() -> None:
         live.panel(run_id)
         return
     st.markdown(say(ABOUT))
-    active = _active()
+    views = [monitor.view(entry.folder) for entry in run_queue.entries(store.runs_root())]  # first come first
+    active = [view for view in views if view.active]
     for view in active[:LISTED]:
         _at_work(view)
     if len(active) > LISTED:
         st.caption(say("{n:,} more wait in the queue.", n=len(active) - LISTED))
-    launched = form.new_run()
-    if launched:
+    if launched := form.new_run():
         launch.show(launched)
         st.rerun()
 
@@ -41,12 +41,6 @@ def page() -> None:
 def _new() -> None:
     st.session_state.pop(launch.CHOSEN, None)
     st.query_params.clear()
-
-
-def _active() -> list[View]:
-    """The runs of this host that wait or run, first come first."""
-    views = [monitor.view(entry.folder) for entry in run_queue.entries(store.runs_root())]
-    return [view for view in views if view.active]
 
 
 def _at_work(view: View) -> None:

@@ -1,6 +1,5 @@
 """What can be taken away of a run: its report in a language and a form, and the files it was made of."""
 
-import os
 from pathlib import Path
 
 import streamlit as st
@@ -9,6 +8,7 @@ from kvlab.language import LANGUAGES, current, phrase, say
 from kvlab.results.training.facts import gather
 from kvlab.results.training.write import text_of
 from kvlab.runs import store
+from kvlab.web.files import download
 
 REPORTS = {
     "html": (phrase("HTML, one file with figures"), "text/html"),
@@ -28,19 +28,17 @@ def button(folder: Path) -> None:
     """One button; what it opens is made only when it is taken."""
     run_id = folder.name
     with st.popover(say("Report and files"), icon=":material/download:", key=f"take-{run_id}"):
-        language = (
-            st.segmented_control(
-                say("Language of the report"),
-                list(LANGUAGES),
-                format_func=LANGUAGES.get,
-                default=current(),
-                key=f"take-in-{run_id}-{current()}",
-            )
-            or current()
+        picked = st.segmented_control(
+            say("Language of the report"),
+            list(LANGUAGES),
+            format_func=LANGUAGES.get,
+            default=current(),
+            key=f"take-in-{run_id}-{current()}",
         )
+        language = picked or current()
         for form, (label, mime) in REPORTS.items():
             _take(say(label), lambda form=form: text_of(gather(folder), form, language), folder, f"report.{form}", mime)
-        files = [name for name in FILES if _is_file(folder / name)]
+        files = [name for name in FILES if (folder / name).is_file() and not (folder / name).is_symlink()]
         if files:
             st.caption(say("What the run wrote"))
         for name in files:
@@ -48,17 +46,4 @@ def button(folder: Path) -> None:
 
 
 def _take(label: str, make, folder: Path, name: str, mime: str) -> None:
-    st.download_button(
-        label,
-        make,
-        f"{folder.name}-{name}",
-        mime,
-        key=f"take-{name}-{folder.name}",
-        icon=":material/download:",
-        width="stretch",
-        on_click="ignore",
-    )
-
-
-def _is_file(path: Path) -> bool:
-    return path.is_file() and not os.path.islink(path)
+    download(label, make, f"{folder.name}-{name}", mime, f"take-{name}-{folder.name}", width="stretch")

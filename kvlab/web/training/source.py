@@ -26,7 +26,7 @@ Curve = tuple[list[float], list[float]]  # where, and how much
 
 
 class Source:
-    """The files of one run, read on from where the last look ended. Sessions share it, so it reads under a lock."""
+    """Read the files of one run, logs from where the last read ended. Sessions share it, so it reads under a lock."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -104,7 +104,7 @@ class Source:
         return self._when_changed(VERDICT, read_json) or {}
 
     def _when_changed(self, name: str, read: Callable[[Path], Any]) -> Any:
-        """What ``read`` made of a file when it last changed; None without the file."""
+        """Return what ``read`` makes of a file, read again only when it changes; None without the file."""
         path = self.folder / name
         with self._lock:
             try:
@@ -119,7 +119,7 @@ class Source:
 
 
 def of(folder: Path) -> Source:
-    return _source(str(folder))
+    return _source(str(folder))  # a text is a quick key, a Path is not
 
 
 @st.cache_resource(show_spinner=False, max_entries=40)
@@ -129,12 +129,12 @@ def _source(folder: str) -> Source:
 
 def rows() -> list[Row]:
     """All runs, newest first."""
-    return _history(str(store.runs_root())).rows()
+    return _history(store.runs_root()).rows()
 
 
 @st.cache_resource(show_spinner=False, max_entries=4)
-def _history(root: str) -> History:
-    return History(Path(root))
+def _history(root: Path) -> History:
+    return History(root)
 
 
 def settings_of(config: dict[str, Any]) -> TrainConfig | None:
@@ -146,14 +146,14 @@ def settings_of(config: dict[str, Any]) -> TrainConfig | None:
 
 
 def settings(row: Row) -> dict[str, Any]:
-    """All settings of a run, also those left at their defaults; those that are out of date or broken as they stand."""
+    """Return all settings of a run with defaults filled in; outdated or broken ones as they are in the file."""
     config = store.read_config(row.folder)
     settings = settings_of(config) if row.kind == "training" else None
     return settings.model_dump(mode="json") if settings else config
 
 
 def _copy(table: Table) -> Table:
-    """A table that stays as it is while other sessions read on."""
+    """Copy a table, so that it does not grow while other sessions read on."""
     return Table(list(table.rows), {name: list(values) for name, values in table.columns.items()})
 
 

@@ -13,7 +13,7 @@ from kvlab.results.training.words import mark_words
 from kvlab.runs import store
 from kvlab.runs.history import Row
 from kvlab.web.training import charts, words
-from kvlab.web.widgets import GIB, UNKNOWN, number, table_height
+from kvlab.web.widgets import GIB, grid, number, table_height
 
 HEIGHT = 330
 NOT_OF_ANALYSES = ("verdict", "steps", "loss", "ce_before", "ce_after", "peak")
@@ -29,20 +29,16 @@ def panel(rows: Sequence[Row], selected: Sequence[Row], colours: dict[str, int],
     numbers = frame(rows, columns)
     numbers["started"] = pd.to_datetime(numbers["started"], utc=True, errors="coerce")
     css = [charts.colour(colours[row.id]) if row.id in colours else "" for row in rows]
-    st.dataframe(
+    grid(
         coloured(numbers, css) if colours else numbers,  # a plain table is cheaper
+        configs(columns),
+        say("All runs, newest first: state, verdict, steps, loss, held-out cross-entropy, memory, device, time, note"),
+        table_height(max(len(rows), 1), HEIGHT),
         key=key,
         on_select=lambda: _picked(key, rows, selected),
         selection_mode="multi-row",
         selection_default={"selection": {"rows": _positions(rows, selected)}},
-        hide_index=True,
         column_order=[name for name in columns if name not in hidden],
-        column_config=configs(columns),
-        height=table_height(max(len(rows), 1), HEIGHT),
-        placeholder=UNKNOWN,
-        alt=say(
-            "All runs, newest first: state, verdict, steps, loss, held-out cross-entropy, memory, device, time, note"
-        ),
     )
 
 
