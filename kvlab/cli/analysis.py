@@ -36,16 +36,10 @@ def add_inject(parser: argparse.ArgumentParser) -> None:
 
 
 def _add(parser: argparse.ArgumentParser, model: type[Asked], written: str, leave_out: Collection[str]) -> None:
-    parser.add_argument(
-        "--teacher", dest="teachers", required=True, action="append", metavar="NAME", help="repeat for several teachers"
-    )
-    parser.add_argument(
-        "--prompts",
-        dest="prompt_file",
-        type=Path,
-        metavar="FILE",
-        help=".txt .jsonl .csv .parquet (default: the samples)",
-    )
+    words = "repeat for several teachers"
+    parser.add_argument("--teacher", dest="teachers", required=True, action="append", metavar="NAME", help=words)
+    words = ".txt .jsonl .csv .parquet (default: the samples)"
+    parser.add_argument("--prompts", dest="prompt_file", type=Path, metavar="FILE", help=words)
     parser.add_argument("--column", help="the column of a .csv or .parquet file that holds the prompts")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help=f"where {written}")
     flags.add(parser, model, leave_out)
@@ -124,14 +118,12 @@ def _documents(request: AnalysisRequest, options: argparse.Namespace) -> list[Do
 def _read(file: Path, column: str | None) -> list[Document]:
     reading = prompts.read_file(file, column)
     for problem in reading.problems:
-        place = {"file": file.name, "where": problem.where}
-        print(say("{file}, {where}: {problem}", problem=problem.message, **place), file=sys.stderr)
+        words = {"file": file.name, "where": problem.where, "problem": problem.message}
+        print(say("{file}, {where}: {problem}", **words), file=sys.stderr)
     if reading.duplicates:
         print(say("Duplicates left out: {n}.", n=reading.duplicates), file=sys.stderr)
     for cut in reading.cut:
-        sizes = {"characters": cut.characters, "kept": cut.kept}
-        words = say("{where}: cut from {characters:,} to {kept:,} characters.", where=cut.where, **sizes)
-        print(words, file=sys.stderr)
+        print(say("{where}: cut from {characters:,} to {kept:,} characters.", **vars(cut)), file=sys.stderr)
     return reading.documents
 
 
@@ -151,23 +143,19 @@ def check_out(folder: Path) -> None:
         ) from error
 
 
-class Bar:
+class Bar(tqdm):
     """A progress bar on a terminal, silence elsewhere. Usable as a Progress callback."""
 
-    def __enter__(self) -> Bar:
-        self.bar = tqdm(disable=not sys.stderr.isatty(), leave=False, unit="", dynamic_ncols=True)
+    def __init__(self):
+        super().__init__(disable=not sys.stderr.isatty(), leave=False, unit="", dynamic_ncols=True)
         self.stage = ""
-        return self
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        if self.bar.disable:
+        if self.disable:
             return
         if stage != self.stage:
             self.stage = stage
-            self.bar.reset(total)
-            self.bar.set_description(phase_words(stage), refresh=False)
-        self.bar.total, self.bar.n = total, done
-        self.bar.refresh()
-
-    def __exit__(self, *exception) -> None:
-        self.bar.close()
+            self.reset(total)
+            self.set_description(phase_words(stage), refresh=False)
+        self.total, self.n = total, done
+        self.refresh()

@@ -35,9 +35,8 @@ def _run(options: argparse.Namespace) -> int:
     except Exception as error:
         if options.debug:
             traceback.print_exc()
-        known = isinstance(error, KvlabError)
         unknown = say("Unexpected {kind}: {error}. --debug shows where.", kind=type(error).__name__, error=error)
-        print("kvlab:", error if known else unknown, file=sys.stderr)
+        print("kvlab:", error if isinstance(error, KvlabError) else unknown, file=sys.stderr)
         return 2
 
 

@@ -49,8 +49,7 @@ def check_causal(rule: str) -> None:
     raise AlignError(
         "rule-looks-ahead",
         expected=Message(
-            "a causal time rule ({rules}), by which the teacher has read no more than the student",
-            rules=list(CAUSAL),
+            "a causal time rule ({rules}), by which the teacher has read no more than the student", rules=list(CAUSAL)
         ),
         found=Message(LOOKS_AT_THE_END if RULES[rule].per_head else LOOKS_AHEAD, rule=rule),
         remedy=Message("choose --time floor"),

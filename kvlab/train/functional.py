@@ -62,11 +62,7 @@ def measure(
             found[name].found.append(harmed)
     tolerance = TOLERANCE[student.dtype]
     told: Fields = {"prefix": PREFIX, "documents": len(found["own"]), "n": found["own"].n}
-    told["own"] = {
-        "largest_difference": difference,
-        "tolerance": tolerance,
-        "reproduces": difference <= tolerance,
-    }
+    told["own"] = {"largest_difference": difference, "tolerance": tolerance, "reproduces": difference <= tolerance}
     if difference > tolerance or not told["documents"]:
         return told
     told["share_replaced"] = replaced / cached
