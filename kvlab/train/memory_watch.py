@@ -86,10 +86,8 @@ def look(device: str) -> dict[str, Any]:
         return {**sample, "device_used": resident, "device_total": total, "device_process": resident, "source": words}
     cuda = _begun()
     if cuda is not None:
-        sample["torch_allocated"], sample["torch_reserved"] = (
-            cuda.memory_allocated(device),
-            cuda.memory_reserved(device),
-        )
+        sample["torch_allocated"] = cuda.memory_allocated(device)
+        sample["torch_reserved"] = cuda.memory_reserved(device)
         sample["torch_peak"] = cuda.max_memory_allocated(device)
     by_driver = _by_driver(str(cuda.get_device_properties(device).uuid) if cuda else _uuid(device))
     if by_driver is not None:
