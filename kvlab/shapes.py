@@ -26,33 +26,31 @@ Progress = Callable[[str, int, int], None]
 
 
 # What a run is doing, as its status names it.
-PHASES = frozenset(
-    (
-        phrase("waiting"),
-        phrase("starting"),
-        phrase("loading"),
-        phrase("reading caches"),
-        phrase("comparing layers"),
-        phrase("comparing time rules"),
-        phrase("measuring controls"),
-        phrase("reading with random weights"),
-        phrase("fitting on random weights"),
-        phrase("fusing teachers"),
-        phrase("fusing with random weights"),
-        phrase("fitting and scoring heads"),
-        phrase("reading documents token by token"),
-        phrase("writing results"),
-        phrase("continuing from replaced caches"),
-        phrase("replacing single heads"),
-        phrase("greedy continuations"),
-        phrase("fitting the map"),
-        phrase("evaluating before"),
-        phrase("training"),
-        phrase("evaluating after"),
-        phrase("saving"),
-        phrase("reporting"),
-    )
-)
+PHASES = {
+    phrase("waiting"),
+    phrase("starting"),
+    phrase("loading"),
+    phrase("reading caches"),
+    phrase("comparing layers"),
+    phrase("comparing time rules"),
+    phrase("measuring controls"),
+    phrase("reading with random weights"),
+    phrase("fitting on random weights"),
+    phrase("fusing teachers"),
+    phrase("fusing with random weights"),
+    phrase("fitting and scoring heads"),
+    phrase("reading documents token by token"),
+    phrase("writing results"),
+    phrase("continuing from replaced caches"),
+    phrase("replacing single heads"),
+    phrase("greedy continuations"),
+    phrase("fitting the map"),
+    phrase("evaluating before"),
+    phrase("training"),
+    phrase("evaluating after"),
+    phrase("saving"),
+    phrase("reporting"),
+}
 LOADING = "loading "  # the name of a model follows
 
 

@@ -89,9 +89,7 @@ def _demo(name: str) -> Source:
         raise ModelError(
             "model-not-found",
             expected=Message("one of the bundled models: {names}", names=list(DEMO)),
-            found=Message("no model {name}", name=repr(name))
-            if name not in DEMO
-            else Message("no folder {folder}", folder=folder),
+            found=Message("no folder {folder}" if name in DEMO else "no model {name}", name=repr(name), folder=folder),
             remedy=Message(
                 "use one of these names; if the folder is missing, restore it with: git checkout kvlab/demo"
             ),
