@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,24 +25,17 @@ ELSEWHERE = ("teacher", "more_teachers", "prompts")  # settings that --teacher a
 OF_AN_ANALYSIS = ("settings.inspect", "settings.compare_rules")  # settings that a functional test does not read
 
 
-def add_align(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of an analysis."""
-    _add(parser, AnalysisRequest, "the results are written", ELSEWHERE)
-
-
-def add_inject(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of a functional test."""
-    _add(parser, InjectionRequest, "injection.json is written", (*ELSEWHERE, *OF_AN_ANALYSIS))
-
-
-def _add(parser: argparse.ArgumentParser, model: type[Asked], written: str, leave_out: Collection[str]) -> None:
+def add(parser: argparse.ArgumentParser, model: type[Asked]) -> None:
+    """Add the flags of an analysis or of a functional test."""
+    test = model is InjectionRequest
     words = "repeat for several teachers"
     parser.add_argument("--teacher", dest="teachers", required=True, action="append", metavar="NAME", help=words)
     words = ".txt .jsonl .csv .parquet (default: the samples)"
     parser.add_argument("--prompts", dest="prompt_file", type=Path, metavar="FILE", help=words)
     parser.add_argument("--column", help="the column of a .csv or .parquet file that holds the prompts")
+    written = "injection.json is written" if test else "the results are written"
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help=f"where {written}")
-    flags.add(parser, model, leave_out)
+    flags.add(parser, model, (*ELSEWHERE, *OF_AN_ANALYSIS) if test else ELSEWHERE)
 
 
 def request_of(model: type[Asked], options: argparse.Namespace) -> Asked:

@@ -75,8 +75,7 @@ def training_memory(
     fixed = _sum(weights) + libraries.bytes
     # Gradients appear while the activations go: at the peak there is either the one or the other, unless steps
     # accumulate, whose gradients stay through the next forward.
-    accumulates = config.gradient_accumulation_steps > 1
-    gradients = _sum(late)
+    accumulates, gradients = config.gradient_accumulation_steps > 1, _sum(late)
     train = fixed + _sum(standing) + (_sum(passing) + gradients if accumulates else max(_sum(passing), gradients))
     fit = fixed + _sum(fitting)
     phase = "training" if train >= fit else "fitting the map"
@@ -129,9 +128,6 @@ def smaller(config: TrainConfig) -> list[Message | str]:
     return [*changes, f"--max_tokens {max(2, config.max_tokens // 2)}"]
 
 
-# --- weights ----------------------------------------------------------------------------------------------------
-
-
 def _trained(teachers: Sequence[Geometry], student: Geometry, config: TrainConfig) -> tuple[int, int]:
     """Return the numbers that are trained: of the student itself, and beside it (adapters, trainable maps, router)."""
     inside = student.parameters if config.trainable == "full" else 0
@@ -165,9 +161,6 @@ def _widths(geometry: Geometry) -> tuple[int, int, int, int, float]:
     embeddings = 1.5 * geometry.vocabulary * geometry.hidden
     left = (geometry.parameters - embeddings) / geometry.layers - attention
     return queries, keys, values, output, max(left / (3 * geometry.hidden), geometry.hidden)
-
-
-# --- training ---------------------------------------------------------------------------------------------------
 
 
 def _training(
@@ -223,14 +216,10 @@ def _features(teacher: Geometry, student: Geometry) -> int:
 def _maps(teachers: Sequence[Geometry], student: Geometry, config: TrainConfig) -> int:
     if config.map != "ridge" or not config.use_kv_projector:
         return 0
+    shapes = student.layer_shapes
     return sum(
-        heads * (t.kv_heads * t.key_width * key + t.kv_heads * t.value_width * value)
-        for t in teachers
-        for heads, key, value in student.layer_shapes
+        h * t.kv_heads * (t.key_width * key + t.value_width * value) for t in teachers for h, key, value in shapes
     )
-
-
-# --- the fit ----------------------------------------------------------------------------------------------------
 
 
 def _fitting(teachers: Sequence[Geometry], student: Geometry, config: TrainConfig, tokens: int) -> list[Part]:

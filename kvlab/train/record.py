@@ -86,9 +86,8 @@ class Record:
             return
         store.append_metrics(self.folder, line)
         wrong = [name for name, value in line.items() if _finite(value) != value]
-        self.lines.append(
-            {**_finite(line), **({"nonfinite": wrong} if wrong else {})}
-        )  # as a reader of the file gets it
+        # As a reader of the file gets it.
+        self.lines.append({**_finite(line), **({"nonfinite": wrong} if wrong else {})})
 
 
 def _finite(value: Any) -> Any:

@@ -16,7 +16,9 @@ from transformers.utils import logging as transformers_logging
 from kvlab.align.checks import run_checks
 from kvlab.errors import Cancelled, TrainError
 from kvlab.host import memory
+from kvlab.inject.own import check_cache
 from kvlab.language import Message
+from kvlab.models.forward import empty_cache
 from kvlab.models.loading import LoadedModel, free_memory, load, pick_device, random_like, reader
 from kvlab.models.proofs import self_test
 from kvlab.request import refusals
@@ -92,8 +94,6 @@ class Run:
     def accelerator(self) -> Accelerator:
         return accelerator(self.config)
 
-    # --- before any weight -----------------------------------------------------------------------------------
-
     def _read(self) -> list[LoadedModel]:
         """Everything that can be refused without weights: geometries, precision, tokenizers, documents, timelines."""
         config = self.config
@@ -132,8 +132,6 @@ class Run:
         used = {"baseline": now["device_used"], "device_total": now["device_total"], "device": device}
         self.record.write_json(FORECAST, {**found.to_dict(), **used})
 
-    # --- models and maps -------------------------------------------------------------------------------------
-
     def _load(self, readers: Sequence[LoadedModel]) -> tuple[list[LoadedModel], LoadedModel]:
         """Teachers and student on this process's device."""
         config = self.config
@@ -167,7 +165,8 @@ class Run:
     def take(self, teachers: Sequence[LoadedModel], student: LoadedModel) -> None:
         """Fit the maps of loaded models to ``data``, and make the learner and its optimiser."""
         self.student = student
-        functional.check(self.config, student)
+        if self.config.functional:
+            check_cache(student, empty_cache(student))
         self.report["rotation"] = [self_test(model).sentence() for model in (*teachers, student)]
         self.fitted = self._maps(teachers)
         settings, config = data.align_settings(self.config), self.config
@@ -219,8 +218,6 @@ class Run:
         schedule = warm_then_fall(config.warmup, config.max_steps)
         return Loop(*prepared, objective_of(config), self.rates, schedule, config.max_grad_norm)
 
-    # --- the work --------------------------------------------------------------------------------------------
-
     def _train(self, start: int) -> None:
         config, record, loop = self.config, self.record, self.loop()
         self._phase("training", start, config.max_steps)
@@ -264,8 +261,6 @@ class Run:
             measured = functional.measure(learner, self.teachers, self.data, size, phase, self._at)
             self.report["functional"] = functional.added(self.report.get("functional", {}), when, measured)
             self.record.say(f"{phase}: {record_words.of_function(measured)}")
-
-    # --- the record ------------------------------------------------------------------------------------------
 
     def _at(self, phase: str, done: int, total: int) -> None:
         """Tell the progress of a phase that has nothing to save when it is stopped."""
