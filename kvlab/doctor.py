@@ -14,23 +14,21 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import zip_longest
+from operator import eq, ge, gt, le, lt, ne
 from pathlib import Path
 from typing import Any
 
 from kvlab import PROJECT
 from kvlab.errors import system_reason
-from kvlab.language import Message, phrase
+from kvlab.language import Message
 from kvlab.web.access.access_token import NEW, OFF, VARIABLE, is_loopback
 
 OLDEST_PYTHON = (3, 11)
 LITTLE = 2 * 1024**3  # bytes of memory or disk below which a warning is due
-RESTORE = "git checkout kvlab/demo"
-TORCH_BUILDS = "https://pytorch.org/get-started/locally"
-FREE, GRANTED = phrase("{free} free of {total}"), phrase("{free} free of {total} (granted to this job)")
-BOTH_HALVES = phrase("bfloat16 and float16 (compute capability {capability})")
-ONE_HALF = phrase("float16, no bfloat16 (compute capability {capability})")
-PROBE_SECONDS = 120  # importing torch from a cold network disk takes long
 
 # Run in a process of its own, so that a broken CUDA installation takes only that process.
 PROBE = """
@@ -70,12 +68,12 @@ def examine(deep: bool = False, runs: Path | str = "runs") -> list[Finding]:
     return [
         python_version(),
         *packages(),
-        *devices(),
+        *_looked_at(Message("gpu"), devices),
         *([torch_probe()] if deep else []),
-        host_memory(),
+        *_looked_at(Message("memory"), lambda: [host_memory()]),
         runs_folder(Path(runs)),
         tokenizer_threads(),
-        demo_models(),
+        *_looked_at(Message("models"), lambda: [demo_models()]),
         server_address(),
         browser(),
     ]
@@ -104,10 +102,8 @@ def packages(requirements: Path = PROJECT / "requirements.txt") -> list[Finding]
 
 def devices() -> list[Finding]:
     """Look at GPUs, their driver and precision, as the driver says; no GPU is not a fault."""
-    try:
-        from kvlab.host import memory
-    except ImportError as error:
-        return [_not_looked_at(Message("gpu"), error)]
+    from kvlab.host import memory
+
     gpus = memory.gpus()
     if not gpus:
         return _no_gpu()
@@ -127,11 +123,16 @@ def devices() -> list[Finding]:
         remedy = Message("unset CUDA_VISIBLE_DEVICES to use the GPU")
         findings.append(Finding(Message("gpu visible"), "warn", found, remedy))
     if _version("torch").endswith("+cpu"):
-        remedy = Message("install the CUDA build for this driver: {address}", address=TORCH_BUILDS)
+        builds = "https://pytorch.org/get-started/locally"
+        remedy = Message("install the CUDA build for this driver: {address}", address=builds)
         findings.append(Finding(Message("torch build"), "warn", Message("torch is the processor-only build"), remedy))
     oldest = min(gpu.capability for gpu in gpus)
-    precision = BOTH_HALVES if oldest >= (8, 0) else ONE_HALF
-    found = Message(precision, capability=".".join(map(str, oldest)))
+    found = Message(
+        "bfloat16 and float16 (compute capability {capability})"
+        if oldest >= (8, 0)
+        else "float16, no bfloat16 (compute capability {capability})",
+        capability=".".join(map(str, oldest)),
+    )
     return [*findings, Finding(Message("mixed precision"), "ok", found)]
 
 
@@ -146,8 +147,8 @@ def _no_gpu() -> list[Finding]:
     ]
 
 
-def torch_probe(seconds: float = PROBE_SECONDS, code: str = PROBE) -> Finding:
-    """Import torch in another process and report what it can use."""
+def torch_probe(seconds: float = 120, code: str = PROBE) -> Finding:
+    """Import torch in another process and report what it can use; from a cold network disk this takes long."""
     command = [sys.executable, "-c", code]
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
@@ -163,8 +164,7 @@ def torch_probe(seconds: float = PROBE_SECONDS, code: str = PROBE) -> Finding:
         last = lines[-1] if lines else Message("exit code {code}", code=result.returncode)
         found = Message("torch does not import: {error}", error=last)
         return Finding("torch", "fail", found, Message("reinstall it: {command}", command=_install("torch")))
-    cuda = answer["built_for"]
-    devices = answer["devices"]
+    cuda, devices = answer["built_for"], answer["devices"]
     precision = "bfloat16" if answer["bfloat16"] else Message("no bfloat16") if devices else "float32"
     found = Message(
         "torch {version} built for {built_for} runs on {devices}; {precision}",
@@ -178,16 +178,12 @@ def torch_probe(seconds: float = PROBE_SECONDS, code: str = PROBE) -> Finding:
 
 def host_memory() -> Finding:
     """Look at the memory of the machine, or what a batch system grants of it."""
-    try:
-        from kvlab.host import memory
-    except ImportError as error:
-        return _not_looked_at(Message("memory"), error)
+    from kvlab.host import memory
+
     host = memory.device_memory("cpu")
-    found = Message(
-        GRANTED if host.source == "cgroup" else FREE,
-        free=memory.readable(host.free),
-        total=memory.readable(host.total),
-    )
+    sizes = {"free": memory.readable(host.free), "total": memory.readable(host.total)}
+    granted = host.source == "cgroup"
+    found = Message("{free} free of {total} (granted to this job)" if granted else "{free} free of {total}", **sizes)
     if host.free >= LITTLE:
         return Finding(Message("memory"), "ok", found)
     remedy = Message("close other programs, or ask the batch system for more memory")
@@ -216,10 +212,9 @@ def runs_folder(runs: Path) -> Finding:
 def tokenizer_threads() -> Finding:
     """Check that the tokenizers library may use every processor core."""
     name = Message("tokenizer threads")
-    setting = os.environ.get("TOKENIZERS_PARALLELISM")
+    setting, shown = os.environ.get("TOKENIZERS_PARALLELISM"), _shown("TOKENIZERS_PARALLELISM")
     if setting is None:
         return Finding(name, "ok", Message("every core may be used"))
-    shown = _shown("TOKENIZERS_PARALLELISM")
     if setting.lower() in ("1", "true", "on", "yes"):
         return Finding(name, "ok", Message("every core may be used ({setting})", setting=shown))
     found = Message("one core only: {setting}", setting=shown)
@@ -228,14 +223,12 @@ def tokenizer_threads() -> Finding:
 
 def demo_models() -> Finding:
     """Look for the bundled pair, which everything works on without a network."""
-    try:
-        from kvlab.host.models import DEMO, local_names
-    except ImportError as error:
-        return _not_looked_at(Message("models"), error)
+    from kvlab.host.models import DEMO, local_names
+
     here = local_names()
     missing = [name for name in DEMO if name not in here]
     if missing:
-        return Finding(Message("models"), "fail", Message("missing: {names}", names=missing), RESTORE)
+        return Finding(Message("models"), "fail", Message("missing: {names}", names=missing), "git checkout kvlab/demo")
     found = Message("{names}, and {n} in the Hugging Face cache", names=list(DEMO), n=len(here) - len(DEMO))
     return Finding(Message("models"), "ok", found)
 
@@ -266,16 +259,19 @@ def server_address(configuration: Path = PROJECT / ".streamlit" / "config.toml")
 def browser() -> Finding:
     """Look for Chromium, which only the browser tests need."""
     names = ("chromium", "chromium-browser", "google-chrome", "chrome")
-    path = next((found for name in names if (found := shutil.which(name))), None)
+    path = next(filter(None, map(shutil.which, names)), None)
     if path:
         return Finding(Message("browser"), "ok", path)
     remedy = Message("only for the browser tests: {command}", command="apt-get install chromium")
     return Finding(Message("browser"), "ok", Message("no Chromium; the app does not need it"), remedy)
 
 
-def _not_looked_at(name: Message, error: ImportError) -> Finding:
-    found = Message("not looked at: {error}", error=error)
-    return Finding(name, "warn", found, Message("install the missing packages first"))
+def _looked_at(name: Message, look: Callable[[], list[Finding]]) -> list[Finding]:
+    try:
+        return look()
+    except ImportError as error:
+        found = Message("not looked at: {error}", error=error)
+        return [Finding(name, "warn", found, Message("install the missing packages first"))]
 
 
 def _shown(variable: str) -> str:
@@ -283,11 +279,10 @@ def _shown(variable: str) -> str:
 
 
 def _configured_address(configuration: Path) -> str:
-    try:
+    with suppress(OSError, tomllib.TOMLDecodeError):
         settings = tomllib.loads(configuration.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError):
-        return ""
-    return str(settings.get("server", {}).get("address", ""))
+        return str(settings.get("server", {}).get("address", ""))
+    return ""
 
 
 def _package(entry: str) -> Finding:
@@ -322,17 +317,8 @@ def _satisfies(version: str, clause: str) -> bool:
     match = re.fullmatch(r"(==|>=|<=|!=|<|>)\s*([\d.]+)", clause)
     if match is None:
         return True
-    have, want = _release(version), _release(match[2])
-    length = max(len(have), len(want))
-    have, want = (numbers + (0,) * (length - len(numbers)) for numbers in (have, want))
-    return {
-        "==": have == want,
-        ">=": have >= want,
-        "<=": have <= want,
-        "!=": have != want,
-        "<": have < want,
-        ">": have > want,
-    }[match[1]]
+    have, want = zip(*zip_longest(_release(version), _release(match[2]), fillvalue=0))
+    return {"==": eq, ">=": ge, "<=": le, "!=": ne, "<": lt, ">": gt}[match[1]](have, want)
 
 
 def _release(version: str) -> tuple[int, ...]:

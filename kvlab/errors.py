@@ -37,8 +37,8 @@ SYSTEM = {
 class KvlabError(Exception):
     """A request that cannot be served, in words for the person who made it.
 
-    ``kind`` is a stable short name (``model-not-found``) for tests and JSON. Each part is a Message, or finished words
-    that are not translated: a library's own message, a name.
+    ``kind`` is a stable short name (``model-not-found``). Each part is a Message, or words that are not translated: a
+    library's own message, a name.
     """
 
     def __init__(self, kind: str, *, expected: Message | str, found: Message | str, remedy: Message | str):
@@ -49,10 +49,8 @@ class KvlabError(Exception):
     @property
     def message(self) -> Message:
         """All three parts in one line."""
-        return Message(
-            "Expected {expected}. Found {found}. What to do: {remedy}",
-            **{name: getattr(self, name) for name in PARTS},
-        )
+        parts = {name: getattr(self, name) for name in PARTS}
+        return Message("Expected {expected}. Found {found}. What to do: {remedy}", **parts)
 
     def __str__(self) -> str:
         return str(self.message)

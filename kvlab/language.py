@@ -28,8 +28,7 @@ _asked: Callable[[], str | None] | None = None
 class Message:
     """Words for people: a format string in English and its values, spoken by ``str`` in the current language.
 
-    A value may be a Message, or a list of values. ``many`` is the template for every ``n`` but one, if the words have
-    a plural.
+    A value may be a Message, or a list of values. ``many``, if any, is the template for every ``n`` but one.
     """
 
     __slots__ = ("many", "template", "values")
@@ -72,12 +71,9 @@ class Message:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it; ``Message.read`` is the way back. A value that is no number is kept as its words."""
-        fields: dict[str, Any] = {"text": self.template}
-        if self.many:
-            fields["many"] = self.many
-        if self.values:
-            fields["values"] = {name: _stored(value) for name, value in self.values.items()}
-        return fields
+        values = {name: _stored(value) for name, value in self.values.items()}
+        fields = {"text": self.template, "many": self.many, "values": values}
+        return {name: field for name, field in fields.items() if field or name == "text"}
 
     @classmethod
     def read(cls, fields: object) -> Message:

@@ -25,34 +25,32 @@ KINDS = ("key", "value")
 Progress = Callable[[str, int, int], None]
 
 
-# What a run is doing, as its status names it: the stages of an analysis and of a functional test.
-PHASES = frozenset(
-    (
-        phrase("waiting"),
-        phrase("starting"),
-        phrase("loading"),
-        phrase("reading caches"),
-        phrase("comparing layers"),
-        phrase("comparing time rules"),
-        phrase("measuring controls"),
-        phrase("reading with random weights"),
-        phrase("fitting on random weights"),
-        phrase("fusing teachers"),
-        phrase("fusing with random weights"),
-        phrase("fitting and scoring heads"),
-        phrase("reading documents token by token"),
-        phrase("writing results"),
-        phrase("continuing from replaced caches"),
-        phrase("replacing single heads"),
-        phrase("greedy continuations"),
-        phrase("fitting the map"),
-        phrase("evaluating before"),
-        phrase("training"),
-        phrase("evaluating after"),
-        phrase("saving"),
-        phrase("reporting"),
-    )
-)
+# What a run is doing, as its status names it.
+PHASES = {
+    phrase("waiting"),
+    phrase("starting"),
+    phrase("loading"),
+    phrase("reading caches"),
+    phrase("comparing layers"),
+    phrase("comparing time rules"),
+    phrase("measuring controls"),
+    phrase("reading with random weights"),
+    phrase("fitting on random weights"),
+    phrase("fusing teachers"),
+    phrase("fusing with random weights"),
+    phrase("fitting and scoring heads"),
+    phrase("reading documents token by token"),
+    phrase("writing results"),
+    phrase("continuing from replaced caches"),
+    phrase("replacing single heads"),
+    phrase("greedy continuations"),
+    phrase("fitting the map"),
+    phrase("evaluating before"),
+    phrase("training"),
+    phrase("evaluating after"),
+    phrase("saving"),
+    phrase("reporting"),
+}
 LOADING = "loading "  # the name of a model follows
 
 
@@ -123,14 +121,9 @@ class Geometry:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Geometry:
-        return cls(
-            **{
-                **fields,
-                "kv_layers": tuple(fields["kv_layers"]),
-                "layer_shapes": tuple(tuple(shape) for shape in fields.get("layer_shapes", ())),
-                "positions": Positions(**fields["positions"]),
-            }
-        )
+        layers, positions = tuple(fields["kv_layers"]), Positions(**fields["positions"])
+        shapes = tuple(tuple(shape) for shape in fields.get("layer_shapes", ()))
+        return cls(**{**fields, "kv_layers": layers, "layer_shapes": shapes, "positions": positions})
 
 
 @dataclass(frozen=True)
@@ -156,33 +149,30 @@ class SelfTest:
     def sentence(self) -> str:
         """One line for a user, in the current language."""
         rotated = [test for test in self.layers if test.positions == "rope"]
-        absolute = [test for test in self.layers if test.positions == "absolute"]
-        without = len(self.layers) - len(rotated) - len(absolute)
+        absolute = sum(test.positions == "absolute" for test in self.layers)
+        without = len(self.layers) - len(rotated) - absolute
         parts = []
         if rotated:
             layouts = sorted({(test.layout, str(test.rotary_width)) for test in rotated})
             how = [say("{layout} layout, {n} channels", layout=layout, n=width) for layout, width in layouts]
             scales = sorted({test.scale for test in rotated if test.scale != 1.0})
-            parts.append(
-                say(
-                    "RoPE undone in {n} of {total} layers ({how}), largest difference between two positions "
-                    "{error:.0e}",
-                    n=len(rotated),
-                    total=len(self.layers),
-                    how=say(" and ").join(how) + "".join(say(", scaled by {scale:.4g}", scale=s) for s in scales),
-                    error=max(test.error for test in rotated),
-                )
+            undone = say(
+                "RoPE undone in {n} of {total} layers ({how}), largest difference between two positions {error:.0e}",
+                n=len(rotated),
+                total=len(self.layers),
+                how=say(" and ").join(how) + "".join(say(", scaled by {scale:.4g}", scale=s) for s in scales),
+                error=max(test.error for test in rotated),
             )
+            parts.append(undone)
         if without:
             parts.append(plural(without, "{n} layer without RoPE", "{n} layers without RoPE"))
         if absolute:
-            parts.append(
-                plural(
-                    len(absolute),
-                    "positions are part of keys and values in {n} layer",
-                    "positions are part of keys and values in {n} layers",
-                )
+            part = plural(
+                absolute,
+                "positions are part of keys and values in {n} layer",
+                "positions are part of keys and values in {n} layers",
             )
+            parts.append(part)
         if self.latent:
             parts.append(say("latent attention: the cache holds a latent and a rotary key part"))
         return say("; ").join(parts)

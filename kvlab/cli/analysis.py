@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,30 +25,17 @@ ELSEWHERE = ("teacher", "more_teachers", "prompts")  # settings that --teacher a
 OF_AN_ANALYSIS = ("settings.inspect", "settings.compare_rules")  # settings that a functional test does not read
 
 
-def add_align(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of an analysis."""
-    _add(parser, AnalysisRequest, "the results are written", ELSEWHERE)
-
-
-def add_inject(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of a functional test."""
-    _add(parser, InjectionRequest, "injection.json is written", (*ELSEWHERE, *OF_AN_ANALYSIS))
-
-
-def _add(parser: argparse.ArgumentParser, model: type[Asked], written: str, leave_out: Collection[str]) -> None:
-    parser.add_argument(
-        "--teacher", dest="teachers", required=True, action="append", metavar="NAME", help="repeat for several teachers"
-    )
-    parser.add_argument(
-        "--prompts",
-        dest="prompt_file",
-        type=Path,
-        metavar="FILE",
-        help=".txt .jsonl .csv .parquet (default: the samples)",
-    )
+def add(parser: argparse.ArgumentParser, model: type[Asked]) -> None:
+    """Add the flags of an analysis or of a functional test."""
+    test = model is InjectionRequest
+    words = "repeat for several teachers"
+    parser.add_argument("--teacher", dest="teachers", required=True, action="append", metavar="NAME", help=words)
+    words = ".txt .jsonl .csv .parquet (default: the samples)"
+    parser.add_argument("--prompts", dest="prompt_file", type=Path, metavar="FILE", help=words)
     parser.add_argument("--column", help="the column of a .csv or .parquet file that holds the prompts")
+    written = "injection.json is written" if test else "the results are written"
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help=f"where {written}")
-    flags.add(parser, model, leave_out)
+    flags.add(parser, model, (*ELSEWHERE, *OF_AN_ANALYSIS) if test else ELSEWHERE)
 
 
 def request_of(model: type[Asked], options: argparse.Namespace) -> Asked:
@@ -124,14 +111,12 @@ def _documents(request: AnalysisRequest, options: argparse.Namespace) -> list[Do
 def _read(file: Path, column: str | None) -> list[Document]:
     reading = prompts.read_file(file, column)
     for problem in reading.problems:
-        place = {"file": file.name, "where": problem.where}
-        print(say("{file}, {where}: {problem}", problem=problem.message, **place), file=sys.stderr)
+        words = {"file": file.name, "where": problem.where, "problem": problem.message}
+        print(say("{file}, {where}: {problem}", **words), file=sys.stderr)
     if reading.duplicates:
         print(say("Duplicates left out: {n}.", n=reading.duplicates), file=sys.stderr)
     for cut in reading.cut:
-        sizes = {"characters": cut.characters, "kept": cut.kept}
-        words = say("{where}: cut from {characters:,} to {kept:,} characters.", where=cut.where, **sizes)
-        print(words, file=sys.stderr)
+        print(say("{where}: cut from {characters:,} to {kept:,} characters.", **vars(cut)), file=sys.stderr)
     return reading.documents
 
 
@@ -151,23 +136,19 @@ def check_out(folder: Path) -> None:
         ) from error
 
 
-class Bar:
+class Bar(tqdm):
     """A progress bar on a terminal, silence elsewhere. Usable as a Progress callback."""
 
-    def __enter__(self) -> Bar:
-        self.bar = tqdm(disable=not sys.stderr.isatty(), leave=False, unit="", dynamic_ncols=True)
+    def __init__(self):
+        super().__init__(disable=not sys.stderr.isatty(), leave=False, unit="", dynamic_ncols=True)
         self.stage = ""
-        return self
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        if self.bar.disable:
+        if self.disable:
             return
         if stage != self.stage:
             self.stage = stage
-            self.bar.reset(total)
-            self.bar.set_description(phase_words(stage), refresh=False)
-        self.bar.total, self.bar.n = total, done
-        self.bar.refresh()
-
-    def __exit__(self, *exception) -> None:
-        self.bar.close()
+            self.reset(total)
+            self.set_description(phase_words(stage), refresh=False)
+        self.total, self.n = total, done
+        self.refresh()

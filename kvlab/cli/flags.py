@@ -35,38 +35,25 @@ def _dashed(argument: str) -> str:
 
 
 def add(
-    parser: argparse.ArgumentParser,
-    model: type[BaseModel],
-    leave_out: Collection[str] = (),
-    defaults: dict[str, Any] | None = None,
+    parser: argparse.ArgumentParser, model: type[BaseModel], leave_out: Collection[str] = (), defaults: Any = None
 ) -> None:
-    """Add a flag for every setting of ``model``.
-
-    ``leave_out``: settings without a flag; ``defaults``: what the help says instead of the model's own default.
-    """
+    """Add a flag for every setting of ``model``, except those in ``leave_out``; the help says ``defaults`` first."""
     for path, field in _settings(model):
         if path not in leave_out:
-            default = (defaults or {}).get(path, field.default)
-            parser.add_argument(
-                f"--{name_of(path)}",
-                dest=path,
-                default=argparse.SUPPRESS,
-                required=field.is_required(),
-                help=_help(field, default),
-                **_kind(field.annotation),
-            )
+            words = _help(field, (defaults or {}).get(path, field.default))
+            kind = {"required": field.is_required(), "default": argparse.SUPPRESS, **_kind(field.annotation)}
+            parser.add_argument(f"--{name_of(path)}", dest=path, help=words, **kind)
 
 
 def given(model: type[BaseModel], options: argparse.Namespace) -> dict[str, Any]:
     """The settings that the flags name, nested as ``model`` is."""
     fields: dict[str, Any] = {}
-    for path, _ in _settings(model):
-        if path in vars(options):
-            *parents, name = path.split(".")
-            inner = fields
-            for parent in parents:
-                inner = inner.setdefault(parent, {})
-            inner[name] = vars(options)[path]
+    for path in (path for path, _ in _settings(model) if path in vars(options)):
+        *parents, name = path.split(".")
+        inner = fields
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+        inner[name] = vars(options)[path]
     return fields
 
 

@@ -12,6 +12,8 @@ from kvlab.cli import analysis, runs, train
 from kvlab.cli.flags import Parser
 from kvlab.errors import KvlabError
 from kvlab.language import DEFAULT, LANGUAGES, say, speaking
+from kvlab.request.align import AnalysisRequest
+from kvlab.request.inject import InjectionRequest
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,9 +37,8 @@ def _run(options: argparse.Namespace) -> int:
     except Exception as error:
         if options.debug:
             traceback.print_exc()
-        known = isinstance(error, KvlabError)
         unknown = say("Unexpected {kind}: {error}. --debug shows where.", kind=type(error).__name__, error=error)
-        print("kvlab:", error if known else unknown, file=sys.stderr)
+        print("kvlab:", error if isinstance(error, KvlabError) else unknown, file=sys.stderr)
         return 2
 
 
@@ -55,8 +56,8 @@ def parser() -> Parser:
         added.set_defaults(run=run)
         return added
 
-    analysis.add_align(command("align", analysis.align, "align a teacher's cache with a student's"))
-    analysis.add_inject(command("inject", analysis.inject, "can the student use the teacher's cache?"))
+    analysis.add(command("align", analysis.align, "align a teacher's cache with a student's"), AnalysisRequest)
+    analysis.add(command("inject", analysis.inject, "can the student use the teacher's cache?"), InjectionRequest)
     train.add(command("train", train.run, "a short training run with a verdict"))
     runs.add(commands, common)
     command("check", _check, "the seven KV checks")

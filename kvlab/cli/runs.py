@@ -47,15 +47,13 @@ def add(commands, common: argparse.ArgumentParser) -> None:
         if name == "delete":
             action.add_argument("--yes", action="store_true", help="do not ask")
         if name == "report":
-            _add_report(action)
-
-
-def _add_report(action: argparse.ArgumentParser) -> None:
-    action.add_argument("--checks", action="store_true", help="run the seven KV checks for the report, now")
-    words = "md (default), html (one file, works offline), json, or all three, into the run's folder if not --out"
-    action.add_argument("--format", choices=[*FORMATS, "all"], help=words)
-    words = "write report.md, report.html, report.json into this folder, not to standard output"
-    action.add_argument("--out", type=Path, metavar="DIR", help=words)
+            action.add_argument("--checks", action="store_true", help="run the seven KV checks for the report, now")
+            words = (
+                "md (default), html (one file, works offline), json, or all three, into the run's folder if not --out"
+            )
+            action.add_argument("--format", choices=[*FORMATS, "all"], help=words)
+            words = "write report.md, report.html, report.json into this folder, not to standard output"
+            action.add_argument("--out", type=Path, metavar="DIR", help=words)
 
 
 def choose(root: Path, text: str) -> Path:
@@ -68,13 +66,12 @@ def choose(root: Path, text: str) -> Path:
     fitting = [f for f in store.listing(root) if text and (f.name.startswith(text) or f.name.endswith(f"-{text}"))]
     if len(fitting) == 1:
         return fitting[0]
-    names = [folder.name for folder in fitting[:SHOWN]] + (["…"] if len(fitting) > SHOWN else [])
+    names = [folder.name for folder in fitting[:SHOWN]] + ["…"] * (len(fitting) > SHOWN)
+    fits = {"text": repr(text[:100]), "n": len(fitting), "names": names}
     raise RunError(
         "run-ambiguous" if fitting else "run-not-found",
         expected=Message("the id of one run in {folder}, its beginning or its last four characters", folder=root),
-        found=Message("{text}, which fits {n}: {names}", text=repr(text[:100]), n=len(fitting), names=names)
-        if fitting
-        else Message("{text}, which fits none", text=repr(text[:100])),
+        found=Message("{text}, which fits {n}: {names}" if fitting else "{text}, which fits none", **fits),
         remedy=Message("take the id from: python -m kvlab runs list"),
     )
 
@@ -114,16 +111,14 @@ def _show(options: argparse.Namespace) -> int:
 def _show_numbers(run: dict[str, Any], active: bool) -> None:
     """Print loss, speed and memory, where they are known."""
     if run["final_loss"] is not None:
-        first = float("nan") if run["first_loss"] is None else run["first_loss"]
-        losses = {"step": run["steps_done"], "loss": run["final_loss"], "first": first}
+        losses = {"step": run["steps_done"], "loss": run["final_loss"], "first": run["first_loss"]}
         words = [say("step {step}: loss {loss:.4f}, at first {first:.4f}", **losses)]
         if active and run["remaining_s"]:
             words.append(say("about {seconds:.0f} s left", seconds=run["remaining_s"]))
         print(say(", ").join(words))
     if run["tokens_per_s"]:
         print(say("{n:.0f} tokens/s", n=run["tokens_per_s"]))
-    peak = run["peak_memory"]
-    if peak:
+    if peak := run["peak_memory"]:
         words = [say(PEAK.get(peak["of"], PEAK["process"]), size=readable(peak["bytes"]))]
         if peak["total"]:
             words.append(say("{share:.0%} of {total}", share=peak["share"], total=readable(peak["total"])))
@@ -185,8 +180,8 @@ def _delete(options: argparse.Namespace) -> int:
 
 def _report(options: argparse.Namespace) -> int:
     folder = _chosen(options)
-    if options.format == "all" and options.out is None:
-        options.out = folder
+    if options.format == "all":
+        options.out = options.out or folder
     outcomes, when = None, None
     if options.checks:
         from kvlab.align.checks import run_checks  # with torch, which takes seconds
@@ -214,8 +209,7 @@ def _course(view: View) -> str:
     if view.stopping:
         words.append(say("stopping: it finishes its step and saves"))
     if view.state == "queued":
-        ahead = run_queue.place(view.folder)
-        if ahead:
+        if ahead := run_queue.place(view.folder):
             words.append(say("{n} before it", n=ahead))
     elif view.state != "done" and view.phase:
         progress = f" {view.done}/{view.total}" if view.total else ""

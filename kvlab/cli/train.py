@@ -7,6 +7,7 @@ which are off unless a flag or the file turns them on.
 import argparse
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output-dir", required=True, type=Path, metavar="DIR", help="the folder of the run")
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings in YAML, such as a run's config.yaml")
     half = parser.add_mutually_exclusive_group()
-    for name, words in (("fp16", "mixed precision, float16"), ("bf16", "mixed precision, bfloat16")):
-        half.add_argument(
-            f"--{name}", dest="precision", action="store_const", const=name, default=argparse.SUPPRESS, help=words
-        )
+    kind = {"dest": "precision", "action": "store_const", "default": argparse.SUPPRESS}
+    half.add_argument("--fp16", const="fp16", help="mixed precision, float16", **kind)
+    half.add_argument("--bf16", const="bf16", help="mixed precision, bfloat16", **kind)
     flags.add(parser, TrainConfig, defaults={**dict.fromkeys(SWITCHES, "off"), "student": None})
 
 
@@ -42,9 +42,8 @@ def config_of(options: argparse.Namespace) -> TrainConfig:
     """
     fields = dict.fromkeys(SWITCHES, False) | _settings(options.config)
     given = flags.given(TrainConfig, options)
-    thresholds = fields.get("thresholds")
-    if isinstance(thresholds, dict) and "thresholds" in given:
-        given["thresholds"] = thresholds | given["thresholds"]
+    if isinstance(fields.get("thresholds"), dict) and "thresholds" in given:
+        given["thresholds"] = fields["thresholds"] | given["thresholds"]
     fields |= given
     missing = [f"--{flags.name_of(name)}" for name in ("teachers", "student") if name not in fields]
     if missing:
@@ -98,10 +97,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _refuse_another(folder: Path, config: TrainConfig) -> None:
-    try:
+    same = False
+    with suppress(TrainError):
         same = checked(TrainConfig, store.read_config(folder)) == config
-    except TrainError:
-        same = False
     if not same and (folder / store.METRICS).exists():
         raise TrainError(
             "output-in-use",

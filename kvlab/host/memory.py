@@ -8,9 +8,11 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import pynvml
@@ -18,6 +20,8 @@ import pynvml
 from kvlab.errors import ModelError
 from kvlab.language import Message
 from kvlab.shapes import Geometry
+
+Answer = TypeVar("Answer")
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 DTYPE_ALIASES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -95,8 +99,7 @@ def forecast(
 ) -> Forecast:
     """Forecast the memory of running ``teachers`` and ``student`` over ``batch`` documents of ``tokens`` tokens.
 
-    A model given twice is loaded once and counts once. Nothing is loaded, so a forecast taken while the
-    same models are in memory counts them twice.
+    A model given twice counts once; models that are in memory already count again.
     Raises ModelError ``model-dtype-invalid``, ``model-device-invalid``.
     """
     if batch < 1 or tokens < 1:
@@ -174,31 +177,28 @@ def device_memory(device: str = "auto") -> DeviceMemory:
     )
 
 
-def gpus() -> list[Gpu]:
-    """List the NVIDIA GPUs of this machine, other people's included; empty without a driver."""
+def ask_driver(question: Callable[[], Answer]) -> Answer | None:
+    """Return what ``question`` gets from the NVIDIA driver; None without a driver or an answer."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
-        return []
+        return None
     try:
-        count = pynvml.nvmlDeviceGetCount()
-        return [_gpu(index, pynvml.nvmlDeviceGetHandleByIndex(index)) for index in range(count)]
+        return question()
     except pynvml.NVMLError:
-        return []
+        return None
     finally:
         pynvml.nvmlShutdown()
+
+
+def gpus() -> list[Gpu]:
+    """List the NVIDIA GPUs of this machine, other people's included; empty without a driver."""
+    return ask_driver(lambda: [_gpu(index) for index in range(pynvml.nvmlDeviceGetCount())]) or []
 
 
 def driver_version() -> str:
     """Return the NVIDIA driver's version; empty without one."""
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return ""
-    try:
-        return pynvml.nvmlSystemGetDriverVersion()
-    finally:
-        pynvml.nvmlShutdown()
+    return ask_driver(pynvml.nvmlSystemGetDriverVersion) or ""
 
 
 def visible_gpus() -> list[Gpu]:
@@ -222,7 +222,8 @@ def readable(size: float) -> str:
     return f"{size / 1024**power:.{1 if power else 0}f} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
 
 
-def _gpu(index: int, handle) -> Gpu:
+def _gpu(index: int) -> Gpu:
+    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
     memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
     return Gpu(
         index=index,
@@ -235,20 +236,16 @@ def _gpu(index: int, handle) -> Gpu:
 
 
 def _cuda_usable() -> bool:
-    torch = sys.modules.get("torch")
-    if torch is not None:
+    if torch := sys.modules.get("torch"):
         return torch.cuda.is_available()
-    try:
-        cpu_build = importlib.metadata.version("torch").endswith("+cpu")
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return not cpu_build and _cuda_memory(0) is not None
+    with suppress(importlib.metadata.PackageNotFoundError):
+        return not importlib.metadata.version("torch").endswith("+cpu") and _cuda_memory(0) is not None
+    return False
 
 
 def _cuda_memory(index: int) -> DeviceMemory | None:
     # torch knows CUDA's own order of devices and MIG slices; the driver is asked where torch is not loaded.
-    torch = sys.modules.get("torch")
-    if torch is not None:
+    if torch := sys.modules.get("torch"):
         if not torch.cuda.is_available() or index >= torch.cuda.device_count():
             return None
         free, total = torch.cuda.mem_get_info(index)

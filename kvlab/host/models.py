@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -37,7 +38,7 @@ def resolve(name: str) -> Source:
     Raises ModelError ``model-name-invalid``, or ``model-not-found`` for a folder that is not there.
     """
     name = _checked(name)
-    if name in DEMO or name.startswith("demo/"):
+    if name.startswith("demo/"):
         return _demo(name)
     if name.startswith(("/", "./", "~")) or name == "." or name.count("/") > 1:
         return _local(name)
@@ -55,17 +56,13 @@ def resolve(name: str) -> Source:
 def local_names() -> list[str]:
     """List names that need no network: the bundled models, then those in the Hugging Face cache, A to Z.
 
-    Only models with a configuration and safetensors weights. A missing or broken cache counts as empty.
+    Only models with a configuration and safetensors weights.
     """
     bundled = [name for name in DEMO if all((_demo_folder(name) / file).is_file() for file in ("config.json", SINGLE))]
-    try:
-        cached = [
-            repo.repo_id
-            for repo in scan_cache_dir(constants.HF_HUB_CACHE).repos
-            if repo.repo_type == "model" and any(_usable(revision) for revision in repo.revisions)
-        ]
-    except Exception:  # a damaged cache must not take the start page down
-        cached = []
+    cached = []
+    with suppress(Exception):  # a damaged cache must not take the start page down
+        models = [repo for repo in scan_cache_dir(constants.HF_HUB_CACHE).repos if repo.repo_type == "model"]
+        cached = [repo.repo_id for repo in models if any(_usable(revision) for revision in repo.revisions)]
     return bundled + sorted(cached, key=str.casefold)
 
 
@@ -92,9 +89,7 @@ def _demo(name: str) -> Source:
         raise ModelError(
             "model-not-found",
             expected=Message("one of the bundled models: {names}", names=list(DEMO)),
-            found=Message("no model {name}", name=repr(name))
-            if name not in DEMO
-            else Message("no folder {folder}", folder=folder),
+            found=Message("no folder {folder}" if name in DEMO else "no model {name}", name=repr(name), folder=folder),
             remedy=Message(
                 "use one of these names; if the folder is missing, restore it with: git checkout kvlab/demo"
             ),
@@ -139,6 +134,7 @@ FORMS = phrase(
 HUB_TIMEOUT = 5.0  # seconds until the Hub counts as out of reach
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+UNREADABLE = (ValueError, KeyError, AttributeError, TypeError, OSError)  # of a damaged index
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 # What each part of a model is made of on the Hub; pickles, ONNX and "original/" copies are never fetched.
 PARTS = {
@@ -161,17 +157,13 @@ class Source:
 def folder_of(source: Source, part: str) -> Path:
     """Return the folder holding ``part`` ("config", "tokenizer" or "weights") of a model; fetched when needed.
 
-    A local folder is itself. For an id the local cache is tried first, then the Hub (not when
-    HF_HUB_OFFLINE is set), and only after it answered within HUB_TIMEOUT.
+    For an id the local cache is tried first, then the Hub (not when HF_HUB_OFFLINE is set).
     Raises ModelError: ``model-offline``, ``model-not-found``, ``model-gated``, ``model-no-safetensors``,
     ``model-broken``, ``model-download-failed``.
     """
-    if source.folder is not None:
-        folder = source.folder
-    else:
-        folder = _cached(source.name)
-        if folder is None or not _has(part, folder):
-            folder = _download(source.name, part, folder)
+    folder = source.folder or _cached(source.name)
+    if source.folder is None and (folder is None or not _has(part, folder)):
+        folder = _download(source.name, part, folder)
     if not (folder / "config.json").is_file():
         raise _no_config(source.name, _file_names(folder))
     return folder
@@ -181,7 +173,7 @@ def weight_files(folder: Path, name: str) -> list[Path]:
     """List the safetensors files of a model folder; raises ``model-no-safetensors`` or ``model-broken``."""
     try:
         files = _listed_weights(folder)
-    except (ValueError, KeyError, AttributeError, TypeError, OSError) as error:
+    except UNREADABLE as error:
         raise broken(name, Message("an unreadable {file} ({reason})", file=INDEX, reason=first_line(error))) from None
     if not files:
         raise _no_safetensors(name, _file_names(folder))
@@ -227,11 +219,10 @@ def _has(part: str, folder: Path) -> bool:
         return True
     if part == "tokenizer":
         return any((folder / file).is_file() for file in TOKENIZER_FILES)
-    try:
+    with suppress(*UNREADABLE):
         files = _listed_weights(folder)
-    except (ValueError, KeyError, AttributeError, TypeError, OSError):
-        return False
-    return bool(files) and all(file.is_file() for file in files)
+        return bool(files) and all(file.is_file() for file in files)
+    return False
 
 
 def _listed_weights(folder: Path) -> list[Path]:
@@ -256,15 +247,10 @@ def _download(repo_id: str, part: str, cached: Path | None) -> Path:
     if SINGLE not in files and INDEX not in files:
         raise _no_safetensors(repo_id, files)
     try:
-        folder = snapshot_download(
-            repo_id,
-            allow_patterns=PARTS["config"] + (PARTS[part] if part != "config" else []),
-            cache_dir=constants.HF_HUB_CACHE,
-            etag_timeout=HUB_TIMEOUT,
-        )
+        patterns, place = PARTS["config"] + (PARTS[part] if part != "config" else []), constants.HF_HUB_CACHE
+        return Path(snapshot_download(repo_id, allow_patterns=patterns, cache_dir=place, etag_timeout=HUB_TIMEOUT))
     except Exception as error:
         _raise_for_hub(repo_id, part, error)
-    return Path(folder)
 
 
 def _raise_for_hub(repo_id: str, part: str, error: Exception) -> NoReturn:
@@ -286,29 +272,20 @@ def _raise_for_hub(repo_id: str, part: str, error: Exception) -> NoReturn:
             ),
             remedy=Message("check the spelling; for a private model log in first: hf auth login"),
         ) from error
+    place = {"part": Message(PART_NAMES[part]), "name": repo_id, "folder": constants.HF_HUB_CACHE}
     no_entry = isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError)
     on_disk = isinstance(error, OSError) and error.errno is not None and error.filename is not None
     if no_entry or on_disk:
         raise ModelError(
             "model-download-failed",
-            expected=Message(
-                "{part} of {name} downloaded to {folder}",
-                part=Message(PART_NAMES[part]),
-                name=repo_id,
-                folder=constants.HF_HUB_CACHE,
-            ),
+            expected=Message("{part} of {name} downloaded to {folder}", **place),
             found=first_line(error),
             remedy=Message("check free space and permissions there, or set HF_HOME to another disk"),
         ) from error
     status = f" (HTTP {error.response.status_code})" if isinstance(error, HfHubHTTPError) else ""
     raise ModelError(
         "model-offline",
-        expected=Message(
-            "{part} of {name} in the local cache {folder}, or the Hub in reach",
-            part=Message(PART_NAMES[part]),
-            name=repo_id,
-            folder=constants.HF_HUB_CACHE,
-        ),
+        expected=Message("{part} of {name} in the local cache {folder}, or the Hub in reach", **place),
         found=Message("neither: {reason}", reason=first_line(error) + status),
         remedy=Message(
             "on a machine with network run: hf download {name} and copy the cache here, or give a local "
@@ -319,10 +296,10 @@ def _raise_for_hub(repo_id: str, part: str, error: Exception) -> NoReturn:
 
 
 def _no_config(name: str, files: list[str]) -> ModelError:
+    found = Message("no config.json among {n} files", n=len(files))
     if "adapter_config.json" in files:
-        adapter = Message("an adapter without its base model (adapter_config.json); merge it and save it first")
-        return broken(name, adapter)
-    return broken(name, Message("no config.json among {n} files", n=len(files)))
+        found = Message("an adapter without its base model (adapter_config.json); merge it and save it first")
+    return broken(name, found)
 
 
 def _no_safetensors(name: str, files: list[str]) -> ModelError:

@@ -14,8 +14,6 @@ TimeRule = Literal[tuple(RULES)]
 LayerRule = Literal["depth", "cka", "heldout"]
 Search = Literal["banded", "full"]
 Projector = Literal[tuple(PROJECTORS)]
-KeySpace = Literal["pre-rope", "post-rope"]
-Calibration = Literal["auto", "samples", "none"]
 
 
 # Where prompts came from if not from a file. No file is called so: one that can be read has an extension.
@@ -31,7 +29,7 @@ class AlignSettings(BaseModel):
     layers: LayerRule = setting("heldout", "which teacher layers explain a student layer")
     search: Search = setting("banded", "teacher layers searched: near the proportional depth, or all")
     projector: Projector = setting("ridge", "the map from teacher heads to student heads")
-    keys: KeySpace = setting("pre-rope", "keys with the rotation undone, or as cached")
+    keys: Literal["pre-rope", "post-rope"] = setting("pre-rope", "keys with the rotation undone, or as cached")
     folds: int = setting(5, "folds of documents for cross-validation", ge=2, le=20)
     sinks: int = setting(4, "first content tokens of a document left out of fits and scores", ge=0, le=64)
     inspect: int = setting(12, "documents kept token by token for the detail panes", ge=0, le=200)
@@ -55,7 +53,7 @@ class AnalysisRequest(Request):
     more_teachers: tuple[str, ...] = setting((), "further teachers, each aligned on its own and all fused")
     student: str = setting(..., "the model whose cache is explained, named like a teacher")
     prompts: str = setting(SAMPLES, "where the prompts came from, in words")
-    calibration: Calibration = setting(
+    calibration: Literal["auto", "samples", "none"] = setting(
         "auto", "fit also on the bundled samples (scores stay on the prompts); auto: under 20 documents"
     )
     segments: Source = setting(

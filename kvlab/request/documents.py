@@ -2,16 +2,16 @@
 
 import hashlib
 from collections.abc import Iterable
+from itertools import chain, count
 from typing import Any
 
 from kvlab.errors import PromptError
-from kvlab.language import Message, phrase
+from kvlab.language import Message
 from kvlab.request.uploads import Number, Record, kind_of, printable, shown
 from kvlab.shapes import Document, Segment
 
 PARTS = ("prompt", "reasoning", "answer")
 
-TEXT, TEXT_OR_NUMBER = phrase('text in "{name}"'), phrase('text in "{name}" (or a number)')
 _ID_LENGTH = 80  # characters
 
 
@@ -57,23 +57,19 @@ def new_id(record: Record, taken: set[str]) -> str:
         if 0 < len(given) <= _ID_LENGTH and given not in taken:
             return given
     place = f"{record.unit}-{record.number}"
-    name, repeat = place, 1
-    while name in taken:  # somebody's own id is "line-17"
-        repeat += 1
-        name = f"{place}-{repeat}"
-    return name
+    names = chain([place], (f"{place}-{repeat}" for repeat in count(2)))  # somebody's own id may be "line-17"
+    return next(name for name in names if name not in taken)
 
 
 def _parts(fields: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the parts a document is made of, without blank optional ones."""
     main = next((name for name in ("prompt", "text") if fields.get(name) is not None), None)
     if main is None:
+        names = [shown(name) for name in list(fields)[:10]]
         raise PromptError(
             "prompts-no-field",
             expected=Message('a field "prompt" or "text"'),
-            found=Message("the fields {names}", names=[shown(name) for name in list(fields)[:10]])
-            if fields
-            else Message("no field"),
+            found=Message("the fields {names}" if fields else "no field", names=names),
             remedy=Message('rename the field with the document to "prompt"'),
         )
     names = PARTS if main == "prompt" else (main,)
@@ -88,28 +84,25 @@ def _string(name: str, value: Any) -> str:
     if not isinstance(value, str) or (number and name != "answer"):
         raise PromptError(
             "prompts-not-text",
-            expected=Message(TEXT_OR_NUMBER if name == "answer" else TEXT, name=name),
+            expected=Message('text in "{name}" (or a number)' if name == "answer" else 'text in "{name}"', name=name),
             found=Message("{kind}: {value}", kind=kind_of(value), value=shown(value)),
             remedy=Message("put it in quotes") if number else Message("turn it into one string"),
         )
     if "\0" in value:
         raise PromptError(
             "prompts-nul-bytes",
-            expected=Message(TEXT, name=name),
+            expected=Message('text in "{name}"', name=name),
             found=Message("a NUL character at character {place}", place=value.index(chr(0)) + 1),
             remedy=Message("remove it and load the file again"),
         )
     try:
         value.encode()
     except UnicodeEncodeError as error:
+        code = f"\\u{ord(value[error.start]):04x}"
         raise PromptError(
             "prompts-lone-surrogate",
             expected=Message('whole characters in "{name}"', name=name),
-            found=Message(
-                "half of one ({code}) at character {place}",
-                code=f"\\u{ord(value[error.start]):04x}",
-                place=error.start + 1,
-            ),
+            found=Message("half of one ({code}) at character {place}", code=code, place=error.start + 1),
             remedy=Message("write the text again from its source: an emoji was cut in two when it was saved"),
         ) from None
     return str(value)

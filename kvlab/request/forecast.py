@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from kvlab.host.memory import DTYPE_ALIASES, DTYPE_BYTES, LIMIT, DeviceMemory, model_memory, readable
-from kvlab.language import Message, phrase, say
+from kvlab.language import Message, say
 from kvlab.request.align import AlignSettings
 from kvlab.request.train import TrainConfig
 from kvlab.shapes import Geometry
@@ -24,15 +24,6 @@ FOLDS_PARTS = 2  # rows of a fold are summed in two parts: exact ones, and those
 LOGITS = 3  # copies at the peak: logits, those of the predicted tokens, their log-softmax
 LIBRARIES = {"cpu": 64 * 2**20, "cuda": 600 * 2**20}  # allowance: code paged in, thread pools; the CUDA context
 ALLOCATOR = 1.15  # allowance, upper bound: blocks that the allocator holds and nobody uses
-
-FITTING = phrase(
-    "memory forecast: {forecast} ({lower} to {upper}) while fitting the map, for timelines of up to {tokens} tokens; "
-    "with {used} in use now, {share:.0%} of {total} on {device}"
-)
-TRAINING = phrase(
-    "memory forecast: {forecast} ({lower} to {upper}) while training, for timelines of up to {tokens} tokens; with "
-    "{used} in use now, {share:.0%} of {total} on {device}"
-)
 
 
 @dataclass(frozen=True)
@@ -72,21 +63,19 @@ def training_memory(
     device: str = "cpu",
     processes: int = 1,
 ) -> TrainingForecast:
-    """Forecast a run's peak on one device.
-
-    ``tokens``: of the longest timeline; unknown, it is ``config.max_tokens``, which real documents seldom reach.
-    """
+    """Forecast a run's peak on one device, for timelines of up to ``tokens`` (default: the longest allowed)."""
     tokens = min(tokens or config.max_tokens, config.max_tokens)
     documents = -(-config.batch_size // processes)
     standing, passing, late = _training(teachers, student, config, documents * tokens)
     fitting = _fitting(teachers, student, config, tokens)
     libraries = Part("libraries", LIBRARIES["cuda" if device.startswith("cuda") else "cpu"])
-    weights = [*_teacher_weights(teachers, config), Part("student weights", SINGLE * student.parameters)]
+    width = DTYPE_BYTES[DTYPE_ALIASES[config.precision]]
+    weights = [Part("teacher weights", width * teacher.parameters, teacher.name) for teacher in teachers]
+    weights.append(Part("student weights", SINGLE * student.parameters))
     fixed = _sum(weights) + libraries.bytes
     # Gradients appear while the activations go: at the peak there is either the one or the other, unless steps
     # accumulate, whose gradients stay through the next forward.
-    accumulates = config.gradient_accumulation_steps > 1
-    gradients = _sum(late)
+    accumulates, gradients = config.gradient_accumulation_steps > 1, _sum(late)
     train = fixed + _sum(standing) + (_sum(passing) + gradients if accumulates else max(_sum(passing), gradients))
     fit = fixed + _sum(fitting)
     phase = "training" if train >= fit else "fitting the map"
@@ -107,23 +96,23 @@ def sentence(forecast: TrainingForecast, memory: DeviceMemory, config: TrainConf
     """Say the forecast in one line for the log; above LIMIT of the device, also what to change."""
     used = memory.total - memory.free
     share = (used + forecast.total) / memory.total
+    sizes = {"forecast": forecast.total, "lower": forecast.lower, "upper": forecast.upper}
+    sizes |= {"used": used, "total": memory.total}
     words = Message(
-        FITTING if forecast.phase == "fitting the map" else TRAINING,
-        forecast=readable(forecast.total),
-        lower=readable(forecast.lower),
-        upper=readable(forecast.upper),
+        "memory forecast: {forecast} ({lower} to {upper}) while fitting the map, for timelines of up to {tokens} "
+        "tokens; with {used} in use now, {share:.0%} of {total} on {device}"
+        if forecast.phase == "fitting the map"
+        else "memory forecast: {forecast} ({lower} to {upper}) while training, for timelines of up to {tokens} tokens; "
+        "with {used} in use now, {share:.0%} of {total} on {device}",
         tokens=forecast.tokens,
-        used=readable(used),
         share=share,
-        total=readable(memory.total),
         device=memory.device,
+        **{name: readable(size) for name, size in sizes.items()},
     )
     if share < LIMIT:
         return str(words)
-    changes = smaller(config)
-    return say(
-        "{forecast}. WARNING: above {limit:.0%}; to take less: {changes}", forecast=words, limit=LIMIT, changes=changes
-    )
+    warned = {"forecast": words, "limit": LIMIT, "changes": smaller(config)}
+    return say("{forecast}. WARNING: above {limit:.0%}; to take less: {changes}", **warned)
 
 
 def smaller(config: TrainConfig) -> list[Message | str]:
@@ -139,14 +128,6 @@ def smaller(config: TrainConfig) -> list[Message | str]:
     return [*changes, f"--max_tokens {max(2, config.max_tokens // 2)}"]
 
 
-# --- weights ----------------------------------------------------------------------------------------------------
-
-
-def _teacher_weights(teachers: Sequence[Geometry], config: TrainConfig) -> list[Part]:
-    width = DTYPE_BYTES[DTYPE_ALIASES[config.precision]]
-    return [Part("teacher weights", width * t.parameters, t.name) for t in teachers]
-
-
 def _trained(teachers: Sequence[Geometry], student: Geometry, config: TrainConfig) -> tuple[int, int]:
     """Return the numbers that are trained: of the student itself, and beside it (adapters, trainable maps, router)."""
     inside = student.parameters if config.trainable == "full" else 0
@@ -157,18 +138,15 @@ def _trained(teachers: Sequence[Geometry], student: Geometry, config: TrainConfi
         linear = [(h, q), (h, k), (h, v), (o, h), (h, up), (h, up), (up, h)]
         beside += int(config.lora_rank * student.layers * sum(a + b for a, b in linear))
     if config.map == "structured" and config.use_kv_projector and config.learns_kv:
-        beside += sum(_structured(t, student) for t in teachers)
+        # A head-mixing matrix and a width projection for keys and for values of every student layer.
+        beside += sum(
+            heads * 2 * teacher.kv_heads + teacher.key_width * key + teacher.value_width * value
+            for teacher in teachers
+            for heads, key, value in student.layer_shapes
+        )
     if config.fusion == "learned" and len(teachers) > 1 and config.learns_kv:
         beside += sum(heads * (k + v) * len(teachers) for heads, k, v in student.layer_shapes)
     return inside, beside
-
-
-def _structured(teacher: Geometry, student: Geometry) -> int:
-    """A head-mixing matrix and a width projection for keys and for values of every student layer."""
-    return sum(
-        heads * 2 * teacher.kv_heads + teacher.key_width * key + teacher.value_width * value
-        for heads, key, value in student.layer_shapes
-    )
 
 
 def _widths(geometry: Geometry) -> tuple[int, int, int, int, float]:
@@ -185,9 +163,6 @@ def _widths(geometry: Geometry) -> tuple[int, int, int, int, float]:
     return queries, keys, values, output, max(left / (3 * geometry.hidden), geometry.hidden)
 
 
-# --- training ---------------------------------------------------------------------------------------------------
-
-
 def _training(
     teachers: Sequence[Geometry], student: Geometry, config: TrainConfig, tokens: int
 ) -> tuple[list[Part], list[Part], list[Part]]:
@@ -198,13 +173,12 @@ def _training(
         Part("optimizer", 2 * SINGLE * (inside + beside)),
         Part("maps", SINGLE * _maps(teachers, student, config)),
     ]
-    passing = [
-        _activations(student, config, tokens),
-        Part("logits", _logit_bytes(config) * student.vocabulary * tokens),
-    ]
+    of_logit = LOGITS * SINGLE if config.precision == "fp32" else 2 + 2 * SINGLE
+    passing = [_activations(student, config, tokens), Part("logits", of_logit * student.vocabulary * tokens)]
     if config.learns_kv:
-        passing += _kv(teachers, student, config, tokens)
-    passing.append(Part("moments", SINGLE * sum(_squares(student))))
+        passing += _kv(teachers, student, tokens)
+    squares = sum((heads * key) ** 2 + (heads * value) ** 2 for heads, key, value in student.layer_shapes)
+    passing.append(Part("moments", SINGLE * squares))
     return standing, passing, [Part("gradients", SINGLE * (inside + beside))]
 
 
@@ -215,20 +189,15 @@ def _activations(student: Geometry, config: TrainConfig, tokens: int) -> Part:
     layer = 6 * student.hidden + 3 * q + o + k + v + 4 * up
     if config.trainable == "projector":  # nothing is kept: one layer at a time
         return Part("activations recomputed", int(width * tokens * layer))
-    if config.trainable == "lora":
-        layer -= 2 * student.hidden  # what only the norms' own weights would need
-        layer += 7 * config.lora_rank
+    if config.trainable == "lora":  # without what only the norms' own weights would need
+        layer += 7 * config.lora_rank - 2 * student.hidden
     if config.gradient_checkpointing:
         inputs = student.layers * student.hidden * SINGLE
         return Part("activations recomputed", int(tokens * (inputs + width * layer)))
     return Part("activations", int(width * tokens * layer * student.layers))
 
 
-def _logit_bytes(config: TrainConfig) -> int:
-    return LOGITS * SINGLE if config.precision == "fp32" else 2 + 2 * SINGLE
-
-
-def _kv(teachers: Sequence[Geometry], student: Geometry, config: TrainConfig, tokens: int) -> list[Part]:
+def _kv(teachers: Sequence[Geometry], student: Geometry, tokens: int) -> list[Part]:
     """Return rows, targets and their differences, and what the teachers hand over."""
     values = student.kv_values_per_token
     # The student's: before RoPE, the rows, and the scaled difference; each teacher's target, the sum, its square.
@@ -247,18 +216,10 @@ def _features(teacher: Geometry, student: Geometry) -> int:
 def _maps(teachers: Sequence[Geometry], student: Geometry, config: TrainConfig) -> int:
     if config.map != "ridge" or not config.use_kv_projector:
         return 0
+    shapes = student.layer_shapes
     return sum(
-        heads * (t.kv_heads * t.key_width * key + t.kv_heads * t.value_width * value)
-        for t in teachers
-        for heads, key, value in student.layer_shapes
+        h * t.kv_heads * (t.key_width * key + t.value_width * value) for t in teachers for h, key, value in shapes
     )
-
-
-def _squares(student: Geometry) -> list[int]:
-    return [(heads * key) ** 2 + (heads * value) ** 2 for heads, key, value in student.layer_shapes]
-
-
-# --- the fit ----------------------------------------------------------------------------------------------------
 
 
 def _fitting(teachers: Sequence[Geometry], student: Geometry, config: TrainConfig, tokens: int) -> list[Part]:

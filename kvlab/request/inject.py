@@ -5,16 +5,10 @@ from typing import Annotated, ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from kvlab.errors import AlignError
-from kvlab.language import Message, phrase
+from kvlab.language import Message
 from kvlab.request.align import AnalysisRequest
 from kvlab.request.settings import setting
 from kvlab.request.time_rules import CAUSAL, RULES
-
-LOOKS_AHEAD = phrase("{rule}, which looks ahead: a good continuation could then be told in advance")
-LOOKS_AT_THE_END = phrase(
-    "{rule}, which chooses steps by what the end of the text looks at: a good continuation could then be told in "
-    "advance"
-)
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -49,9 +43,14 @@ def check_causal(rule: str) -> None:
     raise AlignError(
         "rule-looks-ahead",
         expected=Message(
-            "a causal time rule ({rules}), by which the teacher has read no more than the student",
-            rules=list(CAUSAL),
+            "a causal time rule ({rules}), by which the teacher has read no more than the student", rules=list(CAUSAL)
         ),
-        found=Message(LOOKS_AT_THE_END if RULES[rule].per_head else LOOKS_AHEAD, rule=rule),
+        found=Message(
+            "{rule}, which chooses steps by what the end of the text looks at: a good continuation could then be told "
+            "in advance"
+            if RULES[rule].per_head
+            else "{rule}, which looks ahead: a good continuation could then be told in advance",
+            rule=rule,
+        ),
         remedy=Message("choose --time floor"),
     )

@@ -13,7 +13,7 @@ from typing import Any
 
 from kvlab.errors import PromptError, system_reason
 from kvlab.host.bundled import SAMPLES
-from kvlab.language import Message, phrase
+from kvlab.language import Message
 from kvlab.request import tables, uploads
 from kvlab.request.documents import compose, new_id
 from kvlab.request.uploads import Record, safe_name
@@ -21,8 +21,6 @@ from kvlab.shapes import Document, Segment
 
 RUN_PROMPTS = "prompts.jsonl"  # in a run folder
 
-NOTHING_GOOD = phrase("no good document ({refused:,} refused). {reasons}")
-NOTHING_GOOD_AND_MORE = phrase("no good document ({refused:,} refused). {reasons}; and more")
 _MIB = 2**20
 
 
@@ -75,9 +73,8 @@ class Reading:
 def read_upload(filename: str, data: bytes, *, column: str | None = None, limits: Limits = LIMITS) -> Reading:
     """Read the documents of a .txt (separated by blank lines), .jsonl, .csv or .parquet file.
 
-    A JSON object or table row with ``prompt`` (and optionally ``reasoning`` and ``answer``) becomes a
-    document with segments; one with ``text`` only, or any other ``column``, a document without.
-    Raises PromptError when the file cannot be read or nothing good is in it.
+    ``prompt`` (with ``reasoning`` and ``answer``, if given) becomes a document with segments; ``text`` or any other
+    ``column`` one without. Raises PromptError when the file cannot be read or nothing good is in it.
     """
     suffix = uploads.extension(filename)
     _check_size(len(data), limits, safe_name(filename))
@@ -191,7 +188,7 @@ def _check_size(size: int, limits: Limits, name: Message | str) -> None:
 def _collect(records: Iterator[Record], limits: Limits, **table: Any) -> Reading:
     documents: list[Document] = []
     refusals: list[tuple[Message, PromptError]] = []
-    notes: list[Problem] = []
+    notes: list[PromptError] = []
     cut: list[Cut] = []
     texts: set[str] = set()
     ids: set[str] = set()
@@ -205,13 +202,13 @@ def _collect(records: Iterator[Record], limits: Limits, **table: Any) -> Reading
                 refusals.append((record.where, error))
             if refused < limits.documents:
                 continue
-            notes.append(_file_problem(_stopped(record.where, refused)))
+            notes.append(_stopped(record.where, refused))
             break
         if text in texts:
             duplicates += 1
             continue
         if len(documents) == limits.documents:
-            notes.append(_file_problem(_too_many(record.where, limits.documents)))
+            notes.append(_too_many(record.where, limits.documents))
             break
         name = new_id(record, ids)
         texts.add(text)
@@ -222,17 +219,10 @@ def _collect(records: Iterator[Record], limits: Limits, **table: Any) -> Reading
     if not documents:
         raise _nothing_good(refusals, refused)
     if refused > len(refusals):
-        notes.append(_file_problem(_unlisted(refused - len(refusals))))
-    problems = [_problem(where, error) for where, error in refusals]
-    return Reading(documents, problems + notes, duplicates, cut, **table)
-
-
-def _problem(where: Message, error: PromptError) -> Problem:
-    return Problem(where, error.kind.removeprefix("prompts-"), error.message)
-
-
-def _file_problem(error: PromptError) -> Problem:
-    return _problem(Message("file"), error)
+        notes.append(_unlisted(refused - len(refusals)))
+    refusals += [(Message("file"), note) for note in notes]
+    problems = [Problem(where, error.kind.removeprefix("prompts-"), error.message) for where, error in refusals]
+    return Reading(documents, problems, duplicates, cut, **table)
 
 
 def _too_many(where: Message, limit: int) -> PromptError:
@@ -270,10 +260,13 @@ def _nothing_good(refusals: list[tuple[Message, PromptError]], refused: int) -> 
     reasons = Message("{where}: {problem}", where=refusals[0][0], problem=first.found)
     for where, error in refusals[1:3]:
         reasons = Message("{reasons}; {where}: {problem}", reasons=reasons, where=where, problem=error.found)
-    kinds = {error.kind for _, error in refusals}
-    return PromptError(
-        first.kind if len(kinds) == 1 else "prompts-nothing-good",
-        expected=first.expected,
-        found=Message(NOTHING_GOOD_AND_MORE if refused > 3 else NOTHING_GOOD, refused=refused, reasons=reasons),
-        remedy=first.remedy,
+    alike = all(error.kind == first.kind for _, error in refusals)
+    found = Message(
+        "no good document ({refused:,} refused). {reasons}; and more"
+        if refused > 3
+        else "no good document ({refused:,} refused). {reasons}",
+        refused=refused,
+        reasons=reasons,
     )
+    kind = first.kind if alike else "prompts-nothing-good"
+    return PromptError(kind, expected=first.expected, found=found, remedy=first.remedy)

@@ -37,18 +37,12 @@ def check(teachers: Sequence[Geometry], student: Geometry, use_kv_projector: boo
             found=Message("the processor, which has no mixed precision in float16"),
             remedy=Message("use --bf16, or leave the precision out (float32)"),
         )
-    if use_kv_projector:
-        return
-    for teacher in teachers:
-        shapes_t, shapes_s = set(teacher.layer_shapes), set(student.layer_shapes)
-        if len(shapes_t | shapes_s) > 1:
+    for teacher in () if use_kv_projector else teachers:
+        if len({*teacher.layer_shapes, *student.layer_shapes}) > 1:
+            own = {"name": student.name, "shape": _shapes(student)}
             raise TrainError(
                 "shapes-differ",
-                expected=Message(
-                    "KV heads, key width and value width of {name}, {shape}, in every teacher",
-                    name=student.name,
-                    shape=_shapes(student),
-                ),
+                expected=Message("KV heads, key width and value width of {name}, {shape}, in every teacher", **own),
                 found=Message("{shape} in {name}", shape=_shapes(teacher), name=teacher.name),
                 remedy=Message(
                     "project them: --use_kv_projector (kv_alignment: use_head_projector: true in a config file)"
@@ -59,18 +53,13 @@ def check(teachers: Sequence[Geometry], student: Geometry, use_kv_projector: boo
 def check_index(document: str, teacher: Geometry, length_t: int, length_s: int) -> None:
     """Raises TrainError ``time-out-of-bounds`` where reading step i for step i would leave the teacher's timeline."""
     if length_t < length_s:
+        needed, read = {"steps": length_s, "document": document}, {"steps": length_t, "name": teacher.name}
         raise TrainError(
             "time-out-of-bounds",
             expected=Message(
-                "at least {steps} teacher steps for the {steps} of the student in document {document}",
-                steps=length_s,
-                document=document,
+                "at least {steps} teacher steps for the {steps} of the student in document {document}", **needed
             ),
-            found=Message(
-                "{steps} of {name}: step {steps} would be index {steps} out of bounds",
-                steps=length_t,
-                name=teacher.name,
-            ),
+            found=Message("{steps} of {name}: step {steps} would be index {steps} out of bounds", **read),
             remedy=Message(
                 "resample the timeline: --use_safe_resample (kv_alignment: use_safe_resample: true in a file)"
             ),

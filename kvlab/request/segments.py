@@ -20,23 +20,13 @@ Source = Literal["auto", "fields", "none"]
 Marker = Annotated[str, Field(min_length=1, max_length=200, pattern=r"\S")]
 
 REASONING = (
-    "<think>",
-    "Let's think step by step",
-    "Let us think step by step",
-    "Reasoning:",
-    "Solution:",
+    *("<think>", "Let's think step by step", "Let us think step by step", "Reasoning:", "Solution:"),
     *("解：", "解:", "解答：", "解答:", "思考：", "思考:", "推理：", "推理:", "分析：", "分析:"),
     *("让我们一步一步", "我们一步一步"),
 )
 ANSWER = (
-    "####",  # GSM8K
-    "</think>",
-    "Answer:",
-    "Final answer:",
-    "The answer is",
-    "So the answer is",
-    "Therefore, the answer is",
-    "The final answer is",
+    *("####", "</think>", "Answer:", "Final answer:"),  # "####": GSM8K
+    *("The answer is", "So the answer is", "Therefore, the answer is", "The final answer is"),
     *("答案：", "答案:", "答：", "答:", "回答：", "回答:", "最终答案", "答案是", "所以答案是", "因此答案是"),
 )
 
@@ -54,7 +44,7 @@ def segmented(documents: Iterable[Document], source: Source, markers: Markers) -
     """Documents with the segments wanted: "auto" (fields, else markers), "fields" alone, or "none"."""
     if source == "auto":
         return [mark(document, markers) for document in documents]
-    return [replace(document, segments=()) if source == "none" else document for document in documents]
+    return list(documents) if source == "fields" else [replace(document, segments=()) for document in documents]
 
 
 def mark(document: Document, markers: Markers) -> Document:

@@ -71,14 +71,12 @@ def checked(model: type[Asked], fields: Any) -> Asked:
     try:
         return model.model_validate(fields)
     except ValidationError as error:
-        problem = error.errors()[0]
+        problem, command = error.errors()[0], {"command": model.command}
         raise model.refusal(
             model.refusal_kind,
             expected=_expected(problem),
             found=repr(problem.get("input"))[:200],
-            remedy=Message(
-                "correct this setting; `python -m kvlab {command} --help` lists them", command=model.command
-            ),
+            remedy=Message("correct this setting; `python -m kvlab {command} --help` lists them", **command),
         ) from error
 
 
@@ -106,7 +104,7 @@ def unreadable(error: Exception) -> Message:
 
 
 def _expected(problem: ErrorDetails) -> Message:
-    where = ".".join(str(part) for part in problem["loc"])
+    where = ".".join(map(str, problem["loc"]))
     return Message("{where}: {problem}", where=where, problem=_words(problem)) if where else _words(problem)
 
 

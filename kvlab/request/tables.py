@@ -10,6 +10,7 @@ import csv
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from itertools import islice
 from typing import Any
 
@@ -96,36 +97,22 @@ def table_records(table: Table, chosen: str) -> Iterator[Record]:
         yield replace(record, content={main: "" if cell is None else cell, **cells})
 
 
-class _CsvFeed:
-    """Lines for ``csv.reader``, bytes that are not UTF-8 escaped; remembers the first since ``forgive``."""
-
-    def __init__(self, data: bytes):
-        self._source = lines(data)
-        self.error: PromptError | None = None
-
-    def __iter__(self) -> _CsvFeed:
-        return self
-
-    def __next__(self) -> str:
-        number, offset, line = next(self._source)
-        try:
-            return decode(line, number, offset) + "\n"
-        except PromptError as error:
-            self.error = self.error or error
-            return line.decode(errors="surrogateescape") + "\n"
-
-    def forgive(self) -> PromptError | None:
-        error, self.error = self.error, None
-        return error
-
-
 def _csv_records(data: bytes) -> Iterator[tuple[int, list[str] | PromptError]]:
     """Line number where a record ends, and its cells. Records without any cell are skipped."""
     # csv refuses cells over 128 KiB; the setting is global, so it is only ever raised.
     csv.field_size_limit(max(csv.field_size_limit(), len(data)))
-    feed = _CsvFeed(data)
+    unreadable: list[PromptError] = []  # lines of the record that is being read
+
+    def text() -> Iterator[str]:
+        for number, offset, line in lines(data):
+            try:
+                yield decode(line, number, offset) + "\n"
+            except PromptError as error:
+                unreadable.append(error)
+                yield line.decode(errors="surrogateescape") + "\n"
+
     # strict: otherwise a quote that is never closed swallows the rest of the file in silence.
-    reader = csv.reader(feed, delimiter=_delimiter(data), strict=True)
+    reader = csv.reader(text(), delimiter=_delimiter(data), strict=True)
     while True:
         first = reader.line_num + 1
         try:
@@ -133,18 +120,17 @@ def _csv_records(data: bytes) -> Iterator[tuple[int, list[str] | PromptError]]:
         except StopIteration:
             return
         except csv.Error as error:
+            problem = Message(str(error)) if str(error) in _CSV_PROBLEMS else str(error)
+            places = {"first": first, "last": reader.line_num}
             cells = PromptError(
                 "prompts-broken-csv",
                 expected=Message('a cell in quotes to end with one, and quotes inside it doubled ("")'),
-                found=Message(
-                    "{problem} (from line {first} to line {last})",
-                    problem=Message(str(error)) if str(error) in _CSV_PROBLEMS else str(error),
-                    first=first,
-                    last=reader.line_num,
-                ),
+                found=Message("{problem} (from line {first} to line {last})", problem=problem, **places),
                 remedy=Message("close or double the quote; the lines it has swallowed are left out"),
             )
-        cells = feed.forgive() or cells
+        if unreadable:
+            cells = unreadable[0]
+            unreadable.clear()
         if cells:
             yield reader.line_num, cells
 
@@ -183,15 +169,13 @@ def _open_csv(data: bytes) -> Table:
             yield Record("row", row, content)
 
     def text_columns() -> list[str]:
-        pending, found = set(range(len(columns))), set()
+        pending = set(range(len(columns)))
         for _, cells in islice(_csv_records(data), 1, None):
             if not pending:
                 break
-            if isinstance(cells, PromptError) or len(cells) != len(columns):
-                continue
-            found |= {place for place in pending if cells[place].strip() and not is_number(cells[place])}
-            pending -= found
-        return [columns[place] for place in sorted(found)]
+            if not isinstance(cells, PromptError) and len(cells) == len(columns):
+                pending = {place for place in pending if not cells[place].strip() or is_number(cells[place])}
+        return [name for place, name in enumerate(columns) if place not in pending]
 
     return Table(columns, text_columns, rows)
 
@@ -273,8 +257,6 @@ def _utf8(value: bytes | None) -> str | PromptError | None:
 
 
 def _as_number(value: Any) -> Any:
-    from decimal import Decimal
-
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         return value
     return Number(value) if value == value else None

@@ -109,10 +109,9 @@ class TrainConfig(Request):
             raise ValueError(Message("fusion_weights must not be negative, nor all zero: {weights}", weights=weights))
         if self.trainable == "projector" and self.map != "structured":
             raise ValueError(Message('trainable "projector" needs map "structured": a ridge map is frozen'))
-        if self.trainable == "projector" and (not self.use_kv_projector or not self.learns_kv):
-            raise ValueError(
-                Message('trainable "projector" needs use_kv_projector and a KV loss, or nothing is trained')
-            )
+        if self.trainable == "projector" and not (self.use_kv_projector and self.learns_kv):
+            words = Message('trainable "projector" needs use_kv_projector and a KV loss, or nothing is trained')
+            raise ValueError(words)
         return self
 
     @property
@@ -136,11 +135,7 @@ def switches_out(fields: dict[str, Any]) -> dict[str, Any]:
     section = fields["kv_alignment"]
     names = {"use_head_projector": "use_kv_projector", "use_safe_resample": "use_safe_resample"}
     if not isinstance(section, dict) or not set(section) <= set(names):
-        raise ValueError(
-            Message(
-                "kv_alignment holds use_head_projector and use_safe_resample, not {section}",
-                section=repr(section)[:200],
-            )
-        )
+        words = {"section": repr(section)[:200]}
+        raise ValueError(Message("kv_alignment holds use_head_projector and use_safe_resample, not {section}", **words))
     others = {name: value for name, value in fields.items() if name != "kv_alignment"}
     return {names[name]: value for name, value in section.items()} | others

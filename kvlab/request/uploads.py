@@ -4,6 +4,7 @@ Knows nothing of tables (``tables.py``), documents (``documents.py``) or limits 
 that cannot be read carries its error and the reader goes on: one bad line never costs the others.
 """
 
+import codecs
 import io
 import json
 import re
@@ -18,14 +19,8 @@ from kvlab.language import Message, phrase
 
 EXTENSIONS = (".txt", ".jsonl", ".csv", ".parquet")
 
-_UTF8_BOM = b"\xef\xbb\xbf"
 # UTF-32 before UTF-16: the little-endian mark of the first begins with that of the second.
-_WIDE_BOMS = (
-    (b"\xff\xfe\x00\x00", "UTF-32"),
-    (b"\x00\x00\xfe\xff", "UTF-32"),
-    (b"\xff\xfe", "UTF-16"),
-    (b"\xfe\xff", "UTF-16"),
-)
+_WIDE_BOMS = {"UTF-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE), "UTF-16": (codecs.BOM_LE, codecs.BOM_BE)}
 _MAGIC = (
     (b"PK\x03\x04", phrase("a zip archive (.zip, .xlsx, .docx)")),
     (b"\x89PNG\r\n\x1a\n", phrase("a PNG image")),
@@ -124,8 +119,8 @@ def extension(filename: str) -> str:
 
 def check_text(data: bytes) -> None:
     """Refuse what is not text at all. Raises ``prompts-utf16`` or ``prompts-binary``."""
-    for mark, encoding in _WIDE_BOMS:
-        if data.startswith(mark):
+    for encoding, marks in _WIDE_BOMS.items():
+        if data.startswith(marks):
             raise PromptError(
                 "prompts-utf16",
                 expected=Message("text in UTF-8"),
@@ -134,10 +129,10 @@ def check_text(data: bytes) -> None:
                     "save the file as UTF-8, or: iconv -f {encoding} -t UTF-8 old.txt > new.txt", encoding=encoding
                 ),
             )
-    is_parquet = data.startswith(b"PAR1") and data.endswith(b"PAR1")
-    magic = phrase("a Parquet table") if is_parquet else next((n for m, n in _MAGIC if data.startswith(m)), None)
-    kind = Message(magic) if magic else None
-    if kind is None and _is_mostly_unreadable(data):
+    kind = next((Message(name) for magic, name in _MAGIC if data.startswith(magic)), None)
+    if data.startswith(b"PAR1") and data.endswith(b"PAR1"):
+        kind = Message("a Parquet table")
+    elif kind is None and _is_mostly_unreadable(data):
         kind = Message("a NUL byte at byte offset {offset}, and most lines are not UTF-8 text", offset=data.index(0))
     if kind is not None:
         raise PromptError(
@@ -193,7 +188,7 @@ def lines(data: bytes) -> Iterator[tuple[int, int, bytes]]:
     """The lines of a file: number from 1, byte offset, bytes without the line end. The UTF-8 mark is left out."""
     offset = 0
     for number, line in enumerate(io.BytesIO(data), 1):
-        start = len(_UTF8_BOM) if number == 1 and line.startswith(_UTF8_BOM) else 0
+        start = len(codecs.BOM_UTF8) if number == 1 and line.startswith(codecs.BOM_UTF8) else 0
         yield number, offset + start, line[start:].removesuffix(b"\n").removesuffix(b"\r")
         offset += len(line)
 
@@ -201,12 +196,11 @@ def lines(data: bytes) -> Iterator[tuple[int, int, bytes]]:
 def decode(line: bytes, number: int, offset: int) -> str:
     """One of ``lines`` as text. Raises ``prompts-nul-bytes`` or ``prompts-wrong-encoding`` with its place."""
     if 0 in line:
+        place = offset + line.index(0)
         raise PromptError(
             "prompts-nul-bytes",
             expected=Message("text"),
-            found=Message(
-                "a NUL byte at byte offset {offset} (line {line})", offset=offset + line.index(0), line=number
-            ),
+            found=Message("a NUL byte at byte offset {offset} (line {line})", offset=place, line=number),
             remedy=Message("remove it and load the file again; this line is left out, the others are kept"),
         )
     try:
@@ -248,12 +242,9 @@ _json = json.JSONDecoder(parse_int=Number, parse_float=Number, parse_constant=_n
 
 
 def _json_object(line: str) -> dict[str, Any]:
-    array = line.lstrip().startswith("[")
-    remedy = (
-        Message("turn the JSON array into one object per line: {command}", command=JQ)
-        if array
-        else Message("write each document on its own line, for example: {example}", example=EXAMPLE)
-    )
+    remedy = Message("write each document on its own line, for example: {example}", example=EXAMPLE)
+    if line.lstrip().startswith("["):
+        remedy = Message("turn the JSON array into one object per line: {command}", command=JQ)
     try:
         value = _json.decode(line)
     except (ValueError, RecursionError) as error:

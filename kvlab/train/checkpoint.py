@@ -1,9 +1,4 @@
-"""Checkpoints that replace each other whole, through a draft that a crash cannot take for one.
-
-The state of a run on disk, from which the same command goes on: Accelerate's own, and the step it was saved at.
-
-Large files and folders that libraries write: under another name first, and gone again when the disk was full.
-"""
+"""Save and load the state of a run: Accelerate's own, and its step. A draft replaces the last checkpoint whole."""
 
 import errno
 import json
@@ -11,7 +6,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -48,32 +43,26 @@ def save(accelerator: Accelerator, folder: Path, step: int) -> None:
 
 
 def saved_step(folder: Path) -> int:
-    """The step that a run can go on from; 0 where it has no checkpoint."""
-    _, step = _newest(folder)
-    return step
+    """Return the step that a run can go on from; 0 where it has no checkpoint."""
+    return _newest(folder)[1]
 
 
 def load(accelerator: Accelerator, folder: Path) -> int:
-    """Take up the newest whole checkpoint -> its step. There must be one."""
-    found, step = _newest(folder)
-    accelerator.load_state(str(found))
+    """Load the newest whole checkpoint and return its step. There must be one."""
+    state, step = _newest(folder)
+    accelerator.load_state(str(state))
     return step
 
 
 def _newest(folder: Path) -> tuple[Path | None, int]:
     # A process killed between the two renames of ``save`` leaves the state under one of the other names.
     for suffix in ("", ".new", ".old"):
-        found = folder / f"{FOLDER}{suffix}"
-        try:
-            step = json.loads((found / STEP).read_text(encoding="utf-8"))["step"]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        if isinstance(step, int):
-            return found, step
+        state = folder / f"{FOLDER}{suffix}"
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            step = json.loads((state / STEP).read_text(encoding="utf-8"))["step"]
+            if isinstance(step, int):
+                return state, step
     return None, 0
-
-
-PROBE = 64 << 10  # bytes
 
 
 @contextmanager
@@ -95,7 +84,7 @@ def written(draft: Path) -> Iterator[None]:
 
 
 def remove(draft: Path) -> None:
-    """Whatever it is, if it is there."""
+    """Remove a file or a folder, if it is there."""
     if draft.is_dir():
         shutil.rmtree(draft, ignore_errors=True)
     else:
@@ -108,6 +97,6 @@ def _raise_if_full(folder: Path, error: Exception) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
     probe = folder / f".{os.getpid()}.probe"
     try:
-        probe.write_bytes(bytes(PROBE))
+        probe.write_bytes(bytes(64 << 10))
     finally:
         probe.unlink(missing_ok=True)

@@ -57,9 +57,11 @@ def documents(config: TrainConfig, folder: Path) -> tuple[list[Document], list[D
     if config.data == DEMO_DATA:
         asked = config.max_steps * config.gradient_accumulation_steps * config.batch_size
         count = min(max(asked, config.fit_documents), MOST_DEMO_DOCUMENTS)
-        return _demo("train", count, config.seed), _demo("heldout", config.eval_documents, config.seed)
-    found = prompts.read_prompts(folder / prompts.RUN_PROMPTS) if config.data == OWN_PROMPTS else _local(config.data)
-    distinct = list({document.text: document for document in found}.values())
+        train = islice(endless("train", config.seed), count)
+        heldout = islice(endless("heldout", config.seed), config.eval_documents)
+        return list(map(_document, train)), list(map(_document, heldout))
+    given = prompts.read_prompts(folder / prompts.RUN_PROMPTS) if config.data == OWN_PROMPTS else _local(config.data)
+    distinct = list({document.text: document for document in given}.values())
     heldout = min(config.eval_documents, max(1, int(len(distinct) * HELDOUT_SHARE)))
     if len(distinct) - heldout < 2:
         raise TrainError(
@@ -80,9 +82,9 @@ def read(
     for nothing. Raises TrainError ``time-out-of-bounds`` and ``heldout-repeats``, AlignError as ``Reader``.
     """
     settings, notes, read_items = align_settings(config), [], []
-    for found, known in ((train, ()), (heldout, [document.text for document in train])):
+    for texts, known in ((train, ()), (heldout, [document.text for document in train])):
         # Folds are for the fit alone; one held-out document needs a companion to be read at all.
-        reader = Reader(teachers, student, found, train[:1] if found is heldout else (), settings, known)
+        reader = Reader(teachers, student, texts, train[:1] if texts is heldout else (), settings, known)
         items = [item for window in reader.windows() for item in window if item.scored]
         notes += reader.notes() + (reader.shared_notes() if known else [])
         read_items.append(items if config.use_safe_resample else [_by_index(item, teachers) for item in items])
@@ -114,10 +116,6 @@ def _by_index(item: Item, teachers: Sequence[LoadedModel]) -> Item:
         refusals.check_index(item.document.id, teacher.geometry, len(tokens), len(item.student))
     maps = tuple(by_index(tokens, item.student) for tokens in item.teachers)
     return replace(item, maps=maps)
-
-
-def _demo(split: str, count: int, seed: int) -> list[Document]:
-    return [_document(problem) for problem in islice(endless(split, seed), count)]
 
 
 def _document(problem: dict[str, str]) -> Document:

@@ -11,13 +11,10 @@ from typing import Any
 import torch
 
 from kvlab.align.items import Item
-from kvlab.inject.own import Own, check_cache, read_own
+from kvlab.inject.own import Own, read_own
 from kvlab.inject.prefix import Prefix, cut_at, first_tokens, given, with_controls
 from kvlab.inject.scores import Damaged, PerDocument
 from kvlab.inject.trial import TOLERANCE, tried
-from kvlab.models.forward import empty_cache
-from kvlab.models.loading import LoadedModel
-from kvlab.request.train import TrainConfig
 from kvlab.results.training.records import VARIANTS
 from kvlab.shapes import KINDS, Progress
 from kvlab.train.data import Data
@@ -30,12 +27,6 @@ NAMES = ("own", *VARIANTS)
 SUMS = ("kl", "delta_ce", "same_choice", "n")  # of a document's continuation
 
 Fields = dict[str, Any]
-
-
-def check(config: TrainConfig, student: LoadedModel) -> None:
-    """Raises AlignError ``injection-state`` for a student that carries more than keys and values along."""
-    if config.functional:
-        check_cache(student, empty_cache(student))
 
 
 @torch.inference_mode()
@@ -62,11 +53,7 @@ def measure(
             found[name].found.append(harmed)
     tolerance = TOLERANCE[student.dtype]
     told: Fields = {"prefix": PREFIX, "documents": len(found["own"]), "n": found["own"].n}
-    told["own"] = {
-        "largest_difference": difference,
-        "tolerance": tolerance,
-        "reproduces": difference <= tolerance,
-    }
+    told["own"] = {"largest_difference": difference, "tolerance": tolerance, "reproduces": difference <= tolerance}
     if difference > tolerance or not told["documents"]:
         return told
     told["share_replaced"] = replaced / cached

@@ -1,8 +1,6 @@
-"""The student in training: its forward, its losses and their gradients.
+"""All that is trained, as one module that Accelerate prepares, wraps and saves: student, projectors, router.
 
-All that is trained, as one module, so that Accelerate prepares, wraps and saves it: student, projectors, router.
-
-The terms of the loss, each as a sum over the rows it is a mean of, so that micro-batches add up exactly.
+Each term of the loss is a sum over the rows it is a mean of, so that micro-batches add up exactly.
 """
 
 from collections.abc import Sequence
@@ -32,7 +30,7 @@ class Fusing:
 
 
 class Learner(nn.Module):
-    """forward(micro-batch) -> sums of every loss term over its rows, and moments of the student's rows."""
+    """Return the sums of every loss term over a micro-batch's rows, and moments of the student's rows."""
 
     def __init__(self, student: LoadedModel, fitted: Sequence[Fitted], fusing: Fusing):
         super().__init__()

@@ -183,9 +183,7 @@ def evaluate(
         _add(sums, learner(teachers.batch(items[done : done + batch_size], device)))
     progress(len(items), len(items))
     tokens, rows = predicted(items), sum(map(teachers.rows, items))
-    told = fetched(
-        {name: sums[name] for name in ("ce", *(f"kv_{kind}" for kind in KINDS))} | spread(sums, learner.alike)
-    )
+    told = fetched({name: sums[name] for name in ("ce", "kv_key", "kv_value")} | spread(sums, learner.alike))
     found = {"ce": told["ce"][0] / max(tokens, 1)}
     found |= {f"kv_{kind}": told[f"kv_{kind}"][0] / max(rows, 1) for kind in KINDS}
     counts = {"documents": len(items), "tokens": tokens, "rows": rows}

@@ -1,11 +1,7 @@
 """The maps from teacher to student space: fitted before step 1, trained or frozen, saved and read.
 
-Teacher rows -> student rows: the maps of a run, fitted before its first step.
-
 A map is a module over rows [N, Ht * Dt] -> [N, Hs * Ds] of one student layer and kind. ``ridge`` is closed form and
 frozen; ``structured`` is the trainable KVProjector; without a projector rows are taken as they are.
-
-The maps of a run on disk: ``projector.safetensors``, with everything that going on needs.
 """
 
 import json
@@ -126,7 +122,8 @@ def _fitted(sums: AlignSums, teacher: Geometry, student: Geometry, kind_of_map: 
         for layer, choice in enumerate(sums.choices[kind]):
             problem, pairing = (kind, layer), sums.pairing(kind, layer)
             fitted.layers[problem] = choice.overall
-            everything = _moments(pairing, choice)
+            everything = about_own_mean(total(pairing.features.fit()), total(pairing.targets.fit()))
+            everything = everything.features(choice.columns(choice.overall))
             fitted.variance[problem] = float(everything.yy.mean()) / everything.n
             fitted.r2[problem] = float("nan")
             if kind_of_map == "ridge":
@@ -141,14 +138,7 @@ def _fitted(sums: AlignSums, teacher: Geometry, student: Geometry, kind_of_map: 
                 fitted.maps[problem] = nn.Identity()
                 variance = everything.xx.diagonal().mean() / everything.n
             fitted.scale[problem] = max(float(variance) ** 0.5, torch.finfo(torch.float32).tiny)
-    return Fitted(
-        fitted.layers, fitted.maps, fitted.scale, fitted.variance, fitted.r2, rows=_moments(pairing, choice).n
-    )
-
-
-def _moments(pairing: Pairing, choice: Choice):
-    everything = about_own_mean(total(pairing.features.fit()), total(pairing.targets.fit()))
-    return everything.features(choice.columns(choice.overall))
+    return replace(fitted, rows=everything.n)
 
 
 def _ridge(pairing: Pairing, choice: Choice, heads: int) -> tuple[Affine, float]:

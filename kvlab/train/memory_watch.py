@@ -20,7 +20,6 @@ from kvlab.host import memory
 from kvlab.runs import store
 
 FILE = "memory.jsonl"
-SECONDS = 1.0
 
 
 class MemoryWatch:
@@ -30,7 +29,7 @@ class MemoryWatch:
     process is what is in use, of the machine's or what a batch system grants.
     """
 
-    def __init__(self, folder: Path, phase: Callable[[], str], device: str = "cpu", seconds: float = SECONDS):
+    def __init__(self, folder: Path, phase: Callable[[], str], device: str = "cpu", seconds: float = 1.0):
         self._folder, self._phase, self._seconds = folder, phase, seconds
         self._begun, self._over = time.monotonic(), threading.Event()
         self._thread = threading.Thread(target=self._sample_on, name="memory", daemon=True)
@@ -49,12 +48,8 @@ class MemoryWatch:
 
     def sample(self) -> dict[str, Any]:
         """Look now, and write the line."""
-        line = {
-            "t": round(time.monotonic() - self._begun, 3),
-            "time": store.timestamp(),
-            "phase": self._phase(),
-            **look(self.device),
-        }
+        seconds = round(time.monotonic() - self._begun, 3)
+        line = {"t": seconds, "time": store.timestamp(), "phase": self._phase(), **look(self.device)}
         if line["device_used"] is not None:
             # Torch and the system know the highest mark, which no sample need have met.
             mark = line["torch_peak" if self.device.startswith("cuda") else "process_peak"]
@@ -67,8 +62,8 @@ class MemoryWatch:
 
     def peak(self) -> dict[str, Any]:
         """The most in use so far, in bytes, and as a share of the device."""
-        found = {"peak": self.peak_used, "total": self.total, "share": round(self.peak_share, 4)}
-        return {**found, "source": self.source}
+        share = round(self.peak_share, 4)
+        return {"peak": self.peak_used, "total": self.total, "share": share, "source": self.source}
 
     def _sample_on(self) -> None:
         while not self._over.is_set():
@@ -131,17 +126,12 @@ def _highest(resident: int) -> int | None:
 
 def _by_driver(uuid: str) -> dict[str, Any] | None:
     """Of the GPU that torch uses, found by its UUID: CUDA's numbers are not the driver's."""
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return None
-    try:
+
+    def used() -> dict[str, Any]:
         handle = pynvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}")
         info = pynvml.nvmlDeviceGetMemoryInfo(handle)
         processes = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
         own = next((p.usedGpuMemory for p in processes if p.pid == os.getpid()), None)
         return {"device_used": int(info.used), "device_total": int(info.total), "device_process": own}
-    except pynvml.NVMLError:
-        return None
-    finally:
-        pynvml.nvmlShutdown()
+
+    return memory.ask_driver(used)

@@ -28,11 +28,11 @@ PASSED, FAILED, REFUSED = 0, 1, 2  # exit codes; a run that was cancelled is not
 
 
 def perform(folder: Path, echo: Callable[[str], None] | None = None, run: type[Run] | None = None) -> int:
-    """Carry out the run that ``config.yaml`` of the folder describes, or go on with it -> exit code.
+    """Carry out or resume the run that ``config.yaml`` of the folder describes, and return the exit code.
 
     0: done and the verdict passed; 1: failed, or the verdict did; 2: refused before weights were loaded, or cancelled.
-    Never raises for what happens to the run. ``echo`` gets every line of the log; ``run`` where it is not to be a plain
-    Run. Under ``accelerate launch`` every process calls this, and the first writes.
+    Never raises for what happens to the run. ``echo`` gets every line of the log; ``run`` replaces the class Run.
+    Under ``accelerate launch`` every process calls this, and the first writes.
     """
     first = first_process()
     live = LiveStatus(folder, threading.Event()) if first else None
@@ -67,7 +67,7 @@ def first_process() -> bool:
 
 
 def _device(config: TrainConfig) -> str:
-    """What the run will compute on; one that is not there is refused later, with words."""
+    """Return the device that the run will compute on; one that is not there is refused later, with words."""
     with suppress(KvlabError):
         return memory.device_memory(config.device).device
     return "cpu"

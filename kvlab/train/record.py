@@ -4,6 +4,7 @@ Only the main process of several writes; the others hold a record that does noth
 """
 
 import json
+import math
 import os
 from collections.abc import Callable
 from datetime import datetime
@@ -27,7 +28,7 @@ class Record:
         folder: Path,
         max_steps: int,
         thresholds: Thresholds,
-        peak_share: Callable[[], float] = lambda: 0.0,
+        peak_share: Callable[[], float] = float,
         echo: Callable[[str], None] | None = None,
         writes: bool = True,
     ):
@@ -62,15 +63,8 @@ class Record:
         if not self.writes:
             return "pending"
         before = {checkpoint.name: checkpoint.state for checkpoint in self.table}
-        self.table = judge(
-            self.lines,
-            self.max_steps,
-            self.thresholds,
-            loaded=self.loaded,
-            peak_share=self.peak_share(),
-            ended=ended,
-            error=error,
-        )
+        facts = {"loaded": self.loaded, "peak_share": self.peak_share(), "ended": ended, "error": error}
+        self.table = judge(self.lines, self.max_steps, self.thresholds, **facts)
         for checkpoint in self.table:
             if checkpoint.state != before.get(checkpoint.name, "pending"):
                 self.say(f"checkpoint {checkpoint.name}: {checkpoint.state.upper()} — {checkpoint.words}")
@@ -91,13 +85,9 @@ class Record:
         if not self.writes:
             return
         store.append_metrics(self.folder, line)
-        self.lines.append(_marked(line))
-
-
-def _marked(line: dict[str, Any]) -> dict[str, Any]:
-    """A line as a reader of the file gets it."""
-    wrong = [name for name, value in line.items() if _finite(value) != value]
-    return {**_finite(line), **({"nonfinite": wrong} if wrong else {})}
+        wrong = [name for name, value in line.items() if _finite(value) != value]
+        # As a reader of the file gets it.
+        self.lines.append({**_finite(line), **({"nonfinite": wrong} if wrong else {})})
 
 
 def _finite(value: Any) -> Any:
@@ -105,6 +95,4 @@ def _finite(value: Any) -> Any:
         return {str(key): _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
-    if isinstance(value, float):
-        return value if abs(value) < float("inf") else None
-    return value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

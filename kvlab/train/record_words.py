@@ -36,9 +36,7 @@ def summary(config: TrainConfig, folder: Path, record: Record, watch: MemoryWatc
         "versions": {
             "kvlab": kvlab.__version__,
             "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "accelerate": accelerate.__version__,
+            **{library.__name__: library.__version__ for library in (torch, transformers, accelerate)},
         },
     }
 

@@ -1,15 +1,10 @@
-"""One training run from its configuration to the last line of its record.
-
-The phases of a run, one after the other: read, load, fit, evaluate, train, evaluate, save, report.
-
-Settings -> what the loop is made of: Accelerate, the objective, and what is trained at which rate.
-"""
+"""One training run, phase after phase: read, load, fit, evaluate, train, evaluate, save, report."""
 
 import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from math import isfinite
 from pathlib import Path
 
@@ -21,7 +16,9 @@ from transformers.utils import logging as transformers_logging
 from kvlab.align.checks import run_checks
 from kvlab.errors import Cancelled, TrainError
 from kvlab.host import memory
+from kvlab.inject.own import check_cache
 from kvlab.language import Message
+from kvlab.models.forward import empty_cache
 from kvlab.models.loading import LoadedModel, free_memory, load, pick_device, random_like, reader
 from kvlab.models.proofs import self_test
 from kvlab.request import refusals
@@ -39,8 +36,6 @@ from kvlab.train.memory_watch import MemoryWatch, look
 from kvlab.train.record import MAPS, Record
 from kvlab.train.student import recompute_activations
 from kvlab.train.targets import Teachers
-
-DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 class Run:
@@ -72,12 +67,10 @@ class Run:
             self._write_report("running")
         self._train(start)
         self._evaluate("after")
-        self._phase("saving")
-        self.at("saving")
+        self._phase("saving", 0, 1)
         if self.record.writes and config.map == "structured":
             maps.save(self.fitted, self.folder / MAPS)
-        self._phase("reporting")
-        self.at("reporting")
+        self._phase("reporting", 0, 1)
         if self.record.writes:
             self.report["checks"] = {"time": store.timestamp(), "outcomes": [asdict(o) for o in run_checks()]}
         if self.watch:
@@ -101,13 +94,10 @@ class Run:
     def accelerator(self) -> Accelerator:
         return accelerator(self.config)
 
-    # --- before any weight -----------------------------------------------------------------------------------
-
     def _read(self) -> list[LoadedModel]:
         """Everything that can be refused without weights: geometries, precision, tokenizers, documents, timelines."""
         config = self.config
-        self._phase("loading")
-        self.at("loading")
+        self._phase("loading", 0, 1)
         refusals.check_functional(config)
         device = str(pick_device(config.device))
         readers = self._readers()
@@ -142,8 +132,6 @@ class Run:
         used = {"baseline": now["device_used"], "device_total": now["device_total"], "device": device}
         self.record.write_json(FORECAST, {**found.to_dict(), **used})
 
-    # --- models and maps -------------------------------------------------------------------------------------
-
     def _load(self, readers: Sequence[LoadedModel]) -> tuple[list[LoadedModel], LoadedModel]:
         """Teachers and student on this process's device."""
         config = self.config
@@ -161,7 +149,7 @@ class Run:
         teachers: list[LoadedModel] = []
         for number, name in enumerate(config.teachers):
             self._at("loading", number, len(readers))
-            loaded = self._model(name, device, DTYPES[config.precision])
+            loaded = self._model(name, device, memory.DTYPE_ALIASES[config.precision])
             teachers.append(random_like(loaded, config.seed) if config.control == "random-teacher" else loaded)
             del loaded
         self._at("loading", len(teachers), len(readers))
@@ -177,13 +165,13 @@ class Run:
     def take(self, teachers: Sequence[LoadedModel], student: LoadedModel) -> None:
         """Fit the maps of loaded models to ``data``, and make the learner and its optimiser."""
         self.student = student
-        functional.check(self.config, student)
+        if self.config.functional:
+            check_cache(student, empty_cache(student))
         self.report["rotation"] = [self_test(model).sentence() for model in (*teachers, student)]
         self.fitted = self._maps(teachers)
-        settings = data.align_settings(self.config)
-        self.teachers = Teachers(
-            teachers, self.fitted, settings, self.config.control, self.config.seed, student.geometry.max_positions
-        )
+        settings, config = data.align_settings(self.config), self.config
+        most = student.geometry.max_positions
+        self.teachers = Teachers(teachers, self.fitted, settings, config.control, config.seed, most)
         self._prepare()
 
     def _maps(self, teachers: Sequence[LoadedModel]) -> list[Fitted]:
@@ -226,37 +214,23 @@ class Run:
         self.learner, self.optimizer = self.accelerator.prepare(learner, optimizer)
 
     def loop(self) -> Loop:
-        config = self.config
-        return Loop(
-            self.accelerator,
-            self.learner,
-            self.optimizer,
-            self.teachers,
-            self.data,
-            objective_of(config),
-            self.rates,
-            warm_then_fall(config.warmup, config.max_steps),
-            config.max_grad_norm,
-        )
-
-    # --- the work --------------------------------------------------------------------------------------------
+        config, prepared = self.config, (self.accelerator, self.learner, self.optimizer, self.teachers, self.data)
+        schedule = warm_then_fall(config.warmup, config.max_steps)
+        return Loop(*prepared, objective_of(config), self.rates, schedule, config.max_grad_norm)
 
     def _train(self, start: int) -> None:
         config, record, loop = self.config, self.record, self.loop()
-        self._phase("training")
-        self.at("training", start, config.max_steps)
+        self._phase("training", start, config.max_steps)
         began = time.monotonic()
         for number in range(start + 1, config.max_steps + 1):
             stopping = self.step(loop, number, (time.monotonic() - began) / max(1, number - 1 - start))
             if stopping or number % config.checkpoint_every == 0 or number == config.max_steps:
-                self._phase("saving")
-                self.at("saving", number, config.max_steps)
+                self._phase("saving", number, config.max_steps)
                 checkpoint.save(self.accelerator, self.folder, number)
                 record.say(f"saved the checkpoint of step {number}")
                 if stopping and number < config.max_steps:
                     raise Cancelled
-                self._phase("training")
-                self.at("training", number, config.max_steps)
+                self._phase("training", number, config.max_steps)
 
     def step(self, loop: Loop, number: int, pace: float) -> bool:
         """One step and all that is written of it; ``pace``: seconds a step so far -> whether the run shall stop."""
@@ -277,35 +251,30 @@ class Run:
         """Of every process alike, so that none waits for another."""
         phase = f"evaluating {when}"
         self._phase(phase)
-        learner = self.accelerator.unwrap_model(self.learner)
-        found = evaluate(
-            learner,
-            self.teachers,
-            self.data.heldout,
-            self.config.batch_size,
-            self.accelerator.device,
-            lambda done, total: self._at(phase, done, total),
-        )
+        learner, at = self.accelerator.unwrap_model(self.learner), partial(self._at, phase)
+        size, device = self.config.batch_size, self.accelerator.device
+        found = evaluate(learner, self.teachers, self.data.heldout, size, device, at)
         errors = f"KV error K {found['kv_key']:.4f}, V {found['kv_value']:.4f}"
         self.record.say(f"{phase}: held-out cross-entropy {found['ce']:.4f} nats per token, {errors}")
         self.report[when] = found
         if self.config.functional:
-            told = functional.measure(learner, self.teachers, self.data, self.config.batch_size, phase, self._at)
-            self.report["functional"] = functional.added(self.report.get("functional", {}), when, told)
-            self.record.say(f"{phase}: {record_words.of_function(told)}")
-
-    # --- the record ------------------------------------------------------------------------------------------
+            measured = functional.measure(learner, self.teachers, self.data, size, phase, self._at)
+            self.report["functional"] = functional.added(self.report.get("functional", {}), when, measured)
+            self.record.say(f"{phase}: {record_words.of_function(measured)}")
 
     def _at(self, phase: str, done: int, total: int) -> None:
-        """Progress of a phase that has nothing to save when it is stopped."""
+        """Tell the progress of a phase that has nothing to save when it is stopped."""
         self.stop.check()
         self.at(phase, done, total)
 
-    def _phase(self, name: str) -> None:
+    def _phase(self, name: str, *progress: int) -> None:
+        """Begin a phase, and tell its ``progress``, done and total, where it is known."""
         now = time.monotonic()
         if self.at.name != "starting":
             self.seconds[self.at.name] = round(self.seconds.get(self.at.name, 0) + now - self.phase_began, 3)
         self.phase_began, self.at.name = now, name
+        if progress:
+            self.at(name, *progress)
 
     def _write_report(self, state: str) -> None:
         self.report |= record_words.summary(self.config, self.folder, self.record, self.watch, state)
@@ -319,9 +288,6 @@ class Run:
         self.record.say(f"VERDICT: {state.upper()} after {time.monotonic() - self.begun:.0f} s")
 
 
-MIXED = {"fp32": "no", "fp16": "fp16", "bf16": "bf16"}
-
-
 def accelerator(config: TrainConfig) -> Accelerator:
     """Accelerate as the run wants it: device, precision, accumulation."""
     device = pick_device(config.device)
@@ -329,7 +295,7 @@ def accelerator(config: TrainConfig) -> Accelerator:
         os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
     return Accelerator(
         cpu=device.type == "cpu",
-        mixed_precision=MIXED[config.precision],
+        mixed_precision="no" if config.precision == "fp32" else config.precision,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )

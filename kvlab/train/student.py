@@ -48,14 +48,10 @@ def read_student(loaded: LoadedModel, ids: torch.Tensor, mask: torch.Tensor) -> 
     for layer in loaded.geometry.kv_layers:
         stored = cache.layers[layer].keys, cache.layers[layer].values
         if stored[0] is None or stored[0].shape[2] != ids.shape[1]:
+            wanted = {"n": ids.shape[1], "layer": layer, "name": loaded.name}
             raise TrainError(
                 "student-cache-incomplete",
-                expected=Message(
-                    "a cache of all {n} tokens in layer {layer} of {name}",
-                    n=ids.shape[1],
-                    layer=layer,
-                    name=loaded.name,
-                ),
+                expected=Message("a cache of all {n} tokens in layer {layer} of {name}", **wanted),
                 found=Message("nothing") if stored[0] is None else Message("{n} tokens", n=stored[0].shape[2]),
                 remedy=Message("choose a student whose layers cache every token"),
             )
@@ -76,13 +72,11 @@ def recompute_activations(loaded: LoadedModel) -> None:
     cache = empty_cache(loaded)
     recurrent = any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in cache.layers)
     if not layers or recurrent or type(cache) is not DynamicCache:
+        name = type(loaded.model).__name__
         raise TrainError(
             "checkpointing-unsupported",
             expected=Message("a student whose layers can be computed twice (gradient checkpointing)"),
-            found=Message(
-                "{name}, with a recurrent state" if layers else "{name}, which has none",
-                name=type(loaded.model).__name__,
-            ),
+            found=Message("{name}, with a recurrent state" if layers else "{name}, which has none", name=name),
             remedy=Message("leave --gradient_checkpointing out, and use a smaller batch: --batch_size 1"),
         )
     for layer in layers:
