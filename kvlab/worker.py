@@ -118,10 +118,7 @@ class Service:
         while True:
             request = self._analyses.take()
             error = request.job.perform(self._analyse)
-            if error is None:
-                self._reply(request.id, ok=True, result=None)
-            else:
-                self._reply(request.id, ok=False, error=error)
+            self._reply(request.id, **({"ok": False, "error": error} if error else {"ok": True, "result": None}))
             request.job.ended.set()
             if error is not None and error["kind"] == "device-error":
                 os._exit(DEVICE_LOST)

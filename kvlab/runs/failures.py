@@ -190,13 +190,10 @@ def slow_hint(device: str, precision: str, gpus: int) -> Message:
 
 
 def device_remedy() -> Message:
-    return Message(
-        "launch it again; if it fails again, choose the device cpu, where the message names the faulty step"
-    )
+    return Message("launch it again; if it fails again, choose the device cpu, where the message names the faulty step")
 
 
 def fault_remedy(log: str) -> Message:
-    """The remedy of a fault of the program. ``log``: the file with the traceback."""
     return Message("this is a fault of the program, please report it with {log}", log=log)
 
 
@@ -209,7 +206,9 @@ def _remedy(kind: str, config: TrainConfig | None, module: str) -> tuple[Message
         return _switches(config)
     if kind == "module-missing" and module:
         package = PACKAGES.get(module, module)
-        remedy = "install it: pip install {package} (or all of them: pip install -r requirements.txt), then resume the run"
+        remedy = (
+            "install it: pip install {package} (or all of them: pip install -r requirements.txt), then resume the run"
+        )
         return Message(remedy, package=package), {}
     remedies = {
         "module-missing": Message("install what is named: pip install -r requirements.txt, then resume the run"),

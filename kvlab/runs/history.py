@@ -61,8 +61,8 @@ class History:
         folders = store.listing(self.root)
         places = {entry.folder.name: place for place, entry in reversed(list(enumerate(run_queue.entries(self.root))))}
         rows = [self._row(folder, places, now) for folder in folders]
-        gone = {run for run, _ in list(self._kept)} - {folder.name for folder in folders}
-        for key in [key for key in list(self._kept) if key[0] in gone]:
+        names = {folder.name for folder in folders}
+        for key in [key for key in list(self._kept) if key[0] not in names]:
             self._kept.pop(key, None)
         return rows
 

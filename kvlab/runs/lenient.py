@@ -20,7 +20,6 @@ from pydantic import (
 )
 
 
-
 def _known(value: float) -> float:
     try:
         known = abs(float(value)) < math.inf

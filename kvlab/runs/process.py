@@ -5,14 +5,12 @@ import signal
 import socket
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import psutil
 
 from kvlab import PROJECT
 from kvlab.language import Message
-
 
 # The start time is counted from the machine's boot time, which the system gives in whole seconds.
 START_TOLERANCE = 2.0  # seconds
@@ -135,7 +133,6 @@ def _dead(process: psutil.Process) -> bool:
 
 
 def _runs(process: psutil.Process) -> bool:
-    try:
+    with suppress(psutil.NoSuchProcess):
         return process.is_running() and not _dead(process)
-    except psutil.NoSuchProcess:
-        return False
+    return False
