@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from kvlab import PROJECT
 from kvlab.errors import KvlabError, RunError
 from kvlab.request.settings import checked
 from kvlab.request.train import TrainConfig
@@ -137,12 +136,8 @@ def _start(folder: Path, command: Sequence[str], visible_devices: str | None) ->
     with store.disk_errors(folder), open(os.open(folder / OUTPUT, flags, 0o666), "ab") as output:
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "kvlab.runs.begin", str(folder), *command],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            cwd=PROJECT,
-            env=environment,
-            start_new_session=True,
+            **{"stdout": output, "stderr": output, "env": environment},
+            **process.DETACHED,
         )
 
 

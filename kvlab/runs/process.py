@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import subprocess
 import time
 from contextlib import suppress
 from typing import Any
@@ -14,6 +15,8 @@ from kvlab.language import Message
 
 # The start time is counted from the machine's boot time, which the system gives in whole seconds.
 START_TOLERANCE = 2.0  # seconds
+# How a process is started that outlives this one.
+DETACHED = {"stdin": subprocess.DEVNULL, "cwd": PROJECT, "start_new_session": True}
 
 
 def identity(pid: int | None = None) -> dict[str, Any]:

@@ -43,11 +43,9 @@ def similarity(alignment: Alignment, kind: str, name: str) -> go.Figure:
             z=finite_or_none(values),
             x=list(range(values.shape[1])),
             y=list(range(values.shape[0])),
-            zmin=lowest,
-            zmax=highest,
+            **{"zmin": lowest, "zmax": highest},
             colorscale=R2_SCALE if name == "r2" else CKA_SCALE,
-            xgap=2 if legible else 0,
-            ygap=2 if legible else 0,
+            **dict.fromkeys(("xgap", "ygap"), 2 if legible else 0),
             text=[["" if np.isnan(v) else f"{v:.2f}" for v in row] for row in values] if legible else None,
             texttemplate="%{text}" if legible else None,
             hoverongaps=False,
@@ -90,16 +88,9 @@ def _outline(figure: go.Figure, layers: dict[int, list[int]], thick: float) -> N
         for teacher in teachers:
             x += [teacher - 0.47, teacher + 0.47, teacher + 0.47, teacher - 0.47, teacher - 0.47, None]
             y += [student - 0.47, student - 0.47, student + 0.47, student + 0.47, student - 0.47, None]
+    box = {"x": x, "y": y, "mode": "lines", "name": say("chosen"), "showlegend": False, "hoverinfo": "skip"}
     for colour, width in (("#FFFFFF", 2 * thick), (STUDENT_COLOUR, thick)):
-        figure.add_scatter(
-            x=x,
-            y=y,
-            mode="lines",
-            line={"color": colour, "width": width},
-            name=say("chosen"),
-            showlegend=False,
-            hoverinfo="skip",
-        )
+        figure.add_scatter(line={"color": colour, "width": width}, **box)
 
 
 NAMES = {"cka": "CKA", "cka_shuffled": phrase("CKA shuffled"), "r2": phrase("R² alone")}
@@ -122,21 +113,18 @@ def layers_sentence(alignment: Alignment) -> str:
     fields = {"measured": say(measured, n=layer_map["rows"]), "split": split(alignment)}
     fields["among"] = say(AMONG[layer_map["search"]], n=len(alignment.teacher["kv_layers"]))
     if layer_map["rule"] == "heldout" and "similarity.key.r2" in alignment.arrays:
-        return say(
+        words = phrase(
             "Layers were chosen by the held-out R² they reach, {among}, on {measured}; {split}, the layers that score "
-            "a fold chosen without it.",
-            **fields,
+            "a fold chosen without it."
         )
-    if layer_map["rule"] == "cka":
-        return say(
+    elif layer_map["rule"] == "cka":
+        words = phrase(
             "The most similar layer by CKA was chosen, {among}, on {measured}; {split}, the layers that score a fold "
-            "chosen without it.",
-            **fields,
+            "chosen without it."
         )
-    return say(
-        "Layers were chosen by proportional depth alone; the matrices are measured on {measured}.",
-        measured=fields["measured"],
-    )
+    else:
+        words = phrase("Layers were chosen by proportional depth alone; the matrices are measured on {measured}.")
+    return say(words, **fields)
 
 
 def layer_sentence(alignment: Alignment, layer: int) -> str:
@@ -144,20 +132,13 @@ def layer_sentence(alignment: Alignment, layer: int) -> str:
     parts = []
     for kind, name in KIND_NAME.items():
         layers = chosen(alignment, kind)[layer]
+        values = {"kind": name, "layers": listed(layers)}
         which = plural(
-            len(layers),
-            "{kind} from teacher layer {layers}",
-            "{kind} from teacher layers {layers}",
-            kind=name,
-            layers=listed(layers),
+            len(layers), "{kind} from teacher layer {layers}", "{kind} from teacher layers {layers}", **values
         )
         if best := best_alone(alignment, kind, layer):
-            which = say(
-                "{which} (held-out R² of the best alone: {r2:.2f}, layer {layer})",
-                which=which,
-                r2=best[1],
-                layer=best[0],
-            )
+            alone = {"layer": best[0], "r2": best[1]}
+            which = say("{which} (held-out R² of the best alone: {r2:.2f}, layer {layer})", which=which, **alone)
         parts.append(which)
     return say("Student layer {layer} is explained: {parts}.", layer=layer, parts=together(parts))
 

@@ -60,13 +60,10 @@ def control_sentence(alignment: Alignment, score: HeadScore) -> str:
     measured = isfinite(score.r2_random)
     parts = [say("R² on documents held out ({split}), n = {n:,} tokens", split=split(alignment), n=score.n)]
     if score.n_control < score.n and measured:
-        parts.append(
-            say(
-                "shuffled rows and random weights on {n:,} of them, a sample, where the teacher reaches {r2:.3f}",
-                n=score.n_control,
-                r2=score.r2_random + score.gain_random,
-            )
+        words = phrase(
+            "shuffled rows and random weights on {n:,} of them, a sample, where the teacher reaches {r2:.3f}"
         )
+        parts.append(say(words, n=score.n_control, r2=score.r2_random + score.gain_random))
     elif score.n_control < score.n:
         parts.append(say("shuffled rows on {n:,} of them, a sample", n=score.n_control))
     if not measured:
@@ -85,10 +82,9 @@ def apart_sentence(alignment: Alignment, score: HeadScore) -> str:
     sinks = alignment.settings["sinks"]
     first = say("no sinks were left out")
     if sinks:
+        error = _apart(score.error_sink, score.n_sink)
         first = say(
-            "the first {sinks} content tokens of either model (attention sinks): {error}",
-            sinks=sinks,
-            error=_apart(score.error_sink, score.n_sink),
+            "the first {sinks} content tokens of either model (attention sinks): {error}", sinks=sinks, error=error
         )
     special = say("the two models begin with no special token in common")
     if score.n_special:
@@ -115,9 +111,8 @@ def fusion_sentence(alignment: Alignment) -> str:
             r2, gain, random = (_mean_of(scores, column) for column in ("r2", "gain", "gain_random"))
             gained = say("{points} over the best single teacher", points=points(gain))
             if isfinite(random):
-                gained = say(
-                    "{one}, {points} over random weights in place of the others", one=gained, points=points(random)
-                )
+                words = phrase("{one}, {points} over random weights in place of the others")
+                gained = say(words, one=gained, points=points(random))
             parts.append(say("{share} of {kind} ({over})", share=whole(r2), kind=name, over=gained))
     sentence = say(
         "Fused in the student's space, {teachers} teachers explain {shares}, averaged over heads, on the {n:,} tokens "
@@ -194,12 +189,10 @@ def capture_sentence(alignment: Alignment, role: str) -> str:
         words.append(say("Its latent cache (MLA): K stands for the latent, V for the rotary key part."))
     without = sorted(set(range(model["layers"])) - set(model["kv_layers"]))
     if without:
+        layers = {"layers": listed(without)}
         words.append(
             plural(
-                len(without),
-                "Without a KV cache: layer {layers}.",
-                "Without a KV cache: layers {layers}.",
-                layers=listed(without),
+                len(without), "Without a KV cache: layer {layers}.", "Without a KV cache: layers {layers}.", **layers
             )
         )
     return say(" ").join(words)

@@ -43,11 +43,7 @@ def gather(folder: Path, checks: Sequence[Fields] | None = None, checked: str | 
     problems = _problems(view, status, reader)
     errors = [p["error"] for p in problems if _is_runtime_error(p["error"])]
     run = {
-        "id": view.id,
-        "name": view.name,
-        "state": view.state,
-        "phase": view.phase,
-        "host": view.host,
+        **{name: getattr(view, name) for name in ("id", "name", "state", "phase", "host")},
         "verdict": verdict.state,
         "started": (status.history[0].started if status.history else None) or view.started,
         "ended": view.updated if not view.active else None,
@@ -193,10 +189,9 @@ def _forecast(forecast: Forecast, peak: Fields | None) -> Fields | None:
     if not parts or None in sizes:
         return None
     growth = peak["bytes"] - forecast.baseline if peak else None
-    measured = {"peak": peak["bytes"], "source": peak["source"]} if peak else {"peak": None, "source": None}
     ratio = forecast.total / growth if growth and growth > 0 else None
-    told = {**forecast.model_dump(), "parts": parts, **measured}
-    return {**told, "growth": growth if ratio else None, "ratio": ratio}
+    measured = {"peak": peak and peak["bytes"], "source": peak and peak["source"]}
+    return {**forecast.model_dump(), "parts": parts, **measured, "growth": growth if ratio else None, "ratio": ratio}
 
 
 def _total(view: View, status: Status) -> int | None:
@@ -226,8 +221,6 @@ def _finite(value: Any) -> Any:
 TERMS = ("loss", "ce", "kv_key", "kv_value", "entropy")
 MOST_POINTS = 2000  # of a curve; more than a figure has pixels
 
-Fields = dict[str, Any]
-
 
 def series(steps: Table, memory: Table) -> Fields:
     """``step`` and the terms over it, raw and smoothed; the router's weights; memory in bytes over seconds of work.
@@ -240,7 +233,11 @@ def series(steps: Table, memory: Table) -> Fields:
     terms = {name: steps.column(name) for name in TERMS if any(map(math.isfinite, steps.column(name)))}
     if "router.0" not in steps.columns:
         terms.pop("entropy", None)  # of the weights of a single teacher, which are always 1
-    routers = sorted(name for name in steps.columns if name.startswith("router.") and name[7:].isdigit())
+    smooth = {name: smoothed(values) for name, values in terms.items()}
+    routers = sorted(
+        (name for name in steps.columns if name.startswith("router.") and name[7:].isdigit()),
+        key=lambda name: int(name[7:]),
+    )
     of, times, used = curve(memory)
     group = -(-len(used) // MOST_POINTS) or 1
     peaks = [_largest(used, start, group) for start in range(0, len(used), group)]
@@ -248,14 +245,10 @@ def series(steps: Table, memory: Table) -> Fields:
         "every": every,
         "step": [int(numbers[at]) for at in kept],
         "raw": {name: [values[at] for at in kept] for name, values in terms.items()},
-        "smooth": {name: [values[at] for at in kept] for name, values in _smooth(terms).items()},
-        "router": [[steps.column(name)[at] for at in kept] for name in sorted(routers, key=lambda n: int(n[7:]))],
+        "smooth": {name: [values[at] for at in kept] for name, values in smooth.items()},
+        "router": [[steps.column(name)[at] for at in kept] for name in routers],
         "memory": {"of": of, "seconds": [times[at] for at in peaks], "bytes": [used[at] for at in peaks]},
     }
-
-
-def _smooth(terms: dict[str, list[float]]) -> dict[str, list[float]]:
-    return {name: smoothed(values) for name, values in terms.items()}
 
 
 def _kept(count: int, every: int) -> list[int]:
