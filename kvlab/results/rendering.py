@@ -45,7 +45,13 @@ def environment() -> Environment:
     values = {"autoescape": True, "finalize": drawn, "undefined": StrictUndefined}
     shared = Environment(loader=FileSystemLoader(TEMPLATES), **values, **layout)
     shared.globals.update(
-        say=_say, spoken=say, plural=plural, table=table, html_language=html_language, FONTS=FONTS, quoted=Quoted
+        say=_say,
+        spoken=say,
+        plural=plural,
+        table=table,
+        html_language=lambda: HTML_LANGUAGES.get(current(), current()),
+        FONTS=FONTS,
+        quoted=Quoted,
     )
     shared.filters.update(cell=cell, fenced=fenced)
     return shared
@@ -109,11 +115,6 @@ def _code_span(text: str) -> str:
 
 def _longest_ticks(text: str) -> int:
     return max(map(len, re.findall("`+", text)), default=0)
-
-
-def html_language() -> str:
-    """Name the current language as HTML does."""
-    return HTML_LANGUAGES.get(current(), current())
 
 
 def table(frame: pd.DataFrame, heading: Callable[[str], str] | None = None, form: str | None = None) -> Markup:

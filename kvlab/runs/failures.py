@@ -55,16 +55,8 @@ Changes = dict[str, Any]
 class Failure(RunError):
     """The end of a run that nobody asked for. ``changes``: settings that may do better, {} where none are known."""
 
-    def __init__(
-        self,
-        kind: str,
-        *,
-        expected: Message | str,
-        found: Message | str,
-        remedy: Message | str,
-        changes: Changes | None = None,
-    ):
-        super().__init__(kind, expected=expected, found=found, remedy=remedy)
+    def __init__(self, kind: str, *, changes: Changes | None = None, **parts: Message | str):
+        super().__init__(kind, **parts)
         self.changes = changes or {}
 
     def to_dict(self) -> dict[str, Any]:

@@ -144,10 +144,7 @@ def difference_sentence(differences: Sequence[HeadDifference]) -> str:
         "On held-out text, B explains {means} than A, averaged over heads; of {n} heads, B is higher in {more} and "
         "lower in {less} by more than two standard errors, and {alike} cannot be told apart.",
         means=explained,
-        n=len(heads),
-        more=more,
-        less=less,
-        alike=len(heads) - more - less,
+        **{"n": len(heads), "more": more, "less": less, "alike": len(heads) - more - less},
     )
 
 

@@ -161,12 +161,8 @@ def ceiling_sentence(alignment: Alignment, kind: str) -> str:
     ]
     beside = np.diagonal(own, 1)
     if len(beside) and not np.isnan(beside).all():
-        parts.append(
-            say(
-                "neighbouring student layers have {cka:.2f} with each other (at 1 nothing tells them apart)",
-                cka=np.nanmean(beside),
-            )
-        )
+        words = phrase("neighbouring student layers have {cka:.2f} with each other (at 1 nothing tells them apart)")
+        parts.append(say(words, cka=np.nanmean(beside)))
     return say("{clauses}.", clauses=clauses(parts))
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from kvlab.language import plural, say
+from kvlab.language import phrase, plural, say
 from kvlab.request.time_rules import known
 from kvlab.results.alignment.data import Alignment
 from kvlab.results.alignment.heads import contribution_table
@@ -47,10 +47,7 @@ def spectrum_sentence(alignment: Alignment, kind: str, layer: int, head: int) ->
         "The largest direction holds {share} of {name}’s variance and has error {error} ± {se} (the token alone: "
         "{identity}). {n} of {all} directions hold {most} of the variance: error {large} on them{rest}. Held out "
         "({folds} folds by document), n = {tokens} tokens; weighted by share, the errors sum to the head’s {total}.",
-        name=KIND_NAME[kind],
-        identity=written(first["error_identity"], 2),
-        n=needed,
-        all=len(frame),
+        **{"name": KIND_NAME[kind], "identity": written(first["error_identity"], 2), "n": needed, "all": len(frame)},
         most=whole(large["share"].sum()),
         large=written(_weighted(large), 2),
         rest=say(", {small} on the others", small=written(_weighted(small), 2)) if len(small) else "",
@@ -69,19 +66,16 @@ def rules_sentence(alignment: Alignment, kind: str, layer: int, head: int) -> st
     best, own = frame.iloc[0], frame[frame["own"]]
     if not best["common"]:
         return say("No token is covered by every rule, so the rules cannot be compared.")
-    said = [
-        say(
-            "The best rule for this head is **{rule}**: R² {r2}{se}, n = {n} tokens, those that all rules cover.",
-            rule=best["rule"],
-            r2=written(best["r2"]),
-            se=plus_minus(best["se"]),
-            n=f"{best['rows_scored']:,}",
-        )
-    ]
+
+    def values(row: pd.Series) -> dict[str, str]:
+        return {"rule": row["rule"], "r2": written(row["r2"]), "se": plus_minus(row["se"])}
+
+    words = phrase(
+        "The best rule for this head is **{rule}**: R² {r2}{se}, n = {n} tokens, those that all rules cover."
+    )
+    said = [say(words, n=f"{best['rows_scored']:,}", **values(best))]
     if not best["own"] and len(own):
-        (_, ours), *_ = own.iterrows()
-        values = {"rule": ours["rule"], "r2": written(ours["r2"]), "se": plus_minus(ours["se"])}
-        said.append(say("That of this analysis, **{rule}**, reaches {r2}{se}.", **values))
+        said.append(say("That of this analysis, **{rule}**, reaches {r2}{se}.", **values(own.iloc[0])))
     blind = frame[frame["rule"] == "nearest"]
     if len(blind) and blind.iloc[0]["common"]:
         said.append(say("The control, nearest, which is blind to the text: {r2}.", r2=written(blind["r2"].iloc[0])))

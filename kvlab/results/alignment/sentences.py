@@ -29,6 +29,7 @@ def sentence(alignment: Alignment) -> str:
         for kind, name in KIND_NAME.items()
     ]
     calibration = data["calibration_documents"]
+    models = {"teacher": alignment.teacher["name"], "student": alignment.student["name"]}
     return say(
         "On {documents} held out by document ({rows:,} student tokens, {folds} folds{also}), {teacher} explains "
         "{shares} of {student}'s variance, averaged over heads.",
@@ -36,9 +37,8 @@ def sentence(alignment: Alignment) -> str:
         rows=data["rows_scored"],
         folds=data["folds"],
         also=say(", fitted also on {n} bundled samples", n=calibration) if calibration else "",
-        teacher=alignment.teacher["name"],
         shares=together(shares),
-        student=alignment.student["name"],
+        **models,
     )
 
 
@@ -171,10 +171,7 @@ def kept_sentence(alignment: Alignment, number: int, layer: int, head: int) -> s
         "Teacher layer {layer}, head {head} keeps **{steps}** of this document, those of the highest score "
         "λ·importance − (1 − λ)·redundancy with λ = 0.1. Special tokens and the first {sinks} content tokens are no "
         "candidates.",
-        layer=layer,
-        head=head,
-        steps=steps,
-        sinks=alignment.settings["sinks"],
+        **{"layer": layer, "head": head, "steps": steps, "sinks": alignment.settings["sinks"]},
     )
 
 

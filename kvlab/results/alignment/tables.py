@@ -34,17 +34,8 @@ HEADS = {
     "error_special": phrase("error of special token"),
     "n_special": phrase("n special"),
 }
-FUSION = {
-    "kind": "K/V",
-    "r2": phrase("fused R²"),
-    "se": phrase("± s.e."),
-    "gain": phrase("gain"),
-    "gain_se": phrase("± s.e. of gain"),
-    "gain_random": phrase("gain over random"),
-    "gain_random_se": phrase("± s.e. of this gain"),
-    "n": phrase("n tokens"),
-    "n_control": phrase("n control"),
-}
+FUSION = {name: HEADS[name] for name in ("kind", "se", "gain_random", "gain_random_se", "n", "n_control")}
+FUSION |= {"r2": phrase("fused R²"), "gain": phrase("gain"), "gain_se": phrase("± s.e. of gain")}
 OF_TEACHERS = {"r2_alone": phrase("R² alone: {teacher}"), "weights": phrase("weight: {teacher}")}  # a column for each
 POSITIONS = {"rope": phrase("RoPE, undone"), "none": phrase("no RoPE"), "absolute": phrase("part of keys and values")}
 RULES = [  # columns of the table of time rules

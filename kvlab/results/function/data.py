@@ -244,9 +244,7 @@ def sentence(injection: Injection) -> str:
         return say(
             "Nothing is reported: the own cache of {student}, injected, does not reproduce its logits (they differ by "
             "{difference:.1e} of the largest logit, {tolerance:.0e} is allowed).",
-            student=student,
-            difference=own["largest_difference"],
-            tolerance=own["tolerance"],
+            **{"student": student, "difference": own["largest_difference"], "tolerance": own["tolerance"]},
         )
     projected = injection.score("projected")
     measured = {found.variant for found in injection.injected}
@@ -262,7 +260,5 @@ def sentence(injection: Injection) -> str:
         **damage,
         controls=say(", ").join(controls),
         difference=own["largest_difference"],
-        n=projected.n,
-        documents=projected.documents,
-        fitted=injection.data["documents_fitted"],
+        **{"n": projected.n, "documents": projected.documents, "fitted": injection.data["documents_fitted"]},
     )

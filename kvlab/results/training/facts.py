@@ -119,9 +119,7 @@ def _milestones(
                 "state": checkpoint.state or ("pending" if view.active else "fail"),
                 "loss": _at(steps, "loss", at) if at is not None else None,
                 "memory": _memory_at(memory, steps, at, step) if not reader.resumed else None,
-                "value": checkpoint.value,
-                "threshold": checkpoint.threshold,
-                "words": checkpoint.words,
+                **{of: getattr(checkpoint, of) for of in ("value", "threshold", "words")},
             }
         )
     return rows
