@@ -90,14 +90,14 @@ def controls(score: HeadScore) -> go.Figure:
     """R² of one head beside what it must beat."""
     rows = [row for row in control_values(score) if isfinite(row[1])]
     shown = [max(value, LOWEST_SHOWN) for _, value, _, _ in rows]
+    errors = [error if isfinite(error) else None for _, _, error, _ in rows]
     figure = go.Figure(
         go.Bar(
             x=shown,
             y=[f"{name}  <b>{written(value)}</b>{plus_minus(error)}" for name, value, error, _ in rows],
             orientation="h",
             marker_color=[TEACHER_COLOUR] + [NEUTRAL] * (len(rows) - 1),
-            error_x={"type": "data", "array": [error if isfinite(error) else None for _, _, error, _ in rows]}
-            | {"thickness": 1.5},
+            error_x={"type": "data", "array": errors, "thickness": 1.5},
             customdata=[[name, written(value) + plus_minus(error), f"{n:,}"] for name, value, error, n in rows],
             hovertemplate=say("%{customdata[0]}: R² %{customdata[1]}, n = %{customdata[2]} tokens") + "<extra></extra>",
         )

@@ -32,7 +32,8 @@ def similarity(alignment: Alignment, kind: str, name: str) -> go.Figure:
     """One matrix of MATRICES over the layers as numbered in the models; the chosen layers are outlined."""
     title, words = MATRICES[name]
     across = alignment.student if name == "own" else alignment.teacher
-    values = _as_numbered(alignment.arrays[f"similarity.{kind}.{name}"], alignment.student, across)
+    values = np.full((alignment.student["layers"], across["layers"]), np.nan)  # where a layer keeps no cache
+    values[np.ix_(alignment.student["kv_layers"], across["kv_layers"])] = alignment.arrays[f"similarity.{kind}.{name}"]
     legible = max(values.shape) <= CELL_TEXT_UP_TO
     lowest, highest = _r2_range(alignment) if name == "r2" else (0.0, 1.0)
     of_student = say("student layer")
@@ -62,13 +63,6 @@ def similarity(alignment: Alignment, kind: str, name: str) -> go.Figure:
     height = min(640, max(250, 96 + 40 * values.shape[0]))
     heading = {"text": say("{kind}: {title}", kind=KIND_NAME[kind], title=say(title)), "font": {"size": 15}}
     return layout(figure, height, title=heading, plot_bgcolor=NOTHING)
-
-
-def _as_numbered(of_cached: np.ndarray, student: dict, across: dict) -> np.ndarray:
-    """[cached layers] x 2 -> [layers] x 2; not a number where a layer keeps no cache."""
-    values = np.full((student["layers"], across["layers"]), np.nan)
-    values[np.ix_(student["kv_layers"], across["kv_layers"])] = of_cached
-    return values
 
 
 def _r2_range(alignment: Alignment) -> tuple[float, float]:

@@ -5,7 +5,7 @@ from math import isfinite
 import numpy as np
 
 from kvlab.language import Message, phrase, plural, say
-from kvlab.results.alignment.data import Alignment, FusedScore, HeadScore
+from kvlab.results.alignment.data import Alignment, HeadScore
 from kvlab.results.alignment.rkv import kept_mask
 from kvlab.results.alignment.tables import split_words
 from kvlab.results.style import KIND_NAME
@@ -108,7 +108,9 @@ def fusion_sentence(alignment: Alignment) -> str:
     for kind, name in KIND_NAME.items():
         scores = [s for s in alignment.fusion if s.kind == kind and isfinite(s.r2)]
         if scores:
-            r2, gain, random = (_mean_of(scores, column) for column in ("r2", "gain", "gain_random"))
+            r2, gain, random = (
+                sum(getattr(s, of) for s in scores) / len(scores) for of in ("r2", "gain", "gain_random")
+            )
             gained = say("{points} over the best single teacher", points=points(gain))
             if isfinite(random):
                 words = phrase("{one}, {points} over random weights in place of the others")
@@ -122,10 +124,6 @@ def fusion_sentence(alignment: Alignment) -> str:
         n=alignment.fusion[0].n,
     )
     return sentence + _beating(alignment)
-
-
-def _mean_of(scores: list[FusedScore], column: str) -> float:
-    return sum(getattr(score, column) for score in scores) / len(scores)
 
 
 def _beating(alignment: Alignment) -> str:

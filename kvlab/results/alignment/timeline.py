@@ -77,7 +77,7 @@ def timeline(alignment: Alignment, number: int, rule: str, window: tuple[int, in
     _add_segments(figure, document, start, end)
     figure.update_xaxes(range=[start - 1, end + 1], showgrid=False)
     figure.update_xaxes(title=say("byte of the text (UTF-8)"), row=2, col=1)
-    rails = {"tickvals": [0, 1], "ticktext": [say("student"), say("teacher")], "range": [-0.25, 1.55]}
+    rails = {"range": [-0.25, 1.55], "tickvals": [0, 1], "ticktext": [say("student"), say("teacher")]}
     figure.update_yaxes(**TOP, **rails, showgrid=False, zeroline=False, fixedrange=True)
     figure.update_yaxes(row=2, col=1, title=say("error, mean of heads"), rangemode="tozero", fixedrange=True)
     return layout(figure, 450, dragmode="pan", margin={"l": 72, "r": 16, "t": 56, "b": 48})
@@ -231,15 +231,14 @@ class Group(NamedTuple):
 
 def groups(document: Inspected) -> list[Group]:
     """Invariant: groups tile the text as far as both have read it; each ends at a byte where a token of both ends."""
-    ends_t, ends_s = (_ends(tokens) for tokens in (document.teacher_tokens, document.student_tokens))
+    ends_t, ends_s = (
+        np.array([token.end for token in tokens if not token.special and token.end > 0], dtype=int)
+        for tokens in (document.teacher_tokens, document.student_tokens)
+    )
     borders = np.intersect1d(ends_t, ends_s)
     counts_t, counts_s = (np.diff(np.searchsorted(e, borders, side="right"), prepend=0) for e in (ends_t, ends_s))
     starts = [0, *borders[:-1].tolist()] if len(borders) else []
     return [Group(*of) for of in zip(starts, borders.tolist(), counts_t.tolist(), counts_s.tolist())]
-
-
-def _ends(tokens: list[TokenView]) -> np.ndarray:
-    return np.array([token.end for token in tokens if not token.special and token.end > 0], dtype=int)
 
 
 def shapes(document: Inspected) -> Counter[str]:

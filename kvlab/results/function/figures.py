@@ -99,8 +99,7 @@ SYMBOL = {"key": "circle", "value": "diamond"}
 
 def measured(injection: Injection, measure: str, part: str) -> bool:
     """Whether a map of it can be drawn."""
-    cells = getattr(injection, HEAD_MEASURES[measure][0])
-    return any(c.kind == part and c.head is not None for c in cells)
+    return any(c.kind == part and c.head is not None for c in getattr(injection, HEAD_MEASURES[measure][0]))
 
 
 def function_map(injection: Injection, measure: str, part: str, selected: tuple[int, int] | None = None) -> go.Figure:

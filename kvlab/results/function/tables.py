@@ -127,10 +127,8 @@ def head_table(injection: Injection, layer: int, head: int | None) -> pd.DataFra
         ]
     for c in injection.attention:
         if (c.layer, c.head) == (layer, head) and c.kind != "value":
-            rows.append(
-                {"measure": say("KL of the attention distribution"), "kind": parts[c.kind], "value": c.kl}
-                | {"se": c.kl_se, **c.controls_kl, "n": c.n}
-            )
+            measured = {"kind": parts[c.kind], "value": c.kl, "se": c.kl_se, **c.controls_kl, "n": c.n}
+            rows.append({"measure": say("KL of the attention distribution"), **measured})
     for c in injection.swaps:
         if (c.layer, c.head) == (layer, head):
             swap = {"kind": parts[c.kind], "n": c.n}

@@ -38,7 +38,8 @@ def gather(folder: Path, checks: Sequence[Fields] | None = None, checked: str | 
     reader, samples = Steps(folder), Reader(folder / MEMORY)
     steps, memory = reader.read(), samples.read()
     checkpoints = [checkpoint for checkpoint in verdict.checkpoints if checkpoint.name]
-    total = _total(view, status)
+    asked = Status.of({"total": view.config.get("max_steps")}).total
+    total = asked or (status.total if view.phase == "training" else None)
     speed = pace(steps, total or 0)
     problems = _problems(view, status, reader)
     errors = [p["error"] for p in problems if _is_runtime_error(p["error"])]
@@ -192,11 +193,6 @@ def _forecast(forecast: Forecast, peak: Fields | None) -> Fields | None:
     return {**forecast.model_dump(), "parts": parts, **measured, "growth": growth if ratio else None, "ratio": ratio}
 
 
-def _total(view: View, status: Status) -> int | None:
-    asked = Status.of({"total": view.config.get("max_steps")}).total
-    return asked or (status.total if view.phase == "training" else None)
-
-
 def _is_runtime_error(error: Fields) -> bool:
     return error.get("kind") in RUNTIME_KINDS or "RuntimeError" in Message.read(error.get("found"))
 
@@ -238,7 +234,9 @@ def series(steps: Table, memory: Table) -> Fields:
     )
     of, times, used = curve(memory)
     group = -(-len(used) // MOST_POINTS) or 1
-    peaks = [_largest(used, start, group) for start in range(0, len(used), group)]
+    heights = [value if math.isfinite(value) else -math.inf for value in used]
+    groups = [range(start, min(start + group, len(used))) for start in range(0, len(used), group)]
+    peaks = [max(places, key=heights.__getitem__) for places in groups]
     return {
         "every": every,
         "step": [int(numbers[at]) for at in kept],
@@ -253,8 +251,3 @@ def _kept(count: int, every: int) -> list[int]:
     """Places of every so-manieth point, and the last."""
     places = list(range(0, count, every))
     return places if not count or places[-1] == count - 1 else [*places, count - 1]
-
-
-def _largest(values: Sequence[float], start: int, length: int) -> int:
-    places = range(start, min(start + length, len(values)))
-    return max(places, key=lambda at: values[at] if math.isfinite(values[at]) else -math.inf)
