@@ -88,7 +88,10 @@ class Service:
     def accept(self, line: bytes) -> None:
         """Answer one line of stdin, or put it into the lane of its kind."""
         try:
-            request = _request(line)
+            fields = json.loads(line)
+            request = Request(fields["id"], fields["call"], dict(fields.get("args") or {}))
+            if request.call == "analyse":
+                request.job = Job(Path(request.args["folder"]))
         except (ValueError, KeyError, TypeError) as error:
             self._reply(None, ok=False, error=explain(error, Message("a JSON object with id, call and args")))
             return
@@ -118,10 +121,7 @@ class Service:
         while True:
             request = self._analyses.take()
             error = request.job.perform(self._analyse)
-            if error is None:
-                self._reply(request.id, ok=True, result=None)
-            else:
-                self._reply(request.id, ok=False, error=error)
+            self._reply(request.id, **({"ok": False, "error": error} if error else {"ok": True, "result": None}))
             request.job.ended.set()
             if error is not None and error["kind"] == "device-error":
                 os._exit(DEVICE_LOST)
@@ -134,7 +134,13 @@ class Service:
     def _answer(self, request: Request, handlers: Handlers) -> None:
         try:
             if request.call not in handlers:
-                raise _unknown(request.call, [*self._at_once, "analyse", *self._handlers])
+                known = [*self._at_once, "analyse", *self._handlers]
+                raise KvlabError(
+                    "call-unknown",
+                    expected=Message("one of: {names}", names=", ".join(known)),
+                    found=repr(request.call)[:100],
+                    remedy=Message("the app and its worker may be of different versions: restart the app"),
+                )
             self._reply(request.id, ok=True, result=handlers[request.call](**request.args))
         except BaseException as error:  # also a library's sys.exit: this thread must live on
             if not isinstance(error, KvlabError):
@@ -162,7 +168,8 @@ class Service:
             self._reply(request.id, ok=True, result=None)
         if current is not None:
             current.job.stop()
-        return "running" if current is not None else "queued" if removed else "nowhere"
+            return "running"
+        return "queued" if removed else "nowhere"
 
 
 def serve(
@@ -254,23 +261,6 @@ def main() -> None:
 
     questions = (geometry, forecast, doctor, checks, loaded, release)
     run({question.__name__: question for question in questions}, analyse, warm)
-
-
-def _request(line: bytes) -> Request:
-    fields = json.loads(line)
-    request = Request(fields["id"], fields["call"], dict(fields.get("args") or {}))
-    if request.call == "analyse":
-        request.job = Job(Path(request.args["folder"]))
-    return request
-
-
-def _unknown(call: str, known: list[str]) -> KvlabError:
-    return KvlabError(
-        "call-unknown",
-        expected=Message("one of: {names}", names=", ".join(known)),
-        found=repr(call)[:100],
-        remedy=Message("the app and its worker may be of different versions: restart the app"),
-    )
 
 
 def _plain(value: Any) -> Any:

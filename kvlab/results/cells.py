@@ -76,6 +76,12 @@ def cell_map(
     )
 
 
+def diverging(scale: str, limit: float, title: str) -> dict[str, Any]:
+    """``colours`` of cell_map around zero."""
+    bar = {"title": {"text": title}, "thickness": 12}
+    return {"colorscale": scale, "zmin": -limit, "zmax": limit, "colorbar": bar}
+
+
 def _write(figure: go.Figure, cells: Sequence[Cell], legible: bool, size: int) -> None:
     """Words and marks, or of cells too small for words the marks alone."""
     # Plotly checks a list of colours one by one: of many cells, those of one colour are drawn together.

@@ -1,4 +1,4 @@
-"""What is worked out of a finished result is worked out once in each language, and let go with the result.
+"""Cache values derived from a result, per language, for as long as the result lives.
 
 Clicks draw the same maps again: at 64 layers of 64 heads, the words of their 8,192 cells take longer than all else.
 """

@@ -8,6 +8,7 @@ table into one. A name ending in ``.md.j2`` is Markdown.
 import re
 from collections.abc import Callable
 from functools import cache
+from itertools import count
 from string import Formatter
 
 import pandas as pd
@@ -40,17 +41,17 @@ def render(name: str, /, **values: object) -> str:
 @cache
 def environment() -> Environment:
     """One for all reports. Every value that is not marked as safe is escaped: for HTML, or for Markdown."""
-    shared = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        finalize=drawn,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    layout = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
+    values = {"autoescape": True, "finalize": drawn, "undefined": StrictUndefined}
+    shared = Environment(loader=FileSystemLoader(TEMPLATES), **values, **layout)
     shared.globals.update(
-        say=_say, spoken=say, plural=plural, table=table, html_language=html_language, FONTS=FONTS, quoted=Quoted
+        say=_say,
+        spoken=say,
+        plural=plural,
+        table=table,
+        html_language=lambda: HTML_LANGUAGES.get(current(), current()),
+        FONTS=FONTS,
+        quoted=Quoted,
     )
     shared.filters.update(cell=cell, fenced=fenced)
     return shared
@@ -116,11 +117,6 @@ def _longest_ticks(text: str) -> int:
     return max(map(len, re.findall("`+", text)), default=0)
 
 
-def html_language() -> str:
-    """Name the current language as HTML does."""
-    return HTML_LANGUAGES.get(current(), current())
-
-
 def table(frame: pd.DataFrame, heading: Callable[[str], str] | None = None, form: str | None = None) -> Markup:
     """Draw a table; ``heading`` names its columns, ``form`` writes its numbers."""
     frame = frame if heading is None else frame.rename(columns=heading)
@@ -131,12 +127,10 @@ def table(frame: pd.DataFrame, heading: Callable[[str], str] | None = None, form
 
 def _drawing() -> Callable[[go.Figure], Markup]:
     """Figure -> HTML; the first figure of a report brings plotly along, so that the file needs no network."""
-    drawn = 0
+    numbers = count()
 
     def draw(figure: go.Figure) -> Markup:
-        nonlocal drawn
-        drawn += 1
         figure = go.Figure(figure).update_layout(font_family=FONTS)
-        return Markup(to_html(figure, full_html=False, include_plotlyjs=drawn == 1))
+        return Markup(to_html(figure, full_html=False, include_plotlyjs=next(numbers) == 0))
 
     return draw

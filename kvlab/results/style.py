@@ -7,7 +7,7 @@ analysis B minus R² of analysis A (orange = less in B, purple = more). K stands
 student.
 """
 
-from math import isnan
+from math import isfinite, isnan
 
 import numpy as np
 import plotly.graph_objects as go
@@ -51,6 +51,11 @@ def finite_or_none(values: np.ndarray) -> list:
 def written(value: float, digits: int = 3, sign: str = "") -> str:
     """Rounded, without a negative zero, with a true minus; ``sign`` "+" writes a plus too."""
     return "–" if isnan(value) else f"{round(value, digits) + 0:{sign}.{digits}f}".replace("-", "−")
+
+
+def plus_minus(se: float) -> str:
+    """A standard error behind its number; nothing when there is none."""
+    return f" ± {se:.3f}" if isfinite(se) else ""
 
 
 def visible(token: TokenView | str) -> str:

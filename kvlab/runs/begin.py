@@ -31,12 +31,10 @@ def begin(folder: Path, command: Sequence[str]) -> None:
     now = datetime.now(UTC)
     store.write_status(
         folder,
-        state="running",
-        phase="starting",
+        **{"state": "running", "phase": "starting", "error": None},
         started=store.timestamp(now),
         heartbeat=store.timestamp(now),
         next_heartbeat_due=store.timestamp(now + FIRST_SIGN),
-        error=None,
         **identity(),
     )
     os.set_inheritable(lock, True)

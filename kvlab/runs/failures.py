@@ -55,16 +55,8 @@ Changes = dict[str, Any]
 class Failure(RunError):
     """The end of a run that nobody asked for. ``changes``: settings that may do better, {} where none are known."""
 
-    def __init__(
-        self,
-        kind: str,
-        *,
-        expected: Message | str,
-        found: Message | str,
-        remedy: Message | str,
-        changes: Changes | None = None,
-    ):
-        super().__init__(kind, expected=expected, found=found, remedy=remedy)
+    def __init__(self, kind: str, *, changes: Changes | None = None, **parts: Message | str):
+        super().__init__(kind, **parts)
         self.changes = changes or {}
 
     def to_dict(self) -> dict[str, Any]:
@@ -190,13 +182,10 @@ def slow_hint(device: str, precision: str, gpus: int) -> Message:
 
 
 def device_remedy() -> Message:
-    return Message(
-        "launch it again; if it fails again, choose the device cpu, where the message names the faulty step"
-    )
+    return Message("launch it again; if it fails again, choose the device cpu, where the message names the faulty step")
 
 
 def fault_remedy(log: str) -> Message:
-    """The remedy of a fault of the program. ``log``: the file with the traceback."""
     return Message("this is a fault of the program, please report it with {log}", log=log)
 
 
@@ -209,7 +198,9 @@ def _remedy(kind: str, config: TrainConfig | None, module: str) -> tuple[Message
         return _switches(config)
     if kind == "module-missing" and module:
         package = PACKAGES.get(module, module)
-        remedy = "install it: pip install {package} (or all of them: pip install -r requirements.txt), then resume the run"
+        remedy = (
+            "install it: pip install {package} (or all of them: pip install -r requirements.txt), then resume the run"
+        )
         return Message(remedy, package=package), {}
     remedies = {
         "module-missing": Message("install what is named: pip install -r requirements.txt, then resume the run"),

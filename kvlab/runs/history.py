@@ -61,8 +61,8 @@ class History:
         folders = store.listing(self.root)
         places = {entry.folder.name: place for place, entry in reversed(list(enumerate(run_queue.entries(self.root))))}
         rows = [self._row(folder, places, now) for folder in folders]
-        gone = {run for run, _ in list(self._kept)} - {folder.name for folder in folders}
-        for key in [key for key in list(self._kept) if key[0] in gone]:
+        names = {folder.name for folder in folders}
+        for key in [key for key in list(self._kept) if key[0] not in names]:
             self._kept.pop(key, None)
         return rows
 
@@ -74,19 +74,15 @@ class History:
         report = self._read(folder, REPORT, lambda at: Report.read(at / REPORT)) or Report()
         last = self._read(folder, store.METRICS, _last_step) or LastStep()
         first = status.history[0] if status.history else status
+        known = {"id": folder.name, "folder": folder, "state": state, "phase": status.phase}
         return Row(
-            id=folder.name,
-            folder=folder,
+            **known,
             kind=status.kind if status.kind in store.KINDS else "unknown",
             name=status.name or folder.name,
-            state=state,
-            phase=status.phase,
             stopping=active and (folder / STOP).exists(),
             ahead=places.get(folder.name) if state == "queued" else None,
-            step=last.step,
+            **{"step": last.step, "loss": last.loss, "verdict": verdict.state},
             steps=self._steps(folder, verdict),
-            verdict=verdict.state,
-            loss=last.loss,
             ce_before=(report.before or Measured()).ce,
             ce_after=(report.after or Measured()).ce,
             peak=self._peak(folder, active),

@@ -54,7 +54,9 @@ class Job:
         except BaseException as error:  # whatever it is, it belongs in the record and must not end the worker
             state, error_fields = "failed", explain(error, Message("the analysis to run to its end"))
             if not isinstance(error, KvlabError):
-                _keep_traceback(self.folder)
+                log.exception("analysis %s failed", self.folder.name)
+                lines = traceback.format_exc().encode("utf-8", "replace")
+                _record(lambda: store.append(self.folder / LOG, lines))
         unrecorded = _record(lambda: self._live.finish(state, error_fields))
         return error_fields or unrecorded
 
@@ -106,8 +108,3 @@ def _record(write: Callable[[], Any]) -> dict[str, Any] | None:
         log.warning("%s", error)
         return error.to_dict()
     return None
-
-
-def _keep_traceback(folder: Path) -> None:
-    log.exception("analysis %s failed", folder.name)
-    _record(lambda: store.append(folder / LOG, traceback.format_exc().encode("utf-8", "replace")))

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from kvlab import PROJECT
 from kvlab.errors import KvlabError, RunError
 from kvlab.request.settings import checked
 from kvlab.request.train import TrainConfig
@@ -43,7 +42,8 @@ class Keeper:
         """Until nothing waits or runs any more."""
         left, looked = 1, float("-inf")
         while left or self._children:
-            ended = [entry for entry, child in self._children.items() if _has_ended(child)]
+            look = os.WEXITED | os.WNOHANG | os.WNOWAIT
+            ended = [entry for entry, child in self._children.items() if os.waitid(os.P_PID, child.pid, look)]
             for entry in ended:
                 self._see_the_end(entry)
             if ended or time.monotonic() - looked > LOOK:
@@ -77,7 +77,7 @@ class Keeper:
             if status.get("host") == socket.gethostname():
                 process.end_leftovers(status.get("pid"), status.get("process_started"))
             _record_end(entry, None)
-        elif not any(_same_device(device, other) for other in busy):
+        elif not any(device == other or ANY_DEVICE in (device, other) for other in busy):
             self._children[entry] = _start(entry.folder, self._command, run_queue.visible_devices(status))
         return device if entry.marker.exists() else None
 
@@ -136,12 +136,8 @@ def _start(folder: Path, command: Sequence[str], visible_devices: str | None) ->
     with store.disk_errors(folder), open(os.open(folder / OUTPUT, flags, 0o666), "ab") as output:
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "kvlab.runs.begin", str(folder), *command],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            cwd=PROJECT,
-            env=environment,
-            start_new_session=True,
+            **{"stdout": output, "stderr": output, "env": environment},
+            **process.DETACHED,
         )
 
 
@@ -162,23 +158,12 @@ def _record_end(entry: Entry, code: int | None) -> None:
                 return
             store.write_status(folder, state="failed", error=explain(code, folder / OUTPUT).to_dict())
         elif state in store.ACTIVE and not status.get("cause"):
-            cause = explain(code, folder / OUTPUT, folder / LOG, config=_config(folder))
+            config = None
+            with suppress(KvlabError):
+                config = checked(TrainConfig, store.read_config(folder))
+            cause = explain(code, folder / OUTPUT, folder / LOG, config=config)
             store.write_status(folder, cause=cause.to_dict())
         entry.marker.unlink(missing_ok=True)
-
-
-def _config(folder: Path) -> TrainConfig | None:
-    with suppress(KvlabError):
-        return checked(TrainConfig, store.read_config(folder))
-    return None
-
-
-def _has_ended(child: subprocess.Popen) -> bool:
-    return os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-
-
-def _same_device(one: str, other: str) -> bool:
-    return one == other or ANY_DEVICE in (one, other)
 
 
 if __name__ == "__main__":

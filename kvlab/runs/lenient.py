@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -20,15 +21,11 @@ from pydantic import (
 )
 
 
-
 def _known(value: float) -> float:
-    try:
-        known = abs(float(value)) < math.inf
-    except OverflowError:
-        known = False
-    if not known:
-        raise ValueError("not finite")
-    return value
+    with suppress(OverflowError):
+        if abs(float(value)) < math.inf:
+            return value
+    raise ValueError("not finite")
 
 
 Number = Annotated[StrictInt | StrictFloat, AfterValidator(_known)]  # a whole number stays whole

@@ -91,9 +91,7 @@ class LiveStatus:
             now = datetime.now(UTC)
             store.write_status(
                 self.folder,
-                phase=phase,
-                done=done,
-                total=total,
+                **{"phase": phase, "done": done, "total": total},
                 phase_started=self._phase_started,
                 elapsed_s=round(time.monotonic() - self._begun, 3),
                 heartbeat=store.timestamp(now),

@@ -1,21 +1,18 @@
-"""The metrics of a run, as columns read from where the last look stopped, and its memory and speed.
+"""Read metrics.jsonl and memory.jsonl as columns, from where the last look stopped; a run's pace and memory peak.
 
-The growing tables of a run, metrics.jsonl and memory.jsonl, as columns; only what is new is read.
-
-Whatever was logged before a fault is kept: torn and garbage lines are skipped and counted, numbers that were not
-finite are NaN, and steps that a resumed run did again are superseded.
-
-The memory of a run over time, memory.jsonl: its curve, and its peak as a share of the device.
+Torn and garbage lines are skipped and counted, numbers that were not finite are NaN. When a resumed run repeats steps,
+the later records win.
 """
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
+
 from kvlab.runs import store
-from dataclasses import dataclass
 
 PACE_STEPS = 20  # the last steps, whose median time tells what remains
 DEPTH = 3  # of lists and tables within a record, of which the numbers are read
@@ -170,15 +167,10 @@ def _numbers(row: dict[str, Any], prefix: str = "") -> dict[str, float]:
         if isinstance(value, dict):
             found |= _numbers(value, f"{prefix}{name}.")
         elif value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
-            found[prefix + name] = _float(value)
+            found[prefix + name] = NAN
+            with suppress(OverflowError):
+                found[prefix + name] = NAN if value is None else float(value)
     return found
-
-
-def _float(value: float | None) -> float:
-    try:
-        return NAN if value is None else float(value)
-    except OverflowError:
-        return NAN
 
 
 def _whole(value: Any) -> int | None:
@@ -214,7 +206,9 @@ def curve(table: Table) -> tuple[str, list[float], list[float]]:
     """
     resident, used = table.column("process_rss"), table.column("device_used")
     gpu = any(math.isfinite(all_of_it) and all_of_it != own for all_of_it, own in zip(used, resident))
-    return ("device", _going_on(table.column("t")), used) if gpu else ("process", _going_on(table.column("t")), resident)
+    return (
+        ("device", _going_on(table.column("t")), used) if gpu else ("process", _going_on(table.column("t")), resident)
+    )
 
 
 def peak(table: Table) -> Peak | None:

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -92,17 +93,11 @@ def view(folder: Path, now: datetime | None = None) -> View:
         kind=status.kind or "unknown",
         name=status.name or folder.name,
         state=state,
-        phase=status.phase,
-        done=status.done,
-        total=status.total,
-        started=status.started,
-        updated=status.updated,
+        **{name: getattr(status, name) for name in ("phase", "done", "total", "started", "updated", "host", "pid")},
         elapsed_s=elapsed(status, now if active else None),
         phase_remaining_s=_phase_remaining(status, now) if state == "running" else None,
         silent_s=_seconds_since(status.heartbeat, now) if active else None,
         overdue=active and due is not None and now > due,
-        host=status.host,
-        pid=status.pid,
         error=_lost(status, bool(stored)) if state == "lost" else status.error,
         files=_files(folder),
         stopping=active and (folder / STOP).exists(),
@@ -155,9 +150,7 @@ def _lost(status: Status, readable: bool) -> dict[str, Any]:
 
 
 def _files(folder: Path) -> tuple[str, ...]:
-    try:
-        with os.scandir(folder) as entries:
-            found = [e.name for e in entries if e.is_file(follow_symlinks=False) and not e.name.startswith(".")]
-    except OSError:
-        return ()
-    return tuple(sorted(found))
+    with suppress(OSError), os.scandir(folder) as entries:
+        names = [e.name for e in entries if e.is_file(follow_symlinks=False) and not e.name.startswith(".")]
+        return tuple(sorted(names))
+    return ()

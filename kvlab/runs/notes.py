@@ -1,7 +1,6 @@
 """A note on a run, written by people: plain text in notes.md of its folder, which no process of the run touches."""
 
 import os
-from contextlib import suppress
 from pathlib import Path
 
 from kvlab.errors import RunError
@@ -47,8 +46,7 @@ def write(folder: Path, text: str, before: str | None = None) -> None:
             remedy=Message("look at it below, and save again to put yours in its place"),
         )
     with store.disk_errors(folder):
-        if not text:
-            with suppress(FileNotFoundError):
-                (folder / NOTES).unlink()
-            return
-        store.replace(folder / NOTES, text.encode("utf-8", "replace") + b"\n")
+        if text:
+            store.replace(folder / NOTES, text.encode("utf-8", "replace") + b"\n")
+        else:
+            (folder / NOTES).unlink(missing_ok=True)

@@ -3,9 +3,9 @@
 import os
 import signal
 import socket
+import subprocess
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -13,9 +13,10 @@ import psutil
 from kvlab import PROJECT
 from kvlab.language import Message
 
-
 # The start time is counted from the machine's boot time, which the system gives in whole seconds.
 START_TOLERANCE = 2.0  # seconds
+# How a process is started that outlives this one.
+DETACHED = {"stdin": subprocess.DEVNULL, "cwd": PROJECT, "start_new_session": True}
 
 
 def identity(pid: int | None = None) -> dict[str, Any]:
@@ -135,7 +136,6 @@ def _dead(process: psutil.Process) -> bool:
 
 
 def _runs(process: psutil.Process) -> bool:
-    try:
+    with suppress(psutil.NoSuchProcess):
         return process.is_running() and not _dead(process)
-    except psutil.NoSuchProcess:
-        return False
+    return False

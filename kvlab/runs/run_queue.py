@@ -15,7 +15,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kvlab import PROJECT
 from kvlab.errors import RunError
 from kvlab.language import Message
 from kvlab.runs import process, store
@@ -120,20 +119,15 @@ def attend(root: Path, trainer: Sequence[str] | None = None) -> None:
             begun = output.tell()
             code = subprocess.run(
                 command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                cwd=PROJECT,
-                env={**process.environment(), "KVLAB_RUNS": str(root)},
-                start_new_session=True,
+                **{"stdout": output, "stderr": output, "env": {**process.environment(), "KVLAB_RUNS": str(root)}},
+                **process.DETACHED,
                 timeout=KEEPER_START,
                 check=False,
             ).returncode
         found = None
         if code:
-            found = Message(
-                "{how}; from the end of its log:\n{log}", how=process.exit_words(code), log=last_words(log, begun)
-            )
+            end = {"how": process.exit_words(code), "log": last_words(log, begun)}
+            found = Message("{how}; from the end of its log:\n{log}", **end)
     except subprocess.TimeoutExpired:
         found = Message("it did not start within {n:g} s", n=KEEPER_START)
     if found:

@@ -114,7 +114,8 @@ def read_status(folder: Path) -> dict[str, Any]:
 def read_config(folder: Path) -> dict[str, Any]:
     """The run's settings; empty when they are missing or are not a table in YAML."""
     try:
-        config = yaml.safe_load(_read(folder / CONFIG))
+        with open(folder / CONFIG, "rb", opener=_no_link) as file:
+            config = yaml.safe_load(file)
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
     return config if isinstance(config, dict) else {}
@@ -234,11 +235,6 @@ def _slug(name: str) -> str:
 
 def _no_link(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
-
-
-def _read(path: Path) -> bytes:
-    with open(path, "rb", opener=_no_link) as file:
-        return file.read()
 
 
 def replace(path: Path, data: bytes) -> None:

@@ -102,7 +102,7 @@ def kill(folder: Path) -> None:
         raise RunError(
             "run-elsewhere",
             expected=Message("a run on this host, {host}", host=socket.gethostname()),
-            found=Message("one on {host}", host=status.get('host')),
+            found=Message("one on {host}", host=status.get("host")),
             remedy=Message("kill it there; stop reaches it from here"),
         )
     if not process.exists(pid, started):
@@ -135,21 +135,23 @@ def resume(folder: Path) -> None:
         state = _resumable(status)
         with store.disk_errors(folder):
             (folder / STOP).unlink(missing_ok=True)
-        store.write_status(
-            folder,
-            kind="training",
-            state="queued",
-            phase="waiting",
-            error=None,
-            cause=None,
-            pid=None,
-            process_started=None,
-            next_heartbeat_due=None,
-            started=None,
-            elapsed_s=None,
-            heartbeat=None,
-            history=[*_history(status), _ended(status, state, monitor.view(folder).error)],
+        history = status.get("history")
+        ended = {key: status.get(key) for key in ("started", "updated", "phase", "done", "total")}
+        ended |= {"state": state, "error": monitor.view(folder).error or status.get("cause")}
+        ended["resumed"] = store.timestamp()
+        history = [*(history if isinstance(history, list) else []), ended]
+        forgotten = (
+            "error",
+            "cause",
+            "pid",
+            "process_started",
+            "next_heartbeat_due",
+            "started",
+            "elapsed_s",
+            "heartbeat",
         )
+        waiting = {"kind": "training", "state": "queued", "phase": "waiting", **dict.fromkeys(forgotten)}
+        store.write_status(folder, **waiting, history=history)
         run_queue.add(folder, run_queue.device(status))
     run_queue.attend(folder.parent)
 
@@ -236,18 +238,10 @@ def _killed(status: dict[str, Any]) -> dict[str, Any]:
     ).to_dict()
 
 
-def _history(status: dict[str, Any]) -> list[Any]:
-    history = status.get("history")
-    return history if isinstance(history, list) else []
-
-
-def _ended(status: dict[str, Any], state: str, error: dict[str, Any] | None) -> dict[str, Any]:
-    kept = {key: status.get(key) for key in ("started", "updated", "phase", "done", "total")}
-    return {"state": state, **kept, "error": error or status.get("cause"), "resumed": store.timestamp()}
-
-
 def _state_error(kind: str, expected: Message, state: str, remedy: Message) -> RunError:
-    return RunError(kind, expected=expected, found=Message("it is {state}", state=Message(store.STATES[state])), remedy=remedy)
+    return RunError(
+        kind, expected=expected, found=Message("it is {state}", state=Message(store.STATES[state])), remedy=remedy
+    )
 
 
 def again(folder: Path, inputs: Sequence[str] = ()) -> str:

@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 from kvlab.errors import KvlabError, RunError
 from kvlab.language import Message
 from kvlab.runs import monitor, store
-from kvlab.runs.worker_process import GONE_WITHIN, WorkerProcess
 from kvlab.runs.job import mark, server_gone
 from kvlab.runs.process import identity
+from kvlab.runs.worker_process import GONE_WITHIN, WorkerProcess
 
 Answer = TypeVar("Answer")
 
@@ -47,12 +47,14 @@ class Worker:
         process = self._process
         return process.pid if process is not None and not process.ended.is_set() else None
 
-    def start(self) -> None:
+    def start(self) -> WorkerProcess:
         """Start the worker unless it runs.
 
         Raises RunError ``worker-unstartable``, ``runs-unwritable``, ``disk-full``.
         """
-        self._running()
+        with self._starting:
+            self._stopped = False
+            return self._start_unless_running()
 
     def ask(self, call: str, timeout: float, **args: Any) -> Any:
         """The worker's answer to a question, waited for up to ``timeout`` seconds.
@@ -134,11 +136,6 @@ class Worker:
         if process is not None:
             process.stop(grace_s)
 
-    def _running(self) -> WorkerProcess:
-        with self._starting:
-            self._stopped = False
-            return self._start_unless_running()
-
     def _start_unless_running(self) -> WorkerProcess:
         if self._process is None or self._process.ended.is_set():
             log = self._log or store.runs_root() / LOG
@@ -149,14 +146,14 @@ class Worker:
 
     def _with_process(self, use: Callable[[WorkerProcess], Answer]) -> Answer:
         """Use the running worker; when that one proves to have died since, a new one."""
-        process = self._running()
+        process = self.start()
         try:
             return use(process)
         except RunError as error:
             if error.kind != "worker-died":
                 raise
             process.ended.wait(GONE_WITHIN)
-            return use(self._running())
+            return use(self.start())
 
     def _resubmit(self, folders: list[Path]) -> None:
         """Queue again what waited in a worker that died, unless the app is being closed meanwhile."""
@@ -184,7 +181,9 @@ class Worker:
             raise RunError(
                 "run-elsewhere",
                 expected=Message("a run of this app"),
-                found=Message("one that process {pid} on {host} computes", pid=status.get('pid'), host=status.get('host')),
+                found=Message(
+                    "one that process {pid} on {host} computes", pid=status.get("pid"), host=status.get("host")
+                ),
                 remedy=Message("cancel it in the app or terminal that started it"),
             )
         if state == "queued":

@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +25,6 @@ LAST_ANSWERS = 0.5  # seconds to read what a dead process has written; a child o
 GONE_WITHIN = 10.0  # seconds for a killed process to be gone
 
 
-@dataclass
-class _End:
-    """What this side did to end a process, which decides how its runs are recorded."""
-
-    stopped: bool = False
-    cancelled: set[Path] = field(default_factory=set)
-
-
 class WorkerProcess:
     """A thread reads its answers and another awaits its end.
 
@@ -47,7 +38,7 @@ class WorkerProcess:
         self._pending: dict[int, Future] = {}
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
-        self._end = _End()
+        self._stopped, self._cancelled = False, set()  # by this side, which decides how its runs are recorded
         self._closed = False
         self._worked = False  # it has computed an analysis to its end
         self._ping: Future | None = None  # not yet answered, as far as anybody has looked
@@ -96,7 +87,7 @@ class WorkerProcess:
         return self._ready
 
     def stop(self, grace_s: float) -> None:
-        self._end.stopped = True
+        self._stopped = True
         with self._lock:
             self._close_stdin()
         if not self.ended.wait(grace_s):
@@ -105,13 +96,15 @@ class WorkerProcess:
     def kill(self, cancelled: Path | None = None) -> None:
         """End the process and its children by force and see that they are gone. Raises ``worker-unkillable``."""
         if cancelled is not None:
-            self._end.cancelled.add(cancelled)
+            self._cancelled.add(cancelled)
         if not (end_group(self.pid, GONE_WITHIN) and self.ended.wait(GONE_WITHIN)):
             raise RunError(
                 "worker-unkillable",
                 expected=Message("process group {pid} to be gone after signal 9 (SIGKILL)", pid=self.pid),
                 found=Message("still there: {pids}", pids=group_members(self.pid)),
-                remedy=Message("it waits for a disk or a driver; when it does not end by itself, ask your administrator"),
+                remedy=Message(
+                    "it waits for a disk or a driver; when it does not end by itself, ask your administrator"
+                ),
             )
 
     def _read(self) -> None:
@@ -161,18 +154,15 @@ class WorkerProcess:
         states = {folder: store.read_status(folder).get("state") for folder in runs}
         # A worker that dies before it computes anything would do so again, and again.
         worked = self._worked or any(state != "queued" for state in states.values())
-        again = [
-            folder
-            for folder in runs
-            if worked and states[folder] == "queued" and not self._end.stopped and folder not in self._end.cancelled
-        ]
+        again = []
         for folder in runs:
-            if folder in self._end.cancelled:
+            if folder in self._cancelled:
                 mark(folder, "cancelled")
-            elif folder in again:
+            elif worked and states[folder] == "queued" and not self._stopped:
                 release(folder)
+                again.append(folder)
             else:
-                ours = self._end.stopped or self._end.cancelled
+                ours = self._stopped or self._cancelled
                 mark(folder, "failed", server_gone() if ours else error.to_dict())
         for future in pending:
             future.set_exception(error)
@@ -201,14 +191,8 @@ class WorkerProcess:
 
 def _spawn(command: Sequence[str], stderr) -> subprocess.Popen:
     try:
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            start_new_session=True,
-            env=environment(),
-        )
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": stderr}
+        return subprocess.Popen(command, **pipes, start_new_session=True, env=environment())
     except OSError as error:
         raise RunError(
             "worker-unstartable",

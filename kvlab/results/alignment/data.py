@@ -11,7 +11,7 @@ Not a number where there is nothing. Of several teachers the first lies here, th
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from math import isfinite, isnan, nan
@@ -185,17 +185,16 @@ class Alignment:
     @cached_property
     def _table(self) -> pd.DataFrame:
         # Column by column: asdict takes most of a second for the 8,192 heads of a large model.
-        frame = pd.DataFrame({column.name: _column(self.heads, column.name) for column in fields(HeadScore)})
-        return frame.assign(beats_controls=_column(self.heads, "beats_controls"))
+        names = [*(column.name for column in fields(HeadScore)), "beats_controls"]
+        return pd.DataFrame({name: [getattr(score, name) for score in self.heads] for name in names})
 
     def fusion_table(self) -> pd.DataFrame:
         """All fused scores, one row each, with a column per teacher."""
         rows = []
         for score in self.fusion:
             fields = asdict(score)
-            of_teachers = {name: fields.pop(name) for name in ("r2_alone", "weights")}
-            for name, values in of_teachers.items():
-                fields |= {f"{name} {number}": value for number, value in enumerate(values, 1)}
+            for name in ("r2_alone", "weights"):
+                fields |= {f"{name} {number}": value for number, value in enumerate(fields.pop(name), 1)}
             last = {name: fields.pop(name) for name in ("gain_random", "gain_random_se", "n_control")}
             rows.append(fields | last)
         return pd.DataFrame(rows)
@@ -291,12 +290,9 @@ def read(folder: Path) -> Alignment:
         if fields.pop("format") != FORMAT:
             raise ValueError("another format version")
         fields.pop("summary")
-        fields["heads"] = [HeadScore(**_numbers(s)) for s in fields["heads"]]
+        fields["heads"] = [HeadScore(**numbers(s)) for s in fields["heads"]]
         fields["inspected"] = [_inspected(d) for d in fields["inspected"]]
-        fields["fusion"] = [_fused(s) for s in fields["fusion"]]
-        fields["notes"] = [Message.read(note) for note in fields["notes"]]
-        controls = fields.get("controls", {})
-        controls |= {k: Message.read(v) for k, v in controls.items() if k == "random_teacher"}
+        fields["fusion"] = [FusedScore(**numbers(s)) for s in fields["fusion"]]
         return Alignment(**fields, arrays=load_file(folder / ARRAYS_NAME))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AlignError(
@@ -317,13 +313,13 @@ def _inspected(fields: dict) -> Inspected:
     return Inspected(**(fields | views))
 
 
-def _numbers(fields: dict) -> dict:
-    return {k: nan if v is None else v for k, v in fields.items()}
-
-
-def _fused(fields: dict) -> FusedScore:
-    lists = {name: [nan if v is None else v for v in fields[name]] for name in ("r2_alone", "weights")}
-    return FusedScore(**_numbers(fields | lists))
+def numbers(value: Any, may_be_none: Collection[str] = ()) -> Any:
+    """What is null in JSON is not a number, but in the fields that may be empty."""
+    if isinstance(value, dict):
+        return {k: v if v is None and k in may_be_none else numbers(v, may_be_none) for k, v in value.items()}
+    if isinstance(value, list):
+        return [numbers(v, may_be_none) for v in value]
+    return nan if value is None else value
 
 
 def worst_head(alignment: Alignment) -> tuple[str, int, int]:
@@ -331,10 +327,6 @@ def worst_head(alignment: Alignment) -> tuple[str, int, int]:
     keys = (score for score in alignment.heads if score.kind == "key")
     worst = max(keys, key=lambda score: -1 if isnan(score.error) else score.error)
     return worst.kind, worst.layer, worst.head
-
-
-def _column(scores: Sequence[HeadScore], name: str) -> list:
-    return [getattr(score, name) for score in scores]
 
 
 def mean_of_heads(error: np.ndarray) -> np.ndarray:

@@ -13,8 +13,8 @@ import plotly.graph_objects as go
 from kvlab.language import current, phrase, plural, say, speaking
 from kvlab.request.align import prompt_source
 from kvlab.results.alignment.data import Alignment
-from kvlab.results.cells import Cell, cell_map
-from kvlab.results.style import DIFFERENCE_SCALE, KIND_NAME, VERDICT_MARKS, written
+from kvlab.results.cells import Cell, cell_map, diverging
+from kvlab.results.style import DIFFERENCE_SCALE, KIND_NAME, VERDICT_MARKS, plus_minus, written
 from kvlab.results.words import points, together, whole
 
 
@@ -71,12 +71,7 @@ def difference_heatmap(
     limit = max([LEAST_RANGE, *(abs(head.difference) for head in differences if isfinite(head.difference))])
     with speaking(current()):  # asked once, not for every word of thousands of cells
         cells = _cells([head for head in differences if head.kind == kind], limit)
-    colours = {
-        "colorscale": DIFFERENCE_SCALE,
-        "zmin": -limit,
-        "zmax": limit,
-        "colorbar": {"title": {"text": say("R² of B<br>− R² of A")}, "thickness": 12},
-    }
+    colours = diverging(DIFFERENCE_SCALE, limit, say("R² of B<br>− R² of A"))
     title = say("{kind}: R² of B − R² of A, held out", kind=KIND_NAME[kind])
     return cell_map(alignment, cells, colours, title, selected, OUTLINE)
 
@@ -97,10 +92,9 @@ def _cells(differences: Sequence[HeadDifference], limit: float) -> list[Cell]:
 
 
 def _hover(head: HeadDifference) -> str:
-    plus_minus = f" ± {head.se:.3f}" if isfinite(head.se) else ""
     lines = [
         say("{kind} layer {layer}, head {head}", kind=KIND_NAME[head.kind], layer=head.layer, head=head.head),
-        f"B − A: {written(head.difference, sign='+')}{plus_minus}",
+        f"B − A: {written(head.difference, sign='+')}{plus_minus(head.se)}",
         say("A: R² {r2}, n = {n:,} tokens", r2=written(head.r2_a), n=head.n_a),
         say("B: R² {r2}, n = {n:,} tokens", r2=written(head.r2_b), n=head.n_b),
     ]
@@ -150,10 +144,7 @@ def difference_sentence(differences: Sequence[HeadDifference]) -> str:
         "On held-out text, B explains {means} than A, averaged over heads; of {n} heads, B is higher in {more} and "
         "lower in {less} by more than two standard errors, and {alike} cannot be told apart.",
         means=explained,
-        n=len(heads),
-        more=more,
-        less=less,
-        alike=len(heads) - more - less,
+        **{"n": len(heads), "more": more, "less": less, "alike": len(heads) - more - less},
     )
 
 
@@ -162,15 +153,11 @@ def one_difference_sentence(head: HeadDifference) -> str:
     name = KIND_NAME[head.kind]
     if not isfinite(head.difference):
         return say("Its {kind} does not vary in one of the analyses, so nothing is compared.", kind=name)
-    plus_minus = f" ± {head.se:.3f}" if isfinite(head.se) else ""
+    values = {"b": whole(head.r2_b), "n_b": head.n_b, "a": whole(head.r2_a), "n_a": head.n_a, "kind": name}
     found = say(
         "B explains {b} of {kind} on held-out text (n = {n_b:,} tokens), A {a} (n = {n_a:,}): {difference} R².",
-        b=whole(head.r2_b),
-        kind=name,
-        n_b=head.n_b,
-        a=whole(head.r2_a),
-        n_a=head.n_a,
-        difference=written(head.difference, sign="+") + plus_minus,
+        difference=written(head.difference, sign="+") + plus_minus(head.se),
+        **values,
     )
     return found if head.clear else say(" ").join([found, say(NOT_CLEAR[head.clear])])
 
@@ -197,23 +184,8 @@ def means_table(a: Alignment, b: Alignment) -> pd.DataFrame:
 
 def differences_table(differences: Sequence[HeadDifference]) -> pd.DataFrame:
     """Every head, one row each."""
-    rows = [
-        {
-            "kind": KIND_NAME[d.kind],
-            "layer": d.layer,
-            "head": d.head,
-            "difference": d.difference,
-            "se": d.se,
-            "clear": d.clear,
-            "r2_a": d.r2_a,
-            "se_a": d.se_a,
-            "n_a": d.n_a,
-            "r2_b": d.r2_b,
-            "se_b": d.se_b,
-            "n_b": d.n_b,
-        }
-        for d in differences
-    ]
+    columns = ("layer", "head", "difference", "se", "clear", "r2_a", "se_a", "n_a", "r2_b", "se_b", "n_b")
+    rows = [{"kind": KIND_NAME[d.kind], **{name: getattr(d, name) for name in columns}} for d in differences]
     return pd.DataFrame(rows)
 
 
@@ -239,10 +211,8 @@ def _varying(differences: Sequence[HeadDifference], kind: str) -> list[HeadDiffe
 
 def _more(gain: float, kind: str) -> str:
     """+0.021 -> 2 points more of K."""
-    size = points(abs(gain)).lstrip("+")
-    if gain >= 0:
-        return say("{points} more of {kind}", points=size, kind=kind)
-    return say("{points} less of {kind}", points=size, kind=kind)
+    words = phrase("{points} more of {kind}") if gain >= 0 else phrase("{points} less of {kind}")
+    return say(words, points=points(abs(gain)).lstrip("+"), kind=kind)
 
 
 def _shape(alignment: Alignment) -> str:

@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 
 from kvlab.language import say
 from kvlab.results.alignment.data import Alignment, FusedScore
-from kvlab.results.cells import Cell, cell_map
+from kvlab.results.cells import Cell, cell_map, diverging
 from kvlab.results.style import GAIN_SCALE, KIND_NAME, STUDENT_COLOUR, TEACHER_COLOUR, VERDICT_MARKS, layout, written
 
 LEAST_RANGE = 0.02  # of the gain's colours; a smaller range would paint noise
@@ -30,12 +30,7 @@ def gain_heatmap(alignment: Alignment, kind: str, selected: tuple[int, int] | No
         for score in alignment.fusion
         if score.kind == kind
     ]
-    colours = {
-        "colorscale": GAIN_SCALE,
-        "zmin": -limit,
-        "zmax": limit,
-        "colorbar": {"title": {"text": say("gain<br>in R²")}, "thickness": 12},
-    }
+    colours = diverging(GAIN_SCALE, limit, say("gain<br>in R²"))
     title = say("{kind} gain over the best single teacher", kind=KIND_NAME[kind])
     return cell_map(alignment, cells, colours, title, selected)
 
@@ -76,15 +71,14 @@ def fusion_weights(score: FusedScore, teachers: list[str]) -> go.Figure:
 def _bars(
     names: list[str], values: list[float], colours: list[str], axis: str, errors: list[float] | None = None
 ) -> go.Figure:
+    whiskers = {"type": "data", "array": [e if isfinite(e) else None for e in errors or ()], "thickness": 1.5}
     figure = go.Figure(
         go.Bar(
             x=[value if isfinite(value) else None for value in values],
             y=[f"{name}  <b>{written(value)}</b>" for name, value in zip(names, values)],
             orientation="h",
             marker_color=colours,
-            error_x={"type": "data", "array": [e if isfinite(e) else None for e in errors], "thickness": 1.5}
-            if errors
-            else None,
+            error_x=whiskers if errors else None,
             hovertemplate="%{x:.3f}<extra></extra>",
         )
     )

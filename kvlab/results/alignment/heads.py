@@ -20,6 +20,7 @@ from kvlab.results.style import (
     TEACHER_COLOUR,
     VERDICT_MARKS,
     layout,
+    plus_minus,
     visible,
     written,
 )
@@ -89,15 +90,15 @@ def controls(score: HeadScore) -> go.Figure:
     """R² of one head beside what it must beat."""
     rows = [row for row in control_values(score) if isfinite(row[1])]
     shown = [max(value, LOWEST_SHOWN) for _, value, _, _ in rows]
+    errors = [error if isfinite(error) else None for _, _, error, _ in rows]
     figure = go.Figure(
         go.Bar(
             x=shown,
-            y=[f"{name}  <b>{written(value)}</b>{_plus_minus(error)}" for name, value, error, _ in rows],
+            y=[f"{name}  <b>{written(value)}</b>{plus_minus(error)}" for name, value, error, _ in rows],
             orientation="h",
             marker_color=[TEACHER_COLOUR] + [NEUTRAL] * (len(rows) - 1),
-            error_x={"type": "data", "array": [error if isfinite(error) else None for _, _, error, _ in rows]}
-            | {"thickness": 1.5},
-            customdata=[[name, written(value) + _plus_minus(error), f"{n:,}"] for name, value, error, n in rows],
+            error_x={"type": "data", "array": errors, "thickness": 1.5},
+            customdata=[[name, written(value) + plus_minus(error), f"{n:,}"] for name, value, error, n in rows],
             hovertemplate=say("%{customdata[0]}: R² %{customdata[1]}, n = %{customdata[2]} tokens") + "<extra></extra>",
         )
     )
@@ -107,10 +108,6 @@ def controls(score: HeadScore) -> go.Figure:
     figure.update_xaxes(title=title, range=[low, max(1.0, *shown)], zeroline=False)
     figure.update_yaxes(title=say("explained by"), autorange="reversed")
     return layout(figure, 270, margin={"l": 222, "r": 16, "t": 8, "b": 44})
-
-
-def _plus_minus(error: float) -> str:
-    return f" ± {error:.3f}" if isfinite(error) else ""
 
 
 def contribution_table(alignment: Alignment, kind: str, layer: int, head: int) -> pd.DataFrame:
@@ -149,10 +146,8 @@ def token_errors(
     scored = np.array(document.scored, dtype=bool)
     first, last = window or (0, len(error) - 1)
     inside = (positions >= first) & (positions <= last)
-    for chosen, name, colour in (
-        (scored, say("scored"), KIND_COLOUR[kind]),
-        (~scored, say("left out: sink or special token"), NEUTRAL),
-    ):
+    left_out = say("left out: sink or special token")
+    for chosen, name, colour in ((scored, say("scored"), KIND_COLOUR[kind]), (~scored, left_out, NEUTRAL)):
         chosen = chosen & inside & ~np.isnan(error)
         if not chosen.any():
             continue
@@ -188,10 +183,8 @@ def worst_tokens(
         worst = scored[np.argsort(-error[scored], kind="stable")[:count]]
         found += [(float(error[i]), number, int(i)) for i in worst]
     found.sort(key=lambda of: -of[0])
-    return pd.DataFrame(
-        [_row(alignment, *of) for of in found[:count]],
-        columns=["document", "token", "byte", "error", "before", "text", "after", "read_from"],
-    )
+    columns = ["document", "token", "byte", "error", "before", "text", "after", "read_from"]
+    return pd.DataFrame([_row(alignment, *of) for of in found[:count]], columns=columns)
 
 
 def _row(alignment: Alignment, error: float, number: int, i: int) -> list:

@@ -32,7 +32,8 @@ def similarity(alignment: Alignment, kind: str, name: str) -> go.Figure:
     """One matrix of MATRICES over the layers as numbered in the models; the chosen layers are outlined."""
     title, words = MATRICES[name]
     across = alignment.student if name == "own" else alignment.teacher
-    values = _as_numbered(alignment.arrays[f"similarity.{kind}.{name}"], alignment.student, across)
+    values = np.full((alignment.student["layers"], across["layers"]), np.nan)  # where a layer keeps no cache
+    values[np.ix_(alignment.student["kv_layers"], across["kv_layers"])] = alignment.arrays[f"similarity.{kind}.{name}"]
     legible = max(values.shape) <= CELL_TEXT_UP_TO
     lowest, highest = _r2_range(alignment) if name == "r2" else (0.0, 1.0)
     of_student = say("student layer")
@@ -43,11 +44,9 @@ def similarity(alignment: Alignment, kind: str, name: str) -> go.Figure:
             z=finite_or_none(values),
             x=list(range(values.shape[1])),
             y=list(range(values.shape[0])),
-            zmin=lowest,
-            zmax=highest,
+            **{"zmin": lowest, "zmax": highest},
             colorscale=R2_SCALE if name == "r2" else CKA_SCALE,
-            xgap=2 if legible else 0,
-            ygap=2 if legible else 0,
+            **dict.fromkeys(("xgap", "ygap"), 2 if legible else 0),
             text=[["" if np.isnan(v) else f"{v:.2f}" for v in row] for row in values] if legible else None,
             texttemplate="%{text}" if legible else None,
             hoverongaps=False,
@@ -64,13 +63,6 @@ def similarity(alignment: Alignment, kind: str, name: str) -> go.Figure:
     height = min(640, max(250, 96 + 40 * values.shape[0]))
     heading = {"text": say("{kind}: {title}", kind=KIND_NAME[kind], title=say(title)), "font": {"size": 15}}
     return layout(figure, height, title=heading, plot_bgcolor=NOTHING)
-
-
-def _as_numbered(of_cached: np.ndarray, student: dict, across: dict) -> np.ndarray:
-    """[cached layers] x 2 -> [layers] x 2; not a number where a layer keeps no cache."""
-    values = np.full((student["layers"], across["layers"]), np.nan)
-    values[np.ix_(student["kv_layers"], across["kv_layers"])] = of_cached
-    return values
 
 
 def _r2_range(alignment: Alignment) -> tuple[float, float]:
@@ -90,16 +82,9 @@ def _outline(figure: go.Figure, layers: dict[int, list[int]], thick: float) -> N
         for teacher in teachers:
             x += [teacher - 0.47, teacher + 0.47, teacher + 0.47, teacher - 0.47, teacher - 0.47, None]
             y += [student - 0.47, student - 0.47, student + 0.47, student + 0.47, student - 0.47, None]
+    box = {"x": x, "y": y, "mode": "lines", "name": say("chosen"), "showlegend": False, "hoverinfo": "skip"}
     for colour, width in (("#FFFFFF", 2 * thick), (STUDENT_COLOUR, thick)):
-        figure.add_scatter(
-            x=x,
-            y=y,
-            mode="lines",
-            line={"color": colour, "width": width},
-            name=say("chosen"),
-            showlegend=False,
-            hoverinfo="skip",
-        )
+        figure.add_scatter(line={"color": colour, "width": width}, **box)
 
 
 NAMES = {"cka": "CKA", "cka_shuffled": phrase("CKA shuffled"), "r2": phrase("R² alone")}
@@ -122,21 +107,18 @@ def layers_sentence(alignment: Alignment) -> str:
     fields = {"measured": say(measured, n=layer_map["rows"]), "split": split(alignment)}
     fields["among"] = say(AMONG[layer_map["search"]], n=len(alignment.teacher["kv_layers"]))
     if layer_map["rule"] == "heldout" and "similarity.key.r2" in alignment.arrays:
-        return say(
+        words = phrase(
             "Layers were chosen by the held-out R² they reach, {among}, on {measured}; {split}, the layers that score "
-            "a fold chosen without it.",
-            **fields,
+            "a fold chosen without it."
         )
-    if layer_map["rule"] == "cka":
-        return say(
+    elif layer_map["rule"] == "cka":
+        words = phrase(
             "The most similar layer by CKA was chosen, {among}, on {measured}; {split}, the layers that score a fold "
-            "chosen without it.",
-            **fields,
+            "chosen without it."
         )
-    return say(
-        "Layers were chosen by proportional depth alone; the matrices are measured on {measured}.",
-        measured=fields["measured"],
-    )
+    else:
+        words = phrase("Layers were chosen by proportional depth alone; the matrices are measured on {measured}.")
+    return say(words, **fields)
 
 
 def layer_sentence(alignment: Alignment, layer: int) -> str:
@@ -144,20 +126,13 @@ def layer_sentence(alignment: Alignment, layer: int) -> str:
     parts = []
     for kind, name in KIND_NAME.items():
         layers = chosen(alignment, kind)[layer]
+        values = {"kind": name, "layers": listed(layers)}
         which = plural(
-            len(layers),
-            "{kind} from teacher layer {layers}",
-            "{kind} from teacher layers {layers}",
-            kind=name,
-            layers=listed(layers),
+            len(layers), "{kind} from teacher layer {layers}", "{kind} from teacher layers {layers}", **values
         )
         if best := best_alone(alignment, kind, layer):
-            which = say(
-                "{which} (held-out R² of the best alone: {r2:.2f}, layer {layer})",
-                which=which,
-                r2=best[1],
-                layer=best[0],
-            )
+            alone = {"layer": best[0], "r2": best[1]}
+            which = say("{which} (held-out R² of the best alone: {r2:.2f}, layer {layer})", which=which, **alone)
         parts.append(which)
     return say("Student layer {layer} is explained: {parts}.", layer=layer, parts=together(parts))
 
@@ -180,12 +155,8 @@ def ceiling_sentence(alignment: Alignment, kind: str) -> str:
     ]
     beside = np.diagonal(own, 1)
     if len(beside) and not np.isnan(beside).all():
-        parts.append(
-            say(
-                "neighbouring student layers have {cka:.2f} with each other (at 1 nothing tells them apart)",
-                cka=np.nanmean(beside),
-            )
-        )
+        words = phrase("neighbouring student layers have {cka:.2f} with each other (at 1 nothing tells them apart)")
+        parts.append(say(words, cka=np.nanmean(beside)))
     return say("{clauses}.", clauses=clauses(parts))
 
 

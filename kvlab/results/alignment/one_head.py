@@ -1,11 +1,9 @@
 """What the views of one head and of one timeline show, one sentence each, with n, split and control."""
 
-from math import isfinite
-
 import numpy as np
 import pandas as pd
 
-from kvlab.language import plural, say
+from kvlab.language import phrase, plural, say
 from kvlab.request.time_rules import known
 from kvlab.results.alignment.data import Alignment
 from kvlab.results.alignment.heads import contribution_table
@@ -13,7 +11,7 @@ from kvlab.results.alignment.resampled import signal_table
 from kvlab.results.alignment.rules import rules_table
 from kvlab.results.alignment.spectrum import spectrum_table
 from kvlab.results.alignment.timeline import shapes
-from kvlab.results.style import KIND_NAME, written
+from kvlab.results.style import KIND_NAME, plus_minus, written
 from kvlab.results.words import whole
 
 MOST_OF = 0.9  # of the variance
@@ -25,18 +23,15 @@ def contribution_sentence(alignment: Alignment, kind: str, layer: int, head: int
     if frame.empty:
         return say("Nothing is scored here, so no teacher head contributes.")
     missed, alone = frame.loc[frame["without"].idxmax()], frame.loc[frame["alone"].idxmax()]
+    most = {"missed": int(missed["teacher_head"]), "lost": written(float(missed["without"]))}
+    most |= {"alone": int(alone["teacher_head"]), "reached": written(float(alone["alone"]))}
     return say(
         "Without teacher head {missed} R² falls most, by {lost}; alone, head {alone} reaches most, {reached}; all "
         "together {all}. In all chosen layers, held out ({folds} folds by document), n = {n} tokens; the token alone "
         "reaches {identity}.",
-        missed=int(missed["teacher_head"]),
-        lost=written(float(missed["without"])),
-        alone=int(alone["teacher_head"]),
-        reached=written(float(alone["alone"])),
-        all=written(score.r2),
+        **most,
+        **{"all": written(score.r2), "n": f"{score.n:,}", "identity": written(score.r2_identity)},
         folds=alignment.data["folds"],
-        n=f"{score.n:,}",
-        identity=written(score.r2_identity),
     )
 
 
@@ -46,25 +41,19 @@ def spectrum_sentence(alignment: Alignment, kind: str, layer: int, head: int) ->
     needed = int((frame["cumulative"] < MOST_OF).sum()) + 1
     large, small = frame[:needed], frame[needed:]
     first = frame.iloc[0]
-    words = say(
+    one = {"share": whole(first["share"]), "error": written(first["error"], 2), "se": written(first["se"], 2)}
+    head = {"folds": alignment.data["folds"], "tokens": f"{score.n:,}", "total": written(score.error, 3)}
+    return say(
         "The largest direction holds {share} of {name}’s variance and has error {error} ± {se} (the token alone: "
         "{identity}). {n} of {all} directions hold {most} of the variance: error {large} on them{rest}. Held out "
         "({folds} folds by document), n = {tokens} tokens; weighted by share, the errors sum to the head’s {total}.",
-        share=whole(first["share"]),
-        name=KIND_NAME[kind],
-        error=written(first["error"], 2),
-        se=written(first["se"], 2),
-        identity=written(first["error_identity"], 2),
-        n=needed,
-        all=len(frame),
+        **{"name": KIND_NAME[kind], "identity": written(first["error_identity"], 2), "n": needed, "all": len(frame)},
         most=whole(large["share"].sum()),
         large=written(_weighted(large), 2),
         rest=say(", {small} on the others", small=written(_weighted(small), 2)) if len(small) else "",
-        folds=alignment.data["folds"],
-        tokens=f"{score.n:,}",
-        total=written(score.error, 3),
+        **one,
+        **head,
     )
-    return words
 
 
 def _weighted(frame: pd.DataFrame) -> float:
@@ -77,19 +66,16 @@ def rules_sentence(alignment: Alignment, kind: str, layer: int, head: int) -> st
     best, own = frame.iloc[0], frame[frame["own"]]
     if not best["common"]:
         return say("No token is covered by every rule, so the rules cannot be compared.")
-    said = [
-        say(
-            "The best rule for this head is **{rule}**: R² {r2}{se}, n = {n} tokens, those that all rules cover.",
-            rule=best["rule"],
-            r2=written(best["r2"]),
-            se=_plus_minus(best["se"]),
-            n=f"{best['rows_scored']:,}",
-        )
-    ]
+
+    def values(row: pd.Series) -> dict[str, str]:
+        return {"rule": row["rule"], "r2": written(row["r2"]), "se": plus_minus(row["se"])}
+
+    words = phrase(
+        "The best rule for this head is **{rule}**: R² {r2}{se}, n = {n} tokens, those that all rules cover."
+    )
+    said = [say(words, n=f"{best['rows_scored']:,}", **values(best))]
     if not best["own"] and len(own):
-        (_, ours), *_ = own.iterrows()
-        values = {"rule": ours["rule"], "r2": written(ours["r2"]), "se": _plus_minus(ours["se"])}
-        said.append(say("That of this analysis, **{rule}**, reaches {r2}{se}.", **values))
+        said.append(say("That of this analysis, **{rule}**, reaches {r2}{se}.", **values(own.iloc[0])))
     blind = frame[frame["rule"] == "nearest"]
     if len(blind) and blind.iloc[0]["common"]:
         said.append(say("The control, nearest, which is blind to the text: {r2}.", r2=written(blind["r2"].iloc[0])))
@@ -105,25 +91,21 @@ def rules_sentence(alignment: Alignment, kind: str, layer: int, head: int) -> st
     return say(" ").join(said)
 
 
-def _plus_minus(se: float) -> str:
-    return f" ± {se:.3f}" if isfinite(se) else ""
-
-
 def worst_sentence(alignment: Alignment, worst: pd.DataFrame, kind: str, layer: int, head: int, scored: int) -> str:
     """The worst token of those looked at."""
     if worst.empty:
         return say("No token is scored here.")
+    most, least = (written(worst["error"].iloc[at], 2) for at in (0, -1))
+    score = alignment.score(kind, layer, head)
+    values = {"all": f"{scored:,}", "error": most, "least": least}
+    values |= {"mean": written(score.error, 2), "tokens": f"{score.n:,}"}
     return plural(
         len(worst),
         "The worst of {all} scored tokens has error {error}; the head’s is {mean} (n = {tokens} held-out tokens; 1 is "
         "no better than the training mean).",
         "The {n} worst of {all} scored tokens have errors from {error} down to {least}; the head’s is {mean} "
         "(n = {tokens} held-out tokens; 1 is no better than the training mean).",
-        all=f"{scored:,}",
-        error=written(worst["error"].iloc[0], 2),
-        least=written(worst["error"].iloc[-1], 2),
-        mean=written(alignment.score(kind, layer, head).error, 2),
-        tokens=f"{alignment.score(kind, layer, head).n:,}",
+        **values,
     )
 
 
@@ -137,18 +119,18 @@ def signal_sentence(alignment: Alignment, number: int, kind: str, layer: int, he
     known = ~np.isnan(own) & ~np.isnan(other)
     agree = np.corrcoef(own[known], other[known])[0, 1] if known.sum() > 2 else float("nan")
     first = spectrum_table(alignment, kind, layer, head).iloc[0]
+    along = {"share": whole(first["share"]), "error": written(first["error"], 2)}
     return say(
         "Drawn is (x − training mean) · v / s: v is the first principal direction of the student head ({share} of its "
         "variance), s the standard deviation along it. x is the student’s {name}; the teacher’s, resampled by "
         "{rule} and projected by the map that has not seen this document; and the same map applied to every step of "
         "the teacher before resampling. Student and resampled teacher correlate {agree} over {n} scored tokens of this "
         "document; along v the held-out error over all documents is {error}, from the token alone {identity}.",
-        share=whole(first["share"]),
+        **along,
         name=KIND_NAME[kind],
         rule=alignment.settings["time"],
         agree=written(float(agree), 2),
         n=int(known.sum()),
-        error=written(first["error"], 2),
         identity=written(first["error_identity"], 2),
     )
 
@@ -156,13 +138,11 @@ def signal_sentence(alignment: Alignment, number: int, kind: str, layer: int, he
 def groups_sentence(alignment: Alignment, number: int) -> str:
     """How the two token timelines of a document are cut against each other."""
     counted = shapes(alignment.inspected[number])
+    times = {"same": counted["1:1"], "split": counted["1:n"], "joined": counted["n:1"], "both": counted["n:n"]}
     return say(
         "This document has {n} exact borders. Between two of them stand: one token of each {same} times, one teacher "
         "token for several of the student {split} times, several for one {joined} times, several for several {both} "
         "times.",
         n=counted.total(),
-        same=counted["1:1"],
-        split=counted["1:n"],
-        joined=counted["n:1"],
-        both=counted["n:n"],
+        **times,
     )

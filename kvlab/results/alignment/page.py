@@ -6,6 +6,10 @@ from kvlab.results.alignment.data import Alignment, worst_head
 from kvlab.results.rendering import render
 from kvlab.results.style import KIND_NAME
 
+# By alignment.html.j2.
+CALLED = {"fusion": fusion, "heads": heads, "layers": layers, "one_head": one_head, "rules": rules}
+CALLED |= {"sentences": sentences, "spectrum": spectrum, "tables": tables, "timeline": timeline}
+
 
 def html(alignment: Alignment, language: str | None = None, **function: object) -> str:
     """Write the whole report in ``language``, else in the current one; everything that came from a user is escaped.
@@ -13,28 +17,17 @@ def html(alignment: Alignment, language: str | None = None, **function: object) 
     ``function``: what the section of a functional test of the same request is drawn from.
     """
     cell = worst_head(alignment)
+    names = {"teacher": alignment.teacher["name"], "student": alignment.student["name"]}
     directions = spectrum.spectrum_table(alignment, *cell)
     with speaking(language or current()):
         return render(
             "alignment.html.j2",
-            title=say(
-                "KV alignment: {teacher} → {student}",
-                teacher=alignment.teacher["name"],
-                student=alignment.student["name"],
-            ),
+            title=say("KV alignment: {teacher} → {student}", **names),
             alignment=alignment,
             kinds=list(KIND_NAME),
             cell=cell,
             has_spectrum=directions is not None and not directions.empty,
             has_rules=rules.rules_table(alignment, *cell) is not None,
-            fusion=fusion,
-            heads=heads,
-            layers=layers,
-            one_head=one_head,
-            rules=rules,
-            sentences=sentences,
-            spectrum=spectrum,
-            tables=tables,
-            timeline=timeline,
+            **CALLED,
             **function,
         )

@@ -23,11 +23,8 @@ def signal_table(alignment: Alignment, number: int, kind: str, layer: int, head:
         tokens = document.teacher_tokens if name == "teacher" else document.student_tokens
         values = alignment.arrays[f"document.{number}.signal.{kind}.{name}"][position, head].astype(float)
         scored = [None] * len(tokens) if name == "teacher" else document.scored
-        rows = [
-            (name, i, token.text, token.end, scored[i], values[i])
-            for i, token in enumerate(tokens)
-            if not token.special
-        ]
+        content = [(i, token) for i, token in enumerate(tokens) if not token.special]
+        rows = [(name, i, token.text, token.end, scored[i], values[i]) for i, token in content]
         frames.append(pd.DataFrame(rows, columns=["signal", "token", "text", "end_byte", "scored", "value"]))
     return pd.concat(frames, ignore_index=True)
 
@@ -41,12 +38,7 @@ def signal(
     frame = frame[(frame["end_byte"] > start - 1) & (frame["end_byte"] < end + 1)]
     figure = go.Figure()
     for name, words, colour, style in (
-        (
-            "teacher",
-            say("teacher, every own step through the map"),
-            TEACHER_COLOUR,
-            {"dash": "dot", "width": 1.5},
-        ),
+        ("teacher", say("teacher, every own step through the map"), TEACHER_COLOUR, {"dash": "dot", "width": 1.5}),
         ("resampled", say("teacher, resampled and projected"), KIND_COLOUR[kind], {"width": 2.5}),
         ("student", say("student"), STUDENT_COLOUR, {"width": 2}),
     ):

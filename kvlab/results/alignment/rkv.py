@@ -40,22 +40,14 @@ def kept_steps(
     for row, (part, axis) in enumerate(PARTS.items(), 1):
         values = alignment.arrays[f"document.{number}.rkv.{part}"][_position(alignment, layer), head]
         candidate = ~np.isnan(values) & (steps >= first) & (steps <= last)
-        for which, name, colour in (
-            (candidate & kept, say("kept"), TEACHER_COLOUR),
-            (candidate & ~kept, say("dropped"), NEUTRAL),
-        ):
-            at = np.flatnonzero(which)
+        for which, name, colour in ((kept, say("kept"), TEACHER_COLOUR), (~kept, say("dropped"), NEUTRAL)):
+            at = np.flatnonzero(candidate & which)
             if not len(at):
                 continue
+            legend = {"name": name, "legendgroup": name, "showlegend": row == 1}
             figure.add_bar(
-                row=row,
-                col=1,
-                x=at.tolist(),
-                y=values[at].tolist(),
-                name=name,
-                legendgroup=name,
-                showlegend=row == 1,
-                marker_color=colour,
+                **{"row": row, "col": 1, "x": at.tolist(), "y": values[at].tolist(), "marker_color": colour},
+                **legend,
                 customdata=[visible(tokens[i]) for i in at],
                 hovertemplate=say(
                     "step %{{x}} “%{{customdata}}” {kept}<br>{part} %{{y:.4f}}", kept=name, part=say(part)

@@ -1,15 +1,12 @@
 """One head under every time rule."""
 
-from math import isfinite
-
 import pandas as pd
 import plotly.graph_objects as go
 
 from kvlab.language import say
 from kvlab.results.alignment.data import Alignment
-from kvlab.results.style import NEUTRAL, TEACHER_COLOUR, layout, written
-
-LOWEST_SHOWN = -1.0  # of R²; a bar that goes lower is cut, its number is written
+from kvlab.results.alignment.heads import LOWEST_SHOWN
+from kvlab.results.style import NEUTRAL, TEACHER_COLOUR, layout, plus_minus, written
 
 
 def rules_table(alignment: Alignment, kind: str, layer: int, head: int) -> pd.DataFrame | None:
@@ -33,7 +30,7 @@ def time_rules(alignment: Alignment, kind: str, layer: int, head: int) -> go.Fig
         go.Bar(
             x=frame["r2"].clip(lower=LOWEST_SHOWN),
             y=[
-                f"{rule}{'' if common else ' *'}  <b>{written(r2)}</b>" + (f" ± {se:.3f}" if isfinite(se) else "")
+                f"{rule}{'' if common else ' *'}  <b>{written(r2)}</b>" + plus_minus(se)
                 for rule, common, r2, se in zip(frame["rule"], frame["common"], frame["r2"], frame["se"])
             ],
             orientation="h",

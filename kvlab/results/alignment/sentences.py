@@ -5,7 +5,7 @@ from math import isfinite
 import numpy as np
 
 from kvlab.language import Message, phrase, plural, say
-from kvlab.results.alignment.data import Alignment, FusedScore, HeadScore
+from kvlab.results.alignment.data import Alignment, HeadScore
 from kvlab.results.alignment.rkv import kept_mask
 from kvlab.results.alignment.tables import split_words
 from kvlab.results.style import KIND_NAME
@@ -29,6 +29,7 @@ def sentence(alignment: Alignment) -> str:
         for kind, name in KIND_NAME.items()
     ]
     calibration = data["calibration_documents"]
+    models = {"teacher": alignment.teacher["name"], "student": alignment.student["name"]}
     return say(
         "On {documents} held out by document ({rows:,} student tokens, {folds} folds{also}), {teacher} explains "
         "{shares} of {student}'s variance, averaged over heads.",
@@ -36,9 +37,8 @@ def sentence(alignment: Alignment) -> str:
         rows=data["rows_scored"],
         folds=data["folds"],
         also=say(", fitted also on {n} bundled samples", n=calibration) if calibration else "",
-        teacher=alignment.teacher["name"],
         shares=together(shares),
-        student=alignment.student["name"],
+        **models,
     )
 
 
@@ -60,13 +60,10 @@ def control_sentence(alignment: Alignment, score: HeadScore) -> str:
     measured = isfinite(score.r2_random)
     parts = [say("R² on documents held out ({split}), n = {n:,} tokens", split=split(alignment), n=score.n)]
     if score.n_control < score.n and measured:
-        parts.append(
-            say(
-                "shuffled rows and random weights on {n:,} of them, a sample, where the teacher reaches {r2:.3f}",
-                n=score.n_control,
-                r2=score.r2_random + score.gain_random,
-            )
+        words = phrase(
+            "shuffled rows and random weights on {n:,} of them, a sample, where the teacher reaches {r2:.3f}"
         )
+        parts.append(say(words, n=score.n_control, r2=score.r2_random + score.gain_random))
     elif score.n_control < score.n:
         parts.append(say("shuffled rows on {n:,} of them, a sample", n=score.n_control))
     if not measured:
@@ -85,10 +82,9 @@ def apart_sentence(alignment: Alignment, score: HeadScore) -> str:
     sinks = alignment.settings["sinks"]
     first = say("no sinks were left out")
     if sinks:
+        error = _apart(score.error_sink, score.n_sink)
         first = say(
-            "the first {sinks} content tokens of either model (attention sinks): {error}",
-            sinks=sinks,
-            error=_apart(score.error_sink, score.n_sink),
+            "the first {sinks} content tokens of either model (attention sinks): {error}", sinks=sinks, error=error
         )
     special = say("the two models begin with no special token in common")
     if score.n_special:
@@ -112,12 +108,13 @@ def fusion_sentence(alignment: Alignment) -> str:
     for kind, name in KIND_NAME.items():
         scores = [s for s in alignment.fusion if s.kind == kind and isfinite(s.r2)]
         if scores:
-            r2, gain, random = (_mean_of(scores, column) for column in ("r2", "gain", "gain_random"))
+            r2, gain, random = (
+                sum(getattr(s, of) for s in scores) / len(scores) for of in ("r2", "gain", "gain_random")
+            )
             gained = say("{points} over the best single teacher", points=points(gain))
             if isfinite(random):
-                gained = say(
-                    "{one}, {points} over random weights in place of the others", one=gained, points=points(random)
-                )
+                words = phrase("{one}, {points} over random weights in place of the others")
+                gained = say(words, one=gained, points=points(random))
             parts.append(say("{share} of {kind} ({over})", share=whole(r2), kind=name, over=gained))
     sentence = say(
         "Fused in the student's space, {teachers} teachers explain {shares}, averaged over heads, on the {n:,} tokens "
@@ -127,10 +124,6 @@ def fusion_sentence(alignment: Alignment) -> str:
         n=alignment.fusion[0].n,
     )
     return sentence + _beating(alignment)
-
-
-def _mean_of(scores: list[FusedScore], column: str) -> float:
-    return sum(getattr(score, column) for score in scores) / len(scores)
 
 
 def _beating(alignment: Alignment) -> str:
@@ -176,10 +169,7 @@ def kept_sentence(alignment: Alignment, number: int, layer: int, head: int) -> s
         "Teacher layer {layer}, head {head} keeps **{steps}** of this document, those of the highest score "
         "λ·importance − (1 − λ)·redundancy with λ = 0.1. Special tokens and the first {sinks} content tokens are no "
         "candidates.",
-        layer=layer,
-        head=head,
-        steps=steps,
-        sinks=alignment.settings["sinks"],
+        **{"layer": layer, "head": head, "steps": steps, "sinks": alignment.settings["sinks"]},
     )
 
 
@@ -194,12 +184,10 @@ def capture_sentence(alignment: Alignment, role: str) -> str:
         words.append(say("Its latent cache (MLA): K stands for the latent, V for the rotary key part."))
     without = sorted(set(range(model["layers"])) - set(model["kv_layers"]))
     if without:
+        layers = {"layers": listed(without)}
         words.append(
             plural(
-                len(without),
-                "Without a KV cache: layer {layers}.",
-                "Without a KV cache: layers {layers}.",
-                layers=listed(without),
+                len(without), "Without a KV cache: layer {layers}.", "Without a KV cache: layers {layers}.", **layers
             )
         )
     return say(" ").join(words)

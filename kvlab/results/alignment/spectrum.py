@@ -9,6 +9,7 @@ from kvlab.language import say
 from kvlab.results.alignment.data import Alignment
 from kvlab.results.style import KIND_COLOUR, NEUTRAL, layout
 
+TOP, BOTTOM = {"row": 1, "col": 1}, {"row": 2, "col": 1}
 COLUMNS = ("share", "error", "se", "error_identity")
 
 
@@ -28,38 +29,30 @@ def error_spectrum(alignment: Alignment, kind: str, layer: int, head: int) -> go
     frame = spectrum_table(alignment, kind, layer, head)
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.62, 0.38], vertical_spacing=0.08)
     figure.add_bar(
-        row=1,
-        col=1,
-        x=frame["direction"],
-        y=frame["error"],
+        **TOP,
+        **{"x": frame["direction"], "y": frame["error"]},
         error_y={"type": "data", "array": frame["se"].fillna(0), "thickness": 1.2},
         marker_color=KIND_COLOUR[kind],
         name=say("error from the teacher"),
         hovertemplate=say("direction %{x}: error %{y:.3f}") + "<extra></extra>",
     )
     figure.add_scatter(
-        row=1,
-        col=1,
-        x=frame["direction"],
-        y=frame["error_identity"],
+        **TOP,
+        **{"x": frame["direction"], "y": frame["error_identity"]},
         mode="markers",
         marker={"symbol": "line-ew-open", "size": 11, "color": NEUTRAL, "line": {"width": 2.5}},
         name=say("error from the token alone"),
         hovertemplate=say("direction %{x}: token alone %{y:.3f}") + "<extra></extra>",
     )
     figure.add_bar(
-        row=2,
-        col=1,
-        x=frame["direction"],
-        y=frame["share"],
-        marker_color=NEUTRAL,
-        showlegend=False,
+        **BOTTOM,
+        **{"x": frame["direction"], "y": frame["share"], "marker_color": NEUTRAL, "showlegend": False},
         hovertemplate=say("direction %{x}: %{y:.2%} of the variance") + "<extra></extra>",
     )
-    figure.add_hline(y=1, row=1, col=1, line={"dash": "dot", "width": 1.5, "color": NEUTRAL})
+    figure.add_hline(y=1, **TOP, line={"dash": "dot", "width": 1.5, "color": NEUTRAL})
     top = max(1.15, float(np.nanquantile(frame[["error", "error_identity"]].to_numpy(), 0.95)) * 1.1)
-    figure.update_yaxes(title=say("error 1 − R²"), range=[0, min(top, 2.0)], row=1, col=1)
-    figure.update_yaxes(title=say("share of variance"), tickformat=".0%", rangemode="tozero", row=2, col=1)
+    figure.update_yaxes(title=say("error 1 − R²"), range=[0, min(top, 2.0)], **TOP)
+    figure.update_yaxes(title=say("share of variance"), tickformat=".0%", rangemode="tozero", **BOTTOM)
     figure.update_xaxes(range=[0.4, len(frame) + 0.6])
-    figure.update_xaxes(title=say("principal direction of the student head, largest first"), row=2, col=1)
+    figure.update_xaxes(title=say("principal direction of the student head, largest first"), **BOTTOM)
     return layout(figure, 380, bargap=0.25)

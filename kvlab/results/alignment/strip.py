@@ -19,8 +19,7 @@ def minimap(alignment: Alignment, number: int, window: tuple[int, int]) -> go.Fi
     length = max(1, len(document.text.encode()))
     width = -(-length // BINS)
     edges = np.arange(0, length + width, width)
-    both = [token_error(alignment, number, kind) for kind in ("key", "value")]
-    error = np.mean(both, axis=0)
+    error = np.mean([token_error(alignment, number, kind) for kind in ("key", "value")], axis=0)
     ends = np.array([token.end for token in document.student_tokens])
     known = ~np.isnan(error) & (ends > 0)
     place = np.minimum((ends[known] - 1) // width, len(edges) - 2)

@@ -34,31 +34,14 @@ HEADS = {
     "error_special": phrase("error of special token"),
     "n_special": phrase("n special"),
 }
-FUSION = {
-    "kind": "K/V",
-    "r2": phrase("fused R²"),
-    "se": phrase("± s.e."),
-    "gain": phrase("gain"),
-    "gain_se": phrase("± s.e. of gain"),
-    "gain_random": phrase("gain over random"),
-    "gain_random_se": phrase("± s.e. of this gain"),
-    "n": phrase("n tokens"),
-    "n_control": phrase("n control"),
-}
+FUSION = {name: HEADS[name] for name in ("kind", "se", "gain_random", "gain_random_se", "n", "n_control")}
+FUSION |= {"r2": phrase("fused R²"), "gain": phrase("gain"), "gain_se": phrase("± s.e. of gain")}
 OF_TEACHERS = {"r2_alone": phrase("R² alone: {teacher}"), "weights": phrase("weight: {teacher}")}  # a column for each
-POSITIONS = {
-    "rope": phrase("RoPE, undone"),
-    "none": phrase("no RoPE"),
-    "absolute": phrase("part of keys and values"),
-}
-RULES = {  # of the table of time rules
-    "rule": phrase("rule"),
-    "exact_rate": phrase("exact_rate"),
-    "coverage": phrase("coverage"),
-    "mean_absolute_lag_bytes": phrase("mean_absolute_lag_bytes"),
-    "largest_lag_bytes": phrase("largest_lag_bytes"),
-    "looks_ahead_rate": phrase("looks_ahead_rate"),
-}
+POSITIONS = {"rope": phrase("RoPE, undone"), "none": phrase("no RoPE"), "absolute": phrase("part of keys and values")}
+RULES = [  # columns of the table of time rules
+    *(phrase("rule"), phrase("exact_rate"), phrase("coverage")),
+    *(phrase("mean_absolute_lag_bytes"), phrase("largest_lag_bytes"), phrase("looks_ahead_rate")),
+]
 # What a value of alignment.json or injection.json is. Settings and packages keep the names by which they are set and
 # installed.
 FACTS = {
@@ -120,9 +103,8 @@ def fusion_table(alignment: Alignment) -> pd.DataFrame:
     frame = alignment.fusion_table()
     names = dict(FUSION)
     for number, teacher in enumerate(alignment.teachers, 1):
-        names |= {
-            f"{column} {number}": words.format(teacher=f"{number} {teacher}") for column, words in OF_TEACHERS.items()
-        }
+        for column, words in OF_TEACHERS.items():
+            names[f"{column} {number}"] = words.format(teacher=f"{number} {teacher}")
     frame = frame.assign(kind=frame["kind"].map(KIND_NAME)).rename(columns=names)
     last = [name for name in frame.columns if name.startswith(("R² alone", "weight"))] + ["n tokens", "n control"]
     return frame[[name for name in frame.columns if name not in last] + last]
@@ -131,10 +113,9 @@ def fusion_table(alignment: Alignment) -> pd.DataFrame:
 def capture_table(alignment: Alignment, role: str) -> pd.DataFrame:
     """What the self-test showed per layer; layers without a cache are named."""
     model = alignment.teacher if role == "teacher" else alignment.student
-    tests = (
-        {t.layer: t for t in SelfTest.from_dict(alignment.capture[role]).layers} if role in alignment.capture else {}
-    )
-    rows = []
+    tests, rows = {}, []
+    if role in alignment.capture:
+        tests = {test.layer: test for test in SelfTest.from_dict(alignment.capture[role]).layers}
     for layer in range(model["layers"]):
         test = tests.get(layer)
         cached = say("as cached") if layer in model["kv_layers"] else say("no KV cache")
@@ -154,17 +135,13 @@ def capture_table(alignment: Alignment, role: str) -> pd.DataFrame:
 def rules_table(alignment: Alignment) -> pd.DataFrame:
     """The rates and lags of every time rule."""
     rows = [{"rule": rule, **values} for rule, values in alignment.timeline["rules"].items()]
-    return pd.DataFrame(rows)[list(RULES)]
+    return pd.DataFrame(rows)[RULES]
 
 
 def asked(alignment: Alignment) -> list[tuple[str, object]]:
     """(name, value) of what was asked for."""
-    teachers = ", ".join(alignment.teachers)
-    return [
-        (say("prompts"), prompt_source(alignment.prompts)),
-        (say("teachers"), teachers),
-        *alignment.settings.items(),
-    ]
+    documents = say("prompts"), prompt_source(alignment.prompts)
+    return [documents, (say("teachers"), ", ".join(alignment.teachers)), *alignment.settings.items()]
 
 
 def measured(result: Alignment) -> list[tuple[str, object]]:

@@ -1,7 +1,7 @@
 """Both token timelines of a document as bytes, how they were resampled, and groups of heads of one shape."""
 
 from collections import Counter
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
@@ -23,6 +23,7 @@ from kvlab.results.style import (
     visible,
 )
 
+TOP, BOTTOM = {"row": 1, "col": 1}, {"row": 2, "col": 1}
 GROUP_SHADE = "rgba(213,94,0,0.13)"
 MOST_TOKENS = 2000  # of a timeline that are drawn at once
 LAG_BINS = (  # upper end in bytes, colour, words
@@ -59,14 +60,10 @@ def timeline(alignment: Alignment, number: int, rule: str, window: tuple[int, in
         _add_rail(figure, [t for t in tokens if first <= t.end <= last], height, colour, name)
     for kind in ("key", "value"):
         error = token_error(alignment, number, kind)
-        content = [
-            i
-            for i, t in enumerate(document.student_tokens)
-            if not t.special and first <= t.end <= last and not np.isnan(error[i])
-        ]
+        inside = (i for i, t in enumerate(document.student_tokens) if not t.special and first <= t.end <= last)
+        content = [i for i in inside if not np.isnan(error[i])]
         figure.add_scatter(
-            row=2,
-            col=1,
+            **BOTTOM,
             x=[document.student_tokens[i].end for i in content],
             y=[float(error[i]) for i in content],
             mode="lines+markers",
@@ -80,16 +77,8 @@ def timeline(alignment: Alignment, number: int, rule: str, window: tuple[int, in
     _add_segments(figure, document, start, end)
     figure.update_xaxes(range=[start - 1, end + 1], showgrid=False)
     figure.update_xaxes(title=say("byte of the text (UTF-8)"), row=2, col=1)
-    figure.update_yaxes(
-        row=1,
-        col=1,
-        range=[-0.25, 1.55],
-        tickvals=[0, 1],
-        ticktext=[say("student"), say("teacher")],
-        showgrid=False,
-        zeroline=False,
-        fixedrange=True,
-    )
+    rails = {"range": [-0.25, 1.55], "tickvals": [0, 1], "ticktext": [say("student"), say("teacher")]}
+    figure.update_yaxes(**TOP, **rails, showgrid=False, zeroline=False, fixedrange=True)
     figure.update_yaxes(row=2, col=1, title=say("error, mean of heads"), rangemode="tozero", fixedrange=True)
     return layout(figure, 450, dragmode="pan", margin={"l": 72, "r": 16, "t": 56, "b": 48})
 
@@ -111,28 +100,18 @@ def _add_groups(figure: go.Figure, document: Inspected, first: int, last: int) -
     """Exact borders through both rails; where several tokens stand for one, their bytes shaded and counted."""
     shown = [group for group in groups(document) if first <= group.end <= last]
     others = [group for group in shown if (group.teacher, group.student) != (1, 1)]
-    boxes: list[float | None] = []
-    lines: list[float | None] = []
-    for group in others:
-        boxes += [group.start, group.start, group.end, group.end, group.start, None]
-    for group in shown:
-        lines += [group.end, group.end, None]
+    boxes = [x for group in others for x in (group.start, group.start, group.end, group.end, group.start, None)]
+    lines = [x for group in shown for x in (group.end, group.end, None)]
     if others:
         figure.add_scatter(
-            row=1,
-            col=1,
+            **TOP,
             x=boxes,
             y=[0.13, 0.87, 0.87, 0.13, 0.13, None] * len(others),
-            mode="lines",
-            line={"width": 0},
-            fill="toself",
-            fillcolor=GROUP_SHADE,
+            **{"mode": "lines", "line": {"width": 0}, "fill": "toself", "fillcolor": GROUP_SHADE, "hoverinfo": "skip"},
             name=say("not one to one, teacher : student"),
-            hoverinfo="skip",
         )
         figure.add_scatter(
-            row=1,
-            col=1,
+            **TOP,
             x=[(group.start + group.end) / 2 for group in others],
             y=[0.5] * len(others),
             mode="text",
@@ -147,14 +126,11 @@ def _add_groups(figure: go.Figure, document: Inspected, first: int, last: int) -
             showlegend=False,
         )
     figure.add_scatter(
-        row=1,
-        col=1,
+        **TOP,
         x=lines,
         y=[-0.2, 1.2, None] * len(shown),
-        mode="lines",
+        **{"mode": "lines", "hoverinfo": "skip", "name": say("exact border")},
         line={"color": NEUTRAL, "width": 1, "dash": "dot"},
-        name=say("exact border"),
-        hoverinfo="skip",
     )
 
 
@@ -165,17 +141,9 @@ def _add_segments(figure: go.Figure, document: Inspected, start: int, end: int) 
             continue
         shade = f"rgba(110,118,129,{SEGMENT_SHADE.get(name, 0.1)})"
         figure.add_vrect(x0=first, x1=last, fillcolor=shade, line_width=0, layer="below", row="all", col=1)
-        figure.add_annotation(
-            row=1,
-            col=1,
-            x=max(first, start) if last > start else first,
-            y=1.52,
-            text=say(name),
-            showarrow=False,
-            xanchor="left",
-            yanchor="top",
-            font={"size": 12},
-        )
+        left = max(first, start) if last > start else first
+        anchor = {"xanchor": "left", "yanchor": "top", "showarrow": False, "font": {"size": 12}}
+        figure.add_annotation(**TOP, x=left, y=1.52, text=say(name), **anchor)
 
 
 def _add_links(
@@ -202,27 +170,17 @@ def _add_links(
 def _add_rail(figure: go.Figure, tokens: list[TokenView], height: float, colour: str, name: str) -> None:
     """Tokens as boxes from their first to their last byte, with their text where it fits."""
     content = [token for token in tokens if token.end > token.start]
-    x: list[float | None] = []
-    y: list[float | None] = []
-    for token in content:
-        x += [token.start, token.start, token.end, token.end, token.start, None]
-        y += [height - 0.13, height + 0.13, height + 0.13, height - 0.13, height - 0.13, None]
+    low, high = height - 0.13, height + 0.13
     figure.add_scatter(
-        row=1,
-        col=1,
-        x=x,
-        y=y,
-        mode="lines",
-        line={"color": colour, "width": 1},
-        fill="toself",
+        **TOP,
+        x=[x for token in content for x in (token.start, token.start, token.end, token.end, token.start, None)],
+        y=[low, high, high, low, low, None] * len(content),
+        **{"mode": "lines", "line": {"color": colour, "width": 1}, "fill": "toself", "hoverinfo": "skip"},
         fillcolor=f"rgba({int(colour[1:3], 16)},{int(colour[3:5], 16)},{int(colour[5:7], 16)},0.10)",
-        name=name,
-        hoverinfo="skip",
-        showlegend=False,
+        **{"name": name, "showlegend": False},
     )
     figure.add_scatter(
-        row=1,
-        col=1,
+        **TOP,
         x=[(token.start + token.end) / 2 for token in content],
         y=[height] * len(content),
         mode="text",
@@ -231,8 +189,7 @@ def _add_rail(figure: go.Figure, tokens: list[TokenView], height: float, colour:
         customdata=[[visible(token), token.start, token.end] for token in content],
         hovertemplate=say("{name} “%{{customdata[0]}}”<br>bytes %{{customdata[1]}}–%{{customdata[2]}}", name=name)
         + "<extra></extra>",
-        showlegend=False,
-        name=name,
+        **{"name": name, "showlegend": False},
     )
 
 
@@ -258,8 +215,7 @@ def index_maps(alignment: Alignment, number: int) -> go.Figure:
     return layout(figure, 340)
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(NamedTuple):
     """The smallest run of bytes that both models cut out: tokens of the teacher and of the student in it."""
 
     start: int  # byte
@@ -275,15 +231,14 @@ class Group:
 
 def groups(document: Inspected) -> list[Group]:
     """Invariant: groups tile the text as far as both have read it; each ends at a byte where a token of both ends."""
-    ends_t, ends_s = (_ends(tokens) for tokens in (document.teacher_tokens, document.student_tokens))
+    ends_t, ends_s = (
+        np.array([token.end for token in tokens if not token.special and token.end > 0], dtype=int)
+        for tokens in (document.teacher_tokens, document.student_tokens)
+    )
     borders = np.intersect1d(ends_t, ends_s)
     counts_t, counts_s = (np.diff(np.searchsorted(e, borders, side="right"), prepend=0) for e in (ends_t, ends_s))
     starts = [0, *borders[:-1].tolist()] if len(borders) else []
     return [Group(*of) for of in zip(starts, borders.tolist(), counts_t.tolist(), counts_s.tolist())]
-
-
-def _ends(tokens: list[TokenView]) -> np.ndarray:
-    return np.array([token.end for token in tokens if not token.special and token.end > 0], dtype=int)
 
 
 def shapes(document: Inspected) -> Counter[str]:

@@ -17,7 +17,7 @@ import numpy as np
 from kvlab.errors import AlignError
 from kvlab.language import Message, phrase, say
 from kvlab.request import declared
-from kvlab.results.alignment.data import read_messages, write_json
+from kvlab.results.alignment.data import numbers, read_messages, write_json
 
 FORMAT = 1
 JSON_NAME = "injection.json"
@@ -184,10 +184,7 @@ class Injection:
     def score(self, variant: str, prefix: float | None = None) -> Injected:
         """The numbers of one variant, at the main prefix unless another is given. Raises KeyError."""
         share = self.injection["prefix"] if prefix is None else prefix
-        for row in self.at(share):
-            if row.variant == variant:
-                return row
-        raise KeyError((variant, share))
+        return {row.variant: row for row in self.at(share)}[variant]
 
     def grid(self, which: str, kind: str, column: str) -> np.ndarray:
         """[L, H] of a column of "attention", "projection" or of the head "swaps"; not a number where not measured."""
@@ -225,13 +222,11 @@ def read(folder: Path) -> Injection:
         if fields.pop("format") != FORMAT:
             raise ValueError("another format version")
         for name, cls in LISTS.items():
-            fields[name] = [cls(**_numbers(row)) for row in fields[name]]
-        fields["own"] = _numbers(fields["own"])
+            fields[name] = [cls(**numbers(row, MAY_BE_NONE)) for row in fields[name]]
+        fields["own"] = numbers(fields["own"], MAY_BE_NONE)
         fields["texts"] = [
             Text(**(row | {"continuations": [Continued(**c) for c in row["continuations"]]})) for row in fields["texts"]
         ]
-        fields["notes"] = [Message.read(note) for note in fields["notes"]]
-        fields["data"] |= {k: Message.read(v) for k, v in fields["data"].items() if k == "random_teacher"}
         return Injection(**fields)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise AlignError(
@@ -242,15 +237,6 @@ def read(folder: Path) -> Injection:
         ) from error
 
 
-def _numbers(value: Any) -> Any:
-    """What is null in JSON is not a number, but where a field may be empty."""
-    if isinstance(value, dict):
-        return {k: v if v is None and k in MAY_BE_NONE else _numbers(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_numbers(v) for v in value]
-    return float("nan") if value is None else value
-
-
 def sentence(injection: Injection) -> str:
     """The result in one sentence, with n, split and controls."""
     student, own = injection.student["name"], injection.own
@@ -258,12 +244,12 @@ def sentence(injection: Injection) -> str:
         return say(
             "Nothing is reported: the own cache of {student}, injected, does not reproduce its logits (they differ by "
             "{difference:.1e} of the largest logit, {tolerance:.0e} is allowed).",
-            student=student,
-            difference=own["largest_difference"],
-            tolerance=own["tolerance"],
+            **{"student": student, "difference": own["largest_difference"], "tolerance": own["tolerance"]},
         )
     projected = injection.score("projected")
-    controls = [f"{say(NAMES[c])} {injection.score(c).kl:.3f}" for c in CONTROLS if _measured(injection, c)]
+    measured = {found.variant for found in injection.injected}
+    controls = [f"{say(NAMES[name])} {injection.score(name).kl:.3f}" for name in CONTROLS if name in measured]
+    damage = {"kl": projected.kl, "kl_se": projected.kl_se, "ce": projected.delta_ce, "ce_se": projected.delta_ce_se}
     return say(
         "{student} on the projected cache of {teachers}: KL {kl:.3f} ± {kl_se:.3f} and ΔCE {ce:+.3f} ± {ce_se:.3f} "
         "nats per token against its own cache (KL of the controls: {controls}; the own cache differs from the plain "
@@ -271,17 +257,8 @@ def sentence(injection: Injection) -> str:
         "held out from the fit on {fitted} others.",
         student=student,
         teachers=" + ".join(t["name"] for t in injection.teachers),
-        kl=projected.kl,
-        kl_se=projected.kl_se,
-        ce=projected.delta_ce,
-        ce_se=projected.delta_ce_se,
+        **damage,
         controls=say(", ").join(controls),
         difference=own["largest_difference"],
-        n=projected.n,
-        documents=projected.documents,
-        fitted=injection.data["documents_fitted"],
+        **{"n": projected.n, "documents": projected.documents, "fitted": injection.data["documents_fitted"]},
     )
-
-
-def _measured(injection: Injection, name: str) -> bool:
-    return any(found.variant == name for found in injection.injected)

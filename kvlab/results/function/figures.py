@@ -94,14 +94,12 @@ HEAD_MEASURES = {  # name -> list of the result, column, column of its standard 
     "kl": ("swaps", "kl", "kl_se", phrase("{part} swap damage, KL")),
     "delta_ce": ("swaps", "delta_ce", "delta_ce_se", phrase("{part} swap damage, ΔCE")),
 }
-SYMBOL = {"key": "circle", "value": "diamond", "both": "square"}
-BOTH_COLOUR = "#0072B2"
+SYMBOL = {"key": "circle", "value": "diamond"}
 
 
 def measured(injection: Injection, measure: str, part: str) -> bool:
     """Whether a map of it can be drawn."""
-    cells = getattr(injection, HEAD_MEASURES[measure][0])
-    return any(c.kind == part and c.head is not None for c in cells)
+    return any(c.kind == part and c.head is not None for c in getattr(injection, HEAD_MEASURES[measure][0]))
 
 
 def function_map(injection: Injection, measure: str, part: str, selected: tuple[int, int] | None = None) -> go.Figure:
@@ -128,11 +126,8 @@ def _cell(injection, found, at, column, error, low, high, is_error, part) -> Cel
     value = getattr(found, column) if found is not None else nan
     known = isfinite(value)
     lines = [say("{part} layer {layer}, head {head}", part=say(PART[part]), layer=at[0], head=at[1])]
-    if known:
-        lines.append(f"{value:.4f} ± {getattr(found, error):.4f}")
-        lines.append(say("n = {n:,}", n=found.n))
-    else:
-        lines.append(say("not measured"))
+    measured = [f"{value:.4f} ± {getattr(found, error):.4f}", say("n = {n:,}", n=found.n)] if known else []
+    lines += measured or [say("not measured")]
     digits = 2 if is_error else 3
     return Cell(
         layer=at[0],
@@ -148,7 +143,7 @@ def _cell(injection, found, at, column, error, low, high, is_error, part) -> Cel
 def layer_damage(injection: Injection, column: str) -> go.Figure:
     """KL or ΔCE of handing over one layer alone, K, V and both, beside its training mean."""
     figure = go.Figure()
-    for part, colour in (*KIND_COLOUR.items(), ("both", BOTH_COLOUR)):
+    for part, colour in (*KIND_COLOUR.items(), ("both", TEACHER_COLOUR)):
         swaps = [s for s in injection.swaps if s.head is None and s.kind == part]
         for name, pattern in ((column, ""), (f"{column}_mean", "/")):
             words = say("{part}, projected" if name == column else "{part}, its mean", part=say(PART[part]))
@@ -176,21 +171,14 @@ def error_against_damage(
         pairs = [(errors[s.kind, s.layer, s.head], s) for s in swaps if s.kind == kind]
         if not pairs:
             continue
+        rings = [2.5 if (s.kind, s.layer, s.head) == selected else 0 for _, s in pairs]
         figure.add_scatter(
             x=[e.error for e, _ in pairs],
             y=[getattr(s, column) for _, s in pairs],
             error_y={"type": "data", "array": [getattr(s, f"{column}_se") for _, s in pairs], "thickness": 1},
             mode="markers",
             name=PART[kind],
-            marker={
-                "color": colour,
-                "symbol": SYMBOL[kind],
-                "size": 11,
-                "line": {
-                    "color": "#000000",
-                    "width": [2.5 if (s.kind, s.layer, s.head) == selected else 0 for _, s in pairs],
-                },
-            },
+            marker={"color": colour, "symbol": SYMBOL[kind], "size": 11, "line": {"color": "#000000", "width": rings}},
             customdata=[[s.layer, s.head] for _, s in pairs],
             hovertemplate=say(
                 "{part} layer %{{customdata[0]}}, head %{{customdata[1]}}<br>error %{{x:.3f}}, damage %{{y:.4f}}",

@@ -25,6 +25,11 @@ ATTENTION_MEANING = phrase(
 )
 PARTS = {"key": "K", "value": "V", "both": phrase("K and V")}
 ERRORS = {"projection": phrase("projection error"), "attention": phrase("attention-output error")}
+OF_ONE_HEAD = {  # list of the result -> what is said of each of its cells
+    "projection": phrase("projection error {error:.3f} ± {se:.3f} (n = {n:,} rows)"),
+    "attention": phrase("attention-output error {error:.3f} ± {se:.3f} (n = {n:,} queries)"),
+    "swaps": phrase("swap damage KL {kl:.4f} ± {kl_se:.4f} beside {kl_mean:.4f} of its mean (n = {n:,} tokens)"),
+}
 DAMAGES = {"kl": "KL", "delta_ce": "ΔCE"}
 
 
@@ -62,52 +67,43 @@ def verdict_sentence(injection: Injection, share: float) -> str:
     words = {"share": share, "kl": projected.kl, "se": projected.kl_se, "n": projected.n, "yes": yes, "no": no}
     words |= {"documents": projected.documents}
     if None in judged.values():
-        text = say(
+        text = phrase(
             "With {share:.0%} of each document handed over, the projected cache is {kl:.3f} nats from the own cache (n "
             "= {n:,} tokens of {documents} held-out documents). Fewer than three documents give no standard error: "
-            "whether it beats its controls is not known.",
-            **words,
+            "whether it beats its controls is not known."
         )
     elif all(judged.values()):
-        text = say(
+        text = phrase(
             "With {share:.0%} of each document handed over, the projected cache beats every control by more than two "
             "standard errors ({yes}); it is {kl:.3f} ± {se:.3f} nats from the own cache (n = {n:,} tokens of "
-            "{documents} held-out documents).",
-            **words,
+            "{documents} held-out documents)."
         )
     elif any(judged.values()):
-        text = say(
+        text = phrase(
             "With {share:.0%} of each document handed over, the projected cache beats {yes} by more than two standard "
             "errors, but not {no}; it is {kl:.3f} ± {se:.3f} nats from the own cache (n = {n:,} tokens of {documents} "
-            "held-out documents).",
-            **words,
+            "held-out documents)."
         )
     else:
-        text = say(
+        text = phrase(
             "With {share:.0%} of each document handed over, the projected cache beats no control by more than two "
             "standard errors ({no}): nothing shows that the student can use it (KL {kl:.3f} ± {se:.3f}, n = {n:,} "
-            "tokens of {documents} held-out documents).",
-            **words,
+            "tokens of {documents} held-out documents)."
         )
-    return text
+    return say(text, **words)
 
 
 def curve_sentence(injection: Injection) -> str:
     """How the damage grows with the prefix."""
     measured_at = shares(injection)
     first, last = (variant(injection, "projected", share) for share in (measured_at[0], measured_at[-1]))
+    ends = {"least": first.prefix, "first": first.kl, "first_se": first.kl_se, "n": first.n}
+    ends |= {"most": last.prefix, "last": last.kl, "last_se": last.kl_se, "other": last.n}
     return say(
         "From {least:.0%} to {most:.0%} of the document, the KL of the projected cache goes from {first:.3f} ± "
         "{first_se:.3f} to {last:.3f} ± {last_se:.3f} nats per token (n = {n:,} and {other:,} tokens: what is left of "
         "each document).",
-        least=first.prefix,
-        most=last.prefix,
-        first=first.kl,
-        first_se=first.kl_se,
-        last=last.kl,
-        last_se=last.kl_se,
-        n=first.n,
-        other=last.n,
+        **ends,
     )
 
 
@@ -117,16 +113,12 @@ def layers_sentence(injection: Injection) -> str | None:
     if not layers:
         return None
     worst = max(layers, key=lambda swap: swap.kl)
+    damage = {"kl": worst.kl, "se": worst.kl_se, "mean": worst.kl_mean, "mean_se": worst.kl_mean_se}
     return say(
         "Layer {layer} costs most when its K and V alone are handed over: KL {kl:.3f} ± {se:.3f} (its training mean "
         "instead: {mean:.3f} ± {mean_se:.3f}; n = {n:,} tokens of {documents} documents).",
-        layer=worst.layer,
-        kl=worst.kl,
-        se=worst.kl_se,
-        mean=worst.kl_mean,
-        mean_se=worst.kl_mean_se,
-        n=worst.n,
-        documents=worst.documents,
+        **damage,
+        **{"layer": worst.layer, "n": worst.n, "documents": worst.documents},
     )
 
 
@@ -161,35 +153,15 @@ def correlated(injection: Injection) -> list[str]:
 
 def head_sentence(injection: Injection, kind: str, layer: int, head: int) -> str:
     """One head: how far its projection is off, and what that costs."""
-    at = (kind, layer, head)
-    projected = next((c for c in injection.projection if (c.kind, c.layer, c.head) == at), None)
-    attended = next((c for c in injection.attention if (c.kind, c.layer, c.head) == at), None)
-    swap = next((c for c in injection.swaps if (c.kind, c.layer, c.head) == at), None)
-    parts = []
-    if projected is not None:
-        parts.append(
-            say("projection error {error:.3f} ± {se:.3f} (n = {n:,} rows)", **_numbers(projected, "error", "se"))
-        )
-    if attended is not None:
-        parts.append(
-            say(
-                "attention-output error {error:.3f} ± {se:.3f} (n = {n:,} queries)", **_numbers(attended, "error", "se")
-            )
-        )
-    if swap is not None:
-        parts.append(
-            say(
-                "swap damage KL {kl:.4f} ± {kl_se:.4f} beside {kl_mean:.4f} of its mean (n = {n:,} tokens)",
-                **_numbers(swap, "kl", "kl_se", "kl_mean"),
-            )
-        )
+    parts = [
+        say(words, **vars(cell))
+        for cells, words in OF_ONE_HEAD.items()
+        for cell in getattr(injection, cells)
+        if (cell.kind, cell.layer, cell.head) == (kind, layer, head)
+    ]
     if not parts:
         return say("Nothing was measured of this head.")
     return say("{kind} of this head: {parts}.", kind=PARTS[kind], parts=say("; ").join(parts))
-
-
-def _numbers(cell, *names: str) -> dict:
-    return {name: getattr(cell, name) for name in (*names, "n")}
 
 
 def accuracy_sentence(injection: Injection) -> str | None:
@@ -198,36 +170,28 @@ def accuracy_sentence(injection: Injection) -> str | None:
     if "projected" not in of or "own" not in of:
         return None
     own, projected = of["own"], of["projected"]
-    words = {
-        "own": own.right,
-        "own_se": own.se,
-        "projected": projected.right,
-        "se": projected.se,
-        "less": projected.less_own,
-        "less_se": projected.less_own_se,
-        "same": projected.same_tokens,
-        "n": projected.documents,
-    }
+    words = {"own": own.right, "own_se": own.se, "projected": projected.right, "se": projected.se}
+    words |= {"less": projected.less_own, "less_se": projected.less_own_se}
+    words |= {"same": projected.same_tokens, "n": projected.documents}
     if not isfinite(projected.less_own_se):
-        return say(
+        text = phrase(
             "Right answers: {projected:.1%} on the projected cache, {own:.1%} on its own; {same:.0%} of its own "
             "continuation come before the first differing token (n = {n} held-out documents: too few for standard "
-            "errors).",
-            **words,
+            "errors)."
         )
-    if abs(projected.less_own) > CERTAIN * projected.less_own_se:
-        return say(
+    elif abs(projected.less_own) > CERTAIN * projected.less_own_se:
+        text = phrase(
             "Right answers: {projected:.1%} ± {se:.1%} on the projected cache, {own:.1%} ± {own_se:.1%} on its own, a "
             "difference of {less:+.1%} ± {less_se:.1%}; {same:.0%} of its own continuation come before the first "
-            "differing token (n = {n} held-out documents).",
-            **words,
+            "differing token (n = {n} held-out documents)."
         )
-    return say(
-        "Right answers: {projected:.1%} ± {se:.1%} on the projected cache, {own:.1%} ± {own_se:.1%} on its own: a "
-        "difference of {less:+.1%} ± {less_se:.1%} is within two standard errors; {same:.0%} of its own continuation "
-        "come before the first differing token (n = {n} held-out documents).",
-        **words,
-    )
+    else:
+        text = phrase(
+            "Right answers: {projected:.1%} ± {se:.1%} on the projected cache, {own:.1%} ± {own_se:.1%} on its own: a "
+            "difference of {less:+.1%} ± {less_se:.1%} is within two standard errors; {same:.0%} of its own "
+            "continuation come before the first differing token (n = {n} held-out documents)."
+        )
+    return say(text, **words)
 
 
 def pieces(continued: Continued) -> list[tuple[str, bool]]:
@@ -250,13 +214,8 @@ def pieces(continued: Continued) -> list[tuple[str, bool]]:
 def same_request(alignment: Alignment, injection: Injection) -> bool:
     """Whether both are of the same models and documents."""
     teachers = [teacher["name"] for teacher in injection.teachers]
-    return (list(alignment.teachers), alignment.student["name"], *_text(alignment)) == (
-        teachers,
-        injection.student["name"],
-        *_text(injection),
+    one, other = (  # the sum of the documents was not always kept
+        (names, result.student["name"], result.prompts, result.data.get("documents_sha256"))
+        for names, result in ((list(alignment.teachers), alignment), (teachers, injection))
     )
-
-
-def _text(result: Alignment | Injection) -> tuple[str, str | None]:
-    """Where the documents came from, and what they say; the latter was not always kept."""
-    return result.prompts, result.data.get("documents_sha256")
+    return one == other

@@ -8,6 +8,7 @@ from kvlab.language import phrase, say
 from kvlab.request.align import prompt_source
 from kvlab.results.alignment import tables as alignment_tables
 from kvlab.results.function.data import CONTROLS, NAMES, Injection
+from kvlab.results.style import KIND_NAME
 
 HEADINGS = {
     "variant": phrase("variant"),
@@ -55,12 +56,12 @@ def function_heading(column: str) -> str:
 def tables(injection: Injection) -> dict[str, pd.DataFrame]:
     """File name -> table; only those that this test has. Inner names stay as they are in injection.json."""
     found = {
-        "variants.csv": pd.DataFrame([asdict(row) for row in injection.injected]),
+        "variants.csv": pd.DataFrame(injection.injected),
         "projection.csv": _with_controls(injection.projection),
         "attention.csv": _with_controls(injection.attention),
-        "swaps.csv": pd.DataFrame([asdict(row) for row in injection.swaps]),
-        "correlations.csv": pd.DataFrame([asdict(row) for row in injection.correlations]),
-        "accuracy.csv": pd.DataFrame([asdict(row) for row in injection.accuracy]),
+        "swaps.csv": pd.DataFrame(injection.swaps),
+        "correlations.csv": pd.DataFrame(injection.correlations),
+        "accuracy.csv": pd.DataFrame(injection.accuracy),
         "texts.csv": texts(injection),
     }
     return {name: frame for name, frame in found.items() if len(frame)}
@@ -68,14 +69,10 @@ def tables(injection: Injection) -> dict[str, pd.DataFrame]:
 
 def _with_controls(cells) -> pd.DataFrame:
     """One row per head; what each control reaches in its own column, more than one number in none."""
-    left_out = ("controls", "controls_kl", "query_heads")
-    return pd.DataFrame(
-        [
-            {name: value for name, value in asdict(cell).items() if name not in left_out}
-            | {name: cell.controls[name] for name in CONTROLS if name in cell.controls}
-            for cell in cells
-        ]
-    )
+    columns = [name for name in CONTROLS if any(name in cell.controls for cell in cells)]
+    controls = pd.DataFrame([cell.controls for cell in cells], columns=columns)
+    left_out = ["controls", "controls_kl", "query_heads"]
+    return pd.DataFrame(cells).drop(columns=left_out, errors="ignore").join(controls)
 
 
 def texts(injection: Injection) -> pd.DataFrame:
@@ -91,16 +88,12 @@ def texts(injection: Injection) -> pd.DataFrame:
 
 def variants_table(injection: Injection, share: float | None = None) -> pd.DataFrame:
     """Every variant at one prefix, or at all; the variant in words."""
-    rows = [asdict(row) for row in injection.injected if share is None or row.prefix == share]
-    frame = pd.DataFrame(rows)
-    frame["variant"] = [say(NAMES[name]) for name in frame["variant"]]
-    return frame
+    rows = [row for row in injection.injected if share is None or row.prefix == share]
+    return pd.DataFrame([asdict(row) | {"variant": say(NAMES[row.variant])} for row in rows])
 
 
 def accuracy_table(injection: Injection) -> pd.DataFrame:
-    frame = pd.DataFrame([asdict(row) for row in injection.accuracy])
-    frame["variant"] = [say(NAMES[name]) for name in frame["variant"]]
-    return frame
+    return pd.DataFrame([asdict(row) | {"variant": say(NAMES[row.variant])} for row in injection.accuracy])
 
 
 def cells_table(injection: Injection) -> pd.DataFrame:
@@ -110,13 +103,13 @@ def cells_table(injection: Injection) -> pd.DataFrame:
     rows = []
     for cell in injection.projection:
         at = cell.kind, cell.layer, cell.head
+        damages = ("kl", "kl_se", "delta_ce", "delta_ce_se", "kl_mean")
         rows.append(
-            {"kind": "K" if cell.kind == "key" else "V", "layer": cell.layer, "head": cell.head}
-            | {"error": cell.error, "se": cell.se}
-            | {"attention": attended[at].error if at in attended else None}
-            | {"attention_se": attended[at].se if at in attended else None}
-            | {name: getattr(swapped.get(at), name, None) for name in ("kl", "kl_se", "delta_ce", "delta_ce_se")}
-            | {"kl_mean": getattr(swapped.get(at), "kl_mean", None), "n": cell.n}
+            {"kind": KIND_NAME[cell.kind], "layer": cell.layer, "head": cell.head, "error": cell.error, "se": cell.se}
+            | {"attention": getattr(attended.get(at), "error", None)}
+            | {"attention_se": getattr(attended.get(at), "se", None)}
+            | {name: getattr(swapped.get(at), name, None) for name in damages}
+            | {"n": cell.n}
         )
     return pd.DataFrame(rows)
 
@@ -134,18 +127,14 @@ def head_table(injection: Injection, layer: int, head: int | None) -> pd.DataFra
         ]
     for c in injection.attention:
         if (c.layer, c.head) == (layer, head) and c.kind != "value":
-            rows.append(
-                {"measure": say("KL of the attention distribution"), "kind": parts[c.kind], "value": c.kl}
-                | {"se": c.kl_se, **c.controls_kl, "n": c.n}
-            )
+            measured = {"kind": parts[c.kind], "value": c.kl, "se": c.kl_se, **c.controls_kl, "n": c.n}
+            rows.append({"measure": say("KL of the attention distribution"), **measured})
     for c in injection.swaps:
         if (c.layer, c.head) == (layer, head):
-            rows += [
-                {"measure": say("swap damage KL"), "kind": parts[c.kind], "value": c.kl, "se": c.kl_se}
-                | {"mean": c.kl_mean, "n": c.n},
-                {"measure": say("swap damage ΔCE"), "kind": parts[c.kind], "value": c.delta_ce, "se": c.delta_ce_se}
-                | {"mean": c.delta_ce_mean, "n": c.n},
-            ]
+            swap = {"kind": parts[c.kind], "n": c.n}
+            kl = {"measure": say("swap damage KL"), "value": c.kl, "se": c.kl_se, "mean": c.kl_mean}
+            ce = {"measure": say("swap damage ΔCE"), "value": c.delta_ce, "se": c.delta_ce_se, "mean": c.delta_ce_mean}
+            rows += [swap | kl, swap | ce]
     columns = ["measure", "kind", "value", "se", *CONTROLS, "n"]
     return pd.DataFrame(rows).reindex(columns=columns)
 

@@ -38,16 +38,13 @@ def gather(folder: Path, checks: Sequence[Fields] | None = None, checked: str | 
     reader, samples = Steps(folder), Reader(folder / MEMORY)
     steps, memory = reader.read(), samples.read()
     checkpoints = [checkpoint for checkpoint in verdict.checkpoints if checkpoint.name]
-    total = _total(view, status)
+    asked = Status.of({"total": view.config.get("max_steps")}).total
+    total = asked or (status.total if view.phase == "training" else None)
     speed = pace(steps, total or 0)
     problems = _problems(view, status, reader)
     errors = [p["error"] for p in problems if _is_runtime_error(p["error"])]
     run = {
-        "id": view.id,
-        "name": view.name,
-        "state": view.state,
-        "phase": view.phase,
-        "host": view.host,
+        **{name: getattr(view, name) for name in ("id", "name", "state", "phase", "host")},
         "verdict": verdict.state,
         "started": (status.history[0].started if status.history else None) or view.started,
         "ended": view.updated if not view.active else None,
@@ -123,9 +120,7 @@ def _milestones(
                 "state": checkpoint.state or ("pending" if view.active else "fail"),
                 "loss": _at(steps, "loss", at) if at is not None else None,
                 "memory": _memory_at(memory, steps, at, step) if not reader.resumed else None,
-                "value": checkpoint.value,
-                "threshold": checkpoint.threshold,
-                "words": checkpoint.words,
+                **{of: getattr(checkpoint, of) for of in ("value", "threshold", "words")},
             }
         )
     return rows
@@ -193,15 +188,9 @@ def _forecast(forecast: Forecast, peak: Fields | None) -> Fields | None:
     if not parts or None in sizes:
         return None
     growth = peak["bytes"] - forecast.baseline if peak else None
-    measured = {"peak": peak["bytes"], "source": peak["source"]} if peak else {"peak": None, "source": None}
     ratio = forecast.total / growth if growth and growth > 0 else None
-    told = {**forecast.model_dump(), "parts": parts, **measured}
-    return {**told, "growth": growth if ratio else None, "ratio": ratio}
-
-
-def _total(view: View, status: Status) -> int | None:
-    asked = Status.of({"total": view.config.get("max_steps")}).total
-    return asked or (status.total if view.phase == "training" else None)
+    measured = {"peak": peak and peak["bytes"], "source": peak and peak["source"]}
+    return {**forecast.model_dump(), "parts": parts, **measured, "growth": growth if ratio else None, "ratio": ratio}
 
 
 def _is_runtime_error(error: Fields) -> bool:
@@ -226,8 +215,6 @@ def _finite(value: Any) -> Any:
 TERMS = ("loss", "ce", "kv_key", "kv_value", "entropy")
 MOST_POINTS = 2000  # of a curve; more than a figure has pixels
 
-Fields = dict[str, Any]
-
 
 def series(steps: Table, memory: Table) -> Fields:
     """``step`` and the terms over it, raw and smoothed; the router's weights; memory in bytes over seconds of work.
@@ -240,30 +227,27 @@ def series(steps: Table, memory: Table) -> Fields:
     terms = {name: steps.column(name) for name in TERMS if any(map(math.isfinite, steps.column(name)))}
     if "router.0" not in steps.columns:
         terms.pop("entropy", None)  # of the weights of a single teacher, which are always 1
-    routers = sorted(name for name in steps.columns if name.startswith("router.") and name[7:].isdigit())
+    smooth = {name: smoothed(values) for name, values in terms.items()}
+    routers = sorted(
+        (name for name in steps.columns if name.startswith("router.") and name[7:].isdigit()),
+        key=lambda name: int(name[7:]),
+    )
     of, times, used = curve(memory)
     group = -(-len(used) // MOST_POINTS) or 1
-    peaks = [_largest(used, start, group) for start in range(0, len(used), group)]
+    heights = [value if math.isfinite(value) else -math.inf for value in used]
+    groups = [range(start, min(start + group, len(used))) for start in range(0, len(used), group)]
+    peaks = [max(places, key=heights.__getitem__) for places in groups]
     return {
         "every": every,
         "step": [int(numbers[at]) for at in kept],
         "raw": {name: [values[at] for at in kept] for name, values in terms.items()},
-        "smooth": {name: [values[at] for at in kept] for name, values in _smooth(terms).items()},
-        "router": [[steps.column(name)[at] for at in kept] for name in sorted(routers, key=lambda n: int(n[7:]))],
+        "smooth": {name: [values[at] for at in kept] for name, values in smooth.items()},
+        "router": [[steps.column(name)[at] for at in kept] for name in routers],
         "memory": {"of": of, "seconds": [times[at] for at in peaks], "bytes": [used[at] for at in peaks]},
     }
-
-
-def _smooth(terms: dict[str, list[float]]) -> dict[str, list[float]]:
-    return {name: smoothed(values) for name, values in terms.items()}
 
 
 def _kept(count: int, every: int) -> list[int]:
     """Places of every so-manieth point, and the last."""
     places = list(range(0, count, every))
     return places if not count or places[-1] == count - 1 else [*places, count - 1]
-
-
-def _largest(values: Sequence[float], start: int, length: int) -> int:
-    places = range(start, min(start + length, len(values)))
-    return max(places, key=lambda at: values[at] if math.isfinite(values[at]) else -math.inf)

@@ -15,13 +15,8 @@ from kvlab.results.style import KIND_COLOUR, NEUTRAL, STUDENT_COLOUR, TEACHER_CO
 from kvlab.runs.lenient import finite
 
 GIB = 1024**3
-TERM_COLOUR = {
-    "loss": "#000000",
-    "ce": STUDENT_COLOUR,
-    "kv_key": KIND_COLOUR["key"],
-    "kv_value": KIND_COLOUR["value"],
-    "entropy": NEUTRAL,
-}
+TERM_COLOUR = {"loss": "#000000", "ce": STUDENT_COLOUR, "entropy": NEUTRAL}
+TERM_COLOUR |= {"kv_key": KIND_COLOUR["key"], "kv_value": KIND_COLOUR["value"]}
 ROUTER_COLOURS = (TEACHER_COLOUR, "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#F0E442")  # Okabe and Ito 2008
 ROOM = 1.25  # the limit is drawn where the curve comes within this factor of it, and told of elsewhere
 
@@ -60,11 +55,7 @@ def loss_terms(steps: Sequence[int], raw: Mapping[str, Numbers], smooth: Mapping
 
 
 def memory(
-    seconds: Numbers,
-    used: Numbers,
-    of: str,
-    limit: tuple[float, int] | None = None,
-    baseline: int | None = None,
+    seconds: Numbers, used: Numbers, of: str, limit: tuple[float, int] | None = None, baseline: int | None = None
 ) -> go.Figure:
     """Bytes in use over seconds. ``of``: "device" or "process"; ``limit``: its share and the device's bytes in all.
 
@@ -91,10 +82,8 @@ def memory(
             figure.add_hline(share * total / GIB, line={"color": STUDENT_COLOUR, "dash": "dash"}, annotation_text=label)
             most = max(most, share * total)
         else:
-            limited = share * total / GIB
-            above = say(
-                "{limit:.0%} of the machine is {limited:.1f} GiB, above this figure", limit=share, limited=limited
-            )
+            values = {"limit": share, "limited": share * total / GIB}
+            above = say("{limit:.0%} of the machine is {limited:.1f} GiB, above this figure", **values)
             title += f" · {above}"
     figure.update_xaxes(title=say("time at work (s)"))
     figure.update_yaxes(title=say("memory in use (GiB)"), range=[0, 1.1 * most / GIB] if most else None)
@@ -122,15 +111,10 @@ def held_out(runs: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]]) -
         for place, colour in ((1, NEUTRAL), (2, TEACHER_COLOUR)):
             when = say("before" if place == 1 else "after")
             values = [finite(run[place].get(term)) for run in runs]
+            legend = {"name": when, "legendgroup": when, "showlegend": column == 1}
             figure.add_bar(
-                row=1,
-                col=column,
-                x=labels,
-                y=values,
-                name=when,
-                legendgroup=when,
-                showlegend=column == 1,
-                marker_color=colour,
+                **{"row": 1, "col": column, "x": labels, "y": values, "marker_color": colour},
+                **legend,
                 text=["" if value is None else f"{value:.3f}" for value in values],
                 textposition="auto",
                 hovertemplate="%{x}<br>%{y:.4f}<extra></extra>",

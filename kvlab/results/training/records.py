@@ -37,10 +37,7 @@ def read(functional: Any) -> Fields | None:
             }
             for name in VARIANTS
         },
-        "documents": last.documents,
-        "n": last.n,
-        "prefix": last.prefix,
-        "share_replaced": last.share_replaced,
+        **{name: getattr(last, name) for name in ("documents", "n", "prefix", "share_replaced")},
         "reproduces": all(at.own.reproduces for at in measured),
         "largest_difference": max(differences) if None not in differences else None,
         "tolerance": last.own.tolerance,

@@ -27,11 +27,7 @@ CHECKS = {
     "integration": phrase("integration"),
     "overall": phrase("overall"),
 }
-CACHES = {
-    "projected": phrase("projected"),
-    "mean": phrase("mean (control)"),
-    "shuffled": phrase("shuffled (control)"),
-}
+CACHES = {"projected": phrase("projected"), "mean": phrase("mean (control)"), "shuffled": phrase("shuffled (control)")}
 
 
 def html(report: Fields, language: str = "en") -> str:
@@ -62,22 +58,12 @@ def _values(report: Fields) -> Fields:
         "size": _size,
         "source": words.source_words,
         "limit": _limit(report),
-        "memory_name": say(words.MEMORY_OF[_memory_of(run)]),
+        "memory_name": say(words.MEMORY_OF[(run["peak_memory"] or {}).get("of", "device")]),
         "milestone_rows": [
-            (
-                row["step"],
-                _known(words.CHECKPOINTS, row["name"]),
-                words.mark_words(row["state"]),
-                _number(row["loss"]),
-                _size(row["memory"]),
-                Message.read(row["words"]),
-            )
-            for row in report["milestones"]
+            (row["step"], *judged[:2], _number(row["loss"]), _size(row["memory"]), judged[2])
+            for row, judged in zip(report["milestones"], map(_judged, report["milestones"]))
         ],
-        "condition_rows": [
-            (_known(words.CHECKPOINTS, row["name"]), words.mark_words(row["state"]), Message.read(row["words"]))
-            for row in report["conditions"]
-        ],
+        "condition_rows": list(map(_judged, report["conditions"])),
         "held_out_rows": list(_held_out_rows(report)),
         "functional_rows": list(_functional_rows(report)) if report["functional"] else [],
         "runtime_errors": "; ".join(_ends(error.get("found")) for error in run["runtime_errors"]),
@@ -97,6 +83,11 @@ def _values(report: Fields) -> Fields:
 
 
 # --- rows of tables ----------------------------------------------------------------------------------------------
+
+
+def _judged(row: Fields) -> tuple[str, str | None, Message]:
+    """Name, state and remark of a checkpoint."""
+    return _known(words.CHECKPOINTS, row["name"]), words.mark_words(row["state"]), Message.read(row["words"])
 
 
 def _held_out_rows(report: Fields) -> Iterator[tuple[object, ...]]:
@@ -195,10 +186,6 @@ def _size(value: object) -> str:
     return "–" if finite(value) is None else readable(value)
 
 
-def _memory_of(run: Fields) -> str:
-    return (run["peak_memory"] or {}).get("of", "device")
-
-
 def _limit(report: Fields) -> float:
     return next(criterion["limit"] for criterion in report["criteria"] if criterion["name"] == "memory")
 
@@ -239,8 +226,7 @@ def _router(report: Fields) -> go.Figure:
 def _held_out(report: Fields) -> go.Figure:
     runs = [(say("this run"), report["before"], report["after"])]
     for other in report["controls"]:
-        label = other["id"]
-        if other["control"] != "none":
-            label = say("control {control}", control=other["control"])
+        is_control = other["control"] != "none"
+        label = say("control {control}", control=other["control"]) if is_control else other["id"]
         runs.append((label, other["before"], other["after"]))
     return figures.held_out(runs)

@@ -113,9 +113,10 @@ def judge(
             words = Message("not loaded: {error}", error=error) if error else Message("not loaded: the run ended")
         return Checkpoint(0, "models loaded", FAIL if ended else PENDING, None, None, words)
 
+    no_error = Message.plural(early, "1 step without an error", "{n} steps without an error")
     table = [
         started(),
-        reached(early, "forward passes", lambda: (True, done, early, _no_error(early))),
+        reached(early, "forward passes", lambda: (True, done, early, no_error)),
         reached(half, "loss converging", lambda: _converging(losses[:half], thresholds.converged)),
         reached(last, "training stable", lambda: _stable(losses, half, thresholds.stable)),
         throughout("no NaN or Inf", *_finite(records)),
@@ -147,10 +148,6 @@ def _loss(record: Record) -> float:
     return float(loss) if isinstance(loss, int | float) else math.nan
 
 
-def _no_error(steps: int) -> Message:
-    return Message.plural(steps, "1 step without an error", "{n} steps without an error")
-
-
 def _converging(losses: Sequence[float], threshold: float) -> tuple[bool, float | None, float, Message]:
     first, now = losses[0], smoothed(losses, LAST)
     ratio = now / first if first > 0 else math.nan
@@ -160,12 +157,8 @@ def _converging(losses: Sequence[float], threshold: float) -> tuple[bool, float 
     words = Message(
         "mean of the last {n} losses {now:.4g} against {first:.4g} at step 1: {ratio:.0%}, wanted below {limit:.0%}; "
         "by chance they differ by {chance:.2g}",
-        n=min(LAST, len(losses)),
-        now=now,
-        first=first,
-        ratio=ratio,
-        limit=threshold,
-        chance=chance,
+        **{"n": min(LAST, len(losses)), "now": now, "first": first},
+        **{"ratio": ratio, "limit": threshold, "chance": chance},
     )
     return passed, _number(ratio), threshold, words
 
@@ -185,11 +178,7 @@ def _stable(losses: Sequence[float], half: int, threshold: float) -> tuple[bool,
     words = Message(
         "smoothed over {window} steps, the loss is {now:.4g} and was {before:.4g} at step {half}, "
         "give or take {noise:.2g}",
-        window=window,
-        now=now,
-        before=before,
-        half=half,
-        noise=noise,
+        **{"window": window, "now": now, "before": before, "half": half, "noise": noise},
     )
     return now <= threshold * before + noise, _number(ratio), threshold, words
 
@@ -215,9 +204,7 @@ def _few_spikes(losses: Sequence[float], max_steps: int, thresholds: Thresholds)
         spikes += bool(before) and losses[n] > thresholds.spike * median(before) > 0
     words = Message(
         "{n} losses above {times:g} times the median before them, at most {allowed} allowed",
-        n=spikes,
-        times=thresholds.spike,
-        allowed=allowed,
+        **{"n": spikes, "times": thresholds.spike, "allowed": allowed},
     )
     return spikes <= allowed, spikes, allowed, words
 

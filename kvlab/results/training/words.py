@@ -8,16 +8,11 @@ from kvlab.results.rendering import Quoted
 from kvlab.runs.store import STATES
 
 MARKS = {"pass": phrase("✓ passed"), "fail": phrase("✗ failed"), "pending": phrase("… pending")}
-CHECKPOINTS = {
-    "models loaded": phrase("models loaded"),
-    "forward passes": phrase("forward passes"),
-    "loss converging": phrase("loss converging"),
-    "training stable": phrase("training stable"),
-    "no NaN or Inf": phrase("no NaN or Inf"),
-    "few spikes": phrase("few spikes"),
-    "no collapse": phrase("no collapse"),
-    "memory": phrase("memory"),
-}
+JUDGED = (
+    *(phrase("models loaded"), phrase("forward passes"), phrase("loss converging"), phrase("training stable")),
+    *(phrase("no NaN or Inf"), phrase("few spikes"), phrase("no collapse"), phrase("memory")),
+)
+CHECKPOINTS = dict(zip(JUDGED, JUDGED))  # name in verdict.json -> words
 # Parts of a memory forecast (kvlab.request.forecast).
 PARTS = {
     "student weights": phrase("student weights"),
@@ -72,11 +67,8 @@ def verdict_words(state: object, checkpoints: Sequence[Mapping[str, Any]], steps
     ``checkpoints``: the rows of verdict.json; ``steps``: how many the run was asked for.
     """
     if state == "pass":
-        return say(
-            "**Verdict: passed.** All {checkpoints} checkpoints passed in {steps} steps.",
-            checkpoints=len(checkpoints),
-            steps=steps,
-        )
+        words = phrase("**Verdict: passed.** All {checkpoints} checkpoints passed in {steps} steps.")
+        return say(words, checkpoints=len(checkpoints), steps=steps)
     failed = [checkpoint_words(row.get("name")) for row in checkpoints if row.get("state") == "fail"]
     if failed:
         return say("**Verdict: failed** in {steps} steps, at: {names}.", steps=steps, names=failed)
