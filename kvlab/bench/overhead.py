@@ -20,7 +20,6 @@ from kvlab.models.forward import padded
 from kvlab.models.loading import LoadedModel
 from kvlab.models.proofs import self_test
 from kvlab.request.align import AlignSettings
-from kvlab.results.alignment.data import Alignment
 from kvlab.shapes import Document
 
 NAME = "align, all statistics on"
@@ -78,11 +77,8 @@ def _measure(
     proofs = spent(lambda: [self_test(model) for model in (teacher, student)], device)
     batches = _batches(teacher, student, texts, settings)
     _forwards(batches[:4])
-    results: list[Alignment] = []
-    measured = in_turn(
-        lambda: results.append(align(teacher, student, texts, settings)[0]), lambda: _forwards(batches), device, rounds
-    )
-    result = results[-1]
+    measured = in_turn(lambda: align(teacher, student, texts, settings)[0], lambda: _forwards(batches), device, rounds)
+    result = measured[-1][0].result
     tokens = result.data["student_tokens"]
     return timed(
         name,

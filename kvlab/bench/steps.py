@@ -41,6 +41,7 @@ from kvlab.train.run import Run
 
 LIMIT = 0.8  # of the device's memory: the checklist's bar
 RATE = 1e-4  # random weights are not fine-tuned
+REPORTED = ("trained_parameters", "verdict", "checkpoints", "first_loss", "final_loss", "before", "after", "seconds")
 
 
 @dataclass(frozen=True)
@@ -112,19 +113,12 @@ def _row(folder: Path, size: Size) -> Row:
     report, memory = read_json(folder / REPORT), Reader(folder / metrics.MEMORY).read()
     peak, (what, seconds, used) = metrics.peak(memory), metrics.curve(memory)
     torch_peak = max(filter(isfinite, memory.column("torch_peak")), default=None)
-    told: dict[str, Any] = {
+    detail: dict[str, Any] = {
         "models": [size.teacher, size.student],
-        "trained_parameters": report["trained_parameters"],
+        **{name: report[name] for name in REPORTED},
         "precision": report["config"]["precision"],
         "batch_size": size.batch,
-        "verdict": report["verdict"],
-        "checkpoints": report["checkpoints"],
-        "first_loss": report["first_loss"],
-        "final_loss": report["final_loss"],
-        "before": report["before"],
-        "after": report["after"],
         "tokens_per_second": report["tokens_per_s"],
-        "seconds": report["seconds"],
         "peak_bytes": peak.used,
         "peak_of": what,
         "peak_while": peak.phase,
@@ -137,4 +131,4 @@ def _row(folder: Path, size: Size) -> Row:
     # Random weights explain little of one another, and what learns from such targets shrinks, as it should.
     passed = all(c["state"] == "pass" for c in report["checkpoints"] if c["name"] != "no collapse")
     name = f"{size.steps} training steps with all their files, peak memory"
-    return judged(name, "the memory of the device", [peak.share], MEMORY, LIMIT, equal=passed, **told)
+    return judged(name, "the memory of the device", [peak.share], MEMORY, LIMIT, equal=passed, **detail)
