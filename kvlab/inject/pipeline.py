@@ -300,23 +300,9 @@ class _Work:
         rows = []
         for (name, share), of in sorted(self.injected.items(), key=lambda kv: (kv[0][1], self.names.index(kv[0][0]))):
             projected = self.injected["projected", share]
-            rows.append(
-                Injected(
-                    variant=name,
-                    prefix=share,
-                    kl=of.mean("kl")[0],
-                    kl_se=of.mean("kl")[1],
-                    delta_ce=of.mean("delta_ce")[0],
-                    delta_ce_se=of.mean("delta_ce")[1],
-                    same_choice=of.mean("same_choice")[0],
-                    kl_over_projected=of.less(projected, "kl")[0],
-                    kl_over_projected_se=of.less(projected, "kl")[1],
-                    ce_over_projected=of.less(projected, "delta_ce")[0],
-                    ce_over_projected_se=of.less(projected, "delta_ce")[1],
-                    n=of.n,
-                    documents=len(of),
-                )
-            )
+            damage = (*of.mean("kl"), *of.mean("delta_ce"), of.mean("same_choice")[0])
+            over_projected = (*of.less(projected, "kl"), *of.less(projected, "delta_ce"))
+            rows.append(Injected(name, share, *damage, *over_projected, n=of.n, documents=len(of)))
         return rows
 
     def _cautions(self, offline: bool) -> list[Message]:
