@@ -198,9 +198,6 @@ def scored_apart(fit: CrossFit, rows: Sequence[tuple[int, torch.Tensor, torch.Te
     return metrics.per_head(rss, fit.heads) / metrics.per_head(tss, fit.heads), sum(len(y) for _, _, y in rows)
 
 
-# --- which teacher heads a student head is built from -------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Contributions:
     """Held-out R^2 per student head and teacher head [H, Ht], of refits of the same ridge."""

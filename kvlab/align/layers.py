@@ -116,9 +116,6 @@ def _candidates(at: int, layers_t: int, extent: str) -> list[int]:
     return list(range(first, min(first + 2 * BAND + 1, layers_t)))
 
 
-# --- by similarity -------------------------------------------------------------------------------------------
-
-
 def _similarities(sample: Sample, kind: str, search: LayerSearch) -> list[torch.Tensor]:
     """CKA [Ls, Lt] of all rows into ``search``; without each fold, as a list [F]."""
     layers_t, layers_s, folds = range(sample.layers_t), range(sample.layers_s), range(sample.folds)
@@ -165,9 +162,6 @@ def _most_similar(of_fold: list[torch.Tensor], candidates: list[list[int]]) -> l
         picked = [(allowed[best],) for best in first_of_the_best(scores).tolist()]
         choices.append(((allowed[int(first_of_the_best(scores.mean(0)))],), picked))
     return choices
-
-
-# --- by held-out error ---------------------------------------------------------------------------------------
 
 
 def _best_explaining(

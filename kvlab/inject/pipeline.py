@@ -113,8 +113,6 @@ class _Work:
         """The variants, the own cache first."""
         return ["own", "projected", *(name for name in CONTROLS if name != "random" or self.randoms)]
 
-    # --- injection, attention, layers --------------------------------------------------------------------------
-
     def inject(self) -> bool:
         """All judged documents; False as soon as the own cache does not give the student's logits."""
         shares = sorted({self.injection.prefix, *self.injection.curve})
@@ -182,8 +180,6 @@ class _Work:
             self.layers_swapped += 1
             self.timings["layer_swaps_s"] = self.swaps.budget.spent
 
-    # --- heads -------------------------------------------------------------------------------------------------
-
     def swap_heads(self) -> None:
         """Heads of the layers that matter, on as many documents as the budget allows: the first ones tell."""
         if not self.injection.swap_layers or not self.swaps.found:
@@ -229,8 +225,6 @@ class _Work:
             )
         self._timed("head_swaps_s")
 
-    # --- texts -------------------------------------------------------------------------------------------------
-
     def continue_greedily(self) -> None:
         self.started = clock.perf_counter()
         asked = [
@@ -250,8 +244,6 @@ class _Work:
                 most = self.injection.new_tokens
                 self.texts.append(greedy.continuations(self.student, reading, prefix, self.names, most, self.markers))
         self._timed("texts_s")
-
-    # --- the result --------------------------------------------------------------------------------------------
 
     def result(self, offline: bool) -> Injection:
         settings, tolerance = self.settings, TOLERANCE[self.student.dtype]
