@@ -117,10 +117,7 @@ def notes(
         )
     if data["rows_scored"] < FEW_SCORED:
         warnings.append(
-            Message(
-                "Only {n} tokens are scored: differences of some points may be chance.",
-                n=data["rows_scored"],
-            )
+            Message("Only {n} tokens are scored: differences of some points may be chance.", n=data["rows_scored"])
         )
     if data["documents"] < FEW_DOCUMENTS:
         warnings.append(

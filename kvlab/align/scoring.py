@@ -180,12 +180,7 @@ def _head_scores(
         "error_special": special,
     }
     values = {name: column.tolist() for name, column in columns.items()}
-    counts = {
-        "n": int(chosen.n.sum()),
-        "n_control": int(shuffled.n.sum()),
-        "n_sink": n_sink,
-        "n_special": n_special,
-    }
+    counts = {"n": int(chosen.n.sum()), "n_control": int(shuffled.n.sum()), "n_sink": n_sink, "n_special": n_special}
     return [
         HeadScore(problem[0], layer, head, **{name: column[head] for name, column in values.items()}, **counts)
         for head in range(chosen.heads)

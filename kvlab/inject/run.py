@@ -20,24 +20,14 @@ from kvlab.shapes import Document, Progress, no_progress
 
 
 def compute(
-    request: InjectionRequest,
-    documents: Sequence[Document],
-    cache: ModelCache,
-    progress: Progress = no_progress,
+    request: InjectionRequest, documents: Sequence[Document], cache: ModelCache, progress: Progress = no_progress
 ) -> Injection:
     """Load all models through the cache and try the projected cache on the student. Raises as ``judge``."""
     teachers, student = load(request, cache, progress)
     given = digest(documents)
     documents, calibration = prepared(request, documents)
     injection = judge(
-        teachers,
-        student,
-        documents,
-        request.settings,
-        request.injection,
-        calibration,
-        request.markers,
-        progress,
+        teachers, student, documents, request.settings, request.injection, calibration, request.markers, progress
     )
     return replace(injection, prompts=request.prompts, data={**injection.data, "documents_sha256": given})
 

@@ -166,11 +166,7 @@ def _types_in(decoder: dict | None) -> list[str]:
 @cache
 def byte_of_character() -> dict[str, int]:
     """Byte-level BPE writes bytes as printable characters (GPT-2's table); this reads them back."""
-    printable = [
-        *range(ord("!"), ord("~") + 1),
-        *range(ord("¡"), ord("¬") + 1),
-        *range(ord("®"), ord("ÿ") + 1),
-    ]
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     table = {chr(b): b for b in printable}
     others = [b for b in range(256) if b not in set(printable)]
     return table | {chr(256 + i): b for i, b in enumerate(others)}
