@@ -123,10 +123,7 @@ def _head_steps(head_steps: HeadSteps, prefix: str) -> dict[str, np.ndarray]:
     """Steps [Lt, Ht, Ts] and the parts of their scores [Lt, Ht, Tt]; not a number where there is none."""
     arrays = {}
     for name in ("steps", "importance", "redundancy", "score"):
-        layers = [layer.float().cpu().numpy() for layer in getattr(head_steps, name)]
-        most = max(len(layer) for layer in layers)
-        padded = [np.pad(layer, ((0, most - len(layer)), (0, 0)), constant_values=np.nan) for layer in layers]
-        arrays[f"{prefix}.{name}"] = np.stack(padded)
+        arrays[f"{prefix}.{name}"] = padded([layer.float().cpu().numpy() for layer in getattr(head_steps, name)])
     steps = arrays[f"{prefix}.steps"]
     steps[steps < 0] = np.nan
     return arrays

@@ -150,12 +150,12 @@ def _head_scores(
     controls: Controls,
 ) -> list[HeadScore]:
     """``on_sample``: the same map as ``chosen`` on the rows that the control by random weights is measured on."""
-    r2, se = _with_error(chosen)
+    r2, se = chosen.with_error()
     shuffled, random = (fits.get(problem) for fits in (controls.shuffled, controls.random))
-    by_identity, identity_se = _with_error(identity)
+    by_identity, identity_se = identity.with_error()
     gain, gain_se = _difference(chosen, identity)
-    by_shuffled, shuffled_se = _with_error(shuffled)
-    by_random, random_se = _with_error(random) if random else _unknown(r2)
+    by_shuffled, shuffled_se = shuffled.with_error()
+    by_random, random_se = random.with_error() if random else _unknown(r2)
     gain_random, gain_random_se = _difference(on_sample, random) if random else _unknown(r2)
     (sink, n_sink), (special, n_special) = (scored_apart(chosen, controls.apart[*problem, p]) for p in (SINK, SPECIAL))
     standardised = metrics.per_head_mean(chosen.channel_rss.sum(0) / chosen.channel_tss.sum(0), chosen.heads)
@@ -185,12 +185,6 @@ def _head_scores(
         HeadScore(problem[0], layer, head, **{name: column[head] for name, column in values.items()}, **counts)
         for head in range(chosen.heads)
     ]
-
-
-def _with_error(fit: CrossFit) -> tuple[torch.Tensor, torch.Tensor]:
-    """R^2 [H] and its standard error, over the folds that are scored (others hold calibration documents only)."""
-    held = fit.n > 0
-    return fit.r2, metrics.jackknife(fit.rss[held], fit.tss[held])
 
 
 def _difference(fit: CrossFit, control: CrossFit) -> tuple[torch.Tensor, torch.Tensor]:

@@ -27,11 +27,8 @@ from kvlab.results.function.data import CONTROLS, Injected, Injection, Text
 from kvlab.shapes import Document, Progress, no_progress
 
 LAYERS_SHARE = 0.5  # of the budget for swaps: the rest is for single heads
-INJECTING, SWAPPING_HEADS, CONTINUING = (
-    "continuing from replaced caches",
-    "replacing single heads",
-    "greedy continuations",
-)
+INJECTING, SWAPPING_HEADS = "continuing from replaced caches", "replacing single heads"
+CONTINUING = "greedy continuations"
 
 
 def judge(
@@ -90,7 +87,7 @@ class _Work:
         self.models = Models(self.teachers, self.randoms, self.student, self.settings)
         self.fitted: Fit = fit(self.teachers, self.randoms, self.student, self.split, self.settings, self.progress)
         self.projection = ProjectionSums(self.fitted, self.student.geometry)
-        self.swaps = Swaps(self.models, Budget.of(self.injection))
+        self.swaps = Swaps(self.models, Budget(self.injection.seconds, self.injection.forwards))
         self._timed("fit_s")
 
     def _random_teachers(self) -> tuple[list[LoadedModel], Message]:
@@ -272,7 +269,8 @@ class _Work:
         injection.data |= {"share_replaced": self.replaced, "forwards_of_swaps": self.swaps.budget.used}
         injection.notes += self._cautions(offline)
         swaps, projection = self.swaps.results(), self.projection.errors()
-        attention = attention_errors(self.listened, self.student.geometry) if self._all_heard else []
+        heard_all = bool(self.listened) and len(self.listened) == len(self.used)
+        attention = attention_errors(self.listened, self.student.geometry) if heard_all else []
         return replace(
             injection,
             injected=self._injected(),
@@ -283,10 +281,6 @@ class _Work:
             texts=self.texts,
             accuracy=greedy.accuracies(self.texts),
         )
-
-    @property
-    def _all_heard(self) -> bool:
-        return bool(self.listened) and len(self.listened) == len(self.used)
 
     def _injected(self) -> list[Injected]:
         rows = []

@@ -43,10 +43,7 @@ def test(folder: Path, progress: Progress, cache: ModelCache) -> None:
 
 
 def write(injection: Injection, folder: Path, language: str = DEFAULT) -> None:
-    """The numbers and a report; beside an analysis of the same request, its report gets a section of this one.
-
-    ``language``: of the reports, one of kvlab.language.LANGUAGES.
-    """
+    """The numbers and a report; beside an analysis of the same request, its report gets a section of this one."""
     data.write(injection, folder)
     (folder / REPORT_NAME).write_text(function_html(injection, language), encoding="utf-8")
     if (folder / results.JSON_NAME).exists():
