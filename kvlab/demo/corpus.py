@@ -9,6 +9,7 @@ import hashlib
 import operator
 import random
 from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 from kvlab.demo.phrases import Event, Language, Scenario, read_language
@@ -41,8 +42,7 @@ class Template(NamedTuple):
 
 def problems(split: str, n: int, seed: int = 0) -> list[dict[str, str]]:
     """The first `n` problems of a split, English and Chinese in turn; the same for the same arguments."""
-    stream = endless(split, seed)
-    return [next(stream) for _ in range(n)]
+    return list(islice(endless(split, seed), n))
 
 
 def endless(split: str, seed: int = 0) -> Iterator[dict[str, str]]:

@@ -49,7 +49,13 @@ def heard(
     Raises AlignError ``attention-unavailable`` for a model that does not hand out its probabilities, or whose cache
     holds a latent and no values.
     """
-    _check(student)
+    if student.geometry.latent:
+        raise AlignError(
+            "attention-unavailable",
+            expected=Message("a cache of keys and values, from which a head's output follows"),
+            found=Message("a latent cache in {name}", name=student.name),
+            remedy=Message("read the injection: it does not need the heads' outputs"),
+        )
     at_once = max(1, batch_tokens // len(own.tokens) - 1)
     found = Heard({variant.name: Outputs({}, {}) for variant in variants}, {}, {}, len(own.tokens) - cut)
     for first in range(0, len(variants), at_once):
@@ -88,16 +94,6 @@ def _divergence(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
     least = max(least, torch.finfo(torch.float32).tiny)
     p, q = (x.double() / x.double().sum(-1, keepdim=True).clamp(min=1e-30) for x in (p, q))
     return (p * (p.clamp(min=least) / q.clamp(min=least)).log()).sum((1, 2))
-
-
-def _check(student: LoadedModel) -> None:
-    if student.geometry.latent:
-        raise AlignError(
-            "attention-unavailable",
-            expected=Message("a cache of keys and values, from which a head's output follows"),
-            found=Message("a latent cache in {name}", name=student.name),
-            remedy=Message("read the injection: it does not need the heads' outputs"),
-        )
 
 
 def _attend(
