@@ -12,11 +12,10 @@ from functools import reduce
 import numpy as np
 import torch
 
-from kvlab.align import metrics
 from kvlab.align.align_sums import AlignSums
 from kvlab.align.batches import Rows
 from kvlab.align.controls import Fits
-from kvlab.align.crossfit import CrossFit, crossfit_ridge
+from kvlab.align.crossfit import crossfit_ridge
 from kvlab.align.fold_sums import APART, FIT_AND_SCORE, FIT_ONLY, SCORE_ONLY
 from kvlab.align.items import Item
 from kvlab.align.layers import Choice
@@ -53,9 +52,9 @@ class RuleScores:
         layers = 1 + max(layer for _, layer in fits)
         self.rows[rule] = {"rows_fit": rows_fit, "rows_scored": int(fits[KINDS[0], 0].n.sum()), "common": common}
         for kind in KINDS:
-            of_layers = [_with_error(fits[kind, layer]) for layer in range(layers)]
+            of_layers = [fits[kind, layer].with_error() for layer in range(layers)]
             for name, values in zip(("r2", "se"), zip(*of_layers)):
-                self.arrays[f"rules.{kind}.{rule}.{name}"] = padded([v[:, None] for v in values])[..., 0]
+                self.arrays[f"rules.{kind}.{rule}.{name}"] = padded([v.cpu().numpy()[:, None] for v in values])[..., 0]
 
 
 def compare(
@@ -127,8 +126,3 @@ def _parts(item: Item, t: int, rule: str, settings: AlignSettings) -> dict[str, 
     common = reduce(np.intersect1d, covered)
     common_parts = {part: np.intersect1d(mine[part], common) for part in (FIT_AND_SCORE, SCORE_ONLY)}
     return common_parts | {FIT_ONLY: np.setdiff1d(mine[FIT_AND_SCORE], common)}
-
-
-def _with_error(fit: CrossFit) -> tuple[np.ndarray, np.ndarray]:
-    held = fit.n > 0
-    return fit.r2.cpu().numpy(), metrics.jackknife(fit.rss[held], fit.tss[held]).cpu().numpy()

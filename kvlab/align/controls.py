@@ -83,11 +83,7 @@ def random_rows(
 
 
 def random_weights(
-    sample: Sample,
-    features: Features,
-    choices: dict[str, list[Choice]],
-    heads: Sequence[int],
-    progress: Progress,
+    sample: Sample, features: Features, choices: dict[str, list[Choice]], heads: Sequence[int], progress: Progress
 ) -> Fits:
     """Fits from the features of ``random_rows``."""
     fits = {}

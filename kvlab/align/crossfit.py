@@ -53,6 +53,11 @@ class CrossFit:
         """[H], pooled over folds."""
         return metrics.r_squared(self.rss.sum(0), self.tss.sum(0))
 
+    def with_error(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """R^2 [H] and its standard error, over the folds that are scored (others hold calibration documents only)."""
+        held = self.n > 0
+        return self.r2, metrics.jackknife(self.rss[held], self.tss[held])
+
     def select(self, first: int, count: int) -> CrossFit:
         """The results and maps of ``count`` heads from ``first`` on."""
         width = self.channel_rss.shape[1] // self.heads
@@ -77,12 +82,10 @@ class CrossFit:
 def crossfit_ridge(pairing: Pairing, heads: int, quick: bool = False) -> CrossFit:
     """Ridge with a penalty per head, chosen on held-out folds within each training set.
 
-    ``quick``: chosen on the two neighbouring folds instead of all others, and in float32 where that is enough; for
-    controls.
+    ``quick``, for controls: chosen on the two neighbouring folds alone, and in float32 where that is enough.
     """
     chosen = _choose_penalties(pairing, heads, quick)
     relative = torch.tensor(RELATIVE_PENALTIES, dtype=torch.float64)[chosen.cpu()]
-
     return _crossfit(pairing, heads, lambda train, fold: ridge_per_head(train, relative[fold]), relative)
 
 
@@ -196,9 +199,6 @@ def scored_apart(fit: CrossFit, rows: Sequence[tuple[int, torch.Tensor, torch.Te
         rss += (y - fit.predict(fold, x)).square().sum(0)
         tss += (y - fit.mean_y[fold]).square().sum(0)
     return metrics.per_head(rss, fit.heads) / metrics.per_head(tss, fit.heads), sum(len(y) for _, _, y in rows)
-
-
-# --- which teacher heads a student head is built from -------------------------------------------------------
 
 
 @dataclass(frozen=True)

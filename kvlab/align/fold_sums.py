@@ -48,7 +48,8 @@ class FoldSums:
 
     def of(self, *parts: str) -> list:
         """[F] sums over the rows of these parts."""
-        return [self._together([self.parts[p, fold] for p in parts if (p, fold) in self.parts]) for fold in self._all]
+        by_fold = [[self.parts[p, fold] for p in parts if (p, fold) in self.parts] for fold in range(self.folds)]
+        return [total(present) if present else self.empty() for present in by_fold]
 
     def fit(self) -> list:
         return self.of(*FITTED)
@@ -56,16 +57,9 @@ class FoldSums:
     def score(self) -> list:
         return self.of(*SCORED)
 
-    @property
-    def _all(self) -> range:
-        return range(self.folds)
 
-    def _together(self, present: list) -> Inputs | Outputs | HeadGrams:
-        return sum(present[1:], present[0]) if present else self.empty()
-
-
-def total(folds: list) -> Inputs | Outputs:
-    return sum(folds[1:], folds[0])
+def total(sums: list) -> Inputs | Outputs | HeadGrams:
+    return sum(sums[1:], sums[0])
 
 
 @dataclass

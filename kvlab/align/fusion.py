@@ -83,10 +83,8 @@ def fuse(common: Pairing, own: Sequence[Pairing], fits: Sequence[CrossFit], head
     stack = Stack(Summed(common), own, fits, heads)
     rss, weights = stack.judged(range(len(own)))
     rss_alone = torch.stack([stack.judged([a])[0] for a in range(len(own))])
-    r2, r2_alone = (
-        metrics.r_squared(rss.sum(0), stack.tss.sum(0)),
-        metrics.r_squared(rss_alone.sum(1), stack.tss.sum(0)),
-    )
+    r2 = metrics.r_squared(rss.sum(0), stack.tss.sum(0))
+    r2_alone = metrics.r_squared(rss_alone.sum(1), stack.tss.sum(0))
     best = first_of_the_best(r2_alone, dim=0)
     rss_best = rss_alone[best, :, torch.arange(heads)].T
     return Fused(

@@ -89,6 +89,9 @@ def _signals(
 
 
 def _view(item: Item, t: int, settings: AlignSettings) -> Inspected:
+    parts = row_parts(item.teachers[t], item.student, item.maps[t], item.scored, settings, item.repeated)
+    scored = np.zeros(len(item.student), dtype=bool)
+    scored[parts[FIT_AND_SCORE]] = scored[parts[SCORE_ONLY]] = True
     return Inspected(
         id=item.document.id,
         text=item.document.text,
@@ -96,15 +99,8 @@ def _view(item: Item, t: int, settings: AlignSettings) -> Inspected:
         fold=item.fold,
         teacher_tokens=_token_views(item.teachers[t], item.document.text),
         student_tokens=_token_views(item.student, item.document.text),
-        scored=_scored_rows(item, t, settings).tolist(),
+        scored=scored.tolist(),
     )
-
-
-def _scored_rows(item: Item, t: int, settings: AlignSettings) -> np.ndarray:
-    parts = row_parts(item.teachers[t], item.student, item.maps[t], item.scored, settings, item.repeated)
-    scored = np.zeros(len(item.student), dtype=bool)
-    scored[parts[FIT_AND_SCORE]] = scored[parts[SCORE_ONLY]] = True
-    return scored
 
 
 def _token_errors(
@@ -123,10 +119,7 @@ def _head_steps(head_steps: HeadSteps, prefix: str) -> dict[str, np.ndarray]:
     """Steps [Lt, Ht, Ts] and the parts of their scores [Lt, Ht, Tt]; not a number where there is none."""
     arrays = {}
     for name in ("steps", "importance", "redundancy", "score"):
-        layers = [layer.float().cpu().numpy() for layer in getattr(head_steps, name)]
-        most = max(len(layer) for layer in layers)
-        padded = [np.pad(layer, ((0, most - len(layer)), (0, 0)), constant_values=np.nan) for layer in layers]
-        arrays[f"{prefix}.{name}"] = np.stack(padded)
+        arrays[f"{prefix}.{name}"] = padded([layer.float().cpu().numpy() for layer in getattr(head_steps, name)])
     steps = arrays[f"{prefix}.steps"]
     steps[steps < 0] = np.nan
     return arrays
@@ -142,12 +135,7 @@ def _mean_index(time_map: TimeMap) -> np.ndarray:
 def _token_views(tokens: Tokens, text: str) -> list[TokenView]:
     written = text.encode()
     return [
-        TokenView(
-            text=_legible(written[start:end]) if not special else "",
-            start=int(start),
-            end=int(end),
-            special=bool(special),
-        )
+        TokenView("" if special else _legible(written[start:end]), int(start), int(end), bool(special))
         for (start, end), special in zip(tokens.spans, tokens.special)
     ]
 

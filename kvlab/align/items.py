@@ -64,7 +64,6 @@ class Reader:
     """The documents of one analysis; ``notes`` says what was cut or left out of those read so far.
 
     ``known``: texts read elsewhere, whose beginnings do not count again.
-
     Raises AlignError ``no-documents`` and ``one-document``.
     """
 

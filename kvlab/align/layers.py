@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -93,19 +94,15 @@ def choose(sample: Sample, share: float, settings: AlignSettings, progress: Prog
         def step(layer: int, number: int = number) -> None:
             progress("comparing layers", number * sample.layers_s + layer, len(KINDS) * sample.layers_s)
 
-        def width_of(layer: int, kind: str = kind) -> int:
-            return sample.width(kind, layer)
-
         of_fold = _similarities(sample, kind, search)
         candidates = [_candidates(at, sample.layers_t, settings.search) for at in by_depth]
         if settings.layers == "depth" or (settings.layers == "heldout" and sample.folds < 3):
-            same = [((at,), [(at,)] * sample.folds) for at in by_depth]
-            search.choices[kind] = [Choice.of(*layers, width_of) for layers in same]
+            chosen = [((at,), [(at,)] * sample.folds) for at in by_depth]
         elif settings.layers == "cka":
-            search.choices[kind] = [Choice.of(*layers, width_of) for layers in _most_similar(of_fold, candidates)]
+            chosen = _most_similar(of_fold, candidates)
         else:
-            explaining = _best_explaining(sample, kind, candidates, search, share, step)
-            search.choices[kind] = [Choice.of(*layers, width_of) for layers in explaining]
+            chosen = _best_explaining(sample, kind, candidates, search, share, step)
+        search.choices[kind] = [Choice.of(*layers, partial(sample.width, kind)) for layers in chosen]
     return search
 
 
@@ -114,9 +111,6 @@ def _candidates(at: int, layers_t: int, extent: str) -> list[int]:
         return list(range(layers_t))
     first = min(max(at - BAND, 0), max(layers_t - 2 * BAND - 1, 0))
     return list(range(first, min(first + 2 * BAND + 1, layers_t)))
-
-
-# --- by similarity -------------------------------------------------------------------------------------------
 
 
 def _similarities(sample: Sample, kind: str, search: LayerSearch) -> list[torch.Tensor]:
@@ -165,9 +159,6 @@ def _most_similar(of_fold: list[torch.Tensor], candidates: list[list[int]]) -> l
         picked = [(allowed[best],) for best in first_of_the_best(scores).tolist()]
         choices.append(((allowed[int(first_of_the_best(scores.mean(0)))],), picked))
     return choices
-
-
-# --- by held-out error ---------------------------------------------------------------------------------------
 
 
 def _best_explaining(

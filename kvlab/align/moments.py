@@ -10,7 +10,10 @@ apart because controls share one of the two.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Self
 
 import torch
 
@@ -46,8 +49,22 @@ def shifted(rows: torch.Tensor, pilot: torch.Tensor) -> torch.Tensor:
     return rows - pilot.to(rows.dtype)
 
 
+class Additive:
+    """Sums over rows that are added and subtracted field by field; pilots and widths stay as they are."""
+
+    def _combined(self, other: Self, operation: Callable) -> Self:
+        names = [field.name for field in fields(self) if not field.name.startswith(("pilot", "widths"))]
+        return replace(self, **{name: operation(getattr(self, name), getattr(other, name)) for name in names})
+
+    def __add__(self, other: Self) -> Self:
+        return self._combined(other, operator.add)
+
+    def __sub__(self, other: Self) -> Self:
+        return self._combined(other, operator.sub)
+
+
 @dataclass
-class Inputs:
+class Inputs(Additive):
     """n, sum of x [P] and sum of x x^T [P, P], of rows shifted by ``pilot`` [P]."""
 
     pilot: torch.Tensor
@@ -68,12 +85,6 @@ class Inputs:
         self.total += x.sum(0, dtype=torch.float64)
         self.gram += gram_of(x)
 
-    def __add__(self, other: Inputs) -> Inputs:
-        return Inputs(self.pilot, self.n + other.n, self.total + other.total, self.gram + other.gram)
-
-    def __sub__(self, other: Inputs) -> Inputs:
-        return Inputs(self.pilot, self.n - other.n, self.total - other.total, self.gram - other.gram)
-
     def mean(self) -> torch.Tensor:
         """[P], shifted by the pilot."""
         return self.total / max(self.n, 1)
@@ -85,7 +96,7 @@ class Inputs:
 
 
 @dataclass
-class Outputs:
+class Outputs(Additive):
     """n, sum of y [Q], sum of x y^T [P, Q] and sum of y^2 [Q], of shifted rows."""
 
     pilot_x: torch.Tensor
@@ -110,22 +121,6 @@ class Outputs:
         self.cross += product(x, y)
         self.squares += y.square().sum(0, dtype=torch.float64)
 
-    def __add__(self, other: Outputs) -> Outputs:
-        return self._combine(other, 1)
-
-    def __sub__(self, other: Outputs) -> Outputs:
-        return self._combine(other, -1)
-
-    def _combine(self, other: Outputs, sign: int) -> Outputs:
-        return Outputs(
-            self.pilot_x,
-            self.pilot_y,
-            self.n + sign * other.n,
-            self.total + sign * other.total,
-            self.cross + sign * other.cross,
-            self.squares + sign * other.squares,
-        )
-
     def mean(self) -> torch.Tensor:
         """[Q], shifted by the pilot."""
         return self.total / max(self.n, 1)
@@ -145,7 +140,7 @@ class Outputs:
 
 
 @dataclass
-class HeadGrams:
+class HeadGrams(Additive):
     """n, sum of y [Q] and, for each head, sum of y_h y_h^T [H, D, D], of rows shifted by ``pilot`` [Q = H * D]."""
 
     pilot: torch.Tensor
@@ -165,9 +160,6 @@ class HeadGrams:
         for rows in y.split(CHUNK):
             of_heads = rows.double().unflatten(1, (len(self.gram), -1)).transpose(0, 1)  # [H, N, D]
             self.gram += of_heads.mT @ of_heads
-
-    def __add__(self, other: HeadGrams) -> HeadGrams:
-        return HeadGrams(self.pilot, self.n + other.n, self.total + other.total, self.gram + other.gram)
 
     def select(self, first: int, count: int) -> HeadGrams:
         """The same of ``count`` heads from ``first`` on."""
@@ -197,9 +189,8 @@ class Centred:
         """The same with some of the features only."""
         if len(columns) == len(self.mean_x):
             return self
-        return Centred(
-            self.n, self.mean_x[columns], self.mean_y, self.xx[columns][:, columns], self.xy[columns], self.yy
-        )
+        xx = self.xx[columns][:, columns]
+        return replace(self, mean_x=self.mean_x[columns], xx=xx, xy=self.xy[columns])
 
     def single(self) -> Centred:
         """The same in float32, where no more digits are needed."""

@@ -117,10 +117,7 @@ def notes(
         )
     if data["rows_scored"] < FEW_SCORED:
         warnings.append(
-            Message(
-                "Only {n} tokens are scored: differences of some points may be chance.",
-                n=data["rows_scored"],
-            )
+            Message("Only {n} tokens are scored: differences of some points may be chance.", n=data["rows_scored"])
         )
     if data["documents"] < FEW_DOCUMENTS:
         warnings.append(
@@ -151,26 +148,21 @@ def notes(
 
 
 def _of_rule(rule: TimeRule) -> list[Message]:
-    warnings = []
     if rule.per_head:
-        warnings.append(
-            Message(
-                "The {rule} rule keeps other teacher steps for each head and sets them side by side with the student's "
-                "in order; it is fitted on the rows that this gives.",
-                rule=rule.name,
-            )
+        words = Message(
+            "The {rule} rule keeps other teacher steps for each head and sets them side by side with the student's "
+            "in order; it is fitted on the rows that this gives.",
+            rule=rule.name,
         )
     elif not rule.reads_bytes:
-        warnings.append(
-            Message("The {rule} rule does not look at the text; it is fitted on the rows it gives.", rule=rule.name)
-        )
+        words = Message("The {rule} rule does not look at the text; it is fitted on the rows it gives.", rule=rule.name)
     elif not rule.causal:
-        warnings.append(
-            Message(
-                "The {rule} rule looks ahead: the teacher may have read bytes that the student has not.", rule=rule.name
-            )
+        words = Message(
+            "The {rule} rule looks ahead: the teacher may have read bytes that the student has not.", rule=rule.name
         )
-    return warnings
+    else:
+        return []
+    return [words]
 
 
 def few_rows(per_feature: float) -> list[Message]:

@@ -135,8 +135,6 @@ class _Work:
                 self.longest = max(self.longest, len(item.student))
         self.progress(READING, self.documents_read, len(self.reader))
 
-    # --- the sample ------------------------------------------------------------------------------------------
-
     def read_sample(self) -> None:
         """Read the first batches, keep their rows, choose layers on them."""
         self.progress(READING, 0, len(self.reader))
@@ -224,8 +222,6 @@ class _Work:
         fits = random_weights(sample, features[0], search.choices, self.heads, self.progress)
         return fits, features if self.common else []
 
-    # --- the rest --------------------------------------------------------------------------------------------
-
     def read_rest(self, unfinished: Unfinished | None) -> None:
         """The sums over the sample and over every other document."""
         folds = self.reader.folds
@@ -260,8 +256,6 @@ class _Work:
                 sums.add_batch(rows)
             self.fusion.add_batch(batch_read.common)
             batch_read.check()  # last: it waits for the device, which has the sums to compute until then
-
-    # --- results ---------------------------------------------------------------------------------------------
 
     def results(self) -> list[Aligned]:
         student = self.student.geometry

@@ -88,9 +88,6 @@ class KVProjector(nn.Module):
         return self.key(keys), self.value(values)
 
 
-# --- maps from sums -----------------------------------------------------------------------------------------
-
-
 def ridge(train: Centred, penalty: float) -> torch.Tensor:
     """W [P, Q] = (XX + penalty I)^-1 XY, of centred sums (Hoerl and Kennard 1970)."""
     return torch.linalg.solve(train.xx + penalty * torch.eye(len(train.xx)).to(train.xx), train.xy)

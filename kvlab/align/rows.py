@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import torch
@@ -42,10 +43,7 @@ def common_parts(of_teachers: Sequence[dict[str, np.ndarray]]) -> dict[str, np.n
 
     def everywhere(*names: str) -> np.ndarray:
         steps = [np.concatenate([parts[n] for n in names]) for parts in of_teachers]
-        shared = steps[0]
-        for other in steps[1:]:
-            shared = np.intersect1d(shared, other)
-        return np.sort(shared)
+        return np.sort(reduce(np.intersect1d, steps))
 
     if FIT_ONLY in of_teachers[0]:
         return {FIT_ONLY: everywhere(FIT_ONLY)}

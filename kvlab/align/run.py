@@ -99,10 +99,7 @@ def calibration_documents(request: AnalysisRequest, documents: Sequence[Document
 
 
 def write(aligned: Sequence[Aligned], folder: Path, language: str = DEFAULT) -> None:
-    """Everything ``align --out`` leaves: the first teacher's numbers last, so that alignment.json means finished.
-
-    ``language``: of the report, one of kvlab.language.LANGUAGES.
-    """
+    """Everything ``align --out`` leaves: the first teacher's numbers last, so that alignment.json means finished."""
     for number, (alignment, maps) in reversed(list(enumerate(aligned, 1))):
         where = folder if number == 1 else folder / results.OTHER_TEACHER.format(number)
         _write_one(alignment, maps, where, language)

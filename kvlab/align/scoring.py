@@ -150,52 +150,32 @@ def _head_scores(
     controls: Controls,
 ) -> list[HeadScore]:
     """``on_sample``: the same map as ``chosen`` on the rows that the control by random weights is measured on."""
-    r2, se = _with_error(chosen)
     shuffled, random = (fits.get(problem) for fits in (controls.shuffled, controls.random))
-    by_identity, identity_se = _with_error(identity)
-    gain, gain_se = _difference(chosen, identity)
-    by_shuffled, shuffled_se = _with_error(shuffled)
-    by_random, random_se = _with_error(random) if random else _unknown(r2)
-    gain_random, gain_random_se = _difference(on_sample, random) if random else _unknown(r2)
+    unknown = (torch.full_like(chosen.r2, float("nan")),) * 2
+    with_errors = {
+        ("r2", "se"): chosen.with_error(),
+        ("gain", "gain_se"): _difference(chosen, identity),
+        ("r2_identity", "identity_se"): identity.with_error(),
+        ("r2_shuffled", "shuffled_se"): shuffled.with_error(),
+        ("r2_random", "random_se"): random.with_error() if random else unknown,
+        ("gain_random", "gain_random_se"): _difference(on_sample, random) if random else unknown,
+    }
     (sink, n_sink), (special, n_special) = (scored_apart(chosen, controls.apart[*problem, p]) for p in (SINK, SPECIAL))
     standardised = metrics.per_head_mean(chosen.channel_rss.sum(0) / chosen.channel_tss.sum(0), chosen.heads)
-    columns = {
-        "r2": r2,
-        "error": 1 - r2,
+    columns = {name: column for names, both in with_errors.items() for name, column in zip(names, both)} | {
+        "error": 1 - chosen.r2,
         "cosine": chosen.cosine,
-        "r2_shuffled": by_shuffled,
-        "r2_identity": by_identity,
-        "se": se,
-        "gain": gain,
-        "gain_se": gain_se,
         "error_standardised": standardised,
-        "shuffled_se": shuffled_se,
-        "identity_se": identity_se,
         "r2_group_mean": grouped.r2,
-        "r2_random": by_random,
-        "random_se": random_se,
-        "gain_random": gain_random,
-        "gain_random_se": gain_random_se,
         "error_sink": sink,
         "error_special": special,
     }
     values = {name: column.tolist() for name, column in columns.items()}
-    counts = {
-        "n": int(chosen.n.sum()),
-        "n_control": int(shuffled.n.sum()),
-        "n_sink": n_sink,
-        "n_special": n_special,
-    }
+    counts = {"n": int(chosen.n.sum()), "n_control": int(shuffled.n.sum()), "n_sink": n_sink, "n_special": n_special}
     return [
         HeadScore(problem[0], layer, head, **{name: column[head] for name, column in values.items()}, **counts)
         for head in range(chosen.heads)
     ]
-
-
-def _with_error(fit: CrossFit) -> tuple[torch.Tensor, torch.Tensor]:
-    """R^2 [H] and its standard error, over the folds that are scored (others hold calibration documents only)."""
-    held = fit.n > 0
-    return fit.r2, metrics.jackknife(fit.rss[held], fit.tss[held])
 
 
 def _difference(fit: CrossFit, control: CrossFit) -> tuple[torch.Tensor, torch.Tensor]:
@@ -203,10 +183,6 @@ def _difference(fit: CrossFit, control: CrossFit) -> tuple[torch.Tensor, torch.T
     held = fit.n > 0
     less_rss = fit.rss[held] - control.rss[held]  # 1 - its ratio to TSS differs from the gain by a constant
     return fit.r2 - control.r2, metrics.jackknife(less_rss, fit.tss[held])
-
-
-def _unknown(like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.full_like(like, float("nan")), torch.full_like(like, float("nan"))
 
 
 def whole_map(pairing: Pairing, choice: Choice, solve: Solve) -> tuple[torch.Tensor, torch.Tensor]:

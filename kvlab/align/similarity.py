@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import torch
 
-from kvlab.align.moments import product
+from kvlab.align.moments import Additive, product
 
 
 @dataclass
-class CrossMoments:
+class CrossMoments(Additive):
     """Sums over the same rows of the layers A (widths P_l) and B (widths Q_m), each side by side."""
 
     widths_a: tuple[int, ...]
@@ -32,7 +32,7 @@ class CrossMoments:
 
     @classmethod
     def of(cls, a: list[torch.Tensor], b: list[torch.Tensor]) -> CrossMoments:
-        """From rows: each layer [N, P_l] and [N, Q_m], near their mean (see ``statistics.pilot_of``)."""
+        """From rows: each layer [N, P_l] and [N, Q_m], near their mean (see ``moments.pilot_of``)."""
         rows_a, rows_b = torch.cat(a, dim=1), torch.cat(b, dim=1)
         squares_a, squares_b = (torch.stack([x.square().sum(1) for x in layers], dim=1) for layers in (a, b))
         return cls(
@@ -48,17 +48,6 @@ class CrossMoments:
             product(squares_a, rows_b),
             product(squares_a.double(), squares_b.double()),
         )
-
-    def _combine(self, other: CrossMoments, sign: int) -> CrossMoments:
-        names = ("n", "sum_a", "sum_b", "norms_a", "norms_b", "ab", "a_by_norm_b", "norm_a_by_b", "norm_a_by_norm_b")
-        sums = {name: getattr(self, name) + sign * getattr(other, name) for name in names}
-        return CrossMoments(self.widths_a, self.widths_b, **sums)
-
-    def __add__(self, other: CrossMoments) -> CrossMoments:
-        return self._combine(other, 1)
-
-    def __sub__(self, other: CrossMoments) -> CrossMoments:
-        return self._combine(other, -1)
 
 
 def hsic(m: CrossMoments) -> torch.Tensor:

@@ -59,7 +59,9 @@ class Unfinished:
         What has been added is kept when anything, a request to stop (from ``read`` or ``count``) included,
         interrupts the work; a batch that is only half added is not.
         """
-        print_of_work = self._fingerprint(sums)
+        # With other layers chosen, other sums would be kept.
+        work = json.dumps([self.asked_for, CODE, sorted(sums)], sort_keys=True, default=str)
+        print_of_work = hashlib.sha256(work.encode()).hexdigest()
         done = continued = self._load(sums, print_of_work)
         saved, cost, whole = clock.monotonic(), 0.0, True
         try:
@@ -85,11 +87,6 @@ class Unfinished:
         """The work is done, or given up."""
         for path in (self.path, self.path.with_suffix(".partial")):
             path.unlink(missing_ok=True)
-
-    def _fingerprint(self, sums: Mapping[str, FoldSums]) -> str:
-        """Of the request, the code, and which sums are kept: with other layers chosen they would be others."""
-        text = json.dumps([self.asked_for, CODE, sorted(sums)], sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()
 
     def _save(self, sums: Mapping[str, FoldSums], done: int, fingerprint: str) -> None:
         tensors = {}

@@ -7,17 +7,14 @@
 an offline diagnostic, which `python -m kvlab inject` refuses. All rows are judged on the same documents.
 """
 
-import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from transformers.utils import logging as transformers_logging
 
-from kvlab.bench.run import surroundings
+from kvlab.bench import run
 from kvlab.inject.pipeline import judge
 from kvlab.models.loading import LoadedModel, load
 from kvlab.request import prompts
@@ -72,26 +69,20 @@ def _with_error(value: float, error: float) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m kvlab.bench.function", description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--rows", default=",".join(map(str, SETTINGS)), metavar="1,2,..", help="which rows (default: all)"
-    )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the numbers as JSON")
+    parser, every = run.parser("function", __doc__), ",".join(map(str, SETTINGS))
+    parser.add_argument("--rows", default=every, metavar="1,2,..", help="which rows (default: all)")
     options = parser.parse_args(arguments)
     transformers_logging.disable_progress_bar()
     loaded = {name: load(name, options.device) for name in (FIRST, SECOND, STUDENT)}
-    about = surroundings(loaded[STUDENT].device)
-    print(", ".join(f"{name} {value}" for name, value in about.items()) + "\n")
-    print("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))
+    about = run.print_surroundings(loaded[STUDENT].device)
+    print("\n| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))
     rows = {}
     for number in map(int, options.rows.split(",")):
         found = measure(SETTINGS[number], loaded)
         print(line(SETTINGS[number], found), flush=True)
         rows[SETTINGS[number].name] = [asdict(row) for row in found.injected]
     if options.out:
-        text = json.dumps(results.plain({**about, "rows": rows}), indent=1, ensure_ascii=False)
-        options.out.write_text(text + "\n", encoding="utf-8")
+        run.write_json(options.out, {**about, "rows": rows})
     return 0
 
 

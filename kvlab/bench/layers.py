@@ -15,17 +15,10 @@ EQUAL = 1e-6
 def against_dense(device: torch.device, quick: bool) -> Row:
     rows, layers_t, layers_s, rounds = (200, 3, 2, 1) if quick else (6_000, 6, 4, 5)
     teacher, student = layered_rows(rows, [128] * layers_t, [192] * layers_s, device)
-    found: dict[str, torch.Tensor] = {}
-
-    def from_sums() -> None:
-        found["sums"] = by_sums(student, teacher)
-
-    def from_grams() -> None:
-        found["dense"] = dense_cka(student, teacher)
-
-    from_sums()
-    measured = in_turn(from_sums, from_grams, device, rounds)
-    difference = float((found["sums"] - found["dense"]).abs().max())
+    by_sums(student, teacher)  # to warm up
+    measured = in_turn(lambda: by_sums(student, teacher), lambda: dense_cka(student, teacher), device, rounds)
+    own, dense = measured[-1]
+    difference = float((own.result - dense.result).abs().max())
     return timed(
         "layer similarity, all pairs",
         "dense CKA on the same rows",

@@ -20,7 +20,6 @@ from kvlab.models.forward import padded
 from kvlab.models.loading import LoadedModel
 from kvlab.models.proofs import self_test
 from kvlab.request.align import AlignSettings
-from kvlab.results.alignment.data import Alignment
 from kvlab.shapes import Document
 
 NAME = "align, all statistics on"
@@ -47,15 +46,13 @@ QUICK = Size(documents=12, few=12, characters=100, batch_tokens=128, sample_toke
 
 def many_documents(device: torch.device, quick: bool) -> Row:
     size = _size(device, quick)
-    texts = documents(size.documents, size.characters)
-    return _measure(NAME, device, quick, texts, size, size.sample_tokens, size.rounds, BARS[device.type])
+    return _measure(NAME, device, quick, size, size.documents, size.sample_tokens, size.rounds, BARS[device.type])
 
 
 def all_sample(device: torch.device, quick: bool) -> Row:
     """The same with few documents: nothing is spread over more of them."""
     size = _size(device, quick)
-    texts = documents(size.few, size.characters)
-    return _measure(f"{NAME}, the sample is everything", device, quick, texts, size, 1_000_000, 1, None)
+    return _measure(f"{NAME}, the sample is everything", device, quick, size, size.few, 1_000_000, 1, None)
 
 
 def _size(device: torch.device, quick: bool) -> Size:
@@ -63,26 +60,17 @@ def _size(device: torch.device, quick: bool) -> Size:
 
 
 def _measure(
-    name: str,
-    device: torch.device,
-    quick: bool,
-    texts: Sequence[Document],
-    size: Size,
-    sample_tokens: int,
-    rounds: int,
-    bar: float | None,
+    name: str, device: torch.device, quick: bool, size: Size, count: int, sample: int, rounds: int, bar: float | None
 ) -> Row:
+    texts = documents(count, size.characters)
     teacher, student = random_pair(device, TINY if quick else true_shapes(device))
-    settings = AlignSettings(batch_tokens=size.batch_tokens, sample_tokens=sample_tokens)
+    settings = AlignSettings(batch_tokens=size.batch_tokens, sample_tokens=sample)
     # Once per loaded model, whatever is read with it: part of no round, but told.
     proofs = spent(lambda: [self_test(model) for model in (teacher, student)], device)
     batches = _batches(teacher, student, texts, settings)
     _forwards(batches[:4])
-    results: list[Alignment] = []
-    measured = in_turn(
-        lambda: results.append(align(teacher, student, texts, settings)[0]), lambda: _forwards(batches), device, rounds
-    )
-    result = results[-1]
+    measured = in_turn(lambda: align(teacher, student, texts, settings)[0], lambda: _forwards(batches), device, rounds)
+    result = measured[-1][0].result
     tokens = result.data["student_tokens"]
     return timed(
         name,

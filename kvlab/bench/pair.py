@@ -14,47 +14,27 @@ from kvlab.models.loading import LoadedModel, load, random_like
 from kvlab.request import prompts
 from kvlab.shapes import Document
 
-QWEN2_7B = {
-    "model_type": "qwen2",
-    "hidden_size": 3584,
-    "intermediate_size": 18944,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 28,
-    "num_key_value_heads": 4,
-    "vocab_size": 152064,
-}
-TINY_LLAMA = {
-    "model_type": "llama",
-    "hidden_size": 2048,
-    "intermediate_size": 5632,
-    "num_hidden_layers": 22,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 4,
-    "vocab_size": 32000,
-}
+
+def _shape(kind: str, hidden: int, mlp: int, layers: int, heads: int, kv_heads: int, vocabulary: int = 2048) -> dict:
+    return {
+        "model_type": kind,
+        "hidden_size": hidden,
+        "intermediate_size": mlp,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "vocab_size": vocabulary,
+    }
+
+
+QWEN2_7B = _shape("qwen2", 3584, 18944, layers=28, heads=28, kv_heads=4, vocabulary=152064)
+TINY_LLAMA = _shape("llama", 2048, 5632, layers=22, heads=32, kv_heads=4, vocabulary=32000)
 # For a processor: layers as wide as Qwen2-0.5B's and SmolLM-135M's, but fewer of them.
-FEW_LAYERS_OF_QWEN2_05B = {
-    "model_type": "qwen2",
-    "hidden_size": 896,
-    "intermediate_size": 4864,
-    "num_hidden_layers": 6,
-    "num_attention_heads": 14,
-    "num_key_value_heads": 2,
-    "vocab_size": 2048,
-}
-FEW_LAYERS_OF_SMOLLM = {
-    "model_type": "llama",
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "vocab_size": 2048,
-}
-NARROW = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2}
+FEW_LAYERS_OF_QWEN2_05B = _shape("qwen2", 896, 4864, layers=6, heads=14, kv_heads=2)
+FEW_LAYERS_OF_SMOLLM = _shape("llama", 576, 1536, layers=4, heads=9, kv_heads=3)
 SMALL = (
-    {"model_type": "qwen2", **NARROW, "num_hidden_layers": 6, "vocab_size": 2048},
-    {"model_type": "llama", **NARROW, "num_hidden_layers": 4, "vocab_size": 2048},
+    _shape("qwen2", 128, 256, layers=6, heads=4, kv_heads=2),
+    _shape("llama", 128, 256, layers=4, heads=4, kv_heads=2),
 )
 TINY = tuple({**shape, "hidden_size": 64, "num_hidden_layers": 2} for shape in SMALL)
 

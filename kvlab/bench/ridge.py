@@ -29,17 +29,14 @@ def against_sklearn(device: torch.device, quick: bool) -> Row:
     (x,), (y,) = layered_rows(rows, [features], [targets], torch.device("cpu"))
     fold = torch.arange(rows) % FOLDS
     on_device, sklearn_rows = [part.to(device) for part in (x, y)], [part.numpy() for part in (x, y)]
-    found: dict[str, np.ndarray] = {}
 
-    def ours() -> None:
-        found["kvlab"] = by_sums(*on_device, fold.to(device), heads)
+    def ours() -> np.ndarray:
+        return by_sums(*on_device, fold.to(device), heads)
 
-    def other() -> None:
-        found["sklearn"] = by_sklearn(*sklearn_rows, fold.numpy(), heads)
-
-    ours()
-    measured = in_turn(ours, other, device, rounds)
-    difference = float(np.abs(found["kvlab"] - found["sklearn"]).max())
+    ours()  # to warm up
+    measured = in_turn(ours, lambda: by_sklearn(*sklearn_rows, fold.numpy(), heads), device, rounds)
+    own, other = (of_side.result for of_side in measured[-1])
+    difference = float(np.abs(own - other).max())
     return timed(
         NAME,
         AGAINST,
@@ -53,7 +50,7 @@ def against_sklearn(device: torch.device, quick: bool) -> Row:
         targets=targets,
         folds=FOLDS,
         penalties=len(RELATIVE_PENALTIES),
-        r2=found["kvlab"].tolist(),
+        r2=own.tolist(),
         sklearn=sklearn.__version__,
     )
 

@@ -33,6 +33,7 @@ class Spent:
 
     clock: float
     processor: float  # of all threads of this process
+    result: Any  # of the call
 
 
 def judged(name: str, against: str, ratios: list[float], unit: str, bar: float | None, equal=True, **detail) -> Row:
@@ -74,23 +75,23 @@ def spent(work: Callable[[], Any], device: torch.device) -> Spent:
     gc.collect()
     wait(device)
     clock, processor = perf_counter(), process_time()
-    work()
+    result = work()
     wait(device)
-    return Spent(perf_counter() - clock, process_time() - processor)
+    return Spent(perf_counter() - clock, process_time() - processor, result)
 
 
 def in_turn(
     own: Callable[[], Any], other: Callable[[], Any], device: torch.device, rounds: int
 ) -> list[tuple[Spent, Spent]]:
     """Both in every round, the order turned round each time: what else the machine does hits both."""
-    found = []
+    measured = []
     for number in range(rounds):
         if number % 2:
-            late, early = spent(other, device), spent(own, device)
-            found.append((early, late))
+            of_other, of_own = spent(other, device), spent(own, device)
         else:
-            found.append((spent(own, device), spent(other, device)))
-    return found
+            of_own, of_other = spent(own, device), spent(other, device)
+        measured.append((of_own, of_other))
+    return measured
 
 
 def wait(device: torch.device) -> None:

@@ -1,5 +1,6 @@
 """The rows asked for, one after the other; printed as they are done, and written as JSON."""
 
+import argparse
 import json
 import os
 import platform
@@ -17,6 +18,7 @@ import kvlab
 from kvlab.bench import layers, memory, overhead, ridge, steps, stream, timelines, training
 from kvlab.bench.row import FASTER, Row
 from kvlab.models.loading import free_memory, pick_device
+from kvlab.results.alignment.data import plain
 
 MEASURES: dict[int, Callable[[torch.device, bool], Row]] = {
     1: overhead.many_documents,
@@ -36,8 +38,7 @@ MARKS = {True: "✓", False: "✗", None: " "}
 def run(numbers: Sequence[int], device: str, quick: bool, out: Path | None) -> list[Row]:
     """``quick``: tiny sizes that try the code only, so nothing is judged. ``out`` is written after every row."""
     place = pick_device(device)
-    about = surroundings(place)
-    print(", ".join(f"{name} {value}" for name, value in about.items()))
+    about = print_surroundings(place)
     rows: list[Row] = []
     for number in numbers:
         measured = MEASURES[number](place, quick)
@@ -45,7 +46,7 @@ def run(numbers: Sequence[int], device: str, quick: bool, out: Path | None) -> l
         print(line(rows[-1]), flush=True)
         free_memory()
         if out is not None:
-            out.write_text(as_json(about, quick, rows), encoding="utf-8")
+            write_json(out, {**about, "quick": quick, "rows": [asdict(row) for row in rows]})
     return rows
 
 
@@ -58,10 +59,10 @@ def line(row: Row) -> str:
     return f"{what:<96} {row.ratio:>7.3g} {row.unit:<12} {spread:<26} {bar}".rstrip()
 
 
-def surroundings(device: torch.device) -> dict[str, Any]:
-    """What the numbers depend on besides the code."""
+def print_surroundings(device: torch.device) -> dict[str, Any]:
+    """Print and return what the numbers depend on besides the code."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
-    return {
+    about = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "device": f"{device} ({name})",
         "threads": torch.get_num_threads(),
@@ -71,6 +72,8 @@ def surroundings(device: torch.device) -> dict[str, Any]:
         "transformers": transformers.__version__,
         "kvlab": kvlab.__version__,
     }
+    print(", ".join(f"{name} {value}" for name, value in about.items()))
+    return about
 
 
 def processor() -> str:
@@ -83,6 +86,13 @@ def processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def as_json(about: dict[str, Any], quick: bool, rows: Sequence[Row]) -> str:
-    written = [{k: None if isinstance(v, float) and isnan(v) else v for k, v in asdict(row).items()} for row in rows]
-    return json.dumps({**about, "quick": quick, "rows": written}, indent=1, ensure_ascii=False) + "\n"
+def write_json(file: Path, numbers: dict[str, Any]) -> None:
+    file.write_text(json.dumps(plain(numbers), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def parser(module: str, description: str) -> argparse.ArgumentParser:
+    """Return the command line of a table of its own, with the options that all have."""
+    made = argparse.ArgumentParser(prog=f"python -m kvlab.bench.{module}", description=description.splitlines()[0])
+    made.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
+    made.add_argument("--out", type=Path, metavar="FILE", help="write the numbers as JSON")
+    return made

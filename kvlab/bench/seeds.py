@@ -7,8 +7,6 @@ Every run is the recommended one on the demo pair, but for the number of held-ou
 order, the training documents and the held-out ones, so runs of one seed are compared, not runs of two.
 """
 
-import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +16,7 @@ from typing import Any
 import yaml
 from transformers.utils import logging as transformers_logging
 
-from kvlab.bench.run import surroundings
+from kvlab.bench import run
 from kvlab.models.loading import pick_device
 from kvlab.runs import store
 from kvlab.runs.lenient import read_json
@@ -69,25 +67,22 @@ def _one(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m kvlab.bench.seeds", description=__doc__.splitlines()[0])
+    parser = run.parser("seeds", __doc__)
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the numbers as JSON")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
-    for name, kind in (("lr", float), ("batch_size", int), ("max_steps", int)):
+    own = {"lr": float, "batch_size": int, "max_steps": int}
+    for name, kind in own.items():
         parser.add_argument(f"--{name}", type=kind, help="of every run (default: the recommended run's)")
     options = parser.parse_args(arguments)
     transformers_logging.disable_progress_bar()
-    about = surroundings(pick_device(options.device))
-    print(", ".join(f"{name} {value}" for name, value in about.items()) + "\n")
-    names = ("lr", "batch_size", "max_steps")
-    settings = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    about = run.print_surroundings(pick_device(options.device))
+    print()
+    settings = {name: getattr(options, name) for name in own if getattr(options, name) is not None}
     runs = measure(options.kinds, options.seeds, {"device": options.device, **settings})
     counts = runs[0]["before"]
     print(f"\n{counts['documents']} held-out documents, about {counts['tokens']:,} tokens and {counts['rows']:,} rows")
     if options.out:
-        text = json.dumps({**about, "settings": settings, "runs": runs}, indent=1, ensure_ascii=False)
-        options.out.write_text(text + "\n", encoding="utf-8")
+        run.write_json(options.out, {**about, "settings": settings, "runs": runs})
     return 0
 
 

@@ -14,16 +14,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
-from kvlab.bench.pair import (
-    FEW_LAYERS_OF_QWEN2_05B,
-    FEW_LAYERS_OF_SMOLLM,
-    QWEN2_7B,
-    TINY,
-    TINY_LLAMA,
-    documents,
-    random_model,
-    tokenizers,
-)
+from kvlab.bench import pair
 from kvlab.bench.row import MEMORY, Row, judged
 from kvlab.bench.training import forget_accelerate
 from kvlab.errors import KvlabError
@@ -41,6 +32,7 @@ from kvlab.train.run import Run
 
 LIMIT = 0.8  # of the device's memory: the checklist's bar
 RATE = 1e-4  # random weights are not fine-tuned
+REPORTED = ("trained_parameters", "verdict", "checkpoints", "first_loss", "final_loss", "before", "after", "seconds")
 
 
 @dataclass(frozen=True)
@@ -54,12 +46,12 @@ class Size:
 
 
 SHAPES = {
-    "random/Qwen2-7B": QWEN2_7B,
-    "random/TinyLlama": TINY_LLAMA,
-    "random/Qwen2-0.5B-6-layers": FEW_LAYERS_OF_QWEN2_05B,
-    "random/SmolLM-135M-4-layers": FEW_LAYERS_OF_SMOLLM,
-    "random/tiny-teacher": TINY[0],
-    "random/tiny-student": TINY[1],
+    "random/Qwen2-7B": pair.QWEN2_7B,
+    "random/TinyLlama": pair.TINY_LLAMA,
+    "random/Qwen2-0.5B-6-layers": pair.FEW_LAYERS_OF_QWEN2_05B,
+    "random/SmolLM-135M-4-layers": pair.FEW_LAYERS_OF_SMOLLM,
+    "random/tiny-teacher": pair.TINY[0],
+    "random/tiny-student": pair.TINY[1],
 }
 ON_GPU = Size("random/Qwen2-7B", "random/TinyLlama", documents=200, characters=2_000, batch=4, steps=100)
 ON_CPU = Size("random/Qwen2-0.5B-6-layers", "random/SmolLM-135M-4-layers", 100, 300, batch=2, steps=100)
@@ -74,10 +66,10 @@ class MadeRun(Run):
 
     def _model(self, name: str, device: str, dtype: str) -> LoadedModel:
         role = self._unread(name)
-        return random_model(name, SHAPES[name], role.tokenizer, torch.device(device), getattr(torch, dtype))
+        return pair.random_model(name, SHAPES[name], role.tokenizer, torch.device(device), getattr(torch, dtype))
 
     def _unread(self, name: str) -> LoadedModel:
-        tokenizer = tokenizers()[name == self.config.student]
+        tokenizer = pair.tokenizers()[name == self.config.student]
         shape = geometry_of(AutoConfig.for_model(**SHAPES[name], tie_word_embeddings=False), name)
         return LoadedModel(name, None, tokenizer, shape, torch.device("meta"), torch.float32)
 
@@ -98,7 +90,7 @@ def hundred_steps(device: torch.device, quick: bool) -> Row:
         device=str(device),
     )
     folder = store.create(store.runs_root(), "training", "bench", config.model_dump(mode="json"))
-    prompts.write_prompts(documents(size.documents, size.characters), folder / prompts.RUN_PROMPTS)
+    prompts.write_prompts(pair.documents(size.documents, size.characters), folder / prompts.RUN_PROMPTS)
     forget_accelerate()
     perform(folder, run=MadeRun)
     shutil.rmtree(folder / checkpoint.FOLDER, ignore_errors=True)
@@ -112,19 +104,12 @@ def _row(folder: Path, size: Size) -> Row:
     report, memory = read_json(folder / REPORT), Reader(folder / metrics.MEMORY).read()
     peak, (what, seconds, used) = metrics.peak(memory), metrics.curve(memory)
     torch_peak = max(filter(isfinite, memory.column("torch_peak")), default=None)
-    told: dict[str, Any] = {
+    detail: dict[str, Any] = {
         "models": [size.teacher, size.student],
-        "trained_parameters": report["trained_parameters"],
+        **{name: report[name] for name in REPORTED},
         "precision": report["config"]["precision"],
         "batch_size": size.batch,
-        "verdict": report["verdict"],
-        "checkpoints": report["checkpoints"],
-        "first_loss": report["first_loss"],
-        "final_loss": report["final_loss"],
-        "before": report["before"],
-        "after": report["after"],
         "tokens_per_second": report["tokens_per_s"],
-        "seconds": report["seconds"],
         "peak_bytes": peak.used,
         "peak_of": what,
         "peak_while": peak.phase,
@@ -137,4 +122,4 @@ def _row(folder: Path, size: Size) -> Row:
     # Random weights explain little of one another, and what learns from such targets shrinks, as it should.
     passed = all(c["state"] == "pass" for c in report["checkpoints"] if c["name"] != "no collapse")
     name = f"{size.steps} training steps with all their files, peak memory"
-    return judged(name, "the memory of the device", [peak.share], MEMORY, LIMIT, equal=passed, **told)
+    return judged(name, "the memory of the device", [peak.share], MEMORY, LIMIT, equal=passed, **detail)

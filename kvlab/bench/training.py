@@ -64,12 +64,7 @@ def demo_pair(device: torch.device, quick: bool) -> Row:
 
 
 def _measure(
-    name: str,
-    teacher: LoadedModel,
-    student: LoadedModel,
-    texts: Sequence[Document],
-    size: Size,
-    bar: float | None,
+    name: str, teacher: LoadedModel, student: LoadedModel, texts: Sequence[Document], size: Size, bar: float | None
 ) -> Row:
     device = teacher.device
     steps = size.steps * (size.rounds + 1)  # a round to warm up

@@ -33,20 +33,16 @@ def main() -> None:
     if asked.threads:
         torch.set_num_threads(asked.threads)
     if not (asked.only or asked.more or asked.skip_training):
-        write_tokenizers()
+        for name, tokenizer in train_tokenizers().items():
+            tokenizer.save_pretrained(DEMO / name)
         write_samples()
     for name in [asked.only] if asked.only else NAMES:
         if not asked.skip_training:
             train_and_save(name, asked.steps or STEPS[name], asked.minutes, asked.more)
         remember(name, results(name))
-    remember("timelines", sample_timelines())
+    tokenizers = {name: AutoTokenizer.from_pretrained(DEMO / name) for name in NAMES}
+    remember("timelines", timelines(tokenizers, _samples()))
     CARD.write_text(card(known()), encoding="utf-8")
-
-
-def write_tokenizers() -> None:
-    """Trains and saves all three."""
-    for name, tokenizer in train_tokenizers().items():
-        tokenizer.save_pretrained(DEMO / name)
 
 
 def write_samples() -> None:
@@ -117,11 +113,6 @@ def results(name: str) -> dict:
             "accuracy_by_language": by_language,
         },
     }
-
-
-def sample_timelines() -> dict:
-    """Lengths and exact boundaries of the sample prompts."""
-    return timelines({name: AutoTokenizer.from_pretrained(DEMO / name) for name in NAMES}, _samples())
 
 
 def _samples() -> list[dict[str, str]]:

@@ -6,8 +6,10 @@ names, objects, places and numbers. A stable hash of the template's id decides w
 """
 
 import hashlib
+import operator
 import random
 from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 from kvlab.demo.phrases import Event, Language, Scenario, read_language
@@ -17,6 +19,7 @@ LANGUAGES = {language.code: language for language in (ENGLISH, CHINESE)}
 SPLITS = ("train", "heldout")
 HELDOUT_PERCENT = 10
 LARGEST = 99
+OPERATIONS = {"+": operator.add, "-": operator.sub, "×": operator.mul, "÷": operator.floordiv}
 LAST_MINUTE = 23 * 60
 
 
@@ -39,8 +42,7 @@ class Template(NamedTuple):
 
 def problems(split: str, n: int, seed: int = 0) -> list[dict[str, str]]:
     """The first `n` problems of a split, English and Chinese in turn; the same for the same arguments."""
-    stream = endless(split, seed)
-    return [next(stream) for _ in range(n)]
+    return list(islice(endless(split, seed), n))
 
 
 def endless(split: str, seed: int = 0) -> Iterator[dict[str, str]]:
@@ -131,21 +133,10 @@ def _numbers(kind: str, events: list[Event], rng: random.Random) -> tuple[list[i
             amounts.append(amount)
             if event.op == "÷" and value % amount:
                 break
-            values.append(_apply(event.op, value, amount))
+            values.append(OPERATIONS[event.op](value, amount))
         else:
             if min(values) >= 2 and max(values) <= (LAST_MINUTE if kind == "clock" else LARGEST):
                 return values, amounts
-
-
-def _apply(op: str, value: int, amount: int) -> int:
-    match op:
-        case "+":
-            return value + amount
-        case "-":
-            return value - amount
-        case "×":
-            return value * amount
-    return value // amount
 
 
 def _shown(value: int, kind: str) -> str:

@@ -28,7 +28,9 @@ def cross_entropy(
         logits = model(input_ids=ids).logits[0, first - 1 : -1]
         nats += F.cross_entropy(logits, ids[0, first:], reduction="sum").item()
         tokens += ids.shape[1] - first
-        size += len(text.encode()) - _bytes(tokenizer.decode(ids[0, :first], skip_special_tokens=True))
+        left_out = tokenizer.decode(ids[0, :first], skip_special_tokens=True)
+        # A piece of a character is decoded as a replacement mark, which is longer than the piece.
+        size += len(text.encode()) - len(left_out.replace("\ufffd", "?").encode())
     return {"nats_per_token": round(nats / tokens, 4), "nats_per_byte": round(nats / size, 4)}
 
 
@@ -75,8 +77,3 @@ def _ends(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
     """The byte at which each content token ends."""
     tokens = tokenize(tokenizer, text)
     return tokens.spans[~tokens.special, 1].tolist()
-
-
-def _bytes(decoded: str) -> int:
-    """A piece of a character is decoded as a replacement mark, which is longer than the piece."""
-    return len(decoded.replace("\ufffd", "?").encode())

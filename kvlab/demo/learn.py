@@ -7,20 +7,18 @@ from itertools import islice
 
 import torch
 import torch.nn.functional as F
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from kvlab.demo.corpus import endless, text_of
 
 MAX_POSITIONS = 2048
+FIELDS = ("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+SHAPES = {
+    "teacher": dict(zip(FIELDS, ("qwen2", 192, 512, 6, 12)), num_key_value_heads=12),
+    "teacher-b": dict(zip(FIELDS, ("qwen3", 160, 448, 5, 8)), num_key_value_heads=4, head_dim=24),
+    "student": dict(zip(FIELDS, ("llama", 128, 320, 4, 4)), num_key_value_heads=2),
+}
+ROPE_BASE = {"teacher": 1e6, "teacher-b": 1e5, "student": 1e4}
 STEPS = {"teacher": 4000, "teacher-b": 4000, "student": 3200}  # about an hour on one free core
 LEARNING_RATE = {"teacher": 2e-3, "teacher-b": 2.5e-3, "student": 3e-3}
 DATA_SEED = {"teacher": 1, "teacher-b": 2, "student": 3}
@@ -34,38 +32,18 @@ COOLDOWN = 0.4
 def new_model(name: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     """The untrained model of that name, with the same initial weights each time."""
     torch.manual_seed(0)
-    shared = {
-        "vocab_size": len(tokenizer),
-        "max_position_embeddings": MAX_POSITIONS,
-        "tie_word_embeddings": True,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-        "attn_implementation": "sdpa",
-    }
-    match name:
-        case "teacher":
-            return Qwen2ForCausalLM(
-                Qwen2Config(
-                    hidden_size=192, intermediate_size=512, num_hidden_layers=6, num_attention_heads=12,
-                    num_key_value_heads=12, rope_parameters=_rope(1e6), **shared,
-                )
-            )  # fmt: skip
-        case "teacher-b":
-            return Qwen3ForCausalLM(
-                Qwen3Config(
-                    hidden_size=160, intermediate_size=448, num_hidden_layers=5, num_attention_heads=8,
-                    num_key_value_heads=4, head_dim=24, rope_parameters=_rope(1e5), **shared,
-                )
-            )  # fmt: skip
-        case "student":
-            return LlamaForCausalLM(
-                LlamaConfig(
-                    hidden_size=128, intermediate_size=320, num_hidden_layers=4, num_attention_heads=4,
-                    num_key_value_heads=2, rope_parameters=_rope(1e4), **shared,
-                )
-            )  # fmt: skip
-    raise ValueError(f"no demo model is called {name!r}")
+    config = AutoConfig.for_model(
+        **SHAPES[name],
+        rope_parameters={"rope_type": "default", "rope_theta": ROPE_BASE[name]},
+        vocab_size=len(tokenizer),
+        max_position_embeddings=MAX_POSITIONS,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        attn_implementation="sdpa",
+    )
+    return AutoModelForCausalLM.from_config(config)
 
 
 def train(
@@ -110,10 +88,6 @@ def train(
             print(f"{name} answers right {history['accuracy'][-1]}", flush=True)
     history["seconds"] = round(time.monotonic() - started)
     return model, history
-
-
-def _rope(theta: float) -> dict:
-    return {"rope_type": "default", "rope_theta": theta}
 
 
 def _optimizer(model: PreTrainedModel, learning_rate: float) -> torch.optim.AdamW:

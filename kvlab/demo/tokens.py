@@ -50,13 +50,7 @@ def byte_level(texts: Iterable[str], vocab_size: int, split: str, longest: int) 
             show_progress=False,
         ),
     )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token="<|endoftext|>",
-        pad_token="<|endoftext|>",
-        model_max_length=MAX_LENGTH,
-        clean_up_tokenization_spaces=False,
-    )
+    return _fast(tokenizer, eos_token="<|endoftext|>", pad_token="<|endoftext|>")
 
 
 def dummy_prefix(texts: Iterable[str], characters: int, merges: int) -> PreTrainedTokenizerFast:
@@ -85,15 +79,12 @@ def dummy_prefix(texts: Iterable[str], characters: int, merges: int) -> PreTrain
         single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)]
     )
     tokenizer.add_special_tokens([AddedToken(piece, special=True) for piece in ("<unk>", "<s>", "</s>")])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="</s>",
-        model_max_length=MAX_LENGTH,
-        clean_up_tokenization_spaces=False,
-    )
+    return _fast(tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="</s>")
+
+
+def _fast(tokenizer: Tokenizer, **special: str) -> PreTrainedTokenizerFast:
+    limits = {"model_max_length": MAX_LENGTH, "clean_up_tokenization_spaces": False}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special, **limits)
 
 
 def _words_and_merges(texts: Iterable[str], characters: int, merges: int) -> tuple[list[str], list[tuple[str, str]]]:

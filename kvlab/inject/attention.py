@@ -5,7 +5,7 @@ queries are the own ones everywhere and only the keys differ; values change no d
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,8 +17,8 @@ from kvlab.inject.continuation import Variant, replace_steps
 from kvlab.inject.own import Own, Problem
 from kvlab.language import Message
 from kvlab.models import cache_names
-from kvlab.models.attention import eager
-from kvlab.models.forward import empty_cache
+from kvlab.models.attention import eager, hearing, unavailable
+from kvlab.models.forward import empty_cache, exchanged_inputs
 from kvlab.models.loading import LoadedModel
 
 
@@ -49,7 +49,13 @@ def heard(
     Raises AlignError ``attention-unavailable`` for a model that does not hand out its probabilities, or whose cache
     holds a latent and no values.
     """
-    _check(student)
+    if student.geometry.latent:
+        raise AlignError(
+            "attention-unavailable",
+            expected=Message("a cache of keys and values, from which a head's output follows"),
+            found=Message("a latent cache in {name}", name=student.name),
+            remedy=Message("read the injection: it does not need the heads' outputs"),
+        )
     at_once = max(1, batch_tokens // len(own.tokens) - 1)
     found = Heard({variant.name: Outputs({}, {}) for variant in variants}, {}, {}, len(own.tokens) - cut)
     for first in range(0, len(variants), at_once):
@@ -90,16 +96,6 @@ def _divergence(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
     return (p * (p.clamp(min=least) / q.clamp(min=least)).log()).sum((1, 2))
 
 
-def _check(student: LoadedModel) -> None:
-    if student.geometry.latent:
-        raise AlignError(
-            "attention-unavailable",
-            expected=Message("a cache of keys and values, from which a head's output follows"),
-            found=Message("a latent cache in {name}", name=student.name),
-            remedy=Message("read the injection: it does not need the heads' outputs"),
-        )
-
-
 def _attend(
     student: LoadedModel,
     own: Own,
@@ -108,32 +104,34 @@ def _attend(
     cut: int,
     hear: Callable[[int, torch.Tensor], None],
 ) -> None:
-    """One forward; ``hear`` is given each cached layer's position and probabilities [B, Hq, T - cut, T], one by one."""
+    """One forward; ``hear`` is given each cached layer's position and probabilities [B, Hq, T - cut, T], one by one.
+
+    All layers' together are too large to hold: 12 GB for one document of 2,048 tokens in a student of 1.1 B parameters.
+    """
     ids = own.ids.expand(len(variants), -1)
     cache, seen = empty_cache(student), set()
+    position = {layer: number for number, layer in enumerate(student.geometry.kv_layers)}
+
+    def hear_cached(layer: int, probabilities: torch.Tensor) -> None:
+        at = position.get(layer)
+        if at is not None and probabilities.shape[1] % len(own.stored["value", at]) == 0:
+            seen.add(at)
+            hear(at, probabilities[:, :, cut:])
+
     with ExitStack() as borrowed:
         for context in (
             student.lock,
             eager(student.model),
             _replacing(cache, student, rows, variants),
             _own_hidden_states(student, tuple(ids.shape)),
-            _hearing(student, own, cut, hear, seen),
+            hearing(student.model, len(own.tokens), hear_cached),
         ):
             borrowed.enter_context(context)
         base = student.model.base_model
         base(input_ids=ids, **cache_names.passing(base, cache))
-    for position, layer in enumerate(student.geometry.kv_layers):
-        if position not in seen:
-            raise AlignError(
-                "attention-unavailable",
-                expected=Message(
-                    "attention probabilities from layer {layer} of {name}", layer=layer, name=student.name
-                ),
-                found=Message(
-                    "an architecture ({kind}) whose layers do not hand them out", kind=student.geometry.architecture
-                ),
-                remedy=Message("read the injection: it does not need the heads' outputs"),
-            )
+    for layer, at in position.items():
+        if at not in seen:
+            raise unavailable(student, layer, Message("read the injection: it does not need the heads' outputs"))
 
 
 @contextmanager
@@ -159,50 +157,11 @@ def _replacing(
         del cache.update
 
 
-@contextmanager
-def _own_hidden_states(student: LoadedModel, shape: tuple[int, int]) -> Iterator[None]:
+def _own_hidden_states(student: LoadedModel, shape: tuple[int, int]) -> AbstractContextManager:
     """Every layer gets the hidden states of the first row of the batch, ``shape`` [B, T], in all rows."""
 
     def passed(x):
         whole = isinstance(x, torch.Tensor) and tuple(x.shape) == (*shape, student.geometry.hidden)
         return x[:1].expand_as(x) if whole else x
 
-    def hook(module, args, kwargs):
-        return tuple(map(passed, args)), {name: passed(value) for name, value in kwargs.items()}
-
-    layers = [layer for stack in student.model.modules() if isinstance(stack, torch.nn.ModuleList) for layer in stack]
-    with _hooked([layer.register_forward_pre_hook(hook, with_kwargs=True) for layer in layers]):
-        yield
-
-
-@contextmanager
-def _hearing(
-    student: LoadedModel, own: Own, cut: int, hear: Callable[[int, torch.Tensor], None], seen: set[int]
-) -> Iterator[None]:
-    """Hand out each layer's probabilities of the queries from ``cut`` on while the forward is at it.
-
-    All layers' together are too large to hold: 12 GB for one document of 2,048 tokens in a student of 1.1 B parameters.
-    """
-    position = {layer: number for number, layer in enumerate(student.geometry.kv_layers)}
-    length = len(own.tokens)
-
-    def note(module, args, output):
-        at = position.get(module.layer_idx)
-        for part in output if isinstance(output, tuple) and at is not None else ():
-            whole = isinstance(part, torch.Tensor) and part.dim() == 4 and tuple(part.shape[2:]) == (length, length)
-            if whole and part.shape[1] % len(own.stored["value", at]) == 0:
-                seen.add(at)
-                hear(at, part[:, :, cut:])
-
-    layers = [m for m in student.model.modules() if isinstance(getattr(m, "layer_idx", None), int)]
-    with _hooked([layer.register_forward_hook(note) for layer in layers]):
-        yield
-
-
-@contextmanager
-def _hooked(handles: Sequence) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    return exchanged_inputs(student.model, passed)

@@ -103,10 +103,7 @@ def fit(
         sums.add(batch_read.teachers, batch_read.common)
     if len(teachers) > 1:
         _check_common_rows(sums.fusion, settings)
-    sources = {
-        "projected": _source(sums, teachers, student, settings.projector),
-        "identity": _identity(sums, student),
-    }
+    sources = {"projected": _source(sums, teachers, student, settings.projector), "identity": _identity(sums, student)}
     if randoms:
         of_random = _empty(choices, split.folds, student, identity=False)
         for batch in announced(grouped, READING_RANDOM, progress):

@@ -20,6 +20,8 @@ PARTS = (*KINDS, "both")  # what is replaced
 def attention_errors(documents: Sequence[Heard], student: Geometry) -> list[AttentionError]:
     """RSS / TSS of the heads' outputs over all judged queries; TSS about the mean own output of these."""
     n = sum(d.n for d in documents)
+    names = list(documents[0].variants)
+    unknown = (float("nan"), float("nan"))
     errors = []
     for position, layer in enumerate(student.kv_layers):
         mean = sum(d.total[position] for d in documents) / n  # [Hq, D]
@@ -32,38 +34,21 @@ def attention_errors(documents: Sequence[Heard], student: Geometry) -> list[Atte
         tss = _varying(tss, sum(d.squares[position] for d in documents))
         heads = student.layer_shapes[position][0]
         for kind in PARTS:
-            by_variant = {
-                name: torch.stack([d.variants[name].rss[kind, position] for d in documents])
-                for name in documents[0].variants
-            }
-            divergence = {
-                name: torch.stack([d.variants[name].kl[kind, position] for d in documents])
-                for name in documents[0].variants
-                if kind != "value"
-            }
+            at = kind, position
+            by_variant = {name: torch.stack([d.variants[name].rss[at] for d in documents]) for name in names}
+            with_kl = names if kind != "value" else ()
+            divergence = {name: torch.stack([d.variants[name].kl[at] for d in documents]) for name in with_kl}
             counts = torch.tensor([d.n for d in documents], dtype=torch.float64, device=tss.device)[:, None]
             for head in range(heads):
                 group = slice(head * tss.shape[1] // heads, (head + 1) * tss.shape[1] // heads)
                 of_group = {name: _ratio(rss[:, group], tss[:, group]) for name, rss in by_variant.items()}
                 size = group.stop - group.start
                 kl = {name: _ratio(sums[:, group], counts.expand(-1, size)) for name, sums in divergence.items()}
-                error, se = of_group["projected"]
-                unknown = (float("nan"), float("nan"))
-                errors.append(
-                    AttentionError(
-                        kind=kind,
-                        layer=layer,
-                        head=head,
-                        error=error,
-                        se=se,
-                        kl=kl.get("projected", unknown)[0],
-                        kl_se=kl.get("projected", unknown)[1],
-                        controls={name: of_group[name][0] for name in CONTROLS if name in of_group},
-                        controls_kl={name: kl[name][0] for name in CONTROLS if name in kl},
-                        query_heads=(by_variant["projected"].sum(0) / tss.sum(0))[group].tolist(),
-                        n=n,
-                    )
-                )
+                numbers = (*of_group["projected"], *kl.get("projected", unknown))
+                controls = {name: of_group[name][0] for name in CONTROLS if name in of_group}
+                controls_kl = {name: kl[name][0] for name in CONTROLS if name in kl}
+                query_heads = (by_variant["projected"].sum(0) / tss.sum(0))[group].tolist()
+                errors.append(AttentionError(kind, layer, head, *numbers, controls, controls_kl, query_heads, n))
     return errors
 
 

@@ -27,11 +27,8 @@ from kvlab.results.function.data import CONTROLS, Injected, Injection, Text
 from kvlab.shapes import Document, Progress, no_progress
 
 LAYERS_SHARE = 0.5  # of the budget for swaps: the rest is for single heads
-INJECTING, SWAPPING_HEADS, CONTINUING = (
-    "continuing from replaced caches",
-    "replacing single heads",
-    "greedy continuations",
-)
+INJECTING, SWAPPING_HEADS = "continuing from replaced caches", "replacing single heads"
+CONTINUING = "greedy continuations"
 
 
 def judge(
@@ -90,7 +87,7 @@ class _Work:
         self.models = Models(self.teachers, self.randoms, self.student, self.settings)
         self.fitted: Fit = fit(self.teachers, self.randoms, self.student, self.split, self.settings, self.progress)
         self.projection = ProjectionSums(self.fitted, self.student.geometry)
-        self.swaps = Swaps(self.models, Budget.of(self.injection))
+        self.swaps = Swaps(self.models, Budget(self.injection.seconds, self.injection.forwards))
         self._timed("fit_s")
 
     def _random_teachers(self) -> tuple[list[LoadedModel], Message]:
@@ -112,8 +109,6 @@ class _Work:
     def names(self) -> list[str]:
         """The variants, the own cache first."""
         return ["own", "projected", *(name for name in CONTROLS if name != "random" or self.randoms)]
-
-    # --- injection, attention, layers --------------------------------------------------------------------------
 
     def inject(self) -> bool:
         """All judged documents; False as soon as the own cache does not give the student's logits."""
@@ -182,8 +177,6 @@ class _Work:
             self.layers_swapped += 1
             self.timings["layer_swaps_s"] = self.swaps.budget.spent
 
-    # --- heads -------------------------------------------------------------------------------------------------
-
     def swap_heads(self) -> None:
         """Heads of the layers that matter, on as many documents as the budget allows: the first ones tell."""
         if not self.injection.swap_layers or not self.swaps.found:
@@ -229,8 +222,6 @@ class _Work:
             )
         self._timed("head_swaps_s")
 
-    # --- texts -------------------------------------------------------------------------------------------------
-
     def continue_greedily(self) -> None:
         self.started = clock.perf_counter()
         asked = [
@@ -250,8 +241,6 @@ class _Work:
                 most = self.injection.new_tokens
                 self.texts.append(greedy.continuations(self.student, reading, prefix, self.names, most, self.markers))
         self._timed("texts_s")
-
-    # --- the result --------------------------------------------------------------------------------------------
 
     def result(self, offline: bool) -> Injection:
         settings, tolerance = self.settings, TOLERANCE[self.student.dtype]
@@ -280,7 +269,8 @@ class _Work:
         injection.data |= {"share_replaced": self.replaced, "forwards_of_swaps": self.swaps.budget.used}
         injection.notes += self._cautions(offline)
         swaps, projection = self.swaps.results(), self.projection.errors()
-        attention = attention_errors(self.listened, self.student.geometry) if self._all_heard else []
+        heard_all = bool(self.listened) and len(self.listened) == len(self.used)
+        attention = attention_errors(self.listened, self.student.geometry) if heard_all else []
         return replace(
             injection,
             injected=self._injected(),
@@ -292,31 +282,13 @@ class _Work:
             accuracy=greedy.accuracies(self.texts),
         )
 
-    @property
-    def _all_heard(self) -> bool:
-        return bool(self.listened) and len(self.listened) == len(self.used)
-
     def _injected(self) -> list[Injected]:
         rows = []
         for (name, share), of in sorted(self.injected.items(), key=lambda kv: (kv[0][1], self.names.index(kv[0][0]))):
             projected = self.injected["projected", share]
-            rows.append(
-                Injected(
-                    variant=name,
-                    prefix=share,
-                    kl=of.mean("kl")[0],
-                    kl_se=of.mean("kl")[1],
-                    delta_ce=of.mean("delta_ce")[0],
-                    delta_ce_se=of.mean("delta_ce")[1],
-                    same_choice=of.mean("same_choice")[0],
-                    kl_over_projected=of.less(projected, "kl")[0],
-                    kl_over_projected_se=of.less(projected, "kl")[1],
-                    ce_over_projected=of.less(projected, "delta_ce")[0],
-                    ce_over_projected_se=of.less(projected, "delta_ce")[1],
-                    n=of.n,
-                    documents=len(of),
-                )
-            )
+            damage = (*of.mean("kl"), *of.mean("delta_ce"), of.mean("same_choice")[0])
+            over_projected = (*of.less(projected, "kl"), *of.less(projected, "delta_ce"))
+            rows.append(Injected(name, share, *damage, *over_projected, n=of.n, documents=len(of)))
         return rows
 
     def _cautions(self, offline: bool) -> list[Message]:

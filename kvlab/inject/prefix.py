@@ -20,7 +20,7 @@ from kvlab.models.capture import CapturedBatch, capture
 from kvlab.models.loading import LoadedModel
 from kvlab.request.align import AlignSettings
 from kvlab.request.time_rules import MAPS
-from kvlab.shapes import KINDS, Document, Geometry, Segment, Tokens
+from kvlab.shapes import KINDS, Geometry, Segment, Tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,15 +150,10 @@ def first_tokens(item: Item, cut: int, time: str) -> Item:
     """
     student = item.student.first(cut)
     end = int(student.spans[-1, 1])
-    segments = _first_bytes(item.document, end)
+    segments = [Segment(s.name, s.start, min(s.end, end)) for s in item.document.segments if s.start < end]
     teachers = [t.first(int(np.searchsorted(t.spans[:, 1], end, side="right"))) for t in item.teachers]
     maps = tuple(MAPS[time](teacher, student, segments) for teacher in teachers)
     return replace(item, teachers=tuple(teachers), student=student, maps=maps, repeated=0)
-
-
-def _first_bytes(document: Document, end: int) -> list[Segment]:
-    """The segments of the first ``end`` bytes."""
-    return [Segment(s.name, s.start, min(s.end, end)) for s in document.segments if s.start < end]
 
 
 def _predicted(

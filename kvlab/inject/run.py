@@ -20,24 +20,14 @@ from kvlab.shapes import Document, Progress, no_progress
 
 
 def compute(
-    request: InjectionRequest,
-    documents: Sequence[Document],
-    cache: ModelCache,
-    progress: Progress = no_progress,
+    request: InjectionRequest, documents: Sequence[Document], cache: ModelCache, progress: Progress = no_progress
 ) -> Injection:
     """Load all models through the cache and try the projected cache on the student. Raises as ``judge``."""
     teachers, student = load(request, cache, progress)
     given = digest(documents)
     documents, calibration = prepared(request, documents)
     injection = judge(
-        teachers,
-        student,
-        documents,
-        request.settings,
-        request.injection,
-        calibration,
-        request.markers,
-        progress,
+        teachers, student, documents, request.settings, request.injection, calibration, request.markers, progress
     )
     return replace(injection, prompts=request.prompts, data={**injection.data, "documents_sha256": given})
 
@@ -53,10 +43,7 @@ def test(folder: Path, progress: Progress, cache: ModelCache) -> None:
 
 
 def write(injection: Injection, folder: Path, language: str = DEFAULT) -> None:
-    """The numbers and a report; beside an analysis of the same request, its report gets a section of this one.
-
-    ``language``: of the reports, one of kvlab.language.LANGUAGES.
-    """
+    """The numbers and a report; beside an analysis of the same request, its report gets a section of this one."""
     data.write(injection, folder)
     (folder / REPORT_NAME).write_text(function_html(injection, language), encoding="utf-8")
     if (folder / results.JSON_NAME).exists():

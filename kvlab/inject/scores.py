@@ -1,9 +1,4 @@
-"""Scores of an injection: KL and cross-entropy per token with standard errors, and how well errors rank the damage.
-
-What a changed cache does to the next-token distributions, summed by document, with standard errors.
-
-Do the heads with the larger errors do the larger damage? Spearman's rank correlation over heads.
-"""
+"""Scores of an injection: KL and cross-entropy per token with standard errors, and how well errors rank the damage."""
 
 from __future__ import annotations
 

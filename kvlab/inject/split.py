@@ -36,7 +36,6 @@ def split(
     """One fold of the documents is judged, ``most`` of them; the others, and ``calibration``, are fitted on.
 
     The judged ones are in random order: where a budget ends early, those before it still stand for all.
-
     Raises AlignError ``nothing-to-fit`` and as ``Reader``.
     """
     reader = Reader(teachers, student, documents, calibration, settings)

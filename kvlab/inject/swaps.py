@@ -10,7 +10,6 @@ from kvlab.inject.continuation import Variant, continued
 from kvlab.inject.heads import PARTS
 from kvlab.inject.prefix import Models, Prefix, Reading
 from kvlab.inject.scores import PerDocument, damage
-from kvlab.request.inject import InjectSettings
 from kvlab.results.function.data import Swap
 from kvlab.shapes import KINDS, Geometry
 
@@ -26,10 +25,6 @@ class Budget:
     forwards: int | None
     spent: float = 0.0  # seconds of swaps
     used: int = 0  # forwards
-
-    @classmethod
-    def of(cls, settings: InjectSettings) -> Budget:
-        return cls(settings.seconds, settings.forwards)
 
     def over(self, share: float = 1.0) -> bool:
         """Whether ``share`` of it is used up: whole layers get a half, so that something is left for their heads."""

@@ -4,7 +4,7 @@ No model is known by name: with eager attention every decoder of transformers ha
 attention modules, where a hook reduces them at once, so that one layer's [B, heads, T, T] is held at a time.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -15,6 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from kvlab.errors import AlignError
 from kvlab.language import Message
 from kvlab.models import cache_names
+from kvlab.models.forward import hooked
 from kvlab.models.loading import LoadedModel
 from kvlab.shapes import Segment, Tokens, segment_of
 
@@ -39,44 +40,45 @@ def observed_attention(loaded: LoadedModel, batch: list[Tokens], observers: Sequ
     ids = pad_sequence([torch.from_numpy(tokens.ids) for tokens in batch], batch_first=True).to(loaded.device)
     lengths = torch.tensor([len(tokens) for tokens in batch], device=loaded.device)
     mask = (torch.arange(ids.shape[1], device=loaded.device) < lengths[:, None]).long()
-    with loaded.lock, eager(loaded.model), _watched(loaded.model, ids.shape[1], observers) as seen:
+    seen: dict[int, torch.Tensor] = {}  # [B, query heads, T] of each layer
+
+    def hear(layer: int, probabilities: torch.Tensor) -> None:
+        seen[layer] = torch.stack([_mean_of(probabilities[b], rows) for b, rows in enumerate(observers)])
+
+    with loaded.lock, eager(loaded.model), hearing(loaded.model, ids.shape[1], hear):
         cache = cache_names.returned(loaded.model.base_model(input_ids=ids, attention_mask=mask, use_cache=True))
     found = []
     for layer in loaded.geometry.kv_layers:
         heads = cache.layers[layer].keys.shape[1]
         if layer not in seen or seen[layer].shape[1] % heads:
-            raise AlignError(
-                "attention-unavailable",
-                expected=Message("attention probabilities from layer {layer} of {name}", layer=layer, name=loaded.name),
-                found=Message(
-                    "an architecture ({kind}) whose layers do not hand them out", kind=loaded.geometry.architecture
-                ),
-                remedy=Message("choose a time rule that needs no attention, such as --time floor"),
-            )
+            remedy = Message("choose a time rule that needs no attention, such as --time floor")
+            raise unavailable(loaded, layer, remedy)
         found.append(seen[layer].unflatten(1, (heads, -1)).mean(dim=2))
     return found
 
 
 @contextmanager
-def _watched(model: PreTrainedModel, length: int, observers: Sequence[np.ndarray]) -> Iterator[dict[int, torch.Tensor]]:
-    """Note, during one forward over ids [B, T = ``length``], each layer's probabilities [B, query heads, T]."""
-    seen: dict[int, torch.Tensor] = {}
+def hearing(model: PreTrainedModel, length: int, hear: Callable[[int, torch.Tensor], None]) -> Iterator[None]:
+    """Give ``hear`` each layer's number and probabilities [B, query heads, T, T] in a forward over T = ``length``."""
 
     def note(module, args, output):
         for part in output if isinstance(output, tuple) else ():
             if isinstance(part, torch.Tensor) and part.dim() == 4 and tuple(part.shape[2:]) == (length, length):
-                seen[module.layer_idx] = torch.stack([_mean_of(part[b], rows) for b, rows in enumerate(observers)])
+                hear(module.layer_idx, part)
 
-    hooks = [
-        module.register_forward_hook(note)
-        for module in model.modules()
-        if isinstance(getattr(module, "layer_idx", None), int)
-    ]
-    try:
-        yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
+    layers = [module for module in model.modules() if isinstance(getattr(module, "layer_idx", None), int)]
+    with hooked([layer.register_forward_hook(note) for layer in layers]):
+        yield
+
+
+def unavailable(loaded: LoadedModel, layer: int, remedy: Message) -> AlignError:
+    """Return the error of a layer that did not hand out its probabilities."""
+    return AlignError(
+        "attention-unavailable",
+        expected=Message("attention probabilities from layer {layer} of {name}", layer=layer, name=loaded.name),
+        found=Message("an architecture ({kind}) whose layers do not hand them out", kind=loaded.geometry.architecture),
+        remedy=remedy,
+    )
 
 
 def _mean_of(probabilities: torch.Tensor, rows: np.ndarray) -> torch.Tensor:

@@ -5,8 +5,9 @@ than the forward itself: 10,000 prompts in batches of any width are all new shap
 """
 
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,6 +61,28 @@ def _own_cache_class(model: PreTrainedModel) -> type[DynamicCache] | None:
     source = type(model).__module__
     defined = [value for value in vars(sys.modules[source]).values() if isinstance(value, type)]
     return next((c for c in defined if c.__module__ == source and issubclass(c, DynamicCache)), None)
+
+
+@contextmanager
+def hooked(handles: Sequence) -> Iterator[None]:
+    """Remove these hooks at the end."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def exchanged_inputs(model: PreTrainedModel, exchange: Callable[[Any], Any]) -> Iterator[None]:
+    """Pass every argument of every layer through ``exchange``."""
+
+    def hook(module, args, kwargs):
+        return tuple(map(exchange, args)), {name: exchange(value) for name, value in kwargs.items()}
+
+    layers = [layer for stack in model.modules() if isinstance(stack, torch.nn.ModuleList) for layer in stack]
+    with hooked([layer.register_forward_pre_hook(hook, with_kwargs=True) for layer in layers]):
+        yield
 
 
 ROUNDED_ON = ("cuda",)

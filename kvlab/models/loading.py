@@ -310,8 +310,7 @@ def _read(folder: Path, name: str, device: torch.device, dtype: torch.dtype) -> 
         # transformers would fill these with random numbers and say so in a log only
         missing = sorted(report["missing_keys"])
         raise broken(
-            name,
-            Message("weights without {n} of the model's tensors ({first}, ...)", n=len(missing), first=missing[0]),
+            name, Message("weights without {n} of the model's tensors ({first}, ...)", n=len(missing), first=missing[0])
         )
     return model.eval().requires_grad_(False)
 

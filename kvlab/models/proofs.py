@@ -15,8 +15,8 @@ from __future__ import annotations
 import inspect
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -26,7 +26,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from kvlab.errors import AlignError
 from kvlab.language import Message
-from kvlab.models.forward import read
+from kvlab.models.forward import exchanged_inputs, read
 from kvlab.models.loading import LoadedModel
 from kvlab.models.rotation import HEADS, TIME, Call, Watch, unrotate
 from kvlab.models.rotation_probe import Known, Site, pairs_of
@@ -206,8 +206,7 @@ def _reading(loaded: LoadedModel, ids: torch.Tensor, **inputs: torch.Tensor) -> 
     return read(loaded, ids, watch, **inputs), watch
 
 
-@contextmanager
-def _layer_inputs(loaded: LoadedModel, exchange: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+def _layer_inputs(loaded: LoadedModel, exchange: Callable[[torch.Tensor], torch.Tensor]) -> AbstractContextManager:
     """Pass the hidden states [B, T, hidden] that enter each layer through ``exchange``, in this thread."""
     thread = threading.get_ident()
 
@@ -215,20 +214,7 @@ def _layer_inputs(loaded: LoadedModel, exchange: Callable[[torch.Tensor], torch.
         hidden = isinstance(x, torch.Tensor) and x.dim() == 3 and x.shape[1:] == (TOKENS, loaded.geometry.hidden)
         return exchange(x) if hidden and threading.get_ident() == thread else x
 
-    def hook(module, args, kwargs):
-        return tuple(map(passed, args)), {name: passed(value) for name, value in kwargs.items()}
-
-    handles = [
-        module.register_forward_pre_hook(hook, with_kwargs=True)
-        for stack in loaded.model.modules()
-        if isinstance(stack, torch.nn.ModuleList)
-        for module in stack
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    return exchanged_inputs(loaded.model, passed)
 
 
 def _takes_positions(loaded: LoadedModel) -> bool:

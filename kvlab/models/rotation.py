@@ -107,9 +107,6 @@ def _share(x: torch.Tensor, rotation: Rotation) -> tuple[torch.Tensor, torch.Ten
     return out, x[..., share], out[..., share]
 
 
-# --- watching a forward -----------------------------------------------------------------------------------------
-
-
 @dataclass(eq=False)
 class Call:
     """A function and what it was called with, less the tensors that it turns (the ``shapes`` of those)."""

@@ -13,6 +13,7 @@ from functools import cache, lru_cache
 from itertools import compress, pairwise
 
 import numpy as np
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from kvlab.shapes import Tokens
 
@@ -148,7 +149,7 @@ class _Pieces(dict):
         if token_id in self._added and not byte:
             return self._added[token_id].encode()
         if "ByteLevel" in self._decoders:
-            table = byte_of_character()
+            table = _byte_of_character()
             return bytes(table[c] for c in piece) if all(c in table for c in piece) else None
         if "ByteFallback" in self._decoders and byte:
             return bytes([int(byte.group(1), 16)])
@@ -164,13 +165,6 @@ def _types_in(decoder: dict | None) -> list[str]:
 
 
 @cache
-def byte_of_character() -> dict[str, int]:
+def _byte_of_character() -> dict[str, int]:
     """Byte-level BPE writes bytes as printable characters (GPT-2's table); this reads them back."""
-    printable = [
-        *range(ord("!"), ord("~") + 1),
-        *range(ord("¡"), ord("¬") + 1),
-        *range(ord("®"), ord("ÿ") + 1),
-    ]
-    table = {chr(b): b for b in printable}
-    others = [b for b in range(256) if b not in set(printable)]
-    return table | {chr(256 + i): b for i, b in enumerate(others)}
+    return {character: byte for byte, character in bytes_to_unicode().items()}
