@@ -23,7 +23,8 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 def take(path: Path, seconds: float = 0.0) -> int | None:
     """Lock a file, made when missing -> its descriptor, or None when another has it for longer than ``seconds``.
 
-    Closing the descriptor gives the lock back. Raises RunError ``lock-unsupported``, ``runs-unwritable``, ``disk-full``.
+    Closing the descriptor gives the lock back. Raises RunError ``lock-unsupported``, ``runs-unwritable`` or
+    ``disk-full``.
     """
     with store.disk_errors(path.parent):
         # Open for writing: NFS gives an exclusive lock on nothing less.

@@ -212,7 +212,7 @@ def curve(table: Table) -> tuple[str, list[float], list[float]]:
 
 
 def peak(table: Table) -> Peak | None:
-    """The highest point of the memory curve, or the mark of torch or the process that no sample caught; None without."""
+    """Return the peak of the memory curve, or the mark of torch or the process that no sample caught."""
     what, _, used = curve(table)
     marks = table.column("torch_peak" if what == "device" else "process_peak")
     used = [max(filter(math.isfinite, pair), default=NAN) for pair in zip(used, marks)]

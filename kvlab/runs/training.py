@@ -63,7 +63,7 @@ def submit(folder: Path, device: str = ANY_DEVICE) -> None:
 
 
 def stop(folder: Path) -> str:
-    """Ask a run to end -> "cancelled" for one that only waited, "stopping" for one that now finishes its step and saves.
+    """Ask a run to end -> "cancelled" for one that only waited, "stopping" for one that finishes its step and saves.
 
     The end is then in its status. Raises RunError ``run-not-active``, ``run-not-training``, and of the disk.
     """

@@ -182,8 +182,8 @@ class WorkerProcess:
             expected=Message("the worker process to answer"),
             found=Message("{how}; from the end of its log:\n{log}", how=how, log=tail) if tail else how,
             remedy=Message(
-                "launch again, which starts a new worker; if it dies again, use a smaller model, fewer tokens per batch "
-                "or a 16-bit number type. Its whole log: {log}",
+                "launch again, which starts a new worker; if it dies again, use a smaller model, fewer tokens per "
+                "batch or a 16-bit number type. Its whole log: {log}",
                 log=self._log,
             ),
         )
