@@ -284,9 +284,8 @@ class HeadSteps:
 
 @dataclass(frozen=True)
 class HeadMap:
-    """One affine map per student layer: [Ht * Dt] -> [Hs * Ds], for keys or for values."""
+    """Affine maps [Ht * Dt] -> [Hs * Ds] of every student layer and class of rows, for keys or for values."""
 
     projector: str
     kind: str  # "key" | "value"
-    weights: list[torch.Tensor]  # per student layer [Ht * Dt, Hs * Ds]
-    biases: list[torch.Tensor]  # per student layer [Hs * Ds]
+    layers: list[Any]  # kvlab.align.class_maps.ClassMaps of each student layer

@@ -7,12 +7,14 @@ from typing import Any, Protocol
 import torch
 
 from kvlab.align.batches import Rows
-from kvlab.align.fold_sums import APART, FIT_ONLY, FoldSums, Pairing
+from kvlab.align.fold_sums import APART, SCORED, Classes, FoldSums, Pairing, Part
 from kvlab.align.layers import Choice
 from kvlab.align.moments import HeadGrams, pilot_of
+from kvlab.align.own_tokens import own_token_width
 from kvlab.shapes import KINDS
 
 Target = tuple[str, int]  # kind, student layer
+TEACHER_TOKEN, OWN_TOKENS = "teacher's token", "own tokens"  # what is known without any cache of the teacher
 
 
 class Source(Protocol):
@@ -22,33 +24,44 @@ class Source(Protocol):
 
     def y(self, kind: str, layer: int, at: Any) -> torch.Tensor: ...  # [N, Q]
 
-    def e(self, at: Any) -> torch.Tensor: ...  # [N, E]
+    def e(self, at: Any) -> torch.Tensor: ...  # [N, E] the teacher's token
+
+    def own(self, at: Any) -> torch.Tensor: ...  # [N, 3 Es] the student's token and the two before it
+
+
+@dataclass
+class TokenSums:
+    """One set of token features against every target, those of one head width side by side."""
+
+    features: FoldSums | None = None
+    targets: dict[int, FoldSums] = field(default_factory=dict)  # by head width
 
 
 @dataclass
 class AlignSums:
-    """The sums of one set of features against the student: per kind and student layer, and of the token identity.
+    """The sums of one set of features against the student: per kind and student layer, and of the tokens alone.
 
-    Student layers with the same teacher layers share the sums of the features, and those with heads of one width the
-    problem of the token identity; of the same targets the spread of each head is kept. Rows are shifted by their pilots
-    once, however many sums they enter.
+    Student layers with the same teacher layers share the sums of the features, behind which the features of the
+    student's own token stand; those with heads of one width share the problem of each token control. Of the same
+    targets the spread of each head is kept. Rows are shifted by their pilots once, however many sums they enter.
     """
 
     choices: dict[str, list[Choice]]
     folds: int
-    identity_layers: dict[int, list[Target]] = field(default_factory=dict)  # head width -> targets side by side
+    token_layers: dict[int, list[Target]] = field(default_factory=dict)  # head width -> targets side by side
     features: dict[tuple[str, tuple[int, ...]], FoldSums] = field(default_factory=dict)
     targets: dict[Target, FoldSums] = field(default_factory=dict)
-    identity_features: FoldSums | None = None
-    identity_targets: dict[int, FoldSums] = field(default_factory=dict)
+    tokens: dict[str, TokenSums] = field(default_factory=dict)  # TEACHER_TOKEN, OWN_TOKENS
     spreads: dict[int, FoldSums] = field(default_factory=dict)  # HeadGrams of the scored rows, by width likewise
+    own_width: int = 0  # features of the student's own token; 0 where tokens are not asked for
 
-    def add(self, fold: int, part: str, rows: Source, at: Any) -> None:
+    def add(self, fold: int, part: Part, rows: Source, at: Any) -> None:
         """Add the rows ``at`` a part of a batch or a group of a sample, which are of one fold and use."""
+        own = rows.own(at) if self.token_layers else None
         targets: dict[Target, torch.Tensor] = {}
         for kind in KINDS:
             for union in dict.fromkeys(choice.union for choice in self.choices[kind]):
-                x = rows.side_by_side(kind, union, at)
+                x = self.x(kind, union, rows, at)
                 if (kind, union) not in self.features:
                     self.features[kind, union] = FoldSums((pilot_of(x),), self.folds)
                 features = self.features[kind, union]
@@ -61,47 +74,69 @@ class AlignSums:
                             self.targets[kind, layer] = FoldSums((features.pilots[0], pilot_of(y)), self.folds)
                         targets[kind, layer] = self.targets[kind, layer].shift(y)
                         self.targets[kind, layer].add_shifted(fold, part, x, targets[kind, layer])
-        if self.identity_layers:
-            self._add_identity(fold, part, rows.e(at), targets)
+        if own is not None:
+            self._add_tokens(OWN_TOKENS, fold, part, own, targets)
+            self._add_tokens(TEACHER_TOKEN, fold, part, rows.e(at), targets)
+            self._add_spreads(fold, part, targets)
+
+    def x(self, kind: str, union: Sequence[int], rows: Source, at: Any) -> torch.Tensor:
+        """[N, P]: the features of some teacher layers and, where tokens are asked for, of the student's own token."""
+        x = rows.side_by_side(kind, union, at)
+        if not self.token_layers:
+            return x
+        own = rows.own(at)
+        self.own_width = own_token_width(own.shape[1])
+        return torch.cat([x, own[:, : self.own_width].to(x.dtype)], dim=1)
 
     def add_batch(self, rows: Rows) -> None:
         """Add the rows of a batch, but for those that are scored apart."""
         for part in rows.parts:
-            if part not in APART:
+            if part.use not in APART:
                 self.add(rows.fold, part, rows, part)
 
-    def _add_identity(self, fold: int, part: str, embedded: torch.Tensor, targets: dict[Target, torch.Tensor]) -> None:
-        if self.identity_features is None:
-            self.identity_features = FoldSums((pilot_of(embedded),), self.folds)
-        x = self.identity_features.shift(embedded)
-        self.identity_features.add_shifted(fold, part, x)
-        for width, layers in self.identity_layers.items():
-            if width not in self.identity_targets:
+    def _add_tokens(
+        self, name: str, fold: int, part: Part, embedded: torch.Tensor, targets: dict[Target, torch.Tensor]
+    ) -> None:
+        sums = self.tokens.setdefault(name, TokenSums())
+        if sums.features is None:
+            sums.features = FoldSums((pilot_of(embedded),), self.folds)
+        x = sums.features.shift(embedded)
+        sums.features.add_shifted(fold, part, x)
+        for width, layers in self.token_layers.items():
+            if width not in sums.targets:
                 pilot = torch.cat([self.targets[target].pilots[1] for target in layers])
-                self.identity_targets[width] = FoldSums((self.identity_features.pilots[0], pilot), self.folds)
+                sums.targets[width] = FoldSums((sums.features.pilots[0], pilot), self.folds)
+            sums.targets[width].add_shifted(fold, part, x, torch.cat([targets[target] for target in layers], dim=1))
+
+    def _add_spreads(self, fold: int, part: Part, targets: dict[Target, torch.Tensor]) -> None:
+        if part.use not in SCORED:
+            return
+        for width, layers in self.token_layers.items():
             y = torch.cat([targets[target] for target in layers], dim=1)
-            self.identity_targets[width].add_shifted(fold, part, x, y)
-            if part != FIT_ONLY:
-                if width not in self.spreads:
-                    pilot = self.identity_targets[width].pilots[1]
-                    self.spreads[width] = FoldSums((pilot,), self.folds, heads=y.shape[1] // width)
-                self.spreads[width].add_shifted(fold, part, y)
+            if width not in self.spreads:
+                pilot = torch.cat([self.targets[target].pilots[1] for target in layers])
+                self.spreads[width] = FoldSums((pilot,), self.folds, heads=y.shape[1] // width)
+            self.spreads[width].add_shifted(fold, part, y)
 
-    def pairing(self, kind: str, layer: int) -> Pairing:
+    def pairing(self, kind: str, layer: int, with_own_token: bool = False) -> Pairing:
+        """Teacher layers, and where asked for the student's own token beside them, against one student layer."""
         choice = self.choices[kind][layer]
-        features = self.features[kind, choice.union]
-        return Pairing(features, self.targets[kind, layer], choice.columns_of_folds())
+        own_width = self.own_width if with_own_token else 0
+        columns = choice.columns_of_folds(own_width)
+        if columns is None and self.own_width and not with_own_token:
+            columns = [choice.columns(choice.union)] * self.folds
+        return Pairing(self.features[kind, choice.union], self.targets[kind, layer], columns)
 
-    def identity(self, width: int) -> Pairing:
-        """The token embedding against ``identity_layers[width]`` side by side."""
-        return Pairing(self.identity_features, self.identity_targets[width])
+    def token_pairing(self, name: str, width: int) -> Pairing:
+        """A set of token features against ``token_layers[width]`` side by side."""
+        return Pairing(self.tokens[name].features, self.tokens[name].targets[width])
 
-    def spread(self, kind: str, layer: int) -> list[HeadGrams]:
+    def spread(self, kind: str, layer: int, classes: Classes) -> list[HeadGrams]:
         """[F] of the heads of one target, over the rows that each fold is scored on."""
-        width = next(width for width, targets in self.identity_layers.items() if (kind, layer) in targets)
-        before = self.identity_layers[width][: self.identity_layers[width].index((kind, layer))]
+        width = next(width for width, targets in self.token_layers.items() if (kind, layer) in targets)
+        before = self.token_layers[width][: self.token_layers[width].index((kind, layer))]
         first, count = (sum(self._heads(t, width) for t in targets) for targets in (before, [(kind, layer)]))
-        return [fold.select(first, count) for fold in self.spreads[width].score()]
+        return [fold.select(first, count) for fold in self.spreads[width].score(classes)]
 
     def _heads(self, target: Target, width: int) -> int:
         return len(self.targets[target].pilots[1]) // width
@@ -110,6 +145,7 @@ class AlignSums:
         """Every sum by a name that also says which layers it is of."""
         named = {f"features {kind} {union}": sums for (kind, union), sums in self.features.items()}
         named |= {f"targets {kind} {layer}": sums for (kind, layer), sums in self.targets.items()}
-        named |= {f"identity {width}": sums for width, sums in self.identity_targets.items()}
-        named |= {f"spread {width}": sums for width, sums in self.spreads.items()}
-        return named | {"identity": self.identity_features}
+        for name, sums in self.tokens.items():
+            named[name] = sums.features
+            named |= {f"{name} {width}": of_width for width, of_width in sums.targets.items()}
+        return named | {f"spread {width}": sums for width, sums in self.spreads.items()}

@@ -10,9 +10,11 @@ from itertools import zip_longest
 import numpy as np
 import torch
 
+from kvlab.align.fold_sums import Part
 from kvlab.align.items import Item
+from kvlab.align.own_tokens import own_token_features
 from kvlab.align.rkv import keep_steps
-from kvlab.align.rows import Picked, common_parts, pick, row_parts, selectable
+from kvlab.align.rows import NO_STEPS, Picked, common_parts, pick, row_parts, selectable
 from kvlab.errors import AlignError
 from kvlab.language import Message
 from kvlab.models.attention import observed_attention, observers
@@ -41,27 +43,32 @@ def batches(items: Sequence[Item], batch_tokens: int) -> list[list[Item]]:
     return [batch for turn in in_turn for batch in turn if batch is not None]
 
 
+ALL = Part("all")  # of a whole document
+
+
 @dataclass
 class Rows:
     """The rows of one batch under one teacher's time map, by part; gathered when asked for.
 
     ``x(kind, layer, part)`` [N, P] features, ``y(kind, layer, part)`` [N, Q] targets, ``e(part)`` [N, E] the
-    teacher's context-free token embeddings. Layers are positions among the cached ones.
+    teacher's context-free token embeddings, ``own(part)`` [N, 3 Es] the student's, of the row's own token and the two
+    before it. Layers are positions among the cached ones.
     """
 
     fold: int
-    picked: dict[str, Picked]
+    picked: dict[Part, Picked]
     teacher: CapturedBatch
     student: CapturedBatch
     embedded: torch.Tensor  # [B, 1, Tt, E]
+    own_tokens: torch.Tensor  # [B, 1, Ts, 3 Es]
     steps: list[torch.Tensor] | None = None  # rule rkv: per cached teacher layer [B, H, Ts], -1 where none
     _kept: dict[tuple, torch.Tensor] | None = None
 
     @property
-    def parts(self) -> list[str]:
+    def parts(self) -> list[Part]:
         return [part for part, picked in self.picked.items() if len(picked)]
 
-    def x(self, kind: str, layer: int, part: str) -> torch.Tensor:
+    def x(self, kind: str, layer: int, part: Part) -> torch.Tensor:
         if self._kept is not None:
             return self._kept["x", kind, layer, part]
         features = self.teacher.features(kind)[layer]
@@ -69,12 +76,12 @@ class Rows:
             return self.picked[part].features(features)
         return self.picked[part].features_by_head(features, self.steps[layer])
 
-    def y(self, kind: str, layer: int, part: str) -> torch.Tensor:
+    def y(self, kind: str, layer: int, part: Part) -> torch.Tensor:
         if self._kept is not None:
             return self._kept["y", kind, layer, part]
         return self.picked[part].targets(self.student.of(kind)[layer])
 
-    def e(self, part: str) -> torch.Tensor:
+    def e(self, part: Part) -> torch.Tensor:
         if self._kept is not None:
             return self._kept["e", part]
         if self.steps is None:
@@ -89,7 +96,12 @@ class Rows:
         ]
         return torch.stack(by_layer).mean(0)
 
-    def side_by_side(self, kind: str, layers: Sequence[int], part: str) -> torch.Tensor:
+    def own(self, part: Part) -> torch.Tensor:
+        if self._kept is not None:
+            return self._kept["own", part]
+        return self.picked[part].targets(self.own_tokens)
+
+    def side_by_side(self, kind: str, layers: Sequence[int], part: Part) -> torch.Tensor:
         """[N, sum of P]: the features of several teacher layers."""
         if len(layers) == 1:
             return self.x(kind, layers[0], part)
@@ -98,17 +110,18 @@ class Rows:
     def keep(self) -> Rows:
         """The same with all rows gathered and the caches themselves let go."""
         gathered = {("e", part): self.e(part) for part in self.parts}
+        gathered |= {("own", part): self.own(part) for part in self.parts}
         for part in self.parts:
             for kind in KINDS:
                 for layer in range(len(self.teacher.of(kind))):
                     gathered["x", kind, layer, part] = self.x(kind, layer, part)
                 for layer in range(len(self.student.of(kind))):
                     gathered["y", kind, layer, part] = self.y(kind, layer, part)
-        return Rows(self.fold, self.picked, None, None, None, self.steps, gathered)
+        return Rows(self.fold, self.picked, None, None, None, None, self.steps, gathered)
 
     def let_go(self) -> Rows:
         """The same with nothing but the places of the rows."""
-        return Rows(self.fold, self.picked, None, None, None, self.steps)
+        return Rows(self.fold, self.picked, None, None, None, None, self.steps)
 
 
 @dataclass(frozen=True)
@@ -144,6 +157,7 @@ def read(
     shared = [common_parts(of_teachers) for of_teachers in zip(*parts)]
     picks = [_picks(batch, t, [parts[t], *([shared] * (len(teachers) > 1))], student) for t in range(len(teachers))]
     kv_s = capture(student, [i.student for i in batch], settings.keys == "pre-rope")
+    own_tokens = own_token_features(student, kv_s.ids)
     batch_read = Read(batch, [], captured=[(kv_s, student)])
     for t, (teacher, of_teacher) in enumerate(zip(teachers, picks)):
         kv_t = capture(teacher, [i.teachers[t] for i in batch], settings.keys == "pre-rope")
@@ -155,16 +169,22 @@ def read(
             batch_read.head_steps.append(_kept_steps(teacher, kv_t, batch, t, settings))
             steps = _of_batch(batch_read.head_steps[-1], maps, kv_s.ids.shape[1])
         for picked, into in zip(of_teacher, (batch_read.teachers, batch_read.common)):
-            into.append(Rows(batch[0].fold, picked, kv_t, kv_s, embedded, steps))
+            into.append(Rows(batch[0].fold, picked, kv_t, kv_s, embedded, own_tokens, steps))
     if checked:
         batch_read.check()
     return batch_read
 
 
-def _picks(batch: list[Item], t: int, chosen: list[list[dict]], student: LoadedModel) -> list[dict[str, Picked]]:
+def _picks(batch: list[Item], t: int, chosen: list[list[dict]], student: LoadedModel) -> list[dict[Part, Picked]]:
     """The rows of each choice of parts (of every document), from teacher number ``t``."""
     maps = [(i.teachers[t], i.student, i.maps[t]) for i in batch]
-    return [{part: pick(maps, [of[part] for of in some], student.device) for part in some[0]} for some in chosen]
+    picks = []
+    for of_documents in chosen:
+        parts = sorted({part for parts in of_documents for part in parts})
+        picks.append(
+            {part: pick(maps, [of.get(part, NO_STEPS) for of in of_documents], student.device) for part in parts}
+        )
+    return picks
 
 
 def _kept_steps(
@@ -200,12 +220,12 @@ def _of_batch(
 
 
 def whole_document(read_batch: Read, number: int, teacher: int) -> Rows:
-    """All of one document's student steps as the one part "all"; rows without a teacher step are zero."""
+    """All of one document's student steps as the one part ALL; rows without a teacher step are zero."""
     rows = read_batch.teachers[teacher]
     maps = [(i.teachers[teacher], i.student, i.maps[teacher]) for i in read_batch.items]
     steps = [np.arange(len(i.student)) if b == number else np.arange(0) for b, i in enumerate(read_batch.items)]
-    picked = {"all": pick(maps, steps, rows.embedded.device)}
-    return Rows(rows.fold, picked, rows.teacher, rows.student, rows.embedded, rows.steps)
+    picked = {ALL: pick(maps, steps, rows.embedded.device)}
+    return Rows(rows.fold, picked, rows.teacher, rows.student, rows.embedded, rows.own_tokens, rows.steps)
 
 
 def finite(captured: CapturedBatch, loaded: LoadedModel) -> CapturedBatch:

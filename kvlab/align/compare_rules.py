@@ -15,11 +15,11 @@ import torch
 from kvlab.align.align_sums import AlignSums
 from kvlab.align.batches import Rows
 from kvlab.align.controls import Fits
-from kvlab.align.crossfit import crossfit_ridge
-from kvlab.align.fold_sums import APART, FIT_AND_SCORE, FIT_ONLY, SCORE_ONLY
+from kvlab.align.crossfit import ridge_by_class
+from kvlab.align.fold_sums import APART, FIT_ONLY, FITTED, Part
 from kvlab.align.items import Item
 from kvlab.align.layers import Choice
-from kvlab.align.rows import pick, row_parts
+from kvlab.align.rows import NO_STEPS, pick, row_parts, rows_of
 from kvlab.align.shapes import padded
 from kvlab.models.capture import CapturedBatch
 from kvlab.request.align import AlignSettings
@@ -70,7 +70,7 @@ def compare(
 
     A rule with too few rows to fit is left out.
     """
-    scores = RuleScores({}, {})
+    scores, of_heads = RuleScores({}, {}), {(kind, n): count for kind in KINDS for n, count in enumerate(heads)}
     for number, rule in enumerate(MAPS):
         progress(STAGE, number, len(MAPS))
         sums = _sums(cached, t, rule, choices, folds, settings)
@@ -80,11 +80,7 @@ def compare(
         fitted, scored = ([fold.n for fold in part] for part in (features.fit(), features.score()))
         if min((sum(fitted) - own for own, n in zip(fitted, scored) if n), default=0) < 2:
             continue
-        fits = {
-            (kind, layer): crossfit_ridge(sums.pairing(kind, layer), heads[layer], quick=True)
-            for kind in KINDS
-            for layer in range(len(heads))
-        }
+        fits = ridge_by_class({target: sums.pairing(*target) for target in of_heads}, of_heads)
         scores.add(rule, fits, sum(fitted), not RULES[rule].own_tokens)
     progress(STAGE, len(MAPS), len(MAPS))
     return scores
@@ -99,8 +95,9 @@ def _sums(
         parts = [_parts(item, t, rule, settings) for item in batch.items]
         maps = [(item.teachers[t], item.student, _map(item, t, rule)) for item in batch.items]
         device = batch.teacher.ids.device
-        picked = {part: pick(maps, [of_item[part] for of_item in parts], device) for part in parts[0]}
-        rows = Rows(batch.items[0].fold, picked, batch.teacher, batch.student, None)
+        every = sorted({part for of_item in parts for part in of_item})
+        picked = {part: pick(maps, [of_item.get(part, NO_STEPS) for of_item in parts], device) for part in every}
+        rows = Rows(batch.items[0].fold, picked, batch.teacher, batch.student, None, None)
         sums.add_batch(rows)
     return sums
 
@@ -109,20 +106,20 @@ def _map(item: Item, t: int, rule: str) -> TimeMap:
     return MAPS[rule](item.teachers[t], item.student, item.document.segments)
 
 
-def _parts(item: Item, t: int, rule: str, settings: AlignSettings) -> dict[str, np.ndarray]:
-    """The steps of a rule by use; fitted only, where another rule does not cover them."""
+def _parts(item: Item, t: int, rule: str, settings: AlignSettings) -> dict[Part, np.ndarray]:
+    """The steps of a rule by use and class; fitted only, where another rule does not cover them."""
 
-    def usable(other: str) -> dict[str, np.ndarray]:
+    def usable(other: str) -> dict[Part, np.ndarray]:
         of_rule = settings.model_copy(update={"time": other})
         return row_parts(item.teachers[t], item.student, _map(item, t, other), item.scored, of_rule, item.repeated)
 
-    mine = usable(rule)
+    mine = {part: steps for part, steps in usable(rule).items() if part.use not in APART}
     if not item.scored or RULES[rule].own_tokens:
-        return {part: steps for part, steps in mine.items() if part not in APART}
-    covered = [
-        np.concatenate([parts[FIT_AND_SCORE], parts[SCORE_ONLY]])
-        for parts in map(usable, [name for name in MAPS if not RULES[name].own_tokens])
-    ]
+        return mine
+    covered = [rows_of(usable(name))[0] for name in MAPS if not RULES[name].own_tokens]
     common = reduce(np.intersect1d, covered)
-    common_parts = {part: np.intersect1d(mine[part], common) for part in (FIT_AND_SCORE, SCORE_ONLY)}
-    return common_parts | {FIT_ONLY: np.setdiff1d(mine[FIT_AND_SCORE], common)}
+    parts = {part: np.intersect1d(steps, common) for part, steps in mine.items()}
+    for part, steps in mine.items():
+        if part.use in FITTED:
+            parts[FIT_ONLY.of(part.row_class)] = np.setdiff1d(steps, common)
+    return parts

@@ -5,14 +5,15 @@ several teachers must beat is the same with random weights in the place of all b
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
 
+from kvlab.align.align_sums import AlignSums
 from kvlab.align.batches import Rows, finite
-from kvlab.align.crossfit import CrossFit, crossfit_ridge
-from kvlab.align.fold_sums import APART
+from kvlab.align.crossfit import ByClass, ridge_by_class
+from kvlab.align.fold_sums import APART, FoldSums
 from kvlab.align.fusion import OverRandom, over_random
 from kvlab.align.items import Item
 from kvlab.align.layers import Choice
@@ -23,8 +24,9 @@ from kvlab.models.loading import LoadedModel
 from kvlab.request.align import AlignSettings
 from kvlab.shapes import KINDS, Progress
 
-Apart = dict[tuple[str, int, str], list[tuple[int, torch.Tensor, torch.Tensor]]]  # kind, student layer, part
-Fits = dict[tuple[str, int], CrossFit]  # kind, student layer
+# kind, student layer, use -> (fold, class, features, targets) of each group of rows
+Apart = dict[tuple[str, int, str], list[tuple[int, int, torch.Tensor, torch.Tensor]]]
+Fits = dict[tuple[str, int], ByClass]  # kind, student layer
 Features = dict[tuple[Group, str, tuple[int, ...]], torch.Tensor]  # of teacher layers side by side, in a sample's order
 
 
@@ -40,19 +42,26 @@ class Controls:
     apart: Apart = field(default_factory=dict)
 
 
-def shuffled_rows(
-    sample: Sample, choices: dict[str, list[Choice]], heads: Sequence[int], quick: bool, progress: Progress
+def teacher_and_shuffled(
+    sums: AlignSums, sample: Sample, heads: Sequence[int], progress: Progress
 ) -> tuple[Fits, Fits]:
-    """Fits of the teacher and of shuffled rows; ``heads`` of each student layer, ``quick`` as in crossfit_ridge."""
-    teacher, shuffled = {}, {}
-    for number, (kind, layer) in enumerate(_problems(choices)):
+    """Fits of the teacher, and of its rows against targets in shuffled order.
+
+    ``sums``: of the sample and nothing else; ``heads`` of each student layer.
+    """
+    pairings = {}
+    for number, (kind, layer) in enumerate(_problems(sums.choices)):
         progress("measuring controls", number, len(KINDS) * len(heads))
-        choice = choices[kind][layer]
-        pairing = sample.with_shuffled(kind, choice.union, layer, choice.columns_of_folds())
-        both = crossfit_ridge(pairing, 2 * heads[layer], quick)
-        teacher[kind, layer] = both.select(0, heads[layer])
-        shuffled[kind, layer] = both.select(heads[layer], heads[layer])
-    return teacher, shuffled
+        real = sums.pairing(kind, layer)
+        shuffled = FoldSums(real.targets.pilots, real.targets.folds)
+        for group in sample.groups:
+            if group[1].use not in APART:
+                x = real.features.shift(sums.x(kind, sums.choices[kind][layer].union, sample, group))
+                shuffled.add_shifted(*group, x, shuffled.shift(sample.y(kind, layer, group, shuffled=True)))
+        pairings["teacher", kind, layer] = real
+        pairings["shuffled", kind, layer] = replace(real, targets=shuffled)
+    fits = ridge_by_class(pairings, {key: heads[key[2]] for key in pairings})
+    return tuple({key[1:]: fit for key, fit in fits.items() if key[0] == name} for name in ("teacher", "shuffled"))
 
 
 @torch.inference_mode()
@@ -73,7 +82,7 @@ def random_rows(
         captured = finite(capture(random, [i.teachers[number] for i in batch], settings.keys == "pre-rope"), random)
         for into, of_sample in zip(features, rows):
             places = of_sample[done]
-            like = Rows(places.fold, places.picked, captured, None, None, places.steps)
+            like = Rows(places.fold, places.picked, captured, None, None, None, places.steps)
             for part in like.parts:
                 for kind in KINDS:
                     for union in {choice.union for choice in choices[kind]}:
@@ -86,17 +95,17 @@ def random_weights(
     sample: Sample, features: Features, choices: dict[str, list[Choice]], heads: Sequence[int], progress: Progress
 ) -> Fits:
     """Fits from the features of ``random_rows``."""
-    fits = {}
-    for number, (kind, layer) in enumerate(_problems(choices)):
-        progress("fitting on random weights", number, len(KINDS) * len(heads))
-        choice = choices[kind][layer]
-        pairing = sample.sums(
-            lambda group, kind=kind, choice=choice: features[group, kind, choice.union],
-            lambda group, kind=kind, layer=layer: sample.y(kind, layer, group),
-            choice.columns_of_folds(),
-        )
-        fits[kind, layer] = crossfit_ridge(pairing, heads[layer], quick=True)
-    return fits
+    pairings = {}
+    for number, kind in enumerate(KINDS):
+        progress("fitting on random weights", number, len(KINDS))
+        layers_of: dict[tuple[int, ...], list[int]] = {}
+        for layer, choice in enumerate(choices[kind]):
+            layers_of.setdefault(choice.union, []).append(layer)
+        for union, layers in layers_of.items():
+            of_layers = sample.sums(_rows(features, kind, union), [partial(sample.y, kind, layer) for layer in layers])
+            for layer, pairing in zip(layers, of_layers):
+                pairings[kind, layer] = replace(pairing, columns=choices[kind][layer].columns_of_folds())
+    return ridge_by_class(pairings, {target: heads[target[1]] for target in pairings})
 
 
 def random_in_place(
@@ -119,7 +128,7 @@ def random_in_place(
         chosen = [of_teacher[kind][layer] for of_teacher in choices]
         unions = [choice.union for choice in chosen]
         alone = [
-            sample.sums(rows, partial(sample.y, kind, layer), choice.columns_of_folds())
+            replace(sample.sums(rows, [partial(sample.y, kind, layer)])[0], columns=choice.columns_of_folds())
             for sources in (samples, [features for features, _ in random])
             for sample, source, choice in zip(samples, sources, chosen)
             for rows in [_rows(source, kind, choice.union)]
@@ -131,7 +140,8 @@ def random_in_place(
         ]
         everything = CommonRows(common[0].groups, common[0].folds, side_by_side, partial(common[0].y, kind, layer))
         fits = [c.teacher[kind, layer] for c in controls] + [c.random[kind, layer] for c in controls]
-        gains[kind, layer] = over_random(everything, alone, fits, heads[layer])
+        widths = 2 * [sum(choice.widths) for choice in chosen]
+        gains[kind, layer] = over_random(everything, alone, fits, widths, heads[layer])
     return gains
 
 
@@ -146,14 +156,15 @@ def _problems(choices: dict[str, list[Choice]]) -> list[tuple[str, int]]:
     return [(kind, layer) for kind in KINDS for layer in range(len(choices[kind]))]
 
 
-def rows_apart(sample: Sample, choices: dict[str, list[Choice]]) -> Apart:
-    """The rows of the sample that are scored apart, of each problem: (fold, features, targets)."""
-    return {
-        (kind, layer, part): [
-            (group[0], sample.side_by_side(kind, choices[kind][layer].union, group), sample.y(kind, layer, group))
-            for group in sample.groups
-            if group[1] == part
-        ]
-        for kind, layer in _problems(choices)
-        for part in APART
-    }
+def rows_apart(sample: Sample, sums: AlignSums) -> Apart:
+    """The rows of the sample that are scored apart, of each problem, with the features of ``AlignSums``."""
+    rows: Apart = {}
+    for kind, layer in _problems(sums.choices):
+        union = sums.choices[kind][layer].union
+        for use in APART:
+            rows[kind, layer, use] = [
+                (fold, part.row_class, sums.x(kind, union, sample, (fold, part)), sample.y(kind, layer, (fold, part)))
+                for fold, part in sample.groups
+                if part.use == use
+            ]
+    return rows

@@ -6,36 +6,38 @@ remaining folds only (nested), so nothing about the scored documents enters the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import TypeVar
 
 import torch
 
 from kvlab.align import metrics
-from kvlab.align.fold_sums import Pairing, total
+from kvlab.align.fold_sums import Classes, Pairing, beside, total
 from kvlab.align.moments import Centred, Inputs, Outputs, about_own_mean, centred
 from kvlab.align.projectors import absolute_penalty, ridge_path, ridge_per_head
 from kvlab.align.ties import last_of_the_least
 
 RELATIVE_PENALTIES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 100.0)  # ascending
+MIDDLE_PENALTY = 1e-2  # with which the search begins
+DIRECTIONS = 8  # of a head's channels, along which penalties are compared
 FALLBACK_PENALTY = 1.0  # of two folds, none is left to choose a penalty on: a cautious one
+Target = tuple[str, int]  # kind, student layer
+Key = TypeVar("Key")
+
 CONSTANT = 1e-12  # share of a head's energy below which its variance is rounding
 
 
 @dataclass(frozen=True)
-class CrossFit:
-    """Held-out results per fold (F), output channel (Q) and student head (H), and the maps that gave them."""
+class HeldOutScores:
+    """Held-out results per fold (F), output channel (Q) and student head (H)."""
 
     heads: int
-    weights: list[torch.Tensor]  # [F][P, Q]
-    mean_x: list[torch.Tensor]  # [F][P], of the training rows
-    mean_y: list[torch.Tensor]  # [F][Q]
     channel_rss: torch.Tensor  # [F, Q]
     channel_tss: torch.Tensor  # [F, Q]; not a number for a head that does not vary
-    cosine: torch.Tensor  # [H]
+    products: torch.Tensor  # [3, H]: sums of y.yhat, |y|^2 and |yhat|^2, not centred
     n: torch.Tensor  # [F] rows scored
-    penalties: torch.Tensor  # [F, H], relative; not a number for maps without one
     residual_grams: torch.Tensor  # [F, H, D, D]: sum of r r^T - y y^T of the scored rows, r = y - yhat
 
     @property
@@ -53,10 +55,27 @@ class CrossFit:
         """[H], pooled over folds."""
         return metrics.r_squared(self.rss.sum(0), self.tss.sum(0))
 
+    @property
+    def cosine(self) -> torch.Tensor:
+        """[H], pooled over rows, not centred."""
+        return metrics.pooled_cosine(*self.products)
+
     def with_error(self) -> tuple[torch.Tensor, torch.Tensor]:
         """R^2 [H] and its standard error, over the folds that are scored (others hold calibration documents only)."""
         held = self.n > 0
         return self.r2, metrics.jackknife(self.rss[held], self.tss[held])
+
+
+@dataclass(frozen=True)
+class CrossFit(HeldOutScores):
+    """The results of one class of rows, and the maps that gave them."""
+
+    weights: list[torch.Tensor]  # [F][P, Q]
+    mean_x: list[torch.Tensor]  # [F][P], of the training rows
+    mean_y: list[torch.Tensor]  # [F][Q]
+    penalties: torch.Tensor  # [F, H], relative; not a number for maps without one
+    whole_penalties: torch.Tensor  # [H] of a map fitted on every fold
+    classes: Classes = None
 
     def select(self, first: int, count: int) -> CrossFit:
         """The results and maps of ``count`` heads from ``first`` on."""
@@ -69,8 +88,9 @@ class CrossFit:
             mean_y=[mean[channels] for mean in self.mean_y],
             channel_rss=self.channel_rss[:, channels],
             channel_tss=self.channel_tss[:, channels],
-            cosine=self.cosine[heads],
+            products=self.products[:, heads],
             penalties=self.penalties[:, heads],
+            whole_penalties=self.whole_penalties[heads],
             residual_grams=self.residual_grams[:, heads],
         )
 
@@ -79,14 +99,56 @@ class CrossFit:
         return (x.double() - self.mean_x[fold]) @ self.weights[fold] + self.mean_y[fold]
 
 
-def crossfit_ridge(pairing: Pairing, heads: int, quick: bool = False) -> CrossFit:
-    """Ridge with a penalty per head, chosen on held-out folds within each training set.
+@dataclass(frozen=True)
+class ByClass(HeldOutScores):
+    """The fits of every class of rows, and their results together.
 
-    ``quick``, for controls: chosen on the two neighbouring folds alone, and in float32 where that is enough.
+    TSS is about each class's own training mean: knowing the class of a row explains nothing.
     """
-    chosen = _choose_penalties(pairing, heads, quick)
-    relative = torch.tensor(RELATIVE_PENALTIES, dtype=torch.float64)[chosen.cpu()]
-    return _crossfit(pairing, heads, lambda train, fold: ridge_per_head(train, relative[fold]), relative)
+
+    fits: tuple[CrossFit, ...]
+
+    @classmethod
+    def of(cls, fits: Sequence[CrossFit]) -> ByClass:
+        tss = torch.stack([fit.channel_tss for fit in fits])
+        return cls(
+            heads=fits[0].heads,
+            channel_rss=sum(fit.channel_rss for fit in fits),
+            # A head that varies in one class only is scored on that one.
+            channel_tss=tss.nansum(0).masked_fill(tss.isnan().all(0), float("nan")),
+            products=sum(fit.products for fit in fits),
+            n=sum(fit.n for fit in fits),
+            residual_grams=sum(fit.residual_grams for fit in fits),
+            fits=tuple(fits),
+        )
+
+    def of_class(self, row_class: int) -> CrossFit:
+        """The fit that rows of a class are predicted by; of a class that was not met, the last one's."""
+        for fit in self.fits:
+            if fit.classes is None or row_class in fit.classes:
+                return fit
+        return self.fits[-1]
+
+    def predict(self, fold: int, x: torch.Tensor, row_classes: torch.Tensor) -> torch.Tensor:
+        """[N, P], [N] -> [N, Q] with the maps that have not seen ``fold``."""
+        y = torch.zeros(len(x), self.channel_rss.shape[1], dtype=torch.float64, device=x.device)
+        for row_class in row_classes.unique().tolist():
+            rows = row_classes == row_class
+            y[rows] = self.of_class(row_class).predict(fold, x[rows])
+        return y
+
+    def mean_y(self, fold: int, row_classes: torch.Tensor) -> torch.Tensor:
+        """[N] -> [N, Q]: the training mean of each row's class."""
+        means = {row_class: self.of_class(row_class).mean_y[fold] for row_class in row_classes.unique().tolist()}
+        return torch.stack([means[row_class] for row_class in row_classes.tolist()])
+
+
+def crossfit_ridge(pairing: Pairing, heads: int) -> CrossFit:
+    """Ridge with a penalty per head, chosen on held-out folds within each training set."""
+    chosen, whole = _choose_penalties(pairing, heads)
+    grid = torch.tensor(RELATIVE_PENALTIES, dtype=torch.float64)
+    relative, whole = grid[chosen.cpu()], grid[whole.cpu()]
+    return _crossfit(pairing, heads, lambda train, fold: ridge_per_head(train, relative[fold]), relative, whole)
 
 
 def crossfit_fixed(
@@ -97,14 +159,37 @@ def crossfit_fixed(
 ) -> CrossFit:
     """Any map that follows from the training sums and the ``layers`` [F] of a fold, without a penalty to choose."""
     nothing = torch.full((pairing.features.folds, heads), float("nan"))
-    return _crossfit(pairing, heads, lambda train, fold: solve(train, layers[fold]), nothing)
+    return _crossfit(pairing, heads, lambda train, fold: solve(train, layers[fold]), nothing, nothing[0])
 
 
-def _crossfit(pairing: Pairing, heads: int, fit, penalties: torch.Tensor) -> CrossFit:
-    fit_x, fit_y = pairing.features.fit(), pairing.targets.fit()
-    score_x, score_y = pairing.features.score(), pairing.targets.score()
+def ridge_by_class(pairings: Mapping[Key, Pairing], heads: Mapping[Key, int]) -> dict[Key, ByClass]:
+    """Ridge of every problem and class of rows; problems with the same features are solved together."""
+    fits: dict[Key, ByClass] = {}
+    for targets in alike(pairings, heads):
+        together = beside([pairings[target] for target in targets])
+        of_classes = [crossfit_ridge(pairing, sum(heads[t] for t in targets)) for pairing in together.by_class()]
+        first = 0
+        for target in targets:
+            fits[target] = ByClass.of([fit.select(first, heads[target]) for fit in of_classes])
+            first += heads[target]
+    return {target: fits[target] for target in pairings}
+
+
+def alike(pairings: Mapping[Key, Pairing], heads: Mapping[Key, int]) -> list[list[Key]]:
+    """Problems with the same features, columns and head width, which one solution serves."""
+    groups: dict[tuple, list[Key]] = {}
+    for key, pairing in pairings.items():
+        width = len(pairing.targets.pilots[1]) // heads[key]
+        columns = None if pairing.columns is None else tuple(tuple(c.tolist()) for c in pairing.columns)
+        groups.setdefault((id(pairing.features), width, columns), []).append(key)
+    return list(groups.values())
+
+
+def _crossfit(pairing: Pairing, heads: int, fit, penalties: torch.Tensor, whole: torch.Tensor) -> CrossFit:
+    fit_x, fit_y = pairing.fit()
+    score_x, score_y = pairing.score()
     all_x, all_y = total(fit_x), total(fit_y)
-    weights, means_x, means_y, rss, tss, dots, grams = [], [], [], [], [], [], []
+    weights, means_x, means_y, rss, tss, products, grams = [], [], [], [], [], [], []
     for fold in range(pairing.features.folds):
         train = about_own_mean(all_x - fit_x[fold], all_y - fit_y[fold])
         test = centred(score_x[fold], score_y[fold], train.mean_x, train.mean_y)
@@ -117,10 +202,10 @@ def _crossfit(pairing: Pairing, heads: int, fit, penalties: torch.Tensor) -> Cro
         rss.append(metrics.residual_squares(test, w))
         tss.append(test.yy)
         grams.append(metrics.residual_grams(test, w, heads))
-        dots.append(_uncentred_products(test, w, means_y[-1], score_x[fold], score_y[fold], heads))
-    dot, squares_a, squares_b = torch.stack(dots).sum(0)
+        products.append(_uncentred_products(test, w, means_y[-1], score_x[fold], score_y[fold], heads))
+    of_all = torch.stack(products).sum(0)
     held_out_variance = torch.stack(tss)
-    constant = metrics.per_head(held_out_variance, heads).sum(0) <= CONSTANT * squares_a
+    constant = metrics.per_head(held_out_variance, heads).sum(0) <= CONSTANT * of_all[1]
     held_out_variance[:, constant.repeat_interleave(held_out_variance.shape[1] // heads)] = float("nan")
     return CrossFit(
         heads=heads,
@@ -129,10 +214,12 @@ def _crossfit(pairing: Pairing, heads: int, fit, penalties: torch.Tensor) -> Cro
         mean_y=means_y,
         channel_rss=torch.stack(rss),
         channel_tss=held_out_variance,
-        cosine=metrics.pooled_cosine(dot, squares_a, squares_b),
+        products=of_all,
         n=torch.tensor([s.n for s in score_y]),
         penalties=penalties,
+        whole_penalties=whole,
         residual_grams=torch.stack(grams),
+        classes=pairing.classes,
     )
 
 
@@ -146,59 +233,111 @@ def _uncentred_products(test: Centred, w, mean_y, x: Inputs, y: Outputs, heads: 
     return torch.stack([metrics.per_head(s, heads) for s in (dot, squares_y, squares_yhat)])
 
 
-def neighbours(folds: int) -> list[tuple[int, int]]:
-    """Each fold with the next, round: every fold is in two pairs (in all there are, up to three folds)."""
-    return [(f, (f + 1) % folds) for f in range(folds)] if folds > 2 else list(combinations(range(folds), 2))
+def pairs(folds: int) -> list[tuple[int, int]]:
+    """Every fold with another one, as few pairs as there can be; of three folds, all pairs."""
+    if folds <= 3:
+        return list(combinations(range(folds), 2))
+    return [(f, (f + 1) % folds) for f in range(0, folds, 2)]
 
 
-def _choose_penalties(pairing: Pairing, heads: int, quick: bool) -> torch.Tensor:
-    """[F, H] index into RELATIVE_PENALTIES; fold f's is the best over pairs (train without f and g, test on g).
+def _choose_penalties(pairing: Pairing, heads: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Indices into RELATIVE_PENALTIES: [F, H] of the map for each fold, and [H] of a map fitted on every fold.
 
-    Of penalties that are as good, the largest.
+    Fold f's is the best over its ``pairs`` (train without f and g, test on g). Of penalties that are as good, the
+    largest. From the middle of the list both ways, as far as it gets better for any head.
     """
-    fit_x, fit_y = pairing.features.fit(), pairing.targets.fit()
-    folds = len(fit_x)
+    folds, count = pairing.features.folds, len(RELATIVE_PENALTIES)
     if folds < 3:
         fallback = RELATIVE_PENALTIES.index(FALLBACK_PENALTY)
-        return torch.full((folds, heads), fallback, dtype=torch.int64)
+        return torch.full((folds, heads), fallback, dtype=torch.int64), torch.full((heads,), fallback)
+    tests = _inner_tests(pairing, heads)
+    rss = torch.full((folds, count, heads), torch.inf, dtype=torch.float64, device=tests[0].energy.device)
+
+    def measure(index: int) -> None:
+        rss[:, index] = 0
+        for test in tests:
+            rss[test.chosen_for, index] += test.rss(RELATIVE_PENALTIES[index])
+
+    def best(dim_penalties: torch.Tensor, dim: int) -> torch.Tensor:
+        return last_of_the_least(dim_penalties, dim=dim)
+
+    low = high = RELATIVE_PENALTIES.index(MIDDLE_PENALTY)
+    measure(low)
+    for step in (-1, 1):
+        while 0 <= (index := (low if step < 0 else high) + step) < count:
+            measure(index)
+            low, high = min(low, index), max(high, index)
+            better = best(rss[:, low : high + 1], 1) + low
+            if not (better == index).any():
+                break
+    return best(rss, 1), best(rss.sum(0), 0)
+
+
+@dataclass
+class _InnerTest:
+    """One training set without two folds, tested on one of them.
+
+    A head's channels are seen along ``DIRECTIONS`` random directions, which is enough to tell penalties apart.
+    """
+
+    chosen_for: int
+    heads: int
+    energy: torch.Tensor  # [H] of the tested rows about the training mean
+    scale: float  # channels of a head for each direction
+    train: Centred
+    test: Centred
+    solved: dict[tuple, torch.Tensor]  # by training set, columns and penalty: two tests share each
+    columns: tuple
+
+    def rss(self, relative: float) -> torch.Tensor:
+        """[H], an estimate."""
+        exact = relative < torch.finfo(torch.float32).eps * len(self.train.xx)  # below, rounding would choose
+        train, test = (self.train, self.test) if exact else (self.train.single(), self.test.single())
+        key = self.columns, relative
+        if key not in self.solved:
+            self.solved[key] = ridge_path(train, [relative])[0]
+        w = self.solved[key]
+        explained = torch.linalg.vecdot(w, 2 * test.xy - test.xx @ w, dim=0).double()
+        return self.energy - self.scale * metrics.per_head(explained, self.heads)
+
+
+def _inner_tests(pairing: Pairing, heads: int) -> list[_InnerTest]:
+    fit_x, fit_y = pairing.fit()
     all_x, all_y = total(fit_x), total(fit_y)
-    rss = torch.zeros(folds, len(RELATIVE_PENALTIES), heads, dtype=torch.float64, device=all_x.gram.device)
-    for f, g in neighbours(folds) if quick else combinations(range(folds), 2):
+    width = len(pairing.targets.pilots[1]) // heads
+    seen = min(width, DIRECTIONS)
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.linalg.qr(torch.randn(width, width, generator=generator, dtype=torch.float64))[0][:, :seen]
+    directions = directions.to(all_x.gram)
+
+    def along(sums: Centred) -> Centred:
+        xy = (sums.xy.unflatten(1, (heads, width)) @ directions).flatten(1)
+        return replace(sums, xy=xy, yy=sums.yy[:0], mean_y=sums.mean_y[:0])
+
+    tests = []
+    for f, g in pairs(pairing.features.folds):
         train = about_own_mean(all_x - fit_x[f] - fit_x[g], all_y - fit_y[f] - fit_y[g])
-        solutions: dict[tuple[int, ...], tuple[torch.Tensor, torch.Tensor]] = {}
+        solved: dict[tuple, torch.Tensor] = {}
         for chosen_for, tested_on in ((f, g), (g, f)):
             columns = pairing.columns_of(chosen_for)
-            key = tuple(columns.tolist())
-            if key not in solutions:
-                solutions[key] = _paths(train.features(columns), quick)
-            test = centred(fit_x[tested_on], fit_y[tested_on], train.mean_x, train.mean_y).features(columns)
-            exact, rounded = solutions[key]
-            squares = [metrics.residual_squares(test, exact), metrics.residual_squares(test.single(), rounded).double()]
-            rss[chosen_for] += metrics.per_head(torch.cat(squares), heads)
-    return last_of_the_least(rss, dim=1)
+            test = centred(fit_x[tested_on], fit_y[tested_on], train.mean_x, train.mean_y)
+            energy = metrics.per_head(test.yy, heads)
+            sums = [along(one.features(columns)) for one in (train, test)]
+            tests.append(_InnerTest(chosen_for, heads, energy, width / seen, *sums, solved, tuple(columns.tolist())))
+    return tests
 
 
-def _paths(train: Centred, quick: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Maps [penalties, P, Q] in float64 and, where ``quick``, of the larger penalties in float32.
-
-    Float32 is left to penalties above the rounding of its own sums, eps * trace: below, rounding would choose.
-    """
-    rounding = torch.finfo(torch.float32).eps * len(train.xx)
-    count = sum(penalty < rounding for penalty in RELATIVE_PENALTIES) if quick else len(RELATIVE_PENALTIES)
-    exact, rounded = RELATIVE_PENALTIES[:count], RELATIVE_PENALTIES[count:]
-    return ridge_path(train, exact), ridge_path(train.single(), rounded)
-
-
-def scored_apart(fit: CrossFit, rows: Sequence[tuple[int, torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, int]:
-    """RSS / TSS [H] of the maps on rows that are in no fit (fold, x [N, P], y [N, Q]), and the number of rows.
+def scored_apart(fit: ByClass, rows: Sequence[tuple[int, int, torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, int]:
+    """RSS / TSS [H] of the maps on rows that are in no fit (fold, class, x [N, P], y [N, Q]), and the number of rows.
 
     Each fold's by the map that has not seen its documents, about that map's training means.
     """
     rss, tss = torch.zeros_like(fit.channel_rss[0]), torch.zeros_like(fit.channel_rss[0])
-    for fold, x, y in rows:
-        rss += (y - fit.predict(fold, x)).square().sum(0)
-        tss += (y - fit.mean_y[fold]).square().sum(0)
-    return metrics.per_head(rss, fit.heads) / metrics.per_head(tss, fit.heads), sum(len(y) for _, _, y in rows)
+    for fold, row_class, x, y in rows:
+        of_class = fit.of_class(row_class)
+        rss += (y - of_class.predict(fold, x)).square().sum(0)
+        tss += (y - of_class.mean_y[fold]).square().sum(0)
+    return metrics.per_head(rss, fit.heads) / metrics.per_head(tss, fit.heads), sum(len(y) for *_, y in rows)
 
 
 @dataclass(frozen=True)
@@ -210,38 +349,39 @@ class Contributions:
 
 
 def teacher_head_contributions(
-    pairing: Pairing, heads: int, blocks: list[torch.Tensor], relative_penalty: float
+    pairings: Sequence[Pairing], heads: int, blocks: list[torch.Tensor], relative_penalties: Sequence[float]
 ) -> Contributions:
-    """Exact refits without (and with only) each block of features, held out by fold.
+    """Exact refits without (and with only) each block of features, held out by fold, over all classes of rows.
 
     Leaving block a out of a ridge with inverse A^-1 and solution W gives W - A^-1[:, a] (A^-1[a, a])^-1 W[a].
-    ``blocks``: the columns of each teacher head. Columns that a fold may not use contribute nothing to it.
+    ``pairings`` and ``relative_penalties``: of each class. ``blocks``: the columns of each teacher head. Columns that
+    a fold may not use contribute nothing to it.
     """
-    fit_x, fit_y = pairing.features.fit(), pairing.targets.fit()
-    score_x, score_y = pairing.features.score(), pairing.targets.score()
-    all_x, all_y = total(fit_x), total(fit_y)
-    shape = (pairing.features.folds, len(blocks) + 1, heads)
-    left_out, alone = (torch.zeros(shape, dtype=torch.float64, device=all_x.gram.device) for _ in "ab")
-    tss = torch.zeros(shape[0], heads, dtype=torch.float64, device=all_x.gram.device)
-    for fold in range(shape[0]):
-        columns = pairing.columns_of(fold)
-        train = about_own_mean(all_x - fit_x[fold], all_y - fit_y[fold])
-        test = centred(score_x[fold], score_y[fold], train.mean_x, train.mean_y).features(columns)
-        train = train.features(columns)
-        penalty = absolute_penalty(train, relative_penalty)
-        system = train.xx + penalty * torch.eye(len(train.xx)).to(train.xx)
-        inverse = torch.linalg.inv(system)
-        whole = inverse @ train.xy
-        tss[fold] = metrics.per_head(test.yy, heads)
-        left_out[fold, -1] = metrics.per_head(metrics.residual_squares(test, whole), heads)
-        for a, block in enumerate(blocks):
-            own = torch.isin(columns.cpu(), block).nonzero().flatten()
-            refit, only = whole, torch.zeros_like(whole)
-            if len(own):
-                refit = whole - inverse[:, own] @ torch.linalg.solve(inverse[own][:, own], whole[own])
-                only[own] = torch.linalg.solve(system[own][:, own], train.xy[own])
-            left_out[fold, a] = metrics.per_head(metrics.residual_squares(test, refit), heads)
-            alone[fold, a] = metrics.per_head(metrics.residual_squares(test, only), heads)
-    variance = tss.sum(0)
-    lost = (left_out[:, :-1].sum(0) - left_out[:, -1].sum(0)) / variance
-    return Contributions(without=lost.T, alone=(1 - alone[:, :-1].sum(0) / variance).T)
+    device = pairings[0].features.pilots[0].device
+    left_out, alone = (torch.zeros(len(blocks) + 1, heads, dtype=torch.float64, device=device) for _ in range(2))
+    tss = torch.zeros(heads, dtype=torch.float64, device=device)
+    for pairing, relative_penalty in zip(pairings, relative_penalties, strict=True):
+        fit_x, fit_y = pairing.fit()
+        score_x, score_y = pairing.score()
+        all_x, all_y = total(fit_x), total(fit_y)
+        for fold in range(pairing.features.folds):
+            columns = pairing.columns_of(fold)
+            train = about_own_mean(all_x - fit_x[fold], all_y - fit_y[fold])
+            test = centred(score_x[fold], score_y[fold], train.mean_x, train.mean_y).features(columns)
+            train = train.features(columns)
+            penalty = absolute_penalty(train, relative_penalty)
+            system = train.xx + penalty * torch.eye(len(train.xx)).to(train.xx)
+            inverse = torch.linalg.inv(system)
+            whole = inverse @ train.xy
+            tss += metrics.per_head(test.yy, heads)
+            left_out[-1] += metrics.per_head(metrics.residual_squares(test, whole), heads)
+            for a, block in enumerate(blocks):
+                own = torch.isin(columns.cpu(), block).nonzero().flatten()
+                refit, only = whole, torch.zeros_like(whole)
+                if len(own):
+                    refit = whole - inverse[:, own] @ torch.linalg.solve(inverse[own][:, own], whole[own])
+                    only[own] = torch.linalg.solve(system[own][:, own], train.xy[own])
+                left_out[a] += metrics.per_head(metrics.residual_squares(test, refit), heads)
+                alone[a] += metrics.per_head(metrics.residual_squares(test, only), heads)
+    lost = (left_out[:-1] - left_out[-1]) / tss
+    return Contributions(without=lost.T, alone=(1 - alone[:-1] / tss).T)

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 
 from kvlab.align.moments import HeadGrams, Inputs, Outputs, shifted
 
-FIT_AND_SCORE = "fit and score"  # both models have read the same bytes
-SCORE_ONLY = "score only"  # the rule gives a teacher step, but not at the same byte
-FIT_ONLY = "fit only"  # calibration documents
-SINK = "sink"  # first content tokens of a document, of either model: scored apart
-SPECIAL = "special"  # the special token that both models begin with: scored apart
-APART = (SINK, SPECIAL)
-FITTED, SCORED = (FIT_AND_SCORE, FIT_ONLY), (FIT_AND_SCORE, SCORE_ONLY)
+
+class Part(NamedTuple):
+    """What rows are for, and their class (``rows.classes_of``): of each teacher, where several share the rows."""
+
+    use: str
+    row_class: int | tuple[int, ...] = 0
+
+    def of(self, row_class: int | tuple[int, ...]) -> Part:
+        return Part(self.use, row_class)
+
+
+FIT_AND_SCORE = Part("fit and score")
+SCORE_ONLY = Part("score only")  # rows of a class that has no map of its own, where that is not wanted
+FIT_ONLY = Part("fit only")  # calibration documents
+SINK = Part("sink")  # first content tokens of a document, of either model: scored apart
+SPECIAL = Part("special")  # the special token that both models begin with: scored apart
+APART = (SINK.use, SPECIAL.use)
+FITTED, SCORED = (FIT_AND_SCORE.use, FIT_ONLY.use), (FIT_AND_SCORE.use, SCORE_ONLY.use)
+LEAST_ROWS = 20  # to fit a map on, whichever fold is left out; a class with fewer shares the map of another
+
+Classes = tuple[int, ...] | None  # row classes that share a map; None: all
 
 
 @dataclass
@@ -24,7 +40,7 @@ class FoldSums:
 
     pilots: tuple[torch.Tensor, ...]
     folds: int
-    parts: dict[tuple[str, int], Inputs | Outputs | HeadGrams] = field(default_factory=dict)
+    parts: dict[tuple[Part, int], Inputs | Outputs | HeadGrams] = field(default_factory=dict)
     heads: int | None = None
 
     def empty(self) -> Inputs | Outputs | HeadGrams:
@@ -36,26 +52,51 @@ class FoldSums:
         """Features (of Inputs) or targets (of Outputs) about their pilot."""
         return shifted(rows, self.pilots[-1])
 
-    def add(self, fold: int, part: str, *rows: torch.Tensor) -> None:
+    def add(self, fold: int, part: Part, *rows: torch.Tensor) -> None:
         self.add_shifted(fold, part, *map(shifted, rows, self.pilots))
 
-    def add_shifted(self, fold: int, part: str, *rows: torch.Tensor) -> None:
+    def add_shifted(self, fold: int, part: Part, *rows: torch.Tensor) -> None:
         if not len(rows[0]):
             return
         if (part, fold) not in self.parts:
             self.parts[part, fold] = self.empty()
         self.parts[part, fold].add_shifted(*rows)
 
-    def of(self, *parts: str) -> list:
-        """[F] sums over the rows of these parts."""
-        by_fold = [[self.parts[p, fold] for p in parts if (p, fold) in self.parts] for fold in range(self.folds)]
+    def of(self, uses: Sequence[str], classes: Classes = None) -> list:
+        """[F] sums over the rows of these uses and classes."""
+        by_fold: list[list] = [[] for _ in range(self.folds)]
+        for (part, fold), sums in self.parts.items():
+            if part.use in uses and (classes is None or part.row_class in classes):
+                by_fold[fold].append(sums)
         return [total(present) if present else self.empty() for present in by_fold]
 
-    def fit(self) -> list:
-        return self.of(*FITTED)
+    def fit(self, classes: Classes = None) -> list:
+        return self.of(FITTED, classes)
 
-    def score(self) -> list:
-        return self.of(*SCORED)
+    def score(self, classes: Classes = None) -> list:
+        return self.of(SCORED, classes)
+
+    def classes(self) -> list[Classes]:
+        """Row classes by the map they share: each its own where ``LEAST_ROWS`` allow it.
+
+        One with fewer joins the class before it, or the first one the class behind it.
+        """
+        present = sorted({part.row_class for part, _ in self.parts if part.use in (*FITTED, *SCORED)})
+        groups: list[tuple[int, ...]] = []
+        waiting: tuple[int, ...] = ()
+        for row_class in present:
+            if self._fittable((*waiting, row_class)):
+                groups.append((*waiting, row_class))
+                waiting = ()
+            elif groups:
+                groups[-1] = (*groups[-1], row_class)
+            else:
+                waiting = (*waiting, row_class)
+        return groups or [waiting or None]
+
+    def _fittable(self, classes: Classes) -> bool:
+        rows = [fold.n for fold in self.fit(classes)]
+        return sum(rows) - max(rows) >= LEAST_ROWS
 
 
 def total(sums: list) -> Inputs | Outputs | HeadGrams:
@@ -67,21 +108,50 @@ class Pairing:
     """One problem: the features and targets of the same rows.
 
     ``columns[f]``: the features that the map for fold f may use (chosen without f); None: all of them.
+    ``classes``: the rows that are fitted and scored; None: all.
     """
 
     features: FoldSums
     targets: FoldSums
     columns: list[torch.Tensor] | None = None
+    classes: Classes = None
 
     @classmethod
     def begin(cls, pilot_x: torch.Tensor, pilot_y: torch.Tensor, folds: int, columns=None) -> Pairing:
         return cls(FoldSums((pilot_x,), folds), FoldSums((pilot_x, pilot_y), folds), columns)
 
-    def add(self, fold: int, part: str, x: torch.Tensor, y: torch.Tensor) -> None:
+    def add(self, fold: int, part: Part, x: torch.Tensor, y: torch.Tensor) -> None:
         self.features.add(fold, part, x)
         self.targets.add(fold, part, x, y)
+
+    def fit(self) -> tuple[list[Inputs], list[Outputs]]:
+        """[F] sums of the rows that maps are fitted on."""
+        return self.features.fit(self.classes), self.targets.fit(self.classes)
+
+    def score(self) -> tuple[list[Inputs], list[Outputs]]:
+        """[F] sums of the rows that maps are scored on."""
+        return self.features.score(self.classes), self.targets.score(self.classes)
+
+    def by_class(self) -> list[Pairing]:
+        """The same for each group of row classes that shares a map."""
+        return [replace(self, classes=classes) for classes in self.features.classes()]
 
     def columns_of(self, fold: int) -> torch.Tensor:
         if self.columns is None:
             return torch.arange(len(self.features.pilots[0]), device=self.features.pilots[0].device)
         return self.columns[fold]
+
+
+def beside(pairings: Sequence[Pairing]) -> Pairing:
+    """The targets of several problems with the same features, side by side."""
+    first, targets = pairings[0], [pairing.targets for pairing in pairings]
+    if len(pairings) == 1:
+        return first
+    pilots = targets[0].pilots[0], torch.cat([sums.pilots[1] for sums in targets])
+    together = FoldSums(pilots, targets[0].folds)
+    for at, outputs in targets[0].parts.items():
+        of_all = [sums.parts[at] for sums in targets]
+        total_y, squares = (torch.cat([getattr(o, name) for o in of_all]) for name in ("total", "squares"))
+        cross = torch.cat([o.cross for o in of_all], dim=1)
+        together.parts[at] = Outputs(*pilots, outputs.n, total_y, cross, squares)
+    return replace(first, targets=together)

@@ -1,11 +1,10 @@
 """Several teachers fused in the student's space: their held-out predictions, weighted per student head.
 
 Stacked regression (Breiman 1996): the weights are fitted by ridge, pulled towards the plain mean, on predictions of
-folds that the maps had not seen, and judged on a fold that neither maps nor weights had seen. Each teacher's map is
-fitted on its own exact rows, as when it is alone; predictions meet on the steps that all teachers cover, and
-weights are fitted where all are exact. Each teacher alone is weighted likewise: otherwise a better scale of the same
-predictions would pass for a gain from another teacher. Any further features help a little: the control has random
-weights in the place of the other teachers.
+folds that the maps had not seen, and judged on a fold that neither maps nor weights had seen. Each teacher's maps are
+fitted on its own rows, class by class, as when it is alone; predictions meet on the steps that all teachers cover.
+Each teacher alone is weighted likewise: otherwise a better scale of the same predictions would pass for a gain from
+another teacher. Any further features help a little: the control has random weights in the place of the other teachers.
 """
 
 from collections.abc import Sequence
@@ -17,8 +16,8 @@ import torch
 from kvlab.align import metrics
 from kvlab.align.align_sums import Source
 from kvlab.align.batches import Rows
-from kvlab.align.crossfit import CrossFit
-from kvlab.align.fold_sums import FoldSums, Pairing
+from kvlab.align.crossfit import ByClass
+from kvlab.align.fold_sums import FoldSums, Pairing, Part
 from kvlab.align.layers import Choice
 from kvlab.align.moments import pilot_of
 from kvlab.align.stacking import CommonRows, Stack, Summed
@@ -34,7 +33,7 @@ class FusionSums:
     folds: int
     pairings: dict[tuple[str, int], Pairing] = field(default_factory=dict)
 
-    def add(self, fold: int, part: str, of_teachers: Sequence[Source], at: Any) -> None:
+    def add(self, fold: int, part: Part, of_teachers: Sequence[Source], at: Any) -> None:
         """Add the rows of each teacher ``at`` a part or a group, as ``AlignSums.add``; the targets are the same."""
         for kind in KINDS:
             for layer in range(len(self.choices[0][kind])):
@@ -50,6 +49,10 @@ class FusionSums:
         """Add the common rows of a batch; a single teacher has none."""
         for part in of_teachers[0].parts if of_teachers else []:
             self.add(of_teachers[0].fold, part, of_teachers, part)
+
+    def widths(self, kind: str, layer: int) -> list[int]:
+        """Features of each teacher."""
+        return [sum(choices[kind][layer].widths) for choices in self.choices]
 
     def all(self) -> dict[str, FoldSums]:
         """Every sum by name."""
@@ -75,12 +78,13 @@ class Fused:
     n: int
 
 
-def fuse(common: Pairing, own: Sequence[Pairing], fits: Sequence[CrossFit], heads: int) -> Fused:
+def fuse(common: Pairing, own: Sequence[Pairing], fits: Sequence[ByClass], widths: Sequence[int], heads: int) -> Fused:
     """``common``: the steps that all teachers cover, their features side by side in the order of ``own``.
 
-    ``own``: each teacher's rows, as it is fitted alone, and ``fits`` its ridge with the penalties chosen there.
+    ``own``: each teacher's rows, as it is fitted alone, and ``fits`` its ridge with the penalties chosen there;
+    ``widths``: the features of each teacher in ``common``.
     """
-    stack = Stack(Summed(common), own, fits, heads)
+    stack = Stack(Summed(common), own, fits, widths, heads)
     rss, weights = stack.judged(range(len(own)))
     rss_alone = torch.stack([stack.judged([a])[0] for a in range(len(own))])
     r2 = metrics.r_squared(rss.sum(0), stack.tss.sum(0))
@@ -109,9 +113,11 @@ class OverRandom:
     n: int
 
 
-def over_random(common: CommonRows, own: Sequence[Pairing], fits: Sequence[CrossFit], heads: int) -> OverRandom:
+def over_random(
+    common: CommonRows, own: Sequence[Pairing], fits: Sequence[ByClass], widths: Sequence[int], heads: int
+) -> OverRandom:
     """As ``fuse``, of the teachers followed by as many of random weights in the same order."""
-    stack, teachers = Stack(common, own, fits, heads), range(len(own) // 2)
+    stack, teachers = Stack(common, own, fits, widths, heads), range(len(own) // 2)
     rss, _ = stack.judged(teachers)
     instead = [[a if a == kept else len(teachers) + a for a in teachers] for kept in teachers]
     more = [stack.judged(members)[0] - rss for members in instead]  # [A][F, H]

@@ -7,12 +7,11 @@ import torch
 
 from kvlab.align import metrics
 from kvlab.align.align_sums import AlignSums
-from kvlab.align.batches import Rows, read, whole_document
-from kvlab.align.crossfit import CrossFit
-from kvlab.align.fold_sums import FIT_AND_SCORE, SCORE_ONLY
+from kvlab.align.batches import ALL, Rows, read, whole_document
+from kvlab.align.crossfit import ByClass
 from kvlab.align.items import Item
-from kvlab.align.resampled import NAMES, signals
-from kvlab.align.rows import row_parts
+from kvlab.align.resampled import NAMES, Places, signals
+from kvlab.align.rows import EXACT, classes_of, row_parts, rows_of
 from kvlab.align.scoring import Scored
 from kvlab.align.shapes import padded
 from kvlab.models.loading import LoadedModel
@@ -63,11 +62,17 @@ def inspect(
             rows = whole_document(one, 0, t)
             views.append(_view(item, t, settings))
             prefix = f"document.{number}"
+            arrays[f"{prefix}.row_class"] = _row_classes(item, t, settings).astype(np.float32)
+            at = Places(item.maps[t].covered, torch.from_numpy(_row_classes(item, t, settings)))
             for kind in KINDS:
-                layers = range(len(student.geometry.kv_layers))
-                errors = [_token_errors(scored[t].fits, sums[t], item, t, rows, kind, layer) for layer in layers]
+                errors, lines = [], []
+                for layer, choice in enumerate(sums[t].choices[kind]):
+                    x, y = sums[t].x(kind, choice.union, rows, ALL), rows.y(kind, layer, ALL)
+                    own_steps = _own_steps(rows, kind, choice.union, x.shape[1], item.maps[t].teacher_length)
+                    fit, spectrum = scored[t].fits[kind, layer], scored[t].spectra[kind, layer]
+                    errors.append(_token_errors(fit, x, y, item.fold, at))
+                    lines.append(signals(fit, spectrum, x, own_steps, y, item.fold, at))
                 arrays[f"{prefix}.error.{kind}"] = padded(errors)
-                lines = [_signals(scored[t], sums[t], item, t, rows, kind, layer) for layer in layers]
                 for name in NAMES:
                     of_layers = padded([of_layer[name] for of_layer in lines])
                     arrays[f"{prefix}.signal.{kind}.{name}"] = of_layers.astype(np.float16)
@@ -81,17 +86,17 @@ def inspect(
     return of_teachers
 
 
-def _signals(
-    scored: Scored, sums: AlignSums, item: Item, t: int, rows: Rows, kind: str, layer: int
-) -> dict[str, np.ndarray]:
-    fit, spectrum, choice = scored.fits[kind, layer], scored.spectra[kind, layer], sums.choices[kind][layer]
-    return signals(fit, spectrum, choice, rows, item.fold, kind, layer, item.maps[t])
+def _row_classes(item: Item, t: int, settings: AlignSettings) -> np.ndarray:
+    """[Ts]"""
+    if settings.rows == "exact":
+        return np.full(len(item.student), EXACT)
+    return classes_of(item.maps[t], settings.time)
 
 
 def _view(item: Item, t: int, settings: AlignSettings) -> Inspected:
     parts = row_parts(item.teachers[t], item.student, item.maps[t], item.scored, settings, item.repeated)
     scored = np.zeros(len(item.student), dtype=bool)
-    scored[parts[FIT_AND_SCORE]] = scored[parts[SCORE_ONLY]] = True
+    scored[rows_of(parts)[0]] = True
     return Inspected(
         id=item.document.id,
         text=item.document.text,
@@ -103,16 +108,19 @@ def _view(item: Item, t: int, settings: AlignSettings) -> Inspected:
     )
 
 
-def _token_errors(
-    fits: dict[tuple[str, int], CrossFit], sums: AlignSums, item: Item, t: int, rows: Rows, kind: str, layer: int
-) -> np.ndarray:
+def _token_errors(fit: ByClass, x: torch.Tensor, y: torch.Tensor, fold: int, at: Places) -> np.ndarray:
     """[Hs, Ts]: squared error of a token over the head's mean variance per token; NaN without a teacher step."""
-    fit = fits[kind, layer]
-    x, y = rows.side_by_side(kind, sums.choices[kind][layer].union, "all"), rows.y(kind, layer, "all")
     variance = fit.tss.sum(0) / fit.n.sum()
-    error = metrics.per_head((y.double() - fit.predict(item.fold, x)) ** 2, fit.heads) / variance
-    error[~torch.from_numpy(item.maps[t].covered)] = float("nan")
+    error = metrics.per_head((y.double() - fit.predict(fold, x, at.row_classes)) ** 2, fit.heads) / variance
+    error[~torch.from_numpy(at.covered)] = float("nan")
     return error.T.cpu().numpy()
+
+
+def _own_steps(rows: Rows, kind: str, union: Sequence[int], width: int, length: int) -> torch.Tensor:
+    """[Tt, P]: the teacher's features on its own steps; the student's tokens, of which its map makes nothing, are 0."""
+    features = rows.teacher.features(kind)
+    x = torch.cat([features[at][0].transpose(0, 1).flatten(1) for at in union], dim=1)[:length]
+    return torch.nn.functional.pad(x, (0, width - x.shape[1]))
 
 
 def _head_steps(head_steps: HeadSteps, prefix: str) -> dict[str, np.ndarray]:

@@ -1,8 +1,8 @@
 """Which teacher layers explain which student layer (positions among the layers that keep a cache).
 
-``depth`` looks at the numbers of layers only. ``cka`` takes the most similar layer, ``heldout`` the layers, up to
-four side by side, whose ridge explains held-out documents best. What is chosen for scoring a fold is chosen without
-that fold's documents.
+``depth`` looks at the numbers of layers only. ``cka`` takes the most similar layer. ``heldout`` puts layers side by
+side, the nearest in depth first, as many as explain held-out documents best: up to all, or to ``MOST_FEATURES``. What
+is chosen for scoring a fold is chosen without that fold's documents.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from kvlab.align import metrics, similarity
-from kvlab.align.crossfit import neighbours
+from kvlab.align.crossfit import pairs
 from kvlab.align.fold_sums import Pairing, total
 from kvlab.align.moments import about_own_mean, centred, pilot_of
 from kvlab.align.projectors import ridge_path
@@ -26,12 +26,9 @@ from kvlab.request.align import AlignSettings
 from kvlab.shapes import KINDS, Progress
 
 RULES = ("depth", "cka", "heldout")
-BAND = 2  # teacher layers searched on each side of the proportional depth
-MOST_LAYERS = 4  # side by side
-PARTNERS = 5  # best single layers that may be put side by side
-LEAST_GAIN = 0.005  # of R^2, for which another layer is worth its features
-ROWS_PER_FEATURE = 20  # fitted rows; a layer that would leave fewer is not added
-SEARCH_PENALTIES = (1e-4, 1e-2)
+BAND = 2  # teacher layers on each side of the proportional depth that ``cka`` and the table of single layers look at
+MOST_FEATURES = 2048  # of the teacher layers side by side: memory and time grow with its square and cube
+SEARCH_PENALTIES = (1e-4, 1e-2, 1.0)
 
 
 @dataclass(frozen=True)
@@ -54,11 +51,13 @@ class Choice:
         edges = np.cumsum((0, *self.widths)).tolist()
         return torch.cat([torch.arange(edges[i], edges[i + 1]) for i, at in enumerate(self.union) if at in layers])
 
-    def columns_of_folds(self) -> list[torch.Tensor] | None:
-        """[F] the features that each fold may use; None where every fold uses all."""
+    def columns_of_folds(self, behind: int = 0) -> list[torch.Tensor] | None:
+        """[F] the features that each fold may use, and ``behind`` further ones; None where every fold uses all."""
         if all(layers == self.union for layers in self.of_fold):
             return None
-        return [self.columns(layers) for layers in self.of_fold]
+        first = sum(self.widths)
+        others = torch.arange(first, first + behind)
+        return [torch.cat([self.columns(layers), others]) for layers in self.of_fold]
 
 
 @dataclass
@@ -79,10 +78,9 @@ def depth(teacher_layers: int, student_layers: int) -> list[int]:
     return [(2 * layer * (teacher_layers - 1) + span) // (2 * span) for layer in range(student_layers)]
 
 
-def choose(sample: Sample, share: float, settings: AlignSettings, progress: Progress) -> LayerSearch:
+def choose(sample: Sample, settings: AlignSettings, progress: Progress) -> LayerSearch:
     """Layers by the rule of ``settings``, with the CKA of all pairs of layers, its null and the student's own.
 
-    ``share``: of all documents, those in the sample; it tells how many rows there will be to fit on.
     matrices: ``similarity.KIND.cka`` and ``.cka_shuffled`` [Ls, Lt], ``.own`` [Ls, Ls] (the student with itself: how
     alike neighbouring layers are), and of ``heldout`` also ``.r2`` [Ls, Lt] of each layer alone, not a number where
     it was not searched.
@@ -101,7 +99,7 @@ def choose(sample: Sample, share: float, settings: AlignSettings, progress: Prog
         elif settings.layers == "cka":
             chosen = _most_similar(of_fold, candidates)
         else:
-            chosen = _best_explaining(sample, kind, candidates, search, share, step)
+            chosen = _best_explaining(sample, kind, by_depth, candidates, search, settings.search, step)
         search.choices[kind] = [Choice.of(*layers, partial(sample.width, kind)) for layers in chosen]
     return search
 
@@ -164,110 +162,127 @@ def _most_similar(of_fold: list[torch.Tensor], candidates: list[list[int]]) -> l
 def _best_explaining(
     sample: Sample,
     kind: str,
+    by_depth: Sequence[int],
     candidates: list[list[int]],
     search: LayerSearch,
-    share: float,
+    extent: str,
     step: Callable[[int], None],
 ) -> list[tuple[tuple, list[tuple]]]:
+    """For every student layer, of the sets that grow by the next best layer the one that explains most."""
     singles = np.full((sample.layers_s, sample.layers_t), np.nan)
+    widths = [sample.width(kind, at) for at in range(sample.layers_t)]
+    everything = sum(widths) <= MOST_FEATURES
+    problem = HeldOut.of(sample, kind, range(sample.layers_t), range(sample.layers_s)) if everything else None
     choices = []
-    fitted = search.rows * (sample.folds - 1) / sample.folds / share
     for layer, allowed in enumerate(candidates):
         step(layer)
-        most = max(1, min(MOST_LAYERS, int(fitted / ROWS_PER_FEATURE / max(sample.width(kind, at) for at in allowed))))
-        partners = _partners(sample, kind, layer, allowed, singles[layer])
-        pool = sorted(set().union(*partners.values()))
-        problem = HeldOut.of(sample, kind, pool, layer)
-        for i, at in enumerate(pool):
-            singles[layer, at] = problem.r2((i,))
-        chosen = {
-            fold: tuple(pool[i] for i in problem.greedy(most, fold, [pool.index(at) for at in of_fold]))
-            for fold, of_fold in partners.items()
-        }
-        choices.append((chosen[None], [chosen[fold] for fold in range(sample.folds)]))
+        nearest = sorted(range(sample.layers_t), key=lambda at: (abs(at - by_depth[layer]), -at))
+        if problem is None:
+            alone = {at: HeldOut.of(sample, kind, [at], [layer]) for at in allowed}
+        else:
+            alone = dict.fromkeys(allowed, problem)
+        for at in allowed:
+            singles[layer, at] = alone[at].r2((at,), layer)
+
+        def order(fold: int | None, layer: int = layer, nearest: list[int] = nearest, alone: dict = alone) -> list[int]:
+            if extent != "full":
+                return nearest
+            scores = {at: np.nan_to_num(alone[at].r2((at,), layer, fold), nan=-np.inf) for at in alone}
+            return sorted(scores, key=lambda at: -scores[at])
+
+        orders = {fold: order(fold) for fold in (None, *range(sample.folds))}
+        growing = {fold: _growing(of_fold, widths) for fold, of_fold in orders.items()}
+        here = problem
+        if here is None:
+            here = HeldOut.of(sample, kind, sorted({at for sets in growing.values() for at in sets[-1]}), [layer])
+        best = {fold: here.best(sets, layer, fold) for fold, sets in growing.items()}
+        choices.append((best[None], [best[fold] for fold in range(sample.folds)]))
     search.matrices[f"similarity.{kind}.r2"] = singles
     return choices
 
 
-def _partners(
-    sample: Sample, kind: str, layer: int, allowed: list[int], singles: np.ndarray
-) -> dict[int | None, list[int]]:
-    """The layers that may be put side by side: for every fold (and None, over all) the best ones alone without it."""
-    everyone: list[int | None] = [None, *range(sample.folds)]
-    if len(allowed) <= PARTNERS:
-        return dict.fromkeys(everyone, allowed)
-    alone = {at: HeldOut.of(sample, kind, [at], layer) for at in allowed}
-    singles[allowed] = [problem.r2((0,)) for problem in alone.values()]
-
-    def best(fold: int | None) -> list[int]:
-        by_score = sorted(allowed, key=lambda at: -np.nan_to_num(alone[at].r2((0,), fold), nan=-np.inf))
-        return sorted(by_score[:PARTNERS])  # the order of layers, in which the first of equals is taken
-
-    return {fold: best(fold) for fold in everyone}
+def _growing(order: Sequence[int], widths: Sequence[int]) -> list[tuple[int, ...]]:
+    """The first 1, 2, 4, 8, ... layers of an order, and as many as ``MOST_FEATURES`` allow."""
+    features = np.cumsum([widths[at] for at in order])
+    most = max(1, int((features <= MOST_FEATURES).sum()))
+    sizes = sorted({most, *(2**power for power in range(most.bit_length()) if 2**power <= most)})
+    return [tuple(sorted(order[:size])) for size in sizes]
 
 
 class HeldOut:
-    """Ridge on subsets of blocks of features, tested on folds that the map has not seen.
+    """Ridge on subsets of teacher layers, tested on folds that the map has not seen, over all classes of rows.
 
-    For every pair of neighbouring folds (f, g) a map is fitted without both and tested on g: what is chosen for f has
+    For every pair of folds (f, g) a map is fitted without both and tested on g: what is chosen for f has
     seen nothing of f, neither in the fit nor in the test.
     """
 
-    def __init__(self, pairing: Pairing, blocks: list[tuple[int, int]]):
-        fit_x, fit_y = pairing.features.fit(), pairing.targets.fit()
-        all_x, all_y = total(fit_x), total(fit_y)
-        self.blocks, self.count = blocks, len(fit_x)
+    def __init__(self, pairing: Pairing, features: dict[int, tuple[int, int]], targets: dict[int, tuple[int, int]]):
+        """``features`` of each teacher layer and ``targets`` of each student layer: first and last column."""
+        self.features, self.targets, self.count = features, targets, pairing.features.folds
         self.pairs = []
-        for f, g in neighbours(self.count):
-            train = about_own_mean(all_x - fit_x[f] - fit_x[g], all_y - fit_y[f] - fit_y[g])
-            tests = [centred(fit_x[at], fit_y[at], train.mean_x, train.mean_y) for at in (g, f)]
-            self.pairs.append(((f, g), train.single(), [test.single() for test in tests]))
-        self.tss = self._table(lambda train, tests: [test.yy.double().sum() for test in tests])  # [F, F]
+        for of_class in pairing.by_class():
+            fit_x, fit_y = of_class.fit()
+            all_x, all_y = total(fit_x), total(fit_y)
+            for f, g in pairs(self.count):
+                train = about_own_mean(all_x - fit_x[f] - fit_x[g], all_y - fit_y[f] - fit_y[g])
+                tests = [centred(fit_x[at], fit_y[at], train.mean_x, train.mean_y) for at in (g, f)]
+                self.pairs.append(((f, g), train.single(), [test.single() for test in tests]))
+        self.tss = self._table(lambda train, tests: [self._per_target(test.yy) for test in tests])  # [F, F, Ls]
         self._rss: dict[tuple[int, ...], torch.Tensor] = {}
 
     @classmethod
-    def of(cls, sample: Sample, kind: str, layers: Sequence[int], layer_s: int) -> HeldOut:
-        """Teacher layers as blocks against one student layer."""
-        edges = np.cumsum([0] + [sample.width(kind, at) for at in layers]).tolist()
-        return cls(sample.pairing(kind, layers, layer_s), list(pairwise(edges)))
+    def of(cls, sample: Sample, kind: str, layers: Sequence[int], targets: Sequence[int]) -> HeldOut:
+        """Teacher layers against student layers."""
+
+        def places(widths: Sequence[int], names: Sequence[int]) -> dict[int, tuple[int, int]]:
+            return dict(zip(names, pairwise(np.cumsum([0, *widths]).tolist())))
+
+        pairing = sample.pairing(kind, layers, targets)
+        features = places([sample.width(kind, at) for at in layers], layers)
+        group = sample.groups[0]
+        return cls(pairing, features, places([sample.y(kind, at, group).shape[1] for at in targets], targets))
+
+    def _per_target(self, channels: torch.Tensor) -> torch.Tensor:
+        """[..., Q] -> [..., Ls] in float64."""
+        return torch.stack([channels[..., a:b].double().sum(-1) for a, b in self.targets.values()], dim=-1)
 
     def _table(self, measure: Callable) -> torch.Tensor:
         """[F, F, ...]: entry (f, g) is tested on g without f; the diagonal is zero."""
-        entries = {}
+        entries: dict[tuple[int, int], torch.Tensor] = {}
         for (f, g), train, tests in self.pairs:
-            entries[f, g], entries[g, f] = measure(train, tests)
+            for at, value in zip(((f, g), (g, f)), measure(train, tests)):
+                entries[at] = entries[at] + value if at in entries else value
         zero = torch.zeros_like(next(iter(entries.values())))
         return torch.stack(
             [torch.stack([entries.get((f, g), zero) for g in range(self.count)]) for f in range(self.count)]
         )
 
-    def rss(self, chosen: tuple[int, ...]) -> torch.Tensor:
-        """[F, F, penalties], summed over channels."""
-        if chosen not in self._rss:
-            columns = torch.cat([torch.arange(*self.blocks[i]) for i in chosen]).to(self.tss.device)
+    def rss(self, chosen: tuple[int, ...], targets: tuple[int, ...]) -> torch.Tensor:
+        """[F, F, penalties, targets], summed over channels and classes."""
+        if (chosen, targets) not in self._rss:
+            device = self.tss.device
+            columns = torch.cat([torch.arange(*self.features[at]) for at in chosen]).to(device)
+            channels = torch.cat([torch.arange(*self.targets[at]) for at in targets]).to(device)
+            widths = [self.targets[at][1] - self.targets[at][0] for at in targets]
 
             def measure(train, tests) -> list[torch.Tensor]:
-                maps = ridge_path(train.features(columns), SEARCH_PENALTIES)
-                return [metrics.residual_squares(test.features(columns), maps).double().sum(-1) for test in tests]
+                some = [sums.features(columns).targets(channels) for sums in (train, *tests)]
+                maps = ridge_path(some[0], SEARCH_PENALTIES)
+                squares = [metrics.residual_squares(test, maps).double() for test in some[1:]]
+                return [torch.stack([s.sum(-1) for s in of_test.split(widths, dim=-1)], dim=-1) for of_test in squares]
 
-            self._rss[chosen] = self._table(measure)
-        return self._rss[chosen]
+            self._rss[chosen, targets] = self._table(measure)
+        return self._rss[chosen, targets]
 
-    def r2(self, chosen: tuple[int, ...], without: int | None = None) -> float:
-        """At the better penalty; ``without`` a fold, or over all pairs."""
+    def r2(self, chosen: tuple[int, ...], target: int, without: int | None = None) -> float:
+        """Of a student layer at the best penalty; ``without`` a fold, or over all pairs."""
         of = slice(None) if without is None else slice(without, without + 1)
-        return float(1 - (self.rss(chosen)[of].sum((0, 1)) / self.tss[of].sum()).min())
+        # All layers are one set for every student layer; others are the neighbours of one.
+        targets = tuple(self.targets) if len(chosen) == len(self.features) else (target,)
+        rss = self.rss(chosen, targets)[of, ..., targets.index(target)].sum((0, 1))
+        return float(1 - (rss / self.tss[of, :, list(self.targets).index(target)].sum()).min())
 
-    def greedy(self, most: int, without: int | None, allowed: Sequence[int]) -> tuple[int, ...]:
-        """Blocks added one by one up to ``most``, the most explaining first, while each is worth ``LEAST_GAIN``."""
-        chosen: tuple[int, ...] = ()
-        reached = -np.inf
-        while len(chosen) < min(most, len(allowed)):
-            options = [tuple(sorted((*chosen, i))) for i in allowed if i not in chosen]
-            scores = torch.tensor([self.r2(option, without) for option in options], dtype=torch.float64)
-            best = options[int(first_of_the_best(scores))]
-            gained = self.r2(best, without) - reached
-            if chosen and not gained >= LEAST_GAIN:
-                break
-            chosen, reached = best, self.r2(best, without)
-        return chosen
+    def best(self, sets: Sequence[tuple[int, ...]], target: int, without: int | None) -> tuple[int, ...]:
+        """The set that explains a student layer best; of equals the first."""
+        scores = torch.tensor([self.r2(chosen, target, without) for chosen in sets], dtype=torch.float64)
+        return sets[int(first_of_the_best(scores))]

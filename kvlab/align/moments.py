@@ -192,6 +192,12 @@ class Centred:
         xx = self.xx[columns][:, columns]
         return replace(self, mean_x=self.mean_x[columns], xx=xx, xy=self.xy[columns])
 
+    def targets(self, channels: torch.Tensor) -> Centred:
+        """The same with some of the targets only."""
+        if len(channels) == len(self.mean_y):
+            return self
+        return replace(self, mean_y=self.mean_y[channels], xy=self.xy[:, channels], yy=self.yy[channels])
+
     def single(self) -> Centred:
         """The same in float32, where no more digits are needed."""
         return self._as(torch.float32)

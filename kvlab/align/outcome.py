@@ -15,7 +15,7 @@ import transformers
 import kvlab
 from kvlab.align.align_sums import AlignSums
 from kvlab.align.fold_sums import SCORED
-from kvlab.align.layers import ROWS_PER_FEATURE, LayerSearch
+from kvlab.align.layers import LayerSearch
 from kvlab.align.metrics import LEAST_FOLDS
 from kvlab.align.sample import Sample
 from kvlab.language import Message
@@ -28,6 +28,7 @@ from kvlab.shapes import KINDS
 
 FEW_SCORED = 500  # student tokens; with fewer, the page says so beside the number
 FEW_DOCUMENTS = 10
+ROWS_PER_FEATURE = 2  # fitted rows; a penalty chosen held out carries about so few
 MOST = 0.5  # of a head's variance in 1% of the tokens, from which on R^2 is about these
 DOMINATES = 0.5  # share of the tokens, from which on a document's scores are those of all
 
@@ -184,7 +185,7 @@ FEW = 0.01  # of the scored tokens
 
 def share_of_few(sample: Sample, kind: str, layer: int, heads: int) -> torch.Tensor:
     """[H] share of the variance of the sample's scored tokens that the ``FEW`` farthest from their mean hold."""
-    groups = [group for group in sample.groups if group[1] in SCORED]
+    groups = [group for group in sample.groups if group[1].use in SCORED]
     rows = [sample.y(kind, layer, group) for group in groups]
     n = sum(map(len, rows))
     mean = sum(y.sum(0, dtype=torch.float64) for y in rows) / n

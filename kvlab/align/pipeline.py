@@ -24,7 +24,7 @@ from kvlab.align.controls import (
     random_rows,
     random_weights,
     rows_apart,
-    shuffled_rows,
+    teacher_and_shuffled,
 )
 from kvlab.align.fold_sums import APART, FITTED, SCORED
 from kvlab.align.fusion import FusionSums, OverRandom, fuse
@@ -110,9 +110,9 @@ class _Work:
         geometry = self.student.geometry
         shapes = {(k, n): target_shape(geometry, k, n) for k in KINDS for n in range(len(geometry.kv_layers))}
         self.heads = [shapes[KINDS[0], n][0] for n in range(len(geometry.kv_layers))]
-        self.identity_layers: dict[int, list[tuple[str, int]]] = {}  # by head width
+        self.token_layers: dict[int, list[tuple[str, int]]] = {}  # by head width
         for target, (_, width) in shapes.items():
-            self.identity_layers.setdefault(width, []).append(target)
+            self.token_layers.setdefault(width, []).append(target)
 
     def _windows(self) -> Iterator[list[Item]]:
         for window in self.reader.windows():
@@ -147,9 +147,14 @@ class _Work:
         # Of each teacher, of its own sample and of the common one.
         both = zip(first.rows, first.common) if first.common else ((rows,) for rows in first.rows)
         self.sample_rows = [[[r.let_go() for r in rows] for rows in of_teacher] for of_teacher in both]
-        share = self.documents_read / len(self.reader)
-        self.layers: list[LayerSearch] = [choose(s, share, self.settings, self.progress) for s in self.samples]
+        self.layers: list[LayerSearch] = [choose(s, self.settings, self.progress) for s in self.samples]
         self._timed("choose_layers_s")
+        self.sums = [AlignSums(search.choices, self.reader.folds, self.token_layers) for search in self.layers]
+        for sums, sample in zip(self.sums, self.samples):
+            for group in sample.groups:
+                if group[1].use not in APART:
+                    sums.add(*group, sample, group)
+        self._timed("sum_s")
 
     def _read_cached(self, batch: list[Item]) -> Read:
         batch_read = self._read(batch)
@@ -169,12 +174,12 @@ class _Work:
         self.controls: list[Controls] = []
         self.random: list[Message] = []
         features: list[list[Features]] = []  # of random weights in the place of each of several teachers
-        for t, (teacher, sample, search) in enumerate(zip(self.teachers, self.samples, self.layers)):
-            # A sample that is everything gives the teacher's own score, else only what controls are compared with.
-            quick = not self.whole_sample
-            of_teacher, shuffled = shuffled_rows(sample, search.choices, self.heads, quick, self.progress)
-            apart = rows_apart(sample, search.choices)
-            controls, why_random = Controls(of_teacher, shuffled, apart=apart), Message("not asked for")
+        heads = {(kind, layer): count for kind in KINDS for layer, count in enumerate(self.heads)}
+        for t, (teacher, sample, search, sums) in enumerate(zip(self.teachers, self.samples, self.layers, self.sums)):
+            # So far the sums are those of the sample.
+            of_teacher, shuffled = teacher_and_shuffled(sums, sample, self.heads, self.progress)
+            controls, why_random = Controls(of_teacher, shuffled), Message("not asked for")
+            controls.apart = rows_apart(sample, sums)
             if self.settings.random_teacher:
                 try:
                     controls.random, random_features = self._random(t, teacher, sample, search)
@@ -185,9 +190,8 @@ class _Work:
                     self.notes.append(
                         Message("No control by random weights of {name}: {error}", name=teacher.name, error=error)
                     )
-            if self.settings.projector != "ridge" and quick:
-                of_models = teacher.geometry, self.student.geometry
-                controls.chosen = projected_on_sample(sample, search.choices, *of_models, self.settings.projector)
+            if self.settings.projector != "ridge" and not self.whole_sample:
+                controls.chosen = projected_on_sample(sums, heads, teacher.geometry, self.settings.projector)
             self.controls.append(controls)
             self.random.append(why_random)
         self.over_random: dict[tuple[str, int], OverRandom] = {}
@@ -224,13 +228,7 @@ class _Work:
 
     def read_rest(self, unfinished: Unfinished | None) -> None:
         """The sums over the sample and over every other document."""
-        folds = self.reader.folds
-        self.sums = [AlignSums(search.choices, folds, self.identity_layers) for search in self.layers]
-        self.fusion = FusionSums([search.choices for search in self.layers], folds)
-        for sums, sample in zip(self.sums, self.samples):
-            for group in sample.groups:
-                if group[1] not in APART:
-                    sums.add(*group, sample, group)
+        self.fusion = FusionSums([search.choices for search in self.layers], self.reader.folds)
         for group in self.common[0].groups if self.common else []:
             self.fusion.add(*group, self.common, group)
         del self.sample_rows, self.samples, self.common
@@ -288,7 +286,8 @@ class _Work:
         for number, ((kind, layer), common) in enumerate(self.fusion.pairings.items()):
             self.progress("fusing teachers", number, len(self.fusion.pairings))
             own = [sums.pairing(kind, layer) for sums in self.sums]
-            fused = fuse(common, own, [s.ridges[kind, layer] for s in scored], self.heads[layer])
+            widths = self.fusion.widths(kind, layer)
+            fused = fuse(common, own, [s.ridges[kind, layer] for s in scored], widths, self.heads[layer])
             for head in range(self.heads[layer]):
                 numbers = {name: float(getattr(fused, name)[head]) for name in ("r2", "se", "gain", "gain_se")}
                 if over := self.over_random.get((kind, layer)):
@@ -336,13 +335,13 @@ class _Work:
 
 
 def _check_rows(sample: Sample, documents: int, settings: AlignSettings) -> None:
-    fitted, scored = ([0] * sample.folds for _ in "fs")
+    fitted, scored = ([0] * sample.folds for _ in range(2))
     for fold, part in sample.groups:
         count = sample.count((fold, part))
-        fitted[fold] += count * (part in FITTED)
-        scored[fold] += count * (part in SCORED)
+        fitted[fold] += count * (part.use in FITTED)
+        scored[fold] += count * (part.use in SCORED)
     # The map that a fold is scored by is fitted on the other folds.
-    fitted_without = [sum(fitted) - own for own, held_out in zip(fitted, scored) if held_out]
+    fitted_without = [sum(fitted) - of_fold for of_fold, held_out in zip(fitted, scored) if held_out]
     if min(fitted_without, default=0) >= 2:
         return
     if sum(fitted) == 0 and sum(scored) > 0:

@@ -2,41 +2,44 @@
 
 Each is the head's projection on its first principal direction v (``spectrum.py``), about the training mean and in
 standard deviations along v: (y - mean) . v / s for the student, (yhat - mean) . v / s for the teacher after resampling
-and projection, and the same map applied to every step of the teacher for the teacher before resampling.
+and projection, and the map of exact rows applied to every step of the teacher for the teacher before resampling. The
+mean is that of the exact rows.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from kvlab.align.batches import Rows
-from kvlab.align.crossfit import CrossFit
-from kvlab.align.layers import Choice
+from kvlab.align.crossfit import ByClass
+from kvlab.align.rows import EXACT
 from kvlab.align.spectrum import Spectrum
-from kvlab.shapes import TimeMap
 
 STUDENT, RESAMPLED, TEACHER = NAMES = ("student", "resampled", "teacher")
 
 
+@dataclass(frozen=True)
+class Places:
+    """What a document's time map says of each student step."""
+
+    covered: np.ndarray  # [Ts] bool
+    row_classes: torch.Tensor  # [Ts]
+
+
 def signals(
-    fit: CrossFit, spectrum: Spectrum, choice: Choice, rows: Rows, fold: int, kind: str, layer: int, time_map: TimeMap
+    fit: ByClass, spectrum: Spectrum, x: torch.Tensor, own_steps: torch.Tensor, y: torch.Tensor, fold: int, at: Places
 ) -> dict[str, np.ndarray]:
     """NAMES -> [Hs, Ts] (student, resampled; not a number without a teacher step) and [Hs, Tt] (teacher).
 
-    ``rows``: a whole document, as batches.whole_document gives it, alone in its batch.
+    ``x`` [Ts, P] and ``own_steps`` [Tt, P]: features on the student's and on the teacher's steps, ``y`` [Ts, Q].
     """
-    first = spectrum.directions[:, :, 0]  # [H, D]
+    first, origin = spectrum.directions[:, :, 0], fit.of_class(EXACT).mean_y[fold]  # [H, D], [Q]
 
-    def along(y: torch.Tensor) -> np.ndarray:
-        of_heads = (y.double() - fit.mean_y[fold]).unflatten(1, (fit.heads, -1))  # [T, H, D]
-        values = torch.einsum("thd,hd->ht", of_heads, first) / spectrum.deviation[:, :1]
-        return values.cpu().numpy()
+    def along(values: torch.Tensor) -> np.ndarray:
+        of_heads = (values.double() - origin).unflatten(1, (fit.heads, -1))  # [T, H, D]
+        return (torch.einsum("thd,hd->ht", of_heads, first) / spectrum.deviation[:, :1]).cpu().numpy()
 
-    features = rows.teacher.features(kind)
-    own_steps = torch.cat([features[at][0].transpose(0, 1).flatten(1) for at in choice.union], dim=1)
-    resampled = along(fit.predict(fold, rows.side_by_side(kind, choice.union, "all")))
-    resampled[:, ~time_map.covered] = np.nan
-    return {
-        STUDENT: along(rows.y(kind, layer, "all")),
-        RESAMPLED: resampled,
-        TEACHER: along(fit.predict(fold, own_steps[: time_map.teacher_length])),
-    }
+    resampled = along(fit.predict(fold, x, at.row_classes))
+    resampled[:, ~at.covered] = np.nan
+    on_own_steps = along(fit.of_class(EXACT).predict(fold, own_steps))
+    return {STUDENT: along(y), RESAMPLED: resampled, TEACHER: on_own_steps}

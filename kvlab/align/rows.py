@@ -1,23 +1,40 @@
 """Which student tokens a map is fitted on and scored on, and the teacher steps that stand for them in a batch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 
 import numpy as np
 import torch
 
-from kvlab.align.fold_sums import FIT_AND_SCORE, FIT_ONLY, SCORE_ONLY, SINK, SPECIAL
+from kvlab.align.fold_sums import FIT_AND_SCORE, FIT_ONLY, FITTED, SCORE_ONLY, SCORED, SINK, SPECIAL, Part
 from kvlab.align.shared_text import repeated_steps
 from kvlab.request.align import AlignSettings
 from kvlab.request.time_rules import RULES
 from kvlab.shapes import TimeMap, Tokens
 
+EXACT, LAST_CLASS = 0, 1
+NO_STEPS = np.zeros(0, dtype=np.int64)
+
+
+def classes_of(time_map: TimeMap, rule: str) -> np.ndarray:
+    """[Ts] the class of each row: how many student tokens ago both models had read the same bytes, ``LAST_CLASS`` and
+    more in one.
+
+    ``EXACT`` rows end where a teacher token ends; the others end inside one, where the student has read more (or, of a
+    rule that looks ahead, less) than the teacher. A rule that is blind to the text knows no such rows: all are of
+    class 0.
+    """
+    if not RULES[rule].reads_bytes:
+        return np.zeros(time_map.student_length, dtype=np.int64)
+    steps = np.arange(time_map.student_length)
+    last_exact = np.maximum.accumulate(np.where(time_map.exact, steps, -1))
+    return np.minimum(steps - last_exact, LAST_CLASS)
+
 
 def row_parts(
     teacher: Tokens, student: Tokens, time_map: TimeMap, scored: bool, settings: AlignSettings, repeated: int = 0
-) -> dict[str, np.ndarray]:
-    """Student steps by use. Special tokens and attention sinks, of either model, are scored apart.
+) -> dict[Part, np.ndarray]:
+    """Student steps by use and class. Special tokens and attention sinks, of either model, are scored apart.
 
     Those within the first ``repeated`` bytes, with which another document begins too, are neither fitted nor scored.
     """
@@ -26,29 +43,50 @@ def row_parts(
     of_special = student.special.copy()
     of_special[time_map.rows[teacher.special[time_map.columns]]] = True
     usable = time_map.covered & ~of_sinks & ~of_special & ~repeated_steps(student, repeated)
-    # A rule that is blind to the text has no rows where it is known to be right; it is fitted on what it gives.
-    fitted = usable & time_map.exact if RULES[settings.time].reads_bytes else usable
-    if not scored:
-        return {FIT_ONLY: np.flatnonzero(fitted)}
-    return {
-        FIT_AND_SCORE: np.flatnonzero(fitted),
-        SCORE_ONLY: np.flatnonzero(usable & ~fitted),
-        SINK: np.flatnonzero(of_sinks & ~of_special),
-        SPECIAL: np.flatnonzero(_both_begin_with_special(teacher, student)),
-    }
+    classes = classes_of(time_map, settings.time)
+    parts: dict[Part, np.ndarray] = {}
+    for row_class in range(LAST_CLASS + 1):
+        of_class = np.flatnonzero(usable & (classes == row_class))
+        if row_class == EXACT or settings.rows == "by-class":
+            parts[(FIT_AND_SCORE if scored else FIT_ONLY).of(row_class)] = of_class
+        elif scored:
+            parts[SCORE_ONLY] = np.union1d(parts.get(SCORE_ONLY, of_class), of_class)
+    if scored:
+        of_sinks &= ~of_special
+        for row_class in range(LAST_CLASS + 1):
+            parts[SINK.of(row_class)] = np.flatnonzero(of_sinks & (classes == row_class))
+        parts[SPECIAL] = np.flatnonzero(_both_begin_with_special(teacher, student))
+    return parts
 
 
-def common_parts(of_teachers: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Steps that every teacher covers: fitted on where all are exact, scored wherever all have a step."""
+def rows_of(parts: Mapping[Part, np.ndarray], uses: Sequence[str] = SCORED) -> tuple[np.ndarray, np.ndarray]:
+    """The steps of these uses [N], ascending, and the class of each [N] (or of each teacher [N, A])."""
+    chosen = [(part, steps) for part, steps in parts.items() if part.use in uses and len(steps)]
+    if not chosen:
+        return NO_STEPS, NO_STEPS
+    steps = np.concatenate([steps for _, steps in chosen])
+    classes = np.concatenate(
+        [np.broadcast_to(part.row_class, (len(of), *np.shape(part.row_class))) for part, of in chosen]
+    )
+    order = np.argsort(steps, kind="stable")
+    return steps[order], classes[order]
 
-    def everywhere(*names: str) -> np.ndarray:
-        steps = [np.concatenate([parts[n] for n in names]) for parts in of_teachers]
-        return np.sort(reduce(np.intersect1d, steps))
 
-    if FIT_ONLY in of_teachers[0]:
-        return {FIT_ONLY: everywhere(FIT_ONLY)}
-    exact = everywhere(FIT_AND_SCORE)
-    return {FIT_AND_SCORE: exact, SCORE_ONLY: np.setdiff1d(everywhere(FIT_AND_SCORE, SCORE_ONLY), exact)}
+def common_parts(of_teachers: Sequence[Mapping[Part, np.ndarray]]) -> dict[Part, np.ndarray]:
+    """Steps that every teacher covers, by use and by the class that each teacher's row has; fitted where all are."""
+    fitted, scored = [
+        [dict(zip(*map(np.ndarray.tolist, rows_of(parts, uses)))) for parts in of_teachers] for uses in (FITTED, SCORED)
+    ]
+    uses = ((FIT_ONLY, fitted),)
+    if not any(part.use == FIT_ONLY.use for part in of_teachers[0]):
+        uses = ((FIT_AND_SCORE, fitted), (SCORE_ONLY, scored))
+    steps_of: dict[Part, list[int]] = {}
+    done: set[int] = set()
+    for use, classes in uses:
+        for step in sorted(set.intersection(*map(set, classes)) - done):
+            steps_of.setdefault(use.of(tuple(of_teacher[step] for of_teacher in classes)), []).append(step)
+            done.add(step)
+    return {part: np.array(steps, dtype=np.int64) for part, steps in steps_of.items()}
 
 
 def with_special_start(

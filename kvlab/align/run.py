@@ -9,6 +9,7 @@ import transformers
 from safetensors.torch import save_file
 
 from kvlab.align.pipeline import Aligned, align_several
+from kvlab.align.rows import EXACT
 from kvlab.align.unfinished import Unfinished
 from kvlab.language import DEFAULT
 from kvlab.models.loading import LoadedModel, ModelCache
@@ -108,13 +109,7 @@ def write(aligned: Sequence[Aligned], folder: Path, language: str = DEFAULT) -> 
 
 def _write_one(alignment: Alignment, maps: dict[str, HeadMap], folder: Path, language: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        f"{kind}.{layer}.{part}": tensor.contiguous()
-        for kind, head_map in maps.items()
-        for part, per_layer in (("weight", head_map.weights), ("bias", head_map.biases))
-        for layer, tensor in enumerate(per_layer)
-    }
-    save_file(tensors, folder / PROJECTOR_NAME)
+    save_file(_tensors(maps), folder / PROJECTOR_NAME)
     functional = data.read(folder) if (folder / data.JSON_NAME).exists() else None
     if functional is not None and not same_request(alignment, functional):
         functional = None
@@ -122,3 +117,16 @@ def _write_one(alignment: Alignment, maps: dict[str, HeadMap], folder: Path, lan
     (folder / "report.html").write_text(page, encoding="utf-8")
     (folder / ARCHIVE_NAME).write_bytes(archive(alignment, language))
     results.write(alignment, folder)
+
+
+def _tensors(maps: dict[str, HeadMap]) -> dict[str, torch.Tensor]:
+    """``KIND.LAYER.{weight,bias}`` of exact rows, ``KIND.LAYER.inside-N.*`` of rows N tokens into a teacher token."""
+    tensors = {}
+    for kind, head_map in maps.items():
+        for layer, of_classes in enumerate(head_map.layers):
+            for classes, weight, bias in zip(of_classes.classes, of_classes.weights, of_classes.biases):
+                for row_class in classes or (EXACT,):
+                    prefix = f"{kind}.{layer}." + (f"inside-{row_class}." if row_class else "")
+                    # Classes that share a map: files do not share tensors.
+                    tensors |= {f"{prefix}weight": weight.cpu().clone(), f"{prefix}bias": bias.cpu().clone()}
+    return tensors

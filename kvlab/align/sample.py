@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 
 from kvlab.align.batches import Read, Rows
-from kvlab.align.fold_sums import FITTED, Pairing
+from kvlab.align.fold_sums import FITTED, FoldSums, Pairing, Part
 from kvlab.align.items import Item
 from kvlab.align.moments import pilot_of
 from kvlab.shapes import KINDS, Progress
 
-Group = tuple[int, str]  # fold, part
+Group = tuple[int, Part]  # fold, part
 
 
 @dataclass
@@ -71,12 +71,13 @@ class Sample:
                 for layer in range(layers_s):
                     self._rows[group, "y", kind, layer] = torch.cat([r.y(kind, layer, part) for r in of_group])
             self._rows[group, "e"] = torch.cat([r.e(part) for r in of_group])
+            self._rows[group, "own"] = torch.cat([r.own(part) for r in of_group])
         generator = torch.Generator().manual_seed(seed)
         self._shuffled = {g: torch.randperm(len(self._rows[g, "e"]), generator=generator) for g in self.groups}
 
     @property
     def fit_groups(self) -> list[Group]:
-        return [group for group in self.groups if group[1] in FITTED]
+        return [group for group in self.groups if group[1].use in FITTED]
 
     def count(self, group: Group) -> int:
         return len(self._shuffled[group])
@@ -96,27 +97,32 @@ class Sample:
     def e(self, group: Group) -> torch.Tensor:
         return self._rows[group, "e"]
 
+    def own(self, group: Group) -> torch.Tensor:
+        return self._rows[group, "own"]
+
     def side_by_side(self, kind: str, layers: Sequence[int], group: Group) -> torch.Tensor:
         if len(layers) == 1:
             return self.x(kind, layers[0], group)
         return torch.cat([self.x(kind, layer, group) for layer in layers], dim=1)
 
-    def pairing(self, kind: str, layers: Sequence[int], layer_s: int) -> Pairing:
-        """The sums of teacher layers side by side against one student layer, over the rows of the sample."""
-        return self.sums(lambda g: self.side_by_side(kind, layers, g), lambda g: self.y(kind, layer_s, g))
+    def pairing(self, kind: str, layers: Sequence[int], targets: Sequence[int]) -> Pairing:
+        """The sums of teacher layers against student layers, each side by side, over the rows of the sample."""
 
-    def with_shuffled(self, kind: str, layers: Sequence[int], layer_s: int, columns) -> Pairing:
-        """The same; behind the student's channels, the same channels in shuffled row order."""
+        def y(group: Group) -> torch.Tensor:
+            return torch.cat([self.y(kind, layer, group) for layer in targets], dim=1)
 
-        def both(group: Group) -> torch.Tensor:
-            return torch.cat([self.y(kind, layer_s, group), self.y(kind, layer_s, group, shuffled=True)], dim=1)
+        return self.sums(lambda g: self.side_by_side(kind, layers, g), [y])[0]
 
-        return self.sums(lambda g: self.side_by_side(kind, layers, g), both, columns)
-
-    def sums(self, x: Callable[[Group], torch.Tensor], y: Callable[[Group], torch.Tensor], columns=None) -> Pairing:
-        """The sums of any features and targets of every group."""
+    def sums(
+        self, x: Callable[[Group], torch.Tensor], targets: Sequence[Callable[[Group], torch.Tensor]]
+    ) -> list[Pairing]:
+        """The sums of any features against each of several targets, over every group."""
         first = self.fit_groups[0]
-        pairing = Pairing.begin(pilot_of(x(first)), pilot_of(y(first)), self.folds, columns)
+        features = FoldSums((pilot_of(x(first)),), self.folds)
+        sums = [FoldSums((*features.pilots, pilot_of(y(first))), self.folds) for y in targets]
         for group in self.groups:
-            pairing.add(*group, x(group), y(group))
-        return pairing
+            rows = features.shift(x(group))
+            features.add_shifted(*group, rows)
+            for y, of_target in zip(targets, sums):
+                of_target.add_shifted(*group, rows, of_target.shift(y(group)))
+        return [Pairing(features, of_target) for of_target in sums]

@@ -1,7 +1,8 @@
 """Sums -> held-out scores of every student head beside their controls, and the map fitted on everything."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from itertools import product
 
@@ -9,13 +10,25 @@ import numpy as np
 import torch
 
 from kvlab.align import metrics
-from kvlab.align.align_sums import AlignSums
+from kvlab.align.align_sums import OWN_TOKENS, TEACHER_TOKEN, AlignSums
+from kvlab.align.class_maps import class_maps
 from kvlab.align.controls import Controls, Fits
-from kvlab.align.crossfit import CrossFit, crossfit_fixed, crossfit_ridge, scored_apart, teacher_head_contributions
-from kvlab.align.fold_sums import SINK, SPECIAL, Pairing, total
+from kvlab.align.crossfit import (
+    ByClass,
+    CrossFit,
+    HeldOutScores,
+    Target,
+    alike,
+    crossfit_fixed,
+    crossfit_ridge,
+    ridge_by_class,
+    scored_apart,
+    teacher_head_contributions,
+)
+from kvlab.align.fold_sums import SINK, SPECIAL, Pairing, beside
 from kvlab.align.layers import Choice
-from kvlab.align.moments import Centred, about_own_mean
-from kvlab.align.sample import Sample
+from kvlab.align.moments import Centred
+from kvlab.align.rows import EXACT
 from kvlab.align.shapes import check_one_width, feature_shape, padded, target_shape
 from kvlab.align.spectrum import Spectrum, spectrum
 from kvlab.request.declared import PROJECTORS
@@ -29,8 +42,8 @@ Solve = Callable[[Centred, Sequence[int]], torch.Tensor]
 class Scored:
     heads: list[HeadScore] = field(default_factory=list)
     maps: dict[str, HeadMap] = field(default_factory=dict)  # fitted on every document
-    fits: dict[tuple[str, int], CrossFit] = field(default_factory=dict)  # by kind and student layer position
-    ridges: dict[tuple[str, int], CrossFit] = field(default_factory=dict)  # the same where the projector is ridge
+    fits: Fits = field(default_factory=dict)  # by kind and student layer position
+    ridges: Fits = field(default_factory=dict)  # the same where the projector is ridge
     contributions: dict[str, np.ndarray] = field(default_factory=dict)  # [Ls, Hs, Ht]
     spectra: dict[tuple[str, int], Spectrum] = field(default_factory=dict)
 
@@ -52,68 +65,102 @@ def score(
     projector: str,
     progress: Progress,
 ) -> Scored:
-    """The user's projector, and ridge on token identity. ``whole_sample``: the controls' rows are all rows."""
+    """The user's projector, and ridge on the tokens. ``whole_sample``: the controls' rows are all rows."""
     layers = len(student.kv_layers)
-    scored = Scored(maps={kind: HeadMap(projector, kind, [], []) for kind in KINDS})
-    most_s, most_t = (max(shape[0] for shape in g.layer_shapes) for g in (student, teacher))
-    progress("fitting and scoring heads", 0, (layers + 1) * len(KINDS))
-    identity = identity_fits(sums)
-    for number, (kind, layer) in enumerate((kind, layer) for kind in KINDS for layer in range(layers)):
-        progress("fitting and scoring heads", number + len(KINDS), (layers + 1) * len(KINDS))
-        pairing, choice = sums.pairing(kind, layer), sums.choices[kind][layer]
-        heads, _ = target_shape(student, kind, layer)
-        ridge = controls.teacher[kind, layer] if whole_sample else crossfit_ridge(pairing, heads)
-        penalty = float(ridge.penalties.log().mean().exp())
-        solve = solver(projector, teacher, kind, choice.union, heads, penalty)
-        chosen = ridge if projector == "ridge" else crossfit_fixed(pairing, choice.of_fold, heads, solve)
-        averaged = solver("group-mean", teacher, kind, choice.union, heads, penalty)
-        grouped = crossfit_fixed(pairing, choice.of_fold, heads, averaged)
-
-        scored.fits[kind, layer], scored.ridges[kind, layer] = chosen, ridge
-        spread = sums.spread(kind, layer)
-        scored.spectra[kind, layer] = spectrum(chosen, identity[kind, layer], spread)
-        on_sample = chosen if whole_sample else controls.chosen.get((kind, layer), controls.teacher[kind, layer])
-        scored.heads += _head_scores(
-            (kind, layer), student.kv_layers[layer], chosen, identity[kind, layer], grouped, on_sample, controls
+    scored = Scored(maps={kind: HeadMap(projector, kind, []) for kind in KINDS})
+    targets = list(product(KINDS, range(layers)))
+    heads = {target: target_shape(student, *target)[0] for target in targets}
+    progress("fitting and scoring heads", 0, layers * len(KINDS))
+    tokens = {name: token_fits(sums, name) for name in (TEACHER_TOKEN, OWN_TOKENS)}
+    scored.ridges = controls.teacher if whole_sample else teacher_fits(sums, heads)
+    with_own_token = teacher_fits(sums, heads, with_own_token=True)
+    for number, (kind, layer) in enumerate(targets):
+        progress("fitting and scoring heads", number, layers * len(KINDS))
+        target, pairing, choice = (kind, layer), sums.pairing(kind, layer), sums.choices[kind][layer]
+        ridge = scored.ridges[target]
+        solve = solver(projector, teacher, kind, choice.union, heads[target], _mean_penalty(ridge.fits))
+        chosen = ridge if projector == "ridge" else fixed_by_class(pairing, choice, heads[target], solve)
+        averaged = solver("group-mean", teacher, kind, choice.union, heads[target], 1.0)
+        grouped = fixed_by_class(pairing, choice, heads[target], averaged)
+        scored.fits[target] = chosen
+        spreads = [sums.spread(kind, layer, fit.classes) for fit in chosen.fits]
+        scored.spectra[target] = spectrum(chosen, tokens[TEACHER_TOKEN][target], spreads)
+        on_sample = chosen if whole_sample else controls.chosen.get(target, controls.teacher[target])
+        others = Others(
+            identity=tokens[TEACHER_TOKEN][target],
+            own=tokens[OWN_TOKENS][target],
+            with_own_token=with_own_token[target] if projector == "ridge" else None,
+            grouped=grouped,
+            on_sample=on_sample,
         )
-        parts = teacher_head_contributions(pairing, heads, _head_blocks(teacher, kind, choice), penalty)
-        for name in ("without", "alone"):
-            array = scored.contributions.setdefault(
-                f"contribution.{kind}.{name}", np.full((layers, most_s, most_t), np.nan)
-            )
-            values = getattr(parts, name).cpu().numpy()
-            array[layer, : values.shape[0], : values.shape[1]] = values
-        weights, bias = whole_map(pairing, choice, solve)
-        scored.maps[kind].weights.append(weights.float().cpu())
-        scored.maps[kind].biases.append(bias.float().cpu())
-    progress("fitting and scoring heads", (layers + 1) * len(KINDS), (layers + 1) * len(KINDS))
+        scored.heads += _head_scores(target, student.kv_layers[layer], chosen, others, controls)
+        whole = None if projector == "ridge" else partial(solve, some=choice.overall)
+        scored.maps[kind].layers.append(class_maps(pairing, choice.columns(choice.overall), chosen, whole))
+    scored.contributions = _contributions(sums, scored.ridges, teacher, student)
+    progress("fitting and scoring heads", layers * len(KINDS), layers * len(KINDS))
     return scored
 
 
-def projected_on_sample(
-    sample: Sample, choices: dict[str, list[Choice]], teacher: Geometry, student: Geometry, projector: str
-) -> Fits:
+def _contributions(sums: AlignSums, ridges: Fits, teacher: Geometry, student: Geometry) -> dict[str, np.ndarray]:
+    """``contribution.KIND.{without,alone}`` [Ls, Hs, Ht]; student layers with the same features are solved together."""
+    layers = len(student.kv_layers)
+    most_s, most_t = (max(shape[0] for shape in g.layer_shapes) for g in (student, teacher))
+    arrays = {}
+    for kind in KINDS:
+        of_kind = {layer: ridges[kind, layer] for layer in range(layers)}
+        pairings = {layer: sums.pairing(kind, layer) for layer in of_kind}
+        for name in ("without", "alone"):
+            arrays[f"contribution.{kind}.{name}"] = np.full((layers, most_s, most_t), np.nan)
+        for group in alike(pairings, {layer: fit.heads for layer, fit in of_kind.items()}):
+            blocks = _head_blocks(teacher, kind, sums.choices[kind][group[0]])
+            of_group = [of_kind[layer] for layer in group]
+            penalties = [_mean_penalty([fit.fits[c] for fit in of_group]) for c in range(len(of_group[0].fits))]
+            together, heads = beside([pairings[layer] for layer in group]), [fit.heads for fit in of_group]
+            parts = teacher_head_contributions(together.by_class(), sum(heads), blocks, penalties)
+            first = 0
+            for layer, count in zip(group, heads):
+                for name in ("without", "alone"):
+                    values = getattr(parts, name)[first : first + count].cpu().numpy()
+                    arrays[f"contribution.{kind}.{name}"][layer, :count, : values.shape[1]] = values
+                first += count
+    return arrays
+
+
+def projected_on_sample(sums: AlignSums, heads: Mapping[Target, int], teacher: Geometry, projector: str) -> Fits:
     """A projector that chooses no penalty, fitted and scored on the sample alone, as controls are."""
     fits = {}
-    for kind, layer in product(KINDS, range(sample.layers_s)):
-        choice = choices[kind][layer]
-        heads, _ = target_shape(student, kind, layer)
-        pairing = replace(sample.pairing(kind, choice.union, layer), columns=choice.columns_of_folds())
-        solve = solver(projector, teacher, kind, choice.union, heads, penalty=1.0)
-        fits[kind, layer] = crossfit_fixed(pairing, choice.of_fold, heads, solve)
+    for (kind, layer), count in heads.items():
+        choice = sums.choices[kind][layer]
+        solve = solver(projector, teacher, kind, choice.union, count, penalty=1.0)
+        fits[kind, layer] = fixed_by_class(sums.pairing(kind, layer), choice, count, solve)
     return fits
 
 
-def identity_fits(sums: AlignSums) -> dict[tuple[str, int], CrossFit]:
-    """Ridge from the token embedding onto every kind and student layer, those of one head width in one problem."""
-    fits = {}
-    for width, targets in sums.identity_layers.items():
+def fixed_by_class(pairing: Pairing, choice: Choice, heads: int, solve: Solve) -> ByClass:
+    return ByClass.of([crossfit_fixed(of_class, choice.of_fold, heads, solve) for of_class in pairing.by_class()])
+
+
+def teacher_fits(sums: AlignSums, heads: Mapping[Target, int], with_own_token: bool = False) -> Fits:
+    """Ridge from the teacher's layers, and where asked for the student's own token, onto every target."""
+    return ridge_by_class({target: sums.pairing(*target, with_own_token) for target in heads}, heads)
+
+
+def token_fits(sums: AlignSums, name: str) -> Fits:
+    """Ridge from a set of token features onto every kind and student layer."""
+    fits: Fits = {}
+    for width, targets in sums.token_layers.items():
         heads = [len(sums.targets[target].pilots[1]) // width for target in targets]
-        together, first = crossfit_ridge(sums.identity(width), sum(heads), quick=True), 0
+        together = [crossfit_ridge(of_class, sum(heads)) for of_class in sums.token_pairing(name, width).by_class()]
+        first = 0
         for target, count in zip(targets, heads):
-            fits[target] = together.select(first, count)
+            fits[target] = ByClass.of([fit.select(first, count) for fit in together])
             first += count
     return fits
+
+
+def _mean_penalty(fits: Sequence[CrossFit]) -> float:
+    """The geometric mean over fits, folds and heads, relative."""
+    return float(torch.cat([fit.penalties.flatten() for fit in fits]).log().mean().exp())
 
 
 def solver(projector: str, teacher: Geometry, kind: str, layers: Sequence[int], heads_s: int, penalty: float) -> Solve:
@@ -140,56 +187,59 @@ def _head_blocks(teacher: Geometry, kind: str, choice: Choice) -> list[torch.Ten
     return [torch.cat(blocks[head]) for head in sorted(blocks)]
 
 
-def _head_scores(
-    problem: tuple[str, int],
-    layer: int,
-    chosen: CrossFit,
-    identity: CrossFit,
-    grouped: CrossFit,
-    on_sample: CrossFit,
-    controls: Controls,
-) -> list[HeadScore]:
-    """``on_sample``: the same map as ``chosen`` on the rows that the control by random weights is measured on."""
-    shuffled, random = (fits.get(problem) for fits in (controls.shuffled, controls.random))
+@dataclass(frozen=True)
+class Others:
+    """What the score of one student layer and kind is shown beside."""
+
+    identity: ByClass  # the teacher's token
+    own: ByClass  # the student's own token and the two before it
+    with_own_token: ByClass | None  # the teacher and the student's own token; of ridge only
+    grouped: ByClass
+    on_sample: ByClass  # the same map on the rows that the control by random weights is measured on
+
+
+def _head_scores(target: Target, layer: int, chosen: ByClass, others: Others, controls: Controls) -> list[HeadScore]:
+    shuffled, random, both = controls.shuffled.get(target), controls.random.get(target), others.with_own_token
     unknown = (torch.full_like(chosen.r2, float("nan")),) * 2
     with_errors = {
         ("r2", "se"): chosen.with_error(),
-        ("gain", "gain_se"): _difference(chosen, identity),
-        ("r2_identity", "identity_se"): identity.with_error(),
+        ("gain", "gain_se"): difference(chosen, others.identity),
+        ("r2_identity", "identity_se"): others.identity.with_error(),
         ("r2_shuffled", "shuffled_se"): shuffled.with_error(),
         ("r2_random", "random_se"): random.with_error() if random else unknown,
-        ("gain_random", "gain_random_se"): _difference(on_sample, random) if random else unknown,
+        ("gain_random", "gain_random_se"): difference(others.on_sample, random) if random else unknown,
+        ("r2_own", "own_se"): others.own.with_error(),
+        ("r2_with_own", "with_own_se"): both.with_error() if both else unknown,
+        ("added", "added_se"): difference(both, others.own) if both else unknown,
     }
-    (sink, n_sink), (special, n_special) = (scored_apart(chosen, controls.apart[*problem, p]) for p in (SINK, SPECIAL))
+    for name, exact in (("exact", True), ("inside", False)):
+        of_class = [fit for fit in chosen.fits if (fit.classes is None or EXACT in fit.classes) == exact]
+        scores = ByClass.of(of_class).with_error() if of_class else unknown
+        with_errors |= {(f"r2_{name}", f"{name}_se"): scores}
+    (sink, n_sink), (special, n_special) = (
+        scored_apart(chosen, controls.apart[*target, use]) for use in (SINK.use, SPECIAL.use)
+    )
     standardised = metrics.per_head_mean(chosen.channel_rss.sum(0) / chosen.channel_tss.sum(0), chosen.heads)
-    columns = {name: column for names, both in with_errors.items() for name, column in zip(names, both)} | {
+    columns = {name: column for names, pair in with_errors.items() for name, column in zip(names, pair)} | {
         "error": 1 - chosen.r2,
         "cosine": chosen.cosine,
         "error_standardised": standardised,
-        "r2_group_mean": grouped.r2,
+        "r2_group_mean": others.grouped.r2,
         "error_sink": sink,
         "error_special": special,
     }
     values = {name: column.tolist() for name, column in columns.items()}
+    inside = sum(int(fit.n.sum()) for fit in chosen.fits if fit.classes is not None and EXACT not in fit.classes)
     counts = {"n": int(chosen.n.sum()), "n_control": int(shuffled.n.sum()), "n_sink": n_sink, "n_special": n_special}
+    counts["n_inside"] = inside
     return [
-        HeadScore(problem[0], layer, head, **{name: column[head] for name, column in values.items()}, **counts)
+        HeadScore(target[0], layer, head, **{name: column[head] for name, column in values.items()}, **counts)
         for head in range(chosen.heads)
     ]
 
 
-def _difference(fit: CrossFit, control: CrossFit) -> tuple[torch.Tensor, torch.Tensor]:
+def difference(fit: HeldOutScores, control: HeldOutScores) -> tuple[torch.Tensor, torch.Tensor]:
     """R^2 of a fit less that of a control on the same rows [H], and its standard error."""
     held = fit.n > 0
     less_rss = fit.rss[held] - control.rss[held]  # 1 - its ratio to TSS differs from the gain by a constant
     return fit.r2 - control.r2, metrics.jackknife(less_rss, fit.tss[held])
-
-
-def whole_map(pairing: Pairing, choice: Choice, solve: Solve) -> tuple[torch.Tensor, torch.Tensor]:
-    """W [P, Q] and bias [Q] of the layers chosen on all folds, fitted on every document."""
-    fit_x, fit_y = pairing.features.fit(), pairing.targets.fit()
-    everything = about_own_mean(total(fit_x), total(fit_y))
-    columns = choice.columns(choice.overall)
-    weights = solve(everything.features(columns), choice.overall)
-    mean_x = (everything.mean_x + fit_x[0].pilot)[columns]
-    return weights, everything.mean_y + fit_y[0].pilot_y - weights.T @ mean_x

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from kvlab.align import metrics
-from kvlab.align.crossfit import CrossFit
+from kvlab.align.crossfit import ByClass
 from kvlab.align.moments import HeadGrams
 
 LEAST_SHARE = 1e-6  # of the variance; a direction with less is rounding of float32 products
@@ -35,9 +35,12 @@ class Spectrum:
         return {name: getattr(self, name).cpu().numpy() for name in kept}
 
 
-def spectrum(fit: CrossFit, identity: CrossFit, targets: Sequence[HeadGrams]) -> Spectrum:
-    """``targets`` [F]: the sums of the rows that each fold is scored on; both fits are about the same rows."""
-    spread = torch.stack([fold.gram_about(mean - fold.pilot) for fold, mean in zip(targets, fit.mean_y, strict=True)])
+def spectrum(fit: ByClass, identity: ByClass, targets: Sequence[Sequence[HeadGrams]]) -> Spectrum:
+    """``targets`` [F] of each class: the sums of the rows that a fold is scored on; both fits are of the same rows."""
+    spread = sum(
+        torch.stack([fold.gram_about(mean - fold.pilot) for fold, mean in zip(of_class, one.mean_y, strict=True)])
+        for of_class, one in zip(targets, fit.fits, strict=True)
+    )
     directions = _principal(spread.sum(0))
 
     def along(grams: torch.Tensor) -> torch.Tensor:

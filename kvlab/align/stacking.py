@@ -7,12 +7,12 @@ sums of all features side by side; where the rows themselves are at hand they ar
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from kvlab.align import metrics
-from kvlab.align.crossfit import CrossFit
+from kvlab.align.crossfit import ByClass
 from kvlab.align.fold_sums import FITTED, SCORED, FoldSums, Pairing, total
 from kvlab.align.moments import about_own_mean, pilot_of, shifted
 from kvlab.align.projectors import ridge_per_head
@@ -38,29 +38,39 @@ class Products:
         return cls(like.new_zeros(heads, teachers, teachers), like.new_zeros(heads, teachers))
 
 
+JointClass = tuple[int, ...]  # the class that a row has for each teacher
+MapsOf = Callable[[JointClass], Sequence[Map]]  # the map of each teacher for such a row
+
+
 class Summed:
     """Rows of which the sums are kept: the features of all teachers side by side against the targets."""
 
     def __init__(self, common: Pairing):
         self.targets, self.pilot_x = common.targets, common.targets.pilots[0]
-        self._sums = {use: list(zip(common.features.of(*use), self.targets.of(*use))) for use in (FITTED, SCORED)}
+        self._features = common.features
 
-    def products(self, use: tuple[str, str], fold: int, maps: Sequence[Map], mean_y: torch.Tensor, heads: int):
+    def products(self, uses: Sequence[str], fold: int, maps_of: MapsOf, mean_y: torch.Tensor, heads: int) -> Products:
         """Of the rows of one fold, FITTED or SCORED."""
-        x, y = self._sums[use][fold]
-        sums = torch.cat([x.total, x.total.new_tensor([x.n])])
-        gram = torch.cat([torch.cat([x.gram, x.total[:, None]], dim=1), sums[None]])  # [P + 1, P + 1]
-        cross = torch.cat([y.cross, y.total[None]]) - torch.outer(sums, mean_y)  # [P + 1, Q]
-        found, places, first = Products.none(heads, len(maps), gram), [], 0
-        for a, one in enumerate(maps):
-            places.append(torch.tensor([*range(first, first + len(one) - 1), len(x.total)], device=gram.device))
-            first += len(one) - 1
-            found.cross[:, a] = metrics.per_head((one * cross[places[a]]).sum(0), heads)
-            predicted = gram[:, places[a]] @ one
-            for b, other in enumerate(maps[: a + 1]):
-                product = metrics.per_head((other * predicted[places[b]]).sum(0), heads)
-                found.gram[:, a, b] = found.gram[:, b, a] = product
-        return found
+        products = None
+        for (part, of_fold), y in self.targets.parts.items():
+            if of_fold != fold or part.use not in uses:
+                continue
+            x, maps = self._features.parts[part, fold], maps_of(part.row_class)
+            sums = torch.cat([x.total, x.total.new_tensor([x.n])])
+            gram = torch.cat([torch.cat([x.gram, x.total[:, None]], dim=1), sums[None]])  # [P + 1, P + 1]
+            cross = torch.cat([y.cross, y.total[None]]) - torch.outer(sums, mean_y)  # [P + 1, Q]
+            of_class, places, first = Products.none(heads, len(maps), gram), [], 0
+            for a, one in enumerate(maps):
+                columns = [*range(first, first + len(one) - 1), len(x.total)]
+                places.append(torch.tensor(columns, device=gram.device))
+                first += len(one) - 1
+                of_class.cross[:, a] = metrics.per_head((one * cross[places[a]]).sum(0), heads)
+                predicted = gram[:, places[a]] @ one
+                for b, other in enumerate(maps[: a + 1]):
+                    product = metrics.per_head((other * predicted[places[b]]).sum(0), heads)
+                    of_class.gram[:, a, b] = of_class.gram[:, b, a] = product
+            products = of_class if products is None else products + of_class
+        return products
 
 
 class CommonRows:
@@ -73,7 +83,7 @@ class CommonRows:
         features: Sequence[Callable[[Group], torch.Tensor]],
         targets: Callable[[Group], torch.Tensor],
     ):
-        first = next(group for group in groups if group[1] in FITTED)
+        first = next(group for group in groups if group[1].use in FITTED)
         self._groups, self._features, self._y = groups, features, targets
         self._pilots = [pilot_of(of_teacher(first)) for of_teacher in features]
         self.pilot_x = torch.cat(self._pilots)
@@ -82,18 +92,20 @@ class CommonRows:
             y = targets(group)
             self.targets.add(*group, y[:, :0], y)
 
-    def products(self, use: tuple[str, str], fold: int, maps: Sequence[Map], mean_y: torch.Tensor, heads: int):
+    def products(self, uses: Sequence[str], fold: int, maps_of: MapsOf, mean_y: torch.Tensor, heads: int) -> Products:
         """Of the rows of one fold, FITTED or SCORED."""
-        found = Products.none(heads, len(maps), self.pilot_x)
+        products = None
         for group in self._groups:
-            if group[0] != fold or group[1] not in use:
+            if group[0] != fold or group[1].use not in uses:
                 continue
+            maps = maps_of(group[1].row_class)
             predicted = [self._predicted(a, group, one) for a, one in enumerate(maps)]
             by_head = torch.stack(predicted).unflatten(2, (heads, -1)).permute(2, 0, 1, 3).flatten(2)  # [H, A, N * D]
             y = shifted(self._y(group), self.targets.pilots[1]).double() - mean_y
             of_targets = y.unflatten(1, (heads, -1)).transpose(0, 1).flatten(1)  # [H, N * D]
-            found += Products(by_head @ by_head.mT, (by_head @ of_targets[..., None])[..., 0])
-        return found
+            of_group = Products(by_head @ by_head.mT, (by_head @ of_targets[..., None])[..., 0])
+            products = of_group if products is None else products + of_group
+        return products
 
     def _predicted(self, teacher: int, group: Group, one: Map) -> torch.Tensor:
         x = shifted(self._features[teacher](group), self._pilots[teacher])
@@ -103,25 +115,45 @@ class CommonRows:
 class Stack:
     """What any of the teachers' predictions, weighted per head, explain of the folds that none of it has seen.
 
-    ``own``: each teacher's rows, as it is fitted alone, and ``fits`` its ridge with the penalties chosen there.
+    ``own``: each teacher's rows, as it is fitted alone, and ``fits`` its ridge with the penalties chosen there, for
+    each class of rows; ``widths``: the features of each teacher on the common rows, the first of its own.
     """
 
-    def __init__(self, common: Summed | CommonRows, own: Sequence[Pairing], fits: Sequence[CrossFit], heads: int):
-        self.own, self.fits, self.common = own, fits, common
+    def __init__(
+        self,
+        common: Summed | CommonRows,
+        own: Sequence[Pairing],
+        fits: Sequence[ByClass],
+        widths: Sequence[int],
+        heads: int,
+    ):
+        self.own, self.fits, self.widths, self.common = own, fits, widths, common
         fit_y, score_y = common.targets.fit(), common.targets.score()
         self.n = [fold.n for fold in score_y]
         self.mean_y = [(total(fit_y) - fold).mean() for fold in fit_y]  # [F][Q] of the other folds
-        tss = [fold.squares_about(mean) for fold, mean in zip(score_y, self.mean_y)]
-        self.tss = torch.stack([metrics.per_head(of_fold, heads) for of_fold in tss])  # [F, H]
-        folds = range(common.targets.folds)
+        about_mean = [fold.squares_about(mean) for fold, mean in zip(score_y, self.mean_y)]
+        self.energy = torch.stack([metrics.per_head(squares, heads) for squares in about_mean])  # [F, H]
+        self.tss = torch.stack([metrics.per_head(self._squares(f), heads) for f in range(len(fit_y))])  # [F, H]
+        folds, teachers = range(common.targets.folds), len(own)
         self.fitted, self.tested = [], []  # [F]: what weights are fitted on, and what they are judged on
         for f in folds:
-            mean, fitted = self.mean_y[f], Products.none(heads, len(own), self.tss)
-            self.tested.append(common.products(SCORED, f, self._maps(f), mean, heads))
+            mean, fitted = self.mean_y[f], Products.none(heads, teachers, self.tss)
+            tested = common.products(SCORED, f, self._maps(f), mean, heads)
+            self.tested.append(tested or Products.none(heads, teachers, self.tss))
             for g in folds if len(folds) > 2 else ():
-                if g != f:
-                    fitted += common.products(FITTED, g, self._maps(f, g), mean, heads)
+                if g != f and (products := common.products(FITTED, g, self._maps(f, g), mean, heads)) is not None:
+                    fitted += products
             self.fitted.append(fitted)
+
+    def _squares(self, fold: int) -> torch.Tensor:
+        """TSS [Q] of a fold's scored rows, about the training mean of each joint class."""
+        targets, squares = self.common.targets, torch.zeros_like(self.mean_y[fold])
+        for joint in {part.row_class for part, _ in targets.parts if part.use in SCORED}:
+            fitted = targets.fit((joint,))
+            others = total(fitted) - fitted[fold]
+            mean = others.mean() if others.n else self.mean_y[fold]
+            squares += targets.score((joint,))[fold].squares_about(mean)
+        return squares
 
     def judged(self, teachers: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """RSS [F, H] of the weighted predictions of some teachers, and their weights [A, H], mean over folds."""
@@ -131,7 +163,7 @@ class Stack:
         system = fitted.gram + pull[..., None, None] * torch.eye(len(teachers)).to(fitted.gram)
         w = torch.linalg.solve(system, fitted.cross + pull[..., None] / len(teachers))  # [F, H, A]
         squares = (w * ((tested.gram @ w[..., None])[..., 0] - 2 * tested.cross)).sum(-1)
-        return self.tss + squares, w.mean(0).T
+        return self.energy + squares, w.mean(0).T
 
     def jackknife(self, rss: torch.Tensor) -> torch.Tensor:
         """Standard error [H], of the folds that are scored: one may hold calibration documents only."""
@@ -144,22 +176,29 @@ class Stack:
         gram, cross = torch.stack([p.gram for p in products]), torch.stack([p.cross for p in products])
         return Products(gram[..., some[:, None], some], cross[..., some])
 
-    def _maps(self, *without: int) -> list[Map]:
+    def _maps(self, *without: int) -> MapsOf:
         """Of each teacher, fitted on its own rows without these folds, with what was chosen for the first of them."""
-        maps, first, pilot_y = [], 0, self.common.targets.pilots[1]
-        for pairing, fit in zip(self.own, self.fits):
-            w, intercept = _map(pairing, without, fit.penalties[without[0]])
-            # As an affine map of features about the common pilot to targets about the mean that fold is judged by.
-            own_pilot = self.common.pilot_x[first : first + len(w)]
-            constant = intercept + w.T @ own_pilot - pilot_y - self.mean_y[without[0]]
-            maps.append(torch.cat([w, constant[None]]))
-            first += len(w)
-        return maps
+        known: dict[tuple[int, int], Map] = {}
+
+        def map_of(teacher: int, row_class: int) -> Map:
+            fit = self.fits[teacher].of_class(row_class)
+            place = teacher, id(fit)
+            if place not in known:
+                pairing, width = replace(self.own[teacher], classes=fit.classes), self.widths[teacher]
+                w, intercept = _map(pairing, without, fit.penalties[without[0]])
+                # As an affine map of features about the common pilot to targets about the mean that fold is judged by.
+                first = sum(self.widths[:teacher])
+                pilot_x, pilot_y = self.common.pilot_x[first : first + width], self.common.targets.pilots[1]
+                constant = intercept + w[:width].T @ pilot_x - pilot_y - self.mean_y[without[0]]
+                known[place] = torch.cat([w[:width], constant[None]])
+            return known[place]
+
+        return lambda joint: [map_of(teacher, row_class) for teacher, row_class in enumerate(joint)]
 
 
 def _map(pairing: Pairing, without: Sequence[int], penalties: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """W [P, Q], zero outside the columns of the first fold, and the intercept [Q], with the penalty of each head."""
-    fit_x, fit_y = pairing.features.fit(), pairing.targets.fit()
+    fit_x, fit_y = pairing.fit()
     x, y = total(fit_x), total(fit_y)
     for fold in without:
         x, y = x - fit_x[fold], y - fit_y[fold]

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from kvlab import PACKAGE
-from kvlab.align.fold_sums import FoldSums
+from kvlab.align.fold_sums import FoldSums, Part
 from kvlab.align.items import Item
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,9 @@ class Unfinished:
             for (part, fold), sums_of in fold_sums.parts.items():
                 for field in fields(sums_of):
                     if not field.name.startswith("pilot"):
-                        tensors[f"{name}|{part}|{fold}|{field.name}"] = torch.as_tensor(getattr(sums_of, field.name))
+                        tensors[f"{name}|{json.dumps(part)}|{fold}|{field.name}"] = torch.as_tensor(
+                            getattr(sums_of, field.name)
+                        )
         partial = self.path.with_suffix(".partial")
         try:
             on_host = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
@@ -122,6 +124,8 @@ class Unfinished:
             fold_sums.parts = {}
             for key, value in of_name.items():
                 _, part, fold, field = key.split("|")
-                sums_of = fold_sums.parts.setdefault((part, int(fold)), fold_sums.empty())
+                use, row_class = json.loads(part)
+                at = Part(use, tuple(row_class) if isinstance(row_class, list) else row_class), int(fold)
+                sums_of = fold_sums.parts.setdefault(at, fold_sums.empty())
                 setattr(sums_of, field, int(value) if field == "n" else value.to(device))
         return int(metadata["batches"])

@@ -26,6 +26,9 @@ class AlignSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     time: TimeRule = setting("floor", "which teacher step stands for a student step")
+    rows: Literal["by-class", "exact"] = setting(
+        "by-class", "tokens that end inside a teacher token: a map of their own, or the one fitted on exact tokens"
+    )
     layers: LayerRule = setting("heldout", "which teacher layers explain a student layer")
     search: Search = setting("banded", "teacher layers searched: near the proportional depth, or all")
     projector: Projector = setting("ridge", "the map from teacher heads to student heads")

@@ -66,6 +66,18 @@ class HeadScore:
     n_sink: int
     error_special: float  # of the special token that both models begin with
     n_special: int
+    # Not a number in results of before there were maps by class of row.
+    r2_exact: float = nan  # of the rows that end where a teacher token ends
+    exact_se: float = nan
+    r2_inside: float = nan  # of the rows that end inside a teacher token
+    inside_se: float = nan
+    n_inside: int = 0
+    r2_own: float = nan  # no teacher: ridge from the student's own token and the two before it, context-free
+    own_se: float = nan
+    r2_with_own: float = nan  # ridge from the teacher and the student's own token
+    with_own_se: float = nan
+    added: float = nan  # r2_with_own - r2_own: what the teacher adds to the student's own tokens
+    added_se: float = nan
 
     @property
     def unbeaten(self) -> list[str] | None:
