@@ -1,4 +1,4 @@
-"""R-KV: which steps of its timeline a teacher head keeps, and the parts of the score that decided it."""
+"""Draw R-KV: the steps of its timeline that a teacher head keeps, and the parts of the deciding score."""
 
 import numpy as np
 import plotly.graph_objects as go
@@ -16,11 +16,11 @@ PARTS = {
 
 
 def kept_mask(alignment: Alignment, number: int, layer: int, head: int) -> np.ndarray:
-    """[Tt] bool: the steps that KV head ``head`` of teacher layer ``layer`` (as numbered) keeps of a document."""
+    """Return [Tt] bool: the steps of a document that a KV head of teacher layer ``layer`` (as numbered) keeps."""
     steps = alignment.arrays[f"document.{number}.rkv.steps"][_position(alignment, layer), head]
-    kept = np.zeros(len(alignment.inspected[number].teacher_tokens), dtype=bool)
-    kept[steps[~np.isnan(steps)].astype(int)] = True
-    return kept
+    mask = np.zeros(len(alignment.inspected[number].teacher_tokens), dtype=bool)
+    mask[steps[~np.isnan(steps)].astype(int)] = True
+    return mask
 
 
 def _position(alignment: Alignment, layer: int) -> int:
@@ -30,25 +30,31 @@ def _position(alignment: Alignment, layer: int) -> int:
 def kept_steps(
     alignment: Alignment, number: int, layer: int, head: int, window: tuple[int, int] | None = None
 ) -> go.Figure:
-    """Importance, redundancy and score along the teacher's tokens; kept steps stand out. Tokens that are never
-    candidates (special ones, attention sinks) are left blank. ``window``: first and last step drawn."""
+    """Draw importance, redundancy and score along the teacher's tokens, with the kept steps highlighted.
+
+    Leaves special tokens and attention sinks blank, which are no candidates. ``window``: first and last step drawn.
+    """
     tokens = alignment.inspected[number].teacher_tokens
-    kept = kept_mask(alignment, number, layer, head)
+    mask = kept_mask(alignment, number, layer, head)
     first, last = window or (0, len(tokens) - 1)
     steps = np.arange(len(tokens))
     figure = make_subplots(rows=len(PARTS), cols=1, shared_xaxes=True, vertical_spacing=0.05)
     for row, (part, axis) in enumerate(PARTS.items(), 1):
         values = alignment.arrays[f"document.{number}.rkv.{part}"][_position(alignment, layer), head]
         candidate = ~np.isnan(values) & (steps >= first) & (steps <= last)
-        for which, name, colour in ((kept, say("kept"), TEACHER_COLOUR), (~kept, say("dropped"), NEUTRAL)):
-            at = np.flatnonzero(candidate & which)
-            if not len(at):
+        for group, name, colour in ((mask, say("kept"), TEACHER_COLOUR), (~mask, say("dropped"), NEUTRAL)):
+            drawn = np.flatnonzero(candidate & group)
+            if not len(drawn):
                 continue
             legend = {"name": name, "legendgroup": name, "showlegend": row == 1}
             figure.add_bar(
-                **{"row": row, "col": 1, "x": at.tolist(), "y": values[at].tolist(), "marker_color": colour},
+                row=row,
+                col=1,
+                x=drawn.tolist(),
+                y=values[drawn].tolist(),
+                marker_color=colour,
                 **legend,
-                customdata=[visible(tokens[i]) for i in at],
+                customdata=[visible(tokens[i]) for i in drawn],
                 hovertemplate=say(
                     "step %{{x}} “%{{customdata}}” {kept}<br>{part} %{{y:.4f}}", kept=name, part=say(part)
                 )
