@@ -113,10 +113,8 @@ def sentence(forecast: TrainingForecast, memory: DeviceMemory, config: TrainConf
     )
     if share < LIMIT:
         return str(words)
-    changes = smaller(config)
-    return say(
-        "{forecast}. WARNING: above {limit:.0%}; to take less: {changes}", forecast=words, limit=LIMIT, changes=changes
-    )
+    warning = {"forecast": words, "limit": LIMIT, "changes": smaller(config)}
+    return say("{forecast}. WARNING: above {limit:.0%}; to take less: {changes}", **warning)
 
 
 def smaller(config: TrainConfig) -> list[Message | str]:
@@ -170,10 +168,7 @@ def _widths(geometry: Geometry) -> tuple[int, int, int, int, float]:
 def _training(
     teachers: Sequence[Geometry], student: Geometry, config: TrainConfig, tokens: int
 ) -> tuple[list[Part], list[Part], list[Part]]:
-    """Return the parts that stay through a step, those that live from the forward on, and the gradients.
-
-    All are of one batch.
-    """
+    """Return the parts of one batch: those of the whole step, those from the forward on, and the gradients."""
     inside, beside = _trained(teachers, student, config)
     standing = [
         Part("trained weights", SINGLE * beside),

@@ -1,7 +1,4 @@
-"""Refuse training runs that their geometries and timelines show to be impossible, before any weight is loaded.
-
-No torch here.
-"""
+"""Refuse training runs that geometries and timelines show to be impossible, before loading weights. No torch here."""
 
 from collections.abc import Sequence
 
@@ -32,10 +29,7 @@ def check_functional(config: TrainConfig) -> None:
 
 
 def check(teachers: Sequence[Geometry], student: Geometry, use_kv_projector: bool, precision: str, device: str) -> None:
-    """Refuse shapes that do not fit, and fp16 on the processor.
-
-    Raises TrainError ``shapes-differ`` and ``precision-unsupported``.
-    """
+    """Refuse unequal shapes and fp16 on the processor. Raises TrainError ``shapes-differ``, ``precision-unsupported``."""
     if precision == "fp16" and device == "cpu":
         raise TrainError(
             "precision-unsupported",
@@ -61,18 +55,14 @@ def check(teachers: Sequence[Geometry], student: Geometry, use_kv_projector: boo
 def check_index(document: str, teacher: Geometry, length_t: int, length_s: int) -> None:
     """Refuse to read step i for step i beyond the teacher's timeline. Raises TrainError ``time-out-of-bounds``."""
     if length_t < length_s:
+        student = {"steps": length_s, "document": document}
+        available = {"steps": length_t, "name": teacher.name}
         raise TrainError(
             "time-out-of-bounds",
             expected=Message(
-                "at least {steps} teacher steps for the {steps} of the student in document {document}",
-                steps=length_s,
-                document=document,
+                "at least {steps} teacher steps for the {steps} of the student in document {document}", **student
             ),
-            found=Message(
-                "{steps} of {name}: step {steps} would be index {steps} out of bounds",
-                steps=length_t,
-                name=teacher.name,
-            ),
+            found=Message("{steps} of {name}: step {steps} would be index {steps} out of bounds", **available),
             remedy=Message(
                 "resample the timeline: --use_safe_resample (kv_alignment: use_safe_resample: true in a file)"
             ),

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from kvlab.runs import monitor, notes, run_queue, store
 from kvlab.runs.lenient import Count, Lenient, Number
@@ -48,19 +48,13 @@ class Row:
         return self.state in store.ACTIVE
 
 
-class Cached(NamedTuple):
-    """The content of one file of a run. ``signature``: modification time, size and inode."""
-
-    signature: tuple[int, int, int]
-    value: Any
-
-
 class History:
     """The rows of one runs/ folder. Any thread may read them; two at once may read a file twice."""
 
     def __init__(self, root: Path):
         self.root = root
-        self._cache: dict[tuple[str, str], Cached] = {}  # by (run, file)
+        self._cache: dict[tuple[str, str], tuple[tuple[int, int, int], Any]] = {}  # (run, file): signature, value
+        self._readers: dict[str, Reader] = {}  # of memory.jsonl of active runs
 
     def rows(self, now: datetime | None = None) -> list[Row]:
         """Return the rows, newest first. Never raises for the content of runs/."""
@@ -69,9 +63,10 @@ class History:
         places = {entry.folder.name: place for place, entry in reversed(list(enumerate(run_queue.entries(self.root))))}
         rows = [self._row(folder, places, now) for folder in folders]
         names = {folder.name for folder in folders}
-        for key in list(self._cache):
-            if key[0] not in names:
-                self._cache.pop(key, None)
+        for name, file in list(self._cache):
+            if name not in names:
+                self._cache.pop((name, file), None)
+                self._readers.pop(name, None)
         return rows
 
     def _row(self, folder: Path, places: dict[str, int], now: datetime) -> Row:
@@ -112,14 +107,12 @@ class History:
         return self._read(folder, store.CONFIG, lambda at: RunSettings.of(store.read_config(at)).max_steps)
 
     def _peak(self, folder: Path, active: bool) -> Peak | None:
-        reader = None
-        cached = self._cache.get((folder.name, MEMORY))
-        if cached and cached.value:
-            reader = cached.value[0]
-        reader = reader or Reader(folder / MEMORY)
         # Keep the reader of an active run, so that it reads only the new lines next time.
-        content = self._read(folder, MEMORY, lambda _: (reader if active else None, peak(reader.read())))
-        return content[1] if content else None
+        reader = self._readers.setdefault(folder.name, Reader(folder / MEMORY))
+        highest = self._read(folder, MEMORY, lambda _: peak(reader.read()))
+        if not active:
+            self._readers.pop(folder.name, None)
+        return highest
 
     def _read(self, folder: Path, name: str, load: Callable[[Path], Any]) -> Any:
         """Load a file of a run, or return the cached value while the file is unchanged; None for a missing file."""
@@ -130,11 +123,12 @@ class History:
             self._cache.pop(key, None)
             return None
         signature = file.st_mtime_ns, file.st_size, file.st_ino
-        cached = self._cache.get(key)
-        if cached is None or cached.signature != signature:
+        cached, value = self._cache.get(key, (None, None))
+        if cached != signature:
             small = file.st_size <= SMALL or name in (store.METRICS, MEMORY)
-            cached = self._cache[key] = Cached(signature, load(folder) if small else None)
-        return cached.value
+            value = load(folder) if small else None
+            self._cache[key] = signature, value
+        return value
 
 
 class LastStep(Lenient):

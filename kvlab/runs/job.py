@@ -43,10 +43,7 @@ class Job:
             _record(lambda: self._live.finish("failed", server_gone()))
 
     def perform(self, analyse: Analyse) -> dict[str, Any] | None:
-        """Compute the analysis and write its progress and end to the folder's status.
-
-        Returns the error of a failed run, else None.
-        """
+        """Compute; write progress and end to the folder's status. Returns the error of a failed run, else None."""
         state, error_fields = "done", None
         self._live = LiveStatus(self.folder, self._stop)
         try:

@@ -1,7 +1,4 @@
-"""The records that a run writes: status.json, verdict.json, report.json and forecast.json.
-
-Missing and damaged fields read as their defaults.
-"""
+"""The records of a run: status.json, verdict.json, report.json, forecast.json. Damaged fields read as defaults."""
 
 from typing import Annotated, Any, Literal
 

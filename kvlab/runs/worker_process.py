@@ -191,14 +191,8 @@ class WorkerProcess:
 
 def _spawn(command: Sequence[str], stderr) -> subprocess.Popen:
     try:
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            start_new_session=True,
-            env=environment(),
-        )
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": stderr}
+        return subprocess.Popen(command, **pipes, start_new_session=True, env=environment())
     except OSError as error:
         raise RunError(
             "worker-unstartable",

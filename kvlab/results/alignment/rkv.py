@@ -30,16 +30,14 @@ def _position(alignment: Alignment, layer: int) -> int:
 def kept_steps(
     alignment: Alignment, number: int, layer: int, head: int, window: tuple[int, int] | None = None
 ) -> go.Figure:
-    """Draw importance, redundancy and score along the teacher's tokens, with the kept steps highlighted.
-
-    Leaves special tokens and attention sinks blank, which are no candidates. ``window``: first and last step drawn.
-    """
+    """Draw importance, redundancy and score of the candidate steps, kept ones in blue; ``window``: first, last step."""
     tokens = alignment.inspected[number].teacher_tokens
     mask = kept_mask(alignment, number, layer, head)
     first, last = window or (0, len(tokens) - 1)
     steps = np.arange(len(tokens))
     figure = make_subplots(rows=len(PARTS), cols=1, shared_xaxes=True, vertical_spacing=0.05)
     for row, (part, axis) in enumerate(PARTS.items(), 1):
+        place = {"row": row, "col": 1}
         values = alignment.arrays[f"document.{number}.rkv.{part}"][_position(alignment, layer), head]
         candidate = ~np.isnan(values) & (steps >= first) & (steps <= last)
         for group, name, colour in ((mask, say("kept"), TEACHER_COLOUR), (~mask, say("dropped"), NEUTRAL)):
@@ -48,19 +46,18 @@ def kept_steps(
                 continue
             legend = {"name": name, "legendgroup": name, "showlegend": row == 1}
             figure.add_bar(
-                row=row,
-                col=1,
+                **place,
+                **legend,
                 x=drawn.tolist(),
                 y=values[drawn].tolist(),
                 marker_color=colour,
-                **legend,
                 customdata=[visible(tokens[i]) for i in drawn],
                 hovertemplate=say(
                     "step %{{x}} “%{{customdata}}” {kept}<br>{part} %{{y:.4f}}", kept=name, part=say(part)
                 )
                 + "<extra></extra>",
             )
-        figure.update_yaxes(title={"text": say(axis), "font": {"size": 11}}, row=row, col=1, zeroline=True)
+        figure.update_yaxes(title={"text": say(axis), "font": {"size": 11}}, **place, zeroline=True)
     figure.update_xaxes(range=[first - 0.5, last + 0.5])
     figure.update_xaxes(title=say("teacher step (token)"), row=len(PARTS), col=1)
     return layout(figure, 440, bargap=0.15, barmode="overlay", margin={"l": 84, "r": 16, "t": 32, "b": 44})

@@ -165,14 +165,12 @@ def kept_sentence(alignment: Alignment, number: int, layer: int, head: int) -> s
     steps = say("all {candidates} candidate steps", candidates=candidates)
     if kept < candidates:
         steps = say("{kept} of {candidates} candidate steps", kept=kept, candidates=candidates)
+    values = {"layer": layer, "head": head, "steps": steps, "sinks": alignment.settings["sinks"]}
     return say(
         "Teacher layer {layer}, head {head} keeps **{steps}** of this document, those of the highest score "
         "λ·importance − (1 − λ)·redundancy with λ = 0.1. Special tokens and the first {sinks} content tokens are no "
         "candidates.",
-        layer=layer,
-        head=head,
-        steps=steps,
-        sinks=alignment.settings["sinks"],
+        **values,
     )
 
 
@@ -187,13 +185,10 @@ def capture_sentence(alignment: Alignment, role: str) -> str:
         words.append(say("Its latent cache (MLA): K stands for the latent, V for the rotary key part."))
     without = sorted(set(range(model["layers"])) - set(model["kv_layers"]))
     if without:
-        layers = listed(without)
+        layers = {"layers": listed(without)}
         words.append(
             plural(
-                len(without),
-                "Without a KV cache: layer {layers}.",
-                "Without a KV cache: layers {layers}.",
-                layers=layers,
+                len(without), "Without a KV cache: layer {layers}.", "Without a KV cache: layers {layers}.", **layers
             )
         )
     return say(" ").join(words)

@@ -24,6 +24,7 @@ from kvlab.results.style import (
 )
 
 TOP, BOTTOM = {"row": 1, "col": 1}, {"row": 2, "col": 1}
+SHAPE = {"mode": "lines", "hoverinfo": "skip"}
 GROUP_SHADE = "rgba(213,94,0,0.13)"
 MOST_TOKENS = 2000  # of a timeline in one figure
 LAG_BINS = (  # upper end in bytes, colour, words
@@ -107,11 +108,10 @@ def _add_groups(figure: go.Figure, document: Inspected, first: int, last: int) -
             **TOP,
             x=boxes,
             y=[0.13, 0.87, 0.87, 0.13, 0.13, None] * len(others),
-            mode="lines",
+            **SHAPE,
             line={"width": 0},
             fill="toself",
             fillcolor=GROUP_SHADE,
-            hoverinfo="skip",
             name=say("not one to one, teacher : student"),
         )
         figure.add_scatter(
@@ -133,8 +133,7 @@ def _add_groups(figure: go.Figure, document: Inspected, first: int, last: int) -
         **TOP,
         x=lines,
         y=[-0.2, 1.2, None] * len(shown),
-        mode="lines",
-        hoverinfo="skip",
+        **SHAPE,
         name=say("exact border"),
         line={"color": NEUTRAL, "width": 1, "dash": "dot"},
     )
@@ -170,24 +169,23 @@ def _add_links(
         lowest = upper
         if x:
             line = {"color": colour, "width": 1.6}
-            figure.add_scatter(row=1, col=1, x=x, y=y, mode="lines", line=line, name=say(words), hoverinfo="skip")
+            figure.add_scatter(**TOP, **SHAPE, x=x, y=y, line=line, name=say(words))
 
 
 def _add_rail(figure: go.Figure, tokens: list[TokenView], height: float, colour: str, name: str) -> None:
     """Draw tokens as boxes from their first to their last byte, with their text if it fits."""
     content = [token for token in tokens if token.end > token.start]
     low, high = height - 0.13, height + 0.13
+    legend = {"name": name, "showlegend": False}
     figure.add_scatter(
         **TOP,
         x=[x for token in content for x in (token.start, token.start, token.end, token.end, token.start, None)],
         y=[low, high, high, low, low, None] * len(content),
-        mode="lines",
+        **SHAPE,
+        **legend,
         line={"color": colour, "width": 1},
         fill="toself",
-        hoverinfo="skip",
         fillcolor=f"rgba({int(colour[1:3], 16)},{int(colour[3:5], 16)},{int(colour[5:7], 16)},0.10)",
-        name=name,
-        showlegend=False,
     )
     figure.add_scatter(
         **TOP,
@@ -199,8 +197,7 @@ def _add_rail(figure: go.Figure, tokens: list[TokenView], height: float, colour:
         customdata=[[visible(token), token.start, token.end] for token in content],
         hovertemplate=say("{name} “%{{customdata[0]}}”<br>bytes %{{customdata[1]}}–%{{customdata[2]}}", name=name)
         + "<extra></extra>",
-        name=name,
-        showlegend=False,
+        **legend,
     )
 
 
