@@ -29,7 +29,7 @@ def check_functional(config: TrainConfig) -> None:
 
 
 def check(teachers: Sequence[Geometry], student: Geometry, use_kv_projector: bool, precision: str, device: str) -> None:
-    """Refuse unequal shapes and fp16 on the processor. Raises TrainError ``shapes-differ``, ``precision-unsupported``."""
+    """Refuse unequal shapes and fp16 on a processor. Raises TrainError ``shapes-differ``, ``precision-unsupported``."""
     if precision == "fp16" and device == "cpu":
         raise TrainError(
             "precision-unsupported",

@@ -57,10 +57,7 @@ def setting(default: Any, description: str, **rules: Any) -> Any:
 
 
 def checked(model: type[AnyRequest], fields: Any) -> AnyRequest:
-    """Return ``fields`` as a ``model``.
-
-    Raises the model's own refusal, which names the first invalid setting.
-    """
+    """Return ``fields`` as a ``model``. Raises the model's own refusal, which names the first invalid setting."""
     if not isinstance(fields, Mapping):
         raise model.refusal(
             model.refusal_kind,

@@ -48,10 +48,7 @@ class Worker:
         return process.pid if process is not None and not process.ended.is_set() else None
 
     def start(self) -> WorkerProcess:
-        """Start the worker unless it runs, and return it.
-
-        Raises RunError ``worker-unstartable``, ``runs-unwritable``, ``disk-full``.
-        """
+        """Start the worker unless it runs. Raises RunError ``worker-unstartable``, and as store.disk_errors does."""
         with self._starting:
             self._stopped = False
             return self._start_unless_running()
@@ -72,10 +69,7 @@ class Worker:
             ) from None
 
     def question(self, call: str, **args: Any) -> Future:
-        """Ask the worker a question; the Future holds its result or a KvlabError.
-
-        Raises RunError as start does, or ``worker-died``.
-        """
+        """Ask a question; the Future holds its result or a KvlabError. Raises as start does, or ``worker-died``."""
         return self._with_process(lambda process: process.send(call, args))
 
     def ready(self, patience_s: float = 0.2) -> bool:
@@ -125,10 +119,7 @@ class Worker:
             process.ended.wait(GONE_WITHIN)
 
     def stop(self, grace_s: float = 5.0) -> None:
-        """End the worker and its children, which frees the memory of its models.
-
-        Records an unfinished analysis as failed. Raises RunError ``worker-unkillable``.
-        """
+        """End the worker and its children; an unfinished analysis fails. Raises RunError ``worker-unkillable``."""
         with self._starting:
             self._stopped = True
             process = self._process

@@ -141,14 +141,12 @@ def difference_sentence(differences: Sequence[HeadDifference]) -> str:
         )
     more = sum(bool(d.clear) and d.difference > 0 for d in heads)
     less = sum(bool(d.clear) and d.difference < 0 for d in heads)
+    counts = {"n": len(heads), "more": more, "less": less, "alike": len(heads) - more - less}
     return say(
         "On held-out text, B explains {means} than A, averaged over heads; of {n} heads, B is higher in {more} and "
         "lower in {less} by more than two standard errors, and {alike} cannot be told apart.",
         means=explained,
-        n=len(heads),
-        more=more,
-        less=less,
-        alike=len(heads) - more - less,
+        **counts,
     )
 
 

@@ -25,14 +25,13 @@ def contribution_sentence(alignment: Alignment, kind: str, layer: int, head: int
     missed, alone = frame.loc[frame["without"].idxmax()], frame.loc[frame["alone"].idxmax()]
     most = {"missed": int(missed["teacher_head"]), "lost": written(float(missed["without"]))}
     most |= {"alone": int(alone["teacher_head"]), "reached": written(float(alone["alone"]))}
+    scores = {"all": written(score.r2), "n": f"{score.n:,}", "identity": written(score.r2_identity)}
     return say(
         "Without teacher head {missed} R² falls most, by {lost}; alone, head {alone} reaches most, {reached}; all "
         "together {all}. In all chosen layers, held out ({folds} folds by document), n = {n} tokens; the token alone "
         "reaches {identity}.",
         **most,
-        all=written(score.r2),
-        n=f"{score.n:,}",
-        identity=written(score.r2_identity),
+        **scores,
         folds=alignment.data["folds"],
     )
 
@@ -45,19 +44,18 @@ def spectrum_sentence(alignment: Alignment, kind: str, layer: int, head: int) ->
     first = frame.iloc[0]
     largest = {"share": whole(first["share"]), "error": written(first["error"], 2), "se": written(first["se"], 2)}
     of_head = {"folds": alignment.data["folds"], "tokens": f"{score.n:,}", "total": written(score.error, 3)}
+    directions = {"identity": written(first["error_identity"], 2), "n": needed, "all": len(frame)}
     return say(
         "The largest direction holds {share} of {name}’s variance and has error {error} ± {se} (the token alone: "
         "{identity}). {n} of {all} directions hold {most} of the variance: error {large} on them{rest}. Held out "
         "({folds} folds by document), n = {tokens} tokens; weighted by share, the errors sum to the head’s {total}.",
-        name=KIND_NAME[kind],
-        identity=written(first["error_identity"], 2),
-        n=needed,
-        all=len(frame),
+        **directions,
         most=whole(large["share"].sum()),
         large=written(_weighted(large), 2),
         rest=say(", {small} on the others", small=written(_weighted(small), 2)) if len(small) else "",
         **largest,
         **of_head,
+        name=KIND_NAME[kind],
     )
 
 

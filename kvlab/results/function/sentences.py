@@ -94,8 +94,8 @@ def verdict_sentence(injection: Injection, share: float) -> str:
 
 def curve_sentence(injection: Injection) -> str:
     """Say how the damage grows with the prefix."""
-    least, *_, most = [shares(injection)[0], *shares(injection)]
-    first, last = variant(injection, "projected", least), variant(injection, "projected", most)
+    measured = shares(injection)
+    first, last = variant(injection, "projected", measured[0]), variant(injection, "projected", measured[-1])
     ends = {"least": first.prefix, "first": first.kl, "first_se": first.kl_se, "n": first.n}
     ends |= {"most": last.prefix, "last": last.kl, "last_se": last.kl_se, "other": last.n}
     return say(
@@ -113,13 +113,11 @@ def layers_sentence(injection: Injection) -> str | None:
         return None
     worst = max(layers, key=lambda swap: swap.kl)
     damage = {"kl": worst.kl, "se": worst.kl_se, "mean": worst.kl_mean, "mean_se": worst.kl_mean_se}
+    damage |= {"layer": worst.layer, "n": worst.n, "documents": worst.documents}
     return say(
         "Layer {layer} costs most when its K and V alone are handed over: KL {kl:.3f} ± {se:.3f} (its training mean "
         "instead: {mean:.3f} ± {mean_se:.3f}; n = {n:,} tokens of {documents} documents).",
         **damage,
-        layer=worst.layer,
-        n=worst.n,
-        documents=worst.documents,
     )
 
 

@@ -57,10 +57,9 @@ def loss_terms(steps: Sequence[int], raw: Mapping[str, Numbers], smooth: Mapping
 def memory(
     seconds: Numbers, used: Numbers, of: str, limit: tuple[float, int] | None = None, baseline: int | None = None
 ) -> go.Figure:
-    """Draw the bytes in use over seconds.
+    """Draw the bytes in use over seconds. ``of``: "device" or "process".
 
-    ``of``: "device" or "process"; ``limit``: its share, and the device's total bytes; ``baseline``: bytes in use before
-    the models were loaded.
+    ``limit``: a share of the device, and the device's bytes; ``baseline``: bytes in use before loading the models.
     """
     figure = go.Figure()
     figure.add_scatter(

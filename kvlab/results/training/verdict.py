@@ -159,14 +159,11 @@ def _converging(losses: Sequence[float], threshold: float) -> tuple[bool, float 
     # Documents differ: if the first ones are hard, the loss falls although the student learns nothing.
     chance = _chance(losses)
     passed = ratio < threshold and (first - now > chance or threshold >= 1)
+    values = {"n": min(LAST, len(losses)), "now": now, "first": first, "ratio": ratio, "limit": threshold}
     words = Message(
         "mean of the last {n} losses {now:.4g} against {first:.4g} at step 1: {ratio:.0%}, wanted below {limit:.0%}; "
         "by chance they differ by {chance:.2g}",
-        n=min(LAST, len(losses)),
-        now=now,
-        first=first,
-        ratio=ratio,
-        limit=threshold,
+        **values,
         chance=chance,
     )
     return passed, _number(ratio), threshold, words
@@ -184,14 +181,11 @@ def _stable(losses: Sequence[float], half: int, threshold: float) -> tuple[bool,
     ratio = now / before if before > 0 else math.nan
     # The two means are of different documents, so they differ by this much without a rise.
     noise = NOISE * math.hypot(*(_error_of_mean(part) for part in (losses[:half][-window:], losses[-window:])))
+    values = {"window": window, "now": now, "before": before, "half": half, "noise": noise}
     words = Message(
         "smoothed over {window} steps, the loss is {now:.4g} and was {before:.4g} at step {half}, "
         "give or take {noise:.2g}",
-        window=window,
-        now=now,
-        before=before,
-        half=half,
-        noise=noise,
+        **values,
     )
     return now <= threshold * before + noise, _number(ratio), threshold, words
 
@@ -215,12 +209,8 @@ def _few_spikes(losses: Sequence[float], max_steps: int, thresholds: Thresholds)
     for n in range(LAST, len(losses)):
         before = [loss for loss in losses[max(0, n - BEFORE_SPIKE) : n] if math.isfinite(loss)]
         spikes += bool(before) and losses[n] > thresholds.spike * median(before) > 0
-    words = Message(
-        "{n} losses above {times:g} times the median before them, at most {allowed} allowed",
-        n=spikes,
-        times=thresholds.spike,
-        allowed=allowed,
-    )
+    values = {"n": spikes, "times": thresholds.spike, "allowed": allowed}
+    words = Message("{n} losses above {times:g} times the median before them, at most {allowed} allowed", **values)
     return spikes <= allowed, spikes, allowed, words
 
 

@@ -24,10 +24,7 @@ def text_of(report: Fields, form: str, language: str) -> str:
 
 
 def write(report: Fields, folder: Path, forms: Sequence[str] = FORMATS, language: str = "en") -> list[Path]:
-    """Replace the report's files in ``folder`` and return their paths.
-
-    Raises RunError ``disk-full`` and ``runs-unwritable``.
-    """
+    """Replace the report's files in ``folder``; return their paths. Raises as store.disk_errors does."""
     paths = []
     for form in forms:
         in_run_folder = form == "json" and (folder / store.CONFIG).exists()
