@@ -48,7 +48,9 @@ class Message:
             words = catalogue.ngettext(self.template, self.many, self.values["n"])
         else:
             words = catalogue.gettext(self.template) if self.template else ""
-        return words.format(**{name: _spelled(value) for name, value in self.values.items()}) if self.values else words
+        if not self.values:
+            return words
+        return words.format(**{name: _spelled(value) for name, value in self.values.items()})
 
     def __repr__(self) -> str:
         return f"Message({self.template!r}, {self.values!r})"

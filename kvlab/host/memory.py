@@ -91,7 +91,8 @@ class Forecast:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Forecast:
-        return cls(**{**fields, "models": tuple(ModelMemory(**model) for model in fields["models"])})
+        models = tuple(ModelMemory(**model) for model in fields["models"])
+        return cls(**(fields | {"models": models}))
 
 
 def forecast(

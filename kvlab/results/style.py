@@ -29,23 +29,22 @@ CELL_TEXT_UP_TO = 16  # heads or layers; with more, the numbers are not legible
 
 def layout(figure: go.Figure, height: int, **options) -> go.Figure:
     """Give the figure the common style; ``options`` override it."""
-    figure.update_layout(
-        **{
-            "height": height,
-            "margin": {"l": 56, "r": 16, "t": 36, "b": 48},
-            "font": {"size": 13},
-            "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "xanchor": "left"},
-            "paper_bgcolor": "rgba(0,0,0,0)",
-            "plot_bgcolor": "rgba(0,0,0,0)",
-        }
-        | options
-    )
-    return figure
+    common = {
+        "height": height,
+        "margin": {"l": 56, "r": 16, "t": 36, "b": 48},
+        "font": {"size": 13},
+        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "xanchor": "left"},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+    }
+    return figure.update_layout(**(common | options))
 
 
 def finite_or_none(values: np.ndarray) -> list:
     """Return numbers as nested lists for JSON; NaN becomes None."""
-    return [finite_or_none(v) if np.ndim(v) else None if np.isnan(v) else float(v) for v in values]
+    if values.ndim > 1:
+        return [finite_or_none(row) for row in values]
+    return [None if np.isnan(value) else float(value) for value in values]
 
 
 def written(value: float, digits: int = 3, sign: str = "") -> str:

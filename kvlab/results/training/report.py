@@ -53,7 +53,7 @@ def _values(report: Fields) -> Fields:
         "state": partial(_known, STATES),
         "mark": words.mark_words,
         "met": lambda name: _met(met[name]),
-        "yes": lambda value: None if value is None else say("yes") if value else say("no"),
+        "yes": lambda value: None if value is None else say("yes" if value else "no"),
         "number": _number,
         "size": _size,
         "source": words.source_words,
