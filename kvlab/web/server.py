@@ -15,11 +15,11 @@ from streamlit.web.server.server_util import get_url
 
 from kvlab.errors import KvlabError
 from kvlab.language import phrase, say
+from kvlab.results.words import sentences
 from kvlab.runs import run_queue, store
 from kvlab.runs.worker_client import Worker
 from kvlab.web.access import hosts
 from kvlab.web.access.access_token import NEW, VARIABLE, AccessError, Keys, is_loopback, keys
-from kvlab.web.widgets import sentences
 
 WILDCARDS = ("", "0.0.0.0", "::")
 # Of the terminal.

@@ -1,6 +1,5 @@
 """Words that several panels share."""
 
-from functools import reduce
 from math import isfinite, isnan
 from typing import Any
 
@@ -45,12 +44,6 @@ def show_error(error: KvlabError) -> None:
     expected, found, remedy = (plain(str(part)) for part in (error.expected, error.found, error.remedy))
     st.error(say("**Expected** {expected}", expected=expected), icon=":material/error:")
     st.markdown(say("**Found:** {found}\n\n**What to do:** {remedy}", found=found, remedy=remedy))
-
-
-def sentences(*parts: str | bool) -> str:
-    """Join sentences, which Chinese does without spaces; empty and false ones are left out."""
-    known = [part for part in parts if part] or [""]
-    return reduce(lambda first, second: say("{first} {second}", first=first, second=second), known)
 
 
 def plain(text: str) -> str:

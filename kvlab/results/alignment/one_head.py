@@ -12,7 +12,7 @@ from kvlab.results.alignment.rules import rules_table
 from kvlab.results.alignment.spectrum import spectrum_table
 from kvlab.results.alignment.timeline import shapes
 from kvlab.results.style import KIND_NAME, plus_minus, written
-from kvlab.results.words import whole
+from kvlab.results.words import sentences, whole
 
 MOST_OF = 0.9  # of the variance
 
@@ -88,7 +88,7 @@ def rules_sentence(alignment: Alignment, kind: str, layer: int, head: int) -> st
             rules=[rule for rule in frame["rule"] if not known(rule).causal],
         )
     )
-    return say(" ").join(said)
+    return sentences(*said)
 
 
 def worst_sentence(alignment: Alignment, worst: pd.DataFrame, kind: str, layer: int, head: int, scored: int) -> str:

@@ -17,6 +17,7 @@ from kvlab.results.alignment.layers import (
 )
 from kvlab.results.safe_csv import safe_csv
 from kvlab.results.style import KIND_NAME
+from kvlab.results.words import sentences
 from kvlab.web import cells, files
 from kvlab.web.widgets import grid, number
 
@@ -72,4 +73,4 @@ def _matrices(alignment: Alignment, shown: str, name: str) -> None:
         words += [ceiling_sentence(alignment, kind) for kind in KIND_NAME]
     if name != "own":
         words.append(say("Outlined: chosen. Grey: not searched, or a layer without a KV cache."))
-    st.caption(say(" ").join(words))
+    st.caption(sentences(*words))

@@ -10,6 +10,7 @@ from kvlab.results.alignment.one_head import groups_sentence
 from kvlab.results.alignment.rkv import kept_steps
 from kvlab.results.alignment.sentences import kept_sentence
 from kvlab.results.alignment.timeline import index_maps, rule_shown, timeline
+from kvlab.results.words import sentences
 from kvlab.web import document, files, language
 from kvlab.web.alignment import resampled
 from kvlab.web.document import document_picker, step_window
@@ -28,7 +29,7 @@ def panel(alignment: Alignment, shown: str) -> None:
         named = {rule: known(rule).words for rule in alignment.timeline["rules"]}
         rule = choice(say("Joined by"), named, f"rule-{shown}")
     chosen = document.choose(alignment, shown, number, right, zoom)
-    st.markdown(f"{_reading(alignment, rule)} {groups_sentence(alignment, number)}")
+    st.markdown(sentences(_reading(alignment, rule), groups_sentence(alignment, number)))
     figure = timeline(alignment, number, rule, chosen)
     alt = say("Teacher and student tokens over byte position, joined by the time map; error per student token beneath")
     files.chart(figure, f"timeline-{shown}", alt, config=files.MOVING | {"scrollZoom": True})

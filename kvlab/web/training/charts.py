@@ -13,11 +13,12 @@ import streamlit as st
 
 from kvlab.language import phrase, say
 from kvlab.results.style import KIND_COLOUR, NEUTRAL, STUDENT_COLOUR
+from kvlab.results.words import sentences
 from kvlab.runs.history import Row
 from kvlab.runs.metrics import Table, curve, smoothed
 from kvlab.web import language
 from kvlab.web.training import source, words
-from kvlab.web.widgets import GIB, plain, sentences
+from kvlab.web.widgets import GIB, plain
 
 MOST_POINTS = 600  # of a line; of more, the least and the greatest of each stretch are drawn
 HEIGHT, TALL = 260, 360

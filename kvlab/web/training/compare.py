@@ -8,11 +8,12 @@ from kvlab.language import phrase, say
 from kvlab.results.safe_csv import neutral
 from kvlab.results.training import records
 from kvlab.results.training.words import mark_words
+from kvlab.results.words import sentences
 from kvlab.runs.history import Row
 from kvlab.runs.lenient import finite
 from kvlab.web import settings_differ
 from kvlab.web.training import charts, source, table, words
-from kvlab.web.widgets import count, grid, number, sentences, table_height
+from kvlab.web.widgets import count, grid, number, table_height
 
 PEAKS = {
     ("device",): phrase("Peak memory: of the GPU."),

@@ -12,13 +12,14 @@ from kvlab.errors import KvlabError, RunError
 from kvlab.language import Message, phrase, say
 from kvlab.request.train import Thresholds
 from kvlab.results.training.words import checkpoint_words, remarked, verdict_words
+from kvlab.results.words import sentences
 from kvlab.runs import monitor, run_queue, store, training
 from kvlab.runs.metrics import pace
 from kvlab.runs.monitor import View
 from kvlab.web import outcome, places, server
 from kvlab.web.training import actions, charts, launch, share, source, words
 from kvlab.web.training.source import Source
-from kvlab.web.widgets import UNKNOWN, duration, plain, sentences, show_error
+from kvlab.web.widgets import UNKNOWN, duration, plain, show_error
 
 EVERY = 1.0  # seconds between two looks at a run that is at work
 ENDS = {

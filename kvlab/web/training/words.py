@@ -5,10 +5,11 @@ from typing import Any
 from kvlab.language import phrase, plural, say
 from kvlab.results.training import records
 from kvlab.results.training.words import mark_words, state_words
+from kvlab.results.words import sentences
 from kvlab.runs.history import Row
 from kvlab.runs.monitor import View
 from kvlab.shapes import phase_words
-from kvlab.web.widgets import UNKNOWN, duration, sentences
+from kvlab.web.widgets import UNKNOWN, duration
 
 Run = Row | View  # both have an id, folder, kind, name, state, phase, and say whether it is active or stopping
 
