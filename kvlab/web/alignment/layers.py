@@ -1,4 +1,4 @@
-"""Student layers against teacher layers: what was measured, what was chosen."""
+"""Student layers against teacher layers: the measurements and the choice."""
 
 from functools import partial
 
@@ -29,7 +29,7 @@ ABOUT = {
         "teacher layers matters little."
     ),
 }
-# Columns of the tables that are no scores.
+# Columns of the tables that hold no scores.
 CHOSEN = (phrase("student layer"), phrase("teacher layers"), phrase("folds that agree"), phrase("best alone"))
 PAIRS = (phrase("student layer"), phrase("teacher layer"), phrase("chosen"))
 

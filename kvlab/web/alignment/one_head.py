@@ -1,4 +1,4 @@
-"""The views of one pinned head: controls, teacher heads, tokens, error spectrum, time rules. One is shown at a time."""
+"""The views of one pinned head: controls, teacher heads, tokens, error spectrum, time rules. It shows one at a time."""
 
 import streamlit as st
 
@@ -20,7 +20,7 @@ WORST = 12  # tokens listed
 
 
 def panel(alignment: Alignment, shown: str, cell: Cell) -> None:
-    """The view of the address, or of a click, which is then in the address."""
+    """Draw the view that the user clicked, else the one in the address."""
     VIEWS[picker.view(say("Shown of this head"), VIEWS, "pane", "pane")][1](alignment, shown, cell)
 
 
