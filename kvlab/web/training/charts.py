@@ -68,7 +68,7 @@ def lines(
         for shown, values in series.items():
             rows += [{"at": x, "value": y, "name": line.name, "line": shown} for x, y in thinned(line.at, values)]
     where = where or say("step")
-    names, widths = [line.name for line in drawn], [thick, as_logged]
+    names, kinds = [line.name for line in drawn], [thick, as_logged]
     legend = None
     if tall or len(drawn) > 1:
         look = {"columns": 3, "symbolStrokeWidth": 2.5, "symbolSize": 500, "symbolOpacity": 1} if tall else {}
@@ -92,8 +92,8 @@ def lines(
     )
     if raw and smooth:
         chart = chart.encode(
-            opacity=alt.Opacity("line:O", scale=alt.Scale(domain=widths, range=[1, 0.35]), legend=None),
-            strokeWidth=alt.StrokeWidth("line:O", scale=alt.Scale(domain=widths, range=[2.2, 1]), legend=None),
+            opacity=alt.Opacity("line:O", scale=alt.Scale(domain=kinds, range=[1, 0.35]), legend=None),
+            strokeWidth=alt.StrokeWidth("line:O", scale=alt.Scale(domain=kinds, range=[2.2, 1]), legend=None),
         )
     if any(line.dash for line in drawn):
         dashes = alt.Scale(domain=names, range=[list(line.dash) for line in drawn])
@@ -153,7 +153,7 @@ def memory(table: Table, limit: float) -> tuple[alt.Chart | alt.LayerChart | Non
 
 
 def thinned(xs: Sequence[float], ys: Sequence[float], most: int = MOST_POINTS) -> list[tuple[float, float]]:
-    """Return about ``most`` finite points: of a long line the minimum and maximum of each stretch, to keep spikes."""
+    """Return the finite points, of a long line about ``most``: the minimum and maximum of each stretch."""
     known = [(x, y) for x, y in zip(xs, ys) if math.isfinite(x) and math.isfinite(y)]
     if len(known) <= most:
         return known
