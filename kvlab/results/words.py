@@ -18,8 +18,8 @@ def together(parts: Sequence[str]) -> str:
     return reduce(lambda one, other: say("{one} and {other}", one=one, other=other), parts)
 
 
-def sentences(*parts: str | bool) -> str:
-    """Join sentences, without spaces in Chinese; leave out empty and false ones."""
+def sentences(*parts: str) -> str:
+    """Join sentences, without spaces in Chinese; leave out empty ones."""
     spoken = [part for part in parts if part] or [""]
     return reduce(lambda first, second: say("{first} {second}", first=first, second=second), spoken)
 

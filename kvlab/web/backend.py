@@ -24,7 +24,7 @@ from kvlab.web.server import worker
 Result = TypeVar("Result")
 SAMPLE = "sample"
 PAIR_OF_SAMPLE = ("demo/teacher", "demo/student")
-QUESTION_SECONDS = 180  # a geometry waits while a large model is being loaded
+QUESTION_SECONDS = 180  # a geometry waits while the worker loads a large model
 LISTED = 50  # older runs open by their address
 
 
@@ -142,16 +142,13 @@ def name_after(models: Sequence[str]) -> str:
 
 
 def launch(
-    request: AnalysisRequest,
-    documents: list[Document],
-    kind: str = "analysis",
-    extra_files: dict[str, str] | None = None,
+    request: AnalysisRequest, documents: list[Document], kind: str = "analysis", extra: dict[str, str] | None = None
 ) -> str:
-    """Create the run folder, submit it to the worker, and return the run's id. ``extra_files``: name -> text."""
+    """Create the run folder, submit it to the worker, and return the run's id. ``extra``: further files, name -> text."""
     name = name_after((*request.teachers, request.student))
     folder = store.create(store.runs_root(), kind, name, request.model_dump())
     write_prompts(documents, folder / RUN_PROMPTS)
-    for file, text in (extra_files or {}).items():
+    for file, text in (extra or {}).items():
         store.replace(folder / file, text.encode())
     worker().submit(folder)
     return folder.name

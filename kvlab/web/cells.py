@@ -42,7 +42,7 @@ def keep(cell: Cell) -> None:
 
 
 def name_of(cell: Cell) -> str:
-    """Name a head in addresses and file names, such as K-3-0."""
+    """Return the name of a head in addresses and file names, such as K-3-0."""
     return f"{KIND_NAME[cell[0]]}-{cell[1]}-{cell[2]}"
 
 

@@ -12,8 +12,8 @@ from kvlab.web.widgets import show_error
 
 @dataclass
 class _Outcome:
-    result: object  # a Message, a KvlabError, or nothing to say
-    beside: object = None  # what was shown with it first
+    result: object  # a Message, a KvlabError, or None
+    beside: object = None  # the value that it was first shown with
 
 
 def of(place: str, act: Callable[[], object], doing: str) -> None:
@@ -31,7 +31,7 @@ def of(place: str, act: Callable[[], object], doing: str) -> None:
 
 
 def show(place: str, beside: object = None) -> None:
-    """Show the last result of a place. Forget it once ``beside`` is not what it was first shown with."""
+    """Show the last result of a place. Forget it once ``beside`` changes."""
     outcome = st.session_state.get(_key(place))
     if outcome is None:
         return

@@ -113,7 +113,7 @@ def within(files: Sequence) -> Sequence:
 
 
 def shown(reading: Reading) -> list[Document]:
-    """Report what was read and what was rejected; return the valid documents."""
+    """Report the counts of a reading and its problems; return the valid documents."""
     words = [say("Prompts read: {n:,}", n=len(reading.documents))]
     if reading.duplicates:
         words.append(say("duplicates left out: {n:,}", n=reading.duplicates))

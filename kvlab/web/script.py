@@ -29,7 +29,7 @@ def run() -> None:
     language.keep_in_address()
 
 
-# An emoji or a Material icon here would be fetched from the internet.
+# A browser would fetch an emoji or a Material icon from the internet.
 ICON = str(PACKAGE / "web" / "icon.png")
 
 STYLE = """<style>

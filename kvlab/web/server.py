@@ -79,7 +79,8 @@ def startup_text() -> str:
 
 def note() -> str:
     """Return the last line of every page."""
-    return sentences(say(NOTE), not entrance().token and say(NOTE_OPEN, setting=SETTING))
+    warning = "" if entrance().token else say(NOTE_OPEN, setting=SETTING)
+    return sentences(say(NOTE), warning)
 
 
 def _address() -> str:

@@ -93,7 +93,7 @@ class Step:
     title: str
     words: str
     place: Callable[[], StreamlitPage]
-    state: dict[str, object] = field(default_factory=dict)  # of the session, so that the page shows it
+    state: dict[str, object] = field(default_factory=dict)  # values of the session that make the page show it
 
 
 def _sample(view: str) -> dict[str, object]:

@@ -100,10 +100,8 @@ def _state(view: View, files: Source, moving: bool) -> None:
     key = f"{{}}-{view.id}"
     if view.active:
         left, right = st.columns([7, 3], vertical_alignment="center")
-        with (
-            right,
-            st.container(horizontal=True, horizontal_alignment="right"),
-        ):  # drawn before slower parts
+        # Draw the buttons before anything that may wait.
+        with right, st.container(horizontal=True, horizontal_alignment="right"):
             actions.course(view, key)
         with left:
             if view.state == "queued":
