@@ -144,7 +144,7 @@ def name_after(models: Sequence[str]) -> str:
 def launch(
     request: AnalysisRequest, documents: list[Document], kind: str = "analysis", extra: dict[str, str] | None = None
 ) -> str:
-    """Create the run folder, submit it to the worker, and return the run's id. ``extra``: further files, name -> text."""
+    """Create the run folder, submit it to the worker, return the run's id. ``extra``: further files, name -> text."""
     name = name_after((*request.teachers, request.student))
     folder = store.create(store.runs_root(), kind, name, request.model_dump())
     write_prompts(documents, folder / RUN_PROMPTS)

@@ -63,7 +63,7 @@ def same(given: str, expected: str) -> bool:
 
 
 def keys(address: str, chosen: str | None) -> Keys:
-    """Return the keys of a server that listens on ``address`` ("" is every interface). ``chosen``: from the environment.
+    """Return the keys of a server on ``address`` ("" is every interface). ``chosen``: the token of the environment.
 
     Raises AccessError ``access-open`` for no token beyond loopback.
     """

@@ -1,4 +1,4 @@
-"""The views of one pinned head: controls, teacher heads, tokens, error spectrum, time rules. The page shows one at a time."""
+"""The views of one pinned head: controls, teacher heads, tokens, error spectrum, time rules. One shows at a time."""
 
 import streamlit as st
 

@@ -85,7 +85,7 @@ def whole(name: str, label: str) -> int:
 
 
 def real(name: str, label: str, model: type[BaseModel] = TrainConfig, widget: str | None = None) -> float | None:
-    """Draw a number with a fraction; return None for an optional setting left empty. TrainConfig checks the value."""
+    """Draw a number with a fraction; return None for an optional setting left empty. The settings check the value."""
     default = model.model_fields[name].default
     optional = default is None
     placeholder = say("by the student’s size") if optional else None

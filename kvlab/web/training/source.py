@@ -157,7 +157,7 @@ def settings(row: Row) -> dict[str, Any]:
 
 
 def _copy(table: Table) -> Table:
-    """Copy a table, so that it does not grow while another session uses it."""
+    """Copy a table, so that it does not grow when another session reads more."""
     return Table(list(table.rows), {name: list(values) for name, values in table.columns.items()})
 
 
