@@ -18,6 +18,12 @@ def together(parts: Sequence[str]) -> str:
     return reduce(lambda left, right: say("{one} and {other}", one=left, other=right), parts)
 
 
+def sentences(*parts: str) -> str:
+    """Join sentences, without spaces in Chinese; leave out empty ones."""
+    spoken = [part for part in parts if part] or [""]
+    return reduce(lambda first, second: say("{first} {second}", first=first, second=second), spoken)
+
+
 def clauses(parts: Sequence[str]) -> str:
     """Join the clauses of one sentence."""
     return say("; ").join(parts)

@@ -15,7 +15,7 @@ from kvlab.request.align import prompt_source
 from kvlab.results.alignment.data import Alignment
 from kvlab.results.cells import Cell, cell_map, diverging
 from kvlab.results.style import DIFFERENCE_SCALE, KIND_NAME, VERDICT_MARKS, plus_minus, written
-from kvlab.results.words import points, together, whole
+from kvlab.results.words import points, sentences, together, whole
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def one_difference_sentence(head: HeadDifference) -> str:
         difference=written(head.difference, sign="+") + plus_minus(head.se),
         **values,
     )
-    return words if head.clear else say(" ").join([words, say(NOT_CLEAR[head.clear])])
+    return words if head.clear else sentences(words, say(NOT_CLEAR[head.clear]))
 
 
 def shapes_sentence(a: Alignment, b: Alignment) -> str:

@@ -12,7 +12,7 @@ from kvlab.results.alignment.rules import rules_table
 from kvlab.results.alignment.spectrum import spectrum_table
 from kvlab.results.alignment.timeline import shapes
 from kvlab.results.style import KIND_NAME, plus_minus, written
-from kvlab.results.words import whole
+from kvlab.results.words import sentences, whole
 
 MOST_OF = 0.9  # of the variance
 
@@ -76,14 +76,14 @@ def rules_sentence(alignment: Alignment, kind: str, layer: int, head: int) -> st
     words = phrase(
         "The best rule for this head is **{rule}**: R² {r2}{se}, n = {n} tokens, those that all rules cover."
     )
-    sentences = [say(words, n=f"{best['rows_scored']:,}", **values(best))]
+    parts = [say(words, n=f"{best['rows_scored']:,}", **values(best))]
     if not best["own"] and len(used):
-        sentences.append(say("That of this analysis, **{rule}**, reaches {r2}{se}.", **values(used.iloc[0])))
+        parts.append(say("That of this analysis, **{rule}**, reaches {r2}{se}.", **values(used.iloc[0])))
     blind = frame[frame["rule"] == "nearest"]
     if len(blind) and blind.iloc[0]["common"]:
         control = written(blind["r2"].iloc[0])
-        sentences.append(say("The control, nearest, which is blind to the text: {r2}.", r2=control))
-    sentences.append(
+        parts.append(say("The control, nearest, which is blind to the text: {r2}.", r2=control))
+    parts.append(
         say(
             "Same layers and folds ({folds} by document, held out), ridge, on the sample. Rules that are not causal "
             "({rules}) may have read ahead of the student; * is scored on its own tokens only (exact: where borders "
@@ -92,7 +92,7 @@ def rules_sentence(alignment: Alignment, kind: str, layer: int, head: int) -> st
             rules=[rule for rule in frame["rule"] if not known(rule).causal],
         )
     )
-    return say(" ").join(sentences)
+    return sentences(*parts)
 
 
 def worst_sentence(alignment: Alignment, worst: pd.DataFrame, kind: str, layer: int, head: int, scored: int) -> str:

@@ -9,7 +9,7 @@ from kvlab.results.alignment.data import Alignment, HeadScore
 from kvlab.results.alignment.rkv import kept_mask
 from kvlab.results.alignment.tables import split_words
 from kvlab.results.style import KIND_NAME
-from kvlab.results.words import clauses, listed, number, points, together, whole
+from kvlab.results.words import clauses, listed, number, points, sentences, together, whole
 from kvlab.shapes import SelfTest
 
 ERROR_MEANING = phrase(
@@ -191,4 +191,4 @@ def capture_sentence(alignment: Alignment, role: str) -> str:
                 len(without), "Without a KV cache: layer {layers}.", "Without a KV cache: layers {layers}.", **layers
             )
         )
-    return say(" ").join(words)
+    return sentences(*words)
