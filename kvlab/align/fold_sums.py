@@ -1,4 +1,4 @@
-"""Sums of each fold of documents, by what their rows are for."""
+"""Sums of each fold of documents, by the use of their rows."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ FITTED, SCORED = (FIT_AND_SCORE, FIT_ONLY), (FIT_AND_SCORE, SCORE_ONLY)
 
 @dataclass
 class FoldSums:
-    """Inputs (one pilot), Outputs (two) or HeadGrams (one pilot and the number of heads) of each part and fold; what
-    has no rows takes no memory."""
+    """Inputs (one pilot), Outputs (two) or HeadGrams (one pilot and the number of heads) of each part and fold.
+
+    A part without rows takes no memory.
+    """
 
     pilots: tuple[torch.Tensor, ...]
     folds: int
@@ -33,7 +35,7 @@ class FoldSums:
         return (Inputs if len(self.pilots) == 1 else Outputs).empty(*self.pilots)
 
     def shift(self, rows: torch.Tensor) -> torch.Tensor:
-        """Features (of Inputs) or targets (of Outputs) about their pilot."""
+        """Return features (of Inputs) or targets (of Outputs) about their pilot."""
         return shifted(rows, self.pilots[-1])
 
     def add(self, fold: int, part: str, *rows: torch.Tensor) -> None:
@@ -47,7 +49,7 @@ class FoldSums:
         self.parts[part, fold].add_shifted(*rows)
 
     def of(self, *parts: str) -> list:
-        """[F] sums over the rows of these parts."""
+        """Return [F] sums over the rows of these parts."""
         by_fold = [[self.parts[p, fold] for p in parts if (p, fold) in self.parts] for fold in range(self.folds)]
         return [total(present) if present else self.empty() for present in by_fold]
 

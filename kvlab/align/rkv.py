@@ -29,7 +29,7 @@ class RKV:
 def keep_steps(
     keys: list[torch.Tensor], attention: list[torch.Tensor], tokens: Tokens, count: int, parameters: RKV | None = None
 ) -> HeadSteps:
-    """The ``count`` best steps of one document for every KV head of every cached layer.
+    """Return the ``count`` best steps of one document for every KV head of every cached layer.
 
     ``keys``: per layer [H, T, D], as compared (the papers' are after RoPE). ``attention``: per layer [H, T], the mean
     probability that the observers put on each step; taken as shares of what falls on content, as Eq. 1 has it, whose
@@ -37,7 +37,7 @@ def keep_steps(
     """
     chosen = parameters or RKV()
     content = torch.from_numpy(~tokens.special)
-    found = HeadSteps(steps=[], importance=[], redundancy=[], score=[])
+    head_steps = HeadSteps(steps=[], importance=[], redundancy=[], score=[])
     for k, a in zip(keys, attention, strict=True):
         if not k.shape[1] == a.shape[1] == len(tokens):
             raise AlignError(
@@ -53,17 +53,17 @@ def keep_steps(
         important = importance(shares[:, None], chosen.window)
         redundant = redundancy(k[:, candidates], chosen)
         scored = _spread(score(important, redundant, chosen.balance), candidates)
-        found.importance.append(_spread(important, candidates))
-        found.redundancy.append(_spread(redundant, candidates))
-        found.score.append(scored)
-        found.steps.append(select(scored, count))
-    return found
+        head_steps.importance.append(_spread(important, candidates))
+        head_steps.redundancy.append(_spread(redundant, candidates))
+        head_steps.score.append(scored)
+        head_steps.steps.append(select(scored, count))
+    return head_steps
 
 
-def _spread(of_candidates: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
-    """Values [H, candidates] -> [H, T], NaN elsewhere."""
-    whole = of_candidates.new_full((len(of_candidates), len(candidates)), torch.nan)
-    whole[:, candidates] = of_candidates
+def _spread(values: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+    """Spread values [H, candidates] over all steps [H, T], NaN elsewhere."""
+    whole = values.new_full((len(values), len(candidates)), torch.nan)
+    whole[:, candidates] = values
     return whole
 
 
@@ -80,12 +80,12 @@ def importance(attention: torch.Tensor, window: int = RKV.window) -> torch.Tenso
 def redundancy(keys: torch.Tensor, parameters: RKV | None = None) -> torch.Tensor:
     """Eq. 5 and 6: keys [H, T, D] -> [H, T], the softmax over steps of the mean cosine to the other keys.
 
-    For every step its β most recent similar ones are spared: that cosine does not count in *their* mean, so of steps
-    that repeat each other the latest is kept. (Eq. 6 read with the sum over i, as it is printed and as the authors'
-    code has it; the other reading would spare all of them alike.)
+    Every step spares its β most recent similar ones: that cosine does not count in *their* mean, so the latest of
+    several repeating steps stays. (We read Eq. 6 with the sum over i, as printed and as in the authors' code; the
+    other reading would spare all of them alike.)
     """
     chosen = parameters or RKV()
-    # One head at a time: a [H, T, T] of a long document would not fit.
+    # One head at a time: [H, T, T] of a long document would not fit into memory.
     means = [_mean_cosine(F.normalize(k.float(), dim=-1, eps=1e-8), chosen) for k in keys]
     return torch.stack(means).softmax(dim=-1)
 
