@@ -12,7 +12,7 @@ import torch
 
 from kvlab.align.items import Item
 from kvlab.inject.own import Own, read_own
-from kvlab.inject.prefix import Prefix, cut_at, first_tokens, given, with_controls
+from kvlab.inject.prefix import Prefix, cut_at, first_tokens, replaced_prefix, with_controls
 from kvlab.inject.scores import Damaged, PerDocument
 from kvlab.inject.trial import TOLERANCE, tried
 from kvlab.results.training.records import VARIANTS
@@ -50,7 +50,7 @@ def measure(
             break
         replaced, cached = replaced + len(prefix.rows), cached + prefix.cut
         for name, harmed in trial.damaged.items():
-            found[name].found.append(harmed)
+            found[name].documents.append(harmed)
     tolerance = TOLERANCE[student.dtype]
     told: Fields = {"prefix": PREFIX, "documents": len(found["own"]), "n": found["own"].n}
     told["own"] = {"largest_difference": difference, "tolerance": tolerance, "reproduces": difference <= tolerance}
@@ -58,7 +58,7 @@ def measure(
         return told
     told["share_replaced"] = replaced / cached
     told["variants"] = {name: _numbers(found[name], found["projected"]) for name in VARIANTS}
-    told["by_document"] = {name: [[getattr(d, s) for s in SUMS] for d in found[name].found] for name in VARIANTS}
+    told["by_document"] = {name: [[getattr(d, s) for s in SUMS] for d in found[name].documents] for name in VARIANTS}
     return told
 
 
@@ -71,7 +71,7 @@ def added(record: Fields, when: str, told: Fields) -> Fields:
 def change(before: Fields, after: Fields) -> Fields:
     """End less start of every variant, paired by document; empty where one of them was not measured."""
     pairs = {name: [_restored(of, name) for of in (before, after)] for name in VARIANTS}
-    if any(not a or not b or [d.n for d in a.found] != [d.n for d in b.found] for a, b in pairs.values()):
+    if any(not a or not b or [d.n for d in a.documents] != [d.n for d in b.documents] for a, b in pairs.values()):
         return {}
     return {
         name: {key: value for of in ("kl", "delta_ce") for key, value in _with_error(of, end.less(start, of)).items()}
@@ -127,4 +127,4 @@ def _prefix(
             x = own.compared[kind, layer][:, rows].transpose(0, 1).flatten(1)  # [N, Q], which fusion may look at
             projected[kind, layer] = learner.target(kind, layer, x, batch)[0]
     compared = with_controls(projected, mean, teachers.settings.seed, item.student, cut)
-    return given(own, student.geometry, cut, rows, compared)
+    return replaced_prefix(own, student.geometry, cut, rows, compared)
