@@ -39,7 +39,7 @@ from kvlab.train.targets import Teachers
 
 
 class Run:
-    """One training run. ``at(phase, done, total)`` reports progress, ``stop`` tells of a request to end (process.py)."""
+    """One training run. ``at(phase, done, total)`` reports progress, ``stop`` a request to end (process.py)."""
 
     def __init__(self, folder: Path, config: TrainConfig, record: Record, watch: MemoryWatch | None, at, stop):
         self.folder, self.config, self.record, self.watch = folder, config, record, watch
