@@ -123,7 +123,7 @@ class Geometry:
     def from_dict(cls, fields: dict[str, Any]) -> Geometry:
         layers, positions = tuple(fields["kv_layers"]), Positions(**fields["positions"])
         shapes = tuple(tuple(shape) for shape in fields.get("layer_shapes", ()))
-        return cls(**{**fields, "kv_layers": layers, "layer_shapes": shapes, "positions": positions})
+        return cls(**fields | {"kv_layers": layers, "layer_shapes": shapes, "positions": positions})
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ class AlignSums:
             self._add_identity(fold, part, rows.e(at), targets)
 
     def add_batch(self, rows: Rows) -> None:
-        """Add the rows of a batch except those that are scored apart."""
+        """Add the rows of a batch except those that are scored separately."""
         for part in rows.parts:
             if part not in APART:
                 self.add(rows.fold, part, rows, part)

@@ -1,7 +1,7 @@
 """Run the seven KV checks, which must hold before any number about a pair is believed.
 
-Each check is a function that raises AssertionError with the values it saw. Titles and the printed block are the
-founding checklist's, word for word.
+Each check is a function that raises AssertionError with the values it saw. Titles and the printed block follow
+the founding checklist word for word.
 """
 
 import time

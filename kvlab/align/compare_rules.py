@@ -42,7 +42,7 @@ class Cached:
 class RuleScores:
     """``rows`` of each rule: the numbers of fitted and of scored rows, and whether these are the common tokens.
 
-    ``arrays``: ``rules.KIND.RULE.{r2,se}`` [Ls, Hs], not a number where a layer has fewer heads.
+    ``arrays``: ``rules.KIND.RULE.{r2,se}`` [Ls, Hs], NaN where a layer has fewer heads.
     """
 
     rows: dict[str, dict[str, int | bool]]

@@ -144,7 +144,7 @@ def _problems(choices: dict[str, list[Choice]]) -> list[tuple[str, int]]:
 
 
 def rows_apart(sample: Sample, choices: dict[str, list[Choice]]) -> Apart:
-    """Return the sample's rows that are scored apart, for each problem: (fold, features, targets)."""
+    """Return the sample's rows that are scored separately, for each problem: (fold, features, targets)."""
     return {
         (kind, layer, part): [
             (group[0], sample.side_by_side(kind, choices[kind][layer].union, group), sample.y(kind, layer, group))

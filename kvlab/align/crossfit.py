@@ -32,10 +32,10 @@ class CrossFit:
     mean_x: list[torch.Tensor]  # [F][P], of the training rows
     mean_y: list[torch.Tensor]  # [F][Q]
     channel_rss: torch.Tensor  # [F, Q]
-    channel_tss: torch.Tensor  # [F, Q]; not a number for a head that does not vary
+    channel_tss: torch.Tensor  # [F, Q]; NaN for a head that does not vary
     cosine: torch.Tensor  # [H]
     n: torch.Tensor  # [F] rows scored
-    penalties: torch.Tensor  # [F, H], relative; not a number for maps without one
+    penalties: torch.Tensor  # [F, H], relative; NaN for maps without one
     residual_grams: torch.Tensor  # [F, H, D, D]: sum of r r^T - y y^T of the scored rows, r = y - yhat
 
     @property

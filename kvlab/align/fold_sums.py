@@ -11,8 +11,8 @@ from kvlab.align.moments import HeadGrams, Inputs, Outputs, shifted
 FIT_AND_SCORE = "fit and score"  # both models have read the same bytes
 SCORE_ONLY = "score only"  # the rule gives a teacher step, but not at the same byte
 FIT_ONLY = "fit only"  # calibration documents
-SINK = "sink"  # first content tokens of a document, of either model: scored apart
-SPECIAL = "special"  # the special token that both models begin with: scored apart
+SINK = "sink"  # first content tokens of a document, of either model: scored separately
+SPECIAL = "special"  # the special token that both models begin with: scored separately
 APART = (SINK, SPECIAL)
 FITTED, SCORED = (FIT_AND_SCORE, FIT_ONLY), (FIT_AND_SCORE, SCORE_ONLY)
 

@@ -1,4 +1,4 @@
-"""Rule ``rkv``: per layer and KV head, the teacher steps that matter most and repeat least.
+"""Apply rule ``rkv``: keep per layer and KV head the teacher steps that matter most and repeat least.
 
 From R-KV (Cai et al. 2025, arXiv 2505.24133, §3.2-3.4), as KaVa (Kuzina et al. 2025, arXiv 2510.02312) uses it to cut
 a teacher's cache down to the M steps of a student. KaVa looks from the answer's tokens; which queries look is the
@@ -32,8 +32,8 @@ def keep_steps(
     """Return the ``count`` best steps of one document for every KV head of every cached layer.
 
     ``keys``: per layer [H, T, D], as compared (the papers' are after RoPE). ``attention``: per layer [H, T], the mean
-    probability that the observers put on each step; taken as shares of what falls on content, as Eq. 1 has it, whose
-    softmax is over the candidates alone. Raises AlignError ``rkv-length-mismatch``.
+    probability that the observers put on each step; rescaled to sum to 1 over content, because the softmax of Eq. 1 is
+    over the candidates alone. Raises AlignError ``rkv-length-mismatch``.
     """
     chosen = parameters or RKV()
     content = torch.from_numpy(~tokens.special)
@@ -68,7 +68,7 @@ def _spread(values: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
 
 
 def importance(attention: torch.Tensor, window: int = RKV.window) -> torch.Tensor:
-    """Eq. 4: attention [H, A, T] of A observers -> [H, T], the maximum over each step's window of their mean.
+    """Return Eq. 4: attention [H, A, T] of A observers -> [H, T], the maximum over each step's window of their mean.
 
     The window is centred and pooled after the mean, as in the authors' code.
     """
@@ -78,7 +78,7 @@ def importance(attention: torch.Tensor, window: int = RKV.window) -> torch.Tenso
 
 
 def redundancy(keys: torch.Tensor, parameters: RKV | None = None) -> torch.Tensor:
-    """Eq. 5 and 6: keys [H, T, D] -> [H, T], the softmax over steps of the mean cosine to the other keys.
+    """Return Eq. 5 and 6: keys [H, T, D] -> [H, T], the softmax over steps of the mean cosine to the other keys.
 
     Every step spares its β most recent similar ones: that cosine does not count in *their* mean, so the latest of
     several repeating steps stays. (We read Eq. 6 with the sum over i, as printed and as in the authors' code; the
@@ -100,14 +100,14 @@ def _mean_cosine(unit_keys: torch.Tensor, chosen: RKV) -> torch.Tensor:
 
 
 def score(importance: torch.Tensor, redundancy: torch.Tensor, balance: float = RKV.balance) -> torch.Tensor:
-    """Eq. 7: λ I - (1 - λ) R. (KaVa writes the second term with +, for a redundancy that is low where keys repeat.)"""
+    """Return Eq. 7: λ I - (1 - λ) R. (KaVa writes + for a redundancy that is low where keys repeat.)"""
     return balance * importance - (1 - balance) * redundancy
 
 
 def select(score: torch.Tensor, count: int) -> torch.Tensor:
-    """Scores [H, T], NaN where a step must not be kept -> the ``count`` best steps [H, count] in the order of time.
+    """Select the ``count`` best steps [H, count], in order of time, by scores [H, T], NaN where never to be kept.
 
-    The earlier of two equals is kept. -1 fills up, at the end, where a head has fewer than ``count`` candidates.
+    The earlier of two equals wins. -1 fills the end where a head has fewer than ``count`` candidates.
     """
     heads, length = score.shape
     best = score.nan_to_num(nan=-torch.inf, neginf=-torch.inf).sort(dim=-1, descending=True, stable=True)

@@ -17,7 +17,7 @@ from kvlab.shapes import TimeMap, Tokens
 def row_parts(
     teacher: Tokens, student: Tokens, time_map: TimeMap, scored: bool, settings: AlignSettings, repeated: int = 0
 ) -> dict[str, np.ndarray]:
-    """Return student steps by use. Special tokens and attention sinks, of either model, are scored apart.
+    """Return student steps by use. Special tokens and attention sinks, of either model, are scored separately.
 
     Steps within the first ``repeated`` bytes, with which another document begins too, are neither fitted nor scored.
     """

@@ -1,4 +1,4 @@
-"""Error spectrum: how much of a head is explained along each principal direction of its own keys or values.
+"""Compute the error spectrum: how much a map explains along each principal direction of a head's keys or values.
 
 The directions v_i are the eigenvectors of the head's target covariance over the held-out rows, about the training
 means; along v_i, TSS_i = v_i^T (sum of y y^T) v_i and RSS_i = v_i^T (sum of r r^T) v_i with r = y - yhat. So the
@@ -20,7 +20,7 @@ LEAST_SHARE = 1e-6  # of the variance; a direction with less is rounding of floa
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Per head and direction, the largest first; not a number where a head has no variance."""
+    """Per head and direction, the largest first; NaN where a head has no variance."""
 
     directions: torch.Tensor  # [H, D, D], one per column, of length 1
     deviation: torch.Tensor  # [H, D]: root of the variance along it, in the head's own unit

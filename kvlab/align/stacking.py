@@ -25,7 +25,7 @@ Map = torch.Tensor  # [p + 1, Q]: of a teacher's features about their pilot, and
 
 @dataclass(frozen=True)
 class Products:
-    """Sums over rows, per head: of every two teachers' predictions, and of each with y less the same mean."""
+    """Sums over rows, per head: of every two teachers' predictions, and of each with y minus the same mean."""
 
     gram: torch.Tensor  # [..., H, A, A]
     cross: torch.Tensor  # [..., H, A]

@@ -92,9 +92,7 @@ def write_json(file: Path, numbers: dict[str, Any]) -> None:
 
 def parser(module: str, description: str) -> argparse.ArgumentParser:
     """Return the command line of another table, with the options that all tables share."""
-    table_parser = argparse.ArgumentParser(
-        prog=f"python -m kvlab.bench.{module}", description=description.splitlines()[0]
-    )
+    options = argparse.ArgumentParser(prog=f"python -m kvlab.bench.{module}", description=description.splitlines()[0])
     options.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
     options.add_argument("--out", type=Path, metavar="FILE", help="write the numbers as JSON")
     return options

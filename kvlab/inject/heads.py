@@ -14,7 +14,7 @@ from kvlab.inject.prefix import Prefix, Reading
 from kvlab.results.function.data import CONTROLS, AttentionError, Projected
 from kvlab.shapes import KINDS, Geometry
 
-PARTS = (*KINDS, "both")  # what is replaced
+PARTS = (*KINDS, "both")  # the replaced part of the cache
 
 
 def attention_errors(documents: Sequence[Heard], student: Geometry) -> list[AttentionError]:

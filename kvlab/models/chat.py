@@ -62,8 +62,10 @@ def tokenize_chat(tokenizer, document: Document) -> Tokens:
 def contents_of(document: Document) -> list[Content]:
     """Return the user's message, and the assistant's where text follows the prompt; both stripped."""
     written = document.text.encode()
-    first = document.segments[0] if document.segments else None
-    border = len(written) if first is None else first.end if first.name == "prompt" else 0
+    border = len(written)
+    if document.segments:
+        first = document.segments[0]
+        border = first.end if first.name == "prompt" else 0
     messages = (_content("user", written[:border], 0), _content("assistant", written[border:], border))
     # An empty prompt is still a message: templates want a user to speak first.
     return [message for message in messages if message.text or message.role == "user"]

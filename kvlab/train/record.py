@@ -87,7 +87,7 @@ class Record:
         store.append_metrics(self.folder, line)
         wrong = [name for name, value in line.items() if _finite(value) != value]
         # Keep the line as a reader of the file gets it.
-        self.lines.append({**_finite(line), **({"nonfinite": wrong} if wrong else {})})
+        self.lines.append(_finite(line) | ({"nonfinite": wrong} if wrong else {}))
 
 
 def _finite(value: Any) -> Any:
