@@ -121,10 +121,8 @@ class Service:
         while True:
             request = self._analyses.take()
             error = request.job.perform(self._analyse)
-            if error:
-                self._reply(request.id, ok=False, error=error)
-            else:
-                self._reply(request.id, ok=True, result=None)
+            answer = {"ok": False, "error": error} if error else {"ok": True, "result": None}
+            self._reply(request.id, **answer)
             request.job.ended.set()
             if error is not None and error["kind"] == "device-error":
                 os._exit(DEVICE_LOST)

@@ -135,10 +135,9 @@ def read(
     settings: AlignSettings,
     checked: bool = True,
 ) -> Read:
-    """Read a batch with one forward per model. ``checked``: call ``Read.check``, which raises.
+    """Read a batch with one forward per model. ``checked``: call ``Read.check``; else the caller does so later.
 
-    Otherwise the caller calls it later, when the device has other work queued. The places of the rows go to the device
-    before the forwards, because a copy to a busy device waits for it.
+    The places of the rows go to the device before the forwards, because a copy to a busy device waits for it.
     """
     parts = [
         [row_parts(i.teachers[t], i.student, i.maps[t], i.scored, settings, i.repeated) for i in batch]

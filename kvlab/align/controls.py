@@ -65,10 +65,7 @@ def random_rows(
     settings: AlignSettings,
     progress: Progress,
 ) -> list[Features]:
-    """Return the features of a random-weights teacher in the row order of each of several samples, with one forward.
-
-    ``rows``: those of teacher ``number``, by sample and batch.
-    """
+    """Return features of a random-weights teacher in the order of ``rows`` (teacher ``number``, by sample, batch)."""
     features: list[dict[tuple, list[torch.Tensor]]] = [{} for _ in rows]
     for done, batch in enumerate(batches):
         progress("reading with random weights", done, len(batches))

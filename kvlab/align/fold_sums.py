@@ -19,10 +19,7 @@ FITTED, SCORED = (FIT_AND_SCORE, FIT_ONLY), (FIT_AND_SCORE, SCORE_ONLY)
 
 @dataclass
 class FoldSums:
-    """Inputs (one pilot), Outputs (two) or HeadGrams (one pilot and the number of heads) of each part and fold.
-
-    A part without rows takes no memory.
-    """
+    """Inputs (one pilot), Outputs (two) or HeadGrams (one pilot, ``heads``) of each part and fold that has rows."""
 
     pilots: tuple[torch.Tensor, ...]
     folds: int

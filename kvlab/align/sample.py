@@ -37,10 +37,7 @@ def announced(batches: Sequence[list[Item]], stage: str, progress: Progress) -> 
 def read_sample(
     batches: Iterator[list[Item]], read_batch: Callable[[list[Item]], Read], tokens: int, folds: int
 ) -> SampleRows:
-    """Read batches until they hold ``tokens`` student tokens and documents of every fold.
-
-    The rest stays in ``batches``.
-    """
+    """Read batches until they hold ``tokens`` student tokens and documents of every fold; leave the rest."""
     sample, student_tokens = SampleRows([], [], [], True), 0
     for batch in batches:
         batch_read = read_batch(batch)

@@ -56,9 +56,8 @@ def all_sample(device: torch.device, quick: bool) -> Row:
 
 
 def _size(device: torch.device, quick: bool) -> Size:
-    if quick:
-        return QUICK
-    return ON_GPU if device.type == "cuda" else ON_CPU
+    size = ON_GPU if device.type == "cuda" else ON_CPU
+    return QUICK if quick else size
 
 
 def _measure(

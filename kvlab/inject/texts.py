@@ -31,10 +31,7 @@ def prompt_cut(tokens: Tokens, document: Document) -> int | None:
 def continuations(
     student: LoadedModel, reading: Reading, prefix: Prefix, names: Sequence[str], most: int, markers: Markers
 ) -> Text:
-    """Continue every variant. ``names``: the variants, "own" first.
-
-    "none" is added: it reads only the special tokens at the start and the prompt's last token.
-    """
+    """Continue the variants ``names``, "own" first, and "none": special tokens at the start and the prompt's last."""
     own, cut = reading.own, prefix.cut
     cache = prefix_cache(student, own, cut, prefix.rows, [prefix.variant(name) for name in names])
     continued = dict(zip(names, _greedy(student, cache, own.ids[:, cut : cut + 1].expand(len(names), -1), most)))

@@ -102,12 +102,6 @@ def eager(model: PreTrainedModel) -> Iterator[None]:
 
 def _implementations(config: PreTrainedConfig) -> dict:
     """Return the attention implementation of a configuration ("") and, nested, of its parts that have one."""
-    implementations = {"": config._attn_implementation}
-    for name in config.sub_configs:
-        part = getattr(config, name, None)
-        if part is None:
-            continue
-        nested = _implementations(part)
-        if nested[""] is not None:
-            implementations[name] = nested
-    return implementations
+    parts = {name: getattr(config, name, None) for name in config.sub_configs}
+    nested = {name: _implementations(part) for name, part in parts.items() if part is not None}
+    return {"": config._attn_implementation} | {name: part for name, part in nested.items() if part[""] is not None}

@@ -115,11 +115,8 @@ def _described(width: int, pairs: list[tuple[int, int, int, int]]) -> Pairs:
     first, second, first_out, second_out = zip(*pairs, strict=True)
     apart = {b - a for a, b in zip(first, second, strict=True)}
     consecutive = len(pairs) == first[-1] - first[0] + 1
-    layout = "mixed"
-    if apart == {1}:
-        layout = "interleaved"
-    elif len(apart) == 1 and consecutive:
-        layout = "half"
+    layout = "half" if len(apart) == 1 and consecutive else "mixed"
+    layout = "interleaved" if apart == {1} else layout
     return Pairs(width, len(pairs), *map(_channels, (first, second, first_out, second_out)), layout)
 
 

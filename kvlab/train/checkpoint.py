@@ -92,10 +92,7 @@ def remove(draft: Path) -> None:
 
 
 def _raise_if_full(folder: Path, error: Exception) -> None:
-    """Raise OSError if the disk is full: safetensors hides that in its text, and torch.save does not report it at all.
-
-    An example from torch.save: "unexpected pos 576 vs 534".
-    """
+    """Raise OSError if the disk is full; safetensors hides that in its text, torch.save behind "unexpected pos 576"."""
     if os.strerror(errno.ENOSPC) in str(error):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
     probe = folder / f".{os.getpid()}.probe"

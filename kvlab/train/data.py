@@ -79,10 +79,9 @@ def documents(config: TrainConfig, folder: Path) -> tuple[list[Document], list[D
 def read(
     config: TrainConfig, teachers: Sequence[LoadedModel], student: LoadedModel, train: list, heldout: list
 ) -> Data:
-    """Tokenize for every model and build the time maps.
+    """Tokenize for every model and build time maps; a held-out beginning that training documents share counts nowhere.
 
-    A beginning that a held-out document shares with a training one does not count. Raises TrainError
-    ``time-out-of-bounds`` and ``heldout-repeats``, AlignError as ``Reader``.
+    Raises TrainError ``time-out-of-bounds`` and ``heldout-repeats``, AlignError as ``Reader``.
     """
     settings, notes, read_items = align_settings(config), [], []
     for texts, known in ((train, ()), (heldout, [document.text for document in train])):
