@@ -1,4 +1,4 @@
-"""Rows of every batch -> the sums from which every score follows, and nothing else."""
+"""Add the rows of every batch to the sums from which every score follows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -29,9 +29,9 @@ class Source(Protocol):
 class AlignSums:
     """The sums of one set of features against the student: per kind and student layer, and of the token identity.
 
-    Student layers with the same teacher layers share the sums of the features, and those with heads of one width the
-    problem of the token identity; of the same targets the spread of each head is kept. Rows are shifted by their pilots
-    once, however many sums they enter.
+    Student layers with the same teacher layers share the sums of the features. Student layers with heads of one width
+    share the problem of the token identity and the spread of each head. Rows are shifted by their pilots once, however
+    many sums they enter.
     """
 
     choices: dict[str, list[Choice]]
@@ -44,7 +44,7 @@ class AlignSums:
     spreads: dict[int, FoldSums] = field(default_factory=dict)  # HeadGrams of the scored rows, by width likewise
 
     def add(self, fold: int, part: str, rows: Source, at: Any) -> None:
-        """Add the rows ``at`` a part of a batch or a group of a sample, which are of one fold and use."""
+        """Add the rows ``at`` a part of a batch or a group of a sample; all are of one fold and use."""
         targets: dict[Target, torch.Tensor] = {}
         for kind in KINDS:
             for union in dict.fromkeys(choice.union for choice in self.choices[kind]):
@@ -65,7 +65,7 @@ class AlignSums:
             self._add_identity(fold, part, rows.e(at), targets)
 
     def add_batch(self, rows: Rows) -> None:
-        """Add the rows of a batch, but for those that are scored apart."""
+        """Add the rows of a batch except those that are scored separately."""
         for part in rows.parts:
             if part not in APART:
                 self.add(rows.fold, part, rows, part)
@@ -93,21 +93,22 @@ class AlignSums:
         return Pairing(features, self.targets[kind, layer], choice.columns_of_folds())
 
     def identity(self, width: int) -> Pairing:
-        """The token embedding against ``identity_layers[width]`` side by side."""
+        """Pair the token embedding with ``identity_layers[width]`` side by side."""
         return Pairing(self.identity_features, self.identity_targets[width])
 
     def spread(self, kind: str, layer: int) -> list[HeadGrams]:
-        """[F] of the heads of one target, over the rows that each fold is scored on."""
+        """Return [F] the sums of the heads of one target, over the scored rows of each fold."""
         width = next(width for width, targets in self.identity_layers.items() if (kind, layer) in targets)
         before = self.identity_layers[width][: self.identity_layers[width].index((kind, layer))]
-        first, count = (sum(self._heads(t, width) for t in targets) for targets in (before, [(kind, layer)]))
+        first = sum(self._heads(target, width) for target in before)
+        count = self._heads((kind, layer), width)
         return [fold.select(first, count) for fold in self.spreads[width].score()]
 
     def _heads(self, target: Target, width: int) -> int:
         return len(self.targets[target].pilots[1]) // width
 
     def all(self) -> dict[str, FoldSums]:
-        """Every sum by a name that also says which layers it is of."""
+        """Return every sum by a name that includes its layers."""
         named = {f"features {kind} {union}": sums for (kind, union), sums in self.features.items()}
         named |= {f"targets {kind} {layer}": sums for (kind, layer), sums in self.targets.items()}
         named |= {f"identity {width}": sums for width, sums in self.identity_targets.items()}

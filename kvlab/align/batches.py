@@ -1,4 +1,4 @@
-"""Items -> batches of one fold, each read with one forward per model -> the rows that stand side by side."""
+"""Group items into batches of one fold, run one forward per model on each, and pair the rows of both models."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from kvlab.shapes import KINDS, HeadSteps, TimeMap, Tokens
 
 
 def batches(items: Sequence[Item], batch_tokens: int) -> list[list[Item]]:
-    """Documents of one fold and role, of similar length, with at most ``batch_tokens`` padded tokens.
+    """Group documents of one fold and role and of similar length, at most ``batch_tokens`` padded tokens per batch.
 
-    The folds take turns and batches of all lengths are mixed, so that the first ones stand for all.
+    The folds take turns and batches of all lengths are mixed, so that the first batches are typical of all.
     """
     of_fold: dict[tuple, list[list[Item]]] = {}
     for item in sorted(items, key=lambda i: i.longest):
@@ -43,7 +43,7 @@ def batches(items: Sequence[Item], batch_tokens: int) -> list[list[Item]]:
 
 @dataclass
 class Rows:
-    """The rows of one batch under one teacher's time map, by part; gathered when asked for.
+    """The rows of one batch under one teacher's time map, by part; gathered on demand.
 
     ``x(kind, layer, part)`` [N, P] features, ``y(kind, layer, part)`` [N, Q] targets, ``e(part)`` [N, E] the
     teacher's context-free token embeddings. Layers are positions among the cached ones.
@@ -55,31 +55,31 @@ class Rows:
     student: CapturedBatch
     embedded: torch.Tensor  # [B, 1, Tt, E]
     steps: list[torch.Tensor] | None = None  # rule rkv: per cached teacher layer [B, H, Ts], -1 where none
-    _kept: dict[tuple, torch.Tensor] | None = None
+    _gathered: dict[tuple, torch.Tensor] | None = None
 
     @property
     def parts(self) -> list[str]:
         return [part for part, picked in self.picked.items() if len(picked)]
 
     def x(self, kind: str, layer: int, part: str) -> torch.Tensor:
-        if self._kept is not None:
-            return self._kept["x", kind, layer, part]
+        if self._gathered is not None:
+            return self._gathered["x", kind, layer, part]
         features = self.teacher.features(kind)[layer]
         if self.steps is None:
             return self.picked[part].features(features)
         return self.picked[part].features_by_head(features, self.steps[layer])
 
     def y(self, kind: str, layer: int, part: str) -> torch.Tensor:
-        if self._kept is not None:
-            return self._kept["y", kind, layer, part]
+        if self._gathered is not None:
+            return self._gathered["y", kind, layer, part]
         return self.picked[part].targets(self.student.of(kind)[layer])
 
     def e(self, part: str) -> torch.Tensor:
-        if self._kept is not None:
-            return self._kept["e", part]
+        if self._gathered is not None:
+            return self._gathered["e", part]
         if self.steps is None:
             return self.picked[part].features(self.embedded)
-        # Every head keeps its own steps: what the tokens alone say is their mean over all heads.
+        # Each head keeps other steps, so the token-only baseline is the mean of the embeddings over all heads.
         by_layer = [
             self.picked[part]
             .features_by_head(self.embedded.expand(-1, steps.shape[1], -1, -1), steps)
@@ -90,13 +90,13 @@ class Rows:
         return torch.stack(by_layer).mean(0)
 
     def side_by_side(self, kind: str, layers: Sequence[int], part: str) -> torch.Tensor:
-        """[N, sum of P]: the features of several teacher layers."""
+        """Return the features of several teacher layers, [N, sum of P]."""
         if len(layers) == 1:
             return self.x(kind, layers[0], part)
         return torch.cat([self.x(kind, layer, part) for layer in layers], dim=1)
 
     def keep(self) -> Rows:
-        """The same with all rows gathered and the caches themselves let go."""
+        """Return a copy that holds all gathered rows and no longer the caches."""
         gathered = {("e", part): self.e(part) for part in self.parts}
         for part in self.parts:
             for kind in KINDS:
@@ -106,14 +106,14 @@ class Rows:
                     gathered["y", kind, layer, part] = self.y(kind, layer, part)
         return Rows(self.fold, self.picked, None, None, None, self.steps, gathered)
 
-    def let_go(self) -> Rows:
-        """The same with nothing but the places of the rows."""
+    def places(self) -> Rows:
+        """Return a copy that holds only the places of the rows."""
         return Rows(self.fold, self.picked, None, None, None, self.steps)
 
 
 @dataclass(frozen=True)
 class Read:
-    """One batch as read by every model."""
+    """One batch with the rows and caches of every model."""
 
     items: list[Item]
     teachers: list[Rows]  # of each teacher
@@ -122,7 +122,7 @@ class Read:
     captured: list[tuple[CapturedBatch, LoadedModel]] = field(default_factory=list)
 
     def check(self) -> None:
-        """Raises AlignError ``cache-not-finite`` naming layer and head. Waits until the device has read the batch."""
+        """Wait for the device and check every cache. Raises AlignError ``cache-not-finite`` naming layer and head."""
         for captured, loaded in self.captured:
             finite(captured, loaded)
 
@@ -135,17 +135,19 @@ def read(
     settings: AlignSettings,
     checked: bool = True,
 ) -> Read:
-    """One forward per model. ``checked``: raises as ``Read.check``; else the caller has it checked, once the device
-    has enough to do. Nothing is copied to a device at work meanwhile, which would wait for it."""
+    """Read a batch with one forward per model. ``checked``: call ``Read.check``; else the caller does so later.
+
+    The places of the rows go to the device before the forwards, because a copy to a busy device waits for it.
+    """
     parts = [
         [row_parts(i.teachers[t], i.student, i.maps[t], i.scored, settings, i.repeated) for i in batch]
         for t in range(len(teachers))
     ]
-    shared = [common_parts(of_teachers) for of_teachers in zip(*parts)]
+    shared = [common_parts(document_parts) for document_parts in zip(*parts)]
     picks = [_picks(batch, t, [parts[t], *([shared] * (len(teachers) > 1))], student) for t in range(len(teachers))]
     kv_s = capture(student, [i.student for i in batch], settings.keys == "pre-rope")
     batch_read = Read(batch, [], captured=[(kv_s, student)])
-    for t, (teacher, of_teacher) in enumerate(zip(teachers, picks)):
+    for t, (teacher, teacher_picks) in enumerate(zip(teachers, picks)):
         kv_t = capture(teacher, [i.teachers[t] for i in batch], settings.keys == "pre-rope")
         batch_read.captured.append((kv_t, teacher))
         embedded = teacher.model.get_input_embeddings()(kv_t.ids).float().unsqueeze(1)
@@ -153,8 +155,8 @@ def read(
         if RULES[settings.time].per_head:
             maps = [(i.teachers[t], i.student, i.maps[t]) for i in batch]
             batch_read.head_steps.append(_kept_steps(teacher, kv_t, batch, t, settings))
-            steps = _of_batch(batch_read.head_steps[-1], maps, kv_s.ids.shape[1])
-        for picked, into in zip(of_teacher, (batch_read.teachers, batch_read.common)):
+            steps = _student_steps(batch_read.head_steps[-1], maps, kv_s.ids.shape[1])
+        for picked, into in zip(teacher_picks, (batch_read.teachers, batch_read.common)):
             into.append(Rows(batch[0].fold, picked, kv_t, kv_s, embedded, steps))
     if checked:
         batch_read.check()
@@ -162,45 +164,47 @@ def read(
 
 
 def _picks(batch: list[Item], t: int, chosen: list[list[dict]], student: LoadedModel) -> list[dict[str, Picked]]:
-    """The rows of each choice of parts (of every document), from teacher number ``t``."""
+    """Pick the rows of each choice of parts (of every document), from teacher number ``t``."""
     maps = [(i.teachers[t], i.student, i.maps[t]) for i in batch]
-    return [{part: pick(maps, [of[part] for of in some], student.device) for part in some[0]} for some in chosen]
+    picks = []
+    for documents in chosen:
+        picks.append({part: pick(maps, [steps[part] for steps in documents], student.device) for part in documents[0]})
+    return picks
 
 
 def _kept_steps(
     teacher: LoadedModel, captured: CapturedBatch, batch: list[Item], t: int, settings: AlignSettings
 ) -> list[HeadSteps]:
-    """For each document, the teacher steps that each head keeps: as many as the student has, sinks left out."""
+    """Choose for each document the teacher steps that each head keeps: as many as the student has, without sinks."""
     tokens = [i.teachers[t] for i in batch]
-    looking = [observers(i.teachers[t], i.document.segments) for i in batch]
-    attention = observed_attention(teacher, tokens, looking)
-    of_documents = []
+    attention = observed_attention(teacher, tokens, [observers(i.teachers[t], i.document.segments) for i in batch])
+    kept_steps = []
     for b, item in enumerate(batch):
         length = len(tokens[b])
         left_out = np.ones(length, dtype=bool)
         left_out[selectable(tokens[b], settings.sinks)] = False
         keys = [k[b, :, :length] for k in captured.keys]
         seen = [a[b, :, :length] for a in attention]
-        of_documents.append(keep_steps(keys, seen, replace(tokens[b], special=left_out), len(item.maps[t].rows)))
-    return of_documents
+        kept_steps.append(keep_steps(keys, seen, replace(tokens[b], special=left_out), len(item.maps[t].rows)))
+    return kept_steps
 
 
-def _of_batch(
-    of_documents: list[HeadSteps], maps: list[tuple[Tokens, Tokens, TimeMap]], longest: int
+def _student_steps(
+    kept_steps: list[HeadSteps], maps: list[tuple[Tokens, Tokens, TimeMap]], longest: int
 ) -> list[torch.Tensor]:
-    """Per layer [B, H, Ts]: each document's kept steps on the student steps that they stand for."""
+    """Place each document's kept steps on the student steps that they stand for: per layer [B, H, Ts]."""
     layers = []
-    for layer in range(len(of_documents[0].steps)):
-        first = of_documents[0].steps[layer]
-        steps = first.new_full((len(of_documents), len(first), longest), NO_STEP)
-        for b, (of_document, (_, _, time_map)) in enumerate(zip(of_documents, maps)):
-            steps[b, :, torch.from_numpy(time_map.rows).to(first.device)] = of_document.steps[layer]
+    for layer in range(len(kept_steps[0].steps)):
+        first = kept_steps[0].steps[layer]
+        steps = first.new_full((len(kept_steps), len(first), longest), NO_STEP)
+        for b, (document_steps, (_, _, time_map)) in enumerate(zip(kept_steps, maps)):
+            steps[b, :, torch.from_numpy(time_map.rows).to(first.device)] = document_steps.steps[layer]
         layers.append(steps)
     return layers
 
 
 def whole_document(read_batch: Read, number: int, teacher: int) -> Rows:
-    """All of one document's student steps as the one part "all"; rows without a teacher step are zero."""
+    """Return all student steps of one document as the single part "all"; rows without a teacher step are zero."""
     rows = read_batch.teachers[teacher]
     maps = [(i.teachers[teacher], i.student, i.maps[teacher]) for i in read_batch.items]
     steps = [np.arange(len(i.student)) if b == number else np.arange(0) for b, i in enumerate(read_batch.items)]
@@ -209,7 +213,8 @@ def whole_document(read_batch: Read, number: int, teacher: int) -> Rows:
 
 
 def finite(captured: CapturedBatch, loaded: LoadedModel) -> CapturedBatch:
-    # One answer for all layers: on a GPU every question waits for all the work before it.
+    """Return the batch, or raise AlignError ``cache-not-finite`` naming layer and head."""
+    # One test for all layers: on a GPU every test waits for all work queued before it.
     if bool(torch.stack([x.sum() for kind in KINDS for x in captured.of(kind)]).isfinite().all()):
         return captured
     for kind in KINDS:
@@ -234,6 +239,6 @@ def finite(captured: CapturedBatch, loaded: LoadedModel) -> CapturedBatch:
 
 
 def in_order(read_items: Iterator[list[Item]], batch_tokens: int) -> Iterator[list[Item]]:
-    """The batches of every window."""
+    """Yield the batches of every window."""
     for window in read_items:
         yield from batches(window, batch_tokens)

@@ -1,8 +1,8 @@
-"""Every time rule on the same sample, layers, folds and tokens: what the choice of a rule is worth to each head.
+"""Compare all time rules on the same sample, layers, folds and tokens: what is a rule worth to each head?
 
-A rule is fitted on its own rows (``rows.row_parts``) and scored, held out by document, on the tokens that all rules
-cover. ``exact`` covers few and shares its map with ``floor``, so it is scored on its own tokens and said apart, as is
-``rkv``, which keeps other steps for each head.
+Each rule is fitted on its own rows (``rows.row_parts``) and scored, held out by document, on the tokens that all rules
+cover. ``exact`` covers few tokens and shares its map with ``floor``, so it has a score of its own tokens, listed
+separately; so has ``rkv``, which keeps other steps for each head.
 """
 
 from collections.abc import Sequence
@@ -40,9 +40,9 @@ class Cached:
 
 @dataclass
 class RuleScores:
-    """``rows`` of each rule: fitted and scored ones, and whether on the tokens that all cover.
+    """``rows`` of each rule: the numbers of fitted and of scored rows, and whether these are the common tokens.
 
-    ``arrays``: ``rules.KIND.RULE.{r2,se}`` [Ls, Hs], not a number where a layer has fewer heads.
+    ``arrays``: ``rules.KIND.RULE.{r2,se}`` [Ls, Hs], NaN where a layer has fewer heads.
     """
 
     rows: dict[str, dict[str, int | bool]]
@@ -52,8 +52,8 @@ class RuleScores:
         layers = 1 + max(layer for _, layer in fits)
         self.rows[rule] = {"rows_fit": rows_fit, "rows_scored": int(fits[KINDS[0], 0].n.sum()), "common": common}
         for kind in KINDS:
-            of_layers = [fits[kind, layer].with_error() for layer in range(layers)]
-            for name, values in zip(("r2", "se"), zip(*of_layers)):
+            with_errors = [fits[kind, layer].with_error() for layer in range(layers)]
+            for name, values in zip(("r2", "se"), zip(*with_errors)):
                 self.arrays[f"rules.{kind}.{rule}.{name}"] = padded([v.cpu().numpy()[:, None] for v in values])[..., 0]
 
 
@@ -66,19 +66,19 @@ def compare(
     settings: AlignSettings,
     progress: Progress,
 ) -> RuleScores:
-    """Ridge under every rule that has one map for all heads, from teacher number ``t``.
+    """Fit ridge under every rule that has one map for all heads, from teacher number ``t``.
 
-    A rule with too few rows to fit is left out.
+    Skip a rule with too few rows to fit.
     """
     scores = RuleScores({}, {})
     for number, rule in enumerate(MAPS):
         progress(STAGE, number, len(MAPS))
         sums = _sums(cached, t, rule, choices, folds, settings)
-        if not sums.targets:  # no token is covered by every rule, and none is fitted on
+        if not sums.targets:  # the rules have no token in common, and this one has none to fit on
             continue
         features = sums.pairing(KINDS[0], 0).features
-        fitted, scored = ([fold.n for fold in part] for part in (features.fit(), features.score()))
-        if min((sum(fitted) - own for own, n in zip(fitted, scored) if n), default=0) < 2:
+        fitted, scored = [fold.n for fold in features.fit()], [fold.n for fold in features.score()]
+        if min((sum(fitted) - fold_rows for fold_rows, n in zip(fitted, scored) if n), default=0) < 2:
             continue
         fits = {
             (kind, layer): crossfit_ridge(sums.pairing(kind, layer), heads[layer], quick=True)
@@ -99,7 +99,7 @@ def _sums(
         parts = [_parts(item, t, rule, settings) for item in batch.items]
         maps = [(item.teachers[t], item.student, _map(item, t, rule)) for item in batch.items]
         device = batch.teacher.ids.device
-        picked = {part: pick(maps, [of_item[part] for of_item in parts], device) for part in parts[0]}
+        picked = {part: pick(maps, [steps[part] for steps in parts], device) for part in parts[0]}
         rows = Rows(batch.items[0].fold, picked, batch.teacher, batch.student, None)
         sums.add_batch(rows)
     return sums
@@ -110,19 +110,19 @@ def _map(item: Item, t: int, rule: str) -> TimeMap:
 
 
 def _parts(item: Item, t: int, rule: str, settings: AlignSettings) -> dict[str, np.ndarray]:
-    """The steps of a rule by use; fitted only, where another rule does not cover them."""
+    """Return the steps of a rule by use; those that another rule does not cover are only fitted on."""
 
     def usable(other: str) -> dict[str, np.ndarray]:
-        of_rule = settings.model_copy(update={"time": other})
-        return row_parts(item.teachers[t], item.student, _map(item, t, other), item.scored, of_rule, item.repeated)
+        other_settings = settings.model_copy(update={"time": other})
+        time_map = _map(item, t, other)
+        return row_parts(item.teachers[t], item.student, time_map, item.scored, other_settings, item.repeated)
 
     mine = usable(rule)
     if not item.scored or RULES[rule].own_tokens:
         return {part: steps for part, steps in mine.items() if part not in APART}
-    covered = [
-        np.concatenate([parts[FIT_AND_SCORE], parts[SCORE_ONLY]])
-        for parts in map(usable, [name for name in MAPS if not RULES[name].own_tokens])
-    ]
+    covered = []
+    for parts in (usable(name) for name in MAPS if not RULES[name].own_tokens):
+        covered.append(np.concatenate([parts[FIT_AND_SCORE], parts[SCORE_ONLY]]))
     common = reduce(np.intersect1d, covered)
     common_parts = {part: np.intersect1d(mine[part], common) for part in (FIT_AND_SCORE, SCORE_ONLY)}
     return common_parts | {FIT_ONLY: np.setdiff1d(mine[FIT_AND_SCORE], common)}

@@ -1,7 +1,7 @@
-"""What a score must beat, measured on the sample: shuffled rows, and a teacher of random weights.
+"""Measure the controls that a score must beat, on the sample: shuffled rows, and a teacher of random weights.
 
-Both are fitted and scored like the teacher itself, which is scored on the same rows to compare with. What a fusion of
-several teachers must beat is the same with random weights in the place of all but one.
+Both are fitted and scored like the teacher itself, which is scored on the same rows for comparison. The control of a
+fusion has random weights in the place of all teachers but one.
 """
 
 from collections.abc import Callable, Sequence
@@ -43,15 +43,15 @@ class Controls:
 def shuffled_rows(
     sample: Sample, choices: dict[str, list[Choice]], heads: Sequence[int], quick: bool, progress: Progress
 ) -> tuple[Fits, Fits]:
-    """Fits of the teacher and of shuffled rows; ``heads`` of each student layer, ``quick`` as in crossfit_ridge."""
+    """Fit the teacher and shuffled rows; ``heads`` of each student layer, ``quick`` as in crossfit_ridge."""
     teacher, shuffled = {}, {}
     for number, (kind, layer) in enumerate(_problems(choices)):
         progress("measuring controls", number, len(KINDS) * len(heads))
         choice = choices[kind][layer]
         pairing = sample.with_shuffled(kind, choice.union, layer, choice.columns_of_folds())
-        both = crossfit_ridge(pairing, 2 * heads[layer], quick)
-        teacher[kind, layer] = both.select(0, heads[layer])
-        shuffled[kind, layer] = both.select(heads[layer], heads[layer])
+        together = crossfit_ridge(pairing, 2 * heads[layer], quick)
+        teacher[kind, layer] = together.select(0, heads[layer])
+        shuffled[kind, layer] = together.select(heads[layer], heads[layer])
     return teacher, shuffled
 
 
@@ -65,27 +65,26 @@ def random_rows(
     settings: AlignSettings,
     progress: Progress,
 ) -> list[Features]:
-    """Features of a random-weights teacher in the row order of each of some samples, whose ``rows`` of teacher
-    ``number`` these are; one forward for all."""
+    """Return features of a random-weights teacher in the order of ``rows`` (teacher ``number``, by sample, batch)."""
     features: list[dict[tuple, list[torch.Tensor]]] = [{} for _ in rows]
     for done, batch in enumerate(batches):
         progress("reading with random weights", done, len(batches))
         captured = finite(capture(random, [i.teachers[number] for i in batch], settings.keys == "pre-rope"), random)
-        for into, of_sample in zip(features, rows):
-            places = of_sample[done]
+        for into, sample_rows in zip(features, rows):
+            places = sample_rows[done]
             like = Rows(places.fold, places.picked, captured, None, None, places.steps)
             for part in like.parts:
                 for kind in KINDS:
                     for union in {choice.union for choice in choices[kind]}:
                         key = (like.fold, part), kind, union
                         into.setdefault(key, []).append(like.side_by_side(kind, union, part))
-    return [{key: torch.cat(pieces) for key, pieces in of_sample.items()} for of_sample in features]
+    return [{key: torch.cat(pieces) for key, pieces in by_key.items()} for by_key in features]
 
 
 def random_weights(
     sample: Sample, features: Features, choices: dict[str, list[Choice]], heads: Sequence[int], progress: Progress
 ) -> Fits:
-    """Fits from the features of ``random_rows``."""
+    """Fit the control from the features of ``random_rows``."""
     fits = {}
     for number, (kind, layer) in enumerate(_problems(choices)):
         progress("fitting on random weights", number, len(KINDS) * len(heads))
@@ -108,27 +107,22 @@ def random_in_place(
     heads: Sequence[int],
     progress: Progress,
 ) -> dict[tuple[str, int], OverRandom]:
-    """What the fusion on the sample gains over random weights in the place of all teachers but one.
+    """Measure what the fusion on the sample gains over random weights in the place of all teachers but one.
 
-    Of each teacher: its sample and that of the rows that all teachers cover, the features of random weights on either,
-    and its controls, whose fits have the penalties.
+    All but ``heads`` are by teacher: its own sample, its sample of the rows that all teachers cover, the features of
+    random weights on the first and on the second, and its controls, whose fits hold the penalties.
     """
     gains = {}
     for number, (kind, layer) in enumerate(_problems(choices[0])):
         progress("fusing with random weights", number, len(KINDS) * len(heads))
-        chosen = [of_teacher[kind][layer] for of_teacher in choices]
-        unions = [choice.union for choice in chosen]
-        alone = [
-            sample.sums(rows, partial(sample.y, kind, layer), choice.columns_of_folds())
-            for sources in (samples, [features for features, _ in random])
-            for sample, source, choice in zip(samples, sources, chosen)
-            for rows in [_rows(source, kind, choice.union)]
-        ]
-        side_by_side = [
-            _rows(source, kind, union)
-            for sources in (common, [features for _, features in random])
-            for source, union in zip(sources, unions)
-        ]
+        chosen = [teacher_choices[kind][layer] for teacher_choices in choices]
+        alone, side_by_side = [], []
+        for sources in (samples, [features for features, _ in random]):
+            for sample, source, choice in zip(samples, sources, chosen):
+                features = _rows(source, kind, choice.union)
+                alone.append(sample.sums(features, partial(sample.y, kind, layer), choice.columns_of_folds()))
+        for sources in (common, [features for _, features in random]):
+            side_by_side += [_rows(source, kind, choice.union) for source, choice in zip(sources, chosen)]
         everything = CommonRows(common[0].groups, common[0].folds, side_by_side, partial(common[0].y, kind, layer))
         fits = [c.teacher[kind, layer] for c in controls] + [c.random[kind, layer] for c in controls]
         gains[kind, layer] = over_random(everything, alone, fits, heads[layer])
@@ -136,7 +130,7 @@ def random_in_place(
 
 
 def _rows(source: Sample | Features, kind: str, union: tuple[int, ...]) -> Callable[[Group], torch.Tensor]:
-    """Features of teacher layers side by side, of a group."""
+    """Return a function from a group to the features of teacher layers side by side."""
     if isinstance(source, Sample):
         return partial(source.side_by_side, kind, union)
     return lambda group: source[group, kind, union]
@@ -147,7 +141,7 @@ def _problems(choices: dict[str, list[Choice]]) -> list[tuple[str, int]]:
 
 
 def rows_apart(sample: Sample, choices: dict[str, list[Choice]]) -> Apart:
-    """The rows of the sample that are scored apart, of each problem: (fold, features, targets)."""
+    """Return the sample's rows that are scored separately, for each problem: (fold, features, targets)."""
     return {
         (kind, layer, part): [
             (group[0], sample.side_by_side(kind, choices[kind][layer].union, group), sample.y(kind, layer, group))

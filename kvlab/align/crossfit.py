@@ -1,7 +1,7 @@
 """Fit on some documents, score on the others: k-fold cross-validation by document, from sums alone.
 
-Every fold is scored with a map that has not seen it, and the ridge penalty of that map is chosen among the
-remaining folds only (nested), so nothing about the scored documents enters the fit.
+A map that has not seen a fold scores it. The ridge penalty of that map is chosen among the remaining folds only
+(nested), so nothing about the scored documents enters the fit.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class CrossFit:
     mean_x: list[torch.Tensor]  # [F][P], of the training rows
     mean_y: list[torch.Tensor]  # [F][Q]
     channel_rss: torch.Tensor  # [F, Q]
-    channel_tss: torch.Tensor  # [F, Q]; not a number for a head that does not vary
+    channel_tss: torch.Tensor  # [F, Q]; NaN for a head that does not vary
     cosine: torch.Tensor  # [H]
     n: torch.Tensor  # [F] rows scored
-    penalties: torch.Tensor  # [F, H], relative; not a number for maps without one
+    penalties: torch.Tensor  # [F, H], relative; NaN for maps without one
     residual_grams: torch.Tensor  # [F, H, D, D]: sum of r r^T - y y^T of the scored rows, r = y - yhat
 
     @property
@@ -54,12 +54,12 @@ class CrossFit:
         return metrics.r_squared(self.rss.sum(0), self.tss.sum(0))
 
     def with_error(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """R^2 [H] and its standard error, over the folds that are scored (others hold calibration documents only)."""
+        """Return R^2 [H] and its standard error, over the scored folds (others hold calibration documents only)."""
         held = self.n > 0
         return self.r2, metrics.jackknife(self.rss[held], self.tss[held])
 
     def select(self, first: int, count: int) -> CrossFit:
-        """The results and maps of ``count`` heads from ``first`` on."""
+        """Return the results and maps of ``count`` heads from ``first`` on."""
         width = self.channel_rss.shape[1] // self.heads
         heads, channels = slice(first, first + count), slice(first * width, (first + count) * width)
         return replace(
@@ -75,14 +75,14 @@ class CrossFit:
         )
 
     def predict(self, fold: int, x: torch.Tensor) -> torch.Tensor:
-        """[N, P] -> [N, Q] with the map that has not seen ``fold``."""
+        """Predict [N, P] -> [N, Q] with the map that has not seen ``fold``."""
         return (x.double() - self.mean_x[fold]) @ self.weights[fold] + self.mean_y[fold]
 
 
 def crossfit_ridge(pairing: Pairing, heads: int, quick: bool = False) -> CrossFit:
-    """Ridge with a penalty per head, chosen on held-out folds within each training set.
+    """Fit ridge with a penalty per head, chosen on held-out folds within each training set.
 
-    ``quick``, for controls: chosen on the two neighbouring folds alone, and in float32 where that is enough.
+    ``quick``, for controls: choose on the two neighbouring folds alone, and in float32 where that is enough.
     """
     chosen = _choose_penalties(pairing, heads, quick)
     relative = torch.tensor(RELATIVE_PENALTIES, dtype=torch.float64)[chosen.cpu()]
@@ -95,7 +95,7 @@ def crossfit_fixed(
     heads: int,
     solve: Callable[[Centred, Sequence[int]], torch.Tensor],
 ) -> CrossFit:
-    """Any map that follows from the training sums and the ``layers`` [F] of a fold, without a penalty to choose."""
+    """Fit any map that follows from the training sums and the ``layers`` [F] of a fold, without choosing a penalty."""
     nothing = torch.full((pairing.features.folds, heads), float("nan"))
     return _crossfit(pairing, heads, lambda train, fold: solve(train, layers[fold]), nothing)
 
@@ -137,7 +137,7 @@ def _crossfit(pairing: Pairing, heads: int, fit, penalties: torch.Tensor) -> Cro
 
 
 def _uncentred_products(test: Centred, w, mean_y, x: Inputs, y: Outputs, heads: int) -> torch.Tensor:
-    """Per head [3, H]: sum of y.yhat, |y|^2 and |yhat|^2 of the rows themselves, their means put back."""
+    """Return per head [3, H] the sums of y.yhat, |y|^2 and |yhat|^2 of the rows themselves, with their means."""
     x_sum, y_sum = x.total - x.n * test.mean_x, y.total - y.n * test.mean_y
     yhat_sum = w.T @ x_sum
     dot = (w * test.xy).sum(0) + mean_y * (y_sum + yhat_sum) + y.n * mean_y**2
@@ -147,14 +147,14 @@ def _uncentred_products(test: Centred, w, mean_y, x: Inputs, y: Outputs, heads: 
 
 
 def neighbours(folds: int) -> list[tuple[int, int]]:
-    """Each fold with the next, round: every fold is in two pairs (in all there are, up to three folds)."""
+    """Pair each fold with the next, cyclically, so that every fold is in two pairs; up to three folds, all pairs."""
     return [(f, (f + 1) % folds) for f in range(folds)] if folds > 2 else list(combinations(range(folds), 2))
 
 
 def _choose_penalties(pairing: Pairing, heads: int, quick: bool) -> torch.Tensor:
-    """[F, H] index into RELATIVE_PENALTIES; fold f's is the best over pairs (train without f and g, test on g).
+    """Return [F, H] indices into RELATIVE_PENALTIES: the best for fold f over pairs (train without f and g, test on g).
 
-    Of penalties that are as good, the largest.
+    The largest of equally good penalties wins.
     """
     fit_x, fit_y = pairing.features.fit(), pairing.targets.fit()
     folds = len(fit_x)
@@ -179,9 +179,9 @@ def _choose_penalties(pairing: Pairing, heads: int, quick: bool) -> torch.Tensor
 
 
 def _paths(train: Centred, quick: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Maps [penalties, P, Q] in float64 and, where ``quick``, of the larger penalties in float32.
+    """Solve maps [penalties, P, Q] in float64; where ``quick``, those of the larger penalties in float32.
 
-    Float32 is left to penalties above the rounding of its own sums, eps * trace: below, rounding would choose.
+    Float32 serves only penalties above the rounding of its own sums, eps * trace. Below, rounding would choose.
     """
     rounding = torch.finfo(torch.float32).eps * len(train.xx)
     count = sum(penalty < rounding for penalty in RELATIVE_PENALTIES) if quick else len(RELATIVE_PENALTIES)
@@ -190,9 +190,9 @@ def _paths(train: Centred, quick: bool) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def scored_apart(fit: CrossFit, rows: Sequence[tuple[int, torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, int]:
-    """RSS / TSS [H] of the maps on rows that are in no fit (fold, x [N, P], y [N, Q]), and the number of rows.
+    """Return RSS / TSS [H] of the maps on rows that are in no fit (fold, x [N, P], y [N, Q]), and the row count.
 
-    Each fold's by the map that has not seen its documents, about that map's training means.
+    The map that has not seen a fold's documents scores its rows, about that map's training means.
     """
     rss, tss = torch.zeros_like(fit.channel_rss[0]), torch.zeros_like(fit.channel_rss[0])
     for fold, x, y in rows:
@@ -212,7 +212,7 @@ class Contributions:
 def teacher_head_contributions(
     pairing: Pairing, heads: int, blocks: list[torch.Tensor], relative_penalty: float
 ) -> Contributions:
-    """Exact refits without (and with only) each block of features, held out by fold.
+    """Refit exactly without (and with only) each block of features, held out by fold.
 
     Leaving block a out of a ridge with inverse A^-1 and solution W gives W - A^-1[:, a] (A^-1[a, a])^-1 W[a].
     ``blocks``: the columns of each teacher head. Columns that a fold may not use contribute nothing to it.
@@ -221,7 +221,8 @@ def teacher_head_contributions(
     score_x, score_y = pairing.features.score(), pairing.targets.score()
     all_x, all_y = total(fit_x), total(fit_y)
     shape = (pairing.features.folds, len(blocks) + 1, heads)
-    left_out, alone = (torch.zeros(shape, dtype=torch.float64, device=all_x.gram.device) for _ in "ab")
+    left_out = torch.zeros(shape, dtype=torch.float64, device=all_x.gram.device)
+    alone = torch.zeros_like(left_out)
     tss = torch.zeros(shape[0], heads, dtype=torch.float64, device=all_x.gram.device)
     for fold in range(shape[0]):
         columns = pairing.columns_of(fold)
@@ -235,11 +236,11 @@ def teacher_head_contributions(
         tss[fold] = metrics.per_head(test.yy, heads)
         left_out[fold, -1] = metrics.per_head(metrics.residual_squares(test, whole), heads)
         for a, block in enumerate(blocks):
-            own = torch.isin(columns.cpu(), block).nonzero().flatten()
+            places = torch.isin(columns.cpu(), block).nonzero().flatten()
             refit, only = whole, torch.zeros_like(whole)
-            if len(own):
-                refit = whole - inverse[:, own] @ torch.linalg.solve(inverse[own][:, own], whole[own])
-                only[own] = torch.linalg.solve(system[own][:, own], train.xy[own])
+            if len(places):
+                refit = whole - inverse[:, places] @ torch.linalg.solve(inverse[places][:, places], whole[places])
+                only[places] = torch.linalg.solve(system[places][:, places], train.xy[places])
             left_out[fold, a] = metrics.per_head(metrics.residual_squares(test, refit), heads)
             alone[fold, a] = metrics.per_head(metrics.residual_squares(test, only), heads)
     variance = tss.sum(0)

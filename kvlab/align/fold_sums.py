@@ -1,4 +1,4 @@
-"""Sums of each fold of documents, by what their rows are for."""
+"""Sums of each fold of documents, by the use of their rows."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ from kvlab.align.moments import HeadGrams, Inputs, Outputs, shifted
 FIT_AND_SCORE = "fit and score"  # both models have read the same bytes
 SCORE_ONLY = "score only"  # the rule gives a teacher step, but not at the same byte
 FIT_ONLY = "fit only"  # calibration documents
-SINK = "sink"  # first content tokens of a document, of either model: scored apart
-SPECIAL = "special"  # the special token that both models begin with: scored apart
+SINK = "sink"  # first content tokens of a document, of either model: scored separately
+SPECIAL = "special"  # the special token that both models begin with: scored separately
 APART = (SINK, SPECIAL)
 FITTED, SCORED = (FIT_AND_SCORE, FIT_ONLY), (FIT_AND_SCORE, SCORE_ONLY)
 
 
 @dataclass
 class FoldSums:
-    """Inputs (one pilot), Outputs (two) or HeadGrams (one pilot and the number of heads) of each part and fold; what
-    has no rows takes no memory."""
+    """Inputs (one pilot), Outputs (two) or HeadGrams (one pilot, ``heads``) of each part and fold that has rows."""
 
     pilots: tuple[torch.Tensor, ...]
     folds: int
@@ -33,7 +32,7 @@ class FoldSums:
         return (Inputs if len(self.pilots) == 1 else Outputs).empty(*self.pilots)
 
     def shift(self, rows: torch.Tensor) -> torch.Tensor:
-        """Features (of Inputs) or targets (of Outputs) about their pilot."""
+        """Return features (of Inputs) or targets (of Outputs) about their pilot."""
         return shifted(rows, self.pilots[-1])
 
     def add(self, fold: int, part: str, *rows: torch.Tensor) -> None:
@@ -47,7 +46,7 @@ class FoldSums:
         self.parts[part, fold].add_shifted(*rows)
 
     def of(self, *parts: str) -> list:
-        """[F] sums over the rows of these parts."""
+        """Return [F] sums over the rows of these parts."""
         by_fold = [[self.parts[p, fold] for p in parts if (p, fold) in self.parts] for fold in range(self.folds)]
         return [total(present) if present else self.empty() for present in by_fold]
 

@@ -1,11 +1,11 @@
-"""Several teachers fused in the student's space: their held-out predictions, weighted per student head.
+"""Fuse several teachers in the student's space: weight their held-out predictions per student head.
 
-Stacked regression (Breiman 1996): the weights are fitted by ridge, pulled towards the plain mean, on predictions of
-folds that the maps had not seen, and judged on a fold that neither maps nor weights had seen. Each teacher's map is
-fitted on its own exact rows, as when it is alone; predictions meet on the steps that all teachers cover, and
-weights are fitted where all are exact. Each teacher alone is weighted likewise: otherwise a better scale of the same
-predictions would pass for a gain from another teacher. Any further features help a little: the control has random
-weights in the place of the other teachers.
+Stacked regression (Breiman 1996): fit the weights by ridge, pulled towards the plain mean, on predictions of folds
+that the maps had not seen; score them on a fold that neither maps nor weights had seen. Each teacher's map is fitted
+on its own exact rows, as when it is alone. Predictions meet on the steps that all teachers cover, and weights are
+fitted where all are exact. Each single teacher gets a weight too: otherwise a better scale of the same predictions
+would pass for a gain from another teacher. Any additional features help a little, so the control has random weights in
+the place of the other teachers.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ class FusionSums:
     pairings: dict[tuple[str, int], Pairing] = field(default_factory=dict)
 
     def add(self, fold: int, part: str, of_teachers: Sequence[Source], at: Any) -> None:
-        """Add the rows of each teacher ``at`` a part or a group, as ``AlignSums.add``; the targets are the same."""
+        """Add the rows of each teacher ``at`` a part or a group, as ``AlignSums.add``; they share their targets."""
         for kind in KINDS:
             for layer in range(len(self.choices[0][kind])):
                 unions = [choices[kind][layer].union for choices in self.choices]
@@ -52,7 +52,7 @@ class FusionSums:
             self.add(of_teachers[0].fold, part, of_teachers, part)
 
     def all(self) -> dict[str, FoldSums]:
-        """Every sum by name."""
+        """Return every sum by name."""
         named = {}
         for (kind, layer), pairing in self.pairings.items():
             unions = [choices[kind][layer].union for choices in self.choices]
@@ -75,14 +75,15 @@ class Fused:
     n: int
 
 
-def fuse(common: Pairing, own: Sequence[Pairing], fits: Sequence[CrossFit], heads: int) -> Fused:
-    """``common``: the steps that all teachers cover, their features side by side in the order of ``own``.
+def fuse(common: Pairing, alone: Sequence[Pairing], fits: Sequence[CrossFit], heads: int) -> Fused:
+    """Score the fusion beside each teacher alone.
 
-    ``own``: each teacher's rows, as it is fitted alone, and ``fits`` its ridge with the penalties chosen there.
+    ``common``: the steps that all teachers cover, their features side by side in the order of ``alone``.
+    ``alone``: each teacher's rows, on which it is fitted alone, and ``fits`` its ridge with the penalties chosen there.
     """
-    stack = Stack(Summed(common), own, fits, heads)
-    rss, weights = stack.judged(range(len(own)))
-    rss_alone = torch.stack([stack.judged([a])[0] for a in range(len(own))])
+    stack = Stack(Summed(common), alone, fits, heads)
+    rss, weights = stack.judged(range(len(alone)))
+    rss_alone = torch.stack([stack.judged([a])[0] for a in range(len(alone))])
     r2 = metrics.r_squared(rss.sum(0), stack.tss.sum(0))
     r2_alone = metrics.r_squared(rss_alone.sum(1), stack.tss.sum(0))
     best = first_of_the_best(r2_alone, dim=0)
@@ -101,19 +102,19 @@ def fuse(common: Pairing, own: Sequence[Pairing], fits: Sequence[CrossFit], head
 
 @dataclass(frozen=True)
 class OverRandom:
-    """What a fusion gains over the same with random weights in the place of all teachers but one: of that one (A) and
-    per student head (H)."""
+    """The gain of a fusion over its control, with random weights for all teachers but one: by that one (A) and per
+    student head (H)."""
 
     gain: torch.Tensor  # [A, H] R^2 of the fusion - R^2 of that control
     gain_se: torch.Tensor  # [A, H]
     n: int
 
 
-def over_random(common: CommonRows, own: Sequence[Pairing], fits: Sequence[CrossFit], heads: int) -> OverRandom:
-    """As ``fuse``, of the teachers followed by as many of random weights in the same order."""
-    stack, teachers = Stack(common, own, fits, heads), range(len(own) // 2)
+def over_random(common: CommonRows, alone: Sequence[Pairing], fits: Sequence[CrossFit], heads: int) -> OverRandom:
+    """Compare the fusion with its control; arguments as in ``fuse``, the teachers followed by their random weights."""
+    stack, teachers = Stack(common, alone, fits, heads), range(len(alone) // 2)
     rss, _ = stack.judged(teachers)
-    instead = [[a if a == kept else len(teachers) + a for a in teachers] for kept in teachers]
+    instead = [[a if a == real else len(teachers) + a for a in teachers] for real in teachers]
     more = [stack.judged(members)[0] - rss for members in instead]  # [A][F, H]
     return OverRandom(
         gain=torch.stack([rss_more.sum(0) / stack.tss.sum(0) for rss_more in more]),

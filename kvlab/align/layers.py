@@ -1,8 +1,8 @@
-"""Which teacher layers explain which student layer (positions among the layers that keep a cache).
+"""Choose the teacher layers for each student layer (positions among the layers that keep a cache).
 
-``depth`` looks at the numbers of layers only. ``cka`` takes the most similar layer, ``heldout`` the layers, up to
-four side by side, whose ridge explains held-out documents best. What is chosen for scoring a fold is chosen without
-that fold's documents.
+``depth`` uses the numbers of layers only. ``cka`` takes the most similar layer. ``heldout`` takes the layers, up to
+four side by side, whose ridge explains held-out documents best. The choice for scoring a fold never uses that fold's
+documents.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ class Choice:
         return cls(union, widths, tuple(sorted(overall)), tuple(tuple(sorted(layers)) for layers in of_fold))
 
     def columns(self, layers: Sequence[int]) -> torch.Tensor:
-        """The features of some layers of the union."""
+        """Return the positions of the features of some layers of the union."""
         edges = np.cumsum((0, *self.widths)).tolist()
         return torch.cat([torch.arange(edges[i], edges[i + 1]) for i, at in enumerate(self.union) if at in layers])
 
     def columns_of_folds(self) -> list[torch.Tensor] | None:
-        """[F] the features that each fold may use; None where every fold uses all."""
+        """Return the features [F] that each fold may use; None where every fold uses all."""
         if all(layers == self.union for layers in self.of_fold):
             return None
         return [self.columns(layers) for layers in self.of_fold]
@@ -63,7 +63,7 @@ class Choice:
 
 @dataclass
 class LayerSearch:
-    """What was chosen, and the matrices it was read from."""
+    """The chosen layers, and the matrices behind the choice."""
 
     rule: str
     choices: dict[str, list[Choice]] = field(default_factory=dict)  # by kind, per student layer
@@ -72,7 +72,7 @@ class LayerSearch:
 
 
 def depth(teacher_layers: int, student_layers: int) -> list[int]:
-    """Proportional depth: first to first, last to last, ties to the deeper teacher layer."""
+    """Return layers at proportional depth: first to first, last to last, ties to the deeper teacher layer."""
     if student_layers == 1:
         return [teacher_layers - 1]
     span = student_layers - 1
@@ -80,12 +80,11 @@ def depth(teacher_layers: int, student_layers: int) -> list[int]:
 
 
 def choose(sample: Sample, share: float, settings: AlignSettings, progress: Progress) -> LayerSearch:
-    """Layers by the rule of ``settings``, with the CKA of all pairs of layers, its null and the student's own.
+    """Choose layers by the rule of ``settings``; also compute the CKA of all pairs, its null and the student's own.
 
-    ``share``: of all documents, those in the sample; it tells how many rows there will be to fit on.
+    ``share``: the sample's share of all documents, from which follows how many rows there will be to fit on.
     matrices: ``similarity.KIND.cka`` and ``.cka_shuffled`` [Ls, Lt], ``.own`` [Ls, Ls] (the student with itself: how
-    alike neighbouring layers are), and of ``heldout`` also ``.r2`` [Ls, Lt] of each layer alone, not a number where
-    it was not searched.
+    alike neighbouring layers are). ``heldout`` adds ``.r2`` [Ls, Lt] of each layer alone, NaN where it did not search.
     """
     search = LayerSearch(settings.layers, rows=sum(sample.count(group) for group in sample.fit_groups))
     by_depth = depth(sample.layers_t, sample.layers_s)
@@ -114,7 +113,7 @@ def _candidates(at: int, layers_t: int, extent: str) -> list[int]:
 
 
 def _similarities(sample: Sample, kind: str, search: LayerSearch) -> list[torch.Tensor]:
-    """CKA [Ls, Lt] of all rows into ``search``; without each fold, as a list [F]."""
+    """Store the CKA of all rows in ``search``, and return the CKA [Ls, Lt] without each fold as a list [F]."""
     layers_t, layers_s, folds = range(sample.layers_t), range(sample.layers_s), range(sample.folds)
     pilots_x = [pilot_of(sample.x(kind, layer, sample.fit_groups[0])) for layer in layers_t]
     pilots_y = [pilot_of(sample.y(kind, layer, sample.fit_groups[0])) for layer in layers_s]
@@ -123,24 +122,25 @@ def _similarities(sample: Sample, kind: str, search: LayerSearch) -> list[torch.
         x = [sample.x(kind, layer, group) - pilots_x[layer].float() for layer in layers_t]
         y = [sample.y(kind, layer, group) - pilots_y[layer].float() for layer in layers_s]
         shuffled = [sample.y(kind, layer, group, shuffled=True) - pilots_y[layer].float() for layer in layers_s]
-        found = {
+        moments = {
             "between": similarity.CrossMoments.of(y, x),
             "null": similarity.CrossMoments.of(shuffled, x),
             "student": similarity.CrossMoments.of(y, y),
-            **{f"teacher {at}": similarity.CrossMoments.of([x[at]], [x[at]]) for at in layers_t},
         }
+        moments |= {f"teacher {at}": similarity.CrossMoments.of([x[at]], [x[at]]) for at in layers_t}
         fold = group[0] if search.rule == "cka" else 0  # the other rules do not ask for folds
         before = by_fold.get(fold)
-        by_fold[fold] = {name: before[name] + m for name, m in found.items()} if before else found
-    whole = {name: total([of_fold[name] for of_fold in by_fold.values()]) for name in next(iter(by_fold.values()))}
+        by_fold[fold] = {name: before[name] + m for name, m in moments.items()} if before else moments
+    names = next(iter(by_fold.values()))
+    whole = {name: total([fold_moments[name] for fold_moments in by_fold.values()]) for name in names}
 
     def tables(moments: dict[str, similarity.CrossMoments]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        own_s = similarity.hsic(moments["student"]).diagonal()
-        own_t = torch.stack([similarity.hsic(moments[f"teacher {at}"])[0, 0] for at in layers_t])
+        hsic_s = similarity.hsic(moments["student"]).diagonal()
+        hsic_t = torch.stack([similarity.hsic(moments[f"teacher {at}"])[0, 0] for at in layers_t])
         return (
-            similarity.cka(moments["between"], own_s, own_t),
-            similarity.cka(moments["null"], own_s, own_t),
-            similarity.cka(moments["student"], own_s, own_s),
+            similarity.cka(moments["between"], hsic_s, hsic_t),
+            similarity.cka(moments["null"], hsic_s, hsic_t),
+            similarity.cka(moments["student"], hsic_s, hsic_s),
         )
 
     for name, matrix in zip(("cka", "cka_shuffled", "own"), tables(whole)):
@@ -152,7 +152,7 @@ def _similarities(sample: Sample, kind: str, search: LayerSearch) -> list[torch.
 
 
 def _most_similar(of_fold: list[torch.Tensor], candidates: list[list[int]]) -> list[tuple[tuple, list[tuple]]]:
-    together = torch.stack(of_fold).nan_to_num(nan=-1.0)  # [F, Ls, Lt]; leaving one out of many moves it little
+    together = torch.stack(of_fold).nan_to_num(nan=-1.0)  # [F, Ls, Lt]; their mean stands for the CKA of all rows
     choices = []
     for layer, allowed in enumerate(candidates):
         scores = together[:, layer, allowed]
@@ -192,7 +192,7 @@ def _best_explaining(
 def _partners(
     sample: Sample, kind: str, layer: int, allowed: list[int], singles: np.ndarray
 ) -> dict[int | None, list[int]]:
-    """The layers that may be put side by side: for every fold (and None, over all) the best ones alone without it."""
+    """Return for every fold the layers that are best alone without it, to be put side by side; None: over all folds."""
     everyone: list[int | None] = [None, *range(sample.folds)]
     if len(allowed) <= PARTNERS:
         return dict.fromkeys(everyone, allowed)
@@ -201,7 +201,7 @@ def _partners(
 
     def best(fold: int | None) -> list[int]:
         by_score = sorted(allowed, key=lambda at: -np.nan_to_num(alone[at].r2((0,), fold), nan=-np.inf))
-        return sorted(by_score[:PARTNERS])  # the order of layers, in which the first of equals is taken
+        return sorted(by_score[:PARTNERS])  # in the order of layers, so that the first of equals wins
 
     return {fold: best(fold) for fold in everyone}
 
@@ -209,8 +209,8 @@ def _partners(
 class HeldOut:
     """Ridge on subsets of blocks of features, tested on folds that the map has not seen.
 
-    For every pair of neighbouring folds (f, g) a map is fitted without both and tested on g: what is chosen for f has
-    seen nothing of f, neither in the fit nor in the test.
+    For every pair of neighbouring folds (f, g), fit a map without both and test it on g. The choice for f then sees
+    nothing of f, neither in the fit nor in the test.
     """
 
     def __init__(self, pairing: Pairing, blocks: list[tuple[int, int]]):
@@ -227,12 +227,12 @@ class HeldOut:
 
     @classmethod
     def of(cls, sample: Sample, kind: str, layers: Sequence[int], layer_s: int) -> HeldOut:
-        """Teacher layers as blocks against one student layer."""
+        """Set up teacher layers as blocks against one student layer."""
         edges = np.cumsum([0] + [sample.width(kind, at) for at in layers]).tolist()
         return cls(sample.pairing(kind, layers, layer_s), list(pairwise(edges)))
 
     def _table(self, measure: Callable) -> torch.Tensor:
-        """[F, F, ...]: entry (f, g) is tested on g without f; the diagonal is zero."""
+        """Return [F, F, ...]: entry (f, g) is tested on g without f; the diagonal is zero."""
         entries = {}
         for (f, g), train, tests in self.pairs:
             entries[f, g], entries[g, f] = measure(train, tests)
@@ -242,7 +242,7 @@ class HeldOut:
         )
 
     def rss(self, chosen: tuple[int, ...]) -> torch.Tensor:
-        """[F, F, penalties], summed over channels."""
+        """Return the RSS [F, F, penalties], summed over channels."""
         if chosen not in self._rss:
             columns = torch.cat([torch.arange(*self.blocks[i]) for i in chosen]).to(self.tss.device)
 
@@ -254,12 +254,12 @@ class HeldOut:
         return self._rss[chosen]
 
     def r2(self, chosen: tuple[int, ...], without: int | None = None) -> float:
-        """At the better penalty; ``without`` a fold, or over all pairs."""
-        of = slice(None) if without is None else slice(without, without + 1)
-        return float(1 - (self.rss(chosen)[of].sum((0, 1)) / self.tss[of].sum()).min())
+        """Return R^2 at the better penalty; ``without`` a fold, or over all pairs."""
+        folds = slice(None) if without is None else slice(without, without + 1)
+        return float(1 - (self.rss(chosen)[folds].sum((0, 1)) / self.tss[folds].sum()).min())
 
     def greedy(self, most: int, without: int | None, allowed: Sequence[int]) -> tuple[int, ...]:
-        """Blocks added one by one up to ``most``, the most explaining first, while each is worth ``LEAST_GAIN``."""
+        """Add blocks one by one up to ``most``, the best first, while each gains ``LEAST_GAIN``."""
         chosen: tuple[int, ...] = ()
         reached = -np.inf
         while len(chosen) < min(most, len(allowed)):

@@ -1,7 +1,7 @@
-"""Parts of the stored result of one teacher: numbers, settings, versions, and notes on what to beware of.
+"""Build parts of the stored result of one teacher: numbers, settings, versions, and warnings.
 
 R^2 weighs a token by its distance from the mean. Where few tokens hold most of a head's variance, as with massive
-activations at a delimiter, it is about them alone; ``share_of_few`` measures that.
+activations at a delimiter, R^2 describes them alone; ``share_of_few`` measures that.
 """
 
 import platform
@@ -28,8 +28,8 @@ from kvlab.shapes import KINDS
 
 FEW_SCORED = 500  # student tokens; with fewer, the page says so beside the number
 FEW_DOCUMENTS = 10
-MOST = 0.5  # of a head's variance in 1% of the tokens, from which on R^2 is about these
-DOMINATES = 0.5  # share of the tokens, from which on a document's scores are those of all
+MOST = 0.5  # share of a head's variance in 1% of the tokens, from which on R^2 describes these
+DOMINATES = 0.5  # share of the tokens, from which on one document decides the scores
 
 
 def versions(loaded: LoadedModel) -> dict[str, str]:
@@ -44,14 +44,14 @@ def versions(loaded: LoadedModel) -> dict[str, str]:
 
 
 def self_tests(teacher: LoadedModel, student: LoadedModel, settings: AlignSettings) -> dict:
-    """How the rotation of the keys was undone; nothing where they are compared as cached."""
+    """Return how the rotation of the keys was undone; empty where keys are compared as cached."""
     if settings.keys != "pre-rope":
         return {}
     return {role: self_test(loaded).to_dict() for role, loaded in (("teacher", teacher), ("student", student))}
 
 
 def arrays(*parts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """As they are kept: float32, or float16 where that is enough."""
+    """Convert arrays for storage: float32, or float16 where that is enough."""
     return {
         name: np.ascontiguousarray(a, dtype=np.float16 if a.dtype == np.float16 else np.float32)
         for part in parts
@@ -60,7 +60,7 @@ def arrays(*parts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def layer_map(search: LayerSearch, teacher_layers: Sequence[int], settings: AlignSettings) -> dict:
-    """The chosen layers, numbered as in the teacher."""
+    """Return the chosen layers, numbered as in the teacher."""
 
     def named(layers: Sequence[int]) -> list[int]:
         return [teacher_layers[layer] for layer in layers]
@@ -75,7 +75,7 @@ def layer_map(search: LayerSearch, teacher_layers: Sequence[int], settings: Alig
 
 
 def data(sums: AlignSums, counted: dict[str, int]) -> dict:
-    """What the numbers rest on. ``counted``: documents, calibration_documents, teacher_tokens, student_tokens."""
+    """Return the sizes of the data. ``counted``: documents, calibration_documents, teacher_tokens, student_tokens."""
     features = sums.pairing(KINDS[0], 0).features
     fitted = [fold.n for fold in features.fit()]
     widths = {kind: max(len(c.columns(c.overall)) for c in sums.choices[kind]) for kind in KINDS}
@@ -93,7 +93,7 @@ def data(sums: AlignSums, counted: dict[str, int]) -> dict:
 def notes(
     settings: AlignSettings, data: dict, heads: list[HeadScore], longest: int, concentrated: int
 ) -> list[Message]:
-    """Say what to beware of in these numbers.
+    """Return warnings about these numbers.
 
     ``longest``: student tokens of the longest scored document; ``concentrated``: heads of ``share_of_few``.
     """
@@ -144,10 +144,10 @@ def notes(
             warnings.append(
                 Message("With two folds no layers can be chosen on held-out folds: proportional depth is used.")
             )
-    return warnings + _of_rule(RULES[settings.time])
+    return warnings + _rule_notes(RULES[settings.time])
 
 
-def _of_rule(rule: TimeRule) -> list[Message]:
+def _rule_notes(rule: TimeRule) -> list[Message]:
     if rule.per_head:
         words = Message(
             "The {rule} rule keeps other teacher steps for each head and sets them side by side with the student's "
@@ -166,7 +166,7 @@ def _of_rule(rule: TimeRule) -> list[Message]:
 
 
 def few_rows(per_feature: float) -> list[Message]:
-    """Return a note where there are fewer fitted rows per feature than are wanted."""
+    """Return a note where there are too few fitted rows per feature."""
     if per_feature >= ROWS_PER_FEATURE:
         return []
     return [
@@ -183,7 +183,7 @@ FEW = 0.01  # of the scored tokens
 
 
 def share_of_few(sample: Sample, kind: str, layer: int, heads: int) -> torch.Tensor:
-    """[H] share of the variance of the sample's scored tokens that the ``FEW`` farthest from their mean hold."""
+    """Return [H] the share of the variance of the sample's scored tokens in the ``FEW`` farthest from their mean."""
     groups = [group for group in sample.groups if group[1] in SCORED]
     rows = [sample.y(kind, layer, group) for group in groups]
     n = sum(map(len, rows))
@@ -194,6 +194,6 @@ def share_of_few(sample: Sample, kind: str, layer: int, heads: int) -> torch.Ten
 
 
 def concentrated(sample: Sample, heads: Sequence[int], most: float) -> int:
-    """In how many heads, K and V, few tokens hold more than the share ``most``; ``heads`` of each student layer."""
+    """Count the heads, K and V, where few tokens hold more than the share ``most``; ``heads`` of each student layer."""
     places = [(kind, layer) for kind in KINDS for layer in range(sample.layers_s)]
     return sum(int((share_of_few(sample, kind, at, heads[at]) > most).sum()) for kind, at in places)

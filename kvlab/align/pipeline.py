@@ -1,9 +1,9 @@
-"""The path of a prompt, from text to held-out scores.
+"""Run one analysis: from text to held-out scores.
 
 text -> Tokens -> KV -> time [Lt,Ht,Tt,Dt]->[Lt,Ht,Ts,Dt] -> layers -> heads ->[Ls,Hs,Ts,Ds] -> scores
 
-Every document is read once. The first batches are held as a sample, on which layers are chosen and controls are
-measured; of the others, sums are all that is kept.
+Every document is read once. The first batches stay in memory as a sample, on which layers are chosen and controls are
+measured. Of all other batches only sums stay.
 """
 
 import time as clock
@@ -57,9 +57,9 @@ def align(
     calibration: Sequence[Document] = (),
     progress: Progress = no_progress,
 ) -> Aligned:
-    """How much of each student head's K and V the teacher explains on ``documents``, held out by document.
+    """Measure how much of each student head's K and V the teacher explains on ``documents``, held out by document.
 
-    ``calibration`` documents are fitted on as well, and never scored. Returns the result and, per kind, the map
+    Maps are also fitted on ``calibration`` documents, which are never scored. Returns the result and, per kind, the map
     fitted on every document. Raises AlignError when nothing can be held out; Cancelled comes from ``progress``.
     """
     return align_several([teacher], student, documents, settings, calibration, progress)[0]
@@ -74,10 +74,10 @@ def align_several(
     progress: Progress = no_progress,
     unfinished: Unfinished | None = None,
 ) -> list[Aligned]:
-    """As ``align`` for each teacher on its own timeline, every document read once by every model.
+    """Run ``align`` for each teacher on its own timeline; every model reads every document once.
 
-    Each result also holds the fusion of all teachers in the student's space. ``unfinished``: where the sums of an
-    interrupted analysis are kept, and taken up again.
+    Each result also holds the fusion of all teachers in the student's space. ``unfinished``: the file from which an
+    interrupted analysis resumes its sums.
     """
     settings = settings or AlignSettings()
     work = _Work(teachers, student, settings, Reader(teachers, student, documents, calibration, settings), progress)
@@ -89,7 +89,7 @@ def align_several(
 
 @dataclass
 class _Work:
-    """One analysis under way."""
+    """The state of one running analysis."""
 
     teachers: Sequence[LoadedModel]
     student: LoadedModel
@@ -136,7 +136,7 @@ class _Work:
         self.progress(READING, self.documents_read, len(self.reader))
 
     def read_sample(self) -> None:
-        """Read the first batches, keep their rows, choose layers on them."""
+        """Read the first batches, keep their rows and choose layers on them."""
         self.progress(READING, 0, len(self.reader))
         self.caches: list[list[Cached]] = [[] for _ in self.teachers]
         first = read_sample(self.stream, self._read_cached, self.settings.sample_tokens, self.reader.folds)
@@ -144,9 +144,9 @@ class _Work:
         self._timed("read_sample_s")
         self.samples = [self._sample(t, rows) for t, rows in enumerate(first.rows)]
         self.common = [self._sample(t, rows) for t, rows in enumerate(first.common)]
-        # Of each teacher, of its own sample and of the common one.
-        both = zip(first.rows, first.common) if first.common else ((rows,) for rows in first.rows)
-        self.sample_rows = [[[r.let_go() for r in rows] for rows in of_teacher] for of_teacher in both]
+        # By teacher: the rows of its own sample and of the common one.
+        by_teacher = zip(first.rows, first.common) if first.common else ((rows,) for rows in first.rows)
+        self.sample_rows = [[[r.places() for r in rows] for rows in samples] for samples in by_teacher]
         share = self.documents_read / len(self.reader)
         self.layers: list[LayerSearch] = [choose(s, share, self.settings, self.progress) for s in self.samples]
         self._timed("choose_layers_s")
@@ -170,11 +170,11 @@ class _Work:
         self.random: list[Message] = []
         features: list[list[Features]] = []  # of random weights in the place of each of several teachers
         for t, (teacher, sample, search) in enumerate(zip(self.teachers, self.samples, self.layers)):
-            # A sample that is everything gives the teacher's own score, else only what controls are compared with.
+            # A sample of all rows also gives the teacher's score; a smaller one only serves to compare controls.
             quick = not self.whole_sample
-            of_teacher, shuffled = shuffled_rows(sample, search.choices, self.heads, quick, self.progress)
+            teacher_fits, shuffled = shuffled_rows(sample, search.choices, self.heads, quick, self.progress)
             apart = rows_apart(sample, search.choices)
-            controls, why_random = Controls(of_teacher, shuffled, apart=apart), Message("not asked for")
+            controls, why_random = Controls(teacher_fits, shuffled, apart=apart), Message("not asked for")
             if self.settings.random_teacher:
                 try:
                     controls.random, random_features = self._random(t, teacher, sample, search)
@@ -186,8 +186,8 @@ class _Work:
                         Message("No control by random weights of {name}: {error}", name=teacher.name, error=error)
                     )
             if self.settings.projector != "ridge" and quick:
-                of_models = teacher.geometry, self.student.geometry
-                controls.chosen = projected_on_sample(sample, search.choices, *of_models, self.settings.projector)
+                geometries = teacher.geometry, self.student.geometry
+                controls.chosen = projected_on_sample(sample, search.choices, *geometries, self.settings.projector)
             self.controls.append(controls)
             self.random.append(why_random)
         self.over_random: dict[tuple[str, int], OverRandom] = {}
@@ -204,7 +204,7 @@ class _Work:
         self._timed("compare_rules_s")
 
     def _rules(self, t: int) -> RuleScores:
-        """Nothing where it was not asked for."""
+        """Compare the time rules for one teacher; empty where the settings do not ask for it."""
         if not self.settings.compare_rules:
             return RuleScores({}, {})
         choices = self.layers[t].choices
@@ -214,7 +214,7 @@ class _Work:
         return scores
 
     def _random(self, t: int, teacher: LoadedModel, sample: Sample, search: LayerSearch) -> tuple[Fits, list[Features]]:
-        """Of one of several teachers also the features, on its own rows and on the common ones."""
+        """Fit the control by random weights. With several teachers, also return its features on own and common rows."""
         self.progress("reading with random weights", 0, len(self.batches))
         random = random_like(teacher, self.settings.seed)
         rows = self.sample_rows[t]
@@ -223,7 +223,7 @@ class _Work:
         return fits, features if self.common else []
 
     def read_rest(self, unfinished: Unfinished | None) -> None:
-        """The sums over the sample and over every other document."""
+        """Add up the sums over the sample and over every other document."""
         folds = self.reader.folds
         self.sums = [AlignSums(search.choices, folds, self.identity_layers) for search in self.layers]
         self.fusion = FusionSums([search.choices for search in self.layers], folds)
@@ -255,7 +255,7 @@ class _Work:
             for sums, rows in zip(self.sums, batch_read.teachers):
                 sums.add_batch(rows)
             self.fusion.add_batch(batch_read.common)
-            batch_read.check()  # last: it waits for the device, which has the sums to compute until then
+            batch_read.check()  # last, because it waits for the device to finish the sums
 
     def results(self) -> list[Aligned]:
         student = self.student.geometry
@@ -280,15 +280,16 @@ class _Work:
         views = inspect(self.teachers, self.student, inspected, self.sums, scored, self.settings, self.progress)
         self._timed("token_by_token_s")
         return [
-            (self._alignment(t, of_teacher, *views[t], fusion), of_teacher.maps) for t, of_teacher in enumerate(scored)
+            (self._alignment(t, teacher_scores, *views[t], fusion), teacher_scores.maps)
+            for t, teacher_scores in enumerate(scored)
         ]
 
     def _fused(self, scored: list[Scored]) -> list[FusedScore]:
         scores = []
         for number, ((kind, layer), common) in enumerate(self.fusion.pairings.items()):
             self.progress("fusing teachers", number, len(self.fusion.pairings))
-            own = [sums.pairing(kind, layer) for sums in self.sums]
-            fused = fuse(common, own, [s.ridges[kind, layer] for s in scored], self.heads[layer])
+            pairings = [sums.pairing(kind, layer) for sums in self.sums]
+            fused = fuse(common, pairings, [s.ridges[kind, layer] for s in scored], self.heads[layer])
             for head in range(self.heads[layer]):
                 numbers = {name: float(getattr(fused, name)[head]) for name in ("r2", "se", "gain", "gain_se")}
                 if over := self.over_random.get((kind, layer)):
@@ -306,7 +307,7 @@ class _Work:
     def _alignment(self, t: int, scored: Scored, views: list, arrays: dict, fusion: list[FusedScore]) -> Alignment:
         teacher, search, settings = self.teachers[t], self.layers[t], self.settings
         data = outcome.data(self.sums[t], self.counted | {"teacher_tokens": self.teacher_tokens[t]})
-        data["repeated_tokens"] = self.reader.repeated_tokens  # which count once, in an earlier document
+        data["repeated_tokens"] = self.reader.repeated_tokens  # they count once, in an earlier document
         warnings = outcome.notes(settings, data, scored.heads, self.longest, self.concentrated)
         return Alignment(
             settings=settings.model_dump(),
@@ -336,13 +337,14 @@ class _Work:
 
 
 def _check_rows(sample: Sample, documents: int, settings: AlignSettings) -> None:
-    fitted, scored = ([0] * sample.folds for _ in "fs")
+    """Raise AlignError ``no-exact-rows`` or ``no-rows`` where a fold has too few rows to fit its map on."""
+    fitted, scored = [0] * sample.folds, [0] * sample.folds
     for fold, part in sample.groups:
         count = sample.count((fold, part))
         fitted[fold] += count * (part in FITTED)
         scored[fold] += count * (part in SCORED)
-    # The map that a fold is scored by is fitted on the other folds.
-    fitted_without = [sum(fitted) - own for own, held_out in zip(fitted, scored) if held_out]
+    # The map that scores a fold is fitted on the other folds.
+    fitted_without = [sum(fitted) - fold_rows for fold_rows, held_out in zip(fitted, scored) if held_out]
     if min(fitted_without, default=0) >= 2:
         return
     if sum(fitted) == 0 and sum(scored) > 0:

@@ -1,4 +1,4 @@
-"""Sums -> held-out scores of every student head beside their controls, and the map fitted on everything."""
+"""Score every student head, held out, beside its controls, and fit the final map on everything; all from sums."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -35,12 +35,12 @@ class Scored:
     spectra: dict[tuple[str, int], Spectrum] = field(default_factory=dict)
 
     def spectrum_arrays(self) -> dict[str, np.ndarray]:
-        """``spectrum.KIND.NAME`` [Ls, Hs, D], not a number where a layer has fewer heads or channels."""
+        """Return ``spectrum.KIND.NAME`` [Ls, Hs, D], NaN where a layer has fewer heads or channels."""
         by_name: dict[str, list[np.ndarray]] = {}
         for kind, layer in sorted(self.spectra):
             for name, values in self.spectra[kind, layer].arrays().items():
                 by_name.setdefault(f"spectrum.{kind}.{name}", []).append(values)
-        return {name: padded(of_layers) for name, of_layers in by_name.items()}
+        return {name: padded(layers) for name, layers in by_name.items()}
 
 
 def score(
@@ -52,7 +52,7 @@ def score(
     projector: str,
     progress: Progress,
 ) -> Scored:
-    """The user's projector, and ridge on token identity. ``whole_sample``: the controls' rows are all rows."""
+    """Score the user's projector, and ridge on token identity. ``whole_sample``: the controls' rows are all rows."""
     layers = len(student.kv_layers)
     scored = Scored(maps={kind: HeadMap(projector, kind, [], []) for kind in KINDS})
     most_s, most_t = (max(shape[0] for shape in g.layer_shapes) for g in (student, teacher))
@@ -93,7 +93,7 @@ def score(
 def projected_on_sample(
     sample: Sample, choices: dict[str, list[Choice]], teacher: Geometry, student: Geometry, projector: str
 ) -> Fits:
-    """A projector that chooses no penalty, fitted and scored on the sample alone, as controls are."""
+    """Fit and score a projector that chooses no penalty on the sample alone, as controls are."""
     fits = {}
     for kind, layer in product(KINDS, range(sample.layers_s)):
         choice = choices[kind][layer]
@@ -105,7 +105,7 @@ def projected_on_sample(
 
 
 def identity_fits(sums: AlignSums) -> dict[tuple[str, int], CrossFit]:
-    """Ridge from the token embedding onto every kind and student layer, those of one head width in one problem."""
+    """Fit ridge from the token embedding onto every kind and student layer; one problem for each head width."""
     fits = {}
     for width, targets in sums.identity_layers.items():
         heads = [len(sums.targets[target].pilots[1]) // width for target in targets]
@@ -117,7 +117,7 @@ def identity_fits(sums: AlignSums) -> dict[tuple[str, int], CrossFit]:
 
 
 def solver(projector: str, teacher: Geometry, kind: str, layers: Sequence[int], heads_s: int, penalty: float) -> Solve:
-    """Return a projector as training sums of some of these teacher layers -> W [P, Q].
+    """Return a projector as a function: training sums of some of these teacher layers -> W [P, Q].
 
     Raises AlignError where it needs heads of one width and the layers have several.
     """
@@ -129,7 +129,7 @@ def solver(projector: str, teacher: Geometry, kind: str, layers: Sequence[int], 
 
 
 def _head_blocks(teacher: Geometry, kind: str, choice: Choice) -> list[torch.Tensor]:
-    """The features of each teacher head: its channels in every layer of the union."""
+    """Return the features of each teacher head: its channels in every layer of the union."""
     blocks: dict[int, list[torch.Tensor]] = {}
     first = 0
     for layer in choice.union:
@@ -149,8 +149,8 @@ def _head_scores(
     on_sample: CrossFit,
     controls: Controls,
 ) -> list[HeadScore]:
-    """``on_sample``: the same map as ``chosen`` on the rows that the control by random weights is measured on."""
-    shuffled, random = (fits.get(problem) for fits in (controls.shuffled, controls.random))
+    """Return the scores of one layer. ``on_sample``: ``chosen`` on the rows of the random-weights control."""
+    shuffled, random = controls.shuffled.get(problem), controls.random.get(problem)
     unknown = (torch.full_like(chosen.r2, float("nan")),) * 2
     with_errors = {
         ("r2", "se"): chosen.with_error(),
@@ -160,9 +160,10 @@ def _head_scores(
         ("r2_random", "random_se"): random.with_error() if random else unknown,
         ("gain_random", "gain_random_se"): _difference(on_sample, random) if random else unknown,
     }
-    (sink, n_sink), (special, n_special) = (scored_apart(chosen, controls.apart[*problem, p]) for p in (SINK, SPECIAL))
+    sink, n_sink = scored_apart(chosen, controls.apart[*problem, SINK])
+    special, n_special = scored_apart(chosen, controls.apart[*problem, SPECIAL])
     standardised = metrics.per_head_mean(chosen.channel_rss.sum(0) / chosen.channel_tss.sum(0), chosen.heads)
-    columns = {name: column for names, both in with_errors.items() for name, column in zip(names, both)} | {
+    columns = {
         "error": 1 - chosen.r2,
         "cosine": chosen.cosine,
         "error_standardised": standardised,
@@ -170,6 +171,8 @@ def _head_scores(
         "error_sink": sink,
         "error_special": special,
     }
+    for names, value_and_error in with_errors.items():
+        columns.update(zip(names, value_and_error))
     values = {name: column.tolist() for name, column in columns.items()}
     counts = {"n": int(chosen.n.sum()), "n_control": int(shuffled.n.sum()), "n_sink": n_sink, "n_special": n_special}
     return [
@@ -179,14 +182,14 @@ def _head_scores(
 
 
 def _difference(fit: CrossFit, control: CrossFit) -> tuple[torch.Tensor, torch.Tensor]:
-    """R^2 of a fit less that of a control on the same rows [H], and its standard error."""
+    """Return R^2 of a fit minus that of a control on the same rows [H], and its standard error."""
     held = fit.n > 0
     less_rss = fit.rss[held] - control.rss[held]  # 1 - its ratio to TSS differs from the gain by a constant
     return fit.r2 - control.r2, metrics.jackknife(less_rss, fit.tss[held])
 
 
 def whole_map(pairing: Pairing, choice: Choice, solve: Solve) -> tuple[torch.Tensor, torch.Tensor]:
-    """W [P, Q] and bias [Q] of the layers chosen on all folds, fitted on every document."""
+    """Fit W [P, Q] and bias [Q] of the layers chosen on all folds, on every document."""
     fit_x, fit_y = pairing.features.fit(), pairing.targets.fit()
     everything = about_own_mean(total(fit_x), total(fit_y))
     columns = choice.columns(choice.overall)

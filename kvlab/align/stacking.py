@@ -1,7 +1,7 @@
-"""Held-out predictions of several teachers, weighted together per student head and judged, from sums of their products.
+"""Weight held-out predictions of several teachers per student head and score them, from sums of their products.
 
 A prediction is an affine map of a teacher's features, so its products with others and with the target follow from the
-sums of all features side by side; where the rows themselves are at hand they are predicted, which costs less.
+sums of all features side by side. Where the rows themselves are in memory, predicting them costs less.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Map = torch.Tensor  # [p + 1, Q]: of a teacher's features about their pilot, and
 
 @dataclass(frozen=True)
 class Products:
-    """Sums over rows, per head: of every two teachers' predictions, and of each with y less the same mean."""
+    """Sums over rows, per head: of every two teachers' predictions, and of each with y minus the same mean."""
 
     gram: torch.Tensor  # [..., H, A, A]
     cross: torch.Tensor  # [..., H, A]
@@ -39,28 +39,28 @@ class Products:
 
 
 class Summed:
-    """Rows of which the sums are kept: the features of all teachers side by side against the targets."""
+    """Rows known by their sums: the features of all teachers side by side against the targets."""
 
     def __init__(self, common: Pairing):
         self.targets, self.pilot_x = common.targets, common.targets.pilots[0]
         self._sums = {use: list(zip(common.features.of(*use), self.targets.of(*use))) for use in (FITTED, SCORED)}
 
     def products(self, use: tuple[str, str], fold: int, maps: Sequence[Map], mean_y: torch.Tensor, heads: int):
-        """Of the rows of one fold, FITTED or SCORED."""
+        """Add up the products over the rows of one fold, FITTED or SCORED."""
         x, y = self._sums[use][fold]
         sums = torch.cat([x.total, x.total.new_tensor([x.n])])
         gram = torch.cat([torch.cat([x.gram, x.total[:, None]], dim=1), sums[None]])  # [P + 1, P + 1]
         cross = torch.cat([y.cross, y.total[None]]) - torch.outer(sums, mean_y)  # [P + 1, Q]
-        found, places, first = Products.none(heads, len(maps), gram), [], 0
-        for a, one in enumerate(maps):
-            places.append(torch.tensor([*range(first, first + len(one) - 1), len(x.total)], device=gram.device))
-            first += len(one) - 1
-            found.cross[:, a] = metrics.per_head((one * cross[places[a]]).sum(0), heads)
-            predicted = gram[:, places[a]] @ one
+        products, places, first = Products.none(heads, len(maps), gram), [], 0
+        for a, affine in enumerate(maps):
+            places.append(torch.tensor([*range(first, first + len(affine) - 1), len(x.total)], device=gram.device))
+            first += len(affine) - 1
+            products.cross[:, a] = metrics.per_head((affine * cross[places[a]]).sum(0), heads)
+            predicted = gram[:, places[a]] @ affine
             for b, other in enumerate(maps[: a + 1]):
                 product = metrics.per_head((other * predicted[places[b]]).sum(0), heads)
-                found.gram[:, a, b] = found.gram[:, b, a] = product
-        return found
+                products.gram[:, a, b] = products.gram[:, b, a] = product
+        return products
 
 
 class CommonRows:
@@ -75,7 +75,7 @@ class CommonRows:
     ):
         first = next(group for group in groups if group[1] in FITTED)
         self._groups, self._features, self._y = groups, features, targets
-        self._pilots = [pilot_of(of_teacher(first)) for of_teacher in features]
+        self._pilots = [pilot_of(teacher_rows(first)) for teacher_rows in features]
         self.pilot_x = torch.cat(self._pilots)
         self.targets = FoldSums((self.pilot_x[:0], pilot_of(targets(first))), folds)
         for group in groups:
@@ -83,40 +83,40 @@ class CommonRows:
             self.targets.add(*group, y[:, :0], y)
 
     def products(self, use: tuple[str, str], fold: int, maps: Sequence[Map], mean_y: torch.Tensor, heads: int):
-        """Of the rows of one fold, FITTED or SCORED."""
-        found = Products.none(heads, len(maps), self.pilot_x)
+        """Add up the products over the rows of one fold, FITTED or SCORED."""
+        products = Products.none(heads, len(maps), self.pilot_x)
         for group in self._groups:
             if group[0] != fold or group[1] not in use:
                 continue
-            predicted = [self._predicted(a, group, one) for a, one in enumerate(maps)]
+            predicted = [self._predicted(a, group, affine) for a, affine in enumerate(maps)]
             by_head = torch.stack(predicted).unflatten(2, (heads, -1)).permute(2, 0, 1, 3).flatten(2)  # [H, A, N * D]
             y = shifted(self._y(group), self.targets.pilots[1]).double() - mean_y
-            of_targets = y.unflatten(1, (heads, -1)).transpose(0, 1).flatten(1)  # [H, N * D]
-            found += Products(by_head @ by_head.mT, (by_head @ of_targets[..., None])[..., 0])
-        return found
+            y_by_head = y.unflatten(1, (heads, -1)).transpose(0, 1).flatten(1)  # [H, N * D]
+            products += Products(by_head @ by_head.mT, (by_head @ y_by_head[..., None])[..., 0])
+        return products
 
-    def _predicted(self, teacher: int, group: Group, one: Map) -> torch.Tensor:
+    def _predicted(self, teacher: int, group: Group, affine: Map) -> torch.Tensor:
         x = shifted(self._features[teacher](group), self._pilots[teacher])
-        return (x @ one[:-1].to(x.dtype)).double() + one[-1]
+        return (x @ affine[:-1].to(x.dtype)).double() + affine[-1]
 
 
 class Stack:
-    """What any of the teachers' predictions, weighted per head, explain of the folds that none of it has seen.
+    """Score weighted predictions of any of the teachers, per head, on folds that neither maps nor weights have seen.
 
-    ``own``: each teacher's rows, as it is fitted alone, and ``fits`` its ridge with the penalties chosen there.
+    ``alone``: each teacher's rows, on which it is fitted alone, and ``fits`` its ridge with the penalties chosen there.
     """
 
-    def __init__(self, common: Summed | CommonRows, own: Sequence[Pairing], fits: Sequence[CrossFit], heads: int):
-        self.own, self.fits, self.common = own, fits, common
+    def __init__(self, common: Summed | CommonRows, alone: Sequence[Pairing], fits: Sequence[CrossFit], heads: int):
+        self.alone, self.fits, self.common = alone, fits, common
         fit_y, score_y = common.targets.fit(), common.targets.score()
         self.n = [fold.n for fold in score_y]
         self.mean_y = [(total(fit_y) - fold).mean() for fold in fit_y]  # [F][Q] of the other folds
         tss = [fold.squares_about(mean) for fold, mean in zip(score_y, self.mean_y)]
-        self.tss = torch.stack([metrics.per_head(of_fold, heads) for of_fold in tss])  # [F, H]
+        self.tss = torch.stack([metrics.per_head(fold_tss, heads) for fold_tss in tss])  # [F, H]
         folds = range(common.targets.folds)
-        self.fitted, self.tested = [], []  # [F]: what weights are fitted on, and what they are judged on
+        self.fitted, self.tested = [], []  # [F] products to fit the weights on, and to score them on
         for f in folds:
-            mean, fitted = self.mean_y[f], Products.none(heads, len(own), self.tss)
+            mean, fitted = self.mean_y[f], Products.none(heads, len(alone), self.tss)
             self.tested.append(common.products(SCORED, f, self._maps(f), mean, heads))
             for g in folds if len(folds) > 2 else ():
                 if g != f:
@@ -124,41 +124,41 @@ class Stack:
             self.fitted.append(fitted)
 
     def judged(self, teachers: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """RSS [F, H] of the weighted predictions of some teachers, and their weights [A, H], mean over folds."""
-        fitted, tested = (self._of(products, teachers) for products in (self.fitted, self.tested))
+        """Return RSS [F, H] of the weighted predictions of some teachers, and their weights [A, H], mean over folds."""
+        fitted, tested = self._select(self.fitted, teachers), self._select(self.tested, teachers)
         variance = fitted.gram.diagonal(dim1=-2, dim2=-1).mean(-1)
-        pull = (PULL * variance).clamp(min=torch.finfo(variance.dtype).tiny)  # of two folds no weights are fitted
+        pull = (PULL * variance).clamp(min=torch.finfo(variance.dtype).tiny)  # with two folds, only the pull decides
         system = fitted.gram + pull[..., None, None] * torch.eye(len(teachers)).to(fitted.gram)
         w = torch.linalg.solve(system, fitted.cross + pull[..., None] / len(teachers))  # [F, H, A]
         squares = (w * ((tested.gram @ w[..., None])[..., 0] - 2 * tested.cross)).sum(-1)
         return self.tss + squares, w.mean(0).T
 
     def jackknife(self, rss: torch.Tensor) -> torch.Tensor:
-        """Standard error [H], of the folds that are scored: one may hold calibration documents only."""
+        """Return the standard error [H] over the scored folds: a fold may hold calibration documents only."""
         held = torch.tensor([n > 0 for n in self.n])
         return metrics.jackknife(rss[held], self.tss[held])
 
-    def _of(self, products: Sequence[Products], teachers: Sequence[int]) -> Products:
-        """Of some teachers, [F, H, A, A] and [F, H, A]."""
+    def _select(self, products: Sequence[Products], teachers: Sequence[int]) -> Products:
+        """Return the products of some teachers, [F, H, A, A] and [F, H, A]."""
         some = torch.tensor(list(teachers))
         gram, cross = torch.stack([p.gram for p in products]), torch.stack([p.cross for p in products])
         return Products(gram[..., some[:, None], some], cross[..., some])
 
     def _maps(self, *without: int) -> list[Map]:
-        """Of each teacher, fitted on its own rows without these folds, with what was chosen for the first of them."""
+        """Fit each teacher on its own rows without these folds, with the columns and penalties of the first fold."""
         maps, first, pilot_y = [], 0, self.common.targets.pilots[1]
-        for pairing, fit in zip(self.own, self.fits):
+        for pairing, fit in zip(self.alone, self.fits):
             w, intercept = _map(pairing, without, fit.penalties[without[0]])
-            # As an affine map of features about the common pilot to targets about the mean that fold is judged by.
-            own_pilot = self.common.pilot_x[first : first + len(w)]
-            constant = intercept + w.T @ own_pilot - pilot_y - self.mean_y[without[0]]
+            # Rewrite it from features about the common pilot to targets about the mean that scores the first fold.
+            pilot_x = self.common.pilot_x[first : first + len(w)]
+            constant = intercept + w.T @ pilot_x - pilot_y - self.mean_y[without[0]]
             maps.append(torch.cat([w, constant[None]]))
             first += len(w)
         return maps
 
 
 def _map(pairing: Pairing, without: Sequence[int], penalties: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """W [P, Q], zero outside the columns of the first fold, and the intercept [Q], with the penalty of each head."""
+    """Fit W [P, Q], zero outside the columns of the first fold, and the intercept [Q], with a penalty per head."""
     fit_x, fit_y = pairing.features.fit(), pairing.targets.fit()
     x, y = total(fit_x), total(fit_y)
     for fold in without:
