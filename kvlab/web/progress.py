@@ -18,12 +18,12 @@ PAGES = {"analysis": "alignment", "injection": "function"}  # kind of a run -> i
 RUNNING = {"analysis": phrase("Analysis {name}: {phase}"), "injection": phrase("Functional test {name}: {phase}")}
 ENDS = {
     "analysis": {
-        "cancelled": phrase("This analysis was cancelled."),
+        "cancelled": phrase("This analysis was stopped."),
         "lost": phrase("This analysis was lost"),
         "failed": phrase("This analysis failed"),
     },
     "injection": {
-        "cancelled": phrase("This functional test was cancelled."),
+        "cancelled": phrase("This functional test was stopped."),
         "lost": phrase("This functional test was lost"),
         "failed": phrase("This functional test failed"),
     },

@@ -40,7 +40,7 @@ NO_RESULT = {
     "queued": phrase("Analysis B has no result: it is queued."),
     "running": phrase("Analysis B has no result: it is running."),
     "failed": phrase("Analysis B has no result: it is failed."),
-    "cancelled": phrase("Analysis B has no result: it is cancelled."),
+    "cancelled": phrase("Analysis B has no result: it was stopped."),
     "lost": phrase("Analysis B has no result: it is lost."),
 }
 MEANS = ("A", "B", "B − A")
