@@ -1,7 +1,7 @@
 """`streamlit run app.py`: the server. The page shell is kvlab/web/script.py, the pages are in pages/.
 
-An ASGI app rather than a script: the worker starts and ends with the server, and no page file in pages/ is ever
-served without its shell. Every request passes kvlab/web/access/guard.py first.
+It is an ASGI app rather than a script, so that the worker starts and ends with the server and no page is served
+without its shell. Every request passes kvlab/web/access/guard.py first.
 """
 
 import asyncio
@@ -19,12 +19,12 @@ from kvlab.web.server import worker
 
 @asynccontextmanager
 async def lifespan(app: App):
-    print(server.said(), flush=True)
-    with suppress(KvlabError):  # the pages say it, and try again
+    print(server.startup_text(), flush=True)
+    with suppress(KvlabError):  # the pages show the error and try again
         worker().start()  # does not wait for the worker's imports
-    taken_up = asyncio.get_running_loop().run_in_executor(None, server.take_up)
+    recovery = asyncio.get_running_loop().run_in_executor(None, server.recover_queue)
     yield
-    await taken_up
+    await recovery
     worker().stop()
 
 

@@ -1,7 +1,7 @@
-"""The environment check: what is here, what is missing, and the command that mends it.
+"""The environment check: what is here, what is missing, and how to fix it.
 
-Plain data out; printing belongs to the command line, drawing to the Checks page. Works when packages are missing
-and never imports torch in this process.
+It returns plain data; the command line prints it, the Checks page draws it. It works when packages are missing and
+never imports torch in this process.
 """
 
 import importlib.metadata
@@ -28,9 +28,9 @@ from kvlab.language import Message
 from kvlab.web.access.access_token import NEW, OFF, VARIABLE, is_loopback
 
 OLDEST_PYTHON = (3, 11)
-LITTLE = 2 * 1024**3  # bytes of memory or disk below which a warning is due
+LITTLE = 2 * 1024**3  # bytes of memory or disk; warn below
 
-# Run in a process of its own, so that a broken CUDA installation takes only that process.
+# Runs in a process of its own, so that a broken CUDA installation crashes only that process.
 PROBE = """
 import json, torch
 cuda = torch.cuda.is_available()
@@ -46,7 +46,7 @@ print(json.dumps({
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at. ``remedy`` is empty when there is nothing to do."""
+    """The result of one check. ``remedy`` is empty when there is nothing to do."""
 
     name: Message | str  # "python", "package torch", "gpu", ...
     status: str  # "ok" | "warn" | "fail"
@@ -60,20 +60,19 @@ class Finding:
 
 
 def examine(deep: bool = False, runs: Path | str = "runs") -> list[Finding]:
-    """Look at everything the app needs, in the order a person would mend it.
+    """Check everything the app needs, in the order in which a person would fix it. Never raises for a fault.
 
-    ``deep`` also imports torch, in a process of its own (seconds), and asks it what it can do.
-    ``runs`` is the folder of run records. Never raises for what it finds.
+    ``deep``: also import torch in a process of its own (seconds) and test it. ``runs``: the folder of runs.
     """
     return [
         python_version(),
         *packages(),
-        *_looked_at(Message("gpu"), devices),
+        *_guarded(Message("gpu"), devices),
         *([torch_probe()] if deep else []),
-        *_looked_at(Message("memory"), lambda: [host_memory()]),
+        *_guarded(Message("memory"), lambda: [host_memory()]),
         runs_folder(Path(runs)),
         tokenizer_threads(),
-        *_looked_at(Message("models"), lambda: [demo_models()]),
+        *_guarded(Message("models"), lambda: [demo_models()]),
         server_address(),
         browser(),
     ]
@@ -90,7 +89,7 @@ def python_version(version: tuple[int, ...] = tuple(sys.version_info[:3])) -> Fi
 
 
 def packages(requirements: Path = PROJECT / "requirements.txt") -> list[Finding]:
-    """Look for each required package in the version range that is asked for."""
+    """Check that each required package is installed in its version range."""
     try:
         lines = requirements.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -101,7 +100,7 @@ def packages(requirements: Path = PROJECT / "requirements.txt") -> list[Finding]
 
 
 def devices() -> list[Finding]:
-    """Look at GPUs, their driver and precision, as the driver says; no GPU is not a fault."""
+    """Check GPUs, their driver and precision, as the driver reports them. No GPU is not a fault."""
     from kvlab.host import memory
 
     gpus = memory.gpus()
@@ -165,7 +164,9 @@ def torch_probe(seconds: float = 120, code: str = PROBE) -> Finding:
         found = Message("torch does not import: {error}", error=last)
         return Finding("torch", "fail", found, Message("reinstall it: {command}", command=_install("torch")))
     cuda, devices = answer["built_for"], answer["devices"]
-    precision = "bfloat16" if answer["bfloat16"] else Message("no bfloat16") if devices else "float32"
+    precision = "bfloat16" if answer["bfloat16"] else "float32"
+    if devices and not answer["bfloat16"]:
+        precision = Message("no bfloat16")
     found = Message(
         "torch {version} built for {built_for} runs on {devices}; {precision}",
         version=answer["version"],
@@ -177,7 +178,7 @@ def torch_probe(seconds: float = 120, code: str = PROBE) -> Finding:
 
 
 def host_memory() -> Finding:
-    """Look at the memory of the machine, or what a batch system grants of it."""
+    """Check the memory of the machine, or the part that a batch system grants."""
     from kvlab.host import memory
 
     host = memory.device_memory("cpu")
@@ -191,7 +192,7 @@ def host_memory() -> Finding:
 
 
 def runs_folder(runs: Path) -> Finding:
-    """Check that runs can be written, and how much room is left."""
+    """Check that runs can be written, and the free disk space."""
     name = Message("runs folder")
     existing = next(folder for folder in [runs.absolute(), *runs.absolute().parents] if folder.exists())
     try:
@@ -222,7 +223,7 @@ def tokenizer_threads() -> Finding:
 
 
 def demo_models() -> Finding:
-    """Look for the bundled pair, which everything works on without a network."""
+    """Look for the bundled pair, which needs no network."""
     from kvlab.host.models import DEMO, local_names
 
     here = local_names()
@@ -248,7 +249,7 @@ def server_address(configuration: Path = PROJECT / ".streamlit" / "config.toml")
     found = Message("listens on {address}; {token}", address=address or Message("every network interface"), token=token)
     if guarded:
         return Finding(name, "ok", found)
-    if loopback:  # which keeps other machines out, not other accounts of a shared one
+    if loopback:  # keeps other machines out, but not other accounts on this one
         names = {"variable": VARIABLE, "new": NEW}
         note = Message("on a machine shared with others, set {variable} to a secret, or to {new}", **names)
         return Finding(name, "ok", found, note)
@@ -266,9 +267,10 @@ def browser() -> Finding:
     return Finding(Message("browser"), "ok", Message("no Chromium; the app does not need it"), remedy)
 
 
-def _looked_at(name: Message, look: Callable[[], list[Finding]]) -> list[Finding]:
+def _guarded(name: Message, check: Callable[[], list[Finding]]) -> list[Finding]:
+    """Run a check; report a missing package as a finding."""
     try:
-        return look()
+        return check()
     except ImportError as error:
         found = Message("not looked at: {error}", error=error)
         return [Finding(name, "warn", found, Message("install the missing packages first"))]
@@ -296,7 +298,7 @@ def _package(entry: str) -> Finding:
     broken = [clause for clause in wanted.split(",") if clause and not _satisfies(version, clause.strip())]
     if not broken:
         return Finding(title, "ok", found)
-    # Too old lacks what the code calls; newer or another build than the pinned one usually works.
+    # An old version lacks functions that the code calls; a newer version or another build usually works.
     status = "fail" if any(clause.strip().startswith(">") for clause in broken) else "warn"
     return Finding(title, status, found, _install(entry))
 
@@ -313,7 +315,7 @@ def _install(requirement: str) -> str:
 
 
 def _satisfies(version: str, clause: str) -> bool:
-    """Whether a version meets one clause like ">=2.0"; releases only, as this file's ranges use no more."""
+    """Return whether a version meets one clause like ">=2.0". Compares releases only, as the ranges need no more."""
     match = re.fullmatch(r"(==|>=|<=|!=|<|>)\s*([\d.]+)", clause)
     if match is None:
         return True
@@ -322,5 +324,5 @@ def _satisfies(version: str, clause: str) -> bool:
 
 
 def _release(version: str) -> tuple[int, ...]:
-    """The numbers of a version: "2.13.0+cpu" and "2.13.0rc1" are (2, 13, 0)."""
+    """Return the numbers of a version: "2.13.0+cpu" and "2.13.0rc1" are (2, 13, 0)."""
     return tuple(int(number) for number in re.match(r"\d+(?:\.\d+)*", version).group().split("."))

@@ -1,6 +1,6 @@
-"""Every error a user can cause says three things: what was expected, what was found, what to do.
+"""Errors that a user can cause. Each says three things: what was expected, what was found, what to do.
 
-Raised anywhere, caught once at the edge (command line, worker, page).
+Any module raises them; the edge (command line, worker, page) catches them once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from kvlab.language import Message, phrase
 
 PARTS = ("expected", "found", "remedy")
-# In the words of the C library, so that English reads as people know it.
+# The C library's wording, which people know.
 SYSTEM = {
     errno.EPERM: phrase("Operation not permitted"),
     errno.ENOENT: phrase("No such file or directory"),
@@ -35,10 +35,10 @@ SYSTEM = {
 
 
 class KvlabError(Exception):
-    """A request that cannot be served, in words for the person who made it.
+    """A request that kvlab cannot serve, in words for the person who made it.
 
-    ``kind`` is a stable short name (``model-not-found``). Each part is a Message, or words that are not translated: a
-    library's own message, a name.
+    ``kind`` is a stable short name (``model-not-found``). Each part is a Message, or a plain string that nobody
+    translates, such as a library's own message or a name.
     """
 
     def __init__(self, kind: str, *, expected: Message | str, found: Message | str, remedy: Message | str):
@@ -48,7 +48,7 @@ class KvlabError(Exception):
 
     @property
     def message(self) -> Message:
-        """All three parts in one line."""
+        """Return all three parts in one line."""
         parts = {name: getattr(self, name) for name in PARTS}
         return Message("Expected {expected}. Found {found}. What to do: {remedy}", **parts)
 
@@ -60,7 +60,7 @@ class KvlabError(Exception):
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> KvlabError:
-        """An error from JSON, also of older versions, which wrote finished words."""
+        """Read an error from JSON. Older versions wrote finished words in place of Messages."""
         return cls(str(fields["kind"]), **{name: fields[name] for name in PARTS})
 
     def __reduce__(self):
@@ -84,11 +84,11 @@ class RunError(KvlabError):
 
 
 class TrainError(KvlabError):
-    """A training run that cannot start, or that failed in a way its settings can mend."""
+    """A training run that cannot start, or that failed in a way that other settings can avoid."""
 
 
 class Cancelled(Exception):
-    """The user asked to stop; work done so far is kept."""
+    """The user asked to stop. The work done so far stays on disk."""
 
 
 def system_reason(error: OSError) -> Message:

@@ -1,9 +1,9 @@
-"""What people read, in English and Chinese.
+"""Translate the words that people read: English and Chinese.
 
-English stands in the code and is the key; its Chinese stands in ``locale/zh/LC_MESSAGES/kvlab.po`` (gettext). ``say``
-and ``plural`` speak at once; a ``Message`` carries its template and its values, to be spoken later and elsewhere: an
-error, a note, a log line, also on disk; ``phrase`` names words of a table that ``say`` speaks later. Only templates are
-translated, never values: a document called "done" keeps its name.
+The code holds the English, which is the key; ``locale/zh/LC_MESSAGES/kvlab.po`` (gettext) holds the Chinese. ``say``
+and ``plural`` translate at once. A ``Message`` carries its template and its values, so that an error, a note or a log
+line can be translated later, also after a stay on disk. ``phrase`` marks words of a table that ``say`` translates
+later. Only templates are translated, never values: a document called "done" keeps its name.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ DEFAULT = "en"
 DOMAIN, FOLDER = "kvlab", PACKAGE / "locale"
 
 _spoken: ContextVar[str | None] = ContextVar("spoken", default=None)
-_asked: Callable[[], str | None] | None = None
+_choose: Callable[[], str | None] | None = None
 
 
 class Message:
-    """Words for people: a format string in English and its values, spoken by ``str`` in the current language.
+    """Words for people: a format string in English and its values. ``str`` translates it to the current language.
 
     A value may be a Message, or a list of values. ``many``, if any, is the template for every ``n`` but one.
     """
@@ -48,7 +48,9 @@ class Message:
             words = catalogue.ngettext(self.template, self.many, self.values["n"])
         else:
             words = catalogue.gettext(self.template) if self.template else ""
-        return words.format(**{name: _spelled(value) for name, value in self.values.items()}) if self.values else words
+        if not self.values:
+            return words
+        return words.format(**{name: _spelled(value) for name, value in self.values.items()})
 
     def __repr__(self) -> str:
         return f"Message({self.template!r}, {self.values!r})"
@@ -57,7 +59,7 @@ class Message:
         return format(str(self), form)
 
     def __contains__(self, words: str) -> bool:
-        """Whether it says ``words`` in the current language."""
+        """Return whether the message contains ``words`` in the current language."""
         return words in str(self)
 
     def __eq__(self, other: object) -> bool:
@@ -70,14 +72,14 @@ class Message:
         return Message.read, (self.to_dict(),)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it; ``Message.read`` is the way back. A value that is no number is kept as its words."""
+        """Return plain values for JSON; ``Message.read`` reads them back. Objects of other types become their text."""
         values = {name: _stored(value) for name, value in self.values.items()}
         fields = {"text": self.template, "many": self.many, "values": values}
         return {name: field for name, field in fields.items() if field or name == "text"}
 
     @classmethod
     def read(cls, fields: object) -> Message:
-        """A Message from JSON. Finished words, as older versions wrote them, are values: they are not translated."""
+        """Read a Message from JSON. Older versions wrote finished words; they become a value and stay untranslated."""
         if isinstance(fields, Message):
             return fields
         if isinstance(fields, Mapping) and isinstance(fields.get("text"), str):
@@ -88,33 +90,33 @@ class Message:
             message.many = str(fields.get("many") or "")
             try:
                 str(message)
-            except (AttributeError, LookupError, TypeError, ValueError):  # a damaged file: its template, unspoken
+            except (AttributeError, LookupError, TypeError, ValueError):  # a damaged file: show the template as it is
                 return cls("{words}", words=fields["text"])
             return message
         return cls("{words}", words="" if fields is None else str(fields))
 
 
 def say(text: str, **fields: Any) -> str:
-    """``text``, a format string of ``fields``, in the current language; a dash for what is not a number."""
+    """Translate ``text``, a format string of ``fields``. A value that is None or NaN becomes a dash."""
     return str(Message(text, **fields))
 
 
 def plural(count: int, one: str, many: str, **fields: Any) -> str:
-    """``one`` or ``many`` by ``count``, which is the field ``n``, in the current language."""
+    """Translate ``one`` or ``many``, depending on ``count``, which is the field ``n``."""
     return str(Message.plural(count, one, many, **fields))
 
 
 def phrase(text: str) -> str:
-    """Name words of a table, which is made before the language is known: ``say(TABLE[name])`` speaks them."""
+    """Mark words of a table that exists before the language is known. ``say(TABLE[name])`` translates them."""
     return text
 
 
 def current() -> str:
-    """The language of ``speaking``, else of whoever asks (``ask``), else English."""
-    spoken = _spoken.get()
-    if spoken is None and _asked is not None:
-        spoken = _asked()
-    return spoken if spoken in LANGUAGES else DEFAULT
+    """Return the language that ``speaking`` set, else the one that ``ask`` asks for, else English."""
+    language = _spoken.get()
+    if language is None and _choose is not None:
+        language = _choose()
+    return language if language in LANGUAGES else DEFAULT
 
 
 @contextmanager
@@ -127,10 +129,10 @@ def speaking(language: str) -> Iterator[None]:
         _spoken.reset(before)
 
 
-def ask(who: Callable[[], str | None]) -> None:
-    """Let ``who`` tell the language wherever ``speaking`` does not: the web app asks the session."""
-    global _asked
-    _asked = who
+def ask(choose: Callable[[], str | None]) -> None:
+    """Let ``choose`` decide the language outside ``speaking``; the web app reads it from the session."""
+    global _choose
+    _choose = choose
 
 
 @cache

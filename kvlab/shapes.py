@@ -1,4 +1,4 @@
-"""The shapes that everything passes around.
+"""Define the shapes that all rooms share.
 
 Axes, used literally in every signature:
     B batch   L layers   H KV heads   T tokens   D head width
@@ -25,7 +25,7 @@ KINDS = ("key", "value")
 Progress = Callable[[str, int, int], None]
 
 
-# What a run is doing, as its status names it.
+# The phases of a run, as its status names them.
 PHASES = {
     phrase("waiting"),
     phrase("starting"),
@@ -55,14 +55,14 @@ LOADING = "loading "  # the name of a model follows
 
 
 def phase_message(phase: str) -> Message:
-    """A phase of a status; one that is not known, as it is."""
+    """Return the phase of a status as a message; pass an unknown phase on unchanged."""
     if phase.startswith(LOADING):
         return Message("loading {name}", name=phase.removeprefix(LOADING))
     return Message(phase) if phase in PHASES else Message.read(phase)
 
 
 def phase_words(phase: str) -> str:
-    """A phase of a status in the current language."""
+    """Return the phase of a status in the current language."""
     return str(phase_message(phase))
 
 
@@ -72,7 +72,7 @@ def no_progress(stage: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class Positions:
-    """How a model tells positions apart."""
+    """How a model encodes positions."""
 
     kind: str  # "rope" | "learned" | "sinusoidal" | "alibi" | "none"
     theta: float | None = None
@@ -82,10 +82,10 @@ class Positions:
 
 @dataclass(frozen=True)
 class Geometry:
-    """What a configuration alone says about a model's KV cache.
+    """A model's KV cache, from its configuration alone.
 
-    Invariant: ``layer_shapes`` has one entry per cached layer, and the first is (kv_heads, key_width, value_width);
-    left out, every layer is like the first.
+    Invariant: ``layer_shapes`` has one entry per cached layer, and the first is (kv_heads, key_width, value_width).
+    Without ``layer_shapes``, every layer is like the first.
     """
 
     name: str
@@ -113,7 +113,7 @@ class Geometry:
 
     @property
     def kv_values_per_token(self) -> int:
-        """Numbers cached for one token over all layers; times bytes per number = KV bytes per token."""
+        """Count the numbers cached for one token over all layers; times bytes per number = KV bytes per token."""
         return sum(heads * (key_width + value_width) for heads, key_width, value_width in self.layer_shapes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -123,12 +123,12 @@ class Geometry:
     def from_dict(cls, fields: dict[str, Any]) -> Geometry:
         layers, positions = tuple(fields["kv_layers"]), Positions(**fields["positions"])
         shapes = tuple(tuple(shape) for shape in fields.get("layer_shapes", ()))
-        return cls(**{**fields, "kv_layers": layers, "layer_shapes": shapes, "positions": positions})
+        return cls(**fields | {"kv_layers": layers, "layer_shapes": shapes, "positions": positions})
 
 
 @dataclass(frozen=True)
 class LayerTest:
-    """What the same tokens, read at two positions, showed about one layer's keys."""
+    """The result for one layer's keys of reading the same tokens at two positions."""
 
     layer: int  # numbered as in the model
     positions: str  # "rope" | "none" (RoPE-free, ALiBi) | "absolute": keys and values both depend on the position
@@ -147,7 +147,7 @@ class SelfTest:
     layers: tuple[LayerTest, ...]
 
     def sentence(self) -> str:
-        """One line for a user, in the current language."""
+        """Return one line for a user, in the current language."""
         rotated = [test for test in self.layers if test.positions == "rope"]
         absolute = sum(test.positions == "absolute" for test in self.layers)
         without = len(self.layers) - len(rotated) - absolute
@@ -196,7 +196,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Document:
-    """One prompt with what follows it; the unit that is held out."""
+    """One prompt with the text after it; the unit that is held out."""
 
     id: str
     text: str
@@ -205,7 +205,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Tokens:
-    """A document as one model reads it. Invariant: spans are non-decreasing and tile the text."""
+    """The tokens of a document for one model. Invariant: spans are non-decreasing and tile the text."""
 
     ids: np.ndarray  # [T] int64
     spans: np.ndarray  # [T, 2] int64, UTF-8 bytes; an added token (BOS) has an empty span
@@ -216,14 +216,14 @@ class Tokens:
         return len(self.ids)
 
     def first(self, count: int) -> Tokens:
-        """The first ``count`` tokens; their spans tile a prefix of the text."""
+        """Return the first ``count`` tokens; their spans tile a prefix of the text."""
         return Tokens(self.ids[:count], self.spans[:count], self.special[:count], self.lossless)
 
 
 def segment_of(tokens: Tokens, segments: Sequence[Segment]) -> np.ndarray:
-    """Return [T] int64: the place in ``segments`` of a token's last byte; -1 outside, and if it is special.
+    """Return [T] int64: the place in ``segments`` of a token's last byte; -1 outside, and for a special token.
 
-    A token of the text that has no bytes (a dummy prefix) stands where the bytes read before it end, or at the start.
+    A token of the text without bytes (a dummy prefix) stands where the bytes before it end, or at the start.
     Without segments the whole text is segment 0.
     """
     last_byte = np.maximum(tokens.spans[:, 1] - 1, 0)
@@ -247,7 +247,7 @@ class KV:
 
 @dataclass(frozen=True)
 class TimeMap:
-    """Which teacher steps stand for each student step: a sparse matrix [Ts, Tt] as (row, column, weight).
+    """The teacher steps that stand for each student step: a sparse matrix [Ts, Tt] as (row, column, weight).
 
     Invariant: the weights of a row sum to 1, or the row is empty (no teacher signal).
     """
@@ -263,7 +263,7 @@ class TimeMap:
 
     @property
     def covered(self) -> np.ndarray:
-        """[Ts] bool: student steps that have a teacher signal."""
+        """Return [Ts] bool: student steps that have a teacher signal."""
         covered = np.zeros(self.student_length, dtype=bool)
         covered[self.rows] = True
         return covered

@@ -1,11 +1,11 @@
-"""The warm process that holds the models and computes for the web app: ``python -m kvlab.worker``.
+"""Hold the models in a warm process and compute for the web app: ``python -m kvlab.worker``.
 
-Reads requests as JSON lines on stdin, answers as JSON lines on stdout:
+It reads requests as JSON lines on stdin and answers as JSON lines on stdout:
     {"id": 1, "call": "geometry", "args": {"name": "demo/teacher"}}
     {"id": 1, "ok": true, "result": ...}   or   {"id": 1, "ok": false, "error": KvlabError.to_dict()}
-``analyse`` requests, of analyses and functional tests, are computed one at a time in one thread, questions are
-answered beside them in another, and ``ping`` and ``cancel`` at once. The end of stdin means that the web server is
-gone: the worker ends too.
+One thread computes ``analyse`` requests (analyses and functional tests) one at a time; another answers questions in
+the meantime; ``ping`` and ``cancel`` are answered at once. The end of stdin means that the web server is gone: the
+worker ends too.
 """
 
 import functools
@@ -26,7 +26,7 @@ from kvlab.runs.job import Analyse, Job, explain, mark, server_gone
 from kvlab.shapes import Progress
 
 DEVICE_LOST = 70  # exit code: an error left the GPU unusable for this process; the next worker can use it
-LAST_WORDS = 2.0  # seconds that a computation has to notice the end of the web server
+LAST_WORDS = 2.0  # seconds for a computation to notice the end of the web server
 
 Handlers = dict[str, Callable[..., Any]]
 
@@ -44,7 +44,7 @@ class Request:
 
 
 class Lane:
-    """A queue with one thread behind it, which knows what is being worked on."""
+    """A queue for one thread, which knows the request in progress."""
 
     def __init__(self):
         self._waiting: deque[Request] = deque()
@@ -57,7 +57,7 @@ class Lane:
             self._changed.notify()
 
     def take(self) -> Request:
-        """The next request, waited for; it is the current one until the next call."""
+        """Wait for the next request and return it; it is the current one until the next call."""
         with self._changed:
             self._current = None
             self._changed.wait_for(lambda: self._waiting)
@@ -65,7 +65,7 @@ class Lane:
             return self._current
 
     def remove(self, wanted: Callable[[Request], bool]) -> tuple[Request | None, list[Request]]:
-        """Take wanted requests out of the queue -> the current one, if wanted, and those removed."""
+        """Remove wanted requests from the queue; return the current one, if wanted, and those removed."""
         with self._changed:
             removed = [request for request in self._waiting if wanted(request)]
             self._waiting = deque(request for request in self._waiting if not wanted(request))
@@ -74,7 +74,7 @@ class Lane:
 
 
 class Service:
-    """The state of one serve call: two lanes and the way out."""
+    """The state of one serve call: two lanes and the output."""
 
     def __init__(self, stdout: BinaryIO, handlers: Handlers, analyse: Analyse, warm: Callable[[], None]):
         self._stdout, self._speaking = stdout, threading.Lock()
@@ -103,7 +103,7 @@ class Service:
             self._questions.put(request)
 
     def abandon(self) -> None:
-        """The web server is gone: end the current analysis, or at least its record, and those in the queue."""
+        """End the current analysis, or at least its record, and those in the queue: the web server is gone."""
         current, removed = self._analyses.remove(lambda _: True)
         for request in removed:
             mark(request.job.folder, "failed", server_gone())
@@ -121,7 +121,8 @@ class Service:
         while True:
             request = self._analyses.take()
             error = request.job.perform(self._analyse)
-            self._reply(request.id, **({"ok": False, "error": error} if error else {"ok": True, "result": None}))
+            answer = {"ok": False, "error": error} if error else {"ok": True, "result": None}
+            self._reply(request.id, **answer)
             request.job.ended.set()
             if error is not None and error["kind"] == "device-error":
                 os._exit(DEVICE_LOST)
@@ -153,7 +154,7 @@ class Service:
             with self._speaking:
                 self._stdout.write(line)
                 self._stdout.flush()
-        except OSError:  # nobody listens any more: stdin is about to end too
+        except OSError:  # the web server is gone; stdin will end too
             log.warning("the answer to request %s could not be delivered", request_id)
 
     def _ping(self) -> dict[str, Any]:
@@ -161,7 +162,7 @@ class Service:
         return {"ready": self._ready.is_set(), "pid": os.getpid(), "torch": version and str(version)}
 
     def _cancel(self, run: str) -> str:
-        """-> where the run was: "running" (told to stop), "queued" (taken out) or "nowhere"."""
+        """Cancel a run and return where it was: "running" (asked to stop), "queued" (removed) or "nowhere"."""
         current, removed = self._analyses.remove(lambda request: request.args["folder"] == run)
         for request in removed:
             mark(request.job.folder, "cancelled")
@@ -175,10 +176,10 @@ class Service:
 def serve(
     stdin: BinaryIO, stdout: BinaryIO, handlers: Handlers, analyse: Analyse, warm: Callable[[], None] = lambda: None
 ) -> None:
-    """Answer requests until stdin ends. The caller then ends the process: threads may still be at work.
+    """Answer requests until stdin ends. The caller then ends the process, because threads may still be working.
 
-    ``handlers``: the questions by name, called with a request's args; they return JSON or what has to_dict.
-    ``warm``: the slow imports, done before the first request, while ping and cancel are answered already.
+    ``handlers``: the questions by name, called with a request's args; they return JSON or an object with to_dict.
+    ``warm``: the slow imports, done before the first request; ping and cancel are already answered meanwhile.
     """
     service = Service(stdout, handlers, analyse, warm)
     for line in stdin:
@@ -187,7 +188,7 @@ def serve(
 
 
 def claim_pipes() -> tuple[BinaryIO, BinaryIO]:
-    """stdin and stdout for the protocol alone; from now on prints go to stderr, and reads find nothing."""
+    """Return stdin and stdout for the protocol alone; from now on prints go to stderr, and reads find nothing."""
     stdin, stdout = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
@@ -197,7 +198,7 @@ def claim_pipes() -> tuple[BinaryIO, BinaryIO]:
 
 
 def run(handlers: Handlers, analyse: Analyse, warm: Callable[[], None] = lambda: None) -> None:
-    """Serve this process's own pipes, then end it at once, whatever its threads and libraries still do."""
+    """Serve this process's own pipes, then end it at once, even if its threads and libraries still work."""
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     code = 1
     try:
@@ -211,7 +212,7 @@ def run(handlers: Handlers, analyse: Analyse, warm: Callable[[], None] = lambda:
 
 
 def main() -> None:
-    """Serve with the real computations. All of torch is imported inside, after stdin is served."""
+    """Serve with the real computations. Import torch only inside, after serving stdin has begun."""
 
     @functools.cache
     def held():
@@ -222,7 +223,7 @@ def main() -> None:
     def warm() -> None:
         import kvlab.align.run  # noqa: F401
 
-        held()  # made once, before two threads can ask for it
+        held()  # create it before two threads can ask for it
 
     def analyse(folder: Path, progress: Progress) -> None:
         from kvlab.align import run as analysis
@@ -264,7 +265,7 @@ def main() -> None:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON does not know itself, for json.dumps."""
+    """Convert objects that json.dumps does not know."""
     if hasattr(value, "to_dict"):
         return value.to_dict()
     if is_dataclass(value):

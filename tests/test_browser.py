@@ -156,7 +156,7 @@ def test_cancel_stops_the_analysis_and_keeps_the_app(app, page, prompt_file):
     os.kill(app.worker().pid, signal.SIGSTOP)  # hold the worker, so that there is something to cancel
     run = upload_and_run(page, app, prompt_file)
     page.get_by_role("button", name="Cancel").click()
-    page.get_by_text("This analysis was cancelled").wait_for()
+    page.get_by_text("This analysis was stopped").wait_for()
     assert status(app, run)["state"] == "cancelled"
 
 

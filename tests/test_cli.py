@@ -10,7 +10,7 @@ from typing import get_args
 import pytest
 
 from kvlab.cli import main
-from kvlab.cli.analysis import OF_AN_ANALYSIS, request_of
+from kvlab.cli.analysis import ANALYSIS_ONLY, request_of
 from kvlab.cli.train import config_of
 from kvlab.request.align import AnalysisRequest
 from kvlab.request.inject import InjectionRequest
@@ -147,7 +147,7 @@ def settings_of(command, *extra):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_setting_is_a_flag_with_its_description_and_reaches_the_request(command):
     before = settings_of(command)
-    left_out = ELSEWHERE | (set(OF_AN_ANALYSIS) if command == "inject" else set())
+    left_out = ELSEWHERE | (set(ANALYSIS_ONLY) if command == "inject" else set())
     for place, field in leaves(COMMANDS[command]):
         if place in left_out:
             continue

@@ -114,7 +114,7 @@ def test_a_test_of_an_analysis_has_its_prompts_and_settings_and_is_found_by_it(m
 
 @pytest.mark.parametrize(
     ("state", "words"),
-    [("cancelled", "This functional test was cancelled."), ("failed", "This functional test failed")],
+    [("cancelled", "This functional test was stopped."), ("failed", "This functional test failed")],
 )
 def test_a_test_without_a_result_says_why(state, words):
     folder = store.create(store.runs_root(), "injection", "pair", {})

@@ -71,7 +71,7 @@ def test_the_memory_of_a_run_at_work_is_followed_and_a_deleted_run_forgotten(roo
     store.append(folder / "memory.jsonl", b'{"t": 3, "process_rss": 20}\n')
     assert history.rows()[0].peak.used == 20
     folder.rename(root / "elsewhere")
-    assert history.rows() == [] and not history._kept
+    assert history.rows() == [] and not history._cache
 
 
 def test_states_are_judged_not_believed(root):

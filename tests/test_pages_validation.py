@@ -383,7 +383,7 @@ def test_a_queue_that_stands_still_goes_on_when_the_server_starts_or_a_page_is_o
     folder = store.create(root, "training", "waits", {"steps": 2})
     store.write_status(folder, queue={"host": os.uname().nodename, "device": "cpu", "visible_devices": None})
     assert not run_queue.entries(root)  # whoever queued it died in between
-    assert server.take_up() is None
+    assert server.recover_queue() is None
     wait_for(folder, "done")
     wait_until_idle(root)
 
@@ -397,7 +397,7 @@ def test_a_queue_that_cannot_go_on_is_said_on_the_page(root, monkeypatch):
     folder = store.create(root, "training", "waits", {"steps": 2})
     run_queue.add(folder, "cpu")
     monkeypatch.setattr(run_queue, "KEEPER", ("/no/such/python",))
-    assert server.take_up().kind == "runs-unwritable"
+    assert server.recover_queue().kind == "runs-unwritable"
     app = open_page()
     assert not app.exception and "The run queue is not moving" in said(app)
     training.stop(folder)

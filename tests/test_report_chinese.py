@@ -149,7 +149,7 @@ def test_every_sentence_has_its_chinese_with_the_same_numbers(sample):
         with speaking("zh"):
             chinese = sentence()
         assert numbers(chinese) == numbers(sentence()) and not english(chinese), chinese
-        assert chinese.endswith("。") and not re.search(r"[一-鿿] ?[,;:.]|[{}]", chinese), chinese
+        assert chinese.endswith("。") and not re.search(r"[一-鿿] ?[,;:.]|。 |[{}]", chinese), chinese
 
 
 def with_rule(sample, rule, search):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvlab.request.align import AnalysisRequest
-from kvlab.request.segments import ANSWER, REASONING, Markers, mark, segmented
+from kvlab.request.segments import ANSWER, REASONING, Markers, segmented, split_at_markers
 from kvlab.request.settings import checked
 from kvlab.shapes import Document, Segment
 
@@ -15,7 +15,7 @@ prose = st.text("ab 语é😀,\n1", max_size=12)
 
 def cut(text, markers=BUILT_IN):
     """{segment: its text}, cut out by bytes."""
-    parts = mark(Document("d", text), markers).segments
+    parts = split_at_markers(Document("d", text), markers).segments
     return {part.name: text.encode()[part.start : part.end].decode() for part in parts}
 
 
@@ -37,7 +37,7 @@ def test_every_built_in_marker_opens_its_part_at_the_exact_byte(question, steps,
 @given(text=st.lists(st.sampled_from(["<think>", "</think>", "Answer: ", "问", " a", "\n", "####", "解：", "é"])))
 def test_segments_tile_the_text_in_order_and_none_is_empty(text):
     document = Document("d", "".join(text))
-    parts = mark(document, BUILT_IN).segments
+    parts = split_at_markers(document, BUILT_IN).segments
     assert [part.end for part in parts[:-1]] == [part.start for part in parts[1:]]
     assert all(part.start < part.end for part in parts)
     if parts:
@@ -83,7 +83,7 @@ def test_own_markers_replace_the_built_in_ones():
 def test_fields_are_kept_unless_no_segments_are_wanted():
     fields = Document("a", "Q\n#### 5", (Segment("prompt", 0, 8),))
     text = Document("b", "Q\n#### 5")
-    assert segmented([fields, text], "auto", BUILT_IN) == [fields, mark(text, BUILT_IN)]
+    assert segmented([fields, text], "auto", BUILT_IN) == [fields, split_at_markers(text, BUILT_IN)]
     assert segmented([fields, text], "fields", BUILT_IN) == [fields, text]
     assert segmented([fields, text], "none", BUILT_IN) == [Document("a", "Q\n#### 5"), text]
 

@@ -18,7 +18,7 @@ from kvlab.results.training.report import markdown
 from kvlab.runs import store
 from kvlab.train import checkpoint, functional
 from kvlab.train.process import perform
-from kvlab.train.record_words import of_function
+from kvlab.train.record_words import function_words
 from kvlab.web.training import words
 from tests.spoken import spoken
 from tests.training import prepared, steps, written
@@ -168,7 +168,7 @@ def test_an_own_cache_that_does_not_reproduce_reports_nothing(pair, tmp_path, mo
     monkeypatch.setattr(trial, "continued", lambda *args: real(*args) + 0.05)
     found = measured(run)
     assert "variants" not in found and not found["own"]["reproduces"]
-    assert "does not reproduce" in of_function(found) and functional.change(found, found) == {}
+    assert "does not reproduce" in function_words(found) and functional.change(found, found) == {}
 
 
 # --- refusals -------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from kvlab.errors import AlignError, TrainError
 from kvlab.models.capture import capture
 from kvlab.models.forward import padded
 from kvlab.shapes import KINDS
-from kvlab.train.record_words import of_step
+from kvlab.train.record_words import step_words
 from kvlab.train.student import read_student, recompute_activations
 from tests.test_time import brute_force
 from tests.tiny import tiny_loaded, tiny_model, tiny_tokens
@@ -322,7 +322,7 @@ def test_a_step_that_the_scaler_skips_is_no_nan_of_the_run(pair, tmp_path):
     before = weights(run)
     loop = run.loop()
     line = loop.step(1)
-    assert line["skipped"] and line["grad_norm"] is None and "skipped" in of_step(line, 1, 0.0)
+    assert line["skipped"] and line["grad_norm"] is None and "skipped" in step_words(line, 1, 0.0)
     assert torch.equal(weights(run), before)
     line = loop.step(2)
     assert "skipped" not in line and line["grad_norm"] > 0 and not torch.equal(weights(run), before)

@@ -1,4 +1,4 @@
-"""Rows of every batch -> the sums from which every score follows, and nothing else."""
+"""Add the rows of every batch to the sums from which every score follows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -89,7 +89,7 @@ class AlignSums:
         return torch.cat([x, own[:, : self.own_width].to(x.dtype)], dim=1)
 
     def add_batch(self, rows: Rows) -> None:
-        """Add the rows of a batch, but for those that are scored apart."""
+        """Add the rows of a batch except those that are scored separately."""
         for part in rows.parts:
             if part.use not in APART:
                 self.add(rows.fold, part, rows, part)
@@ -142,7 +142,7 @@ class AlignSums:
         return len(self.targets[target].pilots[1]) // width
 
     def all(self) -> dict[str, FoldSums]:
-        """Every sum by a name that also says which layers it is of."""
+        """Return every sum by a name that includes its layers."""
         named = {f"features {kind} {union}": sums for (kind, union), sums in self.features.items()}
         named |= {f"targets {kind} {layer}": sums for (kind, layer), sums in self.targets.items()}
         for name, sums in self.tokens.items():

@@ -1,4 +1,4 @@
-"""Items -> batches of one fold, each read with one forward per model -> the rows that stand side by side."""
+"""Group items into batches of one fold, run one forward per model on each, and pair the rows of both models."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from kvlab.shapes import KINDS, HeadSteps, TimeMap, Tokens
 
 
 def batches(items: Sequence[Item], batch_tokens: int) -> list[list[Item]]:
-    """Documents of one fold and role, of similar length, with at most ``batch_tokens`` padded tokens.
+    """Group documents of one fold and role and of similar length, at most ``batch_tokens`` padded tokens per batch.
 
-    The folds take turns and batches of all lengths are mixed, so that the first ones stand for all.
+    The folds take turns and batches of all lengths are mixed, so that the first batches are typical of all.
     """
     of_fold: dict[tuple, list[list[Item]]] = {}
     for item in sorted(items, key=lambda i: i.longest):
@@ -48,7 +48,7 @@ ALL = Part("all")  # of a whole document
 
 @dataclass
 class Rows:
-    """The rows of one batch under one teacher's time map, by part; gathered when asked for.
+    """The rows of one batch under one teacher's time map, by part; gathered on demand.
 
     ``x(kind, layer, part)`` [N, P] features, ``y(kind, layer, part)`` [N, Q] targets, ``e(part)`` [N, E] the
     teacher's context-free token embeddings, ``own(part)`` [N, 3 Es] the student's, of the row's own token and the two
@@ -62,7 +62,7 @@ class Rows:
     embedded: torch.Tensor  # [B, 1, Tt, E]
     own_tokens: torch.Tensor  # [B, 1, Ts, 3 Es]
     steps: list[torch.Tensor] | None = None  # rule rkv: per cached teacher layer [B, H, Ts], -1 where none
-    _kept: dict[tuple, torch.Tensor] | None = None
+    _gathered: dict[tuple, torch.Tensor] | None = None
 
     @property
     def parts(self) -> list[Part]:
@@ -86,7 +86,7 @@ class Rows:
             return self._kept["e", part]
         if self.steps is None:
             return self.picked[part].features(self.embedded)
-        # Every head keeps its own steps: what the tokens alone say is their mean over all heads.
+        # Each head keeps other steps, so the token-only baseline is the mean of the embeddings over all heads.
         by_layer = [
             self.picked[part]
             .features_by_head(self.embedded.expand(-1, steps.shape[1], -1, -1), steps)
@@ -108,7 +108,7 @@ class Rows:
         return torch.cat([self.x(kind, layer, part) for layer in layers], dim=1)
 
     def keep(self) -> Rows:
-        """The same with all rows gathered and the caches themselves let go."""
+        """Return a copy that holds all gathered rows and no longer the caches."""
         gathered = {("e", part): self.e(part) for part in self.parts}
         gathered |= {("own", part): self.own(part) for part in self.parts}
         for part in self.parts:
@@ -126,7 +126,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Read:
-    """One batch as read by every model."""
+    """One batch with the rows and caches of every model."""
 
     items: list[Item]
     teachers: list[Rows]  # of each teacher
@@ -135,7 +135,7 @@ class Read:
     captured: list[tuple[CapturedBatch, LoadedModel]] = field(default_factory=list)
 
     def check(self) -> None:
-        """Raises AlignError ``cache-not-finite`` naming layer and head. Waits until the device has read the batch."""
+        """Wait for the device and check every cache. Raises AlignError ``cache-not-finite`` naming layer and head."""
         for captured, loaded in self.captured:
             finite(captured, loaded)
 
@@ -148,18 +148,20 @@ def read(
     settings: AlignSettings,
     checked: bool = True,
 ) -> Read:
-    """One forward per model. ``checked``: raises as ``Read.check``; else the caller has it checked, once the device
-    has enough to do. Nothing is copied to a device at work meanwhile, which would wait for it."""
+    """Read a batch with one forward per model. ``checked``: call ``Read.check``; else the caller does so later.
+
+    The places of the rows go to the device before the forwards, because a copy to a busy device waits for it.
+    """
     parts = [
         [row_parts(i.teachers[t], i.student, i.maps[t], i.scored, settings, i.repeated) for i in batch]
         for t in range(len(teachers))
     ]
-    shared = [common_parts(of_teachers) for of_teachers in zip(*parts)]
+    shared = [common_parts(document_parts) for document_parts in zip(*parts)]
     picks = [_picks(batch, t, [parts[t], *([shared] * (len(teachers) > 1))], student) for t in range(len(teachers))]
     kv_s = capture(student, [i.student for i in batch], settings.keys == "pre-rope")
     own_tokens = own_token_features(student, kv_s.ids)
     batch_read = Read(batch, [], captured=[(kv_s, student)])
-    for t, (teacher, of_teacher) in enumerate(zip(teachers, picks)):
+    for t, (teacher, teacher_picks) in enumerate(zip(teachers, picks)):
         kv_t = capture(teacher, [i.teachers[t] for i in batch], settings.keys == "pre-rope")
         batch_read.captured.append((kv_t, teacher))
         embedded = teacher.model.get_input_embeddings()(kv_t.ids).float().unsqueeze(1)
@@ -190,31 +192,30 @@ def _picks(batch: list[Item], t: int, chosen: list[list[dict]], student: LoadedM
 def _kept_steps(
     teacher: LoadedModel, captured: CapturedBatch, batch: list[Item], t: int, settings: AlignSettings
 ) -> list[HeadSteps]:
-    """For each document, the teacher steps that each head keeps: as many as the student has, sinks left out."""
+    """Choose for each document the teacher steps that each head keeps: as many as the student has, without sinks."""
     tokens = [i.teachers[t] for i in batch]
-    looking = [observers(i.teachers[t], i.document.segments) for i in batch]
-    attention = observed_attention(teacher, tokens, looking)
-    of_documents = []
+    attention = observed_attention(teacher, tokens, [observers(i.teachers[t], i.document.segments) for i in batch])
+    kept_steps = []
     for b, item in enumerate(batch):
         length = len(tokens[b])
         left_out = np.ones(length, dtype=bool)
         left_out[selectable(tokens[b], settings.sinks)] = False
         keys = [k[b, :, :length] for k in captured.keys]
         seen = [a[b, :, :length] for a in attention]
-        of_documents.append(keep_steps(keys, seen, replace(tokens[b], special=left_out), len(item.maps[t].rows)))
-    return of_documents
+        kept_steps.append(keep_steps(keys, seen, replace(tokens[b], special=left_out), len(item.maps[t].rows)))
+    return kept_steps
 
 
-def _of_batch(
-    of_documents: list[HeadSteps], maps: list[tuple[Tokens, Tokens, TimeMap]], longest: int
+def _student_steps(
+    kept_steps: list[HeadSteps], maps: list[tuple[Tokens, Tokens, TimeMap]], longest: int
 ) -> list[torch.Tensor]:
-    """Per layer [B, H, Ts]: each document's kept steps on the student steps that they stand for."""
+    """Place each document's kept steps on the student steps that they stand for: per layer [B, H, Ts]."""
     layers = []
-    for layer in range(len(of_documents[0].steps)):
-        first = of_documents[0].steps[layer]
-        steps = first.new_full((len(of_documents), len(first), longest), NO_STEP)
-        for b, (of_document, (_, _, time_map)) in enumerate(zip(of_documents, maps)):
-            steps[b, :, torch.from_numpy(time_map.rows).to(first.device)] = of_document.steps[layer]
+    for layer in range(len(kept_steps[0].steps)):
+        first = kept_steps[0].steps[layer]
+        steps = first.new_full((len(kept_steps), len(first), longest), NO_STEP)
+        for b, (document_steps, (_, _, time_map)) in enumerate(zip(kept_steps, maps)):
+            steps[b, :, torch.from_numpy(time_map.rows).to(first.device)] = document_steps.steps[layer]
         layers.append(steps)
     return layers
 
@@ -229,7 +230,8 @@ def whole_document(read_batch: Read, number: int, teacher: int) -> Rows:
 
 
 def finite(captured: CapturedBatch, loaded: LoadedModel) -> CapturedBatch:
-    # One answer for all layers: on a GPU every question waits for all the work before it.
+    """Return the batch, or raise AlignError ``cache-not-finite`` naming layer and head."""
+    # One test for all layers: on a GPU every test waits for all work queued before it.
     if bool(torch.stack([x.sum() for kind in KINDS for x in captured.of(kind)]).isfinite().all()):
         return captured
     for kind in KINDS:
@@ -254,6 +256,6 @@ def finite(captured: CapturedBatch, loaded: LoadedModel) -> CapturedBatch:
 
 
 def in_order(read_items: Iterator[list[Item]], batch_tokens: int) -> Iterator[list[Item]]:
-    """The batches of every window."""
+    """Yield the batches of every window."""
     for window in read_items:
         yield from batches(window, batch_tokens)

@@ -1,7 +1,7 @@
-"""The seven KV checks: what must hold before any number about a pair is believed.
+"""Run the seven KV checks, which must hold before any number about a pair is believed.
 
-Each check is a function that raises AssertionError with the values it saw. Titles and the printed block are the
-founding checklist's, word for word.
+Each check is a function that raises AssertionError with the values it saw. Titles and the printed block follow
+the founding checklist word for word.
 """
 
 import time
@@ -111,14 +111,14 @@ def heads_then_time() -> None:
         assert weight.grad.abs().sum() > 0, f"the gradient of {name} is zero"
 
 
-def _close(found: torch.Tensor, expected: torch.Tensor, what: str, tolerance: float = 1e-5) -> None:
-    _same_shape(found, tuple(expected.shape))
-    off = float((found.detach() - expected).abs().max()) if found.numel() else 0.0
+def _close(actual: torch.Tensor, expected: torch.Tensor, what: str, tolerance: float = 1e-5) -> None:
+    _same_shape(actual, tuple(expected.shape))
+    off = float((actual.detach() - expected).abs().max()) if actual.numel() else 0.0
     assert off <= tolerance, f"{what}: off by {off:.3g} (allowed {tolerance:g})"
 
 
-def _same_shape(found: torch.Tensor, expected: tuple[int, ...]) -> None:
-    assert tuple(found.shape) == expected, f"shape {tuple(found.shape)} instead of {expected}"
+def _same_shape(actual: torch.Tensor, expected: tuple[int, ...]) -> None:
+    assert tuple(actual.shape) == expected, f"shape {tuple(actual.shape)} instead of {expected}"
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class Outcome:
 
 
 def run_checks() -> Iterator[Outcome]:
-    """Run all seven in order, each on the same random numbers every time."""
+    """Run all seven in order; each gets the same random numbers every time."""
     for number, check in enumerate(CHECKS, 1):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(number)
@@ -187,7 +187,7 @@ def run_checks() -> Iterator[Outcome]:
             error = None
             try:
                 check.run()
-            except Exception as problem:  # a check that crashes has failed, and the others still run
+            except Exception as problem:  # a check that crashes has failed; the others still run
                 error = f"{type(problem).__name__}: {problem}"
         yield Outcome(number, check.title, check.explanation, error, time.perf_counter() - started)
 

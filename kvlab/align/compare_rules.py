@@ -1,8 +1,8 @@
-"""Every time rule on the same sample, layers, folds and tokens: what the choice of a rule is worth to each head.
+"""Compare all time rules on the same sample, layers, folds and tokens: what is a rule worth to each head?
 
-A rule is fitted on its own rows (``rows.row_parts``) and scored, held out by document, on the tokens that all rules
-cover. ``exact`` covers few and shares its map with ``floor``, so it is scored on its own tokens and said apart, as is
-``rkv``, which keeps other steps for each head.
+Each rule is fitted on its own rows (``rows.row_parts``) and scored, held out by document, on the tokens that all rules
+cover. ``exact`` covers few tokens and shares its map with ``floor``, so it has a score of its own tokens, listed
+separately; so has ``rkv``, which keeps other steps for each head.
 """
 
 from collections.abc import Sequence
@@ -40,9 +40,9 @@ class Cached:
 
 @dataclass
 class RuleScores:
-    """``rows`` of each rule: fitted and scored ones, and whether on the tokens that all cover.
+    """``rows`` of each rule: the numbers of fitted and of scored rows, and whether these are the common tokens.
 
-    ``arrays``: ``rules.KIND.RULE.{r2,se}`` [Ls, Hs], not a number where a layer has fewer heads.
+    ``arrays``: ``rules.KIND.RULE.{r2,se}`` [Ls, Hs], NaN where a layer has fewer heads.
     """
 
     rows: dict[str, dict[str, int | bool]]
@@ -52,8 +52,8 @@ class RuleScores:
         layers = 1 + max(layer for _, layer in fits)
         self.rows[rule] = {"rows_fit": rows_fit, "rows_scored": int(fits[KINDS[0], 0].n.sum()), "common": common}
         for kind in KINDS:
-            of_layers = [fits[kind, layer].with_error() for layer in range(layers)]
-            for name, values in zip(("r2", "se"), zip(*of_layers)):
+            with_errors = [fits[kind, layer].with_error() for layer in range(layers)]
+            for name, values in zip(("r2", "se"), zip(*with_errors)):
                 self.arrays[f"rules.{kind}.{rule}.{name}"] = padded([v.cpu().numpy()[:, None] for v in values])[..., 0]
 
 
@@ -66,19 +66,19 @@ def compare(
     settings: AlignSettings,
     progress: Progress,
 ) -> RuleScores:
-    """Ridge under every rule that has one map for all heads, from teacher number ``t``.
+    """Fit ridge under every rule that has one map for all heads, from teacher number ``t``.
 
-    A rule with too few rows to fit is left out.
+    Skip a rule with too few rows to fit.
     """
     scores, of_heads = RuleScores({}, {}), {(kind, n): count for kind in KINDS for n, count in enumerate(heads)}
     for number, rule in enumerate(MAPS):
         progress(STAGE, number, len(MAPS))
         sums = _sums(cached, t, rule, choices, folds, settings)
-        if not sums.targets:  # no token is covered by every rule, and none is fitted on
+        if not sums.targets:  # the rules have no token in common, and this one has none to fit on
             continue
         features = sums.pairing(KINDS[0], 0).features
-        fitted, scored = ([fold.n for fold in part] for part in (features.fit(), features.score()))
-        if min((sum(fitted) - own for own, n in zip(fitted, scored) if n), default=0) < 2:
+        fitted, scored = [fold.n for fold in features.fit()], [fold.n for fold in features.score()]
+        if min((sum(fitted) - fold_rows for fold_rows, n in zip(fitted, scored) if n), default=0) < 2:
             continue
         fits = ridge_by_class({target: sums.pairing(*target) for target in of_heads}, of_heads)
         scores.add(rule, fits, sum(fitted), not RULES[rule].own_tokens)

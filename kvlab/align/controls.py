@@ -1,7 +1,7 @@
-"""What a score must beat, measured on the sample: shuffled rows, and a teacher of random weights.
+"""Measure the controls that a score must beat, on the sample: shuffled rows, and a teacher of random weights.
 
-Both are fitted and scored like the teacher itself, which is scored on the same rows to compare with. What a fusion of
-several teachers must beat is the same with random weights in the place of all but one.
+Both are fitted and scored like the teacher itself, which is scored on the same rows for comparison. The control of a
+fusion has random weights in the place of all teachers but one.
 """
 
 from collections.abc import Callable, Sequence
@@ -74,8 +74,7 @@ def random_rows(
     settings: AlignSettings,
     progress: Progress,
 ) -> list[Features]:
-    """Features of a random-weights teacher in the row order of each of some samples, whose ``rows`` of teacher
-    ``number`` these are; one forward for all."""
+    """Return features of a random-weights teacher in the order of ``rows`` (teacher ``number``, by sample, batch)."""
     features: list[dict[tuple, list[torch.Tensor]]] = [{} for _ in rows]
     for done, batch in enumerate(batches):
         progress("reading with random weights", done, len(batches))
@@ -88,7 +87,7 @@ def random_rows(
                     for union in {choice.union for choice in choices[kind]}:
                         key = (like.fold, part), kind, union
                         into.setdefault(key, []).append(like.side_by_side(kind, union, part))
-    return [{key: torch.cat(pieces) for key, pieces in of_sample.items()} for of_sample in features]
+    return [{key: torch.cat(pieces) for key, pieces in by_key.items()} for by_key in features]
 
 
 def random_weights(
@@ -117,10 +116,10 @@ def random_in_place(
     heads: Sequence[int],
     progress: Progress,
 ) -> dict[tuple[str, int], OverRandom]:
-    """What the fusion on the sample gains over random weights in the place of all teachers but one.
+    """Measure what the fusion on the sample gains over random weights in the place of all teachers but one.
 
-    Of each teacher: its sample and that of the rows that all teachers cover, the features of random weights on either,
-    and its controls, whose fits have the penalties.
+    All but ``heads`` are by teacher: its own sample, its sample of the rows that all teachers cover, the features of
+    random weights on the first and on the second, and its controls, whose fits hold the penalties.
     """
     gains = {}
     for number, (kind, layer) in enumerate(_problems(choices[0])):
@@ -146,7 +145,7 @@ def random_in_place(
 
 
 def _rows(source: Sample | Features, kind: str, union: tuple[int, ...]) -> Callable[[Group], torch.Tensor]:
-    """Features of teacher layers side by side, of a group."""
+    """Return a function from a group to the features of teacher layers side by side."""
     if isinstance(source, Sample):
         return partial(source.side_by_side, kind, union)
     return lambda group: source[group, kind, union]

@@ -1,7 +1,7 @@
 """Fit on some documents, score on the others: k-fold cross-validation by document, from sums alone.
 
-Every fold is scored with a map that has not seen it, and the ridge penalty of that map is chosen among the
-remaining folds only (nested), so nothing about the scored documents enters the fit.
+A map that has not seen a fold scores it. The ridge penalty of that map is chosen among the remaining folds only
+(nested), so nothing about the scored documents enters the fit.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class HeldOutScores:
         return metrics.pooled_cosine(*self.products)
 
     def with_error(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """R^2 [H] and its standard error, over the folds that are scored (others hold calibration documents only)."""
+        """Return R^2 [H] and its standard error, over the scored folds (others hold calibration documents only)."""
         held = self.n > 0
         return self.r2, metrics.jackknife(self.rss[held], self.tss[held])
 
@@ -78,7 +78,7 @@ class CrossFit(HeldOutScores):
     classes: Classes = None
 
     def select(self, first: int, count: int) -> CrossFit:
-        """The results and maps of ``count`` heads from ``first`` on."""
+        """Return the results and maps of ``count`` heads from ``first`` on."""
         width = self.channel_rss.shape[1] // self.heads
         heads, channels = slice(first, first + count), slice(first * width, (first + count) * width)
         return replace(
@@ -95,7 +95,7 @@ class CrossFit(HeldOutScores):
         )
 
     def predict(self, fold: int, x: torch.Tensor) -> torch.Tensor:
-        """[N, P] -> [N, Q] with the map that has not seen ``fold``."""
+        """Predict [N, P] -> [N, Q] with the map that has not seen ``fold``."""
         return (x.double() - self.mean_x[fold]) @ self.weights[fold] + self.mean_y[fold]
 
 
@@ -157,7 +157,7 @@ def crossfit_fixed(
     heads: int,
     solve: Callable[[Centred, Sequence[int]], torch.Tensor],
 ) -> CrossFit:
-    """Any map that follows from the training sums and the ``layers`` [F] of a fold, without a penalty to choose."""
+    """Fit any map that follows from the training sums and the ``layers`` [F] of a fold, without choosing a penalty."""
     nothing = torch.full((pairing.features.folds, heads), float("nan"))
     return _crossfit(pairing, heads, lambda train, fold: solve(train, layers[fold]), nothing, nothing[0])
 
@@ -224,7 +224,7 @@ def _crossfit(pairing: Pairing, heads: int, fit, penalties: torch.Tensor, whole:
 
 
 def _uncentred_products(test: Centred, w, mean_y, x: Inputs, y: Outputs, heads: int) -> torch.Tensor:
-    """Per head [3, H]: sum of y.yhat, |y|^2 and |yhat|^2 of the rows themselves, their means put back."""
+    """Return per head [3, H] the sums of y.yhat, |y|^2 and |yhat|^2 of the rows themselves, with their means."""
     x_sum, y_sum = x.total - x.n * test.mean_x, y.total - y.n * test.mean_y
     yhat_sum = w.T @ x_sum
     dot = (w * test.xy).sum(0) + mean_y * (y_sum + yhat_sum) + y.n * mean_y**2
@@ -330,7 +330,7 @@ def _inner_tests(pairing: Pairing, heads: int) -> list[_InnerTest]:
 def scored_apart(fit: ByClass, rows: Sequence[tuple[int, int, torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, int]:
     """RSS / TSS [H] of the maps on rows that are in no fit (fold, class, x [N, P], y [N, Q]), and the number of rows.
 
-    Each fold's by the map that has not seen its documents, about that map's training means.
+    The map that has not seen a fold's documents scores its rows, about that map's training means.
     """
     rss, tss = torch.zeros_like(fit.channel_rss[0]), torch.zeros_like(fit.channel_rss[0])
     for fold, row_class, x, y in rows:

@@ -1,4 +1,4 @@
-"""Sums of each fold of documents, by what their rows are for."""
+"""Sums of each fold of documents, by the use of their rows."""
 
 from __future__ import annotations
 
@@ -35,8 +35,7 @@ Classes = tuple[int, ...] | None  # row classes that share a map; None: all
 
 @dataclass
 class FoldSums:
-    """Inputs (one pilot), Outputs (two) or HeadGrams (one pilot and the number of heads) of each part and fold; what
-    has no rows takes no memory."""
+    """Inputs (one pilot), Outputs (two) or HeadGrams (one pilot, ``heads``) of each part and fold that has rows."""
 
     pilots: tuple[torch.Tensor, ...]
     folds: int
@@ -49,7 +48,7 @@ class FoldSums:
         return (Inputs if len(self.pilots) == 1 else Outputs).empty(*self.pilots)
 
     def shift(self, rows: torch.Tensor) -> torch.Tensor:
-        """Features (of Inputs) or targets (of Outputs) about their pilot."""
+        """Return features (of Inputs) or targets (of Outputs) about their pilot."""
         return shifted(rows, self.pilots[-1])
 
     def add(self, fold: int, part: Part, *rows: torch.Tensor) -> None:

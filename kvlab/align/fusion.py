@@ -1,4 +1,4 @@
-"""Several teachers fused in the student's space: their held-out predictions, weighted per student head.
+"""Fuse several teachers in the student's space: weight their held-out predictions per student head.
 
 Stacked regression (Breiman 1996): the weights are fitted by ridge, pulled towards the plain mean, on predictions of
 folds that the maps had not seen, and judged on a fold that neither maps nor weights had seen. Each teacher's maps are
@@ -55,7 +55,7 @@ class FusionSums:
         return [sum(choices[kind][layer].widths) for choices in self.choices]
 
     def all(self) -> dict[str, FoldSums]:
-        """Every sum by name."""
+        """Return every sum by name."""
         named = {}
         for (kind, layer), pairing in self.pairings.items():
             unions = [choices[kind][layer].union for choices in self.choices]
@@ -105,8 +105,8 @@ def fuse(common: Pairing, own: Sequence[Pairing], fits: Sequence[ByClass], width
 
 @dataclass(frozen=True)
 class OverRandom:
-    """What a fusion gains over the same with random weights in the place of all teachers but one: of that one (A) and
-    per student head (H)."""
+    """The gain of a fusion over its control, with random weights for all teachers but one: by that one (A) and per
+    student head (H)."""
 
     gain: torch.Tensor  # [A, H] R^2 of the fusion - R^2 of that control
     gain_se: torch.Tensor  # [A, H]
@@ -119,7 +119,7 @@ def over_random(
     """As ``fuse``, of the teachers followed by as many of random weights in the same order."""
     stack, teachers = Stack(common, own, fits, widths, heads), range(len(own) // 2)
     rss, _ = stack.judged(teachers)
-    instead = [[a if a == kept else len(teachers) + a for a in teachers] for kept in teachers]
+    instead = [[a if a == real else len(teachers) + a for a in teachers] for real in teachers]
     more = [stack.judged(members)[0] - rss for members in instead]  # [A][F, H]
     return OverRandom(
         gain=torch.stack([rss_more.sum(0) / stack.tss.sum(0) for rss_more in more]),

@@ -1,4 +1,4 @@
-"""A few documents token by token: every rule's map, and the error of each token under maps that have not seen it."""
+"""Show a few documents token by token: every rule's map, and each token's error under maps that have not seen it."""
 
 from collections.abc import Sequence
 
@@ -21,15 +21,15 @@ from kvlab.results.alignment.data import Inspected, TokenView
 from kvlab.shapes import KINDS, Geometry, HeadSteps, Progress, TimeMap, Tokens
 
 RULE_TABLE_DOCUMENTS = 200  # documents over which every time rule is summarised
-MOST_BYTES = 256 * 2**20  # of the arrays of all documents kept, which every reader of the result holds
+MOST_BYTES = 256 * 2**20  # of the arrays of all documents, which every reader of the result holds in memory
 
 Views = tuple[list[Inspected], dict[str, np.ndarray]]
 
 
 def that_fit(items: Sequence[Item], student: Geometry, teachers: Sequence[Geometry], time: str) -> list[Item]:
-    """Those whose arrays fit into MOST_BYTES together, of each teacher; a document that is too long is passed over."""
+    """Return items whose arrays together fit into MOST_BYTES for each teacher; skip documents that are too long."""
     per_student = sum(heads for heads, _, _ in student.layer_shapes) * len(KINDS) * (4 + 2 * len(NAMES))
-    per_teacher = [4 * 4 * sum(heads for heads, _, _ in of.layer_shapes) * RULES[time].per_head for of in teachers]
+    per_teacher = [4 * 4 * sum(heads for heads, _, _ in g.layer_shapes) * RULES[time].per_head for g in teachers]
     fitting, room = [], MOST_BYTES
     for item in items:
         needed = per_student * len(item.student) + max(
@@ -50,16 +50,16 @@ def inspect(
     settings: AlignSettings,
     progress: Progress,
 ) -> list[Views]:
-    """For each teacher, views of these documents and their arrays ``document.N....`` (kvlab.results.alignment.data).
+    """Return, for each teacher, views of these documents and their arrays ``document.N....`` (results.alignment.data).
 
-    Each document is read once more: keeping its rows for so long would take memory that grows with its length.
+    Read each document again: keeping its rows until now would take memory that grows with its length.
     """
-    of_teachers: list[Views] = [([], {}) for _ in teachers]
+    by_teacher: list[Views] = [([], {}) for _ in teachers]
     for number, item in enumerate(items):
         progress("reading documents token by token", number, len(items))
-        one = read(teachers, student, [item], settings)
-        for t, (views, arrays) in enumerate(of_teachers):
-            rows = whole_document(one, 0, t)
+        batch_read = read(teachers, student, [item], settings)
+        for t, (views, arrays) in enumerate(by_teacher):
+            rows = whole_document(batch_read, 0, t)
             views.append(_view(item, t, settings))
             prefix = f"document.{number}"
             arrays[f"{prefix}.row_class"] = _row_classes(item, t, settings).astype(np.float32)
@@ -74,16 +74,16 @@ def inspect(
                     lines.append(signals(fit, spectrum, x, own_steps, y, item.fold, at))
                 arrays[f"{prefix}.error.{kind}"] = padded(errors)
                 for name in NAMES:
-                    of_layers = padded([of_layer[name] for of_layer in lines])
-                    arrays[f"{prefix}.signal.{kind}.{name}"] = of_layers.astype(np.float16)
-            if one.head_steps:
-                arrays |= _head_steps(one.head_steps[t][0], f"{prefix}.rkv")
+                    layer_lines = padded([by_name[name] for by_name in lines])
+                    arrays[f"{prefix}.signal.{kind}.{name}"] = layer_lines.astype(np.float16)
+            if batch_read.head_steps:
+                arrays |= _head_steps(batch_read.head_steps[t][0], f"{prefix}.rkv")
             for rule, make in MAPS.items():
                 time_map = make(item.teachers[t], item.student, item.document.segments)
                 arrays[f"{prefix}.index.{rule}"] = _mean_index(time_map)
                 arrays[f"{prefix}.lag.{rule}"] = np.where(time_map.covered, time_map.lag, np.nan)
     progress("reading documents token by token", len(items), len(items))
-    return of_teachers
+    return by_teacher
 
 
 def _row_classes(item: Item, t: int, settings: AlignSettings) -> np.ndarray:
@@ -124,7 +124,7 @@ def _own_steps(rows: Rows, kind: str, union: Sequence[int], width: int, length: 
 
 
 def _head_steps(head_steps: HeadSteps, prefix: str) -> dict[str, np.ndarray]:
-    """Steps [Lt, Ht, Ts] and the parts of their scores [Lt, Ht, Tt]; not a number where there is none."""
+    """Return steps [Lt, Ht, Ts] and the parts of their scores [Lt, Ht, Tt]; NaN where there is none."""
     arrays = {}
     for name in ("steps", "importance", "redundancy", "score"):
         arrays[f"{prefix}.{name}"] = padded([layer.float().cpu().numpy() for layer in getattr(head_steps, name)])
@@ -134,7 +134,7 @@ def _head_steps(head_steps: HeadSteps, prefix: str) -> dict[str, np.ndarray]:
 
 
 def _mean_index(time_map: TimeMap) -> np.ndarray:
-    """[Ts]: the (weighted mean) teacher step of each student step; NaN where empty."""
+    """Return [Ts] the (weighted mean) teacher step of each student step; NaN where empty."""
     index = np.zeros(time_map.student_length)
     np.add.at(index, time_map.rows, time_map.weights * time_map.columns)
     return np.where(time_map.covered, index, np.nan)
@@ -149,7 +149,7 @@ def _token_views(tokens: Tokens, text: str) -> list[TokenView]:
 
 
 def _legible(piece: bytes) -> str:
-    """The token's own text; bytes of a split character in hexadecimal."""
+    """Return the token's text; bytes of a split character in hexadecimal."""
     try:
         return piece.decode()
     except UnicodeDecodeError:
@@ -157,7 +157,7 @@ def _legible(piece: bytes) -> str:
 
 
 def timeline_summary(scored: Sequence[Item], t: int) -> dict:
-    """Rates over the content tokens of these documents for every rule, from teacher number ``t``."""
+    """Compute the rates of every rule over the content tokens of these documents, from teacher number ``t``."""
     rules = {}
     for name, make in MAPS.items():
         maps = [make(i.teachers[t], i.student, i.document.segments) for i in scored]

@@ -1,6 +1,6 @@
-"""Documents -> tokens of every model, the time maps between them, and the fold that holds each one out.
+"""Tokenize documents for every model, map the timelines, and choose the fold that holds each document out.
 
-Read in windows, so that memory does not grow with the number of documents.
+The reader works in windows, so that memory does not grow with the number of documents.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,13 +21,13 @@ from kvlab.request.time_rules import MAPS
 from kvlab.shapes import Document, TimeMap, Tokens
 
 WINDOW = 1024  # documents
-MANY_REPEATED = 0.05  # of the tokens, from which on it is said that they count once
-MOSTLY = 0.5  # share of a text in other folds, from which on it is not much of a held-out one
+MANY_REPEATED = 0.05  # share of repeated tokens, from which on a note says that they count once
+MOSTLY = 0.5  # share of a text in other folds, from which on a note says that it is hardly held out
 
 
 @dataclass
 class Item:
-    """A document as every model reads it."""
+    """A document with its tokens for every model."""
 
     document: Document
     teachers: tuple[Tokens, ...]
@@ -35,7 +35,7 @@ class Item:
     maps: tuple[TimeMap, ...]  # of each teacher
     fold: int
     scored: bool  # False: a calibration document, fitted on only
-    repeated: int = 0  # bytes that it begins with as an earlier document does, whose rows stand for both
+    repeated: int = 0  # bytes of its beginning that an earlier document shares, whose rows stand for both
 
     @property
     def longest(self) -> int:
@@ -44,7 +44,7 @@ class Item:
 
 @dataclass
 class Named:
-    """How many documents something happened to, and the first of them."""
+    """The number of affected documents, and the names of the first ones."""
 
     count: int = 0
     first: list[str] = field(default_factory=list)
@@ -55,15 +55,15 @@ class Named:
             self.first.append(name)
 
     def note(self, words: str, **values: Any) -> list[Message]:
-        """Return ``words`` with the number and the names of these documents; nothing where there are none."""
+        """Return ``words`` with the number and names of these documents; an empty list where there are none."""
         names = [*self.first, "…"] if self.count > len(self.first) else self.first
         return [Message(words, n=self.count, names=names, **values)] if self.count else []
 
 
 class Reader:
-    """The documents of one analysis; ``notes`` says what was cut or left out of those read so far.
+    """The documents of one analysis; ``notes`` lists cut and skipped ones among those read so far.
 
-    ``known``: texts read elsewhere, whose beginnings do not count again.
+    ``known``: texts of another analysis, whose beginnings do not count again.
     Raises AlignError ``no-documents`` and ``one-document``.
     """
 
@@ -87,7 +87,7 @@ class Reader:
         self._settings = settings
         self._limits = [min(m.geometry.max_positions or settings.max_tokens, settings.max_tokens) for m in self._models]
         self._prompts = len(documents)
-        self._documents = _with_own_ids([*documents, *calibration])
+        self._documents = _with_unique_ids([*documents, *calibration])
         distinct = len({document.text for document in self._documents})
         self.folds = min(settings.folds, distinct)
         if self.folds < 2:
@@ -111,11 +111,11 @@ class Reader:
         return len(self._documents)
 
     def windows(self) -> Iterator[list[Item]]:
-        """Every document once, in order. Raises AlignError ``no-tokens`` at the end when no prompt has any."""
+        """Yield every document once, in order. Raises AlignError ``no-tokens`` at the end when no prompt has any."""
         any_scored = False
         for start in range(0, len(self._documents), WINDOW):
-            read = (self._item(i) for i in range(start, min(start + WINDOW, len(self._documents))))
-            items = [item for item in read if item is not None]
+            numbers = range(start, min(start + WINDOW, len(self._documents)))
+            items = [item for item in map(self._item, numbers) if item is not None]
             any_scored = any_scored or any(item.scored for item in items)
             yield items
         if not any_scored:
@@ -127,7 +127,7 @@ class Reader:
             )
 
     def notes(self) -> list[Message]:
-        """Say what was cut, left out or counted once so far."""
+        """Return notes on documents cut, left out or counted once so far."""
         total, repeated = len(self._documents), Named()
         repeated.count = self._prompts - len({d.text for d in self._documents[: self._prompts]})
         alike = self._alike if self.repeated_tokens > MANY_REPEATED * self.student_tokens else Named()
@@ -176,9 +176,9 @@ class Reader:
         ]
 
     def shared_notes(self) -> list[Message]:
-        """Say which documents hold out what others have been fitted on: those of other folds, or the ``known`` texts.
+        """Return a note on documents whose text other folds, or the ``known`` texts, have been fitted on.
 
-        What a document begins with as an earlier one does is not among it: its rows count once.
+        A beginning shared with an earlier document does not matter here, because its rows count once.
         """
         folds = {d.text: 0 if self._known else self._fold_of[d.text] for d in self._documents}
         written = [text.encode()[self._repeated[text] :] for text in folds] + [text.encode() for text in self._known]
@@ -243,8 +243,8 @@ def _map(teacher: Tokens, student: Tokens, document: Document, settings: AlignSe
     return rank_map(teacher, student, settings.sinks)
 
 
-def _with_own_ids(documents: list[Document]) -> list[Document]:
-    """Number repeated ids: results find a document by its id."""
+def _with_unique_ids(documents: list[Document]) -> list[Document]:
+    """Number repeated ids, because results find a document by its id."""
     seen: dict[str, int] = {}
     named = []
     for document in documents:
@@ -255,9 +255,9 @@ def _with_own_ids(documents: list[Document]) -> list[Document]:
 
 
 def _folds(texts: list[str], folds: int, seed: int, first: int = 0) -> dict[str, int]:
-    """Folds of equal size in random order, so that neither language nor topic order becomes a fold.
+    """Assign folds of equal size in random order, so that neither language nor topic order becomes a fold.
 
-    By text: one that is there twice must not be held out here and fitted on there.
+    The split is by text: a repeated text must not be held out in one fold and fitted on in another.
     """
     distinct = list(dict.fromkeys(texts))
     order = np.random.default_rng(seed).permutation(len(distinct))
@@ -265,7 +265,7 @@ def _folds(texts: list[str], folds: int, seed: int, first: int = 0) -> dict[str,
 
 
 def _cut_at_common_border(timelines: list[Tokens], limits: list[int]) -> list[Tokens]:
-    """The longest prefixes within all limits that end at the same byte (or nearest below)."""
+    """Return the longest prefixes within all limits that end at the same byte (or nearest below)."""
     last = min(t.spans[min(limit, len(t)) - 1, 1] for t, limit in zip(timelines, limits) if len(t))
     return [
         t.first(min(limit, int(np.searchsorted(t.spans[:, 1], last, side="right"))))

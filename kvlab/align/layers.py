@@ -1,4 +1,4 @@
-"""Which teacher layers explain which student layer (positions among the layers that keep a cache).
+"""Choose the teacher layers for each student layer (positions among the layers that keep a cache).
 
 ``depth`` looks at the numbers of layers only. ``cka`` takes the most similar layer. ``heldout`` puts layers side by
 side, the nearest in depth first, as many as explain held-out documents best: up to all, or to ``MOST_FEATURES``. What
@@ -47,7 +47,7 @@ class Choice:
         return cls(union, widths, tuple(sorted(overall)), tuple(tuple(sorted(layers)) for layers in of_fold))
 
     def columns(self, layers: Sequence[int]) -> torch.Tensor:
-        """The features of some layers of the union."""
+        """Return the positions of the features of some layers of the union."""
         edges = np.cumsum((0, *self.widths)).tolist()
         return torch.cat([torch.arange(edges[i], edges[i + 1]) for i, at in enumerate(self.union) if at in layers])
 
@@ -62,7 +62,7 @@ class Choice:
 
 @dataclass
 class LayerSearch:
-    """What was chosen, and the matrices it was read from."""
+    """The chosen layers, and the matrices behind the choice."""
 
     rule: str
     choices: dict[str, list[Choice]] = field(default_factory=dict)  # by kind, per student layer
@@ -71,7 +71,7 @@ class LayerSearch:
 
 
 def depth(teacher_layers: int, student_layers: int) -> list[int]:
-    """Proportional depth: first to first, last to last, ties to the deeper teacher layer."""
+    """Return layers at proportional depth: first to first, last to last, ties to the deeper teacher layer."""
     if student_layers == 1:
         return [teacher_layers - 1]
     span = student_layers - 1
@@ -82,8 +82,7 @@ def choose(sample: Sample, settings: AlignSettings, progress: Progress) -> Layer
     """Layers by the rule of ``settings``, with the CKA of all pairs of layers, its null and the student's own.
 
     matrices: ``similarity.KIND.cka`` and ``.cka_shuffled`` [Ls, Lt], ``.own`` [Ls, Ls] (the student with itself: how
-    alike neighbouring layers are), and of ``heldout`` also ``.r2`` [Ls, Lt] of each layer alone, not a number where
-    it was not searched.
+    alike neighbouring layers are). ``heldout`` adds ``.r2`` [Ls, Lt] of each layer alone, NaN where it did not search.
     """
     search = LayerSearch(settings.layers, rows=sum(sample.count(group) for group in sample.fit_groups))
     by_depth = depth(sample.layers_t, sample.layers_s)
@@ -112,7 +111,7 @@ def _candidates(at: int, layers_t: int, extent: str) -> list[int]:
 
 
 def _similarities(sample: Sample, kind: str, search: LayerSearch) -> list[torch.Tensor]:
-    """CKA [Ls, Lt] of all rows into ``search``; without each fold, as a list [F]."""
+    """Store the CKA of all rows in ``search``, and return the CKA [Ls, Lt] without each fold as a list [F]."""
     layers_t, layers_s, folds = range(sample.layers_t), range(sample.layers_s), range(sample.folds)
     pilots_x = [pilot_of(sample.x(kind, layer, sample.fit_groups[0])) for layer in layers_t]
     pilots_y = [pilot_of(sample.y(kind, layer, sample.fit_groups[0])) for layer in layers_s]
@@ -121,24 +120,25 @@ def _similarities(sample: Sample, kind: str, search: LayerSearch) -> list[torch.
         x = [sample.x(kind, layer, group) - pilots_x[layer].float() for layer in layers_t]
         y = [sample.y(kind, layer, group) - pilots_y[layer].float() for layer in layers_s]
         shuffled = [sample.y(kind, layer, group, shuffled=True) - pilots_y[layer].float() for layer in layers_s]
-        found = {
+        moments = {
             "between": similarity.CrossMoments.of(y, x),
             "null": similarity.CrossMoments.of(shuffled, x),
             "student": similarity.CrossMoments.of(y, y),
-            **{f"teacher {at}": similarity.CrossMoments.of([x[at]], [x[at]]) for at in layers_t},
         }
+        moments |= {f"teacher {at}": similarity.CrossMoments.of([x[at]], [x[at]]) for at in layers_t}
         fold = group[0] if search.rule == "cka" else 0  # the other rules do not ask for folds
         before = by_fold.get(fold)
-        by_fold[fold] = {name: before[name] + m for name, m in found.items()} if before else found
-    whole = {name: total([of_fold[name] for of_fold in by_fold.values()]) for name in next(iter(by_fold.values()))}
+        by_fold[fold] = {name: before[name] + m for name, m in moments.items()} if before else moments
+    names = next(iter(by_fold.values()))
+    whole = {name: total([fold_moments[name] for fold_moments in by_fold.values()]) for name in names}
 
     def tables(moments: dict[str, similarity.CrossMoments]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        own_s = similarity.hsic(moments["student"]).diagonal()
-        own_t = torch.stack([similarity.hsic(moments[f"teacher {at}"])[0, 0] for at in layers_t])
+        hsic_s = similarity.hsic(moments["student"]).diagonal()
+        hsic_t = torch.stack([similarity.hsic(moments[f"teacher {at}"])[0, 0] for at in layers_t])
         return (
-            similarity.cka(moments["between"], own_s, own_t),
-            similarity.cka(moments["null"], own_s, own_t),
-            similarity.cka(moments["student"], own_s, own_s),
+            similarity.cka(moments["between"], hsic_s, hsic_t),
+            similarity.cka(moments["null"], hsic_s, hsic_t),
+            similarity.cka(moments["student"], hsic_s, hsic_s),
         )
 
     for name, matrix in zip(("cka", "cka_shuffled", "own"), tables(whole)):
@@ -150,7 +150,7 @@ def _similarities(sample: Sample, kind: str, search: LayerSearch) -> list[torch.
 
 
 def _most_similar(of_fold: list[torch.Tensor], candidates: list[list[int]]) -> list[tuple[tuple, list[tuple]]]:
-    together = torch.stack(of_fold).nan_to_num(nan=-1.0)  # [F, Ls, Lt]; leaving one out of many moves it little
+    together = torch.stack(of_fold).nan_to_num(nan=-1.0)  # [F, Ls, Lt]; their mean stands for the CKA of all rows
     choices = []
     for layer, allowed in enumerate(candidates):
         scores = together[:, layer, allowed]

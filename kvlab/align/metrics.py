@@ -1,4 +1,4 @@
-"""Scores of a map on rows it was not fitted on, from their sums alone.
+"""Score a map on rows it was not fitted on, from their sums alone.
 
 All are per output channel or per student head; a channel's sums about the *training* means make the train-mean
 predictor score exactly 1, so error = RSS / TSS = 1 - R^2 (0 perfect, 1 no better than the mean).
@@ -8,7 +8,7 @@ import torch
 
 from kvlab.align.moments import Centred
 
-# Of two folds, the standard error is their one difference: a gain of nothing is beyond two of it in 15 of 100 cases.
+# With two folds, the standard error is their one difference: a zero gain exceeds two of it in 15 of 100 cases.
 LEAST_FOLDS = 3
 
 
@@ -18,16 +18,16 @@ def residual_squares(test: Centred, weights: torch.Tensor) -> torch.Tensor:
 
 
 def residual_grams(test: Centred, weights: torch.Tensor, heads: int) -> torch.Tensor:
-    """Sum of r r^T - y y^T over rows, per head [H, D, D]; r = y - W^T x, both about the training means.
+    """Return the sum of r r^T - y y^T over rows, per head [H, D, D]; r = y - W^T x, both about the training means.
 
-    Added to the head's sum of y y^T it is that of the residuals, whose trace is RSS. weights [P, Q].
+    Added to the head's sum of y y^T it gives the sum of r r^T, whose trace is RSS. weights [P, Q].
     """
 
-    def of_heads(columns: torch.Tensor) -> torch.Tensor:
+    def by_head(columns: torch.Tensor) -> torch.Tensor:
         return columns.unflatten(1, (heads, -1)).transpose(0, 1)  # [H, P, D]
 
-    w, xy = of_heads(weights), of_heads(test.xy)
-    return w.mT @ of_heads(test.xx @ weights - test.xy) - xy.mT @ w
+    w, xy = by_head(weights), by_head(test.xy)
+    return w.mT @ by_head(test.xx @ weights - test.xy) - xy.mT @ w
 
 
 def per_head(channels: torch.Tensor, heads: int) -> torch.Tensor:
@@ -41,14 +41,14 @@ def per_head_mean(channels: torch.Tensor, heads: int) -> torch.Tensor:
 
 
 def r_squared(rss: torch.Tensor, tss: torch.Tensor) -> torch.Tensor:
-    """1 - RSS / TSS; not a number where a head has no variance."""
+    """Return 1 - RSS / TSS; NaN where a head has no variance."""
     return 1 - rss / tss
 
 
 def jackknife(rss: torch.Tensor, tss: torch.Tensor) -> torch.Tensor:
-    """Standard error [H] of 1 - RSS / TSS by leaving out one fold at a time: rss, tss [folds, H].
+    """Return the standard error [H] of 1 - RSS / TSS by leaving out one fold at a time: rss, tss [folds, H].
 
-    Efron and Stein 1981. Not a number with fewer than ``LEAST_FOLDS``.
+    Efron and Stein 1981. NaN with fewer than ``LEAST_FOLDS``.
     """
     folds = len(rss)
     if folds < LEAST_FOLDS:

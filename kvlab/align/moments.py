@@ -1,11 +1,11 @@
 """Sums over rows from which every score follows; memory does not grow with the number of rows.
 
 X [N, P] are a teacher's features (P = Ht * Dt), Y [N, Q] a student's targets (Q = Hs * Ds). Rows are shifted by a
-pilot mean, so that a large common offset does not eat the digits of the variance. X^T X is made in float64: a float32
-product leaves a rounding error of 5e-8 of the mean variance in it, which a ridge with a penalty of 1e-6 enlarges until
-predictions off the usual rows depend on the processor. Products of features and targets are made in the rows' own
-number type, which is enough. All go ``CHUNK`` rows at a time and are summed in float64. Inputs and outputs are kept
-apart because controls share one of the two.
+pilot mean, so that a large common offset does not cost digits of the variance. X^T X is computed in float64: a float32
+product has a rounding error of 5e-8 of the mean variance, which a ridge with a penalty of 1e-6 enlarges until
+predictions off the usual rows depend on the processor. For products of features and targets the rows' own number type
+is enough. All products take ``CHUNK`` rows at a time and are summed in float64. Inputs and outputs are separate
+because controls share one of the two.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ BLOCK = 128  # columns of a symmetric product at a time
 
 
 def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """A^T B [P, Q] in float64, of rows [N, P] and [N, Q]."""
+    """Return A^T B [P, Q] in float64, of rows [N, P] and [N, Q]."""
     if len(a) <= CHUNK:
         return (a.T @ b).double()
     return sum((x.T @ y).double() for x, y in zip(a.split(CHUNK), b.split(CHUNK)))
 
 
 def gram_of(rows: torch.Tensor) -> torch.Tensor:
-    """X^T X [P, P] of rows [N, P], made in float64; half of it is computed, as it is symmetric."""
+    """Return X^T X [P, P] of rows [N, P] in float64; compute half of it, as it is symmetric."""
     width = rows.shape[1]
     half = torch.zeros(width, width, dtype=torch.float64, device=rows.device)
     for part in rows.split(CHUNK):
@@ -40,12 +40,12 @@ def gram_of(rows: torch.Tensor) -> torch.Tensor:
 
 
 def pilot_of(rows: torch.Tensor) -> torch.Tensor:
-    """The mean of a first batch [P], rounded to its number type: subtracting it is then the same everywhere."""
+    """Return the mean of a first batch [P], rounded to its number type, so that every device subtracts the same."""
     return rows.double().mean(0).to(rows.dtype).double()
 
 
 def shifted(rows: torch.Tensor, pilot: torch.Tensor) -> torch.Tensor:
-    """Rows [N, P] about their pilot [P], in their own number type."""
+    """Return rows [N, P] about their pilot [P], in their own number type."""
     return rows - pilot.to(rows.dtype)
 
 
@@ -162,7 +162,7 @@ class HeadGrams(Additive):
             self.gram += of_heads.mT @ of_heads
 
     def select(self, first: int, count: int) -> HeadGrams:
-        """The same of ``count`` heads from ``first`` on."""
+        """Return the sums of ``count`` heads from ``first`` on."""
         width = self.gram.shape[-1]
         channels = slice(first * width, (first + count) * width)
         return HeadGrams(self.pilot[channels], self.n, self.total[channels], self.gram[first : first + count])
@@ -176,7 +176,7 @@ class HeadGrams(Additive):
 
 @dataclass(frozen=True)
 class Centred:
-    """The sums about the means of the rows a map is fitted on (those of a training set)."""
+    """Sums about the means of the rows of a training set, on which a map is fitted."""
 
     n: int
     mean_x: torch.Tensor  # [P], shifted by the pilot
@@ -186,7 +186,7 @@ class Centred:
     yy: torch.Tensor  # [Q]
 
     def features(self, columns: torch.Tensor) -> Centred:
-        """The same with some of the features only."""
+        """Return the sums of some of the features only."""
         if len(columns) == len(self.mean_x):
             return self
         xx = self.xx[columns][:, columns]
@@ -199,7 +199,7 @@ class Centred:
         return replace(self, mean_y=self.mean_y[channels], xy=self.xy[:, channels], yy=self.yy[channels])
 
     def single(self) -> Centred:
-        """The same in float32, where no more digits are needed."""
+        """Return the sums in float32, for uses that need no more digits."""
         return self._as(torch.float32)
 
     def double(self) -> Centred:
@@ -210,7 +210,7 @@ class Centred:
 
 
 def centred(inputs: Inputs, outputs: Outputs, mean_x: torch.Tensor, mean_y: torch.Tensor) -> Centred:
-    """Sums about any two centres; with the rows' own means these are (co)variances times n."""
+    """Return sums about any two centres; about the rows' own means they are (co)variances times n."""
     return Centred(
         n=outputs.n,
         mean_x=mean_x,

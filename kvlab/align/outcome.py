@@ -1,7 +1,7 @@
-"""Parts of the stored result of one teacher: numbers, settings, versions, and notes on what to beware of.
+"""Build parts of the stored result of one teacher: numbers, settings, versions, and warnings.
 
 R^2 weighs a token by its distance from the mean. Where few tokens hold most of a head's variance, as with massive
-activations at a delimiter, it is about them alone; ``share_of_few`` measures that.
+activations at a delimiter, R^2 describes them alone; ``share_of_few`` measures that.
 """
 
 import platform
@@ -45,14 +45,14 @@ def versions(loaded: LoadedModel) -> dict[str, str]:
 
 
 def self_tests(teacher: LoadedModel, student: LoadedModel, settings: AlignSettings) -> dict:
-    """How the rotation of the keys was undone; nothing where they are compared as cached."""
+    """Return how the rotation of the keys was undone; empty where keys are compared as cached."""
     if settings.keys != "pre-rope":
         return {}
     return {role: self_test(loaded).to_dict() for role, loaded in (("teacher", teacher), ("student", student))}
 
 
 def arrays(*parts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """As they are kept: float32, or float16 where that is enough."""
+    """Convert arrays for storage: float32, or float16 where that is enough."""
     return {
         name: np.ascontiguousarray(a, dtype=np.float16 if a.dtype == np.float16 else np.float32)
         for part in parts
@@ -61,7 +61,7 @@ def arrays(*parts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def layer_map(search: LayerSearch, teacher_layers: Sequence[int], settings: AlignSettings) -> dict:
-    """The chosen layers, numbered as in the teacher."""
+    """Return the chosen layers, numbered as in the teacher."""
 
     def named(layers: Sequence[int]) -> list[int]:
         return [teacher_layers[layer] for layer in layers]
@@ -76,7 +76,7 @@ def layer_map(search: LayerSearch, teacher_layers: Sequence[int], settings: Alig
 
 
 def data(sums: AlignSums, counted: dict[str, int]) -> dict:
-    """What the numbers rest on. ``counted``: documents, calibration_documents, teacher_tokens, student_tokens."""
+    """Return the sizes of the data. ``counted``: documents, calibration_documents, teacher_tokens, student_tokens."""
     features = sums.pairing(KINDS[0], 0).features
     fitted = [fold.n for fold in features.fit()]
     widths = {kind: max(len(c.columns(c.overall)) for c in sums.choices[kind]) for kind in KINDS}
@@ -94,7 +94,7 @@ def data(sums: AlignSums, counted: dict[str, int]) -> dict:
 def notes(
     settings: AlignSettings, data: dict, heads: list[HeadScore], longest: int, concentrated: int
 ) -> list[Message]:
-    """Say what to beware of in these numbers.
+    """Return warnings about these numbers.
 
     ``longest``: student tokens of the longest scored document; ``concentrated``: heads of ``share_of_few``.
     """
@@ -145,10 +145,10 @@ def notes(
             warnings.append(
                 Message("With two folds no layers can be chosen on held-out folds: proportional depth is used.")
             )
-    return warnings + _of_rule(RULES[settings.time])
+    return warnings + _rule_notes(RULES[settings.time])
 
 
-def _of_rule(rule: TimeRule) -> list[Message]:
+def _rule_notes(rule: TimeRule) -> list[Message]:
     if rule.per_head:
         words = Message(
             "The {rule} rule keeps other teacher steps for each head and sets them side by side with the student's "
@@ -167,7 +167,7 @@ def _of_rule(rule: TimeRule) -> list[Message]:
 
 
 def few_rows(per_feature: float) -> list[Message]:
-    """Return a note where there are fewer fitted rows per feature than are wanted."""
+    """Return a note where there are too few fitted rows per feature."""
     if per_feature >= ROWS_PER_FEATURE:
         return []
     return [
@@ -195,6 +195,6 @@ def share_of_few(sample: Sample, kind: str, layer: int, heads: int) -> torch.Ten
 
 
 def concentrated(sample: Sample, heads: Sequence[int], most: float) -> int:
-    """In how many heads, K and V, few tokens hold more than the share ``most``; ``heads`` of each student layer."""
+    """Count the heads, K and V, where few tokens hold more than the share ``most``; ``heads`` of each student layer."""
     places = [(kind, layer) for kind in KINDS for layer in range(sample.layers_s)]
     return sum(int((share_of_few(sample, kind, at, heads[at]) > most).sum()) for kind, at in places)

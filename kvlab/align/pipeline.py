@@ -1,9 +1,9 @@
-"""The path of a prompt, from text to held-out scores.
+"""Run one analysis: from text to held-out scores.
 
 text -> Tokens -> KV -> time [Lt,Ht,Tt,Dt]->[Lt,Ht,Ts,Dt] -> layers -> heads ->[Ls,Hs,Ts,Ds] -> scores
 
-Every document is read once. The first batches are held as a sample, on which layers are chosen and controls are
-measured; of the others, sums are all that is kept.
+Every document is read once. The first batches stay in memory as a sample, on which layers are chosen and controls are
+measured. Of all other batches only sums stay.
 """
 
 import time as clock
@@ -57,9 +57,9 @@ def align(
     calibration: Sequence[Document] = (),
     progress: Progress = no_progress,
 ) -> Aligned:
-    """How much of each student head's K and V the teacher explains on ``documents``, held out by document.
+    """Measure how much of each student head's K and V the teacher explains on ``documents``, held out by document.
 
-    ``calibration`` documents are fitted on as well, and never scored. Returns the result and, per kind, the map
+    Maps are also fitted on ``calibration`` documents, which are never scored. Returns the result and, per kind, the map
     fitted on every document. Raises AlignError when nothing can be held out; Cancelled comes from ``progress``.
     """
     return align_several([teacher], student, documents, settings, calibration, progress)[0]
@@ -74,10 +74,10 @@ def align_several(
     progress: Progress = no_progress,
     unfinished: Unfinished | None = None,
 ) -> list[Aligned]:
-    """As ``align`` for each teacher on its own timeline, every document read once by every model.
+    """Run ``align`` for each teacher on its own timeline; every model reads every document once.
 
-    Each result also holds the fusion of all teachers in the student's space. ``unfinished``: where the sums of an
-    interrupted analysis are kept, and taken up again.
+    Each result also holds the fusion of all teachers in the student's space. ``unfinished``: the file from which an
+    interrupted analysis resumes its sums.
     """
     settings = settings or AlignSettings()
     work = _Work(teachers, student, settings, Reader(teachers, student, documents, calibration, settings), progress)
@@ -89,7 +89,7 @@ def align_several(
 
 @dataclass
 class _Work:
-    """One analysis under way."""
+    """The state of one running analysis."""
 
     teachers: Sequence[LoadedModel]
     student: LoadedModel
@@ -136,7 +136,7 @@ class _Work:
         self.progress(READING, self.documents_read, len(self.reader))
 
     def read_sample(self) -> None:
-        """Read the first batches, keep their rows, choose layers on them."""
+        """Read the first batches, keep their rows and choose layers on them."""
         self.progress(READING, 0, len(self.reader))
         self.caches: list[list[Cached]] = [[] for _ in self.teachers]
         first = read_sample(self.stream, self._read_cached, self.settings.sample_tokens, self.reader.folds)
@@ -208,7 +208,7 @@ class _Work:
         self._timed("compare_rules_s")
 
     def _rules(self, t: int) -> RuleScores:
-        """Nothing where it was not asked for."""
+        """Compare the time rules for one teacher; empty where the settings do not ask for it."""
         if not self.settings.compare_rules:
             return RuleScores({}, {})
         choices = self.layers[t].choices
@@ -218,7 +218,7 @@ class _Work:
         return scores
 
     def _random(self, t: int, teacher: LoadedModel, sample: Sample, search: LayerSearch) -> tuple[Fits, list[Features]]:
-        """Of one of several teachers also the features, on its own rows and on the common ones."""
+        """Fit the control by random weights. With several teachers, also return its features on own and common rows."""
         self.progress("reading with random weights", 0, len(self.batches))
         random = random_like(teacher, self.settings.seed)
         rows = self.sample_rows[t]
@@ -253,7 +253,7 @@ class _Work:
             for sums, rows in zip(self.sums, batch_read.teachers):
                 sums.add_batch(rows)
             self.fusion.add_batch(batch_read.common)
-            batch_read.check()  # last: it waits for the device, which has the sums to compute until then
+            batch_read.check()  # last, because it waits for the device to finish the sums
 
     def results(self) -> list[Aligned]:
         student = self.student.geometry
@@ -278,7 +278,8 @@ class _Work:
         views = inspect(self.teachers, self.student, inspected, self.sums, scored, self.settings, self.progress)
         self._timed("token_by_token_s")
         return [
-            (self._alignment(t, of_teacher, *views[t], fusion), of_teacher.maps) for t, of_teacher in enumerate(scored)
+            (self._alignment(t, teacher_scores, *views[t], fusion), teacher_scores.maps)
+            for t, teacher_scores in enumerate(scored)
         ]
 
     def _fused(self, scored: list[Scored]) -> list[FusedScore]:
@@ -305,7 +306,7 @@ class _Work:
     def _alignment(self, t: int, scored: Scored, views: list, arrays: dict, fusion: list[FusedScore]) -> Alignment:
         teacher, search, settings = self.teachers[t], self.layers[t], self.settings
         data = outcome.data(self.sums[t], self.counted | {"teacher_tokens": self.teacher_tokens[t]})
-        data["repeated_tokens"] = self.reader.repeated_tokens  # which count once, in an earlier document
+        data["repeated_tokens"] = self.reader.repeated_tokens  # they count once, in an earlier document
         warnings = outcome.notes(settings, data, scored.heads, self.longest, self.concentrated)
         return Alignment(
             settings=settings.model_dump(),

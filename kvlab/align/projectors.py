@@ -1,4 +1,4 @@
-"""Teacher heads and width -> student heads and width: [Ht * Dt] -> [Hs * Ds], for K and V apart.
+"""Project teacher heads and width to student heads and width: [Ht * Dt] -> [Hs * Ds], for K and V separately.
 
 ``ridge`` is a free affine map in closed form; ``structured`` mixes heads and projects the width, as the seed's
 ``KVProjector`` does; ``group_mean`` fits nothing. Feature order is head-major: index = head * D + channel.
@@ -17,7 +17,7 @@ STRUCTURED_SWEEPS = 30
 
 
 def group_mean(n_in: int, n_out: int) -> torch.Tensor:
-    """[n_out, n_in], rows sum to 1: the mean over each contiguous group (12 -> 2: heads 0-5 and 6-11).
+    """Return [n_out, n_in], rows sum to 1: the mean over each contiguous group (12 -> 2: heads 0-5 and 6-11).
 
     Where n_out does not divide n_in, groups share a member by overlap; where n_out > n_in, members repeat.
     """
@@ -94,10 +94,10 @@ def ridge(train: Centred, penalty: float) -> torch.Tensor:
 
 
 def ridge_path(train: Centred, relative_penalties: Sequence[float]) -> torch.Tensor:
-    """[penalties, P, Q] of one training set; penalties relative to the mean variance of the features.
+    """Return W [penalties, P, Q] of one training set; penalties relative to the mean variance of the features.
 
-    By Cholesky factors, in the number type of the sums. Where rounding has left the sums indefinite in float32, in
-    float64; where it has in float64, in their eigenbasis, clamped at zero.
+    Solve by Cholesky factors, in the number type of the sums. Where rounding makes float32 sums indefinite, solve in
+    float64; where it makes float64 sums indefinite, solve in their eigenbasis, clamped at zero.
     """
     penalties = torch.tensor([absolute_penalty(train, r) for r in relative_penalties]).to(train.xx)
     eye = torch.eye(len(train.xx)).to(train.xx)
@@ -105,12 +105,12 @@ def ridge_path(train: Centred, relative_penalties: Sequence[float]) -> torch.Ten
     if not failed.any():
         return torch.cholesky_solve(train.xy.expand(len(penalties), -1, -1), factors)
     if train.xx.dtype != torch.float64:
-        bad = failed.bool().tolist()
-        paths = [
-            iter(ridge_path(sums, [r for r, of in zip(relative_penalties, bad) if of == failing]).to(train.xx))
-            for failing, sums in ((False, train), (True, train.double()))
-        ]
-        return torch.stack([next(paths[failing]) for failing in bad])
+        bad = failed.bool()
+        solutions = train.xx.new_empty(len(penalties), *train.xy.shape)
+        for places, sums in ((~bad, train), (bad, train.double())):
+            some = [r for r, wanted in zip(relative_penalties, places.tolist()) if wanted]
+            solutions[places] = ridge_path(sums, some).to(train.xx)
+        return solutions
     values, basis = torch.linalg.eigh(train.xx)
     rotated = basis.T @ train.xy
     return basis @ (rotated / (values.clamp(min=0) + penalties[:, None])[..., None])
@@ -126,12 +126,12 @@ def ridge_per_head(train: Centred, relative_penalties: torch.Tensor) -> torch.Te
 
 
 def absolute_penalty(train: Centred, relative: float) -> float:
-    """A penalty relative to the mean variance of the features; features that are all constant get any (W is 0)."""
+    """Scale a relative penalty by the mean variance of the features; constant features get 1 (W is 0 anyway)."""
     return relative * float(train.xx.diagonal().mean()) or 1.0
 
 
 def structured(train: Centred, heads_t: int, heads_s: int, penalty: float) -> torch.Tensor:
-    """W [P, Q] = kron(heads^T, width) of least squared error: alternating exact solves from the group mean."""
+    """Solve W [P, Q] = kron(heads^T, width) of least squared error, by alternating exact solves from the group mean."""
     width_t, width_s = train.xx.shape[0] // heads_t, train.xy.shape[1] // heads_s
     gram = train.xx.reshape(heads_t, width_t, heads_t, width_t)
     cross = train.xy.reshape(heads_t, width_t, heads_s, width_s)
@@ -149,10 +149,10 @@ def structured(train: Centred, heads_t: int, heads_s: int, penalty: float) -> to
 
 
 def group_mean_matrix(heads_t: int, heads_s: int, width_t: int, width_s: int) -> torch.Tensor:
-    """W [Ht * Dt, Hs * Ds] of the map that fits nothing."""
+    """Return W [Ht * Dt, Hs * Ds] of the map that fits nothing."""
     return kron(group_mean(heads_t, heads_s).T, group_mean(width_t, width_s).T)
 
 
 def kron(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """torch.kron, which refuses the strides of a transposed matrix with one row."""
+    """Return the Kronecker product; torch.kron refuses the strides of a transposed matrix with one row."""
     return torch.einsum("ac,bd->abcd", a, b).reshape(a.shape[0] * b.shape[0], a.shape[1] * b.shape[1])

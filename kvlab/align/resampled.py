@@ -1,4 +1,4 @@
-"""One head of a document as three lines in one space: the student, the resampled teacher, the teacher on its own steps.
+"""Draw one head of a document as three lines: the student, the resampled teacher, the teacher on its own steps.
 
 Each is the head's projection on its first principal direction v (``spectrum.py``), about the training mean and in
 standard deviations along v: (y - mean) . v / s for the student, (yhat - mean) . v / s for the teacher after resampling
@@ -29,7 +29,7 @@ class Places:
 def signals(
     fit: ByClass, spectrum: Spectrum, x: torch.Tensor, own_steps: torch.Tensor, y: torch.Tensor, fold: int, at: Places
 ) -> dict[str, np.ndarray]:
-    """NAMES -> [Hs, Ts] (student, resampled; not a number without a teacher step) and [Hs, Tt] (teacher).
+    """Return by name [Hs, Ts] (student, resampled; NaN without a teacher step) and [Hs, Tt] (teacher).
 
     ``x`` [Ts, P] and ``own_steps`` [Tt, P]: features on the student's and on the teacher's steps, ``y`` [Ts, Q].
     """

@@ -1,4 +1,4 @@
-"""Resampling a timeline by its length alone: the seed's functions, u = i * (T_in - 1) / (T_out - 1)."""
+"""Resample a timeline by its length alone, as the seed's functions do: u = i * (T_in - 1) / (T_out - 1)."""
 
 import torch
 
@@ -14,7 +14,7 @@ def linear_indices(t_in: int, t_out: int) -> torch.Tensor:
 
 
 def safe_time_resample(x: torch.Tensor, t_out: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Nearest-step resampling [..., T_in, D] -> [..., T_out, D], and signal [T_out] bool.
+    """Resample to the nearest step, [..., T_in, D] -> [..., T_out, D]; also return signal [T_out] bool.
 
     An empty timeline gives zeros with signal False everywhere: no teacher signal, to be masked in a loss.
     """
@@ -28,9 +28,9 @@ def safe_time_resample(x: torch.Tensor, t_out: int) -> tuple[torch.Tensor, torch
 def resample_kv_with_interpolation(
     keys: torch.Tensor, values: torch.Tensor, t_out: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Linear interpolation of keys and values [..., T_in, D] -> [..., T_out, D], and signal [T_out] bool.
+    """Interpolate keys and values linearly, [..., T_in, D] -> [..., T_out, D]; also return signal [T_out] bool.
 
-    Equal to ``numpy.interp`` per channel. Works on keys before or after RoPE; before is what makes sense.
+    Equal to ``numpy.interp`` per channel. Works on keys before or after RoPE, but only before makes sense.
     """
     t_in = keys.shape[-2]
     if values.shape[-2] != t_in:

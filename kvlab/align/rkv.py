@@ -1,4 +1,4 @@
-"""Rule ``rkv``: per layer and KV head, the teacher steps that matter most and repeat least.
+"""Apply rule ``rkv``: keep per layer and KV head the teacher steps that matter most and repeat least.
 
 From R-KV (Cai et al. 2025, arXiv 2505.24133, §3.2-3.4), as KaVa (Kuzina et al. 2025, arXiv 2510.02312) uses it to cut
 a teacher's cache down to the M steps of a student. KaVa looks from the answer's tokens; which queries look is the
@@ -29,15 +29,15 @@ class RKV:
 def keep_steps(
     keys: list[torch.Tensor], attention: list[torch.Tensor], tokens: Tokens, count: int, parameters: RKV | None = None
 ) -> HeadSteps:
-    """The ``count`` best steps of one document for every KV head of every cached layer.
+    """Return the ``count`` best steps of one document for every KV head of every cached layer.
 
     ``keys``: per layer [H, T, D], as compared (the papers' are after RoPE). ``attention``: per layer [H, T], the mean
-    probability that the observers put on each step; taken as shares of what falls on content, as Eq. 1 has it, whose
-    softmax is over the candidates alone. Raises AlignError ``rkv-length-mismatch``.
+    probability that the observers put on each step; rescaled to sum to 1 over content, because the softmax of Eq. 1 is
+    over the candidates alone. Raises AlignError ``rkv-length-mismatch``.
     """
     chosen = parameters or RKV()
     content = torch.from_numpy(~tokens.special)
-    found = HeadSteps(steps=[], importance=[], redundancy=[], score=[])
+    head_steps = HeadSteps(steps=[], importance=[], redundancy=[], score=[])
     for k, a in zip(keys, attention, strict=True):
         if not k.shape[1] == a.shape[1] == len(tokens):
             raise AlignError(
@@ -53,22 +53,22 @@ def keep_steps(
         important = importance(shares[:, None], chosen.window)
         redundant = redundancy(k[:, candidates], chosen)
         scored = _spread(score(important, redundant, chosen.balance), candidates)
-        found.importance.append(_spread(important, candidates))
-        found.redundancy.append(_spread(redundant, candidates))
-        found.score.append(scored)
-        found.steps.append(select(scored, count))
-    return found
+        head_steps.importance.append(_spread(important, candidates))
+        head_steps.redundancy.append(_spread(redundant, candidates))
+        head_steps.score.append(scored)
+        head_steps.steps.append(select(scored, count))
+    return head_steps
 
 
-def _spread(of_candidates: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
-    """Values [H, candidates] -> [H, T], NaN elsewhere."""
-    whole = of_candidates.new_full((len(of_candidates), len(candidates)), torch.nan)
-    whole[:, candidates] = of_candidates
+def _spread(values: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+    """Spread values [H, candidates] over all steps [H, T], NaN elsewhere."""
+    whole = values.new_full((len(values), len(candidates)), torch.nan)
+    whole[:, candidates] = values
     return whole
 
 
 def importance(attention: torch.Tensor, window: int = RKV.window) -> torch.Tensor:
-    """Eq. 4: attention [H, A, T] of A observers -> [H, T], the maximum over each step's window of their mean.
+    """Return Eq. 4: attention [H, A, T] of A observers -> [H, T], the maximum over each step's window of their mean.
 
     The window is centred and pooled after the mean, as in the authors' code.
     """
@@ -78,14 +78,14 @@ def importance(attention: torch.Tensor, window: int = RKV.window) -> torch.Tenso
 
 
 def redundancy(keys: torch.Tensor, parameters: RKV | None = None) -> torch.Tensor:
-    """Eq. 5 and 6: keys [H, T, D] -> [H, T], the softmax over steps of the mean cosine to the other keys.
+    """Return Eq. 5 and 6: keys [H, T, D] -> [H, T], the softmax over steps of the mean cosine to the other keys.
 
-    For every step its β most recent similar ones are spared: that cosine does not count in *their* mean, so of steps
-    that repeat each other the latest is kept. (Eq. 6 read with the sum over i, as it is printed and as the authors'
-    code has it; the other reading would spare all of them alike.)
+    Every step spares its β most recent similar ones: that cosine does not count in *their* mean, so the latest of
+    several repeating steps stays. (We read Eq. 6 with the sum over i, as printed and as in the authors' code; the
+    other reading would spare all of them alike.)
     """
     chosen = parameters or RKV()
-    # One head at a time: a [H, T, T] of a long document would not fit.
+    # One head at a time: [H, T, T] of a long document would not fit into memory.
     means = [_mean_cosine(F.normalize(k.float(), dim=-1, eps=1e-8), chosen) for k in keys]
     return torch.stack(means).softmax(dim=-1)
 
@@ -100,14 +100,14 @@ def _mean_cosine(unit_keys: torch.Tensor, chosen: RKV) -> torch.Tensor:
 
 
 def score(importance: torch.Tensor, redundancy: torch.Tensor, balance: float = RKV.balance) -> torch.Tensor:
-    """Eq. 7: λ I - (1 - λ) R. (KaVa writes the second term with +, for a redundancy that is low where keys repeat.)"""
+    """Return Eq. 7: λ I - (1 - λ) R. (KaVa writes + for a redundancy that is low where keys repeat.)"""
     return balance * importance - (1 - balance) * redundancy
 
 
 def select(score: torch.Tensor, count: int) -> torch.Tensor:
-    """Scores [H, T], NaN where a step must not be kept -> the ``count`` best steps [H, count] in the order of time.
+    """Select the ``count`` best steps [H, count], in order of time, by scores [H, T], NaN where never to be kept.
 
-    The earlier of two equals is kept. -1 fills up, at the end, where a head has fewer than ``count`` candidates.
+    The earlier of two equals wins. -1 fills the end where a head has fewer than ``count`` candidates.
     """
     heads, length = score.shape
     best = score.nan_to_num(nan=-torch.inf, neginf=-torch.inf).sort(dim=-1, descending=True, stable=True)

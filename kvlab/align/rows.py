@@ -1,4 +1,4 @@
-"""Which student tokens a map is fitted on and scored on, and the teacher steps that stand for them in a batch."""
+"""Choose the student tokens to fit and score a map on, and find the teacher steps that stand for them in a batch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ def row_parts(
 ) -> dict[Part, np.ndarray]:
     """Student steps by use and class. Special tokens and attention sinks, of either model, are scored apart.
 
-    Those within the first ``repeated`` bytes, with which another document begins too, are neither fitted nor scored.
+    Steps within the first ``repeated`` bytes, with which another document begins too, are neither fitted nor scored.
     """
     of_sinks = time_map.covered & ~student.special & first_content(student, settings.sinks)
     of_sinks[time_map.rows[first_content(teacher, settings.sinks)[time_map.columns]]] = True
@@ -92,16 +92,16 @@ def common_parts(of_teachers: Sequence[Mapping[Part, np.ndarray]]) -> dict[Part,
 def with_special_start(
     teacher: Tokens, student: Tokens, time_map: TimeMap
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The map's entries (rows, columns, weights), and first special token on first special token."""
+    """Return the map's entries (rows, columns, weights), and add first special token on first special token."""
     if not _both_begin_with_special(teacher, student).any() or time_map.covered[0]:
         return time_map.rows, time_map.columns, time_map.weights
     return np.append(time_map.rows, 0), np.append(time_map.columns, 0), np.append(time_map.weights, 1.0)
 
 
 def rank_map(teacher: Tokens, student: Tokens, sinks: int) -> TimeMap:
-    """The student's k-th step after its sinks <- the k-th kept teacher step, whichever each head keeps (R-KV).
+    """Map the student's k-th step after its sinks <- the k-th kept teacher step, whichever each head keeps (R-KV).
 
-    The columns only count: which steps are kept is known once a cache has been read.
+    The columns are only ranks: the kept steps are known once a cache has been read.
     """
     rows = np.flatnonzero(~student.special & ~first_content(student, sinks))
     columns = selectable(teacher, sinks)
@@ -120,19 +120,19 @@ def rank_map(teacher: Tokens, student: Tokens, sinks: int) -> TimeMap:
 
 
 def selectable(teacher: Tokens, sinks: int) -> np.ndarray:
-    """The teacher steps that a head may keep: content tokens after the sinks."""
+    """Return the teacher steps that a head may keep: content tokens after the sinks."""
     return np.flatnonzero(~teacher.special & ~first_content(teacher, sinks))
 
 
 def first_content(tokens: Tokens, count: int) -> np.ndarray:
-    """[T] bool: the first ``count`` content tokens, on which attention rests."""
+    """Return [T] bool: the first ``count`` content tokens, on which attention rests."""
     first = np.zeros(len(tokens), dtype=bool)
     first[np.flatnonzero(~tokens.special)[:count]] = True
     return first
 
 
 def _both_begin_with_special(teacher: Tokens, student: Tokens) -> np.ndarray:
-    """[Ts] bool: the first student step, where both models begin with a special token."""
+    """Return [Ts] bool: the first student step, if both models begin with a special token."""
     steps = np.zeros(len(student), dtype=bool)
     if len(teacher) and len(student):
         steps[0] = teacher.special[0] and student.special[0]
@@ -178,7 +178,7 @@ def _steps(x: torch.Tensor, at: tuple[torch.Tensor, torch.Tensor]) -> torch.Tens
 
 
 def pick(maps: Sequence[tuple[Tokens, Tokens, TimeMap]], chosen: Sequence[np.ndarray], device: torch.device) -> Picked:
-    """The chosen student steps of each document (teacher tokens, student tokens, map) of a batch, in that order."""
+    """Pick the chosen student steps of each document (teacher tokens, student tokens, map) of a batch, in order."""
     student_b, student_s, teacher_b, teacher_t, row, weight = [], [], [], [], [], []
     offset = 0
     for b, ((teacher, student, time_map), steps) in enumerate(zip(maps, chosen, strict=True)):
@@ -199,7 +199,7 @@ def pick(maps: Sequence[tuple[Tokens, Tokens, TimeMap]], chosen: Sequence[np.nda
     one_to_one = np.array_equal(entries[2], np.arange(offset)) and bool((entries[3] == 1).all())
 
     def on_device(part: np.ndarray) -> torch.Tensor:
-        # Not waiting for what the device still has to do.
+        # Do not wait for the work queued on the device.
         return torch.from_numpy(part).to(device, non_blocking=True)
 
     teacher_b, teacher_t, row, weight = map(on_device, entries)

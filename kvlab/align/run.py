@@ -1,4 +1,4 @@
-"""One analysis from request to run folder: the call behind the command line, the worker and the pages."""
+"""Run one analysis from request to run folder, for the command line, the worker and the pages."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -33,7 +33,7 @@ PROJECTOR_NAME = "projector.safetensors"
 def analyse(folder: Path, progress: Progress, cache: ModelCache) -> None:
     """Compute what ``config.yaml`` and ``prompts.jsonl`` of a run folder ask for, and write it there.
 
-    A folder in which this was interrupted before goes on where it stopped.
+    An interrupted analysis resumes in the same folder.
     """
     request = settings.read(AnalysisRequest, folder)
     documents = prompts.read_prompts(folder / prompts.RUN_PROMPTS)
@@ -52,21 +52,21 @@ def compute(
 ) -> list[Aligned]:
     """Load all models through the cache and align each teacher with the student on ``documents``.
 
-    ``folder``: where sums are kept for an analysis that is interrupted.
+    ``folder``: keeps the sums of an interrupted analysis.
     """
     teachers, student = load(request, cache, progress)
-    given = digest(documents)
+    prompts_digest = digest(documents)
     documents, calibration = prepared(request, documents)
     asked = _asked_for(request, [*documents, *calibration], [*teachers, student])
     unfinished = Unfinished(folder, asked) if folder else None
     aligned = align_several(teachers, student, documents, request.settings, calibration, progress, unfinished)
     for alignment, _ in aligned:
-        alignment.data["documents_sha256"] = given
+        alignment.data["documents_sha256"] = prompts_digest
     return [(replace(alignment, prompts=request.prompts), maps) for alignment, maps in aligned]
 
 
 def load(request: AnalysisRequest, cache: ModelCache, progress: Progress) -> tuple[list[LoadedModel], LoadedModel]:
-    """Teachers and student, through the cache."""
+    """Load teachers and student through the cache."""
     names, loaded = (*request.teachers, request.student), []
     for number, name in enumerate(names):
         progress(f"loading {name}", number, len(names))
@@ -76,31 +76,31 @@ def load(request: AnalysisRequest, cache: ModelCache, progress: Progress) -> tup
 
 
 def prepared(request: AnalysisRequest, documents: Sequence[Document]) -> tuple[list[Document], list[Document]]:
-    """The documents and those that are only fitted on, cut into segments as the request wants it."""
-    both = documents, calibration_documents(request, documents)
-    documents, calibration = (segmented(some, request.segments, request.markers) for some in both)
-    return documents, calibration
+    """Return the documents and the calibration documents, cut into segments as the request asks."""
+    calibration = calibration_documents(request, documents)
+    scored = segmented(documents, request.segments, request.markers)
+    return scored, segmented(calibration, request.segments, request.markers)
 
 
 def _asked_for(request: AnalysisRequest, documents: Sequence[Document], loaded: Sequence[LoadedModel]) -> list:
-    """All that the sums of an analysis depend on."""
+    """Return all that the sums of an analysis depend on."""
     models = [(m.name, str(m.device), str(m.dtype), m.geometry.to_dict()) for m in loaded]
     return [request.model_dump(mode="json"), digest(documents), models, torch.__version__, transformers.__version__]
 
 
 def calibration_documents(request: AnalysisRequest, documents: Sequence[Document]) -> list[Document]:
-    """The bundled samples that are not among the prompts, when the request wants them."""
+    """Return the bundled samples that are not among the prompts, when the request wants them."""
     wanted = request.calibration == "samples" or (
         request.calibration == "auto" and len(documents) < AUTO_CALIBRATION_BELOW
     )
     if not wanted:
         return []
-    given = {document.text for document in documents}
-    return [replace(d, id=f"sample/{d.id}") for d in prompts.samples() if d.text not in given]
+    texts = {document.text for document in documents}
+    return [replace(d, id=f"sample/{d.id}") for d in prompts.samples() if d.text not in texts]
 
 
 def write(aligned: Sequence[Aligned], folder: Path, language: str = DEFAULT) -> None:
-    """Everything ``align --out`` leaves: the first teacher's numbers last, so that alignment.json means finished."""
+    """Write all files of ``align --out``; the first teacher's numbers come last, so alignment.json means finished."""
     for number, (alignment, maps) in reversed(list(enumerate(aligned, 1))):
         where = folder if number == 1 else folder / results.OTHER_TEACHER.format(number)
         _write_one(alignment, maps, where, language)

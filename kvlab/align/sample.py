@@ -1,6 +1,6 @@
-"""Rows of every layer of some documents, held in memory: what layers are chosen on and controls are measured on.
+"""Hold the rows of every layer of some documents in memory, to choose layers and measure controls on them.
 
-Bounded by ``sample_tokens`` whatever the number of documents; with fewer tokens than that it is all of the data.
+``sample_tokens`` bounds the sample whatever the number of documents; with fewer tokens it is all of the data.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,29 +24,28 @@ class SampleRows:
     batches: list[list[Item]]
     rows: list[list[Rows]]  # of each teacher
     common: list[list[Rows]]  # of each teacher, on the steps that all of them cover; empty for a single teacher
-    whole: bool  # no batch may be left
+    whole: bool  # no batch is left after these
 
 
 def announced(batches: Sequence[list[Item]], stage: str, progress: Progress) -> Iterator[list[Item]]:
-    """Yield the batches, and tell ``progress`` before each how many went before."""
+    """Yield the batches and report to ``progress`` before each one."""
     for number, batch in enumerate(batches):
         progress(stage, number, len(batches))
         yield batch
 
 
 def read_sample(
-    batches: Iterator[list[Item]], read: Callable[[list[Item]], Read], tokens: int, folds: int
+    batches: Iterator[list[Item]], read_batch: Callable[[list[Item]], Read], tokens: int, folds: int
 ) -> SampleRows:
-    """Read batches until they hold ``tokens`` student tokens and documents of every fold; the others stay in
-    ``batches``."""
+    """Read batches until they hold ``tokens`` student tokens and documents of every fold; leave the rest."""
     sample, student_tokens = SampleRows([], [], [], True), 0
     for batch in batches:
-        batch_read = read(batch)
+        batch_read = read_batch(batch)
         batch_read.check()
-        for of_teachers, new in ((sample.rows, batch_read.teachers), (sample.common, batch_read.common)):
-            of_teachers += [[] for _ in new[len(of_teachers) :]]
-            for rows, of_batch in zip(of_teachers, new):
-                rows.append(of_batch.keep())
+        for by_teacher, new in ((sample.rows, batch_read.teachers), (sample.common, batch_read.common)):
+            by_teacher += [[] for _ in new[len(by_teacher) :]]
+            for rows, new_rows in zip(by_teacher, new):
+                rows.append(new_rows.keep())
         sample.batches.append(batch)
         student_tokens += sum(len(item.student) for item in batch)
         if student_tokens >= tokens and len({batch[0].fold for batch in sample.batches}) == folds:
@@ -64,10 +63,10 @@ class Sample:
         self._rows: dict[tuple, torch.Tensor] = {}
         for group in self.groups:
             part = group[1]
-            of_group = [r for r in rows if r.fold == group[0] and part in r.parts]
+            group_rows = [r for r in rows if r.fold == group[0] and part in r.parts]
             for kind in KINDS:
                 for layer in range(layers_t):
-                    self._rows[group, "x", kind, layer] = torch.cat([r.x(kind, layer, part) for r in of_group])
+                    self._rows[group, "x", kind, layer] = torch.cat([r.x(kind, layer, part) for r in group_rows])
                 for layer in range(layers_s):
                     self._rows[group, "y", kind, layer] = torch.cat([r.y(kind, layer, part) for r in of_group])
             self._rows[group, "e"] = torch.cat([r.e(part) for r in of_group])
@@ -83,14 +82,14 @@ class Sample:
         return len(self._shuffled[group])
 
     def width(self, kind: str, layer: int) -> int:
-        """Features of a teacher layer."""
+        """Return the number of features of a teacher layer."""
         return self.x(kind, layer, self.groups[0]).shape[1]
 
     def x(self, kind: str, layer: int, group: Group) -> torch.Tensor:
         return self._rows[group, "x", kind, layer]
 
     def y(self, kind: str, layer: int, group: Group, shuffled: bool = False) -> torch.Tensor:
-        """Targets; shuffled: in an order that has nothing to do with the features, within the group."""
+        """Return the targets; ``shuffled``: in random order within the group, independent of the features."""
         y = self._rows[group, "y", kind, layer]
         return y[self._shuffled[group].to(y.device)] if shuffled else y
 

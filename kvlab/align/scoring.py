@@ -1,4 +1,4 @@
-"""Sums -> held-out scores of every student head beside their controls, and the map fitted on everything."""
+"""Score every student head, held out, beside its controls, and fit the final map on everything; all from sums."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -48,12 +48,12 @@ class Scored:
     spectra: dict[tuple[str, int], Spectrum] = field(default_factory=dict)
 
     def spectrum_arrays(self) -> dict[str, np.ndarray]:
-        """``spectrum.KIND.NAME`` [Ls, Hs, D], not a number where a layer has fewer heads or channels."""
+        """Return ``spectrum.KIND.NAME`` [Ls, Hs, D], NaN where a layer has fewer heads or channels."""
         by_name: dict[str, list[np.ndarray]] = {}
         for kind, layer in sorted(self.spectra):
             for name, values in self.spectra[kind, layer].arrays().items():
                 by_name.setdefault(f"spectrum.{kind}.{name}", []).append(values)
-        return {name: padded(of_layers) for name, of_layers in by_name.items()}
+        return {name: padded(layers) for name, layers in by_name.items()}
 
 
 def score(
@@ -164,7 +164,7 @@ def _mean_penalty(fits: Sequence[CrossFit]) -> float:
 
 
 def solver(projector: str, teacher: Geometry, kind: str, layers: Sequence[int], heads_s: int, penalty: float) -> Solve:
-    """Return a projector as training sums of some of these teacher layers -> W [P, Q].
+    """Return a projector as a function: training sums of some of these teacher layers -> W [P, Q].
 
     Raises AlignError where it needs heads of one width and the layers have several.
     """
@@ -176,7 +176,7 @@ def solver(projector: str, teacher: Geometry, kind: str, layers: Sequence[int], 
 
 
 def _head_blocks(teacher: Geometry, kind: str, choice: Choice) -> list[torch.Tensor]:
-    """The features of each teacher head: its channels in every layer of the union."""
+    """Return the features of each teacher head: its channels in every layer of the union."""
     blocks: dict[int, list[torch.Tensor]] = {}
     first = 0
     for layer in choice.union:
@@ -228,6 +228,8 @@ def _head_scores(target: Target, layer: int, chosen: ByClass, others: Others, co
         "error_sink": sink,
         "error_special": special,
     }
+    for names, value_and_error in with_errors.items():
+        columns.update(zip(names, value_and_error))
     values = {name: column.tolist() for name, column in columns.items()}
     inside = sum(int(fit.n.sum()) for fit in chosen.fits if fit.classes is not None and EXACT not in fit.classes)
     counts = {"n": int(chosen.n.sum()), "n_control": int(shuffled.n.sum()), "n_sink": n_sink, "n_special": n_special}

@@ -1,4 +1,4 @@
-"""KV heads and head width of each cached layer: of the targets, and of the features a map is fitted from."""
+"""Return KV heads and head width of each cached layer, of the targets and of the features of a map."""
 
 from collections.abc import Sequence
 
@@ -10,13 +10,13 @@ from kvlab.shapes import KINDS, Geometry
 
 
 def target_shape(geometry: Geometry, kind: str, layer: int) -> tuple[int, int]:
-    """Heads and width of a cached layer (by position) of the student."""
+    """Return heads and width of a cached layer (by position) of the student."""
     heads, key_width, value_width = geometry.layer_shapes[layer]
     return heads, key_width if kind == KINDS[0] else value_width
 
 
 def feature_shape(geometry: Geometry, kind: str, layer: int) -> tuple[int, int]:
-    """Likewise of a teacher; a latent cache is one head, its latent and its rotary part side by side."""
+    """Return heads and width of a teacher layer; a latent cache is one head, latent and rotary parts side by side."""
     heads, key_width, value_width = geometry.layer_shapes[layer]
     if geometry.latent:
         return 1, heads * (key_width + value_width)
@@ -24,7 +24,7 @@ def feature_shape(geometry: Geometry, kind: str, layer: int) -> tuple[int, int]:
 
 
 def check_one_width(geometry: Geometry, kind: str, layers: tuple[int, ...]) -> None:
-    """Raises AlignError ``widths-differ`` for teacher layers that no single width projection fits."""
+    """Raise AlignError ``widths-differ`` for teacher layers that no single width projection fits."""
     widths = {feature_shape(geometry, kind, layer)[1] for layer in layers}
     if len(widths) > 1:
         raise AlignError(
@@ -37,9 +37,9 @@ def check_one_width(geometry: Geometry, kind: str, layers: tuple[int, ...]) -> N
         )
 
 
-def padded(of_layers: Sequence[np.ndarray]) -> np.ndarray:
-    """[Ls][Hs, N] -> [Ls, most heads, most N], filled with not a number."""
-    whole = np.full((len(of_layers), *np.max([a.shape for a in of_layers], axis=0)), np.nan)
-    for layer, values in enumerate(of_layers):
+def padded(layers: Sequence[np.ndarray]) -> np.ndarray:
+    """Stack [Ls][Hs, N] -> [Ls, most heads, most N], padded with NaN."""
+    whole = np.full((len(layers), *np.max([a.shape for a in layers], axis=0)), np.nan)
+    for layer, values in enumerate(layers):
         whole[layer, : values.shape[0], : values.shape[1]] = values
     return whole

@@ -1,8 +1,8 @@
-"""Unbiased linear CKA between all layers of two models, from sums over rows.
+"""Compute unbiased linear CKA between all layers of two models, from sums over rows.
 
 CKA(X, Y) = HSIC(X, Y) / sqrt(HSIC(X, X) HSIC(Y, Y)) (Kornblith et al. 2019, eq. 2) with the unbiased HSIC_1 of Song
-et al. 2012, eq. 5, which is zero in the mean for independent data whatever the widths. With linear kernels it needs,
-beyond X^T Y, only sums of rows weighted by squared norms. Adding a constant to all rows changes nothing.
+et al. 2012, eq. 5, whose mean is zero for independent data of any widths. With linear kernels it needs, besides
+X^T Y, only sums of rows weighted by squared norms. Adding a constant to all rows changes nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class CrossMoments(Additive):
 
     @classmethod
     def of(cls, a: list[torch.Tensor], b: list[torch.Tensor]) -> CrossMoments:
-        """From rows: each layer [N, P_l] and [N, Q_m], near their mean (see ``moments.pilot_of``)."""
+        """Sum rows of each layer, [N, P_l] and [N, Q_m], near their mean (see ``moments.pilot_of``)."""
         rows_a, rows_b = torch.cat(a, dim=1), torch.cat(b, dim=1)
         squares_a, squares_b = (torch.stack([x.square().sum(1) for x in layers], dim=1) for layers in (a, b))
         return cls(
@@ -51,7 +51,7 @@ class CrossMoments(Additive):
 
 
 def hsic(m: CrossMoments) -> torch.Tensor:
-    """[A, B]: HSIC_1 of every pair of layers, with linear kernels K = A A^T, L = B B^T without their diagonals."""
+    """Return [A, B] HSIC_1 of every pair of layers, with linear kernels K = A A^T, L = B B^T without diagonals."""
     n = m.n
     if n < 4:
         return torch.full_like(m.norm_a_by_norm_b, float("nan"))
@@ -68,17 +68,17 @@ def hsic(m: CrossMoments) -> torch.Tensor:
     return (trace + torch.outer(total_k, total_l) / ((n - 1) * (n - 2)) - 2 * row_sums / (n - 2)) / (n * (n - 3))
 
 
-def cka(between: CrossMoments, own_a: torch.Tensor, own_b: torch.Tensor) -> torch.Tensor:
-    """[A, B] from the moments between the layers and HSIC(X, X) of each [A], HSIC(Y, Y) of each [B].
+def cka(between: CrossMoments, hsic_a: torch.Tensor, hsic_b: torch.Tensor) -> torch.Tensor:
+    """Return [A, B] from the moments between the layers and HSIC(X, X) of each [A], HSIC(Y, Y) of each [B].
 
-    Not a number for a layer that does not vary.
+    NaN for a layer that does not vary.
     """
-    scale = (own_a[:, None] * own_b).clamp(min=0).sqrt()
+    scale = (hsic_a[:, None] * hsic_b).clamp(min=0).sqrt()
     return torch.where(scale > 0, hsic(between) / scale, float("nan"))
 
 
 def own_hsic(layer: torch.Tensor) -> torch.Tensor:
-    """HSIC_1 of one layer's rows [N, P] with themselves."""
+    """Return HSIC_1 of one layer's rows [N, P] with themselves."""
     return hsic(CrossMoments.of([layer], [layer]))[0, 0]
 
 

@@ -1,4 +1,4 @@
-"""Error spectrum: how much of a head is explained along each principal direction of its own keys or values.
+"""Compute the error spectrum: how much a map explains along each principal direction of a head's keys or values.
 
 The directions v_i are the eigenvectors of the head's target covariance over the held-out rows, about the training
 means; along v_i, TSS_i = v_i^T (sum of y y^T) v_i and RSS_i = v_i^T (sum of r r^T) v_i with r = y - yhat. So the
@@ -20,7 +20,7 @@ LEAST_SHARE = 1e-6  # of the variance; a direction with less is rounding of floa
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Per head and direction, the largest first; not a number where a head has no variance."""
+    """Per head and direction, the largest first; NaN where a head has no variance."""
 
     directions: torch.Tensor  # [H, D, D], one per column, of length 1
     deviation: torch.Tensor  # [H, D]: root of the variance along it, in the head's own unit
@@ -30,9 +30,8 @@ class Spectrum:
     error_identity: torch.Tensor  # [H, D] of the ridge from the token embedding, along the same directions
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What is kept of it."""
-        kept = ("share", "error", "se", "error_identity")
-        return {name: getattr(self, name).cpu().numpy() for name in kept}
+        """Return the arrays that a result stores."""
+        return {name: getattr(self, name).cpu().numpy() for name in ("share", "error", "se", "error_identity")}
 
 
 def spectrum(fit: ByClass, identity: ByClass, targets: Sequence[Sequence[HeadGrams]]) -> Spectrum:
@@ -67,7 +66,7 @@ def spectrum(fit: ByClass, identity: ByClass, targets: Sequence[Sequence[HeadGra
 
 
 def _principal(grams: torch.Tensor) -> torch.Tensor:
-    """Eigenvectors [H, D, D] by falling eigenvalue; the largest entry of each is positive, so that signs are fixed."""
+    """Return eigenvectors [H, D, D] by falling eigenvalue; the largest entry of each is positive, to fix the sign."""
     vectors = torch.linalg.eigh(grams).eigenvectors.flip(-1)
     largest = vectors.gather(-2, vectors.abs().argmax(-2, keepdim=True))
     return vectors * largest.sign()

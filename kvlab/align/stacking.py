@@ -1,7 +1,7 @@
-"""Held-out predictions of several teachers, weighted together per student head and judged, from sums of their products.
+"""Weight held-out predictions of several teachers per student head and score them, from sums of their products.
 
 A prediction is an affine map of a teacher's features, so its products with others and with the target follow from the
-sums of all features side by side; where the rows themselves are at hand they are predicted, which costs less.
+sums of all features side by side. Where the rows themselves are in memory, predicting them costs less.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Map = torch.Tensor  # [p + 1, Q]: of a teacher's features about their pilot, and
 
 @dataclass(frozen=True)
 class Products:
-    """Sums over rows, per head: of every two teachers' predictions, and of each with y less the same mean."""
+    """Sums over rows, per head: of every two teachers' predictions, and of each with y minus the same mean."""
 
     gram: torch.Tensor  # [..., H, A, A]
     cross: torch.Tensor  # [..., H, A]
@@ -43,7 +43,7 @@ MapsOf = Callable[[JointClass], Sequence[Map]]  # the map of each teacher for su
 
 
 class Summed:
-    """Rows of which the sums are kept: the features of all teachers side by side against the targets."""
+    """Rows known by their sums: the features of all teachers side by side against the targets."""
 
     def __init__(self, common: Pairing):
         self.targets, self.pilot_x = common.targets, common.targets.pilots[0]
@@ -85,7 +85,7 @@ class CommonRows:
     ):
         first = next(group for group in groups if group[1].use in FITTED)
         self._groups, self._features, self._y = groups, features, targets
-        self._pilots = [pilot_of(of_teacher(first)) for of_teacher in features]
+        self._pilots = [pilot_of(teacher_rows(first)) for teacher_rows in features]
         self.pilot_x = torch.cat(self._pilots)
         self.targets = FoldSums((self.pilot_x[:0], pilot_of(targets(first))), folds)
         for group in groups:
@@ -107,13 +107,13 @@ class CommonRows:
             products = of_group if products is None else products + of_group
         return products
 
-    def _predicted(self, teacher: int, group: Group, one: Map) -> torch.Tensor:
+    def _predicted(self, teacher: int, group: Group, affine: Map) -> torch.Tensor:
         x = shifted(self._features[teacher](group), self._pilots[teacher])
-        return (x @ one[:-1].to(x.dtype)).double() + one[-1]
+        return (x @ affine[:-1].to(x.dtype)).double() + affine[-1]
 
 
 class Stack:
-    """What any of the teachers' predictions, weighted per head, explain of the folds that none of it has seen.
+    """Score weighted predictions of any of the teachers, per head, on folds that neither maps nor weights have seen.
 
     ``own``: each teacher's rows, as it is fitted alone, and ``fits`` its ridge with the penalties chosen there, for
     each class of rows; ``widths``: the features of each teacher on the common rows, the first of its own.
@@ -156,22 +156,22 @@ class Stack:
         return squares
 
     def judged(self, teachers: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """RSS [F, H] of the weighted predictions of some teachers, and their weights [A, H], mean over folds."""
-        fitted, tested = (self._of(products, teachers) for products in (self.fitted, self.tested))
+        """Return RSS [F, H] of the weighted predictions of some teachers, and their weights [A, H], mean over folds."""
+        fitted, tested = self._select(self.fitted, teachers), self._select(self.tested, teachers)
         variance = fitted.gram.diagonal(dim1=-2, dim2=-1).mean(-1)
-        pull = (PULL * variance).clamp(min=torch.finfo(variance.dtype).tiny)  # of two folds no weights are fitted
+        pull = (PULL * variance).clamp(min=torch.finfo(variance.dtype).tiny)  # with two folds, only the pull decides
         system = fitted.gram + pull[..., None, None] * torch.eye(len(teachers)).to(fitted.gram)
         w = torch.linalg.solve(system, fitted.cross + pull[..., None] / len(teachers))  # [F, H, A]
         squares = (w * ((tested.gram @ w[..., None])[..., 0] - 2 * tested.cross)).sum(-1)
         return self.energy + squares, w.mean(0).T
 
     def jackknife(self, rss: torch.Tensor) -> torch.Tensor:
-        """Standard error [H], of the folds that are scored: one may hold calibration documents only."""
+        """Return the standard error [H] over the scored folds: a fold may hold calibration documents only."""
         held = torch.tensor([n > 0 for n in self.n])
         return metrics.jackknife(rss[held], self.tss[held])
 
-    def _of(self, products: Sequence[Products], teachers: Sequence[int]) -> Products:
-        """Of some teachers, [F, H, A, A] and [F, H, A]."""
+    def _select(self, products: Sequence[Products], teachers: Sequence[int]) -> Products:
+        """Return the products of some teachers, [F, H, A, A] and [F, H, A]."""
         some = torch.tensor(list(teachers))
         gram, cross = torch.stack([p.gram for p in products]), torch.stack([p.cross for p in products])
         return Products(gram[..., some[:, None], some], cross[..., some])

@@ -1,4 +1,4 @@
-"""The sums of an analysis that was interrupted, so that it can go on where it stopped."""
+"""Save the sums of an interrupted analysis, so that it can resume."""
 
 import hashlib
 import json
@@ -25,19 +25,19 @@ SHARE = 0.05  # of the time, at most, spent on saving
 
 
 def hash_of_code(package: Path) -> str:
-    """Hash the source of the rooms that take part in an analysis; words and pages are in other rooms."""
+    """Hash the source of all rooms that take part in an analysis; texts and pages are in other rooms."""
     files = [package / "shapes.py"]
     for room in ("host", "request", "models", "align"):
         files += sorted((package / room).rglob("[!.]*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
-CODE = hash_of_code(PACKAGE)  # what other code has added may mean something else
+CODE = hash_of_code(PACKAGE)  # do not resume from sums written by another version
 
 
 @dataclass
 class Unfinished:
-    """A file in the analysis' folder. ``asked_for``: all that the sums depend on (models, settings, texts)."""
+    """The saved sums in the analysis folder. ``asked_for``: all that they depend on (models, settings, texts)."""
 
     folder: Path
     asked_for: Any
@@ -50,16 +50,16 @@ class Unfinished:
         self,
         batches: Iterator[list[Item]],
         sums: Mapping[str, FoldSums],
-        read: Callable[[list[Item]], Any],
+        read_batch: Callable[[list[Item]], Any],
         add: Callable[[Any], None],
         count: Callable[[list[Item]], None],
     ) -> int:
-        """Read every batch and add it to the sums; those of the file are not read again -> how many these were.
+        """Read every batch that the file lacks and add it to the sums; return how many batches the file held.
 
-        What has been added is kept when anything, a request to stop (from ``read`` or ``count``) included,
-        interrupts the work; a batch that is only half added is not.
+        Any interruption, including a request to stop from ``read_batch`` or ``count``, saves the sums. It does not
+        save them when a batch is only half added.
         """
-        # With other layers chosen, other sums would be kept.
+        # The names of the sums include the chosen layers.
         work = json.dumps([self.asked_for, CODE, sorted(sums)], sort_keys=True, default=str)
         print_of_work = hashlib.sha256(work.encode()).hexdigest()
         done = continued = self._load(sums, print_of_work)
@@ -67,7 +67,7 @@ class Unfinished:
         try:
             for number, batch in enumerate(batches, 1):
                 if number > continued:
-                    batch_read = read(batch)
+                    batch_read = read_batch(batch)
                     whole = False
                     add(batch_read)
                     done, whole = number, True
@@ -84,7 +84,7 @@ class Unfinished:
         return continued
 
     def remove(self) -> None:
-        """The work is done, or given up."""
+        """Delete the file when the work is done or given up."""
         for path in (self.path, self.path.with_suffix(".partial")):
             path.unlink(missing_ok=True)
 
@@ -104,11 +104,11 @@ class Unfinished:
             on_host = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
             save_file(on_host, partial, {"fingerprint": fingerprint, "batches": str(done)})
             partial.replace(self.path)
-        except (OSError, SafetensorError) as error:  # the analysis itself can do without
+        except (OSError, SafetensorError) as error:  # the analysis itself does not need the file
             log.warning("what has been read could not be kept in %s: %s", self.path, error)
 
     def _load(self, sums: Mapping[str, FoldSums], fingerprint: str) -> int:
-        """Put the file's sums in place -> batches they hold; 0 when there is no file of this work."""
+        """Load the file's sums; return the number of their batches, 0 when there is no file of this work."""
         try:
             with safe_open(self.path, framework="pt") as file:
                 metadata = file.metadata() or {}
@@ -119,10 +119,10 @@ class Unfinished:
             return 0
         for name, fold_sums in sums.items():
             device = fold_sums.pilots[0].device
-            of_name = {key: value for key, value in tensors.items() if key.startswith(f"{name}|")}
-            fold_sums.pilots = tuple(of_name.pop(f"{name}|pilot|{n}").to(device) for n in range(len(fold_sums.pilots)))
+            named = {key: value for key, value in tensors.items() if key.startswith(f"{name}|")}
+            fold_sums.pilots = tuple(named.pop(f"{name}|pilot|{n}").to(device) for n in range(len(fold_sums.pilots)))
             fold_sums.parts = {}
-            for key, value in of_name.items():
+            for key, value in named.items():
                 _, part, fold, field = key.split("|")
                 use, row_class = json.loads(part)
                 at = Part(use, tuple(row_class) if isinstance(row_class, list) else row_class), int(fold)

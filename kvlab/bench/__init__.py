@@ -1,4 +1,4 @@
-"""How fast kvlab is: ratios of two things measured side by side in one run."""
+"""Measure how fast kvlab is, as ratios of two things measured side by side in one run."""
 
 ROWS = {
     1: "align against bare forwards",

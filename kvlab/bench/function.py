@@ -1,10 +1,10 @@
-"""What the settings of an alignment do to the student that runs on the projected cache, beside the controls.
+"""Measure how the settings of an alignment affect a student on the projected cache, beside the controls.
 
     python -m kvlab.bench.function                 # the table of docs/benchmarks.md, as Markdown
     python -m kvlab.bench.function --rows 1,2      # some of its rows
 
-`linear` looks ahead. Here it is evaluated on the prefix alone, whose end it may know, but nothing of the continuation:
-an offline diagnostic, which `python -m kvlab inject` refuses. All rows are judged on the same documents.
+`linear` looks ahead. Here it reads the prefix alone, whose end it may know, but nothing of the continuation: an offline
+diagnostic, which `python -m kvlab inject` refuses. All rows are judged on the same documents.
 """
 
 import sys
@@ -46,21 +46,21 @@ HEADER = ["settings", "KL", "ΔCE", *(f"KL {name}" for name in results.CONTROLS)
 
 
 def measure(setting: Setting, loaded: dict[str, LoadedModel]) -> Injection:
-    """On the bundled samples; without swaps and texts, which the table does not show."""
+    """Run a functional test on the bundled samples, without swaps and texts, which the table does not show."""
     asked = InjectSettings(curve=(), swap_layers=0, texts=0)
     teachers = [loaded[name] for name in setting.teachers]
     align = AlignSettings(**setting.settings)
     return judge(teachers, loaded[STUDENT], prompts.samples(), align, asked, offline=True)
 
 
-def line(setting: Setting, found: Injection) -> str:
-    """One row of the Markdown table."""
-    if not found.reproduces:
+def line(setting: Setting, injection: Injection) -> str:
+    """Format one row of the Markdown table."""
+    if not injection.reproduces:
         return f"| {setting.name} | the own cache does not reproduce the logits |"
-    projected = found.score("projected")
+    projected = injection.score("projected")
     cells = [setting.name, _with_error(projected.kl, projected.kl_se)]
     cells.append(_with_error(projected.delta_ce, projected.delta_ce_se))
-    cells += [f"{found.score(name).kl:.3f}" for name in results.CONTROLS]
+    cells += [f"{injection.score(name).kl:.3f}" for name in results.CONTROLS]
     return "| " + " | ".join([*cells, f"{projected.n:,} ({projected.documents})"]) + " |"
 
 
@@ -78,9 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("\n| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))
     rows = {}
     for number in map(int, options.rows.split(",")):
-        found = measure(SETTINGS[number], loaded)
-        print(line(SETTINGS[number], found), flush=True)
-        rows[SETTINGS[number].name] = [asdict(row) for row in found.injected]
+        injection = measure(SETTINGS[number], loaded)
+        print(line(SETTINGS[number], injection), flush=True)
+        rows[SETTINGS[number].name] = [asdict(row) for row in injection.injected]
     if options.out:
         run.write_json(options.out, {**about, "rows": rows})
     return 0

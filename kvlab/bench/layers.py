@@ -1,7 +1,7 @@
-"""Unbiased CKA of all pairs of layers from sums over rows, against the dense form with its N x N Gram matrices.
+"""Compare unbiased CKA of all pairs of layers from sums over rows with the dense form and its N x N Gram matrices.
 
 The dense side computes every layer's Gram matrix once, and the traces of all pairs in one pass over them: the fastest
-plain form we know. Both read the same float32 rows.
+plain form we know. Both sides read the same float32 rows.
 """
 
 import torch
@@ -17,8 +17,8 @@ def against_dense(device: torch.device, quick: bool) -> Row:
     teacher, student = layered_rows(rows, [128] * layers_t, [192] * layers_s, device)
     by_sums(student, teacher)  # to warm up
     measured = in_turn(lambda: by_sums(student, teacher), lambda: dense_cka(student, teacher), device, rounds)
-    own, dense = measured[-1]
-    difference = float((own.result - dense.result).abs().max())
+    ours, dense = measured[-1]
+    difference = float((ours.result - dense.result).abs().max())
     return timed(
         "layer similarity, all pairs",
         "dense CKA on the same rows",
@@ -36,35 +36,37 @@ def against_dense(device: torch.device, quick: bool) -> Row:
 def layered_rows(
     rows: int, widths_t: list[int], widths_s: list[int], device: torch.device
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Two stacks of layers [N, P] about zero that share a signal, weaker with every layer."""
+    """Draw two stacks of layers [N, P] about zero that share a signal, weaker with every layer."""
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator)
 
     signal = normal(rows, 32)
-    return tuple(
-        [(signal @ normal(32, width) / (depth + 2) + normal(rows, width)).to(device) for depth, width in enumerate(w)]
-        for w in (widths_t, widths_s)
-    )
+
+    def layers(widths: list[int]) -> list[torch.Tensor]:
+        mixed = [signal @ normal(32, width) / (depth + 2) + normal(rows, width) for depth, width in enumerate(widths)]
+        return [layer.to(device) for layer in mixed]
+
+    return layers(widths_t), layers(widths_s)
 
 
 def by_sums(a: list[torch.Tensor], b: list[torch.Tensor]) -> torch.Tensor:
-    """[A, B], as ``align`` computes it."""
-    own_a, own_b = (torch.stack([own_hsic(layer) for layer in layers]) for layers in (a, b))
-    return cka(CrossMoments.of(a, b), own_a, own_b)
+    """Compute [A, B] as ``align`` does."""
+    hsic_a, hsic_b = (torch.stack([own_hsic(layer) for layer in layers]) for layers in (a, b))
+    return cka(CrossMoments.of(a, b), hsic_a, hsic_b)
 
 
 def dense_cka(a: list[torch.Tensor], b: list[torch.Tensor]) -> torch.Tensor:
-    """[A, B] from explicit Gram matrices (Song et al. 2012, eq. 5)."""
+    """Compute [A, B] from explicit Gram matrices (Song et al. 2012, eq. 5)."""
     grams_a, grams_b = _grams(a), _grams(b)
     between = _hsic(grams_a, grams_b)
-    own_a, own_b = (torch.stack([_hsic(g[None], g[None])[0, 0] for g in grams]) for grams in (grams_a, grams_b))
-    return between / (own_a[:, None] * own_b).sqrt()
+    hsic_a, hsic_b = (torch.stack([_hsic(g[None], g[None])[0, 0] for g in grams]) for grams in (grams_a, grams_b))
+    return between / (hsic_a[:, None] * hsic_b).sqrt()
 
 
 def _grams(layers: list[torch.Tensor]) -> torch.Tensor:
-    """[L, N, N] with zero diagonals."""
+    """Return Gram matrices [L, N, N] with zero diagonals."""
     grams = torch.stack([layer @ layer.T for layer in layers])
     grams.diagonal(dim1=1, dim2=2).zero_()
     return grams
@@ -72,7 +74,7 @@ def _grams(layers: list[torch.Tensor]) -> torch.Tensor:
 
 def _hsic(k: torch.Tensor, l: torch.Tensor) -> torch.Tensor:  # noqa: E741
     n = k.shape[1]
-    traces = torch.bmm(k.transpose(0, 1), l.permute(1, 2, 0)).sum(0, dtype=torch.float64)  # row by row: digits are kept
+    traces = torch.bmm(k.transpose(0, 1), l.permute(1, 2, 0)).sum(0, dtype=torch.float64)  # row by row, to keep digits
     sums_k, sums_l = k.sum(1, dtype=torch.float64), l.sum(1, dtype=torch.float64)  # [L, N]
     totals = torch.outer(sums_k.sum(1), sums_l.sum(1)) / ((n - 1) * (n - 2))
     return (traces + totals - 2 * (sums_k @ sums_l.T) / (n - 2)) / (n * (n - 3))

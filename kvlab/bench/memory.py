@@ -1,10 +1,10 @@
-"""Peak memory of ``align`` on many prompts against few; each measured in a process of its own.
+"""Compare the peak memory of ``align`` on many prompts with that on few, each in its own process.
 
     python -m kvlab.bench.memory DOCUMENTS DEVICE      # prints bytes: before align, at the peak
 
-The few prompts must fill the sample already, and leave so many rows per feature that up to four teacher layers may
-stand side by side, as with many prompts: else what is held grows with what the layer search is allowed to choose, and
-the ratio says nothing about the number of prompts. So the models have few features: 64 of a teacher layer.
+The few prompts must fill the sample, and give enough rows per feature for four teacher layers side by side, as the
+many do. Otherwise memory grows with the choices of the layer search, and the ratio does not measure the number of
+prompts. So the models have few features: 64 per teacher layer.
 """
 
 import json
@@ -35,11 +35,11 @@ def many_prompts(device: torch.device, quick: bool) -> Row:
     return judged(
         f"peak memory, {many:,} prompts",
         f"{few:,} prompts",
-        [of_many["peak"] / of_few["peak"] for of_few, of_many in measured],
+        [many_bytes["peak"] / few_bytes["peak"] for few_bytes, many_bytes in measured],
         MEMORY,
         1.10,
-        few_bytes=[of_few for of_few, _ in measured],
-        many_bytes=[of_many for _, of_many in measured],
+        few_bytes=[few_bytes for few_bytes, _ in measured],
+        many_bytes=[many_bytes for _, many_bytes in measured],
         batch_tokens=SETTINGS.batch_tokens,
         sample_tokens=SETTINGS.sample_tokens,
     )
@@ -66,15 +66,15 @@ def measure(count: int, device: torch.device) -> dict[str, Any]:
 
 
 def used(device: torch.device) -> int:
-    """Bytes held now: of this process, or allocated by torch on a GPU."""
+    """Return the bytes in use now: of this process, or allocated by torch on a GPU."""
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss
 
 
 def peak(device: torch.device) -> int:
-    """The most bytes held so far."""
+    """Return the most bytes in use so far."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    if STATUS.exists():  # getrusage would count what the parent held when it started this process
+    if STATUS.exists():  # getrusage would include the parent's memory at the start of this process
         line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
     import resource

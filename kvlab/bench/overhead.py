@@ -1,9 +1,9 @@
-"""``align`` with all statistics on, against bare forwards of both base models over the same batches.
+"""Compare ``align`` with all statistics on with bare forwards of both base models over the same batches.
 
-``align`` holds some documents' tokens (``sample_tokens``, 20,000 unless told otherwise) as a sample, on which
-it chooses layers and measures controls: work that does not grow with the number of documents. So the ratio falls as
-documents are added, and a run that is all sample costs several times its forwards. On a processor, batches and sample
-are scaled down, so that the sample is as small a share of the tokens as 20,000 are of 10,000 prompts.
+``align`` holds some documents' tokens (``sample_tokens``, 20,000 by default) as a sample, on which it chooses layers
+and measures controls: work that does not grow with the number of documents. So the ratio falls with more documents, and
+a run that is all sample costs several times its forwards. On a processor, batches and sample are smaller, so that the
+sample is the same share of the tokens as 20,000 are of 10,000 prompts.
 """
 
 from collections.abc import Sequence
@@ -50,13 +50,14 @@ def many_documents(device: torch.device, quick: bool) -> Row:
 
 
 def all_sample(device: torch.device, quick: bool) -> Row:
-    """The same with few documents: nothing is spread over more of them."""
+    """Measure the same with few documents, where the sample holds all of them."""
     size = _size(device, quick)
     return _measure(f"{NAME}, the sample is everything", device, quick, size, size.few, 1_000_000, 1, None)
 
 
 def _size(device: torch.device, quick: bool) -> Size:
-    return QUICK if quick else ON_GPU if device.type == "cuda" else ON_CPU
+    size = ON_GPU if device.type == "cuda" else ON_CPU
+    return QUICK if quick else size
 
 
 def _measure(
@@ -65,7 +66,7 @@ def _measure(
     texts = documents(count, size.characters)
     teacher, student = random_pair(device, TINY if quick else true_shapes(device))
     settings = AlignSettings(batch_tokens=size.batch_tokens, sample_tokens=sample)
-    # Once per loaded model, whatever is read with it: part of no round, but told.
+    # It runs once per loaded model, so it is part of no round; the row shows it separately.
     proofs = spent(lambda: [self_test(model) for model in (teacher, student)], device)
     batches = _batches(teacher, student, texts, settings)
     _forwards(batches[:4])
@@ -91,12 +92,12 @@ def _measure(
 
 
 def _batches(teacher: LoadedModel, student: LoadedModel, texts: Sequence[Document], settings) -> list[Batch]:
-    """What ``align`` reads, in its order, padded and on the device."""
-    found = []
+    """Return the batches that ``align`` reads, in its order, padded and on the device."""
+    padded_batches = []
     for batch in in_order(Reader([teacher], student, texts, [], settings).windows(), settings.batch_tokens):
-        found.append((student, *padded([item.student for item in batch], student.device)))
-        found.append((teacher, *padded([item.teachers[0] for item in batch], teacher.device)))
-    return found
+        padded_batches.append((student, *padded([item.student for item in batch], student.device)))
+        padded_batches.append((teacher, *padded([item.teachers[0] for item in batch], teacher.device)))
+    return padded_batches
 
 
 @torch.inference_mode()

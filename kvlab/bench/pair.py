@@ -1,4 +1,4 @@
-"""What is measured on: models of random weights in true proportions, and documents put together from the samples.
+"""Build the inputs of the bench: models of random weights in true proportions, and documents from sample lines.
 
 Speed does not depend on the weights. Token ids come from the small demo tokenizers and are valid in any vocabulary.
 """
@@ -41,17 +41,17 @@ TINY = tuple({**shape, "hidden_size": 64, "num_hidden_layers": 2} for shape in S
 
 @cache
 def tokenizers() -> tuple:
-    """Of the demo teacher (byte-level BPE) and the demo student (SentencePiece), really trained."""
+    """Return the trained tokenizers of the demo teacher (byte-level BPE) and the demo student (SentencePiece)."""
     return tuple(load(f"demo/{role}", "cpu").tokenizer for role in ("teacher", "student"))
 
 
 def true_shapes(device: torch.device) -> tuple[dict, dict]:
-    """Of a pair as large as the device can read by the million tokens."""
+    """Return the shapes of a pair as large as the device can read by the million tokens."""
     return (QWEN2_7B, TINY_LLAMA) if device.type == "cuda" else (FEW_LAYERS_OF_QWEN2_05B, FEW_LAYERS_OF_SMOLLM)
 
 
 def random_pair(device: torch.device, shapes: tuple[dict, dict]) -> tuple[LoadedModel, LoadedModel]:
-    """A teacher and a student on the device, in bfloat16 on a GPU and in float32 elsewhere."""
+    """Build a teacher and a student on the device, in bfloat16 on a GPU and in float32 elsewhere."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     teacher, student = (
         random_model(role, shape, tokenizer, device, dtype)
@@ -69,7 +69,7 @@ def random_model(role: str, shape: dict, tokenizer, device: torch.device, dtype:
 
 
 def documents(count: int, characters: int) -> list[Document]:
-    """Different texts of at least ``characters``, and up to half as many more: random lines of the bundled samples."""
+    """Make distinct texts of ``characters`` to 1.5 times as many, from random lines of the bundled samples."""
     lines = [line for document in prompts.samples() for line in document.text.splitlines()]
     generator = np.random.default_rng(0)
     texts: dict[str, None] = {}

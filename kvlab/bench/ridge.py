@@ -1,8 +1,8 @@
-"""Ridge over all penalties and folds from sums, against scikit-learn doing the same nested cross-validation.
+"""Compare ridge over all penalties and folds from sums with scikit-learn's same nested cross-validation.
 
-The other side fits ``Ridge(solver="cholesky")``, its fastest here, on every pair of folds left out once and tests on
-both, as kvlab does; it has no way to take sums in the place of rows. ``RidgeCV`` chooses by leaving out rows, or one
-penalty for all targets, so it cannot do this.
+The other side leaves out every pair of folds once, fits ``Ridge(solver="cholesky")``, its fastest here, and tests on
+both folds, as kvlab does; it cannot use sums in place of rows. ``RidgeCV`` leaves out rows, or chooses one penalty for
+all targets, so it cannot do this.
 """
 
 from itertools import combinations
@@ -35,8 +35,8 @@ def against_sklearn(device: torch.device, quick: bool) -> Row:
 
     ours()  # to warm up
     measured = in_turn(ours, lambda: by_sklearn(*sklearn_rows, fold.numpy(), heads), device, rounds)
-    own, other = (of_side.result for of_side in measured[-1])
-    difference = float(np.abs(own - other).max())
+    our_r2, other_r2 = (side.result for side in measured[-1])
+    difference = float(np.abs(our_r2 - other_r2).max())
     return timed(
         NAME,
         AGAINST,
@@ -50,23 +50,23 @@ def against_sklearn(device: torch.device, quick: bool) -> Row:
         targets=targets,
         folds=FOLDS,
         penalties=len(RELATIVE_PENALTIES),
-        r2=own.tolist(),
+        r2=our_r2.tolist(),
         sklearn=sklearn.__version__,
     )
 
 
 def by_sums(x: torch.Tensor, y: torch.Tensor, fold: torch.Tensor, heads: int) -> np.ndarray:
-    """Held-out R^2 [H], the sums over the rows included."""
+    """Compute held-out R^2 [H], including the sums over the rows."""
     pairing = Pairing.begin(pilot_of(x[:BATCH]), pilot_of(y[:BATCH]), FOLDS)
     for f in range(FOLDS):
-        of_fold = fold == f
-        for x_part, y_part in zip(x[of_fold].split(BATCH), y[of_fold].split(BATCH)):
+        inside = fold == f
+        for x_part, y_part in zip(x[inside].split(BATCH), y[inside].split(BATCH)):
             pairing.add(f, FIT_AND_SCORE, x_part, y_part)
     return crossfit_ridge(pairing, heads).r2.cpu().numpy()
 
 
 def by_sklearn(x: np.ndarray, y: np.ndarray, fold: np.ndarray, heads: int) -> np.ndarray:
-    """Held-out R^2 [H] of the same folds, penalties, and choice of a penalty per head."""
+    """Compute held-out R^2 [H] with the same folds, penalties, and choice of a penalty per head."""
     from sklearn.linear_model import Ridge
 
     def fitted(train: np.ndarray, relative: float) -> Ridge:

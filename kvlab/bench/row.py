@@ -1,4 +1,4 @@
-"""One line of the bench: two things measured in turn, several times, and the ratio between them."""
+"""Measure two things in turn, several times, and give their ratio as one line of the bench."""
 
 import gc
 from collections.abc import Callable
@@ -18,10 +18,10 @@ FASTER = "× faster"  # at least the bar
 class Row:
     name: str
     against: str
-    ratio: float  # median over the rounds; not a number where it was not measured
+    ratio: float  # median over the rounds; NaN where it was not measured
     low: float  # of the rounds
     high: float
-    bar: float | None  # None: shown without one
+    bar: float | None  # None: no bar to show
     holds: bool | None  # None: nothing to judge
     unit: str
     detail: dict[str, Any] = field(default_factory=dict)
@@ -29,7 +29,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Spent:
-    """Seconds of one call. On a busy machine the processor's own time tells more than the clock."""
+    """Seconds of one call. On a busy machine processor time is more reliable than the clock."""
 
     clock: float
     processor: float  # of all threads of this process
@@ -37,29 +37,30 @@ class Spent:
 
 
 def judged(name: str, against: str, ratios: list[float], unit: str, bar: float | None, equal=True, **detail) -> Row:
-    """A row from the ratio of every round; ``equal``: the two sides gave the same result, as far as they must."""
-    ratio = median(ratios)
-    holds = None if bar is None else equal and (ratio >= bar if unit == FASTER else ratio <= bar)
+    """Make a row from the ratio of every round; ``equal``: both sides gave the same result, as far as required."""
+    ratio, holds = median(ratios), None
+    if bar is not None:
+        holds = equal and (ratio >= bar if unit == FASTER else ratio <= bar)
     return Row(name, against, ratio, min(ratios), max(ratios), bar, holds, unit, {"rounds": len(ratios), **detail})
 
 
 def timed(
     name: str, against: str, rounds: list[tuple[Spent, Spent]], unit: str, bar: float | None, equal=True, **detail
 ) -> Row:
-    """A row from rounds of kvlab's own work and of what it is compared with."""
+    """Make a row from rounds of kvlab's work and of the other side's."""
 
-    def ratio(own: float, other: float) -> float:
-        return other / own if unit == FASTER else own / other
+    def ratio(ours: float, other: float) -> float:
+        return other / ours if unit == FASTER else ours / other
 
     return judged(
         name,
         against,
-        [ratio(own.clock, other.clock) for own, other in rounds],
+        [ratio(ours.clock, other.clock) for ours, other in rounds],
         unit,
         bar,
         equal,
-        ratio_of_processor_time=median(ratio(own.processor, other.processor) for own, other in rounds),
-        kvlab_s=[own.clock for own, _ in rounds],
+        ratio_of_processor_time=median(ratio(ours.processor, other.processor) for ours, other in rounds),
+        kvlab_s=[ours.clock for ours, _ in rounds],
         other_s=[other.clock for _, other in rounds],
         **detail,
     )
@@ -71,7 +72,7 @@ def not_measured(name: str, against: str, unit: str, bar: float, reason: str) ->
 
 
 def spent(work: Callable[[], Any], device: torch.device) -> Spent:
-    """By one call, with nothing pending on the device before or after."""
+    """Time one call, with nothing pending on the device before or after."""
     gc.collect()
     wait(device)
     clock, processor = perf_counter(), process_time()
@@ -81,20 +82,20 @@ def spent(work: Callable[[], Any], device: torch.device) -> Spent:
 
 
 def in_turn(
-    own: Callable[[], Any], other: Callable[[], Any], device: torch.device, rounds: int
+    ours: Callable[[], Any], other: Callable[[], Any], device: torch.device, rounds: int
 ) -> list[tuple[Spent, Spent]]:
-    """Both in every round, the order turned round each time: what else the machine does hits both."""
+    """Measure both in every round, in alternating order, so that other work on the machine affects both."""
     measured = []
     for number in range(rounds):
         if number % 2:
-            of_other, of_own = spent(other, device), spent(own, device)
+            other_spent, our_spent = spent(other, device), spent(ours, device)
         else:
-            of_own, of_other = spent(own, device), spent(other, device)
-        measured.append((of_own, of_other))
+            our_spent, other_spent = spent(ours, device), spent(other, device)
+        measured.append((our_spent, other_spent))
     return measured
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done what it was given."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,4 +1,4 @@
-"""The rows asked for, one after the other; printed as they are done, and written as JSON."""
+"""Measure the chosen rows one after the other, print each when done, and write them as JSON."""
 
 import argparse
 import json
@@ -36,7 +36,7 @@ MARKS = {True: "✓", False: "✗", None: " "}
 
 
 def run(numbers: Sequence[int], device: str, quick: bool, out: Path | None) -> list[Row]:
-    """``quick``: tiny sizes that try the code only, so nothing is judged. ``out`` is written after every row."""
+    """Measure rows. ``quick``: tiny sizes to try the code, without a verdict. ``out`` is written after every row."""
     place = pick_device(device)
     about = print_surroundings(place)
     rows: list[Row] = []
@@ -60,7 +60,7 @@ def line(row: Row) -> str:
 
 
 def print_surroundings(device: torch.device) -> dict[str, Any]:
-    """Print and return what the numbers depend on besides the code."""
+    """Print and return the surroundings on which the numbers depend besides the code."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     about = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -77,7 +77,7 @@ def print_surroundings(device: torch.device) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor's own name, where the system tells it."""
+    """Return the processor's own name, where the system knows it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -91,8 +91,8 @@ def write_json(file: Path, numbers: dict[str, Any]) -> None:
 
 
 def parser(module: str, description: str) -> argparse.ArgumentParser:
-    """Return the command line of a table of its own, with the options that all have."""
-    made = argparse.ArgumentParser(prog=f"python -m kvlab.bench.{module}", description=description.splitlines()[0])
-    made.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
-    made.add_argument("--out", type=Path, metavar="FILE", help="write the numbers as JSON")
-    return made
+    """Return the command line of another table, with the options that all tables share."""
+    options = argparse.ArgumentParser(prog=f"python -m kvlab.bench.{module}", description=description.splitlines()[0])
+    options.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
+    options.add_argument("--out", type=Path, metavar="FILE", help="write the numbers as JSON")
+    return options

@@ -1,10 +1,10 @@
-"""What 100 steps do to a student that is already trained, over several seeds, beside the controls.
+"""Measure the effect of 100 steps on a trained student, over several seeds, beside the controls.
 
     python -m kvlab.bench.seeds                        # the table of docs/benchmarks.md: 4 kinds of run, 3 seeds
     python -m kvlab.bench.seeds --lr 2e-4 --kinds kv   # the same at another learning rate
 
-Every run is the recommended one on the demo pair, but for the number of held-out documents. A seed decides the data
-order, the training documents and the held-out ones, so runs of one seed are compared, not runs of two.
+Every run is the recommended one on the demo pair, except for the number of held-out documents. A seed decides the data
+order, the training documents and the held-out ones, so compare runs of the same seed only.
 """
 
 import sys
@@ -35,19 +35,19 @@ HEAD = "| run | seed | held-out CE | KV error of keys | of values | verdict |\n|
 
 
 def measure(kinds: Sequence[str], seeds: Sequence[int], settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """Carry every run out in a folder of its own -> one record a run; printed as rows of a table as they are done."""
+    """Perform every run in its own folder, print it as a row of a table, and return one record per run."""
     print(HEAD, flush=True)
-    found = []
+    records = []
     for kind in kinds:
         for seed in seeds:
             record = _one(kind, {"eval_documents": HELD_OUT, "seed": seed, **KINDS[kind], **settings})
             print(row(record), flush=True)
-            found.append(record)
-    return found
+            records.append(record)
+    return records
 
 
 def row(record: dict[str, Any]) -> str:
-    """Before → after, as a line of a Markdown table."""
+    """Format before → after as a line of a Markdown table."""
     before, after = record["before"], record["after"]
     cells = [record["kind"], record["seed"], *(f"{before[name]:.3f} → {after[name]:.3f}" for name in MEASURED)]
     return "| " + " | ".join(map(str, [*cells, ", ".join(record["failed"]) or "pass"])) + " |"
@@ -62,22 +62,22 @@ def _one(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
         if error:
             raise SystemExit(f"the run {kind} of seed {settings['seed']} broke off: {error['found']}")
     failed = [checkpoint["name"] for checkpoint in report["checkpoints"] if checkpoint["state"] == "fail"]
-    kept = {name: report[name] for name in ("before", "after", "verdict", "first_loss", "final_loss")}
-    return {"kind": kind, "seed": settings["seed"], "failed": failed, **kept}
+    scores = {name: report[name] for name in ("before", "after", "verdict", "first_loss", "final_loss")}
+    return {"kind": kind, "seed": settings["seed"], "failed": failed, **scores}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = run.parser("seeds", __doc__)
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    own = {"lr": float, "batch_size": int, "max_steps": int}
-    for name, kind in own.items():
+    settable = {"lr": float, "batch_size": int, "max_steps": int}
+    for name, kind in settable.items():
         parser.add_argument(f"--{name}", type=kind, help="of every run (default: the recommended run's)")
     options = parser.parse_args(arguments)
     transformers_logging.disable_progress_bar()
     about = run.print_surroundings(pick_device(options.device))
     print()
-    settings = {name: getattr(options, name) for name in own if getattr(options, name) is not None}
+    settings = {name: getattr(options, name) for name in settable if getattr(options, name) is not None}
     runs = measure(options.kinds, options.seeds, {"device": options.device, **settings})
     counts = runs[0]["before"]
     print(f"\n{counts['documents']} held-out documents, about {counts['tokens']:,} tokens and {counts['rows']:,} rows")

@@ -1,4 +1,4 @@
-"""A million synthetic tokens through the statistics of ``align``: what they hold must not grow with the tokens.
+"""Send a million synthetic tokens through the statistics of ``align``; their memory must not grow with the tokens.
 
 Rows have the widths of Qwen2-7B (4 KV heads of 128) and TinyLlama (4 of 64), drawn before the clock starts. A GPU
 takes all layers of TinyLlama and the token identity (3,584 features), a processor two layers and no identity.
@@ -18,7 +18,7 @@ from kvlab.shapes import KINDS
 
 WIDTH_T, WIDTH_S, HEAD, EMBEDDING = 512, 256, 64, 3584
 FOLDS, BATCH, POOL = 5, 2000, 8
-BAR = 1.05  # of memory after a tenth of the tokens: room for what else a process does
+BAR = 1.05  # of memory after a tenth of the tokens: leaves room for other work of the process
 
 
 def a_million_tokens(device: torch.device, quick: bool) -> Row:
@@ -54,7 +54,7 @@ def a_million_tokens(device: torch.device, quick: bool) -> Row:
 
 
 class _Drawn:
-    """Batches of rows by number, a few used again and again."""
+    """Batches of rows by number, which repeat after ``POOL`` batches."""
 
     def __init__(self, pool: list[dict[int, torch.Tensor]]):
         self._pool = pool

@@ -1,9 +1,8 @@
-"""Both tokenizers' timelines by byte borders, against re-encoding every student token alone, as some peers do.
+"""Compare timelines by byte borders with re-encoding every student token alone, as some peers do.
 
 The other side decodes each student token and encodes that piece with the teacher's tokenizer; its last piece stands
-for the student token. Where a word is cut in two this gives a teacher other tokens than it would read in the text.
-Such a result depends on the student token only, so a table over the vocabulary would serve it just as well: that is
-measured, too, as a detail.
+for the student token. Where a word is cut in two, the teacher gets other tokens than in the text. The result depends on
+the student token only, so a table over the vocabulary would serve as well; a detail of the row measures that too.
 """
 
 from functools import cache
@@ -43,20 +42,20 @@ def byte_borders(device: torch.device, quick: bool) -> Row:
         measured,
         FASTER,
         20.0,
-        faster_than_reencoding_with_a_table=median(other.clock / own.clock for own, other in tabled),
+        faster_than_reencoding_with_a_table=median(other.clock / ours.clock for ours, other in tabled),
         documents=len(texts),
         student_tokens=token_by_token(),
     )
 
 
 def reencoded(teacher, student, text: str, pieces=None) -> tuple[np.ndarray, np.ndarray]:
-    """Per student token: the teacher id that stands for it, and its place in the re-encoded timeline."""
+    """Return per student token the teacher id that stands for it, and its place in the re-encoded timeline."""
     pieces = pieces or (lambda token: _pieces(teacher, student, token))
     chosen, place, length = [], [], 0
     for token in student(text, verbose=False)["input_ids"]:
-        found = pieces(token)
-        length += len(found)
-        chosen.append(found[-1] if found else -1)
+        teacher_ids = pieces(token)
+        length += len(teacher_ids)
+        chosen.append(teacher_ids[-1] if teacher_ids else -1)
         place.append(length - 1)
     return np.array(chosen), np.array(place)
 

@@ -1,8 +1,8 @@
-"""A step of a training run, with all that is written of it, against its floor: what no such step can leave out.
+"""Compare a training step, with all its records, with its floor: the work that no such step can avoid.
 
 The floor reads the same batches: a forward of the bare teacher, and forward, backward and optimiser step of the same
-student on its cross-entropy alone. What remains is kvlab's own: rows, projection, fusion, the KV loss and its backward,
-clipping, the collapse statistics, metrics, log and checkpoint table.
+student on its cross-entropy alone. The rest is kvlab's own work: rows, projection, fusion, the KV loss and its
+backward, clipping, the collapse statistics, metrics, log and checkpoint table.
 """
 
 from collections.abc import Sequence
@@ -46,8 +46,9 @@ QUICK = Size(documents=12, characters=100, batch=2, steps=2, rounds=1)
 
 
 def wide_pair(device: torch.device, quick: bool) -> Row:
-    """Models of random weights, as large as the device holds them in training."""
-    size = QUICK if quick else ON_GPU if device.type == "cuda" else ON_CPU
+    """Measure models of random weights, as large as the device can train."""
+    size = ON_GPU if device.type == "cuda" else ON_CPU
+    size = QUICK if quick else size
     shape_t, shape_s = TINY if quick else true_shapes(device)
     tokenizer_t, tokenizer_s = tokenizers()
     half = torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -57,7 +58,7 @@ def wide_pair(device: torch.device, quick: bool) -> Row:
 
 
 def demo_pair(device: torch.device, quick: bool) -> Row:
-    """The bundled models, whose step takes milliseconds: what a step costs in Python shows here."""
+    """Measure the bundled models: their step takes milliseconds, so it shows the cost of Python."""
     teacher, student = (load(f"demo/{role}", str(device), "float32") for role in ("teacher", "student"))
     size = QUICK if quick else DEMO
     return _measure(f"{NAME}, demo pair", teacher, student, documents(size.documents, size.characters), size, None)
@@ -102,7 +103,7 @@ def _measure(
 def prepared(
     folder: Path, teacher: LoadedModel, student: LoadedModel, texts: Sequence[Document], batch: int, steps: int
 ) -> Run:
-    """A run of models that are in memory, just before its first step; its files go to ``folder``."""
+    """Prepare a run of models in memory up to its first step; its files go to ``folder``."""
     config = TrainConfig(
         max_steps=steps,
         batch_size=batch,
@@ -120,13 +121,13 @@ def prepared(
 
 
 def forget_accelerate() -> None:
-    """Accelerate keeps precision and device for the whole process; rows of one process differ in them."""
+    """Reset Accelerate, which keeps precision and device for the whole process; rows here differ in them."""
     AcceleratorState._reset_state(True)
     GradientState._reset_state()
 
 
 def floor_step(run: Run, loop: Loop, teacher: LoadedModel, number: int) -> float:
-    """The least that step ``number`` has to compute -> its cross-entropy."""
+    """Run only the necessary work of step ``number`` and return its cross-entropy."""
     optimizer, model, items = run.optimizer.optimizer, run.student.model.train(), run.data.order[number - 1].ravel()
     batch = [run.data.train[place] for place in items]
     with torch.inference_mode():

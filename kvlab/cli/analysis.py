@@ -1,4 +1,4 @@
-"""``python -m kvlab align | inject``. No torch until a request is known to be right."""
+"""``python -m kvlab align | inject``. Import no torch before the request is checked."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from kvlab.shapes import Document, phase_words
 
 Asked = TypeVar("Asked", bound=AnalysisRequest)
 
-ELSEWHERE = ("teacher", "more_teachers", "prompts")  # settings that --teacher and --prompts say
-OF_AN_ANALYSIS = ("settings.inspect", "settings.compare_rules")  # settings that a functional test does not read
+ELSEWHERE = ("teacher", "more_teachers", "prompts")  # settings behind --teacher and --prompts
+ANALYSIS_ONLY = ("settings.inspect", "settings.compare_rules")  # settings that a functional test ignores
 
 
 def add(parser: argparse.ArgumentParser, model: type[Asked]) -> None:
     """Add the flags of an analysis or of a functional test."""
     test = model is InjectionRequest
-    words = "repeat for several teachers"
-    parser.add_argument("--teacher", dest="teachers", required=True, action="append", metavar="NAME", help=words)
-    words = ".txt .jsonl .csv .parquet (default: the samples)"
-    parser.add_argument("--prompts", dest="prompt_file", type=Path, metavar="FILE", help=words)
+    about = "repeat for several teachers"
+    parser.add_argument("--teacher", dest="teachers", required=True, action="append", metavar="NAME", help=about)
+    about = ".txt .jsonl .csv .parquet (default: the samples)"
+    parser.add_argument("--prompts", dest="prompt_file", type=Path, metavar="FILE", help=about)
     parser.add_argument("--column", help="the column of a .csv or .parquet file that holds the prompts")
     written = "injection.json is written" if test else "the results are written"
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help=f"where {written}")
-    flags.add(parser, model, (*ELSEWHERE, *OF_AN_ANALYSIS) if test else ELSEWHERE)
+    flags.add(parser, model, (*ELSEWHERE, *ANALYSIS_ONLY) if test else ELSEWHERE)
 
 
 def request_of(model: type[Asked], options: argparse.Namespace) -> Asked:
@@ -47,7 +47,7 @@ def request_of(model: type[Asked], options: argparse.Namespace) -> Asked:
 
 
 def align(options: argparse.Namespace) -> int:
-    """Carry an analysis out and return the exit code; the same command goes on where an interrupted one stopped."""
+    """Run an analysis and return the exit code. The same command resumes an interrupted analysis."""
     request = request_of(AnalysisRequest, options)
     documents = _documents(request, options)
     from kvlab.align import run
@@ -66,12 +66,12 @@ def align(options: argparse.Namespace) -> int:
     if alignments[0].fusion:
         findings.append(fusion_sentence(alignments[0]))
     notes = list(dict.fromkeys(note for alignment in alignments for note in alignment.notes))
-    _tell(findings, notes, options.out, ("alignment.json", "heads.csv", "report.html", "export.zip"))
+    _print(findings, notes, options.out, ("alignment.json", "heads.csv", "report.html", "export.zip"))
     return 0
 
 
 def inject(options: argparse.Namespace) -> int:
-    """Carry a functional test out and return the exit code: 1 where the student's own cache changes its logits."""
+    """Run a functional test and return the exit code: 1 if the student's own cache changes its logits."""
     request = request_of(InjectionRequest, options)
     check_causal(request.settings.time)
     documents = _documents(request, options)
@@ -82,11 +82,11 @@ def inject(options: argparse.Namespace) -> int:
     with Bar() as progress:
         result = run.compute(request, documents, ModelCache(), progress)
     run.write(result, options.out, options.language)
-    _tell([sentence(result)], result.notes, options.out, (JSON_NAME, run.REPORT_NAME))
+    _print([sentence(result)], result.notes, options.out, (JSON_NAME, run.REPORT_NAME))
     return 0 if result.reproduces else 1
 
 
-def _tell(findings: Sequence[str], notes: Sequence[Message], folder: Path, files: Sequence[str]) -> None:
+def _print(findings: Sequence[str], notes: Sequence[Message], folder: Path, files: Sequence[str]) -> None:
     print(*findings, sep="\n")
     for note in notes:
         print(say("Note: {note}", note=note))
@@ -94,9 +94,9 @@ def _tell(findings: Sequence[str], notes: Sequence[Message], folder: Path, files
 
 
 def _documents(request: AnalysisRequest, options: argparse.Namespace) -> list[Document]:
-    """Read the prompts, after refusing what can be refused before a model is loaded."""
+    """Read the prompts, after the checks that need no weights."""
     check_out(options.out)
-    # torch and the models' libraries take seconds to import; a usage error should not.
+    # Import after the first check: torch takes seconds, and a usage error should not.
     from transformers.utils import logging as transformers_logging
 
     from kvlab.models.loading import geometry
@@ -121,7 +121,7 @@ def _read(file: Path, column: str | None) -> list[Document]:
 
 
 def check_out(folder: Path) -> None:
-    """Find out now, not after an hour, that the results cannot be written."""
+    """Check now, not after an hour, that the results can be written. Raises AlignError ``out-unwritable``."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
@@ -137,7 +137,7 @@ def check_out(folder: Path) -> None:
 
 
 class Bar(tqdm):
-    """A progress bar on a terminal, silence elsewhere. Usable as a Progress callback."""
+    """A progress bar on a terminal, silent elsewhere. Serves as a Progress callback."""
 
     def __init__(self):
         super().__init__(disable=not sys.stderr.isatty(), leave=False, unit="", dynamic_ncols=True)

@@ -1,7 +1,7 @@
 """Flags of the command line <-> settings of a pydantic model. No torch here.
 
-Every setting is a flag with the setting's own description; a flag that is not given leaves its setting alone. Flags are
-written with - or with _, as one likes.
+Every setting has a flag with the setting's description; a flag left out leaves its setting alone. ``--max_tokens`` and
+``--max-tokens`` are the same flag.
 """
 
 import argparse
@@ -14,12 +14,12 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 METAVAR = {int: "N", float: "X", str: "TEXT"}
-# How flags are called that are not just the setting's own name.
+# Flags that differ from the name of their setting.
 NAMED = {"teachers": "teacher", "markers.reasoning": "reasoning-marker", "markers.answer": "answer-marker"}
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser, also of the commands in it, that reads ``--max_tokens`` as ``--max-tokens``."""
+    """A parser that reads ``--max_tokens`` as ``--max-tokens``, in its commands too."""
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
         given = list(sys.argv[1:] if args is None else args)
@@ -37,7 +37,7 @@ def _dashed(argument: str) -> str:
 def add(
     parser: argparse.ArgumentParser, model: type[BaseModel], leave_out: Collection[str] = (), defaults: Any = None
 ) -> None:
-    """Add a flag for every setting of ``model``, except those in ``leave_out``; the help says ``defaults`` first."""
+    """Add a flag for every setting of ``model`` not in ``leave_out``; in the help, ``defaults`` come first."""
     for path, field in _settings(model):
         if path not in leave_out:
             words = _help(field, (defaults or {}).get(path, field.default))
@@ -46,9 +46,11 @@ def add(
 
 
 def given(model: type[BaseModel], options: argparse.Namespace) -> dict[str, Any]:
-    """The settings that the flags name, nested as ``model`` is."""
+    """Return the settings that the flags name, nested like ``model``."""
     fields: dict[str, Any] = {}
-    for path in (path for path, _ in _settings(model) if path in vars(options)):
+    for path, _ in _settings(model):
+        if path not in vars(options):
+            continue
         *parents, name = path.split(".")
         inner = fields
         for parent in parents:
@@ -58,13 +60,13 @@ def given(model: type[BaseModel], options: argparse.Namespace) -> dict[str, Any]
 
 
 def name_of(path: str) -> str:
-    """The name of a setting's flag: ``settings.max_tokens`` is max-tokens, ``thresholds.rank`` is threshold-rank."""
+    """Name a setting's flag: ``settings.max_tokens`` is max-tokens, ``thresholds.rank`` is threshold-rank."""
     name = path.rpartition(".")[2].replace("_", "-")
     return NAMED.get(path) or (f"threshold-{name}" if path.startswith("thresholds.") else name)
 
 
 def _settings(model: type[BaseModel], parent: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Every setting of a model and of the models in it, with its place: "settings.time"."""
+    """Yield every setting of a model and its inner models, with its path, such as "settings.time"."""
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from _settings(field.annotation, f"{parent}{name}.")
@@ -84,11 +86,13 @@ def _help(field: FieldInfo, default: Any) -> str:
 def _shown(default: Any) -> str:
     if isinstance(default, bool):
         return "on" if default else "off"
-    return " ".join(map(str, default)) or "none" if isinstance(default, tuple) else str(default)
+    if isinstance(default, tuple):
+        return " ".join(map(str, default)) or "none"
+    return str(default)
 
 
 def _kind(annotation: Any) -> dict[str, Any]:
-    """How a value of this type is written: several numbers behind one flag, several texts behind a flag each."""
+    """Return the arguments of argparse for a type: one flag takes several numbers, each text its own flag."""
     if annotation is bool:
         return {"action": argparse.BooleanOptionalAction}
     if get_origin(annotation) is Literal:
@@ -102,7 +106,7 @@ def _kind(annotation: Any) -> dict[str, Any]:
 
 
 def _plain(annotation: Any) -> Any:
-    """The type itself of an annotated or optional one."""
+    """Return the type inside an annotated or optional one."""
     if get_origin(annotation) is Annotated:
         return get_args(annotation)[0]
     return next((kind for kind in get_args(annotation) if kind is not NoneType), annotation)

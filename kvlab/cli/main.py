@@ -1,4 +1,4 @@
-"""The command line: the same calls as the pages. Exit codes: 0 done, 1 a check failed, 2 bad input or usage."""
+"""The command line, with the same calls as the pages. Exit codes: 0 done, 1 a check failed, 2 bad input or usage."""
 
 import argparse
 import os
@@ -17,7 +17,7 @@ from kvlab.request.inject import InjectionRequest
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Errors are one message with its remedy; a traceback only with --debug."""
+    """Run one command. Print an error as one message with its remedy; add a traceback with --debug."""
     options = parser().parse_args(arguments)
     with speaking(options.language):
         return _run(options)
@@ -31,7 +31,7 @@ def _run(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("kvlab:", say("interrupted; what was not finished is not there."), file=sys.stderr)
         return 2
-    except BrokenPipeError:  # what reads the output wants no more of it, as head does
+    except BrokenPipeError:  # the reader of the output has stopped, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
@@ -43,12 +43,12 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def parser() -> Parser:
-    """Every command with its flags."""
+    """Build the parser of all commands and their flags."""
     whole = Parser(prog="python -m kvlab", description="Can a teacher's KV cache be aligned?")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show a traceback on errors")
-    languages = f"of what is printed, and of reports: {' or '.join(LANGUAGES)} (default: {DEFAULT})"
-    common.add_argument("--language", choices=list(LANGUAGES), default=DEFAULT, help=languages)
+    about = f"of what is printed, and of reports: {' or '.join(LANGUAGES)} (default: {DEFAULT})"
+    common.add_argument("--language", choices=list(LANGUAGES), default=DEFAULT, help=about)
     commands = whole.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run, words: str) -> argparse.ArgumentParser:
@@ -67,8 +67,8 @@ def parser() -> Parser:
 
 
 def _add_bench(bench: argparse.ArgumentParser) -> None:
-    described = "; ".join(f"{number} {what}" for number, what in ROWS.items())
-    bench.add_argument("--rows", type=_rows, default=list(ROWS), metavar="1,2,..", help=f"{described} (default: all)")
+    rows = "; ".join(f"{number} {row}" for number, row in ROWS.items())
+    bench.add_argument("--rows", type=_rows, default=list(ROWS), metavar="1,2,..", help=f"{rows} (default: all)")
     bench.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
     bench.add_argument("--out", type=Path, metavar="FILE", help="write the numbers as JSON")
     bench.add_argument("--quick", action="store_true", help="tiny sizes, to try the code: no verdicts")
@@ -99,7 +99,7 @@ def _doctor(options: argparse.Namespace) -> int:
         print(say("{mark} {name}: {found}", mark=MARK[finding.status], name=finding.name, found=finding.found))
         if finding.remedy and finding.status != "ok":
             print(f"    {finding.remedy}")
-    return 1 if any(f.status == "fail" for f in findings) else 0
+    return 1 if any(finding.status == "fail" for finding in findings) else 0
 
 
 def _bench(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""``python -m kvlab runs list | show | stop | kill | resume | delete | report``: the same calls as the pages."""
+"""``python -m kvlab runs list | show | stop | kill | resume | delete | report``: with the same calls as the pages."""
 
 import argparse
 import json
@@ -18,8 +18,8 @@ from kvlab.runs import monitor, run_queue, store, training
 from kvlab.runs.monitor import View
 from kvlab.shapes import phase_words
 
-POLL = 0.2  # seconds between two looks at a run that is stopping
-SHOWN = 5  # runs named when a short id fits several
+POLL = 0.2  # seconds between two checks of a run that is stopping
+SHOWN = 5  # runs to name when a short id fits several
 PEAK = {"device": phrase("peak memory of the device: {size}"), "process": phrase("peak memory of the process: {size}")}
 
 
@@ -48,12 +48,12 @@ def add(commands, common: argparse.ArgumentParser) -> None:
             action.add_argument("--yes", action="store_true", help="do not ask")
         if name == "report":
             action.add_argument("--checks", action="store_true", help="run the seven KV checks for the report, now")
-            words = (
+            about = (
                 "md (default), html (one file, works offline), json, or all three, into the run's folder if not --out"
             )
-            action.add_argument("--format", choices=[*FORMATS, "all"], help=words)
-            words = "write report.md, report.html, report.json into this folder, not to standard output"
-            action.add_argument("--out", type=Path, metavar="DIR", help=words)
+            action.add_argument("--format", choices=[*FORMATS, "all"], help=about)
+            about = "write report.md, report.html, report.json into this folder, not to standard output"
+            action.add_argument("--out", type=Path, metavar="DIR", help=about)
 
 
 def choose(root: Path, text: str) -> Path:
@@ -66,7 +66,9 @@ def choose(root: Path, text: str) -> Path:
     fitting = [f for f in store.listing(root) if text and (f.name.startswith(text) or f.name.endswith(f"-{text}"))]
     if len(fitting) == 1:
         return fitting[0]
-    names = [folder.name for folder in fitting[:SHOWN]] + ["…"] * (len(fitting) > SHOWN)
+    names = [folder.name for folder in fitting[:SHOWN]]
+    if len(fitting) > SHOWN:
+        names.append("…")
     fits = {"text": repr(text[:100]), "n": len(fitting), "names": names}
     raise RunError(
         "run-ambiguous" if fitting else "run-not-found",
@@ -82,7 +84,7 @@ def _list(options: argparse.Namespace) -> int:
     try:
         run_queue.recover(root)
         run_queue.attend(root)
-    except RunError as error:  # looking must be possible still
+    except RunError as error:  # list the runs all the same
         print(say("The run queue is not moving. {error}", error=error), file=sys.stderr)
     views = [monitor.view(folder) for folder in store.listing(root)]
     if not views:
@@ -109,7 +111,7 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _show_numbers(run: dict[str, Any], active: bool) -> None:
-    """Print loss, speed and memory, where they are known."""
+    """Print loss, speed and memory as far as they are known."""
     if run["final_loss"] is not None:
         losses = {"step": run["steps_done"], "loss": run["final_loss"], "first": run["first_loss"]}
         words = [say("step {step}: loss {loss:.4f}, at first {first:.4f}", **losses)]
@@ -182,11 +184,12 @@ def _report(options: argparse.Namespace) -> int:
     folder = _chosen(options)
     if options.format == "all":
         options.out = options.out or folder
-    outcomes, when = None, None
+    outcomes = when = None
     if options.checks:
-        from kvlab.align.checks import run_checks  # with torch, which takes seconds
+        from kvlab.align.checks import run_checks  # imports torch, which takes seconds
 
-        outcomes, when = [asdict(outcome) for outcome in run_checks()], store.timestamp()
+        outcomes = [asdict(outcome) for outcome in run_checks()]
+        when = store.timestamp()
     report = gather(folder, outcomes, when)
     form = options.format or ("json" if options.json else "md")
     if options.out is None:
@@ -204,7 +207,7 @@ def _chosen(options: argparse.Namespace) -> Path:
 
 
 def _course(view: View) -> str:
-    """State and progress in a few words."""
+    """Describe state and progress in a few words."""
     words = [state_words(view.state)]
     if view.stopping:
         words.append(say("stopping: it finishes its step and saves"))

@@ -1,7 +1,7 @@
 """``python -m kvlab train``: flags <-> TrainConfig. No torch here.
 
-A flag stands above the file of --config, and the file above the defaults, except for the checklist's two switches,
-which are off unless a flag or the file turns them on.
+A flag overrides the file of --config, and the file overrides the defaults. The checklist's two switches are off unless
+a flag or the file turns them on.
 """
 
 import argparse
@@ -28,10 +28,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Add the flags of a training run."""
     parser.add_argument("--output-dir", required=True, type=Path, metavar="DIR", help="the folder of the run")
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings in YAML, such as a run's config.yaml")
-    half = parser.add_mutually_exclusive_group()
+    precision = parser.add_mutually_exclusive_group()
     kind = {"dest": "precision", "action": "store_const", "default": argparse.SUPPRESS}
-    half.add_argument("--fp16", const="fp16", help="mixed precision, float16", **kind)
-    half.add_argument("--bf16", const="bf16", help="mixed precision, bfloat16", **kind)
+    precision.add_argument("--fp16", const="fp16", help="mixed precision, float16", **kind)
+    precision.add_argument("--bf16", const="bf16", help="mixed precision, bfloat16", **kind)
     flags.add(parser, TrainConfig, defaults={**dict.fromkeys(SWITCHES, "off"), "student": None})
 
 
@@ -75,16 +75,16 @@ def _settings(file: Path | None) -> dict[str, Any]:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the training in the foreground and return the exit code; a folder with a checkpoint goes on from it.
+    """Train in the foreground and return the exit code. Resume from a checkpoint in the folder.
 
-    Raises TrainError as ``config_of``, and ``output-in-use`` for a folder in which another run has begun.
+    Raises TrainError like ``config_of``, and ``output-in-use`` for the folder of another run.
     """
     config, folder = config_of(options), options.output_dir.absolute()
     _refuse_another(folder, config)
     with store.disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-        draft = folder / f".{store.CONFIG}.{os.getpid()}.tmp"  # several processes may write the same
+        draft = folder / f".{store.CONFIG}.{os.getpid()}.tmp"  # several processes may write this file at once
         draft.write_text(text, encoding="utf-8")
         draft.replace(folder / store.CONFIG)
     if first_process():

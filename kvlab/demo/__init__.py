@@ -1,1 +1,1 @@
-"""How the bundled demo models, tokenizers, texts and sample results are made (kvlab.host.bundled names them)."""
+"""Make the bundled demo models, tokenizers, texts and sample results (kvlab.host.bundled names them)."""

@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def write_samples() -> None:
-    """The bundled prompts, English and Chinese in turn, all from held-out templates; as uploads are written."""
+    """Write the bundled prompts in the format of uploads: English and Chinese in turn, all from held-out templates."""
     rows = [
         {"id": problem["id"], "lang": problem["lang"]} | dict(zip(SAMPLE_PARTS, parts_of(problem), strict=True))
         for problem in _samples()
@@ -55,7 +55,7 @@ def write_samples() -> None:
 
 
 def train_and_save(name: str, steps: int, minutes: float | None, more: bool = False) -> None:
-    """Trains one model with the tokenizer in its folder, and notes how it went; `more` goes on from its weights."""
+    """Train one model with the tokenizer in its folder and record its history; `more` continues from its weights."""
     tokenizer = AutoTokenizer.from_pretrained(DEMO / name)
     watched = problems("heldout", WATCH_PROBLEMS, WATCH_SEED)
     start = AutoModelForCausalLM.from_pretrained(DEMO / name, dtype=torch.float32) if more else None
@@ -74,7 +74,7 @@ def train_and_save(name: str, steps: int, minutes: float | None, more: bool = Fa
 
 
 def save(model: PreTrainedModel, name: str) -> None:
-    """Weights as float16; the config says float32, so that loading upcasts them."""
+    """Save weights as float16; the config says float32, so that loading upcasts them."""
     model.half().save_pretrained(DEMO / name)
     path = DEMO / name / "config.json"
     config = json.loads(path.read_text())
@@ -83,11 +83,11 @@ def save(model: PreTrainedModel, name: str) -> None:
 
 
 def results(name: str) -> dict:
-    """What the model is and does on held-out problems, with its weights as saved."""
+    """Measure the saved model: its geometry, and its results on held-out problems."""
     model = AutoModelForCausalLM.from_pretrained(DEMO / name, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(DEMO / name)
     held_out = problems("heldout", RESULT_PROBLEMS, RESULT_SEED)
-    by_language = {  # as many problems in each
+    by_language = {  # the same number of problems in each
         code: round(accuracy(model, tokenizer, [problem for problem in held_out if problem["lang"] == code]), 4)
         for code in LANGUAGES
     }
@@ -120,12 +120,12 @@ def _samples() -> list[dict[str, str]]:
 
 
 def known() -> dict:
-    """What training.json holds."""
+    """Return the content of training.json."""
     return json.loads(TRAINING.read_text()) if TRAINING.exists() else {}
 
 
 def remember(name: str, facts: dict) -> None:
-    """Adds what was measured to training.json."""
+    """Add measured facts to training.json."""
     all_facts = known()
     all_facts[name] = all_facts.get(name, {}) | facts
     text = json.dumps(all_facts, indent=1)

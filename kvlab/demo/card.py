@@ -1,4 +1,4 @@
-"""The model card, written from what training.json says was measured."""
+"""Write the model card from the measurements in training.json."""
 
 from kvlab.host.bundled import NAMES
 
@@ -25,7 +25,7 @@ SUMMED = ("steps", "tokens", "seconds")
 
 
 def card(measured: dict) -> str:
-    """The whole card as Markdown."""
+    """Return the whole card as Markdown."""
     parts = {
         "Models": _models(measured),
         "Training and held-out results": _results(measured),

@@ -1,8 +1,8 @@
-"""Word problems in English and Chinese, each with its reasoning and answer, generated from templates.
+"""Generate word problems in English and Chinese from templates, each with its reasoning and answer.
 
 A template is a scenario, an opening, a question, a style of reasoning and one to three events; its values are
-names, objects, places and numbers. A stable hash of the template's id decides whether its problems belong to
-"train" or to "heldout", so a held-out document never comes from a template that was trained on.
+names, objects, places and numbers. A stable hash of the template's id assigns its problems to "train" or to "heldout",
+so a held-out document never comes from a template that was trained on.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ LAST_MINUTE = 23 * 60
 
 
 class Template(NamedTuple):
-    """What is chosen before any name or number."""
+    """The choices before any name or number."""
 
     language: Language
     scenario: Scenario
@@ -41,12 +41,12 @@ class Template(NamedTuple):
 
 
 def problems(split: str, n: int, seed: int = 0) -> list[dict[str, str]]:
-    """The first `n` problems of a split, English and Chinese in turn; the same for the same arguments."""
+    """Return the first `n` problems of a split, English and Chinese in turn; the same for the same arguments."""
     return list(islice(endless(split, seed), n))
 
 
 def endless(split: str, seed: int = 0) -> Iterator[dict[str, str]]:
-    """Problems without end, English and Chinese in turn."""
+    """Yield problems without end, English and Chinese in turn."""
     if split not in SPLITS:
         raise ValueError(f"split must be one of {SPLITS}, found {split!r}")
     rng = random.Random(f"{split}/{seed}")
@@ -60,26 +60,26 @@ def endless(split: str, seed: int = 0) -> Iterator[dict[str, str]]:
 
 
 def split_of(template_id: str) -> str:
-    """Which split a template belongs to."""
+    """Return the split of a template."""
     digest = hashlib.sha256(template_id.encode()).digest()
     return "heldout" if int.from_bytes(digest[:4]) % 100 < HELDOUT_PERCENT else "train"
 
 
 def parts_of(problem: dict[str, str]) -> tuple[str, str, str]:
-    """Prompt, reasoning and answer as they stand in the text; joined by newlines they are the text."""
+    """Return prompt, reasoning and answer as they stand in the text; joined by newlines they are the text."""
     marker = LANGUAGES[problem["lang"]].marker
     return problem["prompt"], problem["reasoning"], marker + problem["answer"]
 
 
 def text_of(problem: dict[str, str]) -> str:
-    """The document: prompt, newline, reasoning, newline, "Answer: " or "答案：", answer."""
+    """Return the document: prompt, newline, reasoning, newline, "Answer: " or "答案：", answer."""
     return "\n".join(parts_of(problem))
 
 
 def answer_in(text: str, lang: str) -> str | None:
-    """The final answer of a document or of a model's continuation, None where there is none."""
-    _, found, tail = text.partition("\n" + LANGUAGES[lang].marker)
-    return tail.split("\n")[0].strip() if found else None
+    """Return the final answer of a document or of a model's continuation, None where there is none."""
+    _, marker, tail = text.partition("\n" + LANGUAGES[lang].marker)
+    return tail.split("\n")[0].strip() if marker else None
 
 
 def _draw_template(language: Language, rng: random.Random) -> Template:
@@ -120,7 +120,7 @@ def _names(language: Language, scenario: Scenario, rng: random.Random) -> dict[s
 
 
 def _numbers(kind: str, events: list[Event], rng: random.Random) -> tuple[list[int], list[int]]:
-    """Values before, between and after the events, and the number of each event, in the kind's smallest unit."""
+    """Draw values before, between and after the events, and each event's number, in the kind's smallest unit."""
     while True:
         values = [rng.randrange(6 * 60, 18 * 60, 5) if kind == "clock" else rng.randint(3, 25)]
         amounts = []

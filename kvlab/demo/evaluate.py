@@ -1,4 +1,4 @@
-"""How good a demo model is on held-out problems."""
+"""Evaluate a demo model on held-out problems."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ BATCH = 40
 def cross_entropy(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, problems: Sequence[dict[str, str]]
 ) -> dict[str, float]:
-    """Nats per token and per byte; the first content token of a document is not scored (some have no BOS)."""
+    """Return nats per token and per byte, without the first content token of a document (some have no BOS)."""
     model.eval()
     nats, tokens, size = 0.0, 0, 0
     for problem in problems:
@@ -29,14 +29,14 @@ def cross_entropy(
         nats += F.cross_entropy(logits, ids[0, first:], reduction="sum").item()
         tokens += ids.shape[1] - first
         left_out = tokenizer.decode(ids[0, :first], skip_special_tokens=True)
-        # A piece of a character is decoded as a replacement mark, which is longer than the piece.
+        # The tokenizer decodes a piece of a character as a replacement mark, which is longer than the piece.
         size += len(text.encode()) - len(left_out.replace("\ufffd", "?").encode())
     return {"nats_per_token": round(nats / tokens, 4), "nats_per_byte": round(nats / size, 4)}
 
 
 @torch.inference_mode()
 def accuracy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, problems: Sequence[dict[str, str]]) -> float:
-    """Share of problems whose final answer is right when the model goes on greedily from the prompt."""
+    """Return the share of problems whose final answer is right in a greedy continuation of the prompt."""
     model.eval()
     right = 0
     ordered = sorted(problems, key=lambda problem: len(tokenizer(problem["prompt"])["input_ids"]))
@@ -46,16 +46,17 @@ def accuracy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, problem
             [problem["prompt"] + "\n" for problem in part],
             return_tensors="pt", padding=True, padding_side="left", return_token_type_ids=False,
         )  # fmt: skip
-        made = model.generate(**prompts, max_new_tokens=LONGEST_CONTINUATION, do_sample=False)
-        made = tokenizer.batch_decode(made[:, prompts["input_ids"].shape[1] :], skip_special_tokens=True)
-        right += sum(answer_in("\n" + text, problem["lang"]) == problem["answer"] for text, problem in zip(made, part))
+        ids = model.generate(**prompts, max_new_tokens=LONGEST_CONTINUATION, do_sample=False)
+        texts = tokenizer.batch_decode(ids[:, prompts["input_ids"].shape[1] :], skip_special_tokens=True)
+        for text, problem in zip(texts, part):
+            right += answer_in("\n" + text, problem["lang"]) == problem["answer"]
     return right / len(problems)
 
 
 def timelines(
     tokenizers: dict[str, PreTrainedTokenizerFast], problems: Sequence[dict[str, str]]
 ) -> dict[str, dict[str, float]]:
-    """How the models' timelines of the same documents lie to each other."""
+    """Compare the models' timelines of the same documents."""
     texts = [text_of(problem) for problem in problems]
     timeline = {name: [_ends(tokenizer, text) for text in texts] for name, tokenizer in tokenizers.items()}
     length = {name: sum(map(len, rows)) for name, rows in timeline.items()}
@@ -67,13 +68,14 @@ def timelines(
     for name in tokenizers:
         if name == "student":
             continue
-        exact = [[end in borders for end in own] for own, borders in zip(timeline["student"], map(set, timeline[name]))]
+        borders = [set(ends) for ends in timeline[name]]
+        exact = [[end in b for end in ends] for ends, b in zip(timeline["student"], borders)]
         rows["exact_rate"][name] = round(sum(map(sum, exact)) / length["student"], 4)
         rows["exact_rows_without_sinks"][name] = sum(sum(row[SINKS:]) for row in exact)
     return rows | {"documents": len(texts)}
 
 
 def _ends(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
-    """The byte at which each content token ends."""
+    """Return the byte at which each content token ends."""
     tokens = tokenize(tokenizer, text)
     return tokens.spans[~tokens.special, 1].tolist()

@@ -1,4 +1,4 @@
-"""The three demo models, and how one is trained from nothing on fresh word problems."""
+"""Define the three demo models, and train one from scratch on fresh word problems."""
 
 import random
 import time
@@ -30,7 +30,7 @@ COOLDOWN = 0.4
 
 
 def new_model(name: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
-    """The untrained model of that name, with the same initial weights each time."""
+    """Return the untrained model of that name, with the same initial weights each time."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(
         **SHAPES[name],
@@ -55,9 +55,9 @@ def train(
     model: PreTrainedModel | None = None,
     stage: int = 0,
 ) -> tuple[PreTrainedModel, dict]:
-    """A trained model and its history; with `minutes` the schedule shortens itself to end in time.
+    """Train a model and return it with its history; `minutes` shortens the schedule to end in time.
 
-    Given a `model`, training goes on from it; each `stage` has problems of its own.
+    Continue training a given `model`; each `stage` has its own problems.
     """
     model = model or new_model(name, tokenizer)
     optimizer = _optimizer(model, LEARNING_RATE[name])
@@ -98,7 +98,7 @@ def _optimizer(model: PreTrainedModel, learning_rate: float) -> torch.optim.Adam
 
 
 def _schedule(progress: float) -> float:
-    """Linear warm-up, a long plateau, then a linear fall to nearly zero."""
+    """Return the factor of the rate: linear warm-up, a long plateau, then a linear fall to nearly zero."""
     return min(progress / WARMUP + 0.02, 1.0, (1 - progress) / COOLDOWN + 0.01)
 
 
@@ -106,7 +106,7 @@ def _step(model: PreTrainedModel, batch: list[list[int]], optimizer: torch.optim
     longest = max(map(len, batch))
     ids = torch.tensor([row + [0] * (longest - len(row)) for row in batch])
     lengths = torch.tensor([len(row) for row in batch])
-    # padding stands on the right of a causal model, so it needs no mask, only no loss
+    # Padding on the right of a causal model needs no mask, only no loss.
     counted = torch.arange(1, longest) < lengths[:, None]
     hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1][counted]
     loss = F.cross_entropy(model.lm_head(hidden), ids[:, 1:][counted])
@@ -118,7 +118,7 @@ def _step(model: PreTrainedModel, batch: list[list[int]], optimizer: torch.optim
 
 
 def _batches(tokenizer: PreTrainedTokenizerFast, seed: int, size: int) -> Iterator[list[list[int]]]:
-    """Sequences of similar length together; a quarter of them are two documents joined by a blank line."""
+    """Yield batches of sequences of similar length; a quarter of them are two documents joined by a blank line."""
     rng = random.Random(seed)
     texts = (text_of(problem) for problem in endless("train", seed))
     while True:

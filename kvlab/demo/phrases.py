@@ -1,4 +1,4 @@
-"""What a scenario of a word problem is made of; the sentences are in ``english.json`` and ``chinese.json``.
+"""Read the parts of a word problem's scenario; the sentences are in ``english.json`` and ``chinese.json``.
 
 Fields of a sentence: {N} name, {S} pronoun, {f} a friend, {p} place, {o} object, {m} measure word,
 {v} the value at the start, {k} the number of an event.
@@ -24,7 +24,7 @@ class Scenario:
     unit: str
     questions: list[str]
     events: list[Event]
-    objects: tuple[str, ...] | list[str] = ("",)  # in Chinese "measure word + object", parted by a space
+    objects: tuple[str, ...] | list[str] = ("",)  # in Chinese "measure word + object", separated by a space
     places: tuple[str, ...] | list[str] = ("",)
 
 
@@ -32,7 +32,7 @@ class Scenario:
 class Language:
     code: str
     people: list[list[str]]  # name, pronoun
-    context: dict[str, list[str]]  # further fields that openings may use
+    context: dict[str, list[str]]  # other fields that openings may use
     openings: list[str]
     links: list[str]  # put before an event sentence
     styles: dict[str, dict[str, str | list[str]]]  # lead, steps (with {eq}, {gloss}, {k}), close
@@ -43,7 +43,7 @@ class Language:
 
 
 def read_language(name: str) -> Language:
-    """Read ``NAME.json``. A scenario without a kind is one of "things": it has their events before its own."""
+    """Read ``NAME.json``. A scenario without a kind extends "things": it has their events before its own."""
     fields = json.loads(Path(__file__).with_name(f"{name}.json").read_text(encoding="utf-8"))
     things, scenarios = fields.pop("things"), []
     for scenario in fields.pop("scenarios"):

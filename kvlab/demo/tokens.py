@@ -1,4 +1,4 @@
-"""Trains the three demo tokenizers: two byte-level BPEs (Qwen2 style) and one with a dummy prefix (Llama style)."""
+"""Train the three demo tokenizers: two byte-level BPEs (Qwen2 style) and one with a dummy prefix (Llama style)."""
 
 import json
 from collections import Counter
@@ -19,7 +19,7 @@ TRAINING_PROBLEMS = 20_000
 
 
 def train_tokenizers() -> dict[str, PreTrainedTokenizerFast]:
-    """All three, trained on the train split only."""
+    """Train all three on the train split only."""
     texts = [text_of(problem) for problem in problems("train", TRAINING_PROBLEMS, seed=100)]
     return {
         "teacher": byte_level(texts, vocab_size=1800, split=QWEN2_SPLIT, longest=9),
@@ -29,7 +29,7 @@ def train_tokenizers() -> dict[str, PreTrainedTokenizerFast]:
 
 
 def byte_level(texts: Iterable[str], vocab_size: int, split: str, longest: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE without BOS; `longest` token in bytes, so that templates do not become single tokens."""
+    """Train byte-level BPE without BOS; `longest` token in bytes, so that templates do not become single tokens."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -54,7 +54,7 @@ def byte_level(texts: Iterable[str], vocab_size: int, split: str, longest: int) 
 
 
 def dummy_prefix(texts: Iterable[str], characters: int, merges: int) -> PreTrainedTokenizerFast:
-    """SentencePiece-style BPE: rare characters fall back to bytes, spaces become ▁, one ▁ goes before the text."""
+    """Train SentencePiece-style BPE: rare characters fall back to bytes, spaces become ▁, one ▁ precedes the text."""
     vocabulary, merged = _words_and_merges(texts, characters, merges)
     pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *vocabulary]
     tokenizer = Tokenizer(
@@ -88,7 +88,7 @@ def _fast(tokenizer: Tokenizer, **special: str) -> PreTrainedTokenizerFast:
 
 
 def _words_and_merges(texts: Iterable[str], characters: int, merges: int) -> tuple[list[str], list[tuple[str, str]]]:
-    """BPE learnt inside words; single digits, punctuation and line breaks stay apart, as in SentencePiece."""
+    """Learn BPE inside words; single digits, punctuation and line breaks stay separate, as in SentencePiece."""
     learner = Tokenizer(models.BPE())
     learner.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -112,7 +112,7 @@ def _words_and_merges(texts: Iterable[str], characters: int, merges: int) -> tup
 
 
 def _commonest(texts: Iterable[str], characters: int) -> list[str]:
-    """The trainer's own choice among equally common characters differs from run to run."""
+    """Return the most common characters in a fixed order; the trainer's own choice among ties differs between runs."""
     counts = Counter(character for text in texts for character in text.replace(" ", WORD_START))
     del counts["\n"]  # always a byte token, as in Llama
     return sorted(counts, key=lambda character: (-counts[character], character))[:characters]

@@ -1,4 +1,4 @@
-"""What comes with kvlab: three tiny, really trained models, their sample prompts, and finished results of these."""
+"""The files that come with kvlab: three tiny trained models, their sample prompts, and finished results."""
 
 from kvlab import PACKAGE
 

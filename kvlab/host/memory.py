@@ -1,6 +1,6 @@
-"""Measure the memory there is, and forecast how much a pair of models will take.
+"""Measure the memory of a device, and forecast how much a pair of models will take.
 
-Knows nothing of torch unless the process has it already, so the web process can ask too.
+Uses torch only if the process has loaded it already, so that the web process can ask too.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ Answer = TypeVar("Answer")
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 DTYPE_ALIASES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-LIMIT = 0.8  # of the device, beyond which a run is not started lightly (the checklist's bar)
+LIMIT = 0.8  # share of the device above which the checklist calls a run too large
 
-# What a forward holds besides weights and cache, in hidden-sized vectors per token: the residual stream, queries,
-# attention output and the two or three widened vectors of one feed-forward. A stated allowance, not a measurement.
+# The forward's memory besides weights and cache, in hidden-sized vectors per token: the residual stream, queries,
+# attention output and the two or three widened vectors of one feed-forward. An allowance, not a measurement.
 ACTIVATION_VECTORS = 24
 
 
 @dataclass(frozen=True)
 class DeviceMemory:
-    """Bytes of one device. ``free`` counts what other processes hold as taken."""
+    """Bytes of one device. ``free`` leaves out the memory of other processes."""
 
     device: str  # "cpu", "cuda:0"
     total: int
     free: int
-    source: str  # who said so: "torch", "nvml", "psutil", "cgroup"
+    source: str  # "torch", "nvml", "psutil" or "cgroup"
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class ModelMemory:
-    """What one model takes, in bytes. Activations are an allowance."""
+    """The memory of one model, in bytes. Activations are an allowance."""
 
     name: str
     parameter_bytes: int
@@ -69,7 +69,7 @@ class ModelMemory:
 class Forecast:
     """Whether models fit on a device for inference over one batch; all sizes in bytes.
 
-    ``share`` = (taken by anyone now + total_bytes) / device_total, and ``fits`` when it is below ``limit``.
+    ``share`` = (bytes in use now + total_bytes) / device_total; ``fits`` is true below ``limit``.
     """
 
     device: str
@@ -91,7 +91,8 @@ class Forecast:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Forecast:
-        return cls(**{**fields, "models": tuple(ModelMemory(**model) for model in fields["models"])})
+        models = tuple(ModelMemory(**model) for model in fields["models"])
+        return cls(**(fields | {"models": models}))
 
 
 def forecast(
@@ -99,7 +100,7 @@ def forecast(
 ) -> Forecast:
     """Forecast the memory of running ``teachers`` and ``student`` over ``batch`` documents of ``tokens`` tokens.
 
-    A model given twice counts once; models that are in memory already count again.
+    A model given twice counts once; a model that is already in memory counts again.
     Raises ModelError ``model-dtype-invalid``, ``model-device-invalid``.
     """
     if batch < 1 or tokens < 1:
@@ -129,7 +130,7 @@ def forecast(
 
 
 def model_memory(geometry: Geometry, dtype: str, batch: int, tokens: int) -> ModelMemory:
-    """Return the bytes of one model's weights, of its cache for batch x tokens, and the allowance for activations."""
+    """Return the bytes of a model's weights and of its cache for batch x tokens, and the activation allowance."""
     width = DTYPE_BYTES[dtype]
     return ModelMemory(
         name=geometry.name,
@@ -141,7 +142,7 @@ def model_memory(geometry: Geometry, dtype: str, batch: int, tokens: int) -> Mod
 
 
 def dtype_name(dtype: str, device: str) -> str:
-    """Return ``dtype`` as torch names it; "auto" is a 16-bit type on a GPU and float32 on the processor."""
+    """Return torch's name of ``dtype``; "auto" is a 16-bit type on a GPU and float32 on the processor."""
     if dtype == "auto":
         return "bfloat16" if device.startswith("cuda") else "float32"
     name = DTYPE_ALIASES.get(dtype, dtype)
@@ -156,9 +157,9 @@ def dtype_name(dtype: str, device: str) -> str:
 
 
 def device_memory(device: str = "auto") -> DeviceMemory:
-    """Return the memory of ``device`` ("auto", "cpu", "cuda", "cuda:1") now.
+    """Return the current memory of ``device`` ("auto", "cpu", "cuda", "cuda:1").
 
-    Raises ModelError ``model-device-invalid`` for a device that is not there.
+    Raises ModelError ``model-device-invalid`` for a device that this machine does not have.
     """
     if device == "auto":
         device = "cuda" if _cuda_usable() else "cpu"
@@ -178,7 +179,7 @@ def device_memory(device: str = "auto") -> DeviceMemory:
 
 
 def ask_driver(question: Callable[[], Answer]) -> Answer | None:
-    """Return what ``question`` gets from the NVIDIA driver; None without a driver or an answer."""
+    """Return the NVIDIA driver's answer to ``question``; None without a driver or an answer."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
@@ -192,7 +193,7 @@ def ask_driver(question: Callable[[], Answer]) -> Answer | None:
 
 
 def gpus() -> list[Gpu]:
-    """List the NVIDIA GPUs of this machine, other people's included; empty without a driver."""
+    """List all NVIDIA GPUs of this machine, also those that CUDA_VISIBLE_DEVICES hides; empty without a driver."""
     return ask_driver(lambda: [_gpu(index) for index in range(pynvml.nvmlDeviceGetCount())]) or []
 
 
@@ -202,17 +203,17 @@ def driver_version() -> str:
 
 
 def visible_gpus() -> list[Gpu]:
-    """List the GPUs that CUDA_VISIBLE_DEVICES (numbers, UUIDs or their beginnings) leaves, in its order."""
-    everyone = gpus()
+    """List the GPUs that CUDA_VISIBLE_DEVICES (numbers, UUIDs or their beginnings) names, in its order."""
+    machine = gpus()
     setting = os.environ.get("CUDA_VISIBLE_DEVICES")
     if setting is None:
-        return everyone
+        return machine
     visible = []
     for entry in (part.strip() for part in setting.split(",")):
-        match = [gpu for gpu in everyone if entry and (entry == str(gpu.index) or gpu.uuid.startswith(entry))]
-        if not match:
+        matches = [gpu for gpu in machine if entry and (entry == str(gpu.index) or gpu.uuid.startswith(entry))]
+        if not matches:
             break  # CUDA stops at the first entry it does not know
-        visible.append(match[0])
+        visible.append(matches[0])
     return visible
 
 
@@ -244,7 +245,7 @@ def _cuda_usable() -> bool:
 
 
 def _cuda_memory(index: int) -> DeviceMemory | None:
-    # torch knows CUDA's own order of devices and MIG slices; the driver is asked where torch is not loaded.
+    # torch knows CUDA's order of devices and MIG slices. Ask the driver only where torch is not loaded.
     if torch := sys.modules.get("torch"):
         if not torch.cuda.is_available() or index >= torch.cuda.device_count():
             return None
@@ -267,7 +268,7 @@ def _host_memory() -> DeviceMemory:
 
 
 def cgroup_limits(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")):
-    """Yield (limit, used) in bytes of this process's control groups: what a batch system grants, not the machine."""
+    """Yield (limit, used) in bytes of this process's control groups, which a batch system may set below the machine."""
     try:
         lines = membership.read_text().splitlines()
         group = next(line.removeprefix("0::").strip("/") for line in lines if line.startswith("0::"))

@@ -1,7 +1,7 @@
-"""Find the models of this machine: what a name stands for, where its files lie, and whether they are whole.
+"""Find models: resolve their names, find their files, and check that the files are complete.
 
-Files lie in a local folder, in the Hugging Face cache or, until fetched, on the Hub. Reads file names and small JSON
-files, never weights, and knows nothing of torch, so the web process can list and check names.
+Files lie in a local folder, in the Hugging Face cache or, until downloaded, on the Hub. Reads file names and small
+JSON files, never weights, and knows nothing of torch, so the web process can list and check names.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ ALIASES = {"qwen2-7b": "Qwen/Qwen2-7B", "tinyllama": "TinyLlama/TinyLlama-1.1B-C
 
 
 def resolve(name: str) -> Source:
-    """Return what ``name`` stands for. Looks at the local disk only.
+    """Return the model that ``name`` stands for. Looks at the local disk only.
 
-    Raises ModelError ``model-name-invalid``, or ``model-not-found`` for a folder that is not there.
+    Raises ModelError ``model-name-invalid``, or ``model-not-found`` for a missing folder.
     """
     name = _checked(name)
     if name.startswith("demo/"):
@@ -54,16 +54,16 @@ def resolve(name: str) -> Source:
 
 
 def local_names() -> list[str]:
-    """List names that need no network: the bundled models, then those in the Hugging Face cache, A to Z.
+    """List the models that need no network: the bundled ones, then those in the Hugging Face cache, A to Z.
 
-    Only models with a configuration and safetensors weights.
+    Leaves out models without a configuration or safetensors weights.
     """
-    bundled = [name for name in DEMO if all((_demo_folder(name) / file).is_file() for file in ("config.json", SINGLE))]
+    demo = [name for name in DEMO if all((_demo_folder(name) / file).is_file() for file in ("config.json", SINGLE))]
     cached = []
-    with suppress(Exception):  # a damaged cache must not take the start page down
+    with suppress(Exception):  # a damaged cache must not break the start page
         models = [repo for repo in scan_cache_dir(constants.HF_HUB_CACHE).repos if repo.repo_type == "model"]
         cached = [repo.repo_id for repo in models if any(_usable(revision) for revision in repo.revisions)]
-    return bundled + sorted(cached, key=str.casefold)
+    return demo + sorted(cached, key=str.casefold)
 
 
 def _checked(name: str) -> str:
@@ -102,7 +102,7 @@ def _local(name: str) -> Source:
         folder = Path(name).expanduser().resolve()
     except RuntimeError as error:
         raise _invalid(name, Message.read(first_line(error))) from None
-    if not os.path.isdir(folder):  # unlike Path.is_dir, False for what may not be looked at
+    if not os.path.isdir(folder):  # unlike Path.is_dir, False without permission
         raise ModelError(
             "model-not-found",
             expected=Message("a folder with a model"),
@@ -131,12 +131,12 @@ FORMS = phrase(
     "a demo model (demo/teacher, demo/teacher-b, demo/student), a Hugging Face id like Qwen/Qwen2-7B, or a local folder"
 )
 
-HUB_TIMEOUT = 5.0  # seconds until the Hub counts as out of reach
+HUB_TIMEOUT = 5.0  # seconds after which the Hub counts as out of reach
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 UNREADABLE = (ValueError, KeyError, AttributeError, TypeError, OSError)  # of a damaged index
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
-# What each part of a model is made of on the Hub; pickles, ONNX and "original/" copies are never fetched.
+# The files of each part of a model on the Hub. kvlab never downloads pickles, ONNX or "original/" copies.
 PARTS = {
     "config": ["config.json"],
     "tokenizer": ["tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "*.jinja"],
@@ -148,16 +148,16 @@ OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".o
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model comes from. ``name`` is the same for every spelling of the same model."""
+    """The origin of a model. Every spelling of the same model has the same ``name``."""
 
     name: str  # "demo/teacher", "Qwen/Qwen2-7B" or an absolute folder
     folder: Path | None  # None: a Hugging Face id
 
 
 def folder_of(source: Source, part: str) -> Path:
-    """Return the folder holding ``part`` ("config", "tokenizer" or "weights") of a model; fetched when needed.
+    """Return the folder that holds ``part`` ("config", "tokenizer" or "weights") of a model; download it if needed.
 
-    For an id the local cache is tried first, then the Hub (not when HF_HUB_OFFLINE is set).
+    For an id, try the local cache first, then the Hub (not when HF_HUB_OFFLINE is set).
     Raises ModelError: ``model-offline``, ``model-not-found``, ``model-gated``, ``model-no-safetensors``,
     ``model-broken``, ``model-download-failed``.
     """
@@ -170,7 +170,7 @@ def folder_of(source: Source, part: str) -> Path:
 
 
 def weight_files(folder: Path, name: str) -> list[Path]:
-    """List the safetensors files of a model folder; raises ``model-no-safetensors`` or ``model-broken``."""
+    """List the safetensors files of a model folder. Raises ``model-no-safetensors`` or ``model-broken``."""
     try:
         files = _listed_weights(folder)
     except UNREADABLE as error:
@@ -185,23 +185,23 @@ def weight_files(folder: Path, name: str) -> list[Path]:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of a library's message, without its full stop: the part that says what was wrong."""
+    """Return the first line of a library's message without its full stop; it names the problem."""
     lines = str(error).strip().splitlines()
     return lines[0].strip().rstrip(".") if lines else type(error).__name__
 
 
 def broken(name: str, found: Message) -> ModelError:
-    """Return the error of files that are there but cannot be read as a model."""
-    again: Message | str = f"hf download {name} --force-download"
+    """Return the error of files that exist but cannot be read as a model."""
+    how: Message | str = f"hf download {name} --force-download"
     if name.startswith("demo/"):
-        again = "git checkout kvlab/demo"
+        how = "git checkout kvlab/demo"
     elif Path(name).is_absolute():
-        again = Message("copy the folder from where it came")
+        how = Message("copy the folder from where it came")
     return ModelError(
         "model-broken",
         expected=Message("a readable model at {name}", name=name),
         found=found,
-        remedy=Message("fetch the files again, a half-finished download is the usual cause: {how}", how=again),
+        remedy=Message("fetch the files again, a half-finished download is the usual cause: {how}", how=how),
     )
 
 
@@ -210,8 +210,8 @@ def _file_names(folder: Path) -> list[str]:
 
 
 def _cached(repo_id: str) -> Path | None:
-    found = try_to_load_from_cache(repo_id, "config.json", cache_dir=constants.HF_HUB_CACHE)
-    return Path(found).parent if isinstance(found, str | os.PathLike) else None
+    path = try_to_load_from_cache(repo_id, "config.json", cache_dir=constants.HF_HUB_CACHE)
+    return Path(path).parent if isinstance(path, str | os.PathLike) else None
 
 
 def _has(part: str, folder: Path) -> bool:
@@ -233,22 +233,23 @@ def _listed_weights(folder: Path) -> list[Path]:
 
 
 def _download(repo_id: str, part: str, cached: Path | None) -> Path:
-    # One short question first: the library's own downloads retry for half a minute when there is no network.
+    # Ask one short question first: without a network, the library's downloads retry for half a minute.
     try:
         info = HfApi().model_info(repo_id, timeout=HUB_TIMEOUT)
     except Exception as error:
-        here = _file_names(cached) if part == "weights" and cached is not None else []
-        if any(file.endswith(OTHER_WEIGHTS) for file in here):
-            raise _no_safetensors(repo_id, here) from error
+        local_files = _file_names(cached) if part == "weights" and cached is not None else []
+        if any(file.endswith(OTHER_WEIGHTS) for file in local_files):
+            raise _no_safetensors(repo_id, local_files) from error
         _raise_for_hub(repo_id, part, error)
     files = sorted(sibling.rfilename for sibling in info.siblings or [])
     if "config.json" not in files:
         raise _no_config(repo_id, files)
     if SINGLE not in files and INDEX not in files:
         raise _no_safetensors(repo_id, files)
+    patterns = PARTS["config"] + (PARTS[part] if part != "config" else [])
+    cache = constants.HF_HUB_CACHE
     try:
-        patterns, place = PARTS["config"] + (PARTS[part] if part != "config" else []), constants.HF_HUB_CACHE
-        return Path(snapshot_download(repo_id, allow_patterns=patterns, cache_dir=place, etag_timeout=HUB_TIMEOUT))
+        return Path(snapshot_download(repo_id, allow_patterns=patterns, cache_dir=cache, etag_timeout=HUB_TIMEOUT))
     except Exception as error:
         _raise_for_hub(repo_id, part, error)
 

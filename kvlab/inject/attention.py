@@ -1,7 +1,7 @@
-"""The student's own queries on a replaced prefix: what its heads attend to, and what they hand on.
+"""Measure the heads' attention and outputs when the student's own queries read a replaced prefix.
 
-One forward, a row of the batch per variant of the keys. Every layer is given the own hidden states in all rows, so the
-queries are the own ones everywhere and only the keys differ; values change no distribution and are put in afterwards.
+One forward, one row of the batch per variant of the keys. Every layer gets the own hidden states in all rows, so the
+queries are the own ones everywhere and only the keys differ. Values change no distribution and are put in afterwards.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +24,7 @@ from kvlab.models.loading import LoadedModel
 
 @dataclass(frozen=True)
 class Outputs:
-    """Sums over one document's queries (those behind the prefix) per query head (Hq), by layer and what is replaced."""
+    """Sums over one document's queries (those after the prefix) per query head (Hq), by layer and replaced part."""
 
     rss: dict[Problem, torch.Tensor]  # ("key" | "value" | "both", layer) -> [Hq]: |own output - this|^2
     kl: dict[Problem, torch.Tensor]  # of the attention distributions, nats; not for "value"
@@ -32,7 +32,7 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Heard:
-    """One document: the outputs of every variant, and what their variance is taken from."""
+    """One document: the outputs of every variant, and the sums for their variance."""
 
     variants: dict[str, Outputs]
     total: dict[int, torch.Tensor]  # layer -> [Hq, D], sum of the own outputs
@@ -44,7 +44,7 @@ class Heard:
 def heard(
     student: LoadedModel, own: Own, cut: int, rows: torch.Tensor, variants: Sequence[Variant], batch_tokens: int
 ) -> Heard:
-    """The queries of the tokens from ``cut`` on, with the steps ``rows`` of the prefix replaced as each variant says.
+    """Run the queries of the tokens from ``cut`` on, with the steps ``rows`` of the prefix replaced by each variant.
 
     Raises AlignError ``attention-unavailable`` for a model that does not hand out its probabilities, or whose cache
     holds a latent and no values.
@@ -57,22 +57,22 @@ def heard(
             remedy=Message("read the injection: it does not need the heads' outputs"),
         )
     at_once = max(1, batch_tokens // len(own.tokens) - 1)
-    found = Heard({variant.name: Outputs({}, {}) for variant in variants}, {}, {}, len(own.tokens) - cut)
+    sums = Heard({variant.name: Outputs({}, {}) for variant in variants}, {}, {}, len(own.tokens) - cut)
     for first in range(0, len(variants), at_once):
         some = variants[first : first + at_once]
         keys_only = [Variant(v.name, {p: x for p, x in v.replaced.items() if p[0] == "key"}) for v in some]
-        _attend(student, own, rows, [Variant("own"), *keys_only], cut, partial(_hear, found, own, rows, some))
-    return found
+        _attend(student, own, rows, [Variant("own"), *keys_only], cut, partial(_hear, sums, own, rows, some))
+    return sums
 
 
-def _hear(found: Heard, own: Own, rows: torch.Tensor, variants: Sequence[Variant], layer: int, p: torch.Tensor) -> None:
-    """Add what the probabilities ``p`` [1 + variants, Hq, Q, T] of a layer, the own ones first, make of its values."""
+def _hear(sums: Heard, own: Own, rows: torch.Tensor, variants: Sequence[Variant], layer: int, p: torch.Tensor) -> None:
+    """Add the outputs of a layer from its probabilities ``p`` [1 + variants, Hq, Q, T], the own ones first."""
     written, p = p, p.float()
     values = own.stored["value", layer].float()
     output = _output(p[0], values)
-    found.total[layer], found.squares[layer] = output.double().sum(1), output.double().square().sum((1, 2))
+    sums.total[layer], sums.squares[layer] = output.double().sum(1), output.double().square().sum((1, 2))
     for b, variant in enumerate(variants, 1):
-        outputs, replaced = found.variants[variant.name], values.clone()
+        outputs, replaced = sums.variants[variant.name], values.clone()
         replace_steps(replaced, variant.replaced["value", layer].float(), rows, None)
         for kind, q, v in (("key", p[b], values), ("value", p[0], replaced), ("both", p[b], replaced)):
             outputs.rss[kind, layer] = (output - _output(q, v)).double().square().sum((1, 2))
@@ -81,14 +81,14 @@ def _hear(found: Heard, own: Own, rows: torch.Tensor, variants: Sequence[Variant
 
 
 def _output(probabilities: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """[Hq, Q, T], [H, T, D] -> [Hq, Q, D]; consecutive query heads share a KV head."""
+    """Compute [Hq, Q, T], [H, T, D] -> [Hq, Q, D]; consecutive query heads share a KV head."""
     return probabilities @ values.repeat_interleave(len(probabilities) // len(values), dim=0)
 
 
 def _divergence(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
-    """Sum over the queries of KL(p || q) [Hq]; what a head puts on no step (a learned sink) is left out of both.
+    """Return the sum over the queries of KL(p || q) [Hq], without the probability of no step (a learned sink).
 
-    What the number type rounds to nothing counts as the least it holds: a bound from below.
+    A probability that rounds to zero counts as the least the number type holds: a lower bound.
     """
     least = torch.finfo(p.dtype).tiny * torch.finfo(p.dtype).eps  # 6e-8 in float16
     least = max(least, torch.finfo(torch.float32).tiny)
@@ -104,9 +104,9 @@ def _attend(
     cut: int,
     hear: Callable[[int, torch.Tensor], None],
 ) -> None:
-    """One forward; ``hear`` is given each cached layer's position and probabilities [B, Hq, T - cut, T], one by one.
+    """Run one forward and call ``hear`` with each cached layer's position and probabilities [B, Hq, T - cut, T].
 
-    All layers' together are too large to hold: 12 GB for one document of 2,048 tokens in a student of 1.1 B parameters.
+    All layers together are too large: 12 GB for one document of 2,048 tokens in a student of 1.1 B parameters.
     """
     ids = own.ids.expand(len(variants), -1)
     cache, seen = empty_cache(student), set()
@@ -138,7 +138,7 @@ def _attend(
 def _replacing(
     cache: DynamicCache, student: LoadedModel, rows: torch.Tensor, variants: Sequence[Variant]
 ) -> Iterator[None]:
-    """The keys that attention is given are replaced; what the cache keeps is not."""
+    """Replace the keys that attention gets, but not those that the cache keeps."""
     position = {layer: number for number, layer in enumerate(student.geometry.kv_layers)}
     store = cache.update
 
@@ -158,7 +158,7 @@ def _replacing(
 
 
 def _own_hidden_states(student: LoadedModel, shape: tuple[int, int]) -> AbstractContextManager:
-    """Every layer gets the hidden states of the first row of the batch, ``shape`` [B, T], in all rows."""
+    """Give every layer the hidden states of the first row of the batch, ``shape`` [B, T], in all rows."""
 
     def passed(x):
         whole = isinstance(x, torch.Tensor) and tuple(x.shape) == (*shape, student.geometry.hidden)

@@ -1,4 +1,4 @@
-"""The student goes on from a prefix whose cache is replaced in part: one forward, a row of the batch per variant."""
+"""Continue the student from a partly replaced prefix cache: one forward, one row of the batch per variant."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,17 +25,17 @@ class Variant:
 def prefix_cache(
     student: LoadedModel, own: Own, cut: int, rows: torch.Tensor, variants: Sequence[Variant]
 ) -> DynamicCache:
-    """The own cache of the first ``cut`` tokens, once per variant, with its steps ``rows`` [N] replaced."""
+    """Build the own cache of the first ``cut`` tokens, once per variant, with its steps ``rows`` [N] replaced."""
     cache = empty_cache(student)
     for position, layer in enumerate(student.geometry.kv_layers):
-        of_kind = []
+        keys_and_values = []
         for kind in KINDS:
             x = own.stored[kind, position][:, :cut].repeat(len(variants), 1, 1, 1)  # [B, H, cut, D]
             for b, variant in enumerate(variants):
                 if (kind, position) in variant.replaced:
                     replace_steps(x[b], variant.replaced[kind, position], rows, variant.head)
-            of_kind.append(x)
-        cache.update(*of_kind, layer)
+            keys_and_values.append(x)
+        cache.update(*keys_and_values, layer)
     return cache
 
 
@@ -51,7 +51,7 @@ def replace_steps(x: torch.Tensor, replacement: torch.Tensor, rows: torch.Tensor
 def continued(
     student: LoadedModel, own: Own, cut: int, rows: torch.Tensor, variants: Sequence[Variant]
 ) -> torch.Tensor:
-    """Logits [B, T - cut, V] of the document's tokens from ``cut`` on, which read the replaced cache."""
+    """Return logits [B, T - cut, V] of the document's tokens from ``cut`` on, which read the replaced cache."""
     cache = prefix_cache(student, own, cut, rows, variants)
     ids = own.ids[:, cut:].expand(len(variants), -1)
     with student.lock:

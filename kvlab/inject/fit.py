@@ -1,4 +1,4 @@
-"""The maps of a functional test, from the fitted documents alone: of the teachers, and of what they are compared with.
+"""Fit the maps of a functional test, of the teachers and of their controls, on the fitted documents alone.
 
 Every source gives an affine map per teacher, kind and student layer, and the weights that fuse several teachers.
 """
@@ -40,7 +40,7 @@ class Source:
     mean: dict[Problem, torch.Tensor]  # [Q], of the student on the fitted rows
 
     def predict(self, problem: Problem, features: Sequence[torch.Tensor]) -> torch.Tensor:
-        """[A][N, P] -> [N, Q]: the mean plus the weighted predictions about it."""
+        """Predict [A][N, P] -> [N, Q]: the mean plus the weighted predictions about it."""
         mean = self.mean[problem]
         parts = zip(self.maps[problem], features, self.weights[problem], strict=True)
         return mean + sum((x.float() @ w + bias - mean) * share for (w, bias), x, share in parts)
@@ -55,14 +55,14 @@ class Fit:
 
 @dataclass
 class _Sums:
-    """All that is kept of the documents read by one set of teachers."""
+    """The sums over the documents read by one set of teachers."""
 
-    of_teacher: list[AlignSums]
+    by_teacher: list[AlignSums]
     fusion: FusionSums
 
     def add(self, rows: Sequence[Rows], common: Sequence[Rows]) -> None:
-        for sums, of_teacher in zip(self.of_teacher, rows):
-            sums.add_batch(of_teacher)
+        for sums, teacher_rows in zip(self.by_teacher, rows):
+            sums.add_batch(teacher_rows)
         self.fusion.add_batch(common)
 
 
@@ -75,7 +75,7 @@ def fit(
     settings: AlignSettings,
     progress: Progress,
 ) -> Fit:
-    """Every document is read once by every model, and once more where there are teachers of random weights."""
+    """Fit every source. Every model reads every document once; with random teachers, the student reads it again."""
     settings = settings.model_copy(update={"folds": split.folds})
     grouped = batches(split.fitted, settings.batch_tokens)
     stream = announced(grouped, FITTING, progress)
@@ -105,18 +105,19 @@ def fit(
         _check_common_rows(sums.fusion, settings)
     sources = {"projected": _source(sums, teachers, student, settings.projector), "identity": _identity(sums, student)}
     if randoms:
-        of_random = _empty(choices, split.folds, student, identity=False)
+        random_sums = _empty(choices, split.folds, student, identity=False)
         for batch in announced(grouped, READING_RANDOM, progress):
             batch_read = read(randoms, student, batch, settings)
-            of_random.add(batch_read.teachers, batch_read.common)
-        sources["random"] = _source(of_random, randoms, student, "ridge", quick=True)
+            random_sums.add(batch_read.teachers, batch_read.common)
+        sources["random"] = _source(random_sums, randoms, student, "ridge", quick=True)
     progress(FITTING, len(grouped), len(grouped))
     chosen = [{(k, n): c[k][n].overall for k in KINDS for n in range(layers_s)} for c in choices]
-    rows = sum(fold.n for fold in sums.of_teacher[0].pairing(KINDS[0], 0).features.fit())
+    rows = sum(fold.n for fold in sums.by_teacher[0].pairing(KINDS[0], 0).features.fit())
     return Fit(chosen, sources, rows)
 
 
 def _check_rows(samples: Sequence[Sample], settings: AlignSettings) -> None:
+    """Raise AlignError ``no-rows`` where a teacher has too few rows to fit on."""
     for sample in samples:
         if sum(sample.count(group) for group in sample.fit_groups) < 2 * sample.folds:
             raise AlignError(
@@ -133,7 +134,7 @@ def _check_rows(samples: Sequence[Sample], settings: AlignSettings) -> None:
 
 
 def _check_common_rows(fusion: FusionSums, settings: AlignSettings) -> None:
-    """Where the tokens of every teacher suffice, those that all of them read alike may still not."""
+    """Raise AlignError ``no-rows`` where all teachers together have no common rows, though each has enough alone."""
     pairing = next(iter(fusion.pairings.values()), None)
     if pairing is None or not sum(fold.n for fold in pairing.targets.fit()):
         raise AlignError(
@@ -159,11 +160,11 @@ def _source(
     for problem in ((kind, n) for kind in KINDS for n in range(len(student.geometry.kv_layers))):
         kind, layer = problem
         heads, width = target_shape(student.geometry, kind, layer)
-        pairings = [s.pairing(kind, layer) for s in sums.of_teacher]
+        pairings = [s.pairing(kind, layer) for s in sums.by_teacher]
         ridges = [crossfit_ridge(pairing, heads, quick) for pairing in pairings]
         source.maps[problem] = [
             _map(pairing, s.choices[kind][layer], ridge, teacher, kind, heads, projector)
-            for pairing, s, ridge, teacher in zip(pairings, sums.of_teacher, ridges, teachers)
+            for pairing, s, ridge, teacher in zip(pairings, sums.by_teacher, ridges, teachers)
         ]
         if len(teachers) == 1:
             weights = torch.ones(1, heads)
@@ -186,9 +187,9 @@ def _map(pairing, choice: Choice, ridge: CrossFit, teacher: LoadedModel, kind: s
 
 
 def _identity(sums: _Sums, student: LoadedModel) -> Source:
-    """The mean over the teachers of a ridge from each one's token embedding."""
+    """Fit a ridge from each teacher's token embedding; the source is their mean."""
     source = Source({}, {}, {})
-    for s in sums.of_teacher:
+    for s in sums.by_teacher:
         fits = identity_fits(s)
         for width, problems in s.identity_layers.items():
             pairing, first = s.identity(width), 0
@@ -200,8 +201,8 @@ def _identity(sums: _Sums, student: LoadedModel) -> Source:
                 channels = slice(first, first + ridge.heads * width)
                 first = channels.stop
                 penalty = float(ridge.penalties.log().mean().exp())
-                own = replace(everything, xy=everything.xy[:, channels])
-                w = head_maps.ridge(own, head_maps.absolute_penalty(own, penalty))
+                train = replace(everything, xy=everything.xy[:, channels])
+                w = head_maps.ridge(train, head_maps.absolute_penalty(train, penalty))
                 bias = means_y[channels] - w.T @ means_x
                 source.maps.setdefault(problem, []).append((w.float(), bias.float()))
                 source.mean[problem] = means_y[channels].float()

@@ -1,4 +1,4 @@
-"""Sums of single documents -> errors per layer and KV head, with standard errors and controls."""
+"""Compute errors per layer and KV head from sums of single documents, with standard errors and controls."""
 
 from collections.abc import Sequence
 
@@ -14,11 +14,11 @@ from kvlab.inject.prefix import Prefix, Reading
 from kvlab.results.function.data import CONTROLS, AttentionError, Projected
 from kvlab.shapes import KINDS, Geometry
 
-PARTS = (*KINDS, "both")  # what is replaced
+PARTS = (*KINDS, "both")  # the replaced part of the cache
 
 
 def attention_errors(documents: Sequence[Heard], student: Geometry) -> list[AttentionError]:
-    """RSS / TSS of the heads' outputs over all judged queries; TSS about the mean own output of these."""
+    """Return RSS / TSS of the heads' outputs over all judged queries; TSS about their mean own output."""
     n = sum(d.n for d in documents)
     names = list(documents[0].variants)
     unknown = (float("nan"), float("nan"))
@@ -41,11 +41,11 @@ def attention_errors(documents: Sequence[Heard], student: Geometry) -> list[Atte
             counts = torch.tensor([d.n for d in documents], dtype=torch.float64, device=tss.device)[:, None]
             for head in range(heads):
                 group = slice(head * tss.shape[1] // heads, (head + 1) * tss.shape[1] // heads)
-                of_group = {name: _ratio(rss[:, group], tss[:, group]) for name, rss in by_variant.items()}
+                errors_of = {name: _ratio(rss[:, group], tss[:, group]) for name, rss in by_variant.items()}
                 size = group.stop - group.start
                 kl = {name: _ratio(sums[:, group], counts.expand(-1, size)) for name, sums in divergence.items()}
-                numbers = (*of_group["projected"], *kl.get("projected", unknown))
-                controls = {name: of_group[name][0] for name in CONTROLS if name in of_group}
+                numbers = (*errors_of["projected"], *kl.get("projected", unknown))
+                controls = {name: errors_of[name][0] for name in CONTROLS if name in errors_of}
                 controls_kl = {name: kl[name][0] for name in CONTROLS if name in kl}
                 query_heads = (by_variant["projected"].sum(0) / tss.sum(0))[group].tolist()
                 errors.append(AttentionError(kind, layer, head, *numbers, controls, controls_kl, query_heads, n))
@@ -53,12 +53,12 @@ def attention_errors(documents: Sequence[Heard], student: Geometry) -> list[Atte
 
 
 def _varying(tss: torch.Tensor, energy: torch.Tensor) -> torch.Tensor:
-    """TSS [documents, heads]; not a number for a head that does not vary: what is left of its energy is rounding."""
+    """Return TSS [documents, heads], NaN for a head that does not vary: its variance is only rounding of its energy."""
     return tss.masked_fill(tss.sum(0) <= CONSTANT * energy, float("nan"))
 
 
 def _ratio(sums: torch.Tensor, counts: torch.Tensor) -> tuple[float, float]:
-    """[documents, several heads] each -> the ratio of the totals and its standard error."""
+    """Return the ratio of the totals and its standard error; both arguments are [documents, several heads]."""
     sums, counts = sums.sum(1, keepdim=True), counts.sum(1, keepdim=True)
     return float(sums.sum() / counts.sum()), float(metrics.jackknife(sums, counts)[0])
 
@@ -79,12 +79,12 @@ class ProjectionSums:
             mean = self.fit.sources["projected"].mean[problem].unflatten(0, target_shape(self.student, *problem))
             self.energy[problem] = self.energy.get(problem, 0.0) + own.square().sum((1, 2))
             self.tss.setdefault(problem, []).append((own - mean.unsqueeze(1).double()).square().sum((1, 2)))
-            for source, of_source in prefix.compared.items():
-                rss = (own - of_source[problem].double()).square().sum((1, 2))
+            for source, replacement in prefix.compared.items():
+                rss = (own - replacement[problem].double()).square().sum((1, 2))
                 self.rss.setdefault((source, problem), []).append(rss)
 
     def errors(self) -> list[Projected]:
-        found = []
+        rows = []
         for (kind, position), tss in self.tss.items():
             total = _varying(torch.stack(tss), self.energy[kind, position])  # [documents, H]
             sums = {source: torch.stack(r) for (source, problem), r in self.rss.items() if problem == (kind, position)}
@@ -92,7 +92,7 @@ class ProjectionSums:
             errors = {source: rss.sum(0) / total.sum(0) for source, rss in sums.items()}
             for head in range(total.shape[1]):
                 controls = {name: float(errors[name][head]) for name in CONTROLS if name in errors}
-                error, own_se = float(errors["projected"][head]), float(se[head])
+                error = float(errors["projected"][head])
                 layer = self.student.kv_layers[position]
-                found.append(Projected(kind, layer, head, error, own_se, controls, self.n))
-        return found
+                rows.append(Projected(kind, layer, head, error, float(se[head]), controls, self.n))
+        return rows

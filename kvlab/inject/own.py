@@ -1,4 +1,4 @@
-"""One plain forward of the student over a document: what everything else is compared with."""
+"""Run one plain forward of the student over a document: the reference for every variant."""
 
 from dataclasses import dataclass, replace
 
@@ -29,7 +29,7 @@ class Own:
     rotations: dict[Problem, Rotation]  # of this forward's positions; empty where keys are compared as cached
 
     def as_cached(self, problem: Problem, x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """What is compared, [H, N, D] for the steps ``rows`` [N] -> as this forward would have cached it there."""
+        """Convert compared keys or values [H, N, D] of the steps ``rows`` [N] to the form in which they are cached."""
         stored = self.stored[problem]
         if problem in self.rotations:
             turn = self.rotations[problem]
@@ -40,7 +40,7 @@ class Own:
 
 @torch.inference_mode()
 def read_own(student: LoadedModel, tokens: Tokens, pre_rope: bool) -> Own:
-    """Raises AlignError ``injection-state`` as ``check_cache``, ``keys-rotation-unknown`` as ``capture``."""
+    """Read a document with the student. Raises as ``check_cache`` and, ``keys-rotation-unknown``, as ``capture``."""
     sites = proof(student).sites if pre_rope else {}
     ids = torch.from_numpy(tokens.ids)[None].to(student.device)
     cache, watch = empty_cache(student), Watch()
@@ -61,10 +61,10 @@ def read_own(student: LoadedModel, tokens: Tokens, pre_rope: bool) -> Own:
 
 
 def check_cache(student: LoadedModel, cache) -> None:
-    """Raises AlignError ``injection-state`` for a student that carries more than keys and values from token to token.
+    """Raise AlignError ``injection-state`` for a student that carries more than keys and values from token to token.
 
-    A recurrent or convolution state, or the keys of an indexer, holds the prefix as well: with a projected cache
-    beside it, the continuation would still have read the student's own prefix.
+    A recurrent or convolution state, or the keys of an indexer, also holds the prefix. Beside a projected cache, the
+    continuation would still read the student's own prefix from it.
     """
     plain = (DynamicLayer, DynamicSlidingWindowLayer)
     others = sorted({type(layer).__name__ for layer in cache.layers if type(layer) not in plain})

@@ -1,4 +1,4 @@
-"""Can the student use the teachers' cache? From models and documents to the whole functional test."""
+"""Run a functional test, from models and documents to its result: can the student use the teachers' cache?"""
 
 import time as clock
 from collections.abc import Sequence
@@ -44,8 +44,8 @@ def judge(
 ) -> Injection:
     """Fit a map on most of the documents and try its cache on the others.
 
-    ``offline``: admit time rules that look ahead; every rule is evaluated on the prefix alone, so nothing of the
-    continuation is known, but a running student could not do it. For comparisons, and said in the result.
+    ``offline``: admit time rules that look ahead, for comparisons. Every rule is evaluated on the prefix alone and
+    knows nothing of the continuation, but a running student could not do it. The result says so.
     Raises AlignError ``rule-looks-ahead``, ``injection-state``, ``too-short`` and as ``split`` and ``fit``; Cancelled
     comes from ``progress``.
     """
@@ -63,7 +63,7 @@ def judge(
 
 @dataclass
 class _Work:
-    """One functional test under way."""
+    """The state of one running functional test."""
 
     teachers: Sequence[LoadedModel]
     student: LoadedModel
@@ -83,7 +83,7 @@ class _Work:
         self.started = clock.perf_counter()
         self.split = split(self.teachers, self.student, documents, calibration, self.settings, self.injection.documents)
         self.notes += self.split.notes
-        self.randoms, self.random_said = self._random_teachers()
+        self.randoms, self.random_note = self._random_teachers()
         self.models = Models(self.teachers, self.randoms, self.student, self.settings)
         self.fitted: Fit = fit(self.teachers, self.randoms, self.student, self.split, self.settings, self.progress)
         self.projection = ProjectionSums(self.fitted, self.student.geometry)
@@ -107,11 +107,11 @@ class _Work:
 
     @property
     def names(self) -> list[str]:
-        """The variants, the own cache first."""
+        """Return the variants, the own cache first."""
         return ["own", "projected", *(name for name in CONTROLS if name != "random" or self.randoms)]
 
     def inject(self) -> bool:
-        """All judged documents; False as soon as the own cache does not give the student's logits."""
+        """Continue all judged documents; stop with False when the own cache does not give the student's logits."""
         shares = sorted({self.injection.prefix, *self.injection.curve})
         self.used: list = []
         rows, cached = 0, 0
@@ -155,8 +155,8 @@ class _Work:
     def _continue_from(self, reading: Reading, prefix: Prefix, share: float) -> bool:
         trial = tried(self.student, reading.own, prefix, self.names, self.settings.batch_tokens)
         self.difference = max(self.difference, trial.difference)
-        for name, harmed in trial.damaged.items():
-            self.injected.setdefault((name, share), PerDocument()).found.append(harmed)
+        for name, damaged in trial.damaged.items():
+            self.injected.setdefault((name, share), PerDocument()).documents.append(damaged)
         return bool(trial.damaged)
 
     def _listen(self, reading: Reading, prefix: Prefix) -> None:
@@ -178,8 +178,8 @@ class _Work:
             self.timings["layer_swaps_s"] = self.swaps.budget.spent
 
     def swap_heads(self) -> None:
-        """Heads of the layers that matter, on as many documents as the budget allows: the first ones tell."""
-        if not self.injection.swap_layers or not self.swaps.found:
+        """Swap the heads of the worst layers, on as many documents as the budget allows; they are in random order."""
+        if not self.injection.swap_layers or not self.swaps.harmed:
             return
         if self.layers_swapped < len(self.used):
             self.notes.append(
@@ -190,7 +190,7 @@ class _Work:
                 )
             )
         geometry = self.student.geometry
-        layers = worst_layers(self.swaps.found, geometry, self.injection.swap_layers)
+        layers = worst_layers(self.swaps.harmed, geometry, self.injection.swap_layers)
         if len(layers) < len(geometry.kv_layers):
             self.notes.append(
                 Message(
@@ -224,11 +224,8 @@ class _Work:
 
     def continue_greedily(self) -> None:
         self.started = clock.perf_counter()
-        asked = [
-            (item, cut)
-            for item in self.split.judged
-            if (cut := greedy.prompt_cut(item.student, item.document)) is not None
-        ][: self.injection.texts]
+        cuts = [(item, greedy.prompt_cut(item.student, item.document)) for item in self.split.judged]
+        asked = [(item, cut) for item, cut in cuts if cut is not None][: self.injection.texts]
         if self.injection.texts and not asked:
             self.notes.append(
                 Message("No judged document has a prompt and something behind it, so none was continued greedily.")
@@ -256,7 +253,7 @@ class _Work:
                 "documents_fitted": len(self.split.fitted),
                 "calibration_documents": sum(not item.scored for item in self.split.fitted),
                 "rows_fitted": self.fitted.rows,
-                "random_teacher": self.random_said,
+                "random_teacher": self.random_note,
                 "offline": offline,
             },
             own={"largest_difference": self.difference, "tolerance": tolerance, "reproduces": reproduces},
@@ -284,11 +281,11 @@ class _Work:
 
     def _injected(self) -> list[Injected]:
         rows = []
-        for (name, share), of in sorted(self.injected.items(), key=lambda kv: (kv[0][1], self.names.index(kv[0][0]))):
-            projected = self.injected["projected", share]
-            damage = (*of.mean("kl"), *of.mean("delta_ce"), of.mean("same_choice")[0])
-            over_projected = (*of.less(projected, "kl"), *of.less(projected, "delta_ce"))
-            rows.append(Injected(name, share, *damage, *over_projected, n=of.n, documents=len(of)))
+        for name, share in sorted(self.injected, key=lambda key: (key[1], self.names.index(key[0]))):
+            variant, projected = self.injected[name, share], self.injected["projected", share]
+            damage = (*variant.mean("kl"), *variant.mean("delta_ce"), variant.mean("same_choice")[0])
+            over_projected = (*variant.less(projected, "kl"), *variant.less(projected, "delta_ce"))
+            rows.append(Injected(name, share, *damage, *over_projected, n=variant.n, documents=len(variant)))
         return rows
 
     def _cautions(self, offline: bool) -> list[Message]:

@@ -1,4 +1,4 @@
-"""One document cut in two: the prefix whose cache is replaced, and by what."""
+"""Cut a document in two, and build the rows that replace the cache of its prefix."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ from kvlab.shapes import KINDS, Geometry, Segment, Tokens
 
 @dataclass(frozen=True, eq=False)
 class Models:
-    """Everything that reads. ``randoms``: of the teachers' architectures, or none."""
+    """All models of the test. ``randoms``: of the teachers' architectures, or empty."""
 
     teachers: Sequence[LoadedModel]
     randoms: Sequence[LoadedModel]
@@ -35,7 +35,7 @@ class Models:
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """A judged document as the student read it, whole."""
+    """A judged document, and the student's own forward over all of it."""
 
     item: Item
     own: Own
@@ -45,8 +45,8 @@ class Reading:
 class Prefix:
     """The first ``cut`` student tokens and, of these, the replaced steps ``rows`` [N]; others keep the own cache.
 
-    ``compared[source][problem]`` [H, N, D] float32 as the maps give it; ``cached`` the same at the steps' positions,
-    rotated and in the model's number type.
+    ``compared[source][problem]`` [H, N, D] float32, the output of the maps; ``cached``: the same rotated to the steps'
+    positions, in the model's number type.
     """
 
     cut: int
@@ -55,7 +55,7 @@ class Prefix:
     cached: dict[str, dict[Problem, torch.Tensor]]
 
     def variant(self, name: str) -> Variant:
-        """The whole cache replaced by one source; nothing for "own"."""
+        """Return the variant that replaces the whole cache by one source; "own" replaces nothing."""
         return Variant(name, self.cached.get(name, {}))
 
 
@@ -65,21 +65,21 @@ def read_document(models: Models, item: Item) -> Reading:
 
 
 def cut_at(share: float, item: Item) -> int:
-    """How many tokens the prefix has: the beginning that another document has too, and ``share`` of the document's own.
+    """Count the tokens of the prefix: the beginning that another document shares, and ``share`` of the rest.
 
-    At least one of its own, and two are left to go on with; 0 where it has fewer than four.
+    Take at least one token of the rest and leave two to continue; return 0 where the rest has fewer than four.
     """
-    known = int(repeated_steps(item.student, item.repeated).sum())
-    own = len(item.student) - known
-    return known + max(1, min(round(share * own), own - 2)) if own >= 4 else 0
+    shared = int(repeated_steps(item.student, item.repeated).sum())
+    rest = len(item.student) - shared
+    return shared + max(1, min(round(share * rest), rest - 2)) if rest >= 4 else 0
 
 
 @torch.inference_mode()
 def prefix_of(models: Models, fit: Fit, reading: Reading, cut: int) -> Prefix | None:
-    """None where nothing in the prefix can be replaced: no teacher step, or sinks and special tokens alone.
+    """Build the prefix; None where it has nothing to replace: no teacher step, or only sinks and special tokens.
 
-    The teachers read what ends at or before the byte where the prefix ends, and no more: rotations that depend on the
-    length of the text (longrope, dynamic) would make another cache of the same bytes.
+    The teachers read only what ends at or before the last byte of the prefix: rotations that depend on the length of
+    the text (longrope, dynamic) would otherwise give another cache for the same bytes.
     """
     first = first_tokens(reading.item, cut, models.settings.time)
     picked = _picked(models, first)
@@ -91,11 +91,11 @@ def prefix_of(models: Models, fit: Fit, reading: Reading, cut: int) -> Prefix | 
     compared["identity"] = _identity(models, fit, captured, picked)
     if models.randoms:
         compared["random"] = _predicted(fit, "random", _captured(models.randoms, first, models.settings), picked)
-    return given(reading.own, models.student.geometry, cut, picked[0].student[1], compared)
+    return replaced_prefix(reading.own, models.student.geometry, cut, picked[0].student[1], compared)
 
 
 def _captured(readers: Sequence[LoadedModel], first: Item, settings: AlignSettings) -> list[CapturedBatch]:
-    """One forward each."""
+    """Capture the caches of the teachers with one forward each."""
     pre_rope = settings.keys == "pre-rope"
     return [finite(capture(reader, [tokens], pre_rope), reader) for reader, tokens in zip(readers, first.teachers)]
 
@@ -103,7 +103,7 @@ def _captured(readers: Sequence[LoadedModel], first: Item, settings: AlignSettin
 def with_controls(
     projected: dict[Problem, torch.Tensor], mean: dict[Problem, torch.Tensor], seed: int, tokens: Tokens, cut: int
 ) -> dict[str, dict[Problem, torch.Tensor]]:
-    """Return the projected rows [N, Q], and what controls make of them and of the student's mean [Q]."""
+    """Return the projected rows [N, Q], and the controls made from them and from the student's mean [Q]."""
     orders = _orders(seed, tokens, cut, len(next(iter(projected.values()))))
     sources = {"projected": projected}
     for name, rows in controls.ROWS.items():
@@ -111,42 +111,41 @@ def with_controls(
     return sources
 
 
-def given(
+def replaced_prefix(
     own: Own, student: Geometry, cut: int, rows: torch.Tensor, compared: dict[str, dict[Problem, torch.Tensor]]
 ) -> Prefix:
-    """The prefix of ``cut`` tokens with its steps ``rows`` [N] replaced by [N, Q] of every source."""
-    shaped = {
-        name: {p: x.unflatten(1, target_shape(student, *p)).transpose(0, 1) for p, x in of.items()}
-        for name, of in compared.items()
-    }
-    cached = {name: {p: own.as_cached(p, x, rows) for p, x in of.items()} for name, of in shaped.items()}
+    """Return the prefix of ``cut`` tokens with its steps ``rows`` [N] replaced by [N, Q] of every source."""
+    shaped, cached = {}, {}
+    for name, projected in compared.items():
+        shaped[name] = {p: x.unflatten(1, target_shape(student, *p)).transpose(0, 1) for p, x in projected.items()}
+        cached[name] = {p: own.as_cached(p, x, rows) for p, x in shaped[name].items()}
     return Prefix(cut, rows, shaped, cached)
 
 
 def _orders(seed: int, tokens: Tokens, cut: int, count: int) -> dict[str, torch.Tensor]:
-    """Keys in one order and values in another: attention does not see that both are permuted alike.
+    """Order keys and values differently: attention hardly notices a common permutation of both.
 
-    Where keys carry their positions along (compared as cached), a common order would even change nothing at all.
+    Where keys carry their positions along (compared as cached), a common order would change nothing at all.
     """
     random = np.random.default_rng([seed, cut, len(tokens)])
     return {kind: torch.from_numpy(random.permutation(count)) for kind in KINDS}
 
 
 def _picked(models: Models, first: Item) -> list[Picked] | None:
-    """Of each teacher, its steps for the replaced rows."""
-    maps = list(zip(first.teachers, [first.student] * len(first.maps), first.maps))
-    parts = [row_parts(*of_teacher, True, models.settings) for of_teacher in maps]
+    """Pick the steps of each teacher for the replaced rows; None where there are no such rows."""
+    maps = [(teacher, first.student, time_map) for teacher, time_map in zip(first.teachers, first.maps)]
+    parts = [row_parts(*teacher_map, True, models.settings) for teacher_map in maps]
     usable = common_parts(parts)
     steps = np.sort(np.concatenate([usable[FIT_AND_SCORE], usable[SCORE_ONLY]]))
     if not len(steps):
         return None
-    return [pick([of_teacher], [steps], models.student.device) for of_teacher in maps]
+    return [pick([teacher_map], [steps], models.student.device) for teacher_map in maps]
 
 
 def first_tokens(item: Item, cut: int, time: str) -> Item:
-    """The first ``cut`` student tokens, what each teacher has read of the same bytes, and the maps between them.
+    """Cut the item to the first ``cut`` student tokens and the teachers' tokens of the same bytes, with new time maps.
 
-    The whole cache of these is handed over, a beginning that other documents have too included.
+    The whole cache of these is replaced, including a beginning that other documents share.
     """
     student = item.student.first(cut)
     end = int(student.spans[-1, 1])
@@ -159,15 +158,15 @@ def first_tokens(item: Item, cut: int, time: str) -> Item:
 def _predicted(
     fit: Fit, source: str, captured: Sequence[CapturedBatch], picked: Sequence[Picked]
 ) -> dict[Problem, torch.Tensor]:
-    """[N, Q] of every kind and layer."""
+    """Predict [N, Q] of every kind and layer."""
     features_of, predicted = {}, {}
     for problem in fit.layers[0]:
         features = []
-        for number, (of_teacher, rows, layers) in enumerate(zip(captured, picked, fit.layers)):
+        for number, (teacher_cache, rows, layers) in enumerate(zip(captured, picked, fit.layers)):
             kind = problem[0]
             if (number, kind, layers[problem]) not in features_of:
-                read = of_teacher.features(kind)
-                steps = [rows.features(read[layer]) for layer in layers[problem]]
+                by_layer = teacher_cache.features(kind)
+                steps = [rows.features(by_layer[layer]) for layer in layers[problem]]
                 features_of[number, kind, layers[problem]] = torch.cat(steps, dim=1)
             features.append(features_of[number, kind, layers[problem]])
         predicted[problem] = fit.sources[source].predict(problem, features)
@@ -175,10 +174,10 @@ def _predicted(
 
 
 def _identity(
-    models: Models, fit: Fit, read: Sequence[CapturedBatch], picked: Sequence[Picked]
+    models: Models, fit: Fit, captured: Sequence[CapturedBatch], picked: Sequence[Picked]
 ) -> dict[Problem, torch.Tensor]:
-    embedded = [
-        rows.features(teacher.model.get_input_embeddings()(captured.ids).float().unsqueeze(1))
-        for teacher, captured, rows in zip(models.teachers, read, picked)
-    ]
+    embedded = []
+    for teacher, teacher_cache, rows in zip(models.teachers, captured, picked):
+        embeddings = teacher.model.get_input_embeddings()(teacher_cache.ids)
+        embedded.append(rows.features(embeddings.float().unsqueeze(1)))
     return {problem: fit.sources["identity"].predict(problem, embedded) for problem in fit.layers[0]}

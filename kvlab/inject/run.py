@@ -1,4 +1,4 @@
-"""Carry out a functional test in its folder and write its result."""
+"""Run a functional test in its folder and write its result."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,12 +24,12 @@ def compute(
 ) -> Injection:
     """Load all models through the cache and try the projected cache on the student. Raises as ``judge``."""
     teachers, student = load(request, cache, progress)
-    given = digest(documents)
+    prompts_digest = digest(documents)
     documents, calibration = prepared(request, documents)
     injection = judge(
         teachers, student, documents, request.settings, request.injection, calibration, request.markers, progress
     )
-    return replace(injection, prompts=request.prompts, data={**injection.data, "documents_sha256": given})
+    return replace(injection, prompts=request.prompts, data=injection.data | {"documents_sha256": prompts_digest})
 
 
 REPORT_NAME = "function.html"
@@ -43,7 +43,7 @@ def test(folder: Path, progress: Progress, cache: ModelCache) -> None:
 
 
 def write(injection: Injection, folder: Path, language: str = DEFAULT) -> None:
-    """The numbers and a report; beside an analysis of the same request, its report gets a section of this one."""
+    """Write the numbers and a report. An analysis of the same request in this folder gets a section of the report."""
     data.write(injection, folder)
     (folder / REPORT_NAME).write_text(function_html(injection, language), encoding="utf-8")
     if (folder / results.JSON_NAME).exists():

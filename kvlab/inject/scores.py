@@ -1,4 +1,4 @@
-"""Scores of an injection: KL and cross-entropy per token with standard errors, and how well errors rank the damage."""
+"""Score an injection: KL and cross-entropy per token with standard errors, and how well errors rank the damage."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Damaged:
 
 @torch.inference_mode()
 def damage(own: torch.Tensor, variant: torch.Tensor, tokens: Tokens, cut: int) -> Damaged:
-    """``own``, ``variant`` [T - cut, V]: logits of the tokens from ``cut`` on, each predicting the one after it.
+    """Compare ``own`` and ``variant`` [T - cut, V]: logits of the tokens from ``cut`` on, each predicting the next one.
 
     KL(own || variant) = sum p_own (log p_own - log p_variant), and the cross-entropy of the text's next token, variant
-    less own; special tokens are not predicted.
+    minus own. Predictions of special tokens do not count.
     """
     predicted = ~torch.from_numpy(tokens.special[cut + 1 :]).to(own.device)
     following = torch.from_numpy(tokens.ids[cut + 1 :]).to(own.device)[predicted]
@@ -44,27 +44,28 @@ def damage(own: torch.Tensor, variant: torch.Tensor, tokens: Tokens, cut: int) -
 class PerDocument:
     """The damage of one variant on every document, in order."""
 
-    found: list[Damaged] = field(default_factory=list)
+    documents: list[Damaged] = field(default_factory=list)
 
     def __len__(self) -> int:
-        return len(self.found)
+        return len(self.documents)
 
     @property
     def n(self) -> int:
-        return sum(d.n for d in self.found)
+        return sum(d.n for d in self.documents)
 
     def mean(self, name: str) -> tuple[float, float]:
-        """Per token over all documents, and its standard error."""
-        return per_token([getattr(d, name) for d in self.found], [d.n for d in self.found])
+        """Return the value per token over all documents, and its standard error."""
+        return per_token([getattr(d, name) for d in self.documents], [d.n for d in self.documents])
 
     def less(self, other: PerDocument, name: str) -> tuple[float, float]:
-        """The difference to another variant on the same documents, and its standard error."""
-        differences = [getattr(a, name) - getattr(b, name) for a, b in zip(self.found, other.found, strict=True)]
-        return per_token(differences, [d.n for d in self.found])
+        """Return the difference to another variant on the same documents, and its standard error."""
+        pairs = zip(self.documents, other.documents, strict=True)
+        differences = [getattr(a, name) - getattr(b, name) for a, b in pairs]
+        return per_token(differences, [d.n for d in self.documents])
 
 
 def per_token(sums: list[float], counts: list[int]) -> tuple[float, float]:
-    """Sum of sums over sum of counts, and its standard error by jackknife over documents."""
+    """Return the sum of sums over the sum of counts, and its standard error by jackknife over documents."""
     total, n = (torch.tensor(x, dtype=torch.float64)[:, None] for x in (sums, counts))
     if not len(total):
         return float("nan"), float("nan")
@@ -72,19 +73,21 @@ def per_token(sums: list[float], counts: list[int]) -> tuple[float, float]:
 
 
 def mean_of(values: list[float]) -> tuple[float, float]:
-    """The mean over documents and its standard error, not a number of fewer than ``LEAST_FOLDS``."""
+    """Return the mean over documents and its standard error, NaN with fewer than ``LEAST_FOLDS``."""
     n = len(values)
     if not n:
         return float("nan"), float("nan")
     mean = sum(values) / n
-    return mean, sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n) if n >= metrics.LEAST_FOLDS else float("nan")
+    if n < metrics.LEAST_FOLDS:
+        return mean, float("nan")
+    return mean, sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n)
 
 
 BOTH_KINDS = "both kinds"
 
 
 def spearman(a: Sequence[float], b: Sequence[float]) -> float:
-    """Pearson's correlation of the ranks, ties sharing their mean rank; NaN of fewer than 3, constant or not finite."""
+    """Correlate the ranks (Pearson), ties sharing their mean rank; NaN if fewer than 3, constant or not finite."""
     if len(a) < 3 or not np.isfinite([a, b]).all():
         return float("nan")
     ranks = [_ranks(np.asarray(x, dtype=np.float64)) for x in (a, b)]
@@ -102,16 +105,16 @@ def _ranks(x: np.ndarray) -> np.ndarray:
 def correlations(
     swaps: Sequence[Swap], projection: Sequence[Projected], attention: Sequence[AttentionError]
 ) -> list[Correlation]:
-    """Of both errors with both damages, for K heads, V heads and all of them."""
-    of_head = {(s.kind, s.layer, s.head): s for s in swaps if s.head is not None and s.kind in KINDS}
-    found = []
+    """Correlate each error with each damage, for K heads, V heads and all of them."""
+    by_head = {(s.kind, s.layer, s.head): s for s in swaps if s.head is not None and s.kind in KINDS}
+    rows = []
     for name, cells in (("projection", projection), ("attention", attention)):
-        errors = {at: c.error for c in cells if (at := (c.kind, c.layer, c.head)) in of_head}
+        errors = {at: c.error for c in cells if (at := (c.kind, c.layer, c.head)) in by_head}
         for kind in (*KINDS, BOTH_KINDS):
-            # A head that does not vary has no error, and so no rank.
+            # A head that does not vary has no error, hence no rank.
             places = [at for at, error in errors.items() if kind in (at[0], BOTH_KINDS) and isfinite(error)]
             for damage in ("kl", "delta_ce"):
-                rho = spearman([errors[at] for at in places], [getattr(of_head[at], damage) for at in places])
+                rho = spearman([errors[at] for at in places], [getattr(by_head[at], damage) for at in places])
                 if places:
-                    found.append(Correlation(kind, name, damage, rho, len(places)))
-    return found
+                    rows.append(Correlation(kind, name, damage, rho, len(places)))
+    return rows

@@ -1,4 +1,4 @@
-"""Documents -> those a map is fitted on, and those it is judged on: never the same text."""
+"""Split documents into those a map is fitted on and those it is judged on; no text is in both."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -33,9 +33,9 @@ def split(
     settings: AlignSettings,
     most: int,
 ) -> Split:
-    """One fold of the documents is judged, ``most`` of them; the others, and ``calibration``, are fitted on.
+    """Choose one fold of the documents to judge, at most ``most``; fit on the others and on ``calibration``.
 
-    The judged ones are in random order: where a budget ends early, those before it still stand for all.
+    Judged documents are in random order: if a budget ends early, those before it are still a fair sample.
     Raises AlignError ``nothing-to-fit`` and as ``Reader``.
     """
     reader = Reader(teachers, student, documents, calibration, settings)

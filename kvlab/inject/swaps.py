@@ -1,4 +1,4 @@
-"""One layer's, then one head's, keys or values of the prefix replaced and nothing else: which damage does what."""
+"""Replace keys or values of the prefix in one layer, then in one head, and nothing else; measure the damage of each."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from kvlab.inject.scores import PerDocument, damage
 from kvlab.results.function.data import Swap
 from kvlab.shapes import KINDS, Geometry
 
-SOURCES = ("projected", "mean")  # the mean is the control: the part is there, and says nothing
+SOURCES = ("projected", "mean")  # the mean is the control: the part is there but carries no information
 Place = tuple[str, int, int | None]  # "key" | "value" | "both", position of the layer, head or None for all
 
 
 @dataclass
 class Budget:
-    """What swaps may take; None: without limit."""
+    """The limits of all swaps; None: no limit."""
 
     seconds: float | None
     forwards: int | None
@@ -27,7 +27,7 @@ class Budget:
     used: int = 0  # forwards
 
     def over(self, share: float = 1.0) -> bool:
-        """Whether ``share`` of it is used up: whole layers get a half, so that something is left for their heads."""
+        """Return whether ``share`` of it is used up; whole layers get a half and leave the rest to single heads."""
         late = self.seconds is not None and self.spent >= share * self.seconds
         return late or (self.forwards is not None and self.used >= share * self.forwards)
 
@@ -45,42 +45,42 @@ def head_places(student: Geometry, layers: Sequence[int]) -> list[Place]:
     ]
 
 
-def worst_layers(found: dict[tuple[str, Place], PerDocument], student: Geometry, most: int) -> list[int]:
-    """The layers whose replacement costs most (KL, keys and values together), in their own order."""
-    cost = {n: found["projected", ("both", n, None)].mean("kl")[0] for n in range(len(student.kv_layers))}
+def worst_layers(harmed: dict[tuple[str, Place], PerDocument], student: Geometry, most: int) -> list[int]:
+    """Return the layers whose replacement costs most (KL, keys and values together), in the order of layers."""
+    cost = {n: harmed["projected", ("both", n, None)].mean("kl")[0] for n in range(len(student.kv_layers))}
     return sorted(sorted(cost, key=cost.get, reverse=True)[:most])
 
 
 class Swaps:
-    """The damage of every swap, document by document; ``found[source, place]``."""
+    """The damage of every swap, document by document; ``harmed[source, place]``."""
 
     def __init__(self, models: Models, budget: Budget):
         self.models, self.budget = models, budget
-        self.found: dict[tuple[str, Place], PerDocument] = {}
+        self.harmed: dict[tuple[str, Place], PerDocument] = {}
 
     def add(self, reading: Reading, prefix: Prefix, places: Sequence[Place]) -> None:
-        """Several swaps a forward: each is a row of the batch, beside the own cache that they are compared with."""
+        """Run several swaps per forward: each is a row of the batch, beside the own cache as their reference."""
         started = clock.perf_counter()
         wanted = [(source, place) for place in places for source in SOURCES]
         tokens = reading.own.tokens
         at_once = max(1, self.models.settings.batch_tokens // len(tokens) - 1)
         for first in range(0, len(wanted), at_once):
             some = wanted[first : first + at_once]
-            variants = [Variant("own"), *(_variant(prefix, *which) for which in some)]
+            variants = [Variant("own"), *(_variant(prefix, source, place) for source, place in some)]
             logits = continued(self.models.student, reading.own, prefix.cut, prefix.rows, variants)
             self.budget.used += 1
-            for which, of_swap in zip(some, logits[1:]):
-                harmed = damage(logits[0], of_swap, tokens, prefix.cut)
-                self.found.setdefault(which, PerDocument()).found.append(harmed)
+            for swap, swap_logits in zip(some, logits[1:]):
+                damaged = damage(logits[0], swap_logits, tokens, prefix.cut)
+                self.harmed.setdefault(swap, PerDocument()).documents.append(damaged)
         self.budget.spent += clock.perf_counter() - started
 
     def results(self) -> list[Swap]:
         student, swaps = self.models.student.geometry, []
-        for source, place in self.found:
+        for source, place in self.harmed:
             if source != "projected":
                 continue
             kind, position, head = place
-            projected, mean = (self.found[name, place] for name in SOURCES)
+            projected, mean = (self.harmed[name, place] for name in SOURCES)
             numbers = (*projected.mean("kl"), *projected.mean("delta_ce"), *mean.mean("kl"), *mean.mean("delta_ce"))
             swaps.append(
                 Swap(kind, student.kv_layers[position], head, *numbers, n=projected.n, documents=len(projected))

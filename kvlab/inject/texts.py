@@ -1,4 +1,4 @@
-"""A prompt continued greedily from its own cache, from replaced ones, and from nothing."""
+"""Continue a prompt greedily from its own cache, from replaced caches, and from nothing."""
 
 from collections.abc import Sequence
 from difflib import SequenceMatcher
@@ -21,7 +21,7 @@ NO_PREFIX = "none"
 
 
 def prompt_cut(tokens: Tokens, document: Document) -> int | None:
-    """How many tokens of the prompt are cached: all but its last, which is fed. None where there is no such prompt."""
+    """Count the cached tokens of the prompt: all but its last, which is fed. None where there is no such prompt."""
     prompt = [place for place, part in enumerate(document.segments) if part.name == "prompt"]
     inside = np.flatnonzero(np.isin(segment_of(tokens, document.segments), prompt)) if prompt else []
     return int(inside[-1]) if len(inside) and 0 < inside[-1] < len(tokens) - 1 else None
@@ -31,13 +31,13 @@ def prompt_cut(tokens: Tokens, document: Document) -> int | None:
 def continuations(
     student: LoadedModel, reading: Reading, prefix: Prefix, names: Sequence[str], most: int, markers: Markers
 ) -> Text:
-    """``names``: the variants, "own" first; "none" is added: the special tokens at the start and the prompt's last."""
+    """Continue the variants ``names``, "own" first, and "none": special tokens at the start and the prompt's last."""
     own, cut = reading.own, prefix.cut
     cache = prefix_cache(student, own, cut, prefix.rows, [prefix.variant(name) for name in names])
-    found = dict(zip(names, _greedy(student, cache, own.ids[:, cut : cut + 1].expand(len(names), -1), most)))
+    continued = dict(zip(names, _greedy(student, cache, own.ids[:, cut : cut + 1].expand(len(names), -1), most)))
     content = np.flatnonzero(~own.tokens.special)
     start = [*range(int(content[0]) if len(content) else 0), cut]
-    (found[NO_PREFIX],) = _greedy(student, empty_cache(student), own.ids[:, start], most)
+    (continued[NO_PREFIX],) = _greedy(student, empty_cache(student), own.ids[:, start], most)
     document = reading.item.document
     expected = _expected(document, markers)
     text = document.text.encode()[: int(own.tokens.spans[cut, 1])].decode(errors="replace")
@@ -45,16 +45,16 @@ def continuations(
         document.id,
         text,
         expected,
-        [_shown(student, name, ids, found[names[0]], expected, markers) for name, ids in found.items()],
+        [_shown(student, name, ids, continued[names[0]], expected, markers) for name, ids in continued.items()],
     )
 
 
 def _greedy(student: LoadedModel, cache, ids: torch.Tensor, most: int) -> list[list[int]]:
-    """Ids [B, T] that go on from a cache -> the most likely next tokens of each row, up to the end of the text."""
+    """Continue ids [B, T] from a cache; return the most likely next tokens of each row, up to the end of the text."""
     ends = student.model.generation_config.eos_token_id
     ends = set(ends if isinstance(ends, list) else [ends]) | {student.tokenizer.eos_token_id}
-    made: list[list[int]] = [[] for _ in ids]
-    ended = [False] * len(made)
+    continued: list[list[int]] = [[] for _ in ids]
+    ended = [False] * len(continued)
     limit = student.geometry.max_positions
     for _ in range(most):
         if limit is not None and cache.get_seq_length() + ids.shape[1] > limit:
@@ -65,11 +65,11 @@ def _greedy(student: LoadedModel, cache, ids: torch.Tensor, most: int) -> list[l
         for b, token in enumerate(chosen.tolist()):
             ended[b] = ended[b] or token in ends
             if not ended[b]:
-                made[b].append(token)
+                continued[b].append(token)
         if all(ended):
             break
         ids = chosen[:, None]
-    return made
+    return continued
 
 
 def _shown(
@@ -88,7 +88,7 @@ def _shown(
 
 
 def differing(own: Sequence[int], other: Sequence[int]) -> list[bool]:
-    """Per token of ``other``: in no run of tokens that it shares with ``own``, in order."""
+    """Return per token of ``other`` whether it lies outside all runs of tokens shared with ``own``, in order."""
     differs = [True] * len(other)
     for block in SequenceMatcher(None, own, other, autojunk=False).get_matching_blocks():
         differs[block.b : block.b + block.size] = [False] * block.size
@@ -96,7 +96,7 @@ def differing(own: Sequence[int], other: Sequence[int]) -> list[bool]:
 
 
 def _expected(document: Document, markers: Markers) -> str | None:
-    """The answer of the document, without the marker that announces it."""
+    """Return the answer of the document, without its marker."""
     answers = [part for part in document.segments if part.name == "answer"]
     if not answers:
         return None
@@ -105,18 +105,20 @@ def _expected(document: Document, markers: Markers) -> str | None:
 
 
 def accuracies(texts: Sequence[Text]) -> list[Accuracy]:
-    """Share of right answers of each variant, beside the own cache's on the same documents."""
-    judged = [{c.variant: c for c in text.continuations} for text in texts]
-    found = []
-    for variant in judged[0] if judged else []:
-        asked = [of for of in judged if of[variant].right is not None]
-        right = [float(of[variant].right) for of in asked]
-        less = [float(of[variant].right) - float(of["own"].right) for of in asked]
-        same, _ = mean_of([_before_difference(of["own"].tokens, of[variant].tokens) for of in judged])
-        found.append(Accuracy(variant, *mean_of(right), *mean_of(less), same_tokens=same, documents=len(asked)))
-    return found
+    """Compute the share of right answers of each variant, beside the own cache's on the same documents."""
+    by_text = [{c.variant: c for c in text.continuations} for text in texts]
+    rows = []
+    for variant in by_text[0] if by_text else []:
+        asked = [variants for variants in by_text if variants[variant].right is not None]
+        right = [float(variants[variant].right) for variants in asked]
+        less = [float(variants[variant].right) - float(variants["own"].right) for variants in asked]
+        agreed = [_before_difference(variants["own"].tokens, variants[variant].tokens) for variants in by_text]
+        same, _ = mean_of(agreed)
+        rows.append(Accuracy(variant, *mean_of(right), *mean_of(less), same_tokens=same, documents=len(asked)))
+    return rows
 
 
 def _before_difference(own: Sequence[str], other: Sequence[str]) -> float:
+    """Return the share of the own continuation before the first token that differs."""
     agreed = next((n for n, (a, b) in enumerate(zip(own, other)) if a != b), min(len(own), len(other)))
     return agreed / len(own) if own else float(not other)

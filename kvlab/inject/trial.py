@@ -1,4 +1,4 @@
-"""One document continued from its own cache and from replaced ones."""
+"""Continue one document from its own cache and from replaced caches."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,9 +17,10 @@ TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 @dataclass(frozen=True)
 class Trial:
-    """``difference``: of the own cache's logits from the plain forward, relative to the largest; inf where not finite.
+    """The result of one document.
 
-    ``damaged``: by variant; none where the own cache does not reproduce the logits.
+    ``difference``: of the own cache's logits from the plain forward, relative to the largest; inf where not finite.
+    ``damaged``: by variant; empty where the own cache does not reproduce the logits.
     """
 
     difference: float
@@ -27,7 +28,7 @@ class Trial:
 
 
 def tried(student: LoadedModel, own: Own, prefix: Prefix, names: Sequence[str], batch_tokens: int) -> Trial:
-    """``names``: of the variants, "own" first; at most ``batch_tokens`` tokens in one forward."""
+    """Continue every variant. ``names``: the variants, "own" first; at most ``batch_tokens`` tokens per forward."""
     at_once, logits = max(1, batch_tokens // len(own.tokens)), []
     for first in range(0, len(names), at_once):
         variants = [prefix.variant(name) for name in names[first : first + at_once]]
@@ -36,7 +37,7 @@ def tried(student: LoadedModel, own: Own, prefix: Prefix, names: Sequence[str], 
     difference = float((logits[0].float() - plain).abs().max() / plain.abs().max())
     if not difference <= TOLERANCE[student.dtype]:
         return Trial(difference if difference == difference else float("inf"), {})
-    # The own cache is compared with the plain forward, the others with the own cache.
-    against = [plain, *[logits[0]] * (len(names) - 1)]
-    pairs = zip(names, against, logits)
-    return Trial(difference, {name: damage(a, of, own.tokens, prefix.cut) for name, a, of in pairs})
+    # Compare the own cache with the plain forward, and all others with the own cache.
+    references = [plain, *[logits[0]] * (len(names) - 1)]
+    damaged = {name: damage(a, b, own.tokens, prefix.cut) for name, a, b in zip(names, references, logits)}
+    return Trial(difference, damaged)

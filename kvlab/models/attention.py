@@ -1,7 +1,7 @@
-"""A model and tokens -> how much each document's observer queries look at each of its steps, per KV head.
+"""Measure how much each document's observer queries attend to each of its steps, per KV head.
 
-No model is known by name: with eager attention every decoder of transformers hands its probabilities out of its
-attention modules, where a hook reduces them at once, so that one layer's [B, heads, T, T] is held at a time.
+Nothing here knows a model by name: with eager attention every decoder of transformers returns its probabilities from
+its attention modules. A hook reduces them at once, so that only one layer's [B, heads, T, T] is in memory.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,19 +23,19 @@ OBSERVERS = 8  # alpha of R-KV, Cai et al. 2025, §4.1
 
 
 def observers(tokens: Tokens, segments: Sequence[Segment] = ()) -> np.ndarray:
-    """Rows [A] of the tokens that look: the answer's, as in KaVa; without one the last 8 of the content, as in R-KV."""
+    """Return the rows [A] of the observers: the answer (KaVa), or without one the last 8 of the content (R-KV)."""
     answers = [place for place, part in enumerate(segments) if part.name == "answer"]
-    of_answer = np.flatnonzero(np.isin(segment_of(tokens, segments), answers))
-    return of_answer if len(of_answer) else np.flatnonzero(~tokens.special)[-OBSERVERS:]
+    answer_rows = np.flatnonzero(np.isin(segment_of(tokens, segments), answers))
+    return answer_rows if len(answer_rows) else np.flatnonzero(~tokens.special)[-OBSERVERS:]
 
 
 @torch.inference_mode()
 def observed_attention(loaded: LoadedModel, batch: list[Tokens], observers: Sequence[np.ndarray]) -> list[torch.Tensor]:
-    """Per cached layer [B, H, T]: the mean probability that a document's ``observers`` (row numbers) put on each step.
+    """Return per cached layer [B, H, T] the mean probability that ``observers`` (row numbers) put on each step.
 
     Query heads that share a KV head are averaged. Zero on padding, and everywhere for a document without observers.
     On the model's device, in float32; holds the batch's T x T probabilities of one layer. Raises AlignError
-    ``attention-unavailable`` for a model that does not show them.
+    ``attention-unavailable`` for a model that does not return them.
     """
     ids = pad_sequence([torch.from_numpy(tokens.ids) for tokens in batch], batch_first=True).to(loaded.device)
     lengths = torch.tensor([len(tokens) for tokens in batch], device=loaded.device)
@@ -47,14 +47,14 @@ def observed_attention(loaded: LoadedModel, batch: list[Tokens], observers: Sequ
 
     with loaded.lock, eager(loaded.model), hearing(loaded.model, ids.shape[1], hear):
         cache = cache_names.returned(loaded.model.base_model(input_ids=ids, attention_mask=mask, use_cache=True))
-    found = []
+    by_layer = []
     for layer in loaded.geometry.kv_layers:
         heads = cache.layers[layer].keys.shape[1]
         if layer not in seen or seen[layer].shape[1] % heads:
             remedy = Message("choose a time rule that needs no attention, such as --time floor")
             raise unavailable(loaded, layer, remedy)
-        found.append(seen[layer].unflatten(1, (heads, -1)).mean(dim=2))
-    return found
+        by_layer.append(seen[layer].unflatten(1, (heads, -1)).mean(dim=2))
+    return by_layer
 
 
 @contextmanager
@@ -72,7 +72,7 @@ def hearing(model: PreTrainedModel, length: int, hear: Callable[[int, torch.Tens
 
 
 def unavailable(loaded: LoadedModel, layer: int, remedy: Message) -> AlignError:
-    """Return the error of a layer that did not hand out its probabilities."""
+    """Return the error of a layer that did not return its probabilities."""
     return AlignError(
         "attention-unavailable",
         expected=Message("attention probabilities from layer {layer} of {name}", layer=layer, name=loaded.name),
@@ -82,14 +82,14 @@ def unavailable(loaded: LoadedModel, layer: int, remedy: Message) -> AlignError:
 
 
 def _mean_of(probabilities: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
-    """[heads, T, T] -> [heads, T]; zero without rows."""
+    """Return the mean over ``rows``, [heads, T, T] -> [heads, T]; zero without rows."""
     chosen = probabilities[:, torch.as_tensor(rows, dtype=torch.int64, device=probabilities.device)].float()
     return chosen.sum(dim=1) / max(len(rows), 1)
 
 
 @contextmanager
 def eager(model: PreTrainedModel) -> Iterator[None]:
-    """The model with eager attention, which alone computes probabilities; its own is given back."""
+    """Switch the model to eager attention, which alone computes probabilities; restore its own afterwards."""
     before = _implementations(model.config)
     if before[""] != "eager":
         model.set_attn_implementation("eager")
@@ -101,7 +101,7 @@ def eager(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _implementations(config: PreTrainedConfig) -> dict:
-    """The attention implementation of a configuration ("") and, nested, of its parts that have one."""
-    parts = {name: part for name in config.sub_configs if (part := getattr(config, name, None)) is not None}
-    nested = {name: found for name, part in parts.items() if (found := _implementations(part))[""] is not None}
-    return {"": config._attn_implementation} | nested
+    """Return the attention implementation of a configuration ("") and, nested, of its parts that have one."""
+    parts = {name: getattr(config, name, None) for name in config.sub_configs}
+    nested = {name: _implementations(part) for name, part in parts.items() if part is not None}
+    return {"": config._attn_implementation} | {name: part for name, part in nested.items() if part[""] is not None}

@@ -1,6 +1,6 @@
-"""The names that transformers gives a model's KV cache: ``cache`` in new versions (5.24), ``past_key_values`` before.
+"""Find the name of a model's KV cache in transformers: ``cache`` in new versions (5.24), ``past_key_values`` before.
 
-Reading or passing the old name warns in the new versions, which will drop it; the new name is unknown to the old ones.
+New versions warn about the old name and will drop it; old versions do not know the new name.
 """
 
 import inspect
@@ -14,17 +14,17 @@ NAMES = ("cache", "past_key_values")
 
 
 def argument(model: nn.Module) -> str | None:
-    """The parameter of the model's forward that takes a cache; None for a model that has none."""
+    """Return the parameter of the model's forward that takes a cache; None for a model without one."""
     parameters = inspect.signature(type(model).forward).parameters
     return next((name for name in NAMES if name in parameters), None)
 
 
 def passing(model: nn.Module, cache: Cache | None) -> dict[str, Any]:
-    """The keyword arguments with which ``model`` fills ``cache``."""
+    """Return the keyword arguments with which ``model`` fills ``cache``."""
     return {argument(model) or NAMES[-1]: cache, "use_cache": True}
 
 
 def returned(output: ModelOutput) -> Cache | None:
-    """The cache that a model's output holds, if it holds one."""
+    """Return the cache in a model's output, if there is one."""
     fields = {name: value for name, value in output.items() if name in NAMES}
     return next(iter(fields.values()), None)

@@ -1,6 +1,6 @@
-"""A model and tokens -> KV, with the rotation of the keys undone.
+"""Capture the keys and values of tokens, with the rotation of the keys undone.
 
-``rotation.py`` finds and undoes a rotation; ``proofs.py`` proves once per loaded model that it is undone rightly.
+``rotation.py`` finds and undoes a rotation; ``proofs.py`` proves once per loaded model that the result is right.
 """
 
 from dataclasses import dataclass
@@ -32,10 +32,10 @@ class CapturedBatch:
         return self.keys if kind == "key" else self.values
 
     def features(self, kind: str) -> list[torch.Tensor]:
-        """What a map for ``kind`` is fitted from, per cached layer: the keys or values [B, H, T, D].
+        """Return the features of a map for ``kind``, per cached layer: the keys or values [B, H, T, D].
 
-        A latent holds the keys and the values of all heads at once, so both kinds are fitted from the whole cache,
-        latent and rotary part side by side: [B, 1, T, Dk + Dv].
+        A latent holds the keys and the values of all heads, so both kinds use the whole cache, latent and rotary part
+        side by side: [B, 1, T, Dk + Dv].
         """
         return [self._features(kind, layer) for layer in range(len(self.keys))]
 
@@ -45,14 +45,14 @@ class CapturedBatch:
         return self.of(kind)[layer]
 
     def side_by_side(self, kind: str, layers: tuple[int, ...]) -> torch.Tensor:
-        """The heads of several cached layers: [B, len(layers) * H, T, D]; as one head where their widths differ."""
+        """Return the heads of several cached layers [B, len(layers) * H, T, D]; as one head where widths differ."""
         chosen = [self._features(kind, layer) for layer in layers]
         if len({x.shape[-1] for x in chosen}) > 1:
             chosen = [torch.cat([x.transpose(1, 2).flatten(2).unsqueeze(1) for x in chosen], dim=-1)]
         return torch.cat(chosen, dim=1)
 
     def document(self, b: int) -> KV:
-        """One document without its padding."""
+        """Return one document without its padding."""
         length = len(self.tokens[b])
         return KV(
             keys=[k[b, :, :length] for k in self.keys],
@@ -64,11 +64,10 @@ class CapturedBatch:
 
 @torch.inference_mode()
 def capture(loaded: LoadedModel, batch: list[Tokens], pre_rope: bool = True) -> CapturedBatch:
-    """The caches of several documents in one forward of the base model, padded on the right and masked.
+    """Capture the caches of several documents in one forward of the base model, padded on the right and masked.
 
-    On the model's device, in float32; with ``pre_rope`` the rotation of the keys is undone. Raises AlignError
-    ``keys-rotation-unknown`` for a model whose rotation cannot be undone, as its self-test shows, and as
-    ``check_causal`` does.
+    On the model's device, in float32; ``pre_rope`` undoes the rotation of the keys. Raises AlignError
+    ``keys-rotation-unknown`` for a model whose self-test cannot undo the rotation, and as ``check_causal`` does.
     """
     check_causal(loaded)
     sites = proof(loaded).sites if pre_rope else {}

@@ -1,9 +1,9 @@
-"""A document as a chat in each model's own template -> Tokens: only the bytes of the message contents are aligned.
+"""Tokenize a document as a chat in each model's own template; align only the bytes of the message contents.
 
-The prompt is the user's message, what follows it the assistant's. Where the contents lie in the rendered chat is known
-by construction: the template is rendered with placeholders, which shows its own pieces, and the chat must then be these
-pieces with the contents between them. Templates are programs from a model's files; transformers runs them in Jinja's
-immutable sandbox.
+The prompt is the user's message, the rest is the assistant's. The places of the contents in the rendered chat are known
+by construction: rendering placeholders shows the template's own pieces, and the chat must then consist of these pieces
+with the contents between them. Templates are programs from a model's files; transformers runs them in Jinja's immutable
+sandbox.
 """
 
 from dataclasses import dataclass, replace
@@ -18,13 +18,13 @@ from kvlab.shapes import Document, Tokens
 
 
 def read(tokenizer, document: Document, chat: bool = False) -> Tokens:
-    """Read the document as one model does, as plain text or as a chat. Raises as ``tokenize_chat``."""
+    """Tokenize the document for one model, as plain text or as a chat. Raises as ``tokenize_chat``."""
     return tokenize_chat(tokenizer, document) if chat else tokenize(tokenizer, document.text)
 
 
 @dataclass(frozen=True)
 class Content:
-    """What one message says, and where it begins in the document and in the rendered chat (bytes)."""
+    """The text of one message, and where it begins in the document and in the rendered chat (bytes)."""
 
     role: str
     text: str
@@ -33,11 +33,12 @@ class Content:
 
 
 def tokenize_chat(tokenizer, document: Document) -> Tokens:
-    """Read a document as a chat; its spans are of ``document.text``, and tokens of the template alone are special.
+    """Tokenize a document as a chat; its spans are of ``document.text``, and tokens of the template alone are special.
 
-    A token across a border of a content has the bytes that lie inside. Contents go in without the whitespace around
-    them, which some templates strip and others keep, so that both models read the same; it belongs to the token after
-    it, and at the end of the text to the last of the content. Without segments all is the user's message.
+    A token across a border of a content has the bytes that lie inside. Contents are rendered without surrounding
+    whitespace, which some templates strip and others keep, so that both models read the same. This whitespace belongs
+    to the next token, and at the end of the text to the last token of the content. Without segments all is the user's
+    message.
     Raises ModelError ``chat-template-missing``, ``chat-template-broken`` and ``chat-template-rewrites``.
     """
     chat, contents = render(tokenizer, contents_of(document))
@@ -59,10 +60,12 @@ def tokenize_chat(tokenizer, document: Document) -> Tokens:
 
 
 def contents_of(document: Document) -> list[Content]:
-    """Return the user's message, and the assistant's where something follows the prompt; both stripped."""
+    """Return the user's message, and the assistant's where text follows the prompt; both stripped."""
     written = document.text.encode()
-    first = document.segments[0] if document.segments else None
-    border = len(written) if first is None else first.end if first.name == "prompt" else 0
+    border = len(written)
+    if document.segments:
+        first = document.segments[0]
+        border = first.end if first.name == "prompt" else 0
     messages = (_content("user", written[:border], 0), _content("assistant", written[border:], border))
     # An empty prompt is still a message: templates want a user to speak first.
     return [message for message in messages if message.text or message.role == "user"]
@@ -105,7 +108,7 @@ def _apply(tokenizer, contents: list[Content], texts: list[str]) -> str:
     messages = [{"role": content.role, "content": text} for content, text in zip(contents, texts)]
     try:
         return tokenizer.apply_chat_template(messages, tokenize=False)
-    except Exception as error:  # a template is a program of its own and fails in its own way
+    except Exception as error:  # each template is a program and fails in its own way
         raise ModelError(
             "chat-template-broken",
             expected=Message(
@@ -131,7 +134,7 @@ def _rewritten(tokenizer, found: Message) -> ModelError:
 def _spans_in(chat: str, tokenizer, ids: np.ndarray, offsets: list[tuple[int, int]]) -> tuple[np.ndarray, bool]:
     """Return byte spans [T, 2] in the rendered chat, and whether all came from the vocabulary's own bytes.
 
-    A tokenizer reads the text between two added tokens on its own, dummy prefix included, and so does this.
+    Like the tokenizer, treat the text between two added tokens separately, dummy prefix included.
     """
     at_byte = np.concatenate([[0], np.cumsum([len(c.encode()) for c in chat])]).astype(np.int64)
     known = {i for i, token in tokenizer.added_tokens_decoder.items() if not BYTE_TOKEN.match(token.content)}
@@ -146,9 +149,10 @@ def _spans_in(chat: str, tokenizer, ids: np.ndarray, offsets: list[tuple[int, in
         text = chat[start : offsets[after][0] if after < len(ids) else len(chat)]
         pieces = pieces_of(tokenizer, ids[inner].tolist())
         none_special = np.zeros(len(pieces), dtype=bool)
-        found = spans_from_pieces(text, pieces, none_special)
-        if found is None:
+        inner_spans = spans_from_pieces(text, pieces, none_special)
+        if inner_spans is None:
             lossless = False
-            found = spans_from_offsets(text, [(a - start, b - start) for a, b in offsets[inner]], pieces, none_special)
-        spans[inner] = at_byte[start] + found
+            inner_offsets = [(a - start, b - start) for a, b in offsets[inner]]
+            inner_spans = spans_from_offsets(text, inner_offsets, pieces, none_special)
+        spans[inner] = at_byte[start] + inner_spans
     return spans, lossless

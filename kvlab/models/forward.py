@@ -1,6 +1,6 @@
 """Run one forward of a base model over a batch, padded on the right and masked, and keep every token's cache.
 
-On a GPU the width is rounded up. Attention there (cuDNN's) makes a plan for every new shape, which took an H200 longer
+On a GPU, round the width up. Attention there (cuDNN's) makes a plan for every new shape, which took an H200 longer
 than the forward itself: 10,000 prompts in batches of any width are all new shapes, and so are the steps of a run.
 """
 
@@ -26,7 +26,7 @@ NEVER = 2**31  # tokens: a window that no text leaves
 def read(loaded: LoadedModel, ids: torch.Tensor, watch: Watch | None, **inputs: torch.Tensor) -> DynamicCache:
     """Return the cache of ``ids`` [B, T], each layer's whole timeline; ``watch`` sees the rotations of its keys.
 
-    Raises AlignError ``cache-incomplete`` for layers that keep something else than one entry per token.
+    Raises AlignError ``cache-incomplete`` for layers that do not keep one entry per token.
     """
     cache = empty_cache(loaded)
     with loaded.lock, watched(loaded.model, watch, cache) if watch else nullcontext():
@@ -46,7 +46,7 @@ def read(loaded: LoadedModel, ids: torch.Tensor, watch: Watch | None, **inputs: 
 def empty_cache(loaded: LoadedModel) -> DynamicCache:
     """Make the model's own kind of cache (hybrids hold their recurrent state in it), one that forgets nothing.
 
-    A window decides what attention looks at, which is the mask's work; it need not decide what is kept.
+    A window limits attention through the mask; it need not limit what the cache keeps.
     """
     special = _own_cache_class(loaded.model)
     cache = special() if special else DynamicCache(config=loaded.model.config.get_text_config(decoder=True))
@@ -57,7 +57,7 @@ def empty_cache(loaded: LoadedModel) -> DynamicCache:
 
 
 def _own_cache_class(model: PreTrainedModel) -> type[DynamicCache] | None:
-    """Return a cache class defined beside the model itself, which then takes no other (MiniMax)."""
+    """Return a cache class defined beside the model itself, which then accepts no other (MiniMax)."""
     source = type(model).__module__
     defined = [value for value in vars(sys.modules[source]).values() if isinstance(value, type)]
     return next((c for c in defined if c.__module__ == source and issubclass(c, DynamicCache)), None)
@@ -99,7 +99,7 @@ def padded(batch: Sequence[Tokens], device: torch.device, most: int | None = Non
     for b, tokens in enumerate(batch):
         ids[b, : len(tokens)] = tokens.ids
         mask[b, : len(tokens)] = 1
-    # Not waiting for what the device still has to do.
+    # Do not wait for the work queued on the device.
     return tuple(torch.from_numpy(x).to(device, non_blocking=True) for x in (ids, mask))
 
 

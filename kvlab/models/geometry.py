@@ -1,8 +1,8 @@
-"""A configuration alone → the geometry of its KV cache; no weight is read and no model name is known here.
+"""Find the geometry of a model's KV cache from its configuration alone, without weights and model names.
 
-The model is built on the ``meta`` device, where tensors have shapes but no numbers, and reads two tokens: its
-cache then shows the real KV heads, widths and caching layers. Only where that pass is impossible (control flow
-that depends on numbers) are the configuration's own fields believed.
+Build the model on the ``meta`` device, where tensors have shapes but no numbers, and let it read two tokens: its cache
+then shows the real KV heads, widths and caching layers. Only where that pass is impossible (control flow that depends
+on numbers), use the configuration's own fields.
 """
 
 import copy
@@ -23,15 +23,15 @@ from kvlab.shapes import Geometry, Positions
 
 Shapes = dict[int, tuple[torch.Size, torch.Size]]  # cached layer -> shapes of keys and values [B, H, T, D]
 
-# transformers sets torch's default dtype while it builds a model, for every thread of the process. Whoever builds or
-# loads one holds this; a skeleton is built in float32, the default, so that a forward elsewhere sees no change.
+# transformers sets torch's default dtype while it builds a model, for every thread of the process. Hold this lock to
+# build or load a model. A skeleton is built in float32, the default, so that a forward elsewhere sees no change.
 BUILDING = threading.Lock()
 
 
 def geometry_of(config: PretrainedConfig, name: str) -> Geometry:
-    """The geometry of the causal language model that ``config`` describes; where layers differ, the first's.
+    """Return the geometry of the causal language model that ``config`` describes; where layers differ, the first's.
 
-    For a multimodal wrapper it is that of its text model; ``parameters`` counts everything that is loaded.
+    For a multimodal wrapper, describe its text model; ``parameters`` counts everything that is loaded.
     Raises ModelError: ``model-encoder-decoder``, ``model-not-causal``, ``model-no-kv-cache``, ``model-broken``,
     ``model-package-missing``.
     """
@@ -112,7 +112,7 @@ def _skeleton(config: PretrainedConfig, name: str) -> PreTrainedModel:
 
 
 def package_missing(name: str, error: ImportError) -> ModelError:
-    """Return the error of an architecture that transformers serves only with a further package."""
+    """Return the error of an architecture for which transformers needs another package."""
     return ModelError(
         "model-package-missing",
         expected=Message("every package that {name} needs", name=name),
@@ -126,17 +126,18 @@ def _cache_shapes(skeleton: PreTrainedModel, text: PretrainedConfig) -> Shapes:
     try:
         with torch.no_grad():
             return _held(cache_names.returned(skeleton.base_model(**inputs)))
-    except Exception:  # whatever a model's own code raises for want of numbers
+    except Exception:  # whatever a model's own code raises without numbers
         expected = _shapes_by_configuration(skeleton, text)
     cache = DynamicCache(config=text) if expected else None
     with suppress(Exception), torch.no_grad():
         skeleton.base_model(**inputs | cache_names.passing(skeleton.base_model, cache))
-    reached = _held(cache)  # the layers before the one that wants numbers; those behind are taken to be like them
+    reached = _held(cache)  # the layers before the one that needs numbers; assume that later layers are like them
     like = next(iter(reached.values()), None)
     return {layer: reached.get(layer) or like or shape for layer, shape in expected.items()}
 
 
 def _held(cache: DynamicCache | None) -> Shapes:
+    """Return the shapes of the layers that hold keys."""
     return {
         index: (layer.keys.shape, layer.values.shape)
         for index, layer in enumerate(getattr(cache, "layers", []))
@@ -146,7 +147,7 @@ def _held(cache: DynamicCache | None) -> Shapes:
 
 def _shapes_by_configuration(skeleton: PreTrainedModel, text: PretrainedConfig) -> Shapes:
     keeps = cache_names.argument(skeleton.base_model)
-    # An architecture with both fields reads in both directions unless it is told to be a decoder.
+    # An architecture with both fields reads in both directions unless is_decoder is set.
     both_ways = hasattr(text, "add_cross_attention") and getattr(text, "is_decoder", None) is False
     if not keeps or both_ways or not hasattr(text, "num_hidden_layers"):
         return {}
@@ -164,7 +165,7 @@ def _of_layer(text: PretrainedConfig, field: str, layer: int) -> Any:
     """Return a field of one layer, in configurations whose layers differ too; None where there is no such field."""
     try:
         value = getattr(text, field, None)
-    except RuntimeError:  # what transformers raises for a field that differs by layer
+    except RuntimeError:  # transformers raises it for a field that differs by layer
         value = getattr(text.per_layer_config[layer], field, None)
     return value[layer] if isinstance(value, list | tuple) else value
 

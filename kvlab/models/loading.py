@@ -1,7 +1,7 @@
-"""Name → configuration → geometry → a loaded model and its tokenizer.
+"""Load a model and its tokenizer: name → configuration → geometry → weights.
 
-Whatever can be refused is refused from small files, before any weight is read. Nothing from a model repository
-is ever executed: safetensors only, no remote code.
+Refuse everything that can be refused from small files, before reading any weight. Never execute anything from a model
+repository: safetensors only, no remote code.
 """
 
 import copy
@@ -52,7 +52,7 @@ class LoadedModel:
 
 
 def geometry(name: str) -> Geometry:
-    """Return the geometry of a model from its configuration alone; fetches config.json when it is not here.
+    """Return the geometry of a model from its configuration alone; fetch config.json when it is not here.
 
     Raises ModelError as resolve, folder_of and geometry_of do, and ``model-unknown-architecture``,
     ``model-remote-code``.
@@ -94,8 +94,8 @@ def load(name: str, device: str = "auto", dtype: str = "auto") -> LoadedModel:
 def random_like(loaded: LoadedModel, seed: int) -> LoadedModel:
     """Build the same architecture, tokenizer, device and number type with freshly initialised weights.
 
-    The same seed gives the same weights on the same kind of device; torch's own random state is as before. Raises
-    ModelError ``model-memory`` when the weights do not fit beside what is there.
+    The same seed gives the same weights on the same kind of device; torch's own random state does not change. Raises
+    ModelError ``model-memory`` when the weights do not fit into the free memory.
     """
     needed = loaded.geometry.parameters * loaded.dtype.itemsize
     free = memory.device_memory(str(loaded.device)).free
@@ -140,8 +140,8 @@ def reader(name: str) -> LoadedModel:
 class ModelCache:
     """The last ``max_models`` models used, shared by every caller in the process.
 
-    Models are built one at a time; one that is here already is returned without waiting for another's
-    loading. A model dropped while somebody still computes with it leaves memory when they let go of it.
+    Models are built one at a time; a cached model is returned without waiting for another to load. A model dropped
+    while a caller still computes with it leaves memory when that caller releases it.
     """
 
     def __init__(self, max_models: int = 3):
@@ -153,14 +153,14 @@ class ModelCache:
         self._construction = threading.Lock()
 
     def get(self, name: str, device: str = "auto", dtype: str = "auto") -> LoadedModel:
-        """Return the model, loaded if need be; when memory is short the others are dropped first. Raises as load."""
+        """Return the model and load it if necessary; drop the others when memory is short. Raises as load."""
         place = pick_device(device)
         key = (resolve(name).name, str(place), str(pick_dtype(dtype, place)))
-        if (found := self._find(key)) is not None:
-            return found
+        if (cached := self._find(key)) is not None:
+            return cached
         with self._construction:
-            if (found := self._find(key)) is not None:
-                return found
+            if (cached := self._find(key)) is not None:
+                return cached
             self._shrink(self.max_models - 1)
             try:
                 loaded = load(name, device, dtype)
@@ -174,7 +174,7 @@ class ModelCache:
             return loaded
 
     def release(self) -> None:
-        """Drop every model and give the memory back."""
+        """Drop every model and free its memory."""
         self._shrink(0)
 
     def names(self) -> list[str]:
@@ -198,7 +198,7 @@ class ModelCache:
 
 
 def free_memory() -> None:
-    """Collect what nobody refers to and hand the GPU's cached blocks back to the driver."""
+    """Run the garbage collector and return the GPU's cached blocks to the driver."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -220,7 +220,7 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def configuration(folder: Path, name: str) -> PretrainedConfig:
-    """Read the configuration in ``folder``, of an architecture that transformers itself knows."""
+    """Read the configuration in ``folder``; refuse an architecture that transformers itself does not know."""
     try:
         fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         kind = fields["model_type"]

@@ -1,13 +1,13 @@
-"""Prove that a model's cache is what we take it for: rotations are undone, and no token sees ahead.
+"""Prove our assumptions about a model's cache: rotations can be undone, and no token sees ahead.
 
-The self-test reads the same tokens at two positions and hands every layer the hidden states of the first reading, so a
-layer's keys can differ by its rotation only. It tries every way in which they could have been rotated, and "not at
-all", takes the one whose undoing leaves keys that do not move, and refuses the layer where none does. Where the hidden
-states that enter the first layer move by themselves, positions are part of the embedding: learned or sinusoidal.
+The self-test reads the same tokens at two positions and gives every layer the hidden states of the first reading, so a
+layer's keys can differ only by its rotation. It tries every possible rotation, and none at all, chooses the one that
+leaves the keys equal once undone, and refuses the layer if there is none. Where the hidden states that enter the first
+layer differ themselves, positions are part of the embedding: learned or sinusoidal.
 
-A cache can be aligned token by token only where its entries for a token depend on nothing that comes later. A model
-may read ahead because its configuration says so (an embedding model made from a decoder), because it routes tokens to
-experts by others of the text, or because its code in the installed transformers forgets the causal mask.
+A cache can be aligned token by token only where its entries for a token depend on no later token. A model may read
+ahead because its configuration says so (an embedding model made from a decoder), because it routes tokens to experts by
+other tokens of the text, or because its code in the installed transformers forgets the causal mask.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from kvlab.shapes import KINDS, LayerTest, SelfTest
 
 @dataclass(frozen=True)
 class Proof:
-    """A model's self-test and, by cached layer and kind ("key" | "value"), where its rotations are found."""
+    """A model's self-test and, by cached layer and kind ("key" | "value"), the places of its rotations."""
 
     result: SelfTest
     sites: dict[tuple[int, str], Site] = field(default_factory=dict)
@@ -45,7 +45,7 @@ _proofs: WeakKeyDictionary[torch.nn.Module, Proof] = WeakKeyDictionary()
 
 
 def self_test(loaded: LoadedModel) -> SelfTest:
-    """Return what the self-test finds in each cached layer; run once per loaded model.
+    """Return the results of the self-test for each cached layer; it runs once per loaded model.
 
     Raises AlignError ``keys-rotation-unknown`` for a layer whose rotation cannot be undone, and as ``check_causal`` and
     ``read`` do.
@@ -77,7 +77,7 @@ def _test(loaded: LoadedModel) -> Proof:
 def _best(
     here: Reading, there: Reading, kind: str, norms: list[torch.Tensor], known: Known
 ) -> tuple[float, Site | None]:
-    """Return the rotation (None: none) whose undoing makes two readings of a layer's keys or values most alike."""
+    """Return the rotation (or None) that, once undone, makes two readings of a layer's keys or values most alike."""
     a, b = getattr(here, kind), getattr(there, kind)
     best = difference(a, b), None
     plain = _candidates(there.calls, b, known) if len(here.calls) == len(there.calls) else []
@@ -86,9 +86,9 @@ def _best(
     for site in plain + behind:
         first, second = site.rotation(here.calls, known), site.rotation(there.calls, known)
         if torch.equal(first.cos, second.cos):
-            continue  # read at the same positions twice: proves nothing
+            continue  # the same positions twice prove nothing
         moved = True
-        # Every rotation is also one behind some norm of weights near 1: only a clear gain says that there is one.
+        # Every rotation also fits behind some norm with weights near 1, so only a clear gain counts as such a norm.
         error = difference(unrotate(a, first), unrotate(b, second))
         if error < (best[0] if site in plain else best[0] / 4):
             best = error, site
@@ -102,7 +102,7 @@ def _norm_weights(model: PreTrainedModel, layer: int) -> list[torch.Tensor]:
 
 
 def _candidates(calls: list[Call], cached: torch.Tensor, known: Known) -> list[Site]:
-    """List where the rotation of ``cached`` [1, H, T, D] may be: calls whose result it holds, or else (a norm) any."""
+    """List possible places of the rotation of ``cached`` [1, H, T, D]: calls whose result it holds, or else any."""
     sites, holding = [], []
     for number, call in enumerate(calls):
         shape, width = call.shapes[-1], cached.shape[-1]
@@ -128,7 +128,7 @@ def _layer_test(loaded: LoadedModel, layer: int, best, here: Reading, embedded: 
     (key_error, key_site), (value_error, value_site) = best["key"], best["value"]
     error, site = max(key_error, value_error), key_site or value_site
     if min(key_error, value_error) > _tolerance(loaded) and not here.calls:
-        embedded = True  # keys and values alike: where the layer's inputs could not be held, this is how it shows
+        embedded = True  # keys and values both move: a layer whose inputs could not be held shows it like this
     elif not error <= _tolerance(loaded):
         raise _unknown_rotation(loaded, layer, error)
     if site is None:
@@ -159,14 +159,14 @@ TOKENS = 9
 SHIFT = 64  # positions, where the model has that many
 SAME = 1e-4  # embeddings that do not know positions are equal to the last bit
 
-# Relative, what counts as "does not move". A right inverse leaves 1e-6 in float32 and rounding in half precision, a
-# wrong one about 1.
+# Largest relative difference that counts as "does not move". A right inverse leaves 1e-6 in float32 and rounding in
+# half precision, a wrong one about 1.
 TOLERANCE = {torch.float32: 1e-4}
 HALF_TOLERANCE = 0.1
 
 
 class Reading:
-    """One layer's keys and values [1, H, T, D] of the tokens, less what padding is before them, and its calls."""
+    """One layer's keys and values [1, H, T, D] of the tokens, without the padding before them, and its calls."""
 
     def __init__(self, cache: DynamicCache, watch: Watch, layer: int):
         stored = cache.layers[layer]
@@ -223,7 +223,7 @@ def _takes_positions(loaded: LoadedModel) -> bool:
 
 
 def _shift(loaded: LoadedModel) -> int:
-    """Return a shift within the model's positions, and short of those where frequencies change with the length."""
+    """Return a shift within the model's positions, below those where frequencies change with the length."""
     text = loaded.model.config.get_text_config(decoder=True)
     rope = getattr(text, "rope_parameters", None) or {}
     limits = [loaded.geometry.max_positions, getattr(text, "original_max_position_embeddings", None)]
@@ -255,10 +255,10 @@ _checked: WeakSet[torch.nn.Module] = WeakSet()
 
 @torch.inference_mode()
 def check_causal(loaded: LoadedModel) -> None:
-    """Read two texts that begin alike and compare what is cached of their beginning; once per loaded model.
+    """Read two texts that begin alike and compare the caches of their beginning; once per loaded model.
 
-    Raises AlignError ``cache-not-causal`` where most of its tokens differ in some layer. Most, because in half
-    precision one token may be routed to other experts by rounding alone.
+    Raises AlignError ``cache-not-causal`` where most of its tokens differ in some layer. Not any: in half precision,
+    rounding alone may route one token to other experts.
     """
     if loaded.model in _checked:
         return

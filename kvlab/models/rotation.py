@@ -1,10 +1,10 @@
-"""Rotary embeddings (RoPE), exactly as a model's own functions apply them: watched, described, undone, done again.
+"""Watch, describe, undo and redo rotary embeddings (RoPE) exactly as a model's own functions apply them.
 
-Nothing here knows an architecture. During a forward every function of the model's Python modules that is named after
-a rotation is watched, and what it was called with is kept, without the queries and keys. A call is then asked what it
-does by handing it a probe in their place: unit vectors show which channels it pairs, and one vector with a 1 in the
-first channel of every pair comes back as the cosines and sines of this very forward. So half and interleaved layouts,
-rotated shares of a head, scaled or length-dependent frequencies, complex numbers and any order of arguments are alike.
+Nothing here knows an architecture. During a forward, watch every function of the model's Python modules that is named
+after a rotation, and keep its arguments without the queries and keys. Calling it again with a probe in their place
+shows what it does: unit vectors show which channels it pairs, and one vector with a 1 in the first channel of every
+pair returns the cosines and sines of that forward. This covers half and interleaved layouts, rotated shares of a head,
+scaled or length-dependent frequencies, complex numbers and any order of arguments.
 """
 
 import functools
@@ -54,14 +54,14 @@ class Rotation:
 
     @functools.cached_property
     def inverse(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """cos, sin * ratio and sin / ratio, over cos^2 + sin^2: once for all layers that turn alike."""
+        """Return cos, sin * ratio and sin / ratio, over cos^2 + sin^2; computed once for all layers that turn alike."""
         scale = self.cos.square() + self.sin.square()
         sin = self.sin / scale
         return self.cos / scale, sin * self.ratio, sin / self.ratio
 
 
 def rotate(x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
-    """Keys [B, H, T, D] float32 before RoPE -> as the model caches them."""
+    """Rotate keys [B, H, T, D] float32 from before RoPE to what the model caches."""
     p, cos, sin = rotation.pairs, rotation.cos, rotation.sin
     out, here, there = _share(x, rotation)
     a, b = here[..., p.first], here[..., p.second]
@@ -71,7 +71,7 @@ def rotate(x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
 
 
 def unrotate(x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
-    """Keys [..., B, H, T, D] float32 as cached -> as they were before RoPE; the inverse of ``rotate``."""
+    """Rotate cached keys [..., B, H, T, D] float32 back to before RoPE; the inverse of ``rotate``."""
     p, (cos, sin_of_second, sin_of_first) = rotation.pairs, rotation.inverse
     out, here, there = _share(x, rotation)
     a, b = here[..., p.first_out], here[..., p.second_out]
@@ -81,26 +81,26 @@ def unrotate(x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
 
 
 def unrotate_layers(layers: Sequence[torch.Tensor], rotations: Sequence[Rotation | None]) -> list[torch.Tensor]:
-    """``unrotate`` of the keys of every layer in float32, as they are where there is no rotation.
+    """Undo the rotation of the keys of every layer in float32; keep keys without a rotation.
 
-    Layers that turn alike are turned together: on a GPU many small kernels cost more than their work.
+    Turn layers with the same rotation together: on a GPU many small kernels cost more than their work.
     """
     alike: dict[tuple, list[int]] = {}
     for place, (x, rotation) in enumerate(zip(layers, rotations, strict=True)):
         alike.setdefault((id(rotation), x.shape), []).append(place)
-    found: dict[int, torch.Tensor] = {}
+    unrotated: dict[int, torch.Tensor] = {}
     for places in alike.values():
         rotation = rotations[places[0]]
         if rotation is None:
-            found |= {place: layers[place].float() for place in places}
+            unrotated |= {place: layers[place].float() for place in places}
         else:
             together = unrotate(torch.stack([layers[place] for place in places]).float(), rotation)
-            found |= dict(zip(places, together, strict=True))
-    return [found[place] for place in range(len(layers))]
+            unrotated |= dict(zip(places, together, strict=True))
+    return [unrotated[place] for place in range(len(layers))]
 
 
 def _share(x: torch.Tensor, rotation: Rotation) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A tensor to write into that holds what is not rotated, and the views of x and of it that are."""
+    """Return an output tensor that holds the channels without rotation, and the rotated channels of x and of it."""
     whole = 2 * rotation.pairs.count == x.shape[-1]
     out = torch.empty_like(x) if whole else x.clone()
     share = slice(rotation.offset, rotation.offset + rotation.pairs.width)
@@ -109,17 +109,17 @@ def _share(x: torch.Tensor, rotation: Rotation) -> tuple[torch.Tensor, torch.Ten
 
 @dataclass(eq=False)
 class Call:
-    """A function and what it was called with, less the tensors that it turns (the ``shapes`` of those)."""
+    """A function and its arguments, without the tensors that it turns (only their ``shapes``)."""
 
     function: Callable
     shapes: list[torch.Size]
     device: torch.device
-    others: list[Any]  # the further positional arguments, then those by name
+    others: list[Any]  # the other positional arguments, then those by name
     names: tuple[str, ...]
-    made: torch.Tensor | None = None  # the last of the results, where the watch keeps them
+    made: torch.Tensor | None = None  # the last result, where the watch keeps results
 
     def turn(self, x: torch.Tensor) -> torch.Tensor:
-        """What the function makes of ``x`` in the place of each tensor that it turned."""
+        """Call the function with ``x`` in the place of each tensor that it turned; return its last result."""
         values = [x] * len(self.shapes) + self.others
         by_position = len(values) - len(self.names)
         result = self.function(*values[:by_position], **dict(zip(self.names, values[by_position:], strict=True)))
@@ -138,7 +138,7 @@ class Watch:
 
     @contextmanager
     def following(self, cache: Cache) -> Iterator[None]:
-        """Give the calls to the layer that stores its keys next."""
+        """Assign each call to the layer that stores its keys next."""
         store = cache.update
 
         def update(key_states, value_states, layer_idx, *args, **kwargs):
@@ -149,7 +149,7 @@ class Watch:
         try:
             yield
         finally:
-            del cache.update  # or the cache would refer to itself, and its memory would wait for a collection
+            del cache.update  # otherwise the cache refers to itself and its memory waits for the garbage collector
 
     def note(self, function: Callable, args: tuple, kwargs: dict[str, Any], result: Any) -> None:
         turned = result if isinstance(result, tuple) else (result,)
@@ -167,10 +167,10 @@ _watching = threading.Lock()
 
 @contextmanager
 def watched(model: PreTrainedModel, watch: Watch, cache: Cache) -> Iterator[None]:
-    """Watch the rotary functions of a model's Python modules while this thread fills ``cache``; then give them back.
+    """Watch the rotary functions of a model's Python modules while this thread fills ``cache``; then restore them.
 
-    The functions belong to every model of the architecture, so one forward at a time is watched; whoever calls them
-    in another thread meanwhile goes unnoticed.
+    All models of the architecture share the functions, so only one forward at a time is watched. Calls from other
+    threads are not noted.
     """
     with _watching:
         borrowed = [(module, name, getattr(module, name)) for module, name in _rotary_functions(model)]
@@ -200,7 +200,7 @@ def _noting(function: Callable, watch: Watch) -> Callable:
     def call(*args, **kwargs):
         if watch.inside or watch.thread != threading.get_ident():
             return function(*args, **kwargs)
-        watch.inside = True  # a rotary function that calls another is one rotation
+        watch.inside = True  # a rotary function that calls another counts as one rotation
         try:
             result = function(*args, **kwargs)
         finally:

@@ -1,7 +1,7 @@
-"""Text and a tokenizer -> ids with the UTF-8 byte span that each token stands for.
+"""Tokenize a text into ids with the UTF-8 byte span that each token stands for.
 
-Knows nothing of models. Two ways to the spans: the bytes written in the vocabulary (exact, used whenever
-their concatenation is the text) and the tokenizer's character offsets (normalised text, unknown decoders).
+Knows nothing of models. Spans come from the bytes in the vocabulary (exact, used whenever their concatenation is the
+text) or else from the tokenizer's character offsets (normalised text, unknown decoders).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ METASPACE = "\u2581"
 
 
 def tokenize(tokenizer, text: str) -> Tokens:
-    """Read the whole text once, special tokens included as the tokenizer adds them, no chat template."""
+    """Tokenize the whole text with the special tokens that the tokenizer adds, without a chat template."""
     backend = tokenizer.backend_tokenizer
-    if backend.truncation is not None:  # a setting of the file, not a wish of the caller
+    if backend.truncation is not None:  # a setting of the file, not of the caller
         backend.no_truncation()
     if backend.padding is not None:
         backend.no_padding()
     (encoded,) = backend.encode_batch_fast([text])  # without character offsets, which few texts need
-    ids = encoded.ids  # a new list at every look
+    ids = encoded.ids  # each access makes a new list
     special = np.zeros(len(ids), dtype=bool)
     if backend.num_special_tokens_to_add(False):
         special[:] = np.frombuffer(bytes(encoded.special_tokens_mask), dtype=bool)
@@ -42,17 +42,17 @@ def tokenize(tokenizer, text: str) -> Tokens:
 
 
 def spans_from_pieces(text: str, pieces: list[bytes | None], special: np.ndarray) -> np.ndarray | None:
-    """Byte spans [T, 2] from the vocabulary's own bytes; None when these are not the text.
+    """Return byte spans [T, 2] from the vocabulary's own bytes; None when these are not the text.
 
     A leading space that the text does not have is SentencePiece's dummy prefix and has no bytes.
     """
     content = list(compress(pieces, (~special).tolist())) if special.any() else pieces
     try:
-        read, written = b"".join(content), text.encode()
+        joined, written = b"".join(content), text.encode()
     except TypeError:  # a piece is None
         return None
-    dummy_prefix = read != written and read == b" " + written
-    if read != written and not dummy_prefix:
+    dummy_prefix = joined != written and joined == b" " + written
+    if joined != written and not dummy_prefix:
         return None
     lengths = np.zeros(len(pieces), dtype=np.int64)
     lengths[~special] = np.fromiter(map(len, content), np.int64, len(content))
@@ -66,7 +66,7 @@ def spans_from_pieces(text: str, pieces: list[bytes | None], special: np.ndarray
 def spans_from_offsets(
     text: str, offsets: list[tuple[int, int]], pieces: list[bytes | None], special: np.ndarray
 ) -> np.ndarray:
-    """Byte spans [T, 2] from character offsets, made to tile the text.
+    """Return byte spans [T, 2] from character offsets, made to tile the text.
 
     Tokens that share a character (pieces of one multi-byte character) get sub-spans of its bytes, by the
     length of their own bytes where known, evenly otherwise. Whitespace that a tokenizer trims away belongs
@@ -93,7 +93,7 @@ def spans_from_offsets(
 
 
 def sharing_characters(content: list[int], offsets: list[tuple[int, int]]) -> list[list[int]]:
-    """Runs of token positions whose character ranges overlap."""
+    """Group token positions into runs whose character ranges overlap."""
     groups: list[list[int]] = [content[:1]] if content else []
     for before, here in pairwise(content):
         if offsets[here][0] < offsets[before][1]:
@@ -104,13 +104,13 @@ def sharing_characters(content: list[int], offsets: list[tuple[int, int]]) -> li
 
 
 def written_special(tokenizer, tokens: Tokens) -> list[str]:
-    """Special tokens that were not added to the text but read from it, such as a ``<|endoftext|>`` somebody wrote.
+    """List special tokens that stand in the text itself, such as a written ``<|endoftext|>``, each once.
 
-    Each once. A tokenizer's token for what it does not know is one of them.
+    The tokenizer's token for unknown text is one of them.
     """
     special = _special_ids(tokenizer)
-    found = np.unique(tokens.ids[~tokens.special]).tolist() if special else []
-    return [special[token_id] for token_id in found if token_id in special]
+    content_ids = np.unique(tokens.ids[~tokens.special]).tolist() if special else []
+    return [special[token_id] for token_id in content_ids if token_id in special]
 
 
 @lru_cache(maxsize=8)
@@ -120,7 +120,7 @@ def _special_ids(tokenizer) -> dict[int, str]:
 
 
 def pieces_of(tokenizer, ids: Iterable[int]) -> list[bytes | None]:
-    """The bytes that each token stands for; None where the vocabulary does not say."""
+    """Return the bytes that each token stands for; None where the vocabulary does not define them."""
     return list(map(_table(tokenizer).__getitem__, ids))
 
 
@@ -130,7 +130,7 @@ def _table(tokenizer) -> _Pieces:
 
 
 class _Pieces(dict):
-    """Token id -> its bytes, read from the vocabulary when first asked for."""
+    """Token id -> its bytes, read from the vocabulary at the first access."""
 
     def __init__(self, tokenizer):
         self._backend = tokenizer.backend_tokenizer
@@ -166,5 +166,5 @@ def _types_in(decoder: dict | None) -> list[str]:
 
 @cache
 def _byte_of_character() -> dict[str, int]:
-    """Byte-level BPE writes bytes as printable characters (GPT-2's table); this reads them back."""
+    """Return the byte of each printable character with which byte-level BPE writes bytes (GPT-2's table)."""
     return {character: byte for byte, character in bytes_to_unicode().items()}

@@ -16,12 +16,12 @@ Search = Literal["banded", "full"]
 Projector = Literal[tuple(PROJECTORS)]
 
 
-# Where prompts came from if not from a file. No file is called so: one that can be read has an extension.
+# Where prompts came from if not from a file. No file has these names, because a readable file has an extension.
 SAMPLES, PASTED = phrase("bundled samples"), phrase("pasted")
 
 
 class AlignSettings(BaseModel):
-    """How the caches are compared."""
+    """The settings that decide how the caches are compared."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -75,5 +75,5 @@ class AnalysisRequest(Request):
 
 
 def prompt_source(prompts: str) -> str:
-    """Say where prompts came from: our own words in the current language, a file by its name."""
+    """Say where prompts came from: translate our own words, leave the name of a file as it is."""
     return say(prompts) if prompts in (SAMPLES, PASTED) else prompts

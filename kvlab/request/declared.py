@@ -1,4 +1,4 @@
-"""What the files of a folder that needs torch declare, read without importing them."""
+"""Read the constants of modules that need torch, without importing them."""
 
 import ast
 from contextlib import suppress
@@ -9,10 +9,10 @@ ROOMS = Path(__file__).parents[1]
 
 
 def declared(folder: str) -> dict[str, dict[str, Any]]:
-    """Return the constants of every module in a folder of kvlab, and as ``module`` where to import it from.
+    """Return name -> constants of every module in a folder of kvlab; ``module`` is its import path.
 
-    By the constant ``NAME``, else by the file's name with dashes; sorted by ``PLACE``, then by file. Words that are
-    named by ``phrase(...)`` count as constants.
+    The name is the constant ``NAME``, else the file's name with dashes. The order is that of ``PLACE``, then of the
+    files. The argument of ``phrase(...)`` counts as a constant.
     """
     modules = {}
     for path in sorted((ROOMS / folder).glob("[!_.]*.py")):
@@ -20,7 +20,7 @@ def declared(folder: str) -> dict[str, dict[str, Any]]:
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
                 value = node.value.args[0] if isinstance(node.value, ast.Call) and node.value.args else node.value
-                with suppress(ValueError):  # what is computed is no constant
+                with suppress(ValueError):  # not a literal
                     constants[node.targets[0].id] = ast.literal_eval(value)
         modules[constants.get("NAME", path.stem.replace("_", "-"))] = constants
     return dict(sorted(modules.items(), key=lambda module: module[1].get("PLACE", 100)))

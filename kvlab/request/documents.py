@@ -16,11 +16,10 @@ _ID_LENGTH = 80  # characters
 
 
 def compose(record: Record, limit: int) -> tuple[str, tuple[Segment, ...], int]:
-    """Return the text cut at ``limit`` characters, its segments, and how many characters it had.
+    """Return the text cut at ``limit`` characters, its segments, and its length before the cut.
 
+    A newline joins the parts and belongs to the part before it. Invariant: segments tile the text.
     Raises PromptError.
-
-    Parts are joined by a newline that belongs to the part before it. Invariant: segments tile the text.
     """
     if isinstance(record.content, PromptError):
         raise record.content
@@ -42,7 +41,7 @@ def compose(record: Record, limit: int) -> tuple[str, tuple[Segment, ...], int]:
 
 
 def digest(documents: Iterable[Document]) -> str:
-    """Return the SHA-256 of these documents as they are, in their order."""
+    """Return the SHA-256 of these documents in their order."""
     total = hashlib.sha256()
     for document in documents:
         total.update(repr(document).encode())
@@ -50,19 +49,19 @@ def digest(documents: Iterable[Document]) -> str:
 
 
 def new_id(record: Record, taken: set[str]) -> str:
-    """Return the given id where it can be used and is new, else the place in the file, such as line-17."""
+    """Return the record's own id if it is usable and new, else its place in the file, such as line-17."""
     given = record.content.get("id")
     if isinstance(given, str) and not (isinstance(given, Number) and not given.lstrip("-").isdigit()):
         given = printable(given).strip()
         if 0 < len(given) <= _ID_LENGTH and given not in taken:
             return given
     place = f"{record.unit}-{record.number}"
-    names = chain([place], (f"{place}-{repeat}" for repeat in count(2)))  # somebody's own id may be "line-17"
+    names = chain([place], (f"{place}-{repeat}" for repeat in count(2)))  # a given id may be "line-17"
     return next(name for name in names if name not in taken)
 
 
 def _parts(fields: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return the parts a document is made of, without blank optional ones."""
+    """Return (name, text) of each part of a document, without blank optional parts."""
     main = next((name for name in ("prompt", "text") if fields.get(name) is not None), None)
     if main is None:
         names = [shown(name) for name in list(fields)[:10]]

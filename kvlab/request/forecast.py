@@ -1,6 +1,6 @@
 """Forecast the memory of a training run, in parts, from the models' configurations alone. No torch here.
 
-Sizes follow from what is kept and for how long, not from measurements; docs/training.md compares them with some.
+Sizes follow from what stays in memory and for how long; docs/training.md compares them with measurements.
 T is the tokens of a padded micro-batch (documents x longest timeline), and per layer of the student
 
     kept for the backward pass [numbers per token]: 6 hidden (two norms: input, normed, scaled), 4 attention
@@ -20,15 +20,15 @@ from kvlab.request.train import TrainConfig
 from kvlab.shapes import Geometry
 
 SINGLE, DOUBLE = 4, 8  # bytes of a number in float32 and float64
-FOLDS_PARTS = 2  # rows of a fold are summed in two parts: exact ones, and those that are scored only
+FOLDS_PARTS = 2  # each fold has two sums: of exact rows, and of rows that are only scored
 LOGITS = 3  # copies at the peak: logits, those of the predicted tokens, their log-softmax
 LIBRARIES = {"cpu": 64 * 2**20, "cuda": 600 * 2**20}  # allowance: code paged in, thread pools; the CUDA context
-ALLOCATOR = 1.15  # allowance, upper bound: blocks that the allocator holds and nobody uses
+ALLOCATOR = 1.15  # allowance, upper bound: free blocks that the allocator holds
 
 
 @dataclass(frozen=True)
 class Part:
-    """``name`` is stable, for translation; ``model`` where there is one part per teacher."""
+    """One part of the forecast. ``name`` is a key of the translation; ``model`` names a teacher's own part."""
 
     name: str
     bytes: int
@@ -37,10 +37,10 @@ class Part:
 
 @dataclass(frozen=True)
 class TrainingForecast:
-    """Bytes above what is in use before the models are loaded.
+    """Bytes above the memory in use before the models are loaded.
 
-    ``total`` is the largest of the phases (``phase``: which), not the sum of all parts; ``lower`` and ``upper`` enclose
-    it: the least is weights and optimiser alone, the most is everything of a phase at once, and what allocators hold.
+    ``total`` is the size of the largest phase (``phase``), not the sum of all parts. ``lower`` counts weights and
+    optimiser alone; ``upper`` counts everything of a phase at once and the allocator's free blocks.
     """
 
     parts: tuple[Part, ...]
@@ -73,16 +73,18 @@ def training_memory(
     weights = [Part("teacher weights", width * teacher.parameters, teacher.name) for teacher in teachers]
     weights.append(Part("student weights", SINGLE * student.parameters))
     fixed = _sum(weights) + libraries.bytes
-    # Gradients appear while the activations go: at the peak there is either the one or the other, unless steps
-    # accumulate, whose gradients stay through the next forward.
-    accumulates, gradients = config.gradient_accumulation_steps > 1, _sum(late)
-    train = fixed + _sum(standing) + (_sum(passing) + gradients if accumulates else max(_sum(passing), gradients))
+    # Gradients appear while the activations disappear, so the peak holds one or the other. With accumulation the
+    # gradients stay through the next forward, so it holds both.
+    gradients = _sum(late)
+    accumulates = config.gradient_accumulation_steps > 1
+    in_step = _sum(passing) + gradients if accumulates else max(_sum(passing), gradients)
+    train = fixed + _sum(standing) + in_step
     fit = fixed + _sum(fitting)
     phase = "training" if train >= fit else "fitting the map"
     upper = max(fixed + _sum(standing) + _sum(passing) + gradients, fit) * ALLOCATOR
     lower = _sum(weights) + _sum(standing)
     return TrainingForecast(
-        parts=tuple(p for p in (*weights, *standing, *late, *passing, *fitting, libraries) if p.bytes),
+        parts=tuple(part for part in (*weights, *standing, *late, *passing, *fitting, libraries) if part.bytes),
         phase=phase,
         total=max(train, fit),
         lower=lower,
@@ -93,7 +95,7 @@ def training_memory(
 
 
 def sentence(forecast: TrainingForecast, memory: DeviceMemory, config: TrainConfig) -> str:
-    """Say the forecast in one line for the log; above LIMIT of the device, also what to change."""
+    """Say the forecast in one line for the log. Above LIMIT of the device, also say what to change."""
     used = memory.total - memory.free
     share = (used + forecast.total) / memory.total
     sizes = {"forecast": forecast.total, "lower": forecast.lower, "upper": forecast.upper}
@@ -111,12 +113,12 @@ def sentence(forecast: TrainingForecast, memory: DeviceMemory, config: TrainConf
     )
     if share < LIMIT:
         return str(words)
-    warned = {"forecast": words, "limit": LIMIT, "changes": smaller(config)}
-    return say("{forecast}. WARNING: above {limit:.0%}; to take less: {changes}", **warned)
+    warning = {"forecast": words, "limit": LIMIT, "changes": smaller(config)}
+    return say("{forecast}. WARNING: above {limit:.0%}; to take less: {changes}", **warning)
 
 
 def smaller(config: TrainConfig) -> list[Message | str]:
-    """List what takes less memory and has not been done yet."""
+    """List the changes that save memory and that ``config`` does not have yet."""
     changes: list[Message | str] = []
     if config.batch_size > 1:
         flags = "--batch_size 1 --gradient_accumulation_steps 4"
@@ -129,7 +131,7 @@ def smaller(config: TrainConfig) -> list[Message | str]:
 
 
 def _trained(teachers: Sequence[Geometry], student: Geometry, config: TrainConfig) -> tuple[int, int]:
-    """Return the numbers that are trained: of the student itself, and beside it (adapters, trainable maps, router)."""
+    """Count the trained numbers: in the student itself, and beside it (adapters, trainable maps, router)."""
     inside = student.parameters if config.trainable == "full" else 0
     beside = 0
     if config.trainable == "lora":
@@ -152,8 +154,8 @@ def _trained(teachers: Sequence[Geometry], student: Geometry, config: TrainConfi
 def _widths(geometry: Geometry) -> tuple[int, int, int, int, float]:
     """Return the widths of queries, keys, values, attention output and feed-forward.
 
-    The last is what the parameter count leaves: a layer beside attention is taken for a gated feed-forward of three
-    matrices, and embeddings, tied or not, for the mean of both.
+    The feed-forward's width is an estimate from the parameters that remain without attention and embeddings. It
+    assumes a gated feed-forward of three matrices, and the mean of tied and untied embeddings.
     """
     queries, output = geometry.query_heads * geometry.key_width, geometry.query_heads * geometry.value_width
     keys, values = geometry.kv_heads * geometry.key_width, geometry.kv_heads * geometry.value_width
@@ -166,15 +168,15 @@ def _widths(geometry: Geometry) -> tuple[int, int, int, int, float]:
 def _training(
     teachers: Sequence[Geometry], student: Geometry, config: TrainConfig, tokens: int
 ) -> tuple[list[Part], list[Part], list[Part]]:
-    """Return what stays through a step, what lives from the forward on, and the gradients; all of one batch."""
+    """Return the parts of one batch: those of the whole step, those from the forward on, and the gradients."""
     inside, beside = _trained(teachers, student, config)
     standing = [
         Part("trained weights", SINGLE * beside),
         Part("optimizer", 2 * SINGLE * (inside + beside)),
         Part("maps", SINGLE * _maps(teachers, student, config)),
     ]
-    of_logit = LOGITS * SINGLE if config.precision == "fp32" else 2 + 2 * SINGLE
-    passing = [_activations(student, config, tokens), Part("logits", of_logit * student.vocabulary * tokens)]
+    logit_bytes = LOGITS * SINGLE if config.precision == "fp32" else 2 + 2 * SINGLE
+    passing = [_activations(student, config, tokens), Part("logits", logit_bytes * student.vocabulary * tokens)]
     if config.learns_kv:
         passing += _kv(teachers, student, tokens)
     squares = sum((heads * key) ** 2 + (heads * value) ** 2 for heads, key, value in student.layer_shapes)
@@ -184,12 +186,12 @@ def _training(
 
 def _activations(student: Geometry, config: TrainConfig, tokens: int) -> Part:
     q, k, v, o, up = _widths(student)
-    # Norms and activation functions stay in float32 or are cast: autocast halves the inputs of matrix products only.
+    # Autocast halves only the inputs of matrix products; norms and activation functions stay in float32.
     width = SINGLE if config.precision == "fp32" else 3
     layer = 6 * student.hidden + 3 * q + o + k + v + 4 * up
-    if config.trainable == "projector":  # nothing is kept: one layer at a time
+    if config.trainable == "projector":  # no backward through the student: one layer at a time
         return Part("activations recomputed", int(width * tokens * layer))
-    if config.trainable == "lora":  # without what only the norms' own weights would need
+    if config.trainable == "lora":  # frozen norms need no inputs for their own weights
         layer += 7 * config.lora_rank - 2 * student.hidden
     if config.gradient_checkpointing:
         inputs = student.layers * student.hidden * SINGLE
@@ -198,17 +200,17 @@ def _activations(student: Geometry, config: TrainConfig, tokens: int) -> Part:
 
 
 def _kv(teachers: Sequence[Geometry], student: Geometry, tokens: int) -> list[Part]:
-    """Return rows, targets and their differences, and what the teachers hand over."""
+    """Return the student's rows and differences, and the teachers' features and targets."""
     values = student.kv_values_per_token
-    # The student's: before RoPE, the rows, and the scaled difference; each teacher's target, the sum, its square.
+    # Of the student: keys and values before RoPE, the rows, and the scaled difference.
     rows = SINGLE * tokens * 3 * values
-    features = sum(_features(t, student) for t in teachers)
-    fused = len(teachers) + (1 if len(teachers) > 1 else 0)
-    return [Part("kv", rows), Part("targets", SINGLE * tokens * (features + fused * values))]
+    features = sum(_features(teacher, student) for teacher in teachers)
+    targets = len(teachers) + (1 if len(teachers) > 1 else 0)  # one per teacher, and their fusion
+    return [Part("kv", rows), Part("targets", SINGLE * tokens * (features + targets * values))]
 
 
 def _features(teacher: Geometry, student: Geometry) -> int:
-    """Count the numbers per row of the teacher layers that student layers learn from, by depth; a layer counts once."""
+    """Count the numbers per row of the teacher layers that student layers learn from; each layer counts once."""
     used = min(len(student.kv_layers), len(teacher.kv_layers))
     return round(teacher.kv_values_per_token * used / len(teacher.kv_layers))
 
@@ -223,10 +225,10 @@ def _maps(teachers: Sequence[Geometry], student: Geometry, config: TrainConfig) 
 
 
 def _fitting(teachers: Sequence[Geometry], student: Geometry, config: TrainConfig, tokens: int) -> list[Part]:
-    """Return sums in float64 of every fold and part, and one batch as all models read it."""
+    """Return the float64 sums of every fold and part, and one batch as all models read it."""
     settings = AlignSettings()
-    of_fold = -(-config.fit_documents // settings.folds) * tokens  # a batch is of one fold
-    batch = max(tokens, min(settings.batch_tokens, of_fold))
+    fold_tokens = -(-config.fit_documents // settings.folds) * tokens  # a batch belongs to one fold
+    batch = max(tokens, min(settings.batch_tokens, fold_tokens))
     width = DTYPE_ALIASES[config.precision]
     passes = [model_memory(t, width, 1, batch).activation_bytes for t in teachers]
     passes.append(model_memory(student, "float32", 1, batch).activation_bytes)
@@ -238,11 +240,11 @@ def _fitting(teachers: Sequence[Geometry], student: Geometry, config: TrainConfi
 
 
 def _sums(teacher: Geometry, student: Geometry) -> int:
-    """Count the numbers per fold and part: X'X of each teacher layer that is used, X'Y of each student layer."""
-    p = {"key": teacher.kv_heads * teacher.key_width, "value": teacher.kv_heads * teacher.value_width}
+    """Count the numbers per fold and part: X'X of each teacher layer in use, X'Y of each student layer."""
+    keys, values = teacher.kv_heads * teacher.key_width, teacher.kv_heads * teacher.value_width
     used = min(len(student.kv_layers), len(teacher.kv_layers))
-    grams = used * sum(width**2 for width in p.values())
-    return grams + sum(heads * (p["key"] * key + p["value"] * value) for heads, key, value in student.layer_shapes)
+    grams = used * (keys**2 + values**2)
+    return grams + sum(heads * (keys * key + values * value) for heads, key, value in student.layer_shapes)
 
 
 def _sum(parts: Sequence[Part]) -> int:

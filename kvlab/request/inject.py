@@ -1,4 +1,4 @@
-"""The settings of a functional test: those of an analysis, and how the projected cache is tried out. No torch here."""
+"""The settings of a functional test: those of an analysis, and of the injection. No torch here."""
 
 from typing import Annotated, ClassVar
 
@@ -14,7 +14,7 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class InjectSettings(BaseModel):
-    """Which part of a document is handed over, and how much is tried on it."""
+    """The settings of the injection: which part of each document to hand over, and how much to measure."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -37,7 +37,7 @@ class InjectionRequest(AnalysisRequest):
 
 
 def check_causal(rule: str) -> None:
-    """Raises AlignError ``rule-looks-ahead`` for a time rule with which the prefix would know what comes after it."""
+    """Refuse a time rule that lets the prefix know what follows it. Raises AlignError ``rule-looks-ahead``."""
     if rule in CAUSAL:
         return
     raise AlignError(

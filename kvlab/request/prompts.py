@@ -1,8 +1,8 @@
-"""Read what a user gives (uploads, pasted text, bundled samples) into Documents, with all that was refused and why.
+"""Read uploads, pasted text and the bundled samples into Documents, and list what was refused and why.
 
 Knows nothing of file formats (``uploads.py`` and ``tables.py`` do), tokenizers or models. Good documents are always
-offered; refused, duplicate and cut ones are counted and named.
-The kind of a Problem is that of the PromptError it came from, without its ``prompts-``.
+returned; refused, duplicate and cut ones are counted and named.
+The kind of a Problem is the kind of its PromptError without ``prompts-``.
 """
 
 import json
@@ -26,14 +26,14 @@ _MIB = 2**20
 
 @dataclass(frozen=True)
 class Limits:
-    """How much is read of what a user gives."""
+    """The limits of an upload."""
 
     bytes: int = 64 * _MIB  # of a file
     files: int = 20  # in one form
     bytes_together: int = 128 * _MIB  # of all files in one form
     documents: int = 10_000
     characters: int = 100_000  # of a document: 20,000 tokens and more
-    problems: int = 200  # listed one by one, the others counted
+    problems: int = 200  # listed one by one; the others are only counted
 
 
 LIMITS = Limits()
@@ -41,7 +41,7 @@ LIMITS = Limits()
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that was not taken as it was given."""
+    """A part of an upload that was rejected or changed."""
 
     where: Message  # "line 17", "row 3", "paragraph 4" or "file"
     kind: str  # stable short name: "broken-json"
@@ -64,10 +64,10 @@ class Reading:
 
     documents: list[Document]
     problems: list[Problem] = field(default_factory=list)
-    duplicates: int = 0  # documents left out because their text had been seen before
+    duplicates: int = 0  # documents left out because an earlier one has the same text
     cut: list[Cut] = field(default_factory=list)
     columns: list[str] = field(default_factory=list)  # of a table
-    column: str | None = None  # of a table, the one the prompts were read from
+    column: str | None = None  # of a table: the column that holds the prompts
 
 
 def read_upload(filename: str, data: bytes, *, column: str | None = None, limits: Limits = LIMITS) -> Reading:
@@ -105,27 +105,27 @@ def read_pasted(text: str, *, limits: Limits = LIMITS) -> Reading:
 
 
 def read_file(path: str | Path, column: str | None = None, *, limits: Limits = LIMITS) -> Reading:
-    """``read_upload`` of a file on this machine. Raises ``prompts-not-found`` where there is none."""
+    """Read a file of this machine as ``read_upload`` does. Raises ``prompts-not-found`` if there is none."""
     path = Path(path)
     uploads.extension(path.name)
     try:
-        # The size first: a file over the limit is not worth reading, a device or a pipe never ends.
+        # Check before reading: a file may be over the limit, and a device or a pipe never ends.
         if path.is_file():
             _check_size(path.stat().st_size, limits, safe_name(path.name))
             return read_upload(path.name, path.read_bytes(), column=column, limits=limits)
-        found = Message("a folder or a device") if path.exists() else Message("no such file")
+        reason = Message("a folder or a device") if path.exists() else Message("no such file")
     except OSError as error:
-        found = system_reason(error)
+        reason = system_reason(error)
     raise PromptError(
         "prompts-not-found",
         expected=Message("a file at {path}", path=uploads.shown(str(path))),
-        found=found,
+        found=reason,
         remedy=Message("check the path and the permissions"),
     )
 
 
 def tabular_columns(filename: str, data: bytes) -> list[str]:
-    """Return the columns a user can choose from; [] for files that have none (.txt, .jsonl)."""
+    """Return the columns that a user can choose from; [] for files without columns (.txt, .jsonl)."""
     suffix = uploads.extension(filename)
     if suffix not in tables.TABLES:
         return []
@@ -136,12 +136,12 @@ def tabular_columns(filename: str, data: bytes) -> list[str]:
 
 
 def samples(limit: int | None = None) -> list[Document]:
-    """Read the bundled sample prompts (the first ``limit``), English and Chinese, each with all three parts."""
+    """Read the first ``limit`` bundled sample prompts, English and Chinese, each with all three parts."""
     return read_file(SAMPLES).documents[:limit]
 
 
 def write_prompts(documents: Iterable[Document], path: str | Path) -> None:
-    """Write one JSON line per document with its segments; ``read_prompts`` gives the same documents back."""
+    """Write one JSON line per document with its segments; ``read_prompts`` returns the same documents."""
     with open(path, "w", encoding="utf-8", newline="\n") as file:
         for document in documents:
             file.write(json.dumps(asdict(document), ensure_ascii=False) + "\n")
@@ -253,7 +253,7 @@ def _unlisted(count: int) -> PromptError:
 
 
 def _nothing_good(refusals: list[tuple[Message, PromptError]], refused: int) -> PromptError:
-    """Return the error of a file with nothing good in it: its first reasons, their kind where they share one."""
+    """Return the error of a file without a good document, with its first reasons; its kind is theirs if they agree."""
     if not refusals:
         return uploads.empty(Message("only blank lines or a header"))
     first = refusals[0][1]
@@ -261,7 +261,7 @@ def _nothing_good(refusals: list[tuple[Message, PromptError]], refused: int) -> 
     for where, error in refusals[1:3]:
         reasons = Message("{reasons}; {where}: {problem}", reasons=reasons, where=where, problem=error.found)
     alike = all(error.kind == first.kind for _, error in refusals)
-    found = Message(
+    summary = Message(
         "no good document ({refused:,} refused). {reasons}; and more"
         if refused > 3
         else "no good document ({refused:,} refused). {reasons}",
@@ -269,4 +269,4 @@ def _nothing_good(refusals: list[tuple[Message, PromptError]], refused: int) -> 
         reasons=reasons,
     )
     kind = first.kind if alike else "prompts-nothing-good"
-    return PromptError(kind, expected=first.expected, found=found, remedy=first.remedy)
+    return PromptError(kind, expected=first.expected, found=summary, remedy=first.remedy)

@@ -1,4 +1,4 @@
-"""Refuse what geometries and timelines alone show to be impossible, before any weight is loaded. No torch here."""
+"""Refuse training runs that geometries and timelines show to be impossible, before loading weights. No torch here."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from kvlab.shapes import Geometry
 
 
 def check_functional(config: TrainConfig) -> None:
-    """Raises TrainError ``functional-looks-ahead`` where the test is asked for with a rule that is not causal."""
+    """Refuse the functional test with a rule that is not causal. Raises TrainError ``functional-looks-ahead``."""
     if not config.functional or (config.use_safe_resample and config.time in CAUSAL):
         return
     rule = config.time if config.use_safe_resample else Message("step i for step i (no --use_safe_resample)")
@@ -29,7 +29,7 @@ def check_functional(config: TrainConfig) -> None:
 
 
 def check(teachers: Sequence[Geometry], student: Geometry, use_kv_projector: bool, precision: str, device: str) -> None:
-    """Raises TrainError ``shapes-differ`` and ``precision-unsupported``."""
+    """Refuse unequal shapes and fp16 on a processor. Raises TrainError ``shapes-differ``, ``precision-unsupported``."""
     if precision == "fp16" and device == "cpu":
         raise TrainError(
             "precision-unsupported",
@@ -37,12 +37,14 @@ def check(teachers: Sequence[Geometry], student: Geometry, use_kv_projector: boo
             found=Message("the processor, which has no mixed precision in float16"),
             remedy=Message("use --bf16, or leave the precision out (float32)"),
         )
-    for teacher in () if use_kv_projector else teachers:
+    if use_kv_projector:
+        return
+    for teacher in teachers:
         if len({*teacher.layer_shapes, *student.layer_shapes}) > 1:
-            own = {"name": student.name, "shape": _shapes(student)}
+            wanted = {"name": student.name, "shape": _shapes(student)}
             raise TrainError(
                 "shapes-differ",
-                expected=Message("KV heads, key width and value width of {name}, {shape}, in every teacher", **own),
+                expected=Message("KV heads, key width and value width of {name}, {shape}, in every teacher", **wanted),
                 found=Message("{shape} in {name}", shape=_shapes(teacher), name=teacher.name),
                 remedy=Message(
                     "project them: --use_kv_projector (kv_alignment: use_head_projector: true in a config file)"
@@ -51,15 +53,16 @@ def check(teachers: Sequence[Geometry], student: Geometry, use_kv_projector: boo
 
 
 def check_index(document: str, teacher: Geometry, length_t: int, length_s: int) -> None:
-    """Raises TrainError ``time-out-of-bounds`` where reading step i for step i would leave the teacher's timeline."""
+    """Refuse to read step i for step i beyond the teacher's timeline. Raises TrainError ``time-out-of-bounds``."""
     if length_t < length_s:
-        needed, read = {"steps": length_s, "document": document}, {"steps": length_t, "name": teacher.name}
+        student = {"steps": length_s, "document": document}
+        available = {"steps": length_t, "name": teacher.name}
         raise TrainError(
             "time-out-of-bounds",
             expected=Message(
-                "at least {steps} teacher steps for the {steps} of the student in document {document}", **needed
+                "at least {steps} teacher steps for the {steps} of the student in document {document}", **student
             ),
-            found=Message("{steps} of {name}: step {steps} would be index {steps} out of bounds", **read),
+            found=Message("{steps} of {name}: step {steps} would be index {steps} out of bounds", **available),
             remedy=Message(
                 "resample the timeline: --use_safe_resample (kv_alignment: use_safe_resample: true in a file)"
             ),

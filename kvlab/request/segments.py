@@ -1,9 +1,9 @@
-"""Prompt, reasoning and answer of a document: from the fields of the upload, else from markers in its text.
+"""Split a document into prompt, reasoning and answer: by the fields of the upload, else by markers in its text.
 
-Markers are looked for without regard to case. Reasoning begins at the first marker of its list, the answer at the last
-one of its own that comes after that: an answer is announced again and again, and given at the end. A marker belongs to
-the part it opens. One that begins with a letter, such as "Answer:", counts only where a line or a sentence begins,
-for prose may contain it; one that begins with a sign, such as "####" or "<think>", counts anywhere.
+Markers match in any case. Reasoning begins at the first reasoning marker. The answer begins at the last answer marker
+after that, because texts announce an answer several times and give it at the end. A marker belongs to the part it
+opens. A marker that begins with a letter, such as "Answer:", counts only at the start of a line or a sentence, because
+prose may contain it. A marker that begins with a sign, such as "####" or "<think>", counts anywhere.
 """
 
 import re
@@ -32,7 +32,7 @@ ANSWER = (
 
 
 class Markers(BaseModel):
-    """What opens the reasoning and the answer in a text whose parts are not given."""
+    """The words that open the reasoning and the answer in a text without fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,16 +41,16 @@ class Markers(BaseModel):
 
 
 def segmented(documents: Iterable[Document], source: Source, markers: Markers) -> list[Document]:
-    """Documents with the segments wanted: "auto" (fields, else markers), "fields" alone, or "none"."""
+    """Return the documents with segments from ``source``: "auto" (fields, else markers), "fields" or "none"."""
     if source == "auto":
-        return [mark(document, markers) for document in documents]
+        return [split_at_markers(document, markers) for document in documents]
     return list(documents) if source == "fields" else [replace(document, segments=()) for document in documents]
 
 
-def mark(document: Document, markers: Markers) -> Document:
-    """The document with segments from the markers in its text; one that has segments, or no marker, as it is.
+def split_at_markers(document: Document, markers: Markers) -> Document:
+    """Return the document with segments from the markers in its text; unchanged if it has segments or no marker.
 
-    Invariant: segments tile the text, none is empty. What stands before the first marker is the prompt.
+    Invariant: segments tile the text, none is empty. The prompt is the text before the first marker.
     """
     if document.segments:
         return document
@@ -71,19 +71,19 @@ def mark(document: Document, markers: Markers) -> Document:
 
 
 def final_answer(text: str, markers: Markers) -> str | None:
-    """What stands on the line behind the last answer marker of a text; None without a marker."""
+    """Return the rest of the line after the last answer marker of a text; None without a marker."""
     places = list(_places(text, markers.answer))
     return text[places[-1].end() :].strip().split("\n")[0].strip() if places else None
 
 
 def _places(text: str, markers: Sequence[str]) -> Iterator[re.Match[str]]:
-    """Where markers stand, from the start of the text on."""
+    """Return the matches of markers, from the start of the text on."""
     pattern = "|".join(re.escape(marker.strip()) for marker in markers)
-    found = re.finditer(pattern, text, re.IGNORECASE) if markers else ()
-    return (place for place in found if not place[0][0].isalpha() or _begins_sentence(text, place.start()))
+    matches = re.finditer(pattern, text, re.IGNORECASE) if markers else ()
+    return (place for place in matches if not place[0][0].isalpha() or _begins_sentence(text, place.start()))
 
 
 def _begins_sentence(text: str, at: int) -> bool:
-    """Nothing but blanks between ``at`` and the end of a line, sentence or tag before it."""
+    """Return whether only blanks stand between ``at`` and the end of the line, sentence or tag before it."""
     before = text[:at].rstrip(" \t\u3000")
     return not before or before[-1] in "\n\r.!?。！？；…”」』>*"

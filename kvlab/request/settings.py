@@ -13,7 +13,7 @@ from kvlab.language import Message, phrase
 
 CONFIG = "config.yaml"  # in a run folder
 
-# What pydantic says of each type of problem; its context fills the holes. Other types are shown in its own words.
+# pydantic's message for each type of problem; its context fills the fields. Other types keep pydantic's own words.
 PROBLEMS = {
     "missing": phrase("Field required"),
     "extra_forbidden": phrase("Extra inputs are not permitted"),
@@ -39,7 +39,7 @@ EMPTY = ("too_short", "string_too_short")  # every shortest length is 1
 
 
 class Request(BaseModel):
-    """What one command is asked to do; ``config.yaml`` of a run folder."""
+    """The settings of one command; ``config.yaml`` of a run folder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,19 +48,16 @@ class Request(BaseModel):
     refusal_kind: ClassVar[str] = "request-invalid"
 
 
-Asked = TypeVar("Asked", bound=Request)
+AnyRequest = TypeVar("AnyRequest", bound=Request)
 
 
 def setting(default: Any, description: str, **rules: Any) -> Any:
-    """Declare a setting of a model; the description is the help of its flag and of its field on the pages."""
+    """Declare a setting of a model. Its flag and its field on the pages show the description as help."""
     return Field(default, description=description, **rules)
 
 
-def checked(model: type[Asked], fields: Any) -> Asked:
-    """Return ``fields`` as a ``model``.
-
-    Raises the model's own refusal, which names the first setting that is wrong.
-    """
+def checked(model: type[AnyRequest], fields: Any) -> AnyRequest:
+    """Return ``fields`` as a ``model``. Raises the model's own refusal, which names the first invalid setting."""
     if not isinstance(fields, Mapping):
         raise model.refusal(
             model.refusal_kind,
@@ -71,16 +68,18 @@ def checked(model: type[Asked], fields: Any) -> Asked:
     try:
         return model.model_validate(fields)
     except ValidationError as error:
-        problem, command = error.errors()[0], {"command": model.command}
+        problem = error.errors()[0]
         raise model.refusal(
             model.refusal_kind,
             expected=_expected(problem),
             found=repr(problem.get("input"))[:200],
-            remedy=Message("correct this setting; `python -m kvlab {command} --help` lists them", **command),
+            remedy=Message(
+                "correct this setting; `python -m kvlab {command} --help` lists them", command=model.command
+            ),
         ) from error
 
 
-def read(model: type[Asked], folder: Path) -> Asked:
+def read(model: type[AnyRequest], folder: Path) -> AnyRequest:
     """Read the settings of a run folder. Raises RunError ``config-unreadable``, and as ``checked``."""
     try:
         fields = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
@@ -95,7 +94,7 @@ def read(model: type[Asked], folder: Path) -> Asked:
 
 
 def unreadable(error: Exception) -> Message:
-    """Return why a file of settings cannot be read: what the operating system, YAML or a check of ours says."""
+    """Return why a file of settings cannot be read: the reason of the operating system, of YAML or of our own check."""
     if isinstance(error, OSError):
         return system_reason(error)
     if error.args and isinstance(error.args[0], Message):
@@ -117,6 +116,6 @@ def _words(problem: ErrorDetails) -> Message:
     if kind == "literal_error":
         *others, last = str(context["expected"]).replace(" or ", ", ").split(", ")
         return Message("Input should be {choices} or {last}", choices=others, last=last)
-    if kind == "value_error":  # of our own validators, which give a Message
+    if kind == "value_error":  # our own validators raise it with a Message
         return Message.read(context["error"].args[0])
     return Message.read(problem["msg"])

@@ -1,7 +1,7 @@
 """Read tables: bytes of a .csv or .parquet file → columns to choose from, and records per row.
 
-CSV is read by the standard library and not by pandas: no cell is taken for a number or for "missing", and
-a ragged row costs only itself.
+The standard library reads CSV, not pandas: it turns no cell into a number or a missing value, and a ragged row costs
+only itself.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from kvlab.request.documents import PARTS
 from kvlab.request.uploads import Number, Record, decode, empty, lines, shown, wrong_encoding
 
 TABLES = (".csv", ".parquet")
-# What the CSV reader of Python says.
+# Messages of Python's CSV reader.
 _CSV_PROBLEMS = (phrase("unexpected end of data"), phrase("',' expected after '\"'"))
 
 
 @dataclass(frozen=True)
 class Table:
-    """A .csv or .parquet file: its header now, its rows when asked."""
+    """A .csv or .parquet file: its header, and functions that read its rows."""
 
     columns: list[str]
     text_columns: Callable[[], list[str]]
@@ -37,20 +37,20 @@ def open_table(suffix: str, data: bytes) -> Table:
     """Read the header of a table. ``suffix`` is ".csv" or ".parquet".
 
     Raises ``prompts-wrong-encoding``, ``prompts-empty`` or ``prompts-broken-csv`` for the header of a CSV,
-    ``prompts-broken-parquet`` for what is not Parquet.
+    ``prompts-broken-parquet`` for a file that is not Parquet.
     """
     return _open_csv(data) if suffix == ".csv" else _open_parquet(data)
 
 
 def named_columns(table: Table) -> list[str]:
-    """Return the columns a user can choose from: pandas writes its index as one without a name."""
+    """Return the columns that a user can choose from, without the unnamed one that pandas writes for its index."""
     return [name for name in table.columns if name]
 
 
 def choose_column(table: Table, column: str | None) -> str:
-    """Return the column asked for, else ``prompt``, else ``text``, else the only one that holds text.
+    """Return ``column`` if given, else ``prompt``, else ``text``, else the only column that holds text.
 
-    Raises ``prompts-no-column`` or, for a first row that is no header, ``prompts-no-header``.
+    Raises ``prompts-no-column``, or ``prompts-no-header`` if the first row is no header.
     """
     names = named_columns(table)
     chosen = column or next((name for name in ("prompt", "text") if name in names), None)
@@ -78,13 +78,13 @@ def choose_column(table: Table, column: str | None) -> str:
 
 
 def _is_data(header: list[str]) -> bool:
-    """Whether a header reads like a row of data: sentences, numbers or long texts instead of names."""
+    """Return whether a header looks like a row of data: sentences, numbers or long texts instead of names."""
     sentence_or_number = re.compile(r"[.?!。？！]$|^[-+]?[\d.]+$|\n")
     return any(len(cell) > 60 or cell.count(" ") > 6 or sentence_or_number.search(cell) for cell in header)
 
 
 def table_records(table: Table, chosen: str) -> Iterator[Record]:
-    """Rows as records with the fields of a JSON line: ``prompt`` and what belongs to it, or only ``text``."""
+    """Yield rows as records with the fields of a JSON line: ``prompt`` with its other parts, or only ``text``."""
     main, others = ("prompt", PARTS[1:]) if chosen == "prompt" else ("text", ())
     once = [name for name in (*others, "id") if table.columns.count(name) == 1]
     wanted = [chosen, *(name for name in once if name != chosen)]
@@ -98,10 +98,10 @@ def table_records(table: Table, chosen: str) -> Iterator[Record]:
 
 
 def _csv_records(data: bytes) -> Iterator[tuple[int, list[str] | PromptError]]:
-    """Line number where a record ends, and its cells. Records without any cell are skipped."""
-    # csv refuses cells over 128 KiB; the setting is global, so it is only ever raised.
+    """Yield the line number where a record ends, and its cells. Skips records without any cell."""
+    # csv refuses cells over 128 KiB. The limit is global, so only raise it.
     csv.field_size_limit(max(csv.field_size_limit(), len(data)))
-    unreadable: list[PromptError] = []  # lines of the record that is being read
+    unreadable: list[PromptError] = []  # lines of the current record
 
     def text() -> Iterator[str]:
         for number, offset, line in lines(data):
@@ -111,7 +111,7 @@ def _csv_records(data: bytes) -> Iterator[tuple[int, list[str] | PromptError]]:
                 unreadable.append(error)
                 yield line.decode(errors="surrogateescape") + "\n"
 
-    # strict: otherwise a quote that is never closed swallows the rest of the file in silence.
+    # strict: otherwise an unclosed quote silently swallows the rest of the file.
     reader = csv.reader(text(), delimiter=_delimiter(data), strict=True)
     while True:
         first = reader.line_num + 1
@@ -136,9 +136,9 @@ def _csv_records(data: bytes) -> Iterator[tuple[int, list[str] | PromptError]]:
 
 
 def _delimiter(data: bytes) -> str:
-    """Comma, unless the header has none: spreadsheets of many countries write semicolons, some tabs."""
+    """Return the comma if the header has one, else a semicolon or a tab, as spreadsheets of many countries write."""
     header = next((line for _, _, line in lines(data) if line.strip()), b"")
-    return next((mark for mark in (",", ";", "\t") if mark.encode() in header), ",")
+    return next((sign for sign in (",", ";", "\t") if sign.encode() in header), ",")
 
 
 def _open_csv(data: bytes) -> Table:
@@ -210,7 +210,7 @@ def _open_parquet(data: bytes) -> Table:
     def rows(wanted: list[str]) -> Iterator[Record]:
         row = 0
         try:
-            # Small batches: a page of repeated long texts is a few bytes on disk and much in memory.
+            # Small batches: a page of repeated long texts is small on disk and large in memory.
             for batch in source.iter_batches(batch_size=64, columns=wanted):
                 cells = [_parquet_cells(batch.column(name)) for name in wanted]
                 for values in zip(*cells):
@@ -227,7 +227,7 @@ def _open_parquet(data: bytes) -> Table:
 
 
 def _plain(kind: Any) -> Any:
-    """The type of the values of an Arrow column, seen through a dictionary encoding."""
+    """Return the type of an Arrow column's values, also if the column is dictionary-encoded."""
     return getattr(kind, "value_type", kind) if str(kind).startswith("dictionary") else kind
 
 
@@ -238,14 +238,14 @@ def _is_text(kind: Any) -> bool:
 
 
 def _parquet_cells(column: Any) -> list[Any]:
-    """The values of an Arrow array: text as str, numbers as ``Number``, absent and NaN as None."""
+    """Return the values of an Arrow array: text as str, numbers as ``Number``, null and NaN as None."""
     import pyarrow as pa
 
     if _plain(column.type) is not column.type:
         column = column.dictionary_decode()
     if not _is_text(column.type):
         return [_as_number(value) for value in column.to_pylist()]
-    # Nothing obliges a writer of Parquet to put UTF-8 into a string column.
+    # A string column of Parquet may hold bytes that are not UTF-8.
     return [_utf8(value) for value in column.cast(pa.large_binary()).to_pylist()]
 
 

@@ -1,6 +1,6 @@
 """The settings of a training run, ``config.yaml`` in its folder, checked before anything is loaded.
 
-No torch here: the form, the command line and the training process share it. The defaults are the recommended run.
+The form, the command line and the training process share them. The defaults are the recommended run. No torch here.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ Fusion = Literal["fixed", "similarity", "learned"]
 Entropy = Literal["diverse", "specialised"]
 Trainable = Literal["full", "lora", "projector"]
 Control = Literal["none", "ce-only", "shuffled-teacher", "random-teacher"]
-# Without rkv, whose steps differ from head to head and need the teacher's attention at every step.
+# Without rkv, whose steps differ between heads and need the teacher's attention at every step.
 TimeRule = Literal[tuple(MAPS)]
 
 DEMO_DATA, OWN_PROMPTS = "demo", "prompts"
-LARGE = 100_000_000  # parameters, from which on a student is fine-tuned with small steps
+LARGE = 100_000_000  # parameters from which a student is fine-tuned with small steps
 
 
 class Thresholds(BaseModel):
-    """When a checkpoint of the verdict is passed."""
+    """The thresholds of the verdict's checkpoints."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -96,7 +96,7 @@ class TrainConfig(Request):
 
     @model_validator(mode="before")
     @classmethod
-    def _seeds_section(cls, fields: Any) -> Any:
+    def _flatten_section(cls, fields: Any) -> Any:
         return switches_out(fields) if isinstance(fields, dict) else fields
 
     @model_validator(mode="after")
@@ -116,17 +116,17 @@ class TrainConfig(Request):
 
     @property
     def learns_kv(self) -> bool:
-        """Whether a teacher has any part in the loss."""
+        """Return whether the loss has a KV term."""
         return self.control != "ce-only" and (self.lambda_key > 0 or self.lambda_value > 0)
 
     def rate(self, parameters: int) -> float:
-        """The learning rate of a student of this size."""
+        """Return the learning rate of a student of this size."""
         usual = 2e-5 if parameters >= LARGE else 1e-3
         return self.lr or usual * (5 if self.trainable == "lora" else 1)
 
 
 def switches_out(fields: dict[str, Any]) -> dict[str, Any]:
-    """``kv_alignment: {use_head_projector, use_safe_resample}``, as the checklist writes it, as settings of their own.
+    """Turn the checklist's section ``kv_alignment: {use_head_projector, use_safe_resample}`` into settings of ours.
 
     Raises ValueError for a section that holds anything else.
     """
@@ -135,7 +135,9 @@ def switches_out(fields: dict[str, Any]) -> dict[str, Any]:
     section = fields["kv_alignment"]
     names = {"use_head_projector": "use_kv_projector", "use_safe_resample": "use_safe_resample"}
     if not isinstance(section, dict) or not set(section) <= set(names):
-        words = {"section": repr(section)[:200]}
-        raise ValueError(Message("kv_alignment holds use_head_projector and use_safe_resample, not {section}", **words))
+        shown = repr(section)[:200]
+        raise ValueError(
+            Message("kv_alignment holds use_head_projector and use_safe_resample, not {section}", section=shown)
+        )
     others = {name: value for name, value in fields.items() if name != "kv_alignment"}
     return {names[name]: value for name, value in section.items()} | others

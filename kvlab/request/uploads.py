@@ -1,7 +1,7 @@
-"""Text formats: bytes of a .txt or .jsonl file → records, each with its place in the file.
+"""Read text formats: bytes of a .txt or .jsonl file → records, each with its place in the file.
 
-Knows nothing of tables (``tables.py``), documents (``documents.py``) or limits (``prompts.py``). A record
-that cannot be read carries its error and the reader goes on: one bad line never costs the others.
+Knows nothing of tables (``tables.py``), documents (``documents.py``) or limits (``prompts.py``). A record that cannot
+be read carries its error, and the reader continues: one bad line never costs the others.
 """
 
 import codecs
@@ -19,7 +19,7 @@ from kvlab.language import Message, phrase
 
 EXTENSIONS = (".txt", ".jsonl", ".csv", ".parquet")
 
-# UTF-32 before UTF-16: the little-endian mark of the first begins with that of the second.
+# UTF-32 before UTF-16: the little-endian byte order mark of the first begins with that of the second.
 _WIDE_BOMS = {"UTF-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE), "UTF-16": (codecs.BOM_LE, codecs.BOM_BE)}
 _MAGIC = (
     (b"PK\x03\x04", phrase("a zip archive (.zip, .xlsx, .docx)")),
@@ -41,7 +41,7 @@ _KINDS = {
     "dict": phrase("an object"),
     "NoneType": phrase("null"),
 }
-# What the JSON reader of Python says.
+# Messages of Python's JSON reader.
 _JSON_PROBLEMS = (
     phrase("Expecting value"),
     phrase("Expecting property name enclosed in double quotes"),
@@ -55,7 +55,7 @@ _JSON_PROBLEMS = (
     phrase("Invalid \\uXXXX escape"),
     phrase("Unterminated string starting at"),
 )
-# Control characters, line separators, text-direction overrides and lone surrogates: never in a name.
+# Control characters, line separators, text-direction overrides and lone surrogates, which no name may hold.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 JQ = "jq -c '.[]' old.json > new.jsonl"
 EXAMPLE = '{"prompt": "2 + 2 = ?", "reasoning": "Two and two.", "answer": "4"}'
@@ -66,14 +66,14 @@ _short.maxstring = _short.maxother = 40
 
 
 class Number(str):
-    """A number of a file, as it was written there (``42.0`` stays ``42.0``)."""
+    """A number with its spelling in the file (``42.0`` stays ``42.0``)."""
 
     __repr__ = str.__str__
 
 
 @dataclass(frozen=True)
 class Record:
-    """What stands at one place of a file: its fields by name, or why they cannot be read."""
+    """The content of one place of a file: its fields by name, or the error that prevents reading them."""
 
     unit: str  # "line" | "row" | "paragraph"
     number: int
@@ -85,18 +85,18 @@ class Record:
 
 
 def printable(text: str) -> str:
-    """``text`` without control characters, lone surrogates and text-direction overrides."""
+    """Return ``text`` without control characters, lone surrogates and text-direction overrides."""
     return _UNPRINTABLE.sub("", text)
 
 
 def shown(value: object) -> str:
-    """``value`` as an error message quotes it: escaped, at most 60 characters, however deep or long it is."""
+    """Quote ``value`` for an error message: escaped, at most 60 characters."""
     quoted = _short.repr(value)
     return quoted if len(quoted) <= 60 else quoted[:57] + "..."
 
 
 def safe_name(filename: str) -> str:
-    """A name to show and to store: no folders, no control or shell characters, at most 80 characters."""
+    """Return a name to show and to store: no folders, no control or shell characters, at most 80 characters."""
     base = re.sub(r'[<>:"|?*]', "_", printable(re.split(r"[/\\]", filename)[-1])).strip(" .")
     if not base:
         return "upload"
@@ -105,7 +105,7 @@ def safe_name(filename: str) -> str:
 
 
 def extension(filename: str) -> str:
-    """Return the extension of a file kvlab reads, in lower case. Raises ``prompts-unknown-extension``."""
+    """Return the extension of a readable file, in lower case. Raises ``prompts-unknown-extension``."""
     suffix = PurePath(safe_name(filename)).suffix.lower()
     if suffix not in EXTENSIONS:
         raise PromptError(
@@ -118,9 +118,9 @@ def extension(filename: str) -> str:
 
 
 def check_text(data: bytes) -> None:
-    """Refuse what is not text at all. Raises ``prompts-utf16`` or ``prompts-binary``."""
-    for encoding, marks in _WIDE_BOMS.items():
-        if data.startswith(marks):
+    """Refuse data that is not text. Raises ``prompts-utf16`` or ``prompts-binary``."""
+    for encoding, boms in _WIDE_BOMS.items():
+        if data.startswith(boms):
             raise PromptError(
                 "prompts-utf16",
                 expected=Message("text in UTF-8"),
@@ -148,9 +148,9 @@ def check_text(data: bytes) -> None:
 
 
 def paragraphs(data: bytes) -> Iterator[Record]:
-    """Text separated by blank lines, as ``text`` fields; CRLF becomes LF.
+    """Yield paragraphs separated by blank lines, as ``text`` fields; CRLF becomes LF.
 
-    A line that cannot be read is a record of its own, the other lines of its paragraph are kept.
+    A line that cannot be read becomes a record of its own; the other lines of its paragraph stay.
     """
     count, inside, good = 0, False, []
     for number, offset, line in lines(data):
@@ -173,7 +173,7 @@ def paragraphs(data: bytes) -> Iterator[Record]:
 
 
 def json_lines(data: bytes) -> Iterator[Record]:
-    """One JSON object per line; blank lines are skipped, numbers keep their spelling."""
+    """Yield one JSON object per line. Skips blank lines; numbers keep their spelling."""
     for number, offset, line in lines(data):
         if not line.strip():
             continue
@@ -185,7 +185,7 @@ def json_lines(data: bytes) -> Iterator[Record]:
 
 
 def lines(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """The lines of a file: number from 1, byte offset, bytes without the line end. The UTF-8 mark is left out."""
+    """Yield the lines of a file: number from 1, byte offset, bytes without the line end and the UTF-8 mark."""
     offset = 0
     for number, line in enumerate(io.BytesIO(data), 1):
         start = len(codecs.BOM_UTF8) if number == 1 and line.startswith(codecs.BOM_UTF8) else 0
@@ -194,7 +194,7 @@ def lines(data: bytes) -> Iterator[tuple[int, int, bytes]]:
 
 
 def decode(line: bytes, number: int, offset: int) -> str:
-    """One of ``lines`` as text. Raises ``prompts-nul-bytes`` or ``prompts-wrong-encoding`` with its place."""
+    """Decode one of ``lines``. Raises ``prompts-nul-bytes`` or ``prompts-wrong-encoding`` with its place."""
     if 0 in line:
         place = offset + line.index(0)
         raise PromptError(
@@ -220,7 +220,7 @@ def wrong_encoding(byte: int, place: Message) -> PromptError:
 
 
 def _is_mostly_unreadable(data: bytes) -> bool:
-    """Has NUL bytes, and over half of its non-blank lines are not text."""
+    """Return whether data has NUL bytes and over half of its non-blank lines are not text."""
     if 0 not in data:
         return False
     filled = unreadable = 0
@@ -237,7 +237,7 @@ def _no_constant(name: str) -> None:
     raise ValueError(Message("{name} is not JSON", name=name))
 
 
-# Python's own int() refuses 4,300 digits and float() rounds: a number is kept as the text it is.
+# Keep numbers as text: Python's int() refuses over 4,300 digits and float() rounds.
 _json = json.JSONDecoder(parse_int=Number, parse_float=Number, parse_constant=_no_constant)
 
 
@@ -274,7 +274,7 @@ def _json_reason(error: ValueError | RecursionError) -> Message:
 
 
 def kind_of(value: object) -> Message:
-    """Return what a value is, in the words of a file's author: "a list", "a number", ..."""
+    """Name the kind of a value in the words of a file's author: "a list", "a number", ..."""
     name = type(value).__name__
     return Message(_KINDS[name]) if name in _KINDS else Message("a {type}", type=name)
 

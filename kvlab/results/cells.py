@@ -1,4 +1,4 @@
-"""One number per student layer and KV head, as a map whose cells can be clicked."""
+"""Draw one number per student layer and KV head, as a map with clickable cells."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ MAP_PIXELS = 448  # of the shorter side of a map with many cells
 
 @dataclass(frozen=True)
 class Cell:
-    """``words`` are written in it where there is room, ``mark`` always."""
+    """One cell of a map. It shows ``words`` if there is room, and ``mark`` always."""
 
     layer: int  # as numbered in the student
     head: int
@@ -25,7 +25,7 @@ class Cell:
     words: str
     mark: str
     hover: str
-    dark: bool  # white is easier to read on its colour than black
+    dark: bool  # on its colour, white text is easier to read than black
 
 
 def cell_map(
@@ -36,9 +36,9 @@ def cell_map(
     selected: tuple[int, int] | None = None,
     outline: str = STUDENT_COLOUR,
 ) -> go.Figure:
-    """``colours``: what go.Heatmap takes (colorscale, zmin, zmax, colorbar); ``selected``: (layer, head), outlined.
+    """Draw the map. ``colours``: colorscale, zmin, zmax, colorbar of go.Heatmap; ``selected``: (layer, head), outlined.
 
-    Invisible markers above the cells carry layer and head in ``customdata``, since heatmaps cannot be selected.
+    Invisible markers above the cells carry layer and head in ``customdata``, because plotly cannot select heatmaps.
     """
     layers = [str(layer) for layer in result.student["kv_layers"]]
     row_of = {layer: row for row, layer in enumerate(result.student["kv_layers"])}
@@ -48,12 +48,12 @@ def cell_map(
         values[row_of[cell.layer]][cell.head] = cell.value
     most = max(len(layers), len(heads))
     legible = most <= CELL_TEXT_UP_TO
-    # Of many cells, each must stay inside its own: of markers that overlap, a click would take a neighbour's.
+    # Each marker must stay inside its cell: where markers overlap, a click would select a neighbour.
     room = MAP_PIXELS // most
     gap = 2 if legible else 0
     figure = go.Figure(go.Heatmap(z=_array(values), x=heads, y=layers, hoverinfo="skip", xgap=gap, ygap=gap, **colours))
-    written = [cell for cell in cells if legible or cell.mark]
-    _write(figure, written, legible, min(13, room))
+    labelled = [cell for cell in cells if legible or cell.mark]
+    _write(figure, labelled, legible, min(13, room))
     figure.add_scatter(
         x=_array([heads[cell.head] for cell in cells]),
         y=_array([layers[row_of[cell.layer]] for cell in cells]),
@@ -77,14 +77,14 @@ def cell_map(
 
 
 def diverging(scale: str, limit: float, title: str) -> dict[str, Any]:
-    """``colours`` of cell_map around zero."""
+    """Return ``colours`` of cell_map around zero."""
     bar = {"title": {"text": title}, "thickness": 12}
     return {"colorscale": scale, "zmin": -limit, "zmax": limit, "colorbar": bar}
 
 
 def _write(figure: go.Figure, cells: Sequence[Cell], legible: bool, size: int) -> None:
-    """Words and marks, or of cells too small for words the marks alone."""
-    # Plotly checks a list of colours one by one: of many cells, those of one colour are drawn together.
+    """Write words and marks into the cells; if the cells are too small for words, only the marks."""
+    # Plotly checks the colours of a list one by one, so draw many cells in one group per colour.
     groups = [cells] if legible else [[c for c in cells if c.dark], [c for c in cells if not c.dark]]
     for group in filter(None, groups):
         colours = ["#FFFFFF" if cell.dark else "#000000" for cell in group]
@@ -100,5 +100,5 @@ def _write(figure: go.Figure, cells: Sequence[Cell], legible: bool, size: int) -
 
 
 def _array(values: list) -> np.ndarray:
-    """Plotly looks into every element of a list, but takes an array as it is. Of objects: a page gets it as a list."""
+    """Return an array, which plotly does not check element by element; dtype object, so that a page gets a list."""
     return np.array(values, dtype=object)

@@ -1,6 +1,6 @@
 """Cache values derived from a result, per language, for as long as the result lives.
 
-Clicks draw the same maps again: at 64 layers of 64 heads, the words of their 8,192 cells take longer than all else.
+Every click draws the same maps again. At 64 layers of 64 heads, translating their 8,192 cells takes the longest.
 """
 
 from collections.abc import Callable
@@ -11,23 +11,23 @@ from weakref import WeakKeyDictionary
 from kvlab.language import current, speaking
 from kvlab.results.alignment.data import Alignment
 
-Found = TypeVar("Found")
+Value = TypeVar("Value")
 
 
-def once(make: Callable[..., Found]) -> Callable[..., Found]:
-    """``make(alignment, *rest)``, kept by ``rest`` and language. What it gives is shared: nobody changes it.
+def once(make: Callable[..., Value]) -> Callable[..., Value]:
+    """Cache ``make(alignment, *rest)`` by ``rest`` and language. Callers share the value and must not change it.
 
-    It must not hold the alignment, which would then never be let go.
+    The value must not refer to the alignment, or its memory is never freed.
     """
-    found: WeakKeyDictionary[Alignment, dict[tuple, Found]] = WeakKeyDictionary()
+    cache: WeakKeyDictionary[Alignment, dict[tuple, Value]] = WeakKeyDictionary()
 
     @wraps(make)
-    def kept(alignment: Alignment, *rest) -> Found:
-        of_one = found.setdefault(alignment, {})
+    def cached(alignment: Alignment, *rest) -> Value:
+        values = cache.setdefault(alignment, {})
         language = current()
-        if (language, *rest) not in of_one:
-            with speaking(language):  # asked once, not for every word
-                of_one[language, *rest] = make(alignment, *rest)
-        return of_one[language, *rest]
+        if (language, *rest) not in values:
+            with speaking(language):  # look up the language once, not for every word
+                values[language, *rest] = make(alignment, *rest)
+        return values[language, *rest]
 
-    return kept
+    return cached

@@ -1,8 +1,8 @@
-"""Render reports from the templates beside this file, in which no value becomes markup.
+"""Render reports from templates, in which no value becomes markup.
 
-A template says its words with ``say`` and ``plural``; ``spoken`` is ``say`` for the names of a table's columns. HTML
-reports extend ``page.html.j2``, which gives them their look; ``draw(figure)`` and ``table(frame)`` put a figure or a
-table into one. A name ending in ``.md.j2`` is Markdown.
+A template translates its words with ``say`` and ``plural``; ``spoken`` is ``say`` for the names of a table's columns.
+HTML reports extend ``page.html.j2``, which holds their style; ``draw(figure)`` and ``table(frame)`` insert a figure or
+a table. A template ending in ``.md.j2`` is Markdown.
 """
 
 import re
@@ -23,14 +23,14 @@ from kvlab.language import Message, current, plural, say
 
 TEMPLATES = PACKAGE / "results" / "templates"
 FONTS = Markup('system-ui, "Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei", sans-serif')
-HTML_LANGUAGES = {"zh": "zh-Hans"}  # where HTML names a language otherwise
-# What CommonMark, GitHub's tables, links and mathematics would read as markup within a line.
+HTML_LANGUAGES = {"zh": "zh-Hans"}  # languages that HTML names differently
+# Characters in a line that CommonMark, GitHub's tables, links and mathematics read as markup.
 MARKUP = re.compile(r"[\\`*_\[\]<>|~&$@]|(?<=\w):(?=//)|(?<=www)\.", re.IGNORECASE)
 BLOCK_START = re.compile(r"^(\s*\d*)([#+=.)-])(?=[\s#=-]|$)")  # a heading, a list, a rule
 
 
 class Quoted(str):
-    """Text to the letter: a name, a path, a setting, a library's message. A report draws it as code."""
+    """Literal text: a name, a path, a setting, a library's message. A report shows it as code."""
 
 
 def render(name: str, /, **values: object) -> str:
@@ -40,7 +40,7 @@ def render(name: str, /, **values: object) -> str:
 
 @cache
 def environment() -> Environment:
-    """One for all reports. Every value that is not marked as safe is escaped: for HTML, or for Markdown."""
+    """Return the environment of all reports. It escapes every value not marked as safe, for HTML or for Markdown."""
     layout = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
     values = {"autoescape": True, "finalize": drawn, "undefined": StrictUndefined}
     shared = Environment(loader=FileSystemLoader(TEMPLATES), **values, **layout)
@@ -59,7 +59,7 @@ def environment() -> Environment:
 
 @pass_context
 def drawn(context: Context, value: object) -> object:
-    """Draw a value as the template's format has it; a dash for None."""
+    """Format a value for the template's HTML or Markdown; a dash for None."""
     if isinstance(value, Markup):
         return value
     if isinstance(value, Message) and not value.many:
@@ -76,19 +76,19 @@ def drawn(context: Context, value: object) -> object:
 
 @pass_context
 def cell(context: Context, value: object) -> Markup:
-    """A value in a Markdown table, where a bar within code too would end the cell."""
+    """Format a value for a Markdown table, where a bar ends the cell even within code."""
     return Markup(re.sub(r"(?<!\\)\|", r"\\|", str(drawn(context, value))))
 
 
 def fenced(text: str, language: str = "text") -> Markup:
-    """Several lines to the letter in Markdown. ``language``: of the code."""
+    """Return a Markdown code block of several lines. ``language``: of the code."""
     fence = "`" * max(3, _longest_ticks(text) + 1)
     return Markup(f"{fence}{language}\n{text}\n{fence}")
 
 
 @pass_context
 def _say(context: Context, text: str, /, **values: object) -> Markup:
-    """``say`` in a template: each value is drawn by itself, so that quoted ones stay so."""
+    """Translate in a template. Each value is formatted by itself, so that a Quoted value stays code."""
     escaped = _escaped if context.resolve("markdown") else escape
     parts = []
     for literal, name, form, _ in Formatter().parse(say(text)):
@@ -102,7 +102,7 @@ def _say(context: Context, text: str, /, **values: object) -> Markup:
 
 
 def _escaped(text: str) -> str:
-    """Markdown for words within a line."""
+    """Escape words within a line of Markdown."""
     return MARKUP.sub(lambda sign: "\\" + sign.group(), re.sub(r"\s+", " ", text))
 
 
@@ -118,7 +118,7 @@ def _longest_ticks(text: str) -> int:
 
 
 def table(frame: pd.DataFrame, heading: Callable[[str], str] | None = None, form: str | None = None) -> Markup:
-    """Draw a table; ``heading`` names its columns, ``form`` writes its numbers."""
+    """Draw a table; ``heading`` names its columns, ``form`` formats its numbers."""
     frame = frame if heading is None else frame.rename(columns=heading)
     write = form.format if form else None
     html = frame.to_html(index=False, escape=True, border=0, na_rep="–", float_format=write)
@@ -126,7 +126,7 @@ def table(frame: pd.DataFrame, heading: Callable[[str], str] | None = None, form
 
 
 def _drawing() -> Callable[[go.Figure], Markup]:
-    """Figure -> HTML; the first figure of a report brings plotly along, so that the file needs no network."""
+    """Return a function figure -> HTML. The first figure of a report includes plotly, so the file needs no network."""
     numbers = count()
 
     def draw(figure: go.Figure) -> Markup:

@@ -1,4 +1,4 @@
-"""What all figures share: colours with one meaning each, the layout, and the text of a token.
+"""The common style of all figures: colours with one meaning each, the layout, and the text of a token.
 
 Cividis is error (dark = 0, perfect; bright = 1, no better than the mean), Viridis is CKA, Purples the R² of single
 layers, Magma the damage of a swap. The blue-white-red map is lag (blue = behind, red = read ahead), the
@@ -20,52 +20,51 @@ ERROR_SCALE, R2_SCALE, CKA_SCALE, GAIN_SCALE, DIFFERENCE_SCALE = "Cividis", "Pur
 DAMAGE_SCALE = "Magma"
 TEACHER_COLOUR, STUDENT_COLOUR, NEUTRAL = "#0072B2", "#D55E00", "#8A8F98"  # Okabe and Ito 2008, and grey
 KIND_COLOUR = {"key": "#009E73", "value": "#CC79A7"}
-# Opacity of grey: later is darker.
+# Opacity of grey: later segments are darker.
 SEGMENT_SHADE = {phrase("prompt"): 0.05, phrase("reasoning"): 0.16, phrase("answer"): 0.3}
-# Behind the number of a cell, by whether it is more than its controls or than none; None where that is not known.
+# Behind a cell's number: whether it exceeds its controls, or zero; None if unknown.
 VERDICT_MARKS = {True: "", False: " =", None: " ?"}
-CELL_TEXT_UP_TO = 16  # heads or layers; more, and the numbers would not be legible
+CELL_TEXT_UP_TO = 16  # heads or layers; with more, the numbers are not legible
 
 
 def layout(figure: go.Figure, height: int, **options) -> go.Figure:
-    """The common look; ``options`` of the layout win."""
-    figure.update_layout(
-        **{
-            "height": height,
-            "margin": {"l": 56, "r": 16, "t": 36, "b": 48},
-            "font": {"size": 13},
-            "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "xanchor": "left"},
-            "paper_bgcolor": "rgba(0,0,0,0)",
-            "plot_bgcolor": "rgba(0,0,0,0)",
-        }
-        | options
-    )
-    return figure
+    """Give the figure the common style; ``options`` override it."""
+    common = {
+        "height": height,
+        "margin": {"l": 56, "r": 16, "t": 36, "b": 48},
+        "font": {"size": 13},
+        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "xanchor": "left"},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+    }
+    return figure.update_layout(**(common | options))
 
 
 def finite_or_none(values: np.ndarray) -> list:
-    """Numbers as JSON has them: a gap is None."""
-    return [finite_or_none(v) if np.ndim(v) else None if np.isnan(v) else float(v) for v in values]
+    """Return numbers as nested lists for JSON; NaN becomes None."""
+    if values.ndim > 1:
+        return [finite_or_none(row) for row in values]
+    return [None if np.isnan(value) else float(value) for value in values]
 
 
 def written(value: float, digits: int = 3, sign: str = "") -> str:
-    """Rounded, without a negative zero, with a true minus; ``sign`` "+" writes a plus too."""
+    """Write a number rounded, without a negative zero, with a true minus; with ``sign`` "+" also a plus."""
     return "–" if isnan(value) else f"{round(value, digits) + 0:{sign}.{digits}f}".replace("-", "−")
 
 
 def plus_minus(se: float) -> str:
-    """A standard error behind its number; nothing when there is none."""
+    """Write a standard error behind its number; nothing if there is none."""
     return f" ± {se:.3f}" if isfinite(se) else ""
 
 
 def visible(token: TokenView | str) -> str:
-    """Text, or that of a token, with whitespace one can see."""
+    """Return the text of a token, or a text, with visible whitespace."""
     text = token if isinstance(token, str) else token.text
     return text.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥")
 
 
 def label(token: TokenView) -> str:
-    """The text where it fits over the token's bytes, else a dot."""
+    """Return the token's text if it fits over the token's bytes, else a dot."""
     text = visible(token)
     wide = sum(2 if ord(c) > 0x2E7F else 1 for c in text)
     return text if wide <= 1.6 * (token.end - token.start) + 0.5 else "·"

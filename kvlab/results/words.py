@@ -1,4 +1,4 @@
-"""Numbers as people write them in a sentence."""
+"""Write numbers and lists as parts of a sentence."""
 
 from collections.abc import Sequence
 from functools import reduce
@@ -8,28 +8,34 @@ from kvlab.language import plural, say
 
 
 def listed(things: Sequence[object]) -> str:
-    """1, 2 and 5."""
+    """Write a list: 1, 2 and 5."""
     *most, last = map(str, things)
     return say("{most} and {last}", most=say(", ").join(most), last=last) if most else last
 
 
 def together(parts: Sequence[str]) -> str:
-    """What is said of K and what is said of V."""
-    return reduce(lambda one, other: say("{one} and {other}", one=one, other=other), parts)
+    """Join parts, such as one about K and one about V, with "and"."""
+    return reduce(lambda left, right: say("{one} and {other}", one=left, other=right), parts)
+
+
+def sentences(*parts: str) -> str:
+    """Join sentences, without spaces in Chinese; leave out empty ones."""
+    spoken = [part for part in parts if part] or [""]
+    return reduce(lambda first, second: say("{first} {second}", first=first, second=second), spoken)
 
 
 def clauses(parts: Sequence[str]) -> str:
-    """Clauses of one sentence."""
+    """Join the clauses of one sentence."""
     return say("; ").join(parts)
 
 
 def whole(share: float) -> str:
-    """A share in whole percent, without a negative zero; a dash when there is none."""
+    """Write a share in whole percent, without a negative zero; a dash for NaN."""
     return f"{round(share * 100) + 0}%" if isfinite(share) else "–"
 
 
 def points(gain: float) -> str:
-    """A difference of shares in signed percentage points."""
+    """Write a difference of shares in signed percentage points; a dash for NaN."""
     if not isfinite(gain):
         return "–"
     rounded = round(gain * 100)
@@ -38,7 +44,7 @@ def points(gain: float) -> str:
 
 
 def number(value: float) -> str:
-    """Two decimals, more for what is next to nothing; a dash when there is none."""
+    """Write a number with two decimals, four below 0.01; a dash for NaN."""
     if not isfinite(value):
         return "–"
     digits = 2 if abs(value) >= 0.01 else 4

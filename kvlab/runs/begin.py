@@ -1,8 +1,7 @@
-"""Become the process of a run: ``python -m kvlab.runs.begin FOLDER COMMAND ...`` runs COMMAND ... FOLDER in its place.
+"""Become the process of a run: ``python -m kvlab.runs.begin FOLDER COMMAND ...`` executes COMMAND ... FOLDER.
 
-Under the run's lock it is made sure that nobody else has begun it and that it is still wanted, its process is
-recorded, and the lock goes over to the command, which holds it while it lives. So a run starts once, whatever dies
-in between and however many try.
+It takes the run's lock, checks that the run is still queued and wanted, and records its process. The command inherits
+the lock and holds it while it lives. So a run starts only once, whichever process dies and however many try.
 """
 
 import os
@@ -21,7 +20,7 @@ FIRST_SIGN = timedelta(minutes=10)  # until the command has imported its librari
 
 
 def begin(folder: Path, command: Sequence[str]) -> None:
-    """Does not come back when the run is begun; comes back when it is not wanted or another process has it."""
+    """Start the run in place of this process. Returns only if the run is not wanted or another process has it."""
     lock = locks.take(folder / RUN_LOCK)
     if lock is None or store.read_status(folder).get("state") != "queued":
         return
@@ -31,7 +30,9 @@ def begin(folder: Path, command: Sequence[str]) -> None:
     now = datetime.now(UTC)
     store.write_status(
         folder,
-        **{"state": "running", "phase": "starting", "error": None},
+        state="running",
+        phase="starting",
+        error=None,
         started=store.timestamp(now),
         heartbeat=store.timestamp(now),
         next_heartbeat_due=store.timestamp(now + FIRST_SIGN),

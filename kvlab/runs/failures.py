@@ -1,6 +1,6 @@
-"""Why a run ended or broke off, and what to do about it.
+"""Explain why a run failed, and advise what to do.
 
-``explain`` is for a process that died without a word, ``advise`` for an exception that was caught in the run.
+``explain`` is for a process that died without a report, ``advise`` for an exception that the run caught.
 """
 
 import errno
@@ -16,13 +16,13 @@ from kvlab.runs import store
 from kvlab.runs.process import exit_words
 from kvlab.shapes import phase_message
 
-TAIL = 64 << 10  # bytes at the end of a log that are looked at
-TAIL_LINES = 12  # of these, shown in the error
-LINE = 160  # characters of a line that are shown
+TAIL = 64 << 10  # bytes at the end of a log to search
+TAIL_LINES = 12  # lines of them to show in the error
+LINE = 160  # characters of a line to show
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 SHAPE = re.compile(r"shape|size mismatch|must match|broadcast|cannot be multiplied|index.*out of|out of bounds", re.I)
-# What a log says -> kind of failure; the first that is found counts.
+# Pattern in a log -> kind of failure; the first match counts.
 SIGNS = (
     (re.compile(r"ModuleNotFoundError: No module named '([\w.]+)'"), "module-missing"),
     (re.compile(r"No space left on device|Disk quota exceeded|\(disk-full\)"), "disk-full"),
@@ -53,7 +53,7 @@ Changes = dict[str, Any]
 
 
 class Failure(RunError):
-    """The end of a run that nobody asked for. ``changes``: settings that may do better, {} where none are known."""
+    """The failure of a run. ``changes``: settings that may help, {} if none are known."""
 
     def __init__(self, kind: str, *, changes: Changes | None = None, **parts: Message | str):
         super().__init__(kind, **parts)
@@ -74,24 +74,24 @@ class NotFinite(TrainError):
             remedy=Message("a smaller learning rate: --lr {rate:g}", rate=1e-5),
         )
         self.step, self.names = step, names
-        self.line = line or {"step": step}  # of metrics, which is kept like every other
+        self.line = line or {"step": step}  # of metrics.jsonl, which records it like every other
 
     def __reduce__(self):
         return NotFinite, (self.step, self.names, self.line)
 
 
 def explain(code: int | None, *logs: Path, config: TrainConfig | None = None) -> Failure:
-    """The cause of a process's death. ``code``: as Popen gives it, None when nobody saw the end."""
-    words = next(filter(None, map(last_words, logs)), "")
+    """Return the cause of a process's death. ``code``: Popen's exit code, None if nobody saw the end."""
+    tail = next(filter(None, map(last_words, logs)), "")
     how = exit_words(code) if code is not None else Message("it is gone, and nobody saw it end")
-    found = Message("{how}; from the end of its log:\n{log}", how=how, log=words) if words else how
+    found = Message("{how}; from the end of its log:\n{log}", how=how, log=tail) if tail else how
     expected = Message("the process of the run to report how it ended")
     if code is not None and code < 0:
         changes = _smaller(config)[1] if config and code == -signal.SIGKILL else {}
         remedy = Message(SIGNALS.get(-code, KILLED))
         return Failure("run-killed", expected=expected, found=found, remedy=remedy, changes=changes)
     for sign, kind in SIGNS:
-        if match := sign.search(words):
+        if match := sign.search(tail):
             remedy, changes = _remedy(kind, config, match[1] if match.groups() else "")
             return Failure(kind, expected=expected, found=found, remedy=remedy, changes=changes if config else {})
     remedy = Message("look at its log for the cause, then resume the run")
@@ -99,7 +99,7 @@ def explain(code: int | None, *logs: Path, config: TrainConfig | None = None) ->
 
 
 def advise(error: BaseException, config: TrainConfig | None, phase: str) -> Failure:
-    """The failure behind an exception that ended a run in ``phase``."""
+    """Return the failure behind an exception that ended a run in ``phase``."""
     config = config or TrainConfig()
     if isinstance(error, KvlabError):
         changes = {
@@ -131,7 +131,7 @@ def advise(error: BaseException, config: TrainConfig | None, phase: str) -> Fail
 
 
 def kind_of(error: BaseException) -> str:
-    """The kind of an exception that is no KvlabError; "unexpected" where nothing is known of it."""
+    """Return the kind of an exception that is no KvlabError; "unexpected" if unknown."""
     names = {cls.__name__ for cls in type(error).__mro__}  # torch's own classes, without importing torch
     message = str(error)
     if isinstance(error, MemoryError) or "OutOfMemoryError" in names or any(sign in message for sign in OUT_OF_MEMORY):
@@ -146,13 +146,13 @@ def kind_of(error: BaseException) -> str:
 
 
 def first_words(error: BaseException) -> Message | str:
-    """An exception's class and the first line of its message."""
+    """Return an exception's class and the first line of its message."""
     lines, name = str(error).strip().splitlines(), type(error).__name__
     return f"{name}: {lines[0]}"[:500] if lines else Message("{error} without a message", error=name)
 
 
 def last_words(log: Path, start: int = 0) -> str:
-    """The last lines of a log from byte ``start`` on, or of a crash its first; empty when there are none."""
+    """Return the last lines of a log from byte ``start`` on, or the first lines of a crash; empty if none."""
     try:
         with open(log, "rb") as file:
             size = file.seek(0, 2)
@@ -161,15 +161,15 @@ def last_words(log: Path, start: int = 0) -> str:
     except OSError:
         return ""
     for crash, line in enumerate(lines):
-        if line.startswith("Fatal Python error"):  # pages of stacks and modules follow
+        if line.startswith("Fatal Python error"):  # long lists of stacks and modules follow
             rest = lines[crash + 1 :]
-            guilty = next((n for n, line in enumerate(rest) if line.startswith("Current thread")), 0)
-            return "\n".join([line, *rest[guilty : guilty + TAIL_LINES]])
+            thread = next((n for n, other in enumerate(rest) if other.startswith("Current thread")), 0)
+            return "\n".join([line, *rest[thread : thread + TAIL_LINES]])
     return "\n".join(lines[-TAIL_LINES:])
 
 
 def slow_hint(device: str, precision: str, gpus: int) -> Message:
-    """Whether the GPU and mixed precision are in use, for a run that seems slow."""
+    """Say whether the GPU and mixed precision are in use, for a run that seems slow."""
     if device == "cpu" and gpus:
         return Message("runs on the processor; there are {n} GPUs that it does not use (--device auto)", n=gpus)
     if device == "cpu":
@@ -190,7 +190,7 @@ def fault_remedy(log: str) -> Message:
 
 
 def _remedy(kind: str, config: TrainConfig | None, module: str) -> tuple[Message, Changes]:
-    """``module``: the one that is missing, or ""."""
+    """Return the remedy and changed settings for a kind of failure. ``module``: the missing module, or ""."""
     config = config or TrainConfig()
     if kind == "out-of-memory":
         return _smaller(config)
@@ -211,7 +211,7 @@ def _remedy(kind: str, config: TrainConfig | None, module: str) -> tuple[Message
 
 
 def _smaller(config: TrainConfig) -> tuple[Message, Changes]:
-    """Less memory by the next thing that has not been done yet."""
+    """Return the next change that saves memory and that ``config`` does not have yet."""
     if config.batch_size > 1:
         remedy = Message("batch size 1 with 4 accumulation steps: --batch_size 1 --gradient_accumulation_steps 4")
         return remedy, {"batch_size": 1, "gradient_accumulation_steps": 4}
@@ -237,7 +237,7 @@ def _finite_advice(config: TrainConfig) -> tuple[Message, Changes]:
 
 
 def _switches(config: TrainConfig) -> tuple[Message, Changes]:
-    """Shape and index errors: which of the two switches is off, and where it is set."""
+    """Return the advice on a shape or index error: which of the two switches is off, and where to set it."""
     sections = {"use_kv_projector": "use_head_projector", "use_safe_resample": "use_safe_resample"}
     off = {name: section for name, section in sections.items() if not getattr(config, name)}
     if not off:

@@ -1,4 +1,4 @@
-"""All runs at a glance: one row each, from the status and the small records, read again only where a file changed."""
+"""List all runs, one row each. Reads a run's status and small records again only when a file has changed."""
 
 import json
 import os
@@ -15,13 +15,13 @@ from kvlab.runs.metrics import MEMORY, Peak, Reader, peak
 from kvlab.runs.records import REPORT, VERDICT, Measured, Report, Status, Verdict
 from kvlab.runs.run_queue import STOP
 
-SMALL = 4 << 20  # bytes of a status or record that is still read for one row
-TAIL = 1 << 16  # bytes at the end of metrics.jsonl in which the last step is looked for
+SMALL = 4 << 20  # bytes of the largest status or record to read for one row
+TAIL = 1 << 16  # bytes at the end of metrics.jsonl in which to look for the last step
 
 
 @dataclass(frozen=True)
 class Row:
-    """One run. Numbers are None when they are not known; cross-entropies are held-out, in nats per token."""
+    """One run. Unknown numbers are None; cross-entropies are held-out, in nats per token."""
 
     id: str
     folder: Path
@@ -49,21 +49,24 @@ class Row:
 
 
 class History:
-    """The rows of one runs/ folder. Any thread may read them; two at once at worst read a file twice."""
+    """The rows of one runs/ folder. Any thread may read them; two at once may read a file twice."""
 
     def __init__(self, root: Path):
         self.root = root
-        self._kept: dict[tuple[str, str], tuple[tuple[int, int, int], Any]] = {}  # (run, file): signature, found
+        self._cache: dict[tuple[str, str], tuple[tuple[int, int, int], Any]] = {}  # (run, file): signature, value
+        self._readers: dict[str, Reader] = {}  # of memory.jsonl of active runs
 
     def rows(self, now: datetime | None = None) -> list[Row]:
-        """Newest first. Never raises for what is in runs/."""
+        """Return the rows, newest first. Never raises for the content of runs/."""
         now = now or datetime.now(UTC)
         folders = store.listing(self.root)
         places = {entry.folder.name: place for place, entry in reversed(list(enumerate(run_queue.entries(self.root))))}
         rows = [self._row(folder, places, now) for folder in folders]
         names = {folder.name for folder in folders}
-        for key in [key for key in list(self._kept) if key[0] not in names]:
-            self._kept.pop(key, None)
+        for name, file in list(self._cache):
+            if name not in names:
+                self._cache.pop((name, file), None)
+                self._readers.pop(name, None)
         return rows
 
     def _row(self, folder: Path, places: dict[str, int], now: datetime) -> Row:
@@ -74,14 +77,18 @@ class History:
         report = self._read(folder, REPORT, lambda at: Report.read(at / REPORT)) or Report()
         last = self._read(folder, store.METRICS, _last_step) or LastStep()
         first = status.history[0] if status.history else status
-        known = {"id": folder.name, "folder": folder, "state": state, "phase": status.phase}
         return Row(
-            **known,
+            id=folder.name,
+            folder=folder,
+            state=state,
+            phase=status.phase,
             kind=status.kind if status.kind in store.KINDS else "unknown",
             name=status.name or folder.name,
             stopping=active and (folder / STOP).exists(),
             ahead=places.get(folder.name) if state == "queued" else None,
-            **{"step": last.step, "loss": last.loss, "verdict": verdict.state},
+            step=last.step,
+            loss=last.loss,
+            verdict=verdict.state,
             steps=self._steps(folder, verdict),
             ce_before=(report.before or Measured()).ce,
             ce_after=(report.after or Measured()).ce,
@@ -93,33 +100,35 @@ class History:
         )
 
     def _steps(self, folder: Path, verdict: Verdict) -> int | None:
-        """As the checkpoint table ends; YAML is slow to read, and is for a run that has no table yet."""
+        """Return the last step of the checkpoint table, else of the settings, because YAML is slow to read."""
         steps = [row.step for row in verdict.checkpoints if row.step is not None]
         if steps:
             return max(steps)
-        return self._read(folder, store.CONFIG, lambda at: Asked.of(store.read_config(at)).max_steps)
+        return self._read(folder, store.CONFIG, lambda at: RunSettings.of(store.read_config(at)).max_steps)
 
     def _peak(self, folder: Path, active: bool) -> Peak | None:
-        kept = self._kept.get((folder.name, MEMORY))
-        # The table of a run at work is kept, so that only what is new in the file is read.
-        reader = (kept and kept[1] and kept[1][0]) or Reader(folder / MEMORY)
-        found = self._read(folder, MEMORY, lambda _: (reader if active else None, peak(reader.read())))
-        return found[1] if found else None
+        # Keep the reader of an active run, so that it reads only the new lines next time.
+        reader = self._readers.setdefault(folder.name, Reader(folder / MEMORY))
+        highest = self._read(folder, MEMORY, lambda _: peak(reader.read()))
+        if not active:
+            self._readers.pop(folder.name, None)
+        return highest
 
-    def _read(self, folder: Path, name: str, read: Callable[[Path], Any]) -> Any:
-        """What ``read`` finds in a file of a run, kept until the file changes; None for one that is not there."""
+    def _read(self, folder: Path, name: str, load: Callable[[Path], Any]) -> Any:
+        """Load a file of a run, or return the cached value while the file is unchanged; None for a missing file."""
         key = folder.name, name
         try:
-            found = os.lstat(f"{folder}/{name}")  # not as paths, which take most of the time of hundreds of runs
+            file = os.lstat(f"{folder}/{name}")  # a string: building paths takes most of the time of hundreds of runs
         except OSError:
-            self._kept.pop(key, None)
+            self._cache.pop(key, None)
             return None
-        signature = found.st_mtime_ns, found.st_size, found.st_ino
-        kept = self._kept.get(key)
-        if kept is None or kept[0] != signature:
-            small = found.st_size <= SMALL or name in (store.METRICS, MEMORY)
-            kept = self._kept[key] = signature, read(folder) if small else None
-        return kept[1]
+        signature = file.st_mtime_ns, file.st_size, file.st_ino
+        cached, value = self._cache.get(key, (None, None))
+        if cached != signature:
+            small = file.st_size <= SMALL or name in (store.METRICS, MEMORY)
+            value = load(folder) if small else None
+            self._cache[key] = signature, value
+        return value
 
 
 class LastStep(Lenient):
@@ -129,14 +138,14 @@ class LastStep(Lenient):
     loss: Number | None = None
 
 
-class Asked(Lenient):
-    """What a row shows of the settings."""
+class RunSettings(Lenient):
+    """The settings that a row shows."""
 
     max_steps: Count | None = None
 
 
 def _last_step(folder: Path) -> LastStep:
-    """The last whole line of metrics.jsonl that is a step; damaged lines behind it are passed over."""
+    """Return the last complete line of metrics.jsonl that is a step; skip damaged lines after it."""
     try:
         descriptor = os.open(folder / store.METRICS, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with open(descriptor, "rb") as file:

@@ -1,4 +1,4 @@
-"""One analysis carried out so that its folder tells how it went, whatever happens to it."""
+"""Run one analysis; its folder records the outcome even if the analysis fails."""
 
 import logging
 import threading
@@ -15,7 +15,7 @@ from kvlab.runs import failures, store
 from kvlab.runs.live_status import LiveStatus
 from kvlab.shapes import Progress
 
-LOG = "worker.log"  # in the run's folder, for what the user did not cause
+LOG = "worker.log"  # in the run's folder, for errors that the user did not cause
 
 Analyse = Callable[[Path, Progress], None]
 
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class Job:
-    """An analysis asked for, from the queue to its end. Threads other than its own may stop or abandon it."""
+    """A requested analysis, from the queue to its end. Other threads may stop or abandon it."""
 
     folder: Path
     ended: threading.Event = field(default_factory=threading.Event)
@@ -33,17 +33,17 @@ class Job:
     _live: LiveStatus | None = None
 
     def stop(self, server_gone: bool = False) -> None:
-        """Have the analysis end at its next progress call: cancelled, or failed because the server is gone."""
+        """End the analysis at its next progress call: cancelled, or failed because the server is gone."""
         self._server_gone = server_gone
         self._stop.set()
 
     def abandon(self) -> None:
-        """Record that the server is gone; for a computation that does not come to its next progress call."""
+        """Record that the server is gone, for a computation that does not reach its next progress call."""
         if self._live is not None:
             _record(lambda: self._live.finish("failed", server_gone()))
 
     def perform(self, analyse: Analyse) -> dict[str, Any] | None:
-        """Compute; the course and the end are in the folder's status -> the error of a failed run, or None."""
+        """Compute; write progress and end to the folder's status. Returns the error of a failed run, else None."""
         state, error_fields = "done", None
         self._live = LiveStatus(self.folder, self._stop)
         try:
@@ -51,7 +51,7 @@ class Job:
                 analyse(self.folder, self._live.progress)
         except Cancelled:
             state, error_fields = ("failed", server_gone()) if self._server_gone else ("cancelled", None)
-        except BaseException as error:  # whatever it is, it belongs in the record and must not end the worker
+        except BaseException as error:  # record any error; none may end the worker
             state, error_fields = "failed", explain(error, Message("the analysis to run to its end"))
             if not isinstance(error, KvlabError):
                 log.exception("analysis %s failed", self.folder.name)
@@ -62,7 +62,7 @@ class Job:
 
 
 def explain(error: BaseException, expected: Message) -> dict[str, Any]:
-    """Any exception as the fields of a KvlabError (``to_dict``), with advice where its kind is known."""
+    """Return any exception as the fields of a KvlabError (``to_dict``), with advice if its kind is known."""
     if isinstance(error, KvlabError):
         return error.to_dict()
     kind, remedy = failures.kind_of(error), failures.fault_remedy(LOG)
@@ -80,7 +80,7 @@ def explain(error: BaseException, expected: Message) -> dict[str, Any]:
 
 
 def server_gone() -> dict[str, Any]:
-    """Why an analysis ended with its worker: an error in the form of KvlabError.to_dict."""
+    """Return the error of an analysis that ended with its worker, as KvlabError.to_dict."""
     return RunError(
         "worker-stopped",
         expected=Message("the worker process to be left running until the analysis was done"),
@@ -90,13 +90,13 @@ def server_gone() -> dict[str, Any]:
 
 
 def mark(folder: Path, state: str, error: dict[str, Any] | None = None) -> None:
-    """Record the end of a run that nobody computes; one that has ended already stays as it is."""
+    """Record the end of a run that nobody computes; leave a run that has ended already."""
     if store.read_status(folder).get("state") not in store.FINAL:
         _record(lambda: store.write_status(folder, state=state, error=error))
 
 
 def release(folder: Path) -> None:
-    """Record that the process which had a waiting run queued is gone, and that another will take it up."""
+    """Record that the process that queued a waiting run is gone and that another will take the run."""
     due = store.timestamp(datetime.now(UTC) + store.UNCLAIMED)
     _record(lambda: store.write_status(folder, pid=None, process_started=None, next_heartbeat_due=due))
 

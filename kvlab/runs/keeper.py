@@ -1,7 +1,7 @@
-"""The keeper of a host's queue: ``python -m kvlab.runs.keeper RUNS COMMAND ...``, detached from whoever started it.
+"""The keeper of a host's queue: ``python -m kvlab.runs.keeper RUNS COMMAND ...``, a detached process.
 
-It starts each queued run when its device is free, sees how its process ends, and ends itself when the queue is empty.
-When it dies, the runs go on, and the next launch or list starts another, which takes up what it finds.
+It starts each queued run when its device is free, records how its process ends, and exits when the queue is empty.
+If it dies, the runs continue. The next launch or list starts another keeper, which adopts them.
 """
 
 import json
@@ -24,39 +24,40 @@ from kvlab.runs.run_queue import ANY_DEVICE, Entry
 
 POLL = 0.05  # seconds between two looks at the processes that it started
 LOOK = 1.0  # seconds between two looks at the queue, which may lie on a slow disk
-LAST_WRITES = 5.0  # seconds for what an ended process has left behind to let its lock go
-OUTPUT, LOG = "output.log", "training.log"  # what the process prints, and what it writes for people
+LAST_WRITES = 5.0  # seconds for the leftovers of an ended process to release its lock
+OUTPUT, LOG = "output.log", "training.log"  # the process's output, and its log for people
 
 log = logging.getLogger("kvlab.runs.keeper")
 
 
 class Keeper:
-    """``command``: what runs a training folder, given as its last argument."""
+    """``command`` runs a training folder, which is its last argument."""
 
     def __init__(self, root: Path, command: Sequence[str]):
         self._root, self._command = root, tuple(command)
         self._children: dict[Entry, subprocess.Popen] = {}
-        self._given_up: set[Entry] = set()  # what cannot be recorded now; the next keeper tries again
+        self._given_up: set[Entry] = set()  # runs whose status cannot be written now; the next keeper tries again
 
     def work(self) -> None:
-        """Until nothing waits or runs any more."""
+        """Work until no run waits or runs."""
         left, looked = 1, float("-inf")
+        without_reaping = os.WEXITED | os.WNOHANG | os.WNOWAIT
         while left or self._children:
-            look = os.WEXITED | os.WNOHANG | os.WNOWAIT
-            ended = [entry for entry, child in self._children.items() if os.waitid(os.P_PID, child.pid, look)]
+            children = self._children.items()
+            ended = [entry for entry, child in children if os.waitid(os.P_PID, child.pid, without_reaping)]
             for entry in ended:
-                self._see_the_end(entry)
+                self._finish(entry)
             if ended or time.monotonic() - looked > LOOK:
                 self._look()
                 left, looked = len(self.waiting()), time.monotonic()
             time.sleep(POLL)
 
     def waiting(self) -> list[Entry]:
-        """What the queue holds for this keeper, the running ones included."""
+        """Return this keeper's entries of the queue, running ones included."""
         return [entry for entry in run_queue.entries(self._root) if entry not in self._given_up]
 
     def _look(self) -> None:
-        """Start what can start, and clear away what has ended unseen. An earlier run never waits for a later one."""
+        """Start the runs whose device is free, and record unseen ends. An earlier run never waits for a later one."""
         busy = [run_queue.device(store.read_status(entry.folder)) for entry in self._children]
         for entry in self.waiting():
             if entry in self._children:
@@ -68,11 +69,11 @@ class Keeper:
                 self._give_up(entry, error)
 
     def _device_of(self, entry: Entry, busy: list[str]) -> str | None:
-        """The device that a run occupies or waits for, started if that is free; None when it has ended."""
+        """Start a run if its device is free. Return the device it occupies or waits for; None if it has ended."""
         status = store.read_status(entry.folder)
         device = run_queue.device(status)
         if process.exists(status.get("pid"), status.get("process_started")):
-            return device  # begun under another keeper
+            return device  # another keeper started it
         if monitor.judge(status) != "queued":
             if status.get("host") == socket.gethostname():
                 process.end_leftovers(status.get("pid"), status.get("process_started"))
@@ -81,9 +82,9 @@ class Keeper:
             self._children[entry] = _start(entry.folder, self._command, run_queue.visible_devices(status))
         return device if entry.marker.exists() else None
 
-    def _see_the_end(self, entry: Entry) -> None:
+    def _finish(self, entry: Entry) -> None:
         child = self._children.pop(entry)
-        process.end_group(child.pid)  # whatever it started; the group is its own until it is waited for
+        process.end_group(child.pid)  # its children too; until the wait below, no other group can have this number
         code = child.wait()
         try:
             _record_end(entry, code)
@@ -96,33 +97,33 @@ class Keeper:
 
 
 def keep(root: Path, command: Sequence[str]) -> None:
-    """Be the keeper in a process of its own and return at once; do nothing when there is one already."""
+    """Run the keeper in a forked process and end this one at once; do nothing if a keeper exists."""
     lock = locks.take(run_queue.here(root) / run_queue.KEEPER_LOCK)
     if lock is None:
         return
-    signed, sign = os.pipe()
-    if os.fork():  # the lock lives on in the child, which nobody has to wait for once it can be found
-        os.close(sign)
-        os.read(signed, 1)
+    ready, signal_ready = os.pipe()
+    if os.fork():  # the child inherits the lock; exit once others can find its pid in the lock file
+        os.close(signal_ready)
+        os.read(ready, 1)
         os._exit(0)
-    _sign(lock)
-    os.close(signed)
-    os.close(sign)
-    work = Keeper(root, command)
+    _write_identity(lock)
+    os.close(ready)
+    os.close(signal_ready)
+    keeper = Keeper(root, command)
     while True:
-        work.work()
-        # Given up in this order, a run queued meanwhile is either seen below or finds no keeper and starts one.
+        keeper.work()
+        # Release first, then look: a run queued meanwhile is either seen here or finds no keeper and starts one.
         os.ftruncate(lock, 0)
         os.close(lock)
-        lock = locks.take(run_queue.here(root) / run_queue.KEEPER_LOCK) if work.waiting() else None
+        lock = locks.take(run_queue.here(root) / run_queue.KEEPER_LOCK) if keeper.waiting() else None
         if lock is None:
             return
-        _sign(lock)
+        _write_identity(lock)
 
 
-def _sign(lock: int) -> None:
+def _write_identity(lock: int) -> None:
     identity = {key: value for key, value in process.identity().items() if key != "host"}
-    with suppress(OSError):  # a full disk: others then find the lock taken instead
+    with suppress(OSError):  # a full disk: others still find the lock taken
         os.ftruncate(lock, 0)
         os.pwrite(lock, json.dumps(identity).encode(), 0)
 
@@ -136,25 +137,27 @@ def _start(folder: Path, command: Sequence[str], visible_devices: str | None) ->
     with store.disk_errors(folder), open(os.open(folder / OUTPUT, flags, 0o666), "ab") as output:
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "kvlab.runs.begin", str(folder), *command],
-            **{"stdout": output, "stderr": output, "env": environment},
+            stdout=output,
+            stderr=output,
+            env=environment,
             **process.DETACHED,
         )
 
 
 def _record_end(entry: Entry, code: int | None) -> None:
-    """Write why a run ended that did not say so, and take it out of the queue. ``code`` None: nobody saw the end."""
+    """Record the cause of a run's unreported end, and take it out of the queue. ``code`` None: nobody saw the end."""
     folder = entry.folder
     if not folder.is_dir():
         entry.marker.unlink(missing_ok=True)
         return
     with locks.held(folder / run_queue.RUN_LOCK, LAST_WRITES) as mine:
         status = store.read_status(folder)
-        taken_up = process.exists(status.get("pid"), status.get("process_started"))
-        if not mine or taken_up or not entry.marker.exists():  # by another keeper, or it was queued again meanwhile
+        runs = process.exists(status.get("pid"), status.get("process_started"))
+        if not mine or runs or not entry.marker.exists():  # another keeper has it, or it was queued again
             return
         state = status.get("state")
         if state == "queued":
-            if not code:  # its process found the lock taken, and whoever had it has gone: it is to be started still
+            if not code:  # its process found the lock taken, whose holder is now gone: leave it in the queue
                 return
             store.write_status(folder, state="failed", error=explain(code, folder / OUTPUT).to_dict())
         elif state in store.ACTIVE and not status.get("cause"):

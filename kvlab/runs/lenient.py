@@ -1,4 +1,4 @@
-"""Read JSON that may be missing or damaged: what is not as it should be becomes its default."""
+"""Read JSON that may be missing or damaged: invalid fields get their defaults."""
 
 import json
 import math
@@ -28,9 +28,9 @@ def _known(value: float) -> float:
     raise ValueError("not finite")
 
 
-Number = Annotated[StrictInt | StrictFloat, AfterValidator(_known)]  # a whole number stays whole
+Number = Annotated[StrictInt | StrictFloat, AfterValidator(_known)]  # a whole number stays an int
 Count = Annotated[int, Field(strict=True, ge=0, lt=2**53)]
-# JSON can hold halves of characters, which nothing else takes.
+# JSON can hold lone surrogates, which no other format accepts.
 Text = Annotated[
     str,
     BeforeValidator(lambda value: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value),
@@ -42,7 +42,7 @@ def _tables(value: object) -> list[object]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
-TABLES = BeforeValidator(_tables)  # for a list of models: whatever else is in it is passed over
+TABLES = BeforeValidator(_tables)  # for a list of models: skips everything else in the list
 
 
 class Lenient(BaseModel):
@@ -60,14 +60,14 @@ class Lenient(BaseModel):
 
     @classmethod
     def of(cls, fields: object) -> Self:
-        """The model of a JSON object; all defaults for anything else."""
+        """Return the model of a JSON object; all defaults for anything else."""
         if isinstance(fields, cls):
             return fields
         return cls.model_validate(fields) if isinstance(fields, dict) else cls()
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """The model of a JSON file; all defaults for one that is missing or broken."""
+        """Read the model from a JSON file; a missing or broken file gives all defaults."""
         return cls.of(read_json(path))
 
 
@@ -75,7 +75,7 @@ _NUMBER = TypeAdapter(Number)
 
 
 def finite(value: object) -> float | None:
-    """A finite number; None for anything else."""
+    """Return a finite number as float; None for anything else."""
     try:
         return float(_NUMBER.validate_python(value))
     except ValidationError:
@@ -83,7 +83,7 @@ def finite(value: object) -> float | None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object in a file of a run; empty when it is missing, broken, or behind a link."""
+    """Read a JSON object from a file of a run; empty if the file is missing, broken, or a link."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with open(descriptor, "rb") as file:

@@ -1,4 +1,4 @@
-"""The status of a run at work, kept on disk by a small thread beside the computation."""
+"""Write the status of an active run to disk, from a small thread beside the computation."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ log = logging.getLogger(__name__)
 class LiveStatus:
     """Use around the work: ``with LiveStatus(folder, stop) as live: work(live.progress)``, then ``finish``.
 
-    A computation never waits for the disk within a phase, and is not ended by a status that cannot be written.
+    A computation never waits for the disk within a phase, and continues if the status cannot be written.
     """
 
     def __init__(self, folder: Path, stop: threading.Event):
         self.folder = folder
         self._stop = stop
-        self._at = ("starting", 0, 0)  # replaced whole, so that no reader needs a lock
+        self._at = ("starting", 0, 0)  # (phase, done, total), replaced as a whole, so that no reader needs a lock
         self._begun = time.monotonic()
         self._phase_started = store.timestamp()
         self._changed, self._over = threading.Event(), threading.Event()
@@ -37,7 +37,7 @@ class LiveStatus:
         self._keeper = threading.Thread(target=self._keep, name="status", daemon=True)
 
     def __enter__(self) -> LiveStatus:
-        """Raises RunError when the status cannot be written."""
+        """Write the first status and start the thread. Raises RunError if the status cannot be written."""
         self._write(state="running", started=store.timestamp(), error=None, **identity())
         self._keeper.start()
         return self
@@ -46,7 +46,7 @@ class LiveStatus:
         self._end()
 
     def progress(self, phase: str, done: int, total: int) -> None:
-        """A progress callback (types.Progress); raises Cancelled once ``stop`` is set."""
+        """Record progress (shapes.Progress). Raises Cancelled once ``stop`` is set."""
         new_phase = phase != self._at[0]
         if new_phase:
             self._phase_started = store.timestamp()
@@ -59,7 +59,7 @@ class LiveStatus:
             self._changed.set()
 
     def finish(self, state: str, error: dict[str, Any] | None = None) -> None:
-        """Write how the run ended; the first call counts. Raises RunError when that cannot be written."""
+        """Write how the run ended; only the first call counts. Raises RunError if it cannot be written."""
         with self._finishing:
             self._end()
             if store.read_status(self.folder).get("state") not in store.FINAL:
@@ -86,12 +86,14 @@ class LiveStatus:
             log.warning("status of %s not written: %s", self.folder.name, error)
 
     def _write(self, **fields) -> None:
-        with self._writing:  # also orders the writes: what is read inside is the newest
+        with self._writing:  # the last writer also has the newest progress
             phase, done, total = self._at
             now = datetime.now(UTC)
             store.write_status(
                 self.folder,
-                **{"phase": phase, "done": done, "total": total},
+                phase=phase,
+                done=done,
+                total=total,
                 phase_started=self._phase_started,
                 elapsed_s=round(time.monotonic() - self._begun, 3),
                 heartbeat=store.timestamp(now),

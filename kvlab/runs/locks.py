@@ -1,7 +1,8 @@
-"""Locks on files that their holder's death releases, however it dies.
+"""Lock files. A lock ends with its holder, however the holder dies.
 
-The kernel keeps them (flock), so there is no stale lock to clear. A process started with the open file holds the lock
-too. On NFS, Linux turns flock into a lock at the server, which holds between hosts unless the mount says local_lock.
+The kernel keeps the locks (flock), so there is no stale lock to clear. A process that inherits the open file holds the
+lock too. On NFS, Linux turns flock into a lock at the server, which holds between hosts unless the mount says
+local_lock.
 """
 
 import errno
@@ -21,13 +22,13 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 def take(path: Path, seconds: float = 0.0) -> int | None:
-    """Lock a file, made when missing -> its descriptor, or None when another has it for longer than ``seconds``.
+    """Lock a file, and create it if missing.
 
-    Closing the descriptor gives the lock back. Raises RunError ``lock-unsupported``, ``runs-unwritable`` or
-    ``disk-full``.
+    Returns its descriptor, or None if another process holds the lock for longer than ``seconds``. Closing the
+    descriptor releases the lock. Raises RunError ``lock-unsupported``, ``runs-unwritable`` or ``disk-full``.
     """
     with store.disk_errors(path.parent):
-        # Open for writing: NFS gives an exclusive lock on nothing less.
+        # Open for writing: NFS needs it for an exclusive lock.
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     deadline = time.monotonic() + seconds
     try:
@@ -44,13 +45,13 @@ def take(path: Path, seconds: float = 0.0) -> int | None:
 
 @contextmanager
 def held(path: Path, seconds: float = 0.0) -> Iterator[bool]:
-    """Hold the lock inside ``with``; gives False when another has it. Raises as take does."""
+    """Hold the lock inside ``with``; yields False if another process has it. Raises as take does."""
     descriptor = take(path, seconds)
     try:
         yield descriptor is not None
     finally:
         if descriptor is not None:
-            fcntl.flock(descriptor, fcntl.LOCK_UN)  # also for a copy that another thread's fork has just made
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # also releases a copy that another thread's fork has just made
             os.close(descriptor)
 
 

@@ -1,4 +1,4 @@
-"""What a run folder says about its run, judged: a status whose process is gone is not believed."""
+"""Judge the state of a run from its folder: an active status whose process is gone counts as lost."""
 
 import os
 import socket
@@ -36,12 +36,12 @@ class View:
     elapsed_s: float | None
     phase_remaining_s: float | None  # of the current phase, at its pace so far
     silent_s: float | None  # since the last heartbeat of an active run
-    overdue: bool  # an active run whose heartbeat is late: busy in one long step, or stuck
+    overdue: bool  # an active run with a late heartbeat: one long step, or stuck
     host: str | None
     pid: int | None
-    error: dict[str, str] | None  # kind, expected, found, remedy; also given for "lost"
+    error: dict[str, str] | None  # kind, expected, found, remedy; also of a lost run
     files: tuple[str, ...]
-    stopping: bool = False  # asked to stop, and now finishing its step and saving
+    stopping: bool = False  # the user asked it to stop; it finishes its step and saves
 
     @property
     def active(self) -> bool:
@@ -49,21 +49,20 @@ class View:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """Read when it is asked for: YAML is slow, and lists of many runs do without."""
+        """Read the settings on first use: YAML is slow, and lists of many runs do not need it."""
         return store.read_config(self.folder)
 
     @property
     def share(self) -> float | None:
-        """Done share of the current phase, 0 to 1."""
+        """Return the done share of the current phase, 0 to 1; None if unknown."""
         return min(self.done / self.total, 1.0) if self.total > 0 else None
 
 
 def judge(status: Status | dict[str, Any], now: datetime | None = None) -> str:
-    """The state to believe: the status's own, or "lost" for an active one that nobody works on any more.
+    """Return the status's own state, or "lost" for an active run without a process.
 
     On this host the process decides (pid and start time; a zombie is dead). A run of another host is lost when
-    its heartbeat is overdue by SLACK. A queued run that nobody has taken waits as long as its deadline says,
-    and without one for ever.
+    its heartbeat is overdue by SLACK. A queued run that no process has taken waits until its deadline, if it has one.
     """
     status = Status.of(status)
     if status.state in store.FINAL:
@@ -80,7 +79,7 @@ def judge(status: Status | dict[str, Any], now: datetime | None = None) -> str:
 
 
 def view(folder: Path, now: datetime | None = None) -> View:
-    """Everything a page shows of a run; holds for half-made and damaged folders too."""
+    """Return everything that a page shows of a run, also of an incomplete or damaged folder."""
     now = now or datetime.now(UTC)
     stored = store.read_status(folder)
     status = Status.of(stored)
@@ -105,16 +104,16 @@ def view(folder: Path, now: datetime | None = None) -> View:
 
 
 def moment(text: object) -> datetime | None:
-    """A time in a status; None when it is missing or not one."""
+    """Parse a time of a status; None if it is missing or invalid."""
     try:
-        found = datetime.fromisoformat(text)
+        parsed = datetime.fromisoformat(text)
     except (TypeError, ValueError):
         return None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
 
 
 def elapsed(status: Status, now: datetime | None) -> float | None:
-    """Seconds of work recorded in a status, and up to ``now`` where that is given, for an active run."""
+    """Return the seconds of work recorded in a status; up to ``now`` for an active run."""
     running = _seconds_since(status.started, now) if now else None
     return max((seconds for seconds in (status.elapsed_s, running) if seconds is not None), default=None)
 
@@ -130,7 +129,7 @@ def _seconds_since(text: object, now: datetime) -> float | None:
 
 
 def _lost(status: Status, readable: bool) -> dict[str, Any]:
-    # From the queue's keeper, who saw the process end.
+    # The queue's keeper saw the process end and wrote the cause.
     if status.cause and all(status.cause.get(key) for key in ("kind", *PARTS)):
         return status.cause
     expected, found = Message("a process to work on this run"), Message("none took it up")

@@ -1,4 +1,4 @@
-"""A note on a run, written by people: plain text in notes.md of its folder, which no process of the run touches."""
+"""Read and write the note on a run: plain text by people, in notes.md of its folder. No run process touches it."""
 
 import os
 from pathlib import Path
@@ -12,21 +12,21 @@ LIMIT = 10_000  # characters
 
 
 def read(folder: Path) -> str:
-    """The note; empty when there is none, and cut at LIMIT. Links are not followed, foreign bytes are replaced."""
+    """Return the note, cut at LIMIT; empty if there is none. Ignores links; replaces bytes that are not UTF-8."""
     try:
         descriptor = os.open(folder / NOTES, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with open(descriptor, "rb") as file:
-            found = file.read(4 * LIMIT)
+            data = file.read(4 * LIMIT)
     except OSError:
         return ""
-    text = found.decode("utf-8", "replace").replace("\r\n", "\n").replace("\x00", "")
+    text = data.decode("utf-8", "replace").replace("\r\n", "\n").replace("\x00", "")
     return text[:LIMIT].strip()
 
 
 def write(folder: Path, text: str, before: str | None = None) -> None:
-    """Replace the note whole; empty text removes it.
+    """Replace the whole note; empty text removes it.
 
-    ``before``: the note that the writer has seen, when another one must not be lost.
+    ``before`` is the note that the writer saw; a note that somebody else wrote since is not overwritten.
     Raises RunError ``run-not-found``, ``note-too-long``, ``note-changed``, ``runs-unwritable``, ``disk-full``.
     """
     store.find(folder.parent, folder.name)

@@ -1,4 +1,4 @@
-"""Processes by identity, and their end: a pid alone may belong to another process by now."""
+"""Identify and end processes by pid and start time, because another process may have the pid by now."""
 
 import os
 import signal
@@ -13,14 +13,14 @@ import psutil
 from kvlab import PROJECT
 from kvlab.language import Message
 
-# The start time is counted from the machine's boot time, which the system gives in whole seconds.
+# The start time counts from the machine's boot time, which the system gives in whole seconds.
 START_TOLERANCE = 2.0  # seconds
-# How a process is started that outlives this one.
+# Popen arguments of a process that outlives this one.
 DETACHED = {"stdin": subprocess.DEVNULL, "cwd": PROJECT, "start_new_session": True}
 
 
 def identity(pid: int | None = None) -> dict[str, Any]:
-    """``host``, ``pid`` and ``process_started`` (Unix seconds; None when it is gone) of a process, default this."""
+    """Return ``host``, ``pid`` and ``process_started`` (Unix seconds; None if it is gone); default: this process."""
     pid = os.getpid() if pid is None else pid
     try:
         started = psutil.Process(pid).create_time()
@@ -30,9 +30,9 @@ def identity(pid: int | None = None) -> dict[str, Any]:
 
 
 def exists(pid: object, started: object) -> bool:
-    """Whether the process with this pid and start time (Unix seconds) runs on this machine.
+    """Return whether the process with this pid and start time (Unix seconds) runs on this machine.
 
-    A zombie does not, nor does another process that has the pid now.
+    A zombie does not count, nor does another process that has the pid now.
     """
     if not (isinstance(pid, int) and 0 < pid < 2**31 and isinstance(started, int | float)):
         return False
@@ -41,14 +41,14 @@ def exists(pid: object, started: object) -> bool:
         return abs(process.create_time() - started) <= START_TOLERANCE and not _dead(process)
     except psutil.NoSuchProcess:
         return False
-    except psutil.AccessDenied:  # there, but not ours to look at
+    except psutil.AccessDenied:  # it exists, but belongs to another user
         return True
 
 
 def end(pid: int, seconds: float = 10.0) -> bool:
-    """Kill a process with its group, or with its children where it leads none; False when that took too long.
+    """Kill a process with its group, or with its children if it leads no group; False after ``seconds``.
 
-    A process begun in a terminal can share its group with a script or a pipeline, which are none of ours.
+    A process started in a terminal can share its group with a foreign script or pipeline.
     """
     with suppress(ProcessLookupError):
         if os.getpgid(pid) == pid:
@@ -70,7 +70,7 @@ def end(pid: int, seconds: float = 10.0) -> bool:
 
 
 def end_group(group: int, seconds: float = 10.0) -> bool:
-    """Kill a process group and wait until none of it runs any more; False when that took over ``seconds``."""
+    """Kill a process group and wait until none of it runs; False after ``seconds``."""
     deadline = time.monotonic() + seconds
     while True:
         with suppress(ProcessLookupError, PermissionError):
@@ -83,9 +83,9 @@ def end_group(group: int, seconds: float = 10.0) -> bool:
 
 
 def end_leftovers(pid: object, started: object, seconds: float = 10.0) -> None:
-    """Kill what the ended leader of a process group left running in it.
+    """Kill the processes that the ended leader of a process group left running in it.
 
-    The system gives no pid away that is still a group's number: when another process has it, the group is gone.
+    The system reuses no pid that is still a group's number: if another process has the pid, the group is gone.
     """
     if not (isinstance(pid, int) and 1 < pid < 2**31 and isinstance(started, int | float)):
         return
@@ -97,7 +97,7 @@ def end_leftovers(pid: object, started: object, seconds: float = 10.0) -> None:
 
 
 def group_members(group: int) -> list[int]:
-    """The pids of a process group that still run; zombies do not."""
+    """Return the pids of a process group that still run; zombies do not count."""
     members = []
     for process in psutil.process_iter():
         with suppress(psutil.Error, ProcessLookupError):
@@ -107,7 +107,7 @@ def group_members(group: int) -> list[int]:
 
 
 def exit_words(code: int) -> Message:
-    """How a process ended. ``code``: as Popen gives it; negative for the signal that ended the process."""
+    """Say how a process ended. ``code`` is Popen's exit code; a negative one is a signal's."""
     if code >= 0:
         return Message("it ended with exit code {n}", n=code)
     if code == -signal.SIGKILL:
@@ -119,7 +119,7 @@ def exit_words(code: int) -> Message:
 
 
 def environment() -> dict[str, str]:
-    """The environment of processes that compute: this kvlab, quiet libraries, a traceback on a crash."""
+    """Return the environment of computing processes: this kvlab, quiet libraries, a traceback on a crash."""
     path = os.environ.get("PYTHONPATH")
     return {
         **os.environ,

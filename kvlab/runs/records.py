@@ -1,4 +1,4 @@
-"""What a run writes about itself: status.json, verdict.json, report.json and forecast.json, read whatever they hold."""
+"""The records of a run: status.json, verdict.json, report.json, forecast.json. Damaged fields read as defaults."""
 
 from typing import Annotated, Any, Literal
 
@@ -9,12 +9,12 @@ from kvlab.runs.lenient import TABLES, Count, Lenient, Number, Text
 VERDICT, REPORT, FORECAST, GATHERED = "verdict.json", "report.json", "forecast.json", "gathered.json"
 
 Size = Annotated[Number, Field(ge=0)]
-Seconds = Annotated[Number, Field(gt=-1e12, lt=1e12)]  # what is longer is garbage
+Seconds = Annotated[Number, Field(gt=-1e12, lt=1e12)]  # a longer time is garbage
 Fields = dict[str, Any]
 
 
 class Queue(Lenient):
-    """Where a run waits."""
+    """The queue that a run waits in."""
 
     host: Text | None = None
     device: Text | None = None
@@ -22,7 +22,7 @@ class Queue(Lenient):
 
 
 class Ended(Lenient):
-    """An end of a run that was resumed after it."""
+    """An earlier end of a run that was resumed."""
 
     state: Text | None = None
     started: Text | None = None
@@ -85,14 +85,14 @@ class Measured(Lenient):
 
 
 class Device(Lenient):
-    """What a run computed on. ``words``: a Message as JSON, or finished words of an older version."""
+    """The device that a run used. ``words``: a Message as JSON, or finished words of an older version."""
 
     device: Text | None = None
     words: Text | Fields | None = None
 
 
 class Documents(Lenient):
-    """How many documents were read."""
+    """The numbers of documents."""
 
     train: Count | None = None
     heldout: Count | None = None
@@ -106,14 +106,14 @@ class Outcome(Lenient):
 
 
 class Checks(Lenient):
-    """The KV checks as the run itself made them."""
+    """The KV checks that the run itself made."""
 
     time: Text | None = None
     outcomes: Annotated[list[Outcome], TABLES] = []
 
 
 class Damage(Lenient):
-    """How far the student is from itself on another cache, with standard errors; in nats per token."""
+    """The distance of the student on another cache from itself on its own; nats per token, with standard errors."""
 
     kl: Number | None = None
     kl_se: Number | None = None
@@ -122,7 +122,7 @@ class Damage(Lenient):
 
 
 class Variants(Lenient):
-    """By the cache that is injected; the last two are controls."""
+    """The damage of each injected cache; the last two are controls."""
 
     projected: Damage = Damage()
     mean: Damage = Damage()
@@ -130,7 +130,7 @@ class Variants(Lenient):
 
 
 class OwnCache(Lenient):
-    """Whether the student's own cache, injected, gives its logits."""
+    """Whether the student's own cache, injected, reproduces its logits."""
 
     largest_difference: Number | None = None
     tolerance: Number | None = None
@@ -149,7 +149,7 @@ class Measurement(Lenient):
 
 
 class Functional(Lenient):
-    """The functional test before and after the training, and what changed."""
+    """The functional test before and after the training, and the change."""
 
     before: Measurement | None = None
     after: Measurement | None = None

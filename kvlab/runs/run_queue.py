@@ -1,7 +1,7 @@
-"""The training runs that wait or run on this host, in order: one empty file each in runs/.queue/HOST/.
+"""The queue of this host's training runs, in order: one empty file each in runs/.queue/HOST/.
 
-A file is there from the moment a run is queued until its end is recorded, and the keeper, one process per host,
-looks after what the files name. The files are only an index: whether a run may start is decided under its own lock.
+A file exists from the moment a run is queued until its end is recorded. The keeper, one process per host, looks after
+the runs that the files name. The files are only an index: the run's own lock decides whether it may start.
 """
 
 import json
@@ -23,30 +23,30 @@ from kvlab.runs.records import Queue
 
 FOLDER = ".queue"  # in runs/
 KEEPER_LOCK, KEEPER_LOG = "keeper.lock", "keeper.log"
-RUN_LOCK = ".lock"  # in a run's folder, held by its process and by whoever changes a run that has none
-STOP = "stop"  # in a run's folder: please finish the step, save and end
+RUN_LOCK = ".lock"  # in a run's folder; its process holds it, or whoever changes a run without a process
+STOP = "stop"  # in a run's folder: asks the run to finish its step, save and end
 ANY_DEVICE = "auto"
 
-# What runs a training folder, which is its last argument. -P: a file torch.py in the current folder is not imported.
+# The command that runs a training folder, its last argument. -P: do not import a torch.py of the current folder.
 TRAINER = (sys.executable, "-P", "-m", "kvlab.train")
 KEEPER = (sys.executable, "-P", "-m", "kvlab.runs.keeper")
-KEEPER_START = 60.0  # seconds; a network file system can be slow to give Python its modules
+KEEPER_START = 60.0  # seconds; importing modules from a network file system can be slow
 
 
 class Entry(NamedTuple):
-    """A run in the queue. ``marker``: its file, which is another one when the run is queued again."""
+    """A run in the queue. ``marker`` is its file; a run that is queued again gets a new one."""
 
     marker: Path
     folder: Path
 
 
 def here(root: Path) -> Path:
-    """The folder of this host's queue."""
+    """Return the folder of this host's queue."""
     return root / FOLDER / socket.gethostname()
 
 
 def entries(root: Path) -> list[Entry]:
-    """The runs of this host that wait or run, first come first."""
+    """Return the runs of this host that wait or run, the first queued first."""
     with suppress(OSError):
         markers = sorted(path for path in here(root).iterdir() if store.valid_id(_run_id(path)))
         return [Entry(marker, root / _run_id(marker)) for marker in markers]
@@ -62,7 +62,7 @@ def add(folder: Path, device: str) -> None:
     queue = {
         "host": socket.gethostname(),
         "device": "cuda:0" if device == "cuda" else device,
-        "visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),  # the keeper may have been started under another
+        "visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),  # the keeper's own value may differ
     }
     remove(folder)
     store.write_status(folder, queue=queue)
@@ -70,7 +70,7 @@ def add(folder: Path, device: str) -> None:
 
 
 def recover(root: Path) -> None:
-    """Put waiting runs of this host back that have no place in the queue: whoever queued them died in between.
+    """Put waiting runs of this host back into the queue if the process that queued them died before it entered them.
 
     Reads the status of every run. Raises RunError ``runs-unwritable``, ``disk-full``.
     """
@@ -79,34 +79,34 @@ def recover(root: Path) -> None:
         status = store.read_status(folder)
         ours = Queue.of(status.get("queue")).host == socket.gethostname()
         if status.get("state") == "queued" and ours and folder not in placed:
-            _enter(folder)  # should it have been on its way, it has two places, and still is begun once
+            _enter(folder)  # a run that enters at the same moment gets two places, but still starts once
 
 
 def remove(folder: Path) -> None:
-    """Take a run out of the queue of whatever host."""
+    """Take a run out of every host's queue."""
     for marker in (folder.parent / FOLDER).glob(f"*/*-{folder.name}"):
         with suppress(OSError):
             marker.unlink()
 
 
 def place(folder: Path) -> int | None:
-    """How many runs of this host were queued earlier and have not ended; None for a run that is not in its queue."""
+    """Return how many runs are ahead of a run in this host's queue; None if it is not in the queue."""
     names = [entry.folder.name for entry in entries(folder.parent)]
     return names.index(folder.name) if folder.name in names else None
 
 
 def device(status: dict[str, Any]) -> str:
-    """The device that a run was queued for."""
+    """Return the device that a run was queued for."""
     return Queue.of(status.get("queue")).device or ANY_DEVICE
 
 
 def visible_devices(status: dict[str, Any]) -> str | None:
-    """CUDA_VISIBLE_DEVICES where the run was queued; None when it was not set."""
+    """Return CUDA_VISIBLE_DEVICES of the process that queued the run; None if it was not set."""
     return Queue.of(status.get("queue")).visible_devices
 
 
 def attend(root: Path, trainer: Sequence[str] | None = None) -> None:
-    """See that a keeper looks after the queue, if anything is in it. Cheap when one does.
+    """Start a keeper if the queue has runs and no keeper. Cheap if there is one.
 
     Raises RunError ``keeper-unstartable``, ``runs-unwritable``, ``disk-full``.
     """
@@ -114,27 +114,30 @@ def attend(root: Path, trainer: Sequence[str] | None = None) -> None:
         return
     log = here(root) / KEEPER_LOG
     command = [*KEEPER, str(root), *(trainer or TRAINER)]
+    environment = {**process.environment(), "KVLAB_RUNS": str(root)}
+    problem = None
     try:
         with store.disk_errors(root), open(log, "ab") as output:
-            begun = output.tell()
+            log_start = output.tell()
             code = subprocess.run(
                 command,
-                **{"stdout": output, "stderr": output, "env": {**process.environment(), "KVLAB_RUNS": str(root)}},
+                stdout=output,
+                stderr=output,
+                env=environment,
                 **process.DETACHED,
                 timeout=KEEPER_START,
                 check=False,
             ).returncode
-        found = None
         if code:
-            end = {"how": process.exit_words(code), "log": last_words(log, begun)}
-            found = Message("{how}; from the end of its log:\n{log}", **end)
+            how, tail = process.exit_words(code), last_words(log, log_start)
+            problem = Message("{how}; from the end of its log:\n{log}", how=how, log=tail)
     except subprocess.TimeoutExpired:
-        found = Message("it did not start within {n:g} s", n=KEEPER_START)
-    if found:
+        problem = Message("it did not start within {n:g} s", n=KEEPER_START)
+    if problem:
         raise RunError(
             "keeper-unstartable",
             expected=Message("a process that starts queued runs one after the other"),
-            found=found,
+            found=problem,
             remedy=Message(
                 "close other programs if the machine is short of memory or processes; the queue goes on with: "
                 "python -m kvlab runs list. Log: {log}",
@@ -144,11 +147,11 @@ def attend(root: Path, trainer: Sequence[str] | None = None) -> None:
 
 
 def keeper(root: Path) -> int | None:
-    """The pid of this host's keeper; None when none is at work."""
+    """Return the pid of this host's keeper; None if no keeper runs."""
     with suppress(OSError, ValueError, TypeError, KeyError):
-        found = json.loads((here(root) / KEEPER_LOCK).read_bytes())
-        if process.exists(found["pid"], found["process_started"]):
-            return found["pid"]
+        identity = json.loads((here(root) / KEEPER_LOCK).read_bytes())
+        if process.exists(identity["pid"], identity["process_started"]):
+            return identity["pid"]
     return None
 
 

@@ -1,4 +1,4 @@
-"""What differs between the settings of several runs."""
+"""Compare the settings of several runs."""
 
 import json
 from collections.abc import Sequence
@@ -11,18 +11,18 @@ Settings = dict[str, Any]
 
 
 def flat(settings: Settings, prefix: str = "") -> Settings:
-    """Nested tables as one, with dotted names: ``{"a": {"b": 1}}`` -> ``{"a.b": 1}``. Empty tables stay."""
-    found: Settings = {}
+    """Flatten nested tables to dotted names: ``{"a": {"b": 1}}`` -> ``{"a.b": 1}``. Empty tables stay."""
+    flattened: Settings = {}
     for name, value in settings.items():
         if isinstance(value, dict) and value and prefix.count(".") < DEPTH:
-            found |= flat(value, f"{prefix}{name}.")
+            flattened |= flat(value, f"{prefix}{name}.")
         else:
-            found[f"{prefix}{name}"] = value
-    return found
+            flattened[f"{prefix}{name}"] = value
+    return flattened
 
 
 def differences(runs: Sequence[Settings]) -> dict[str, list[Any]]:
-    """Dotted setting -> its value in each run or MISSING, for the settings that are not alike in all runs."""
+    """Return dotted setting -> its value in each run or MISSING, for the settings that differ between runs."""
     tables = [flat(run) for run in runs]
     names = dict.fromkeys(name for table in tables for name in table)
     rows = {name: [table.get(name, MISSING) for table in tables] for name in names}
@@ -30,7 +30,7 @@ def differences(runs: Sequence[Settings]) -> dict[str, list[Any]]:
 
 
 def _comparable(value: Any) -> str:
-    """Equal for equal settings: 1 is 1.0 but not true, a tuple is a list, and the order of names does not matter."""
+    """Return the same text for equal settings: 1 is 1.0 but not true, a tuple is a list, names have no order."""
     if value is MISSING:
         return ""
     if isinstance(value, float) and value.is_integer():

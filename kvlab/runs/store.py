@@ -1,7 +1,7 @@
-"""Run folders: the truth about every run, readable while it is being written.
+"""Read and write run folders, which hold the truth about every run.
 
-Knows no process, no model and no page. Files are replaced whole or grow by whole lines, so a reader never
-meets half of one. Links inside runs/ are not followed.
+Knows no process, no model and no page. Files are replaced as a whole or grow by whole lines, so that a reader never
+sees half of one. Links inside runs/ are not followed.
 """
 
 import errno
@@ -27,11 +27,11 @@ from kvlab.errors import RunError, system_reason
 from kvlab.language import Message, phrase
 from kvlab.runs.lenient import read_json
 
-COMPUTED = ("analysis", "injection")  # by the warm worker of the web app
+COMPUTED = ("analysis", "injection")  # the kinds that the web app's warm worker computes
 KINDS = {"analysis": phrase("analysis"), "injection": phrase("functional test"), "training": phrase("training")}
 ACTIVE = ("queued", "running")
 FINAL = ("done", "failed", "cancelled")
-# What people read for a state; "lost" is judged, and never written.
+# The words for each state. "lost" is a judgement (monitor.judge), never written to disk.
 STATES = {
     "queued": phrase("waiting"),
     "running": phrase("running"),
@@ -43,19 +43,19 @@ STATES = {
 
 CONFIG, STATUS, METRICS = "config.yaml", "status.json", "metrics.jsonl"
 
-# What the worker computes and nobody has taken up this long after its creation was left behind by a server that ended.
+# A worker's run that nobody has taken this long after its creation belongs to a server that has ended.
 UNCLAIMED = timedelta(seconds=60)
 
 _ID = re.compile(r"[0-9]{8}T[0-9]{6}\.[0-9]{3}Z-[a-z0-9]+(?:-[a-z0-9]+)*-[0-9a-f]{4}", re.ASCII)
 _SLUG_LENGTH = 40
 _ID_LENGTH = len("20260131T120000.000Z") + 1 + _SLUG_LENGTH + 5
 
-_writing = threading.Lock()  # one read-change-replace of a status at a time within this process
-_drafting = threading.Lock()  # threads of one process share the name of a draft
+_writing = threading.Lock()  # one read-change-replace of a status at a time in this process
+_drafting = threading.Lock()  # the threads of a process share the name of a draft
 
 
 class Lines(NamedTuple):
-    """What read_lines found. ``offset`` is where the next call goes on; ``garbage`` counts skipped lines."""
+    """The result of read_lines. The next call continues at ``offset``; ``garbage`` counts skipped lines."""
 
     records: list[dict[str, Any]]
     offset: int  # bytes
@@ -63,13 +63,13 @@ class Lines(NamedTuple):
 
 
 def runs_root() -> Path:
-    """The folder of all runs: KVLAB_RUNS when set, else runs/ of the project. Not created here."""
+    """Return the folder of all runs: KVLAB_RUNS if set, else runs/ of the project. Does not create it."""
     setting = os.environ.get("KVLAB_RUNS")
     return Path(setting).expanduser().absolute() if setting else PROJECT / "runs"
 
 
 def create(root: Path, kind: str, name: str, config: dict[str, Any]) -> Path:
-    """Make the folder of a new run with its config and the status "queued"; it appears whole or not at all.
+    """Create the folder of a new run with its config and the status "queued"; it appears complete or not at all.
 
     ``kind``: one of KINDS. Raises RunError ``runs-unwritable`` or ``disk-full``.
     """
@@ -95,7 +95,7 @@ def create(root: Path, kind: str, name: str, config: dict[str, Any]) -> Path:
 
 
 def write_status(folder: Path, **fields: Any) -> None:
-    """Change ``fields`` of the run's status, stamp ``updated`` and keep all others; readers see old or new.
+    """Change ``fields`` of the run's status and ``updated``, and keep all others; readers see the old or the new one.
 
     Raises RunError ``runs-unwritable`` or ``disk-full``.
     """
@@ -107,12 +107,12 @@ def write_status(folder: Path, **fields: Any) -> None:
 
 
 def read_status(folder: Path) -> dict[str, Any]:
-    """The run's status; empty when it is missing or is not a JSON object."""
+    """Read the run's status; empty if it is missing or not a JSON object."""
     return read_json(folder / STATUS)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The run's settings; empty when they are missing or are not a table in YAML."""
+    """Read the run's settings; empty if they are missing or not a table in YAML."""
     try:
         with open(folder / CONFIG, "rb", opener=_no_link) as file:
             config = yaml.safe_load(file)
@@ -122,9 +122,9 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def append_metrics(folder: Path, record: dict[str, Any]) -> None:
-    """Add one line to the run's metrics and hand it to the system.
+    """Add one line to the run's metrics.
 
-    Numbers that JSON cannot hold (NaN, infinities) become null, and ``nonfinite`` names their fields.
+    Numbers that JSON cannot hold (NaN, infinities) become null; the line's ``nonfinite`` names their fields.
     Raises RunError ``runs-unwritable`` or ``disk-full``.
     """
     nonfinite: list[str] = []
@@ -137,38 +137,38 @@ def append_metrics(folder: Path, record: dict[str, Any]) -> None:
 def append(path: Path, data: bytes) -> None:
     """Add whole lines to a growing file of a run. Raises RunError ``runs-unwritable`` or ``disk-full``."""
     with disk_errors(path.parent), open(path, "ab", opener=_no_link) as file:
-        if _torn(path):  # a writer was killed in the middle of a line: do not glue this one to it
+        if _torn(path):  # a writer was killed in the middle of a line: start a new one
             data = b"\n" + data
         file.write(data)
 
 
 def read_lines(path: Path, offset: int = 0) -> Lines:
-    """The records after byte ``offset`` of a file that may be growing.
+    """Read the records after byte ``offset`` of a file that may be growing.
 
-    Only newline-ended lines are taken; a torn tail is left for the next call. Lines that are not JSON objects
-    are skipped and counted. A file that is shorter than ``offset`` was begun anew and is read from its start.
+    Reads only lines that end in a newline and leaves a torn tail for the next call. Skips and counts lines that are
+    not JSON objects. A file shorter than ``offset`` has been replaced: reads it from its start.
     """
     try:
         with open(path, "rb", opener=_no_link) as file:
             size = os.fstat(file.fileno()).st_size
             start = offset if 0 <= offset <= size else 0
             file.seek(start)
-            whole = file.read()
+            data = file.read()
     except OSError:
         return Lines([], offset, 0)
-    whole = whole[: whole.rfind(b"\n") + 1]
-    found = [_record(line) for line in whole.split(b"\n") if line.strip()]
-    records = [record for record in found if record is not None]
-    return Lines(records, start + len(whole), len(found) - len(records))
+    data = data[: data.rfind(b"\n") + 1]
+    parsed = [_record(line) for line in data.split(b"\n") if line.strip()]
+    records = [record for record in parsed if record is not None]
+    return Lines(records, start + len(data), len(parsed) - len(records))
 
 
 def valid_id(run_id: object) -> bool:
-    """Whether ``run_id`` has the form that create gives; such a name cannot lead out of runs/."""
+    """Return whether ``run_id`` has the form that create gives; such a name cannot lead out of runs/."""
     return isinstance(run_id, str) and len(run_id) <= _ID_LENGTH and _ID.fullmatch(run_id) is not None
 
 
 def find(root: Path, run_id: str) -> Path:
-    """The folder of a run. Raises RunError ``run-id-invalid`` or ``run-not-found``."""
+    """Return the folder of a run. Raises RunError ``run-id-invalid`` or ``run-not-found``."""
     if not valid_id(run_id):
         raise RunError(
             "run-id-invalid",
@@ -191,7 +191,7 @@ def find(root: Path, run_id: str) -> Path:
 
 
 def listing(root: Path) -> list[Path]:
-    """The folders of all runs, newest first. What is not a run folder, or is a link, is passed over."""
+    """Return the folders of all runs, newest first. Skips links and everything that is not a run folder."""
     try:
         with os.scandir(root) as entries:
             names = [entry.name for entry in entries if valid_id(entry.name) and entry.is_dir(follow_symlinks=False)]
@@ -201,7 +201,7 @@ def listing(root: Path) -> list[Path]:
 
 
 def timestamp(moment: datetime | None = None) -> str:
-    """A moment (default: now) as UTC ISO text, to the millisecond."""
+    """Return a moment (default: now) as UTC ISO text, to the millisecond."""
     return (moment or datetime.now(UTC)).isoformat(timespec="milliseconds")
 
 
@@ -211,20 +211,20 @@ def disk_errors(place: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        found = system_reason(error)
+        reason = system_reason(error)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             room = Message("room to write in {folder}", folder=place)
-            raise RunError("disk-full", expected=room, found=found, remedy=free_space()) from error
+            raise RunError("disk-full", expected=room, found=reason, remedy=free_space()) from error
         raise RunError(
             "runs-unwritable",
             expected=Message("a folder that can be written to: {folder}", folder=place),
-            found=found,
+            found=reason,
             remedy=Message("check that it exists and belongs to you, or keep runs elsewhere: KVLAB_RUNS=FOLDER"),
         ) from error
 
 
 def free_space() -> Message:
-    """The remedy of a full disk."""
+    """Return the remedy for a full disk."""
     return Message("delete runs that are no longer needed, or keep runs on another disk: KVLAB_RUNS=FOLDER")
 
 
@@ -238,8 +238,8 @@ def _no_link(path: str, flags: int) -> int:
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Put ``data`` in the place of a file, whole or not at all, whoever else writes it. Raises OSError."""
-    # Named by process, not at random: a process killed here leaves one stray file, not one for each time.
+    """Replace a file by ``data``, completely or not at all, even if others write it too. Raises OSError."""
+    # Named by the process, not at random: a process that is killed here leaves at most one stray file.
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with _drafting:
         try:
@@ -271,12 +271,12 @@ def _record(line: bytes) -> dict[str, Any] | None:
 
 
 def _json(value: Any) -> bytes:
-    # A lone surrogate (from an undecodable file name) becomes its own valid JSON escape.
+    # A lone surrogate (from an undecodable file name) becomes its valid JSON escape.
     return json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace")
 
 
 def _finite(value: Any, nonfinite: list[str], name: str = "") -> Any:
-    """``value`` in JSON's own types with null for non-finite numbers; their dotted names go to ``nonfinite``."""
+    """Return ``value`` in JSON's types, null for non-finite numbers; append their dotted names to ``nonfinite``."""
     if isinstance(value, dict):
         return {str(key): _finite(item, nonfinite, f"{name}.{key}".lstrip(".")) for key, item in value.items()}
     if isinstance(value, list | tuple):

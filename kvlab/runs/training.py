@@ -1,7 +1,7 @@
-"""Launch, stop, kill, resume, repeat and delete training runs, of which nothing is known but the folder.
+"""Launch, stop, kill, resume, repeat and delete training runs, given their folders.
 
 A run is a detached process that outlives the web server; the queue starts it when its device is free. A run without a
-process is changed only under its lock.
+process may change only under its lock.
 """
 
 import os
@@ -19,9 +19,9 @@ from kvlab.runs.run_queue import ANY_DEVICE, STOP
 from kvlab.shapes import phase_message
 
 GONE_WITHIN = 10.0  # seconds for a killed process to be gone
-PATIENCE = 5.0  # seconds for a run's lock: its process holds it until it is gone, others for an instant
+PATIENCE = 5.0  # seconds to wait for a run's lock: its process holds it to its end, others for an instant
 RESUMABLE = ("failed", "cancelled", "lost")
-DELETED = ".{}.deleted"  # what a folder is called while it is being deleted
+DELETED = ".{}.deleted"  # name of a folder during its deletion
 
 
 def launch(
@@ -31,12 +31,12 @@ def launch(
     root: Path | None = None,
     fill: Callable[[Path], None] | None = None,
 ) -> str:
-    """Make a training run and queue it; it starts at once when its device is free -> its id.
+    """Create a training run, queue it, and return its id. It starts at once if its device is free.
 
-    ``config``: what the training reads from config.yaml, with absolute paths: the run starts in the project's folder.
-    ``device``: "cpu", "cuda:1" ...; runs on one device go one after the other, and a run on "auto" shares the host
+    ``config`` becomes config.yaml; its paths are absolute, because the run starts in the project's folder.
+    ``device``: "cpu", "cuda:1" ...; runs on one device run one after the other, and a run on "auto" shares the host
     with no other.
-    ``fill`` writes what the run needs beside its settings into its folder.
+    ``fill`` writes the run's other inputs into its folder.
     Raises RunError ``runs-unwritable``, ``disk-full``, ``keeper-unstartable``.
     """
     folder = store.create((root or store.runs_root()).absolute(), "training", name, config)
@@ -52,8 +52,8 @@ def launch(
 
 
 def submit(folder: Path, device: str = ANY_DEVICE) -> None:
-    """Queue a run that store.create has made. Raises as launch does; the run is then not in the queue."""
-    folder = folder.absolute()  # the keeper works in another folder
+    """Queue a run that store.create has made. Raises as launch does; then the run is not in the queue."""
+    folder = folder.absolute()  # the keeper has another working folder
     try:
         run_queue.add(folder, device)
         run_queue.attend(folder.parent)
@@ -63,13 +63,14 @@ def submit(folder: Path, device: str = ANY_DEVICE) -> None:
 
 
 def stop(folder: Path) -> str:
-    """Ask a run to end -> "cancelled" for one that only waited, "stopping" for one that finishes its step and saves.
+    """Ask a run to end. Its status then records the end.
 
-    The end is then in its status. Raises RunError ``run-not-active``, ``run-not-training``, and of the disk.
+    Returns "cancelled" for a run that only waited, "stopping" for a run that finishes its step and saves.
+    Raises RunError ``run-not-active``, ``run-not-training``, and as store.disk_errors does.
     """
     _training(folder)
     with store.disk_errors(folder):
-        (folder / STOP).touch()  # first: whoever is about to begin the run sees it too
+        (folder / STOP).touch()  # first, so that a process about to begin the run sees it too
     with locks.held(folder / run_queue.RUN_LOCK) as free:
         state = monitor.judge(store.read_status(folder))
         if free and state == "queued":
@@ -84,7 +85,7 @@ def stop(folder: Path) -> str:
 
 
 def gone(folder: Path) -> bool:
-    """Whether a run has ended, and its process too, which lives a moment longer than its record."""
+    """Return whether a run and its process have ended. The process lives a moment longer than its record says."""
     status = store.read_status(folder)
     here = status.get("host") == socket.gethostname()
     lives = here and process.exists(status.get("pid"), status.get("process_started"))
@@ -92,7 +93,7 @@ def gone(folder: Path) -> bool:
 
 
 def kill(folder: Path) -> None:
-    """End a run's process and all that it started by force, at once and without saving, and see that they are gone.
+    """Kill a run's process and its children without saving, and wait until they are gone.
 
     Raises RunError ``run-not-active``, ``run-elsewhere``, ``run-not-training``, ``run-unkillable``.
     """
@@ -125,12 +126,12 @@ def kill(folder: Path) -> None:
 
 
 def resume(folder: Path) -> None:
-    """Queue a run again that ended before its work was done; it goes on from its last checkpoint.
+    """Queue an unfinished run again; it resumes from its last checkpoint.
 
     Raises RunError ``run-not-resumable``, ``run-busy``, ``run-not-training``, and as launch does.
     """
     folder = folder.absolute()
-    _resumable(_training(folder))  # said at once, not when the lock of a live run has been waited for
+    _resumable(_training(folder))  # refuse at once, without waiting for the lock of a live run
     with _changing(folder) as status:
         state = _resumable(status)
         with store.disk_errors(folder):
@@ -140,7 +141,7 @@ def resume(folder: Path) -> None:
         ended |= {"state": state, "error": monitor.view(folder).error or status.get("cause")}
         ended["resumed"] = store.timestamp()
         history = [*(history if isinstance(history, list) else []), ended]
-        forgotten = (
+        cleared = (
             "error",
             "cause",
             "pid",
@@ -150,21 +151,21 @@ def resume(folder: Path) -> None:
             "elapsed_s",
             "heartbeat",
         )
-        waiting = {"kind": "training", "state": "queued", "phase": "waiting", **dict.fromkeys(forgotten)}
+        waiting = {"kind": "training", "state": "queued", "phase": "waiting", **dict.fromkeys(cleared)}
         store.write_status(folder, **waiting, history=history)
         run_queue.add(folder, run_queue.device(status))
     run_queue.attend(folder.parent)
 
 
 def delete(folder: Path) -> None:
-    """Remove a run that has ended, files and all; it disappears at once and whole. Links in it are not followed.
+    """Delete an ended run and its files; it disappears at once and completely. Does not follow links in it.
 
-    Raises RunError ``run-active``, ``run-busy``, and of the disk.
+    Raises RunError ``run-active``, ``run-busy``, and as store.disk_errors does.
     """
     root = folder.parent
-    _over(store.read_status(store.find(root, folder.name)))
+    _check_ended(store.read_status(store.find(root, folder.name)))
     with _changing(folder) as status:
-        _over(status)
+        _check_ended(status)
         run_queue.remove(folder)
         with store.disk_errors(root):
             folder.rename(root / DELETED.format(folder.name))
@@ -172,7 +173,7 @@ def delete(folder: Path) -> None:
 
 
 def sweep(root: Path) -> None:
-    """Remove what is left of deleted runs; what cannot be removed now is left for the next time."""
+    """Remove the leftovers of deleted runs; the next call tries again what cannot be removed now."""
     with suppress(OSError):
         for path in root.glob(DELETED.format("*")):
             if store.valid_id(path.name.removeprefix(".").removesuffix(".deleted")) and not path.is_symlink():
@@ -181,7 +182,7 @@ def sweep(root: Path) -> None:
 
 @contextmanager
 def _changing(folder: Path) -> Iterator[dict[str, Any]]:
-    """The status of a run that has no process, and gets none and no other status meanwhile."""
+    """Yield the status of a run without a process. Inside ``with``, nobody else starts or changes the run."""
     with locks.held(folder / run_queue.RUN_LOCK, PATIENCE) as mine:
         if not mine:
             raise RunError(
@@ -204,14 +205,14 @@ def _resumable(status: dict[str, Any]) -> str:
     return state
 
 
-def _over(status: dict[str, Any]) -> None:
+def _check_ended(status: dict[str, Any]) -> None:
     state = monitor.judge(status)
     if state in store.ACTIVE:
         raise _state_error("run-active", Message("a run that has ended"), state, Message("stop it first"))
 
 
 def _training(folder: Path) -> dict[str, Any]:
-    """The status of a training run; one of garbage is taken for one. Refuses analyses, which the web app computes."""
+    """Return the status of a training run, also a damaged one. Refuses analyses, which the web app computes."""
     store.find(folder.parent, folder.name)
     status = store.read_status(folder)
     if status.get("kind") in store.COMPUTED:
@@ -245,10 +246,10 @@ def _state_error(kind: str, expected: Message, state: str, remedy: Message) -> R
 
 
 def again(folder: Path, inputs: Sequence[str] = ()) -> str:
-    """Queue a new run with the settings, name and device of the run in ``folder`` -> its id.
+    """Queue a new run with the settings, name and device of the run in ``folder``, and return its id.
 
-    ``inputs``: names of files that the old run was given beside its settings; those that are there are copied.
-    Raises RunError ``run-not-found``, ``settings-unreadable``, and as training.launch does.
+    ``inputs``: names of the old run's other input files; those that exist are copied.
+    Raises RunError ``run-not-found``, ``settings-unreadable``, and as launch does.
     """
     root = folder.parent
     store.find(root, folder.name)

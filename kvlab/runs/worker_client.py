@@ -1,4 +1,4 @@
-"""The web side of the warm worker: start it, ask it, give it analyses, cancel them, survive its death."""
+"""The web server's side of the warm worker: start it, ask it, give it analyses, cancel them, survive its death."""
 
 import atexit
 import sys
@@ -19,24 +19,24 @@ from kvlab.runs.worker_process import GONE_WITHIN, WorkerProcess
 
 Answer = TypeVar("Answer")
 
-# -P: a file torch.py in the folder where the app was started must not be imported
+# -P: do not import a torch.py of the current folder.
 COMMAND = (sys.executable, "-P", "-m", "kvlab.worker")
 LOG = "worker.log"  # in runs/
-QUEUE_PATIENCE = timedelta(days=1)  # how long a queue on another host is believed in without a sign of life
+QUEUE_PATIENCE = timedelta(days=1)  # how long a run queued on another host counts as queued without a sign of life
 
 
 class Worker:
-    """The one worker of this web server. Started at first use, and again when it has ended.
+    """The one worker of this web server. It starts at first use, and again after it has ended.
 
-    ``command``: what to start instead of the real worker; ``log``: where its stderr goes, runs/worker.log.
-    Every method may be called from any thread.
+    ``command`` replaces the real worker; ``log`` receives its stderr (default: runs/worker.log).
+    Any thread may call every method.
     """
 
     def __init__(self, command: Sequence[str] = COMMAND, log: Path | None = None):
         self._command, self._log = tuple(command), log
         self._process: WorkerProcess | None = None
         self._starting = threading.Lock()
-        self._stopped = False  # by stop, and not started since
+        self._stopped = False  # stop was called, and no start since
 
     @property
     def alive(self) -> bool:
@@ -48,16 +48,13 @@ class Worker:
         return process.pid if process is not None and not process.ended.is_set() else None
 
     def start(self) -> WorkerProcess:
-        """Start the worker unless it runs.
-
-        Raises RunError ``worker-unstartable``, ``runs-unwritable``, ``disk-full``.
-        """
+        """Start the worker unless it runs. Raises RunError ``worker-unstartable``, and as store.disk_errors does."""
         with self._starting:
             self._stopped = False
             return self._start_unless_running()
 
     def ask(self, call: str, timeout: float, **args: Any) -> Any:
-        """The worker's answer to a question, waited for up to ``timeout`` seconds.
+        """Ask the worker a question and wait up to ``timeout`` seconds for its answer.
 
         Raises the KvlabError of the answer, or RunError ``worker-died``, ``worker-timeout``, or as start does.
         """
@@ -72,21 +69,18 @@ class Worker:
             ) from None
 
     def question(self, call: str, **args: Any) -> Future:
-        """The answer to a question, to be waited for or looked at later: its result, or a KvlabError.
-
-        Raises RunError as start does, or ``worker-died``.
-        """
+        """Ask a question; the Future holds its result or a KvlabError. Raises as start does, or ``worker-died``."""
         return self._with_process(lambda process: process.send(call, args))
 
     def ready(self, patience_s: float = 0.2) -> bool:
-        """Whether it has finished importing; starts it if it does not run. Raises as start does, or ``worker-died``.
+        """Return whether the worker has finished importing; start it if it does not run.
 
-        Waits up to ``patience_s`` seconds for one that is not, or is stuck at it: for who draws a page.
+        Waits at most ``patience_s`` seconds, because a page asks. Raises as start does, or ``worker-died``.
         """
         return self._with_process(lambda process: process.ready(patience_s))
 
     def submit(self, folder: Path) -> None:
-        """Queue the analysis of a run folder; its status tells the rest. Raises as start does, or ``worker-died``."""
+        """Queue the analysis of a run folder; its status reports the rest. Raises as start does, or ``worker-died``."""
         folder = folder.absolute()
         try:
             self._with_process(lambda process: _queue(process, folder))
@@ -95,9 +89,9 @@ class Worker:
             raise
 
     def cancel(self, folder: Path, grace_s: float = 5.0) -> str:
-        """End an analysis: asked first, and after ``grace_s`` seconds by killing the worker -> the state it ended in.
+        """End an analysis and return the state it ended in. After ``grace_s`` seconds, kill the worker.
 
-        Analyses that waited behind a killed one go on in a new worker.
+        Analyses that waited behind a killed one continue in a new worker.
         Raises RunError ``run-elsewhere`` for a run that another app computes, ``worker-unkillable``.
         """
         folder = folder.absolute()
@@ -105,30 +99,27 @@ class Worker:
         ended = process.runs.get(folder) if process is not None else None
         if ended is None:
             return self._cancel_unattended(folder)
-        with suppress(RunError):  # it has just died: its runs are being marked
+        with suppress(RunError):  # the worker has just died and its runs are being marked
             process.send("cancel", {"run": str(folder)})
         try:
             ended.exception(grace_s)
         except TimeoutError:
             process.kill(cancelled=folder)
         state = monitor.judge(store.read_status(folder))
-        # Its worker was killed meanwhile for another analysis, and this one is to go on in the next.
+        # A kill for another analysis ended its worker, and this one was queued in the next.
         return self.cancel(folder, grace_s) if state == "queued" else state
 
     def await_record(self, pid: int | None) -> None:
-        """Wait until the death of worker ``pid`` is in the status of its runs; at once for any other process.
+        """Wait until the statuses of its runs record the death of worker ``pid``. Ignores any other process.
 
-        Between the two its runs look lost: the process is gone and nobody has said why yet.
+        Until then its runs look lost: the process is gone and no status says why.
         """
         process = self._process
         if process is not None and process.pid == pid:
             process.ended.wait(GONE_WITHIN)
 
     def stop(self, grace_s: float = 5.0) -> None:
-        """End the worker and everything it started; its models' memory is free afterwards.
-
-        An unfinished analysis is recorded as failed. Raises RunError ``worker-unkillable``.
-        """
+        """End the worker and its children; an unfinished analysis fails. Raises RunError ``worker-unkillable``."""
         with self._starting:
             self._stopped = True
             process = self._process
@@ -145,7 +136,7 @@ class Worker:
         return self._process
 
     def _with_process(self, use: Callable[[WorkerProcess], Answer]) -> Answer:
-        """Use the running worker; when that one proves to have died since, a new one."""
+        """Call ``use`` with the running worker; if that worker has died, with a new one."""
         process = self.start()
         try:
             return use(process)
@@ -156,7 +147,7 @@ class Worker:
             return use(self.start())
 
     def _resubmit(self, folders: list[Path]) -> None:
-        """Queue again what waited in a worker that died, unless the app is being closed meanwhile."""
+        """Queue the waiting analyses of a dead worker again, unless the app is closing."""
         try:
             with self._starting:
                 if self._stopped:

@@ -1,6 +1,6 @@
-"""One worker process from start to end: requests out, answers in, and what its end means for its runs.
+"""Run one worker process from start to end: send requests, read answers, and record its end in its runs.
 
-The process has a session of its own and ends when its stdin does, so nothing outlives the web server.
+The process has its own session and ends when its stdin closes, so that nothing outlives the web server.
 """
 
 import itertools
@@ -20,15 +20,15 @@ from kvlab.runs.failures import last_words
 from kvlab.runs.job import mark, release, server_gone
 from kvlab.runs.process import end_group, environment, exit_words, group_members
 
-LOG_LIMIT = 5 << 20  # bytes, beyond which a new worker begins a new log
-LAST_ANSWERS = 0.5  # seconds to read what a dead process has written; a child of it may keep the pipe open
+LOG_LIMIT = 5 << 20  # bytes above which a new worker starts a new log
+LAST_ANSWERS = 0.5  # seconds to read a dead process's last answers; its child may keep the pipe open
 GONE_WITHIN = 10.0  # seconds for a killed process to be gone
 
 
 class WorkerProcess:
-    """A thread reads its answers and another awaits its end.
+    """A worker process. One thread reads its answers, another waits for its end.
 
-    When it ends, the run that it computed fails; ``resubmit`` is called with those that only waited.
+    When it ends, the run that it computed fails; ``resubmit`` receives the runs that only waited.
     """
 
     def __init__(self, command: Sequence[str], log: Path, resubmit: Callable[[list[Path]], None]):
@@ -38,10 +38,10 @@ class WorkerProcess:
         self._pending: dict[int, Future] = {}
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
-        self._stopped, self._cancelled = False, set()  # by this side, which decides how its runs are recorded
+        self._stopped, self._cancelled = False, set()  # ended by this side; decides how its runs are recorded
         self._closed = False
-        self._worked = False  # it has computed an analysis to its end
-        self._ping: Future | None = None  # not yet answered, as far as anybody has looked
+        self._worked = False  # it has finished an analysis
+        self._ping: Future | None = None  # a ping without an answer so far
         self._ready = False
         with store.disk_errors(log):
             log.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ class WorkerProcess:
         threading.Thread(target=self._await_end, name="worker end", daemon=True).start()
 
     def send(self, call: str, args: dict[str, Any], folder: Path | None = None) -> Future:
-        """Raises RunError ``worker-died`` when the process cannot be reached any more."""
+        """Send a request; the Future holds its answer. Raises RunError ``worker-died`` if the process is gone."""
         answer: Future = Future()
         with self._lock:
             if self._closed:
@@ -75,9 +75,9 @@ class WorkerProcess:
         return answer
 
     def ready(self, patience_s: float) -> bool:
-        """Whether its imports are done, which is remembered. Raises RunError ``worker-died``.
+        """Return whether its imports are done. Raises RunError ``worker-died``.
 
-        An answer is waited for up to ``patience_s`` seconds; a question that is still open is not asked again.
+        Waits up to ``patience_s`` seconds for an answer, and does not send a second ping while one is open.
         """
         if not self._ready:
             self._ping = ping = self._ping or self.send("ping", {})
@@ -94,7 +94,7 @@ class WorkerProcess:
             self.kill()
 
     def kill(self, cancelled: Path | None = None) -> None:
-        """End the process and its children by force and see that they are gone. Raises ``worker-unkillable``."""
+        """Kill the process and its children, and wait until they are gone. Raises ``worker-unkillable``."""
         if cancelled is not None:
             self._cancelled.add(cancelled)
         if not (end_group(self.pid, GONE_WITHIN) and self.ended.wait(GONE_WITHIN)):
@@ -120,7 +120,7 @@ class WorkerProcess:
         self._worked = self._worked or folder is not None
         error = None if answer["ok"] else KvlabError.from_dict(answer["error"])
         if folder is not None:
-            # Only when the worker could not write the end itself, for want of disk space.
+            # Changes nothing unless the worker could not write the end itself, for lack of disk space.
             mark(folder, "failed" if error else "done", answer.get("error"))
             with self._lock:
                 self.runs.pop(folder, None)
@@ -133,44 +133,44 @@ class WorkerProcess:
         code = self._popen.wait()
         self._reader.join(LAST_ANSWERS)
         try:
-            again = self._record_end(code)
-            # Whatever the worker started. Pids are given out in turn, so its group's number is nobody else's yet.
+            waiting = self._record_end(code)
+            # Kill its children. The system assigns pids in turn, so no other group has its number yet.
             end_group(self.pid, GONE_WITHIN)
             self._reader.join(LAST_ANSWERS)
             if not self._reader.is_alive():
                 self._popen.stdout.close()
         finally:
             self.ended.set()
-        if again:
-            self._resubmit(again)
+        if waiting:
+            self._resubmit(waiting)
 
     def _record_end(self, code: int) -> list[Path]:
-        """Give every unfinished run and question its end -> the runs to be queued again instead."""
+        """Record the end of every unfinished run and question. Returns the runs to queue again instead."""
         with self._lock:
             self._close_stdin()
             runs, pending = list(self.runs), list(self._pending.values())
             self.runs, self._pending = {}, {}
         error = self._died(code)
         states = {folder: store.read_status(folder).get("state") for folder in runs}
-        # A worker that dies before it computes anything would do so again, and again.
+        # Do not queue again after a worker that died before it computed anything: the next would die too.
         worked = self._worked or any(state != "queued" for state in states.values())
-        again = []
+        waiting = []
         for folder in runs:
             if folder in self._cancelled:
                 mark(folder, "cancelled")
             elif worked and states[folder] == "queued" and not self._stopped:
                 release(folder)
-                again.append(folder)
+                waiting.append(folder)
             else:
-                ours = self._stopped or self._cancelled
-                mark(folder, "failed", server_gone() if ours else error.to_dict())
+                intended = self._stopped or self._cancelled
+                mark(folder, "failed", server_gone() if intended else error.to_dict())
         for future in pending:
             future.set_exception(error)
-        return again
+        return waiting
 
     def _close_stdin(self) -> None:
         self._closed = True
-        with suppress(OSError):  # what could not be written cannot be flushed now either
+        with suppress(OSError):  # an earlier failed write fails again when flushed
             self._popen.stdin.close()
 
     def _died(self, code: int | None = None) -> RunError:

@@ -1,1 +1,1 @@
-"""Training runs: frozen teachers, projected into the student's space, whose keys and values the student learns."""
+"""Train a student on the keys and values of frozen teachers, projected into its space."""

@@ -1,4 +1,4 @@
-"""``python -P -m kvlab.train FOLDER``: the process of one run. Exit codes as ``perform``'s."""
+"""Run one training run in this process: ``python -P -m kvlab.train FOLDER``. Exit codes as in ``perform``."""
 
 import sys
 from pathlib import Path

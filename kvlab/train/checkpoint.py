@@ -1,4 +1,4 @@
-"""Save and load the state of a run: Accelerate's own, and its step. A draft replaces the last checkpoint whole."""
+"""Save and load the state of a run: Accelerate's state and the step. A draft replaces the last checkpoint whole."""
 
 import errno
 import json
@@ -14,18 +14,18 @@ from safetensors import SafetensorError
 
 from kvlab.runs import store
 
-# That tied weights are saved once is no warning.
+# Silence a warning that tied weights are saved once.
 logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
 
 FOLDER, STEP = "checkpoint", "step.json"
 
 
 def save(accelerator: Accelerator, folder: Path, step: int) -> None:
-    """Weights, optimiser, scaler and random states after ``step``; the one before is there until this is whole.
+    """Save weights, optimiser, scaler and random states after ``step``; the last checkpoint stays until this is whole.
 
     Raises RunError ``disk-full`` or ``runs-unwritable``.
     """
-    new, old, kept = (folder / f"{FOLDER}{suffix}" for suffix in (".new", ".old", ""))
+    new, old, current = (folder / f"{FOLDER}{suffix}" for suffix in (".new", ".old", ""))
     with written(new):
         if accelerator.is_main_process:
             remove(new)
@@ -36,14 +36,14 @@ def save(accelerator: Accelerator, folder: Path, step: int) -> None:
             return
         (new / STEP).write_text(json.dumps({"step": step, "processes": accelerator.num_processes}), encoding="utf-8")
         shutil.rmtree(old, ignore_errors=True)
-        if kept.exists():
-            kept.rename(old)
-        new.rename(kept)
+        if current.exists():
+            current.rename(old)
+        new.rename(current)
         shutil.rmtree(old, ignore_errors=True)
 
 
 def saved_step(folder: Path) -> int:
-    """Return the step that a run can go on from; 0 where it has no checkpoint."""
+    """Return the step from which a run can resume; 0 where it has no checkpoint."""
     return _newest(folder)[1]
 
 
@@ -67,7 +67,7 @@ def _newest(folder: Path) -> tuple[Path | None, int]:
 
 @contextmanager
 def written(draft: Path) -> Iterator[None]:
-    """Write ``draft``, a file or a folder. When that fails it is removed, so that there is room to say why.
+    """Write ``draft``, a file or a folder. Remove it when that fails, to free space for the error report.
 
     Raises RunError ``disk-full`` or ``runs-unwritable``, also where a library hides the system's reason.
     """
@@ -92,7 +92,7 @@ def remove(draft: Path) -> None:
 
 
 def _raise_if_full(folder: Path, error: Exception) -> None:
-    """safetensors has the reason in its words only, and torch.save not even there: "unexpected pos 576 vs 534"."""
+    """Raise OSError if the disk is full; safetensors hides that in its text, torch.save behind "unexpected pos 576"."""
     if os.strerror(errno.ENOSPC) in str(error):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
     probe = folder / f".{os.getpid()}.probe"

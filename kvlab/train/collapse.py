@@ -1,6 +1,6 @@
-"""Has the student's K or V shrunk to nothing, or onto few directions? From sums, so that micro-batches add up.
+"""Measure whether the student's K or V has shrunk to nothing or onto few directions, from sums over micro-batches.
 
-Of one layer, or of several of one shape at once, on leading axes [...].
+Works on one layer, or on several of one shape at once, on leading axes [...].
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ class Moments:
 
     @classmethod
     def of(cls, rows: torch.Tensor) -> Moments:
-        """Of rows [..., N, Q], without their gradient."""
+        """Sum rows [..., N, Q], without their gradient."""
         rows = rows.detach().float()
-        # Filled, not copied: a copy to a GPU waits for all that it still has to do.
+        # Fill instead of copying: a copy to a GPU waits for all work queued on it.
         return cls(rows.new_full((), rows.shape[-2]), rows.sum(-2), rows.mT @ rows)
 
     def __add__(self, other: Moments) -> Moments:
         return Moments(self.n + other.n, self.total + other.total, self.gram + other.gram)
 
     def covariance(self) -> torch.Tensor:
-        """[..., Q, Q]"""
+        """Return the covariance [..., Q, Q]."""
         n = self.n.clamp(min=1)
         mean = self.total / n
         return self.gram / n - mean[..., :, None] * mean[..., None, :]
 
 
 def variance(covariance: torch.Tensor) -> torch.Tensor:
-    """[...] mean variance of the channels."""
+    """Return the mean variance of the channels [...]."""
     return covariance.diagonal(dim1=-2, dim2=-1).mean(-1)
 
 
 def effective_rank(covariance: torch.Tensor) -> torch.Tensor:
-    """[...] (sum of eigenvalues)^2 / sum of their squares: the participation ratio, 1 to Q, without eigenvalues."""
+    """Return the participation ratio [...], 1 to Q: (sum of eigenvalues)^2 / sum of squares, without eigenvalues."""
     squares = covariance.square().sum((-2, -1))
     trace = covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
     return trace.square() / squares.clamp(min=torch.finfo(squares.dtype).tiny)

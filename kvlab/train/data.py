@@ -1,4 +1,4 @@
-"""Documents -> the token batches of every step, and the documents that are held out. Needs tokenizers, no weights."""
+"""Turn documents into the token batches of every step and the held-out documents; needs tokenizers, no weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +27,7 @@ SUFFIXES = (".jsonl", ".txt", ".csv", ".parquet")
 
 @dataclass(frozen=True)
 class Data:
-    """What every model reads: training documents, held-out documents, and the order of the steps."""
+    """Training documents, held-out documents, and the order of the steps, for every model."""
 
     train: list[Item]
     heldout: list[Item]
@@ -35,7 +35,7 @@ class Data:
     notes: list[Message]
 
     def step(self, number: int, process: int = 0, processes: int = 1) -> list[list[Item]]:
-        """The micro-batches of step ``number`` (from 0), this process's share of each.
+        """Return the micro-batches of step ``number`` (from 0), this process's share of each.
 
         The student learns every token that it reads; only fits and scores count a repeated beginning once.
         """
@@ -44,8 +44,8 @@ class Data:
 
 
 def align_settings(config: TrainConfig) -> AlignSettings:
-    """The settings of the fit that are the alignment's own."""
-    # Step i for step i is blind to the text, so it is fitted on what it gives, as the rule "nearest" is.
+    """Return the alignment settings of the fit."""
+    # Step i for step i does not read the text, so it is fitted on all its rows, as the rule "nearest" is.
     time = config.time if config.use_safe_resample else "nearest"
     return AlignSettings(
         time=time, layers=config.layers, sinks=config.sinks, max_tokens=config.max_tokens, seed=config.seed
@@ -53,15 +53,16 @@ def align_settings(config: TrainConfig) -> AlignSettings:
 
 
 def documents(config: TrainConfig, folder: Path) -> tuple[list[Document], list[Document]]:
-    """Training and held-out documents. Raises PromptError as ``prompts``, TrainError ``data-too-little``."""
+    """Return training and held-out documents. Raises PromptError as ``prompts``, TrainError ``data-too-little``."""
     if config.data == DEMO_DATA:
         asked = config.max_steps * config.gradient_accumulation_steps * config.batch_size
         count = min(max(asked, config.fit_documents), MOST_DEMO_DOCUMENTS)
         train = islice(endless("train", config.seed), count)
         heldout = islice(endless("heldout", config.seed), config.eval_documents)
         return list(map(_document, train)), list(map(_document, heldout))
-    given = prompts.read_prompts(folder / prompts.RUN_PROMPTS) if config.data == OWN_PROMPTS else _local(config.data)
-    distinct = list({document.text: document for document in given}.values())
+    uploaded = config.data == OWN_PROMPTS
+    texts = prompts.read_prompts(folder / prompts.RUN_PROMPTS) if uploaded else _local(config.data)
+    distinct = list({document.text: document for document in texts}.values())
     heldout = min(config.eval_documents, max(1, int(len(distinct) * HELDOUT_SHARE)))
     if len(distinct) - heldout < 2:
         raise TrainError(
@@ -71,19 +72,20 @@ def documents(config: TrainConfig, folder: Path) -> tuple[list[Document], list[D
             remedy=Message("add documents, or use the bundled text: --data demo"),
         )
     order = np.random.default_rng(config.seed).permutation(len(distinct))
-    held, kept = sorted(order[:heldout]), sorted(order[heldout:])
-    return [distinct[i] for i in kept], [distinct[i] for i in held]
+    train, held = sorted(order[heldout:]), sorted(order[:heldout])
+    return [distinct[i] for i in train], [distinct[i] for i in held]
 
 
 def read(
     config: TrainConfig, teachers: Sequence[LoadedModel], student: LoadedModel, train: list, heldout: list
 ) -> Data:
-    """Tokens of every model and time maps; of a held-out document, what it begins with as a training one does counts
-    for nothing. Raises TrainError ``time-out-of-bounds`` and ``heldout-repeats``, AlignError as ``Reader``.
+    """Tokenize for every model and build time maps; a held-out beginning that training documents share counts nowhere.
+
+    Raises TrainError ``time-out-of-bounds`` and ``heldout-repeats``, AlignError as ``Reader``.
     """
     settings, notes, read_items = align_settings(config), [], []
     for texts, known in ((train, ()), (heldout, [document.text for document in train])):
-        # Folds are for the fit alone; one held-out document needs a companion to be read at all.
+        # Folds matter only to the fit; the reader refuses a single document, so add a training one.
         reader = Reader(teachers, student, texts, train[:1] if texts is heldout else (), settings, known)
         items = [item for window in reader.windows() for item in window if item.scored]
         notes += reader.notes() + (reader.shared_notes() if known else [])
@@ -105,7 +107,7 @@ def _check_heldout(items: Sequence[Item]) -> None:
 
 
 def _order(count: int, needed: int, seed: int) -> np.ndarray:
-    """Every document once per epoch, each epoch in its own order."""
+    """Return every document once per epoch, each epoch in its own order."""
     rng = np.random.default_rng(seed)
     epochs = [rng.permutation(count) for _ in range(-(-needed // count))]
     return np.concatenate(epochs)[:needed]
@@ -122,7 +124,7 @@ def _document(problem: dict[str, str]) -> Document:
     segments, start = [], 0
     parts = parts_of(problem)
     for name, part in zip(PARTS, parts, strict=True):
-        end = start + len(part.encode()) + (name != PARTS[-1])  # the newline between parts belongs to the one before
+        end = start + len(part.encode()) + (name != PARTS[-1])  # the newline between parts belongs to the earlier part
         segments.append(Segment(name, start, end))
         start = end
     return Document(problem["id"], "\n".join(parts), tuple(segments))

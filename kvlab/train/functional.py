@@ -1,8 +1,8 @@
-"""Can the student use the cache that it is trained towards? Measured before the first step and after the last.
+"""Measure, before the first step and after the last, whether the student can use the cache it is trained towards.
 
-The projected cache is the KV loss' target of that moment: the run's maps and fusion. It replaces the student's own
-cache of a held-out document's first tokens, and the student reads on; every difference is to its own cache of the same
-moment. In mixed precision too, the student reads in float32 here, as its weights are.
+The projected cache is the current target of the KV loss: the run's maps and fusion. It replaces the student's own cache
+of a held-out document's first tokens, and the student continues; the reference is always its own current cache. Here
+the student reads in float32, the type of its weights, even in mixed precision.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import torch
 
 from kvlab.align.items import Item
 from kvlab.inject.own import Own, read_own
-from kvlab.inject.prefix import Prefix, cut_at, first_tokens, given, with_controls
+from kvlab.inject.prefix import Prefix, cut_at, first_tokens, replaced_prefix, with_controls
 from kvlab.inject.scores import Damaged, PerDocument
 from kvlab.inject.trial import TOLERANCE, tried
 from kvlab.results.training.records import VARIANTS
@@ -33,9 +33,9 @@ Fields = dict[str, Any]
 def measure(
     learner: Learner, teachers: Teachers, data: Data, batch_size: int, phase: str, progress: Progress
 ) -> Fields:
-    """On the held-out documents -> plain values: ``own``, and unless that fails ``variants`` and ``by_document``."""
+    """Measure on the held-out documents; return ``own``, and unless that fails ``variants`` and ``by_document``."""
     learner.eval()
-    student, found = learner.loaded, {name: PerDocument() for name in NAMES}
+    student, damage = learner.loaded, {name: PerDocument() for name in NAMES}
     mean = _mean(learner, teachers, data.train[: len(data.heldout)], batch_size)
     difference, replaced, cached = 0.0, 0, 0
     for done, item in enumerate(data.heldout):
@@ -49,47 +49,52 @@ def measure(
         if not trial.damaged:
             break
         replaced, cached = replaced + len(prefix.rows), cached + prefix.cut
-        for name, harmed in trial.damaged.items():
-            found[name].found.append(harmed)
+        for name, damaged in trial.damaged.items():
+            damage[name].documents.append(damaged)
     tolerance = TOLERANCE[student.dtype]
-    told: Fields = {"prefix": PREFIX, "documents": len(found["own"]), "n": found["own"].n}
-    told["own"] = {"largest_difference": difference, "tolerance": tolerance, "reproduces": difference <= tolerance}
-    if difference > tolerance or not told["documents"]:
-        return told
-    told["share_replaced"] = replaced / cached
-    told["variants"] = {name: _numbers(found[name], found["projected"]) for name in VARIANTS}
-    told["by_document"] = {name: [[getattr(d, s) for s in SUMS] for d in found[name].found] for name in VARIANTS}
-    return told
+    measured: Fields = {"prefix": PREFIX, "documents": len(damage["own"]), "n": damage["own"].n}
+    measured["own"] = {"largest_difference": difference, "tolerance": tolerance, "reproduces": difference <= tolerance}
+    if difference > tolerance or not measured["documents"]:
+        return measured
+    measured["share_replaced"] = replaced / cached
+    measured["variants"] = {name: _numbers(damage[name], damage["projected"]) for name in VARIANTS}
+    measured["by_document"] = {}
+    for name in VARIANTS:
+        measured["by_document"][name] = [[getattr(d, s) for s in SUMS] for d in damage[name].documents]
+    return measured
 
 
-def added(record: Fields, when: str, told: Fields) -> Fields:
-    """The record with what was measured ``when`` ("before" | "after"), and the change."""
-    record = record | {when: told}
+def added(record: Fields, when: str, measured: Fields) -> Fields:
+    """Add the measurement of ``when`` ("before" | "after") to the record, and update the change."""
+    record = record | {when: measured}
     return record | {"change": change(record.get("before", {}), record.get("after", {}))}
 
 
 def change(before: Fields, after: Fields) -> Fields:
-    """End less start of every variant, paired by document; empty where one of them was not measured."""
-    pairs = {name: [_restored(of, name) for of in (before, after)] for name in VARIANTS}
-    if any(not a or not b or [d.n for d in a.found] != [d.n for d in b.found] for a, b in pairs.values()):
+    """Return end minus start of every variant, paired by document; empty where one of them was not measured."""
+    pairs = {name: (_restored(before, name), _restored(after, name)) for name in VARIANTS}
+    if any(not a or not b or [d.n for d in a.documents] != [d.n for d in b.documents] for a, b in pairs.values()):
         return {}
-    return {
-        name: {key: value for of in ("kl", "delta_ce") for key, value in _with_error(of, end.less(start, of)).items()}
-        for name, (start, end) in pairs.items()
-    }
+    changes = {}
+    for name, (start, end) in pairs.items():
+        kl, delta_ce = end.less(start, "kl"), end.less(start, "delta_ce")
+        changes[name] = _with_error("kl", kl) | _with_error("delta_ce", delta_ce)
+    return changes
 
 
-def _restored(told: Fields, name: str) -> PerDocument:
-    """As it was measured, from the run's record."""
-    rows = told.get("by_document", {}).get(name, [])
+def _restored(measured: Fields, name: str) -> PerDocument:
+    """Restore the measurements of a variant from the run's record."""
+    rows = measured.get("by_document", {}).get(name, [])
     finite = all(value is not None for row in rows for value in row)
     return PerDocument([Damaged(**dict(zip(SUMS, row))) for row in rows] if finite else [])
 
 
-def _numbers(of: PerDocument, projected: PerDocument) -> Fields:
-    told = _with_error("kl", of.mean("kl")) | _with_error("delta_ce", of.mean("delta_ce"))
-    told["same_choice"] = of.mean("same_choice")[0]
-    return told if of is projected else told | _with_error("kl_over_projected", of.less(projected, "kl"))
+def _numbers(variant: PerDocument, projected: PerDocument) -> Fields:
+    numbers = _with_error("kl", variant.mean("kl")) | _with_error("delta_ce", variant.mean("delta_ce"))
+    numbers["same_choice"] = variant.mean("same_choice")[0]
+    if variant is projected:
+        return numbers
+    return numbers | _with_error("kl_over_projected", variant.less(projected, "kl"))
 
 
 def _with_error(name: str, value: tuple[float, float]) -> Fields:
@@ -97,22 +102,22 @@ def _with_error(name: str, value: tuple[float, float]) -> Fields:
 
 
 def _mean(learner: Learner, teachers: Teachers, items: Sequence[Item], batch_size: int) -> dict[Problem, torch.Tensor]:
-    """Of the student's own rows [Q] on training documents, as the student is now."""
+    """Return the mean of the student's own rows [Q] on training documents, with its current weights."""
     device, sums = learner.loaded.device, {}
     for first in range(0, len(items), batch_size):
-        read = learner(teachers.batch(items[first : first + batch_size], device, with_features=False))
+        batch_sums = learner(teachers.batch(items[first : first + batch_size], device, with_features=False))
         for kind, group in ((kind, group) for kind, groups in learner.alike.items() for group in groups):
             name = f"moments.{kind}.{group[0]}"
-            for layer, of_layer in zip(group, read[f"{name}.total"], strict=True):
+            for layer, layer_total in zip(group, batch_sums[f"{name}.total"], strict=True):
                 n, total = sums.get((kind, layer), (0, 0))
-                sums[kind, layer] = n + read[f"{name}.n"], total + of_layer
+                sums[kind, layer] = n + batch_sums[f"{name}.n"], total + layer_total
     return {problem: (total / n).float() for problem, (n, total) in sums.items()}
 
 
 def _prefix(
     learner: Learner, teachers: Teachers, item: Item, own: Own, mean: dict[Problem, torch.Tensor]
 ) -> Prefix | None:
-    """None for a document whose first half holds nothing to replace."""
+    """Build the replaced prefix; None for a document whose first half has nothing to replace."""
     student, cut = learner.loaded, cut_at(PREFIX, item)
     if not cut:
         return None
@@ -124,7 +129,7 @@ def _prefix(
     projected = {}
     for kind in KINDS:
         for layer in range(len(student.geometry.kv_layers)):
-            x = own.compared[kind, layer][:, rows].transpose(0, 1).flatten(1)  # [N, Q], which fusion may look at
+            x = own.compared[kind, layer][:, rows].transpose(0, 1).flatten(1)  # [N, Q], which fusion may use
             projected[kind, layer] = learner.target(kind, layer, x, batch)[0]
     compared = with_controls(projected, mean, teachers.settings.seed, item.student, cut)
-    return given(own, student.geometry, cut, rows, compared)
+    return replaced_prefix(own, student.geometry, cut, rows, compared)

@@ -1,6 +1,6 @@
-"""Several teachers in the student's space -> one target.
+"""Fuse several teachers in the student's space into one target.
 
-Weights are [A, N]: of each teacher for each row. Invariant: they sum to 1 over the teachers that cover the row.
+Weights are [A, N], one per teacher and row. Invariant: they sum to 1 over the teachers that cover the row.
 """
 
 import math
@@ -12,19 +12,19 @@ from torch import nn
 
 
 def fixed(weights: Sequence[float], covered: torch.Tensor) -> torch.Tensor:
-    """Given weights [A], shared among the teachers that cover a row: covered [A, N] bool -> [A, N].
+    """Share weights [A] among the teachers that cover a row: covered [A, N] bool -> [A, N].
 
-    A row that only teachers of weight 0 cover is shared evenly among those.
+    If only teachers of weight 0 cover a row, they share it evenly.
     """
-    given = torch.tensor(weights, dtype=torch.float32).to(covered.device, non_blocking=True)
-    shares = given[:, None] * covered
+    by_teacher = torch.tensor(weights, dtype=torch.float32).to(covered.device, non_blocking=True)
+    shares = by_teacher[:, None] * covered
     uncovered = shares.sum(0, keepdim=True) == 0
     shares = torch.where(uncovered, covered.float(), shares)
     return shares / shares.sum(0, keepdim=True)
 
 
 def similarity(student: torch.Tensor, targets: torch.Tensor, covered: torch.Tensor, temperature: float) -> torch.Tensor:
-    """softmax(cosine(student row, teacher row) / temperature) over covering teachers: [N, Q], [A, N, Q] -> [A, N]."""
+    """Return softmax(cosine(student, target) / temperature) over covering teachers: [N, Q], [A, N, Q] -> [A, N]."""
     logits = F.cosine_similarity(student.detach()[None], targets.detach(), dim=-1) / temperature
     return masked_softmax(logits, covered)
 
@@ -40,22 +40,22 @@ class Router(nn.Module):
         nn.init.zeros_(self.gate.bias)
 
     def forward(self, student: torch.Tensor, covered: torch.Tensor) -> torch.Tensor:
-        """[N, Q], [A, N] -> [A, N]; the student gets no gradient from being looked at."""
+        """Return the weights, [N, Q], [A, N] -> [A, N]; the student gets no gradient from the gate."""
         return masked_softmax(self.gate(student.detach() / self.scale).T, covered)
 
 
 def masked_softmax(logits: torch.Tensor, covered: torch.Tensor) -> torch.Tensor:
-    """Softmax over the teachers [A, N] that cover a row; every row has one."""
+    """Return the softmax over the teachers [A, N] that cover a row; every row has at least one."""
     return logits.float().masked_fill(~covered, -torch.inf).softmax(0)
 
 
 def entropy(weights: torch.Tensor) -> torch.Tensor:
-    """Sum over rows of the entropy of weights [A, N], as a share of the largest there is, log A."""
+    """Return the sum over rows of the entropy of weights [A, N], as a share of its maximum, log A."""
     if len(weights) < 2:
         return weights.new_zeros(())
     return -torch.xlogy(weights, weights.clamp(min=torch.finfo(weights.dtype).tiny)).sum() / math.log(len(weights))
 
 
 def fuse(weights: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """[A, N] and [A, N, Q] -> [N, Q]."""
+    """Return the weighted sum over teachers, [A, N] and [A, N, Q] -> [N, Q]."""
     return torch.einsum("an,anq->nq", weights, targets)

@@ -1,6 +1,6 @@
-"""All that is trained, as one module that Accelerate prepares, wraps and saves: student, projectors, router.
+"""Combine all that is trained in one module that Accelerate prepares, wraps and saves: student, projectors, router.
 
-Each term of the loss is a sum over the rows it is a mean of, so that micro-batches add up exactly.
+Each term of the loss is a sum over rows, divided later, so that micro-batches add up exactly.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from kvlab.train.targets import MicroBatch
 
 @dataclass(frozen=True)
 class Fusing:
-    """How teachers are weighed: "fixed" by ``weights``, by "similarity" at ``temperature``, or "learned"."""
+    """The rule that weights teachers: "fixed" by ``weights``, by "similarity" at ``temperature``, or "learned"."""
 
     rule: str = "fixed"
     weights: tuple[float, ...] = ()
@@ -51,18 +51,19 @@ class Learner(nn.Module):
                 self.routers[_name(*problem)] = fusion.Router(heads * width, len(fitted), scale)
 
     def forward(self, batch: MicroBatch) -> dict[str, torch.Tensor]:
-        """``ce``; with teachers ``kv_KIND``, ``fit_KIND`` (of projector and router), ``entropy``, ``weights`` [A].
+        """Return ``ce`` and ``moments``; with teachers ``kv_KIND``, ``fit_KIND``, ``entropy`` and ``weights`` [A].
 
-        ``moments.KIND.LAYER.*`` are the student's own, of all layers that are ``alike`` LAYER, the first of them. All
+        ``fit_KIND`` trains projector and router.
+        ``moments.KIND.LAYER.*`` are the student's own, for the group of ``alike`` layers that begins with LAYER. All
         are sums over rows or tokens; layers are averaged.
         """
-        read = read_student(self.loaded, batch.ids, batch.mask)
-        # Mixed precision is for the student: targets and second moments lose their digits in 16 bits.
+        student = read_student(self.loaded, batch.ids, batch.mask)
+        # Mixed precision is for the student alone: targets and second moments lose digits in 16 bits.
         with torch.autocast(batch.ids.device.type, enabled=False):
-            return self._sums(read, batch)
+            return self._sums(student, batch)
 
-    def _sums(self, read: ReadStudent, batch: MicroBatch) -> dict[str, torch.Tensor]:
-        found = {"ce": cross_entropy(read.logits, batch.ids, batch.predicted)}
+    def _sums(self, student: ReadStudent, batch: MicroBatch) -> dict[str, torch.Tensor]:
+        sums = {"ce": cross_entropy(student.logits, batch.ids, batch.predicted)}
         document, step = batch.rows
         place = document * batch.ids.shape[1] + step
         shared = self._shared_weights(batch)
@@ -70,30 +71,30 @@ class Learner(nn.Module):
         for kind in KINDS:
             errors = []
             for group in self.alike[kind]:
-                x = torch.stack([read.of(kind)[layer] for layer in group])  # [L, B, Hs, T, Ds]
-                # Not indexed by two tensors, whose backward has to sort them.
+                x = torch.stack([student.of(kind)[layer] for layer in group])  # [L, B, Hs, T, Ds]
+                # Do not index by two tensors: the backward pass would have to sort them.
                 rows = x.transpose(2, 3).flatten(3).flatten(1, 2).index_select(1, place)  # [L, N, Hs * Ds]
                 moments = Moments.of(rows)
                 for name in MOMENTS:
-                    found[f"moments.{kind}.{group[0]}.{name}"] = getattr(moments, name)
+                    sums[f"moments.{kind}.{group[0]}.{name}"] = getattr(moments, name)
                 if not batch.features:
                     continue
-                of_layers = [self.target(kind, n, of, batch, shared) for n, of in zip(group, rows, strict=True)]
-                targets = torch.stack([target for target, _ in of_layers])
+                fused = [self.target(kind, n, x, batch, shared) for n, x in zip(group, rows, strict=True)]
+                targets = torch.stack([target for target, _ in fused])
                 scale = getattr(self, f"scale_{_name(kind, group[0])}")  # [L, 1, 1]
                 errors.append(torch.stack(matched(rows, targets, scale)))
                 if len(self.fitted) > 1:
-                    weighed += [weights.sum(1) for _, weights in of_layers]
-                    spread += [fusion.entropy(weights) for _, weights in of_layers]
+                    weighed += [weights.sum(1) for _, weights in fused]
+                    spread += [fusion.entropy(weights) for _, weights in fused]
             if errors:
-                found[f"kv_{kind}"], found[f"fit_{kind}"] = torch.cat(errors, dim=1).mean(1)
+                sums[f"kv_{kind}"], sums[f"fit_{kind}"] = torch.cat(errors, dim=1).mean(1)
         if spread:
-            found["entropy"] = torch.stack(spread).mean()
-            found["weights"] = torch.stack(weighed).mean(0).detach()
-        return found
+            sums["entropy"] = torch.stack(spread).mean()
+            sums["weights"] = torch.stack(weighed).mean(0).detach()
+        return sums
 
     def _shared_weights(self, batch: MicroBatch) -> torch.Tensor | None:
-        """The weights [A, N] that all layers have alike; None where each has its own."""
+        """Return the weights [A, N] that all layers share; None where each has its own."""
         if len(self.fitted) > 1 and self.fusing.rule == "fixed":
             return fusion.fixed(self.fusing.weights or (1.0,) * len(self.fitted), batch.covered)
         return None
@@ -101,7 +102,7 @@ class Learner(nn.Module):
     def target(
         self, kind: str, layer: int, rows: torch.Tensor, batch: MicroBatch, shared: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """[N, Q] in the student's space and the weights [A, N] of its teachers; none where there is one."""
+        """Return the target [N, Q] in the student's space and the teachers' weights [A, N]; None for one teacher."""
         name = _name(kind, layer)
         targets = [maps[name](x[kind, layer]) for maps, x in zip(self.maps, batch.features, strict=True)]
         if len(targets) == 1:
@@ -116,12 +117,12 @@ class Learner(nn.Module):
         return fusion.fuse(weights, targets), weights
 
     def scale(self, kind: str, layer: int) -> float:
-        """The unit of the KV loss: the teachers' mean standard deviation of their targets."""
+        """Return the unit of the KV loss: the teachers' mean standard deviation of their targets."""
         return sum(f.scale[kind, layer] for f in self.fitted) / len(self.fitted)
 
 
 def layers_alike(student: Geometry, kind: str) -> list[tuple[int, ...]]:
-    """Cached layers, by position, of one number of heads and one width: they are computed together."""
+    """Group cached layers, by position, with the same number of heads and width, to compute them together."""
     groups: dict[tuple[int, int], list[int]] = {}
     for layer in range(len(student.kv_layers)):
         groups.setdefault(target_shape(student, kind, layer), []).append(layer)
@@ -136,17 +137,17 @@ LEFT_OUT = -100
 
 
 def cross_entropy(logits: torch.Tensor, ids: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
-    """Nats, summed over the predicted tokens: logits [B, T, V], ids [B, T], predicted [B, T - 1] bool."""
-    # Not indexed by ``predicted``, for whose count a GPU would have to be waited for.
+    """Return nats, summed over the predicted tokens: logits [B, T, V], ids [B, T], predicted [B, T - 1] bool."""
+    # Do not index by ``predicted``: that waits for the GPU to count them.
     following = ids[:, 1:].masked_fill(~predicted, LEFT_OUT).flatten()
     return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), following, ignore_index=LEFT_OUT, reduction="sum")
 
 
 def kv_error(student: torch.Tensor, target: torch.Tensor, scale: float | torch.Tensor) -> torch.Tensor:
-    """Sum over rows of the mean over channels of ((student - target) / scale)^2, for rows [..., N, Q] of each layer.
+    """Return the sum over rows of the mean over channels of ((student - target) / scale)^2, rows [..., N, Q] per layer.
 
-    The L2 form of KaVa's KV loss (arXiv 2510.02312), where each layer is divided by the standard deviation of its
-    targets; ``scale`` is that deviation, measured once before training, so that no term changes its unit.
+    The L2 form of KaVa's KV loss (arXiv 2510.02312), which divides each layer by the standard deviation of its targets.
+    ``scale`` is that deviation, measured once before training, so that no term changes its unit.
     """
     return ((student - target) / scale).square().mean(-1).sum(-1)
 
@@ -154,10 +155,10 @@ def kv_error(student: torch.Tensor, target: torch.Tensor, scale: float | torch.T
 def matched(
     student: torch.Tensor, target: torch.Tensor, scale: float | torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The student's error against the target, and the target's against the student, each without the other's gradient.
+    """Return the student's error against the target, and the target's against the student, each with one gradient.
 
     The first is the KV loss (its target is stop-gradient). The second, of the same value, trains a projector or a
-    router towards the student as it is; it is without gradient where both are frozen.
+    router towards the current student; it has no gradient where both are frozen.
     """
     error = kv_error(student, target.detach(), scale)
     return error, kv_error(student.detach(), target, scale) if target.requires_grad else error.detach()

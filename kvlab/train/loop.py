@@ -1,4 +1,4 @@
-"""The training loop: steps of micro-batches on Accelerate, each a line of metrics; and the held-out evaluation."""
+"""Run training steps of micro-batches on Accelerate, each a line of metrics, and evaluate on held-out documents."""
 
 import math
 import time
@@ -20,7 +20,7 @@ from kvlab.train.learner import Learner
 from kvlab.train.targets import Teachers, variances
 
 Line = dict[str, float | int | list[float] | None]
-Alike = dict[str, list[tuple[int, ...]]]  # of each kind, the layers that are computed together
+Alike = dict[str, list[tuple[int, ...]]]  # by kind, the groups of layers computed together
 TERMS = ("loss", "ce", "kv_key", "kv_value", "entropy")
 
 
@@ -38,24 +38,24 @@ class Objective:
         return self.lambda_key > 0 or self.lambda_value > 0
 
     def terms(self, sums: dict[str, torch.Tensor], tokens: int, rows: int) -> dict[str, torch.Tensor]:
-        """Means of every term, and ``loss``. ``fit``: what trains projector and router, no part of the loss shown."""
+        """Return the mean of every term, and ``loss``. ``fit`` trains projector and router and is no part of it."""
         zero = sums["ce"].new_zeros(())
-        found = {"ce": sums["ce"] / tokens}
+        terms = {"ce": sums["ce"] / tokens}
         for kind in KINDS:
-            found[f"kv_{kind}"] = sums.get(f"kv_{kind}", zero) / rows
-        found["entropy"] = sums.get("entropy", zero) / rows
+            terms[f"kv_{kind}"] = sums.get(f"kv_{kind}", zero) / rows
+        terms["entropy"] = sums.get("entropy", zero) / rows
         weights = {"kv_key": self.lambda_key, "kv_value": self.lambda_value, "entropy": self.entropy}
-        found["loss"] = sum(weight * found[name] for name, weight in weights.items())
+        terms["loss"] = sum(weight * terms[name] for name, weight in weights.items())
         if self.with_ce:
-            found["loss"] = found["loss"] + found["ce"]
+            terms["loss"] = terms["loss"] + terms["ce"]
         fit = [weights[f"kv_{kind}"] * sums.get(f"fit_{kind}", zero) / rows for kind in KINDS]
-        found["fit"] = sum(f if f.requires_grad else f.detach() * 0 for f in fit)
-        return found
+        terms["fit"] = sum(f if f.requires_grad else f.detach() * 0 for f in fit)
+        return terms
 
 
 @dataclass
 class Loop:
-    """One run under way. ``learner`` and ``optimizer`` are as Accelerate prepared them."""
+    """The steps of one run. ``learner`` and ``optimizer`` are as Accelerate prepared them."""
 
     accelerator: Accelerator
     learner: torch.nn.Module
@@ -73,12 +73,12 @@ class Loop:
         self._alike = self.accelerator.unwrap_model(self.learner).alike
 
     def step(self, number: int) -> Line:
-        """Optimiser step ``number`` (from 1) -> its line. Raises NotFinite, before anything is changed by it."""
+        """Run optimiser step ``number`` (from 1) and return its line. Raises NotFinite before it changes any weight."""
         started = time.perf_counter()
         accelerator = self.accelerator
         everyone = [item for micro in self.data.step(number - 1) for item in micro]
         tokens, rows = predicted(everyone), sum(map(self.teachers.rows, everyone))
-        # backward() divides by the accumulation steps, and DDP by the processes; the means are over all of them.
+        # backward() divides by the accumulation steps and DDP by the processes, but our means are over all of them.
         share = accelerator.gradient_accumulation_steps * accelerator.num_processes
         for group, rate in zip(self.optimizer.param_groups, self.rates):
             group["lr"] = rate * self.schedule(number)
@@ -88,10 +88,10 @@ class Loop:
         for micro in micros:
             batch = self.teachers.batch(micro, accelerator.device, self.objective.learns_kv, number)
             with accelerator.accumulate(self.learner):
-                found = self.learner(batch)
-                terms = self.objective.terms(found, max(tokens, 1), max(rows, 1))
+                micro_sums = self.learner(batch)
+                terms = self.objective.terms(micro_sums, max(tokens, 1), max(rows, 1))
                 accelerator.backward((terms["loss"] + terms["fit"]) * share)
-                _add(sums, found)
+                _add(sums, micro_sums)
                 norm = None
                 if accelerator.sync_gradients:
                     norm = accelerator.clip_grad_norm_(self._trained, self.max_grad_norm)
@@ -100,11 +100,11 @@ class Loop:
                 self.optimizer.step()
                 self.optimizer.zero_grad()
         seconds = time.perf_counter() - started
-        read = sum(len(item.student) for item in everyone)
-        line |= {"tokens": read, "seconds": round(seconds, 4), "tokens_per_s": round(read / seconds, 1)}
+        tokens_read = sum(len(item.student) for item in everyone)
+        line |= {"tokens": tokens_read, "seconds": round(seconds, 4), "tokens_per_s": round(tokens_read / seconds, 1)}
         if accelerator.scaler is not None and not math.isfinite(line["grad_norm"]):
-            # The float16 scaler looks for its scale: an overflow there is no NaN of the run. Accelerate does not see
-            # it: a fused optimiser is called all the same, and leaves the step out by itself.
+            # The float16 scaler searches for its scale, so an overflow is no NaN of the run. Accelerate does not notice
+            # it and still calls a fused optimiser, which skips the step by itself.
             line |= {"skipped": True, "grad_norm": None}
         return line
 
@@ -113,14 +113,14 @@ class Loop:
         wanted = {name: terms[name] for name in TERMS} | spread(sums, self._alike) | {"grad_norm": norm}
         if "weights" in sums:
             wanted["router"] = sums["weights"] / max(rows, 1)
-        told = fetched(wanted)
+        values = fetched(wanted)
         with_kv = "kv_key" in sums
         line: Line = {"step": number}
         for name in TERMS:
-            line[name] = told[name][0] if with_kv or not name.startswith(("kv", "entropy")) else None
-        line |= {"lr": self.optimizer.param_groups[0]["lr"], "grad_norm": told["grad_norm"][0]}
-        line |= lowest(told, self._alike, self._variances)
-        return line | {"router": told["router"]} if "router" in told else line
+            line[name] = values[name][0] if with_kv or not name.startswith(("kv", "entropy")) else None
+        line |= {"lr": self.optimizer.param_groups[0]["lr"], "grad_norm": values["grad_norm"][0]}
+        line |= lowest(values, self._alike, self._variances)
+        return line | {"router": values["router"]} if "router" in values else line
 
     def _check(self, line: Line) -> None:
         names = ["loss", "ce", "kv_key", "kv_value"]
@@ -132,36 +132,37 @@ class Loop:
 
 
 def predicted(items: Sequence[Item]) -> int:
-    """Counted tokens that a token before them predicts."""
+    """Count the tokens that count and that an earlier token predicts."""
     return sum(int((~repeated_steps(item.student, item.repeated))[1:].sum()) for item in items)
 
 
 def spread(sums: dict[str, torch.Tensor], alike: Alike) -> dict[str, torch.Tensor]:
-    """``variance_KIND`` and ``rank_KIND`` [L] of the student's K and V, in the order of ``alike``."""
-    found = {}
+    """Return ``variance_KIND`` and ``rank_KIND`` [L] of the student's K and V, in the order of ``alike``."""
+    measures = {}
     for kind, groups in alike.items():
-        of_groups = [
-            Moments(*(sums[f"moments.{kind}.{group[0]}.{name}"] for name in MOMENTS)).covariance() for group in groups
-        ]
-        found[f"variance_{kind}"] = torch.cat([collapse.variance(covariance) for covariance in of_groups])
-        found[f"rank_{kind}"] = torch.cat([collapse.effective_rank(covariance) for covariance in of_groups])
-    return found
+        covariances = []
+        for group in groups:
+            moments = Moments(*(sums[f"moments.{kind}.{group[0]}.{name}"] for name in MOMENTS))
+            covariances.append(moments.covariance())
+        measures[f"variance_{kind}"] = torch.cat([collapse.variance(covariance) for covariance in covariances])
+        measures[f"rank_{kind}"] = torch.cat([collapse.effective_rank(covariance) for covariance in covariances])
+    return measures
 
 
-def lowest(told: dict[str, list[float]], alike: Alike, before: dict[tuple[str, int], float]) -> Line:
-    """Variance over that before training, and effective rank, of the layer that is nearest to collapse."""
+def lowest(measures: dict[str, list[float]], alike: Alike, before: dict[tuple[str, int], float]) -> Line:
+    """Return variance over that before training, and effective rank, each of the layer nearest to collapse."""
     line: Line = {}
     for kind, groups in alike.items():
         layers = [layer for group in groups for layer in group]
-        ratios = [now / before[kind, layer] for now, layer in zip(told[f"variance_{kind}"], layers, strict=True)]
-        # Unlike min, numpy's lets what is not a number be seen.
+        ratios = [now / before[kind, layer] for now, layer in zip(measures[f"variance_{kind}"], layers, strict=True)]
+        # Unlike min, numpy's min returns NaN if there is one.
         line[f"variance_ratio_{kind}"] = float(np.min(ratios))
-        line[f"effective_rank_{kind}"] = float(np.min(told[f"rank_{kind}"]))
+        line[f"effective_rank_{kind}"] = float(np.min(measures[f"rank_{kind}"]))
     return line
 
 
 def fetched(wanted: dict[str, torch.Tensor]) -> dict[str, list[float]]:
-    """All values in one transfer: every single one would wait for the device."""
+    """Fetch all values in one transfer, because each transfer waits for the device."""
     flat = iter(torch.cat([x.detach().float().flatten() for x in wanted.values()]).tolist())
     return {name: [next(flat) for _ in range(x.numel())] for name, x in wanted.items()}
 
@@ -175,7 +176,7 @@ def evaluate(
     device: torch.device,
     progress: Callable[[int, int], None],
 ) -> dict[str, float | int]:
-    """Held-out cross-entropy (nats per token) and KV errors, over whole documents, as the loss measures them."""
+    """Measure held-out cross-entropy (nats per token) and KV errors over whole documents, as the loss does."""
     learner.eval()
     sums: dict[str, torch.Tensor] = {}
     for done in range(0, len(items), batch_size):
@@ -183,20 +184,20 @@ def evaluate(
         _add(sums, learner(teachers.batch(items[done : done + batch_size], device)))
     progress(len(items), len(items))
     tokens, rows = predicted(items), sum(map(teachers.rows, items))
-    told = fetched({name: sums[name] for name in ("ce", "kv_key", "kv_value")} | spread(sums, learner.alike))
-    found = {"ce": told["ce"][0] / max(tokens, 1)}
-    found |= {f"kv_{kind}": told[f"kv_{kind}"][0] / max(rows, 1) for kind in KINDS}
+    values = fetched({name: sums[name] for name in ("ce", "kv_key", "kv_value")} | spread(sums, learner.alike))
+    means = {"ce": values["ce"][0] / max(tokens, 1)}
+    means |= {f"kv_{kind}": values[f"kv_{kind}"][0] / max(rows, 1) for kind in KINDS}
     counts = {"documents": len(items), "tokens": tokens, "rows": rows}
-    return {**found, **lowest(told, learner.alike, variances(teachers.fitted)), **counts}
+    return means | lowest(values, learner.alike, variances(teachers.fitted)) | counts
 
 
-def _add(sums: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> None:
-    for name, value in found.items():
+def _add(sums: dict[str, torch.Tensor], more: dict[str, torch.Tensor]) -> None:
+    for name, value in more.items():
         sums[name] = sums[name] + value.detach() if name in sums else value.detach()
 
 
 def warm_then_fall(warmup: float, max_steps: int) -> Callable[[int], float]:
-    """Step (from 1) -> factor of the rate: up in the first share ``warmup`` of the steps, then a cosine down to 0.1."""
+    """Return step (from 1) -> factor of the rate: linear up over the share ``warmup``, then a cosine down to 0.1."""
     rising = max(1, round(warmup * max_steps))
 
     def factor(step: int) -> float:

@@ -1,7 +1,7 @@
-"""The maps from teacher to student space: fitted before step 1, trained or frozen, saved and read.
+"""Fit, save and load the maps from teacher to student space; training may change them.
 
 A map is a module over rows [N, Ht * Dt] -> [N, Hs * Ds] of one student layer and kind. ``ridge`` is closed form and
-frozen; ``structured`` is the trainable KVProjector; without a projector rows are taken as they are.
+frozen; ``structured`` is the trainable KVProjector; without a projector rows stay as they are.
 """
 
 import json
@@ -39,7 +39,7 @@ class Affine(nn.Module):
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor):
         super().__init__()
-        # Kept with the run's maps, not with its checkpoints: it never changes.
+        # Stored with the run's maps, not in its checkpoints, because it never changes.
         self.register_buffer("weight", weight.float(), persistent=False)
         self.register_buffer("bias", bias.float(), persistent=False)
 
@@ -57,13 +57,13 @@ class Structured(head_maps.StructuredProjection):
 
 @dataclass(frozen=True)
 class Fitted:
-    """What is known of one teacher before step 1, per kind and student layer."""
+    """The maps of one teacher and their measures before step 1, per kind and student layer."""
 
     layers: dict[Problem, tuple[int, ...]]  # of the teacher, side by side
     maps: dict[Problem, nn.Module]
     scale: dict[Problem, float]  # standard deviation of the map's targets, the unit of the KV loss
     variance: dict[Problem, float]  # of the student's own rows, mean over channels, before it is trained
-    r2: dict[Problem, float]  # held out, of a ridge map; not a number otherwise
+    r2: dict[Problem, float]  # held out, of a ridge map; NaN otherwise
     rows: int
 
 
@@ -75,7 +75,7 @@ def fit(
     settings: AlignSettings,
     progress: Progress,
 ) -> list[Fitted]:
-    """The maps of every teacher from ``items``, read once; twice where layers are chosen by what they explain.
+    """Fit the maps of every teacher on ``items``, read once; documents of the layer sample are read twice.
 
     ``kind_of_map``: "ridge", "structured" or "identity".
     """
@@ -83,12 +83,12 @@ def fit(
     settings = settings.model_copy(update={"folds": folds})
     grouped = batches([replace(item, fold=n % folds) for n, item in enumerate(items)], settings.batch_tokens)
     choices = _choices(teachers, student, grouped, settings, progress)
-    sums = [AlignSums(of_teacher, settings.folds) for of_teacher in choices]
+    sums = [AlignSums(teacher_choices, settings.folds) for teacher_choices in choices]
     for batch in announced(grouped, PHASE, progress):
-        found = read(teachers, student, batch, settings)
+        batch_read = read(teachers, student, batch, settings)
         with torch.inference_mode():
-            for of_teacher, rows in zip(sums, found.teachers):
-                of_teacher.add_batch(rows)
+            for teacher_sums, rows in zip(sums, batch_read.teachers):
+                teacher_sums.add_batch(rows)
     progress(PHASE, len(grouped), len(grouped))
     return [_fitted(s, t.geometry, student.geometry, kind_of_map) for s, t in zip(sums, teachers)]
 
@@ -98,10 +98,10 @@ def _choices(teachers, student, grouped, settings, progress) -> list[dict[str, l
     if settings.layers == "depth":
         return [{kind: _by_depth(t.geometry, kind, layers_s, settings.folds) for kind in KINDS} for t in teachers]
 
-    def rows_of(batch: list[Item]) -> Read:
+    def read_batch(batch: list[Item]) -> Read:
         return replace(read(teachers, student, batch, settings, checked=False), common=[])
 
-    first = read_sample(announced(grouped, PHASE, progress), rows_of, settings.sample_tokens, settings.folds)
+    first = read_sample(announced(grouped, PHASE, progress), read_batch, settings.sample_tokens, settings.folds)
     samples = [Sample(r, len(t.geometry.kv_layers), layers_s, settings.folds, 0) for r, t in zip(first.rows, teachers)]
     share = len(first.batches) / len(grouped)
     return [choose(sample, share, settings, progress).choices for sample in samples]
@@ -133,7 +133,7 @@ def _fitted(sums: AlignSums, teacher: Geometry, student: Geometry, kind_of_map: 
                 variance = (w * (everything.xx @ w)).sum(0).mean() / everything.n
             elif kind_of_map == "structured":
                 fitted.maps[problem] = structured(teacher, student, problem, choice.overall)
-                variance = everything.yy.mean() / everything.n  # where it is heading
+                variance = everything.yy.mean() / everything.n  # the variance it is trained towards
             else:
                 fitted.maps[problem] = nn.Identity()
                 variance = everything.xx.diagonal().mean() / everything.n
@@ -142,7 +142,7 @@ def _fitted(sums: AlignSums, teacher: Geometry, student: Geometry, kind_of_map: 
 
 
 def _ridge(pairing: Pairing, choice: Choice, heads: int) -> tuple[Affine, float]:
-    """The map and its held-out R^2; the penalty is the geometric mean of those chosen without each fold."""
+    """Fit the map and its held-out R^2; the penalty is the geometric mean of those chosen without each fold."""
     crossfit = crossfit_ridge(pairing, heads)
     penalty = float(crossfit.penalties.log().mean().exp())
 
@@ -162,15 +162,15 @@ def structured(teacher: Geometry, student: Geometry, problem: Problem, layers: S
 
 
 def save(fitted: Sequence[Fitted], path: Path) -> None:
-    """All maps of a run, of each teacher in turn. The file is replaced whole. Raises RunError ``disk-full``."""
+    """Save all maps of a run, teacher by teacher; replace the file as a whole. Raises RunError ``disk-full``."""
     tensors, facts = {}, []
-    for t, of_teacher in enumerate(fitted):
-        facts.append({"rows": of_teacher.rows, "problems": []})
-        for (kind, layer), module in of_teacher.maps.items():
+    for t, teacher in enumerate(fitted):
+        facts.append({"rows": teacher.rows, "problems": []})
+        for (kind, layer), module in teacher.maps.items():
             state = {"weight": module.weight, "bias": module.bias} if isinstance(module, Affine) else {}
             state |= dict(module.named_parameters())
             tensors |= {f"{t}.{kind}.{layer}.{n}": x.detach().cpu().contiguous() for n, x in state.items()}
-            numbers = {name: getattr(of_teacher, name)[kind, layer] for name in ("layers", "scale", "variance", "r2")}
+            numbers = {name: getattr(teacher, name)[kind, layer] for name in ("layers", "scale", "variance", "r2")}
             kind_of_map = {Affine: "ridge", Structured: "structured"}.get(type(module), "identity")
             facts[-1]["problems"].append({"kind": kind, "layer": layer, "map": kind_of_map, **numbers})
     draft = path.with_name(f".{path.name}.tmp")
@@ -180,23 +180,23 @@ def save(fitted: Sequence[Fitted], path: Path) -> None:
 
 
 def load(path: Path, teachers: Sequence[Geometry], student: Geometry) -> list[Fitted]:
-    """What ``save`` wrote; a structured map starts anew, for its weights are the checkpoint's."""
+    """Load what ``save`` wrote; a structured map starts untrained, because the checkpoint holds its weights."""
     fitted = []
     with safe_open(path, framework="pt") as file:
         for t, facts in enumerate(json.loads(file.metadata()["kvlab"])):
-            of_teacher = Fitted({}, {}, {}, {}, {}, rows=facts["rows"])
+            teacher = Fitted({}, {}, {}, {}, {}, rows=facts["rows"])
             for fact in facts["problems"]:
                 problem = fact["kind"], fact["layer"]
                 for name in ("scale", "variance", "r2"):
-                    getattr(of_teacher, name)[problem] = fact[name]
-                of_teacher.layers[problem] = tuple(fact["layers"])
+                    getattr(teacher, name)[problem] = fact[name]
+                teacher.layers[problem] = tuple(fact["layers"])
                 prefix = f"{t}.{fact['kind']}.{fact['layer']}"
                 if fact["map"] == "ridge":
                     module = Affine(file.get_tensor(f"{prefix}.weight"), file.get_tensor(f"{prefix}.bias"))
                 elif fact["map"] == "structured":
-                    module = structured(teachers[t], student, problem, of_teacher.layers[problem])
+                    module = structured(teachers[t], student, problem, teacher.layers[problem])
                 else:
                     module = nn.Identity()
-                of_teacher.maps[problem] = module
-            fitted.append(of_teacher)
+                teacher.maps[problem] = module
+            fitted.append(teacher)
     return fitted

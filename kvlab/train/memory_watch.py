@@ -1,4 +1,4 @@
-"""Memory in use, sampled about once a second through loading and training; the largest share of the device is kept."""
+"""Sample the memory in use about once a second during loading and training, and keep the largest share."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ FILE = "memory.jsonl"
 
 
 class MemoryWatch:
-    """``with MemoryWatch(folder, phase):`` writes a line a second. ``phase()`` names what the run is doing.
+    """Write a line per second: ``with MemoryWatch(folder, phase):``; ``phase()`` names the current phase of the run.
 
-    A GPU is seen by NVML (the whole device, and this process) and by torch (its own); without one, the memory of this
-    process is what is in use, of the machine's or what a batch system grants.
+    On a GPU, NVML shows the whole device and this process, and torch its own memory. Without a GPU, measure the memory
+    of this process as a share of the machine's, or of what a batch system grants.
     """
 
     def __init__(self, folder: Path, phase: Callable[[], str], device: str = "cpu", seconds: float = 1.0):
@@ -47,13 +47,13 @@ class MemoryWatch:
             self.sample()
 
     def sample(self) -> dict[str, Any]:
-        """Look now, and write the line."""
+        """Sample now and write the line."""
         seconds = round(time.monotonic() - self._begun, 3)
         line = {"t": seconds, "time": store.timestamp(), "phase": self._phase(), **look(self.device)}
         if line["device_used"] is not None:
-            # Torch and the system know the highest mark, which no sample need have met.
-            mark = line["torch_peak" if self.device.startswith("cuda") else "process_peak"]
-            most = max(line["device_used"], mark or 0)
+            # Torch and the system know the true peak, which may lie between samples.
+            exact_peak = line["torch_peak" if self.device.startswith("cuda") else "process_peak"]
+            most = max(line["device_used"], exact_peak or 0)
             if most > self.peak_used:
                 self.peak_used, self.total, self.source = most, line["device_total"], line["source"]
             self.peak_share = max(self.peak_share, most / line["device_total"])
@@ -61,21 +61,21 @@ class MemoryWatch:
         return line
 
     def peak(self) -> dict[str, Any]:
-        """The most in use so far, in bytes, and as a share of the device."""
+        """Return the peak so far, in bytes and as a share of the device."""
         share = round(self.peak_share, 4)
         return {"peak": self.peak_used, "total": self.total, "share": share, "source": self.source}
 
     def _sample_on(self) -> None:
         while not self._over.is_set():
-            with suppress(RunError):  # a full disk is reported by those whose lines matter more
+            with suppress(RunError):  # writers of more important lines report a full disk
                 self.sample()
             self._over.wait(self._seconds)
 
 
 def look(device: str) -> dict[str, Any]:
-    """One sample in bytes; what does not apply is null. ``source`` says in words what "used" is of.
+    """Return one sample in bytes; values that do not apply are None. ``source`` says in words what "used" covers.
 
-    A GPU that torch has not begun to use is asked of its driver alone: looking must not begin it.
+    Before torch uses a GPU, ask only its driver: a sample must not make torch start.
     """
     resident = psutil.Process().memory_info().rss
     sample = {"process_rss": resident, "process_peak": _highest(resident)}
@@ -99,7 +99,7 @@ def look(device: str) -> dict[str, Any]:
 
 
 def _begun() -> Any | None:
-    """torch.cuda, once this process uses it."""
+    """Return torch.cuda once this process uses it, else None."""
     try:
         cuda = sys.modules["torch"].cuda
         return cuda if cuda.is_initialized() else None
@@ -108,30 +108,30 @@ def _begun() -> Any | None:
 
 
 def _uuid(device: str) -> str:
-    """Of "cuda:N", as the driver knows it; empty where it does not."""
+    """Return the driver's UUID of "cuda:N"; empty where it knows none."""
     visible = memory.visible_gpus()
     number = int(device.partition(":")[2] or 0)
     return visible[number].uuid if number < len(visible) else ""
 
 
 def _highest(resident: int) -> int | None:
-    """The most that this process has had in memory since it began (Linux: VmHWM); None where that is not told."""
+    """Return the peak memory of this process since it began (Linux: VmHWM); None where the system does not know it."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
-        mark = next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
+        peak = next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
     except (OSError, StopIteration, ValueError, IndexError):
         return None
-    return max(mark, resident)
+    return max(peak, resident)
 
 
 def _by_driver(uuid: str) -> dict[str, Any] | None:
-    """Of the GPU that torch uses, found by its UUID: CUDA's numbers are not the driver's."""
+    """Ask the driver about the GPU that torch uses, by UUID, because CUDA numbers GPUs differently."""
 
     def used() -> dict[str, Any]:
         handle = pynvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}")
         info = pynvml.nvmlDeviceGetMemoryInfo(handle)
         processes = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
-        own = next((p.usedGpuMemory for p in processes if p.pid == os.getpid()), None)
-        return {"device_used": int(info.used), "device_total": int(info.total), "device_process": own}
+        this_process = next((p.usedGpuMemory for p in processes if p.pid == os.getpid()), None)
+        return {"device_used": int(info.used), "device_total": int(info.total), "device_process": this_process}
 
     return memory.ask_driver(used)

@@ -24,15 +24,15 @@ from kvlab.train.record import STOP, Record
 if TYPE_CHECKING:
     from kvlab.train.run import Run
 
-PASSED, FAILED, REFUSED = 0, 1, 2  # exit codes; a run that was cancelled is not finished, as one that was refused
+PASSED, FAILED, REFUSED = 0, 1, 2  # exit codes; a cancelled run counts as refused, because it is not finished
 
 
 def perform(folder: Path, echo: Callable[[str], None] | None = None, run: type[Run] | None = None) -> int:
-    """Carry out or resume the run that ``config.yaml`` of the folder describes, and return the exit code.
+    """Start or resume the run that ``config.yaml`` of the folder describes, and return the exit code.
 
-    0: done and the verdict passed; 1: failed, or the verdict did; 2: refused before weights were loaded, or cancelled.
-    Never raises for what happens to the run. ``echo`` gets every line of the log; ``run`` replaces the class Run.
-    Under ``accelerate launch`` every process calls this, and the first writes.
+    0: done and the verdict passed; 1: the run or the verdict failed; 2: refused before loading weights, or cancelled.
+    Never raises for a failure of the run. ``echo`` gets every line of the log; ``run`` replaces the class Run.
+    Under ``accelerate launch`` every process calls this, and only the first writes.
     """
     first = first_process()
     live = LiveStatus(folder, threading.Event()) if first else None
@@ -51,7 +51,7 @@ def perform(folder: Path, echo: Callable[[str], None] | None = None, run: type[R
     except Cancelled:
         ended, error, code = "cancelled", None, REFUSED
         _try(lambda: record.say("stopped: the same command goes on from the checkpoint"))
-    except BaseException as problem:  # whatever it is, it belongs in the record
+    except BaseException as problem:  # the record must show any failure
         error = failures.advise(problem, config, at.name)
         ended, code = "failed", REFUSED if isinstance(problem, KvlabError) and not at.weights else FAILED
         _say_failure(record, problem, error)
@@ -62,19 +62,19 @@ def perform(folder: Path, echo: Callable[[str], None] | None = None, run: type[R
 
 
 def first_process() -> bool:
-    """Whether this is the only process of a run, or the first of those that ``accelerate launch`` began."""
+    """Return whether this is the only process of a run, or the first one of ``accelerate launch``."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def _device(config: TrainConfig) -> str:
-    """Return the device that the run will compute on; one that is not there is refused later, with words."""
+    """Return the device of the run; a later check refuses a missing device with a message."""
     with suppress(KvlabError):
         return memory.device_memory(config.device).device
     return "cpu"
 
 
 class Phase:
-    """Where a run is, for the status, the memory samples and the words of an error."""
+    """The current phase of a run, for the status, the memory samples and the texts of an error."""
 
     def __init__(self, live: LiveStatus | None):
         self._live = live
@@ -87,7 +87,7 @@ class Phase:
 
 
 class Stop:
-    """Whether the run was asked to stop: by SIGTERM, SIGINT, or a file ``stop`` in its folder."""
+    """A request to stop the run: by SIGTERM, SIGINT, or a file ``stop`` in its folder."""
 
     def __init__(self, folder: Path):
         self._file, self._signalled = folder / STOP, threading.Event()
@@ -96,13 +96,13 @@ class Stop:
         return self._signalled.is_set() or self._file.exists()
 
     def check(self) -> None:
-        """Raises Cancelled when asked to stop."""
+        """Raise Cancelled when asked to stop."""
         if self():
             raise Cancelled
 
     @contextmanager
     def heard(self) -> Iterator[Stop]:
-        """Listen to the signals, and give them back; the file is removed once it has been obeyed."""
+        """Listen to the signals, restore their handlers, and remove the file at the end."""
         before = {}
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -118,9 +118,9 @@ class Stop:
 
 def _say_failure(record: Record | None, problem: BaseException, error: failures.Failure) -> None:
     if record is None or not record.writes:
-        traceback.print_exception(problem)  # nobody else says it
+        traceback.print_exception(problem)  # nothing else reports it
         return
-    record.echo = None  # who listens gets the error itself
+    record.echo = None  # the caller reports the error itself
     if isinstance(problem, NotFinite):
         _try(lambda: record.step(problem.line))
     words = f"FAILED ({error.kind}): expected {error.expected}; found {error.found}"
@@ -130,7 +130,7 @@ def _say_failure(record: Record | None, problem: BaseException, error: failures.
 
 
 def _write_report(folder: Path, record: Record | None) -> None:
-    """Of the run as it has ended, whatever its end; a report that cannot be written is no fault of the run."""
+    """Write the report of a run that ended in any way; a failure to write it does not fail the run."""
     try:
         from kvlab.results.training.facts import gather
         from kvlab.results.training.write import write
@@ -142,6 +142,6 @@ def _write_report(folder: Path, record: Record | None) -> None:
 
 
 def _try(write: Callable[[], None]) -> None:
-    """A disk that is full must not hide why the run ended."""
+    """Write, but ignore errors: a full disk must not hide why the run ended."""
     with suppress(RunError, AttributeError):
         write()

@@ -1,6 +1,6 @@
-"""The files that a training run leaves in its folder, written so that a reader never meets half of one.
+"""Write the files of a training run's folder, so that a reader never meets half of one.
 
-Only the main process of several writes; the others hold a record that does nothing.
+Only the main process of several writes; the record of the others does nothing.
 """
 
 import json
@@ -21,7 +21,7 @@ LOG, MAPS, STOP = "training.log", "projector.safetensors", "stop"
 
 
 class Record:
-    """What is said about a run while it goes on. Every write raises RunError ``disk-full`` or ``runs-unwritable``."""
+    """The log, metrics and verdict of a run. Every write raises RunError ``disk-full`` or ``runs-unwritable``."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Record:
         self.loaded = False
 
     def say(self, words: str) -> None:
-        """Add to training.log, made for ``tail -f``."""
+        """Append to training.log, made for ``tail -f``."""
         if not self.writes:
             return
         text = "".join(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {line}\n" for line in words.splitlines())
@@ -48,9 +48,9 @@ class Record:
             self.echo(text.rstrip("\n"))
 
     def step(self, line: dict[str, Any]) -> None:
-        """Add one optimiser step to the metrics, and fill in the checkpoint table."""
+        """Append one optimiser step to the metrics and update the checkpoint table."""
         self._metrics(line)
-        # Judged some twenty times in a run, however long, and whenever it may matter.
+        # Judge about twenty times in a run of any length, and whenever the verdict may change.
         often = line["step"] % max(1, self.max_steps // 20) == 0
         if often or line["step"] in milestones(self.max_steps) or (self.writes and "nonfinite" in self.lines[-1]):
             self.verdict()
@@ -59,7 +59,7 @@ class Record:
         self._metrics({"resumed_from": step})
 
     def verdict(self, ended: bool = False, error: Message | None = None) -> str:
-        """Judge all lines so far, write the table, and say what is new in it -> its state."""
+        """Judge all lines so far, write the table, log what is new in it, and return its state."""
         if not self.writes:
             return "pending"
         before = {checkpoint.name: checkpoint.state for checkpoint in self.table}
@@ -73,7 +73,7 @@ class Record:
         return state
 
     def write_json(self, name: str, value: Any) -> None:
-        """Replace a JSON file whole; numbers that JSON cannot hold become null."""
+        """Replace a JSON file as a whole; numbers that JSON cannot hold become null."""
         if not self.writes:
             return
         with store.disk_errors(self.folder):
@@ -86,8 +86,8 @@ class Record:
             return
         store.append_metrics(self.folder, line)
         wrong = [name for name, value in line.items() if _finite(value) != value]
-        # As a reader of the file gets it.
-        self.lines.append({**_finite(line), **({"nonfinite": wrong} if wrong else {})})
+        # Keep the line as a reader of the file gets it.
+        self.lines.append(_finite(line) | ({"nonfinite": wrong} if wrong else {}))
 
 
 def _finite(value: Any) -> Any:

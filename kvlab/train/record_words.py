@@ -1,4 +1,4 @@
-"""What is told of a run: the line of a step in the log, and the numbers of its report."""
+"""Word a run for its log and report: the line of a step, and the numbers of the report."""
 
 import platform
 import shlex
@@ -20,13 +20,13 @@ from kvlab.train.record import Record
 
 
 def summary(config: TrainConfig, folder: Path, record: Record, watch: MemoryWatch | None, state: str) -> dict[str, Any]:
-    """The part of report.json that follows from the run's own files."""
-    lines, again = in_force(record.lines), folder / store.CONFIG
+    """Return the part of report.json that follows from the run's own files."""
+    lines, config_file = in_force(record.lines), folder / store.CONFIG
     return {
         "verdict": state,
         "checkpoints": [checkpoint.to_dict() for checkpoint in record.table],
         "config": config.model_dump(mode="json"),
-        "command": f"python -m kvlab train --config {shlex.quote(str(again))} --output_dir DIR",
+        "command": f"python -m kvlab train --config {shlex.quote(str(config_file))} --output_dir DIR",
         "seed": config.seed,
         "steps": len(lines),
         "first_loss": lines[0].get("loss") if lines else None,
@@ -54,26 +54,26 @@ def _mean(values: list) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def of_function(told: dict[str, Any]) -> str:
-    """What was measured of the projected cache (kvlab.train.functional)."""
-    own = told["own"]
+def function_words(measured: dict[str, Any]) -> str:
+    """Word the measurement of the projected cache (kvlab.train.functional)."""
+    own = measured["own"]
     if not own["reproduces"]:
         return (
             f"no functional test: the student's own cache, injected, does not reproduce its logits (they differ by "
             f"{own['largest_difference']:.1e} of the largest, {own['tolerance']:.0e} is allowed)"
         )
-    if "variants" not in told:
+    if "variants" not in measured:
         return "no functional test: in no held-out document's first half is there a token to replace"
-    projected, mean, shuffled = (told["variants"][name] for name in VARIANTS)
+    projected, mean, shuffled = (measured["variants"][name] for name in VARIANTS)
     return (
         f"on the projected cache KL {projected['kl']:.4f} ± {projected['kl_se']:.4f} and ΔCE "
         f"{projected['delta_ce']:+.4f} ± {projected['delta_ce_se']:.4f} nats per token against the student's own cache "
-        f"(KL of the mean cache {mean['kl']:.4f}, shuffled {shuffled['kl']:.4f}; {told['n']} tokens of "
-        f"{told['documents']} held-out documents)"
+        f"(KL of the mean cache {mean['kl']:.4f}, shuffled {shuffled['kl']:.4f}; {measured['n']} tokens of "
+        f"{measured['documents']} held-out documents)"
     )
 
 
-def of_step(line: dict, steps: int, remaining: float) -> str:
+def step_words(line: dict, steps: int, remaining: float) -> str:
     parts = [f"ce {line['ce']:.4f}"]
     if line["kv_key"] is not None:
         parts += [f"K {line['kv_key']:.4f}", f"V {line['kv_value']:.4f}"]

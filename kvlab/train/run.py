@@ -1,4 +1,4 @@
-"""One training run, phase after phase: read, load, fit, evaluate, train, evaluate, save, report."""
+"""Run the phases of one training run: read, load, fit, evaluate, train, evaluate, save, report."""
 
 import os
 import time
@@ -39,7 +39,7 @@ from kvlab.train.targets import Teachers
 
 
 class Run:
-    """``at(phase, done, total)`` says where it is, ``stop`` whether it was asked to end (perform.Phase and Stop)."""
+    """One training run. ``at(phase, done, total)`` reports progress, ``stop`` a request to end (process.py)."""
 
     def __init__(self, folder: Path, config: TrainConfig, record: Record, watch: MemoryWatch | None, at, stop):
         self.folder, self.config, self.record, self.watch = folder, config, record, watch
@@ -48,10 +48,10 @@ class Run:
         self.seconds: dict[str, float] = {}
         self.report = read_json(folder / REPORT) if checkpoint.saved_step(folder) else {}
         self.report.setdefault("started", store.timestamp())
-        self.report.pop("report", None)  # of an older version, which kept the gathered report in it
+        self.report.pop("report", None)  # an older version kept the gathered report in it
 
     def go(self) -> str:
-        """Carry the run out -> the verdict, "pass" or "fail". Raises Cancelled once what there is has been saved."""
+        """Run all phases and return the verdict, "pass" or "fail". Raises Cancelled after saving the state."""
         config, record = self.config, self.record
         self.prepare()
         start = checkpoint.saved_step(self.folder)
@@ -82,7 +82,7 @@ class Run:
         return state
 
     def prepare(self) -> None:
-        """Read, load, fit: afterwards ``learner`` and ``optimizer`` are as before step 1."""
+        """Read, load and fit, up to the state of ``learner`` and ``optimizer`` before step 1."""
         transformers_logging.disable_progress_bar()
         readers = self._read()
         self._phase("loading")
@@ -95,7 +95,7 @@ class Run:
         return accelerator(self.config)
 
     def _read(self) -> list[LoadedModel]:
-        """Everything that can be refused without weights: geometries, precision, tokenizers, documents, timelines."""
+        """Read and check all that needs no weights: geometries, precision, tokenizers, documents, timelines."""
         config = self.config
         self._phase("loading", 0, 1)
         refusals.check_functional(config)
@@ -123,17 +123,17 @@ class Run:
         return [reader(name) for name in (*self.config.teachers, self.config.student)]
 
     def _forecast(self, teachers: Sequence[Geometry], student: Geometry, device: str) -> None:
-        """Say what the run will take, and keep it beside what is in use now, for the report."""
+        """Log the memory that the run will take, and store it with the memory in use now, for the report."""
         tokens = max(item.longest for item in (*self.data.train, *self.data.heldout))
         processes = int(os.environ.get("WORLD_SIZE", "1"))
-        found = training_memory(teachers, student, self.config, tokens, device, processes)
-        self.record.say(sentence(found, memory.device_memory(device), self.config))
+        forecast = training_memory(teachers, student, self.config, tokens, device, processes)
+        self.record.say(sentence(forecast, memory.device_memory(device), self.config))
         now = look(device)
         used = {"baseline": now["device_used"], "device_total": now["device_total"], "device": device}
-        self.record.write_json(FORECAST, {**found.to_dict(), **used})
+        self.record.write_json(FORECAST, forecast.to_dict() | used)
 
     def _load(self, readers: Sequence[LoadedModel]) -> tuple[list[LoadedModel], LoadedModel]:
-        """Teachers and student on this process's device."""
+        """Load teachers and student onto this process's device."""
         config = self.config
         place = self.accelerator.device
         device = f"{place.type}:{place.index or 0}" if place.type == "cuda" else place.type
@@ -163,7 +163,7 @@ class Run:
         return load(name, device, dtype)
 
     def take(self, teachers: Sequence[LoadedModel], student: LoadedModel) -> None:
-        """Fit the maps of loaded models to ``data``, and make the learner and its optimiser."""
+        """Fit the maps of loaded models to ``data``, and build the learner and its optimiser."""
         self.student = student
         if self.config.functional:
             check_cache(student, empty_cache(student))
@@ -185,10 +185,10 @@ class Run:
         fitted = maps.fit(teachers, self.student, items, kind, data.align_settings(config), self._at)
         if self.record.writes:
             maps.save(fitted, path)
-        for name, of_teacher in zip(config.teachers, fitted):
-            known = [r2 for r2 in of_teacher.r2.values() if isfinite(r2)]
+        for name, teacher in zip(config.teachers, fitted):
+            known = [r2 for r2 in teacher.r2.values() if isfinite(r2)]
             held = f", held-out R² {sum(known) / len(known):.3f}" if known else ""
-            self.record.say(f"{kind} map of {name}: {of_teacher.rows} rows of {len(items)} documents{held}")
+            self.record.say(f"{kind} map of {name}: {teacher.rows} rows of {len(items)} documents{held}")
         self.report["maps"] = [record_words.facts(f, kind) for f in fitted]
         return fitted
 
@@ -233,42 +233,42 @@ class Run:
                 self._phase("training", number, config.max_steps)
 
     def step(self, loop: Loop, number: int, pace: float) -> bool:
-        """One step and all that is written of it; ``pace``: seconds a step so far -> whether the run shall stop."""
+        """Run and record one step; return whether to stop. ``pace``: seconds per step so far."""
         line, steps = loop.step(number), self.config.max_steps
         self.record.step(line)
-        self.record.say(record_words.of_step(line, steps, pace * (steps - number)))
+        self.record.say(record_words.step_words(line, steps, pace * (steps - number)))
         self.at("training", number, steps)
         return self._asked_to_stop()
 
     def _asked_to_stop(self) -> bool:
-        """Of any process: all end at the same step."""
+        """Return whether any process was asked to stop, so that all end at the same step."""
         if self.accelerator.num_processes == 1:
             return self.stop()  # without waiting for the device
         asked = torch.tensor(float(self.stop()), device=self.accelerator.device)
         return bool(self.accelerator.reduce(asked, "sum") > 0)
 
     def _evaluate(self, when: str) -> None:
-        """Of every process alike, so that none waits for another."""
+        """Evaluate in every process, so that none waits for another."""
         phase = f"evaluating {when}"
         self._phase(phase)
         learner, at = self.accelerator.unwrap_model(self.learner), partial(self._at, phase)
         size, device = self.config.batch_size, self.accelerator.device
-        found = evaluate(learner, self.teachers, self.data.heldout, size, device, at)
-        errors = f"KV error K {found['kv_key']:.4f}, V {found['kv_value']:.4f}"
-        self.record.say(f"{phase}: held-out cross-entropy {found['ce']:.4f} nats per token, {errors}")
-        self.report[when] = found
+        scores = evaluate(learner, self.teachers, self.data.heldout, size, device, at)
+        errors = f"KV error K {scores['kv_key']:.4f}, V {scores['kv_value']:.4f}"
+        self.record.say(f"{phase}: held-out cross-entropy {scores['ce']:.4f} nats per token, {errors}")
+        self.report[when] = scores
         if self.config.functional:
             measured = functional.measure(learner, self.teachers, self.data, size, phase, self._at)
             self.report["functional"] = functional.added(self.report.get("functional", {}), when, measured)
-            self.record.say(f"{phase}: {record_words.of_function(measured)}")
+            self.record.say(f"{phase}: {record_words.function_words(measured)}")
 
     def _at(self, phase: str, done: int, total: int) -> None:
-        """Tell the progress of a phase that has nothing to save when it is stopped."""
+        """Report the progress of a phase that has nothing to save when it is stopped."""
         self.stop.check()
         self.at(phase, done, total)
 
     def _phase(self, name: str, *progress: int) -> None:
-        """Begin a phase, and tell its ``progress``, done and total, where it is known."""
+        """Begin a phase and report its ``progress``, done and total, where it is known."""
         now = time.monotonic()
         if self.at.name != "starting":
             self.seconds[self.at.name] = round(self.seconds.get(self.at.name, 0) + now - self.phase_began, 3)
@@ -289,7 +289,7 @@ class Run:
 
 
 def accelerator(config: TrainConfig) -> Accelerator:
-    """Accelerate as the run wants it: device, precision, accumulation."""
+    """Set up Accelerate for the run: device, precision, accumulation."""
     device = pick_device(config.device)
     if device.type == "cuda" and ":" in config.device:
         os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
@@ -313,10 +313,10 @@ def objective_of(config: TrainConfig) -> Objective:
 
 
 def groups_of(learner: Learner, lr: float, map_lr: float) -> list[dict]:
-    """What is trained, by learning rate; the student first."""
-    of_student = [p for p in learner.student.parameters() if p.requires_grad]
+    """Group the trained parameters by learning rate; the student first."""
+    student = [p for p in learner.student.parameters() if p.requires_grad]
     others = [p for part in (learner.maps, learner.routers) for p in part.parameters() if p.requires_grad]
-    groups = [{"params": of_student, "lr": lr}, {"params": others, "lr": map_lr}]
+    groups = [{"params": student, "lr": lr}, {"params": others, "lr": map_lr}]
     return [group for group in groups if group["params"]]
 
 

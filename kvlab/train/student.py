@@ -1,4 +1,4 @@
-"""The student's own keys and values, before RoPE and with their gradient, from the forward that gives its logits."""
+"""Read the student's own keys and values, before RoPE and with their gradient, in the forward of its logits."""
 
 import functools
 from dataclasses import dataclass
@@ -32,10 +32,10 @@ class ReadStudent:
 
 
 def read_student(loaded: LoadedModel, ids: torch.Tensor, mask: torch.Tensor) -> ReadStudent:
-    """One forward of ids [B, T], right-padded as ``mask`` [B, T] says; gradients flow from keys and values too.
+    """Run one forward of ids [B, T], right-padded by ``mask`` [B, T]; gradients also flow from keys and values.
 
-    The rotations are those that the self-test of the untrained student proved; it must have run. Raises TrainError
-    ``student-cache-incomplete`` for a student that keeps something else than one entry per token.
+    The self-test of the untrained student, which must have run, proved the rotations. Raises TrainError
+    ``student-cache-incomplete`` for a student that does not keep one entry per token.
     """
     sites = proof(loaded).sites
     cache = _keeping(loaded)
@@ -63,10 +63,10 @@ def read_student(loaded: LoadedModel, ids: torch.Tensor, mask: torch.Tensor) -> 
 
 
 def recompute_activations(loaded: LoadedModel) -> None:
-    """Gradient checkpointing of every layer, which transformers' own switch would do without a cache to read from.
+    """Checkpoint the gradients of every layer and keep the cache, which transformers' own switch turns off.
 
-    Raises TrainError ``checkpointing-unsupported`` for layers that cannot be run twice: those unknown to transformers'
-    checkpointing, and those that keep a recurrent state in the cache, which the first run has moved on.
+    Raises TrainError ``checkpointing-unsupported`` for layers that cannot run twice: those unknown to transformers'
+    checkpointing, and those that keep a recurrent state in the cache, which the first run has already advanced.
     """
     layers = [module for module in loaded.model.modules() if isinstance(module, GradientCheckpointingLayer)]
     cache = empty_cache(loaded)
@@ -84,14 +84,14 @@ def recompute_activations(loaded: LoadedModel) -> None:
 
 
 def _keeping(loaded: LoadedModel) -> DynamicCache:
-    """A cache that keeps each layer's first keys and values as they are handed in, and hands them back.
+    """Return a cache that keeps each layer's first keys and values and returns every layer its own input.
 
     The backward pass of a checkpointed layer runs its forward again, which must neither grow the cache nor see it.
     """
     cache = empty_cache(loaded)
-    own = type(cache)
+    cache_class = type(cache)
 
-    class Keeping(own):
+    class Keeping(cache_class):
         def update(self, key_states, value_states, layer_idx, *args, **kwargs):
             while len(self.layers) <= layer_idx:
                 self.layers.append(self.layer_class_to_replicate())

@@ -1,7 +1,7 @@
-"""One micro-batch: the student's tokens, and every teacher's rows on the student's timeline.
+"""Build micro-batches: the student's tokens, and every teacher's rows on the student's timeline.
 
-The rows are the student steps that at least one teacher covers, less special tokens and attention sinks, on which no
-map is fitted. A teacher has zeros where it covers none of its own, and ``covered`` says so.
+The rows are the student steps that at least one teacher covers, without special tokens and attention sinks, on which
+no map is fitted. A teacher has zeros at steps that it does not cover; ``covered`` marks these.
 """
 
 from collections.abc import Sequence
@@ -27,14 +27,14 @@ class MicroBatch:
 
     ids: torch.Tensor  # [B, T], 0 where padded
     mask: torch.Tensor  # [B, T]
-    counted: torch.Tensor  # [B, T] bool: not padding, and no beginning that has been read in another document
+    counted: torch.Tensor  # [B, T] bool: neither padding nor a beginning already counted in another document
     rows: tuple[torch.Tensor, torch.Tensor]  # document [N], student step [N]
     covered: torch.Tensor  # [A, N] bool
     features: list[dict[Problem, torch.Tensor]] = field(default_factory=list)  # [A][N, P]; empty without teachers
 
     @property
     def predicted(self) -> torch.Tensor:
-        """[B, T - 1] bool: counted tokens that a token before them predicts."""
+        """Return [B, T - 1] bool: counted tokens that an earlier token predicts."""
         return self.counted[:, 1:]
 
     @property
@@ -56,30 +56,31 @@ class Teachers:
     def batch(
         self, items: Sequence[Item], device: torch.device, with_features: bool = True, step: int | None = None
     ) -> MicroBatch:
-        """Tokens and rows of ``items``; teachers are run only for ``with_features``.
+        """Build the tokens and rows of ``items``; run the teachers only for ``with_features``.
 
-        ``step``: of training, where the control shuffles the teacher's rows; in an evaluation they are in order.
+        ``step``: of training, where the control shuffles the teacher's rows; None: an evaluation, rows in order.
         """
         usable = [[self._usable(item, a) for item in items] for a in range(len(items[0].teachers))]
-        chosen = [np.unique(np.concatenate(of_item)) for of_item in zip(*usable)]
-        picked = [
-            pick([(i.teachers[a], i.student, i.maps[a]) for i in items], chosen, device) for a in range(len(usable))
-        ]
-        covered = [np.concatenate([np.isin(c, u) for c, u in zip(chosen, of_teacher)]) for of_teacher in usable]
+        chosen = [np.unique(np.concatenate(item_steps)) for item_steps in zip(*usable)]
+        picked, covered = [], []
+        for a, usable_steps in enumerate(usable):
+            picked.append(pick([(i.teachers[a], i.student, i.maps[a]) for i in items], chosen, device))
+            covered.append(np.concatenate([np.isin(c, u) for c, u in zip(chosen, usable_steps)]))
         ids, mask = padded([item.student for item in items], device, self.most)
         counted = np.zeros(ids.shape, dtype=bool)
         for b, item in enumerate(items):
             counted[b, : len(item.student)] = ~repeated_steps(item.student, item.repeated)
-        # Not waiting for what the device still has to do.
-        counted, of_teachers = (torch.from_numpy(x).to(device, non_blocking=True) for x in (counted, np.stack(covered)))
-        batch = MicroBatch(ids, mask, counted, picked[0].student, of_teachers)
+        # Do not wait for the work queued on the device.
+        counted = torch.from_numpy(counted).to(device, non_blocking=True)
+        covered = torch.from_numpy(np.stack(covered)).to(device, non_blocking=True)
+        batch = MicroBatch(ids, mask, counted, picked[0].student, covered)
         if with_features:
             for a, rows in enumerate(picked):
                 batch.features.append(self._features(a, [item.teachers[a] for item in items], rows, step))
         return batch
 
     def rows(self, item: Item) -> int:
-        """How many rows of the KV loss a document has."""
+        """Count the rows of the KV loss of a document."""
         return len(np.unique(np.concatenate([self._usable(item, a) for a in range(len(item.teachers))])))
 
     def _usable(self, item: Item, a: int) -> np.ndarray:
@@ -91,13 +92,13 @@ class Teachers:
         captured = capture(self.models[a], tokens)
         shuffled = self.control == "shuffled-teacher" and step is not None
         order = self._order(len(rows), step) if shuffled else None
-        found, features = {}, {}
+        gathered, features = {}, {}
         for problem, layers in self.fitted[a].layers.items():
             kind = problem[0]
-            if (kind, layers) not in found:
+            if (kind, layers) not in gathered:
                 x = rows.features(captured.side_by_side(kind, layers))
-                found[kind, layers] = x if order is None else x[order.to(x.device)]
-            features[problem] = found[kind, layers]
+                gathered[kind, layers] = x if order is None else x[order.to(x.device)]
+            features[problem] = gathered[kind, layers]
         return features
 
     def _order(self, count: int, step: int) -> torch.Tensor:
@@ -105,5 +106,5 @@ class Teachers:
 
 
 def variances(fitted: Sequence[Fitted]) -> dict[Problem, float]:
-    """Of the student's rows before training, over the kinds and layers; the mean where teachers saw other rows."""
+    """Return the variance of the student's rows before training, by kind and layer; the mean over teachers."""
     return {p: sum(f.variance[p] for f in fitted) / len(fitted) for p in fitted[0].variance}

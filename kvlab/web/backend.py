@@ -24,12 +24,12 @@ from kvlab.web.server import worker
 Result = TypeVar("Result")
 SAMPLE = "sample"
 PAIR_OF_SAMPLE = ("demo/teacher", "demo/student")
-QUESTION_SECONDS = 180  # a geometry waits while a large model is being loaded
-LISTED = 50  # older runs are still reached by their address
+QUESTION_SECONDS = 180  # a geometry waits while the worker loads a large model
+LISTED = 50  # older runs open by their address
 
 
 def ready() -> bool:
-    """Whether the worker has finished importing. Does not wait long: pages ask twice a second."""
+    """Return whether the worker has finished importing. Do not wait long: pages ask twice a second."""
     try:
         return worker().ready()
     except KvlabError:
@@ -37,12 +37,12 @@ def ready() -> bool:
 
 
 def ask(call: str, **arguments: Any) -> Any:
-    """Ask the worker a short question. Raises the KvlabError it answers with."""
+    """Ask the worker a short question. Raises the KvlabError of its answer."""
     return worker().ask(call, timeout=QUESTION_SECONDS, **arguments)
 
 
 def geometry(name: str) -> Geometry:
-    """Read a model's geometry: of the sample from disk, of others from the worker. Raises KvlabError."""
+    """Read a model's geometry: from disk for the sample, else from the worker. Raises KvlabError."""
     if name not in PAIR_OF_SAMPLE:
         with st.spinner(say("Reading the model's configuration…")):
             return _asked_geometry(name)
@@ -62,12 +62,12 @@ def model_names() -> list[str]:
 
 
 def folder_of(run_id: str) -> Path:
-    """Raises RunError for an id that is not one, or of a run that is gone."""
+    """Return the folder of a run. Raises RunError for an invalid id or a deleted run."""
     return bundled.ANALYSIS if run_id == SAMPLE else store.find(store.runs_root(), run_id)
 
 
 def alignment_of(run_id: str, teacher: int = 1) -> Alignment:
-    """Read a finished analysis, of several teachers that of number ``teacher``. Raises RunError or AlignError."""
+    """Read the result of one teacher in a finished analysis. Raises RunError or AlignError."""
     folder = folder_of(run_id)
     if teacher > 1:
         folder /= data.OTHER_TEACHER.format(teacher)
@@ -75,7 +75,7 @@ def alignment_of(run_id: str, teacher: int = 1) -> Alignment:
 
 
 def read_once(read: Callable[[Path], Result], file: Path) -> Result:
-    """Return what ``read`` makes of the folder of ``file``; read again when the file changes."""
+    """Return ``read`` of the folder of ``file``, cached until the file changes."""
     return _result(read, file, file.stat().st_mtime_ns if file.exists() else 0)
 
 
@@ -85,7 +85,7 @@ def _result(_read: Callable[[Path], Result], file: Path, written: int) -> Result
 
 
 def view_of(run_id: str) -> View:
-    """Return the state of a run; when its worker has just died, with the reason. Raises RunError as folder_of does."""
+    """Return the state of a run. If its worker has just died, wait for the reason. Raises RunError like folder_of."""
     folder = folder_of(run_id)
     view = monitor.view(folder)
     if view.state == "lost":
@@ -95,12 +95,12 @@ def view_of(run_id: str) -> View:
 
 
 def listed(kind: str) -> list[View]:
-    """The newest runs of one kind, newest first."""
+    """Return the latest runs of one kind, newest first."""
     return [monitor.view(folder) for folder in _runs(kind)[:LISTED]]
 
 
 def not_listed() -> int:
-    """How many older analyses there are."""
+    """Count the analyses that are too old to be listed."""
     return max(len(_runs("analysis")) - LISTED, 0)
 
 
@@ -115,14 +115,14 @@ def _runs(kind: str) -> list[Path]:
 
 @functools.lru_cache(maxsize=10_000)
 def _kind(folder: Path) -> str:
-    """The kind of a run, which never changes. Raises LookupError, which is not cached, where the status lacks it."""
+    """Read the kind of a run, which never changes. Raises LookupError, which is not cached, if the status lacks it."""
     return store.read_status(folder)["kind"]
 
 
 def labels(views: Sequence[View]) -> dict[str, str]:
-    """Id -> what a picker calls it: the sample, and these."""
-    models = {SAMPLE: say("Sample: demo/teacher → demo/student, bundled prompts")}
-    return models | {view.id: f"{view.name}, {_created(view.id)}" for view in views}
+    """Return the labels of the sample and of these runs, by id."""
+    sample = {SAMPLE: say("Sample: demo/teacher → demo/student, bundled prompts")}
+    return sample | {view.id: f"{view.name}, {_created(view.id)}" for view in views}
 
 
 def shown_name(run_id: str, teacher: int) -> str:
@@ -136,21 +136,26 @@ def _created(run_id: str) -> str:
     return f"{stamp[:4]}-{stamp[4:6]}-{stamp[6:8]} {stamp[9:11]}:{stamp[11:13]}:{stamp[13:15]} UTC"
 
 
+def name_after(models: Sequence[str]) -> str:
+    """Name a run after its models: "org/a" and "b" give "a-b"."""
+    return "-".join(model.rstrip("/").rsplit("/", 1)[-1] for model in models)
+
+
 def launch(
-    request: AnalysisRequest, documents: list[Document], kind: str = "analysis", beside: dict[str, str] | None = None
+    request: AnalysisRequest, documents: list[Document], kind: str = "analysis", extra: dict[str, str] | None = None
 ) -> str:
-    """Make the run folder, hand it to the worker, and return the run's id. ``beside``: further files, name -> text."""
-    name = "-".join(name.rstrip("/").rsplit("/", 1)[-1] for name in (*request.teachers, request.student))
+    """Create the run folder, submit it to the worker, return the run's id. ``extra``: further files, name -> text."""
+    name = name_after((*request.teachers, request.student))
     folder = store.create(store.runs_root(), kind, name, request.model_dump())
     write_prompts(documents, folder / RUN_PROMPTS)
-    for file, text in (beside or {}).items():
+    for file, text in (extra or {}).items():
         store.replace(folder / file, text.encode())
     worker().submit(folder)
     return folder.name
 
 
 def compare_rules(run_id: str) -> str:
-    """Launch an analysis of the same prompts and settings that compares the time rules too. Raises KvlabError."""
+    """Repeat an analysis with the comparison of time rules; return the new run's id. Raises KvlabError."""
     folder = folder_of(run_id)
     fields = store.read_config(folder)
     fields["settings"] = fields.get("settings", {}) | {"compare_rules": True}
@@ -158,5 +163,5 @@ def compare_rules(run_id: str) -> str:
 
 
 def again(folder: Path) -> None:
-    """Hand a run without a result to the worker again. Raises RunError."""
+    """Submit a run without a result to the worker again. Raises RunError."""
     worker().submit(folder)

@@ -1,4 +1,4 @@
-"""Draw a K and a V map with one pinned head, picked by a click, a row of the table, or the address."""
+"""Draw a K and a V map with one pinned head, which a click, a table row or the address picks."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ Cell = tuple[str, int, int]  # kind, layer as numbered in the student, head
 
 
 def selected(alignment: Alignment) -> Cell:
-    """Return the pinned head: of this session, of the URL, or the worst K head."""
+    """Return the pinned head: from this session, else the URL, else the worst K head."""
     cell = asked()
     try:
         alignment.score(*cell)
@@ -42,7 +42,7 @@ def keep(cell: Cell) -> None:
 
 
 def name_of(cell: Cell) -> str:
-    """In the address and in the names of files: K-3-0."""
+    """Return the name of a head in addresses and file names, such as K-3-0."""
     return f"{KIND_NAME[cell[0]]}-{cell[1]}-{cell[2]}"
 
 
@@ -52,7 +52,7 @@ def words(cell: Cell) -> str:
 
 
 def maps(draw: Callable[[str, tuple[int, int] | None], go.Figure], cell: Cell, name: str, shown: str, alt: str) -> None:
-    """Draw both maps side by side; ``draw`` takes a kind and its pinned (layer, head). ``alt`` has a {kind}."""
+    """Draw both maps side by side. ``draw`` takes a kind and its pinned (layer, head). ``alt`` contains {kind}."""
     for column, kind in zip(st.columns(2), KIND_NAME, strict=True):
         figure = draw(kind, cell[1:] if cell[0] == kind else None)
         key = f"{name}-{shown}-{kind}"
@@ -75,7 +75,7 @@ def _clicked(key: str, kind: str) -> None:
 
 
 def table(frame: pd.DataFrame, columns: dict, name: str, shown: str, alt: str) -> None:
-    """``frame`` has kind ("K" or "V"), layer, head and the ``columns``; a row picks the head."""
+    """Draw a table whose rows pick the head. ``frame`` has kind ("K" or "V"), layer, head and the ``columns``."""
     key = f"{name}-table-{shown}"
     columns = {"kind": "K/V", "layer": say("layer"), "head": say("head")} | columns
 

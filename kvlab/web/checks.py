@@ -7,7 +7,7 @@ from kvlab.language import Message, say
 from kvlab.web import backend
 from kvlab.web.widgets import plain, show_error
 
-MARK = {"ok": ":material/check_circle:", "warn": ":material/warning:", "fail": ":material/cancel:"}
+ICONS = {"ok": ":material/check_circle:", "warn": ":material/warning:", "fail": ":material/cancel:"}
 
 
 def page() -> None:
@@ -38,16 +38,16 @@ def _seven() -> None:
     except KvlabError as error:
         show_error(error)
         return
-    failed = [o for o in outcomes if o["error"]]
+    failed = [outcome for outcome in outcomes if outcome["error"]]
     if failed:
-        numbers = say(", ").join(str(o["number"]) for o in failed)
+        numbers = say(", ").join(str(outcome["number"]) for outcome in failed)
         st.error(say("{n} of {total} checks failed: {numbers}", n=len(failed), total=len(outcomes), numbers=numbers))
     else:
-        seconds = sum(o["seconds"] for o in outcomes)
+        seconds = sum(outcome["seconds"] for outcome in outcomes)
         st.success(say("所有测试通过! All {n} checks passed in {seconds:.2f} s.", n=len(outcomes), seconds=seconds))
     for outcome in outcomes:
-        mark = MARK["fail" if outcome["error"] else "ok"]
-        st.markdown(f"{mark} **{outcome['number']}. {outcome['title']}**  \n{say(outcome['explanation'])}")
+        icon = ICONS["fail" if outcome["error"] else "ok"]
+        st.markdown(f"{icon} **{outcome['number']}. {outcome['title']}**  \n{say(outcome['explanation'])}")
         if outcome["error"]:
             st.code(outcome["error"], language=None)
     st.caption(say("The same from a shell: `python -m kvlab check`, or `python tests/test_kv_fixes.py`."))
@@ -63,7 +63,7 @@ def _environment() -> None:
         return
     for finding in findings:
         name, found = (plain(str(Message.read(finding[part]))) for part in ("name", "found"))
-        st.markdown(say("{mark} **{name}**: {found}", mark=MARK[finding["status"]], name=name, found=found))
+        st.markdown(say("{mark} **{name}**: {found}", mark=ICONS[finding["status"]], name=name, found=found))
         if finding["remedy"] and finding["status"] != "ok":
             st.code(str(Message.read(finding["remedy"])), language="bash", wrap_lines=True)
 

@@ -1,4 +1,4 @@
-"""Pick a document of an analysis, and the window of bytes that is drawn of it."""
+"""Pick a document of an analysis, and the part of it to draw."""
 
 import streamlit as st
 
@@ -8,7 +8,7 @@ from kvlab.results.alignment.strip import minimap
 from kvlab.results.alignment.timeline import drawn_bytes
 from kvlab.web.files import NO_BAR
 
-TOKENS_SHOWN = 600  # bars that can be told apart
+TOKENS_SHOWN = 600  # more bars cannot be told apart
 
 
 def document_picker(alignment: Alignment, shown: str, where: str) -> int:
@@ -31,14 +31,14 @@ def token_window(alignment: Alignment, shown: str, number: int) -> tuple[int, in
 
 
 def step_window(alignment: Alignment, shown: str, number: int) -> tuple[int, int]:
-    """As ``token_window``, of the teacher's steps."""
+    """Return the first and last teacher step to draw, as ``token_window`` does."""
     drawn = phrase("Drawn: steps {first}–{last} of {all}. The sentence above is of the whole document.")
     steps = alignment.inspected[number].teacher_tokens
     return _stretch(say("First step shown"), len(steps), f"steps-from-{shown}-{number}", drawn)
 
 
 def _stretch(label: str, length: int, key: str, drawn: str) -> tuple[int, int]:
-    """Return first and last. Of a long document draw a slider and the words ``drawn``."""
+    """Return the first and last item to draw; draw a slider and the caption ``drawn`` for a long document."""
     if length <= TOKENS_SHOWN:
         return 0, length - 1
     first = st.slider(label, 0, length - TOKENS_SHOWN, step=TOKENS_SHOWN // 10, key=key)
@@ -56,20 +56,22 @@ def choose(alignment: Alignment, shown: str, number: int, start_at, zoom_at) -> 
     """Return the window [start, end) in bytes; draw its slider in ``start_at`` and its zoom in ``zoom_at``."""
     length = len(alignment.inspected[number].text.encode())
     key = f"window-{shown}-{number}"
-    zooms = [zoom for zoom in ZOOMS if zoom < length] + [length] * (length <= ZOOMS[-1])
-    wide = zoom_at.select_slider(
+    zooms = [zoom for zoom in ZOOMS if zoom < length]
+    if length <= ZOOMS[-1]:
+        zooms.append(length)
+    width = zoom_at.select_slider(
         say("Bytes shown"),
         zooms,
         value=LEGIBLE if LEGIBLE in zooms else zooms[-1],
         key=f"zoom-{shown}-{number}",
         disabled=len(zooms) == 1,
     )
-    last = -(-max(0, length - wide) // STEP) * STEP  # the end of the document is reached
+    last = -(-max(0, length - width) // STEP) * STEP  # rounded up, to reach the end of the document
     start = 0
     if last:
         st.session_state[key] = min(st.session_state.get(key, 0), last)
         start = start_at.slider(say("First byte shown"), 0, last, step=STEP, key=key, help=say("Or click the strip."))
-    return start, min(length, start + wide)
+    return start, min(length, start + width)
 
 
 def strip(alignment: Alignment, shown: str, number: int, window: tuple[int, int]) -> None:

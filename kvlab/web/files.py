@@ -1,4 +1,4 @@
-"""Draw figures and tables, each with a button that saves it, and the files of a result."""
+"""Draw figures and tables with buttons that save them, and offer the files of a result."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +14,7 @@ from kvlab.results.safe_csv import safe_csv
 from kvlab.web.widgets import grid, table_height
 
 NO_BAR = {"displayModeBar": False}
-MOVING = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}  # drag moves it
+MOVING = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}  # dragging moves the figure
 ABOUT = phrase(
     "Figures, numbers, settings and versions; the files need no network. The address of this page opens the same "
     "analysis again, also after a restart of the server."
@@ -35,12 +35,12 @@ def figure_button(figure: go.Figure, name: str, key: str) -> None:
 
 
 def download(label: str, make: Callable[[], str | bytes], name: str, mime: str, key: str, **look: Any) -> None:
-    """Offer a file, which is made only when asked for."""
+    """Offer a file. ``make`` runs only on a click."""
     st.download_button(label, make, name, mime, key=key, icon=":material/download:", on_click="ignore", **look)
 
 
 def table(frame: pd.DataFrame, columns: dict, name: str, key: str, unfolded: bool = False) -> None:
-    """Draw the numbers of a figure, to sort and to download. ``columns``: those shown, in this order."""
+    """Draw the numbers of a figure, to sort and download. ``columns``: the ones shown, in this order."""
     with st.expander(say("The numbers as a table"), unfolded, icon=":material/table:", key=f"numbers-{key}"):
         height = table_height(max(1, len(frame)), 300)
         grid(frame, columns, say("The numbers of the figure above"), height, column_order=list(columns))
@@ -48,7 +48,7 @@ def table(frame: pd.DataFrame, columns: dict, name: str, key: str, unfolded: boo
 
 
 def reports(result: Any, shown: str, kinds: dict[str, tuple[str, str, Callable]], key: str) -> None:
-    """One button with all files. ``kinds``: ending of the name -> label, MIME type, and a function of the result."""
+    """Draw one button with all files. ``kinds``: file name ending -> label, MIME type, function of the result."""
     with st.popover(say("Report and files"), icon=":material/download:", key=f"{key}-{shown}", width="stretch"):
         for ending, (label, mime, make) in kinds.items():
             written = partial(_spoken, make, result, current())
@@ -57,6 +57,6 @@ def reports(result: Any, shown: str, kinds: dict[str, tuple[str, str, Callable]]
 
 
 def _spoken(make: Callable[[Any], str | bytes], result: Any, language: str) -> str | bytes:
-    """Make a file in the language of its button: outside the session, ``make`` does not know it."""
+    """Make a file in the language of its button: downloads run outside the session, which holds the language."""
     with speaking(language):
         return make(result)

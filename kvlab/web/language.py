@@ -1,4 +1,4 @@
-"""Choose the language of a session: from the address, else its switch, else the browser."""
+"""Choose the language of a session from the address, else its switch, else the browser."""
 
 from typing import Any
 
@@ -14,14 +14,14 @@ SPOKEN = {name: f"<script>document.documentElement.lang = '{name}'</script>" for
 
 
 def of_session() -> str | None:
-    """None outside a session."""
+    """Return the language of this session; None outside a session."""
     if get_script_run_ctx(suppress_warning=True) is None:
         return None
     return st.session_state.get(CHOSEN)
 
 
 def begin() -> None:
-    """Called first on every rerun, before any word."""
+    """Set the language of the session. Call it first on every rerun, before any text."""
     asked = st.query_params.get(PARAMETER)
     if asked in LANGUAGES:
         st.session_state[CHOSEN] = asked
@@ -51,17 +51,17 @@ def _choose() -> None:
 
 
 def keep_choice(key: str, default: Any = None) -> None:
-    """Set a widget's value again before it is drawn; ``default`` at first.
+    """Set a widget's value again before drawing it; the first value is ``default``.
 
-    A browser otherwise sends back the words of a choice as it shows them, in the language before a switch.
+    Otherwise, after a switch of language, the browser sends a choice back in the old language's words.
     """
     st.session_state[key] = st.session_state.get(key, default)
 
 
 def keep_in_address() -> None:
-    """Called last: pages clear the address when they show something else.
+    """Write the language into the address. Call it last, because pages clear the address.
 
-    What the browser asks for anyway is not written: every change of the address is one more step for its Back.
+    Leave out the browser's own language: every change of the address adds a step to the browser's Back.
     """
     chosen = st.session_state[CHOSEN]
     if chosen != _of_browser() and st.query_params.get(PARAMETER) != chosen:

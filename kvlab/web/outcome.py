@@ -12,14 +12,14 @@ from kvlab.web.widgets import show_error
 
 @dataclass
 class _Outcome:
-    result: object  # a Message, a KvlabError, or nothing to say
-    beside: object = None  # what was shown with it first
+    result: object  # a Message, a KvlabError, or None
+    beside: object = None  # the value that it was first shown with
 
 
 def of(place: str, act: Callable[[], object], doing: str) -> None:
-    """Act, remember the Message that ``act`` returns or the KvlabError that it raises, and run the page again.
+    """Run ``act``, remember the Message it returns or the KvlabError it raises, and rerun the page.
 
-    ``place``: where it is shown, such as a run's id. ``doing``: said meanwhile.
+    ``place``: where to show the result, such as a run's id. ``doing``: shown meanwhile.
     """
     with st.spinner(doing):
         try:
@@ -31,7 +31,7 @@ def of(place: str, act: Callable[[], object], doing: str) -> None:
 
 
 def show(place: str, beside: object = None) -> None:
-    """Show the last result of a place. With something else ``beside`` it than at first, it is forgotten."""
+    """Show the last result of a place. Forget it once ``beside`` changes."""
     outcome = st.session_state.get(_key(place))
     if outcome is None:
         return

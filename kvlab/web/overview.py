@@ -19,10 +19,10 @@ from kvlab.web.function import source
 from kvlab.web.server import worker
 from kvlab.web.widgets import grid, show_error, table_height
 
-CAME = "forecast-came"  # which answers the page was drawn anew for
-PATIENCE = 0.5  # seconds that a page waits for what it can show later
+CAME = "forecast-came"  # in the session: the forecast that the page was rerun for
+PATIENCE = 0.5  # seconds to wait for the forecast before drawing the page without it
 
-# Of positions that are not rotated.
+# Kinds of positions other than RoPE.
 POSITIONS = {"none": phrase("none"), "learned": phrase("learned"), "sinusoidal": phrase("sinusoidal")}
 
 
@@ -54,14 +54,14 @@ def _finding() -> None:
 
 
 def _function() -> None:
-    """The other half of the finding: what the student makes of that cache."""
+    """Draw the other half of the finding: whether the student can use that cache."""
     try:
         sample = source.injection_of(backend.SAMPLE)
     except KvlabError as error:
         show_error(error)
         return
-    said, link = st.columns([6, 1], vertical_alignment="center")
-    said.markdown(data.sentence(sample))
+    finding, link = st.columns([6, 1], vertical_alignment="center")
+    finding.markdown(data.sentence(sample))
     link.page_link(places.function(), label=say("Look into it"), icon=":material/science:")
 
 
@@ -89,24 +89,24 @@ def _pair() -> None:
 
 
 def comparison(teacher: Geometry, student: Geometry) -> list[dict[str, str]]:
-    """Rows of both models; what differs says what bridges it."""
+    """Return a row per property of the two models. A row whose values differ names what bridges them."""
 
-    def both(name: str, value: Callable[[Geometry], str], bridge: str) -> dict[str, str]:
-        of_both = value(teacher), value(student)
-        match = say("✓ same") if of_both[0] == of_both[1] else say("≠ {bridge}", bridge=bridge)
-        return {"": name, "teacher": of_both[0], "student": of_both[1], "match": match}
+    def row(name: str, value: Callable[[Geometry], str], bridge: str) -> dict[str, str]:
+        left, right = value(teacher), value(student)
+        match = say("✓ same") if left == right else say("≠ {bridge}", bridge=bridge)
+        return {"": name, "teacher": left, "student": right, "match": match}
 
     return [
-        both(say("architecture"), lambda g: g.architecture, say("caches are compared, not weights")),
-        both(say("layers with a cache"), _layers, say("layer rule")),
-        both(say("KV heads (query heads)"), lambda g: f"{g.kv_heads} ({g.query_heads})", say("projector")),
-        both(say("key width"), lambda g: str(g.key_width), say("projector")),
-        both(say("value width"), lambda g: str(g.value_width), say("projector")),
-        both(say("vocabulary"), lambda g: f"{g.vocabulary:,}", say("time rule on byte spans")),
-        both(say("positions"), _positions, say("keys are compared before RoPE")),
-        both(say("longest context"), _longest, say("documents are cut")),
-        both(say("parameters"), lambda g: _count(g.parameters), say("memory, see the forecast")),
-        both(say("cached numbers per token"), lambda g: f"{g.kv_values_per_token:,}", say("projector")),
+        row(say("architecture"), lambda g: g.architecture, say("caches are compared, not weights")),
+        row(say("layers with a cache"), _layers, say("layer rule")),
+        row(say("KV heads (query heads)"), lambda g: f"{g.kv_heads} ({g.query_heads})", say("projector")),
+        row(say("key width"), lambda g: str(g.key_width), say("projector")),
+        row(say("value width"), lambda g: str(g.value_width), say("projector")),
+        row(say("vocabulary"), lambda g: f"{g.vocabulary:,}", say("time rule on byte spans")),
+        row(say("positions"), _positions, say("keys are compared before RoPE")),
+        row(say("longest context"), _longest, say("documents are cut")),
+        row(say("parameters"), lambda g: _count(g.parameters), say("memory, see the forecast")),
+        row(say("cached numbers per token"), lambda g: f"{g.kv_values_per_token:,}", say("projector")),
     ]
 
 
@@ -134,13 +134,14 @@ def _count(number: int) -> str:
 
 
 def _memory(teacher: str, student: str) -> None:
-    """The forecast, or word that it comes; the page does not wait for the worker."""
+    """Draw the memory forecast, or a note that it is coming. Do not wait for the worker."""
     key = f"forecast-{teacher}-{student}"
-    answers, just_came = st.session_state.get(key), st.session_state.pop(CAME, None) == key
+    answers = st.session_state.get(key)
+    just_came = st.session_state.pop(CAME, None) == key
     try:
-        if answers is None or (_came(answers) and not just_came):  # those that came to another page are of then
-            question, pair = worker().question, {"teachers": [teacher], "student": student}
-            forecast = question("forecast", **pair, dtype="auto", batch=8, tokens=512)
+        if answers is None or (_came(answers) and not just_came):  # answers that another page waited for are outdated
+            question = worker().question
+            forecast = question("forecast", teachers=[teacher], student=student, dtype="auto", batch=8, tokens=512)
             answers = st.session_state[key] = forecast, question("loaded")
         if wait(answers, PATIENCE).not_done:
             _await(key)
@@ -166,10 +167,10 @@ def _came(answers: Iterable[Future]) -> bool:
 
 
 def _forecast(teacher: str, student: str, forecast: dict, loaded: list[str]) -> None:
-    total = readable(forecast["total_bytes"])
+    needed = readable(forecast["total_bytes"])
     st.metric(
         say("Memory forecast on {device} ({dtype})", device=forecast["device"], dtype=forecast["dtype"]),
-        say("{size} — fits", size=total) if forecast["fits"] else say("{size} — does not fit", size=total),
+        say("{size} — fits", size=needed) if forecast["fits"] else say("{size} — does not fit", size=needed),
         help=say(
             "Weights, caches of 8 × 512 tokens and an allowance for activations; it fits below 80% of the device."
         ),
@@ -183,8 +184,8 @@ def _forecast(teacher: str, student: str, forecast: dict, loaded: list[str]) -> 
                 cache=readable(model["kv_bytes_per_token"]),
             )
         )
-    free, of = readable(forecast["device_free"]), readable(forecast["device_total"])
-    st.caption(say("Device: {free} free of {total}.", free=free, total=of))
+    free, total = readable(forecast["device_free"]), readable(forecast["device_total"])
+    st.caption(say("Device: {free} free of {total}.", free=free, total=total))
     for name in dict.fromkeys((teacher, student)):
         if name in loaded:
             st.caption(say(":material/check_circle: {name} is loaded.", name=name))

@@ -1,4 +1,4 @@
-"""Pick the run that a page shows, the teacher and the view of its result; all three are kept in the address."""
+"""Pick the run that a page shows, and the teacher and view of its result. The address holds all three."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from kvlab.web.widgets import segments, show_error
 
 @dataclass(frozen=True)
 class Keys:
-    """Of the session: the run last shown, its picker, whether the form is open, and the button that opens it."""
+    """Keys of the session: the run last shown, its picker, whether the form is open, and the button that opens it."""
 
     run: str
     picker: str
@@ -42,10 +42,10 @@ def finished(
     form: Callable[[], str | None],
     help_text: str | None = None,
 ) -> str | None:
-    """Draw the picker, the form and the progress of the run picked -> its id once it has a result.
+    """Draw the picker, the form and the progress of the picked run. Return its id once it has a result.
 
-    The run is that of the URL, else the last looked at, else one that is at work, else the sample. ``names``: run id ->
-    what the picker calls it. ``new``: on the button of the form. ``form`` returns the id of a run it launched.
+    The run is the one in the URL, else the last shown, else an active one, else the sample. ``names``: run id -> label.
+    ``new``: the label of the button that opens the form. ``form`` returns the id of a run that it launched.
     """
     active = next((view.id for view in views if view.active), None)
     run_id = st.query_params.get("run") or st.session_state.get(keys.run) or active or backend.SAMPLE
@@ -97,7 +97,7 @@ def _draw(keys: Keys, names: dict[str, str], run_id: str, label: str, new: str, 
 
 
 def of_teacher(run_id: str, label: str, parameter: str, first: int = 1) -> tuple[Alignment, str]:
-    """A result and its name in widgets and files: of several teachers, that of the one picked, at first ``first``."""
+    """Return a result and its name in widgets and files. Draw a picker, first at ``first``, for several teachers."""
     alignment = backend.alignment_of(run_id)
     names = dict(enumerate(alignment.teachers, 1))
     if len(names) < 2:
@@ -113,7 +113,7 @@ def of_teacher(run_id: str, label: str, parameter: str, first: int = 1) -> tuple
 
 
 def view(label: str, views: dict[str, tuple[str, Any]], key: str, parameter: str, default: str | None = None) -> str:
-    """Which of the ``views`` (name -> its words, its panel) is shown: of this session, else of the address."""
+    """Draw a switch of ``views`` (name -> words, panel). Return the one chosen in this session, else in the address."""
     wanted = st.session_state.get(key) or st.query_params.get(parameter, default)
     st.session_state[key] = wanted if wanted in views else next(iter(views))
     words = {name: words for name, (words, _) in views.items()}

@@ -1,4 +1,4 @@
-"""Where the pages are, for the navigation and for links between them."""
+"""The pages, for the navigation and for links between them."""
 
 import streamlit as st
 from streamlit.navigation.page import StreamlitPage

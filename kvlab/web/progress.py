@@ -1,4 +1,4 @@
-"""Show the progress of an analysis or functional test, read from its folder, with Cancel; or how it ended."""
+"""Show the progress of an analysis or functional test from its folder, with Cancel, or how it ended."""
 
 import streamlit as st
 
@@ -14,17 +14,16 @@ from kvlab.web.widgets import show_error
 
 UNFINISHED = "unfinished.safetensors"  # align.unfinished.NAME, which needs torch
 
-
 PAGES = {"analysis": "alignment", "injection": "function"}  # kind of a run -> its page
 RUNNING = {"analysis": phrase("Analysis {name}: {phase}"), "injection": phrase("Functional test {name}: {phase}")}
 ENDS = {
     "analysis": {
-        "cancelled": phrase("This analysis was cancelled."),
+        "cancelled": phrase("This analysis was stopped."),
         "lost": phrase("This analysis was lost"),
         "failed": phrase("This analysis failed"),
     },
     "injection": {
-        "cancelled": phrase("This functional test was cancelled."),
+        "cancelled": phrase("This functional test was stopped."),
         "lost": phrase("This functional test was lost"),
         "failed": phrase("This functional test failed"),
     },
@@ -33,9 +32,9 @@ ENDS = {
 
 def banner(page: str) -> None:
     """Show what the worker computes, with a link, on every page but its own. ``page``: the current one."""
-    for kind, own in PAGES.items():
+    for kind, kind_page in PAGES.items():
         active = next((view for view in backend.listed(kind) if view.active), None)
-        if active is not None and page != own:
+        if active is not None and page != kind_page:
             _banner(active.id, kind)
             return
 
@@ -63,7 +62,7 @@ def _view(run_id: str) -> View | None:
 
 @st.fragment(run_every=0.5)
 def running(run_id: str) -> None:
-    """Show the progress of one run; rerun the whole page when it has ended."""
+    """Show the progress of one run; rerun the whole page at its end."""
     view = _view(run_id)
     if view is None or not view.active:
         st.rerun()
@@ -75,7 +74,7 @@ def running(run_id: str) -> None:
 
 
 def _phase(view: View) -> str:
-    """Stage, count, elapsed and remaining in words."""
+    """Describe the stage, count, elapsed and remaining time."""
     if view.state == "queued":
         if backend.ready():
             return say("waiting for the worker")

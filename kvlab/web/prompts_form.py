@@ -1,4 +1,4 @@
-"""Draw the form's prompts: where they come from, how they are cut into parts, whether they are a chat."""
+"""Draw the choice of prompts: their source, how to cut them into parts, and whether they are a chat."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +18,7 @@ from kvlab.web.widgets import SEGMENTS, choice, plain, segments, show_error, tab
 
 SOURCES = {"samples": phrase("Bundled samples"), "paste": phrase("Paste"), "upload": phrase("Upload")}
 SUFFIXES = [suffix.removeprefix(".") for suffix in EXTENSIONS]
-READ, READ_SECONDS = 16, 3600  # answers that the server keeps, two a file, and how long
+CACHED, CACHED_SECONDS = 16, 3600  # answers that the server caches, two a file, and how long
 UPLOAD_MIB = prompts.LIMITS.bytes // 2**20
 PASTE_HELP = phrase("Separate prompts by an empty line.")
 UPLOAD_HELP = phrase(
@@ -28,7 +28,7 @@ BEGINS = {"reasoning": phrase("The reasoning begins with"), "answer": phrase("Th
 
 
 def documents() -> tuple[list[Document], str]:
-    """Draw the choice of prompts; return those that can be read, and where they came from."""
+    """Draw the choice of prompts; return the valid documents and their source."""
     source = segments(say("Prompts"), SOURCES, "form-source")
     try:
         if source == "samples":
@@ -51,7 +51,7 @@ def documents() -> tuple[list[Document], str]:
 
 def read_upload(upload, key: str) -> Reading:
     """Read an uploaded file; draw a picker of a table's column under ``key``. Raises PromptError."""
-    columns = _of(upload, "columns")
+    columns = _parsed(upload, "columns")
     column = None
     if columns:
         usual = next((i for i, name in enumerate(columns) if name in ("prompt", "text")), None)
@@ -65,10 +65,10 @@ def read_upload(upload, key: str) -> Reading:
                 found=Message("{n} columns, none of them named prompt or text", n=len(columns)),
                 remedy=Message("choose one above"),
             )
-    return _of(upload, "reading", column)
+    return _parsed(upload, "reading", column)
 
 
-def _of(upload, what: str, column: str | None = None) -> Any:
+def _parsed(upload, what: str, column: str | None = None) -> Any:
     """Return the columns or the reading of an uploaded file. Raises PromptError."""
     with st.spinner(say("Reading {name}…", name=plain(prompts.safe_name(upload.name)))):
         result = _read(upload.file_id, what, column, upload)
@@ -77,8 +77,8 @@ def _of(upload, what: str, column: str | None = None) -> Any:
     return result
 
 
-# Every click on the page calls this: a file is read once, by the id of its upload.
-@st.cache_resource(show_spinner=False, max_entries=READ, ttl=READ_SECONDS)
+# Every rerun of the page calls this. The id of the upload is the cache key, so each file is read once.
+@st.cache_resource(show_spinner=False, max_entries=CACHED, ttl=CACHED_SECONDS)
 def _read(file_id: str, what: str, column: str | None, _upload) -> list[str] | Reading | PromptError:
     try:
         if what == "columns":
@@ -89,14 +89,14 @@ def _read(file_id: str, what: str, column: str | None, _upload) -> list[str] | R
 
 
 def within(files: Sequence) -> Sequence:
-    """Return uploaded files up to the limits of them all together; warn about those left out."""
-    limits, taken, total = prompts.LIMITS, [], 0
+    """Return the uploaded files that fit the common limits; warn about the others."""
+    limits, accepted, total = prompts.LIMITS, [], 0
     for file in files:
         total += file.size
-        if len(taken) == limits.files or total > limits.bytes_together:
+        if len(accepted) == limits.files or total > limits.bytes_together:
             break
-        taken.append(file)
-    if len(taken) < len(files):
+        accepted.append(file)
+    if len(accepted) < len(files):
         st.warning(
             say(
                 "At most {files} files of {most} MiB together are read: of these {n} ({size:.1f} MiB), the first "
@@ -105,15 +105,15 @@ def within(files: Sequence) -> Sequence:
                 most=limits.bytes_together // 2**20,
                 n=len(files),
                 size=sum(file.size for file in files) / 2**20,
-                taken=len(taken),
+                taken=len(accepted),
             ),
             icon=":material/content_cut:",
         )
-    return taken
+    return accepted
 
 
 def shown(reading: Reading) -> list[Document]:
-    """Say what was read and what was not; return the good documents."""
+    """Report the counts of a reading and its problems; return the valid documents."""
     words = [say("Prompts read: {n:,}", n=len(reading.documents))]
     if reading.duplicates:
         words.append(say("duplicates left out: {n:,}", n=reading.duplicates))
@@ -131,7 +131,7 @@ def shown(reading: Reading) -> list[Document]:
 
 
 def parts() -> tuple[dict, bool]:
-    """Draw how prompts are cut into parts, and whether they are read as a chat."""
+    """Draw the settings of parts and chat; return the fields of a request, and whether to read a chat."""
     with st.expander(say("Segments and chat")):
         about = say(
             "Prompt: the user's message; reasoning and answer: the assistant's. Each model in its own template."

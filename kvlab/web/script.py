@@ -1,4 +1,4 @@
-"""The script that Streamlit runs for every session and rerun: what every page shares."""
+"""The script that Streamlit runs on every rerun: the shell that all pages share."""
 
 import streamlit as st
 
@@ -13,7 +13,7 @@ def run() -> None:
     st.set_page_config(page_title="kvlab", page_icon=ICON, layout="wide")
     st.html(STYLE)
     language.begin()
-    # Streamlit forgets a widget's value in every run that does not draw it.
+    # Streamlit forgets the value of a widget that a rerun does not draw.
     for key, value in {**form.FIELDS, **function_form.FIELDS, **validation_form.start()}.items():
         language.keep_choice(key, value)
     page = st.navigation(places.all_pages(), position="top")
@@ -29,7 +29,7 @@ def run() -> None:
     language.keep_in_address()
 
 
-# An emoji or a Material icon here would be fetched from the internet.
+# A browser would fetch an emoji or a Material icon from the internet.
 ICON = str(PACKAGE / "web" / "icon.png")
 
 STYLE = """<style>

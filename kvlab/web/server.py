@@ -1,6 +1,6 @@
-"""This server: where it listens and who may enter, its one warm worker, and the queue of runs that it takes up.
+"""This server: its address and access, its one warm worker, and the run queue that it keeps moving.
 
-The server starts and stops the worker itself; no page is needed for that.
+The server starts and stops the worker itself, without any page.
 """
 
 import getpass
@@ -15,14 +15,14 @@ from streamlit.web.server.server_util import get_url
 
 from kvlab.errors import KvlabError
 from kvlab.language import phrase, say
+from kvlab.results.words import sentences
 from kvlab.runs import run_queue, store
 from kvlab.runs.worker_client import Worker
 from kvlab.web.access import hosts
 from kvlab.web.access.access_token import NEW, VARIABLE, AccessError, Keys, is_loopback, keys
-from kvlab.web.widgets import sentences
 
 WILDCARDS = ("", "0.0.0.0", "::")
-# Of the terminal.
+# Printed in the terminal.
 AT = "kvlab: {address}"
 TUNNEL = phrase("From your own computer, first: {command}")
 TUNNEL_THEN = phrase("From your own computer, first: {command}, then open {address} with the same token")
@@ -30,7 +30,7 @@ NO_TOKEN = phrase(
     "No access token: every account on this machine can open kvlab. With one: {setting} streamlit run app.py"
 )
 CLEAR_TEXT = phrase("Beyond this machine the token travels unencrypted; the tunnel encrypts it.")
-# Of the pages.
+# Shown on the pages.
 NOTE = phrase("kvlab runs on this machine and sends nothing anywhere.")
 NOTE_OPEN = phrase(
     "There is no access token: every account on this machine can open this address ({setting} changes that)."
@@ -40,7 +40,7 @@ SETTING = f"{VARIABLE}={NEW}"
 
 @cache
 def entrance() -> Keys:
-    """The keys of this server. Ends the process with a message when it would be open to everybody."""
+    """Return the keys of this server. Exit with a message if it would be open to everybody."""
     try:
         return keys(_address(), os.environ.get(VARIABLE))
     except AccessError as error:
@@ -48,17 +48,18 @@ def entrance() -> Keys:
 
 
 def names() -> set[str]:
-    """Host names of this server, in lower case."""
-    own = {_address(), config.get_option("browser.serverAddress") or "", socket.gethostname(), socket.getfqdn()}
-    return {name.lower() for name in own if name}
+    """Return the host names of this server, in lower case."""
+    configured = config.get_option("browser.serverAddress") or ""
+    known = {_address(), configured, socket.gethostname(), socket.getfqdn()}
+    return {name.lower() for name in known if name}
 
 
 def proxies() -> set[str]:
     return {name.strip().lower() for name in os.environ.get(hosts.VARIABLE, "").split(",") if name.strip()}
 
 
-def said() -> str:
-    """What the terminal shows at start. The only place where the token is ever written."""
+def startup_text() -> str:
+    """Return the text that the terminal shows at start: the only place where the token is written."""
     address, token = _address(), entrance().token
     shown = socket.gethostname() if address in WILDCARDS else address
     lines = [AT.format(address=get_url(shown) + (f"/?token={quote(token, safe='')}" if token else ""))]
@@ -77,8 +78,9 @@ def said() -> str:
 
 
 def note() -> str:
-    """The last line of every page."""
-    return sentences(say(NOTE), not entrance().token and say(NOTE_OPEN, setting=SETTING))
+    """Return the last line of every page."""
+    warning = "" if entrance().token else say(NOTE_OPEN, setting=SETTING)
+    return sentences(say(NOTE), warning)
 
 
 def _address() -> str:
@@ -94,15 +96,15 @@ def _user() -> str:
 
 @cache
 def worker() -> Worker:
-    """Not started yet; starts at the latest when it is first asked."""
+    """Return the worker of this server. It starts at the first question, if not before."""
     return Worker()
 
 
-_problem: KvlabError | None = None  # of the last attempt; the pages say it
+_problem: KvlabError | None = None  # of the last attempt; the pages show it
 
 
-def take_up() -> KvlabError | None:
-    """Put back what lost its place, and see that a keeper is at work -> what stands in the way, if anything does."""
+def recover_queue() -> KvlabError | None:
+    """Put lost runs back into the queue and make sure that a keeper is running. Return the error if that fails."""
     global _problem
     try:
         run_queue.recover(store.runs_root())
@@ -114,7 +116,7 @@ def take_up() -> KvlabError | None:
 
 
 def problem() -> KvlabError | None:
-    """What keeps the queue from going on now; tries again first. Cheap while all is well."""
+    """Restart a stalled queue; return the error if that fails, else None. Cheap while the queue is moving."""
     root = store.runs_root()
-    stands_still = bool(run_queue.entries(root)) and run_queue.keeper(root) is None
-    return take_up() if _problem is not None or stands_still else None
+    stalled = bool(run_queue.entries(root)) and run_queue.keeper(root) is None
+    return recover_queue() if _problem is not None or stalled else None

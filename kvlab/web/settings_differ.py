@@ -13,7 +13,7 @@ from kvlab.web.widgets import grid, table_height
 
 
 def table(all_settings: Sequence[dict[str, Any]], names: Sequence[str], spoken: Collection[str] = ()) -> None:
-    """Draw the table. ``names``: of the runs, one column each. ``spoken``: settings whose names are translated."""
+    """Draw the table, one column for each of the runs ``names``. ``spoken``: settings whose names are translated."""
     st.subheader(say("Settings that differ"))
     differing_settings = differences(all_settings)
     if not differing_settings:
@@ -29,7 +29,7 @@ def table(all_settings: Sequence[dict[str, Any]], names: Sequence[str], spoken: 
 
 
 def differing(names: Sequence[str], all_settings: Sequence[dict[str, Any]]) -> list[str]:
-    """Return those of the settings ``names`` that differ."""
+    """Return the settings among ``names`` that differ."""
     return list(differences([{name: settings.get(name) for name in names} for settings in all_settings]))
 
 

@@ -1,4 +1,4 @@
-"""The walk-through: its steps, and where a visitor is in it."""
+"""The walk-through: its steps, and the step that a visitor has reached."""
 
 import json
 from collections.abc import Callable
@@ -16,11 +16,11 @@ from kvlab.web import backend, places
 AT = "walk-step"  # in the session: the number of the step shown, None before the first
 LEADING = "walk-leading"
 CLOSED = "walk-closed"
-DISMISSED = "walk-through-dismissed"  # in runs/: whoever uses this server has seen it
+DISMISSED = "walk-through-dismissed"  # a file in runs/: nobody on this server sees the walk-through unasked
 
 
 def card() -> None:
-    """Drawn last, over the page."""
+    """Draw the card over the page. Call it last."""
     if st.session_state.get(CLOSED) or (AT not in st.session_state and (store.runs_root() / DISMISSED).exists()):
         return
     with st.container(key="walk", border=True):
@@ -32,13 +32,13 @@ def card() -> None:
 
 
 def lead() -> None:
-    """Switch to the page of the step that was asked for. Call it when the pages are known, before one is drawn."""
+    """Switch to the page of the requested step. Call it after st.navigation and before drawing a page."""
     if st.session_state.pop(LEADING, False):
         st.switch_page(STEPS[st.session_state[AT]].place())
 
 
 def again() -> None:
-    """Draw the button that starts it again, at the end of every page."""
+    """Draw the button that starts the walk-through again, at the end of every page."""
     st.button(say("Walk-through"), icon=":material/tour:", type="tertiary", key="walk-again", on_click=_start)
 
 
@@ -68,7 +68,7 @@ def _start() -> None:
 
 
 def _go(at: int) -> None:
-    """Go to a step. A callback: what a page shows can only be set before it is drawn."""
+    """Go to a step. A callback, because session values of widgets can only be set before drawing them."""
     st.session_state[AT] = at
     st.session_state[LEADING] = True
     for name, value in STEPS[at].state.items():
@@ -81,7 +81,7 @@ def _close() -> None:
 
 def _dismiss() -> None:
     _close()
-    with suppress(KvlabError):  # on a full disk it is dismissed for this session only
+    with suppress(KvlabError):  # on a full disk, dismiss it for this session only
         root = store.runs_root()
         with store.disk_errors(root):
             root.mkdir(parents=True, exist_ok=True)
@@ -93,7 +93,7 @@ class Step:
     title: str
     words: str
     place: Callable[[], StreamlitPage]
-    state: dict[str, object] = field(default_factory=dict)  # of the session, so that the page shows it
+    state: dict[str, object] = field(default_factory=dict)  # values of the session that make the page show it
 
 
 def _sample(view: str) -> dict[str, object]:

@@ -1,6 +1,5 @@
-"""Words that several panels share."""
+"""Texts and widgets that several panels share."""
 
-from functools import reduce
 from math import isfinite, isnan
 from typing import Any
 
@@ -41,20 +40,14 @@ SEGMENTS = {
 
 
 def show_error(error: KvlabError) -> None:
-    """What was expected, what was found, what to do."""
+    """Show what the program expected, what it found, and what to do."""
     expected, found, remedy = (plain(str(part)) for part in (error.expected, error.found, error.remedy))
     st.error(say("**Expected** {expected}", expected=expected), icon=":material/error:")
     st.markdown(say("**Found:** {found}\n\n**What to do:** {remedy}", found=found, remedy=remedy))
 
 
-def sentences(*parts: str | bool) -> str:
-    """Join sentences, which Chinese does without spaces; empty and false ones are left out."""
-    known = [part for part in parts if part] or [""]
-    return reduce(lambda first, second: say("{first} {second}", first=first, second=second), known)
-
-
 def plain(text: str) -> str:
-    """Escape text of files or users, so that it is not read as Markdown or HTML; halves of characters become "?"."""
+    """Escape text of files or users, which may look like Markdown or HTML. Halves of characters become "?"."""
     text = text.encode("utf-8", "replace").decode()
     for character in "\\`*_{}[]<>$#~|:":
         text = text.replace(character, "\\" + character)
@@ -62,7 +55,7 @@ def plain(text: str) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """3725 -> 1 h 02 min; None is unknown."""
+    """Write a duration: 3725 -> 1 h 02 min, None -> a dash."""
     if seconds is None:
         return UNKNOWN
     seconds = round(seconds)
@@ -75,19 +68,19 @@ def duration(seconds: float | None) -> str:
 
 
 def choice(label: str, words: dict[str, str], key: str, **look: Any) -> str:
-    """A picker of one of the names of ``words``, which are shown in the language of the page."""
+    """Draw a picker of the names of ``words``, shown in the page's language; return the name picked."""
     return st.selectbox(label, list(words), format_func=lambda name: say(words[name]), key=key, **look)
 
 
 def segments(label: str, words: dict[str, str], key: str, **look: Any) -> str:
-    """The same as buttons in a row, one of which is always pressed."""
+    """Draw the same picker as a row of buttons, one always pressed."""
     return st.segmented_control(
         label, list(words), format_func=lambda name: say(words[name]), key=key, required=True, **look
     )
 
 
 def head_sentence(alignment: Alignment, score: HeadScore) -> str:
-    """One head in words, with n, split and controls."""
+    """Describe one head, with n, split and controls."""
     name, where = KIND_NAME[score.kind], {"layer": score.layer, "head": score.head}
     if isnan(score.r2):
         return say(
@@ -114,7 +107,7 @@ def head_sentence(alignment: Alignment, score: HeadScore) -> str:
 
 
 def _gains(score: HeadScore) -> str:
-    """A control that is worse than the training mean counts as the mean."""
+    """Write the gains over both controls. A control worse than the training mean counts as the mean."""
     token = _over_token(min(score.gain, score.r2))
     if not isfinite(score.gain_random):
         return token
@@ -154,21 +147,21 @@ def _verdict(score: HeadScore) -> str:
 
 
 def grid(frame: Any, columns: dict, alt: str, height: int | str = "auto", **look: Any) -> Any:
-    """Draw a table without row numbers. ``columns``: name -> how it is shown, as st.dataframe has them."""
+    """Draw a table without row numbers. ``columns``: name -> heading or column_config, as for st.dataframe."""
     shown = {"hide_index": True, "placeholder": UNKNOWN, "column_config": columns, "height": height, "alt": alt}
     return st.dataframe(frame, **shown, **look)
 
 
 def table_height(rows: int, most: int) -> int:
-    """Of a table without empty rows."""
+    """Return the height of a table without empty rows, at most ``most`` pixels."""
     return min(most, 38 + ROW_PIXELS * rows)
 
 
 def number(label: str, help_text: str | None = None):
-    """A column of scores."""
+    """Configure a column of scores."""
     return st.column_config.NumberColumn(label, format="%.3f", help=help_text)
 
 
 def count(label: str, help_text: str | None = None):
-    """A column of how many."""
+    """Configure a column of counts."""
     return st.column_config.NumberColumn(label, format="localized", help=help_text)

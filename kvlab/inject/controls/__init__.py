@@ -1,10 +1,10 @@
-"""What a projected cache must beat, a file each: other rows in the place of the projected ones.
+"""Controls that a projected cache must beat, a file each: other rows in the place of the projected ones.
 
 Every module here is a control of the functional test. Rooms without torch read its constants and never import it
 (kvlab.request.declared): ``WORDS``, ``LOOK`` of its line (colour, marker, dash), ``PLACE`` in lists.
 ``rows(projected, mean, order)`` gives [N, Q] of one kind and layer from the projected rows [N, Q], the student's mean
-[Q] and a random order [N], another one for keys than for values. ``identity`` and ``random`` have none: they are read
-and fitted like the teachers (kvlab.inject.fit).
+[Q] and a random order [N], which differs between keys and values. ``identity`` and ``random`` have no ``rows``: they
+are read and fitted like the teachers (kvlab.inject.fit).
 """
 
 from importlib import import_module

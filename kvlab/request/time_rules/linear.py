@@ -12,21 +12,21 @@ Entries = tuple[np.ndarray, np.ndarray, np.ndarray]  # rows, columns, weights
 
 
 def interpolation(t_in: int, t_out: int) -> Entries:
-    """Lower index, upper index and weight of the upper at u, each [T_out], from exact integer division."""
+    """Return lower index, upper index and weight of the upper at u, each [T_out], from exact integer division."""
     intervals = max(t_out - 1, 1)
     numerator = np.arange(t_out) * max(t_in - 1, 0)
     lower = numerator // intervals
     return lower, np.minimum(lower + 1, max(t_in - 1, 0)), numerator % intervals / intervals
 
 
-def interpolated(columns_of: np.ndarray, rows_of: np.ndarray) -> Entries:
-    """Return the entries of ``linear`` from teacher steps ``columns_of`` to student steps ``rows_of``."""
-    if not len(columns_of) or not len(rows_of):
+def interpolated(steps_t: np.ndarray, steps_s: np.ndarray) -> Entries:
+    """Return the entries of ``linear`` from teacher steps ``steps_t`` to student steps ``steps_s``."""
+    if not len(steps_t) or not len(steps_s):
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0)
-    lower, upper, fraction = interpolation(len(columns_of), len(rows_of))
+    lower, upper, fraction = interpolation(len(steps_t), len(steps_s))
     between = fraction > 0
-    rows = np.concatenate([rows_of, rows_of[between]])
-    columns = columns_of[np.concatenate([lower, upper[between]])]
+    rows = np.concatenate([steps_s, steps_s[between]])
+    columns = steps_t[np.concatenate([lower, upper[between]])]
     weights = np.concatenate([1 - fraction, fraction[between]])
     order = np.argsort(rows, kind="stable")
     return rows[order], columns[order], weights[order]

@@ -12,9 +12,9 @@ NO_STEP = -1
 
 
 def linear_indices(t_in: int, t_out: int) -> np.ndarray:
-    """[T_out] int64: the rounded index of u = i * (T_in - 1) / (T_out - 1), always in [0, T_in).
+    """Return [T_out] int64: the rounded index of u = i * (T_in - 1) / (T_out - 1), always in [0, T_in).
 
-    Monotone, reaches both ends when T_out >= 2. An empty input has no step to point at: all are NO_STEP.
+    Monotone; reaches both ends if T_out >= 2. For an empty input, all are NO_STEP.
     Integer arithmetic, so no rounding can leave the range.
     """
     if t_in == 0:

@@ -13,18 +13,18 @@ def overlap(teacher: Tokens, student: Tokens, segments: Sequence[Segment] = ()) 
     """Average the teacher tokens that share bytes with the student token, weighted by how many: not causal.
 
     A token without bytes (special, or a dummy prefix) shares none: its row is empty, its column unused. A row is
-    exact where one teacher token has all the weight and ends where the student token ends.
+    exact if one teacher token has all the weight and ends where the student token ends.
     """
-    columns_of, rows_of = np.flatnonzero(~teacher.special), np.flatnonzero(~student.special)
-    ends_t, ends_s = teacher.spans[columns_of, 1], student.spans[rows_of, 1]
-    # Spans tile the text, so between two borders lies one token of each: the first that ends at the later one or after.
+    content_t, content_s = np.flatnonzero(~teacher.special), np.flatnonzero(~student.special)
+    ends_t, ends_s = teacher.spans[content_t, 1], student.spans[content_s, 1]
+    # Spans tile the text, so one token of each model lies between two borders: the first to end at or after the second.
     borders = np.union1d(ends_t, ends_s)
     t, s = np.searchsorted(ends_t, borders), np.searchsorted(ends_s, borders)
     between = np.diff(borders, prepend=0)
     shared = (t < len(ends_t)) & (s < len(ends_s)) & (between > 0)
-    rows, columns, bytes_shared = rows_of[s[shared]], columns_of[t[shared]], between[shared]
-    of_row = np.bincount(rows, weights=bytes_shared, minlength=len(student))
-    return time_map("overlap", teacher, student, rows, columns, bytes_shared / of_row[rows])
+    rows, columns, bytes_shared = content_s[s[shared]], content_t[t[shared]], between[shared]
+    totals = np.bincount(rows, weights=bytes_shared, minlength=len(student))
+    return time_map("overlap", teacher, student, rows, columns, bytes_shared / totals[rows])
 
 
 RULE = TimeRule(

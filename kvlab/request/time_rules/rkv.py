@@ -1,4 +1,4 @@
-"""Rule ``rkv``: it has no one map, every head keeps its own teacher steps; the mathematics is in kvlab.align.rkv."""
+"""Rule ``rkv``: every head keeps its own teacher steps, so there is no single map; see kvlab.align.rkv."""
 
 from kvlab.language import phrase
 from kvlab.request.time_rules.rule import TimeRule

@@ -1,6 +1,6 @@
-"""A time rule, and how its map is made from rows, columns and weights. No torch here.
+"""Define a time rule, and build its map from rows, columns and weights. No torch here.
 
-For student token i ending at byte e_i both models should have read the same bytes. A rule is a sparse matrix [Ts, Tt]
+For student token i ending at byte e_i, both models should have read the same bytes. A rule is a sparse matrix [Ts, Tt]
 whose rows sum to 1 or are empty.
 """
 
@@ -15,29 +15,29 @@ from kvlab.shapes import Segment, TimeMap, Tokens
 
 @dataclass(frozen=True)
 class TimeRule:
-    """One rule: its name in settings and results, its words in the forms, its function, and what others must know."""
+    """One rule: its name in settings and results, its words in the forms, its function, and its properties."""
 
     name: str
     words: str  # in the form of an analysis
     map: Callable[[Tokens, Tokens, Sequence[Segment]], TimeMap] | None  # teacher, student; None: a step per head
     causal: bool = False  # the teacher has read no more than the student
-    reads_bytes: bool = False  # knows where both have read the same bytes; maps are fitted on these rows alone
-    own_tokens: bool = False  # covers few tokens; compared with other rules on these
-    mixes: Literal["", "neighbours", "bytes"] = ""  # the steps that a row averages: one, two, those that share bytes
+    reads_bytes: bool = False  # knows where both have read the same bytes; only these rows fit the maps
+    own_tokens: bool = False  # covers few tokens, and is scored on these alone
+    mixes: Literal["", "neighbours", "bytes"] = ""  # the steps that a row averages: one, two, or those sharing bytes
     short: str = ""  # words in the form of a training run; "": as ``words``
     colour: str = "#7A5195"  # of its line
-    place: int = 100  # in lists, the smallest first
+    place: int = 100  # position in lists, the smallest first
 
     @property
     def per_head(self) -> bool:
-        """Whether every head keeps its own teacher steps, chosen from keys and attention (kvlab.align.rkv)."""
+        """Return whether every head keeps its own teacher steps, chosen from keys and attention (kvlab.align.rkv)."""
         return self.map is None
 
 
 def time_map(
     rule: str, teacher: Tokens, student: Tokens, rows: np.ndarray, columns: np.ndarray, weights: np.ndarray
 ) -> TimeMap:
-    """Return the map with these entries, sorted by row, and say which rows are exact and how far they lag."""
+    """Return the map with these entries, sorted by row, with its exact rows and their lags."""
     ends_t, ends_s = teacher.spans[:, 1], student.spans[:, 1]
     read_by_teacher = np.bincount(rows, weights * ends_t[columns], minlength=len(student))
     covered = np.zeros(len(student), dtype=bool)
@@ -46,9 +46,9 @@ def time_map(
 
     whole = weights == 1
     same_end = ends_s[rows] == ends_t[columns]
-    of_text = ~student.special[rows] & ~teacher.special[columns]
+    content = ~student.special[rows] & ~teacher.special[columns]
     is_exact = np.zeros(len(student), dtype=bool)
-    is_exact[rows[whole & same_end & of_text]] = True
+    is_exact[rows[whole & same_end & content]] = True
     return TimeMap(
         rule=rule,
         student_length=len(student),
@@ -64,22 +64,22 @@ def time_map(
 def by_byte_end(rule: str, teacher: Tokens, student: Tokens, before: bool) -> TimeMap:
     """Map to the last teacher token that ends at or ``before`` the student token, or the first at or after it.
 
-    Only tokens read from the text are matched: a BOS has no bytes that the other model could have read.
+    Matches only tokens of the text: a BOS has no bytes that the other model could have read.
     """
-    columns_of = np.flatnonzero(~teacher.special)
+    columns = np.flatnonzero(~teacher.special)
     rows = np.flatnonzero(~student.special)
-    ends_t, ends_s = teacher.spans[columns_of, 1], student.spans[rows, 1]
+    ends_t, ends_s = teacher.spans[columns, 1], student.spans[rows, 1]
     if before:
         chosen = np.searchsorted(ends_t, ends_s, side="right") - 1
     else:
         chosen = np.searchsorted(ends_t, ends_s, side="left")
-    exists = (chosen >= 0) & (chosen < len(columns_of))
-    rows, columns = rows[exists], columns_of[chosen[exists]]
+    exists = (chosen >= 0) & (chosen < len(columns))
+    rows, columns = rows[exists], columns[chosen[exists]]
     return time_map(rule, teacher, student, rows, columns, np.ones(len(rows)))
 
 
 def by_index(teacher: Tokens, student: Tokens) -> TimeMap:
-    """Step i for step i, as code that does not resample reads a timeline; not a rule to choose.
+    """Map step i to step i, as code without resampling does; not a rule to choose.
 
     The caller checks that the teacher's timeline is as long as the student's.
     """

@@ -13,12 +13,12 @@ from kvlab.shapes import Segment, TimeMap, Tokens, segment_of
 def segment(teacher: Tokens, student: Tokens, segments: Sequence[Segment] = ()) -> TimeMap:
     """Interpolate inside each segment, from its first token to its last; blind to the text between the borders.
 
-    Segments are byte spans, so both models' tokens are cut at the same place of the text: a token belongs to the
-    segment where its last byte lies (``segment_of``), and special tokens, being no part of the text, to none.
-    Without segments the content is one. A segment in which the teacher has no token leaves its rows empty.
+    Segments are byte spans, which divide both models' tokens at the same place of the text. A token belongs to the
+    segment of its last byte (``segment_of``), a special token to none. Without segments, the whole content is one.
+    A segment without a teacher token leaves its rows empty.
     """
-    of_t, of_s = segment_of(teacher, segments), segment_of(student, segments)
-    parts = [interpolated(np.flatnonzero(of_t == k), np.flatnonzero(of_s == k)) for k in range(max(len(segments), 1))]
+    in_t, in_s = segment_of(teacher, segments), segment_of(student, segments)
+    parts = [interpolated(np.flatnonzero(in_t == k), np.flatnonzero(in_s == k)) for k in range(max(len(segments), 1))]
     rows, columns, weights = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     order = np.argsort(rows, kind="stable")
     return time_map("segment", teacher, student, rows[order], columns[order], weights[order])

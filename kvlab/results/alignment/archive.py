@@ -1,4 +1,4 @@
-"""A finished alignment as a ZIP of CSV and JSON: every number with the settings and versions that made it."""
+"""Write a finished alignment as a ZIP of CSV and JSON: every number, with its settings and versions."""
 
 import io
 import json
@@ -17,8 +17,8 @@ from kvlab.results.safe_csv import safe_csv
 
 NAME = "export.zip"
 SETTINGS = "settings.json"
-LISTS = ("heads", "inspected", "fusion", "format")  # of alignment.json; the first three are tables here
-EPOCH = (1980, 1, 1, 0, 0, 0)  # of every entry, so that the same result gives the same bytes
+LISTS = ("heads", "inspected", "fusion", "format")  # of alignment.json, not in settings.json
+EPOCH = (1980, 1, 1, 0, 0, 0)  # date of every entry, so that the same result gives the same bytes
 
 ABOUT = {
     data.CSV_NAME: phrase("held-out scores per student head, as `align` writes them"),
@@ -40,7 +40,7 @@ ABOUT = {
 
 
 def archive(alignment: Alignment, language: str | None = None) -> bytes:
-    """The ZIP. An empty cell is what was not measured. ``language``: of its sentences; names stay English."""
+    """Return the ZIP. A value that was not measured is an empty cell. ``language``: of its sentences, not its names."""
     texts = {data.CSV_NAME: data.heads_csv(alignment)}
     texts |= {name: safe_csv(frame) for name, frame in tables(alignment).items()}
     with speaking(language or current()):
@@ -49,7 +49,7 @@ def archive(alignment: Alignment, language: str | None = None) -> bytes:
 
 
 def zipped(texts: dict[str, str]) -> bytes:
-    """File name -> text, as a ZIP; the same texts give the same bytes."""
+    """Return a ZIP of file name -> text; the same texts give the same bytes."""
     memory = io.BytesIO()
     with zipfile.ZipFile(memory, "w", zipfile.ZIP_DEFLATED) as file:
         for name, text in texts.items():
@@ -60,21 +60,21 @@ def zipped(texts: dict[str, str]) -> bytes:
 
 
 def tables(alignment: Alignment) -> dict[str, pd.DataFrame]:
-    """File name -> table, beside heads.csv; only those that this analysis has."""
-    found = {"scores.csv": alignment.table(), "layers.csv": layer_pairs(alignment)}
+    """Return file name -> table of all tables that this analysis has, without heads.csv."""
+    frames = {"scores.csv": alignment.table(), "layers.csv": layer_pairs(alignment)}
     if alignment.fusion:
-        found[data.FUSION_NAME] = alignment.fusion_table()
+        frames[data.FUSION_NAME] = alignment.fusion_table()
     if alignment.inspected:
-        found["timeline.csv"] = timeline_table(alignment)
-    for name, of_head in (("spectrum.csv", spectrum_table), ("time-rules.csv", rules_table)):
-        parts = [_of_head(score, of_head(alignment, score.kind, score.layer, score.head)) for score in alignment.heads]
+        frames["timeline.csv"] = timeline_table(alignment)
+    for name, table in (("spectrum.csv", spectrum_table), ("time-rules.csv", rules_table)):
+        parts = [_with_head(score, table(alignment, score.kind, score.layer, score.head)) for score in alignment.heads]
         if any(part is not None for part in parts):
-            found[name] = pd.concat(parts, ignore_index=True)
-    return found
+            frames[name] = pd.concat(parts, ignore_index=True)
+    return frames
 
 
-def _of_head(score: HeadScore, table: pd.DataFrame | None) -> pd.DataFrame | None:
-    """A table of one head, with the head in front."""
+def _with_head(score: HeadScore, table: pd.DataFrame | None) -> pd.DataFrame | None:
+    """Return a head's table with the columns kind, layer and head in front."""
     if table is None:
         return None
     head = pd.DataFrame({"kind": score.kind, "layer": score.layer, "head": score.head}, index=table.index)
@@ -82,9 +82,9 @@ def _of_head(score: HeadScore, table: pd.DataFrame | None) -> pd.DataFrame | Non
 
 
 def timeline_table(alignment: Alignment) -> pd.DataFrame:
-    """One row per student token of every document that was kept."""
-    kept = [_document(alignment, number, document) for number, document in enumerate(alignment.inspected)]
-    return pd.concat(kept, ignore_index=True)
+    """Return one row per student token of every inspected document."""
+    frames = [_document(alignment, number, document) for number, document in enumerate(alignment.inspected)]
+    return pd.concat(frames, ignore_index=True)
 
 
 def _document(alignment: Alignment, number: int, document: Inspected) -> pd.DataFrame:
@@ -107,7 +107,7 @@ def _document(alignment: Alignment, number: int, document: Inspected) -> pd.Data
 
 
 def settings(alignment: Alignment, files: list[str]) -> str:
-    """All of alignment.json that is no table, the finding in words, and what each file of the ZIP is."""
+    """Return settings.json: the finding in words, a description of each file, and alignment.json without its tables."""
     fields = {name: value for name, value in alignment.to_dict().items() if name not in LISTS}
-    said = {"finding": sentences.sentence(alignment), "files": {name: say(ABOUT[name]) for name in files}}
-    return json.dumps(data.plain(said | fields), ensure_ascii=False, indent=1, allow_nan=False)
+    words = {"finding": sentences.sentence(alignment), "files": {name: say(ABOUT[name]) for name in files}}
+    return json.dumps(data.plain(words | fields), ensure_ascii=False, indent=1, allow_nan=False)

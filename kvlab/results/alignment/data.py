@@ -1,4 +1,4 @@
-"""A finished alignment, on disk and back. The web process reads these; no torch here.
+"""Write a finished alignment to disk and read it back. The web process reads these; no torch here.
 
 ``alignment.json`` holds everything but the arrays, which lie beside it in ``arrays.safetensors`` (float32, the signals
 float16): ``contribution.{key,value}.{without,alone}`` [Ls, Hs, Ht], ``similarity.{key,value}.{cka,cka_shuffled,r2}``
@@ -7,7 +7,7 @@ compared ``rules.{key,value}.RULE.{r2,se}`` [Ls, Hs], ``document.N.error.{key,va
 ``document.N.signal.{key,value}.{student,resampled}`` [Ls, Hs, Ts] and ``.teacher`` [Ls, Hs, Tt],
 ``document.N.{index,lag}.RULE`` [Ts], and of the rkv rule ``document.N.rkv.steps`` [Lt, Ht, Ts] and
 ``document.N.rkv.{importance,redundancy,score}`` [Lt, Ht, Tt].
-Not a number where there is nothing. Of several teachers the first lies here, the others in ``teacher-2/``, ...
+A missing value is NaN. Of several teachers, the first lies here, the others in ``teacher-2/``, ...
 """
 
 import json
@@ -28,7 +28,7 @@ from kvlab.results.safe_csv import safe_csv
 
 FORMAT = 2
 JSON_NAME, ARRAYS_NAME, CSV_NAME = "alignment.json", "arrays.safetensors", "heads.csv"
-LEAST_GAIN = 0.0005  # of a fusion, in R^2: the same teacher twice gains 0.00001, and always the same
+LEAST_GAIN = 0.0005  # of a fusion, in R^2: the same teacher twice always gains 0.00001
 FUSION_NAME, OTHER_TEACHER = "fusion.csv", "teacher-{}"
 CSV_COLUMNS = ["kind", "layer", "head", "r2", "error", "cosine", "r2_shuffled", "r2_identity", "n"]
 
@@ -37,8 +37,7 @@ CSV_COLUMNS = ["kind", "layer", "head", "r2", "error", "cosine", "r2_shuffled", 
 class HeadScore:
     """Held-out scores of one student head; error = RSS / TSS = 1 - R^2 of documents not fitted on.
 
-    Standard errors are by jackknife over folds, of which at least three are scored. What was not measured is not a
-    number.
+    Standard errors are by jackknife over at least three scored folds. A value that was not measured is NaN.
     """
 
     kind: str  # "key" | "value"
@@ -81,10 +80,10 @@ class HeadScore:
 
     @property
     def unbeaten(self) -> list[str] | None:
-        """Controls that the score is no better than: not above the mean, shuffled rows and the group mean, or not by
-        more than two standard errors above the token alone and a teacher of random weights (where measured).
+        """Return the controls that the score does not beat; None without a standard error (under three scored folds).
 
-        None where there is no standard error (fewer than three scored folds): not known.
+        It must exceed the mean, shuffled rows and the group mean; and by more than two standard errors the token
+        alone and a teacher of random weights (if measured).
         """
         if not isfinite(self.gain_se):
             return None
@@ -102,13 +101,13 @@ class HeadScore:
 
     @property
     def beats_controls(self) -> bool | None:
-        """Better than every control; None where that is not known."""
+        """Return whether the score beats every control; None if unknown."""
         return None if self.unbeaten is None else not self.unbeaten
 
 
 @dataclass(frozen=True)
 class FusedScore:
-    """One student head explained by all teachers together, on the tokens that all of them cover."""
+    """Held-out scores of one student head from all teachers together, on the tokens that all of them cover."""
 
     kind: str
     layer: int
@@ -120,16 +119,18 @@ class FusedScore:
     gain: float  # over the best single teacher
     gain_se: float
     n: int
-    # On the sample: r2 - that of the best single teacher fused with random weights in the place of the others. Not a
-    # number where that was not measured, and in results of before it was.
+    # On the sample: r2 minus that of the best single teacher fused with random weights in place of the others. NaN if
+    # not measured, and in results of older versions.
     gain_random: float = nan
     gain_random_se: float = nan
     n_control: int = 0  # tokens of the sample that all teachers cover
 
     @property
     def unbeaten(self) -> list[str] | None:
-        """What the fusion is not better than by more than two standard errors and by what is shown at all: "best", the
-        best single teacher; "random", random weights in the place of the others (where measured). None: not known."""
+        """Return what the fusion does not beat by more than two standard errors and LEAST_GAIN; None if unknown.
+
+        "best" is the best single teacher; "random" is random weights in place of the others (if measured).
+        """
         gains = {"best": (self.gain, self.gain_se)}
         if isfinite(self.gain_random):
             gains["random"] = self.gain_random, self.gain_random_se
@@ -139,8 +140,7 @@ class FusedScore:
 
     @property
     def beats_best(self) -> bool | None:
-        """Better than the best single teacher, by more than further features bring (where that was measured); None
-        where that is not known."""
+        """Return whether the fusion beats the best single teacher and random weights (if measured); None if unknown."""
         return None if self.unbeaten is None else not self.unbeaten
 
 
@@ -154,7 +154,7 @@ class TokenView:
 
 @dataclass(frozen=True)
 class Inspected:
-    """A document kept token by token."""
+    """A document with its tokens."""
 
     id: str
     text: str
@@ -165,9 +165,9 @@ class Inspected:
     scored: list[bool]  # per student token: counted in the scores
 
 
-@dataclass(eq=False)  # one is another by identity, as for ``kvlab.results.memo``
+@dataclass(eq=False)  # equal by identity, because ``kvlab.results.memo`` uses it as a key
 class Alignment:
-    """Sessions share it: nothing in it is changed once it is made, and what is computed of it is kept."""
+    """A finished alignment. Sessions share it and cache values derived from it, so nobody may change it."""
 
     settings: dict[str, Any]
     teacher: dict[str, Any]  # Geometry
@@ -180,8 +180,8 @@ class Alignment:
     notes: list[Message]
     versions: dict[str, str]
     capture: dict[str, Any] = field(default_factory=dict)  # self-tests of "teacher" and "student"
-    controls: dict[str, Any] = field(default_factory=dict)  # what the sample was, and the random weights
-    teachers: list[str] = field(default_factory=list)  # all teachers of the analysis; this one among them
+    controls: dict[str, Any] = field(default_factory=dict)  # facts about the sample and the random weights
+    teachers: list[str] = field(default_factory=list)  # all teachers of the analysis, this one included
     fusion: list[FusedScore] = field(default_factory=list)  # of several teachers
     timings: dict[str, float] = field(default_factory=dict)
     prompts: str = ""
@@ -191,7 +191,7 @@ class Alignment:
         self.notes, self.controls = read_messages(self.notes, self.controls)
 
     def table(self) -> pd.DataFrame:
-        """All head scores, one row each."""
+        """Return all head scores, one row each."""
         return self._table.copy()
 
     @cached_property
@@ -201,18 +201,18 @@ class Alignment:
         return pd.DataFrame({name: [getattr(score, name) for score in self.heads] for name in names})
 
     def fusion_table(self) -> pd.DataFrame:
-        """All fused scores, one row each, with a column per teacher."""
+        """Return all fused scores, one row each, with a column per teacher."""
         rows = []
         for score in self.fusion:
-            fields = asdict(score)
+            row = asdict(score)
             for name in ("r2_alone", "weights"):
-                fields |= {f"{name} {number}": value for number, value in enumerate(fields.pop(name), 1)}
-            last = {name: fields.pop(name) for name in ("gain_random", "gain_random_se", "n_control")}
-            rows.append(fields | last)
+                row |= {f"{name} {number}": value for number, value in enumerate(row.pop(name), 1)}
+            last = {name: row.pop(name) for name in ("gain_random", "gain_random_se", "n_control")}
+            rows.append(row | last)
         return pd.DataFrame(rows)
 
     def grid(self, kind: str, column: str) -> np.ndarray:
-        """[Ls, Hs] of one column of the table; not a number where a layer has fewer heads."""
+        """Return one column of the table as [Ls, Hs]; NaN where a layer has fewer heads."""
         chosen = self._table[self._table["kind"] == kind]
         heads = chosen["head"].to_numpy()
         grid = np.full((len(self.student["kv_layers"]), 1 + heads.max()), np.nan)
@@ -220,7 +220,7 @@ class Alignment:
         return grid
 
     def score(self, kind: str, layer: int, head: int) -> HeadScore:
-        """The score of student layer ``layer`` (as numbered in the model) and KV head ``head``."""
+        """Return the score of student layer ``layer`` (as numbered in the model) and KV head ``head``."""
         return self._by_head[kind, layer, head]
 
     @cached_property
@@ -228,7 +228,7 @@ class Alignment:
         return {(score.kind, score.layer, score.head): score for score in self.heads}
 
     def fused(self, kind: str, layer: int, head: int) -> FusedScore:
-        """As ``score``, of all teachers together."""
+        """Return the score of a head from all teachers together."""
         return self._fused_by_head[kind, layer, head]
 
     @cached_property
@@ -236,16 +236,16 @@ class Alignment:
         return {(score.kind, score.layer, score.head): score for score in self.fusion}
 
     def layer_position(self, layer: int) -> int:
-        """Where a student layer stands among those with a cache (the first axis of the arrays)."""
+        """Return the position of a student layer among those with a cache, the first axis of the arrays."""
         return list(self.student["kv_layers"]).index(layer)
 
     def mean(self, kind: str, column: str) -> float:
-        """Over the heads that vary; not a number when none does."""
+        """Return the mean of a column over the heads that vary; NaN if none does."""
         values = self.grid(kind, column)
         return float(values[~np.isnan(values)].mean()) if not np.isnan(values).all() else float("nan")
 
     def summary(self) -> dict[str, dict[str, float]]:
-        """Means over layers and heads, K and V apart."""
+        """Return the means over layers and heads, separately for K and V."""
         return self._summary
 
     @cached_property
@@ -254,22 +254,22 @@ class Alignment:
             *("r2", "r2_identity", "r2_shuffled", "r2_random", "r2_group_mean"),
             *("gain", "gain_random", "cosine", "error_standardised"),
         )
-        return {kind: {c: self.mean(kind, c) for c in columns} for kind in ("key", "value")}
+        return {kind: {column: self.mean(kind, column) for column in columns} for kind in ("key", "value")}
 
     def to_dict(self) -> dict[str, Any]:
-        plain_fields = {of.name: getattr(self, of.name) for of in fields(self) if of.name != "arrays"}
+        without_arrays = {column.name: getattr(self, column.name) for column in fields(self) if column.name != "arrays"}
         return {
             "format": FORMAT,
-            **plain_fields,
-            "heads": [asdict(s) for s in self.heads],
-            "inspected": [asdict(d) for d in self.inspected],
-            "fusion": [asdict(s) for s in self.fusion],
+            **without_arrays,
+            "heads": [asdict(score) for score in self.heads],
+            "inspected": [asdict(document) for document in self.inspected],
+            "fusion": [asdict(score) for score in self.fusion],
             "summary": self.summary(),
         }
 
 
 def write(alignment: Alignment, folder: Path) -> None:
-    """alignment.json, its arrays and heads.csv; the JSON last, so that a reader never finds half a result."""
+    """Write arrays, heads.csv and alignment.json; the JSON last, so that a reader never finds half a result."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / JSON_NAME).unlink(missing_ok=True)
     save_file(alignment.arrays, folder / ARRAYS_NAME)
@@ -280,14 +280,14 @@ def write(alignment: Alignment, folder: Path) -> None:
 
 
 def write_json(result: Any, path: Path) -> None:
-    """Write ``as_json`` in one step: a reader finds all of it or none."""
+    """Write ``as_json`` in one step, so that a reader finds all of it or none."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(as_json(result), encoding="utf-8")
     partial.replace(path)
 
 
 def as_json(result: Any) -> str:
-    """The text of alignment.json or injection.json; ``result`` has a ``to_dict``."""
+    """Return the text of alignment.json or injection.json; ``result`` has a ``to_dict``."""
     return json.dumps(plain(result.to_dict()), ensure_ascii=False, indent=1, allow_nan=False)
 
 
@@ -296,7 +296,7 @@ def heads_csv(alignment: Alignment) -> str:
 
 
 def read(folder: Path) -> Alignment:
-    """Raises AlignError when the folder holds no readable alignment."""
+    """Read the alignment in a folder. Raises AlignError if there is no readable one."""
     try:
         fields = json.loads((folder / JSON_NAME).read_text(encoding="utf-8"))
         if fields.pop("format") != FORMAT:
@@ -326,7 +326,7 @@ def _inspected(fields: dict) -> Inspected:
 
 
 def numbers(value: Any, may_be_none: Collection[str] = ()) -> Any:
-    """What is null in JSON is not a number, but in the fields that may be empty."""
+    """Replace the nulls of JSON by NaN, except in the fields that ``may_be_none``."""
     if isinstance(value, dict):
         return {k: v if v is None and k in may_be_none else numbers(v, may_be_none) for k, v in value.items()}
     if isinstance(value, list):
@@ -335,16 +335,16 @@ def numbers(value: Any, may_be_none: Collection[str] = ()) -> Any:
 
 
 def worst_head(alignment: Alignment) -> tuple[str, int, int]:
-    """Kind, layer and head of the largest error among the keys."""
+    """Return kind, layer and head of the largest error among the keys."""
     keys = (score for score in alignment.heads if score.kind == "key")
     worst = max(keys, key=lambda score: -1 if isnan(score.error) else score.error)
     return worst.kind, worst.layer, worst.head
 
 
 def mean_of_heads(error: np.ndarray) -> np.ndarray:
-    """[Ls, Hs, Ts] -> [Ts]: over the heads that have an error there; layers with fewer heads are padded with NaN."""
+    """Average [Ls, Hs, Ts] -> [Ts] over the heads with an error at each token; missing heads are NaN."""
     total, count = np.zeros(error.shape[-1]), np.zeros(error.shape[-1], dtype=int)
-    for layer in error:  # one by one: a copy of them all is hundreds of megabytes in a large model
+    for layer in error:  # one by one: a copy of all is hundreds of megabytes for a large model
         known = ~np.isnan(layer)
         total += np.where(known, layer, 0).sum(0)
         count += known.sum(0)
@@ -352,13 +352,13 @@ def mean_of_heads(error: np.ndarray) -> np.ndarray:
 
 
 def read_messages(notes: Sequence[object], facts: Mapping[str, Any]) -> tuple[list[Message], dict[str, Any]]:
-    """Notes as Messages, and ``facts`` in which the word on the control by random weights is one."""
+    """Return notes as Messages, and ``facts`` with its ``random_teacher`` as a Message."""
     words = {name: Message.read(facts[name]) for name in ("random_teacher",) if name in facts}
     return [Message.read(note) for note in notes], {**facts, **words}
 
 
 def plain(value: Any) -> Any:
-    """JSON has no NaN: what could not be measured is null. A Message is its template and values."""
+    """Return a value for JSON: NaN and infinity become null, a Message its template and values."""
     if isinstance(value, Message):
         return value.to_dict()
     if isinstance(value, dict):

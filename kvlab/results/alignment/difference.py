@@ -1,4 +1,4 @@
-"""Two analyses compared head by head: the differences, their figure, their sentences and tables."""
+"""Compare two analyses head by head: the differences, their figure, their sentences and tables."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from kvlab.request.align import prompt_source
 from kvlab.results.alignment.data import Alignment
 from kvlab.results.cells import Cell, cell_map, diverging
 from kvlab.results.style import DIFFERENCE_SCALE, KIND_NAME, VERDICT_MARKS, plus_minus, written
-from kvlab.results.words import points, together, whole
+from kvlab.results.words import points, sentences, together, whole
 
 
 @dataclass(frozen=True)
 class HeadDifference:
-    """One student head in both analyses. What was not measured is not a number."""
+    """One student head in both analyses. A value that was not measured is NaN."""
 
     kind: str  # "key" | "value"
     layer: int  # as numbered in the student
@@ -34,42 +34,42 @@ class HeadDifference:
 
     @cached_property
     def difference(self) -> float:
-        """R² of B minus R² of A."""
+        """Return R² of B minus R² of A."""
         return self.r2_b - self.r2_a
 
     @cached_property
     def se(self) -> float:
-        """Of the difference, of two independent estimates: sqrt(se_a² + se_b²). Not a number unless both have one."""
+        """Return sqrt(se_a² + se_b²), the standard error of two independent estimates; NaN unless both have one."""
         return hypot(self.se_a, self.se_b) if isfinite(self.se_a) and isfinite(self.se_b) else float("nan")
 
     @cached_property
     def clear(self) -> bool | None:
-        """More than two standard errors from zero; None where that is not known."""
+        """Return whether the difference is more than two standard errors from zero; None if unknown."""
         known = isfinite(self.difference) and isfinite(self.se)
         return abs(self.difference) > 2 * self.se if known else None
 
 
 def matched(a: Alignment, b: Alignment) -> list[HeadDifference]:
-    """Every head of the student, in the order of A; empty where the two students do not have the same heads."""
-    of_b = {(s.kind, s.layer, s.head): s for s in b.heads}
-    if {(s.kind, s.layer, s.head) for s in a.heads} != set(of_b):
+    """Pair every head of the student, in the order of A; empty if the students do not have the same heads."""
+    scores_b = {(s.kind, s.layer, s.head): s for s in b.heads}
+    if {(s.kind, s.layer, s.head) for s in a.heads} != set(scores_b):
         return []
-    pairs = [(score, of_b[score.kind, score.layer, score.head]) for score in a.heads]
+    pairs = [(score, scores_b[score.kind, score.layer, score.head]) for score in a.heads]
     return [HeadDifference(s.kind, s.layer, s.head, s.r2, t.r2, s.se, t.se, s.n, t.n) for s, t in pairs]
 
 
 LEAST_RANGE = 0.02  # of the colours; a smaller range would paint noise
-OUTLINE = "#009E73"  # the student's orange would not be seen on this map's
-# Shares of the range from which white is easier to read than black: orange is brighter than purple.
+OUTLINE = "#009E73"  # the student's orange would not stand out on this map
+# Shares of the range from which white is easier to read than black. Orange is brighter than purple.
 WHITE_ON_ORANGE, WHITE_ON_PURPLE = 0.79, 0.62
 
 
 def difference_heatmap(
     alignment: Alignment, differences: Sequence[HeadDifference], kind: str, selected: tuple[int, int] | None = None
 ) -> go.Figure:
-    """K and V share one range. ``alignment``: either of the two; “=” within two standard errors of none."""
+    """Draw the differences of K or V; both share one range. ``alignment``: A or B; “=” marks an unclear difference."""
     limit = max([LEAST_RANGE, *(abs(head.difference) for head in differences if isfinite(head.difference))])
-    with speaking(current()):  # asked once, not for every word of thousands of cells
+    with speaking(current()):  # look up the language once, not for every word of thousands of cells
         cells = _cells([head for head in differences if head.kind == kind], limit)
     colours = diverging(DIFFERENCE_SCALE, limit, say("R² of B<br>− R² of A"))
     title = say("{kind}: R² of B − R² of A, held out", kind=KIND_NAME[kind])
@@ -107,9 +107,9 @@ DIFFERENCE_MEANING = phrase(
     "+ s.e. of B²), as of independent texts; on the same text it is usually too large. Of many heads some are beyond "
     "it by chance: where two analyses differ by their texts alone, one in ten and more, and often many together."
 )
-# Of compared_settings: what was read.
+# The names in compared_settings that describe the text.
 TEXT = (phrase("prompts"), phrase("documents (SHA-256)"), phrase("calibration documents"), phrase("student tokens"))
-CONTROLS = (  # their words, the column of their R²
+CONTROLS = (  # words, column of R²
     (phrase("teacher"), "r2"),
     (phrase("token identity"), "r2_identity"),
     (phrase("random weights"), "r2_random"),
@@ -123,15 +123,15 @@ NOT_CLEAR = {
 
 
 def difference_sentence(differences: Sequence[HeadDifference]) -> str:
-    """The finding in one sentence."""
-    means = []
+    """Say the finding in one sentence."""
+    means, heads = [], []
     for kind, name in KIND_NAME.items():
-        found = _varying(differences, kind)
-        if found:
-            means.append(_more(sum(d.difference for d in found) / len(found), name))
+        varying = _varying(differences, kind)
+        if varying:
+            means.append(_more(sum(d.difference for d in varying) / len(varying), name))
+        heads += varying
     if not means:
         return say("No head varies in both analyses, so there is nothing to compare.")
-    heads = [d for kind in KIND_NAME for d in _varying(differences, kind)]
     explained = together(means)
     if any(d.clear is None for d in heads):
         return say(
@@ -139,31 +139,33 @@ def difference_sentence(differences: Sequence[HeadDifference]) -> str:
             "whether that is more than chance is not known.",
             means=explained,
         )
-    more, less = (sum(bool(d.clear) and sign * d.difference > 0 for d in heads) for sign in (1, -1))
+    more = sum(bool(d.clear) and d.difference > 0 for d in heads)
+    less = sum(bool(d.clear) and d.difference < 0 for d in heads)
+    counts = {"n": len(heads), "more": more, "less": less, "alike": len(heads) - more - less}
     return say(
         "On held-out text, B explains {means} than A, averaged over heads; of {n} heads, B is higher in {more} and "
         "lower in {less} by more than two standard errors, and {alike} cannot be told apart.",
         means=explained,
-        **{"n": len(heads), "more": more, "less": less, "alike": len(heads) - more - less},
+        **counts,
     )
 
 
 def one_difference_sentence(head: HeadDifference) -> str:
-    """One head in words."""
+    """Say the difference of one head."""
     name = KIND_NAME[head.kind]
     if not isfinite(head.difference):
         return say("Its {kind} does not vary in one of the analyses, so nothing is compared.", kind=name)
     values = {"b": whole(head.r2_b), "n_b": head.n_b, "a": whole(head.r2_a), "n_a": head.n_a, "kind": name}
-    found = say(
+    words = say(
         "B explains {b} of {kind} on held-out text (n = {n_b:,} tokens), A {a} (n = {n_a:,}): {difference} R².",
         difference=written(head.difference, sign="+") + plus_minus(head.se),
         **values,
     )
-    return found if head.clear else say(" ").join([found, say(NOT_CLEAR[head.clear])])
+    return words if head.clear else sentences(words, say(NOT_CLEAR[head.clear]))
 
 
 def shapes_sentence(a: Alignment, b: Alignment) -> str:
-    """Why heads cannot be matched."""
+    """Say why heads cannot be matched."""
     return say(
         "The heads cannot be compared one by one, because the students have different shapes: A is {a}, B is {b}. "
         "Choose an analysis whose student has the same layers and KV heads; the means below can be compared.",
@@ -173,24 +175,24 @@ def shapes_sentence(a: Alignment, b: Alignment) -> str:
 
 
 def means_table(a: Alignment, b: Alignment) -> pd.DataFrame:
-    """Means over heads of both analyses, K and V apart."""
+    """Return the means over heads of both analyses, separately for K and V."""
     rows = []
     for kind, name in KIND_NAME.items():
-        for of, column in CONTROLS:
-            first, second = a.mean(kind, column), b.mean(kind, column)
-            rows.append({"K/V": name, "R² of": say(of), "A": first, "B": second, "B − A": second - first})
+        for words, column in CONTROLS:
+            mean_a, mean_b = a.mean(kind, column), b.mean(kind, column)
+            rows.append({"K/V": name, "R² of": say(words), "A": mean_a, "B": mean_b, "B − A": mean_b - mean_a})
     return pd.DataFrame(rows)
 
 
 def differences_table(differences: Sequence[HeadDifference]) -> pd.DataFrame:
-    """Every head, one row each."""
+    """Return the differences, one row per head."""
     columns = ("layer", "head", "difference", "se", "clear", "r2_a", "se_a", "n_a", "r2_b", "se_b", "n_b")
     rows = [{"kind": KIND_NAME[d.kind], **{name: getattr(d, name) for name in columns}} for d in differences]
     return pd.DataFrame(rows)
 
 
 def compared_settings(alignment: Alignment) -> dict[str, Any]:
-    """All that may make two analyses differ: models, text, settings and versions."""
+    """Return everything that may make two analyses differ: models, text, settings and versions."""
     data = alignment.data
     return {
         "teacher": alignment.teacher["name"],
@@ -210,13 +212,13 @@ def _varying(differences: Sequence[HeadDifference], kind: str) -> list[HeadDiffe
 
 
 def _more(gain: float, kind: str) -> str:
-    """+0.021 -> 2 points more of K."""
+    """Write a gain: +0.021 -> 2 points more of K."""
     words = phrase("{points} more of {kind}") if gain >= 0 else phrase("{points} less of {kind}")
     return say(words, points=points(abs(gain)).lstrip("+"), kind=kind)
 
 
 def _shape(alignment: Alignment) -> str:
-    """demo/student with 4 layers of 2 KV heads."""
+    """Describe a student: demo/student with 4 layers of 2 KV heads."""
     heads = [shape[0] for shape in alignment.student["layer_shapes"]]
     runs = [(len(list(same)), count) for count, same in groupby(heads)]
     parts = [_layers(n, count) for n, count in runs[:4]] + [say("others")] * (len(runs) > 4)
@@ -224,6 +226,6 @@ def _shape(alignment: Alignment) -> str:
 
 
 def _layers(layers: int, heads: int) -> str:
-    """4 layers of 2 KV heads."""
-    of = plural(heads, "{n} KV head", "{n} KV heads")
-    return plural(layers, "{n} layer of {heads}", "{n} layers of {heads}", heads=of)
+    """Describe layers: 4 layers of 2 KV heads."""
+    kv_heads = plural(heads, "{n} KV head", "{n} KV heads")
+    return plural(layers, "{n} layer of {heads}", "{n} layers of {heads}", heads=kv_heads)

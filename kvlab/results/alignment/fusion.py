@@ -1,4 +1,4 @@
-"""Several teachers fused: the gain over the best single one per student head, and one head in parts."""
+"""Draw the fusion of several teachers: the gain over the best single one per student head, and one head in parts."""
 
 from math import isfinite
 
@@ -14,7 +14,7 @@ DARK_FROM = 0.55  # share of the range from which white is easier to read
 
 
 def gain_heatmap(alignment: Alignment, kind: str, selected: tuple[int, int] | None = None) -> go.Figure:
-    """Held-out R² that all teachers together add to the best single one; “=” where that is no gain (``beats_best``)."""
+    """Draw the held-out R² that all teachers add to the best single one; “=” marks no gain (``beats_best``)."""
     gains = [abs(score.gain) for score in alignment.fusion if isfinite(score.gain)]
     limit = max(LEAST_RANGE, *gains) if gains else LEAST_RANGE
     cells = [
@@ -50,7 +50,7 @@ def _hover(score: FusedScore, teachers: list[str]) -> str:
 
 
 def fused_parts(score: FusedScore, teachers: list[str]) -> go.Figure:
-    """R² of all teachers together and of each alone, on the same tokens."""
+    """Draw R² of all teachers together and of each alone, on the same tokens."""
     names = [say("fused"), *(f"{number} {name}" for number, name in enumerate(teachers, 1))]
     return _bars(
         names,
@@ -62,7 +62,7 @@ def fused_parts(score: FusedScore, teachers: list[str]) -> go.Figure:
 
 
 def fusion_weights(score: FusedScore, teachers: list[str]) -> go.Figure:
-    """What each teacher's prediction counts in the fused one."""
+    """Draw the weight of each teacher's prediction in the fused one."""
     names = [f"{number} {name}" for number, name in enumerate(teachers, 1)]
     axis = say("weight of its prediction, mean over folds")
     return _bars(names, score.weights, [TEACHER_COLOUR] * len(teachers), axis)

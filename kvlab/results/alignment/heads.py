@@ -1,4 +1,4 @@
-"""The heads of an analysis: error maps, controls, contributions, and the worst tokens of a head."""
+"""Draw the heads of an analysis: error maps, controls, contributions, and the worst tokens of a head."""
 
 from collections.abc import Sequence
 from math import isfinite
@@ -25,8 +25,8 @@ from kvlab.results.style import (
     written,
 )
 
-DARK_BELOW = 0.45  # white is easier to read than black on the map's colours up to here
-LOWEST_SHOWN = -1.0  # of R^2; a bar that goes lower is cut, its number is written
+DARK_BELOW = 0.45  # up to this error, white is easier to read than black on the map's colours
+LOWEST_SHOWN = -1.0  # of R^2; a lower bar is cut, and its number written
 ERROR_COLOURS = {"colorscale": ERROR_SCALE, "zmin": 0.0, "zmax": 1.0}
 ERROR_TICKS = [0, 0.25, 0.5, 0.75, 1]
 CONTRIBUTIONS = (  # array, words, colour
@@ -36,7 +36,7 @@ CONTRIBUTIONS = (  # array, words, colour
 
 
 def error_heatmap(alignment: Alignment, kind: str, selected: tuple[int, int] | None = None) -> go.Figure:
-    """Projection error per student layer and KV head. ``selected`` is (layer as numbered, head)."""
+    """Draw the projection error per student layer and KV head. ``selected`` is (layer as numbered, head)."""
     bar = {"title": {"text": say("error<br>1 − R²")}, "thickness": 12, "tickvals": ERROR_TICKS}
     title = say("{kind} projection error, held out", kind=KIND_NAME[kind])
     colours = {**ERROR_COLOURS, "colorbar": bar}
@@ -61,7 +61,7 @@ def _error_cells(alignment: Alignment, kind: str) -> list[Cell]:
 
 
 def hover(score: HeadScore) -> str:
-    """One cell in words."""
+    """Describe one cell in words."""
     lines = [
         say("{kind} layer {layer}, head {head}", kind=KIND_NAME[score.kind], layer=score.layer, head=score.head),
         say("error {error:.3f} (R² {r2:.3f} ± {se:.3f})", error=score.error, r2=score.r2, se=score.se),
@@ -74,7 +74,7 @@ def hover(score: HeadScore) -> str:
 
 
 def control_values(score: HeadScore) -> list[tuple[str, float, float, int]]:
-    """(name, R², its standard error, n) of a head and of all that it is compared with; NaN where there is none."""
+    """Return (name, R², its standard error, n) of a head and of each of its controls; NaN if missing."""
     none = float("nan")
     return [
         (say("teacher"), score.r2, score.se, score.n),
@@ -87,7 +87,7 @@ def control_values(score: HeadScore) -> list[tuple[str, float, float, int]]:
 
 
 def controls(score: HeadScore) -> go.Figure:
-    """R² of one head beside what it must beat."""
+    """Draw R² of one head beside its controls."""
     rows = [row for row in control_values(score) if isfinite(row[1])]
     shown = [max(value, LOWEST_SHOWN) for _, value, _, _ in rows]
     errors = [error if isfinite(error) else None for _, _, error, _ in rows]
@@ -111,14 +111,14 @@ def controls(score: HeadScore) -> go.Figure:
 
 
 def contribution_table(alignment: Alignment, kind: str, layer: int, head: int) -> pd.DataFrame:
-    """One row per teacher head: R² lost without it, and of it alone."""
+    """Return one row per teacher head: R² lost without it, and R² of it alone."""
     position = alignment.layer_position(layer)
-    of = {name: alignment.arrays[f"contribution.{kind}.{name}"][position, head] for name in ("without", "alone")}
-    return pd.DataFrame({"teacher_head": range(len(of["alone"]))} | of).dropna(ignore_index=True)
+    r2 = {name: alignment.arrays[f"contribution.{kind}.{name}"][position, head] for name in ("without", "alone")}
+    return pd.DataFrame({"teacher_head": range(len(r2["alone"]))} | r2).dropna(ignore_index=True)
 
 
 def contributions(alignment: Alignment, kind: str, layer: int, head: int) -> go.Figure:
-    """Which teacher heads a student head is built from: held-out R² lost without each, and of each alone."""
+    """Draw the teacher heads behind a student head: held-out R² lost without each, and R² of each alone."""
     position = alignment.layer_position(layer)
     figure = go.Figure()
     for name, words, colour in CONTRIBUTIONS:
@@ -138,7 +138,7 @@ def contributions(alignment: Alignment, kind: str, layer: int, head: int) -> go.
 def token_errors(
     alignment: Alignment, number: int, kind: str, layer: int, head: int, window: tuple[int, int] | None = None
 ) -> go.Figure:
-    """Error of one head along the student's tokens of an inspected document; ``window``: first and last token drawn."""
+    """Draw the error of one head along the student's tokens of a document; ``window``: first and last token drawn."""
     document = alignment.inspected[number]
     error = alignment.arrays[f"document.{number}.error.{kind}"][alignment.layer_position(layer), head]
     figure = go.Figure()
@@ -147,16 +147,16 @@ def token_errors(
     first, last = window or (0, len(error) - 1)
     inside = (positions >= first) & (positions <= last)
     left_out = say("left out: sink or special token")
-    for chosen, name, colour in ((scored, say("scored"), KIND_COLOUR[kind]), (~scored, left_out, NEUTRAL)):
-        chosen = chosen & inside & ~np.isnan(error)
-        if not chosen.any():
+    for group, name, colour in ((scored, say("scored"), KIND_COLOUR[kind]), (~scored, left_out, NEUTRAL)):
+        drawn = np.flatnonzero(group & inside & ~np.isnan(error))
+        if not len(drawn):
             continue
         figure.add_bar(
-            x=positions[chosen].tolist(),
-            y=error[chosen].tolist(),
+            x=drawn.tolist(),
+            y=error[drawn].tolist(),
             name=name,
             marker_color=colour,
-            customdata=[visible(document.student_tokens[i]) for i in np.flatnonzero(chosen)],
+            customdata=[visible(document.student_tokens[i]) for i in drawn],
             hovertemplate=say("token %{x} “%{customdata}”<br>error %{y:.2f}") + "<extra></extra>",
         )
     figure.add_hline(y=1, line={"dash": "dot", "width": 1.5, "color": NEUTRAL})
@@ -173,18 +173,18 @@ CONTEXT = 36  # characters of the text on either side
 def worst_tokens(
     alignment: Alignment, kind: str, layer: int, head: int, numbers: Sequence[int], count: int
 ) -> pd.DataFrame:
-    """The ``count`` scored tokens of these documents with the largest error, the worst first. Whitespace is visible."""
+    """Return the ``count`` scored tokens of these documents with the largest error, the worst first."""
     position = alignment.layer_position(layer)
-    found = []
+    candidates = []  # (error, document, token)
     for number in numbers:
         document = alignment.inspected[number]
         error = alignment.arrays[f"document.{number}.error.{kind}"][position, head]
         scored = np.flatnonzero(np.array(document.scored, dtype=bool) & ~np.isnan(error))
         worst = scored[np.argsort(-error[scored], kind="stable")[:count]]
-        found += [(float(error[i]), number, int(i)) for i in worst]
-    found.sort(key=lambda of: -of[0])
+        candidates += [(float(error[i]), number, int(i)) for i in worst]
+    candidates.sort(key=lambda candidate: -candidate[0])
     columns = ["document", "token", "byte", "error", "before", "text", "after", "read_from"]
-    return pd.DataFrame([_row(alignment, *of) for of in found[:count]], columns=columns)
+    return pd.DataFrame([_row(alignment, *candidate) for candidate in candidates[:count]], columns=columns)
 
 
 def _row(alignment: Alignment, error: float, number: int, i: int) -> list:
@@ -195,15 +195,15 @@ def _row(alignment: Alignment, error: float, number: int, i: int) -> list:
 
 
 def context(text: str, token: TokenView) -> tuple[str, str]:
-    """What stands before and after a token, cut to CONTEXT characters; halves of a character are left out."""
-    written = text.encode()
-    before, after = written[: token.start].decode(errors="ignore"), written[token.end :].decode(errors="ignore")
+    """Return the text before and after a token, cut to CONTEXT characters, without halves of a character."""
+    data = text.encode()
+    before, after = data[: token.start].decode(errors="ignore"), data[token.end :].decode(errors="ignore")
     cut_before, cut_after = "…" * (len(before) > CONTEXT), "…" * (len(after) > CONTEXT)
     return cut_before + visible(before[-CONTEXT:]), visible(after[:CONTEXT]) + cut_after
 
 
 def read_from(alignment: Alignment, number: int, i: int) -> str:
-    """The teacher tokens whose cache stands for student token ``i`` under the rule of the analysis."""
+    """Return the teacher tokens whose cache stands for student token ``i`` under the rule of the analysis."""
     rule, document = alignment.settings["time"], alignment.inspected[number]
     if rule not in alignment.timeline["rules"]:
         return say("other steps for each teacher head")
@@ -215,9 +215,9 @@ def _steps(document: Inspected, rule: str, i: int, index: float) -> list[int]:
     if np.isnan(index):
         return []
     if known(rule).mixes == "bytes":
-        own = document.student_tokens[i]
+        start, end = document.student_tokens[i].start, document.student_tokens[i].end
         tokens = enumerate(document.teacher_tokens)
-        return [n for n, t in tokens if not t.special and t.start < own.end and t.end > own.start]
+        return [n for n, token in tokens if not token.special and token.start < end and token.end > start]
     if known(rule).mixes == "neighbours":
         return sorted({int(np.floor(index)), int(np.ceil(index))})
     return [round(index)]

@@ -1,4 +1,4 @@
-"""The layers of an analysis: which teacher layers were chosen, and how similar all pairs are."""
+"""Show the layers of an analysis: the chosen teacher layers, and the similarity of all pairs."""
 
 from collections import Counter
 from math import ceil, floor
@@ -20,33 +20,36 @@ MATRICES = {  # array -> title, words of the hover
     "cka": (phrase("unbiased CKA with the teacher"), "CKA"),
     "own": (phrase("the student with itself, the ceiling"), "CKA"),
 }
-NOTHING = "rgba(138,143,152,0.22)"  # grey, on white and on black: no cache in that layer, or not searched
+NOTHING = "rgba(138,143,152,0.22)"  # grey on white and on black: the layer has no cache, or was not searched
 
 
 def chosen(alignment: Alignment, kind: str) -> dict[int, list[int]]:
-    """Teacher layers of each student layer, both numbered as in the models."""
+    """Return the teacher layers of each student layer, both numbered as in the models."""
     return dict(zip(alignment.student["kv_layers"], alignment.layer_map["teacher_layers"][kind]))
 
 
 def similarity(alignment: Alignment, kind: str, name: str) -> go.Figure:
-    """One matrix of MATRICES over the layers as numbered in the models; the chosen layers are outlined."""
+    """Draw one matrix of MATRICES over the layers as numbered in the models, with the chosen layers outlined."""
     title, words = MATRICES[name]
     across = alignment.student if name == "own" else alignment.teacher
-    values = np.full((alignment.student["layers"], across["layers"]), np.nan)  # where a layer keeps no cache
+    values = np.full((alignment.student["layers"], across["layers"]), np.nan)  # NaN for a layer without a cache
     values[np.ix_(alignment.student["kv_layers"], across["kv_layers"])] = alignment.arrays[f"similarity.{kind}.{name}"]
     legible = max(values.shape) <= CELL_TEXT_UP_TO
+    gap = 2 if legible else 0
     lowest, highest = _r2_range(alignment) if name == "r2" else (0.0, 1.0)
-    of_student = say("student layer")
-    of_other = of_student if name == "own" else say("teacher layer")
-    where = say("{student} %{{y}}, {other} %{{x}}", student=of_student, other=of_other)
+    y_title = say("student layer")
+    x_title = y_title if name == "own" else say("teacher layer")
+    where = say("{student} %{{y}}, {other} %{{x}}", student=y_title, other=x_title)
     figure = go.Figure(
         go.Heatmap(
             z=finite_or_none(values),
             x=list(range(values.shape[1])),
             y=list(range(values.shape[0])),
-            **{"zmin": lowest, "zmax": highest},
+            zmin=lowest,
+            zmax=highest,
             colorscale=R2_SCALE if name == "r2" else CKA_SCALE,
-            **dict.fromkeys(("xgap", "ygap"), 2 if legible else 0),
+            xgap=gap,
+            ygap=gap,
             text=[["" if np.isnan(v) else f"{v:.2f}" for v in row] for row in values] if legible else None,
             texttemplate="%{text}" if legible else None,
             hoverongaps=False,
@@ -58,24 +61,25 @@ def similarity(alignment: Alignment, kind: str, name: str) -> go.Figure:
         _outline(figure, chosen(alignment, kind), 2.5 if legible else 1.8)
     every = max(1, -(-max(values.shape) // CELL_TEXT_UP_TO))  # labels of 64 layers would overlap
     ticks = {"tickmode": "linear", "tick0": 0, "dtick": every, "showgrid": False, "zeroline": False}
-    figure.update_xaxes(title=of_other, range=[-0.5, values.shape[1] - 0.5], **ticks)
-    figure.update_yaxes(title=of_student, range=[values.shape[0] - 0.5, -0.5], **ticks)
+    figure.update_xaxes(title=x_title, range=[-0.5, values.shape[1] - 0.5], **ticks)
+    figure.update_yaxes(title=y_title, range=[values.shape[0] - 0.5, -0.5], **ticks)
     height = min(640, max(250, 96 + 40 * values.shape[0]))
     heading = {"text": say("{kind}: {title}", kind=KIND_NAME[kind], title=say(title)), "font": {"size": 15}}
     return layout(figure, height, title=heading, plot_bgcolor=NOTHING)
 
 
 def _r2_range(alignment: Alignment) -> tuple[float, float]:
-    """From the worst to the best layer, in tenths; one range for K and V. Neighbouring layers differ by little."""
-    both = np.concatenate([alignment.arrays[f"similarity.{kind}.r2"].ravel() for kind in KIND_NAME])
-    known = both[~np.isnan(both)].clip(0, 1)
+    """Return the range from the worst to the best layer of K and V, in tenths: neighbouring layers differ by little."""
+    r2 = np.concatenate([alignment.arrays[f"similarity.{kind}.r2"].ravel() for kind in KIND_NAME])
+    known = r2[~np.isnan(r2)].clip(0, 1)
     if not len(known):
         return 0.0, 1.0
-    return floor(known.min() * 10) / 10, max(ceil(known.max() * 10), floor(known.min() * 10) + 1) / 10
+    lowest, highest = floor(known.min() * 10), ceil(known.max() * 10)
+    return lowest / 10, max(highest, lowest + 1) / 10
 
 
 def _outline(figure: go.Figure, layers: dict[int, list[int]], thick: float) -> None:
-    """Boxes around the chosen cells, as one trace; white beneath, so that they stand out on every colour."""
+    """Draw boxes around the chosen cells, with white beneath, so that they stand out on every colour."""
     x: list[float | None] = []
     y: list[float | None] = []
     for student, teachers in layers.items():
@@ -101,9 +105,11 @@ AMONG = {
 
 
 def layers_sentence(alignment: Alignment) -> str:
-    """How the teacher layers were chosen, on what."""
-    layer_map, time = alignment.layer_map, alignment.settings["time"]
-    measured = ANY if not known(time).reads_bytes else EXACT if known(time).own_tokens else EXACT_HERE
+    """Say how the teacher layers were chosen, and on which tokens."""
+    layer_map, rule = alignment.layer_map, known(alignment.settings["time"])
+    measured = ANY
+    if rule.reads_bytes:
+        measured = EXACT if rule.own_tokens else EXACT_HERE
     fields = {"measured": say(measured, n=layer_map["rows"]), "split": split(alignment)}
     fields["among"] = say(AMONG[layer_map["search"]], n=len(alignment.teacher["kv_layers"]))
     if layer_map["rule"] == "heldout" and "similarity.key.r2" in alignment.arrays:
@@ -122,23 +128,23 @@ def layers_sentence(alignment: Alignment) -> str:
 
 
 def layer_sentence(alignment: Alignment, layer: int) -> str:
-    """From which teacher layers one student layer is explained."""
+    """Say which teacher layers explain one student layer."""
     parts = []
     for kind, name in KIND_NAME.items():
         layers = chosen(alignment, kind)[layer]
         values = {"kind": name, "layers": listed(layers)}
-        which = plural(
+        part = plural(
             len(layers), "{kind} from teacher layer {layers}", "{kind} from teacher layers {layers}", **values
         )
         if best := best_alone(alignment, kind, layer):
             alone = {"layer": best[0], "r2": best[1]}
-            which = say("{which} (held-out R² of the best alone: {r2:.2f}, layer {layer})", which=which, **alone)
-        parts.append(which)
+            part = say("{which} (held-out R² of the best alone: {r2:.2f}, layer {layer})", which=part, **alone)
+        parts.append(part)
     return say("Student layer {layer} is explained: {parts}.", layer=layer, parts=together(parts))
 
 
 def best_alone(alignment: Alignment, kind: str, layer: int) -> tuple[int, float] | None:
-    """The teacher layer that explains a student layer best on its own, and its R²; None where not searched."""
+    """Return the teacher layer that explains a student layer best on its own, and its R²; None if not searched."""
     singles = alignment.arrays.get(f"similarity.{kind}.r2")
     row = singles[alignment.layer_position(layer)] if singles is not None else np.array([np.nan])
     if np.isnan(row).all():
@@ -147,21 +153,21 @@ def best_alone(alignment: Alignment, kind: str, layer: int) -> tuple[int, float]
 
 
 def ceiling_sentence(alignment: Alignment, kind: str) -> str:
-    """What a CKA must be compared with: chance, and how alike the student's own layers are."""
+    """Say what to compare a CKA with: chance, and the similarity of the student's own layers."""
     between, null, own = (alignment.arrays[f"similarity.{kind}.{name}"] for name in ("cka", "cka_shuffled", "own"))
     parts = [
         say("{kind}: CKA with the teacher up to {cka}", kind=KIND_NAME[kind], cka=number(_most(between))),
         say("shuffled rows reach at most {cka}", cka=number(_most(null))),
     ]
-    beside = np.diagonal(own, 1)
-    if len(beside) and not np.isnan(beside).all():
+    neighbours = np.diagonal(own, 1)
+    if len(neighbours) and not np.isnan(neighbours).all():
         words = phrase("neighbouring student layers have {cka:.2f} with each other (at 1 nothing tells them apart)")
-        parts.append(say(words, cka=np.nanmean(beside)))
+        parts.append(say(words, cka=np.nanmean(neighbours)))
     return say("{clauses}.", clauses=clauses(parts))
 
 
 def chosen_table(alignment: Alignment) -> pd.DataFrame:
-    """The chosen teacher layers of each student layer, and what speaks for them."""
+    """Return the chosen teacher layers of each student layer, and the reasons for them."""
     rows = []
     for kind, name in KIND_NAME.items():
         by_fold = alignment.layer_map["by_fold"][kind]
@@ -186,7 +192,7 @@ def chosen_table(alignment: Alignment) -> pd.DataFrame:
 
 @once
 def layer_pairs(alignment: Alignment) -> pd.DataFrame:
-    """Every number of the matrices, one pair of layers a row."""
+    """Return every number of the matrices, one row per pair of layers."""
     teachers, rows = alignment.teacher["kv_layers"], []
     for kind, name in KIND_NAME.items():
         matrices = {m: alignment.arrays.get(f"similarity.{kind}.{m}") for m in ("cka", "cka_shuffled", "r2")}

@@ -1,4 +1,4 @@
-"""What the views of one head and of one timeline show, one sentence each, with n, split and control."""
+"""Say what each view of one head and of one timeline shows, in one sentence, with n, split and control."""
 
 import numpy as np
 import pandas as pd
@@ -12,47 +12,50 @@ from kvlab.results.alignment.rules import rules_table
 from kvlab.results.alignment.spectrum import spectrum_table
 from kvlab.results.alignment.timeline import shapes
 from kvlab.results.style import KIND_NAME, plus_minus, written
-from kvlab.results.words import whole
+from kvlab.results.words import sentences, whole
 
 MOST_OF = 0.9  # of the variance
 
 
 def contribution_sentence(alignment: Alignment, kind: str, layer: int, head: int) -> str:
-    """The teacher head that is missed most, and the one that says most alone."""
+    """Name the teacher head whose loss costs most, and the one that explains most alone."""
     frame, score = contribution_table(alignment, kind, layer, head), alignment.score(kind, layer, head)
     if frame.empty:
         return say("Nothing is scored here, so no teacher head contributes.")
     missed, alone = frame.loc[frame["without"].idxmax()], frame.loc[frame["alone"].idxmax()]
     most = {"missed": int(missed["teacher_head"]), "lost": written(float(missed["without"]))}
     most |= {"alone": int(alone["teacher_head"]), "reached": written(float(alone["alone"]))}
+    scores = {"all": written(score.r2), "n": f"{score.n:,}", "identity": written(score.r2_identity)}
     return say(
         "Without teacher head {missed} R² falls most, by {lost}; alone, head {alone} reaches most, {reached}; all "
         "together {all}. In all chosen layers, held out ({folds} folds by document), n = {n} tokens; the token alone "
         "reaches {identity}.",
         **most,
-        **{"all": written(score.r2), "n": f"{score.n:,}", "identity": written(score.r2_identity)},
+        **scores,
         folds=alignment.data["folds"],
     )
 
 
 def spectrum_sentence(alignment: Alignment, kind: str, layer: int, head: int) -> str:
-    """How the largest directions fare beside all the others."""
+    """Compare the largest directions with the others."""
     frame, score = spectrum_table(alignment, kind, layer, head), alignment.score(kind, layer, head)
     needed = int((frame["cumulative"] < MOST_OF).sum()) + 1
     large, small = frame[:needed], frame[needed:]
     first = frame.iloc[0]
-    one = {"share": whole(first["share"]), "error": written(first["error"], 2), "se": written(first["se"], 2)}
-    head = {"folds": alignment.data["folds"], "tokens": f"{score.n:,}", "total": written(score.error, 3)}
+    largest = {"share": whole(first["share"]), "error": written(first["error"], 2), "se": written(first["se"], 2)}
+    of_head = {"folds": alignment.data["folds"], "tokens": f"{score.n:,}", "total": written(score.error, 3)}
+    directions = {"identity": written(first["error_identity"], 2), "n": needed, "all": len(frame)}
     return say(
         "The largest direction holds {share} of {name}’s variance and has error {error} ± {se} (the token alone: "
         "{identity}). {n} of {all} directions hold {most} of the variance: error {large} on them{rest}. Held out "
         "({folds} folds by document), n = {tokens} tokens; weighted by share, the errors sum to the head’s {total}.",
-        **{"name": KIND_NAME[kind], "identity": written(first["error_identity"], 2), "n": needed, "all": len(frame)},
+        **directions,
         most=whole(large["share"].sum()),
         large=written(_weighted(large), 2),
         rest=say(", {small} on the others", small=written(_weighted(small), 2)) if len(small) else "",
-        **one,
-        **head,
+        **largest,
+        **of_head,
+        name=KIND_NAME[kind],
     )
 
 
@@ -61,9 +64,9 @@ def _weighted(frame: pd.DataFrame) -> float:
 
 
 def rules_sentence(alignment: Alignment, kind: str, layer: int, head: int) -> str:
-    """The best rule of those on the same tokens, beside that of the analysis and the rule that is blind to the text."""
+    """Compare the best rule on the common tokens with the analysis's rule and with the rule blind to the text."""
     frame = rules_table(alignment, kind, layer, head)
-    best, own = frame.iloc[0], frame[frame["own"]]
+    best, used = frame.iloc[0], frame[frame["own"]]
     if not best["common"]:
         return say("No token is covered by every rule, so the rules cannot be compared.")
 
@@ -73,13 +76,14 @@ def rules_sentence(alignment: Alignment, kind: str, layer: int, head: int) -> st
     words = phrase(
         "The best rule for this head is **{rule}**: R² {r2}{se}, n = {n} tokens, those that all rules cover."
     )
-    said = [say(words, n=f"{best['rows_scored']:,}", **values(best))]
-    if not best["own"] and len(own):
-        said.append(say("That of this analysis, **{rule}**, reaches {r2}{se}.", **values(own.iloc[0])))
+    parts = [say(words, n=f"{best['rows_scored']:,}", **values(best))]
+    if not best["own"] and len(used):
+        parts.append(say("That of this analysis, **{rule}**, reaches {r2}{se}.", **values(used.iloc[0])))
     blind = frame[frame["rule"] == "nearest"]
     if len(blind) and blind.iloc[0]["common"]:
-        said.append(say("The control, nearest, which is blind to the text: {r2}.", r2=written(blind["r2"].iloc[0])))
-    said.append(
+        control = written(blind["r2"].iloc[0])
+        parts.append(say("The control, nearest, which is blind to the text: {r2}.", r2=control))
+    parts.append(
         say(
             "Same layers and folds ({folds} by document, held out), ridge, on the sample. Rules that are not causal "
             "({rules}) may have read ahead of the student; * is scored on its own tokens only (exact: where borders "
@@ -88,11 +92,11 @@ def rules_sentence(alignment: Alignment, kind: str, layer: int, head: int) -> st
             rules=[rule for rule in frame["rule"] if not known(rule).causal],
         )
     )
-    return say(" ").join(said)
+    return sentences(*parts)
 
 
 def worst_sentence(alignment: Alignment, worst: pd.DataFrame, kind: str, layer: int, head: int, scored: int) -> str:
-    """The worst token of those looked at."""
+    """Say the errors of the worst tokens."""
     if worst.empty:
         return say("No token is scored here.")
     most, least = (written(worst["error"].iloc[at], 2) for at in (0, -1))
@@ -110,14 +114,12 @@ def worst_sentence(alignment: Alignment, worst: pd.DataFrame, kind: str, layer: 
 
 
 def signal_sentence(alignment: Alignment, number: int, kind: str, layer: int, head: int) -> str:
-    """What is drawn, and how well the lines agree on this document."""
+    """Explain the lines, and say how well they agree on this document."""
     frame = signal_table(alignment, number, kind, layer, head)
-    own, other = (
-        frame[(frame["signal"] == name) & frame["scored"].eq(True)]["value"].to_numpy()
-        for name in ("student", "resampled")
-    )
-    known = ~np.isnan(own) & ~np.isnan(other)
-    agree = np.corrcoef(own[known], other[known])[0, 1] if known.sum() > 2 else float("nan")
+    scored = frame[frame["scored"].eq(True)]
+    student, resampled = (scored[scored["signal"] == name]["value"].to_numpy() for name in ("student", "resampled"))
+    finite = ~np.isnan(student) & ~np.isnan(resampled)
+    agree = np.corrcoef(student[finite], resampled[finite])[0, 1] if finite.sum() > 2 else float("nan")
     first = spectrum_table(alignment, kind, layer, head).iloc[0]
     along = {"share": whole(first["share"]), "error": written(first["error"], 2)}
     return say(
@@ -130,13 +132,13 @@ def signal_sentence(alignment: Alignment, number: int, kind: str, layer: int, he
         name=KIND_NAME[kind],
         rule=alignment.settings["time"],
         agree=written(float(agree), 2),
-        n=int(known.sum()),
+        n=int(finite.sum()),
         identity=written(first["error_identity"], 2),
     )
 
 
 def groups_sentence(alignment: Alignment, number: int) -> str:
-    """How the two token timelines of a document are cut against each other."""
+    """Compare the borders of the two token timelines of a document."""
     counted = shapes(alignment.inspected[number])
     times = {"same": counted["1:1"], "split": counted["1:n"], "joined": counted["n:1"], "both": counted["n:n"]}
     return say(

@@ -6,15 +6,15 @@ from kvlab.results.alignment.data import Alignment, worst_head
 from kvlab.results.rendering import render
 from kvlab.results.style import KIND_NAME
 
-# By alignment.html.j2.
+# The modules that alignment.html.j2 calls.
 CALLED = {"fusion": fusion, "heads": heads, "layers": layers, "one_head": one_head, "rules": rules}
 CALLED |= {"sentences": sentences, "spectrum": spectrum, "tables": tables, "timeline": timeline}
 
 
 def html(alignment: Alignment, language: str | None = None, **function: object) -> str:
-    """Write the whole report in ``language``, else in the current one; everything that came from a user is escaped.
+    """Write the whole report in ``language``, else in the current one. Escapes all text of users.
 
-    ``function``: what the section of a functional test of the same request is drawn from.
+    ``function``: the values of the section on a functional test of the same request.
     """
     cell = worst_head(alignment)
     names = {"teacher": alignment.teacher["name"], "student": alignment.student["name"]}

@@ -1,4 +1,4 @@
-"""One head along a document: the teacher on its own steps, the teacher resampled and projected, and the student."""
+"""Draw one head along a document: the teacher on its own steps, the resampled and projected teacher, the student."""
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ def has_signal(alignment: Alignment, number: int) -> bool:
 
 
 def signal_table(alignment: Alignment, number: int, kind: str, layer: int, head: int) -> pd.DataFrame:
-    """One row per content token of either model, in the order of bytes; values in standard deviations."""
+    """Return one row per content token of either model, in the order of bytes; values in standard deviations."""
     document, position = alignment.inspected[number], alignment.layer_position(layer)
     frames = []
     for name in LINES:
@@ -32,7 +32,7 @@ def signal_table(alignment: Alignment, number: int, kind: str, layer: int, head:
 def signal(
     alignment: Alignment, number: int, kind: str, layer: int, head: int, window: tuple[int, int] | None = None
 ) -> go.Figure:
-    """The three lines over the bytes of ``window``."""
+    """Draw the three lines over the bytes of ``window``."""
     frame = signal_table(alignment, number, kind, layer, head)
     start, end = window or (0, len(alignment.inspected[number].text.encode()))
     frame = frame[(frame["end_byte"] > start - 1) & (frame["end_byte"] < end + 1)]
@@ -42,15 +42,15 @@ def signal(
         ("resampled", say("teacher, resampled and projected"), KIND_COLOUR[kind], {"width": 2.5}),
         ("student", say("student"), STUDENT_COLOUR, {"width": 2}),
     ):
-        own = frame[frame["signal"] == name]
+        rows = frame[frame["signal"] == name]
         figure.add_scatter(
-            x=own["end_byte"],
-            y=[None if np.isnan(v) else v for v in own["value"]],
+            x=rows["end_byte"],
+            y=[None if np.isnan(v) else v for v in rows["value"]],
             mode="lines+markers",
             line={"color": colour, **style},
             marker={"size": 5, "symbol": "circle-open" if name == "teacher" else "circle"},
             name=words,
-            customdata=[visible(text) for text in own["text"]],
+            customdata=[visible(text) for text in rows["text"]],
             hovertemplate=f"{say(LINES[name])} “%{{customdata}}” %{{y:.2f}}<extra></extra>",
         )
     figure.add_hline(y=0, line={"width": 1, "color": NEUTRAL})

@@ -1,4 +1,4 @@
-"""One head under every time rule."""
+"""Compare the time rules for one head."""
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -10,21 +10,23 @@ from kvlab.results.style import NEUTRAL, TEACHER_COLOUR, layout, plus_minus, wri
 
 
 def rules_table(alignment: Alignment, kind: str, layer: int, head: int) -> pd.DataFrame | None:
-    """Held-out R² per rule, the best first and those scored on their own tokens last; None where the analysis did not
-    compare them."""
-    rows_of = alignment.controls.get("rules")
-    if not rows_of:
+    """Return held-out R² per rule, the best first; rules scored on their own tokens come last.
+
+    None if the analysis did not compare rules.
+    """
+    compared = alignment.controls.get("rules")
+    if not compared:
         return None
     position = alignment.layer_position(layer)
     rows = []
-    for rule, rows_used in rows_of.items():
+    for rule, facts in compared.items():
         r2, se = (float(alignment.arrays[f"rules.{kind}.{rule}.{name}"][position, head]) for name in ("r2", "se"))
-        rows.append({"rule": rule, "own": rule == alignment.settings["time"], "r2": r2, "se": se} | rows_used)
+        rows.append({"rule": rule, "own": rule == alignment.settings["time"], "r2": r2, "se": se} | facts)
     return pd.DataFrame(rows).sort_values(["common", "r2"], ascending=False, ignore_index=True)
 
 
 def time_rules(alignment: Alignment, kind: str, layer: int, head: int) -> go.Figure:
-    """The rule of the analysis stands out; a star marks a rule that is scored on its own tokens."""
+    """Draw R² per rule, the analysis's rule highlighted; a star marks a rule scored on its own tokens."""
     frame = rules_table(alignment, kind, layer, head)
     figure = go.Figure(
         go.Bar(
@@ -34,7 +36,7 @@ def time_rules(alignment: Alignment, kind: str, layer: int, head: int) -> go.Fig
                 for rule, common, r2, se in zip(frame["rule"], frame["common"], frame["r2"], frame["se"])
             ],
             orientation="h",
-            marker_color=[TEACHER_COLOUR if own else NEUTRAL for own in frame["own"]],
+            marker_color=[TEACHER_COLOUR if used else NEUTRAL for used in frame["own"]],
             error_x={"type": "data", "array": frame["se"].fillna(0), "thickness": 1.5},
             customdata=frame[["rule", "rows_scored"]],
             hovertemplate="%{customdata[0]}: R² %{x:.3f}, n = %{customdata[1]:,}<extra></extra>",

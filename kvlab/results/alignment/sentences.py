@@ -1,4 +1,4 @@
-"""What the numbers say, one sentence each, with n, split and control."""
+"""Say what the numbers show, in one sentence each, with n, split and control."""
 
 from math import isfinite
 
@@ -9,7 +9,7 @@ from kvlab.results.alignment.data import Alignment, HeadScore
 from kvlab.results.alignment.rkv import kept_mask
 from kvlab.results.alignment.tables import split_words
 from kvlab.results.style import KIND_NAME
-from kvlab.results.words import clauses, listed, number, points, together, whole
+from kvlab.results.words import clauses, listed, number, points, sentences, together, whole
 from kvlab.shapes import SelfTest
 
 ERROR_MEANING = phrase(
@@ -22,7 +22,7 @@ TESTED = {"teacher": phrase("Teacher {name}: {tested}."), "student": phrase("Stu
 
 
 def sentence(alignment: Alignment) -> str:
-    """The finding in one sentence."""
+    """Say the finding in one sentence."""
     summary, data = alignment.summary(), alignment.data
     shares = [
         say("{share} of {kind} ({over})", share=whole(summary[kind]["r2"]), kind=name, over=_over(summary[kind]))
@@ -43,7 +43,7 @@ def sentence(alignment: Alignment) -> str:
 
 
 def _over(means: dict) -> str:
-    """A control that is worse than the training mean counts as the mean: more than its own R² nothing is above it."""
+    """Say how far R² is above its controls. A control worse than the training mean counts as the mean."""
     token, shuffled = points(min(means["gain"], means["r2"])), whole(means["r2_shuffled"])
     if not isfinite(means["gain_random"]):
         return say("{token} over the token alone, shuffled rows {shuffled}", token=token, shuffled=shuffled)
@@ -56,7 +56,7 @@ def _over(means: dict) -> str:
 
 
 def control_sentence(alignment: Alignment, score: HeadScore) -> str:
-    """On which rows a head and its controls were measured."""
+    """Say on which rows a head and its controls were measured."""
     measured = isfinite(score.r2_random)
     parts = [say("R² on documents held out ({split}), n = {n:,} tokens", split=split(alignment), n=score.n)]
     if score.n_control < score.n and measured:
@@ -73,12 +73,12 @@ def control_sentence(alignment: Alignment, score: HeadScore) -> str:
 
 
 def split(alignment: Alignment) -> str:
-    """5 folds by document."""
+    """Describe the split: 5 folds by document."""
     return say("{n} folds {how}", n=alignment.data["folds"], how=split_words(alignment.data["split"]))
 
 
 def apart_sentence(alignment: Alignment, score: HeadScore) -> str:
-    """The error with channels counted alike, and what is not in the score at all."""
+    """Say the error with channels counted alike, and the errors outside the score."""
     sinks = alignment.settings["sinks"]
     first = say("no sinks were left out")
     if sinks:
@@ -103,31 +103,31 @@ def _apart(error: float, n: int) -> str:
 
 
 def fusion_sentence(alignment: Alignment) -> str:
-    """What all teachers together explain beyond the best single one, and beyond random weights in place of others."""
+    """Say what all teachers explain beyond the best single one, and beyond random weights in place of the others."""
     parts = []
     for kind, name in KIND_NAME.items():
-        scores = [s for s in alignment.fusion if s.kind == kind and isfinite(s.r2)]
-        if scores:
-            r2, gain, random = (
-                sum(getattr(s, of) for s in scores) / len(scores) for of in ("r2", "gain", "gain_random")
-            )
-            gained = say("{points} over the best single teacher", points=points(gain))
-            if isfinite(random):
-                words = phrase("{one}, {points} over random weights in place of the others")
-                gained = say(words, one=gained, points=points(random))
-            parts.append(say("{share} of {kind} ({over})", share=whole(r2), kind=name, over=gained))
-    sentence = say(
+        scores = [score for score in alignment.fusion if score.kind == kind and isfinite(score.r2)]
+        if not scores:
+            continue
+        columns = ("r2", "gain", "gain_random")
+        r2, gain, random = (sum(getattr(score, column) for score in scores) / len(scores) for column in columns)
+        over = say("{points} over the best single teacher", points=points(gain))
+        if isfinite(random):
+            words = phrase("{one}, {points} over random weights in place of the others")
+            over = say(words, one=over, points=points(random))
+        parts.append(say("{share} of {kind} ({over})", share=whole(r2), kind=name, over=over))
+    finding = say(
         "Fused in the student's space, {teachers} teachers explain {shares}, averaged over heads, on the {n:,} tokens "
         "that all of them cover.",
         teachers=len(alignment.teachers),
         shares=together(parts),
         n=alignment.fusion[0].n,
     )
-    return sentence + _beating(alignment)
+    return finding + _beating(alignment)
 
 
 def _beating(alignment: Alignment) -> str:
-    """In how many heads the gain is one."""
+    """Say in how many heads the gain is clear."""
     scored = [score for score in alignment.fusion if isfinite(score.r2)]
     if not any(isfinite(score.gain_random) for score in scored):
         return say(
@@ -147,7 +147,7 @@ def _beating(alignment: Alignment) -> str:
 
 
 def fusion_rows_sentence(alignment: Alignment) -> str:
-    """Why a teacher alone scores a little differently here than in its own result."""
+    """Say why a teacher alone scores a little differently here than in its own result."""
     return say(
         "Held out ({split}). Each teacher alone is the map of its own result with one weight per head, fitted like the "
         "fusion's, so that a better scale is no gain: its R² differs a little from there. “=” marks a gain within two "
@@ -157,24 +157,25 @@ def fusion_rows_sentence(alignment: Alignment) -> str:
 
 
 def kept_sentence(alignment: Alignment, number: int, layer: int, head: int) -> str:
-    """Which steps one teacher head keeps of a document, and by what."""
-    kept = kept_mask(alignment, number, layer, head)
+    """Say which steps one teacher head keeps of a document, and by which score."""
+    kept = int(kept_mask(alignment, number, layer, head).sum())
     position = list(alignment.teacher["kv_layers"]).index(layer)
     score = alignment.arrays[f"document.{number}.rkv.score"][position, head]
     candidates = int((~np.isnan(score)).sum())
     steps = say("all {candidates} candidate steps", candidates=candidates)
-    if kept.sum() < candidates:
-        steps = say("{kept} of {candidates} candidate steps", kept=kept.sum(), candidates=candidates)
+    if kept < candidates:
+        steps = say("{kept} of {candidates} candidate steps", kept=kept, candidates=candidates)
+    values = {"layer": layer, "head": head, "steps": steps, "sinks": alignment.settings["sinks"]}
     return say(
         "Teacher layer {layer}, head {head} keeps **{steps}** of this document, those of the highest score "
         "λ·importance − (1 − λ)·redundancy with λ = 0.1. Special tokens and the first {sinks} content tokens are no "
         "candidates.",
-        **{"layer": layer, "head": head, "steps": steps, "sinks": alignment.settings["sinks"]},
+        **values,
     )
 
 
 def capture_sentence(alignment: Alignment, role: str) -> str:
-    """What the self-test of one model's keys showed, and which layers keep nothing."""
+    """Say the result of the self-test of one model's keys, and which layers have no cache."""
     model = alignment.teacher if role == "teacher" else alignment.student
     tested = say("keys are compared as cached, no rotation was undone")
     if alignment.capture.get(role):
@@ -190,4 +191,4 @@ def capture_sentence(alignment: Alignment, role: str) -> str:
                 len(without), "Without a KV cache: layer {layers}.", "Without a KV cache: layers {layers}.", **layers
             )
         )
-    return say(" ").join(words)
+    return sentences(*words)

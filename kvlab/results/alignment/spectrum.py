@@ -1,4 +1,4 @@
-"""Error spectrum of one head: how much of each principal direction of its own keys or values is explained."""
+"""Draw the error spectrum of one head: how much of each principal direction of its keys or values is explained."""
 
 import numpy as np
 import pandas as pd
@@ -14,23 +14,24 @@ COLUMNS = ("share", "error", "se", "error_identity")
 
 
 def spectrum_table(alignment: Alignment, kind: str, layer: int, head: int) -> pd.DataFrame | None:
-    """One row per principal direction, the largest first; None where the analysis does not hold it."""
+    """Return one row per principal direction, the largest first; None if the analysis has no spectrum."""
     if f"spectrum.{kind}.share" not in alignment.arrays:
         return None
     position = alignment.layer_position(layer)
-    found = {name: alignment.arrays[f"spectrum.{kind}.{name}"][position, head].astype(float) for name in COLUMNS}
-    frame = pd.DataFrame({"direction": np.arange(1, len(found["share"]) + 1)} | found)
+    columns = {name: alignment.arrays[f"spectrum.{kind}.{name}"][position, head].astype(float) for name in COLUMNS}
+    frame = pd.DataFrame({"direction": np.arange(1, len(columns["share"]) + 1)} | columns)
     frame.insert(2, "cumulative", frame["share"].cumsum())
     return frame[frame["share"].notna()].reset_index(drop=True)
 
 
 def error_spectrum(alignment: Alignment, kind: str, layer: int, head: int) -> go.Figure:
-    """Error along each direction with its standard error, beside the token alone; its share of variance beneath."""
+    """Draw the error along each direction, with its standard error and the token alone; the variance share beneath."""
     frame = spectrum_table(alignment, kind, layer, head)
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.62, 0.38], vertical_spacing=0.08)
     figure.add_bar(
         **TOP,
-        **{"x": frame["direction"], "y": frame["error"]},
+        x=frame["direction"],
+        y=frame["error"],
         error_y={"type": "data", "array": frame["se"].fillna(0), "thickness": 1.2},
         marker_color=KIND_COLOUR[kind],
         name=say("error from the teacher"),
@@ -38,7 +39,8 @@ def error_spectrum(alignment: Alignment, kind: str, layer: int, head: int) -> go
     )
     figure.add_scatter(
         **TOP,
-        **{"x": frame["direction"], "y": frame["error_identity"]},
+        x=frame["direction"],
+        y=frame["error_identity"],
         mode="markers",
         marker={"symbol": "line-ew-open", "size": 11, "color": NEUTRAL, "line": {"width": 2.5}},
         name=say("error from the token alone"),
@@ -46,7 +48,10 @@ def error_spectrum(alignment: Alignment, kind: str, layer: int, head: int) -> go
     )
     figure.add_bar(
         **BOTTOM,
-        **{"x": frame["direction"], "y": frame["share"], "marker_color": NEUTRAL, "showlegend": False},
+        x=frame["direction"],
+        y=frame["share"],
+        marker_color=NEUTRAL,
+        showlegend=False,
         hovertemplate=say("direction %{x}: %{y:.2%} of the variance") + "<extra></extra>",
     )
     figure.add_hline(y=1, **TOP, line={"dash": "dot", "width": 1.5, "color": NEUTRAL})

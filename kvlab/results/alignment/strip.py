@@ -1,4 +1,4 @@
-"""The whole document as one strip, coloured by the error of each student token."""
+"""Draw the whole document as one strip, coloured by the error of each student token."""
 
 import numpy as np
 import pandas as pd
@@ -13,8 +13,7 @@ BINS = 240  # of the strip at most
 
 
 def minimap(alignment: Alignment, number: int, window: tuple[int, int]) -> go.Figure:
-    """Mean error of the tokens that end in each stretch of bytes; a stretch can be clicked: its first byte is in
-    ``customdata``."""
+    """Draw the mean error per stretch of bytes. A click gives the stretch's first byte in ``customdata``."""
     document = alignment.inspected[number]
     length = max(1, len(document.text.encode()))
     width = -(-length // BINS)
@@ -26,7 +25,7 @@ def minimap(alignment: Alignment, number: int, window: tuple[int, int]) -> go.Fi
     count = np.bincount(place, minlength=len(edges) - 1)
     with np.errstate(invalid="ignore"):
         mean = np.bincount(place, error[known], len(edges) - 1) / count
-    mean = pd.Series(mean).bfill().to_numpy()  # where no token ends: that of the one which covers these bytes
+    mean = pd.Series(mean).bfill().to_numpy()  # where no token ends: the error of the token that covers these bytes
     shown = np.flatnonzero(~np.isnan(mean))
     figure = go.Figure(
         go.Bar(
@@ -59,5 +58,5 @@ def minimap(alignment: Alignment, number: int, window: tuple[int, int]) -> go.Fi
 
 @once
 def token_error(alignment: Alignment, number: int, kind: str) -> np.ndarray:
-    """[Ts] of an inspected document. Of 64 layers of 64 heads, each token has 4,096 errors: not to be read again."""
+    """Return the mean error [Ts] over heads of a document. Cached, because a large model has 4,096 heads."""
     return mean_of_heads(alignment.arrays[f"document.{number}.error.{kind}"])

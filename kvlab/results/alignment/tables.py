@@ -1,4 +1,4 @@
-"""Numbers as tables. Their columns are named in English; ``heading`` says a name in the current language."""
+"""Make tables of the numbers. Their columns have English names; ``heading`` translates a name."""
 
 from collections.abc import Iterable, Mapping
 
@@ -42,8 +42,7 @@ RULES = [  # columns of the table of time rules
     *(phrase("rule"), phrase("exact_rate"), phrase("coverage")),
     *(phrase("mean_absolute_lag_bytes"), phrase("largest_lag_bytes"), phrase("looks_ahead_rate")),
 ]
-# What a value of alignment.json or injection.json is. Settings and packages keep the names by which they are set and
-# installed.
+# The words for the values of alignment.json and injection.json. Settings and packages keep their own names.
 FACTS = {
     "documents": phrase("documents"),
     "documents_sha256": phrase("documents (SHA-256)"),
@@ -80,11 +79,11 @@ FACTS = {
     "head_swaps_s": phrase("swaps of heads"),
     "texts_s": phrase("texts"),
 }
-SPLITS = {phrase("by document"), phrase("by document: no judged text was fitted on")}  # as ``data`` names it
+SPLITS = {phrase("by document"), phrase("by document: no judged text was fitted on")}  # values of ``data["split"]``
 
 
 def heading(column: str) -> str:
-    """The name of a column of a shown table in the current language."""
+    """Translate the name of a table's column."""
     for template in OF_TEACHERS.values():
         start = template.partition("{")[0]
         if column.startswith(start):
@@ -93,13 +92,13 @@ def heading(column: str) -> str:
 
 
 def heads_table(alignment: Alignment) -> pd.DataFrame:
-    """Every score beside its controls."""
+    """Return every score beside its controls."""
     frame = alignment.table()[list(HEADS)].rename(columns=HEADS)
     return frame.assign(**{"K/V": frame["K/V"].map(KIND_NAME)})
 
 
 def fusion_table(alignment: Alignment) -> pd.DataFrame:
-    """Fused scores, with a column per teacher."""
+    """Return the fused scores, with a column per teacher."""
     frame = alignment.fusion_table()
     names = dict(FUSION)
     for number, teacher in enumerate(alignment.teachers, 1):
@@ -111,7 +110,7 @@ def fusion_table(alignment: Alignment) -> pd.DataFrame:
 
 
 def capture_table(alignment: Alignment, role: str) -> pd.DataFrame:
-    """What the self-test showed per layer; layers without a cache are named."""
+    """Return the result of the self-test per layer, also naming layers without a cache."""
     model = alignment.teacher if role == "teacher" else alignment.student
     tests, rows = {}, []
     if role in alignment.capture:
@@ -133,24 +132,24 @@ def capture_table(alignment: Alignment, role: str) -> pd.DataFrame:
 
 
 def rules_table(alignment: Alignment) -> pd.DataFrame:
-    """The rates and lags of every time rule."""
+    """Return the rates and lags of every time rule."""
     rows = [{"rule": rule, **values} for rule, values in alignment.timeline["rules"].items()]
     return pd.DataFrame(rows)[RULES]
 
 
 def asked(alignment: Alignment) -> list[tuple[str, object]]:
-    """(name, value) of what was asked for."""
+    """Return (name, value) of the requested settings."""
     documents = say("prompts"), prompt_source(alignment.prompts)
     return [documents, (say("teachers"), ", ".join(alignment.teachers)), *alignment.settings.items()]
 
 
 def measured(result: Alignment) -> list[tuple[str, object]]:
-    """(name, value) of what was read, of controls, versions and seconds."""
+    """Return (name, value) of data, controls, versions and seconds."""
     return [*facts(result.data), *facts(result.controls), *result.versions.items(), *facts(result.timings)]
 
 
 def facts(values: Mapping[str, object]) -> list[tuple[str, object]]:
-    """(name, value) in words; what is no single value is left out."""
+    """Return (name, value) in words, without nested values."""
     single = [(name, value) for name, value in values.items() if not isinstance(value, dict)]
     return [(say(FACTS[name]) if name in FACTS else name, _fact(name, value)) for name, value in single]
 
@@ -164,10 +163,10 @@ def _fact(name: str, value: object) -> object:
 
 
 def split_words(split: str) -> str:
-    """How documents were held out."""
+    """Say how documents were held out."""
     return say(split) if split in SPLITS else split
 
 
 def settings_table(pairs: Iterable[tuple[str, object]]) -> pd.DataFrame:
-    """Two columns, of settings and what else an analysis rests on."""
+    """Return a table of two columns, setting and value."""
     return pd.DataFrame([(name, str(value)) for name, value in pairs], columns=[phrase("setting"), phrase("value")])

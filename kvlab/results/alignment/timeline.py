@@ -1,4 +1,4 @@
-"""Both token timelines of a document as bytes, how they were resampled, and groups of heads of one shape."""
+"""Draw both token timelines of a document over bytes, and the map of a time rule between them."""
 
 from collections import Counter
 from typing import NamedTuple
@@ -24,8 +24,9 @@ from kvlab.results.style import (
 )
 
 TOP, BOTTOM = {"row": 1, "col": 1}, {"row": 2, "col": 1}
+SHAPE = {"mode": "lines", "hoverinfo": "skip"}
 GROUP_SHADE = "rgba(213,94,0,0.13)"
-MOST_TOKENS = 2000  # of a timeline that are drawn at once
+MOST_TOKENS = 2000  # of a timeline in one figure
 LAG_BINS = (  # upper end in bytes, colour, words
     (-1, "#B2182B", phrase("teacher has read ahead")),
     (0, "#9AA5B1", phrase("same byte")),
@@ -36,17 +37,17 @@ LAG_BINS = (  # upper end in bytes, colour, words
 
 
 def rule_shown(alignment: Alignment) -> str:
-    """The rule of the analysis; floor for one that has no single map (rkv keeps other steps for each head)."""
+    """Return the rule of the analysis; floor for a rule without a single map (rkv keeps other steps for each head)."""
     used = alignment.settings["time"]
     return used if used in alignment.timeline["rules"] else "floor"
 
 
 def timeline(alignment: Alignment, number: int, rule: str, window: tuple[int, int] | None = None) -> go.Figure:
-    """Teacher and student tokens as two rails over byte position, joined by a rule's map, coloured by lag, with exact
-    borders as lines through both and the groups between them that are not one to one shaded; the error of each
-    student token (mean over heads) beneath.
+    """Draw teacher and student tokens as two rails over bytes, and the error of each student token beneath.
 
-    Drawn are the tokens of ``window``, with half of it on either side to drag into, at most MOST_TOKENS of a model.
+    A rule's map joins the rails, coloured by lag. Lines through both rails are exact borders; groups between them that
+    are not one to one are shaded. The error is the mean over heads.
+    Draws the tokens of ``window`` and half a window on either side to drag into, at most MOST_TOKENS of a model.
     """
     document = alignment.inspected[number]
     first, last = drawn_bytes(document, window)
@@ -84,7 +85,7 @@ def timeline(alignment: Alignment, number: int, rule: str, window: tuple[int, in
 
 
 def drawn_bytes(document: Inspected, window: tuple[int, int] | None) -> tuple[int, int]:
-    """From where to where tokens are drawn: around the window, or all of a document that is not too long."""
+    """Return the first and last byte to draw: around the window, or of the whole document if it is not too long."""
     first, last = 0, len(document.text.encode())
     if window:
         room = (window[1] - window[0]) // 2
@@ -97,7 +98,7 @@ def drawn_bytes(document: Inspected, window: tuple[int, int] | None) -> tuple[in
 
 
 def _add_groups(figure: go.Figure, document: Inspected, first: int, last: int) -> None:
-    """Exact borders through both rails; where several tokens stand for one, their bytes shaded and counted."""
+    """Draw exact borders through both rails; shade and count the groups that are not one to one."""
     shown = [group for group in groups(document) if first <= group.end <= last]
     others = [group for group in shown if (group.teacher, group.student) != (1, 1)]
     boxes = [x for group in others for x in (group.start, group.start, group.end, group.end, group.start, None)]
@@ -107,7 +108,10 @@ def _add_groups(figure: go.Figure, document: Inspected, first: int, last: int) -
             **TOP,
             x=boxes,
             y=[0.13, 0.87, 0.87, 0.13, 0.13, None] * len(others),
-            **{"mode": "lines", "line": {"width": 0}, "fill": "toself", "fillcolor": GROUP_SHADE, "hoverinfo": "skip"},
+            **SHAPE,
+            line={"width": 0},
+            fill="toself",
+            fillcolor=GROUP_SHADE,
             name=say("not one to one, teacher : student"),
         )
         figure.add_scatter(
@@ -129,13 +133,14 @@ def _add_groups(figure: go.Figure, document: Inspected, first: int, last: int) -
         **TOP,
         x=lines,
         y=[-0.2, 1.2, None] * len(shown),
-        **{"mode": "lines", "hoverinfo": "skip", "name": say("exact border")},
+        **SHAPE,
+        name=say("exact border"),
         line={"color": NEUTRAL, "width": 1, "dash": "dot"},
     )
 
 
 def _add_segments(figure: go.Figure, document: Inspected, start: int, end: int) -> None:
-    """Bands behind both rows, named at the top where they begin in the window."""
+    """Draw segments as bands behind both rows, with their names at the top, where they begin in the window."""
     for name, first, last in document.segments:
         if last <= first:
             continue
@@ -164,20 +169,23 @@ def _add_links(
         lowest = upper
         if x:
             line = {"color": colour, "width": 1.6}
-            figure.add_scatter(row=1, col=1, x=x, y=y, mode="lines", line=line, name=say(words), hoverinfo="skip")
+            figure.add_scatter(**TOP, **SHAPE, x=x, y=y, line=line, name=say(words))
 
 
 def _add_rail(figure: go.Figure, tokens: list[TokenView], height: float, colour: str, name: str) -> None:
-    """Tokens as boxes from their first to their last byte, with their text where it fits."""
+    """Draw tokens as boxes from their first to their last byte, with their text if it fits."""
     content = [token for token in tokens if token.end > token.start]
     low, high = height - 0.13, height + 0.13
+    legend = {"name": name, "showlegend": False}
     figure.add_scatter(
         **TOP,
         x=[x for token in content for x in (token.start, token.start, token.end, token.end, token.start, None)],
         y=[low, high, high, low, low, None] * len(content),
-        **{"mode": "lines", "line": {"color": colour, "width": 1}, "fill": "toself", "hoverinfo": "skip"},
+        **SHAPE,
+        **legend,
+        line={"color": colour, "width": 1},
+        fill="toself",
         fillcolor=f"rgba({int(colour[1:3], 16)},{int(colour[3:5], 16)},{int(colour[5:7], 16)},0.10)",
-        **{"name": name, "showlegend": False},
     )
     figure.add_scatter(
         **TOP,
@@ -189,13 +197,12 @@ def _add_rail(figure: go.Figure, tokens: list[TokenView], height: float, colour:
         customdata=[[visible(token), token.start, token.end] for token in content],
         hovertemplate=say("{name} “%{{customdata[0]}}”<br>bytes %{{customdata[1]}}–%{{customdata[2]}}", name=name)
         + "<extra></extra>",
-        **{"name": name, "showlegend": False},
+        **legend,
     )
 
 
 def index_maps(alignment: Alignment, number: int) -> go.Figure:
-    """Every rule's map drawn together: student step across, (mean) teacher step up; of more than MOST_TOKENS steps,
-    every n-th."""
+    """Draw every rule's map: student step across, (mean) teacher step up; thinned to MOST_TOKENS steps."""
     figure = go.Figure()
     every = -(-len(alignment.inspected[number].student_tokens) // MOST_TOKENS)
     for rule in alignment.timeline["rules"]:
@@ -216,7 +223,7 @@ def index_maps(alignment: Alignment, number: int) -> go.Figure:
 
 
 class Group(NamedTuple):
-    """The smallest run of bytes that both models cut out: tokens of the teacher and of the student in it."""
+    """The smallest run of bytes between two exact borders, with the numbers of teacher and student tokens in it."""
 
     start: int  # byte
     end: int  # byte, exclusive; an exact border
@@ -225,12 +232,12 @@ class Group(NamedTuple):
 
     @property
     def shape(self) -> str:
-        """What it is called in ``shapes``."""
+        """Return its name in ``shapes``."""
         return ":".join("1" if count == 1 else "n" for count in (self.teacher, self.student))
 
 
 def groups(document: Inspected) -> list[Group]:
-    """Invariant: groups tile the text as far as both have read it; each ends at a byte where a token of both ends."""
+    """Return the groups of a document. Invariant: they tile the text as far as both models have read it."""
     ends_t, ends_s = (
         np.array([token.end for token in tokens if not token.special and token.end > 0], dtype=int)
         for tokens in (document.teacher_tokens, document.student_tokens)
@@ -238,9 +245,9 @@ def groups(document: Inspected) -> list[Group]:
     borders = np.intersect1d(ends_t, ends_s)
     counts_t, counts_s = (np.diff(np.searchsorted(e, borders, side="right"), prepend=0) for e in (ends_t, ends_s))
     starts = [0, *borders[:-1].tolist()] if len(borders) else []
-    return [Group(*of) for of in zip(starts, borders.tolist(), counts_t.tolist(), counts_s.tolist())]
+    return [Group(*fields) for fields in zip(starts, borders.tolist(), counts_t.tolist(), counts_s.tolist())]
 
 
 def shapes(document: Inspected) -> Counter[str]:
-    """How many groups there are of "1:1", "1:n", "n:1" and "n:n", teacher : student."""
+    """Count the groups of "1:1", "1:n", "n:1" and "n:n", teacher : student."""
     return Counter(group.shape for group in groups(document))

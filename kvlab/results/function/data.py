@@ -1,6 +1,6 @@
-"""A finished functional test, on disk and back: can the student use the teacher's cache? No torch here.
+"""Write a finished functional test to disk and read it back: can the student use the teacher's cache? No torch here.
 
-``injection.json`` holds everything. Names of variants, in the order in which they are shown:
+``injection.json`` holds everything. Names of variants, in the order of display:
     own        the student's own cache: must reproduce the plain forward, or nothing else is reported
     projected  the teachers' cache, projected (and fused)
     ...        the controls, kvlab/inject/controls
@@ -33,20 +33,20 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Injected:
-    """The continuation after one variant of the prefix' cache, per token, against the student's own cache.
+    """The continuation after one variant of the prefix's cache, per token, against the student's own cache.
 
     KL = KL(own || variant) of the next-token distributions, in nats; delta_ce = cross-entropy of the text, variant
-    less own. Standard errors by jackknife over documents, of differences over the paired differences.
+    minus own. Standard errors are by jackknife over documents, for differences over the paired differences.
     """
 
     variant: str
-    prefix: float  # share of the document's tokens that are cached
+    prefix: float  # cached share of the document's tokens
     kl: float
     kl_se: float
     delta_ce: float
     delta_ce_se: float
     same_choice: float  # share of tokens where the most likely next token is the own cache's
-    kl_over_projected: float  # this variant less the projected cache, on the same tokens; 0 for the projected one
+    kl_over_projected: float  # this variant minus the projected cache, on the same tokens; 0 for the projected one
     kl_over_projected_se: float
     ce_over_projected: float
     ce_over_projected_se: float
@@ -56,18 +56,18 @@ class Injected:
 
 @dataclass(frozen=True)
 class AttentionError:
-    """What the student's own queries make of the projected cache in one layer and KV head.
+    """Attention of the student's own queries to the projected cache in one layer and KV head.
 
     error = RSS / TSS of the head's output (probabilities times values), about the mean own output of the judged
     queries, summed over the query heads that share the KV head: 0 the same output, 1 no better than their mean.
     """
 
-    kind: str  # "key" | "value" | "both": which of the two is projected, the other being the student's own
+    kind: str  # "key" | "value" | "both": the projected part; the other part is the student's own
     layer: int  # as numbered in the student
     head: int  # KV head
     error: float
     se: float
-    kl: float  # KL(own || this) of the attention distribution per query, nats; not a number for values
+    kl: float  # KL(own || this) of the attention distribution per query, nats; NaN for values
     kl_se: float
     controls: dict[str, float]  # error of each control
     controls_kl: dict[str, float]
@@ -90,7 +90,7 @@ class Projected:
 
 @dataclass(frozen=True)
 class Swap:
-    """The damage of replacing one layer's, or one KV head's, part of the prefix' cache and nothing else."""
+    """The damage of replacing only one layer's, or one KV head's, part of the prefix's cache."""
 
     kind: str  # "key" | "value" | "both"
     layer: int
@@ -124,9 +124,9 @@ class Continued:
 
     variant: str
     tokens: list[str]
-    differs: list[bool]  # per token: in no run that the own cache's continuation shares (difflib)
+    differs: list[bool]  # per token: outside every run shared with the own cache's continuation (difflib)
     text: str
-    answer: str | None  # behind the last answer marker
+    answer: str | None  # the text after the last answer marker
     right: bool | None  # None: the document has no answer to compare with
 
 
@@ -143,7 +143,7 @@ class Accuracy:
     variant: str
     right: float
     se: float  # of the mean over documents
-    less_own: float  # this variant less the own cache, on the same documents
+    less_own: float  # this variant minus the own cache, on the same documents
     less_own_se: float
     same_tokens: float  # share of the own continuation's tokens before the first difference
     documents: int
@@ -174,21 +174,21 @@ class Injection:
 
     @property
     def reproduces(self) -> bool:
-        """The student's own cache, injected, gives its logits; where not, nothing else was measured."""
+        """Return whether the student's own cache, injected, gives its logits. If not, nothing else was measured."""
         return bool(self.own["reproduces"])
 
     def at(self, prefix: float) -> list[Injected]:
-        """The numbers of every variant at one prefix."""
+        """Return the numbers of every variant at one prefix."""
         return [row for row in self.injected if row.prefix == prefix]
 
     def score(self, variant: str, prefix: float | None = None) -> Injected:
-        """The numbers of one variant, at the main prefix unless another is given. Raises KeyError."""
+        """Return the numbers of one variant, at the main prefix unless another is given. Raises KeyError."""
         share = self.injection["prefix"] if prefix is None else prefix
         return {row.variant: row for row in self.at(share)}[variant]
 
     def grid(self, which: str, kind: str, column: str) -> np.ndarray:
-        """[L, H] of a column of "attention", "projection" or of the head "swaps"; not a number where not measured."""
-        cells = [c for c in getattr(self, which) if c.kind == kind and c.head is not None]
+        """Return [L, H] of a column of "attention", "projection" or the head "swaps"; NaN where not measured."""
+        cells = [cell for cell in getattr(self, which) if cell.kind == kind and cell.head is not None]
         layers = list(self.student["kv_layers"])
         heads = max(shape[0] for shape in self.student["layer_shapes"])
         grid = np.full((len(layers), heads), np.nan)
@@ -216,7 +216,7 @@ MAY_BE_NONE = {"head", "answer", "right", "expected"}
 
 
 def read(folder: Path) -> Injection:
-    """Raises AlignError when the folder holds no readable functional test."""
+    """Read the functional test in a folder. Raises AlignError if there is no readable one."""
     try:
         fields = json.loads((folder / JSON_NAME).read_text(encoding="utf-8"))
         if fields.pop("format") != FORMAT:
@@ -224,9 +224,9 @@ def read(folder: Path) -> Injection:
         for name, cls in LISTS.items():
             fields[name] = [cls(**numbers(row, MAY_BE_NONE)) for row in fields[name]]
         fields["own"] = numbers(fields["own"], MAY_BE_NONE)
-        fields["texts"] = [
-            Text(**(row | {"continuations": [Continued(**c) for c in row["continuations"]]})) for row in fields["texts"]
-        ]
+        for row in fields["texts"]:
+            row["continuations"] = [Continued(**continued) for continued in row["continuations"]]
+        fields["texts"] = [Text(**row) for row in fields["texts"]]
         return Injection(**fields)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise AlignError(
@@ -238,16 +238,18 @@ def read(folder: Path) -> Injection:
 
 
 def sentence(injection: Injection) -> str:
-    """The result in one sentence, with n, split and controls."""
+    """Say the result in one sentence, with n, split and controls."""
     student, own = injection.student["name"], injection.own
     if not injection.reproduces:
         return say(
             "Nothing is reported: the own cache of {student}, injected, does not reproduce its logits (they differ by "
             "{difference:.1e} of the largest logit, {tolerance:.0e} is allowed).",
-            **{"student": student, "difference": own["largest_difference"], "tolerance": own["tolerance"]},
+            student=student,
+            difference=own["largest_difference"],
+            tolerance=own["tolerance"],
         )
     projected = injection.score("projected")
-    measured = {found.variant for found in injection.injected}
+    measured = {row.variant for row in injection.injected}
     controls = [f"{say(NAMES[name])} {injection.score(name).kl:.3f}" for name in CONTROLS if name in measured]
     damage = {"kl": projected.kl, "kl_se": projected.kl_se, "ce": projected.delta_ce, "ce_se": projected.delta_ce_se}
     return say(
@@ -256,9 +258,11 @@ def sentence(injection: Injection) -> str:
         "forward by {difference:.0e} of the largest logit); n = {n:,} continuation tokens of {documents} documents, "
         "held out from the fit on {fitted} others.",
         student=student,
-        teachers=" + ".join(t["name"] for t in injection.teachers),
+        teachers=" + ".join(teacher["name"] for teacher in injection.teachers),
         **damage,
         controls=say(", ").join(controls),
         difference=own["largest_difference"],
-        **{"n": projected.n, "documents": projected.documents, "fitted": injection.data["documents_fitted"]},
+        n=projected.n,
+        documents=projected.documents,
+        fitted=injection.data["documents_fitted"],
     )

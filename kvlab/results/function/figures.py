@@ -1,4 +1,4 @@
-"""Figures of a functional test: its variants, curves and accuracy, and the damage of each head."""
+"""Draw a functional test: its variants, curves and accuracy, and the damage of each head."""
 
 from collections.abc import Sequence
 from math import isfinite, nan
@@ -12,7 +12,7 @@ from kvlab.results.cells import Cell, cell_map
 from kvlab.results.function.data import NAMES, VARIANTS, Accuracy, Injected, Injection
 from kvlab.results.style import DAMAGE_SCALE, KIND_COLOUR, NEUTRAL, TEACHER_COLOUR, layout, written
 
-# Okabe and Ito 2008; told apart by marker and dash too.
+# Colour (Okabe and Ito 2008), marker and dash of each variant.
 LOOK = {
     "own": (KIND_COLOUR["key"], "circle", "solid"),
     "projected": (TEACHER_COLOUR, "square", "solid"),
@@ -25,13 +25,13 @@ MEASURES = {  # column -> title of the axis
 
 
 def variants(rows: Sequence[Injected], column: str) -> go.Figure:
-    """KL or ΔCE of each variant at one prefix, with its standard error and number."""
+    """Draw KL or ΔCE of each variant at one prefix, with its standard error and number."""
     values = [(row.variant, getattr(row, column), getattr(row, f"{column}_se"), row.n) for row in rows]
     return _bars(values, say(MEASURES[column]), say("%{customdata[0]}: %{customdata[1]}, n = %{customdata[2]} tokens"))
 
 
 def accuracy(rows: Sequence[Accuracy]) -> go.Figure:
-    """Share of right answers after each variant, with its standard error."""
+    """Draw the share of right answers after each variant, with its standard error."""
     values = [(row.variant, row.right, row.se, row.documents) for row in rows]
     hover = say("%{customdata[0]}: %{customdata[1]}, n = %{customdata[2]} documents")
     return _bars(values, say("share of right answers"), hover)
@@ -58,11 +58,11 @@ def _bars(values: Sequence[tuple[str, float, float, int]], axis: str, hover: str
 
 
 def curve(injection: Injection, column: str, share: float | None = None) -> go.Figure:
-    """KL or ΔCE over the share of the document that is handed over; ``share``: the one that is marked."""
+    """Draw KL or ΔCE over the prefix's share of the document; ``share`` gets a line."""
     figure = go.Figure()
-    for name in [name for name in VARIANTS if name in LOOK]:
+    for name in VARIANTS:
         rows = sorted((row for row in injection.injected if row.variant == name), key=lambda row: row.prefix)
-        if not rows:
+        if not rows or name not in LOOK:
             continue
         colour, symbol, dash = LOOK[name]
         figure.add_scatter(
@@ -98,50 +98,51 @@ SYMBOL = {"key": "circle", "value": "diamond"}
 
 
 def measured(injection: Injection, measure: str, part: str) -> bool:
-    """Whether a map of it can be drawn."""
-    return any(c.kind == part and c.head is not None for c in getattr(injection, HEAD_MEASURES[measure][0]))
+    """Return whether the result has this measure of single heads."""
+    cells = getattr(injection, HEAD_MEASURES[measure][0])
+    return any(cell.kind == part and cell.head is not None for cell in cells)
 
 
 def function_map(injection: Injection, measure: str, part: str, selected: tuple[int, int] | None = None) -> go.Figure:
-    """One measure per student layer and KV head; K, V and both together are on one colour scale."""
+    """Draw one measure per student layer and KV head; K, V and both share one colour scale."""
     where, column, error, title = HEAD_MEASURES[measure]
-    every = [c for c in getattr(injection, where) if c.head is not None]
-    heads = {(c.layer, c.head): c for c in every if c.kind == part}
-    values = [getattr(c, column) for c in every if isfinite(getattr(c, column))]
-    is_error = column == "error"
-    low, high = (0.0, 1.0) if is_error else (min(0.0, *values), max(1e-6, *values))
-    cells = [
-        _cell(injection, heads.get(at), at, column, error, low, high, is_error, part)
-        for at in dict.fromkeys((c.layer, c.head) for c in injection.projection)
-    ]
-    bar = {"title": {"text": say("error<br>RSS / TSS") if is_error else say("nats<br>per token")}, "thickness": 12}
-    if is_error:
-        colours = {**ERROR_COLOURS, "colorbar": bar | {"tickvals": ERROR_TICKS}}
+    every = [score for score in getattr(injection, where) if score.head is not None]
+    scores = {(score.layer, score.head): score for score in every if score.kind == part}
+    values = [getattr(score, column) for score in every if isfinite(getattr(score, column))]
+    if column == "error":
+        low, high, digits, dark_below = 0.0, 1.0, 2, DARK_BELOW
+        bar = {"title": {"text": say("error<br>RSS / TSS")}, "thickness": 12, "tickvals": ERROR_TICKS}
+        colours = {**ERROR_COLOURS, "colorbar": bar}
     else:
+        low, high, digits, dark_below = min(0.0, *values), max(1e-6, *values), 3, 0.55
+        bar = {"title": {"text": say("nats<br>per token")}, "thickness": 12}
         colours = {"colorscale": DAMAGE_SCALE, "zmin": low, "zmax": high, "colorbar": bar}
+    cells = []
+    for layer, head in dict.fromkeys((score.layer, score.head) for score in injection.projection):
+        score = scores.get((layer, head))
+        value = getattr(score, column) if score is not None else nan
+        known = isfinite(value)
+        lines = [say("{part} layer {layer}, head {head}", part=say(PART[part]), layer=layer, head=head)]
+        if known:
+            lines += [f"{value:.4f} ± {getattr(score, error):.4f}", say("n = {n:,}", n=score.n)]
+        else:
+            lines.append(say("not measured"))
+        cells.append(
+            Cell(
+                layer=layer,
+                head=head,
+                value=value if known else None,
+                words=f"{value:.{digits}f}" if known else "–",
+                mark="",
+                hover="<br>".join(lines),
+                dark=known and (value - low) / (high - low) < dark_below,
+            )
+        )
     return cell_map(injection, cells, colours, say(title, part=say(PART[part])), selected)
 
 
-def _cell(injection, found, at, column, error, low, high, is_error, part) -> Cell:
-    value = getattr(found, column) if found is not None else nan
-    known = isfinite(value)
-    lines = [say("{part} layer {layer}, head {head}", part=say(PART[part]), layer=at[0], head=at[1])]
-    measured = [f"{value:.4f} ± {getattr(found, error):.4f}", say("n = {n:,}", n=found.n)] if known else []
-    lines += measured or [say("not measured")]
-    digits = 2 if is_error else 3
-    return Cell(
-        layer=at[0],
-        head=at[1],
-        value=value if known else None,
-        words=f"{value:.{digits}f}" if known else "–",
-        mark="",
-        hover="<br>".join(lines),
-        dark=known and (value - low) / (high - low) < (DARK_BELOW if is_error else 0.55),
-    )
-
-
 def layer_damage(injection: Injection, column: str) -> go.Figure:
-    """KL or ΔCE of handing over one layer alone, K, V and both, beside its training mean."""
+    """Draw KL or ΔCE of handing over one layer alone, K, V and both, beside its training mean."""
     figure = go.Figure()
     for part, colour in (*KIND_COLOUR.items(), ("both", TEACHER_COLOUR)):
         swaps = [s for s in injection.swaps if s.head is None and s.kind == part]
@@ -163,7 +164,7 @@ def layer_damage(injection: Injection, column: str) -> go.Figure:
 def error_against_damage(
     injection: Injection, error: str, column: str, selected: tuple[str, int, int] | None = None
 ) -> go.Figure:
-    """Every head that was swapped alone: its error across, the damage of its swap up; ``selected`` is ringed."""
+    """Draw the damage of each single head's swap (up) over its error (across); ``selected`` gets a ring."""
     figure = go.Figure()
     errors = {(c.kind, c.layer, c.head): c for c in getattr(injection, error)}
     for kind, colour in KIND_COLOUR.items():

@@ -1,4 +1,4 @@
-"""A functional test -> one HTML file that needs no network, a section of an analysis' report, and a ZIP of CSV."""
+"""Write a functional test as one HTML file without network, as a section of an analysis's report, and as a ZIP."""
 
 from kvlab.language import current, say, speaking
 from kvlab.results.alignment.archive import zipped
@@ -13,7 +13,7 @@ CALLED = {"data": data, "figures": figures, "sentences": sentences, "tables": ta
 
 
 def function_html(injection: Injection, language: str | None = None) -> str:
-    """Write the whole report in ``language``, else in the current one; everything that came from a user is escaped."""
+    """Write the whole report in ``language``, else in the current one. Escapes all text of users."""
     teachers = " + ".join(teacher["name"] for teacher in injection.teachers)
     with speaking(language or current()):
         title = say("Functional test: {teachers} → {student}", teachers=teachers, student=injection.student["name"])
@@ -21,14 +21,14 @@ def function_html(injection: Injection, language: str | None = None) -> str:
 
 
 def html_with_function(alignment: Alignment, language: str | None, injection: Injection | None) -> str:
-    """The report of an analysis, with the functional test of the same request where there is one."""
+    """Write the report of an analysis, with the functional test of the same request if there is one."""
     if injection is None:
         return html(alignment, language)
     return html(alignment, language, injection=injection, function=CALLED)
 
 
 def function_archive(injection: Injection) -> bytes:
-    """A ZIP of injection.json and of every table as CSV; the same result gives the same bytes."""
+    """Return a ZIP of injection.json and every table as CSV; the same result gives the same bytes."""
     texts = {data.JSON_NAME: as_json(injection)}
     texts |= {name: safe_csv(frame) for name, frame in tables.tables(injection).items()}
     return zipped(texts)

@@ -1,4 +1,4 @@
-"""A functional test in words: what its numbers say against their controls."""
+"""Say the results of a functional test, against their controls."""
 
 from math import isfinite, sqrt
 
@@ -7,9 +7,9 @@ from kvlab.results.alignment.data import Alignment
 from kvlab.results.function.data import CONTROLS, NAMES, Continued, Injected, Injection
 from kvlab.results.words import listed
 
-TWENTIETH = 1.96  # standard deviations that a normal number is beyond in one of 20 cases; of ρ it is 1 / √(n − 1)
+TWENTIETH = 1.96  # standard deviations that a normal number exceeds in one of 20 cases; ρ's deviation is 1 / √(n − 1)
 CERTAIN = 2  # standard errors by which one variant must beat another
-UNDECODED = "\ufffd"  # of a token that is a part of a character
+UNDECODED = "\ufffd"  # in a token that is a part of a character
 MEANING = phrase(
     "KL = KL(own ‖ variant) of the next-token distributions and ΔCE = cross-entropy less that with the student’s own "
     "cache, both in nats per token of the continuation: 0 is as good as its own cache. A variant replaces the keys and "
@@ -25,7 +25,7 @@ ATTENTION_MEANING = phrase(
 )
 PARTS = {"key": "K", "value": "V", "both": phrase("K and V")}
 ERRORS = {"projection": phrase("projection error"), "attention": phrase("attention-output error")}
-OF_ONE_HEAD = {  # list of the result -> what is said of each of its cells
+OF_ONE_HEAD = {  # list of the result -> words on each of its cells
     "projection": phrase("projection error {error:.3f} ± {se:.3f} (n = {n:,} rows)"),
     "attention": phrase("attention-output error {error:.3f} ± {se:.3f} (n = {n:,} queries)"),
     "swaps": phrase("swap damage KL {kl:.4f} ± {kl_se:.4f} beside {kl_mean:.4f} of its mean (n = {n:,} tokens)"),
@@ -34,38 +34,37 @@ DAMAGES = {"kl": "KL", "delta_ce": "ΔCE"}
 
 
 def variant(injection: Injection, name: str, share: float) -> Injected | None:
-    """The numbers of one variant at one prefix; None where it was not measured."""
-    return next((found for found in injection.injected if (found.variant, found.prefix) == (name, share)), None)
+    """Return the numbers of one variant at one prefix; None if not measured."""
+    return next((row for row in injection.injected if (row.variant, row.prefix) == (name, share)), None)
 
 
 def shares(injection: Injection) -> list[float]:
-    """Prefix lengths that were measured, as shares of a document's tokens, ascending."""
-    return sorted({found.prefix for found in injection.injected})
+    """Return the measured prefix lengths, as shares of a document's tokens, ascending."""
+    return sorted({row.prefix for row in injection.injected})
 
 
 def beaten(injection: Injection, share: float) -> dict[str, bool | None]:
-    """Control -> whether the projected cache's KL is below its by more than two standard errors of the difference.
+    """Return control -> whether the projected cache's KL is below its own by more than two standard errors.
 
-    None where there is no standard error (fewer than three documents): not known.
+    The standard error is that of the difference; None without one (fewer than three documents).
     """
-    found = {name: variant(injection, name, share) for name in CONTROLS}
-    return {
-        name: control.kl_over_projected > CERTAIN * control.kl_over_projected_se
-        if isfinite(control.kl_over_projected_se)
-        else None
-        for name, control in found.items()
-        if control is not None
-    }
+    judged: dict[str, bool | None] = {}
+    for name in CONTROLS:
+        control = variant(injection, name, share)
+        if control is not None:
+            gain, se = control.kl_over_projected, control.kl_over_projected_se
+            judged[name] = gain > CERTAIN * se if isfinite(se) else None
+    return judged
 
 
 def verdict_sentence(injection: Injection, share: float) -> str:
-    """Which controls the projected cache beats, and how far from the own cache it still is."""
+    """Say which controls the projected cache beats, and how far from the own cache it still is."""
     judged = beaten(injection, share)
-    names = {won: [say(NAMES[name]) for name, found in judged.items() if found is won] for won in (True, False)}
-    yes, no = (listed(names[won]) if names[won] else "" for won in (True, False))
+    won = [say(NAMES[name]) for name, beats in judged.items() if beats is True]
+    lost = [say(NAMES[name]) for name, beats in judged.items() if beats is False]
     projected = variant(injection, "projected", share)
-    words = {"share": share, "kl": projected.kl, "se": projected.kl_se, "n": projected.n, "yes": yes, "no": no}
-    words |= {"documents": projected.documents}
+    values = {"share": share, "kl": projected.kl, "se": projected.kl_se, "n": projected.n}
+    values |= {"documents": projected.documents, "yes": listed(won or [""]), "no": listed(lost or [""])}
     if None in judged.values():
         text = phrase(
             "With {share:.0%} of each document handed over, the projected cache is {kl:.3f} nats from the own cache (n "
@@ -90,13 +89,13 @@ def verdict_sentence(injection: Injection, share: float) -> str:
             "standard errors ({no}): nothing shows that the student can use it (KL {kl:.3f} ± {se:.3f}, n = {n:,} "
             "tokens of {documents} held-out documents)."
         )
-    return say(text, **words)
+    return say(text, **values)
 
 
 def curve_sentence(injection: Injection) -> str:
-    """How the damage grows with the prefix."""
-    measured_at = shares(injection)
-    first, last = (variant(injection, "projected", share) for share in (measured_at[0], measured_at[-1]))
+    """Say how the damage grows with the prefix."""
+    measured = shares(injection)
+    first, last = variant(injection, "projected", measured[0]), variant(injection, "projected", measured[-1])
     ends = {"least": first.prefix, "first": first.kl, "first_se": first.kl_se, "n": first.n}
     ends |= {"most": last.prefix, "last": last.kl, "last_se": last.kl_se, "other": last.n}
     return say(
@@ -108,32 +107,31 @@ def curve_sentence(injection: Injection) -> str:
 
 
 def layers_sentence(injection: Injection) -> str | None:
-    """The layer that costs most; None where no layer was swapped."""
+    """Name the layer that costs most; None if no layer was swapped."""
     layers = [swap for swap in injection.swaps if swap.head is None and swap.kind == "both"]
     if not layers:
         return None
     worst = max(layers, key=lambda swap: swap.kl)
     damage = {"kl": worst.kl, "se": worst.kl_se, "mean": worst.kl_mean, "mean_se": worst.kl_mean_se}
+    damage |= {"layer": worst.layer, "n": worst.n, "documents": worst.documents}
     return say(
         "Layer {layer} costs most when its K and V alone are handed over: KL {kl:.3f} ± {se:.3f} (its training mean "
         "instead: {mean:.3f} ± {mean_se:.3f}; n = {n:,} tokens of {documents} documents).",
         **damage,
-        **{"layer": worst.layer, "n": worst.n, "documents": worst.documents},
     )
 
 
 def correlation_sentence(injection: Injection, error: str, damage: str) -> str:
-    """What an error of a head says about the damage that it does."""
-    of_kind = {c.kind: c for c in injection.correlations if (c.error, c.damage) == (error, damage)}
-    known = {kind: c for kind, c in of_kind.items() if isfinite(c.rho)}
-    if not known:
+    """Say how well an error of a head predicts its damage."""
+    pairs = [c for c in injection.correlations if (c.error, c.damage) == (error, damage) and isfinite(c.rho)]
+    if not pairs:
         return say("No rank correlation: too few heads were swapped one by one.")
     names = {"key": "K", "value": "V", "both kinds": say("both together")}
     parts = [
-        plural(c.heads, "{kind} {rho:+.2f} ({n} head)", "{kind} {rho:+.2f} ({n} heads)", kind=names[kind], rho=c.rho)
-        for kind, c in known.items()
+        plural(c.heads, "{kind} {rho:+.2f} ({n} head)", "{kind} {rho:+.2f} ({n} heads)", kind=names[c.kind], rho=c.rho)
+        for c in pairs
     ]
-    fewest = min(c.heads for c in known.values())
+    fewest = min(c.heads for c in pairs)
     return say(
         "Spearman’s ρ of {error} with the {damage} of a swap: {parts}; 1 would mean that the error ranks the heads as "
         "their damage does, 0 that it says nothing about it. By chance alone {fewest} heads come to ±{chance:.2f} in "
@@ -147,12 +145,12 @@ def correlation_sentence(injection: Injection, error: str, damage: str) -> str:
 
 
 def correlated(injection: Injection) -> list[str]:
-    """The errors whose correlation with the damage was measured."""
+    """Return the errors whose correlation with the damage was measured."""
     return [error for error in ERRORS if any(c.error == error for c in injection.correlations)]
 
 
 def head_sentence(injection: Injection, kind: str, layer: int, head: int) -> str:
-    """One head: how far its projection is off, and what that costs."""
+    """Say the projection error of one head, and its damage."""
     parts = [
         say(words, **vars(cell))
         for cells, words in OF_ONE_HEAD.items()
@@ -165,14 +163,14 @@ def head_sentence(injection: Injection, kind: str, layer: int, head: int) -> str
 
 
 def accuracy_sentence(injection: Injection) -> str | None:
-    """Whether answers survive; None where no text was continued."""
-    of = {found.variant: found for found in injection.accuracy}
-    if "projected" not in of or "own" not in of:
+    """Say whether answers stay right; None if no text was continued."""
+    by_variant = {row.variant: row for row in injection.accuracy}
+    if "projected" not in by_variant or "own" not in by_variant:
         return None
-    own, projected = of["own"], of["projected"]
-    words = {"own": own.right, "own_se": own.se, "projected": projected.right, "se": projected.se}
-    words |= {"less": projected.less_own, "less_se": projected.less_own_se}
-    words |= {"same": projected.same_tokens, "n": projected.documents}
+    own, projected = by_variant["own"], by_variant["projected"]
+    values = {"own": own.right, "own_se": own.se, "projected": projected.right, "se": projected.se}
+    values |= {"less": projected.less_own, "less_se": projected.less_own_se}
+    values |= {"same": projected.same_tokens, "n": projected.documents}
     if not isfinite(projected.less_own_se):
         text = phrase(
             "Right answers: {projected:.1%} on the projected cache, {own:.1%} on its own; {same:.0%} of its own "
@@ -191,31 +189,32 @@ def accuracy_sentence(injection: Injection) -> str | None:
             "difference of {less:+.1%} ± {less_se:.1%} is within two standard errors; {same:.0%} of its own "
             "continuation come before the first differing token (n = {n} held-out documents)."
         )
-    return say(text, **words)
+    return say(text, **values)
 
 
 def pieces(continued: Continued) -> list[tuple[str, bool]]:
-    """A continuation as (text, whether it differs); tokens that are parts of one character are joined to it."""
-    found: list[tuple[str, bool]] = []
-    tokens, differs, at, number = continued.tokens, continued.differs, 0, 0
-    while number < len(tokens):
-        end = number + 1
-        while UNDECODED in tokens[number] and end < len(tokens) and UNDECODED in tokens[end]:
+    """Split a continuation into (text, whether it differs); join tokens that are parts of one character."""
+    split: list[tuple[str, bool]] = []
+    tokens, differs, at, start = continued.tokens, continued.differs, 0, 0
+    while start < len(tokens):
+        end = start + 1
+        while UNDECODED in tokens[start] and end < len(tokens) and UNDECODED in tokens[end]:
             end += 1
-        piece = "".join(tokens[number:end])
+        piece = "".join(tokens[start:end])
         if UNDECODED in piece:
             following = continued.text.find(tokens[end], at) if end < len(tokens) else len(continued.text)
             piece = continued.text[at:following] if following > at else piece
-        found.append((piece, any(differs[number:end])))
-        at, number = at + len(piece), end
-    return found
+        split.append((piece, any(differs[start:end])))
+        at, start = at + len(piece), end
+    return split
 
 
 def same_request(alignment: Alignment, injection: Injection) -> bool:
-    """Whether both are of the same models and documents."""
-    teachers = [teacher["name"] for teacher in injection.teachers]
-    one, other = (  # the sum of the documents was not always kept
-        (names, result.student["name"], result.prompts, result.data.get("documents_sha256"))
-        for names, result in ((list(alignment.teachers), alignment), (teachers, injection))
-    )
-    return one == other
+    """Return whether both results are of the same models and documents."""
+
+    def request(teachers: list[str], result: Alignment | Injection) -> tuple:
+        # Older results have no checksum of the documents.
+        return teachers, result.student["name"], result.prompts, result.data.get("documents_sha256")
+
+    names = [teacher["name"] for teacher in injection.teachers]
+    return request(list(alignment.teachers), alignment) == request(names, injection)

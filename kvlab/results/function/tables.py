@@ -1,4 +1,4 @@
-"""The numbers of a functional test as tables. Their columns are named in English; ``function_heading`` says them."""
+"""Make tables of a functional test. Their columns have English names; ``function_heading`` translates a name."""
 
 from dataclasses import asdict
 
@@ -49,13 +49,13 @@ HEADINGS = {
 
 
 def function_heading(column: str) -> str:
-    """The name of a column in the current language."""
+    """Translate the name of a column."""
     return say(HEADINGS[column])
 
 
 def tables(injection: Injection) -> dict[str, pd.DataFrame]:
-    """File name -> table; only those that this test has. Inner names stay as they are in injection.json."""
-    found = {
+    """Return file name -> table of all tables that this test has, with the names of injection.json."""
+    frames = {
         "variants.csv": pd.DataFrame(injection.injected),
         "projection.csv": _with_controls(injection.projection),
         "attention.csv": _with_controls(injection.attention),
@@ -64,11 +64,11 @@ def tables(injection: Injection) -> dict[str, pd.DataFrame]:
         "accuracy.csv": pd.DataFrame(injection.accuracy),
         "texts.csv": texts(injection),
     }
-    return {name: frame for name, frame in found.items() if len(frame)}
+    return {name: frame for name, frame in frames.items() if len(frame)}
 
 
 def _with_controls(cells) -> pd.DataFrame:
-    """One row per head; what each control reaches in its own column, more than one number in none."""
+    """Return one row per head, with a column per control and without the columns that hold several numbers."""
     columns = [name for name in CONTROLS if any(name in cell.controls for cell in cells)]
     controls = pd.DataFrame([cell.controls for cell in cells], columns=columns)
     left_out = ["controls", "controls_kl", "query_heads"]
@@ -87,7 +87,7 @@ def texts(injection: Injection) -> pd.DataFrame:
 
 
 def variants_table(injection: Injection, share: float | None = None) -> pd.DataFrame:
-    """Every variant at one prefix, or at all; the variant in words."""
+    """Return every variant at one prefix, or at all; the variant in words."""
     rows = [row for row in injection.injected if share is None or row.prefix == share]
     return pd.DataFrame([asdict(row) | {"variant": say(NAMES[row.variant])} for row in rows])
 
@@ -97,25 +97,23 @@ def accuracy_table(injection: Injection) -> pd.DataFrame:
 
 
 def cells_table(injection: Injection) -> pd.DataFrame:
-    """One row per K or V head: its errors and the damage of its swap, to pick a head from."""
+    """Return one row per K or V head, to pick a head from: its errors and the damage of its swap."""
     attended = {(c.kind, c.layer, c.head): c for c in injection.attention}
     swapped = {(c.kind, c.layer, c.head): c for c in injection.swaps}
     rows = []
     for cell in injection.projection:
         at = cell.kind, cell.layer, cell.head
-        damages = ("kl", "kl_se", "delta_ce", "delta_ce_se", "kl_mean")
-        rows.append(
-            {"kind": KIND_NAME[cell.kind], "layer": cell.layer, "head": cell.head, "error": cell.error, "se": cell.se}
-            | {"attention": getattr(attended.get(at), "error", None)}
-            | {"attention_se": getattr(attended.get(at), "se", None)}
-            | {name: getattr(swapped.get(at), name, None) for name in damages}
-            | {"n": cell.n}
-        )
+        attention, swap = attended.get(at), swapped.get(at)
+        row = {"kind": KIND_NAME[cell.kind], "layer": cell.layer, "head": cell.head}
+        row |= {"error": cell.error, "se": cell.se}
+        row |= {"attention": getattr(attention, "error", None), "attention_se": getattr(attention, "se", None)}
+        row |= {name: getattr(swap, name, None) for name in ("kl", "kl_se", "delta_ce", "delta_ce_se", "kl_mean")}
+        rows.append(row | {"n": cell.n})
     return pd.DataFrame(rows)
 
 
 def head_table(injection: Injection, layer: int, head: int | None) -> pd.DataFrame:
-    """All that was measured of one head, or of a layer whole: a row per measure and replaced part."""
+    """Return every measure of one head or of one whole layer: a row per measure and replaced part."""
     parts = {"key": "K", "value": "V", "both": say("K and V")}
     rows = []
     for name, cells in (("projection", injection.projection), ("attention", injection.attention)):
@@ -140,7 +138,7 @@ def head_table(injection: Injection, layer: int, head: int | None) -> pd.DataFra
 
 
 def settings_table(injection: Injection) -> pd.DataFrame:
-    """Settings, data, versions and seconds in two columns."""
+    """Return settings, data, versions and seconds in two columns."""
     return alignment_tables.settings_table(
         [
             (say("prompts"), prompt_source(injection.prompts)),

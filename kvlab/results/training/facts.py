@@ -1,7 +1,7 @@
-"""Gather what happened to a training run from the files of its folder: the fields of the founding checklist's report.
+"""Gather the report of a training run from the files of its folder: the fields of the founding checklist's report.
 
-Works for runs that failed, were lost or are still at work, and for damaged folders. Plain values only, so that the
-result is report JSON as it stands; the curves are lists, thinned so that a report stays small.
+Works for failed, lost and active runs, and for damaged folders. The report holds only plain values, so that it can be
+written as JSON; its curves are thinned lists, so that it stays small.
 """
 
 import math
@@ -17,32 +17,31 @@ from kvlab.runs.metrics import MEMORY, Reader, Steps, Table, curve, fell, pace, 
 from kvlab.runs.monitor import View
 from kvlab.runs.records import FORECAST, REPORT, VERDICT, Checkpoint, Checks, Forecast, Outcome, Report, Status, Verdict
 
-LIMIT = 0.8  # of the device's memory, where the verdict gives no threshold of its own
+LIMIT = 0.8  # of the device's memory, if the verdict gives no threshold
 MILESTONES = (("models loaded", 0.0), ("forward passes", 0.1), ("loss converging", 0.5), ("training stable", 1.0))
 CHECK_ROWS = (("heads", (1,)), ("heads-dims", (2,)), ("resampling", (3,)), ("empty", (5,)), ("one", (4,)))
 CHECK_ROWS += (("integration", (6, 7)), ("overall", tuple(range(1, 8))))
-# Kinds of error behind which stands a RuntimeError of torch.
+# Kinds of error that torch raises as RuntimeError.
 RUNTIME_KINDS = ("shape", "out-of-memory", "device-error")
 
 Fields = dict[str, Any]
 
 
 def gather(folder: Path, checks: Sequence[Fields] | None = None, checked: str | None = None) -> Fields:
-    """The report of one run. ``checks``: outcomes of the seven KV checks (number, error, seconds), run at ``checked``;
-    left out, those that the run itself made.
+    """Return the report of one run. Never raises for the content of the folder.
 
-    Never raises for what is in the folder.
+    ``checks``: outcomes of the seven KV checks (number, error, seconds), run at ``checked``; default: the run's own.
     """
     view, status = monitor.view(folder), Status.of(store.read_status(folder))
-    made, verdict = Report.read(folder / REPORT), Verdict.read(folder / VERDICT)
+    recorded, verdict = Report.read(folder / REPORT), Verdict.read(folder / VERDICT)
     reader, samples = Steps(folder), Reader(folder / MEMORY)
     steps, memory = reader.read(), samples.read()
     checkpoints = [checkpoint for checkpoint in verdict.checkpoints if checkpoint.name]
-    asked = Status.of({"total": view.config.get("max_steps")}).total
-    total = asked or (status.total if view.phase == "training" else None)
+    requested = Status.of({"total": view.config.get("max_steps")}).total
+    total = requested or (status.total if view.phase == "training" else None)
     speed = pace(steps, total or 0)
     problems = _problems(view, status, reader)
-    errors = [p["error"] for p in problems if _is_runtime_error(p["error"])]
+    errors = [problem["error"] for problem in problems if _is_runtime_error(problem["error"])]
     run = {
         **{name: getattr(view, name) for name in ("id", "name", "state", "phase", "host")},
         "verdict": verdict.state,
@@ -59,36 +58,38 @@ def gather(folder: Path, checks: Sequence[Fields] | None = None, checked: str | 
         "remaining_s": speed.remaining_s if view.active and total is not None else None,
         "peak_memory": _peak(memory),
     }
-    told = made.checks
-    outcomes = told.outcomes if checks is None else Checks.of({"outcomes": list(checks)}).outcomes
+    kv_checks = recorded.checks
+    if checks is not None:
+        kv_checks = Checks.of({"outcomes": list(checks), "time": checked})
+    documents = recorded.data
     report = {
         "run": run,
-        "checks": _checks(outcomes, told.time if checks is None else checked),
+        "checks": _checks(kv_checks.outcomes, kv_checks.time),
         "milestones": _milestones(checkpoints, steps, memory, reader, total, view),
         "conditions": [c.model_dump() for c in checkpoints if c.name not in dict(MILESTONES)],
         "problems": problems,
         "notes": notes.read(folder) or None,
-        "data_notes": [note for note in made.notes if isinstance(note, str | dict)],
-        "documents": made.data.model_dump() if None not in (made.data.train, made.data.heldout) else None,
-        "trained_parameters": made.trained_parameters,
-        "before": records.measured(made, "before"),
-        "after": records.measured(made, "after"),
-        "functional": records.read(made.functional),
-        "controls": records.controls(folder, made.config),
+        "data_notes": [note for note in recorded.notes if isinstance(note, str | dict)],
+        "documents": documents.model_dump() if None not in (documents.train, documents.heldout) else None,
+        "trained_parameters": recorded.trained_parameters,
+        "before": records.measured(recorded, "before"),
+        "after": records.measured(recorded, "after"),
+        "functional": records.read(recorded.functional),
+        "controls": records.controls(folder, recorded.config),
         "forecast": _forecast(Forecast.read(folder / FORECAST), run["peak_memory"]),
         "series": series(steps, memory),
         "config": view.config,
-        "versions": made.versions,
-        "seed": view.config.get("seed", made.seed),
-        "device": made.device.words,
-        "place": made.device.device,
+        "versions": recorded.versions,
+        "seed": view.config.get("seed", recorded.seed),
+        "device": recorded.device.words,
+        "place": recorded.device.device,
         "command": f"python -m kvlab train --config {shlex.quote(str(folder / store.CONFIG))} --output_dir DIR",
         "unreadable_lines": reader.garbage + samples.garbage + reader.torn + samples.torn,
     }
     return _finite({**report, "criteria": _criteria(report, reader, checkpoints)})
 
 
-def _checks(outcomes: Sequence[Outcome], when: str | None) -> Fields:
+def _checks(outcomes: Sequence[Outcome], time: str | None) -> Fields:
     errors = {outcome.number: outcome.error for outcome in outcomes if outcome.number is not None}
     if not errors:
         return {"time": None, "rows": [], "failed": [], "passed": None}
@@ -98,13 +99,13 @@ def _checks(outcomes: Sequence[Outcome], when: str | None) -> Fields:
         missing = [number for number in numbers if number not in errors]
         rows.append({"name": name, "passed": None if missing else not wrong, "remark": "; ".join(wrong)})
     failed = [{"number": number, "error": error} for number, error in errors.items() if error]
-    return {"time": when, "rows": rows, "failed": failed, "passed": rows[-1]["passed"]}
+    return {"time": time, "rows": rows, "failed": failed, "passed": rows[-1]["passed"]}
 
 
 def _milestones(
     checkpoints: list[Checkpoint], steps: Table, memory: Table, reader: Steps, total: int | None, view: View
 ) -> list[Fields]:
-    """The rows step 0, 10, 50, 100 of the checklist, at the steps of this run."""
+    """Return the checklist's rows for steps 0, 10, 50 and 100, scaled to the steps of this run."""
     judged = {checkpoint.name: checkpoint for checkpoint in checkpoints}
     rows = []
     for name, share in MILESTONES:
@@ -120,31 +121,30 @@ def _milestones(
                 "state": checkpoint.state or ("pending" if view.active else "fail"),
                 "loss": _at(steps, "loss", at) if at is not None else None,
                 "memory": _memory_at(memory, steps, at, step) if not reader.resumed else None,
-                **{of: getattr(checkpoint, of) for of in ("value", "threshold", "words")},
+                "value": checkpoint.value,
+                "threshold": checkpoint.threshold,
+                "words": checkpoint.words,
             }
         )
     return rows
 
 
 def _memory_at(memory: Table, steps: Table, at: int | None, step: int | None) -> int | None:
-    """The most memory in use until a step was over; the samples know the time and the phase, not the step."""
+    """Return the most memory in use up to the end of a step. Samples hold the time and the phase, not the step."""
     _, times, used = curve(memory)
-    trains = [row.get("phase") == "training" for row in memory.rows]
-    begun = next((moment for moment, training in zip(times, trains) if training), math.inf)
-    if step == 0:
-        until = begun
-    elif at is None:
-        return None
-    else:
-        until = begun + sum(seconds for seconds in steps.column("seconds")[: at + 1] if math.isfinite(seconds))
+    until = next((moment for moment, row in zip(times, memory.rows) if row.get("phase") == "training"), math.inf)
+    if step != 0:
+        if at is None:
+            return None
+        until += sum(seconds for seconds in steps.column("seconds")[: at + 1] if math.isfinite(seconds))
     known = [value for moment, value in zip(times, used) if moment <= until and math.isfinite(value)]
     return int(max(known)) if known else None
 
 
 def _problems(view: View, status: Status, reader: Steps) -> list[Fields]:
-    """Every end that nobody asked for, or by force, and how the run went on after it."""
+    """Return every failure or kill of the run, and how the run continued after it."""
     problems = []
-    # A run that had no checkpoint yet begins again and logs nothing of it: then it is not known which is which.
+    # A run without a checkpoint restarts without a log line; then no line can be matched to its end.
     known = len(reader.resumed) == len(status.history)
     for number, end in enumerate(status.history):
         solved = {"resumed": end.resumed, "from_step": reader.resumed[number] if known else None}
@@ -156,33 +156,33 @@ def _problems(view: View, status: Status, reader: Steps) -> list[Fields]:
 
 
 def _criteria(report: Fields, reader: Steps, checkpoints: list[Checkpoint]) -> list[Fields]:
-    """When the checklist calls the validation succeeded; ``met`` None while that is not known."""
-    run, over = report["run"], report["run"]["state"] not in store.ACTIVE
-    memory = run["peak_memory"]
+    """Return the checklist's criteria of a successful validation; ``met`` is None while unknown."""
+    run = report["run"]
+    ended, memory = run["state"] not in store.ACTIVE, run["peak_memory"]
     limits = [c.threshold for c in checkpoints if c.name == "memory" and c.threshold is not None]
     limit = limits[0] if limits else LIMIT
     declined = False if reader.nonfinite else fell(reader.table.column("loss"))
-    ran = not run["runtime_errors"] and run["all_steps_done"]
+    completed = not run["runtime_errors"] and run["all_steps_done"]
     share = memory["share"] if memory else None
     return [
         {"name": "checks", "met": report["checks"]["passed"]},
-        {"name": "steps", "met": ran if over or run["runtime_errors"] else None},
+        {"name": "steps", "met": completed if ended or run["runtime_errors"] else None},
         {"name": "loss", "met": declined},
         {"name": "memory", "met": share < limit if share is not None else None, "limit": limit},
     ]
 
 
 def _peak(memory: Table) -> Fields | None:
-    found = peak(memory)
-    if found is None:
+    highest = peak(memory)
+    if highest is None:
         return None
     source = next((row["source"] for row in reversed(memory.rows) if isinstance(row.get("source"), str)), None)
-    names = {"bytes": found.used, "gb": round(found.used / 1e9, 3), "total": found.total, "share": found.share}
-    return {**names, "of": found.what, "phase": found.phase, "source": source}
+    sizes = {"bytes": highest.used, "gb": round(highest.used / 1e9, 3), "total": highest.total, "share": highest.share}
+    return {**sizes, "of": highest.what, "phase": highest.phase, "source": source}
 
 
 def _forecast(forecast: Forecast, peak: Fields | None) -> Fields | None:
-    """forecast.json beside the peak: ``growth`` = peak - baseline and ``ratio`` = forecast / growth, else None."""
+    """Compare forecast.json with the peak: ``growth`` = peak - baseline, ``ratio`` = forecast / growth, else None."""
     parts = [part.model_dump() for part in forecast.parts if part.name and part.bytes is not None]
     sizes = (forecast.total, forecast.lower, forecast.upper, forecast.baseline, forecast.tokens)
     if not parts or None in sizes:
@@ -217,13 +217,15 @@ MOST_POINTS = 2000  # of a curve; more than a figure has pixels
 
 
 def series(steps: Table, memory: Table) -> Fields:
-    """``step`` and the terms over it, raw and smoothed; the router's weights; memory in bytes over seconds of work.
+    """Return ``step`` and the terms over it, raw and smoothed, the router's weights, and bytes over seconds of work.
 
-    ``every``: which share of the points is kept, one of so many. Of memory the largest of each group is.
+    Keeps every ``every``-th step and the last, and the largest memory of each group.
     """
     numbers = steps.column("step")
     every = -(-len(numbers) // MOST_POINTS) or 1
-    kept = _kept(len(numbers), every)
+    places = list(range(0, len(numbers), every))
+    if places and places[-1] != len(numbers) - 1:
+        places.append(len(numbers) - 1)
     terms = {name: steps.column(name) for name in TERMS if any(map(math.isfinite, steps.column(name)))}
     if "router.0" not in steps.columns:
         terms.pop("entropy", None)  # of the weights of a single teacher, which are always 1
@@ -232,22 +234,16 @@ def series(steps: Table, memory: Table) -> Fields:
         (name for name in steps.columns if name.startswith("router.") and name[7:].isdigit()),
         key=lambda name: int(name[7:]),
     )
-    of, times, used = curve(memory)
-    group = -(-len(used) // MOST_POINTS) or 1
+    what, times, used = curve(memory)
+    size = -(-len(used) // MOST_POINTS) or 1
     heights = [value if math.isfinite(value) else -math.inf for value in used]
-    groups = [range(start, min(start + group, len(used))) for start in range(0, len(used), group)]
-    peaks = [max(places, key=heights.__getitem__) for places in groups]
+    groups = [range(start, min(start + size, len(used))) for start in range(0, len(used), size)]
+    peaks = [max(group, key=heights.__getitem__) for group in groups]
     return {
         "every": every,
-        "step": [int(numbers[at]) for at in kept],
-        "raw": {name: [values[at] for at in kept] for name, values in terms.items()},
-        "smooth": {name: [values[at] for at in kept] for name, values in smooth.items()},
-        "router": [[steps.column(name)[at] for at in kept] for name in routers],
-        "memory": {"of": of, "seconds": [times[at] for at in peaks], "bytes": [used[at] for at in peaks]},
+        "step": [int(numbers[at]) for at in places],
+        "raw": {name: [values[at] for at in places] for name, values in terms.items()},
+        "smooth": {name: [values[at] for at in places] for name, values in smooth.items()},
+        "router": [[steps.column(name)[at] for at in places] for name in routers],
+        "memory": {"of": what, "seconds": [times[at] for at in peaks], "bytes": [used[at] for at in peaks]},
     }
-
-
-def _kept(count: int, every: int) -> list[int]:
-    """Places of every so-manieth point, and the last."""
-    places = list(range(0, count, every))
-    return places if not count or places[-1] == count - 1 else [*places, count - 1]

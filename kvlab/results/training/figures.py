@@ -1,6 +1,6 @@
-"""Figures of a training run: loss terms, memory, the teachers' weights, held-out numbers.
+"""Draw a training run: loss terms, memory, the teachers' weights, held-out numbers.
 
-Plotly reads a small HTML in labels, so names that came from a user are escaped here.
+Plotly reads some HTML in labels, so this module escapes names that come from users.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ GIB = 1024**3
 TERM_COLOUR = {"loss": "#000000", "ce": STUDENT_COLOUR, "entropy": NEUTRAL}
 TERM_COLOUR |= {"kv_key": KIND_COLOUR["key"], "kv_value": KIND_COLOUR["value"]}
 ROUTER_COLOURS = (TEACHER_COLOUR, "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#F0E442")  # Okabe and Ito 2008
-ROOM = 1.25  # the limit is drawn where the curve comes within this factor of it, and told of elsewhere
+ROOM = 1.25  # draw the limit if the curve comes within this factor of it, else name it in the title
 
 TERMS = {
     "loss": phrase("loss"),
@@ -41,7 +41,7 @@ Numbers = Sequence[float | None]
 
 
 def loss_terms(steps: Sequence[int], raw: Mapping[str, Numbers], smooth: Mapping[str, Numbers]):
-    """Every logged term over the steps: thin as logged, thick smoothed; a click in the legend hides both."""
+    """Draw every term over the steps: thin as logged, thick smoothed; a click in the legend hides both."""
     figure = go.Figure()
     for term, values in raw.items():
         name, colour = say(TERMS[term]), TERM_COLOUR[term]
@@ -57,9 +57,9 @@ def loss_terms(steps: Sequence[int], raw: Mapping[str, Numbers], smooth: Mapping
 def memory(
     seconds: Numbers, used: Numbers, of: str, limit: tuple[float, int] | None = None, baseline: int | None = None
 ) -> go.Figure:
-    """Bytes in use over seconds. ``of``: "device" or "process"; ``limit``: its share and the device's bytes in all.
+    """Draw the bytes in use over seconds. ``of``: "device" or "process".
 
-    ``baseline``: bytes in use before the models were loaded.
+    ``limit``: a share of the device, and the device's bytes; ``baseline``: bytes in use before loading the models.
     """
     figure = go.Figure()
     figure.add_scatter(
@@ -91,7 +91,7 @@ def memory(
 
 
 def router(steps: Sequence[int], weights: Sequence[Numbers], teachers: Sequence[str]) -> go.Figure:
-    """What each teacher counts in the target, over the steps."""
+    """Draw the weight of each teacher in the target over the steps."""
     figure = go.Figure()
     for place, values in enumerate(weights):
         name = teachers[place] if place < len(teachers) else str(place + 1)
@@ -103,7 +103,7 @@ def router(steps: Sequence[int], weights: Sequence[Numbers], teachers: Sequence[
 
 
 def held_out(runs: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]]) -> go.Figure:
-    """Cross-entropy and KV errors before and after, of (label, before, after) of each run; grey is before."""
+    """Draw cross-entropy and KV errors of each run (label, before, after); grey is before."""
     terms = ("ce", "kv_key", "kv_value")
     figure = make_subplots(rows=1, cols=len(terms), subplot_titles=[say(TERMS[term]) for term in terms])
     labels = [escape(label) for label, _, _ in runs]
@@ -113,7 +113,11 @@ def held_out(runs: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]]) -
             values = [finite(run[place].get(term)) for run in runs]
             legend = {"name": when, "legendgroup": when, "showlegend": column == 1}
             figure.add_bar(
-                **{"row": 1, "col": column, "x": labels, "y": values, "marker_color": colour},
+                row=1,
+                col=column,
+                x=labels,
+                y=values,
+                marker_color=colour,
                 **legend,
                 text=["" if value is None else f"{value:.3f}" for value in values],
                 textposition="auto",

@@ -1,4 +1,4 @@
-"""What the functional test of a training run measured, and which finished runs are its controls."""
+"""Read the functional test of a training run, and find the finished runs that are its controls."""
 
 from pathlib import Path
 from typing import Any
@@ -7,17 +7,17 @@ from kvlab.runs import store
 from kvlab.runs.records import REPORT, Damage, Functional, Report
 
 VARIANTS = ("projected", "mean", "shuffled")  # of these the last two are controls
-NEWEST = 200  # runs that are looked at
+NEWEST = 200  # runs to search for controls
 APART = ("control", "functional", "eval_documents", "checkpoint_every", "device", "thresholds")  # may differ
 
 Fields = dict[str, Any]
 
 
 def read(functional: Any) -> Fields | None:
-    """{variant: {"before" | "after" | "change": numbers}} and ``own``, ``documents``, ``n``; None for a run without.
+    """Return ``variants`` {variant: {"before" | "after" | "change": numbers}} and facts; None for a run without a test.
 
-    ``functional``: of report.json. ``numbers`` are kl, kl_se, delta_ce, delta_ce_se; None where not measured.
-    ``reproduces``: False where at one of both times the own cache did not give the student's logits.
+    ``functional``: of report.json. ``numbers`` are kl, kl_se, delta_ce, delta_ce_se; None if not measured.
+    ``reproduces`` is False if the own cache failed to give the student's logits before or after.
     """
     test = Functional.of(functional)
     measured = [at for at in (test.before, test.after) if at is not None and at.model_fields_set]
@@ -45,13 +45,13 @@ def read(functional: Any) -> Fields | None:
 
 
 def measured(report: Report, when: str) -> Fields:
-    """The held-out numbers "before" or "after" the training; empty while they are not measured."""
+    """Return the held-out numbers "before" or "after" the training; empty until they are measured."""
     numbers = getattr(report, when)
     return numbers.model_dump(exclude_unset=True) if numbers is not None and numbers.model_fields_set else {}
 
 
 def controls(folder: Path, config: Fields) -> list[Fields]:
-    """The newest run of each other control (``none`` for a run that is one itself): id, control, before, after."""
+    """Return the newest run of each other control (for a control, also of ``none``): id, control, before, after."""
     if not config or config.get("teachers") is None:
         return []
     mine, newest = _settings(config), {config.get("control", "none"): None}
@@ -64,8 +64,8 @@ def controls(folder: Path, config: Fields) -> list[Fields]:
         if not before or not after or not isinstance(control, str) or control in newest:
             continue
         if report.config and _settings(report.config) == mine:
-            told = {"before": before, "after": after, "functional": read(report.functional)}
-            newest[control] = {"id": other.name, "control": control, **told}
+            numbers = {"before": before, "after": after, "functional": read(report.functional)}
+            newest[control] = {"id": other.name, "control": control, **numbers}
     return [run for run in newest.values() if run]
 
 

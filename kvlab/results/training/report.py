@@ -1,4 +1,4 @@
-"""The gathered report of a run as one HTML file that needs no network, and as Markdown; words are in the template."""
+"""Write the gathered report of a run as one HTML file without network, and as Markdown. The template has the words."""
 
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -31,19 +31,19 @@ CACHES = {"projected": phrase("projected"), "mean": phrase("mean (control)"), "s
 
 
 def html(report: Fields, language: str = "en") -> str:
-    """Draw the whole report of kvlab.results.training.facts.gather."""
+    """Write the whole report of kvlab.results.training.facts.gather as HTML."""
     with speaking(language):
         return render("training.html.j2", **_values(report), **_figures(report))
 
 
 def markdown(report: Fields, language: str = "en") -> str:
-    """Write the whole report of kvlab.results.training.facts.gather, without its figures."""
+    """Write the whole report of kvlab.results.training.facts.gather as Markdown, without its figures."""
     with speaking(language):
         return render("training.md.j2", **_values(report)).rstrip("\n") + "\n"
 
 
 def _values(report: Fields) -> Fields:
-    """What the template speaks of: the report, its words, and the rows of its tables."""
+    """Return the template's values: the report, its words, and the rows of its tables."""
     run = report["run"]
     met = {criterion["name"]: criterion["met"] for criterion in report["criteria"]}
     return {
@@ -53,7 +53,7 @@ def _values(report: Fields) -> Fields:
         "state": partial(_known, STATES),
         "mark": words.mark_words,
         "met": lambda name: _met(met[name]),
-        "yes": lambda value: None if value is None else say("yes") if value else say("no"),
+        "yes": lambda value: None if value is None else say("yes" if value else "no"),
         "number": _number,
         "size": _size,
         "source": words.source_words,
@@ -76,17 +76,14 @@ def _values(report: Fields) -> Fields:
         "failed_checks": "; ".join(f"{check['number']}: {check['error']}" for check in report["checks"]["failed"]),
         "part_rows": [(_part(part), _size(part["bytes"])) for part in (report["forecast"] or {}).get("parts", ())],
         "problems": [_problem(problem) for problem in report["problems"]],
-        "data_notes": [[_told(note)] for note in report["data_notes"]],
+        "data_notes": [[_stored_words(note)] for note in report["data_notes"]],
         "notes": (report["notes"] or "").strip(),
         "setting_rows": list(_setting_rows(report)),
     }
 
 
-# --- rows of tables ----------------------------------------------------------------------------------------------
-
-
 def _judged(row: Fields) -> tuple[str, str | None, Message]:
-    """Name, state and remark of a checkpoint."""
+    """Return name, state and remark of a checkpoint."""
     return _known(words.CHECKPOINTS, row["name"]), words.mark_words(row["state"]), Message.read(row["words"])
 
 
@@ -94,7 +91,8 @@ def _held_out_rows(report: Fields) -> Iterator[tuple[object, ...]]:
     runs = [(say("this run"), report)]
     runs += [(_control(other), other) for other in report["controls"]]
     for label, run in runs:
-        yield (label, *(f"{_number(run['before'].get(of))} → {_number(run['after'].get(of))}" for of in MEASURED))
+        before, after = run["before"], run["after"]
+        yield (label, *(f"{_number(before.get(name))} → {_number(after.get(name))}" for name in MEASURED))
 
 
 def _functional_rows(report: Fields) -> Iterator[tuple[object, ...]]:
@@ -107,16 +105,16 @@ def _functional_rows(report: Fields) -> Iterator[tuple[object, ...]]:
 
 
 def _changes(variant: Fields) -> Iterator[str]:
-    for of in ("kl", "delta_ce"):
+    for name in ("kl", "delta_ce"):
         for when in ("before", "after", "change"):
-            value, error = variant[when][of], variant[when][f"{of}_se"]
-            sign = "" if of == "kl" and when != "change" else "+"
-            known = "–" if value is None else f"{value:{sign}.4f}"
-            yield known if error is None else f"{known} ± {error:.4f}"
+            value, error = variant[when][name], variant[when][f"{name}_se"]
+            sign = "" if name == "kl" and when != "change" else "+"
+            words = "–" if value is None else f"{value:{sign}.4f}"
+            yield words if error is None else f"{words} ± {error:.4f}"
 
 
 def _control(other: Fields) -> Message:
-    """The name of a run that is compared with this one."""
+    """Return the name of a run that is compared with this one."""
     if other["control"] == "none":
         return Message("KV run {id}", id=Quoted(other["id"]))
     return Message("control {control}: {id}", control=Quoted(other["control"]), id=Quoted(other["id"]))
@@ -131,11 +129,8 @@ def _setting_rows(report: Fields) -> Iterator[tuple[object, object]]:
             yield Quoted(name), None if value is None else Quoted(value)
 
 
-# --- words -------------------------------------------------------------------------------------------------------
-
-
 def _known(table: Mapping[str, str], name: object) -> str:
-    """The word of a table, or what the file says to the letter."""
+    """Translate a name of ``table``; quote an unknown one."""
     return say(table[name]) if isinstance(name, str) and name in table else Quoted(name)
 
 
@@ -144,22 +139,22 @@ def _part(part: Fields) -> Message | str:
     return Message("{part} ({model})", part=known, model=Quoted(part["model"])) if part.get("model") else known
 
 
-def _told(stored: object) -> str:
-    """A message of a run's file; finished words of an older version to the letter."""
+def _stored_words(stored: object) -> str:
+    """Translate a message of a run's file; quote the finished words of an older version."""
     message = Message.read(stored or "")
     text = _ends(message)
     return Quoted(text) if text and message.template == "{words}" else text
 
 
 def _ends(stored: object) -> str:
-    """The first and the last line of a message: between them stands a log."""
+    """Return the first and the last line of a message, without the log between them."""
     lines = str(Message.read(stored)).splitlines() or [""]
     return lines[0] if len(lines) == 1 else f"{lines[0]} … {lines[-1]}"
 
 
 def _problem(problem: Fields) -> Fields:
     error = problem["error"]
-    found, remedy = (_told(error[part]) if error.get(part) else None for part in ("found", "remedy"))
+    found, remedy = (_stored_words(error[part]) if error.get(part) else None for part in ("found", "remedy"))
     return {**problem, "kind": str(error.get("kind", "–")), "found": found, "remedy": remedy}
 
 
@@ -167,11 +162,12 @@ def _peak(peak: Fields | None) -> Message | None:
     if peak is None:
         return None
     phase = phase_words(peak["phase"]) if peak["phase"] in PHASES else Quoted(peak["phase"] or "–")
-    told = {"used": readable(peak["bytes"]), "phase": phase, "source": words.source_words(peak["source"], peak["of"])}
+    source = words.source_words(peak["source"], peak["of"])
+    facts = {"used": readable(peak["bytes"]), "phase": phase, "source": source}
     if not peak["total"]:
-        return Message("{used} while {phase} ({source})", **told)
+        return Message("{used} while {phase} ({source})", **facts)
     total = readable(peak["total"])
-    return Message("{used}, {share:.0%} of {total} while {phase} ({source})", share=peak["share"], total=total, **told)
+    return Message("{used}, {share:.0%} of {total} while {phase} ({source})", share=peak["share"], total=total, **facts)
 
 
 def _met(passed: bool | None) -> str | None:
@@ -188,9 +184,6 @@ def _size(value: object) -> str:
 
 def _limit(report: Fields) -> float:
     return next(criterion["limit"] for criterion in report["criteria"] if criterion["name"] == "memory")
-
-
-# --- figures -----------------------------------------------------------------------------------------------------
 
 
 def _figures(report: Fields) -> Fields:

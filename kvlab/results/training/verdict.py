@@ -1,8 +1,8 @@
-"""Metric lines of a run -> its checkpoint table and verdict (the checklist's, scaled to ``max_steps``). No torch here.
+"""Judge the metric lines of a run: the checklist's checkpoints and verdict, scaled to ``max_steps``. No torch here.
 
-Each checkpoint is pending until its step is reached, then pass or fail with its value and threshold in words. One that
-forbids something for the whole run (NaN, memory, collapse) fails as soon as it happens and passes at the end. Where a
-run breaks off, the checkpoint that it was on the way to fails; those behind stay pending, and say why.
+A checkpoint is pending until the run reaches its step, then pass or fail with its value and threshold in words. One
+that forbids something for the whole run (NaN, memory, collapse) fails as soon as it happens and passes at the end. If
+a run breaks off, the next checkpoint fails; later ones stay pending and give the reason.
 """
 
 import math
@@ -15,10 +15,10 @@ from kvlab.language import Message, phrase
 from kvlab.request.train import Thresholds
 
 PENDING, PASS, FAIL = "pending", "pass", "fail"
-LAST = 5  # losses that the convergence is read from
-WINDOW = 0.2  # share of the steps that a loss is smoothed over
-NOISE = 2.0  # standard errors of a smoothed loss that are not taken for a rise
-BEFORE_SPIKE = 20  # losses that a spike is seen against
+LAST = 5  # last losses whose mean decides convergence
+WINDOW = 0.2  # share of the steps to smooth a loss over
+NOISE = 2.0  # standard errors of a smoothed loss that do not count as a rise
+BEFORE_SPIKE = 20  # earlier losses to compare a spike with
 COLLAPSIBLE = ("key", "value")
 COLLAPSED = {
     ("variance", "key"): phrase(
@@ -50,18 +50,18 @@ class Checkpoint:
 
 
 def in_force(records: Iterable[Record]) -> list[Record]:
-    """The step lines that count: those after the step that a run resumed from are superseded by its repetition."""
-    kept: list[Record] = []
+    """Return the valid step lines: when a resumed run repeats steps, only the repetition counts."""
+    valid: list[Record] = []
     for record in records:
         if isinstance(record.get("resumed_from"), int):
-            kept = [r for r in kept if r["step"] <= record["resumed_from"]]
+            valid = [r for r in valid if r["step"] <= record["resumed_from"]]
         elif isinstance(record.get("step"), int):
-            kept.append(record)
-    return kept
+            valid.append(record)
+    return valid
 
 
 def milestones(max_steps: int) -> tuple[int, int, int]:
-    """The steps of the checks "forward passes", "loss converging", "training stable": 10, 50 and 100 of 100."""
+    """Return the steps of "forward passes", "loss converging" and "training stable": 10, 50 and 100 of 100."""
     return max(1, round(max_steps * 0.1)), max(1, round(max_steps * 0.5)), max_steps
 
 
@@ -75,9 +75,10 @@ def judge(
     ended: bool = False,
     error: Message | str | None = None,
 ) -> list[Checkpoint]:
-    """The table so far. ``peak_share``: most memory in use, of the device's; ``ended``: no more lines will come.
+    """Return the table so far.
 
-    ``error``: why the run broke off.
+    ``peak_share``: the most memory in use, as a share of the device; ``ended``: no more lines will come; ``error``: why
+    the run broke off.
     """
     thresholds = thresholds or Thresholds()
     records = in_force(records)
@@ -91,7 +92,7 @@ def judge(
             broken = Message("the run ended at step {step}: {error}", step=done, error=error)
 
     def reached(step: int, name: str, judged) -> Checkpoint:
-        """``judged() -> (passed, value, threshold, words)``, once the step is there."""
+        """Call ``judged() -> (passed, value, threshold, words)`` once the run has reached the step."""
         if done >= step:
             passed, value, threshold, words = judged()
             return Checkpoint(step, name, PASS if passed else FAIL, value, threshold, words)
@@ -100,7 +101,9 @@ def judge(
         return Checkpoint(step, name, state, None, None, broken or Message("waits for step {step}", step=step))
 
     def throughout(name: str, passed: bool, value: float | None, threshold: float | None, words: Message) -> Checkpoint:
-        state = FAIL if not passed else PASS if done >= last else PENDING
+        state = PASS if done >= last else PENDING
+        if not passed:
+            state = FAIL
         if broken:
             words = Message("{remark}; {end}", remark=words, end=broken)
         return Checkpoint(last, name, state, value, threshold, words)
@@ -132,13 +135,15 @@ def judge(
 
 
 def state_of(table: Sequence[Checkpoint]) -> str:
-    """fail if any failed, pass if all passed, else pending."""
+    """Return fail if any checkpoint failed, pass if all passed, else pending."""
     states = {checkpoint.state for checkpoint in table}
-    return FAIL if FAIL in states else PENDING if PENDING in states or not states else PASS
+    if FAIL in states:
+        return FAIL
+    return PASS if states == {PASS} else PENDING
 
 
 def smoothed(losses: Sequence[float], window: int) -> float:
-    """The mean of the last ``window`` finite losses; not a number without any."""
+    """Return the mean of the finite ones among the last ``window`` losses; NaN without any."""
     finite = [loss for loss in losses[-window:] if math.isfinite(loss)]
     return fmean(finite) if finite else math.nan
 
@@ -151,20 +156,21 @@ def _loss(record: Record) -> float:
 def _converging(losses: Sequence[float], threshold: float) -> tuple[bool, float | None, float, Message]:
     first, now = losses[0], smoothed(losses, LAST)
     ratio = now / first if first > 0 else math.nan
-    # Documents differ: where the first ones happen to be hard, the loss falls below though nothing is learned.
+    # Documents differ: if the first ones are hard, the loss falls although the student learns nothing.
     chance = _chance(losses)
     passed = ratio < threshold and (first - now > chance or threshold >= 1)
+    values = {"n": min(LAST, len(losses)), "now": now, "first": first, "ratio": ratio, "limit": threshold}
     words = Message(
         "mean of the last {n} losses {now:.4g} against {first:.4g} at step 1: {ratio:.0%}, wanted below {limit:.0%}; "
         "by chance they differ by {chance:.2g}",
-        **{"n": min(LAST, len(losses)), "now": now, "first": first},
-        **{"ratio": ratio, "limit": threshold, "chance": chance},
+        **values,
+        chance=chance,
     )
     return passed, _number(ratio), threshold, words
 
 
 def _chance(losses: Sequence[float]) -> float:
-    """By how much the first loss may be above the mean of the last ones though nothing was learned; 0 of too few."""
+    """Return how far the first loss may exceed the mean of the last ones by chance; 0 with too few losses."""
     finite = [loss for loss in losses[len(losses) - min(BEFORE_SPIKE, len(losses) // 2) :] if math.isfinite(loss)]
     return NOISE * stdev(finite) * math.sqrt(1 + 1 / LAST) if len(finite) > 2 else 0.0
 
@@ -173,12 +179,13 @@ def _stable(losses: Sequence[float], half: int, threshold: float) -> tuple[bool,
     window = max(1, round(len(losses) * WINDOW))
     before, now = smoothed(losses[:half], window), smoothed(losses, window)
     ratio = now / before if before > 0 else math.nan
-    # Other documents stand behind the two means: what they differ by anyway is no rise.
+    # The two means are of different documents, so they differ by this much without a rise.
     noise = NOISE * math.hypot(*(_error_of_mean(part) for part in (losses[:half][-window:], losses[-window:])))
+    values = {"window": window, "now": now, "before": before, "half": half, "noise": noise}
     words = Message(
         "smoothed over {window} steps, the loss is {now:.4g} and was {before:.4g} at step {half}, "
         "give or take {noise:.2g}",
-        **{"window": window, "now": now, "before": before, "half": half, "noise": noise},
+        **values,
     )
     return now <= threshold * before + noise, _number(ratio), threshold, words
 
@@ -202,10 +209,8 @@ def _few_spikes(losses: Sequence[float], max_steps: int, thresholds: Thresholds)
     for n in range(LAST, len(losses)):
         before = [loss for loss in losses[max(0, n - BEFORE_SPIKE) : n] if math.isfinite(loss)]
         spikes += bool(before) and losses[n] > thresholds.spike * median(before) > 0
-    words = Message(
-        "{n} losses above {times:g} times the median before them, at most {allowed} allowed",
-        **{"n": spikes, "times": thresholds.spike, "allowed": allowed},
-    )
+    values = {"n": spikes, "times": thresholds.spike, "allowed": allowed}
+    words = Message("{n} losses above {times:g} times the median before them, at most {allowed} allowed", **values)
     return spikes <= allowed, spikes, allowed, words
 
 

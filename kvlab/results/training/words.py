@@ -1,4 +1,4 @@
-"""The vocabulary of training runs, for pages, reports and the command line: one state has one word everywhere."""
+"""The words for training runs on pages, in reports and on the command line: one state has one word everywhere."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -32,7 +32,7 @@ PARTS = {
     "moments": phrase("second moments of the student's rows"),
     "libraries": phrase("libraries and their work space"),
 }
-# How memory.jsonl says that memory was measured, by its first words.
+# First words of the source in memory.jsonl -> words for people.
 SOURCES = {
     "this process": phrase("this process's memory, of the machine's (no GPU in use)"),
     "NVML": phrase("NVML: the whole device, other processes included"),
@@ -42,29 +42,29 @@ MEMORY_OF = {"device": phrase("GPU memory"), "process": phrase("process memory (
 
 
 def state_words(state: str) -> str:
-    """The state of a run (kvlab.runs.monitor.judge) in the current language; an unknown one as it is."""
+    """Translate the state of a run (kvlab.runs.monitor.judge); return an unknown one as it is."""
     return say(STATES[state]) if state in STATES else str(state)
 
 
 def checkpoint_words(name: object) -> str:
-    """The name of a checkpoint of the verdict; an unknown one as it is."""
+    """Translate the name of a checkpoint; return an unknown one as it is."""
     return say(CHECKPOINTS[name]) if isinstance(name, str) and name in CHECKPOINTS else str(name)
 
 
 def mark_words(state: object) -> str | None:
-    """A checkpoint's or verdict's ✓, ✗ or … with its word; None for an unknown state."""
+    """Return ✓, ✗ or … with the word for the state of a checkpoint or verdict; None for an unknown state."""
     return say(MARKS[state]) if isinstance(state, str) and state in MARKS else None
 
 
 def remarked(row: Mapping[str, Any]) -> str:
-    """The verdict's remark on a checkpoint, a row of verdict.json; of older versions in their English."""
+    """Translate the remark on a checkpoint, a row of verdict.json; older versions wrote it in English."""
     return str(Message.read(row.get("words") or ""))
 
 
 def verdict_words(state: object, checkpoints: Sequence[Mapping[str, Any]], steps: object) -> str:
-    """The verdict of a run that has ended, in one sentence of Markdown.
+    """Say the verdict of an ended run in one sentence of Markdown.
 
-    ``checkpoints``: the rows of verdict.json; ``steps``: how many the run was asked for.
+    ``checkpoints``: the rows of verdict.json; ``steps``: the requested number.
     """
     if state == "pass":
         words = phrase("**Verdict: passed.** All {checkpoints} checkpoints passed in {steps} steps.")
@@ -76,7 +76,7 @@ def verdict_words(state: object, checkpoints: Sequence[Mapping[str, Any]], steps
 
 
 def source_words(source: object, of: str) -> str:
-    """How a memory was measured. ``of``: "device" or "process", where the source is not known."""
+    """Say how memory was measured. ``of``: "device" or "process", for an unknown source."""
     known = next((words for begin, words in SOURCES.items() if str(source or "").startswith(begin)), None)
     if known:
         return say(known)

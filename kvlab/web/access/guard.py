@@ -1,7 +1,8 @@
 """The one gate in front of every route, WebSocket and static file (pure ASGI).
 
-The token comes in the address (``?token=``), in the header ``Authorization: Bearer`` or from the form of login.py. A
-browser gets a cookie for it and is sent on to the address without it; a WebSocket comes with the cookie or the header.
+The token arrives in the address (``?token=``), in the header ``Authorization: Bearer`` or from the form of login.py.
+The guard gives a browser a cookie and redirects it to the address without the token. A WebSocket sends the cookie or
+the header.
 """
 
 from collections.abc import Collection
@@ -21,13 +22,13 @@ POLICY_CLOSED = 1008  # WebSocket: closed for a reason of policy (RFC 6455)
 SAFE = {
     "x-content-type-options": "nosniff",
     "content-security-policy": "frame-ancestors 'self'",
-    # Not no-referrer: with it a browser sends the form's origin as "null".
+    # With no-referrer a browser would send the form's origin as "null".
     "referrer-policy": "same-origin",
 }
 
 
 class Guard:
-    """``names``: host names of this machine; ``proxies``: those in KVLAB_HOSTS, whose pages may ask as well."""
+    """Check every request. ``names``: of this machine. ``proxies``: hosts in KVLAB_HOSTS, whose pages may ask too."""
 
     def __init__(self, app: ASGIApp, keys: Keys, names: Collection[str] = (), proxies: Collection[str] = ()):
         self.app, self.keys = app, keys
@@ -38,7 +39,7 @@ class Guard:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        given = _without_token(scope)  # first of all: whoever logs this request finds no token in it
+        given = _without_token(scope)  # first, so that no log of this request contains the token
         answer = self._refused(scope, headers)
         if answer is None and not self._known(headers):
             answer = await self._asked(scope, headers, receive, given)
@@ -58,7 +59,7 @@ class Guard:
             return PlainTextResponse(login.HOST, 403)
         if not hosts.origin_allowed(headers.get("origin"), host, self.proxies):
             return PlainTextResponse(login.ORIGIN, 403)
-        # However it was started: what is reached from outside has a token.
+        # However the server was started, outside requests need a token.
         if self.keys.token is None and not is_loopback((scope.get("server") or ("", 0))[0]):
             return PlainTextResponse(login.OPEN, 403)
         return None
@@ -70,7 +71,7 @@ class Guard:
         return same(cookies.get(cookie_name(headers), ""), self.keys.cookie)
 
     async def _asked(self, scope: Scope, headers: Headers, receive: Receive, given: str | None) -> Response | None:
-        """None: the header has the token. Otherwise the way in, or the page that asks for it."""
+        """Check the token. Return None if the header has it, else a redirect with the cookie, or the login page."""
         bearer = _bearer(headers)
         if bearer is None and scope.get("method") == "POST" and headers.get("content-type", "") == FORM:
             given = await _posted(receive)
@@ -83,7 +84,7 @@ class Guard:
         if bearer is not None:
             return None
         answer = _onward(scope)
-        # Lax, not strict: a strict cookie is not sent on when the address was a link on another site.
+        # Not strict: a browser that follows a link on another site would not send a strict cookie.
         answer.set_cookie(
             cookie_name(headers), self.keys.cookie, httponly=True, samesite="lax", secure=scope["scheme"] == "https"
         )
@@ -91,27 +92,27 @@ class Guard:
 
 
 def cookie_name(headers: Headers) -> str:
-    """Browsers share cookies between the ports of a host, so the port is in the name."""
+    """Name the cookie after the port, because browsers share cookies between the ports of a host."""
     port = headers.get("host", "").rpartition(":")[2]
     return f"kvlab-{port}" if port.isdigit() else "kvlab"
 
 
 def _without_token(scope: Scope) -> str | None:
-    """Takes the token out of the request's query, in place -> the token; None where there was none."""
-    kept, given = [], None
+    """Remove the token from the request's query, in place, and return it; None without one."""
+    others, given = [], None
     for part in scope.get("query_string", b"").split(b"&"):
         name, _, value = part.decode("latin-1").partition("=")
         if unquote_plus(name) == "token":
             given = unquote_plus(value)
         elif part:
-            kept.append(part)
+            others.append(part)
     if given is not None:
-        scope["query_string"] = b"&".join(kept)
+        scope["query_string"] = b"&".join(others)
     return given
 
 
 def _onward(scope: Scope) -> Response:
-    """To the same address without the token; never to another host, which ``//name`` would be."""
+    """Redirect to the same address without the token. ``//name`` would lead to another host, so keep one slash."""
     query = scope["query_string"].decode("latin-1")
     target = "/" + quote(scope["path"].lstrip("/\\")) + (f"?{query}" if query else "")
     return RedirectResponse(target, 303)

@@ -1,7 +1,7 @@
-"""Which names this server answers to, and which pages may talk to it.
+"""The host names that this server answers to, and the pages that may talk to it.
 
-A page of another site may point its own name at this address (DNS rebinding): the Host header then names that site. A
-number cannot be pointed elsewhere, so every IP address passes.
+Another site may point its own name at this address (DNS rebinding); the Host header then names that site. Nobody can
+point an IP address elsewhere, so every IP address passes.
 """
 
 import ipaddress
@@ -9,24 +9,24 @@ import re
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
-VARIABLE = "KVLAB_HOSTS"  # further names, separated by commas: those of a proxy in front
+VARIABLE = "KVLAB_HOSTS"  # names of a proxy in front of this server, separated by commas
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[0-9a-z_.-]+)(:[0-9]{1,5})?", re.ASCII)
 
 
 def name_of(host: str) -> str | None:
-    """``localhost:8501`` -> ``localhost``; None for anything that is no Host header."""
+    """Return the name in a Host header: ``localhost:8501`` -> ``localhost``; None for an invalid header."""
     match = _HOST.fullmatch(host.strip().lower())
     return match[1].strip("[]").rstrip(".") if match else None
 
 
 def host_allowed(host: str, names: Collection[str]) -> bool:
-    """``names`` are those of this machine, in lower case."""
+    """Return whether this server answers to ``host``. ``names``: of this machine, in lower case."""
     name = name_of(host)
     return name is not None and (name == "localhost" or name in names or _is_number(name))
 
 
 def origin_allowed(origin: str | None, host: str, proxies: Collection[str]) -> bool:
-    """Whether a page of ``origin`` may ask: this server's own, or one of a proxy. Programs send no origin.
+    """Return whether a page of ``origin`` may ask: a page of this server or a proxy. Programs send no origin.
 
     Ports count: another account's server on the same machine is another site.
     """

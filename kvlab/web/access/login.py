@@ -1,4 +1,4 @@
-"""What is shown without the token. Nothing of the request is in it."""
+"""The pages for requests without the token. They contain nothing from the request."""
 
 TITLE = "kvlab asks for its access token"
 TITLE_ZH = "kvlab 需要访问令牌"
@@ -14,9 +14,9 @@ ORIGIN = "A page of another site asked. kvlab answers only its own pages."
 OPEN = "kvlab listens beyond this machine without an access token and answers nobody. Start it with KVLAB_TOKEN=new."
 
 
-def login(said: str = "") -> str:
-    """A form that posts ``token`` to the address it was opened at."""
-    alert = f'<p role="alert"><strong>{said}</strong></p>' if said else ""
+def login(refusal: str = "") -> str:
+    """Return a form that posts ``token`` to the address it was opened at."""
+    alert = f'<p role="alert"><strong>{refusal}</strong></p>' if refusal else ""
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>kvlab</title><style>

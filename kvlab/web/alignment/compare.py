@@ -1,4 +1,4 @@
-"""Two analyses side by side: the one that is open is A, another one is B (`?run=A&with=B`)."""
+"""Two analyses side by side: A is open, the user picks B (`?run=A&with=B`)."""
 
 from collections.abc import Sequence
 
@@ -30,7 +30,7 @@ from kvlab.web import backend, cells, files, language, picker, settings_differ
 from kvlab.web.cells import Cell
 from kvlab.web.widgets import count, grid, number, plain, show_error, table_height
 
-WITH, TEACHER = "with", "with_teacher"  # of the address
+WITH, TEACHER = "with", "with_teacher"  # parameters of the address
 ABOUT = phrase("Choose a second analysis: other prompts, another rule, another teacher. The one that is open is A.")
 ALONE = phrase("There is no second analysis yet. Run one with “New analysis” above: other prompts, rules or teachers.")
 SAME = phrase("This is analysis A itself. Choose another one.")
@@ -40,14 +40,14 @@ NO_RESULT = {
     "queued": phrase("Analysis B has no result: it is queued."),
     "running": phrase("Analysis B has no result: it is running."),
     "failed": phrase("Analysis B has no result: it is failed."),
-    "cancelled": phrase("Analysis B has no result: it is cancelled."),
+    "cancelled": phrase("Analysis B has no result: it was stopped."),
     "lost": phrase("Analysis B has no result: it is lost."),
 }
 MEANS = ("A", "B", "B − A")
 
 
 def _columns() -> dict:
-    """Of the table, by the names of ``report.differences_table``."""
+    """Configure the table's columns, named as in ``difference.differences_table``."""
     return {
         "difference": number(say("R² of B − R² of A")),
         "se": number(say("± s.e."), say("√(s.e. of A² + s.e. of B²).")),
@@ -62,7 +62,7 @@ def _columns() -> dict:
 
 
 def panel(alignment: Alignment, shown: str) -> None:
-    """``alignment`` is A; ``shown`` names it."""
+    """Draw the picker of B and the comparison. ``alignment`` is A; ``shown`` names it."""
     others = [view for view in backend.listed("analysis") if view.state == "done"]
     chosen = _picker(others, alignment, shown)
     if chosen is None:
@@ -72,7 +72,7 @@ def panel(alignment: Alignment, shown: str) -> None:
         if view is not None and view.state != "done":
             st.info(say(NO_RESULT[view.state]), icon=":material/info:")
             return
-        # Of several teachers of A itself, at first the second.
+        # If B is the run of A, start with its second teacher.
         other, name = picker.of_teacher(chosen, say("Teacher of B"), TEACHER, 1 + (chosen == shown))
     except KvlabError as error:
         show_error(error)
@@ -80,20 +80,20 @@ def panel(alignment: Alignment, shown: str) -> None:
     if name == shown:
         st.info(say(SAME), icon=":material/info:")
         return
-    _both(alignment, other, f"{shown}-{name}")
+    _comparison(alignment, other, f"{shown}-{name}")
 
 
-def _both(a: Alignment, b: Alignment, shown: str) -> None:
+def _comparison(a: Alignment, b: Alignment, shown: str) -> None:
     differences = _matched(shown, (id(a), id(b)), a, b)
     st.markdown(say("**B:** {finding}", finding=sentence(b)))
-    for note in b.notes:  # those of A stand above all views
+    for note in b.notes:  # the page shows the notes of A above all views
         st.caption(say(":material/info: B: {note}", note=plain(str(note))))
     if differences:
         st.markdown(f"**{difference_sentence(differences)}**")
     else:
         st.warning(plain(shapes_sentence(a, b)), icon=":material/info:")
-    both = [compared_settings(a), compared_settings(b)]
-    if differing := settings_differ.differing(TEXT, both):
+    all_settings = [compared_settings(a), compared_settings(b)]
+    if differing := settings_differ.differing(TEXT, all_settings):
         names = listed([say(name) for name in differing])
         st.caption(say("Not measured on the same text: {names} differ.", names=names))
     if differences and a.student["name"] != b.student["name"]:
@@ -106,12 +106,12 @@ def _both(a: Alignment, b: Alignment, shown: str) -> None:
     columns = {name: number(name) for name in MEANS} | {phrase("R² of"): say("R² of")}
     alt = say("Held-out R² of A and B, mean over heads, with what each control reaches")
     grid(means, columns, alt, table_height(len(means), 360))
-    settings_differ.table(both, ["A", "B"], spoken=[name for name in both[0] if " " in name])
+    settings_differ.table(all_settings, ["A", "B"], spoken=[name for name in all_settings[0] if " " in name])
 
 
 @st.cache_resource(show_spinner=False, max_entries=8)
-def _matched(shown: str, read: tuple[int, int], _a: Alignment, _b: Alignment) -> list[HeadDifference]:
-    """``read`` tells two readings of the same names apart."""
+def _matched(shown: str, identities: tuple[int, int], _a: Alignment, _b: Alignment) -> list[HeadDifference]:
+    """Match the heads of both, cached. ``identities`` tells two readings of the same files apart."""
     return matched(_a, _b)
 
 
@@ -130,7 +130,7 @@ def _maps(a: Alignment, b: Alignment, differences: Sequence[HeadDifference], sho
     )
     frame = differences_table(differences)
     cells.table(frame, _columns(), "difference", shown, say("Every head in both analyses"))
-    # Four more maps, which take as long as all the rest: drawn when they are looked at.
+    # Four more maps take as long as everything else: draw them only when the expander is open.
     errors = st.expander(say(ERRORS), icon=":material/grid_on:", key=f"errors-{shown}", on_change="rerun")
     if errors.open:
         with errors:
@@ -166,7 +166,7 @@ def _named(letter: str, alignment: Alignment) -> str:
 
 
 def _picker(others: Sequence[View], a: Alignment, shown: str) -> str | None:
-    """B: of this session, else of the address; kept in both."""
+    """Draw the picker of B and return its id, first from this session or the address; write it to both."""
     names = backend.labels(others)
     if len(a.teachers) < 2:
         names.pop(shown, None)
@@ -203,6 +203,6 @@ def _picker(others: Sequence[View], a: Alignment, shown: str) -> str | None:
 
 
 def forget() -> None:
-    """The address of another view does not name B."""
+    """Remove B from the address, for the other views."""
     for name in (WITH, TEACHER):
         st.query_params.pop(name, None)

@@ -13,14 +13,14 @@ from kvlab.web.alignment import form_settings
 from kvlab.web.widgets import show_error
 
 ALIASES = ["Qwen2-7B", "TinyLlama"]
-ROLES = {  # label of the picker, what it starts with
+ROLES = {  # label of the picker, its initial value
     "teacher": (phrase("Teacher"), "demo/teacher"),
     "student": (phrase("Student"), "demo/student"),
 }
 SETTINGS = ("time", "layers", "projector", "keys", "search", "folds", "chat")
 SETTINGS += ("random_teacher", "compare_rules", "sample_tokens", "max_tokens")
 
-# What the form starts with, by widget key: the defaults of a request.
+# The initial values of the form, by widget key: the defaults of a request.
 FIELDS = {
     "form-more-teachers": [],
     "form-source": "samples",
@@ -36,18 +36,18 @@ FIELDS = {
 
 
 def new_analysis() -> str | None:
-    """Draw the form; the id of the run when one was launched."""
+    """Draw the form; return the id of the run once the user launches one."""
     left, right = st.columns(2, gap="medium")
     with left:
-        asked, documents, chat = models_and_prompts()
+        chosen, documents, chat = models_and_prompts()
     with right:
-        settings, beside = form_settings.settings()
+        settings, fields = form_settings.settings()
     if not st.button(
         say("Run"), type="primary", icon=":material/play_arrow:", disabled=not documents, key="run-button"
     ):
         return None
     try:
-        request = checked(AnalysisRequest, {**asked, **beside, "settings": settings | {"chat": chat}})
+        request = checked(AnalysisRequest, {**chosen, **fields, "settings": settings | {"chat": chat}})
         return backend.launch(request, documents)
     except KvlabError as error:
         show_error(error)
@@ -55,36 +55,37 @@ def new_analysis() -> str | None:
 
 
 def models_and_prompts() -> tuple[dict, list[Document], bool]:
-    """Fields of a request, the prompts themselves, and whether they are read as a chat."""
+    """Draw models and prompts. Return fields of a request, the documents, and whether to read a chat."""
     teacher, student = models()
     more_teachers = further_teachers()
-    documents, described = prompts_form.documents()
+    documents, source = prompts_form.documents()
     parts, chat = prompts_form.parts()
-    named = {"teacher": teacher, "more_teachers": more_teachers, "student": student, "prompts": described}
-    return named | parts, documents, chat
+    fields = {"teacher": teacher, "more_teachers": more_teachers, "student": student, "prompts": source}
+    return fields | parts, documents, chat
 
 
 def models() -> tuple[str, str]:
-    """Pickers of the demo models, what is in the local cache, or any name typed in."""
+    """Pick teacher and student among the demo models, the local cache, or by any name typed in."""
     names = [*backend.model_names(), *ALIASES]
     help_text = say("A demo model, a Hugging Face id or a local folder; type to enter your own.")
     chosen = []
     for role, (label, default) in ROLES.items():
-        kept = st.session_state.get(f"kept-{role}", default)
-        options = list(dict.fromkeys([*names, kept]))
-        at = options.index(kept)
-        name = st.selectbox(say(label), options, at, key=f"form-{role}", accept_new_options=True, help=help_text)
+        last = st.session_state.get(f"kept-{role}", default)
+        options = list(dict.fromkeys([*names, last]))
+        name = st.selectbox(
+            say(label), options, options.index(last), key=f"form-{role}", accept_new_options=True, help=help_text
+        )
         st.session_state[f"kept-{role}"] = name or default
         chosen.append((name or default).strip())
     return chosen[0], chosen[1]
 
 
 def further_teachers() -> tuple[str, ...]:
-    """Teachers beside the first; typed names stay among the options."""
-    kept = st.session_state["form-more-teachers"]
+    """Pick teachers beside the first; typed names stay among the options."""
+    last = st.session_state["form-more-teachers"]
     chosen = st.multiselect(
         say("Further teachers"),
-        list(dict.fromkeys([*backend.model_names(), *ALIASES, *kept])),
+        list(dict.fromkeys([*backend.model_names(), *ALIASES, *last])),
         key="form-more-teachers",
         accept_new_options=True,
         placeholder=say("None"),

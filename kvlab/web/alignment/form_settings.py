@@ -1,4 +1,4 @@
-"""The form's settings; what is seldom changed is folded away."""
+"""The form's settings; an expander holds the rare ones."""
 
 import streamlit as st
 
@@ -8,7 +8,7 @@ from kvlab.web.widgets import CALIBRATION, KEYS, LAYER_RULES, PROJECTORS, SEARCH
 
 
 def settings(with_time: bool = True) -> tuple[dict, dict]:
-    """Fields of AlignSettings, and those of the request beside them. ``with_time``: also what time rules decide."""
+    """Draw the settings. Return fields of AlignSettings, and of the request itself. ``with_time``: time rules too."""
     chosen = {"time": _choice(say("Time rule"), "time", TIME_RULES)} if with_time else {}
     chosen["layers"] = _choice(say("Layer rule"), "layers", LAYER_RULES)
     chosen["projector"] = _choice(say("Projector"), "projector", PROJECTORS)
@@ -45,9 +45,11 @@ def settings(with_time: bool = True) -> tuple[dict, dict]:
         label, about = say("Longest document, tokens"), _described("max_tokens")
         chosen["max_tokens"] = longest.number_input(label, 2, step=1024, key="form-max-tokens", help=about)
         device, dtype = st.columns(2)
-        on = device.selectbox(say("Device"), ["auto", "cpu", "cuda"], key="form-device")
-        precision = dtype.selectbox(say("Precision"), ["auto", "float32", "bfloat16", "float16"], key="form-dtype")
-    return chosen, {"calibration": calibration, "device": on, "dtype": precision}
+        fields = {"calibration": calibration}
+        fields["device"] = device.selectbox(say("Device"), ["auto", "cpu", "cuda"], key="form-device")
+        precisions = ["auto", "float32", "bfloat16", "float16"]
+        fields["dtype"] = dtype.selectbox(say("Precision"), precisions, key="form-dtype")
+    return chosen, fields
 
 
 def _described(name: str) -> str:

@@ -13,7 +13,7 @@ from kvlab.web.widgets import count, head_sentence, number
 
 
 def _columns() -> dict:
-    """Of the table, by the names of ``Alignment.table``."""
+    """Configure the table's columns, named as in ``Alignment.table``."""
     return {
         "error": number(say("error 1 − R²")),
         "r2": number("R²"),
@@ -41,7 +41,7 @@ def _columns() -> dict:
 
 
 def panel(alignment: Alignment, shown: str) -> None:
-    """``shown`` names the result in widgets and files."""
+    """Draw the view of all heads. ``shown`` names the result in widgets and files."""
     st.caption(say(ERROR_MEANING))
     cell = cells.selected(alignment)
     cells.maps(

@@ -1,4 +1,4 @@
-"""Student layers against teacher layers: what was measured, what was chosen."""
+"""Student layers against teacher layers: the measurements and the choice."""
 
 from functools import partial
 
@@ -17,6 +17,7 @@ from kvlab.results.alignment.layers import (
 )
 from kvlab.results.safe_csv import safe_csv
 from kvlab.results.style import KIND_NAME
+from kvlab.results.words import sentences
 from kvlab.web import cells, files
 from kvlab.web.widgets import grid, number
 
@@ -28,7 +29,7 @@ ABOUT = {
         "teacher layers matters little."
     ),
 }
-# Columns of the tables that are no scores.
+# Columns of the tables that hold no scores.
 CHOSEN = (phrase("student layer"), phrase("teacher layers"), phrase("folds that agree"), phrase("best alone"))
 PAIRS = (phrase("student layer"), phrase("teacher layer"), phrase("chosen"))
 
@@ -72,4 +73,4 @@ def _matrices(alignment: Alignment, shown: str, name: str) -> None:
         words += [ceiling_sentence(alignment, kind) for kind in KIND_NAME]
     if name != "own":
         words.append(say("Outlined: chosen. Grey: not searched, or a layer without a KV cache."))
-    st.caption(say(" ").join(words))
+    st.caption(sentences(*words))

@@ -1,4 +1,4 @@
-"""The views of one pinned head: controls, teacher heads, tokens, error spectrum, time rules. One is shown at a time."""
+"""The views of one pinned head: controls, teacher heads, tokens, error spectrum, time rules. One shows at a time."""
 
 import streamlit as st
 
@@ -10,6 +10,7 @@ from kvlab.results.alignment.one_head import contribution_sentence, rules_senten
 from kvlab.results.alignment.rules import rules_table, time_rules
 from kvlab.results.alignment.sentences import apart_sentence, control_sentence
 from kvlab.results.alignment.spectrum import error_spectrum, spectrum_table
+from kvlab.results.words import sentences
 from kvlab.web import backend, cells, files, picker
 from kvlab.web.cells import Cell
 from kvlab.web.document import document_picker, token_window
@@ -19,7 +20,7 @@ WORST = 12  # tokens listed
 
 
 def panel(alignment: Alignment, shown: str, cell: Cell) -> None:
-    """The view of the address, or of a click, which is then in the address."""
+    """Draw the view that the user clicked, else the one in the address."""
     VIEWS[picker.view(say("Shown of this head"), VIEWS, "pane", "pane")][1](alignment, shown, cell)
 
 
@@ -29,7 +30,7 @@ def _controls(alignment: Alignment, shown: str, cell: Cell) -> None:
     figure = controls(score)
     alt = say("R² of this head beside token identity, random weights, group mean, shuffled rows, training mean")
     files.chart(figure, f"controls-{shown}", alt)
-    st.caption(say(" ").join([control_sentence(alignment, score), apart_sentence(alignment, score)]))
+    st.caption(sentences(control_sentence(alignment, score), apart_sentence(alignment, score)))
     files.figure_button(figure, f"controls-{cells.name_of(cell)}", f"controls-{shown}")
 
 

@@ -48,7 +48,7 @@ def page() -> None:
 
 
 def _try_it(run_id: str) -> None:
-    """The way from how alike the caches are to whether the student can use the teacher's."""
+    """Draw the link from an alignment to its functional test, or the button that launches one."""
     if run_id == backend.SAMPLE:
         place, words = places.function(), say("Its functional test")
         st.page_link(place, label=words, icon=":material/science:", query_params={"run": run_id}, width="stretch")
@@ -70,9 +70,9 @@ def _try_it(run_id: str) -> None:
 
 
 def _show(alignment: Alignment, shown: str) -> None:
-    said, taken = st.columns([4, 1], vertical_alignment="top")
-    said.markdown(sentence(alignment))
-    with taken:
+    finding, buttons = st.columns([4, 1], vertical_alignment="top")
+    finding.markdown(sentence(alignment))
+    with buttons:
         kinds = {
             "report.html": (phrase("HTML, one file with figures"), "text/html", partial(_report, shown=shown)),
             "export.zip": (phrase("ZIP of CSV and JSON"), "application/zip", archive),
@@ -91,5 +91,5 @@ def _show(alignment: Alignment, shown: str) -> None:
 
 
 def _report(alignment: Alignment, shown: str) -> str:
-    """With a section of the functional test that was started from this analysis, where there is one."""
+    """Write the report, with a section on the functional test of this analysis if there is one."""
     return html_with_function(alignment, None, source.of_analysis(shown))

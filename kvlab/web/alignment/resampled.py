@@ -12,7 +12,7 @@ from kvlab.web.widgets import count, number
 
 
 def panel(alignment: Alignment, shown: str, document: int, window: tuple[int, int]) -> None:
-    """Of the pinned head, which can be changed here too."""
+    """Draw the signal of the pinned head. A picker pins another."""
     st.markdown(say("**The resampled signal of one head**"))
     cell = _picked(alignment)
     if not has_signal(alignment, document):
@@ -44,7 +44,7 @@ def panel(alignment: Alignment, shown: str, document: int, window: tuple[int, in
 
 
 def _picked(alignment: Alignment) -> cells.Cell:
-    """The pinned head, as in the heads view; another one is pinned by the picker."""
+    """Draw a picker that pins another head; return the pinned one."""
     cell = cells.selected(alignment)
     heads = [(score.kind, score.layer, score.head) for score in alignment.heads]
     st.session_state["signal-head"] = cell

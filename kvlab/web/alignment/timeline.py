@@ -10,6 +10,7 @@ from kvlab.results.alignment.one_head import groups_sentence
 from kvlab.results.alignment.rkv import kept_steps
 from kvlab.results.alignment.sentences import kept_sentence
 from kvlab.results.alignment.timeline import index_maps, rule_shown, timeline
+from kvlab.results.words import sentences
 from kvlab.web import document, files, language
 from kvlab.web.alignment import resampled
 from kvlab.web.document import document_picker, step_window
@@ -25,14 +26,14 @@ def panel(alignment: Alignment, shown: str) -> None:
         number = document_picker(alignment, shown, "timeline")
     with middle:
         language.keep_choice(f"rule-{shown}", rule_shown(alignment))
-        named = {rule: known(rule).words for rule in alignment.timeline["rules"]}
-        rule = choice(say("Joined by"), named, f"rule-{shown}")
-    chosen = document.choose(alignment, shown, number, right, zoom)
-    st.markdown(f"{_reading(alignment, rule)} {groups_sentence(alignment, number)}")
-    figure = timeline(alignment, number, rule, chosen)
+        rules = {rule: known(rule).words for rule in alignment.timeline["rules"]}
+        rule = choice(say("Joined by"), rules, f"rule-{shown}")
+    window = document.choose(alignment, shown, number, right, zoom)
+    st.markdown(sentences(_reading(alignment, rule), groups_sentence(alignment, number)))
+    figure = timeline(alignment, number, rule, window)
     alt = say("Teacher and student tokens over byte position, joined by the time map; error per student token beneath")
     files.chart(figure, f"timeline-{shown}", alt, config=files.MOVING | {"scrollZoom": True})
-    document.strip(alignment, shown, number, chosen)
+    document.strip(alignment, shown, number, window)
     files.figure_button(figure, f"timeline-{number}-{rule}", f"timeline-{shown}")
     st.caption(
         say(
@@ -42,7 +43,7 @@ def panel(alignment: Alignment, shown: str) -> None:
             rule=alignment.settings["time"],
         )
     )
-    resampled.panel(alignment, shown, number, chosen)
+    resampled.panel(alignment, shown, number, window)
     kept_steps_pane(alignment, shown, number)
     left, right = st.columns(2)
     with left:
@@ -87,7 +88,7 @@ def _reading(alignment: Alignment, rule: str) -> str:
 
 
 def kept_steps_pane(alignment: Alignment, shown: str, document: int) -> None:
-    """Nothing when the analysis used another rule."""
+    """Draw the steps that R-KV keeps; draw nothing for an analysis under another rule."""
     steps = alignment.arrays.get(f"document.{document}.rkv.steps")
     if steps is None:
         return

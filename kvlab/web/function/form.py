@@ -1,4 +1,4 @@
-"""The form of a new functional test: what an analysis asks for, and how its cache is tried out."""
+"""The form of a new functional test: the fields of an analysis, and those of the injection."""
 
 import streamlit as st
 
@@ -14,7 +14,7 @@ from kvlab.web.widgets import TIME_RULES, choice, show_error
 
 DEFAULT = InjectSettings()
 SHARES = tuple(n / 100 for n in range(5, 100, 5))
-# By widget key: what the form starts with.
+# The initial values of the form, by widget key.
 FIELDS = {
     "function-time": AlignSettings().time,
     "function-prefix": DEFAULT.prefix,
@@ -31,31 +31,31 @@ OTHERS = phrase(
 
 
 def new_test() -> str | None:
-    """Draw the form; the id of the run when one was launched."""
+    """Draw the form; return the id of the run once the user launches one."""
     left, right = st.columns(2, gap="medium")
     with left:
-        asked, documents, chat = form.models_and_prompts()
+        chosen, documents, chat = form.models_and_prompts()
     with right:
         others = say(", ").join(rule for rule in TIME_RULES if rule not in CAUSAL)
         rules = {rule: TIME_RULES[rule] for rule in CAUSAL}
         time = choice(say("Time rule"), rules, "function-time", help=say(OTHERS, rules=others))
-        settings, beside = form_settings.settings(with_time=False)
-        tried = _tried()
+        settings, fields = form_settings.settings(with_time=False)
+        injection = _injection()
     if not st.button(
         say("Run the test"), type="primary", icon=":material/science:", disabled=not documents, key="function-button"
     ):
         return None
     try:
         settings |= {"chat": chat, "time": time}
-        request = checked(InjectionRequest, {**asked, **beside, "settings": settings, "injection": tried})
+        request = checked(InjectionRequest, {**chosen, **fields, "settings": settings, "injection": injection})
         return source.launch(request, documents)
     except KvlabError as error:
         show_error(error)
         return None
 
 
-def _tried() -> dict:
-    """Fields of InjectSettings."""
+def _injection() -> dict:
+    """Draw the fields of InjectSettings and return their values."""
     prefix = st.select_slider(
         say("Share of each document handed over"),
         SHARES,

@@ -1,4 +1,4 @@
-"""Which heads and layers matter: errors and damages on the same axes, and the one against the other."""
+"""Heads and layers that matter: errors and damages on the same axes, and against each other."""
 
 import streamlit as st
 
@@ -36,7 +36,7 @@ TABLE = ("error", "se", "attention", "attention_se", "kl", "kl_se", "kl_mean", "
 
 
 def panel(injection: Injection, shown: str) -> None:
-    """``shown`` names the result in widgets and files."""
+    """Draw the view of heads and layers. ``shown`` names the result in widgets and files."""
     measures = {name: words for name, words in MEASURES.items() if measured(injection, name, "key")}
     if not measures:
         st.info(say("No head was measured alone: the student’s attention cannot be watched and no swap was asked for."))
@@ -62,7 +62,7 @@ def panel(injection: Injection, shown: str) -> None:
 
 
 def _selected(injection: Injection) -> cells.Cell:
-    """The pinned head: of this session, of the URL, or the K head whose swap, else whose projection, is worst."""
+    """Return the pinned head: from this session or the URL, else the K head whose swap costs most, else the first."""
     known = {(c.kind, c.layer, c.head) for c in injection.projection}
     cell = cells.asked()
     if cell not in known:

@@ -5,7 +5,7 @@ import streamlit as st
 from kvlab.errors import KvlabError
 from kvlab.language import phrase, say
 from kvlab.results.function import data as results
-from kvlab.web import files, picker
+from kvlab.web import backend, files, picker
 from kvlab.web.function import form, heads, source, texts, verdict
 from kvlab.web.widgets import plain, show_error
 
@@ -21,7 +21,7 @@ VIEWS = {
 def page() -> None:
     st.title(say("Can the student use the teacher’s cache?"))
     views = source.tests()
-    names, new = source.labels(views), say("New test")
+    names, new = backend.labels(views), say("New test")
     run_id = picker.finished(KEYS, views, names, say("Functional test"), new, form.new_test)
     if run_id is None:
         return
@@ -30,9 +30,9 @@ def page() -> None:
     except KvlabError as error:
         show_error(error)
         return
-    said, taken = st.columns([4, 1], vertical_alignment="top")
-    said.markdown(results.sentence(injection))
-    with taken:
+    finding, buttons = st.columns([4, 1], vertical_alignment="top")
+    finding.markdown(results.sentence(injection))
+    with buttons:
         files.reports(injection, run_id, verdict.FILES, "files")
     if not injection.reproduces:
         return

@@ -1,8 +1,7 @@
-"""Functional tests for the page: the sample, those under runs/, and how one is launched."""
+"""Functional tests for the page: read the sample and those under runs/, and launch new ones."""
 
 from kvlab.errors import KvlabError
 from kvlab.host import bundled
-from kvlab.language import say
 from kvlab.request import inject
 from kvlab.request.inject import InjectionRequest
 from kvlab.request.prompts import RUN_PROMPTS, read_prompts, samples
@@ -15,38 +14,33 @@ from kvlab.shapes import Document
 from kvlab.web import backend
 
 KIND = "injection"
-FROM = "analysis.txt"  # in a run's folder: the id of the analysis that it was started from
+FROM = "analysis.txt"  # in the folder of a test: the id of the analysis that it tests
 
 
 def tests() -> list[View]:
-    """The newest functional tests under runs/, newest first."""
+    """Return the latest functional tests under runs/, newest first."""
     return backend.listed(KIND)
 
 
-def labels(views: list[View]) -> dict[str, str]:
-    """Id -> what the picker calls it."""
-    return backend.labels(views) | {backend.SAMPLE: say("Sample: demo/teacher → demo/student, bundled prompts")}
-
-
 def injection_of(run_id: str) -> Injection:
-    """A finished functional test, read once. Raises RunError or AlignError."""
+    """Read a finished functional test, cached. Raises RunError or AlignError."""
     folder = bundled.FUNCTION if run_id == backend.SAMPLE else backend.folder_of(run_id)
     return backend.read_once(data.read, folder / data.JSON_NAME)
 
 
 def launch(request: InjectionRequest, documents: list[Document], analysis: str | None = None) -> str:
-    """The id of the new run. ``analysis``: that it was started from. AlignError ``rule-looks-ahead``; RunError."""
+    """Launch a test of ``analysis``, if any; return its id. Raises AlignError ``rule-looks-ahead``, RunError."""
     inject.check_causal(request.settings.time)
     return backend.launch(request, documents, KIND, {FROM: analysis} if analysis else {})
 
 
 def launch_like(analysis: str) -> str:
-    """The same models, prompts and settings as an analysis. Raises as ``launch``, and where its folder is damaged."""
+    """Launch a test with the models, prompts and settings of an analysis; return its id. Raises KvlabError."""
     folder = backend.folder_of(analysis)
     if analysis == backend.SAMPLE:
-        found = backend.alignment_of(analysis)
-        teacher, *more = found.teachers
-        fields = {"teacher": teacher, "more_teachers": more, "student": found.student["name"]}
+        sample = backend.alignment_of(analysis)
+        teacher, *more = sample.teachers
+        fields = {"teacher": teacher, "more_teachers": more, "student": sample.student["name"]}
         documents = samples()
     else:
         fields = store.read_config(folder)
@@ -56,7 +50,7 @@ def launch_like(analysis: str) -> str:
 
 
 def of_analysis(analysis: str) -> Injection | None:
-    """The newest finished functional test that was started from an analysis; the sample's is the sample."""
+    """Return the latest finished functional test of an analysis; for the sample, the bundled one."""
     if analysis == backend.SAMPLE:
         return injection_of(analysis)
     for view in tests():

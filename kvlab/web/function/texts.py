@@ -1,4 +1,4 @@
-"""Greedy continuations side by side, with the tokens marked that the own cache's continuation does not have."""
+"""Greedy continuations side by side, marking tokens that the continuation from the own cache lacks."""
 
 import streamlit as st
 
@@ -15,22 +15,22 @@ FIRST = ("own", "projected", "none")
 
 
 def panel(injection: Injection, shown: str) -> None:
-    """``shown`` names the result in widgets and files."""
+    """Draw the continued texts. ``shown`` names the result in widgets and files."""
     if not injection.texts:
         st.info(say("No document was continued: none has a prompt with something behind it, or none was asked for."))
         return
     _accuracy(injection, shown)
     labels = [f"{text.id}: {' '.join(text.prompt.split())[:70]}" for text in injection.texts]
-    number_of = st.selectbox(
+    number = st.selectbox(
         say("Document"), range(len(labels)), format_func=labels.__getitem__, key=f"function-text-{shown}"
     )
-    text = injection.texts[number_of]
-    made = {c.variant: c for c in text.continuations}
+    text = injection.texts[number]
+    continuations = {continued.variant: continued for continued in text.continuations}
     key = f"function-variants-{shown}"
-    language.keep_choice(key, [name for name in FIRST if name in made])
+    language.keep_choice(key, [name for name in FIRST if name in continuations])
     chosen = st.pills(
         say("Continued from"),
-        [name for name in VARIANTS if name in made],
+        [name for name in VARIANTS if name in continuations],
         format_func=lambda name: say(NAMES[name]),
         selection_mode="multi",
         key=key,
@@ -41,7 +41,7 @@ def panel(injection: Injection, shown: str) -> None:
         st.caption(say("Expected answer: {answer}", answer=plain(text.expected)))
     for column, name in zip(st.columns(max(1, len(chosen))), chosen, strict=False):
         with column.container(border=True):
-            _continuation(made[name])
+            _continuation(continuations[name])
     st.caption(say("In ⟦brackets⟧: what the continuation from the own cache does not have at this place."))
 
 
@@ -52,12 +52,11 @@ def _continuation(continued: Continued) -> None:
     st.markdown(marked(continued))
     if continued.right is not None:
         answer = plain(continued.answer) if continued.answer is not None else say("none")
-        said = say("✓ answer {answer}", answer=answer) if continued.right else say("✗ answer {answer}", answer=answer)
-        st.caption(said)
+        st.caption(say("✓ answer {answer}" if continued.right else "✗ answer {answer}", answer=answer))
 
 
 def marked(continued: Continued) -> str:
-    """As Markdown that shows nothing but the text: what differs is in brackets, on another ground."""
+    """Return the text as escaped Markdown, with the differing parts in brackets on a coloured background."""
     parts: list[tuple[str, bool]] = []
     for piece, differs in pieces(continued):
         if parts and parts[-1][1] == differs:

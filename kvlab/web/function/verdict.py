@@ -21,7 +21,7 @@ NUMBERS = ("kl", "kl_se", "delta_ce", "delta_ce_se", "kl_over_projected", "kl_ov
 
 
 def panel(injection: Injection, shown: str) -> None:
-    """``shown`` names the result in widgets and files."""
+    """Draw the verdict. ``shown`` names the result in widgets and files."""
     share = _share(injection, shown)
     st.markdown(verdict_sentence(injection, share))
     rows = injection.at(share)
@@ -65,12 +65,12 @@ def _curve(injection: Injection, shown: str, share: float) -> None:
 
 
 def columns_of(names: Iterable[str]) -> dict:
-    """How the columns of a table are shown."""
+    """Configure the columns of a table."""
     shown = {"variant": str, "measure": str, "kind": str, "n": count, "documents": count}
     return {name: shown.get(name, number)(function_heading(name)) for name in names}
 
 
-FILES = {  # ending of the name -> what is said of it, its kind, how it is made
+FILES = {  # file name ending -> label, MIME type, function of the result
     "function.html": (phrase("HTML, one file with figures"), "text/html", function_html),
     "function.zip": (phrase("ZIP of CSV and JSON"), "application/zip", function_archive),
     results.JSON_NAME: (results.JSON_NAME, "application/json", as_json),
@@ -78,7 +78,7 @@ FILES = {  # ending of the name -> what is said of it, its kind, how it is made
 
 
 def numbers(injection: Injection, shown: str) -> None:
-    """``shown`` names the result in widgets and files."""
+    """Draw all numbers and settings. ``shown`` names the result in widgets and files."""
     frame = variants_table(injection)
     st.markdown(say("**Every variant at every prefix**"))
     files.table(frame, columns_of(frame.columns), f"{shown}-variants", f"all-{shown}", True)

@@ -1,7 +1,7 @@
 """What a user can do to runs: stop, kill, resume, launch again, delete.
 
-``key`` is a format string for the keys of a page's buttons, such as ``run-{}``; it names the place of their question
-and of their outcome too.
+``key`` is a format string for the keys of a page's buttons, such as ``run-{}``. It also names the place of their
+question and outcome.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,18 +29,18 @@ DELETE = phrase("**Delete {names}?** All files go with it, checkpoints too. This
 
 
 def course(run: Run, key: str) -> None:
-    """Buttons that stop, kill or resume a run, as its state allows."""
+    """Draw the buttons that stop, kill or resume a run, as its state allows."""
     if run.active:
-        waits = run.state == "queued"
+        queued = run.state == "queued"
         if st.button(
-            say("Take out of the queue") if waits else say("Stop"),
+            say("Take out of the queue") if queued else say("Stop"),
             key=key.format("stop"),
             icon=":material/stop_circle:",
             disabled=run.stopping,
             help=say(STOP_HELP),
         ):
             outcome.of(key, lambda: _stop(run), say("Asking it to stop…"))
-        if not waits and st.button(say("Kill"), key=key.format("kill"), icon=":material/dangerous:"):
+        if not queued and st.button(say("Kill"), key=key.format("kill"), icon=":material/dangerous:"):
             _ask(key, "kill", [run])
     elif run.state in training.RESUMABLE:
         saved = (run.folder / "checkpoint").is_dir()
@@ -55,7 +55,7 @@ def course(run: Run, key: str) -> None:
 
 
 def again(run: Run, key: str, then: Callable[[str], None], changes: dict[str, Any] | None = None) -> None:
-    """A button that launches a new run with the settings of this one, but for ``changes``; ``then`` gets its id."""
+    """Draw a button that launches a run with these settings, except for ``changes``; ``then`` gets its id."""
     label = say("Launch again")
     if changes:
         label = say("Launch again with {settings}", settings=[f"{name} {value}" for name, value in changes.items()])
@@ -65,13 +65,13 @@ def again(run: Run, key: str, then: Callable[[str], None], changes: dict[str, An
 
 
 def delete(runs: Sequence[Run], key: str, label: str, button: str = "") -> None:
-    """``button``: its key, where it is not the page's own."""
+    """Draw a button that asks whether to delete runs. ``button``: its key, if not the page's own."""
     if st.button(label, key=button or key.format("delete"), icon=":material/delete:"):
         _ask(key, "delete", runs)
 
 
 def question(runs: Sequence[Run], key: str, answers: str, then: Callable[[list[str]], None] | None = None) -> None:
-    """Ask whether to kill or delete these runs. The question goes when they are others, or have nothing to kill.
+    """Ask whether to kill or delete these runs. Withdraw the question for other runs, or with nothing left to kill.
 
     ``answers``: format string for the keys of the answers. ``then`` gets the ids of deleted runs.
     """
@@ -134,7 +134,7 @@ def _again(run: Run, then: Callable[[str], None], changes: dict[str, Any]) -> Me
 
 
 def _delete(runs: Sequence[Run], then: Callable[[list[str]], None] | None) -> Message:
-    """Delete the runs that can be deleted. Raises the first error, with the number of those that are gone."""
+    """Delete as many of the runs as possible. Raises the first error, with the number of deleted runs."""
     gone: list[str] = []
     errors: list[KvlabError] = []
     for run in runs:
@@ -144,13 +144,14 @@ def _delete(runs: Sequence[Run], then: Callable[[list[str]], None] | None) -> Me
         except KvlabError as error:
             if run.folder.exists() or run.folder.is_symlink():
                 errors.append(error)
-            else:  # somebody else was faster
+            else:  # another session was faster
                 gone.append(run.id)
     if then:
         then(gone)
     if not errors:
         return Message.plural(len(gone), "Deleted: {n} run.", "Deleted: {n} runs.")
-    first, found = errors[0], errors[0].found
+    first = errors[0]
+    found = first.found
     if len(runs) > 1:
         found = Message("{found} ({gone} of {asked} were deleted)", found=found, gone=len(gone), asked=len(runs))
     raise RunError(first.kind, expected=first.expected, found=found, remedy=first.remedy)

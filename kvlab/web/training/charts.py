@@ -1,6 +1,6 @@
-"""Charts of training runs: one run as it goes, or one metric of several. They keep their zoom while they grow.
+"""Charts of training runs: one active run, or one metric of several. They keep their zoom while they grow.
 
-The words of a chart's specification must not change while it grows: another specification is another chart.
+The text in a chart's specification must not change while it grows: Streamlit would draw another chart.
 """
 
 import math
@@ -13,15 +13,16 @@ import streamlit as st
 
 from kvlab.language import phrase, say
 from kvlab.results.style import KIND_COLOUR, NEUTRAL, STUDENT_COLOUR
+from kvlab.results.words import sentences
 from kvlab.runs.history import Row
 from kvlab.runs.metrics import Table, curve, smoothed
 from kvlab.web import language
 from kvlab.web.training import source, words
-from kvlab.web.widgets import GIB, plain, sentences
+from kvlab.web.widgets import GIB, plain
 
-MOST_POINTS = 600  # of a line; of more, the least and the greatest of each stretch are drawn
+MOST_POINTS = 600  # of a line; from a longer one, draw the minimum and maximum of each stretch
 HEIGHT, TALL = 260, 360
-ZOOM = "zoom"  # the selection that a page keeps, so that it outlives new points
+ZOOM = "zoom"  # the selection; a page keeps it, so that the zoom survives new points
 # name in metrics.jsonl -> name shown, colour (Okabe and Ito 2008)
 CE = {"ce": ("CE", "#0072B2")}
 TERMS = {
@@ -34,7 +35,7 @@ TEACHERS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#F0E442", "#
 # Okabe and Ito's colours, which colour-blind people tell apart, without yellow; grey for black, on a dark page too.
 RUNS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8A8F98", "#56B4E9", "#E69F00")
 DASHES = ([1, 0], [6, 3], [2, 2], [9, 3, 2, 3])
-DRAWN = 12  # runs that are laid over each other at most
+DRAWN = 12  # the most runs in one chart
 FEW = ("heldout",)  # measured at two points: nothing to smooth
 
 
@@ -49,7 +50,7 @@ class Line:
 
 def lines(
     drawn: Sequence[Line],
-    of: str,
+    item: str,
     axis: str,
     *,
     where: str = "",
@@ -59,7 +60,7 @@ def lines(
     points: bool = False,
     scale: alt.Scale | None = None,
 ) -> alt.Chart:
-    """Lines over steps, raw (thin) and smoothed (thick). ``of``: what a line is of, such as a run."""
+    """Draw lines over steps, raw (thin) and smoothed (thick). ``item``: what one line shows, such as a run."""
     as_logged, thick = say("raw"), say("smoothed")
     rows = []
     for line in drawn:
@@ -67,10 +68,11 @@ def lines(
         for shown, values in series.items():
             rows += [{"at": x, "value": y, "name": line.name, "line": shown} for x, y in thinned(line.at, values)]
     where = where or say("step")
-    names, both = [line.name for line in drawn], [thick, as_logged]
-    wide = {"columns": 3, "symbolStrokeWidth": 2.5, "symbolSize": 500, "symbolOpacity": 1} if tall else {}
-    legend = alt.Legend(title=None, orient="top", offset=2, padding=0, labelLimit=320 if tall else 160, **wide)
-    legend = legend if tall or len(drawn) > 1 else None
+    names, kinds = [line.name for line in drawn], [thick, as_logged]
+    legend = None
+    if tall or len(drawn) > 1:
+        look = {"columns": 3, "symbolStrokeWidth": 2.5, "symbolSize": 500, "symbolOpacity": 1} if tall else {}
+        legend = alt.Legend(title=None, orient="top", offset=2, padding=0, labelLimit=320 if tall else 160, **look)
     chart = (
         alt.Chart(pd.DataFrame(rows, columns=["at", "value", "name", "line"]), name="lines")
         .mark_line(point=points and {"size": 60, "opacity": 1})
@@ -81,7 +83,7 @@ def lines(
                 "name:N", scale=alt.Scale(domain=names, range=[line.colour for line in drawn]), legend=legend
             ),
             tooltip=[
-                alt.Tooltip("name:N", title=of),
+                alt.Tooltip("name:N", title=item),
                 alt.Tooltip("line:N", title=say("line")),
                 alt.Tooltip("at:Q", title=where, format=",.0f"),
                 alt.Tooltip("value:Q", title=say("value"), format=".5g"),
@@ -90,8 +92,8 @@ def lines(
     )
     if raw and smooth:
         chart = chart.encode(
-            opacity=alt.Opacity("line:O", scale=alt.Scale(domain=both, range=[1, 0.35]), legend=None),
-            strokeWidth=alt.StrokeWidth("line:O", scale=alt.Scale(domain=both, range=[2.2, 1]), legend=None),
+            opacity=alt.Opacity("line:O", scale=alt.Scale(domain=kinds, range=[1, 0.35]), legend=None),
+            strokeWidth=alt.StrokeWidth("line:O", scale=alt.Scale(domain=kinds, range=[2.2, 1]), legend=None),
         )
     if any(line.dash for line in drawn):
         dashes = alt.Scale(domain=names, range=[list(line.dash) for line in drawn])
@@ -100,7 +102,7 @@ def lines(
 
 
 def terms(table: Table, shown: dict[str, tuple[str, str]], unit: str) -> alt.Chart | None:
-    """Loss terms over steps; None while none of them has a number."""
+    """Draw loss terms over steps; return None while none of them has a number."""
     steps = table.column("step")
     logged = {name: table.column(name) for name in shown if any(map(math.isfinite, table.column(name)))}
     drawn = [Line(say(shown[name][0]), steps, values, shown[name][1]) for name, values in logged.items()]
@@ -108,7 +110,7 @@ def terms(table: Table, shown: dict[str, tuple[str, str]], unit: str) -> alt.Cha
 
 
 def router(table: Table, teachers: Sequence[str]) -> alt.Chart | None:
-    """The weight of each teacher over steps; None for a run that logs none."""
+    """Draw the weight of each teacher over steps; return None for a run that logs none."""
     columns = [table.column(f"router.{number}") for number in range(len(teachers))]
     if not any(math.isfinite(weight) for column in columns for weight in column):
         return None
@@ -120,14 +122,14 @@ def router(table: Table, teachers: Sequence[str]) -> alt.Chart | None:
 
 
 def memory(table: Table, limit: float) -> tuple[alt.Chart | alt.LayerChart | None, str]:
-    """Memory in use over time -> chart and whose it is; on a GPU with a line at ``limit``, a share of its memory.
+    """Draw the memory in use over time; return the chart and whose memory it is ("device" or "process").
 
-    The machine's limit is left out of a chart of the process alone, which it would press flat.
+    Draw a line at ``limit``, a share of the memory, for a GPU only: it would press the chart of a process flat.
     """
-    what, times, used = curve(table)
+    whose, times, used = curve(table)
     points = thinned(times, [value / GIB for value in used])
     if not points:
-        return None, what
+        return None, whose
     area = (
         alt.Chart(pd.DataFrame(points, columns=["seconds", "gib"]), name="memory")
         .mark_area(line={"color": STUDENT_COLOUR}, color=STUDENT_COLOUR, opacity=0.18, interpolate="step-after")
@@ -141,26 +143,26 @@ def memory(table: Table, limit: float) -> tuple[alt.Chart | alt.LayerChart | Non
         )
     )
     totals = [total for total in table.column("device_total") if math.isfinite(total) and total > 0]
-    if what != "device" or not totals:
-        return _zoomable(area), what
+    if whose != "device" or not totals:
+        return _zoomable(area), whose
     label = say("{limit:.0%} of {total:.0f} GiB", limit=limit, total=totals[-1] / GIB)
     base = alt.Chart(pd.DataFrame({"gib": [limit * totals[-1] / GIB], "words": [label]})).encode(y="gib:Q")
     rule = base.mark_rule(strokeDash=[6, 4], color=NEUTRAL, strokeWidth=1.5)
     text = base.mark_text(align="left", dx=4, dy=-6, color=NEUTRAL).encode(x=alt.value(0), text="words:N")
-    return _zoomable(alt.layer(area, rule, text)), what
+    return _zoomable(alt.layer(area, rule, text)), whose
 
 
 def thinned(xs: Sequence[float], ys: Sequence[float], most: int = MOST_POINTS) -> list[tuple[float, float]]:
-    """The finite points, at most about ``most``: of a long line least and greatest of each stretch, spikes too."""
+    """Return the finite points, of a long line about ``most``: the minimum and maximum of each stretch."""
     known = [(x, y) for x, y in zip(xs, ys) if math.isfinite(x) and math.isfinite(y)]
     if len(known) <= most:
         return known
     size = -(-2 * len(known) // most)
-    kept = []
+    extremes = []
     for start in range(0, len(known), size):
         stretch = known[start : start + size]
-        kept += sorted({min(stretch, key=lambda point: point[1]), max(stretch, key=lambda point: point[1])})
-    return kept if kept[-1] == known[-1] else [*kept, known[-1]]
+        extremes += sorted({min(stretch, key=lambda point: point[1]), max(stretch, key=lambda point: point[1])})
+    return extremes if extremes[-1] == known[-1] else [*extremes, known[-1]]
 
 
 def _zoomable(chart: alt.Chart | alt.LayerChart, height: int = HEIGHT) -> alt.Chart | alt.LayerChart:
@@ -172,12 +174,12 @@ def colour(position: int) -> str:
 
 
 def dash(position: int) -> list[int]:
-    """Seven colours and four dashes: 28 runs before a pair comes again, and paper without colours shows four."""
+    """Return the dash of a run. Seven colours and four dashes tell 28 runs apart, four of them without colour."""
     return DASHES[position % len(DASHES)]
 
 
 def of_runs(rows: Sequence[Row], metric: str, raw: bool = True) -> alt.Chart:
-    """One metric of several runs."""
+    """Draw one metric of several runs."""
     curves = [source.of(row.folder).curve(metric) for row in rows]
     drawn = [
         Line(words.label(row), at, values, colour(position), dash(position))
@@ -196,9 +198,9 @@ def of_runs(rows: Sequence[Row], metric: str, raw: bool = True) -> alt.Chart:
 
 
 def panel(rows: Sequence[Row]) -> None:
-    """Pick a metric and draw it of all these runs."""
-    of_run = {row.id: source.of(row.folder).logged() for row in rows}
-    logged = set().union(*of_run.values()) - set(words.NOT_CURVES)
+    """Pick a metric and draw it for all these runs."""
+    logged_by = {row.id: source.of(row.folder).logged() for row in rows}
+    logged = set().union(*logged_by.values()) - set(words.NOT_CURVES)
     if not logged:
         st.info(say("None of the selected runs has logged anything yet."))
         return
@@ -214,20 +216,20 @@ def panel(rows: Sequence[Row]) -> None:
         alt=say("{metric} of {n} runs; the table below has their results", metric=words.metric(metric), n=len(rows)),
     )
     most = max(len(source.of(row.folder).curve(metric)[0]) for row in rows)
-    without = [plain(words.label(row)) for row in rows if metric not in of_run[row.id]]
-    notes = [
-        smoothable and say("Smoothed: exponential moving average, weight 0.9."),
-        metric in FEW and say("Measured twice, before the first and after the last step; the line only joins the two."),
-        most > MOST_POINTS
-        and say(
-            "Of curves with more than {points} values (here up to {most:,}), the extremes of each part are drawn.",
-            points=MOST_POINTS,
-            most=most,
-        ),
-        without and say("Not logged by: {runs}.", runs=without),
-        say("Scroll to zoom, drag to move, double-click to reset."),
-    ]
-    st.caption(sentences(*notes))
+    without = [plain(words.label(row)) for row in rows if metric not in logged_by[row.id]]
+    notes = []
+    if smoothable:
+        notes.append(say("Smoothed: exponential moving average, weight 0.9."))
+    if metric in FEW:
+        notes.append(say("Measured twice, before the first and after the last step; the line only joins the two."))
+    if most > MOST_POINTS:
+        text = phrase(
+            "Of curves with more than {points} values (here up to {most:,}), the extremes of each part are drawn."
+        )
+        notes.append(say(text, points=MOST_POINTS, most=most))
+    if without:
+        notes.append(say("Not logged by: {runs}.", runs=without))
+    st.caption(sentences(*notes, say("Scroll to zoom, drag to move, double-click to reset.")))
 
 
 def _smoothable(metric: str) -> bool:

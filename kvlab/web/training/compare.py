@@ -1,4 +1,4 @@
-"""Several training runs side by side: what came out, and what was set differently."""
+"""Several training runs side by side: their results and the settings that differ."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,18 +8,19 @@ from kvlab.language import phrase, say
 from kvlab.results.safe_csv import neutral
 from kvlab.results.training import records
 from kvlab.results.training.words import mark_words
+from kvlab.results.words import sentences
 from kvlab.runs.history import Row
 from kvlab.runs.lenient import finite
 from kvlab.web import settings_differ
 from kvlab.web.training import charts, source, table, words
-from kvlab.web.widgets import count, grid, number, sentences, table_height
+from kvlab.web.widgets import count, grid, number, table_height
 
 PEAKS = {
     ("device",): phrase("Peak memory: of the GPU."),
     ("process",): phrase("Peak memory: of the run’s own process."),
     ("device", "process"): phrase("Peak memory: of the GPU or the run’s own process."),
 }
-# What decides on which held-out text a run is measured.
+# The settings that choose the held-out text, and those that choose the targets.
 SAMPLE = ("seed", "data", "eval_documents", "max_tokens")
 AGAINST = ("teachers", "map", "time", "layers", "sinks", "fusion", "control")
 
@@ -38,11 +39,9 @@ def results(rows: Sequence[Row]) -> None:
 
 def _columns() -> table.Columns:
     text, column = st.column_config.TextColumn, st.column_config.NumberColumn
-    ce, key, value = (
-        say("Held-out cross-entropy, nats per token."),
-        say("Held-out KV(K): squared error over the target's variance."),
-        say("Held-out KV(V): squared error over the target's variance."),
-    )
+    ce = say("Held-out cross-entropy, nats per token.")
+    key = say("Held-out KV(K): squared error over the target's variance.")
+    value = say("Held-out KV(V): squared error over the target's variance.")
     kl = say(
         "Functional test: KL on the projected cache against the student's own cache of that moment, nats per token."
     )
@@ -90,17 +89,18 @@ def _about(rows: Sequence[Row]) -> str:
     whose = tuple(sorted({row.peak.what for row in rows if row.peak}))
     sample = settings_differ.differing(SAMPLE, all_settings)
     against = settings_differ.differing(AGAINST, all_settings)
-    return sentences(
+    notes = [
         say(
             "CE, K and V: means over held-out documents, which no step is trained on, before the first and after the "
             "last step."
-        ),
-        whose and say(PEAKS[whose]),
-        sample
-        and say(
-            "**Not on the same documents**, as {settings} differ: compare the changes, not the values.",
-            settings=sample,
-        ),
-        against
-        and say("K and V are errors against each run’s own targets, which differ by {settings}.", settings=against),
-    )
+        )
+    ]
+    if whose:
+        notes.append(say(PEAKS[whose]))
+    if sample:
+        text = phrase("**Not on the same documents**, as {settings} differ: compare the changes, not the values.")
+        notes.append(say(text, settings=sample))
+    if against:
+        text = phrase("K and V are errors against each run’s own targets, which differ by {settings}.")
+        notes.append(say(text, settings=against))
+    return sentences(*notes)

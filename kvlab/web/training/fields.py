@@ -1,4 +1,4 @@
-"""The fields of the training form: one widget for each kind of setting, and the advanced ones."""
+"""The fields of the training form: a widget for each kind of setting, and the advanced settings."""
 
 from contextlib import suppress
 from typing import Any
@@ -14,7 +14,7 @@ from kvlab.web.training import options
 
 
 def advanced(teachers: int) -> dict[str, Any]:
-    """Fields of TrainConfig that the main part of the form does not ask for."""
+    """Draw the fields of TrainConfig that the main part of the form leaves out; return their values."""
     computing, loss, data = st.columns(3, gap="medium")
     chosen: dict[str, Any] = {}
     with computing:
@@ -25,16 +25,16 @@ def advanced(teachers: int) -> dict[str, Any]:
         chosen |= _numbers(options.STEPS)
         chosen["gradient_checkpointing"] = switch("gradient_checkpointing", say("Gradient checkpointing"))
     with loss:
-        one = teachers < 2
-        chosen["entropy"] = choice("entropy", say("Entropy of a learned router"), options.ENTROPIES, disabled=one)
+        single = teachers < 2
+        chosen["entropy"] = choice("entropy", say("Entropy of a learned router"), options.ENTROPIES, disabled=single)
         weights = st.text_input(
             say("Weights of fixed fusion, one per teacher"),
             key=key("fusion_weights"),
             placeholder=say("all alike"),
-            disabled=one,
+            disabled=single,
             help=described(TrainConfig, "fusion_weights"),
         )
-        chosen["fusion_weights"] = () if one else _parsed(weights)
+        chosen["fusion_weights"] = () if single else _parsed(weights)
         chosen |= _numbers(options.LOSS)
     with data:
         chosen["time"] = choice("time", say("Time rule"), options.TIMES)
@@ -49,10 +49,11 @@ def advanced(teachers: int) -> dict[str, Any]:
 
 
 def _numbers(labels: dict[str, str]) -> dict[str, Any]:
-    return {
-        name: (whole if TrainConfig.model_fields[name].annotation is int else real)(name, say(label))
-        for name, label in labels.items()
-    }
+    values: dict[str, Any] = {}
+    for name, label in labels.items():
+        draw = whole if TrainConfig.model_fields[name].annotation is int else real
+        values[name] = draw(name, say(label))
+    return values
 
 
 def _parsed(text: str) -> tuple[float | str, ...]:
@@ -65,7 +66,7 @@ def _parsed(text: str) -> tuple[float | str, ...]:
 
 
 def key(name: str) -> str:
-    """The widget of a setting."""
+    """Return the key of a setting's widget."""
     return f"train-{name}"
 
 
@@ -78,13 +79,13 @@ def switch(name: str, label: str) -> bool:
 
 
 def whole(name: str, label: str) -> int:
-    """A number of things."""
+    """Draw a whole number."""
     least, most = _bounds(TrainConfig, name)
     return int(st.number_input(label, least, most, step=1, key=key(name), help=described(TrainConfig, name)))
 
 
 def real(name: str, label: str, model: type[BaseModel] = TrainConfig, widget: str | None = None) -> float | None:
-    """A number with a fraction; None where the setting may be left out. The settings reject a wrong one themselves."""
+    """Draw a number with a fraction; return None for an optional setting left empty. The settings check the value."""
     default = model.model_fields[name].default
     optional = default is None
     placeholder = say("by the student’s size") if optional else None
@@ -101,7 +102,7 @@ def real(name: str, label: str, model: type[BaseModel] = TrainConfig, widget: st
 
 
 def described(model: type[BaseModel], name: str) -> str:
-    """The setting's own description, with the name that it has in files and on the command line."""
+    """Return a setting's description with its name in files and on the command line."""
     return say("{name}: {description}.", name=name, description=say(model.model_fields[name].description or ""))
 
 

@@ -19,22 +19,22 @@ from kvlab.web.widgets import plain, segments, show_error
 
 DEMO = {"teachers": ["demo/teacher"], "student": "demo/student", "source": "demo"}
 TWO_TEACHERS = {**DEMO, "teachers": ["demo/teacher", "demo/teacher-b"], "fusion": "learned"}
-ASKS_ROOM = "train-asks-room"  # whether the warm worker should end first
+ASKS_ROOM = "train-asks-room"  # in the session: the form asks whether to end the warm worker first
 NAME_HELP = phrase("A demo model, a Hugging Face id, an alias or a local folder; type to enter your own.")
 
 
 def start() -> dict[str, Any]:
-    """The initial values of the form, by widget key."""
+    """Return the initial values of the form, by widget key."""
     values = TrainConfig().model_dump(mode="json") | DEMO | {"folder": "", "fusion_weights": ""}
     values |= {f"threshold-{name}": value for name, value in values["thresholds"].items()}
     return {key(name): value for name, value in values.items() if name not in ("thresholds", "data")}
 
 
 def new_run() -> str | None:
-    """Draw the form -> the id of the run when one was launched."""
-    one, two, _ = st.columns([3, 5, 4])
-    _preset(one, "one", say("Fill in: demo pair"), DEMO, ":material/school:")
-    _preset(two, "two", say("Fill in: two teachers, learned fusion"), TWO_TEACHERS, ":material/group:")
+    """Draw the form; return the id of the run once the user launches one."""
+    left, right, _ = st.columns([3, 5, 4])
+    _preset(left, "one", say("Fill in: demo pair"), DEMO, ":material/school:")
+    _preset(right, "two", say("Fill in: two teachers, learned fusion"), TWO_TEACHERS, ":material/group:")
     left, right = st.columns(2, gap="medium")
     settings: dict[str, Any] = {}
     with left:
@@ -54,7 +54,7 @@ def _preset(column, name: str, label: str, values: dict[str, Any], icon: str) ->
 
 
 def _fill(values: dict[str, Any]) -> None:
-    """Put the initial values back, except for ``values``."""
+    """Reset the form to its initial values, except for ``values``."""
     for name, value in (start() | {key(name): value for name, value in values.items()}).items():
         st.session_state[name] = value
 
@@ -97,7 +97,7 @@ def _main(teachers: int) -> dict[str, Any]:
 
 
 def _launch(asked: Asked) -> str | None:
-    """The button, what it waits for, and what it was refused for."""
+    """Draw the launch button and the queue before it; launch on a click, or show why not."""
     steps = int(asked.settings["max_steps"])
     clicked = st.button(
         say("Launch {steps:,}-step validation", steps=steps),
@@ -135,7 +135,7 @@ def _say_queue(device: str) -> None:
 
 
 def _room(device: str) -> bool:
-    """Whether the run may start now: asks first where the warm worker holds memory of the same GPU."""
+    """Return whether the run may start. If the warm worker holds memory of the same GPU, ask first."""
     held = launch.held_on(device)
     if not held:
         st.session_state.pop(ASKS_ROOM, None)
@@ -167,7 +167,7 @@ SOURCES = {"demo": phrase("Bundled text"), "upload": phrase("Upload"), "folder":
 
 
 def _data() -> tuple[str, list[Document]]:
-    """The setting ``data``, and uploaded documents, which go into the run's folder."""
+    """Draw the choice of data. Return the setting ``data`` and the uploaded documents."""
     source = segments(say("Data"), SOURCES, key("source"))
     if source == "folder":
         about = say("A folder, or one file, of .txt, .jsonl, .csv or .parquet documents.")

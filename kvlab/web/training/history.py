@@ -11,14 +11,14 @@ from kvlab.web import language, outcome
 from kvlab.web.training import actions, charts, compare, launch, one, source, table
 from kvlab.web.widgets import plain
 
-SHOWN = {  # kind: what the switch calls it, and what is said of none
+SHOWN = {  # kind: its name in the switch, and the text shown without such runs
     "training": (phrase("Training runs"), phrase("No training runs yet in {folder}.")),
     "analysis": (phrase("Analyses"), phrase("No analyses yet in {folder}.")),
     "injection": (phrase("Functional tests"), phrase("No functional tests yet in {folder}.")),
     "all": (phrase("All"), phrase("No runs yet in {folder}.")),
 }
-KEY = "run-{}"  # of the buttons of one run
-LOOK = 2.0  # seconds between two looks at runs that wait or work
+KEY = "run-{}"  # for the buttons of one run
+LOOK = 2.0  # seconds between two checks of active runs
 
 
 def page() -> None:
@@ -59,7 +59,7 @@ def _history(rows: Sequence[Row], selected: Sequence[Row], colours: dict[str, in
         say("Show"), list(names), format_func=names.get, key="runs-show", label_visibility="collapsed"
     )
     kind = picked or "all"
-    # A run whose status is damaged could be either.
+    # A damaged run of unknown kind may be a training run.
     shown = [row for row in rows if kind == "all" or row.kind == kind or (kind == "training" and row.kind == "unknown")]
     if not shown:
         st.info(say(SHOWN[kind][1], folder=_folder()))
@@ -80,7 +80,7 @@ def _folder() -> str:
 
 
 def _several(selected: Sequence[Row], drawn: Sequence[Row]) -> None:
-    _together(selected)
+    _common_actions(selected)
     left_out = [row for row in selected if row.kind not in store.COMPUTED][len(drawn) :]
     if left_out:
         st.info(
@@ -99,8 +99,8 @@ def _several(selected: Sequence[Row], drawn: Sequence[Row]) -> None:
         compare.settings(drawn)
 
 
-def _together(selected: Sequence[Row]) -> None:
-    """What can be done to several runs at once."""
+def _common_actions(selected: Sequence[Row]) -> None:
+    """Draw the buttons that act on several runs at once."""
     over = [row for row in selected if not row.active]
     with st.container(horizontal=True, key="run-actions"):
         if len(over) > 1:

@@ -1,4 +1,4 @@
-"""From the settings of the form to a run in the queue; what can be refused without weights is refused here."""
+"""Turn the settings of the form into a queued run, or refuse what fails before loading weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,27 +24,27 @@ from kvlab.web.server import worker
 from kvlab.web.training.source import settings_of
 from kvlab.web.widgets import show_error
 
-CHOSEN = "validation-run"  # of the session: the run that the Validation page shows
+CHOSEN = "validation-run"  # in the session: the run that the Validation page shows
 LEAST_DOCUMENTS = 3
-MAY_BE_MEMORY = ("out-of-memory", "run-killed")  # kinds of an error that less memory may mend
+MAY_BE_MEMORY = ("out-of-memory", "run-killed")  # kinds of errors that using less memory may fix
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What the form asks for. ``documents``: uploaded ones, which go into the run's folder."""
+    """The values of the form. ``documents``: uploaded ones, which go into the run's folder."""
 
     settings: dict[str, Any]
     documents: list[Document] = field(default_factory=list)
 
 
 def show(run_id: str) -> None:
-    """Make a run the one that the Validation page shows."""
+    """Show a run on the Validation page from now on."""
     st.session_state[CHOSEN] = run_id
     st.query_params["run"] = run_id
 
 
 def config_of(asked: Asked) -> TrainConfig:
-    """The settings, checked, with absolute paths. Raises TrainError, ModelError."""
+    """Check the settings and make their paths absolute. Raises TrainError, ModelError."""
     settings = dict(asked.settings)
     if not settings.get("teachers"):
         raise TrainError(
@@ -63,9 +63,9 @@ def config_of(asked: Asked) -> TrainConfig:
 
 
 def check(config: TrainConfig) -> None:
-    """What the worker can tell from the models' configurations: raises ModelError and TrainError.
+    """Refuse a run that the models' configurations rule out. Raises ModelError and TrainError.
 
-    A worker that cannot answer now does not hold a run up: its own process asks the same before it loads weights.
+    Let the run pass if the worker cannot answer now: the run's own process checks again before it loads weights.
     """
     check_functional(config)
     device = memory.device_memory(config.device).device
@@ -77,8 +77,8 @@ def check(config: TrainConfig) -> None:
 
 
 def launch(config: TrainConfig, documents: Sequence[Document] = ()) -> str:
-    """Queue the run -> its id. Raises RunError as training.launch does."""
-    name = "-".join(name.rstrip("/").rsplit("/", 1)[-1] for name in (*config.teachers, config.student))
+    """Queue the run and return its id. Raises RunError like training.launch."""
+    name = backend.name_after((*config.teachers, config.student))
 
     def fill(folder: Path) -> None:
         if config.data == OWN_PROMPTS:
@@ -88,7 +88,7 @@ def launch(config: TrainConfig, documents: Sequence[Document] = ()) -> str:
 
 
 def again(folder: Path, changes: dict[str, Any] | None = None) -> str:
-    """Queue a new run with the settings and prompts of the one in ``folder``, but for ``changes`` -> its id.
+    """Queue a run with the settings and prompts of the one in ``folder``, except for ``changes``; return its id.
 
     Raises TrainError, RunError.
     """
@@ -99,9 +99,9 @@ def again(folder: Path, changes: dict[str, Any] | None = None) -> str:
 
 
 def changes_of(view: View) -> dict[str, Any]:
-    """Settings with which a failed run may do better, as it recorded them itself.
+    """Return the settings with which a failed run may succeed, as it recorded them.
 
-    A run that the system killed could not record any: the usual cause is memory.
+    A run that the system killed could not record any. Advise it to use less memory, the usual cause.
     """
     error = view.error or {}
     changes = error.get("changes")
@@ -115,31 +115,31 @@ def changes_of(view: View) -> dict[str, Any]:
 
 
 def attend() -> None:
-    """Set the queue going again when nobody looks after it, and show why when that fails."""
+    """Restart a queue that has stalled; show the error if that fails."""
     if error := server.problem():
         st.warning(say("The run queue is not moving: no waiting run is started."), icon=":material/pause_circle:")
         show_error(error)
 
 
 def ahead(device: str) -> int:
-    """How many runs that wait or run on this host would have to end before one on ``device`` starts."""
+    """Count the queued and running runs on this host that must end before a run on ``device`` starts."""
     asked = "cuda:0" if device == "cuda" else device
     busy = [run_queue.device(store.read_status(entry.folder)) for entry in run_queue.entries(store.runs_root())]
     return sum(1 for other in busy if run_queue.ANY_DEVICE in (asked, other) or asked == other)
 
 
 def held_on(device: str) -> list[str]:
-    """The models that the warm worker holds on the GPU which a run on ``device`` would use; none on a processor."""
+    """Return the models that the warm worker holds on the GPU that ``device`` names; empty for a processor."""
     if not memory.device_memory(device).device.startswith("cuda") or not worker().alive:
         return []
     try:
         return list(worker().ask("loaded", timeout=2))
-    except KvlabError:  # still starting: then it holds nothing yet
+    except KvlabError:  # still starting, so it holds nothing yet
         return []
 
 
 def _absolute(name: str) -> str:
-    """A local folder by its whole path, as a run starts in another folder; other names as they are."""
+    """Make the path of a local folder absolute, because a run starts in another folder. Keep other names."""
     source = models.resolve(name)
     bundled = name.strip() in models.DEMO
     return str(source.folder) if source.folder is not None and not bundled else name.strip()

@@ -1,6 +1,6 @@
-"""The live view of one training run, from its folder: ``panel`` looks once a second while the run is at work.
+"""The live view of one training run, read from its folder once a second while the run is active.
 
-Nothing of it lives in the page: a reload, another browser or another server builds the same from the run's id.
+The page holds no state: a reload, another browser or another server shows the same view of a run's id.
 """
 
 from collections.abc import Sequence
@@ -12,21 +12,22 @@ from kvlab.errors import KvlabError, RunError
 from kvlab.language import Message, phrase, say
 from kvlab.request.train import Thresholds
 from kvlab.results.training.words import checkpoint_words, remarked, verdict_words
+from kvlab.results.words import sentences
 from kvlab.runs import monitor, run_queue, store, training
 from kvlab.runs.metrics import pace
 from kvlab.runs.monitor import View
 from kvlab.web import outcome, places, server
 from kvlab.web.training import actions, charts, launch, share, source, words
 from kvlab.web.training.source import Source
-from kvlab.web.widgets import UNKNOWN, duration, plain, sentences, show_error
+from kvlab.web.widgets import UNKNOWN, duration, plain, show_error
 
-EVERY = 1.0  # seconds between two looks at a run that is at work
+EVERY = 1.0  # seconds between two redraws of an active run
 ENDS = {
     "failed": phrase("This run failed."),
     "lost": phrase("This run was lost: its process is gone and did not say how it ended."),
 }
 MEMORY = {"device": phrase("**GPU memory in use**"), "process": phrase("**Memory of this process** (no GPU)")}
-COMPUTED = {  # kinds that other pages show: what it is, the place and the icon of its page
+COMPUTED = {  # kinds that other pages show: the explanation, the page and its icon
     "analysis": (phrase("This is an analysis, not a training run."), places.alignment, ":material/grid_on:"),
     "injection": (phrase("This is a functional test, not a training run."), places.function, ":material/science:"),
 }
@@ -43,7 +44,7 @@ def panel(run_id: str) -> None:
         st.page_link(place(), label=say("Show it"), query_params={"run": run_id}, icon=icon)
         return
     moving = _moving(view)
-    # One fragment for a run that moves and one that rests, so that the charts stay as they are when it ends.
+    # Use the same fragment after the end of a run, so that the charts stay as they are.
     st.fragment(_draw, run_every=EVERY if moving else None)(run_id, moving)
 
 
@@ -52,7 +53,7 @@ def _draw(run_id: str, moving: bool) -> None:
     if view is None:
         return
     if moving != _moving(view):
-        st.rerun()  # the page with it: the timer starts or stops
+        st.rerun()  # the whole page, to start or stop the timer
     files = source.of(view.folder)
     _heading(view)
     _state(view, files, moving)
@@ -63,7 +64,7 @@ def _draw(run_id: str, moving: bool) -> None:
 
 
 def _view(run_id: str) -> View | None:
-    """The run as it stands; None after showing why there is none."""
+    """Return the state of the run; None after showing an error."""
     try:
         return monitor.view(store.find(store.runs_root(), run_id))
     except RunError as error:
@@ -72,7 +73,7 @@ def _view(run_id: str) -> View | None:
 
 
 def _moving(view: View) -> bool:
-    """Whether anything may still change: the run, its process, or the cause that the keeper is about to write."""
+    """Return whether anything may still change: the run, its process, or the cause that the keeper will write."""
     unexplained = view.state == "lost" and run_queue.place(view.folder) is not None
     return (
         view.active
@@ -99,11 +100,12 @@ def _state(view: View, files: Source, moving: bool) -> None:
     key = f"{{}}-{view.id}"
     if view.active:
         left, right = st.columns([7, 3], vertical_alignment="center")
-        with right, st.container(horizontal=True, horizontal_alignment="right"):  # before anything that may wait
+        # Draw the buttons before anything that may wait.
+        with right, st.container(horizontal=True, horizontal_alignment="right"):
             actions.course(view, key)
         with left:
             if view.state == "queued":
-                server.problem()  # sets a queue going again whose keeper was killed
+                server.problem()  # restarts a queue whose keeper was killed
                 st.info(words.waiting(run_queue.place(view.folder) or 0), icon=":material/hourglass_top:")
             else:
                 share_done = (view.share or 0.0) if view.total > 1 else 0.0
@@ -117,7 +119,7 @@ def _state(view: View, files: Source, moving: bool) -> None:
         if view.state in ENDS and (changes := launch.changes_of(view)):
             actions.again(view, key, launch.show, changes)
         actions.course(view, key)
-        if not moving:  # while it is drawn anew each second, a click could meet a button that is gone
+        if not moving:  # each redraw replaces the button, and a click could miss it
             share.button(view.folder)
 
 
@@ -161,8 +163,8 @@ def _last_weights(view: View, files: Source) -> str:
 
 def _numbers(view: View, files: Source) -> None:
     steps = files.steps()
-    total = view.config.get("max_steps")
-    total = total if isinstance(total, int) else 0
+    max_steps = view.config.get("max_steps")
+    total = max_steps if isinstance(max_steps, int) else 0
     speed = pace(steps, total)
     loss = steps.column("loss")
     shown = {
@@ -182,7 +184,7 @@ def _numbers(view: View, files: Source) -> None:
 
 
 def _curves(view: View, files: Source) -> None:
-    """Loss terms, cross-entropy and memory side by side; of several teachers their weights below."""
+    """Draw loss terms, cross-entropy and memory side by side; below, the weights of several teachers."""
     steps = files.steps()
     settings = source.settings_of(view.config)
     limit = settings.thresholds.memory if settings else Thresholds().memory
@@ -212,7 +214,7 @@ def _chart(chart, key: str, about: str) -> None:
 
 
 def checkpoints(rows: Sequence[dict[str, Any]]) -> None:
-    """Draw the checkpoint table of a verdict, ``rows`` as verdict.json has them."""
+    """Draw the checkpoint table of a verdict. ``rows``: as in verdict.json."""
     st.markdown(say("**Checkpoints**"))
     shown = [
         {

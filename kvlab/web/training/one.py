@@ -17,7 +17,7 @@ from kvlab.web import outcome, places
 from kvlab.web.training import actions, charts, live, share, source, table, words
 from kvlab.web.widgets import UNKNOWN, duration, grid, plain, show_error, table_height
 
-PEAKS = {  # of the device or of the process, and whether its share is known
+PEAKS = {  # by whose memory it is, and whether its total is known
     ("device", False): phrase("peak memory of the GPU {used}"),
     ("device", True): phrase("peak memory of the GPU {used}, {share:.0%} of {total}"),
     ("process", False): phrase("peak memory of the process {used}"),
@@ -37,7 +37,7 @@ FILES_SHOWN = 200
 
 
 def panel(row: Row, key: str) -> None:
-    """``key``: of the buttons, as in actions."""
+    """Draw one run. ``key``: for its buttons, as in actions."""
     trains = row.kind not in store.COMPUTED
     files, view = source.of(row.folder), monitor.view(row.folder)
     st.subheader(plain(words.label(row)))
@@ -84,7 +84,8 @@ def _summary(row: Row) -> str:
     if peak := row.peak:
         total = readable(peak.total) if peak.total else ""
         parts.append(say(PEAKS[peak.what, bool(peak.total)], used=readable(peak.used), share=peak.share, total=total))
-    parts += [plain(row.device)] if row.device else []
+    if row.device:
+        parts.append(plain(row.device))
     parts.append(duration(row.elapsed_s))
     if row.started:
         parts.append(say("started {time:%Y-%m-%d %H:%M:%S} UTC", time=row.started))
@@ -94,7 +95,7 @@ def _summary(row: Row) -> str:
 
 
 def _settings(folder: Path) -> str:
-    """Read the text of the settings file, whatever it holds."""
+    """Read the settings file as text, even a damaged one."""
     try:
         descriptor = os.open(folder / store.CONFIG, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with open(descriptor, encoding="utf-8", errors="replace") as file:
@@ -114,7 +115,7 @@ def _files(folder: Path) -> None:
 
 
 def _listed(folder: Path) -> list[tuple[str, str]]:
-    """Name and size of every file that is not hidden."""
+    """List name and size of every file that is not hidden."""
     listed = []
     for at, folders, names in os.walk(folder):  # which follows no links
         folders.sort()
@@ -129,6 +130,7 @@ def _listed(folder: Path) -> list[tuple[str, str]]:
 
 
 def note(row: Row, key: str) -> None:
+    """Draw the note of a run, to edit and save."""
     box, begun, seen = (f"note-{part}-{row.id}" for part in ("box", "begun", "seen"))
     on_disk = notes.read(row.folder)
     if box not in st.session_state:
@@ -151,7 +153,7 @@ def note(row: Row, key: str) -> None:
     if error:
         show_error(error)
     if on_disk != st.session_state[begun]:
-        # What is being typed here is not replaced: the box would lose it.
+        # Leave the box alone: replacing its text would lose what the user is typing.
         st.caption(say("Written meanwhile in another window or by hand:"))
         st.code(on_disk or say("(no note)"), language=None, wrap_lines=True)
         st.button(say("Take that one"), key=f"note-take-{row.id}", on_click=_take, args=(row, box, begun))

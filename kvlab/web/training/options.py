@@ -1,4 +1,4 @@
-"""The words of the Validation form: what each choice means, and what each setting is called."""
+"""The words of the Validation form: its choices and the names of its settings."""
 
 from kvlab.language import phrase
 from kvlab.request.time_rules import RULES
@@ -35,7 +35,7 @@ LAYERS = {
     "heldout": phrase("held-out — the layers that explain best"),
 }
 TIMES = {name: rule.short or rule.words for name, rule in RULES.items() if not rule.per_head}
-# Numbers under "Advanced", by what they are about: setting -> its name in the form.
+# Numbers under "Advanced", by topic: setting -> its name in the form.
 STEPS = {
     "gradient_accumulation_steps": phrase("Gradient accumulation, forwards per step"),
     "lr": phrase("Learning rate of the student"),

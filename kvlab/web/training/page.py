@@ -27,7 +27,7 @@ def page() -> None:
         live.panel(run_id)
         return
     st.markdown(say(ABOUT))
-    views = [monitor.view(entry.folder) for entry in run_queue.entries(store.runs_root())]  # first come first
+    views = [monitor.view(entry.folder) for entry in run_queue.entries(store.runs_root())]  # in order of arrival
     active = [view for view in views if view.active]
     for view in active[:LISTED]:
         _at_work(view)
@@ -45,8 +45,8 @@ def _new() -> None:
 
 def _at_work(view: View) -> None:
     left, right = st.columns([5, 1], vertical_alignment="center")
-    runs = view.state == "running"
-    doing = words.going_on(view) if runs else say("Waiting in the queue")
-    icon = ":material/progress_activity:" if runs else ":material/hourglass_top:"
+    doing, icon = say("Waiting in the queue"), ":material/hourglass_top:"
+    if view.state == "running":
+        doing, icon = words.going_on(view), ":material/progress_activity:"
     left.info(say("{name}: {doing}", name=plain(view.name), doing=plain(doing)), icon=icon)
     right.button(say("Show it"), key=f"show-{view.id}", on_click=launch.show, args=(view.id,), width="stretch")

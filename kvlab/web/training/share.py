@@ -1,4 +1,4 @@
-"""What can be taken away of a run: its report in a language and a form, and the files it was made of."""
+"""Download a run: its report in a language and a format, and the files behind it."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ FILES = {
 
 
 def button(folder: Path) -> None:
-    """One button; what it opens is made only when it is taken."""
+    """Draw one button that opens the downloads. A click on a download makes its file."""
     run_id = folder.name
     with st.popover(say("Report and files"), icon=":material/download:", key=f"take-{run_id}"):
         picked = st.segmented_control(

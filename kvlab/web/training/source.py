@@ -19,10 +19,10 @@ from kvlab.runs.metrics import MEMORY, Reader, Steps, Table, curve, pace
 from kvlab.runs.records import REPORT, VERDICT
 from kvlab.web.widgets import GIB
 
-LOGS = ("training.log", "output.log")  # what a run writes for people, and what its process printed
+LOGS = ("training.log", "output.log")  # the log of the run, and the output of its process
 TAIL_BYTES, TAIL_LINES = 16 << 10, 12
 
-Curve = tuple[list[float], list[float]]  # where, and how much
+Curve = tuple[list[float], list[float]]  # positions and values
 
 
 class Source:
@@ -32,7 +32,7 @@ class Source:
         self.folder = folder
         self._steps, self._memory = Steps(folder), Reader(folder / MEMORY)
         self._lock = threading.Lock()
-        self._read: dict[str, tuple[tuple[int, ...], Any]] = {}  # file: its signature then, what was read
+        self._cache: dict[str, tuple[tuple[int, ...], Any]] = {}  # file: its signature, its content
 
     def steps(self) -> Table:
         return self._when_changed(store.METRICS, lambda _: _copy(self._steps.read())) or Table()
@@ -42,21 +42,21 @@ class Source:
 
     @property
     def damaged_lines(self) -> int:
-        """Lines of both tables that are no record and were passed over."""
+        """Count the lines of both tables that hold no record."""
         self.steps(), self.memory()
         return self._steps.garbage + self._memory.garbage
 
     def report(self) -> dict[str, Any]:
-        """report.json as far as it is written; empty before that."""
+        """Read report.json; empty until the run writes it."""
         return self._when_changed(REPORT, read_json) or {}
 
     def measured(self, when: str) -> dict[str, Any]:
-        """The numbers of the held-out documents "before" or "after" the training; empty until they are measured."""
+        """Return the held-out numbers "before" or "after" the training; empty until the run measures them."""
         numbers = self.report().get(when)
         return numbers if isinstance(numbers, dict) else {}
 
     def checkpoints(self, settings: TrainConfig | None = None) -> list[dict[str, Any]]:
-        """The checkpoint table as the run wrote it, else all pending as its ``settings`` ask for them."""
+        """Return the checkpoint table of the run; before it is written, all those of ``settings`` as pending."""
         rows = self._verdict().get("checkpoints")
         if isinstance(rows, list):
             return [row for row in rows if isinstance(row, dict)]
@@ -65,38 +65,42 @@ class Source:
         return [c.to_dict() for c in judge([], settings.max_steps, settings.thresholds, loaded=False)]
 
     def verdict(self) -> str | None:
-        """ "pass", "fail" or "pending"; None before anything is judged."""
+        """Return "pass", "fail" or "pending"; None before the first judgement."""
         state = self._verdict().get("state")
         return state if isinstance(state, str) else None
 
     def log(self) -> tuple[str, str]:
-        """The name of the log, and its last lines; the name is empty while there is none."""
+        """Return the name and the last lines of the log; both are empty while there is none."""
         for name in LOGS:
             if text := self._when_changed(name, _tail):
                 return name, text
         return "", ""
 
     def logged(self) -> set[str]:
-        """The names of all metrics of which there is a number."""
+        """Return the names of all metrics with at least one number."""
         names = {name for name, values in self.steps().columns.items() if any(map(math.isfinite, values))}
-        names |= {"memory"} if self.memory().rows else set()
-        return names | ({"heldout"} if self.curve("heldout")[0] else set())
+        if self.memory().rows:
+            names.add("memory")
+        if self.curve("heldout")[0]:
+            names.add("heldout")
+        return names
 
     def curve(self, metric: str) -> Curve:
-        """One metric against the step; memory in GiB against seconds of work."""
+        """Return one metric over steps; memory in GiB over seconds of work."""
         steps = self.steps()
         if metric == "memory":
             _, seconds, used = curve(self.memory())
             return list(seconds), [value / GIB for value in used]
         if metric != "heldout":
             return steps.column("step"), steps.column(metric)
-        last = steps.column("step")[-1:]
-        measured = [(at, finite(self.measured(when).get("ce"))) for when, at in (("before", [0.0]), ("after", last))]
-        known = [(at[0], ce) for at, ce in measured if at and ce is not None]
-        return [at for at, _ in known], [ce for _, ce in known]
+        measured = [(0.0, finite(self.measured("before").get("ce")))]
+        if at := steps.column("step"):
+            measured.append((at[-1], finite(self.measured("after").get("ce"))))
+        known = [(step, ce) for step, ce in measured if ce is not None]
+        return [step for step, _ in known], [ce for _, ce in known]
 
     def steps_per_s(self) -> float | None:
-        """The pace of the last steps: one over the median of their seconds."""
+        """Return the pace of the last steps: one over the median of their seconds."""
         seconds = pace(self.steps(), 0).seconds_per_step
         return 1 / seconds if seconds else None
 
@@ -104,22 +108,22 @@ class Source:
         return self._when_changed(VERDICT, read_json) or {}
 
     def _when_changed(self, name: str, read: Callable[[Path], Any]) -> Any:
-        """Return what ``read`` makes of a file, read again only when it changes; None without the file."""
+        """Return ``read`` of a file, cached until it changes; None without the file."""
         path = self.folder / name
         with self._lock:
             try:
                 status = path.lstat()
             except OSError:
-                self._read.pop(name, None)
+                self._cache.pop(name, None)
                 return None
             signature = (status.st_ino, status.st_size, status.st_mtime_ns)
-            if name not in self._read or self._read[name][0] != signature:
-                self._read[name] = signature, read(path)
-            return self._read[name][1]
+            if name not in self._cache or self._cache[name][0] != signature:
+                self._cache[name] = signature, read(path)
+            return self._cache[name][1]
 
 
 def of(folder: Path) -> Source:
-    return _source(str(folder))  # a text is a quick key, a Path is not
+    return _source(str(folder))  # a string makes a faster cache key than a Path
 
 
 @st.cache_resource(show_spinner=False, max_entries=40)
@@ -128,7 +132,7 @@ def _source(folder: str) -> Source:
 
 
 def rows() -> list[Row]:
-    """All runs, newest first."""
+    """Return all runs, newest first."""
     return _history(store.runs_root()).rows()
 
 
@@ -138,7 +142,7 @@ def _history(root: Path) -> History:
 
 
 def settings_of(config: dict[str, Any]) -> TrainConfig | None:
-    """A run's settings; None for those that cannot be read."""
+    """Read a run's settings; None for invalid ones."""
     try:
         return checked(TrainConfig, config)
     except TrainError:
@@ -146,14 +150,14 @@ def settings_of(config: dict[str, Any]) -> TrainConfig | None:
 
 
 def settings(row: Row) -> dict[str, Any]:
-    """Return all settings of a run with defaults filled in; outdated or broken ones as they are in the file."""
+    """Return all settings of a run with their defaults; invalid ones as in the file."""
     config = store.read_config(row.folder)
     settings = settings_of(config) if row.kind == "training" else None
     return settings.model_dump(mode="json") if settings else config
 
 
 def _copy(table: Table) -> Table:
-    """Copy a table, so that it does not grow while other sessions read on."""
+    """Copy a table, so that it does not grow when another session reads more."""
     return Table(list(table.rows), {name: list(values) for name, values in table.columns.items()})
 
 

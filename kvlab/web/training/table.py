@@ -1,4 +1,4 @@
-"""The table of all runs, and which of them are selected."""
+"""The table of all runs, and the selection in it."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
@@ -23,9 +23,11 @@ Columns = dict[str, tuple[Any, Callable[[Row], Any]]]  # name: how the column is
 
 
 def panel(rows: Sequence[Row], selected: Sequence[Row], colours: dict[str, int], only_analyses: bool) -> None:
-    """``colours``: position in the figure, by run id."""
+    """Draw the table. ``colours``: position in the figure, by run id."""
     key, columns = _key(rows, selected), _columns(colours)
-    hidden = (*(NOT_OF_ANALYSES if only_analyses else ()), *(() if colours else ("line",)))
+    hidden = NOT_OF_ANALYSES if only_analyses else ()
+    if not colours:
+        hidden += ("line",)
     numbers = frame(rows, columns)
     numbers["started"] = pd.to_datetime(numbers["started"], utc=True, errors="coerce")
     css = [charts.colour(colours[row.id]) if row.id in colours else "" for row in rows]
@@ -43,13 +45,13 @@ def panel(rows: Sequence[Row], selected: Sequence[Row], colours: dict[str, int],
 
 
 def frame(rows: Sequence[Row], columns: Columns) -> pd.DataFrame:
-    """One line a run; unknown numbers are NaN."""
+    """Build a table of one row per run; unknown numbers are NaN."""
     table = pd.DataFrame({name: [value(row) for row in rows] for name, (_, value) in columns.items()})
     return table.astype({name: "float64" for name in columns if name not in TEXTS})
 
 
 def coloured(table: pd.DataFrame, colours: Sequence[str]):
-    """The table with its lines "━━" in these colours."""
+    """Draw the lines "━━" of a table in these colours."""
     return table.style.apply(lambda _: [f"color: {colour}" if colour else "" for colour in colours], subset=["line"])
 
 
@@ -93,29 +95,29 @@ def _positions(rows: Sequence[Row], selected: Sequence[Row]) -> list[int]:
 
 
 def _key(rows: Sequence[Row], selected: Sequence[Row]) -> str:
-    """The widget remembers row numbers: it is another widget when other runs stand there, or others are selected."""
+    """Return the key of the widget. It remembers row numbers, so other rows or another selection need a new key."""
     listed = hashlib.sha1("".join(row.id for row in rows).encode()).hexdigest()[:12]
     epoch = st.session_state.setdefault("runs-epoch", 0)
-    kept = st.session_state.get(f"runs-table-{listed}-{epoch}")
-    if kept is not None and sorted(kept["selection"]["rows"]) != _positions(rows, selected):
+    widget = st.session_state.get(f"runs-table-{listed}-{epoch}")
+    if widget is not None and sorted(widget["selection"]["rows"]) != _positions(rows, selected):
         epoch = st.session_state["runs-epoch"] = epoch + 1
     return f"runs-table-{listed}-{epoch}"
 
 
 def _picked(key: str, rows: Sequence[Row], selected: Sequence[Row]) -> None:
-    """What is selected but filtered out of the table stays selected."""
+    """Select the picked rows; selected runs that the table does not show stay selected."""
     picked = [rows[position].id for position in st.session_state[key]["selection"]["rows"] if position < len(rows)]
     listed = {row.id for row in rows}
-    kept = [row.id for row in selected if row.id not in listed or row.id in picked]
-    select([*kept, *picked])
+    remaining = [row.id for row in selected if row.id not in listed or row.id in picked]
+    select([*remaining, *picked])
 
 
-MOST = 100  # an address has its limits
+MOST = 100  # selected runs, because an address has a limited length
 _KEY = "runs-selected"
 
 
 def selected(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
-    """The selected runs in the order in which they were picked, and what the address names but is not there."""
+    """Return the selected runs in the order of picking, and the ids in the address that name no run."""
     if "runs" in st.query_params:
         wanted = [part.strip() for part in st.query_params["runs"].split(",")]
     else:
@@ -141,5 +143,5 @@ def drop(ids: Iterable[str]) -> None:
 
 
 def named(ids: Sequence[str]) -> str:
-    """Ids of an address for people; what is no id is cut short."""
+    """Write ids of an address for people; shorten text that is no id."""
     return ", ".join(part if store.valid_id(part) else repr(part[:60]) for part in ids)

@@ -5,12 +5,13 @@ from typing import Any
 from kvlab.language import phrase, plural, say
 from kvlab.results.training import records
 from kvlab.results.training.words import mark_words, state_words
+from kvlab.results.words import sentences
 from kvlab.runs.history import Row
 from kvlab.runs.monitor import View
 from kvlab.shapes import phase_words
-from kvlab.web.widgets import UNKNOWN, duration, sentences
+from kvlab.web.widgets import UNKNOWN, duration
 
-Run = Row | View  # both have an id, folder, kind, name, state, phase, and say whether it is active or stopping
+Run = Row | View  # both have id, folder, kind, name, state, phase, active, stopping
 
 CONTROLS = {
     "ce-only": phrase("A control: no teacher has a part in the loss ({name})."),
@@ -24,7 +25,7 @@ CHANGES = {
 }
 COUNTS = {"documents": phrase("{n:,} documents"), "tokens": phrase("{n:,} tokens")}
 
-# What a run logs: its name, and the axis with the unit. Anything else is shown by the name it is logged under.
+# Name of each logged metric, and its axis with the unit. Other metrics appear under their logged name.
 METRICS = {
     "loss": (phrase("Total loss"), phrase("total loss")),
     "ce": (phrase("Cross-entropy (CE), training"), phrase("training CE, nats per token")),
@@ -42,16 +43,16 @@ METRICS = {
     "effective_rank_value": (phrase("Effective rank of V"), phrase("(Σλ)² / Σλ² of V")),
 }
 STOPPING = phrase("stopping: it finishes its step and saves")
-NOT_CURVES = ("step", "tokens", "seconds")  # logged, and no measure of the run
+NOT_CURVES = ("step", "tokens", "seconds")  # logged, but not metrics
 
 
 def label(run: Run) -> str:
-    """A short name that no other run has."""
+    """Return a short, unique name of a run."""
     return f"{run.name[:40]} · {run.id[-4:]}"
 
 
 def state(row: Row) -> str:
-    """The state of a run, short enough for a column of the history."""
+    """Describe the state of a run, short enough for a column of the history."""
     if row.stopping:
         return say("stopping")
     if row.state == "queued" and row.ahead is not None:
@@ -63,14 +64,14 @@ def state(row: Row) -> str:
 
 
 def standing(row: Row) -> str:
-    """The same for the heading of one run."""
+    """Describe the state of a run for its heading."""
     if row.stopping:
         return say(STOPPING)
     return say("lost: its process is gone") if row.state == "lost" else state(row)
 
 
 def going_on(view: View) -> str:
-    """The phase of a running run, how far it is, and what is unusual about it."""
+    """Describe the phase and progress of a running run, and anything unusual."""
     phase = phase_words(view.phase or "starting")
     trains = view.phase in ("training", "saving")
     if view.total > 1:
@@ -91,7 +92,7 @@ def going_on(view: View) -> str:
 
 
 def waiting(ahead: int) -> str:
-    """A run in the queue with ``ahead`` runs before it."""
+    """Describe a queued run with ``ahead`` runs before it."""
     if not ahead:
         return say(
             "First in the queue: it starts as soon as its device is free, within seconds when nothing else runs."
@@ -105,7 +106,7 @@ def waiting(ahead: int) -> str:
 
 
 def cancelled(view: View, killed: bool) -> str:
-    """At which step a run was ended by its user; ``killed``: by force."""
+    """Say at which step the user ended a run; ``killed``: by force."""
     if view.total <= 1:
         return say("This run was killed.") if killed else say("This run was stopped.")
     return say(
@@ -128,7 +129,7 @@ def damaged(lines: int) -> str:
 
 
 def mark(state: object) -> str:
-    """The ✓, ✗ or … of a checkpoint with its word, in one line."""
+    """Return the ✓, ✗ or … of a checkpoint with its word, without a line break."""
     return (mark_words(state) or UNKNOWN).replace(" ", "\u00a0")
 
 
@@ -145,7 +146,7 @@ def axis(name: str) -> str:
 
 
 def change(before: dict[str, Any], after: dict[str, Any]) -> str:
-    """Held-out cross-entropy and KV error at start and end; empty until both are measured."""
+    """Write held-out cross-entropy and KV error at start and end; empty until the run has measured both."""
     parts = []
     for name, words in CHANGES.items():
         pair = before.get(name), after.get(name)
@@ -160,7 +161,7 @@ def change(before: dict[str, Any], after: dict[str, Any]) -> str:
 
 
 def cross_entropy(before: dict[str, Any], after: dict[str, Any]) -> str:
-    """What the change of held-out cross-entropy says, and what it cannot say."""
+    """Say what the change of held-out cross-entropy shows, and what it does not prove."""
     first, last = before.get("ce"), after.get("ce")
     if not all(isinstance(value, int | float) for value in (first, last)):
         return ""
@@ -176,7 +177,7 @@ def cross_entropy(before: dict[str, Any], after: dict[str, Any]) -> str:
 
 
 def function(record: object) -> str:
-    """The functional test at start and end; empty for a run without it."""
+    """Write the functional test at start and end; empty for a run without it."""
     test = records.read(record)
     if test is None:
         return ""
@@ -184,9 +185,9 @@ def function(record: object) -> str:
         return say(
             "The functional test reports nothing: the student's own cache, injected, does not reproduce its logits."
         )
-    numbers = {
-        f"{of}_{when}": value for when, values in test["variants"]["projected"].items() for of, value in values.items()
-    }
+    numbers = {}
+    for when, values in test["variants"]["projected"].items():
+        numbers |= {f"{name}_{when}": value for name, value in values.items()}
     numbers |= {name: test["variants"][name]["after"]["kl"] for name in ("mean", "shuffled")}
     if None in numbers.values() or not test["documents"]:
         return say("The functional test was not measured at both start and end.")
@@ -204,5 +205,5 @@ def function(record: object) -> str:
 
 
 def control(name: object) -> str:
-    """Said of a run that is a control; empty for others."""
+    """Describe a run that is a control; empty for others."""
     return say(CONTROLS[name], name=name) if isinstance(name, str) and name in CONTROLS else ""
