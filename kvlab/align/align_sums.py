@@ -127,6 +127,13 @@ class AlignSums:
             columns = [choice.columns(choice.union)] * self.folds
         return Pairing(self.features[kind, choice.union], self.targets[kind, layer], columns)
 
+    def columns(self, kind: str, layer: int, with_own_token: bool = False) -> torch.Tensor:
+        """The features of a map fitted on every fold."""
+        choice = self.choices[kind][layer]
+        first = sum(choice.widths)
+        own = torch.arange(first, first + (self.own_width if with_own_token else 0))
+        return torch.cat([choice.columns(choice.overall), own])
+
     def token_pairing(self, name: str, width: int) -> Pairing:
         """A set of token features against ``token_layers[width]`` side by side."""
         return Pairing(self.tokens[name].features, self.tokens[name].targets[width])

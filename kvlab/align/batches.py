@@ -69,21 +69,21 @@ class Rows:
         return [part for part, picked in self.picked.items() if len(picked)]
 
     def x(self, kind: str, layer: int, part: Part) -> torch.Tensor:
-        if self._kept is not None:
-            return self._kept["x", kind, layer, part]
+        if self._gathered is not None:
+            return self._gathered["x", kind, layer, part]
         features = self.teacher.features(kind)[layer]
         if self.steps is None:
             return self.picked[part].features(features)
         return self.picked[part].features_by_head(features, self.steps[layer])
 
     def y(self, kind: str, layer: int, part: Part) -> torch.Tensor:
-        if self._kept is not None:
-            return self._kept["y", kind, layer, part]
+        if self._gathered is not None:
+            return self._gathered["y", kind, layer, part]
         return self.picked[part].targets(self.student.of(kind)[layer])
 
     def e(self, part: Part) -> torch.Tensor:
-        if self._kept is not None:
-            return self._kept["e", part]
+        if self._gathered is not None:
+            return self._gathered["e", part]
         if self.steps is None:
             return self.picked[part].features(self.embedded)
         # Each head keeps other steps, so the token-only baseline is the mean of the embeddings over all heads.
@@ -97,8 +97,8 @@ class Rows:
         return torch.stack(by_layer).mean(0)
 
     def own(self, part: Part) -> torch.Tensor:
-        if self._kept is not None:
-            return self._kept["own", part]
+        if self._gathered is not None:
+            return self._gathered["own", part]
         return self.picked[part].targets(self.own_tokens)
 
     def side_by_side(self, kind: str, layers: Sequence[int], part: Part) -> torch.Tensor:
@@ -119,8 +119,8 @@ class Rows:
                     gathered["y", kind, layer, part] = self.y(kind, layer, part)
         return Rows(self.fold, self.picked, None, None, None, None, self.steps, gathered)
 
-    def let_go(self) -> Rows:
-        """The same with nothing but the places of the rows."""
+    def places(self) -> Rows:
+        """Return a copy with nothing but the places of the rows."""
         return Rows(self.fold, self.picked, None, None, None, None, self.steps)
 
 
@@ -169,8 +169,8 @@ def read(
         if RULES[settings.time].per_head:
             maps = [(i.teachers[t], i.student, i.maps[t]) for i in batch]
             batch_read.head_steps.append(_kept_steps(teacher, kv_t, batch, t, settings))
-            steps = _of_batch(batch_read.head_steps[-1], maps, kv_s.ids.shape[1])
-        for picked, into in zip(of_teacher, (batch_read.teachers, batch_read.common)):
+            steps = _student_steps(batch_read.head_steps[-1], maps, kv_s.ids.shape[1])
+        for picked, into in zip(teacher_picks, (batch_read.teachers, batch_read.common)):
             into.append(Rows(batch[0].fold, picked, kv_t, kv_s, embedded, own_tokens, steps))
     if checked:
         batch_read.check()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from kvlab.align.crossfit import ByClass
+from kvlab.align.crossfit import CrossFit, Penalties
 from kvlab.align.fold_sums import Classes, Pairing, total
 from kvlab.align.moments import Centred, about_own_mean
 from kvlab.align.projectors import ridge_per_head
@@ -21,6 +21,11 @@ class ClassMaps:
     weights: list[torch.Tensor]  # [P, Q] of each
     biases: list[torch.Tensor]  # [Q] of each
     means: list[torch.Tensor]  # [Q] of each: the student's own rows that it was fitted on
+
+    def channels(self, some: slice) -> ClassMaps:
+        """The maps of some of the targets' channels."""
+        weights = [weight[:, some] for weight in self.weights]
+        return ClassMaps(self.classes, weights, [b[some] for b in self.biases], [mean[some] for mean in self.means])
 
     def place(self, row_class: int) -> int:
         """Which map rows of a class take; the last one for a class that was not met in the fit."""
@@ -44,14 +49,17 @@ class ClassMaps:
 
 
 def class_maps(
-    pairing: Pairing, columns: torch.Tensor, fit: ByClass, solve: Callable[[Centred], torch.Tensor] | None = None
+    pairing: Pairing,
+    columns: torch.Tensor,
+    penalties: Sequence[Penalties | CrossFit],
+    solve: Callable[[Centred], torch.Tensor] | None = None,
 ) -> ClassMaps:
     """Fitted on every fold from some ``columns``; ``solve``: of a projector that is not ridge.
 
     Ridge takes the penalty of each head that all pairs of folds together like best.
     """
     maps = ClassMaps([], [], [], [])
-    for of_class, one in zip(pairing.by_class(), fit.fits, strict=True):
+    for of_class, one in zip(pairing.by_class(), penalties, strict=True):
         fit_x, fit_y = of_class.fit()
         everything = about_own_mean(total(fit_x), total(fit_y))
         train = everything.features(columns)

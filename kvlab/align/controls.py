@@ -138,9 +138,9 @@ def random_in_place(
             for source, union in zip(sources, unions)
         ]
         everything = CommonRows(common[0].groups, common[0].folds, side_by_side, partial(common[0].y, kind, layer))
-        fits = [c.teacher[kind, layer] for c in controls] + [c.random[kind, layer] for c in controls]
+        penalties = [c.teacher[kind, layer].fits for c in controls] + [c.random[kind, layer].fits for c in controls]
         widths = 2 * [sum(choice.widths) for choice in chosen]
-        gains[kind, layer] = over_random(everything, alone, fits, widths, heads[layer])
+        gains[kind, layer] = over_random(everything, alone, penalties, widths, heads[layer])
     return gains
 
 

@@ -25,6 +25,7 @@ DIRECTIONS = 8  # of a head's channels, along which penalties are compared
 FALLBACK_PENALTY = 1.0  # of two folds, none is left to choose a penalty on: a cautious one
 Target = tuple[str, int]  # kind, student layer
 Key = TypeVar("Key")
+Fit = TypeVar("Fit", "Penalties", "CrossFit")
 
 CONSTANT = 1e-12  # share of a head's energy below which its variance is rounding
 
@@ -64,6 +65,15 @@ class HeldOutScores:
         """Return R^2 [H] and its standard error, over the scored folds (others hold calibration documents only)."""
         held = self.n > 0
         return self.r2, metrics.jackknife(self.rss[held], self.tss[held])
+
+
+@dataclass(frozen=True)
+class Penalties:
+    """The relative penalties of one class of rows; not a number for maps without one."""
+
+    classes: Classes
+    penalties: torch.Tensor  # [F, H]
+    whole_penalties: torch.Tensor  # [H] of a map fitted on every fold
 
 
 @dataclass(frozen=True)
@@ -123,11 +133,8 @@ class ByClass(HeldOutScores):
         )
 
     def of_class(self, row_class: int) -> CrossFit:
-        """The fit that rows of a class are predicted by; of a class that was not met, the last one's."""
-        for fit in self.fits:
-            if fit.classes is None or row_class in fit.classes:
-                return fit
-        return self.fits[-1]
+        """The fit that rows of a class are predicted by."""
+        return for_class(self.fits, row_class)
 
     def predict(self, fold: int, x: torch.Tensor, row_classes: torch.Tensor) -> torch.Tensor:
         """[N, P], [N] -> [N, Q] with the maps that have not seen ``fold``."""
@@ -143,12 +150,30 @@ class ByClass(HeldOutScores):
         return torch.stack([means[row_class] for row_class in row_classes.tolist()])
 
 
-def crossfit_ridge(pairing: Pairing, heads: int) -> CrossFit:
-    """Ridge with a penalty per head, chosen on held-out folds within each training set."""
+def for_class(fits: Sequence[Fit], row_class: int) -> Fit:
+    """The one of several that rows of a class belong to; of a class that was not met in the fit, the last."""
+    for fit in fits:
+        if fit.classes is None or row_class in fit.classes:
+            return fit
+    return fits[-1]
+
+
+def chosen_penalties(pairing: Pairing, heads: int) -> Penalties:
+    """A penalty per head, chosen on held-out folds within each training set, and over all of them."""
     chosen, whole = _choose_penalties(pairing, heads)
     grid = torch.tensor(RELATIVE_PENALTIES, dtype=torch.float64)
-    relative, whole = grid[chosen.cpu()], grid[whole.cpu()]
-    return _crossfit(pairing, heads, lambda train, fold: ridge_per_head(train, relative[fold]), relative, whole)
+    return Penalties(pairing.classes, grid[chosen.cpu()], grid[whole.cpu()])
+
+
+def crossfit_ridge(pairing: Pairing, heads: int) -> CrossFit:
+    """Ridge with a penalty per head, chosen on held-out folds within each training set."""
+    chosen = chosen_penalties(pairing, heads)
+    relative = chosen.penalties
+
+    def solve(train: Centred, fold: int) -> torch.Tensor:
+        return ridge_per_head(train, relative[fold])
+
+    return _crossfit(pairing, heads, solve, relative, chosen.whole_penalties)
 
 
 def crossfit_fixed(
@@ -165,14 +190,26 @@ def crossfit_fixed(
 def ridge_by_class(pairings: Mapping[Key, Pairing], heads: Mapping[Key, int]) -> dict[Key, ByClass]:
     """Ridge of every problem and class of rows; problems with the same features are solved together."""
     fits: dict[Key, ByClass] = {}
-    for targets in alike(pairings, heads):
-        together = beside([pairings[target] for target in targets])
-        of_classes = [crossfit_ridge(pairing, sum(heads[t] for t in targets)) for pairing in together.by_class()]
-        first = 0
-        for target in targets:
-            fits[target] = ByClass.of([fit.select(first, heads[target]) for fit in of_classes])
-            first += heads[target]
-    return {target: fits[target] for target in pairings}
+    for group in alike(pairings, heads):
+        together, first = beside([pairings[key] for key in group]), 0
+        classes = [crossfit_ridge(pairing, sum(heads[key] for key in group)) for pairing in together.by_class()]
+        for key in group:
+            fits[key] = ByClass.of([fit.select(first, heads[key]) for fit in classes])
+            first += heads[key]
+    return {key: fits[key] for key in pairings}
+
+
+def penalties_by_class(pairings: Mapping[Key, Pairing], heads: Mapping[Key, int]) -> dict[Key, list[Penalties]]:
+    """The penalties of ``ridge_by_class`` without its fits."""
+    penalties: dict[Key, list[Penalties]] = {}
+    for group in alike(pairings, heads):
+        together, first = beside([pairings[key] for key in group]), 0
+        classes = [chosen_penalties(pairing, sum(heads[key] for key in group)) for pairing in together.by_class()]
+        for key in group:
+            own = slice(first, first + heads[key])
+            penalties[key] = [Penalties(p.classes, p.penalties[:, own], p.whole_penalties[own]) for p in classes]
+            first = own.stop
+    return penalties
 
 
 def alike(pairings: Mapping[Key, Pairing], heads: Mapping[Key, int]) -> list[list[Key]]:
@@ -199,10 +236,11 @@ def _crossfit(pairing: Pairing, heads: int, fit, penalties: torch.Tensor, whole:
         weights.append(w)
         means_x.append(train.mean_x + all_x.pilot)
         means_y.append(train.mean_y + all_y.pilot_y)
-        rss.append(metrics.residual_squares(test, w))
+        predicted = test.xx @ w
+        rss.append(metrics.residual_squares(test, w, predicted))
         tss.append(test.yy)
-        grams.append(metrics.residual_grams(test, w, heads))
-        products.append(_uncentred_products(test, w, means_y[-1], score_x[fold], score_y[fold], heads))
+        grams.append(metrics.residual_grams(test, w, heads, predicted))
+        products.append(_uncentred_products(test, w, predicted, means_y[-1], score_x[fold], score_y[fold], heads))
     of_all = torch.stack(products).sum(0)
     held_out_variance = torch.stack(tss)
     constant = metrics.per_head(held_out_variance, heads).sum(0) <= CONSTANT * of_all[1]
@@ -223,13 +261,13 @@ def _crossfit(pairing: Pairing, heads: int, fit, penalties: torch.Tensor, whole:
     )
 
 
-def _uncentred_products(test: Centred, w, mean_y, x: Inputs, y: Outputs, heads: int) -> torch.Tensor:
+def _uncentred_products(test: Centred, w, predicted, mean_y, x: Inputs, y: Outputs, heads: int) -> torch.Tensor:
     """Return per head [3, H] the sums of y.yhat, |y|^2 and |yhat|^2 of the rows themselves, with their means."""
     x_sum, y_sum = x.total - x.n * test.mean_x, y.total - y.n * test.mean_y
     yhat_sum = w.T @ x_sum
     dot = (w * test.xy).sum(0) + mean_y * (y_sum + yhat_sum) + y.n * mean_y**2
     squares_y = test.yy + 2 * mean_y * y_sum + y.n * mean_y**2
-    squares_yhat = (w * (test.xx @ w)).sum(0) + 2 * mean_y * yhat_sum + y.n * mean_y**2
+    squares_yhat = (w * predicted).sum(0) + 2 * mean_y * yhat_sum + y.n * mean_y**2
     return torch.stack([metrics.per_head(s, heads) for s in (dot, squares_y, squares_yhat)])
 
 
@@ -373,15 +411,22 @@ def teacher_head_contributions(
             system = train.xx + penalty * torch.eye(len(train.xx)).to(train.xx)
             inverse = torch.linalg.inv(system)
             whole = inverse @ train.xy
+            slope = test.xx @ whole - test.xy  # half the gradient of RSS
             tss += metrics.per_head(test.yy, heads)
-            left_out[-1] += metrics.per_head(metrics.residual_squares(test, whole), heads)
+            of_whole = test.yy + torch.linalg.vecdot(whole, slope - test.xy, dim=0)
+            left_out[-1] += metrics.per_head(of_whole, heads)
             for a, block in enumerate(blocks):
-                own = torch.isin(columns.cpu(), block).nonzero().flatten()
-                refit, only = whole, torch.zeros_like(whole)
-                if len(own):
-                    refit = whole - inverse[:, own] @ torch.linalg.solve(inverse[own][:, own], whole[own])
-                    only[own] = torch.linalg.solve(system[own][:, own], train.xy[own])
-                left_out[a] += metrics.per_head(metrics.residual_squares(test, refit), heads)
-                alone[a] += metrics.per_head(metrics.residual_squares(test, only), heads)
+                place = torch.isin(columns.cpu(), block).nonzero().flatten()
+                if not len(place):
+                    left_out[a] += metrics.per_head(of_whole, heads)
+                    alone[a] += metrics.per_head(test.yy, heads)
+                    continue
+                # Without the block W changes by -B M, B = A^-1[:, a]; RSS by M^T B^T XX B M - 2 M^T B^T (XX W - XY).
+                columns_a = inverse[:, place]
+                m = torch.linalg.solve(columns_a[place], whole[place])
+                step = (columns_a.T @ test.xx @ columns_a) @ m - 2 * columns_a.T @ slope
+                left_out[a] += metrics.per_head(of_whole + torch.linalg.vecdot(m, step, dim=0), heads)
+                only = torch.linalg.solve(system[place][:, place], train.xy[place])
+                alone[a] += metrics.per_head(metrics.residual_squares(test.features(place), only), heads)
     lost = (left_out[:-1] - left_out[-1]) / tss
     return Contributions(without=lost.T, alone=(1 - alone[:-1] / tss).T)

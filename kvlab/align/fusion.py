@@ -16,13 +16,15 @@ import torch
 from kvlab.align import metrics
 from kvlab.align.align_sums import Source
 from kvlab.align.batches import Rows
-from kvlab.align.crossfit import ByClass
+from kvlab.align.crossfit import CrossFit, Penalties
 from kvlab.align.fold_sums import FoldSums, Pairing, Part
 from kvlab.align.layers import Choice
 from kvlab.align.moments import pilot_of
 from kvlab.align.stacking import CommonRows, Stack, Summed
 from kvlab.align.ties import first_of_the_best
 from kvlab.shapes import KINDS
+
+Fits = Sequence[Penalties | CrossFit]  # of each class of rows
 
 
 @dataclass
@@ -78,15 +80,21 @@ class Fused:
     n: int
 
 
-def fuse(common: Pairing, own: Sequence[Pairing], fits: Sequence[ByClass], widths: Sequence[int], heads: int) -> Fused:
-    """``common``: the steps that all teachers cover, their features side by side in the order of ``own``.
+def fuse(
+    common: Pairing,
+    alone: Sequence[Pairing],
+    penalties: Sequence[Fits],
+    widths: Sequence[int],
+    heads: int,
+) -> Fused:
+    """``common``: the steps that all teachers cover, their features side by side in the order of ``alone``.
 
-    ``own``: each teacher's rows, as it is fitted alone, and ``fits`` its ridge with the penalties chosen there;
+    ``alone``: each teacher's own rows, and ``penalties`` those chosen for its ridge there;
     ``widths``: the features of each teacher in ``common``.
     """
-    stack = Stack(Summed(common), own, fits, widths, heads)
-    rss, weights = stack.judged(range(len(own)))
-    rss_alone = torch.stack([stack.judged([a])[0] for a in range(len(own))])
+    stack = Stack(Summed(common), alone, penalties, widths, heads)
+    rss, weights = stack.judged(range(len(alone)))
+    rss_alone = torch.stack([stack.judged([a])[0] for a in range(len(alone))])
     r2 = metrics.r_squared(rss.sum(0), stack.tss.sum(0))
     r2_alone = metrics.r_squared(rss_alone.sum(1), stack.tss.sum(0))
     best = first_of_the_best(r2_alone, dim=0)
@@ -114,10 +122,14 @@ class OverRandom:
 
 
 def over_random(
-    common: CommonRows, own: Sequence[Pairing], fits: Sequence[ByClass], widths: Sequence[int], heads: int
+    common: CommonRows,
+    alone: Sequence[Pairing],
+    penalties: Sequence[Fits],
+    widths: Sequence[int],
+    heads: int,
 ) -> OverRandom:
     """As ``fuse``, of the teachers followed by as many of random weights in the same order."""
-    stack, teachers = Stack(common, own, fits, widths, heads), range(len(own) // 2)
+    stack, teachers = Stack(common, alone, penalties, widths, heads), range(len(alone) // 2)
     rss, _ = stack.judged(teachers)
     instead = [[a if a == real else len(teachers) + a for a in teachers] for real in teachers]
     more = [stack.judged(members)[0] - rss for members in instead]  # [A][F, H]

@@ -12,22 +12,29 @@ from kvlab.align.moments import Centred
 LEAST_FOLDS = 3
 
 
-def residual_squares(test: Centred, weights: torch.Tensor) -> torch.Tensor:
-    """RSS [..., Q] = sum over rows of (y - W^T x)^2, both about the training means; weights [..., P, Q]."""
-    return test.yy + torch.linalg.vecdot(weights, test.xx @ weights - 2 * test.xy, dim=-2)
+def residual_squares(test: Centred, weights: torch.Tensor, predicted: torch.Tensor | None = None) -> torch.Tensor:
+    """RSS [..., Q] = sum over rows of (y - W^T x)^2, both about the training means; weights [..., P, Q].
+
+    ``predicted``: XX W, where it is at hand.
+    """
+    predicted = test.xx @ weights if predicted is None else predicted
+    return test.yy + torch.linalg.vecdot(weights, predicted - 2 * test.xy, dim=-2)
 
 
-def residual_grams(test: Centred, weights: torch.Tensor, heads: int) -> torch.Tensor:
-    """Return the sum of r r^T - y y^T over rows, per head [H, D, D]; r = y - W^T x, both about the training means.
+def residual_grams(
+    test: Centred, weights: torch.Tensor, heads: int, predicted: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Sum of r r^T - y y^T over rows, per head [H, D, D]; r = y - W^T x, both about the training means.
 
-    Added to the head's sum of y y^T it gives the sum of r r^T, whose trace is RSS. weights [P, Q].
+    Added to the head's sum of y y^T it is that of the residuals, whose trace is RSS. weights [P, Q].
     """
 
     def by_head(columns: torch.Tensor) -> torch.Tensor:
         return columns.unflatten(1, (heads, -1)).transpose(0, 1)  # [H, P, D]
 
+    predicted = test.xx @ weights if predicted is None else predicted
     w, xy = by_head(weights), by_head(test.xy)
-    return w.mT @ by_head(test.xx @ weights - test.xy) - xy.mT @ w
+    return w.mT @ by_head(predicted - test.xy) - xy.mT @ w
 
 
 def per_head(channels: torch.Tensor, heads: int) -> torch.Tensor:

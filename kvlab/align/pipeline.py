@@ -146,7 +146,7 @@ class _Work:
         self.common = [self._sample(t, rows) for t, rows in enumerate(first.common)]
         # Of each teacher, of its own sample and of the common one.
         both = zip(first.rows, first.common) if first.common else ((rows,) for rows in first.rows)
-        self.sample_rows = [[[r.let_go() for r in rows] for rows in of_teacher] for of_teacher in both]
+        self.sample_rows = [[[r.places() for r in rows] for rows in of_teacher] for of_teacher in both]
         self.layers: list[LayerSearch] = [choose(s, self.settings, self.progress) for s in self.samples]
         self._timed("choose_layers_s")
         self.sums = [AlignSums(search.choices, self.reader.folds, self.token_layers) for search in self.layers]
@@ -288,7 +288,7 @@ class _Work:
             self.progress("fusing teachers", number, len(self.fusion.pairings))
             own = [sums.pairing(kind, layer) for sums in self.sums]
             widths = self.fusion.widths(kind, layer)
-            fused = fuse(common, own, [s.ridges[kind, layer] for s in scored], widths, self.heads[layer])
+            fused = fuse(common, own, [s.ridges[kind, layer].fits for s in scored], widths, self.heads[layer])
             for head in range(self.heads[layer]):
                 numbers = {name: float(getattr(fused, name)[head]) for name in ("r2", "se", "gain", "gain_se")}
                 if over := self.over_random.get((kind, layer)):

@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -117,12 +118,14 @@ def ridge_path(train: Centred, relative_penalties: Sequence[float]) -> torch.Ten
 
 
 def ridge_per_head(train: Centred, relative_penalties: torch.Tensor) -> torch.Tensor:
-    """W [P, Q] with a penalty [H] for each student head."""
-    used = relative_penalties.unique().tolist()
-    solutions = dict(zip(used, ridge_path(train, used)))
-    width = train.xy.shape[1] // len(relative_penalties)
-    columns = [solutions[r][:, h * width : (h + 1) * width] for h, r in enumerate(relative_penalties.tolist())]
-    return torch.cat(columns, dim=1)
+    """Fit W [P, Q] with a penalty [H] for each student head."""
+    weights = torch.empty_like(train.xy).unflatten(1, (len(relative_penalties), -1))  # [P, H, D]
+    by_head = train.xy.unflatten(1, (len(relative_penalties), -1))
+    for penalty in relative_penalties.unique().tolist():
+        heads = (relative_penalties == penalty).to(train.xy.device)
+        some = replace(train, xy=by_head[:, heads].flatten(1))
+        weights[:, heads] = ridge_path(some, [penalty])[0].unflatten(1, (int(heads.sum()), -1))
+    return weights.flatten(1)
 
 
 def absolute_penalty(train: Centred, relative: float) -> float:

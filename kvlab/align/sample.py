@@ -68,9 +68,9 @@ class Sample:
                 for layer in range(layers_t):
                     self._rows[group, "x", kind, layer] = torch.cat([r.x(kind, layer, part) for r in group_rows])
                 for layer in range(layers_s):
-                    self._rows[group, "y", kind, layer] = torch.cat([r.y(kind, layer, part) for r in of_group])
-            self._rows[group, "e"] = torch.cat([r.e(part) for r in of_group])
-            self._rows[group, "own"] = torch.cat([r.own(part) for r in of_group])
+                    self._rows[group, "y", kind, layer] = torch.cat([r.y(kind, layer, part) for r in group_rows])
+            self._rows[group, "e"] = torch.cat([r.e(part) for r in group_rows])
+            self._rows[group, "own"] = torch.cat([r.own(part) for r in group_rows])
         generator = torch.Generator().manual_seed(seed)
         self._shuffled = {g: torch.randperm(len(self._rows[g, "e"]), generator=generator) for g in self.groups}
 

@@ -95,7 +95,7 @@ def score(
         )
         scored.heads += _head_scores(target, student.kv_layers[layer], chosen, others, controls)
         whole = None if projector == "ridge" else partial(solve, some=choice.overall)
-        scored.maps[kind].layers.append(class_maps(pairing, choice.columns(choice.overall), chosen, whole))
+        scored.maps[kind].layers.append(class_maps(pairing, choice.columns(choice.overall), chosen.fits, whole))
     scored.contributions = _contributions(sums, scored.ridges, teacher, student)
     progress("fitting and scoring heads", layers * len(KINDS), layers * len(KINDS))
     return scored

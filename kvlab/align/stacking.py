@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from kvlab.align import metrics
-from kvlab.align.crossfit import ByClass
+from kvlab.align.crossfit import CrossFit, Penalties, for_class
 from kvlab.align.fold_sums import FITTED, SCORED, FoldSums, Pairing, total
 from kvlab.align.moments import about_own_mean, pilot_of, shifted
 from kvlab.align.projectors import ridge_per_head
@@ -115,26 +115,26 @@ class CommonRows:
 class Stack:
     """Score weighted predictions of any of the teachers, per head, on folds that neither maps nor weights have seen.
 
-    ``own``: each teacher's rows, as it is fitted alone, and ``fits`` its ridge with the penalties chosen there, for
+    ``alone``: each teacher's own rows, and ``penalties`` those chosen for its ridge there, for
     each class of rows; ``widths``: the features of each teacher on the common rows, the first of its own.
     """
 
     def __init__(
         self,
         common: Summed | CommonRows,
-        own: Sequence[Pairing],
-        fits: Sequence[ByClass],
+        alone: Sequence[Pairing],
+        penalties: Sequence[Sequence[Penalties | CrossFit]],
         widths: Sequence[int],
         heads: int,
     ):
-        self.own, self.fits, self.widths, self.common = own, fits, widths, common
+        self.alone, self.penalties, self.widths, self.common = alone, penalties, widths, common
         fit_y, score_y = common.targets.fit(), common.targets.score()
         self.n = [fold.n for fold in score_y]
         self.mean_y = [(total(fit_y) - fold).mean() for fold in fit_y]  # [F][Q] of the other folds
         about_mean = [fold.squares_about(mean) for fold, mean in zip(score_y, self.mean_y)]
         self.energy = torch.stack([metrics.per_head(squares, heads) for squares in about_mean])  # [F, H]
         self.tss = torch.stack([metrics.per_head(self._squares(f), heads) for f in range(len(fit_y))])  # [F, H]
-        folds, teachers = range(common.targets.folds), len(own)
+        folds, teachers = range(common.targets.folds), len(alone)
         self.fitted, self.tested = [], []  # [F]: what weights are fitted on, and what they are judged on
         for f in folds:
             mean, fitted = self.mean_y[f], Products.none(heads, teachers, self.tss)
@@ -181,10 +181,10 @@ class Stack:
         known: dict[tuple[int, int], Map] = {}
 
         def map_of(teacher: int, row_class: int) -> Map:
-            fit = self.fits[teacher].of_class(row_class)
+            fit = for_class(self.penalties[teacher], row_class)
             place = teacher, id(fit)
             if place not in known:
-                pairing, width = replace(self.own[teacher], classes=fit.classes), self.widths[teacher]
+                pairing, width = replace(self.alone[teacher], classes=fit.classes), self.widths[teacher]
                 w, intercept = _map(pairing, without, fit.penalties[without[0]])
                 # As an affine map of features about the common pilot to targets about the mean that fold is judged by.
                 first = sum(self.widths[:teacher])

@@ -42,7 +42,7 @@ SETTINGS = {
     6: Setting("`demo/teacher-b` alone", teachers=(SECOND,)),
     7: Setting("two teachers, fused", teachers=(FIRST, SECOND)),
 }
-HEADER = ["settings", "KL", "ΔCE", *(f"KL {name}" for name in results.CONTROLS), "n"]
+HEADER = ["settings", "KL", "ΔCE", *(f"KL {name}" for name in results.COMPARED), "n"]
 
 
 def measure(setting: Setting, loaded: dict[str, LoadedModel]) -> Injection:
@@ -60,7 +60,7 @@ def line(setting: Setting, injection: Injection) -> str:
     projected = injection.score("projected")
     cells = [setting.name, _with_error(projected.kl, projected.kl_se)]
     cells.append(_with_error(projected.delta_ce, projected.delta_ce_se))
-    cells += [f"{injection.score(name).kl:.3f}" for name in results.CONTROLS]
+    cells += [f"{injection.score(name).kl:.3f}" for name in results.COMPARED]
     return "| " + " | ".join([*cells, f"{projected.n:,} ({projected.documents})"]) + " |"
 
 

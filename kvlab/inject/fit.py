@@ -5,19 +5,19 @@ Every source gives an affine map per teacher, kind and student layer, and the we
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
-from kvlab.align import projectors as head_maps
-from kvlab.align.align_sums import AlignSums
+from kvlab.align.align_sums import OWN_TOKENS, TEACHER_TOKEN, AlignSums
 from kvlab.align.batches import Rows, batches, read
-from kvlab.align.crossfit import CrossFit, crossfit_ridge
-from kvlab.align.fold_sums import total
+from kvlab.align.class_maps import ClassMaps, class_maps
+from kvlab.align.crossfit import Penalties, chosen_penalties, penalties_by_class
+from kvlab.align.fold_sums import Pairing, total
 from kvlab.align.fusion import FusionSums, fuse
 from kvlab.align.layers import Choice, choose
-from kvlab.align.moments import about_own_mean
 from kvlab.align.sample import Sample, announced, read_sample
-from kvlab.align.scoring import identity_fits, solver, whole_map
+from kvlab.align.scoring import solver
 from kvlab.align.shapes import target_shape
 from kvlab.errors import AlignError
 from kvlab.inject.own import Problem
@@ -27,7 +27,8 @@ from kvlab.models.loading import LoadedModel
 from kvlab.request.align import AlignSettings
 from kvlab.shapes import KINDS, Progress
 
-Map = tuple[torch.Tensor, torch.Tensor]  # weights [P, Q], bias [Q]
+# What a source reads: the teachers' layers, these and the student's own token, or tokens alone.
+LAYERS, LAYERS_AND_OWN_TOKEN = "layers", "layers and own token"
 FITTING, READING_RANDOM = "fitting the map", "reading with random weights"
 
 
@@ -35,21 +36,29 @@ FITTING, READING_RANDOM = "fitting the map", "reading with random weights"
 class Source:
     """One way to predict the student's cache. Axes: A teachers, P features, Q = H * D channels of a student layer."""
 
-    maps: dict[Problem, list[Map]]  # [A]
+    features: str  # what its maps read, one of the names above
+    maps: dict[Problem, list[ClassMaps]]  # [A]
     weights: dict[Problem, torch.Tensor]  # [A, Q]
-    mean: dict[Problem, torch.Tensor]  # [Q], of the student on the fitted rows
+    mean: dict[Problem, torch.Tensor]  # [Q], of the student on the fitted rows: predictions are weighted about it
 
-    def predict(self, problem: Problem, features: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Predict [A][N, P] -> [N, Q]: the mean plus the weighted predictions about it."""
+    def predict(
+        self, problem: Problem, features: Sequence[torch.Tensor], row_classes: Sequence[torch.Tensor]
+    ) -> torch.Tensor:
+        """Predict [A][N, P], [A][N] -> [N, Q]: the mean plus the weighted predictions about it."""
         mean = self.mean[problem]
-        parts = zip(self.maps[problem], features, self.weights[problem], strict=True)
-        return mean + sum((x.float() @ w + bias - mean) * share for (w, bias), x, share in parts)
+        parts = zip(self.maps[problem], features, row_classes, self.weights[problem], strict=True)
+        return mean + sum((maps.predict(x.float(), classes) - mean) * share for maps, x, classes, share in parts)
+
+    def class_mean(self, problem: Problem, row_classes: Sequence[torch.Tensor]) -> torch.Tensor:
+        """[A][N] -> [N, Q]: the student's mean on the fitted rows of each row's class; the mean over teachers."""
+        means = [maps.mean(classes) for maps, classes in zip(self.maps[problem], row_classes, strict=True)]
+        return sum(means) / len(means)
 
 
 @dataclass
 class Fit:
     layers: list[dict[Problem, tuple[int, ...]]]  # of each teacher, side by side
-    sources: dict[str, Source]  # "projected", "identity" and, where asked for, "random"
+    sources: dict[str, Source]  # "projected" and, by name, everything it is compared with that is fitted
     rows: int
 
 
@@ -91,10 +100,9 @@ def fit(
         for rows, teacher in zip(first.rows, teachers)
     ]
     _check_rows(samples, settings)
-    share = len(first.batches) / len(grouped)
-    choices = [choose(s, share, settings, progress).choices for s in samples]
+    choices = [choose(s, settings, progress).choices for s in samples]
     del samples
-    sums = _empty(choices, split.folds, student, identity=True)
+    sums = _empty(choices, split.folds, student, tokens=True)
     for number in range(len(first.batches)):
         sums.add([rows[number] for rows in first.rows], [rows[number] for rows in first.common])
     del first
@@ -103,13 +111,13 @@ def fit(
         sums.add(batch_read.teachers, batch_read.common)
     if len(teachers) > 1:
         _check_common_rows(sums.fusion, settings)
-    sources = {"projected": _source(sums, teachers, student, settings.projector), "identity": _identity(sums, student)}
+    sources = _sources(sums, teachers, student, settings.projector)
     if randoms:
-        random_sums = _empty(choices, split.folds, student, identity=False)
+        random_sums = _empty(choices, split.folds, student, tokens=False)
         for batch in announced(grouped, READING_RANDOM, progress):
             batch_read = read(randoms, student, batch, settings)
             random_sums.add(batch_read.teachers, batch_read.common)
-        sources["random"] = _source(random_sums, randoms, student, "ridge", quick=True)
+        sources["random"] = _fused(random_sums, randoms, student, "ridge")
     progress(FITTING, len(grouped), len(grouped))
     chosen = [{(k, n): c[k][n].overall for k in KINDS for n in range(layers_s)} for c in choices]
     rows = sum(fold.n for fold in sums.by_teacher[0].pairing(KINDS[0], 0).features.fit())
@@ -145,33 +153,61 @@ def _check_common_rows(fusion: FusionSums, settings: AlignSettings) -> None:
         )
 
 
-def _empty(choices: list[dict[str, list[Choice]]], folds: int, student: LoadedModel, identity: bool) -> _Sums:
+def _empty(choices: list[dict[str, list[Choice]]], folds: int, student: LoadedModel, tokens: bool) -> _Sums:
     by_width: dict[int, list[Problem]] = {}
-    for kind in KINDS if identity else ():
-        for layer in range(len(student.geometry.kv_layers)):
-            by_width.setdefault(target_shape(student.geometry, kind, layer)[1], []).append((kind, layer))
+    for problem in _problems(student) if tokens else ():
+        by_width.setdefault(target_shape(student.geometry, *problem)[1], []).append(problem)
     return _Sums([AlignSums(c, folds, by_width) for c in choices], FusionSums(choices, folds))
 
 
-def _source(
-    sums: _Sums, teachers: Sequence[LoadedModel], student: LoadedModel, projector: str, quick: bool = False
-) -> Source:
-    source = Source({}, {}, {})
-    for problem in ((kind, n) for kind in KINDS for n in range(len(student.geometry.kv_layers))):
-        kind, layer = problem
-        heads, width = target_shape(student.geometry, kind, layer)
-        pairings = [s.pairing(kind, layer) for s in sums.by_teacher]
-        ridges = [crossfit_ridge(pairing, heads, quick) for pairing in pairings]
-        source.maps[problem] = [
-            _map(pairing, s.choices[kind][layer], ridge, teacher, kind, heads, projector)
-            for pairing, s, ridge, teacher in zip(pairings, sums.by_teacher, ridges, teachers)
-        ]
+def _problems(student: LoadedModel) -> list[Problem]:
+    return [(kind, layer) for kind in KINDS for layer in range(len(student.geometry.kv_layers))]
+
+
+def _sources(sums: _Sums, teachers: Sequence[LoadedModel], student: LoadedModel, projector: str) -> dict[str, Source]:
+    projected = _fused(sums, teachers, student, projector)
+    sources = {"projected": projected, "identity": _from_tokens(sums, student, TEACHER_TOKEN)}
+    sources["own-tokens"] = _from_tokens(sums, student, OWN_TOKENS)
+    if projector == "ridge":
+        maps = _ridges(sums, student, with_own_token=True)[0]
+        # Weighed as without the token, which all teachers have alike.
+        sources["with-own-token"] = replace(projected, features=LAYERS_AND_OWN_TOKEN, maps=maps)
+    return sources
+
+
+def _ridges(
+    sums: _Sums, student: LoadedModel, with_own_token: bool
+) -> tuple[dict[Problem, list[ClassMaps]], list[dict[Problem, list[Penalties]]]]:
+    """The maps [A] of every problem, and of each teacher the penalties that they have."""
+    heads = {problem: target_shape(student.geometry, *problem)[0] for problem in _problems(student)}
+    maps: dict[Problem, list[ClassMaps]] = {problem: [] for problem in heads}
+    penalties = []
+    for s in sums.by_teacher:
+        pairings = {problem: s.pairing(*problem, with_own_token) for problem in heads}
+        penalties.append(penalties_by_class(pairings, heads))
+        for (kind, layer), pairing in pairings.items():
+            columns = s.columns(kind, layer, with_own_token)
+            maps[kind, layer].append(class_maps(pairing, columns, penalties[-1][kind, layer]))
+    return maps, penalties
+
+
+def _fused(sums: _Sums, teachers: Sequence[LoadedModel], student: LoadedModel, projector: str) -> Source:
+    """The teachers' maps, weighted per head on the rows that all of them cover."""
+    maps, penalties = _ridges(sums, student, with_own_token=False)
+    source = Source(LAYERS, maps, {}, {})
+    for problem in _problems(student):
+        heads, width = target_shape(student.geometry, *problem)
+        pairings = [s.pairing(*problem) for s in sums.by_teacher]
+        chosen = [of_teacher[problem] for of_teacher in penalties]
+        if projector != "ridge":
+            teachers_and_sums = zip(teachers, sums.by_teacher, pairings, chosen)
+            source.maps[problem] = [_other(projector, problem, heads, *one) for one in teachers_and_sums]
         if len(teachers) == 1:
             weights = torch.ones(1, heads)
             outputs = pairings[0].targets
         else:
             common = sums.fusion.pairings[problem]
-            weights = fuse(common, pairings, ridges, heads).weights.float()
+            weights = fuse(common, pairings, chosen, sums.fusion.widths(*problem), heads).weights.float()
             outputs = common.targets
         fitted = total(outputs.fit())
         source.weights[problem] = weights.repeat_interleave(width, dim=1).to(student.device)
@@ -179,33 +215,39 @@ def _source(
     return source
 
 
-def _map(pairing, choice: Choice, ridge: CrossFit, teacher: LoadedModel, kind: str, heads: int, projector: str) -> Map:
-    penalty = float(ridge.penalties.log().mean().exp())
-    solve = solver(projector, teacher.geometry, kind, choice.union, heads, penalty)
-    weights, bias = whole_map(pairing, choice, solve)
-    return weights.float(), bias.float()
+def _other(
+    projector: str,
+    problem: Problem,
+    heads: int,
+    teacher: LoadedModel,
+    sums: AlignSums,
+    pairing: Pairing,
+    penalties: Sequence[Penalties],
+) -> ClassMaps:
+    """The maps of a projector that is not ridge."""
+    kind, layer = problem
+    choice = sums.choices[kind][layer]
+    solve = solver(projector, teacher.geometry, kind, choice.union, heads, penalty=1.0)
+    return class_maps(pairing, sums.columns(kind, layer), penalties, partial(solve, some=choice.overall))
 
 
-def _identity(sums: _Sums, student: LoadedModel) -> Source:
-    """Fit a ridge from each teacher's token embedding; the source is their mean."""
-    source = Source({}, {}, {})
+def _from_tokens(sums: _Sums, student: LoadedModel, name: str) -> Source:
+    """Fit a ridge from token features for each teacher's rows; the source is their mean."""
+    source = Source(name, {problem: [] for problem in _problems(student)}, {}, {})
     for s in sums.by_teacher:
-        fits = identity_fits(s)
-        for width, problems in s.identity_layers.items():
-            pairing, first = s.identity(width), 0
-            inputs, outputs = total(pairing.features.fit()), total(pairing.targets.fit())
-            everything = about_own_mean(inputs, outputs)
-            means_x, means_y = everything.mean_x + inputs.pilot, everything.mean_y + outputs.pilot_y
-            for problem in problems:
-                ridge = fits[problem]
-                channels = slice(first, first + ridge.heads * width)
+        for width, problems in s.token_layers.items():
+            together, first = s.token_pairing(name, width), 0
+            heads = [target_shape(student.geometry, *problem)[0] for problem in problems]
+            classes = [chosen_penalties(of_class, sum(heads)) for of_class in together.by_class()]
+            columns = torch.arange(len(together.features.pilots[0]))
+            maps = class_maps(together, columns, classes)
+            for problem, count in zip(problems, heads):
+                channels = slice(first, first + count * width)
+                source.maps[problem].append(maps.channels(channels))
                 first = channels.stop
-                penalty = float(ridge.penalties.log().mean().exp())
-                train = replace(everything, xy=everything.xy[:, channels])
-                w = head_maps.ridge(train, head_maps.absolute_penalty(train, penalty))
-                bias = means_y[channels] - w.T @ means_x
-                source.maps.setdefault(problem, []).append((w.float(), bias.float()))
-                source.mean[problem] = means_y[channels].float()
+            outputs = total(together.targets.fit())
+            means = dict(zip(problems, (outputs.mean() + outputs.pilot_y).float().split([h * width for h in heads])))
+            source.mean |= means
     for problem, maps in source.maps.items():
         share = torch.full((len(maps), len(source.mean[problem])), 1 / len(maps))
         source.weights[problem] = share.to(student.device)

@@ -11,7 +11,7 @@ from kvlab.inject.attention import Heard
 from kvlab.inject.fit import Fit
 from kvlab.inject.own import Problem
 from kvlab.inject.prefix import Prefix, Reading
-from kvlab.results.function.data import CONTROLS, AttentionError, Projected
+from kvlab.results.function.data import COMPARED, AttentionError, Projected
 from kvlab.shapes import KINDS, Geometry
 
 PARTS = (*KINDS, "both")  # the replaced part of the cache
@@ -45,8 +45,8 @@ def attention_errors(documents: Sequence[Heard], student: Geometry) -> list[Atte
                 size = group.stop - group.start
                 kl = {name: _ratio(sums[:, group], counts.expand(-1, size)) for name, sums in divergence.items()}
                 numbers = (*errors_of["projected"], *kl.get("projected", unknown))
-                controls = {name: errors_of[name][0] for name in CONTROLS if name in errors_of}
-                controls_kl = {name: kl[name][0] for name in CONTROLS if name in kl}
+                controls = {name: errors_of[name][0] for name in COMPARED if name in errors_of}
+                controls_kl = {name: kl[name][0] for name in COMPARED if name in kl}
                 query_heads = (by_variant["projected"].sum(0) / tss.sum(0))[group].tolist()
                 errors.append(AttentionError(kind, layer, head, *numbers, controls, controls_kl, query_heads, n))
     return errors
@@ -76,9 +76,9 @@ class ProjectionSums:
         self.n += len(prefix.rows)
         for problem, x in reading.own.compared.items():
             own = x[:, prefix.rows].double()  # [H, N, D]
-            mean = self.fit.sources["projected"].mean[problem].unflatten(0, target_shape(self.student, *problem))
+            by_row = prefix.mean[problem].double().unflatten(-1, target_shape(self.student, *problem)).transpose(0, 1)
             self.energy[problem] = self.energy.get(problem, 0.0) + own.square().sum((1, 2))
-            self.tss.setdefault(problem, []).append((own - mean.unsqueeze(1).double()).square().sum((1, 2)))
+            self.tss.setdefault(problem, []).append((own - by_row).square().sum((1, 2)))
             for source, replacement in prefix.compared.items():
                 rss = (own - replacement[problem].double()).square().sum((1, 2))
                 self.rss.setdefault((source, problem), []).append(rss)
@@ -91,7 +91,7 @@ class ProjectionSums:
             se = metrics.jackknife(sums["projected"], total)
             errors = {source: rss.sum(0) / total.sum(0) for source, rss in sums.items()}
             for head in range(total.shape[1]):
-                controls = {name: float(errors[name][head]) for name in CONTROLS if name in errors}
+                controls = {name: float(errors[name][head]) for name in COMPARED if name in errors}
                 error = float(errors["projected"][head])
                 layer = self.student.kv_layers[position]
                 rows.append(Projected(kind, layer, head, error, float(se[head]), controls, self.n))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from kvlab.align import outcome
 from kvlab.errors import AlignError, ModelError
+from kvlab.inject import controls
 from kvlab.inject import texts as greedy
 from kvlab.inject.attention import Heard, heard
 from kvlab.inject.fit import Fit, fit
@@ -23,7 +24,7 @@ from kvlab.request.align import AlignSettings
 from kvlab.request.inject import InjectSettings, check_causal
 from kvlab.request.segments import Markers
 from kvlab.request.time_rules import RULES
-from kvlab.results.function.data import CONTROLS, Injected, Injection, Text
+from kvlab.results.function.data import COMPARED, Injected, Injection, Text
 from kvlab.shapes import Document, Progress, no_progress
 
 LAYERS_SHARE = 0.5  # of the budget for swaps: the rest is for single heads
@@ -108,7 +109,8 @@ class _Work:
     @property
     def names(self) -> list[str]:
         """Return the variants, the own cache first."""
-        return ["own", "projected", *(name for name in CONTROLS if name != "random" or self.randoms)]
+        known = {*self.fitted.sources, *controls.ROWS}
+        return ["own", "projected", *(name for name in COMPARED if name in known)]
 
     def inject(self) -> bool:
         """Continue all judged documents; stop with False when the own cache does not give the student's logits."""
@@ -307,5 +309,6 @@ class _Work:
             )
         if len(self.used) < 10:
             cautions.append(Message("Only {n} documents are judged: standard errors are rough.", n=len(self.used)))
-        features = max(len(weights) for maps in self.fitted.sources["projected"].maps.values() for weights, _ in maps)
+        maps = self.fitted.sources["projected"].maps.values()
+        features = max(len(of_teacher.weights[0]) for of_problem in maps for of_teacher in of_problem)
         return cautions + outcome.few_rows(self.fitted.rows / features)

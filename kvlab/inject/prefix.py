@@ -6,15 +6,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from kvlab.align.align_sums import OWN_TOKENS, TEACHER_TOKEN
 from kvlab.align.batches import finite
-from kvlab.align.fold_sums import FIT_AND_SCORE, SCORE_ONLY
 from kvlab.align.items import Item
-from kvlab.align.rows import Picked, common_parts, pick, row_parts
+from kvlab.align.own_tokens import own_token_features, own_token_width
+from kvlab.align.rows import Picked, common_parts, pick, row_parts, rows_of
 from kvlab.align.shapes import target_shape
 from kvlab.align.shared_text import repeated_steps
 from kvlab.inject import controls
 from kvlab.inject.continuation import Variant
-from kvlab.inject.fit import Fit
+from kvlab.inject.fit import LAYERS_AND_OWN_TOKEN, Fit, Source
 from kvlab.inject.own import Own, Problem, read_own
 from kvlab.models.capture import CapturedBatch, capture
 from kvlab.models.loading import LoadedModel
@@ -51,6 +52,7 @@ class Prefix:
 
     cut: int
     rows: torch.Tensor
+    mean: dict[Problem, torch.Tensor]  # [N, Q] of the student's fitted rows of each row's class, or [Q]
     compared: dict[str, dict[Problem, torch.Tensor]]
     cached: dict[str, dict[Problem, torch.Tensor]]
 
@@ -85,13 +87,16 @@ def prefix_of(models: Models, fit: Fit, reading: Reading, cut: int) -> Prefix | 
     picked = _picked(models, first)
     if picked is None:
         return None
+    rows, row_classes = picked
     captured = _captured(models.teachers, first, models.settings)
-    projected = _predicted(fit, "projected", captured, picked)
-    compared = with_controls(projected, fit.sources["projected"].mean, models.settings.seed, reading.own.tokens, cut)
-    compared["identity"] = _identity(models, fit, captured, picked)
-    if models.randoms:
-        compared["random"] = _predicted(fit, "random", _captured(models.randoms, first, models.settings), picked)
-    return replaced_prefix(reading.own, models.student.geometry, cut, picked[0].student[1], compared)
+    own_tokens = rows[0].targets(own_token_features(models.student, reading.own.ids[:, :cut]))
+    predicted = {}
+    for name, source in fit.sources.items():
+        read = captured if name != "random" else _captured(models.randoms, first, models.settings)
+        predicted[name] = _predicted(fit, source, models.teachers, read, rows, row_classes, own_tokens)
+    mean = {problem: fit.sources["projected"].class_mean(problem, row_classes) for problem in fit.layers[0]}
+    compared = with_controls(predicted["projected"], mean, models.settings.seed, reading.own.tokens, cut)
+    return replaced_prefix(reading.own, models.student.geometry, cut, rows[0].student[1], mean, compared | predicted)
 
 
 def _captured(readers: Sequence[LoadedModel], first: Item, settings: AlignSettings) -> list[CapturedBatch]:
@@ -103,7 +108,7 @@ def _captured(readers: Sequence[LoadedModel], first: Item, settings: AlignSettin
 def with_controls(
     projected: dict[Problem, torch.Tensor], mean: dict[Problem, torch.Tensor], seed: int, tokens: Tokens, cut: int
 ) -> dict[str, dict[Problem, torch.Tensor]]:
-    """Return the projected rows [N, Q], and the controls made from them and from the student's mean [Q]."""
+    """Return the projected rows [N, Q], and the controls made from them and from the student's mean [N, Q] or [Q]."""
     orders = _orders(seed, tokens, cut, len(next(iter(projected.values()))))
     sources = {"projected": projected}
     for name, rows in controls.ROWS.items():
@@ -112,14 +117,19 @@ def with_controls(
 
 
 def replaced_prefix(
-    own: Own, student: Geometry, cut: int, rows: torch.Tensor, compared: dict[str, dict[Problem, torch.Tensor]]
+    own: Own,
+    student: Geometry,
+    cut: int,
+    rows: torch.Tensor,
+    mean: dict[Problem, torch.Tensor],
+    compared: dict[str, dict[Problem, torch.Tensor]],
 ) -> Prefix:
     """Return the prefix of ``cut`` tokens with its steps ``rows`` [N] replaced by [N, Q] of every source."""
     shaped, cached = {}, {}
     for name, projected in compared.items():
         shaped[name] = {p: x.unflatten(1, target_shape(student, *p)).transpose(0, 1) for p, x in projected.items()}
         cached[name] = {p: own.as_cached(p, x, rows) for p, x in shaped[name].items()}
-    return Prefix(cut, rows, shaped, cached)
+    return Prefix(cut, rows, mean, shaped, cached)
 
 
 def _orders(seed: int, tokens: Tokens, cut: int, count: int) -> dict[str, torch.Tensor]:
@@ -131,15 +141,15 @@ def _orders(seed: int, tokens: Tokens, cut: int, count: int) -> dict[str, torch.
     return {kind: torch.from_numpy(random.permutation(count)) for kind in KINDS}
 
 
-def _picked(models: Models, first: Item) -> list[Picked] | None:
-    """Pick the steps of each teacher for the replaced rows; None where there are no such rows."""
-    maps = [(teacher, first.student, time_map) for teacher, time_map in zip(first.teachers, first.maps)]
-    parts = [row_parts(*teacher_map, True, models.settings) for teacher_map in maps]
-    usable = common_parts(parts)
-    steps = np.sort(np.concatenate([usable[FIT_AND_SCORE], usable[SCORE_ONLY]]))
+def _picked(models: Models, first: Item) -> tuple[list[Picked], list[torch.Tensor]] | None:
+    """Pick the replaced rows with each teacher's steps, and the class of each row for each teacher [A][N]."""
+    maps = list(zip(first.teachers, [first.student] * len(first.maps), first.maps))
+    steps, classes = rows_of(common_parts([row_parts(*of_teacher, True, models.settings) for of_teacher in maps]))
     if not len(steps):
         return None
-    return [pick([teacher_map], [steps], models.student.device) for teacher_map in maps]
+    device = models.student.device
+    picked = [pick([of_teacher], [steps], device) for of_teacher in maps]
+    return picked, [torch.from_numpy(of_teacher).to(device) for of_teacher in classes.T.copy()]
 
 
 def first_tokens(item: Item, cut: int, time: str) -> Item:
@@ -156,28 +166,41 @@ def first_tokens(item: Item, cut: int, time: str) -> Item:
 
 
 def _predicted(
-    fit: Fit, source: str, captured: Sequence[CapturedBatch], picked: Sequence[Picked]
+    fit: Fit,
+    source: Source,
+    teachers: Sequence[LoadedModel],
+    captured: Sequence[CapturedBatch],
+    picked: Sequence[Picked],
+    row_classes: Sequence[torch.Tensor],
+    own_tokens: torch.Tensor,
 ) -> dict[Problem, torch.Tensor]:
-    """Predict [N, Q] of every kind and layer."""
-    features_of, predicted = {}, {}
+    """Predict the rows [N, Q] of every kind and layer. ``own_tokens`` [N, 3 Es]."""
+    if source.features == OWN_TOKENS:
+        features = dict.fromkeys(fit.layers[0], [own_tokens] * len(picked))
+    elif source.features == TEACHER_TOKEN:
+        embedded = [
+            rows.features(teacher.model.get_input_embeddings()(read.ids).float().unsqueeze(1))
+            for teacher, read, rows in zip(teachers, captured, picked)
+        ]
+        features = dict.fromkeys(fit.layers[0], embedded)
+    else:
+        own = own_tokens[:, : own_token_width(own_tokens.shape[1])]
+        features = _layers(fit, captured, picked, own if source.features == LAYERS_AND_OWN_TOKEN else own[:, :0])
+    return {problem: source.predict(problem, features[problem], row_classes) for problem in fit.layers[0]}
+
+
+def _layers(
+    fit: Fit, captured: Sequence[CapturedBatch], picked: Sequence[Picked], own_token: torch.Tensor
+) -> dict[Problem, list[torch.Tensor]]:
+    """The teachers' layers side by side [A][N, P], and ``own_token`` [N, E] behind them."""
+    known: dict[tuple, torch.Tensor] = {}
+    features: dict[Problem, list[torch.Tensor]] = {}
     for problem in fit.layers[0]:
-        features = []
-        for number, (teacher_cache, rows, layers) in enumerate(zip(captured, picked, fit.layers)):
-            kind = problem[0]
-            if (number, kind, layers[problem]) not in features_of:
-                by_layer = teacher_cache.features(kind)
-                steps = [rows.features(by_layer[layer]) for layer in layers[problem]]
-                features_of[number, kind, layers[problem]] = torch.cat(steps, dim=1)
-            features.append(features_of[number, kind, layers[problem]])
-        predicted[problem] = fit.sources[source].predict(problem, features)
-    return predicted
-
-
-def _identity(
-    models: Models, fit: Fit, captured: Sequence[CapturedBatch], picked: Sequence[Picked]
-) -> dict[Problem, torch.Tensor]:
-    embedded = []
-    for teacher, teacher_cache, rows in zip(models.teachers, captured, picked):
-        embeddings = teacher.model.get_input_embeddings()(teacher_cache.ids)
-        embedded.append(rows.features(embeddings.float().unsqueeze(1)))
-    return {problem: fit.sources["identity"].predict(problem, embedded) for problem in fit.layers[0]}
+        for number, (caches, rows, layers) in enumerate(zip(captured, picked, fit.layers)):
+            key = number, problem[0], layers[problem]
+            if key not in known:
+                kind_features = caches.features(problem[0])
+                steps = [rows.features(kind_features[layer]) for layer in layers[problem]]
+                known[key] = torch.cat([*steps, own_token.to(steps[0].dtype)], dim=1)
+            features.setdefault(problem, []).append(known[key])
+    return features

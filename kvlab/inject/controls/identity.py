@@ -4,4 +4,4 @@ from kvlab.language import phrase
 
 WORDS = phrase("token identity alone")
 LOOK = ("#CC79A7", "diamond", "dashdot")
-PLACE = 2
+PLACE = 3

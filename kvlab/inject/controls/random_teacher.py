@@ -5,4 +5,4 @@ from kvlab.language import phrase
 NAME = "random"
 WORDS = phrase("random-weights teacher")
 LOOK = ("#D55E00", "cross", "longdash")
-PLACE = 3
+PLACE = 4

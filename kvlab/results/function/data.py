@@ -21,8 +21,9 @@ from kvlab.results.alignment.data import numbers, read_messages, write_json
 
 FORMAT = 1
 JSON_NAME = "injection.json"
-CONTROLS = tuple(declared.CONTROLS)
-VARIANTS = ("own", "projected", *CONTROLS, "none")
+COMPARED = tuple(declared.CONTROLS)  # all that is shown beside the projected cache
+CONTROLS = tuple(name for name, module in declared.CONTROLS.items() if not module.get("SOURCE"))
+VARIANTS = ("own", "projected", *COMPARED, "none")
 NAMES = {
     "own": phrase("own cache"),
     "projected": phrase("projected cache"),

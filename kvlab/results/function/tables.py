@@ -7,7 +7,7 @@ import pandas as pd
 from kvlab.language import phrase, say
 from kvlab.request.align import prompt_source
 from kvlab.results.alignment import tables as alignment_tables
-from kvlab.results.function.data import CONTROLS, NAMES, Injection
+from kvlab.results.function.data import COMPARED, NAMES, Injection
 from kvlab.results.style import KIND_NAME
 
 HEADINGS = {
@@ -32,7 +32,7 @@ HEADINGS = {
     "attention_se": phrase("± s.e. of this error"),
     "value": phrase("value"),
     "se": phrase("± s.e."),
-    **{name: NAMES[name] for name in CONTROLS},
+    **{name: NAMES[name] for name in COMPARED},
     "kl_mean": phrase("KL of its mean"),
     "kl_mean_se": phrase("± s.e. of mean KL"),
     "delta_ce_mean": phrase("ΔCE of its mean"),
@@ -69,7 +69,7 @@ def tables(injection: Injection) -> dict[str, pd.DataFrame]:
 
 def _with_controls(cells) -> pd.DataFrame:
     """Return one row per head, with a column per control and without the columns that hold several numbers."""
-    columns = [name for name in CONTROLS if any(name in cell.controls for cell in cells)]
+    columns = [name for name in COMPARED if any(name in cell.controls for cell in cells)]
     controls = pd.DataFrame([cell.controls for cell in cells], columns=columns)
     left_out = ["controls", "controls_kl", "query_heads"]
     return pd.DataFrame(cells).drop(columns=left_out, errors="ignore").join(controls)
@@ -133,7 +133,7 @@ def head_table(injection: Injection, layer: int, head: int | None) -> pd.DataFra
             kl = {"measure": say("swap damage KL"), "value": c.kl, "se": c.kl_se, "mean": c.kl_mean}
             ce = {"measure": say("swap damage ΔCE"), "value": c.delta_ce, "se": c.delta_ce_se, "mean": c.delta_ce_mean}
             rows += [swap | kl, swap | ce]
-    columns = ["measure", "kind", "value", "se", *CONTROLS, "n"]
+    columns = ["measure", "kind", "value", "se", *COMPARED, "n"]
     return pd.DataFrame(rows).reindex(columns=columns)
 
 
