@@ -132,4 +132,4 @@ def _prefix(
             x = own.compared[kind, layer][:, rows].transpose(0, 1).flatten(1)  # [N, Q], which fusion may use
             projected[kind, layer] = learner.target(kind, layer, x, batch)[0]
     compared = with_controls(projected, mean, teachers.settings.seed, item.student, cut)
-    return replaced_prefix(own, student.geometry, cut, rows, compared)
+    return replaced_prefix(own, student.geometry, cut, rows, mean, compared)

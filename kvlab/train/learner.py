@@ -104,7 +104,8 @@ class Learner(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the target [N, Q] in the student's space and the teachers' weights [A, N]; None for one teacher."""
         name = _name(kind, layer)
-        targets = [maps[name](x[kind, layer]) for maps, x in zip(self.maps, batch.features, strict=True)]
+        teachers = zip(self.maps, batch.features, batch.row_classes, strict=True)
+        targets = [maps[name](x[kind, layer], classes) for maps, x, classes in teachers]
         if len(targets) == 1:
             return targets[0], None
         targets = torch.stack(targets)

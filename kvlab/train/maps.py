@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Self
 
 import torch
 from safetensors import safe_open
@@ -17,13 +18,14 @@ from torch import nn
 from kvlab.align import projectors as head_maps
 from kvlab.align.align_sums import AlignSums
 from kvlab.align.batches import Read, batches, read
-from kvlab.align.crossfit import crossfit_ridge
+from kvlab.align.class_maps import ClassMaps, class_maps
+from kvlab.align.crossfit import ByClass, ridge_by_class
 from kvlab.align.fold_sums import Pairing, total
 from kvlab.align.items import Item
 from kvlab.align.layers import Choice, choose, depth
 from kvlab.align.moments import about_own_mean
+from kvlab.align.rows import LAST_CLASS
 from kvlab.align.sample import Sample, announced, read_sample
-from kvlab.align.scoring import whole_map
 from kvlab.align.shapes import check_one_width, feature_shape, target_shape
 from kvlab.models.loading import LoadedModel
 from kvlab.request.align import AlignSettings
@@ -35,22 +37,41 @@ PHASE = "fitting the map"
 
 
 class Affine(nn.Module):
-    """y = x W + b, frozen: x [N, P] -> y [N, Q]."""
+    """Frozen maps y = x W + b by class of row: x [N, P], row classes [N] -> y [N, Q]."""
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor):
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor, places: Sequence[int] = (0,)):
+        """``weight`` [C, P, Q] and ``bias`` [C, Q] of each map; ``places``: the map of each class of row."""
         super().__init__()
-        # Stored with the run's maps, not in its checkpoints, because it never changes.
+        # Kept with the run's maps, not with its checkpoints: it never changes.
         self.register_buffer("weight", weight.float(), persistent=False)
         self.register_buffer("bias", bias.float(), persistent=False)
+        self.register_buffer("places", torch.tensor(places), persistent=False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.addmm(self.bias, x, self.weight)
+    @classmethod
+    def of(cls, maps: ClassMaps) -> Self:
+        places = [maps.place(row_class) for row_class in range(LAST_CLASS + 1)]
+        return cls(torch.stack(maps.weights), torch.stack(maps.biases), places)
+
+    def forward(self, x: torch.Tensor, row_classes: torch.Tensor) -> torch.Tensor:
+        y = torch.addmm(self.bias[0], x, self.weight[0])
+        place = self.places[row_classes]
+        for number in range(1, len(self.weight)):
+            # Computing every map on every row does not wait for the GPU to count the rows of each class.
+            y = torch.where((place == number)[:, None], torch.addmm(self.bias[number], x, self.weight[number]), y)
+        return y
+
+
+class Unprojected(nn.Module):
+    """Rows as they are, without a projector."""
+
+    def forward(self, x: torch.Tensor, row_classes: torch.Tensor) -> torch.Tensor:
+        return x
 
 
 class Structured(head_maps.StructuredProjection):
     """The seed's projection on rows: [N, Ht * Dt] -> [N, Hs * Ds], started at the group mean."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, row_classes: torch.Tensor) -> torch.Tensor:
         by_head = x.unflatten(1, (self.heads.shape[1], -1)).transpose(0, 1).unsqueeze(0)  # [1, Ht, N, Dt]
         return super().forward(by_head)[0].transpose(0, 1).flatten(1)
 
@@ -103,8 +124,7 @@ def _choices(teachers, student, grouped, settings, progress) -> list[dict[str, l
 
     first = read_sample(announced(grouped, PHASE, progress), read_batch, settings.sample_tokens, settings.folds)
     samples = [Sample(r, len(t.geometry.kv_layers), layers_s, settings.folds, 0) for r, t in zip(first.rows, teachers)]
-    share = len(first.batches) / len(grouped)
-    return [choose(sample, share, settings, progress).choices for sample in samples]
+    return [choose(sample, settings, progress).choices for sample in samples]
 
 
 def _by_depth(teacher: Geometry, kind: str, layers_s: int, folds: int) -> list[Choice]:
@@ -118,39 +138,46 @@ def _by_depth(teacher: Geometry, kind: str, layers_s: int, folds: int) -> list[C
 
 def _fitted(sums: AlignSums, teacher: Geometry, student: Geometry, kind_of_map: str) -> Fitted:
     fitted = Fitted({}, {}, {}, {}, {}, rows=0)
+    ridges = _ridges(sums, student) if kind_of_map == "ridge" else {}
     for kind in KINDS:
         for layer, choice in enumerate(sums.choices[kind]):
             problem, pairing = (kind, layer), sums.pairing(kind, layer)
             fitted.layers[problem] = choice.overall
-            everything = about_own_mean(total(pairing.features.fit()), total(pairing.targets.fit()))
-            everything = everything.features(choice.columns(choice.overall))
+            inputs, outputs = pairing.fit()
+            everything = about_own_mean(total(inputs), total(outputs)).features(choice.columns(choice.overall))
             fitted.variance[problem] = float(everything.yy.mean()) / everything.n
             fitted.r2[problem] = float("nan")
             if kind_of_map == "ridge":
-                heads, _ = target_shape(student, kind, layer)
-                fitted.maps[problem], fitted.r2[problem] = _ridge(pairing, choice, heads)
-                w = fitted.maps[problem].weight.double()
-                variance = (w * (everything.xx @ w)).sum(0).mean() / everything.n
+                fit = ridges[problem]
+                maps = class_maps(pairing, choice.columns(choice.overall), fit.fits)
+                fitted.maps[problem] = Affine.of(maps)
+                fitted.r2[problem] = 1 - float(fit.rss.sum() / fit.tss.nansum())
+                variance = _variance_of_targets(pairing, choice, maps)
             elif kind_of_map == "structured":
                 fitted.maps[problem] = structured(teacher, student, problem, choice.overall)
                 variance = everything.yy.mean() / everything.n  # the variance it is trained towards
             else:
-                fitted.maps[problem] = nn.Identity()
+                fitted.maps[problem] = Unprojected()
                 variance = everything.xx.diagonal().mean() / everything.n
             fitted.scale[problem] = max(float(variance) ** 0.5, torch.finfo(torch.float32).tiny)
     return replace(fitted, rows=everything.n)
 
 
-def _ridge(pairing: Pairing, choice: Choice, heads: int) -> tuple[Affine, float]:
-    """Fit the map and its held-out R^2; the penalty is the geometric mean of those chosen without each fold."""
-    crossfit = crossfit_ridge(pairing, heads)
-    penalty = float(crossfit.penalties.log().mean().exp())
+def _ridges(sums: AlignSums, student: Geometry) -> dict[Problem, ByClass]:
+    pairings = {(kind, layer): sums.pairing(kind, layer) for kind in KINDS for layer in range(len(sums.choices[kind]))}
+    return ridge_by_class(pairings, {problem: target_shape(student, *problem)[0] for problem in pairings})
 
-    def solve(train, _):
-        return head_maps.ridge(train, head_maps.absolute_penalty(train, penalty))
 
-    score = 1 - float(crossfit.rss.sum() / crossfit.tss.nansum())
-    return Affine(*whole_map(pairing, choice, solve)), score
+def _variance_of_targets(pairing: Pairing, choice: Choice, maps: ClassMaps) -> float:
+    """Return the mean over channels of what the maps make of the fitted rows, all classes together, about its mean."""
+    squares, sums, n = 0.0, 0.0, 0
+    for classes, weight, mean in zip(pairing.by_class(), maps.weights, maps.means, strict=True):
+        inputs, outputs = classes.fit()
+        train = about_own_mean(total(inputs), total(outputs)).features(choice.columns(choice.overall))
+        w, mean = weight.double(), mean.double()  # a ridge with an intercept predicts the mean of its rows
+        squares = squares + (w * (train.xx @ w)).sum(0) + train.n * mean.square()
+        sums, n = sums + train.n * mean, n + train.n
+    return float((squares / n - (sums / n).square()).mean())
 
 
 def structured(teacher: Geometry, student: Geometry, problem: Problem, layers: Sequence[int]) -> Structured:
@@ -167,7 +194,9 @@ def save(fitted: Sequence[Fitted], path: Path) -> None:
     for t, teacher in enumerate(fitted):
         facts.append({"rows": teacher.rows, "problems": []})
         for (kind, layer), module in teacher.maps.items():
-            state = {"weight": module.weight, "bias": module.bias} if isinstance(module, Affine) else {}
+            state = {}
+            if isinstance(module, Affine):
+                state = {"weight": module.weight, "bias": module.bias, "places": module.places}
             state |= dict(module.named_parameters())
             tensors |= {f"{t}.{kind}.{layer}.{n}": x.detach().cpu().contiguous() for n, x in state.items()}
             numbers = {name: getattr(teacher, name)[kind, layer] for name in ("layers", "scale", "variance", "r2")}
@@ -192,11 +221,19 @@ def load(path: Path, teachers: Sequence[Geometry], student: Geometry) -> list[Fi
                 teacher.layers[problem] = tuple(fact["layers"])
                 prefix = f"{t}.{fact['kind']}.{fact['layer']}"
                 if fact["map"] == "ridge":
-                    module = Affine(file.get_tensor(f"{prefix}.weight"), file.get_tensor(f"{prefix}.bias"))
+                    module = _affine(file, prefix)
                 elif fact["map"] == "structured":
                     module = structured(teachers[t], student, problem, teacher.layers[problem])
                 else:
-                    module = nn.Identity()
+                    module = Unprojected()
                 teacher.maps[problem] = module
             fitted.append(teacher)
     return fitted
+
+
+def _affine(file: Any, prefix: str) -> Affine:
+    """Read a ridge map; a run of before there were maps by class of row has one [P, Q] for all."""
+    weight, bias = (file.get_tensor(f"{prefix}.{name}") for name in ("weight", "bias"))
+    if weight.ndim == 2:
+        return Affine(weight[None], bias[None], [0] * (LAST_CLASS + 1))
+    return Affine(weight, bias, file.get_tensor(f"{prefix}.places").tolist())

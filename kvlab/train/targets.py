@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from kvlab.align.fold_sums import FIT_AND_SCORE, SCORE_ONLY
 from kvlab.align.items import Item
-from kvlab.align.rows import pick, row_parts
+from kvlab.align.rows import EXACT, classes_of, pick, row_parts, rows_of
 from kvlab.align.shared_text import repeated_steps
 from kvlab.models.capture import capture
 from kvlab.models.forward import padded
@@ -31,6 +30,7 @@ class MicroBatch:
     rows: tuple[torch.Tensor, torch.Tensor]  # document [N], student step [N]
     covered: torch.Tensor  # [A, N] bool
     features: list[dict[Problem, torch.Tensor]] = field(default_factory=list)  # [A][N, P]; empty without teachers
+    row_classes: list[torch.Tensor] = field(default_factory=list)  # [A][N], of the features
 
     @property
     def predicted(self) -> torch.Tensor:
@@ -76,7 +76,13 @@ class Teachers:
         batch = MicroBatch(ids, mask, counted, picked[0].student, covered)
         if with_features:
             for a, rows in enumerate(picked):
-                batch.features.append(self._features(a, [item.teachers[a] for item in items], rows, step))
+                order = (
+                    self._order(len(rows), step) if self.control == "shuffled-teacher" and step is not None else None
+                )
+                classes = torch.from_numpy(self._row_classes(items, a, chosen))
+                # Shuffled rows take the maps of their own classes along.
+                batch.row_classes.append((classes if order is None else classes[order]).to(device, non_blocking=True))
+                batch.features.append(self._features(a, [item.teachers[a] for item in items], rows, order))
         return batch
 
     def rows(self, item: Item) -> int:
@@ -85,13 +91,18 @@ class Teachers:
 
     def _usable(self, item: Item, a: int) -> np.ndarray:
         parts = row_parts(item.teachers[a], item.student, item.maps[a], True, self.settings, item.repeated)
-        return np.concatenate([parts[FIT_AND_SCORE], parts[SCORE_ONLY]])
+        return rows_of(parts)[0]
+
+    def _row_classes(self, items: Sequence[Item], a: int, chosen: Sequence[np.ndarray]) -> np.ndarray:
+        """[N]"""
+        if self.settings.rows == "exact":
+            return np.full(sum(map(len, chosen)), EXACT)
+        classes = [classes_of(item.maps[a], self.settings.time)[steps] for item, steps in zip(items, chosen)]
+        return np.concatenate(classes)
 
     @torch.no_grad()
-    def _features(self, a: int, tokens, rows, step: int | None) -> dict[Problem, torch.Tensor]:
+    def _features(self, a: int, tokens, rows, order: torch.Tensor | None) -> dict[Problem, torch.Tensor]:
         captured = capture(self.models[a], tokens)
-        shuffled = self.control == "shuffled-teacher" and step is not None
-        order = self._order(len(rows), step) if shuffled else None
         gathered, features = {}, {}
         for problem, layers in self.fitted[a].layers.items():
             kind = problem[0]
