@@ -6,13 +6,12 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from kvlab.inject.hybrid import Hybrids, ladder
+from kvlab.inject.hybrid import SOURCES, Hybrids, ladder
 from kvlab.inject.own import read_own
 from kvlab.inject.prefix import Prefix
 from kvlab.inject.trial import tried
 from kvlab.models import cache_names
 from kvlab.request.align import AlignSettings
-from kvlab.results.function.data import SOURCES
 from kvlab.shapes import KINDS
 from tests.tiny import tiny_loaded, tiny_tokens
 
@@ -38,7 +37,7 @@ def documents(student):
     made = []
     for cut, tokens in TOKENS.items():
         own, rows = read_own(student, tokens, pre_rope=True), torch.arange(2, cut)
-        cached = {name: replaced(own, rows, scale, cut) for name, scale in zip(SOURCES, (1.0, 0.3))}
+        cached = {name: replaced(own, rows, scale, cut) for name, scale in zip(SOURCES, (1.0, 0.3, 0.5))}
         made.append((own, Prefix(cut, rows, {}, {}, cached)))
     return made
 

@@ -17,7 +17,10 @@ from kvlab.inject.continuation import Variant, continued
 from kvlab.inject.own import Own
 from kvlab.inject.prefix import Models, Prefix, Reading
 from kvlab.inject.scores import Damaged, PerDocument, damage
-from kvlab.results.function.data import SOURCES, Hybrid
+from kvlab.results.function import data
+from kvlab.results.function.data import Hybrid
+
+SOURCES = (*data.SOURCES, "own-tokens")  # the control: as much of the prefix is the student's own, and no teacher
 
 Place = tuple[str, str, int]  # source, part, how many layers or tokens are the student's own
 

@@ -65,7 +65,7 @@ class Injected:
 class Hybrid:
     """The damage of a source when the student has a part of the prefix itself."""
 
-    variant: str  # "projected" | "with-own-token"
+    variant: str  # "projected" | "with-own-token" | "own-tokens", the control
     part: str  # "layers" | "tokens" | "read", see kvlab/inject/hybrid.py
     kept: int  # first layers, or last tokens (of a shorter prefix all), that are the student's own
     share: float  # of the prefill: of the layers with a cache, or of the prefix' tokens
@@ -277,15 +277,20 @@ def sentence(injection: Injection) -> str:
     projected = injection.score("projected")
     measured = {row.variant for row in injection.injected}
     controls = [f"{say(NAMES[name])} {injection.score(name).kl:.3f}" for name in CONTROLS if name in measured]
+    with_own = {row.variant: row for row in injection.at(projected.prefix)}.get("with-own-token")
+    also = ""
+    if with_own is not None:
+        also = say(" (with its own token besides: KL {kl:.3f} ± {se:.3f})", kl=with_own.kl, se=with_own.kl_se)
     damage = {"kl": projected.kl, "kl_se": projected.kl_se, "ce": projected.delta_ce, "ce_se": projected.delta_ce_se}
     return say(
         "{student} on the projected cache of {teachers}: KL {kl:.3f} ± {kl_se:.3f} and ΔCE {ce:+.3f} ± {ce_se:.3f} "
-        "nats per token against its own cache (KL of the controls: {controls}; the own cache differs from the plain "
-        "forward by {difference:.0e} of the largest logit); n = {n:,} continuation tokens of {documents} documents, "
-        "held out from the fit on {fitted} others.",
+        "nats per token against its own cache{also}. KL of the controls: {controls}; the own cache differs from the "
+        "plain forward by {difference:.0e} of the largest logit; n = {n:,} continuation tokens of {documents} "
+        "documents, held out from the fit on {fitted} others.",
         student=student,
         teachers=" + ".join(teacher["name"] for teacher in injection.teachers),
         **damage,
+        also=also,
         controls=say(", ").join(controls),
         difference=own["largest_difference"],
         n=projected.n,
