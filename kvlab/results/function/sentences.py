@@ -4,6 +4,7 @@ from math import isfinite, sqrt
 
 from kvlab.language import phrase, plural, say
 from kvlab.results.alignment.data import Alignment
+from kvlab.results.function import data
 from kvlab.results.function.data import CONTROLS, NAMES, SOURCES, Continued, Hybrid, Injected, Injection
 from kvlab.results.words import listed, sentences
 
@@ -162,6 +163,13 @@ def verdict_sentence(injection: Injection, share: float) -> str:
     return sentences(useful_sentence(injection, share), say(text, **values))
 
 
+def lead_sentence(injection: Injection) -> str:
+    """Say what an analysis of the same request leads with: whether the student can use the cache."""
+    if not injection.reproduces:
+        return data.sentence(injection)
+    return say("In function: {verdict}", verdict=verdict_sentence(injection, injection.injection["prefix"]))
+
+
 def curve_sentence(injection: Injection) -> str:
     """Say how the damage of each source grows with the prefix."""
     measured, parts = shares(injection), []
@@ -208,8 +216,8 @@ def hybrid_sentence(injection: Injection) -> str | None:
         counts = {"layers": layers.kept, "tokens": tokens.kept, "n": layers.n, "documents": layers.documents}
         text = phrase(
             "To remove {removed:.0%} of the KL of the {source} ({kl:.3f} with {prefix:.0%} of each document handed "
-            "over), the student must compute its first {layers} layers itself ({layers_cost}) or read the last {tokens} "
-            "tokens of the prefix ({tokens_cost}); n = {n:,} tokens of {documents} held-out documents."
+            "over), the student must compute its first {layers} layers itself ({layers_cost}) or read the last "
+            "{tokens} tokens of the prefix ({tokens_cost}); n = {n:,} tokens of {documents} held-out documents."
         )
         values = {
             "removed": REMOVED,
