@@ -1,5 +1,6 @@
 """What the student must still read: hybrids of its own and of a replaced cache, against caches built by hand."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -8,10 +9,15 @@ from transformers import DynamicCache
 
 from kvlab.inject.hybrid import SOURCES, Hybrids, ladder
 from kvlab.inject.own import read_own
+from kvlab.inject.pipeline import judge
 from kvlab.inject.prefix import Prefix
 from kvlab.inject.trial import tried
 from kvlab.models import cache_names
+from kvlab.models.loading import load
+from kvlab.request import prompts
 from kvlab.request.align import AlignSettings
+from kvlab.request.inject import InjectSettings
+from kvlab.results.function.data import read, write
 from kvlab.shapes import KINDS
 from tests.tiny import tiny_loaded, tiny_tokens
 
@@ -115,6 +121,37 @@ def test_every_hybrid_is_the_cache_that_is_built_by_hand(student, documents, fou
         assert hybrid.kl == pytest.approx(sum(sums) / hybrid.n, rel=1e-3, abs=1e-5), (source, part, kept)
     own_rows, read = (found[0]["projected", part, 4].kl for part in ("tokens", "read"))
     assert abs(own_rows - read) > 0.01  # a student that reads four tokens has not got the own cache of these
+
+
+ALIGN = AlignSettings(layers="depth", random_teacher=False, folds=2)
+FEW = InjectSettings(documents=3, swap_layers=0, texts=0, curve=())
+
+
+def test_a_functional_test_has_hybrids_of_its_main_prefix_unless_they_are_not_asked_for(tmp_path):
+    """Of the bundled pair, read back from disk; an older result has none."""
+    teacher, student = (load(f"demo/{name}", "cpu", "float32") for name in ("teacher", "student"))
+    judged = [
+        judge([teacher], student, prompts.samples()[:10], ALIGN, FEW.model_copy(update={"hybrid": asked}))
+        for asked in (True, False)
+    ]
+    assert judged[1].hybrid == []
+    write(judged[0], tmp_path)
+    again = read(tmp_path)
+    assert again.hybrid == judged[0].hybrid and again.injected == judged[0].injected
+    for source in SOURCES:
+        rows = {(h.part, h.kept): h for h in again.hybrid if h.variant == source}
+        for part in ("layers", "tokens", "read"):
+            of_source = again.score(source)
+            nothing = rows[part, 0]
+            assert (nothing.kl, nothing.kl_se, nothing.n) == (of_source.kl, of_source.kl_se, of_source.n)
+            everything = max((h for (p, _), h in rows.items() if p == part), key=lambda h: h.kept)
+            assert everything.share == 1 and everything.kl == pytest.approx(0, abs=1e-5)
+    over = again.score("own-tokens").kl - again.score("with-own-token").kl
+    assert again.score("own-tokens").kl_over_with_own == pytest.approx(over)
+    older = json.loads((tmp_path / "injection.json").read_text())
+    del older["hybrid"]
+    (tmp_path / "injection.json").write_text(json.dumps(older))
+    assert read(tmp_path).hybrid == []
 
 
 def test_small_batches_give_the_same_hybrids(student, documents, found):
