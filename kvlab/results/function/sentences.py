@@ -213,11 +213,19 @@ def hybrid_sentence(injection: Injection) -> str | None:
         if layers is None or tokens is None:
             continue
         costs = [_cost(row, measured["own-tokens", row.part, row.kept]) for row in (layers, tokens)]
-        counts = {"layers": layers.kept, "tokens": tokens.kept, "n": layers.n, "documents": layers.documents}
+        all_layers = len(injection.student["kv_layers"])
+        counts = {
+            "layers": layers.kept,
+            "all": all_layers,
+            "tokens": tokens.kept,
+            "n": layers.n,
+            "documents": layers.documents,
+        }
         text = phrase(
             "To remove {removed:.0%} of the KL of the {source} ({kl:.3f} with {prefix:.0%} of each document handed "
-            "over), the student must compute its first {layers} layers itself ({layers_cost}) or read the last "
-            "{tokens} tokens of the prefix ({tokens_cost}); n = {n:,} tokens of {documents} held-out documents."
+            "over), the student must compute {layers} of its {all} layers itself, the first ones ({layers_cost}), or "
+            "read the last {tokens} of the prefix’ tokens ({tokens_cost}); n = {n:,} tokens of {documents} held-out "
+            "documents."
         )
         values = {
             "removed": REMOVED,
