@@ -6,6 +6,7 @@ from kvlab.language import phrase, plural, say
 from kvlab.results.alignment.data import Alignment
 from kvlab.results.function import data
 from kvlab.results.function.data import CONTROLS, NAMES, SOURCES, Continued, Hybrid, Injected, Injection
+from kvlab.results.style import plus_minus
 from kvlab.results.words import listed, sentences
 
 TWENTIETH = 1.96  # standard deviations that a normal number exceeds in one of 20 cases; ρ's deviation is 1 / √(n − 1)
@@ -117,7 +118,7 @@ def _gain(own_tokens: Injected, source: str) -> tuple[float, float]:
 
 
 def useful_sentence(injection: Injection, share: float) -> str:
-    """Say which source beats the student's own tokens."""
+    """Say which source beats the student's own tokens; empty where that is not known of any."""
     judged, parts = useful(injection, share), []
     for source, words in (("projected", USEFUL), ("with-own-token", ALSO_USEFUL)):
         if source in judged:
@@ -125,7 +126,7 @@ def useful_sentence(injection: Injection, share: float) -> str:
             gain, se = _gain(own_tokens, source)
             kl = {"kl": variant(injection, source, share).kl, "own": own_tokens.kl}
             parts.append(say(words[judged[source]], gain=gain, se=se, **kl))
-    return sentences(*parts) if judged else say(NO_OWN_TOKENS)
+    return sentences(*parts)
 
 
 def verdict_sentence(injection: Injection, share: float) -> str:
@@ -160,7 +161,10 @@ def verdict_sentence(injection: Injection, share: float) -> str:
             "standard errors ({no}): nothing shows that the student can use it (KL {kl:.3f} ± {se:.3f}, n = {n:,} "
             "tokens of {documents} held-out documents)."
         )
-    return sentences(useful_sentence(injection, share), say(text, **values))
+    against_controls = say(text, **values)
+    if not useful(injection, share):
+        return sentences(against_controls, say(NO_OWN_TOKENS))
+    return sentences(useful_sentence(injection, share), against_controls)
 
 
 def lead_sentence(injection: Injection) -> str:
@@ -196,10 +200,10 @@ def enough(injection: Injection, source: str, part: str) -> Hybrid | None:
 
 def _cost(row: Hybrid, control: Hybrid) -> str:
     return say(
-        "{share:.0%} of the prefill; KL {kl:.3f} ± {se:.3f}, without any teacher {control:.3f}",
+        "{share:.0%} of the prefill; KL {kl:.3f}{se}, without any teacher {control:.3f}",
         share=row.share,
         kl=row.kl,
-        se=row.kl_se,
+        se=plus_minus(row.kl_se),
         control=control.kl,
     )
 
