@@ -15,7 +15,7 @@ settings.load_profile("kvlab")
 
 
 # Groups that take longest, the longest first; with --no-loadscope-reorder they start in this order.
-LONGEST = ("sample", "browser", "browser-validation", "pages", "engine", "train-run", "pipeline", "inject", "bench")
+LONGEST = ("sample", "browser", "browser-validation", "pages", "engine", "pairs", "train-run", "pipeline", "inject", "bench")
 LONGEST += ("train-faults", "rounding", "unfinished", "train-loop", "adding", "security", "beginnings")
 
 
