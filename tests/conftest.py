@@ -15,8 +15,8 @@ settings.load_profile("kvlab")
 
 
 # Groups that take longest, the longest first; with --no-loadscope-reorder they start in this order.
-LONGEST = ("sample", "browser", "browser-validation", "pages", "engine", "pairs", "train-run", "pipeline", "inject", "bench")
-LONGEST += ("train-faults", "rounding", "unfinished", "train-loop", "adding", "security", "beginnings")
+LONGEST = ("sample", "browser", "browser-validation", "pages", "engine", "pairs", "train-run", "pipeline", "inject")
+LONGEST += ("bench", "train-faults", "rounding", "unfinished", "train-loop", "adding", "security", "beginnings")
 
 
 def pytest_collection_modifyitems(items):
