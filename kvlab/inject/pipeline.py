@@ -14,6 +14,7 @@ from kvlab.inject.fit import Fit, fit
 from kvlab.inject.heads import ProjectionSums, attention_errors
 from kvlab.inject.own import check_cache
 from kvlab.inject.prefix import Models, Prefix, Reading, cut_at, prefix_of, read_document
+from kvlab.inject.refine import refine
 from kvlab.inject.scores import PerDocument, correlations
 from kvlab.inject.split import JUDGED_FOLD, split
 from kvlab.inject.swaps import Budget, Swaps, head_places, layer_places, worst_layers
@@ -99,6 +100,9 @@ class _Work:
         self.randoms, self.random_note = self._random_teachers()
         self.models = Models(self.teachers, self.randoms, self.student, self.settings)
         self.fitted: Fit = fit(self.teachers, self.randoms, self.student, self.split, self.settings, self.progress)
+        if self.injection.refine:
+            of_fitted = self.models, self.fitted, self.split.fitted
+            self.fitted.sources |= refine(*of_fitted, self.injection.prefix, self.progress)
         self.swaps = Swaps(self.models, Budget(self.injection.seconds, self.injection.forwards))
         self._timed("fit_s")
 
