@@ -39,6 +39,7 @@ class _Case:
 
     own: Own
     inputs: Inputs
+    steps: torch.Tensor  # [N] the replaced ones
     logits: torch.Tensor  # [T - cut, V] of the own cache
 
 
@@ -104,7 +105,9 @@ def refine(models: Models, fit: Fit, fitted: Sequence[Item], share: float, progr
 def _case(models: Models, fit: Fit, item: Item, share: float) -> _Case | None:
     reading = read_document(models, item)
     inputs = inputs_of(models, fit, reading, cut_at(share, item))
-    return None if inputs is None else _Case(reading.own, inputs, reading.own.logits[inputs.cut :])
+    if inputs is None:
+        return None
+    return _Case(reading.own, inputs, inputs.picked[0].student[1], reading.own.logits[inputs.cut :])
 
 
 def _trained(models: Models, source: Source, name: str, cases: Sequence[_Case], step) -> Correction:
@@ -169,8 +172,7 @@ def _base(source: Source, case: _Case) -> dict[Problem, torch.Tensor]:
 
 def _kl(student, case: _Case, rows: dict[Problem, torch.Tensor]) -> torch.Tensor:
     """KL(own || replaced) per token of the continuation, in nats, special tokens left out."""
-    own, cut = case.own, case.inputs.cut
-    steps = case.inputs.picked[0].student[1]
+    own, cut, steps = case.own, case.inputs.cut, case.steps
     cached = {
         p: own.as_cached(p, x.unflatten(1, target_shape(student.geometry, *p)).transpose(0, 1), steps)
         for p, x in rows.items()
@@ -199,4 +201,4 @@ def _normal(case: _Case) -> _Case:
         for name, by_problem in inputs.features.items()
     }
     normal_inputs = replace(inputs, row_classes=[x.clone() for x in inputs.row_classes], features=features)
-    return _Case(normal, normal_inputs, case.logits.clone())
+    return _Case(normal, normal_inputs, case.steps.clone(), case.logits.clone())
