@@ -16,9 +16,9 @@ from kvlab.runs import store
 from kvlab.web.function import source, texts
 from tests.test_chinese_analysis import ENGLISH
 from tests.test_function_report import with_sources
-from tests.test_pages import no_worker_is_left, open_page, said  # noqa: F401
+from tests.test_pages import open_page, said
 
-pytestmark = [pytest.mark.page, pytest.mark.xdist_group("pages")]
+pytestmark = [pytest.mark.page, pytest.mark.xdist_group("pages"), pytest.mark.usefixtures("worker_of_pages")]
 VIEWS = ("verdict", "heads", "texts", "numbers")
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import re
 import zipfile
+from itertools import product
 
 import numpy as np
 import pytest
@@ -59,11 +60,14 @@ def with_sources(sample, **gains):
     """The sample with the student's own tokens and the second source, and hybrids; ``gains`` over these tokens."""
     projected, share = sample.score("projected"), sample.injection["prefix"]
     alone, with_own = gains.get("alone", 3.0), gains.get("with_own", 3.0)
-    ses = {"kl_over_projected_se": gains.get("se", 1.0), "kl_over_with_own_se": gains.get("se", 1.0)}
+    se = gains.get("se", 1.0)
     control = dataclasses.replace(
-        projected, variant="own-tokens", kl=0.75, kl_over_projected=alone, kl_over_with_own=with_own, **ses
+        projected, variant="own-tokens", kl=0.75, kl_over_projected=alone, kl_over_projected_se=se
     )
-    source = dataclasses.replace(projected, variant="with-own-token", kl=0.0625, kl_se=0.0078)
+    projected = dataclasses.replace(projected, below_own_tokens=alone, below_own_tokens_se=se)
+    source = dataclasses.replace(
+        projected, variant="with-own-token", kl=0.0625, kl_se=0.0078, below_own_tokens=with_own
+    )
     kls = {  # source -> part -> KL of 0, 1, ... own layers or tokens
         "projected": {"layers": (0.5, 0.25, 0.04, 0.0), "read": (0.5, 0.3, 0.06, 0.0), "tokens": (0.5, 0.2, 0.01, 0.0)},
         "with-own-token": {"layers": (0.0625, 0.006, 0.002, 0.0), "read": (0.0625, 0.05, 0.04, 0.0)},
@@ -75,16 +79,32 @@ def with_sources(sample, **gains):
         for part, values in parts.items()
         for kept, kl in enumerate(values)
     ]
-    injected = [*sample.injected, source, control]
+    others = [row for row in sample.injected if (row.variant, row.prefix) != ("projected", share)]
+    injected = [*others, projected, source, control]
     return dataclasses.replace(sample, injected=injected, hybrid=hybrids), share
 
 
 @pytest.mark.parametrize(
     ("gains", "judged", "first", "second"),
     [
-        ({}, (True, True), "Useful: the projected cache, the teacher alone, beats", "+ own token beats them by 3.000"),
-        ({"alone": 1.9}, (False, True), "Not shown to be useful", "+ own token beats them by 3.000"),
-        ({"alone": -3, "with_own": 2}, (False, False), "(gain -3.000 ± 1.000", "token does not beat them by more than"),
+        (
+            {},
+            (True, True),
+            "Useful: the projected cache, the teacher alone, beats",
+            "own token beats own tokens without",
+        ),
+        (
+            {"alone": 1.9},
+            (False, True),
+            "Not shown to be useful",
+            "own token beats own tokens without",
+        ),
+        (
+            {"alone": -3, "with_own": 2},
+            (False, False),
+            "(gain -3.000 ± 1.000",
+            "own token does not beat own tokens",
+        ),
         ({"with_own": -3}, (True, False), "Useful: ", "(gain -3.000 ± 1.000"),
         ({"se": np.nan}, (None, None), "not known without standard errors", "not known without standard errors"),
     ],
@@ -111,7 +131,8 @@ def test_an_older_test_without_this_control_says_so_and_still_shows_the_others(s
 
 def test_what_must_still_be_read_removes_nine_tenths_of_the_damage(sample):
     told, _ = with_sources(sample)
-    found = {(source, part): enough(told, source, part).kept for source in data.SOURCES for part in ("layers", "read")}
+    both = ("projected", "with-own-token")
+    found = {(source, part): enough(told, source, part).kept for source, part in product(both, ("layers", "read"))}
     assert found["projected", "layers"] == 2 and found["projected", "read"] == 3
     assert found["with-own-token", "layers"] == 1 and found["with-own-token", "read"] == 3
     said = hybrid_sentence(told)
@@ -144,9 +165,26 @@ def test_hybrids_are_drawn_and_written_with_their_numbers(sample):
         assert words in function_html(told, language)
 
 
+def test_a_refined_source_is_judged_against_the_refined_own_tokens(sample):
+    told, share = with_sources(sample)
+    row = told.score("with-own-token")
+    refined = dataclasses.replace(row, variant="refined", kl=0.125, below_own_tokens=0.5, below_own_tokens_se=0.125)
+    told = dataclasses.replace(told, injected=[*told.injected, refined])
+    assert "refined" not in useful(told, share)
+    control = dataclasses.replace(told.score("own-tokens"), variant="own-tokens-refined", kl=0.625)
+    told = dataclasses.replace(told, injected=[*told.injected, control])
+    assert useful(told, share)["refined"] is True
+    words = "The projected cache, refined beats own tokens without a teacher, refined by 0.500 ± 0.125 nats"
+    assert f"{words} (KL 0.125 against 0.625)" in verdict_sentence(told, share)
+
+
 def test_no_two_variants_look_alike():
-    for look in zip(*figures.LOOK.values()):
-        assert len(set(look)) >= len(look) - (look is not None and "solid" in look)  # own and projected are both solid
+    """Without colours either: markers differ, and so do the dashes of what is not refined, but for two solid ones."""
+    assert len(set(figures.LOOK.values())) == len({marker for _, marker, _ in figures.LOOK.values()})
+    assert len(set(figures.LOOK.values())) == len(figures.LOOK)
+    plain = {name: look for name, look in figures.LOOK.items() if not name.endswith("refined")}
+    colours, _, dashes = zip(*plain.values())
+    assert len(set(colours)) == len(plain) and len(set(dashes)) == len(plain) - 1
 
 
 def test_the_sample_reproduces_its_own_cache_and_beats_its_controls(sample):

@@ -1,7 +1,6 @@
 """What the student must still read: hybrids of its own and of a replaced cache, against caches built by hand."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -50,11 +49,10 @@ def documents(student):
 
 def hybrids_of(student, documents, batch_tokens=4096):
     """The result of all documents, and the damage of the wholly replaced prefix."""
-    models = SimpleNamespace(student=student, settings=AlignSettings(batch_tokens=batch_tokens))
-    hybrids, whole = Hybrids(models, max(CUTS)), []
+    hybrids, whole = Hybrids(student, batch_tokens), []
     for own, prefix in documents:
         whole.append(tried(student, own, prefix, ("own", *SOURCES), batch_tokens).damaged)
-        hybrids.add(SimpleNamespace(own=own), prefix, whole[-1])
+        hybrids.add(own, prefix, whole[-1])
     return {(h.variant, h.part, h.kept): h for h in hybrids.results()}, whole
 
 
@@ -146,8 +144,9 @@ def test_a_functional_test_has_hybrids_of_its_main_prefix_unless_they_are_not_as
             assert (nothing.kl, nothing.kl_se, nothing.n) == (of_source.kl, of_source.kl_se, of_source.n)
             everything = max((h for (p, _), h in rows.items() if p == part), key=lambda h: h.kept)
             assert everything.share == 1 and everything.kl == pytest.approx(0, abs=1e-5)
-    over = again.score("own-tokens").kl - again.score("with-own-token").kl
-    assert again.score("own-tokens").kl_over_with_own == pytest.approx(over)
+    for name in ("projected", "with-own-token", "mean"):
+        gain = again.score("own-tokens").kl - again.score(name).kl
+        assert again.score(name).below_own_tokens == pytest.approx(gain)
     older = json.loads((tmp_path / "injection.json").read_text())
     del older["hybrid"]
     (tmp_path / "injection.json").write_text(json.dumps(older))

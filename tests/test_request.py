@@ -30,8 +30,9 @@ def test_choices_are_those_that_exist():
     assert (get_args(align.TimeRule), get_args(train.TimeRule)) == ((*times, "rkv"), times)
     assert set(get_args(align.LayerRule)) == set(layers.RULES)
     assert get_args(align.Projector) == ("ridge", "structured", "group-mean")
-    assert CONTROLS == ("mean", "shuffled", "own-tokens", "identity", "random") and tuple(ROWS) == CONTROLS[:2]
-    assert SOURCES == ("projected", "with-own-token")
+    controls = ("mean", "shuffled", "own-tokens", "own-tokens-refined", "identity", "random")
+    assert controls == CONTROLS and tuple(ROWS) == CONTROLS[:2]
+    assert SOURCES == ("projected", "with-own-token", "refined", "with-own-token-refined")
 
 
 @pytest.mark.parametrize(

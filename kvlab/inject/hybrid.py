@@ -15,13 +15,12 @@ import torch
 
 from kvlab.inject.continuation import Variant, continued
 from kvlab.inject.own import Own
-from kvlab.inject.prefix import Models, Prefix, Reading
+from kvlab.inject.prefix import Prefix
 from kvlab.inject.scores import Damaged, PerDocument, damage
-from kvlab.results.function import data
+from kvlab.models.loading import LoadedModel
 from kvlab.results.function.data import Hybrid
 
-SOURCES = (*data.SOURCES, "own-tokens")  # the control: as much of the prefix is the student's own, and no teacher
-
+SOURCES = ("projected", "with-own-token", "own-tokens")  # the last is the control: nothing is the teacher's
 Place = tuple[str, str, int]  # source, part, how many layers or tokens are the student's own
 
 
@@ -32,57 +31,56 @@ def ladder(longest: int) -> list[int]:
 
 
 class Hybrids:
-    """The damage of every hybrid, document by document; ``harmed[place]``."""
+    """The damage of every hybrid, document by document."""
 
-    def __init__(self, models: Models, longest: int):
-        """``longest``: most tokens of a judged prefix; a shorter one is the student's own as a whole from there on."""
-        self.models, self.tokens = models, ladder(longest)
+    def __init__(self, student: LoadedModel, batch_tokens: int):
+        self.student, self.batch_tokens = student, batch_tokens
+        self.layers = len(student.geometry.kv_layers)
         self.cuts: list[int] = []
-        self.harmed: dict[Place, PerDocument] = {}
+        self.documents: list[dict[Place, Damaged]] = []  # tokens on the ladder of each document's own prefix
 
-    def add(self, reading: Reading, prefix: Prefix, damaged: Mapping[str, Damaged]) -> None:
+    def add(self, own: Own, prefix: Prefix, damaged: Mapping[str, Damaged]) -> None:
         """Add a document. ``damaged``: of the variants that replace the whole prefix, where nothing is left own."""
-        layers = range(1, len(self.models.student.geometry.kv_layers) + 1)
-        tokens = sorted({min(m, prefix.cut) for m in self.tokens if m})
         sources = [source for source in SOURCES if source in prefix.cached]
+        _, *tokens = ladder(prefix.cut)
         found = {(source, part, 0): damaged[source] for source in sources for part in ("layers", "tokens", "read")}
-        places = [(source, "layers", k) for source in sources for k in layers]
+        places = [(source, "layers", k) for source in sources for k in range(1, self.layers + 1)]
         places += [(source, "tokens", m) for source in sources for m in tokens]
-        at_once = max(1, self.models.settings.batch_tokens // len(reading.own.tokens) - 1)
+        at_once = max(1, self.batch_tokens // len(own.tokens) - 1)
         for first in range(0, len(places), at_once):
             some = places[first : first + at_once]
-            variants = [kept_own(reading.own, prefix, *place) for place in some]
-            found |= zip(some, self._damaged(reading.own, prefix.cut, 0, prefix.rows, variants))
+            variants = [kept_own(own, prefix, *place) for place in some]
+            found |= zip(some, self._damaged(own, prefix.cut, 0, prefix.rows, variants))
         for m in tokens:
             before = prefix.rows < prefix.cut - m
             variants = [_first_rows(prefix.variant(source), before) for source in sources]
-            read = self._damaged(reading.own, prefix.cut, m, prefix.rows[before], variants)
+            read = self._damaged(own, prefix.cut, m, prefix.rows[before], variants)
             found |= {(source, "read", m): value for source, value in zip(sources, read)}
         self.cuts.append(prefix.cut)
-        for source in sources:
-            for k in (0, *layers):
-                self._keep((source, "layers", k), found[source, "layers", k])
-            for part in ("tokens", "read"):
-                for m in self.tokens:
-                    self._keep((source, part, m), found[source, part, min(m, prefix.cut)])
-
-    def _keep(self, place: Place, damaged: Damaged) -> None:
-        self.harmed.setdefault(place, PerDocument()).documents.append(damaged)
+        self.documents.append(found)
 
     def _damaged(self, own: Own, cut: int, read: int, rows: torch.Tensor, variants: list[Variant]) -> list[Damaged]:
         """Compare the continuation from ``cut`` on, after the last ``read`` tokens of the prefix are read."""
-        logits = continued(self.models.student, own, cut - read, rows, [Variant("own"), *variants])[:, read:]
+        logits = continued(self.student, own, cut - read, rows, [Variant("own"), *variants])[:, read:]
         return [damage(logits[0], of_variant, own.tokens, cut) for of_variant in logits[1:]]
 
     def results(self) -> list[Hybrid]:
-        layers = len(self.models.student.geometry.kv_layers)
-        rows = []
-        for (source, part, kept), damaged in self.harmed.items():
-            own_tokens = sum(min(kept, cut) for cut in self.cuts)
-            share = kept / layers if part == "layers" else own_tokens / sum(self.cuts)
-            numbers = (*damaged.mean("kl"), *damaged.mean("delta_ce"))
-            rows.append(Hybrid(source, part, kept, share, *numbers, n=damaged.n, documents=len(damaged)))
-        return rows
+        """Return every source and part: all layers, and tokens up to the longest prefix; shorter ones have no more."""
+        if not self.documents:
+            return []
+        parts = {"layers": range(self.layers + 1), "tokens": ladder(max(self.cuts)), "read": ladder(max(self.cuts))}
+        sources = [source for source in SOURCES if (source, "layers", 0) in self.documents[0]]
+        return [self._result(source, part, kept) for source in sources for part in parts for kept in parts[part]]
+
+    def _result(self, source: str, part: str, kept: int) -> Hybrid:
+        if part == "layers":
+            own, share = [kept] * len(self.cuts), kept / self.layers
+        else:
+            own = [min(kept, cut) for cut in self.cuts]
+            share = sum(own) / sum(self.cuts)
+        damaged = PerDocument([found[source, part, n] for found, n in zip(self.documents, own)])
+        numbers = (*damaged.mean("kl"), *damaged.mean("delta_ce"))
+        return Hybrid(source, part, kept, share, *numbers, n=damaged.n, documents=len(damaged))
 
 
 def kept_own(own: Own, prefix: Prefix, source: str, part: str, kept: int) -> Variant:

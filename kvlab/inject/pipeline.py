@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from kvlab.align import outcome
+from kvlab.align.items import Item
 from kvlab.errors import AlignError, ModelError
 from kvlab.inject import controls
 from kvlab.inject import texts as greedy
@@ -14,8 +15,9 @@ from kvlab.inject.heads import ProjectionSums, attention_errors
 from kvlab.inject.hybrid import Hybrids
 from kvlab.inject.own import check_cache
 from kvlab.inject.prefix import Models, Prefix, Reading, cut_at, prefix_of, read_document
+from kvlab.inject.refine import refine
 from kvlab.inject.scores import Damaged, PerDocument, correlations
-from kvlab.inject.split import split
+from kvlab.inject.split import JUDGED_FOLD, split
 from kvlab.inject.swaps import Budget, Swaps, head_places, layer_places, worst_layers
 from kvlab.inject.trial import TOLERANCE, tried
 from kvlab.language import Message
@@ -25,7 +27,7 @@ from kvlab.request.align import AlignSettings
 from kvlab.request.inject import InjectSettings, check_causal
 from kvlab.request.segments import Markers
 from kvlab.request.time_rules import RULES
-from kvlab.results.function.data import COMPARED, Injected, Injection, Text
+from kvlab.results.function.data import COMPARED, Injected, Injection, Text, own_tokens_of
 from kvlab.shapes import Document, Progress, no_progress
 
 LAYERS_SHARE = 0.5  # of the budget for swaps: the rest is for single heads
@@ -43,9 +45,11 @@ def judge(
     markers: Markers | None = None,
     progress: Progress = no_progress,
     offline: bool = False,
+    folds: Sequence[int] = (JUDGED_FOLD,),
 ) -> Injection:
     """Fit a map on most of the documents and try its cache on the others.
 
+    ``folds``: which of the documents' folds are judged, each by a map fitted on the others.
     ``offline``: admit time rules that look ahead, for comparisons. Every rule is evaluated on the prefix alone and
     knows nothing of the continuation, but a running student could not do it. The result says so.
     Raises AlignError ``rule-looks-ahead``, ``injection-state``, ``too-short`` and as ``split`` and ``fit``; Cancelled
@@ -56,10 +60,12 @@ def judge(
         check_causal(settings.time)
     check_cache(student, empty_cache(student))
     work = _Work(teachers, student, settings, injection, markers or Markers(), progress)
-    work.fit(documents, calibration)
-    if work.inject():
-        work.swap_heads()
-        work.continue_greedily()
+    for fold in folds:
+        work.fit(documents, calibration, fold)
+        if not work.inject():
+            return work.result(offline)
+    work.swap_heads()
+    work.continue_greedily()
     return work.result(offline)
 
 
@@ -81,18 +87,25 @@ class _Work:
     difference: float = 0.0  # of the own cache's logits
     layers_swapped: int = 0  # documents
 
-    def fit(self, documents: Sequence[Document], calibration: Sequence[Document]) -> None:
+    def __post_init__(self) -> None:
+        self.projection = ProjectionSums(self.student.geometry)
+        self.hybrids = Hybrids(self.student, self.settings.batch_tokens)
+        self.used: list[Item] = []
+        self.judged, self.rows, self.cached = 0, 0, 0
+
+    def fit(self, documents: Sequence[Document], calibration: Sequence[Document], fold: int) -> None:
         self.started = clock.perf_counter()
-        self.split = split(self.teachers, self.student, documents, calibration, self.settings, self.injection.documents)
-        self.notes += self.split.notes
+        most = self.injection.documents
+        self.split = split(self.teachers, self.student, documents, calibration, self.settings, most, fold)
+        self.judged += len(self.split.judged)
+        self.notes += [note for note in self.split.notes if note not in self.notes]
         self.randoms, self.random_note = self._random_teachers()
         self.models = Models(self.teachers, self.randoms, self.student, self.settings)
         self.fitted: Fit = fit(self.teachers, self.randoms, self.student, self.split, self.settings, self.progress)
-        self.projection = ProjectionSums(self.fitted, self.student.geometry)
+        if self.injection.refine:
+            of_fitted = self.models, self.fitted, self.split.fitted
+            self.fitted.sources |= refine(*of_fitted, self.injection.prefix, self.progress)
         self.swaps = Swaps(self.models, Budget(self.injection.seconds, self.injection.forwards))
-        self.hybrids = Hybrids(
-            self.models, max((cut_at(self.injection.prefix, item) for item in self.split.judged), default=0)
-        )
         self._timed("fit_s")
 
     def _random_teachers(self) -> tuple[list[LoadedModel], Message]:
@@ -119,8 +132,6 @@ class _Work:
     def inject(self) -> bool:
         """Continue all judged documents; stop with False when the own cache does not give the student's logits."""
         shares = sorted({self.injection.prefix, *self.injection.curve})
-        self.used: list = []
-        rows, cached = 0, 0
         for number, item in enumerate(self.split.judged):
             self.progress(INJECTING, number, len(self.split.judged))
             if not cut_at(self.injection.prefix, item):
@@ -134,7 +145,7 @@ class _Work:
                 if not damaged:
                     return False
                 if share == self.injection.prefix:
-                    rows, cached = rows + len(prefix.rows), cached + prefix.cut
+                    self.rows, self.cached = self.rows + len(prefix.rows), self.cached + prefix.cut
                     self.used.append(item)
                     self._listen(reading, prefix)
                     self.projection.add(reading, prefix)
@@ -149,11 +160,11 @@ class _Work:
                     share=f"{self.injection.prefix:.0%}",
                     sinks=self.settings.sinks,
                 ),
-                found=Message("none in {n}", n=len(self.split.judged)),
+                found=Message("none in {n}", n=self.judged),
                 remedy=Message("use longer prompts, a larger --prefix, or fewer --sinks"),
             )
-        self.replaced = rows / cached
-        left_out = len(self.split.judged) - len(self.used)
+        self.replaced = self.rows / self.cached
+        left_out = self.judged - len(self.used)
         if left_out:
             self.notes.append(
                 Message("{n} judged documents are too short for the prefix and were left out.", n=left_out)
@@ -170,7 +181,7 @@ class _Work:
 
     def _leave_own(self, reading: Reading, prefix: Prefix, damaged: dict[str, Damaged]) -> None:
         begun = clock.perf_counter()
-        self.hybrids.add(reading, prefix, damaged)
+        self.hybrids.add(reading.own, prefix, damaged)
         self.timings["hybrid_s"] = self.timings.get("hybrid_s", 0.0) + clock.perf_counter() - begun
 
     def _listen(self, reading: Reading, prefix: Prefix) -> None:
@@ -263,7 +274,7 @@ class _Work:
             student=self.student.geometry.to_dict(),
             data={
                 "split": "by document: no judged text was fitted on",
-                "documents_judged": len(self.split.judged),
+                "documents_judged": self.judged,
                 "documents_fitted": len(self.split.fitted),
                 "calibration_documents": sum(not item.scored for item in self.split.fitted),
                 "rows_fitted": self.fitted.rows,
@@ -300,9 +311,9 @@ class _Work:
             variant, projected = self.injected[name, share], self.injected["projected", share]
             damage = (*variant.mean("kl"), *variant.mean("delta_ce"), variant.mean("same_choice")[0])
             over_projected = (*variant.less(projected, "kl"), *variant.less(projected, "delta_ce"))
-            with_own = self.injected.get(("with-own-token", share))
-            over_with_own = variant.less(with_own, "kl") if with_own is not None else ()
-            rows.append(Injected(name, share, *damage, *over_projected, variant.n, len(variant), *over_with_own))
+            own_tokens = self.injected.get((own_tokens_of(name), share))
+            gain = own_tokens.less(variant, "kl") if own_tokens is not None else ()
+            rows.append(Injected(name, share, *damage, *over_projected, variant.n, len(variant), *gain))
         return rows
 
     def _cautions(self, offline: bool) -> list[Message]:

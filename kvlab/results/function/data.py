@@ -5,7 +5,7 @@
     projected  the teachers' cache, projected (and fused)
     ...        the controls, kvlab/inject/controls
     none       (texts only) no prefix at all
-A control that declares ``SOURCE`` is no control but a second source: the teachers' cache and the student's own token.
+One that declares ``SOURCE`` is no control but a further source: with the student's own token, or refined.
 """
 
 import json
@@ -35,6 +35,11 @@ NAMES = {
 }
 
 
+def own_tokens_of(variant: str) -> str:
+    """Return the control without any teacher that a variant must beat: refined where the variant is."""
+    return "own-tokens-refined" if variant.endswith("refined") else "own-tokens"
+
+
 @dataclass(frozen=True)
 class Injected:
     """The continuation after one variant of the prefix's cache, per token, against the student's own cache.
@@ -56,9 +61,9 @@ class Injected:
     ce_over_projected_se: float
     n: int  # continuation tokens
     documents: int
-    # This variant minus the projected cache with the student's own token; NaN in older results and where not fitted.
-    kl_over_with_own: float = nan
-    kl_over_with_own_se: float = nan
+    # KL of ``own_tokens_of`` this variant minus its own, on the same tokens; NaN in results made before that control.
+    below_own_tokens: float = nan
+    below_own_tokens_se: float = nan
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,16 @@ from math import isfinite, sqrt
 from kvlab.language import phrase, plural, say
 from kvlab.results.alignment.data import Alignment
 from kvlab.results.function import data
-from kvlab.results.function.data import CONTROLS, NAMES, SOURCES, Continued, Hybrid, Injected, Injection
+from kvlab.results.function.data import (
+    CONTROLS,
+    NAMES,
+    SOURCES,
+    Continued,
+    Hybrid,
+    Injected,
+    Injection,
+    own_tokens_of,
+)
 from kvlab.results.style import plus_minus
 from kvlab.results.words import listed, sentences
 
@@ -52,11 +61,11 @@ USEFUL = {  # whether the teacher alone beats the student's own tokens by two st
         "without standard errors (KL {kl:.3f} against {own:.3f})."
     ),
 }
-ALSO_USEFUL = {  # the same of the teacher with the student's own token
-    True: phrase("The projected cache + own token beats them by {gain:.3f} ± {se:.3f} nats (KL {kl:.3f})."),
+ALSO_USEFUL = {  # the same of another source: with the student's own token, or refined
+    True: phrase("The {source} beats {control} by {gain:.3f} ± {se:.3f} nats (KL {kl:.3f} against {own:.3f})."),
     False: phrase(
-        "The projected cache + own token does not beat them by more than two standard errors (gain {gain:+.3f} ± "
-        "{se:.3f} nats, KL {kl:.3f})."
+        "The {source} does not beat {control} by more than two standard errors (gain {gain:+.3f} ± {se:.3f} nats, KL "
+        "{kl:.3f} against {own:.3f})."
     ),
     None: "",
 }
@@ -103,29 +112,24 @@ def useful(injection: Injection, share: float) -> dict[str, bool | None]:
 
     Empty in older results, which lack this control; None without a standard error.
     """
-    own_tokens = variant(injection, "own-tokens", share)
-    if own_tokens is None:
-        return {}
-    gains = {name: _gain(own_tokens, name) for name in SOURCES if variant(injection, name, share) is not None}
-    return {name: gain > CERTAIN * se if isfinite(se) else None for name, (gain, se) in gains.items()}
-
-
-def _gain(own_tokens: Injected, source: str) -> tuple[float, float]:
-    """Return by how much the KL of a source is below that of the student's own tokens, and its standard error."""
-    if source == "projected":
-        return own_tokens.kl_over_projected, own_tokens.kl_over_projected_se
-    return own_tokens.kl_over_with_own, own_tokens.kl_over_with_own_se
+    judged: dict[str, bool | None] = {}
+    for source in SOURCES:
+        row = variant(injection, source, share)
+        if row is not None and variant(injection, own_tokens_of(source), share) is not None:
+            gain, se = row.below_own_tokens, row.below_own_tokens_se
+            judged[source] = gain > CERTAIN * se if isfinite(se) else None
+    return judged
 
 
 def useful_sentence(injection: Injection, share: float) -> str:
     """Say which source beats the student's own tokens; empty where that is not known of any."""
-    judged, parts = useful(injection, share), []
-    for source, words in (("projected", USEFUL), ("with-own-token", ALSO_USEFUL)):
-        if source in judged:
-            own_tokens = variant(injection, "own-tokens", share)
-            gain, se = _gain(own_tokens, source)
-            kl = {"kl": variant(injection, source, share).kl, "own": own_tokens.kl}
-            parts.append(say(words[judged[source]], gain=gain, se=se, **kl))
+    parts = []
+    for source, beats in useful(injection, share).items():
+        row, own_tokens = variant(injection, source, share), variant(injection, own_tokens_of(source), share)
+        words = (USEFUL if source == "projected" else ALSO_USEFUL)[beats]
+        names = {"source": say(NAMES[source]), "control": say(NAMES[own_tokens.variant])}
+        numbers = {"gain": row.below_own_tokens, "se": row.below_own_tokens_se, "kl": row.kl, "own": own_tokens.kl}
+        parts.append(say(words, **names, **numbers))
     return sentences(*parts)
 
 

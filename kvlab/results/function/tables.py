@@ -29,8 +29,8 @@ HEADINGS = {
     "part": phrase("the student’s own"),
     "kept": phrase("layers or tokens"),
     "share": phrase("share of the prefill"),
-    "kl_over_with_own": phrase("KL over projected + own token"),
-    "kl_over_with_own_se": phrase("± s.e. of this KL"),
+    "below_own_tokens": phrase("KL below own tokens"),
+    "below_own_tokens_se": phrase("± s.e. of this KL"),
     "r2": "R²",
     "kind": phrase("replaced"),
     "layer": phrase("layer"),
@@ -99,9 +99,9 @@ def variants_table(injection: Injection, share: float | None = None) -> pd.DataF
     """Return every variant at one prefix, or at all; the variant in words."""
     rows = [row for row in injection.injected if share is None or row.prefix == share]
     frame = pd.DataFrame([asdict(row) | {"variant": say(NAMES[row.variant])} for row in rows])
-    if any(isfinite(row.kl_over_with_own) for row in rows):
+    if any(isfinite(row.below_own_tokens) for row in rows):
         return frame
-    return frame.drop(columns=["kl_over_with_own", "kl_over_with_own_se"], errors="ignore")
+    return frame.drop(columns=["below_own_tokens", "below_own_tokens_se"], errors="ignore")
 
 
 def hybrid_table(injection: Injection) -> pd.DataFrame:
