@@ -153,6 +153,15 @@ def test_a_functional_test_has_hybrids_of_its_main_prefix_unless_they_are_not_as
     assert read(tmp_path).hybrid == []
 
 
+def test_several_judged_folds_are_one_curve():
+    teacher, student = (load(f"demo/{name}", "cpu", "float32") for name in ("teacher", "student"))
+    found = judge([teacher], student, prompts.samples()[:10], ALIGN, FEW, folds=(0, 1))
+    projected = {(h.part, h.kept): h for h in found.hybrid if h.variant == "projected"}
+    of_all = found.score("projected")
+    assert {(h.n, h.documents) for h in projected.values()} == {(of_all.n, of_all.documents)}
+    assert projected["layers", 0].kl == projected["read", 0].kl == of_all.kl
+
+
 def test_small_batches_give_the_same_hybrids(student, documents, found):
     small, _ = hybrids_of(student, documents, batch_tokens=60)
     assert {at: h.kl for at, h in small.items()} == pytest.approx({at: h.kl for at, h in found[0].items()}, abs=1e-5)

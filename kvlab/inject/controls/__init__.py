@@ -5,6 +5,7 @@ Every module here is a control of the functional test. Rooms without torch read 
 ``rows(projected, mean, order)`` gives [N, Q] of one kind and layer from the projected rows [N, Q], the student's mean
 [Q] and a random order [N], which differs between keys and values. ``identity`` and ``random`` have no ``rows``: they
 are read and fitted like the teachers (kvlab.inject.fit).
+A module with ``SOURCE = True`` is no control but a further source, judged against the student's own tokens.
 """
 
 from importlib import import_module
