@@ -77,6 +77,15 @@ def depth(teacher_layers: int, student_layers: int) -> list[int]:
     return [(2 * layer * (teacher_layers - 1) + span) // (2 * span) for layer in range(student_layers)]
 
 
+def nearest(sample: Sample) -> dict[str, list[Choice]]:
+    """Return the one teacher layer nearest in depth to each student layer, by kind."""
+    by_depth = depth(sample.layers_t, sample.layers_s)
+    return {
+        kind: [Choice.of((at,), [(at,)] * sample.folds, partial(sample.width, kind)) for at in by_depth]
+        for kind in KINDS
+    }
+
+
 def choose(sample: Sample, settings: AlignSettings, progress: Progress) -> LayerSearch:
     """Layers by the rule of ``settings``, with the CKA of all pairs of layers, its null and the student's own.
 

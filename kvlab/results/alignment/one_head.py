@@ -85,9 +85,9 @@ def rules_sentence(alignment: Alignment, kind: str, layer: int, head: int) -> st
         parts.append(say("The control, nearest, which is blind to the text: {r2}.", r2=control))
     parts.append(
         say(
-            "Same layers and folds ({folds} by document, held out), ridge, on the sample. Rules that are not causal "
-            "({rules}) may have read ahead of the student; * is scored on its own tokens only (exact: where borders "
-            "meet) and not to be compared.",
+            "Each from the teacher layer nearest in depth, ridge, held out by document ({folds} folds), on the sample. "
+            "Rules that are not causal ({rules}) may have read ahead of the student; * is scored on its own tokens "
+            "only (exact: where borders meet) and not to be compared.",
             folds=alignment.data["folds"],
             rules=[rule for rule in frame["rule"] if not known(rule).causal],
         )

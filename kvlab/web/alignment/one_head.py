@@ -136,8 +136,8 @@ def _ask_for_rules() -> None:
     st.info(
         say(
             "This analysis was run under one time rule. The comparison fits the other rules on the sample, with the "
-            "same layers and folds; it is a new analysis of the same prompts, with progress and Cancel. On the command "
-            "line: --compare-rules."
+            "same folds, from the teacher layer nearest in depth; it is a new analysis of the same prompts, with "
+            "progress and Cancel. On the command line: --compare-rules."
         ),
         icon=":material/info:",
     )
