@@ -31,7 +31,7 @@ def score(sample):
 
 def test_the_verdict_says_both_gains(sample, score):
     said = head_sentence(sample, score)
-    assert f"{round(score.gain * 100)} points more than the token alone does" in said
+    assert f"{round(score.gain * 100)} points more than its token alone does" in said
     assert f"{round(score.gain_random * 100)} points more than a teacher of random weights" in said
     assert f"n = {score.n:,} tokens, 5 folds by document" in said and "no better" not in said
 
@@ -39,7 +39,7 @@ def test_the_verdict_says_both_gains(sample, score):
 @pytest.mark.parametrize(
     ("changed", "name"),
     [
-        ({"gain": 0.001}, "the token alone"),
+        ({"gain": 0.001}, "the teacher’s token"),
         ({"gain_random": 0.001}, "a teacher of random weights"),
         ({"r2_group_mean": 0.9}, "the group mean"),
         ({"r2_shuffled": 0.9}, "shuffled rows"),
@@ -109,9 +109,9 @@ def test_the_html_holds_layers_controls_and_self_tests(sample):
 def test_nothing_is_further_above_a_control_than_above_the_training_mean(sample, score):
     bad = {"r2": 0.1, "r2_identity": -0.3, "gain": 0.4, "r2_random": -1.03, "gain_random": 1.13}
     said = head_sentence(sample, replace(score, **bad))
-    assert "10 points more than the token alone" in said and "10 points more than a teacher of random weights" in said
+    assert "10 points more than its token alone" in said and "10 points more than a teacher of random weights" in said
     worse = replace(sample, heads=[replace(s, **bad | {"r2": -0.43, "gain_random": 0.6}) for s in sample.heads])
-    assert "-43% of V (−43 points over the token alone, −43 points over random weights" in sentence(worse)
+    assert "-43% of V (−43 points over the teacher’s token, −43 points over random weights" in sentence(worse)
 
 
 OLD_NOTE = "done is no hole: {n}"  # as older versions wrote notes: finished

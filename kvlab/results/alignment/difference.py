@@ -111,7 +111,12 @@ DIFFERENCE_MEANING = phrase(
 TEXT = (phrase("prompts"), phrase("documents (SHA-256)"), phrase("calibration documents"), phrase("student tokens"))
 CONTROLS = (  # words, column of R²
     (phrase("teacher"), "r2"),
-    (phrase("token identity"), "r2_identity"),
+    (phrase("teacher, exact tokens"), "r2_exact"),
+    (phrase("teacher, tokens inside"), "r2_inside"),
+    (phrase("teacher + own token"), "r2_with_own"),
+    (phrase("student’s own tokens"), "r2_own"),
+    (phrase("added by the teacher"), "added"),
+    (phrase("teacher’s token"), "r2_identity"),
     (phrase("random weights"), "r2_random"),
     (phrase("shuffled rows"), "r2_shuffled"),
 )
