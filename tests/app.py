@@ -45,9 +45,12 @@ class App:
 
     def worker(self) -> psutil.Process:
         """The warm worker of this server."""
-        found = [child for child in self.process.children() if "kvlab.worker" in child.cmdline()]
+        found = self.workers()
         assert len(found) == 1, f"{len(found)} workers"
         return found[0]
+
+    def workers(self) -> list[psutil.Process]:
+        return [child for child in self.process.children() if "kvlab.worker" in child.cmdline()]
 
 
 _running: list[App] = []

@@ -14,6 +14,19 @@ settings.register_profile("kvlab", deadline=None)  # a busy machine is no failur
 settings.load_profile("kvlab")
 
 
+# Groups that take longest, the longest first; with --no-loadscope-reorder they start in this order.
+LONGEST = ("sample", "browser", "browser-validation", "pages", "engine", "pairs", "train-run", "pipeline", "inject")
+LONGEST += ("bench", "train-faults", "rounding", "unfinished", "train-loop", "adding", "security", "beginnings")
+
+
+def pytest_collection_modifyitems(items):
+    def place(item):
+        group = item.get_closest_marker("xdist_group")
+        return LONGEST.index(group.args[0]) if group and group.args[0] in LONGEST else len(LONGEST)
+
+    items.sort(key=place)  # stable: within a group as collected
+
+
 @pytest.fixture(autouse=True)
 def own_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("KVLAB_RUNS", str(tmp_path / "runs"))
@@ -27,6 +40,15 @@ def app(tmp_path_factory):
 
     with app.running_app(tmp_path_factory.mktemp("runs")) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def worker_of_pages():
+    """The worker that pages without a browser start, if any: one for all of them, which imports torch once."""
+    from kvlab.web import server
+
+    yield
+    server.worker().stop()
 
 
 @pytest.fixture(scope="module")

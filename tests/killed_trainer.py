@@ -6,6 +6,7 @@ Killed from within, for no one outside could hit the milliseconds that some phas
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import accelerate
@@ -21,7 +22,8 @@ IN_THE_MIDDLE = {
 }
 
 
-def die_at(phase: str) -> None:
+def interrupt_at(phase: str, interrupt: Callable[[], None], replace: Callable[..., None] = setattr) -> None:
+    """``interrupt`` is called in the middle of ``phase``."""
     place, name, let_through = IN_THE_MIDDLE[phase]
     real, calls = getattr(place, name), []
 
@@ -29,12 +31,12 @@ def die_at(phase: str) -> None:
         calls.append(name)
         found = real(*args, **kwargs)
         if len(calls) > let_through:
-            os.kill(os.getpid(), signal.SIGKILL)
+            interrupt()
         return found
 
-    setattr(place, name, call)
+    replace(place, name, call)
 
 
 if __name__ == "__main__":
-    die_at(sys.argv[1])
+    interrupt_at(sys.argv[1], lambda: os.kill(os.getpid(), signal.SIGKILL))
     sys.exit(process.perform(Path(sys.argv[2])))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).parents[1]
-pytestmark = [pytest.mark.page, pytest.mark.model]
+pytestmark = [pytest.mark.page, pytest.mark.model, pytest.mark.xdist_group("adding")]
 
 RULE = '''
 """Rule ``every-second``: of two teacher tokens in a row the first stands for both."""

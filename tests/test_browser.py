@@ -1,9 +1,11 @@
 """What a new user does, in a real browser against the real app, worker and demo models."""
 
 import csv
+import io
 import json
 import os
 import signal
+import zipfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,6 +13,9 @@ import pytest
 from playwright.sync_api import TimeoutError
 
 from kvlab.demo.corpus import problems
+from kvlab.language import say, speaking
+from kvlab.results.alignment import data as results
+from kvlab.results.alignment.sentences import sentence
 from tests import app as real
 from tests.waiting import wait_until
 
@@ -44,15 +49,31 @@ def twenty(tmp_path) -> Path:
     return file
 
 
-def upload_and_run(page, app, prompt_file, prompts=2):
+def upload(page, file, prompts):
+    """Into the form, which is open."""
+    page.get_by_text("Upload", exact=True).click()
+    page.locator("input[type=file]").set_input_files(str(file))
+    page.get_by_text(f"Prompts read: {prompts}").wait_for()
+
+
+def upload_and_run(page, app, prompt_file):
     page.goto(f"{app.url}/alignment?run=sample")
     page.get_by_role("button", name="New analysis").click()
-    page.get_by_text("Upload", exact=True).click()
-    page.locator("input[type=file]").set_input_files(str(prompt_file))
-    page.get_by_text(f"Prompts read: {prompts}").wait_for()
+    upload(page, prompt_file, 2)
+    return runs(page)
+
+
+def runs(page):
+    """Click Run -> the id of the analysis."""
     page.get_by_role("button", name="Run", exact=True).click()
     page.wait_for_url(lambda url: "run=2" in url)
     return page.url.split("run=")[1].split("&")[0]
+
+
+def taken(page, name) -> bytes:
+    with page.expect_download() as download:
+        page.get_by_role("button", name=name).click()
+    return Path(download.value.path()).read_bytes()
 
 
 def click_cell(page, plot, layer, head, opens):
@@ -78,7 +99,28 @@ def reaches(app, run, state):
     wait_until(lambda: status(app, run)["state"] == state, real.LONG / 1000, f"{run} to be {state}")
 
 
-def test_a_new_user_reads_the_sample_runs_a_file_clicks_a_cell_and_takes_the_numbers(app, page, prompt_file, tmp_path):
+def worker_of(app) -> int:
+    """Its process, which the server may just be starting anew."""
+    return wait_until(lambda: app.workers(), 60, "a worker") and app.worker().pid
+
+
+def test_cancel_and_a_killed_worker_are_said_and_the_app_is_kept(app, page, prompt_file):
+    """First of the tests of this server: an analysis that ends well is made on it afterwards."""
+    os.kill(worker_of(app), signal.SIGSTOP)  # hold the worker, so that there is something to cancel
+    run = upload_and_run(page, app, prompt_file)
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_text("This analysis was stopped").wait_for()
+    assert status(app, run)["state"] == "cancelled"
+
+    run = upload_and_run(page, app, prompt_file)
+    reaches(app, run, "running")  # one that only waits would go on in the next worker
+    os.kill(app.worker().pid, signal.SIGKILL)
+    page.get_by_text("This analysis failed").wait_for()
+    page.get_by_text("signal 9").wait_for()
+    assert status(app, run)["error"]["kind"] == "worker-died"
+
+
+def test_a_new_user_reads_the_sample_runs_a_file_looks_elsewhere_meanwhile_and_takes_the_numbers(app, page, twenty):
     page.goto(app.url)
     page.get_by_text("Sample analysis").wait_for()
     page.get_by_text("documents held out by document").wait_for()
@@ -87,43 +129,53 @@ def test_a_new_user_reads_the_sample_runs_a_file_clicks_a_cell_and_takes_the_num
     assert page.get_by_text("Traceback").count() == 0
 
     page.get_by_role("button", name="Align my own prompts").click()
-    page.get_by_text("Upload", exact=True).click()
-    page.locator("input[type=file]").set_input_files(str(prompt_file))
-    page.get_by_text("Prompts read: 2").wait_for()
-    page.get_by_role("button", name="Run", exact=True).click()
-    page.get_by_text("On 2 documents held out by document").wait_for()
+    upload(page, twenty, 20)
+    worker = worker_of(app)
+    os.kill(worker, signal.SIGSTOP)  # hold the worker, so that it is at work meanwhile
+    run = runs(page)
+    page.get_by_role("link", name="Overview").click()
+    page.get_by_text("Can this teacher").wait_for()
+    page.reload()
+    page.get_by_text("Can this teacher").wait_for()
+    first, page = page, page.context.new_page()
+    page.goto(f"{app.url}/alignment?run={run}")
+    page.get_by_role("button", name="Cancel").wait_for()
+    first.close()
+    os.kill(worker, signal.SIGCONT)
+    page.get_by_text("On 20 documents held out by document").wait_for()
+    assert status(app, run)["state"] == "done"
 
     click_cell(page, plot=1, layer=2, head=1, opens="V, layer 2, head 1")
     page.get_by_text("Layer 2, head 1: the teacher").wait_for()
-    assert "cell=V-2-1" in page.url
+    assert f"run={run}" in page.url and "cell=V-2-1" in page.url
 
-    page.get_by_text("Timeline", exact=True).click()
-    page.get_by_text("student tokens end at the same byte").wait_for()
-    page.get_by_text("Numbers and settings", exact=True).click()
-    page.get_by_text("Data, versions, seconds").wait_for()
+    folder = app.runs / run
+    written = results.read(folder)
     page.get_by_role("button", name="Report and files").click()
-    with page.expect_download() as download:
-        page.get_by_role("button", name="heads.csv").click()
-    saved = tmp_path / "heads.csv"
-    download.value.save_as(saved)
-    with open(saved, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    run = page.url.split("run=")[1].split("&")[0]
-    assert saved.read_text() == (app.runs / run / "heads.csv").read_text()
+    heads = taken(page, "heads.csv")
+    assert heads == (folder / "heads.csv").read_bytes()
+    rows = list(csv.DictReader(io.StringIO(heads.decode())))
     assert len(rows) == 16 and {row["kind"] for row in rows} == {"key", "value"}
-    for name in ("alignment.json", "HTML, one file with figures", "ZIP of CSV and JSON"):
-        with page.expect_download() as download:
-            page.get_by_role("button", name=name).click()
-        assert Path(download.value.path()).stat().st_size > 10_000
+    assert json.loads(taken(page, "alignment.json")) == json.loads((folder / "alignment.json").read_bytes())
+    data = taken(page, "ZIP of CSV and JSON")
+    assert data == (folder / "export.zip").read_bytes()
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        scores = list(csv.DictReader(io.StringIO(archive.read("scores.csv").decode())))
+        assert [float(row["r2"]) for row in scores] == [score.r2 for score in written.heads]
+        assert json.loads(archive.read("settings.json"))["prompts"] == "twenty.txt"
+    html = taken(page, "HTML, one file").decode()
+    assert html.count("<html") == 1 and '<html lang="en">' in html
+
+    page.goto(f"{page.url}&lang=zh")
+    with speaking("zh"):
+        opens, file, finding = say("Report and files"), say("HTML, one file with figures"), sentence(written)
+    page.get_by_role("button", name=opens).click()
+    html = taken(page, file).decode()
+    assert '<html lang="zh-Hans">' in html and finding in html
 
 
-def test_the_views_of_a_head_are_in_the_address_and_a_click_on_the_strip_moves_the_timeline(app, page):
-    page.goto(f"{app.url}/alignment?run=sample&view=heads&cell=K-3-0&pane=spectrum")
-    page.get_by_text("The largest direction holds").wait_for()
-    page.get_by_text("Time rules", exact=True).click()
-    page.get_by_text("The best rule for this head is").wait_for()
-    page.wait_for_url("**pane=time-rules**")
-    page.get_by_text("Timeline", exact=True).click()
+def test_a_click_on_the_strip_moves_the_timeline(app, page):
+    page.goto(f"{app.url}/alignment?run=sample&view=timeline")
     page.get_by_text("the frame is what is drawn: bytes 0–96").wait_for()
     strip, moved = page.locator(".js-plotly-plot").nth(1), page.get_by_text("the frame is what is drawn: bytes 88–179")
     for _ in range(4):  # a click while the plot is drawn anew reaches nobody; a user clicks again
@@ -134,49 +186,6 @@ def test_the_views_of_a_head_are_in_the_address_and_a_click_on_the_strip_moves_t
             moved.wait_for(timeout=MINUTE / 6)
             return
     moved.wait_for(timeout=1)
-
-
-def test_an_analysis_goes_on_over_a_page_change_a_reload_and_a_second_tab(app, page, twenty):
-    worker = app.worker().pid
-    os.kill(worker, signal.SIGSTOP)  # hold the worker, so that it is at work meanwhile
-    run = upload_and_run(page, app, twenty, 20)
-    page.get_by_role("link", name="Overview").click()
-    page.get_by_text("Can this teacher").wait_for()
-    page.reload()
-    page.get_by_text("Can this teacher").wait_for()
-    second = page.context.new_page()
-    second.goto(f"{app.url}/alignment?run={run}")
-    second.get_by_role("button", name="Cancel").wait_for()
-    os.kill(worker, signal.SIGCONT)
-    second.get_by_text("On 20 documents held out by document").wait_for()
-    assert status(app, run)["state"] == "done"
-
-
-def test_cancel_stops_the_analysis_and_keeps_the_app(app, page, prompt_file):
-    os.kill(app.worker().pid, signal.SIGSTOP)  # hold the worker, so that there is something to cancel
-    run = upload_and_run(page, app, prompt_file)
-    page.get_by_role("button", name="Cancel").click()
-    page.get_by_text("This analysis was stopped").wait_for()
-    assert status(app, run)["state"] == "cancelled"
-
-
-def test_a_killed_worker_is_said_and_the_next_run_works(app, page, prompt_file, twenty):
-    run = upload_and_run(page, app, prompt_file)
-    reaches(app, run, "running")  # one that only waits would go on in the next worker
-    os.kill(app.worker().pid, signal.SIGKILL)
-    page.get_by_text("This analysis failed").wait_for()
-    page.get_by_text("signal 9").wait_for()
-    assert status(app, run)["error"]["kind"] == "worker-died"
-    again = upload_and_run(page, app, twenty, 20)
-    reaches(app, again, "done")
-    page.get_by_text("On 20 documents held out by document").wait_for()
-
-
-def test_an_address_of_nothing_is_one_clear_message(app, page):
-    for run in ("20260101T000000.000Z-gone-abcd", "../../etc"):
-        page.goto(f"{app.url}/alignment?run={run}")
-        page.get_by_text("What to do:").wait_for()
-        assert page.get_by_text("Traceback").count() == 0
 
 
 def test_who_has_no_token_is_asked_for_it_and_comes_in_where_they_meant_to(app, chromium):
@@ -203,12 +212,6 @@ def test_markup_in_an_address_is_text(app, page):
         assert page.locator("img[onerror]").count() == 0 and page.evaluate("window.hit") is None
 
 
-def test_checks_page_shows_seven_passes_and_the_environment(app, page):
-    page.goto(f"{app.url}/checks")
-    page.get_by_text("All 7 checks passed").wait_for()
-    page.get_by_text("package torch").wait_for()
-
-
 def test_a_bad_upload_names_the_line_and_keeps_the_rest(app, page, tmp_path):
     file = tmp_path / "bad.jsonl"
     file.write_text('{"prompt": "good"}\n{broken\n', encoding="utf-8")
@@ -221,10 +224,11 @@ def test_a_bad_upload_names_the_line_and_keeps_the_rest(app, page, tmp_path):
     page.locator("[data-testid=stDataFrame]").first.wait_for()
 
 
-def test_the_web_process_never_loads_torch(app, page):
+def test_the_checks_pass_and_the_web_process_never_loads_torch(app, page):
     """Looks at the process itself, after every page above was used in it."""
-    page.goto(app.url)
-    page.get_by_text("Sample analysis").wait_for()
+    page.goto(f"{app.url}/checks")
+    page.get_by_text("All 7 checks passed").wait_for()
+    page.get_by_text("package torch").wait_for()
     mapped = Path(f"/proc/{app.process.pid}/maps").read_text()
     assert "libtorch" not in mapped and "torch/_C" not in mapped
     # The worker may have just been started anew: it comes to its imports.

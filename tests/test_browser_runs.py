@@ -1,4 +1,4 @@
-"""The Runs page in a real browser, on two really trained runs: pick, overlay, compare, note, delete."""
+"""The Runs page in a real browser: pick, overlay, compare, note, delete."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from kvlab.runs import store
 from tests import app as real
 from tests import trained
 from tests.test_browser import pytestmark  # noqa: F401
-from tests.test_browser_validation import VERDICT
 from tests.waiting import wait_until
 
 RESTS = '[data-testid="stApp"][data-test-script-state="notRunning"]'
@@ -22,7 +21,7 @@ RESTS = '[data-testid="stApp"][data-test-script-state="notRunning"]'
 def runs(app):
     """The oldest stands last in the table."""
     settings = {"kv": {}, "ce only": {"control": "ce-only"}}
-    return [trained.really(app.runs, name, **more) for name, more in settings.items()]
+    return [trained.by_hand(app.runs, name, **more) for name, more in settings.items()]
 
 
 def tick(page, row: int) -> None:
@@ -86,7 +85,7 @@ def test_pick_overlay_compare_note_delete(app, page, runs):
 
     # its live view, and back
     page.get_by_role("link", name="Open live view").click()
-    page.get_by_text(VERDICT).wait_for()
+    page.get_by_text("Verdict: passed.", exact=True).wait_for()
     page.go_back()
     page.get_by_role("textbox", name="Note").wait_for()
 

@@ -10,9 +10,13 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import TimeoutError
 
+from kvlab.host.bundled import ANALYSIS
 from kvlab.request.train import TrainConfig
+from kvlab.results.alignment import data as results
+from kvlab.results.alignment.sentences import sentence
 from kvlab.runs import process, run_queue, store, training
 from tests import app as real
+from tests import finished
 from tests.waiting import wait_until
 
 NEEDED = bool(os.environ.get("KVLAB_REQUIRE_BROWSER"))
@@ -22,7 +26,6 @@ pytestmark = [
     pytest.mark.skipif(real.chromium() is None and not NEEDED, reason="no Chromium found: apt-get install chromium"),
 ]
 TRAINING = 300  # seconds for a run of the demo models on a busy machine
-VERDICT = re.compile(r"^Verdict: (passed\.|failed)$")  # of the page; the log below it has a line "VERDICT: …"
 SHORT = {"fit_documents": 20, "eval_documents": 4}  # how little the runs read whose numbers are not looked at
 
 
@@ -83,50 +86,47 @@ def zoom(page):
     pytest.fail(f"the chart does not zoom: {ticks(page)}")
 
 
-def test_a_run_goes_on_without_its_web_server_and_a_new_one_shows_it(runs, chromium, request):
+def test_a_run_of_one_click_ends_by_itself_without_browser_and_server_and_new_ones_show_all(
+    runs, chromium, request, monkeypatch
+):
+    """What lay in the folder before, an analysis, has the same address on the new server."""
+    monkeypatch.setenv("KVLAB_RUNS", str(runs))
+    analysis = finished.run_of(finished.shifted(results.read(ANALYSIS), "key", 0, 0, -0.1))
+    finding = sentence(results.read(analysis)).split(" (")[0]
     with real.running_app(runs) as old, real.tab(chromium) as page:
-        page.goto(f"{old.url}/validation")
-        steps = page.get_by_label("Steps", exact=True)
-        steps.fill("20")
-        steps.press("Enter")
-        page.get_by_role("button", name="Launch 20-step validation").click()
-        run = run_of(page)
-        told = wait_until(lambda: alive(found := status(runs, run)) and found, TRAINING, "the run's process")
-        os.killpg(os.getpgid(old.process.pid), signal.SIGKILL)
-        wait_until(lambda: not old.process.is_running() or old.process.status() == "zombie", 120, "the server's end")
-        assert alive(told) and status(runs, run)["state"] == "running"
-    app = request.getfixturevalue("app")  # started now: this is the first test
-    with real.tab(chromium) as page:
-        page.goto(f"{app.url}/validation?run={run}")
-        page.get_by_role("heading", name="demo/teacher").wait_for()
-        wait_until(lambda: training.gone(runs / run), TRAINING, "the end of the run")
-        page.get_by_text(VERDICT).wait_for()
-        assert step(page) == 20
-    ended = status(runs, run)
-    assert ended["state"] == "done" and ended["pid"] == told["pid"]
-
-
-def test_one_click_trains_the_demo_pair_and_the_run_ends_by_itself_when_the_browser_is_closed(app, chromium):
-    with real.tab(chromium) as page:
-        page.goto(app.url)
+        page.goto(f"{old.url}/alignment?run={analysis.name}")
+        page.get_by_text(finding).wait_for()
+        page.wait_for_url(lambda url: "cell=" in url)
+        address = page.url.removeprefix(old.url)
         page.get_by_role("link", name="Validation").click()
         page.get_by_role("button", name="Launch 100-step validation").click()
         run = run_of(page)
         rises(page, 0)
         page.reload()
         rises(page, 0)
-    wait_until(lambda: training.gone(app.runs / run), TRAINING, "the end of the run")
-    assert status(app.runs, run)["state"] == "done"
+        told = status(runs, run)
+        os.killpg(os.getpgid(old.process.pid), signal.SIGKILL)
+        wait_until(lambda: not old.process.is_running() or old.process.status() == "zombie", 120, "the server's end")
+        assert alive(told) and status(runs, run)["state"] == "running"
+    wait_until(lambda: training.gone(runs / run), TRAINING, "the end of the run")
+    ended = status(runs, run)
+    assert ended["state"] == "done" and ended["pid"] == told["pid"]
+    app = request.getfixturevalue("app")  # started now: this is the first test
     with real.tab(chromium) as page:  # another browser
         page.goto(f"{app.url}/validation?run={run}")
         page.get_by_text("Verdict: passed.").wait_for()
         page.get_by_text("KV error of K").wait_for()
-        assert page.get_by_text("Traceback").count() == 0
+        assert step(page) == 100 and page.get_by_text("Traceback").count() == 0
         page.get_by_role("button", name="Report and files").click()
         assert "Validation run" in taken(page, "Markdown")
         page.get_by_test_id("stPopoverBody").get_by_text("中文").click()
         wait_until(lambda: '<html lang="zh-Hans">' in taken_or_none(page, "HTML"), 120, "the report in Chinese")
-    verdict = json.loads((app.runs / run / "verdict.json").read_text())
+
+        page.goto(app.url + address)
+        page.get_by_text(finding).wait_for()
+        page.locator(".js-plotly-plot").nth(1).wait_for()
+        assert f"run={analysis.name}" in page.url
+    verdict = json.loads((runs / run / "verdict.json").read_text())
     assert verdict["state"] == "pass" and len(verdict["checkpoints"]) == 8
 
 

@@ -11,11 +11,10 @@ from kvlab.host import bundled
 from kvlab.language import speaking
 from kvlab.request.align import AlignSettings
 from kvlab.results.alignment.data import read
-from kvlab.web import server
 from tests import finished
 from tests.test_pages import made, open_page
 
-pytestmark = [pytest.mark.page, pytest.mark.xdist_group("pages")]
+pytestmark = [pytest.mark.page, pytest.mark.xdist_group("pages"), pytest.mark.usefixtures("worker_of_pages")]
 
 ENGLISH = re.compile(r"[A-Za-z]{3,} [a-z]{2,}")
 SHOWN = {"label", "body", "help", "placeholder", "options", "alt", "text"}  # fields of elements
@@ -23,12 +22,6 @@ NAMES = [  # settings are called as they are set, and commands as they are typed
     *(name.replace("_", " ") for name in AlignSettings.model_fields),
     *("streamlit run app.py", "python -m kvlab check", "python tests/test_kv_fixes.py"),
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_worker_is_left():
-    yield
-    server.worker().stop()
 
 
 def nodes(block):

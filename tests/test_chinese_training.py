@@ -15,24 +15,17 @@ from kvlab.results.training.words import mark_words, state_words
 from kvlab.runs import store
 from kvlab.runs.history import History
 from kvlab.shapes import phase_words
-from kvlab.web import server
 from kvlab.web.training import charts, words
 from tests import trained
 from tests.test_live import table
 from tests.test_pages import open_page
 
-pytestmark = [pytest.mark.page, pytest.mark.xdist_group("pages")]
+pytestmark = [pytest.mark.page, pytest.mark.xdist_group("pages"), pytest.mark.usefixtures("worker_of_pages")]
 
 PROSE = re.compile(r"[A-Za-z]{3,} [a-z]{2,}")
 NAMES = re.compile(r"Hugging Face id|kv (one|two)|as it wrote")
 MACHINE = {"id", "icon", "data", "element_type", "type", "language", "key", "form_id", "page_script_hash", "url"}
 ERRORS = [{"step": n, "loss": 4.0, "ce": 2.0, "kv_key": 1.0} for n in range(1, 101)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_worker_is_left():
-    yield
-    server.worker().stop()
 
 
 def strings(message) -> list[str]:

@@ -46,17 +46,29 @@ def test_weights_gradients_and_optimizer_by_hand():
     assert found["teacher weights"] == 4 * TEACHER.parameters
     assert parts(precision="bf16")["teacher weights"] == 2 * TEACHER.parameters
     assert found["logits"] == 3 * 4 * 2 * 100 * VOCABULARY  # batch of 2 documents
-    assert found["maps"] == 4 * 2 * LAYERS * (4 * 128) * (4 * 64)
-    # Per fold and part: X'X of 12 of the 28 teacher layers, X'Y of 12 student layers, both kinds, in float64.
-    assert found["statistics"] == 8 * 5 * 2 * 2 * 12 * (512 * 512 + 512 * 256)
+
+
+@pytest.mark.parametrize(("layers", "features"), [("depth", 512), ("heldout", 4 * 512)])
+def test_maps_and_sums_of_both_classes_of_row_by_hand(layers, features):
+    """Of 28 teacher layers of 512 features, four fit side by side."""
+    found = parts(layers=layers)
+    assert found["maps"] == 4 * 2 * 2 * LAYERS * features * (4 * 64)
+    # Per fold and class: X'X of the teacher layers of 12 student layers, X'Y, both kinds, in float64.
+    assert found["statistics"] == 8 * 5 * 2 * 2 * 12 * (features * features + features * 256)
+
+
+def test_all_layers_of_a_small_teacher_are_one_set_of_features():
+    small = dataclasses.replace(TEACHER, layers=3, kv_layers=(0, 1, 2), layer_shapes=())
+    found = parts(small)
+    assert found["statistics"] == 8 * 5 * 2 * 2 * (1536 * 1536 + 12 * 1536 * 256)
 
 
 def test_rows_and_targets_of_the_kv_loss_by_hand():
     student, teacher = LAYERS * 4 * (64 + 64), LAYERS * 4 * (128 + 128)  # of 28 teacher layers 12 are learned from
-    found = parts()
+    found = parts(layers="depth")
     assert found["kv"] == 4 * 200 * 3 * student  # rows before RoPE, rows, and their differences to the target
     assert found["targets"] == 4 * 200 * (teacher + student)
-    of_two = parts(TEACHER, dataclasses.replace(TEACHER, name="b"), teachers=("a", "b"))
+    of_two = parts(TEACHER, dataclasses.replace(TEACHER, name="b"), teachers=("a", "b"), layers="depth")
     assert of_two["kv"] == found["kv"]
     assert of_two["targets"] == 4 * 200 * (2 * teacher + 3 * student)  # both targets and their sum
 
@@ -147,15 +159,15 @@ def test_parts_that_take_nothing_are_left_out():
 @pytest.mark.model
 @pytest.mark.xdist_group("train-loop")
 def test_the_forecast_is_near_what_a_mid_size_run_takes(tmp_path):
-    """37 M and 30 M parameters, one step: the process's own high-water mark, which no timing changes."""
+    """23 M and 20 M parameters, two steps: the process's own high-water mark, which no timing changes."""
     from tests.tiny import tiny_model
 
     text = "\n".join(p["prompt"] + "\n" + p["reasoning"] for p in problems("train", 30, seed=5))
     shape = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 64, "initializer_range": 0.02}
     shape |= {"hidden_size": 512, "intermediate_size": 1408, "vocab_size": 8000}
-    tiny_model("qwen2", tmp_path / "t", seed=1, text=text, num_hidden_layers=10, **shape)
+    tiny_model("qwen2", tmp_path / "t", seed=1, text=text, num_hidden_layers=5, **shape)
     style = {"tokenizer_style": "sentencepiece", "vocab": 500}
-    tiny_model("llama", tmp_path / "s", seed=2, text=text, num_hidden_layers=8, **style, **shape)
+    tiny_model("llama", tmp_path / "s", seed=2, text=text, num_hidden_layers=4, **style, **shape)
     told = [p["prompt"] + " " + p["reasoning"] for p in problems("train", 60, seed=6)]
     documents = [json.dumps({"text": " ".join(told[n : n + 6])}) for n in range(0, 60, 6)]
     (tmp_path / "data.jsonl").write_text("\n".join(documents))

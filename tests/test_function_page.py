@@ -12,9 +12,9 @@ from kvlab.results.function.sentences import head_sentence, shares, verdict_sent
 from kvlab.runs import store
 from kvlab.web.function import source, texts
 from tests.test_chinese_analysis import ENGLISH
-from tests.test_pages import no_worker_is_left, open_page, said  # noqa: F401
+from tests.test_pages import open_page, said
 
-pytestmark = [pytest.mark.page, pytest.mark.xdist_group("pages")]
+pytestmark = [pytest.mark.page, pytest.mark.xdist_group("pages"), pytest.mark.usefixtures("worker_of_pages")]
 VIEWS = ("verdict", "heads", "texts", "numbers")
 
 

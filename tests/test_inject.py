@@ -194,7 +194,7 @@ def test_a_student_that_is_its_own_teacher(models, documents):
 def test_two_teachers_are_fused(models, documents):
     teachers = [models["teacher"], models["teacher-b"]]
     settings = QUICK.model_copy(update={"random_teacher": False})
-    both = judge(teachers, models["student"], documents, settings, ONLY)
+    both = judge(teachers, models["student"], documents[:60], settings, ONLY)
     assert len(both.teachers) == 2 and both.score("projected").kl < both.score("mean").kl
     with pytest.raises(KeyError):
         both.score("random")

@@ -12,17 +12,11 @@ from kvlab.host import bundled
 from kvlab.request import align, segments
 from kvlab.results.alignment.data import read
 from kvlab.runs import process, store
-from kvlab.web import backend, progress, server, widgets
+from kvlab.web import backend, progress, widgets
 from tests import finished
 
 SCRIPT = str(Path(__file__).parents[1] / "kvlab" / "web" / "script.py")
-pytestmark = [pytest.mark.page, pytest.mark.xdist_group("pages")]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_worker_is_left():
-    yield
-    server.worker().stop()
+pytestmark = [pytest.mark.page, pytest.mark.xdist_group("pages"), pytest.mark.usefixtures("worker_of_pages")]
 
 
 def open_page(path="", **query):

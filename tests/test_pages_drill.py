@@ -9,19 +9,13 @@ from kvlab.language import say, speaking
 from kvlab.request.prompts import read_prompts
 from kvlab.results.alignment.data import read
 from kvlab.runs import store
-from kvlab.web import backend, server
+from kvlab.web import backend
 from kvlab.web.alignment import one_head
 from tests import finished
 from tests.test_pages import open_page, said
 from tests.test_plots_drill import without
 
-pytestmark = [pytest.mark.page, pytest.mark.xdist_group("pages-drill")]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_worker_is_left():
-    yield
-    server.worker().stop()
+pytestmark = [pytest.mark.page, pytest.mark.xdist_group("pages"), pytest.mark.usefixtures("worker_of_pages")]
 
 
 @pytest.mark.parametrize("pane", list(one_head.VIEWS))

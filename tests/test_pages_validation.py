@@ -27,13 +27,7 @@ from tests.waiting import wait_until
 
 PAGES = Path(__file__).parents[1] / "pages"
 SCRIPT = str(PAGES.parent / "kvlab" / "web" / "script.py")
-pytestmark = [pytest.mark.page, pytest.mark.xdist_group("pages-validation")]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_worker_is_left():
-    yield
-    server.worker().stop()
+pytestmark = [pytest.mark.page, pytest.mark.xdist_group("pages"), pytest.mark.usefixtures("worker_of_pages")]
 
 
 @pytest.fixture(autouse=True)

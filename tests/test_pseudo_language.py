@@ -27,7 +27,7 @@ from kvlab.results.alignment.page import html
 from kvlab.results.function import data as injections
 from kvlab.results.function.page import function_html
 from kvlab.runs import notes, store
-from kvlab.web import backend, checks, server
+from kvlab.web import backend, checks
 from kvlab.web import language as of_session
 from kvlab.web.widgets import KEYS, LAYER_RULES, PROJECTORS, SEARCHES, TIME_RULES
 from tests import trained
@@ -35,14 +35,14 @@ from tests.finished import fused, run_of
 from tests.test_pages import open_page
 from tests.test_report_chinese import figures, words_of
 
-pytestmark = [pytest.mark.page, pytest.mark.xdist_group("pages")]
+pytestmark = [pytest.mark.page, pytest.mark.xdist_group("pages"), pytest.mark.usefixtures("worker_of_pages")]
 
 PSEUDO = "qps"  # as it is called in the address
 OPEN, CLOSE = "⁅", "⁆"
 SAID = re.compile(f"{OPEN}[^{CLOSE}]*{CLOSE}")
 LETTERS = re.compile("[A-Za-z\u4e00-\u9fff]{2,}")
 # What is no prose: terms and units, models, names of settings with their values, of packages, files and commands.
-TERMS = ["KV", "KL", "CE", "ΔCE", "CKA", "RSS", "TSS", "RoPE", "MLA", "UTF", "half", "GiB", "MiB", "CPU", "GPU"]
+TERMS = ["KV", "KL", "CE", "ΔCE", "CKA", "RSS", "TSS", "RoPE", "MLA", "UTF", "half", "GiB", "MiB", "KiB", "CPU", "GPU"]
 TERMS += ["CSV", "HTML", "ZIP", "JSON", "kvlab"]
 MODELS = ["demo/teacher-b", "demo/teacher", "demo/student", "Qwen2-7B", "TinyLlama", "qwen2", "llama"]
 SETTINGS = [*AlignSettings.model_fields, *InjectSettings.model_fields, *TrainConfig.model_fields]
@@ -97,12 +97,6 @@ def pseudo(monkeypatch):
 def only_pseudo(monkeypatch):
     """Whatever language is asked for: a command may take none."""
     monkeypatch.setattr(language, "_catalogue", lambda name: Bracketed())
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_worker_is_left():
-    yield
-    server.worker().stop()
 
 
 @pytest.fixture(scope="module")

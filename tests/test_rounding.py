@@ -64,7 +64,7 @@ def elsewhere(monkeypatch):
 @pytest.mark.xdist_group("rounding")
 def test_no_number_of_the_demo_analysis_moves_by_a_printed_digit(pair, elsewhere):
     def analysis():
-        return align(*pair, prompts.samples()[:48], QUICK)[0]
+        return align(*pair, prompts.samples()[:32], QUICK)[0]
 
     here = analysis()
     elsewhere()

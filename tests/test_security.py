@@ -18,7 +18,6 @@ from kvlab.errors import KvlabError, ModelError
 from kvlab.models.loading import load
 from kvlab.request import prompts
 from kvlab.runs import store
-from kvlab.web import server
 from tests import app as real
 from tests.tiny import tiny_model
 
@@ -51,12 +50,6 @@ HOSTILE_IDS = (
 def app(tmp_path_factory):
     with real.running_app(tmp_path_factory.mktemp("runs")) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def no_worker_is_left():
-    yield
-    server.worker().stop()
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +210,7 @@ def test_a_link_in_the_runs_folder_is_not_followed(tmp_path):
 
 @pytest.mark.page
 @pytest.mark.parametrize("page", ["alignment", "validation", "runs"])
-def test_a_page_opened_with_a_hostile_id_says_so(page, no_worker_is_left):
+def test_a_page_opened_with_a_hostile_id_says_so(page, worker_of_pages):
     for run_id in ("../../../../etc", "<script>alert(1)</script>"):
         app = AppTest.from_file(str(real.PROJECT / "kvlab" / "web" / "script.py"), default_timeout=60)
         app.query_params["run"] = app.query_params["runs"] = run_id

@@ -15,9 +15,10 @@ from kvlab.runs import monitor, run_queue, store, training
 from kvlab.train import checkpoint
 from kvlab.train.process import perform
 from kvlab.train.student import read_student
+from tests.killed_trainer import interrupt_at
 from tests.spoken import spoken
 from tests.trainers import nothing_outlives, state, wait_until_idle
-from tests.training import PROJECT, metrics, written
+from tests.training import PROJECT, forget_accelerate, metrics, written
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.model, pytest.mark.xdist_group("train-faults"), pytest.mark.usefixtures("fresh_accelerate")]
@@ -42,22 +43,41 @@ def error(folder):
     return spoken(status["error"])
 
 
-@pytest.mark.parametrize(
-    ("phase", "logged", "saved"), [("loading", 0, 0), ("training", 2, 2), ("saving", 4, 2), ("reporting", 4, 4)]
-)
-def test_the_real_trainer_killed_in_any_phase_says_lost_keeps_its_lines_and_resumes(
-    pair, whole, tmp_path, monkeypatch, phase, logged, saved
+def test_the_real_trainer_killed_while_it_saves_says_lost_keeps_its_lines_and_resumes(
+    pair, whole, tmp_path, monkeypatch
 ):
+    """The other phases: interrupted in this process below, and of the fake trainer in test_training."""
     root = tmp_path / "runs"
     monkeypatch.setenv("PYTHONPATH", str(PROJECT))
-    monkeypatch.setattr(run_queue, "TRAINER", (sys.executable, str(KILLED), phase))
+    monkeypatch.setattr(run_queue, "TRAINER", (sys.executable, str(KILLED), "saving"))
     with nothing_outlives(root):
         folder = root / training.launch(pair, "killed", "cpu", root)
         wait_until(lambda: state(folder) == "lost", 300, "the trainer's death")
         wait_until_idle(root)
     view = monitor.view(folder)
-    assert (view.state, view.phase) == ("lost", phase)
+    assert (view.state, view.phase) == ("lost", "saving")
     assert view.error["kind"] == "run-killed" and "SIGKILL" in spoken(view.error)["found"]
+    keeps_its_lines_and_resumes(folder, whole, logged=4, saved=2)
+
+
+@pytest.mark.parametrize(("phase", "logged", "saved"), [("loading", 0, 0), ("training", 2, 2), ("reporting", 4, 4)])
+def test_the_real_trainer_interrupted_in_any_phase_keeps_its_lines_and_resumes(
+    pair, whole, tmp_path, phase, logged, saved
+):
+    folder = written(tmp_path / "run", pair)
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_at(phase, interrupt, patch.setattr)
+        perform(folder)
+    status = store.read_status(folder)
+    assert (status["state"], status["phase"]) == ("failed", phase)
+    keeps_its_lines_and_resumes(folder, whole, logged, saved)
+
+
+def keeps_its_lines_and_resumes(folder, whole, logged, saved):
     before = metrics(folder)
     assert (len(before), checkpoint.saved_step(folder)) == (logged, saved)
     perform(folder)  # takes it up where it was, as a resumed run does
@@ -67,31 +87,49 @@ def test_the_real_trainer_killed_in_any_phase_says_lost_keeps_its_lines_and_resu
 
 # --- a disk that is really full -------------------------------------------------------------------------------
 
-ON_A_SMALL_DISK = """
-mount -t tmpfs -o size=$1 small "$2" || exit 77
-cp -r "$3" "$2/run" && {python} -P -m kvlab.train "$2/run"; code=$?
-cp -r "$2/run" "$4" && exit $code
+LINES = {"700k": 2, "32k": 0}  # size of a disk with room for no checkpoint, or not even for the map -> lines logged
+ON_SMALL_DISKS = """
+for size in $4; do
+    mkdir "$1/$size" && mount -t tmpfs -o size=$size small "$1/$size" || exit 77
+    cp -r "$2" "$1/$size/run"
+done
+{python} -P -c "$5" "$1"/*/run; code=$?
+for size in $4; do cp -r "$1/$size/run" "$3/$size" || exit; done
+exit $code
+"""
+TRAIN_EACH = """
+import sys
+from pathlib import Path
+from kvlab.train.process import perform
+from tests.training import forget_accelerate
+for folder in sys.argv[1:]:
+    forget_accelerate()
+    assert perform(Path(folder)) == 1
 """
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="no namespaces to mount a small disk in")
-@pytest.mark.parametrize(("size", "lines"), [("700k", 2), ("32k", 0)], ids=["checkpoint", "map"])
-def test_a_really_full_disk_is_named_and_every_line_before_it_is_read(pair, whole, tmp_path, size, lines):
-    folder, mount, after = written(tmp_path / "run", pair), tmp_path / "disk", tmp_path / "after"
-    mount.mkdir()
-    command = ["unshare", "--mount", "--map-root-user", "sh", "-c", ON_A_SMALL_DISK.format(python=sys.executable), "sh"]
+def test_a_really_full_disk_is_named_and_every_line_before_it_is_read(pair, whole, tmp_path):
+    folder, disks, copies = written(tmp_path / "run", pair), tmp_path / "disks", tmp_path / "copies"
+    disks.mkdir()
+    copies.mkdir()
+    command = ["unshare", "--mount", "--map-root-user", "sh", "-c", ON_SMALL_DISKS.format(python=sys.executable), "sh"]
     environment = os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, size, mount, folder, after], env=environment, capture_output=True, text=True)
+    arguments = [disks, folder, copies, " ".join(LINES), TRAIN_EACH]
+    done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True)
     if done.returncode == 77 or "unshare" in done.stderr:
         pytest.skip(f"a small disk cannot be mounted here: {done.stderr.strip()}")
-    assert done.returncode == 1, done.stderr
-    found = error(after)
-    assert found["kind"] == "disk-full" and "KVLAB_RUNS" in found["remedy"]
-    assert losses(after) == pytest.approx(whole[:lines], rel=1e-6)
-    assert "(disk-full)" in (after / "training.log").read_text()
-    assert not (after / "checkpoint.new").exists(), "a half-written checkpoint leaves no room for the reason"
-    perform(after)  # on a disk with room
-    assert losses(after) == pytest.approx(whole, rel=1e-6)
+    assert done.returncode == 0, done.stderr
+    for size, lines in LINES.items():
+        after = copies / size
+        found = error(after)
+        assert found["kind"] == "disk-full" and "KVLAB_RUNS" in found["remedy"]
+        assert losses(after) == pytest.approx(whole[:lines], rel=1e-6)
+        assert "(disk-full)" in (after / "training.log").read_text()
+        assert not (after / "checkpoint.new").exists(), "a half-written checkpoint leaves no room for the reason"
+        forget_accelerate()
+        perform(after)  # on a disk with room
+        assert losses(after) == pytest.approx(whole, rel=1e-6)
 
 
 def test_a_folder_that_cannot_be_written_is_refused_in_words(pair, tmp_path):

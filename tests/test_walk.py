@@ -6,9 +6,9 @@ from streamlit.testing.v1 import AppTest
 from kvlab.runs import store
 from kvlab.web import walk
 from kvlab.web.walk import STEPS
-from tests.test_pages import SCRIPT, no_worker_is_left  # noqa: F401
+from tests.test_pages import SCRIPT
 
-pytestmark = [pytest.mark.page, pytest.mark.xdist_group("pages")]
+pytestmark = [pytest.mark.page, pytest.mark.xdist_group("pages"), pytest.mark.usefixtures("worker_of_pages")]
 
 
 def opened():

@@ -71,9 +71,11 @@ def compare(
     Skip a rule with too few rows to fit.
     """
     scores, of_heads = RuleScores({}, {}), {(kind, n): count for kind in KINDS for n, count in enumerate(heads)}
+    progress(STAGE, 0, len(MAPS))
+    rows = {id(item): _rows_of_rules(item, t, settings) for batch in cached for item in batch.items}
     for number, rule in enumerate(MAPS):
         progress(STAGE, number, len(MAPS))
-        sums = _sums(cached, t, rule, choices, folds, settings)
+        sums = _sums(cached, t, rule, rows, choices, folds)
         if not sums.targets:  # the rules have no token in common, and this one has none to fit on
             continue
         features = sums.pairing(KINDS[0], 0).features
@@ -86,40 +88,50 @@ def compare(
     return scores
 
 
+Parts = dict[Part, np.ndarray]
+
+
+def _rows_of_rules(item: Item, t: int, settings: AlignSettings) -> dict[str, tuple[TimeMap, Parts]]:
+    """Of every rule, its map and its steps by use and class: fitted only, where another rule does not cover them."""
+    rows: dict[str, tuple[TimeMap, Parts]] = {}
+    for rule, make in MAPS.items():
+        time_map = make(item.teachers[t], item.student, item.document.segments)
+        of_rule = settings.model_copy(update={"time": rule})
+        parts = row_parts(item.teachers[t], item.student, time_map, item.scored, of_rule, item.repeated)
+        rows[rule] = time_map, {part: steps for part, steps in parts.items() if part.use not in APART}
+    if item.scored:
+        shared = [rows_of(parts)[0] for rule, (_, parts) in rows.items() if not RULES[rule].own_tokens]
+        common = reduce(np.intersect1d, shared)
+        for rule, (time_map, parts) in rows.items():
+            if not RULES[rule].own_tokens:
+                rows[rule] = time_map, _split(parts, common)
+    return rows
+
+
+def _split(parts: Parts, common: np.ndarray) -> Parts:
+    """Score the ``common`` steps only; the others of those fitted are fitted on all the same."""
+    split = {part: np.intersect1d(steps, common) for part, steps in parts.items()}
+    for part, steps in parts.items():
+        if part.use in FITTED:
+            split[FIT_ONLY.of(part.row_class)] = np.setdiff1d(steps, common)
+    return split
+
+
 @torch.inference_mode()
 def _sums(
-    cached: Sequence[Cached], t: int, rule: str, choices: dict[str, list[Choice]], folds: int, settings: AlignSettings
+    cached: Sequence[Cached],
+    t: int,
+    rule: str,
+    rows: dict[int, dict[str, tuple[TimeMap, Parts]]],
+    choices: dict[str, list[Choice]],
+    folds: int,
 ) -> AlignSums:
     sums = AlignSums(choices, folds)
     for batch in cached:
-        parts = [_parts(item, t, rule, settings) for item in batch.items]
-        maps = [(item.teachers[t], item.student, _map(item, t, rule)) for item in batch.items]
+        of_items = [rows[id(item)][rule] for item in batch.items]
+        maps = [(item.teachers[t], item.student, time_map) for item, (time_map, _) in zip(batch.items, of_items)]
+        every = sorted({part for _, parts in of_items for part in parts})
         device = batch.teacher.ids.device
-        every = sorted({part for of_item in parts for part in of_item})
-        picked = {part: pick(maps, [of_item.get(part, NO_STEPS) for of_item in parts], device) for part in every}
-        rows = Rows(batch.items[0].fold, picked, batch.teacher, batch.student, None, None)
-        sums.add_batch(rows)
+        picked = {part: pick(maps, [parts.get(part, NO_STEPS) for _, parts in of_items], device) for part in every}
+        sums.add_batch(Rows(batch.items[0].fold, picked, batch.teacher, batch.student, None, None))
     return sums
-
-
-def _map(item: Item, t: int, rule: str) -> TimeMap:
-    return MAPS[rule](item.teachers[t], item.student, item.document.segments)
-
-
-def _parts(item: Item, t: int, rule: str, settings: AlignSettings) -> dict[Part, np.ndarray]:
-    """The steps of a rule by use and class; fitted only, where another rule does not cover them."""
-
-    def usable(other: str) -> dict[Part, np.ndarray]:
-        of_rule = settings.model_copy(update={"time": other})
-        return row_parts(item.teachers[t], item.student, _map(item, t, other), item.scored, of_rule, item.repeated)
-
-    mine = {part: steps for part, steps in usable(rule).items() if part.use not in APART}
-    if not item.scored or RULES[rule].own_tokens:
-        return mine
-    covered = [rows_of(usable(name))[0] for name in MAPS if not RULES[name].own_tokens]
-    common = reduce(np.intersect1d, covered)
-    parts = {part: np.intersect1d(steps, common) for part, steps in mine.items()}
-    for part, steps in mine.items():
-        if part.use in FITTED:
-            parts[FIT_ONLY.of(part.row_class)] = np.setdiff1d(steps, common)
-    return parts

@@ -409,7 +409,8 @@ def teacher_head_contributions(
             train = train.features(columns)
             penalty = absolute_penalty(train, relative_penalty)
             system = train.xx + penalty * torch.eye(len(train.xx)).to(train.xx)
-            inverse = torch.linalg.inv(system)
+            factor, failed = torch.linalg.cholesky_ex(system)
+            inverse = torch.linalg.inv(system) if failed else torch.cholesky_inverse(factor)
             whole = inverse @ train.xy
             slope = test.xx @ whole - test.xy  # half the gradient of RSS
             tss += metrics.per_head(test.yy, heads)

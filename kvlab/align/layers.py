@@ -22,12 +22,11 @@ from kvlab.align.moments import about_own_mean, centred, pilot_of
 from kvlab.align.projectors import ridge_path
 from kvlab.align.sample import Sample
 from kvlab.align.ties import first_of_the_best
-from kvlab.request.align import AlignSettings
+from kvlab.request.align import MOST_FEATURES, AlignSettings
 from kvlab.shapes import KINDS, Progress
 
 RULES = ("depth", "cka", "heldout")
 BAND = 2  # teacher layers on each side of the proportional depth that ``cka`` and the table of single layers look at
-MOST_FEATURES = 2048  # of the teacher layers side by side: memory and time grow with its square and cube
 SEARCH_PENALTIES = (1e-4, 1e-2, 1.0)
 
 

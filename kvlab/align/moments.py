@@ -91,8 +91,9 @@ class Inputs(Additive):
 
     def gram_about(self, centre: torch.Tensor) -> torch.Tensor:
         """Sum of (x - c)(x - c)^T [P, P] with c shifted by the pilot."""
-        outer = torch.outer(self.total, centre)
-        return self.gram - outer - outer.T + self.n * torch.outer(centre, centre)
+        # In place: the products are quick, what costs is memory for each of four matrices.
+        about = self.gram.addr(self.total, centre, alpha=-1)
+        return about.addr_(centre, self.n * centre - self.total)
 
 
 @dataclass
@@ -127,12 +128,8 @@ class Outputs(Additive):
 
     def cross_about(self, centre_x: torch.Tensor, total_x: torch.Tensor, centre_y: torch.Tensor) -> torch.Tensor:
         """Sum of (x - cx)(y - cy)^T [P, Q]; ``total_x`` is the inputs' sum over the same rows."""
-        return (
-            self.cross
-            - torch.outer(total_x, centre_y)
-            - torch.outer(centre_x, self.total)
-            + self.n * torch.outer(centre_x, centre_y)
-        )
+        about = self.cross.addr(total_x, centre_y, alpha=-1)
+        return about.addr_(centre_x, self.n * centre_y - self.total)
 
     def squares_about(self, centre_y: torch.Tensor) -> torch.Tensor:
         """Sum of (y - cy)^2 [Q]."""

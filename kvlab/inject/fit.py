@@ -3,7 +3,7 @@
 Every source gives an affine map per teacher, kind and student layer, and the weights that fuse several teachers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -29,6 +29,7 @@ from kvlab.shapes import KINDS, Progress
 
 # What a source reads: the teachers' layers, these and the student's own token, or tokens alone.
 LAYERS, LAYERS_AND_OWN_TOKEN = "layers", "layers and own token"
+RANDOM_LAYERS = "layers of random weights"
 FITTING, READING_RANDOM = "fitting the map", "reading with random weights"
 
 
@@ -40,6 +41,7 @@ class Source:
     maps: dict[Problem, list[ClassMaps]]  # [A]
     weights: dict[Problem, torch.Tensor]  # [A, Q]
     mean: dict[Problem, torch.Tensor]  # [Q], of the student on the fitted rows: predictions are weighted about it
+    correction: Callable[[Problem, torch.Tensor, torch.Tensor], torch.Tensor] | None = None  # kvlab.inject.refine
 
     def predict(
         self, problem: Problem, features: Sequence[torch.Tensor], row_classes: Sequence[torch.Tensor]
@@ -47,7 +49,10 @@ class Source:
         """Predict [A][N, P], [A][N] -> [N, Q]: the mean plus the weighted predictions about it."""
         mean = self.mean[problem]
         parts = zip(self.maps[problem], features, row_classes, self.weights[problem], strict=True)
-        return mean + sum((maps.predict(x.float(), classes) - mean) * share for maps, x, classes, share in parts)
+        rows = mean + sum((maps.predict(x.float(), classes) - mean) * share for maps, x, classes, share in parts)
+        if self.correction is None:
+            return rows
+        return rows + self.correction(problem, torch.cat(list(features), dim=1), row_classes[0])
 
     def class_mean(self, problem: Problem, row_classes: Sequence[torch.Tensor]) -> torch.Tensor:
         """[A][N] -> [N, Q]: the student's mean on the fitted rows of each row's class; the mean over teachers."""
@@ -117,7 +122,7 @@ def fit(
         for batch in announced(grouped, READING_RANDOM, progress):
             batch_read = read(randoms, student, batch, settings)
             random_sums.add(batch_read.teachers, batch_read.common)
-        sources["random"] = _fused(random_sums, randoms, student, "ridge")
+        sources["random"] = replace(_fused(random_sums, randoms, student, "ridge"), features=RANDOM_LAYERS)
     progress(FITTING, len(grouped), len(grouped))
     chosen = [{(k, n): c[k][n].overall for k in KINDS for n in range(layers_s)} for c in choices]
     rows = sum(fold.n for fold in sums.by_teacher[0].pairing(KINDS[0], 0).features.fit())

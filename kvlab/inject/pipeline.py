@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from kvlab.align import outcome
+from kvlab.align.items import Item
 from kvlab.errors import AlignError, ModelError
 from kvlab.inject import controls
 from kvlab.inject import texts as greedy
@@ -13,8 +14,9 @@ from kvlab.inject.fit import Fit, fit
 from kvlab.inject.heads import ProjectionSums, attention_errors
 from kvlab.inject.own import check_cache
 from kvlab.inject.prefix import Models, Prefix, Reading, cut_at, prefix_of, read_document
+from kvlab.inject.refine import refine
 from kvlab.inject.scores import PerDocument, correlations
-from kvlab.inject.split import split
+from kvlab.inject.split import JUDGED_FOLD, split
 from kvlab.inject.swaps import Budget, Swaps, head_places, layer_places, worst_layers
 from kvlab.inject.trial import TOLERANCE, tried
 from kvlab.language import Message
@@ -42,9 +44,11 @@ def judge(
     markers: Markers | None = None,
     progress: Progress = no_progress,
     offline: bool = False,
+    folds: Sequence[int] = (JUDGED_FOLD,),
 ) -> Injection:
     """Fit a map on most of the documents and try its cache on the others.
 
+    ``folds``: which of the documents' folds are judged, each by a map fitted on the others.
     ``offline``: admit time rules that look ahead, for comparisons. Every rule is evaluated on the prefix alone and
     knows nothing of the continuation, but a running student could not do it. The result says so.
     Raises AlignError ``rule-looks-ahead``, ``injection-state``, ``too-short`` and as ``split`` and ``fit``; Cancelled
@@ -55,10 +59,12 @@ def judge(
         check_causal(settings.time)
     check_cache(student, empty_cache(student))
     work = _Work(teachers, student, settings, injection, markers or Markers(), progress)
-    work.fit(documents, calibration)
-    if work.inject():
-        work.swap_heads()
-        work.continue_greedily()
+    for fold in folds:
+        work.fit(documents, calibration, fold)
+        if not work.inject():
+            return work.result(offline)
+    work.swap_heads()
+    work.continue_greedily()
     return work.result(offline)
 
 
@@ -80,14 +86,23 @@ class _Work:
     difference: float = 0.0  # of the own cache's logits
     layers_swapped: int = 0  # documents
 
-    def fit(self, documents: Sequence[Document], calibration: Sequence[Document]) -> None:
+    def __post_init__(self) -> None:
+        self.projection = ProjectionSums(self.student.geometry)
+        self.used: list[Item] = []
+        self.judged, self.rows, self.cached = 0, 0, 0
+
+    def fit(self, documents: Sequence[Document], calibration: Sequence[Document], fold: int) -> None:
         self.started = clock.perf_counter()
-        self.split = split(self.teachers, self.student, documents, calibration, self.settings, self.injection.documents)
-        self.notes += self.split.notes
+        most = self.injection.documents
+        self.split = split(self.teachers, self.student, documents, calibration, self.settings, most, fold)
+        self.judged += len(self.split.judged)
+        self.notes += [note for note in self.split.notes if note not in self.notes]
         self.randoms, self.random_note = self._random_teachers()
         self.models = Models(self.teachers, self.randoms, self.student, self.settings)
         self.fitted: Fit = fit(self.teachers, self.randoms, self.student, self.split, self.settings, self.progress)
-        self.projection = ProjectionSums(self.fitted, self.student.geometry)
+        if self.injection.refine:
+            of_fitted = self.models, self.fitted, self.split.fitted
+            self.fitted.sources |= refine(*of_fitted, self.injection.prefix, self.progress)
         self.swaps = Swaps(self.models, Budget(self.injection.seconds, self.injection.forwards))
         self._timed("fit_s")
 
@@ -115,8 +130,6 @@ class _Work:
     def inject(self) -> bool:
         """Continue all judged documents; stop with False when the own cache does not give the student's logits."""
         shares = sorted({self.injection.prefix, *self.injection.curve})
-        self.used: list = []
-        rows, cached = 0, 0
         for number, item in enumerate(self.split.judged):
             self.progress(INJECTING, number, len(self.split.judged))
             if not cut_at(self.injection.prefix, item):
@@ -129,7 +142,7 @@ class _Work:
                 if not self._continue_from(reading, prefix, share):
                     return False
                 if share == self.injection.prefix:
-                    rows, cached = rows + len(prefix.rows), cached + prefix.cut
+                    self.rows, self.cached = self.rows + len(prefix.rows), self.cached + prefix.cut
                     self.used.append(item)
                     self._listen(reading, prefix)
                     self.projection.add(reading, prefix)
@@ -142,11 +155,11 @@ class _Work:
                     share=f"{self.injection.prefix:.0%}",
                     sinks=self.settings.sinks,
                 ),
-                found=Message("none in {n}", n=len(self.split.judged)),
+                found=Message("none in {n}", n=self.judged),
                 remedy=Message("use longer prompts, a larger --prefix, or fewer --sinks"),
             )
-        self.replaced = rows / cached
-        left_out = len(self.split.judged) - len(self.used)
+        self.replaced = self.rows / self.cached
+        left_out = self.judged - len(self.used)
         if left_out:
             self.notes.append(
                 Message("{n} judged documents are too short for the prefix and were left out.", n=left_out)
@@ -251,7 +264,7 @@ class _Work:
             student=self.student.geometry.to_dict(),
             data={
                 "split": "by document: no judged text was fitted on",
-                "documents_judged": len(self.split.judged),
+                "documents_judged": self.judged,
                 "documents_fitted": len(self.split.fitted),
                 "calibration_documents": sum(not item.scored for item in self.split.fitted),
                 "rows_fitted": self.fitted.rows,

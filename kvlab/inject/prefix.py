@@ -15,7 +15,7 @@ from kvlab.align.shapes import target_shape
 from kvlab.align.shared_text import repeated_steps
 from kvlab.inject import controls
 from kvlab.inject.continuation import Variant
-from kvlab.inject.fit import LAYERS_AND_OWN_TOKEN, Fit, Source
+from kvlab.inject.fit import LAYERS, LAYERS_AND_OWN_TOKEN, RANDOM_LAYERS, Fit
 from kvlab.inject.own import Own, Problem, read_own
 from kvlab.models.capture import CapturedBatch, capture
 from kvlab.models.loading import LoadedModel
@@ -83,6 +83,31 @@ def prefix_of(models: Models, fit: Fit, reading: Reading, cut: int) -> Prefix | 
     The teachers read only what ends at or before the last byte of the prefix: rotations that depend on the length of
     the text (longrope, dynamic) would otherwise give another cache for the same bytes.
     """
+    inputs = inputs_of(models, fit, reading, cut)
+    if inputs is None:
+        return None
+    predicted = {
+        name: {p: source.predict(p, inputs.features[source.features][p], inputs.row_classes) for p in fit.layers[0]}
+        for name, source in fit.sources.items()
+    }
+    mean = {problem: fit.sources["projected"].class_mean(problem, inputs.row_classes) for problem in fit.layers[0]}
+    compared = with_controls(predicted["projected"], mean, models.settings.seed, reading.own.tokens, cut)
+    rows = inputs.picked[0].student[1]
+    return replaced_prefix(reading.own, models.student.geometry, cut, rows, mean, compared | predicted)
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """What the sources read of a prefix: features by their name, kind and layer [A][N, P]."""
+
+    cut: int
+    picked: list[Picked]  # [A]
+    row_classes: list[torch.Tensor]  # [A][N]
+    features: dict[str, dict[Problem, list[torch.Tensor]]]
+
+
+def inputs_of(models: Models, fit: Fit, reading: Reading, cut: int) -> Inputs | None:
+    """Read a prefix with every teacher; None where nothing in it can be replaced."""
     first = first_tokens(reading.item, cut, models.settings.time)
     picked = _picked(models, first)
     if picked is None:
@@ -90,13 +115,20 @@ def prefix_of(models: Models, fit: Fit, reading: Reading, cut: int) -> Prefix | 
     rows, row_classes = picked
     captured = _captured(models.teachers, first, models.settings)
     own_tokens = rows[0].targets(own_token_features(models.student, reading.own.ids[:, :cut]))
-    predicted = {}
-    for name, source in fit.sources.items():
-        read = captured if name != "random" else _captured(models.randoms, first, models.settings)
-        predicted[name] = _predicted(fit, source, models.teachers, read, rows, row_classes, own_tokens)
-    mean = {problem: fit.sources["projected"].class_mean(problem, row_classes) for problem in fit.layers[0]}
-    compared = with_controls(predicted["projected"], mean, models.settings.seed, reading.own.tokens, cut)
-    return replaced_prefix(reading.own, models.student.geometry, cut, rows[0].student[1], mean, compared | predicted)
+    own = own_tokens[:, : own_token_width(own_tokens.shape[1])]
+    embedded = [
+        picks.features(teacher.model.get_input_embeddings()(read.ids).float().unsqueeze(1))
+        for teacher, read, picks in zip(models.teachers, captured, rows)
+    ]
+    features = {
+        LAYERS: _layers(fit, captured, rows, own[:, :0]),
+        LAYERS_AND_OWN_TOKEN: _layers(fit, captured, rows, own),
+        OWN_TOKENS: dict.fromkeys(fit.layers[0], [own_tokens] * len(rows)),
+        TEACHER_TOKEN: dict.fromkeys(fit.layers[0], embedded),
+    }
+    if models.randoms:
+        features[RANDOM_LAYERS] = _layers(fit, _captured(models.randoms, first, models.settings), rows, own[:, :0])
+    return Inputs(cut, rows, row_classes, features)
 
 
 def _captured(readers: Sequence[LoadedModel], first: Item, settings: AlignSettings) -> list[CapturedBatch]:
@@ -163,30 +195,6 @@ def first_tokens(item: Item, cut: int, time: str) -> Item:
     teachers = [t.first(int(np.searchsorted(t.spans[:, 1], end, side="right"))) for t in item.teachers]
     maps = tuple(MAPS[time](teacher, student, segments) for teacher in teachers)
     return replace(item, teachers=tuple(teachers), student=student, maps=maps, repeated=0)
-
-
-def _predicted(
-    fit: Fit,
-    source: Source,
-    teachers: Sequence[LoadedModel],
-    captured: Sequence[CapturedBatch],
-    picked: Sequence[Picked],
-    row_classes: Sequence[torch.Tensor],
-    own_tokens: torch.Tensor,
-) -> dict[Problem, torch.Tensor]:
-    """Predict the rows [N, Q] of every kind and layer. ``own_tokens`` [N, 3 Es]."""
-    if source.features == OWN_TOKENS:
-        features = dict.fromkeys(fit.layers[0], [own_tokens] * len(picked))
-    elif source.features == TEACHER_TOKEN:
-        embedded = [
-            rows.features(teacher.model.get_input_embeddings()(read.ids).float().unsqueeze(1))
-            for teacher, read, rows in zip(teachers, captured, picked)
-        ]
-        features = dict.fromkeys(fit.layers[0], embedded)
-    else:
-        own = own_tokens[:, : own_token_width(own_tokens.shape[1])]
-        features = _layers(fit, captured, picked, own if source.features == LAYERS_AND_OWN_TOKEN else own[:, :0])
-    return {problem: source.predict(problem, features[problem], row_classes) for problem in fit.layers[0]}
 
 
 def _layers(

@@ -32,6 +32,7 @@ def split(
     calibration: Sequence[Document],
     settings: AlignSettings,
     most: int,
+    judged_fold: int = JUDGED_FOLD,
 ) -> Split:
     """Choose one fold of the documents to judge, at most ``most``; fit on the others and on ``calibration``.
 
@@ -40,9 +41,9 @@ def split(
     """
     reader = Reader(teachers, student, documents, calibration, settings)
     items = [item for window in reader.windows() for item in window]
-    judged = [item for item in items if item.scored and item.fold == JUDGED_FOLD]
+    judged = [item for item in items if item.scored and item.fold == judged_fold]
     judged = [judged[place] for place in np.random.default_rng(settings.seed).permutation(len(judged))]
-    rest = [item for item in items if item.fold != JUDGED_FOLD]
+    rest = [item for item in items if item.fold != judged_fold]
     texts = {text: number for number, text in enumerate(dict.fromkeys(item.document.text for item in rest))}
     folds = min(settings.folds, len(texts))
     if folds < 2:

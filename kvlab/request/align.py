@@ -16,6 +16,9 @@ Search = Literal["banded", "full"]
 Projector = Literal[tuple(PROJECTORS)]
 
 
+# Of the teacher layers side by side that explain one student layer: memory and time grow with its square and cube.
+MOST_FEATURES = 2048
+
 # Where prompts came from if not from a file. No file has these names, because a readable file has an extension.
 SAMPLES, PASTED = phrase("bundled samples"), phrase("pasted")
 

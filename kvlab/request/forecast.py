@@ -15,12 +15,12 @@ from typing import Any
 
 from kvlab.host.memory import DTYPE_ALIASES, DTYPE_BYTES, LIMIT, DeviceMemory, model_memory, readable
 from kvlab.language import Message, say
-from kvlab.request.align import AlignSettings
+from kvlab.request.align import MOST_FEATURES, AlignSettings
 from kvlab.request.train import TrainConfig
 from kvlab.shapes import Geometry
 
 SINGLE, DOUBLE = 4, 8  # bytes of a number in float32 and float64
-FOLDS_PARTS = 2  # each fold has two sums: of exact rows, and of rows that are only scored
+CLASSES = 2  # each fold has two sums: of exact rows, and of rows that are only scored
 LOGITS = 3  # copies at the peak: logits, those of the predicted tokens, their log-softmax
 LIBRARIES = {"cpu": 64 * 2**20, "cuda": 600 * 2**20}  # allowance: code paged in, thread pools; the CUDA context
 ALLOCATOR = 1.15  # allowance, upper bound: free blocks that the allocator holds
@@ -178,7 +178,7 @@ def _training(
     logit_bytes = LOGITS * SINGLE if config.precision == "fp32" else 2 + 2 * SINGLE
     passing = [_activations(student, config, tokens), Part("logits", logit_bytes * student.vocabulary * tokens)]
     if config.learns_kv:
-        passing += _kv(teachers, student, tokens)
+        passing += _kv(teachers, student, config, tokens)
     squares = sum((heads * key) ** 2 + (heads * value) ** 2 for heads, key, value in student.layer_shapes)
     passing.append(Part("moments", SINGLE * squares))
     return standing, passing, [Part("gradients", SINGLE * (inside + beside))]
@@ -199,29 +199,49 @@ def _activations(student: Geometry, config: TrainConfig, tokens: int) -> Part:
     return Part("activations", int(width * tokens * layer * student.layers))
 
 
-def _kv(teachers: Sequence[Geometry], student: Geometry, tokens: int) -> list[Part]:
+def _kv(teachers: Sequence[Geometry], student: Geometry, config: TrainConfig, tokens: int) -> list[Part]:
     """Return the student's rows and differences, and the teachers' features and targets."""
     values = student.kv_values_per_token
     # Of the student: keys and values before RoPE, the rows, and the scaled difference.
     rows = SINGLE * tokens * 3 * values
-    features = sum(_features(teacher, student) for teacher in teachers)
+    features = sum(_features(teacher, student, config) for teacher in teachers)
     targets = len(teachers) + (1 if len(teachers) > 1 else 0)  # one per teacher, and their fusion
     return [Part("kv", rows), Part("targets", SINGLE * tokens * (features + targets * values))]
 
 
-def _features(teacher: Geometry, student: Geometry) -> int:
-    """Count the numbers per row of the teacher layers that student layers learn from; each layer counts once."""
-    used = min(len(student.kv_layers), len(teacher.kv_layers))
-    return round(teacher.kv_values_per_token * used / len(teacher.kv_layers))
+def _layers_beside(teacher: Geometry, config: TrainConfig, width: int) -> int:
+    """Count the teacher layers, of this many features each, that may stand side by side for one student layer."""
+    if config.layers != "heldout":
+        return 1
+    return max(1, min(len(teacher.kv_layers), MOST_FEATURES // width))
+
+
+def _sets(teacher: Geometry, student: Geometry, config: TrainConfig) -> list[tuple[int, int]]:
+    """List, for keys and for values, the features of one student layer and how many sets of them differ."""
+    sets = []
+    for width in (teacher.kv_heads * teacher.key_width, teacher.kv_heads * teacher.value_width):
+        beside = _layers_beside(teacher, config, width)
+        # All layers are one set, which every student layer shares.
+        count = 1 if beside == len(teacher.kv_layers) else min(len(student.kv_layers), len(teacher.kv_layers))
+        sets.append((beside * width, count))
+    return sets
+
+
+def _features(teacher: Geometry, student: Geometry, config: TrainConfig) -> int:
+    """Count the numbers per row of the teacher layers that student layers learn from."""
+    return sum(features * count for features, count in _sets(teacher, student, config))
 
 
 def _maps(teachers: Sequence[Geometry], student: Geometry, config: TrainConfig) -> int:
     if config.map != "ridge" or not config.use_kv_projector:
         return 0
-    shapes = student.layer_shapes
-    return sum(
-        h * t.kv_heads * (t.key_width * key + t.value_width * value) for t in teachers for h, key, value in shapes
-    )
+    return CLASSES * sum(_cross(teacher, student, config) for teacher in teachers)
+
+
+def _cross(teacher: Geometry, student: Geometry, config: TrainConfig) -> int:
+    """Count the numbers of X'Y of every student layer."""
+    (keys, _), (values, _) = _sets(teacher, student, config)
+    return sum(heads * (keys * key + values * value) for heads, key, value in student.layer_shapes)
 
 
 def _fitting(teachers: Sequence[Geometry], student: Geometry, config: TrainConfig, tokens: int) -> list[Part]:
@@ -232,19 +252,20 @@ def _fitting(teachers: Sequence[Geometry], student: Geometry, config: TrainConfi
     width = DTYPE_ALIASES[config.precision]
     passes = [model_memory(t, width, 1, batch).activation_bytes for t in teachers]
     passes.append(model_memory(student, "float32", 1, batch).activation_bytes)
-    caches = SINGLE * batch * sum(g.kv_values_per_token for g in (*teachers, student))
+    values = sum(g.kv_values_per_token for g in (*teachers, student))
+    caches = SINGLE * batch * values
+    if config.layers != "depth":  # the rows on which layers are chosen
+        caches += SINGLE * min(settings.sample_tokens + batch, config.fit_documents * tokens) * values
     return [
-        Part("statistics", DOUBLE * sum(_sums(t, student) for t in teachers) * settings.folds * FOLDS_PARTS),
+        Part("statistics", DOUBLE * sum(_sums(t, student, config) for t in teachers) * settings.folds * CLASSES),
         Part("fit", caches + max(passes)),
     ]
 
 
-def _sums(teacher: Geometry, student: Geometry) -> int:
-    """Count the numbers per fold and part: X'X of each teacher layer in use, X'Y of each student layer."""
-    keys, values = teacher.kv_heads * teacher.key_width, teacher.kv_heads * teacher.value_width
-    used = min(len(student.kv_layers), len(teacher.kv_layers))
-    grams = used * (keys**2 + values**2)
-    return grams + sum(heads * (keys * key + values * value) for heads, key, value in student.layer_shapes)
+def _sums(teacher: Geometry, student: Geometry, config: TrainConfig) -> int:
+    """Count the numbers per fold and class: X'X of each set of teacher layers, X'Y of each student layer."""
+    grams = sum(count * features**2 for features, count in _sets(teacher, student, config))
+    return grams + _cross(teacher, student, config)
 
 
 def _sum(parts: Sequence[Part]) -> int:

@@ -20,6 +20,9 @@ class InjectSettings(BaseModel):
 
     prefix: Share = setting(0.5, "share of a document's own student tokens whose cache is replaced")
     curve: tuple[Share, ...] = setting((0.25, 0.75), "further shares, for the curve over prefix lengths")
+    refine: bool = setting(
+        False, "correct the maps through the student: trained on the KL of fitted documents, takes minutes"
+    )
     documents: int = setting(64, "documents judged at most, all held out from the fit", ge=2)
     swap_layers: int = setting(8, "layers whose heads are replaced one by one, the worst first; 0: none", ge=0)
     seconds: float | None = setting(None, "most seconds for swaps (default: no limit)", gt=0)

@@ -70,7 +70,7 @@ class TrainConfig(Request):
     use_safe_resample: bool = setting(True, "resample the teacher's timeline onto the student's")
     map: MapKind = setting("ridge", "ridge: closed form, frozen; structured: the trainable KVProjector")
     time: TimeRule = setting("floor", "which teacher step stands for a student step")
-    layers: LayerRule = setting("depth", "which teacher layers explain a student layer")
+    layers: LayerRule = setting("heldout", "which teacher layers explain a student layer")
     sinks: int = setting(4, "first content tokens of a document left out of fit and KV loss", ge=0, le=64)
     fit_documents: int = setting(200, "training documents that the map is fitted on before step 1", ge=2)
 
