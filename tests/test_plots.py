@@ -129,7 +129,7 @@ def test_student_tokens_are_coloured_by_class_with_a_legend(sample):
     legend = {trace.name: trace for trace in figure.data if trace.showlegend}
     for row_class, name in enumerate(("student token, exact", "student token, inside a teacher token")):
         ends = {t.end for t, of in zip(tokens, classes) if of == row_class and t.end > t.start}
-        assert ends and {x for x in legend[name].x[2::6]} == ends
+        assert ends and set(legend[name].x[2::6]) == ends
     exact, inside = (legend[name].line for name in legend)
     assert exact.color != inside.color and exact.dash != inside.dash  # not told apart by colour alone
     for other in (
