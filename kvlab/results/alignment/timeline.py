@@ -87,7 +87,7 @@ def timeline(alignment: Alignment, number: int, rule: str, window: tuple[int, in
     rails = {"range": [-0.25, 1.55], "tickvals": [0, 1], "ticktext": [say("student"), say("teacher")]}
     figure.update_yaxes(**TOP, **rails, showgrid=False, zeroline=False, fixedrange=True)
     figure.update_yaxes(row=2, col=1, title=say("error, mean of heads"), rangemode="tozero", fixedrange=True)
-    return layout(figure, 450, dragmode="pan", margin={"l": 72, "r": 16, "t": 56, "b": 48})
+    return layout(figure, 490, dragmode="pan", margin={"l": 72, "r": 16, "t": 56, "b": 48})
 
 
 def drawn_bytes(document: Inspected, window: tuple[int, int] | None) -> tuple[int, int]:
