@@ -155,6 +155,26 @@ def test_what_the_teacher_adds_and_both_classes_are_on_the_pages():
     assert settings.loc["rows", "B"] == "by-class"
 
 
+@pytest.mark.parametrize(
+    ("language", "words"), [("en", "adds +11.5 ± 0.4 points of K"), ("zh", "demo/teacher 增加 K +11.5 ± 0.4 个百分点")]
+)
+def test_the_overview_leads_with_what_the_teacher_adds(monkeypatch, language, words):
+    result = finished.by_class(read(bundled.ANALYSIS))
+    monkeypatch.setattr(backend, "alignment_of", lambda run: result)
+    app = open_page(lang=language)
+    assert not app.exception and words in said(app)
+
+
+def test_maps_are_by_class_in_the_form_unless_another_choice_is_made():
+    app = open_page("alignment", run="sample")
+    app.button(key="form-toggle").click().run()
+    assert app.selectbox(key="form-rows").value == "by-class"
+    app.selectbox(key="form-rows").set_value("exact").run()
+    app.button(key="form-toggle").click().run()
+    app.button(key="form-toggle").click().run()
+    assert not app.exception and app.selectbox(key="form-rows").value == "exact"
+
+
 def test_of_several_teachers_one_is_picked_by_address_or_control():
     both = finished.fused(finished.of_one_map(read(bundled.ANALYSIS)))
     other = dataclasses.replace(both, teacher=both.teacher | {"name": "demo/teacher-b"})
