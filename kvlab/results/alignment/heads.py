@@ -148,7 +148,7 @@ def controls(score: HeadScore) -> go.Figure:
     figure.add_vline(x=0, line={"width": 1, "color": NEUTRAL})
     title = say("held-out R² (whisker: ± 1 jackknife s.e.)")
     figure.update_xaxes(title=title, range=[low, max(1.0, *shown)], zeroline=False)
-    figure.update_yaxes(title=say("explained by"), autorange="reversed")
+    figure.update_yaxes(title={"text": say("explained by"), "standoff": 12}, autorange="reversed")
     return layout(figure, 72 + 33 * len(bars), margin={"l": 256, "r": 16, "t": 8, "b": 44})
 
 
