@@ -7,11 +7,15 @@ import pytest
 from kvlab.host import bundled
 from kvlab.language import speaking
 from kvlab.request.inject import InjectSettings
+from kvlab.results.alignment.data import read as read_analysis
+from kvlab.results.alignment.sentences import sentence
 from kvlab.results.function import data
-from kvlab.results.function.sentences import head_sentence, shares, verdict_sentence
+from kvlab.results.function.sentences import head_sentence, hybrid_sentence, lead_sentence, shares, verdict_sentence
+from kvlab.results.style import KIND_NAME
 from kvlab.runs import store
 from kvlab.web.function import source, texts
 from tests.test_chinese_analysis import ENGLISH
+from tests.test_function_report import with_sources
 from tests.test_pages import open_page, said
 
 pytestmark = [pytest.mark.page, pytest.mark.xdist_group("pages"), pytest.mark.usefixtures("worker_of_pages")]
@@ -67,6 +71,27 @@ def test_texts_are_shown_as_they_are_with_the_differing_tokens_marked(sample):
     assert any("⟦" in element.value for element in app.markdown)
 
 
+def test_both_sources_and_what_must_still_be_read_are_shown(monkeypatch, sample):
+    told, share = with_sources(sample)
+    monkeypatch.setattr(source, "injection_of", lambda run_id: told)
+    app = open_page("function", run="sample", view="verdict")
+    assert not app.exception
+    assert verdict_sentence(told, share) in said(app) and hybrid_sentence(told) in said(app)
+    assert ["first layers"] * 4 in [list(table.value["part"][:4]) for table in app.dataframe if "part" in table.value]
+    chinese = open_page("function", run="sample", view="verdict", lang="zh")
+    assert not chinese.exception and "学生还须自己读多少" in said(chinese)
+
+
+def test_an_analysis_with_a_functional_test_leads_with_it(sample):
+    app = open_page("alignment", run="sample", view="heads", cell="V-3-1")
+    shown = said(app)
+    assert 0 <= shown.index(lead_sentence(sample)) < shown.index(sentence(read_analysis(bundled.ANALYSIS)))
+    assert head_sentence(sample, "value", 3, 1) in shown
+    table = next(table.value for table in app.dataframe if "attention" in table.value)
+    errors = {(KIND_NAME[c.kind], c.layer, c.head): c.error for c in sample.attention if c.kind in KIND_NAME}
+    assert dict(zip(zip(table["kind"], table["layer"], table["head"]), table["attention"])) == errors
+
+
 def test_the_form_asks_for_what_was_chosen(monkeypatch):
     asked = []
     monkeypatch.setattr(source, "launch", lambda request, documents: asked.append((request, documents)) or "x")
@@ -79,9 +104,10 @@ def test_the_form_asks_for_what_was_chosen(monkeypatch):
     app.select_slider(key="function-prefix").set_value(0.3).run()
     app.number_input(key="function-swap-layers").set_value(2).run()
     app.number_input(key="function-seconds").set_value(60).run()
+    app.checkbox(key="function-hybrid").uncheck().run()
     app.button(key="function-button").click().run()
     (request, documents), *_ = asked
-    assert request.injection == InjectSettings(prefix=0.3, swap_layers=2, seconds=60.0)
+    assert request.injection == InjectSettings(prefix=0.3, swap_layers=2, seconds=60.0, hybrid=False)
     assert request.settings.time == "floor" and len(documents) == 160
 
 

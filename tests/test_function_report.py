@@ -20,14 +20,20 @@ from kvlab.results.function import data, figures
 from kvlab.results.function.figures import error_against_damage, function_map, variants
 from kvlab.results.function.page import function_archive, function_html, html_with_function
 from kvlab.results.function.sentences import (
+    OWN_PARTS,
     accuracy_sentence,
     beaten,
     correlation_sentence,
+    enough,
+    hybrid_sentence,
+    lead_sentence,
     pieces,
     shares,
+    useful,
+    useful_sentence,
     verdict_sentence,
 )
-from kvlab.results.function.tables import cells_table, variants_table
+from kvlab.results.function.tables import cells_table, hybrid_table, variants_table
 from tests.test_chinese_analysis import ENGLISH
 
 NUMBER = re.compile(r"\d[\d,]*\.?\d*(?:e-?\d+)?")
@@ -47,6 +53,100 @@ def with_controls(sample, gaps):
         for row in sample.injected
     ]
     return dataclasses.replace(sample, injected=rows)
+
+
+def with_sources(sample, **gains):
+    """The sample with the student's own tokens and the second source, and hybrids; ``gains`` over these tokens."""
+    projected, share = sample.score("projected"), sample.injection["prefix"]
+    alone, with_own = gains.get("alone", 3.0), gains.get("with_own", 3.0)
+    ses = {"kl_over_projected_se": gains.get("se", 1.0), "kl_over_with_own_se": gains.get("se", 1.0)}
+    control = dataclasses.replace(
+        projected, variant="own-tokens", kl=0.75, kl_over_projected=alone, kl_over_with_own=with_own, **ses
+    )
+    source = dataclasses.replace(projected, variant="with-own-token", kl=0.0625, kl_se=0.0078)
+    kls = {  # source -> part -> KL of 0, 1, ... own layers or tokens
+        "projected": {"layers": (0.5, 0.25, 0.04, 0.0), "read": (0.5, 0.3, 0.06, 0.0), "tokens": (0.5, 0.2, 0.01, 0.0)},
+        "with-own-token": {"layers": (0.0625, 0.006, 0.002, 0.0), "read": (0.0625, 0.05, 0.04, 0.0)},
+        "own-tokens": {"layers": (0.75, 0.31, 0.28, 0.0), "read": (0.75, 0.7, 0.6, 0.17)},
+    }
+    hybrids = [
+        data.Hybrid(name, part, kept, kept / 3, kl, kl / 10, 2 * kl, kl / 5, n=900, documents=7)
+        for name, parts in kls.items()
+        for part, values in parts.items()
+        for kept, kl in enumerate(values)
+    ]
+    injected = [*sample.injected, source, control]
+    return dataclasses.replace(sample, injected=injected, hybrid=hybrids), share
+
+
+@pytest.mark.parametrize(
+    ("gains", "judged", "first", "second"),
+    [
+        ({}, (True, True), "Useful: the projected cache, the teacher alone, beats", "+ own token beats them by 3.000"),
+        ({"alone": 1.9}, (False, True), "Not shown to be useful", "+ own token beats them by 3.000"),
+        ({"alone": -3, "with_own": 2}, (False, False), "(gain -3.000 ± 1.000", "token does not beat them by more than"),
+        ({"with_own": -3}, (True, False), "Useful: ", "(gain -3.000 ± 1.000"),
+        ({"se": np.nan}, (None, None), "not known without standard errors", "not known without standard errors"),
+    ],
+)
+def test_a_cache_is_useful_where_it_beats_the_students_own_tokens(sample, gains, judged, first, second):
+    told, share = with_sources(sample, **gains)
+    assert useful(told, share) == dict(zip(("projected", "with-own-token"), judged))
+    said = verdict_sentence(told, share)
+    assert first in said and second in said and "nan" not in said
+    assert said.startswith(useful_sentence(told, share)) and "Useful" not in said[1:]
+    assert lead_sentence(told) == f"In function: {said}"
+    with speaking("zh"):
+        assert not ENGLISH.search(verdict_sentence(told, share))
+
+
+def test_an_older_test_without_this_control_says_so_and_still_shows_the_others(sample):
+    older = dataclasses.replace(sample, injected=[r for r in sample.injected if r.variant != "own-tokens"])
+    assert useful(older, 0.5) == {}
+    said = verdict_sentence(older, 0.5)
+    assert "was not measured: this test was made by an earlier kvlab" in said and "beats every control" in said
+    plain = dataclasses.replace(older, hybrid=[])
+    assert hybrid_sentence(plain) is None and "How much must the student still read" not in function_html(plain)
+
+
+def test_what_must_still_be_read_removes_nine_tenths_of_the_damage(sample):
+    told, _ = with_sources(sample)
+    found = {(source, part): enough(told, source, part).kept for source in data.SOURCES for part in ("layers", "read")}
+    assert found["projected", "layers"] == 2 and found["projected", "read"] == 3
+    assert found["with-own-token", "layers"] == 1 and found["with-own-token", "read"] == 3
+    said = hybrid_sentence(told)
+    assert "90% of the KL of the projected cache (0.500 with 50% of each document handed over)" in said
+    assert "compute 2 of its 4 layers itself, the first ones (67% of the prefill; KL 0.040 ± 0.004" in said
+    assert "the last 3 of the prefix’ tokens (100% of the prefill; KL 0.000 ± 0.000, without any teacher 0.170)" in said
+    assert "compute 1 of its 4 layers itself, the first ones (33% of the prefill; KL 0.006 ± 0.001" in said
+    for control in (0.28, 0.17, 0.31):
+        assert f"without any teacher {control:.3f})" in said
+    assert said.count("n = 900 tokens of 7 held-out documents") == 2
+
+
+def test_hybrids_are_drawn_and_written_with_their_numbers(sample):
+    told, _ = with_sources(sample)
+    lines = {(trace.name, trace.xaxis or "x"): trace for trace in figures.hybrid(told).data}
+    parts = {("", "x"): "layers", ("", "x2"): "read", (", own rows", "x2"): "tokens"}
+    for (name, axis), trace in lines.items():
+        behind = ", own rows" if name.endswith(", own rows") else ""
+        source = next(s for s, words in data.NAMES.items() if words == name.removesuffix(behind))
+        rows = [h for h in told.hybrid if (h.variant, h.part) == (source, parts[behind, axis])]
+        assert rows and [list(trace.x), list(trace.y)] == [[h.share for h in rows], [h.kl for h in rows]]
+        assert list(trace.error_y.array) == [h.kl_se for h in rows]
+    assert len(lines) == 7 and sum(bool(trace.showlegend) for trace in lines.values()) == 4
+    shown = hybrid_table(told)
+    assert list(shown["kl"]) == [h.kl for h in told.hybrid] and set(shown["part"]) == set(OWN_PARTS.values())
+    with zipfile.ZipFile(io.BytesIO(function_archive(told))) as archive:
+        rows = list(csv.DictReader(io.StringIO(archive.read("hybrid.csv").decode())))
+    assert [(r["variant"], r["part"], float(r["kl"])) for r in rows] == [(h.variant, h.part, h.kl) for h in told.hybrid]
+    for language, words in (("en", "How much must the student still read?"), ("zh", "学生还须自己读多少？")):
+        assert words in function_html(told, language)
+
+
+def test_no_two_variants_look_alike():
+    for look in zip(*figures.LOOK.values()):
+        assert len(set(look)) >= len(look) - (look is not None and "solid" in look)  # own and projected are both solid
 
 
 def test_the_sample_reproduces_its_own_cache_and_beats_its_controls(sample):
@@ -108,6 +208,7 @@ def test_tables_show_the_numbers_of_the_result(sample):
         assert list(shown[column]) == [getattr(row, column) for row in rows], column
     cells = cells_table(sample).set_index(["kind", "layer", "head"])
     assert len(cells) == len(sample.projection)
+    assert list(cells["r2"]) == [1 - cell.error for cell in sample.projection]
     for name, found in (("error", sample.projection), ("attention", sample.attention), ("kl", sample.swaps)):
         for cell in found:
             if cell.head is not None and cell.kind != "both":

@@ -19,7 +19,7 @@ from kvlab.request.settings import checked
 from kvlab.request.train import TrainConfig
 from kvlab.results.alignment import data as analysis
 from kvlab.results.function import data as function
-from kvlab.results.function.data import CONTROLS
+from kvlab.results.function.data import CONTROLS, SOURCES
 
 PAIR = {"teacher": "demo/teacher", "student": "demo/student"}
 PROJECTOR = {"trainable": "projector"}
@@ -30,7 +30,8 @@ def test_choices_are_those_that_exist():
     assert (get_args(align.TimeRule), get_args(train.TimeRule)) == ((*times, "rkv"), times)
     assert set(get_args(align.LayerRule)) == set(layers.RULES)
     assert get_args(align.Projector) == ("ridge", "structured", "group-mean")
-    assert CONTROLS == ("mean", "shuffled", "identity", "random") and tuple(ROWS) == CONTROLS[:2]
+    assert CONTROLS == ("mean", "shuffled", "own-tokens", "identity", "random") and tuple(ROWS) == CONTROLS[:2]
+    assert SOURCES == ("projected", "with-own-token")
 
 
 @pytest.mark.parametrize(

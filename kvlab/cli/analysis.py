@@ -78,11 +78,16 @@ def inject(options: argparse.Namespace) -> int:
     from kvlab.inject import run
     from kvlab.models.loading import ModelCache
     from kvlab.results.function.data import JSON_NAME, sentence
+    from kvlab.results.function.sentences import hybrid_sentence, verdict_sentence
 
     with Bar() as progress:
         result = run.compute(request, documents, ModelCache(), progress)
     run.write(result, options.out, options.language)
-    _print([sentence(result)], result.notes, options.out, (JSON_NAME, run.REPORT_NAME))
+    findings = [sentence(result)]
+    if result.reproduces:
+        answers = verdict_sentence(result, request.injection.prefix), hybrid_sentence(result)
+        findings += [answer for answer in answers if answer]
+    _print(findings, result.notes, options.out, (JSON_NAME, run.REPORT_NAME))
     return 0 if result.reproduces else 1
 
 

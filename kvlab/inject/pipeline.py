@@ -12,10 +12,11 @@ from kvlab.inject import texts as greedy
 from kvlab.inject.attention import Heard, heard
 from kvlab.inject.fit import Fit, fit
 from kvlab.inject.heads import ProjectionSums, attention_errors
+from kvlab.inject.hybrid import Hybrids
 from kvlab.inject.own import check_cache
 from kvlab.inject.prefix import Models, Prefix, Reading, cut_at, prefix_of, read_document
 from kvlab.inject.refine import refine
-from kvlab.inject.scores import PerDocument, correlations
+from kvlab.inject.scores import Damaged, PerDocument, correlations
 from kvlab.inject.split import JUDGED_FOLD, split
 from kvlab.inject.swaps import Budget, Swaps, head_places, layer_places, worst_layers
 from kvlab.inject.trial import TOLERANCE, tried
@@ -104,6 +105,9 @@ class _Work:
             of_fitted = self.models, self.fitted, self.split.fitted
             self.fitted.sources |= refine(*of_fitted, self.injection.prefix, self.progress)
         self.swaps = Swaps(self.models, Budget(self.injection.seconds, self.injection.forwards))
+        self.hybrids = Hybrids(
+            self.models, max((cut_at(self.injection.prefix, item) for item in self.split.judged), default=0)
+        )
         self._timed("fit_s")
 
     def _random_teachers(self) -> tuple[list[LoadedModel], Message]:
@@ -139,7 +143,8 @@ class _Work:
                 prefix = prefix_of(self.models, self.fitted, reading, cut_at(share, item))
                 if prefix is None:
                     continue
-                if not self._continue_from(reading, prefix, share):
+                damaged = self._continue_from(reading, prefix, share)
+                if not damaged:
                     return False
                 if share == self.injection.prefix:
                     self.rows, self.cached = self.rows + len(prefix.rows), self.cached + prefix.cut
@@ -147,6 +152,8 @@ class _Work:
                     self._listen(reading, prefix)
                     self.projection.add(reading, prefix)
                     self._swap(reading, prefix)
+                    if self.injection.hybrid:
+                        self._leave_own(reading, prefix, damaged)
         if not self.used:
             raise AlignError(
                 "too-short",
@@ -167,12 +174,17 @@ class _Work:
         self._timed("inject_s")
         return True
 
-    def _continue_from(self, reading: Reading, prefix: Prefix, share: float) -> bool:
+    def _continue_from(self, reading: Reading, prefix: Prefix, share: float) -> dict[str, Damaged]:
         trial = tried(self.student, reading.own, prefix, self.names, self.settings.batch_tokens)
         self.difference = max(self.difference, trial.difference)
         for name, damaged in trial.damaged.items():
             self.injected.setdefault((name, share), PerDocument()).documents.append(damaged)
-        return bool(trial.damaged)
+        return trial.damaged
+
+    def _leave_own(self, reading: Reading, prefix: Prefix, damaged: dict[str, Damaged]) -> None:
+        begun = clock.perf_counter()
+        self.hybrids.add(reading, prefix, damaged)
+        self.timings["hybrid_s"] = self.timings.get("hybrid_s", 0.0) + clock.perf_counter() - begun
 
     def _listen(self, reading: Reading, prefix: Prefix) -> None:
         variants = [prefix.variant(name) for name in self.names[1:]]
@@ -290,6 +302,7 @@ class _Work:
             projection=projection,
             swaps=swaps,
             correlations=correlations(swaps, projection, attention),
+            hybrid=self.hybrids.results(),
             texts=self.texts,
             accuracy=greedy.accuracies(self.texts),
         )
@@ -300,7 +313,9 @@ class _Work:
             variant, projected = self.injected[name, share], self.injected["projected", share]
             damage = (*variant.mean("kl"), *variant.mean("delta_ce"), variant.mean("same_choice")[0])
             over_projected = (*variant.less(projected, "kl"), *variant.less(projected, "delta_ce"))
-            rows.append(Injected(name, share, *damage, *over_projected, n=variant.n, documents=len(variant)))
+            with_own = self.injected.get(("with-own-token", share))
+            over_with_own = variant.less(with_own, "kl") if with_own is not None else ()
+            rows.append(Injected(name, share, *damage, *over_projected, variant.n, len(variant), *over_with_own))
         return rows
 
     def _cautions(self, offline: bool) -> list[Message]:

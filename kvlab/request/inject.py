@@ -27,6 +27,7 @@ class InjectSettings(BaseModel):
     swap_layers: int = setting(8, "layers whose heads are replaced one by one, the worst first; 0: none", ge=0)
     seconds: float | None = setting(None, "most seconds for swaps (default: no limit)", gt=0)
     forwards: int | None = setting(None, "most forwards for swaps (default: no limit)", ge=1)
+    hybrid: bool = setting(True, "measure how much of the prefix the student must still read itself")
     texts: int = setting(32, "judged documents whose prompt is continued greedily", ge=0)
     new_tokens: int = setting(200, "longest greedy continuation, in tokens", ge=1)
 

@@ -3,6 +3,6 @@
 from kvlab.language import phrase
 
 NAME = "own-tokens"
-WORDS = phrase("the student’s own tokens, no teacher")
-LOOK = ("#009E73", "square", "solid")
+WORDS = phrase("own tokens without a teacher")
+LOOK = ("#7570B3", "hexagon", "longdashdot")  # the purple of Dark2 (Brewer 2003)
 PLACE = 2

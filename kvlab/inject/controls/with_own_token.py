@@ -4,6 +4,6 @@ from kvlab.language import phrase
 
 NAME = "with-own-token"
 WORDS = phrase("projected cache + own token")
-LOOK = ("#56B4E9", "circle", "solid")
+LOOK = ("#56B4E9", "star", "8px,2px")
 PLACE = -1
 SOURCE = True  # shown beside the projected cache, which need not beat it

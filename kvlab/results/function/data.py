@@ -5,10 +5,12 @@
     projected  the teachers' cache, projected (and fused)
     ...        the controls, kvlab/inject/controls
     none       (texts only) no prefix at all
+A control that declares ``SOURCE`` is no control but a second source: the teachers' cache and the student's own token.
 """
 
 import json
 from dataclasses import asdict, dataclass, field
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from kvlab.results.alignment.data import numbers, read_messages, write_json
 FORMAT = 1
 JSON_NAME = "injection.json"
 COMPARED = tuple(declared.CONTROLS)  # all that is shown beside the projected cache
+SOURCES = ("projected", *(name for name, module in declared.CONTROLS.items() if module.get("SOURCE")))
 CONTROLS = tuple(name for name, module in declared.CONTROLS.items() if not module.get("SOURCE"))
 VARIANTS = ("own", "projected", *COMPARED, "none")
 NAMES = {
@@ -51,6 +54,25 @@ class Injected:
     kl_over_projected_se: float
     ce_over_projected: float
     ce_over_projected_se: float
+    n: int  # continuation tokens
+    documents: int
+    # This variant minus the projected cache with the student's own token; NaN in older results and where not fitted.
+    kl_over_with_own: float = nan
+    kl_over_with_own_se: float = nan
+
+
+@dataclass(frozen=True)
+class Hybrid:
+    """The damage of a source when the student has a part of the prefix itself."""
+
+    variant: str  # "projected" | "with-own-token" | "own-tokens", the control
+    part: str  # "layers" | "tokens" | "read", see kvlab/inject/hybrid.py
+    kept: int  # first layers, or last tokens (of a shorter prefix all), that are the student's own
+    share: float  # of the prefill: of the layers with a cache, or of the prefix' tokens
+    kl: float
+    kl_se: float
+    delta_ce: float
+    delta_ce_se: float
     n: int  # continuation tokens
     documents: int
 
@@ -163,6 +185,7 @@ class Injection:
     projection: list[Projected] = field(default_factory=list)
     swaps: list[Swap] = field(default_factory=list)
     correlations: list[Correlation] = field(default_factory=list)
+    hybrid: list[Hybrid] = field(default_factory=list)  # empty in older results and where not asked for
     texts: list[Text] = field(default_factory=list)
     accuracy: list[Accuracy] = field(default_factory=list)
     notes: list[Message] = field(default_factory=list)
@@ -211,6 +234,7 @@ LISTS = {
     "projection": Projected,
     "swaps": Swap,
     "correlations": Correlation,
+    "hybrid": Hybrid,
     "accuracy": Accuracy,
 }
 MAY_BE_NONE = {"head", "answer", "right", "expected"}
@@ -222,6 +246,7 @@ def read(folder: Path) -> Injection:
         fields = json.loads((folder / JSON_NAME).read_text(encoding="utf-8"))
         if fields.pop("format") != FORMAT:
             raise ValueError("another format version")
+        fields.setdefault("hybrid", [])  # not in older results
         for name, cls in LISTS.items():
             fields[name] = [cls(**numbers(row, MAY_BE_NONE)) for row in fields[name]]
         fields["own"] = numbers(fields["own"], MAY_BE_NONE)
@@ -252,15 +277,20 @@ def sentence(injection: Injection) -> str:
     projected = injection.score("projected")
     measured = {row.variant for row in injection.injected}
     controls = [f"{say(NAMES[name])} {injection.score(name).kl:.3f}" for name in CONTROLS if name in measured]
+    with_own = {row.variant: row for row in injection.at(projected.prefix)}.get("with-own-token")
+    also = ""
+    if with_own is not None:
+        also = say(" (with its own token besides: KL {kl:.3f} ± {se:.3f})", kl=with_own.kl, se=with_own.kl_se)
     damage = {"kl": projected.kl, "kl_se": projected.kl_se, "ce": projected.delta_ce, "ce_se": projected.delta_ce_se}
     return say(
         "{student} on the projected cache of {teachers}: KL {kl:.3f} ± {kl_se:.3f} and ΔCE {ce:+.3f} ± {ce_se:.3f} "
-        "nats per token against its own cache (KL of the controls: {controls}; the own cache differs from the plain "
-        "forward by {difference:.0e} of the largest logit); n = {n:,} continuation tokens of {documents} documents, "
-        "held out from the fit on {fitted} others.",
+        "nats per token against its own cache{also}. KL of the controls: {controls}; the own cache differs from the "
+        "plain forward by {difference:.0e} of the largest logit; n = {n:,} continuation tokens of {documents} "
+        "documents, held out from the fit on {fitted} others.",
         student=student,
         teachers=" + ".join(teacher["name"] for teacher in injection.teachers),
         **damage,
+        also=also,
         controls=say(", ").join(controls),
         difference=own["largest_difference"],
         n=projected.n,

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from math import isfinite, nan
 
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from kvlab.language import phrase, say
 from kvlab.request import declared
 from kvlab.results.alignment.heads import DARK_BELOW, ERROR_COLOURS, ERROR_TICKS
 from kvlab.results.cells import Cell, cell_map
-from kvlab.results.function.data import NAMES, VARIANTS, Accuracy, Injected, Injection
+from kvlab.results.function.data import NAMES, SOURCES, VARIANTS, Accuracy, Hybrid, Injected, Injection
 from kvlab.results.style import DAMAGE_SCALE, KIND_COLOUR, NEUTRAL, TEACHER_COLOUR, layout, written
 
 # Colour (Okabe and Ito 2008), marker and dash of each variant.
@@ -45,7 +46,7 @@ def _bars(values: Sequence[tuple[str, float, float, int]], axis: str, hover: str
             x=[value for _, value, _, _ in values],
             y=[f"{name}<br><b>{number}</b>" for name, number in zip(names, numbers, strict=True)],
             orientation="h",
-            marker_color=[LOOK[name][0] if name in ("own", "projected") else NEUTRAL for name, *_ in values],
+            marker_color=[LOOK[name][0] if name in ("own", *SOURCES) else NEUTRAL for name, *_ in values],
             error_x={"type": "data", "array": [error for _, _, error, _ in values], "thickness": 1.5},
             customdata=[[names[i], numbers[i], f"{row[3]:,}"] for i, row in enumerate(values)],
             hovertemplate=hover + "<extra></extra>",
@@ -85,6 +86,47 @@ def curve(injection: Injection, column: str, share: float | None = None) -> go.F
     figure.update_xaxes(title=say("share of the document handed over"), tickformat=".0%")
     figure.update_yaxes(title=say("{measure}, nats per token", measure="KL" if column == "kl" else "ΔCE"))
     return layout(figure, 380, margin={"l": 56, "r": 16, "t": 64, "b": 48})
+
+
+PANELS = {"layers": 1, "read": 2, "tokens": 2}  # part of a hybrid -> its column
+
+
+def hybrid(injection: Injection) -> go.Figure:
+    """Draw KL over the share of the prefill that the student pays itself: of its layers, and of the last tokens."""
+    titles = [say("its first layers"), say("its last tokens")]
+    figure = make_subplots(rows=1, cols=2, shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.04)
+    by_line: dict[tuple[str, str], list[Hybrid]] = {}
+    for row in injection.hybrid:
+        by_line.setdefault((row.variant, row.part), []).append(row)
+    for (source, part), rows in by_line.items():
+        own_rows = part == "tokens"
+        if own_rows and source not in SOURCES:
+            continue
+        colour, symbol, dash = LOOK[source]
+        name = say("{source}, own rows", source=say(NAMES[source])) if own_rows else say(NAMES[source])
+        hover = say(
+            "{name}: %{{customdata[0]}} its own, %{{x:.0%}} of the prefill<br>KL %{{y:.4f}} ± %{{customdata[1]:.4f}}, "
+            "n = %{{customdata[2]:,}} tokens",
+            name=name,
+        )
+        figure.add_scatter(
+            x=[row.share for row in rows],
+            y=[row.kl for row in rows],
+            error_y={"type": "data", "array": [row.kl_se for row in rows], "thickness": 1.2},
+            mode="lines+markers",
+            name=name,
+            showlegend=part != "read",
+            legendgroup=name,
+            line={"color": colour, "dash": "dot" if own_rows else dash, "width": 1.2 if own_rows else 2},
+            marker={"symbol": f"{symbol}-open" if own_rows else symbol, "size": 6 if own_rows else 9},
+            customdata=[[row.kept, row.kl_se, row.n] for row in rows],
+            hovertemplate=hover + "<extra></extra>",
+            row=1,
+            col=PANELS[part],
+        )
+    figure.update_xaxes(title=say("share of the prefill"), tickformat=".0%")
+    figure.update_yaxes(title=say("{measure}, nats per token", measure="KL"), col=1, rangemode="tozero")
+    return layout(figure, 420, margin={"l": 56, "r": 16, "t": 110, "b": 48}, legend_y=1.12)
 
 
 PART = {"key": "K", "value": "V", "both": phrase("K and V")}

@@ -4,8 +4,10 @@ from math import isfinite, sqrt
 
 from kvlab.language import phrase, plural, say
 from kvlab.results.alignment.data import Alignment
-from kvlab.results.function.data import CONTROLS, NAMES, Continued, Injected, Injection
-from kvlab.results.words import listed
+from kvlab.results.function import data
+from kvlab.results.function.data import CONTROLS, NAMES, SOURCES, Continued, Hybrid, Injected, Injection
+from kvlab.results.style import plus_minus
+from kvlab.results.words import listed, sentences
 
 TWENTIETH = 1.96  # standard deviations that a normal number exceeds in one of 20 cases; ρ's deviation is 1 / √(n − 1)
 CERTAIN = 2  # standard errors by which one variant must beat another
@@ -23,12 +25,51 @@ ATTENTION_MEANING = phrase(
     "Attention-output error = RSS / TSS of the head’s output under the student’s own queries: 0 the same output, 1 no "
     "better than its mean."
 )
+HYBRID_MEANING = phrase(
+    "The student computes its first layers of the prefix itself, or it reads the last tokens after the replaced cache "
+    "of those before them; all else is handed over. Dotted: it has its own keys and values of these tokens, as made "
+    "from the whole prefix, which no share of the prefill buys. The control has no teacher, but the student’s own "
+    "tokens."
+)
+OWN_PARTS = {  # of a hybrid
+    "layers": phrase("first layers"),
+    "read": phrase("last tokens, read"),
+    "tokens": phrase("last tokens, own rows"),
+}
+REMOVED = 0.9  # of the damage, by which a hybrid counts as enough
+USEFUL = {  # whether the teacher alone beats the student's own tokens by two standard errors; None: not known
+    True: phrase(
+        "Useful: the projected cache, the teacher alone, beats the student’s own tokens without any teacher by "
+        "{gain:.3f} ± {se:.3f} nats (KL {kl:.3f} against {own:.3f})."
+    ),
+    False: phrase(
+        "Not shown to be useful: the projected cache, the teacher alone, does not beat the student’s own tokens "
+        "without any teacher by more than two standard errors (gain {gain:+.3f} ± {se:.3f} nats, KL {kl:.3f} against "
+        "{own:.3f})."
+    ),
+    None: phrase(
+        "Whether the projected cache, the teacher alone, is more useful than the student’s own tokens is not known "
+        "without standard errors (KL {kl:.3f} against {own:.3f})."
+    ),
+}
+ALSO_USEFUL = {  # the same of the teacher with the student's own token
+    True: phrase("The projected cache + own token beats them by {gain:.3f} ± {se:.3f} nats (KL {kl:.3f})."),
+    False: phrase(
+        "The projected cache + own token does not beat them by more than two standard errors (gain {gain:+.3f} ± "
+        "{se:.3f} nats, KL {kl:.3f})."
+    ),
+    None: "",
+}
+NO_OWN_TOKENS = phrase(
+    "Whether the teacher is more useful than the student’s own tokens was not measured: this test was made by an "
+    "earlier kvlab. Run it again to know."
+)
 PARTS = {"key": "K", "value": "V", "both": phrase("K and V")}
 ERRORS = {"projection": phrase("projection error"), "attention": phrase("attention-output error")}
-OF_ONE_HEAD = {  # list of the result -> words on each of its cells
-    "projection": phrase("projection error {error:.3f} ± {se:.3f} (n = {n:,} rows)"),
-    "attention": phrase("attention-output error {error:.3f} ± {se:.3f} (n = {n:,} queries)"),
+OF_ONE_HEAD = {  # list of the result -> words on each of its cells; function first
     "swaps": phrase("swap damage KL {kl:.4f} ± {kl_se:.4f} beside {kl_mean:.4f} of its mean (n = {n:,} tokens)"),
+    "attention": phrase("attention-output error {error:.3f} ± {se:.3f} (n = {n:,} queries)"),
+    "projection": phrase("projection error {error:.3f} ± {se:.3f}, R² {r2:.3f} (n = {n:,} rows)"),
 }
 DAMAGES = {"kl": "KL", "delta_ce": "ΔCE"}
 
@@ -57,8 +98,39 @@ def beaten(injection: Injection, share: float) -> dict[str, bool | None]:
     return judged
 
 
+def useful(injection: Injection, share: float) -> dict[str, bool | None]:
+    """Return source -> whether its KL is below that of the student's own tokens by more than two standard errors.
+
+    Empty in older results, which lack this control; None without a standard error.
+    """
+    own_tokens = variant(injection, "own-tokens", share)
+    if own_tokens is None:
+        return {}
+    gains = {name: _gain(own_tokens, name) for name in SOURCES if variant(injection, name, share) is not None}
+    return {name: gain > CERTAIN * se if isfinite(se) else None for name, (gain, se) in gains.items()}
+
+
+def _gain(own_tokens: Injected, source: str) -> tuple[float, float]:
+    """Return by how much the KL of a source is below that of the student's own tokens, and its standard error."""
+    if source == "projected":
+        return own_tokens.kl_over_projected, own_tokens.kl_over_projected_se
+    return own_tokens.kl_over_with_own, own_tokens.kl_over_with_own_se
+
+
+def useful_sentence(injection: Injection, share: float) -> str:
+    """Say which source beats the student's own tokens; empty where that is not known of any."""
+    judged, parts = useful(injection, share), []
+    for source, words in (("projected", USEFUL), ("with-own-token", ALSO_USEFUL)):
+        if source in judged:
+            own_tokens = variant(injection, "own-tokens", share)
+            gain, se = _gain(own_tokens, source)
+            kl = {"kl": variant(injection, source, share).kl, "own": own_tokens.kl}
+            parts.append(say(words[judged[source]], gain=gain, se=se, **kl))
+    return sentences(*parts)
+
+
 def verdict_sentence(injection: Injection, share: float) -> str:
-    """Say which controls the projected cache beats, and how far from the own cache it still is."""
+    """Say whether the cache is useful, which controls it beats, and how far from the own cache it still is."""
     judged = beaten(injection, share)
     won = [say(NAMES[name]) for name, beats in judged.items() if beats is True]
     lost = [say(NAMES[name]) for name, beats in judged.items() if beats is False]
@@ -89,21 +161,84 @@ def verdict_sentence(injection: Injection, share: float) -> str:
             "standard errors ({no}): nothing shows that the student can use it (KL {kl:.3f} ± {se:.3f}, n = {n:,} "
             "tokens of {documents} held-out documents)."
         )
-    return say(text, **values)
+    against_controls = say(text, **values)
+    if not useful(injection, share):
+        return sentences(against_controls, say(NO_OWN_TOKENS))
+    return sentences(useful_sentence(injection, share), against_controls)
+
+
+def lead_sentence(injection: Injection) -> str:
+    """Say what an analysis of the same request leads with: whether the student can use the cache."""
+    if not injection.reproduces:
+        return data.sentence(injection)
+    return say("In function: {verdict}", verdict=verdict_sentence(injection, injection.injection["prefix"]))
 
 
 def curve_sentence(injection: Injection) -> str:
-    """Say how the damage grows with the prefix."""
-    measured = shares(injection)
-    first, last = variant(injection, "projected", measured[0]), variant(injection, "projected", measured[-1])
-    ends = {"least": first.prefix, "first": first.kl, "first_se": first.kl_se, "n": first.n}
-    ends |= {"most": last.prefix, "last": last.kl, "last_se": last.kl_se, "other": last.n}
+    """Say how the damage of each source grows with the prefix."""
+    measured, parts = shares(injection), []
+    for source in SOURCES:
+        first, last = variant(injection, source, measured[0]), variant(injection, source, measured[-1])
+        if first is None or last is None:
+            continue
+        ends = {"least": first.prefix, "first": first.kl, "first_se": first.kl_se, "n": first.n}
+        ends |= {"most": last.prefix, "last": last.kl, "last_se": last.kl_se, "other": last.n}
+        text = phrase(
+            "From {least:.0%} to {most:.0%} of the document, the KL of the {source} goes from {first:.3f} ± "
+            "{first_se:.3f} to {last:.3f} ± {last_se:.3f} nats per token (n = {n:,} and {other:,} tokens: what is "
+            "left of each document)."
+        )
+        parts.append(say(text, source=say(NAMES[source]), **ends))
+    return sentences(*parts)
+
+
+def enough(injection: Injection, source: str, part: str) -> Hybrid | None:
+    """Return the smallest own part that removes ``REMOVED`` of the source's KL; None if not measured."""
+    rows = [row for row in injection.hybrid if (row.variant, row.part) == (source, part)]
+    return next((row for row in rows if row.kl <= (1 - REMOVED) * rows[0].kl), rows[-1] if rows else None)
+
+
+def _cost(row: Hybrid, control: Hybrid) -> str:
     return say(
-        "From {least:.0%} to {most:.0%} of the document, the KL of the projected cache goes from {first:.3f} ± "
-        "{first_se:.3f} to {last:.3f} ± {last_se:.3f} nats per token (n = {n:,} and {other:,} tokens: what is left of "
-        "each document).",
-        **ends,
+        "{share:.0%} of the prefill; KL {kl:.3f}{se}, without any teacher {control:.3f}",
+        share=row.share,
+        kl=row.kl,
+        se=plus_minus(row.kl_se),
+        control=control.kl,
     )
+
+
+def hybrid_sentence(injection: Injection) -> str | None:
+    """Answer how much of the prefix the student must still read itself; None if not measured."""
+    parts = []
+    measured = {(row.variant, row.part, row.kept): row for row in injection.hybrid}
+    for source in SOURCES:
+        layers, tokens = enough(injection, source, "layers"), enough(injection, source, "read")
+        if layers is None or tokens is None:
+            continue
+        costs = [_cost(row, measured["own-tokens", row.part, row.kept]) for row in (layers, tokens)]
+        all_layers = len(injection.student["kv_layers"])
+        counts = {
+            "layers": layers.kept,
+            "all": all_layers,
+            "tokens": tokens.kept,
+            "n": layers.n,
+            "documents": layers.documents,
+        }
+        text = phrase(
+            "To remove {removed:.0%} of the KL of the {source} ({kl:.3f} with {prefix:.0%} of each document handed "
+            "over), the student must compute {layers} of its {all} layers itself, the first ones ({layers_cost}), or "
+            "read the last {tokens} of the prefix’ tokens ({tokens_cost}); n = {n:,} tokens of {documents} held-out "
+            "documents."
+        )
+        values = {
+            "removed": REMOVED,
+            "kl": measured[source, "layers", 0].kl,
+            "prefix": injection.injection["prefix"],
+            "source": say(NAMES[source]),
+        }
+        parts.append(say(text, layers_cost=costs[0], tokens_cost=costs[1], **counts, **values))
+    return sentences(*parts) if parts else None
 
 
 def layers_sentence(injection: Injection) -> str | None:
@@ -152,7 +287,7 @@ def correlated(injection: Injection) -> list[str]:
 def head_sentence(injection: Injection, kind: str, layer: int, head: int) -> str:
     """Say the projection error of one head, and its damage."""
     parts = [
-        say(words, **vars(cell))
+        say(words, **vars(cell), **({"r2": 1 - cell.error} if cells == "projection" else {}))
         for cells, words in OF_ONE_HEAD.items()
         for cell in getattr(injection, cells)
         if (cell.kind, cell.layer, cell.head) == (kind, layer, head)

@@ -1,6 +1,7 @@
 """Make tables of a functional test. Their columns have English names; ``function_heading`` translates a name."""
 
 from dataclasses import asdict
+from math import isfinite
 
 import pandas as pd
 
@@ -8,6 +9,7 @@ from kvlab.language import phrase, say
 from kvlab.request.align import prompt_source
 from kvlab.results.alignment import tables as alignment_tables
 from kvlab.results.function.data import COMPARED, NAMES, Injection
+from kvlab.results.function.sentences import OWN_PARTS
 from kvlab.results.style import KIND_NAME
 
 HEADINGS = {
@@ -24,6 +26,12 @@ HEADINGS = {
     "ce_over_projected_se": phrase("± s.e. of that CE"),
     "n": phrase("n"),
     "documents": phrase("documents"),
+    "part": phrase("the student’s own"),
+    "kept": phrase("layers or tokens"),
+    "share": phrase("share of the prefill"),
+    "kl_over_with_own": phrase("KL over projected + own token"),
+    "kl_over_with_own_se": phrase("± s.e. of this KL"),
+    "r2": "R²",
     "kind": phrase("replaced"),
     "layer": phrase("layer"),
     "head": phrase("head"),
@@ -61,6 +69,7 @@ def tables(injection: Injection) -> dict[str, pd.DataFrame]:
         "attention.csv": _with_controls(injection.attention),
         "swaps.csv": pd.DataFrame(injection.swaps),
         "correlations.csv": pd.DataFrame(injection.correlations),
+        "hybrid.csv": pd.DataFrame(injection.hybrid),
         "accuracy.csv": pd.DataFrame(injection.accuracy),
         "texts.csv": texts(injection),
     }
@@ -89,7 +98,16 @@ def texts(injection: Injection) -> pd.DataFrame:
 def variants_table(injection: Injection, share: float | None = None) -> pd.DataFrame:
     """Return every variant at one prefix, or at all; the variant in words."""
     rows = [row for row in injection.injected if share is None or row.prefix == share]
-    return pd.DataFrame([asdict(row) | {"variant": say(NAMES[row.variant])} for row in rows])
+    frame = pd.DataFrame([asdict(row) | {"variant": say(NAMES[row.variant])} for row in rows])
+    if any(isfinite(row.kl_over_with_own) for row in rows):
+        return frame
+    return frame.drop(columns=["kl_over_with_own", "kl_over_with_own_se"], errors="ignore")
+
+
+def hybrid_table(injection: Injection) -> pd.DataFrame:
+    """Return every hybrid of the student's own and the replaced cache; the variant and its own part in words."""
+    words = [{"variant": say(NAMES[row.variant]), "part": say(OWN_PARTS[row.part])} for row in injection.hybrid]
+    return pd.DataFrame([asdict(row) | named for row, named in zip(injection.hybrid, words, strict=True)])
 
 
 def accuracy_table(injection: Injection) -> pd.DataFrame:
@@ -97,7 +115,7 @@ def accuracy_table(injection: Injection) -> pd.DataFrame:
 
 
 def cells_table(injection: Injection) -> pd.DataFrame:
-    """Return one row per K or V head, to pick a head from: its errors and the damage of its swap."""
+    """Return one row per K or V head, to pick a head from: the damage of its swap, then its errors and R²."""
     attended = {(c.kind, c.layer, c.head): c for c in injection.attention}
     swapped = {(c.kind, c.layer, c.head): c for c in injection.swaps}
     rows = []
@@ -105,9 +123,9 @@ def cells_table(injection: Injection) -> pd.DataFrame:
         at = cell.kind, cell.layer, cell.head
         attention, swap = attended.get(at), swapped.get(at)
         row = {"kind": KIND_NAME[cell.kind], "layer": cell.layer, "head": cell.head}
-        row |= {"error": cell.error, "se": cell.se}
-        row |= {"attention": getattr(attention, "error", None), "attention_se": getattr(attention, "se", None)}
         row |= {name: getattr(swap, name, None) for name in ("kl", "kl_se", "delta_ce", "delta_ce_se", "kl_mean")}
+        row |= {"attention": getattr(attention, "error", None), "attention_se": getattr(attention, "se", None)}
+        row |= {"r2": 1 - cell.error, "error": cell.error, "se": cell.se}
         rows.append(row | {"n": cell.n})
     return pd.DataFrame(rows)
 

@@ -6,9 +6,12 @@ from kvlab.language import say
 from kvlab.results.alignment.data import Alignment
 from kvlab.results.alignment.heads import error_heatmap
 from kvlab.results.alignment.sentences import ERROR_MEANING
+from kvlab.results.function.sentences import head_sentence as function_sentence
+from kvlab.results.function.tables import function_heading
 from kvlab.results.style import KIND_NAME
 from kvlab.web import cells
 from kvlab.web.alignment import one_head
+from kvlab.web.function import source
 from kvlab.web.widgets import count, head_sentence, number
 
 
@@ -60,10 +63,17 @@ def panel(alignment: Alignment, shown: str) -> None:
         shown,
         say("{kind} projection error per student layer and KV head; the table below has the numbers."),
     )
-    frame = alignment.table()
+    frame, columns, test = alignment.table(), _columns(), source.of_analysis(shown)
+    if test is not None:
+        errors = {(c.kind, c.layer, c.head): c.error for c in test.attention}
+        heads = zip(frame["kind"], frame["layer"], frame["head"], strict=True)
+        frame["attention"] = [errors.get(at) for at in heads]
+        columns = {"attention": number(function_heading("attention"))} | columns
     frame["kind"] = frame["kind"].map(KIND_NAME)
-    cells.table(frame, _columns(), "error", shown, say("Scores of every student head beside their controls"))
+    cells.table(frame, columns, "error", shown, say("Scores of every student head beside their controls"))
     with st.container(border=True, key="detail"):
         st.subheader(cells.words(cell))
+        if test is not None and test.reproduces:
+            st.markdown(function_sentence(test, *cell))
         st.markdown(head_sentence(alignment, alignment.score(*cell)))
         one_head.panel(alignment, shown, cell)

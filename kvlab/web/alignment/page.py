@@ -11,6 +11,7 @@ from kvlab.results.alignment.archive import archive
 from kvlab.results.alignment.data import Alignment
 from kvlab.results.alignment.sentences import sentence
 from kvlab.results.function.page import html_with_function
+from kvlab.results.function.sentences import lead_sentence
 from kvlab.web import backend, files, picker, places
 from kvlab.web.alignment import compare, form, fusion, heads, layers, tables, timeline
 from kvlab.web.function import source
@@ -71,6 +72,9 @@ def _try_it(run_id: str) -> None:
 
 def _show(alignment: Alignment, shown: str) -> None:
     finding, buttons = st.columns([4, 1], vertical_alignment="top")
+    test = source.of_analysis(shown)
+    if test is not None:
+        finding.markdown(lead_sentence(test))
     finding.markdown(sentence(alignment))
     with buttons:
         kinds = {

@@ -20,6 +20,7 @@ FIELDS = {
     "function-prefix": DEFAULT.prefix,
     "function-curve": list(DEFAULT.curve),
     "function-documents": DEFAULT.documents,
+    "function-hybrid": DEFAULT.hybrid,
     "function-texts": DEFAULT.texts,
     "function-swap-layers": DEFAULT.swap_layers,
     "function-seconds": 0,
@@ -82,10 +83,16 @@ def _injection() -> dict:
         swapped = layers.number_input(label, 0, key="function-swap-layers", help=about)
         label, about = say("Seconds for swaps"), say("0: no limit. Half of it is for layers.")
         limit = seconds.number_input(label, 0, step=30, key="function-seconds", help=about)
+        hybrid = st.checkbox(
+            say("How much the student must still read"),
+            key="function-hybrid",
+            help=say("The student keeps its first layers, or reads the last tokens; a few more forwards."),
+        )
     return {
         "prefix": prefix,
         "curve": sorted(set(curve) - {prefix}),
         "documents": int(judged),
+        "hybrid": hybrid,
         "texts": int(continued),
         "swap_layers": int(swapped),
         "seconds": float(limit) or None,

@@ -32,7 +32,7 @@ MEANINGS = {
     "kl": DAMAGE_MEANING,
     "delta_ce": DAMAGE_MEANING,
 }
-TABLE = ("error", "se", "attention", "attention_se", "kl", "kl_se", "kl_mean", "delta_ce", "delta_ce_se")
+TABLE = ("kl", "kl_se", "kl_mean", "delta_ce", "delta_ce_se", "attention", "attention_se", "r2", "error", "se")
 
 
 def panel(injection: Injection, shown: str) -> None:

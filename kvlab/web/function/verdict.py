@@ -9,10 +9,17 @@ from kvlab.results.alignment.data import as_json
 from kvlab.results.function import data as results
 from kvlab.results.function import sentences
 from kvlab.results.function.data import Injection
-from kvlab.results.function.figures import curve, variants
+from kvlab.results.function.figures import curve, hybrid, variants
 from kvlab.results.function.page import function_archive, function_html
-from kvlab.results.function.sentences import DAMAGES, MEANING, curve_sentence, verdict_sentence
-from kvlab.results.function.tables import function_heading, settings_table, variants_table
+from kvlab.results.function.sentences import (
+    DAMAGES,
+    HYBRID_MEANING,
+    MEANING,
+    curve_sentence,
+    hybrid_sentence,
+    verdict_sentence,
+)
+from kvlab.results.function.tables import function_heading, hybrid_table, settings_table, variants_table
 from kvlab.web import files, language
 from kvlab.web.widgets import count, grid, number
 
@@ -33,6 +40,7 @@ def panel(injection: Injection, shown: str) -> None:
     columns = columns_of(("variant", *NUMBERS, "n", "documents"))
     files.table(variants_table(injection, share), columns, f"{shown}-variants", f"variants-{shown}")
     _curve(injection, shown, share)
+    _hybrid(injection, shown)
 
 
 def _share(injection: Injection, shown: str) -> float:
@@ -64,9 +72,22 @@ def _curve(injection: Injection, shown: str, share: float) -> None:
     st.caption(curve_sentence(injection))
 
 
+def _hybrid(injection: Injection, shown: str) -> None:
+    sentence = hybrid_sentence(injection)
+    if sentence is None:
+        return
+    st.markdown(say("**How much must the student still read?**"))
+    st.markdown(sentence)
+    alt = say("KL over the share of the prefill that the student computes or reads itself")
+    files.chart(hybrid(injection), f"hybrid-{shown}", alt, "function-hybrid")
+    st.caption(say(HYBRID_MEANING))
+    frame = hybrid_table(injection)
+    files.table(frame, columns_of(frame.columns), f"{shown}-hybrid", f"hybrid-{shown}")
+
+
 def columns_of(names: Iterable[str]) -> dict:
     """Configure the columns of a table."""
-    shown = {"variant": str, "measure": str, "kind": str, "n": count, "documents": count}
+    shown = {"variant": str, "measure": str, "kind": str, "part": str, "kept": count, "n": count, "documents": count}
     return {name: shown.get(name, number)(function_heading(name)) for name in names}
 
 
