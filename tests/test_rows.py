@@ -67,7 +67,7 @@ def test_every_step_has_one_use_and_sinks_of_either_model_are_apart(pair, rule, 
     inside = [step for step in usable if step not in exact]
     scored_only = inside if by == "exact" else []
     assert parts[FIT_AND_SCORE].tolist() == exact
-    assert parts.get(SCORE_ONLY, np.zeros(0)).tolist() == scored_only
+    assert parts.get(SCORE_ONLY.of(LAST_CLASS), np.zeros(0)).tolist() == scored_only
     assert parts.get(FIT_AND_SCORE.of(LAST_CLASS), np.zeros(0)).tolist() == (inside if by == "by-class" else [])
     assert parts[SPECIAL].tolist() == ([0] if teacher.special[0] and student.special[0] else [])
     calibration = row_parts(teacher, student, time_map, False, settings)
@@ -151,7 +151,9 @@ def test_common_steps_have_the_class_of_every_teachers_row():
 
 
 def test_common_steps_of_one_map_are_fitted_where_all_are_exact():
-    a = {FIT_AND_SCORE: np.array([1, 2, 5]), SCORE_ONLY: np.array([3, 4]), SINK: np.array([0])}
-    b = {FIT_AND_SCORE: np.array([2, 3, 5]), SCORE_ONLY: np.array([1, 6]), SINK: np.array([0])}
-    shared = {part.use: (part.row_class, steps.tolist()) for part, steps in common_parts([a, b]).items()}
-    assert shared == {FIT_AND_SCORE.use: ((0, 0), [2, 5]), SCORE_ONLY.use: ((0, 0), [1, 3])}
+    inside = SCORE_ONLY.of(1)
+    a = {FIT_AND_SCORE: np.array([1, 2, 5]), inside: np.array([3, 4]), SINK: np.array([0])}
+    b = {FIT_AND_SCORE: np.array([2, 3, 5]), inside: np.array([1, 6]), SINK: np.array([0])}
+    shared = {part: steps.tolist() for part, steps in common_parts([a, b]).items()}
+    of = SCORE_ONLY.of
+    assert shared == {FIT_AND_SCORE.of((0, 0)): [2, 5], of((0, 1)): [1], of((1, 0)): [3]}
