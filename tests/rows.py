@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,13 +59,15 @@ def planted(xs: list[torch.Tensor], sources: list[list[int]], width: int, noise:
     return ys
 
 
-def sample_of(xs: list[torch.Tensor], ys: list[torch.Tensor], folds: int, seed: int = 0, classes: int = 1) -> Sample:
-    """Row i is of fold i modulo ``folds``, and of the row class that the rounds of folds take in turn."""
+def sample_of(
+    xs: list[torch.Tensor], ys: list[torch.Tensor], folds: int, seed: int = 0, classes: Sequence = (0,)
+) -> Sample:
+    """Row i is of fold i modulo ``folds``; the rounds of folds take the row ``classes`` in turn."""
     rows = torch.arange(len(xs[0]))
     blocks = []
     for fold in range(folds):
-        for row_class in range(classes):
-            of = rows[(rows % folds == fold) & (rows // folds % classes == row_class)]
+        for number, row_class in enumerate(classes):
+            of = rows[(rows % folds == fold) & (rows // folds % len(classes) == number)]
             blocks.append(Block(fold, [x[of] for x in xs], [y[of] for y in ys], (FIT_AND_SCORE.of(row_class),)))
     assert sum(len(b.xs[0]) for b in blocks) == len(rows) and KINDS
     return Sample(blocks, len(xs), len(ys), folds, seed)

@@ -39,7 +39,7 @@ def data():
 
 
 def chosen(data, folds=FOLDS, classes=1, **settings):
-    return choose(sample_of(*data, folds, classes=classes), AlignSettings(**settings), no_progress)
+    return choose(sample_of(*data, folds, classes=range(classes)), AlignSettings(**settings), no_progress)
 
 
 PAIRS = {4: ((0, 1), (2, 3)), 5: ((0, 1), (2, 3), (4, 0))}  # of folds left out together, each tested on the other
@@ -180,7 +180,7 @@ def test_depth_is_kept_where_two_folds_leave_nothing_to_choose_on(data):
 
 
 def test_a_set_of_layers_is_scored_for_each_target_alike_alone_and_beside_others(data):
-    sample, explicit = sample_of(*data, FOLDS, classes=2), Explicit(data, FOLDS, 2)
+    sample, explicit = sample_of(*data, FOLDS, classes=(0, 1)), Explicit(data, FOLDS, 2)
     together = HeldOut.of(sample, "key", range(LAYERS), range(3))
     for chosen_layers, layer in (((2, 4), 1), (tuple(range(LAYERS)), 2)):
         alone = HeldOut.of(sample, "key", chosen_layers, [layer])
