@@ -79,6 +79,15 @@ class Explicit:
         rss, tss = zip(*found)
         return 1 - sum(rss).min() / sum(tss)
 
+    def order(self, layer, without):
+        """All layers by what they explain alone; of those that explain as much, the first one first."""
+        left, order = list(range(len(self.xs))), []
+        while left:
+            scores = {at: self.r2([at], layer, without) for at in left}
+            order.append(next(at for at in left if scores[at] >= max(scores.values()) - 1e-4))
+            left.remove(order[-1])
+        return order
+
     def best(self, layer, without, order, most):
         """Of the first 1, 2, 4, ... layers and as many as may be, the fewest that explain as much as any."""
         sizes = sorted({1, 2, 4, most}.intersection(range(1, most + 1)))
@@ -105,7 +114,7 @@ def test_layers_are_chosen_by_their_error_on_folds_left_out(data, search, most, 
         for without in (None, *range(folds)):
             order = NEAREST[layer]
             if search == "full":
-                order = sorted(range(LAYERS), key=lambda at: -explicit.r2([at], layer, without))
+                order = explicit.order(layer, without)
             expected = explicit.best(layer, without, order, most)
             assert (choice.overall if without is None else choice.of_fold[without]) == expected
         singles = found.matrices["similarity.key.r2"][layer]
