@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from kvlab.align.fold_sums import FIT_AND_SCORE
+from kvlab.align.fold_sums import FIT_AND_SCORE, Part
 from kvlab.align.sample import Sample
 from kvlab.shapes import KINDS
 
@@ -15,14 +16,16 @@ from kvlab.shapes import KINDS
 class Block:
     """One batch's rows, of one fold and the part FIT_AND_SCORE. ``xs`` [Lt][N, P], ``ys`` [Ls][N, Q], both kinds.
 
-    ``embedded`` [N, E] are the token embeddings; left out, the first of ``xs``.
+    ``embedded`` [N, E] are the teacher's token embeddings; left out, the first of ``xs``. ``own_tokens`` [N, 3 Es] are
+    the student's own; left out, three columns of zeros.
     """
 
     fold: int
     xs: list[torch.Tensor]
     ys: list[torch.Tensor]
-    parts: tuple[str, ...] = (FIT_AND_SCORE,)
+    parts: tuple[Part, ...] = (FIT_AND_SCORE,)
     embedded: torch.Tensor | None = None
+    own_tokens: torch.Tensor | None = None
 
     def x(self, kind, layer, part):
         return self.xs[layer]
@@ -35,6 +38,9 @@ class Block:
 
     def e(self, part):
         return self.xs[0] if self.embedded is None else self.embedded
+
+    def own(self, part):
+        return self.xs[0].new_zeros(len(self.xs[0]), 3) if self.own_tokens is None else self.own_tokens
 
 
 def teacher_layers(seed: int, n: int, layers: int, width: int) -> list[torch.Tensor]:
@@ -53,8 +59,15 @@ def planted(xs: list[torch.Tensor], sources: list[list[int]], width: int, noise:
     return ys
 
 
-def sample_of(xs: list[torch.Tensor], ys: list[torch.Tensor], folds: int, seed: int = 0) -> Sample:
-    n = len(xs[0])
-    blocks = [Block(f, [x[f::folds] for x in xs], [y[f::folds] for y in ys]) for f in range(folds)]
-    assert sum(len(b.xs[0]) for b in blocks) == n and KINDS
+def sample_of(
+    xs: list[torch.Tensor], ys: list[torch.Tensor], folds: int, seed: int = 0, classes: Sequence = (0,)
+) -> Sample:
+    """Row i is of fold i modulo ``folds``; the rounds of folds take the row ``classes`` in turn."""
+    rows = torch.arange(len(xs[0]))
+    blocks = []
+    for fold in range(folds):
+        for number, row_class in enumerate(classes):
+            of = rows[(rows % folds == fold) & (rows // folds % len(classes) == number)]
+            blocks.append(Block(fold, [x[of] for x in xs], [y[of] for y in ys], (FIT_AND_SCORE.of(row_class),)))
+    assert sum(len(b.xs[0]) for b in blocks) == len(rows) and KINDS
     return Sample(blocks, len(xs), len(ys), folds, seed)

@@ -14,7 +14,7 @@ from kvlab.host.bundled import ANALYSIS
 from kvlab.results.alignment import data
 from kvlab.results.alignment.archive import archive
 from kvlab.results.safe_csv import neutral, safe_csv
-from tests.finished import fused, of_rkv, with_gaps
+from tests.finished import by_class, fused, of_one_map, of_rkv, with_gaps
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +59,23 @@ def test_every_score_and_its_standard_error_comes_back(sample):
         assert (row["kind"], int(row["layer"]), int(row["head"])) == (score.kind, score.layer, score.head)
         for name in ("r2", "se", "gain", "gain_se", "r2_shuffled", "r2_random"):
             assert float(row[name]) == getattr(score, name)
+
+
+def test_both_classes_and_every_source_come_back(sample):
+    result = by_class(sample)
+    files = opened(result)
+    for row, score in zip(rows(files["heads.csv"]), result.heads, strict=True):
+        for name in ("r2_exact", "exact_se", "r2_inside", "inside_se", "r2_own", "r2_with_own", "added", "added_se"):
+            assert float(row[name]) == getattr(score, name), name
+        assert int(row["n_inside"]) == 5000
+    classes = [row["row_class"] for row in rows(files["timeline.csv"])]
+    expected = [("exact", "inside")[int(of)] for n in range(len(result.inspected)) for of in result.row_class(n)]
+    assert classes == expected and set(classes) == {"exact", "inside"}
+    found = json.loads(files["settings.json"])
+    assert found["finding"].startswith("On 160 documents") and found["summary"]["key"]["added"] == pytest.approx(0.115)
+    old = opened(of_one_map(sample))
+    assert {row["row_class"] for row in rows(old["timeline.csv"])} == {""}
+    assert {row["added"] for row in rows(old["heads.csv"])} == {""}
 
 
 def test_layers_and_timeline_hold_what_the_arrays_hold(sample):

@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvlab.align.fold_sums import FIT_AND_SCORE, FIT_ONLY, SCORE_ONLY
+from kvlab.align.fold_sums import FITTED, SCORED
 from kvlab.align.items import Reader
 from kvlab.align.pipeline import align
-from kvlab.align.rows import row_parts
+from kvlab.align.rows import EXACT, row_parts, rows_of
 from kvlab.align.shared_text import repeated_beginnings, repeated_steps
 from kvlab.errors import TrainError
 from kvlab.inject.prefix import cut_at
@@ -25,7 +25,7 @@ from tests.test_time import tokens
 from tests.training import prepared
 
 SYSTEM = "You are a careful assistant who counts boats, and stones. 请一步一步地思考。\n"
-USES = (FIT_AND_SCORE, SCORE_ONLY, FIT_ONLY)
+USES = tuple({*FITTED, *SCORED})
 TEXTS = st.lists(st.text("aä水", max_size=6), max_size=12)
 
 
@@ -63,16 +63,15 @@ def with_system(documents):
 @pytest.mark.xdist_group("beginnings")
 class TestOnTheDemoPair:
     def rows(self, models, documents, calibration=(), again=False):
-        """(the text up to the row's token, document, the row's part) of everything that is fitted or scored."""
+        """(the text up to the row's token, document, the row's class) of everything that is fitted or scored."""
         settings = AlignSettings(sinks=2)
         reader = Reader([models[0]], models[1], documents, calibration, settings)
         for window in reader.windows():
             for item in window:
                 repeated = 0 if again else item.repeated
                 parts = row_parts(item.teachers[0], item.student, item.maps[0], item.scored, settings, repeated)
-                for part in USES:
-                    for step in parts.get(part, ()):
-                        yield item.document.text.encode()[: item.student.spans[step, 1]], item.document.id, part
+                for step, row_class in zip(*rows_of(parts, USES)):
+                    yield item.document.text.encode()[: item.student.spans[step, 1]], item.document.id, row_class
 
     def test_no_context_is_counted_twice_and_none_is_lost(self, models):
         documents = with_system(prompts.samples(12)) + prompts.samples(40)[12:]
@@ -80,8 +79,10 @@ class TestOnTheDemoPair:
         once = [context for context, *_ in self.rows(models, documents, calibration)]
         assert len(once) == len(set(once))
         every = {context for context, *_ in self.rows(models, documents, calibration, again=True)}
-        # Where a beginning ends within a word, the earlier document may have cut that word otherwise.
-        assert set(once) < every and len(every - set(once)) <= 3 < 0.01 * len(every)
+        # Where a beginning ends within a word or a character, the earlier document may have cut it otherwise.
+        lost = every - set(once)
+        assert set(once) < every and len(lost) == 4 < 0.01 * len(every)
+        assert {text[-2:] for text in lost} == {b"On", b"t ", b"\n\xe5", b"\n\xe6"}
 
     def test_the_keys_left_out_are_those_of_another_document(self, models):
         reader = Reader([models[0]], models[1], with_system(prompts.samples(6)), [], AlignSettings())
@@ -99,10 +100,11 @@ class TestOnTheDemoPair:
     def test_an_analysis_says_it_and_scores_the_rest(self, models):
         settings = AlignSettings(layers="depth", random_teacher=False, inspect=3, sinks=2)
         documents = with_system(prompts.samples(12))
-        rows = [(name, part) for _, name, part in self.rows(models, documents)]
+        rows = [(name, row_class) for _, name, row_class in self.rows(models, documents)]
         found, _ = align(models[0], models[1], documents, settings)
-        assert found.data["rows_scored"] == len(rows)
-        assert found.data["rows_fit"] == sum(part == FIT_AND_SCORE for _, part in rows)
+        assert found.data["rows_scored"] == found.data["rows_fit"] == len(rows)
+        inside = sum(row_class != EXACT for _, row_class in rows)
+        assert {score.n_inside for score in found.heads} == {inside} and inside > 100
         every = [name for _, name, _ in self.rows(models, documents, again=True)]
         # One or two tokens of each document would be apart in any case, as the teacher's sinks.
         assert 0 <= found.data["repeated_tokens"] - (len(every) - len(rows)) <= 2 * 11

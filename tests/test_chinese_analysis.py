@@ -108,6 +108,18 @@ def test_the_fusion_of_several_teachers():
     assert_chinese(app, "2 个教师合起来", "其他教师没有带来", "各教师的权重", "单独 R²：2 demo/teacher-b")
 
 
+@pytest.mark.parametrize("view", ["heads", "timeline", "layers", "numbers"])
+def test_both_classes_of_tokens_and_the_student_s_own(view):
+    run = finished.run_of(finished.by_class(read(bundled.ANALYSIS))).name
+    app = open_page("alignment", run=run, view=view, lang="zh")
+    assert_chinese(app, "在 demo/student 自身词元无需教师即可解释的部分之上", "每类词元各有一个映射")
+
+
+def test_an_analysis_with_one_map():
+    run = finished.run_of(finished.of_one_map(read(bundled.ANALYSIS))).name
+    assert_chinese(open_page("alignment", run=run, lang="zh"), "由较早的版本生成：所有词元共用一个映射")
+
+
 def test_two_analyses():
     other = finished.shifted(read(bundled.ANALYSIS), "value", 2, 1, -0.4)
     run = finished.run_of(dataclasses.replace(other, prompts="mine.txt")).name

@@ -21,7 +21,7 @@ from kvlab.results.alignment.difference import (
     one_difference_sentence,
     shapes_sentence,
 )
-from tests.finished import of_fewer_heads, shifted
+from tests.finished import by_class, of_fewer_heads, of_one_map, shifted
 
 NAN = float("nan")
 
@@ -94,6 +94,16 @@ def test_tables_hold_means_and_every_head(sample):
     assert means["B − A"].abs().sum() == pytest.approx(0.05)
     table = differences_table(matched(sample, b)).set_index(["kind", "layer", "head"])
     assert table.loc[("V", 2, 1), "difference"] == pytest.approx(-0.4) and len(table) == 16
+
+
+def test_means_are_of_what_either_has_measured(sample):
+    means = means_table(of_one_map(sample), by_class(sample)).set_index(["K/V", "R² of"])
+    assert means.loc[("K", "added by the teacher"), "B"] == pytest.approx(0.115)
+    assert means.loc[("V", "teacher, tokens inside"), "B"] == pytest.approx(0.69)
+    assert isnan(means.loc[("V", "student’s own tokens"), "A"]) and isnan(
+        means.loc[("V", "teacher + own token"), "B − A"]
+    )
+    assert len(means) == 18 and len(means_table(of_one_map(sample), of_one_map(sample))) == 8
 
 
 def test_the_map_has_zero_in_the_middle_one_range_for_both_and_marks_what_is_not_clear(sample):

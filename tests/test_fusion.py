@@ -11,7 +11,7 @@ from sklearn.linear_model import Ridge
 
 from kvlab.align import stacking
 from kvlab.align.controls import Controls, random_in_place
-from kvlab.align.crossfit import crossfit_ridge
+from kvlab.align.crossfit import ByClass, crossfit_ridge
 from kvlab.align.fold_sums import FIT_AND_SCORE, FIT_ONLY, Pairing
 from kvlab.align.fusion import FusionSums, fuse, over_random
 from kvlab.align.layers import Choice
@@ -23,25 +23,44 @@ from tests.rows import Block, planted, sample_of, teacher_layers
 N, FOLDS, WIDTH, HEADS = 900, 4, 5, 2
 
 
-def problem(xs, y, own_rows=slice(None), fit_only=()):
+def one_class(xs):
+    return np.zeros((len(xs), N), dtype=int)
+
+
+def two_classes(xs):
+    """The class that each row has for each teacher: those of two teachers differ in half of the rows."""
+    number = np.arange(N) // FOLDS
+    return np.stack([(number // 2**a) % 2 for a in range(len(xs))])
+
+
+def problem(xs, y, own_rows=slice(None), fit_only=(), classes_of=one_class):
     """Teachers with one layer each, their rows ``xs`` [A][N, P]; each fitted on some rows of its own.
 
     Folds ``fit_only`` hold calibration documents.
     """
     one = Choice.of((0,), [(0,)] * FOLDS, lambda layer: WIDTH)
     sums = FusionSums([{kind: [one] for kind in KINDS} for _ in xs], FOLDS)
-    own = [Pairing.begin(x[:9].mean(0), y[:9].mean(0), FOLDS) for x in xs]
+    own, classes, fold = (
+        [Pairing.begin(x[:9].mean(0), y[:9].mean(0), FOLDS) for x in xs],
+        classes_of(xs),
+        np.arange(N) % FOLDS,
+    )
+    in_own = np.isin(np.arange(N) // FOLDS, np.arange(N)[own_rows])
     for f in range(FOLDS):
-        part = FIT_ONLY if f in fit_only else FIT_AND_SCORE
-        sums.add(f, part, [Block(f, [x[f::FOLDS]], [y[f::FOLDS]], (part,)) for x in xs], part)
-        for pairing, x in zip(own, xs):
-            pairing.add(f, part, x[f::FOLDS][own_rows], y[f::FOLDS][own_rows])
-    return sums.pairings["key", 0], own, [crossfit_ridge(pairing, HEADS) for pairing in own]
+        use = FIT_ONLY if f in fit_only else FIT_AND_SCORE
+        for joint in sorted(set(zip(*classes.tolist()))):
+            part, rows = use.of(joint), (fold == f) & (joint == classes.T).all(1)
+            sums.add(f, part, [Block(f, [x[rows]], [y[rows]], (part,)) for x in xs], part)
+        for pairing, x, of_teacher in zip(own, xs, classes):
+            for row_class in (0, 1):
+                rows = (fold == f) & (of_teacher == row_class) & in_own
+                pairing.add(f, use.of(row_class), x[rows], y[rows])
+    return sums.pairings["key", 0], own, [[crossfit_ridge(p, HEADS) for p in pairing.by_class()] for pairing in own]
 
 
-def fused(xs, y, own_rows=slice(None), fit_only=()):
-    common, own, fits = problem(xs, y, own_rows, fit_only)
-    return fuse(common, own, fits, HEADS), fits
+def fused(xs, y, own_rows=slice(None), fit_only=(), classes_of=one_class):
+    common, own, fits = problem(xs, y, own_rows, fit_only, classes_of)
+    return fuse(common, own, fits, [WIDTH] * len(xs), HEADS), fits
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +84,7 @@ def test_of_two_folds_none_is_left_to_fit_weights_on_and_teachers_weigh_alike(da
     found, fits = fused(xs, y)
     assert (found.weights == 0.5).all()
     mean = [y[1 - f :: 2].mean(0) for f in (0, 1)]
-    halves = [(fits[0].predict(f, xs[0][f::2]) + fits[1].predict(f, xs[1][f::2])) / 2 for f in (0, 1)]
+    halves = [(fits[0][0].predict(f, xs[0][f::2]) + fits[1][0].predict(f, xs[1][f::2])) / 2 for f in (0, 1)]
     rss, tss = (
         sum((y[f::2] - of[f]).square().unflatten(1, (HEADS, -1)).sum((0, 2)) for f in (0, 1)) for of in (halves, mean)
     )
@@ -88,34 +107,56 @@ def test_a_teacher_of_noise_gets_no_weight_and_brings_nothing(data):
     torch.testing.assert_close(with_noise.r2, with_noise.r2_alone[0], rtol=0, atol=0.01)
 
 
-def against_random(members, y, own_rows=slice(None)):
+def against_random(members, y, own_rows=slice(None), classes_of=one_class):
     """``over_random`` of the first half of ``members``, and the fits of all."""
-    _, own, fits = problem(members, y, own_rows)
-    groups = [(f, FIT_AND_SCORE) for f in range(FOLDS)]
-    rows = [lambda group, x=x: x[group[0] :: FOLDS] for x in (*members, y)]
-    return over_random(CommonRows(groups, FOLDS, rows[:-1], rows[-1]), own, fits, HEADS), fits
+    half = len(members) // 2
+
+    def of_members(xs):
+        """Random weights read the same tokens as the teacher in whose place they are."""
+        return np.tile(classes_of(xs[:half]), (len(xs) // half, 1))
+
+    _, own, fits = problem(members, y, own_rows, classes_of=of_members)
+    classes, fold = classes_of(members[:half]), np.arange(N) % FOLDS
+    joint = sorted(set(zip(*classes.tolist())))
+    groups = [(f, FIT_AND_SCORE.of(row_classes)) for f in range(FOLDS) for row_classes in joint]
+
+    def of_group(x):
+        return lambda group: x[(fold == group[0]) & (group[1].row_class == classes.T).all(1)]
+
+    rows = [of_group(x) for x in (*members, y)]
+    common = CommonRows(groups, FOLDS, rows[:-1], rows[-1])
+    return over_random(common, own, fits, [WIDTH] * len(members), HEADS), fits
 
 
 @dataclass
 class WrittenOut:
-    """Stacking of one head with scikit-learn: maps on some rows of each fold, predictions and weights on all."""
+    """Stacking of one head with scikit-learn: maps on some rows of each fold and class, weights on all rows.
+
+    TSS is about the training mean of the rows that have the same class for every teacher.
+    """
 
     rss: np.ndarray  # [F]
     tss: np.ndarray  # [F]
     weights: np.ndarray  # [A], mean over folds
 
     @classmethod
-    def of(cls, xs, y, fits, head, own_rows):
+    def of(cls, xs, y, fits, head, own_rows, row_classes=None, joint=None):
+        """``row_classes`` [A, N] of these teachers, ``joint`` [N] of all; left out, one class."""
         fold, columns = np.arange(N) % FOLDS, slice(2 * head, 2 * head + 2)
         x, target, own = [part.numpy() for part in xs], y.numpy()[:, columns], np.arange(N) // FOLDS < own_rows
-        penalties = [fit.penalties[:, head].tolist() for fit in fits]
+        row_classes = one_class(xs) if row_classes is None else row_classes
+        joint = np.zeros(N) if joint is None else joint
 
         def predictions(f, train, rows):
             found = []
-            for part, penalty in zip(x, penalties):
-                fitted, of = part[train & own], target[train & own]
-                alpha = penalty[f] * ((fitted - fitted.mean(0)) ** 2).sum() / WIDTH
-                found.append(Ridge(alpha=alpha).fit(fitted, of).predict(part[rows]))
+            for part, of_classes, classes in zip(x, fits, row_classes):
+                predicted = np.zeros_like(target)
+                for row_class, fit in enumerate(of_classes):
+                    of_class = classes == row_class
+                    fitted, of = part[train & own & of_class], target[train & own & of_class]
+                    alpha = float(fit.penalties[f, head]) * ((fitted - fitted.mean(0)) ** 2).sum() / WIDTH
+                    predicted[of_class] = Ridge(alpha=alpha).fit(fitted, of).predict(part[of_class])
+                found.append(predicted[rows])
             return found
 
         rss, tss, weights = [], [], []
@@ -131,7 +172,9 @@ class WrittenOut:
             seen = [p - mean for p in predictions(f, fold != f, fold == f)]
             actual = target[fold == f] - mean
             rss.append(((actual - sum(share * s for share, s in zip(weights[-1], seen))) ** 2).sum())
-            tss.append((actual**2).sum())
+            of_classes = [joint == one for one in np.unique(joint)]
+            about = [target[(fold == f) & rows] - target[(fold != f) & rows].mean(0) for rows in of_classes]
+            tss.append(sum((part**2).sum() for part in about))
         return cls(np.array(rss), np.array(tss), np.mean(weights, axis=0))
 
 
@@ -141,34 +184,52 @@ def standard_error(rss, tss):
     return np.sqrt((len(rss) - 1) * np.var(without))
 
 
-@pytest.mark.parametrize("fit_only", [(), (2,)])
-def test_weights_and_scores_equal_stacking_written_out(data, fit_only):
+def by_class(data, classes_of):
+    """The targets follow other maps in every joint class, about other means."""
     xs, y = data
-    found, fits = fused(xs, y, slice(0, 150), fit_only)
+    numbers = classes_of(xs).T @ [1, 2]
+    return xs, y * torch.tensor([1.0, -2, 3, 0.5])[numbers, None].double() + torch.from_numpy(numbers)[:, None]
+
+
+@pytest.mark.parametrize("classes_of", [one_class, two_classes])
+@pytest.mark.parametrize("fit_only", [(), (2,)])
+def test_weights_and_scores_equal_stacking_written_out(data, fit_only, classes_of):
+    xs, y = by_class(data, classes_of)
+    classes = classes_of(xs)
+    joint = classes.T @ [1, 2]
+    found, fits = fused(xs, y, slice(0, 150), fit_only, classes_of)
+    assert [len(of_teacher) for of_teacher in fits] == [1 + classes.max()] * 2
     scored = [f for f in range(FOLDS) if f not in fit_only]
     assert found.n == len(scored) * N / FOLDS
     for head in range(HEADS):
-        expected = WrittenOut.of(xs, y, fits, head, 150)
+        expected = WrittenOut.of(xs, y, fits, head, 150, classes, joint)
         rss, tss = expected.rss[scored], expected.tss[scored]
         assert float(found.r2[head]) == pytest.approx(1 - rss.sum() / tss.sum())
         assert float(found.se[head]) == pytest.approx(standard_error(rss, tss))
         np.testing.assert_allclose(found.weights[:, head], expected.weights)
-        alone = [WrittenOut.of([x], y, [fit], head, 150).rss[scored] for x, fit in zip(xs, fits)]
+        alone = [
+            WrittenOut.of([x], y, [fit], head, 150, [of_teacher], joint).rss[scored]
+            for x, fit, of_teacher in zip(xs, fits, classes)
+        ]
         np.testing.assert_allclose(found.r2_alone[:, head], [1 - of_teacher.sum() / tss.sum() for of_teacher in alone])
         best = min(alone, key=np.sum)
         assert float(found.gain[head]) == pytest.approx((best - rss).sum() / tss.sum())
         assert float(found.gain_se[head]) == pytest.approx(standard_error(rss - best, tss))
 
 
-def test_the_gain_over_random_weights_equals_two_stackings_written_out(data):
-    xs, y = data
+@pytest.mark.parametrize("classes_of", [one_class, two_classes])
+def test_the_gain_over_random_weights_equals_two_stackings_written_out(data, classes_of):
+    xs, y = by_class(data, classes_of)
     members = [*xs, *teacher_layers(5, N, 2, WIDTH)]
-    found, fits = against_random(members, y, own_rows=slice(0, 150))
+    classes = np.tile(classes_of(xs), (2, 1))
+    joint = classes_of(xs).T @ [1, 2]
+    found, fits = against_random(members, y, slice(0, 150), classes_of)
     assert found.n == N and found.gain.shape == found.gain_se.shape == (2, HEADS)
     for kept, instead in enumerate(([0, 3], [2, 1])):  # the other teacher is the random one in its place
         for head in range(HEADS):
-            real = WrittenOut.of(xs, y, fits[:2], head, 150)
-            control = WrittenOut.of([members[i] for i in instead], y, [fits[i] for i in instead], head, 150)
+            real = WrittenOut.of(xs, y, fits[:2], head, 150, classes[:2], joint)
+            of_members = [members[i] for i in instead], y, [fits[i] for i in instead], head, 150
+            control = WrittenOut.of(*of_members, classes[instead], joint)
             more, tss = control.rss - real.rss, real.tss
             assert float(found.gain[kept, head]) == pytest.approx(more.sum() / tss.sum())
             assert float(found.gain_se[kept, head]) == pytest.approx(standard_error(more, tss))
@@ -179,17 +240,22 @@ def test_random_weights_in_the_place_of_a_teacher_have_their_own_penalties(data)
     xs, y = data
     noise = teacher_layers(5, N, 2, WIDTH)
     one = Choice.of((0,), [(0,)] * FOLDS, lambda layer: WIDTH)
-    samples = [sample_of([x], [y], FOLDS) for x in xs]
-    features = [{((f, FIT_AND_SCORE), kind, (0,)): x[f::FOLDS] for f in range(FOLDS) for kind in KINDS} for x in noise]
-    _, _, fits = problem([*xs, *noise], y)
-    controls = [
-        Controls(teacher=dict.fromkeys(product(KINDS, [0]), real), random=dict.fromkeys(product(KINDS, [0]), stand_in))
-        for real, stand_in in zip(fits[:2], fits[2:])
+    both = 0, 0  # the class of a common row for either teacher
+    samples, common = ([sample_of([x], [y], FOLDS, classes=[of]) for x in xs] for of in (0, both))
+    features = [
+        [
+            {((f, FIT_AND_SCORE.of(row_class)), kind, (0,)): x[f::FOLDS] for f in range(FOLDS) for kind in KINDS}
+            for row_class in (0, both)
+        ]
+        for x in noise
     ]
-    assert all((stand_in.penalties > 10 * real.penalties).all() for real, stand_in in zip(fits[:2], fits[2:]))
+    _, _, fits = problem([*xs, *noise], y)
+    of_all = [dict.fromkeys(product(KINDS, [0]), ByClass.of(fit)) for fit in fits]
+    controls = [Controls(teacher=real, random=stand_in) for real, stand_in in zip(of_all[:2], of_all[2:])]
+    means = [fit[0].penalties.log().mean(0).exp() for fit in fits]
+    assert all((stand_in > 100 * real).all() for real, stand_in in zip(means[:2], means[2:]))
     choices = [{kind: [one] for kind in KINDS}] * 2
-    twice = [[of_teacher] * 2 for of_teacher in features]  # on its own rows and on the common ones
-    found = random_in_place(samples, samples, twice, controls, choices, [HEADS], no_progress)
+    found = random_in_place(samples, common, features, controls, choices, [HEADS], no_progress)
     assert found.keys() == set(product(KINDS, [0]))
     for head in range(HEADS):
         real = WrittenOut.of(xs, y, fits[:2], head, N)

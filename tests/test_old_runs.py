@@ -15,6 +15,8 @@ from kvlab import PACKAGE, PROJECT
 from kvlab.cli.main import main
 from kvlab.language import speaking
 from kvlab.results.alignment import data as alignments
+from kvlab.results.alignment.page import html
+from kvlab.results.alignment.sentences import sentence
 from kvlab.results.function import data as injections
 from kvlab.runs import store
 
@@ -66,6 +68,15 @@ def test_an_old_note_is_shown_as_it_was_written():
     for language in ("en", "zh"):
         with speaking(language):
             assert str(note).startswith(words)
+
+
+def test_an_old_analysis_says_that_it_has_one_map_for_all_tokens():
+    (folder,) = OLD.glob("*-training-1eae")
+    old = alignments.read(folder)
+    assert not old.by_class and old.row_class(0) is None and not any(score.has_classes for score in old.heads)
+    assert "made by an earlier version, with one map for all tokens" in html(old)
+    with speaking("zh"):
+        assert "由较早的版本生成" in sentence(old)
 
 
 def test_old_functional_tests_and_errors_are_read():

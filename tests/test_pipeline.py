@@ -119,7 +119,10 @@ def test_result_survives_the_disk(aligned, tmp_path):
     assert data.plain(read.to_dict()) == data.plain(aligned.to_dict())
     assert all(np.array_equal(read.arrays[k], v, equal_nan=True) for k, v in aligned.arrays.items())
     header = (tmp_path / "heads.csv").read_text().splitlines()[0]
-    assert header == "kind,layer,head,r2,error,cosine,r2_shuffled,r2_identity,n"
+    assert header == (
+        "kind,layer,head,r2,error,cosine,r2_shuffled,r2_identity,n,r2_exact,exact_se,r2_inside,inside_se,n_inside,"
+        "r2_own,own_se,r2_with_own,with_own_se,added,added_se"
+    )
 
 
 def test_a_broken_result_is_refused_with_the_remedy(tmp_path):

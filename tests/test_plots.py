@@ -9,9 +9,10 @@ import pytest
 from kvlab.host.bundled import ANALYSIS
 from kvlab.results import words as results_words
 from kvlab.results.alignment.data import read
-from kvlab.results.alignment.heads import contributions, controls, error_heatmap, token_errors
+from kvlab.results.alignment.heads import contributions, controls, error_heatmap, hover, token_errors
 from kvlab.results.alignment.page import html
 from kvlab.results.alignment.timeline import LAG_BINS, index_maps, timeline
+from tests.finished import by_class, of_one_map
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,49 @@ def test_heads_that_a_layer_lacks_are_no_part_of_the_mean_error(sample):
     np.testing.assert_allclose(drawn.y, np.nanmean(covered, axis=(0, 1)), rtol=1e-6)
 
 
+def test_every_source_has_a_bar_of_its_own(sample):
+    score = dataclasses.replace(by_class(sample).score("key", 3, 0), n_control=999)
+    bars = controls(score).data[0]
+    names = [name.split("  ")[0] for name in bars.y]
+    assert names == [
+        *("teacher", "teacher, exact tokens", "teacher, tokens inside", "teacher + own token"),
+        *("student’s own tokens", "teacher’s token", "random weights", "group mean", "shuffled rows", "train mean"),
+    ]
+    assert bars.x[:5] == pytest.approx((0.74, 0.76, 0.69, 0.86, 0.73))
+    assert bars.error_x.array[1:5] == (0.006, 0.008, 0.003, 0.005)
+    n = {name: row[2] for name, row in zip(names, bars.customdata)}
+    assert (n["teacher, exact tokens"], n["teacher, tokens inside"]) == ("12,007", "5,000")
+    assert (n["student’s own tokens"], n["random weights"]) == ("17,007", "999")
+    assert len(set(bars.marker.color[4:])) == 1 and bars.marker.color[4] not in bars.marker.color[:4]  # controls: grey
+    under_the_pointer = hover(score).split("<br>")
+    for line in (
+        *("exact tokens R² 0.760, n = 12,007", "inside a teacher token R² 0.690, n = 5,000"),
+        *("teacher + own token R² 0.860", "student’s own tokens, no teacher R² 0.730"),
+        "the teacher adds +0.130 ± 0.004 to them",
+    ):
+        assert line in under_the_pointer
+
+
+def test_student_tokens_are_coloured_by_class_with_a_legend(sample):
+    result = by_class(sample)
+    figure = timeline(result, 1, "floor")
+    classes, tokens = result.row_class(1), result.inspected[1].student_tokens
+    legend = {trace.name: trace for trace in figure.data if trace.showlegend}
+    for row_class, name in enumerate(("student token, exact", "student token, inside a teacher token")):
+        ends = {t.end for t, of in zip(tokens, classes) if of == row_class and t.end > t.start}
+        assert ends and set(legend[name].x[2::6]) == ends
+    exact, inside = (legend[name].line for name in legend)
+    assert exact.color != inside.color and exact.dash != inside.dash  # not told apart by colour alone
+    for other in (
+        of_one_map(sample),
+        dataclasses.replace(result, settings=result.settings | {"rows": "exact"}),
+        dataclasses.replace(result, settings=result.settings | {"time": "nearest"}),
+    ):
+        assert "student token" in {trace.name for trace in timeline(other, 1, "floor").data}
+
+
 def test_all_controls_stand_beside_the_teacher_with_their_errors(sample):
+    sample = of_one_map(sample)
     score = dataclasses.replace(sample.score("key", 3, 0), n_control=999)
     bars = controls(score).data[0]
     r2 = (score.r2, score.r2_identity, score.r2_random, score.r2_group_mean, score.r2_shuffled, 0.0)
@@ -110,7 +153,7 @@ def test_all_controls_stand_beside_the_teacher_with_their_errors(sample):
 
 def test_a_control_that_was_not_measured_is_not_drawn_and_a_deep_one_is_cut(sample):
     nan = float("nan")
-    bars = controls(dataclasses.replace(sample.heads[0], r2_random=nan, r2_group_mean=-7.0)).data[0]
+    bars = controls(dataclasses.replace(of_one_map(sample).heads[0], r2_random=nan, r2_group_mean=-7.0)).data[0]
     assert len(bars.x) == 5 and min(bars.x) == -1.0
     assert any("−7.000" in name for name in bars.y)
 

@@ -35,11 +35,18 @@ from kvlab.results.alignment.page import html
 from kvlab.results.alignment.resampled import signal
 from kvlab.results.alignment.rkv import kept_steps
 from kvlab.results.alignment.rules import time_rules
-from kvlab.results.alignment.sentences import apart_sentence, capture_sentence, control_sentence, kept_sentence
+from kvlab.results.alignment.sentences import (
+    apart_sentence,
+    capture_sentence,
+    control_sentence,
+    kept_sentence,
+    sentence,
+    sources_of_head,
+)
 from kvlab.results.alignment.spectrum import error_spectrum
 from kvlab.results.alignment.strip import minimap
 from kvlab.results.alignment.timeline import index_maps, timeline
-from tests.finished import fused, of_fewer_heads, of_rkv, shifted, with_gaps
+from tests.finished import by_class, fused, of_fewer_heads, of_one_map, of_rkv, shifted, with_gaps
 
 NUMBER = re.compile(r"[+−-]?\d+(?:,\d{3})*(?:\.\d+)?(?:e-?\d+)?")
 WORD = re.compile(r"[A-Za-z]{2,}")
@@ -59,7 +66,7 @@ def sample():
 @pytest.fixture(scope="module")
 def pages(sample):
     """The same analysis in both languages, with a fusion in it."""
-    return {language: Blocks(html(fused(sample), language)) for language in ("en", "zh")}
+    return {language: Blocks(html(fused(by_class(sample)), language)) for language in ("en", "zh")}
 
 
 class Blocks(HTMLParser):
@@ -106,7 +113,8 @@ def test_the_chinese_report_holds_the_numbers_of_the_english_one(pages):
 
 
 def test_no_english_words_are_left_in_the_chinese_report(pages, sample):
-    settings = {*sample.settings, *sample.versions, *map(str, sample.settings.values())}
+    named_by_us = by_class(sample).settings
+    settings = {*named_by_us, *sample.versions, *map(str, named_by_us.values())}
     rules = set(sample.timeline["rules"])
     values = {*sample.versions.values(), "True", sample.data["documents_sha256"]}  # of what a setting is
     named = re.compile(r"heldout-\d+-\d+")  # documents, by the names the user gave them
@@ -124,7 +132,16 @@ def test_every_sentence_has_its_chinese_with_the_same_numbers(sample):
     without = replace(sample, controls=sample.controls | {"random_teacher": Message("not asked for")})
     alike, other = matched(sample, sample), matched(sample, shifted(sample, "value", 2, 1, -0.2))
     alone = [replace(head, se_b=nan) for head in other]
+    classes, one_map = by_class(sample), of_one_map(sample)
+    own_only = replace(classes, heads=[replace(s, added=nan, r2_with_own=nan) for s in classes.heads])
+    shared = replace(classes, heads=[replace(s, n_inside=0) for s in classes.heads])
     said = [
+        *(partial(sentence, result) for result in (classes, one_map, own_only, shared)),
+        partial(sentence, replace(shared, settings=shared.settings | {"rows": "exact"})),
+        partial(sources_of_head, classes, classes.heads[0]),
+        partial(layers_sentence, classes),
+        partial(layers_sentence, replace(classes, layer_map=classes.layer_map | {"search": "full"})),
+        partial(layers_sentence, one_map),
         partial(control_sentence, without, unmeasured),
         partial(control_sentence, sample, replace(score, n_control=999)),
         partial(apart_sentence, sample, unmeasured),
@@ -145,10 +162,10 @@ def test_every_sentence_has_its_chinese_with_the_same_numbers(sample):
         partial(groups_sentence, sample, 0),
         partial(shapes_sentence, sample, of_fewer_heads(sample)),
     ]
-    for sentence in said:
+    for say_it in said:
         with speaking("zh"):
-            chinese = sentence()
-        assert numbers(chinese) == numbers(sentence()) and not english(chinese), chinese
+            chinese = say_it()
+        assert numbers(chinese) == numbers(say_it()) and not english(chinese), chinese
         assert chinese.endswith("。") and not re.search(r"[一-鿿] ?[,;:.]|。 |[{}]", chinese), chinese
 
 
@@ -162,6 +179,10 @@ def figures(sample):
     differences = matched(sample, shifted(sample, "key", 1, 0, 0.1))
     yield error_heatmap(sample, "key")
     yield controls(score)
+    classes = by_class(sample)
+    yield error_heatmap(classes, "value")
+    yield controls(classes.score("key", 3, 0))
+    yield timeline(classes, 0, "floor")
     yield contributions(sample, "value", 1, 0)
     yield error_spectrum(sample, "key", 3, 0)
     yield time_rules(sample, "value", 3, 0)

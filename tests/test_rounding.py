@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from kvlab.align import batches, controls, crossfit, metrics
+from kvlab.align import batches, controls, crossfit, metrics, projectors
 from kvlab.align.fold_sums import FIT_AND_SCORE, Pairing
 from kvlab.align.layers import choose
 from kvlab.align.moments import about_own_mean, centred
 from kvlab.align.pipeline import align
-from kvlab.align.ties import first_of_the_best, last_of_the_least
+from kvlab.align.ties import HAIR, first_of_the_best, last_of_the_least
 from kvlab.inject import prefix
 from kvlab.inject.pipeline import judge
 from kvlab.models.loading import load
@@ -132,21 +132,24 @@ def test_a_prediction_off_the_usual_rows_is_that_of_exact_sums():
     assert (here - exact).norm() < 5e-3 * exact.norm()  # 0.08 of it from float32 products
 
 
-def test_penalties_of_controls_are_told_apart_as_exactly_where_rounding_is_larger_than_they_are():
+def test_penalties_are_told_apart_as_exactly_where_rounding_is_larger_than_they_are():
+    """Of heads with as many directions as channels, so that nothing is estimated."""
     x, y = nearly_singular()
     problem = pairing(x, y)
-    fit_x, fit_y = problem.features.fit(), problem.targets.fit()
-    train = about_own_mean(fit_x[0] + fit_x[1] + fit_x[2], fit_y[0] + fit_y[1] + fit_y[2])
-    test = centred(fit_x[3], fit_y[3], train.mean_x, train.mean_y)
-    exact, rounded = crossfit._paths(train, quick=True)
-    assert len(exact) and len(rounded) and (exact.dtype, rounded.dtype) == (torch.float64, torch.float32)
-    quick = torch.cat(
-        [metrics.residual_squares(test, exact), metrics.residual_squares(test.single(), rounded).double()]
-    )
-    whole, none = crossfit._paths(train, quick=False)
-    assert len(none) == 0
-    expected = metrics.residual_squares(test, whole).sum(-1)
-    torch.testing.assert_close(quick.sum(-1), expected, rtol=2e-5, atol=0)
+    fit_x, fit_y = problem.fit()
+    train = about_own_mean(fit_x[2] + fit_x[3], fit_y[2] + fit_y[3])  # without the first pair of folds
+    (first, *_) = crossfit._inner_tests(problem, 2)
+    test = centred(fit_x[1], fit_y[1], train.mean_x, train.mean_y)
+    assert first.chosen_for == 0
+    found = torch.stack([first.rss(relative) for relative in crossfit.RELATIVE_PENALTIES])
+    dtypes = [weights.dtype for weights in first.solved.values()]
+    assert dtypes[:2] == [torch.float64] * 2 and dtypes[2:] == [torch.float32] * (len(dtypes) - 2)
+    exact = [projectors.ridge(train, projectors.absolute_penalty(train, r)) for r in crossfit.RELATIVE_PENALTIES]
+    expected = metrics.per_head(metrics.residual_squares(test, torch.stack(exact)), 2)
+    torch.testing.assert_close(found, expected, rtol=HAIR / 2, atol=0)
+    single = projectors.ridge_path(train.single(), [1e-6])[0]
+    rounded = metrics.per_head(metrics.residual_squares(test.single(), single), 2).double()
+    assert ((rounded / expected[0] - 1).abs() > HAIR).any()  # what float32 would make of the least of them
 
 
 def test_of_penalties_that_are_as_good_the_largest_is_taken_whatever_is_rounded():
@@ -170,17 +173,25 @@ def test_of_scores_that_are_as_good_the_first_is_taken_whatever_is_rounded():
 
 
 @pytest.mark.parametrize(
-    "settings", [{"layers": "cka"}, {"layers": "heldout"}, {"layers": "heldout", "search": "full"}]
+    ("settings", "expected"),
+    [
+        ({"layers": "cka"}, [(2,), (5,)]),
+        ({"layers": "heldout"}, [(0, 1, 2, 3), (6,)]),  # the nearest in depth that hold it
+        ({"layers": "heldout", "search": "full"}, [(2,), (5,)]),
+    ],
 )
-def test_of_two_layers_that_hold_the_same_the_first_is_chosen_whatever_is_rounded(settings):
+def test_of_two_layers_that_hold_the_same_the_first_is_chosen_whatever_is_rounded(settings, expected):
     """As in models whose layers share their keys and values."""
     layers, folds = 7, 4
     xs = teacher_layers(1, 1200, layers, 4)
     xs[3], xs[6] = xs[2], xs[5]
     ys = planted(xs, [[2], [5]], 3, noise=0.5)
+    chosen = set()
     for seed in range(6):
         g = torch.Generator().manual_seed(seed)
         rounded = [x * (1 + ROUNDING * torch.randn(x.shape, generator=g, dtype=torch.float64)) for x in xs]
-        found = choose(sample_of(rounded, ys, folds), 1.0, AlignSettings(**settings), no_progress)
-        for choice, expected in zip(found.choices["key"], [(2,), (5,)]):
-            assert {choice.overall, *choice.of_fold} == {expected}
+        found = choose(sample_of(rounded, ys, folds), AlignSettings(**settings), no_progress)
+        chosen.add(tuple((choice.overall, choice.of_fold) for choice in found.choices["key"]))
+    ((*choices,),) = chosen
+    assert [overall for overall, _ in choices] == expected
+    assert all(set(overall) <= set(of) for overall, of_fold in choices for of in of_fold)

@@ -42,8 +42,16 @@ def aligned(pair, documents):
     return align(*pair, documents, SETTINGS)[0]
 
 
-def by_hand(pair, documents, rule, layer):
-    """R² of the keys of a student layer under ``rule``: every row listed, scikit-learn's ridge, all penalties tried."""
+@pytest.fixture(scope="module")
+def aligned_by_one_map(pair, documents):
+    return align(*pair, documents, SETTINGS.model_copy(update={"rows": "exact"}))[0]
+
+
+def by_hand(pair, documents, rule, layer, by):
+    """R² of the keys of a student layer under ``rule``: every row listed, scikit-learn's ridge, all penalties tried.
+
+    Returns the least and the most that one penalty for each class gives [H], and the numbers of rows.
+    """
     teacher, student = pair
     items = [i for window in Reader([teacher], student, documents, [], SETTINGS).windows() for i in window]
     rows = []
@@ -63,32 +71,41 @@ def by_hand(pair, documents, rule, layer):
 
         common = np.all([usable(maps[name])[1] for name in MAPS if name != "exact"], axis=0)
         dense, mine = usable(maps[rule])
-        fitted = mine & maps[rule].exact if rule in ("floor", "ceil", "overlap") else mine
-        rows += [(item.fold, f, s, a, b) for f, s, a, b in zip(fitted, common, dense @ x, y)]
-    fold, fitted, scored = (np.array([row[k] for row in rows]) for k in range(3))
-    x, y = (np.array([row[k] for row in rows]) for k in (3, 4))
-    found = []
-    for penalty in RELATIVE_PENALTIES:
-        rss, tss = np.zeros(y.shape[1]), np.zeros(y.shape[1])
-        for f in range(3):
-            train, test = fitted & (fold != f), scored & (fold == f)
-            spread = ((x[train] - x[train].mean(0)) ** 2).sum(0).mean()
-            fit = Ridge(alpha=penalty * spread, solver="cholesky").fit(x[train], y[train])
-            rss += ((y[test] - fit.predict(x[test])) ** 2).sum(0)
-            tss += ((y[test] - y[train].mean(0)) ** 2).sum(0)
-        found.append(1 - rss.reshape(2, -1).sum(1) / tss.reshape(2, -1).sum(1))
-    return np.array(found), int(scored.sum()), int(fitted.sum())
+        inside = ~maps[rule].exact & (rule in ("floor", "ceil", "overlap"))
+        fitted = mine if by == "by-class" else mine & ~inside
+        inside = inside & (by == "by-class")
+        rows += [(item.fold, c, f, s, a, b) for c, f, s, a, b in zip(inside, fitted, common & mine, dense @ x, y)]
+    fold, row_class, fitted, scored = (np.array([row[k] for row in rows]) for k in range(4))
+    x, y = (np.array([row[k] for row in rows]) for k in (4, 5))
+    least, most, of_mean = np.zeros(2), np.zeros(2), np.zeros(2)
+    for of_class in np.unique(row_class):
+        found = []
+        for penalty in RELATIVE_PENALTIES:
+            rss, tss = np.zeros(y.shape[1]), np.zeros(y.shape[1])
+            for f in range(3):
+                train, test = (
+                    of_rows & (row_class == of_class) for of_rows in (fitted & (fold != f), scored & (fold == f))
+                )
+                spread = ((x[train] - x[train].mean(0)) ** 2).sum(0).mean()
+                fit = Ridge(alpha=penalty * spread, solver="cholesky").fit(x[train], y[train])
+                rss += ((y[test] - fit.predict(x[test])) ** 2).sum(0)
+                tss += ((y[test] - y[train].mean(0)) ** 2).sum(0)
+            found.append(rss.reshape(2, -1).sum(1))
+        least, most, of_mean = least + np.max(found, 0), most + np.min(found, 0), of_mean + tss.reshape(2, -1).sum(1)
+    return 1 - least / of_mean, 1 - most / of_mean, int(scored.sum()), int(fitted.sum())
 
 
 @pytest.mark.parametrize("rule", ["floor", "overlap", "nearest"])
-def test_a_rule_scores_what_rows_put_together_by_hand_give(pair, documents, aligned, rule):
+@pytest.mark.parametrize("by", ["by-class", "exact"])
+def test_a_rule_scores_what_rows_put_together_by_hand_give(request, pair, documents, rule, by):
+    aligned = request.getfixturevalue("aligned" if by == "by-class" else "aligned_by_one_map")
     assert aligned.layer_map["teacher_layers"]["key"] == [[0], [2]]
-    of_penalties, scored, fitted = by_hand(pair, documents, rule, 1)
+    least, most, scored, fitted = by_hand(pair, documents, rule, 1, by)
     assert aligned.controls["rules"][rule] == {"rows_fit": fitted, "rows_scored": scored, "common": True}
     for head, r2 in enumerate(aligned.arrays[f"rules.key.{rule}.r2"][1]):
         # Each fold has its own penalty; the score lies among those of single penalties, near the best.
-        assert of_penalties[:, head].min() - 1e-4 <= r2 <= of_penalties[:, head].max() + 0.01
-        assert r2 == pytest.approx(of_penalties[:, head].max(), abs=0.03)
+        assert least[head] - 1e-4 <= r2 <= most[head] + 0.01
+        assert r2 == pytest.approx(most[head], abs=0.03)
 
 
 def test_all_rules_but_exact_are_scored_on_the_same_tokens(aligned):
@@ -138,10 +155,15 @@ def test_the_signal_is_the_projection_on_the_first_direction(pair, aligned):
         assert signal["teacher"].shape == (2, 2, len(document.teacher_tokens))
         index = aligned.arrays[f"document.{number}.index.floor"]
         covered = ~np.isnan(index)
-        # Under floor each resampled step is one step of the teacher, and the map acts on steps alone.
+        row_class = aligned.arrays[f"document.{number}.row_class"]
         np.testing.assert_array_equal(
-            signal["resampled"][:, :, covered], signal["teacher"][:, :, index[covered].astype(int)]
+            row_class[covered] == 0, aligned.arrays[f"document.{number}.lag.floor"][covered] == 0
         )
+        # Under floor each resampled step is one step of the teacher, and the map of exact rows acts on steps alone.
+        for of_class, same in ((0, True), (1, False)):
+            steps = np.flatnonzero(covered & (row_class == of_class))
+            on_own_steps = signal["teacher"][:, :, index[steps].astype(int)]
+            assert len(steps) > 9 and (signal["resampled"][:, :, steps] == on_own_steps).all() == same
         assert np.isnan(signal["resampled"][:, :, ~covered]).all()
         values = student.model(**tokens, use_cache=True).past_key_values.layers[1].values[0].detach().numpy()
         for head in range(2):

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from kvlab.align.align_sums import AlignSums
-from kvlab.align.crossfit import crossfit_ridge
+from kvlab.align.align_sums import TEACHER_TOKEN, AlignSums
 from kvlab.align.fold_sums import FIT_AND_SCORE, FIT_ONLY, SCORE_ONLY
 from kvlab.align.layers import Choice
-from kvlab.align.scoring import identity_fits
+from kvlab.align.scoring import teacher_fits, token_fits
 from kvlab.align.spectrum import spectrum
 from kvlab.shapes import KINDS
 from tests.rows import Block
@@ -16,40 +15,57 @@ from tests.rows import Block
 FOLDS, HEADS, WIDTH = 4, 2, 3
 
 
-def blocks():
+PARTS = {
+    "one map": {FIT_AND_SCORE: 40, SCORE_ONLY.of(1): 15, FIT_ONLY: 20},
+    "by class": {FIT_AND_SCORE: 40, FIT_AND_SCORE.of(1): 30, FIT_ONLY: 20, FIT_ONLY.of(1): 9},
+}
+
+
+def blocks(parts):
     """Of every fold, rows of each use; the second channel of a head is only noise, the third a copy of the first.
 
     The token embeddings know of the teacher's features the first alone, which is of the first head, and that badly.
+    Rows of class 1 that are fitted have another sign and mean.
     """
     g = torch.Generator().manual_seed(5)
     for fold in range(FOLDS):
-        for part, n in ((FIT_AND_SCORE, 40), (SCORE_ONLY, 15), (FIT_ONLY, 20)):
+        for part, n in parts.items():
             x = torch.randn(n, 5, generator=g, dtype=torch.float64) + 3
             y = torch.randn(n, HEADS * WIDTH, generator=g, dtype=torch.float64)
             y[:, 0::WIDTH] = 2 * x[:, :HEADS] + 0.3 * y[:, 0::WIDTH]
+            if part.row_class == 1 and part != SCORE_ONLY.of(1):
+                y = 40 - y
             y[:, 2::WIDTH] = y[:, 0::WIDTH] + 7
             embedded = x[:, :1] + torch.randn(n, 1, generator=g, dtype=torch.float64)
             yield Block(fold, [x], [y], (part,), embedded)
 
 
-@pytest.fixture(scope="module")
-def measured():
+@pytest.fixture(scope="module", params=list(PARTS))
+def measured(request):
     choices = {kind: [Choice.of((0,), [(0,)] * FOLDS, lambda layer: 5)] for kind in KINDS}
     sums = AlignSums(choices, FOLDS, {WIDTH: [(kind, 0) for kind in KINDS]})
-    rows = list(blocks())
+    rows = list(blocks(PARTS[request.param]))
     for block in rows:
         sums.add(block.fold, block.parts[0], block, block.parts[0])
-    fit = crossfit_ridge(sums.pairing("key", 0), HEADS)
-    identity = identity_fits(sums)["key", 0]
-    return rows, fit, identity, spectrum(fit, identity, sums.spread("key", 0))
+    fit = teacher_fits(sums, {("key", 0): HEADS})["key", 0]
+    assert [one.classes for one in fit.fits] == ([(0, 1)] if request.param == "one map" else [(0,), (1,)])
+    identity = token_fits(sums, TEACHER_TOKEN)["key", 0]
+    return rows, fit, identity, spectrum(fit, identity, [sums.spread("key", 0, one.classes) for one in fit.fits])
 
 
-def by_rows(rows, fit, features=lambda block: block.xs[0]):
-    """Per fold and head: targets about the training mean and residuals, of the scored rows only."""
+def teacher_features(block):
+    """Behind them is the student's own token, of which a map from the teacher alone makes nothing."""
+    return torch.cat([block.xs[0], torch.full((len(block.xs[0]), 1), 99.0)], dim=1)
+
+
+def by_rows(rows, fit, features=teacher_features):
+    """Per fold and head: targets about the training mean of their class and residuals, of the scored rows only."""
     for fold in range(FOLDS):
-        scored = [b for b in rows if b.fold == fold and b.parts[0] != FIT_ONLY]
+        scored = [b for b in rows if b.fold == fold and b.parts[0].use != FIT_ONLY.use]
         x, y = torch.cat([features(b) for b in scored]), torch.cat([b.ys[0] for b in scored])
-        centred, residual = y - fit.mean_y[fold], y - fit.predict(fold, x)
+        maps = [fit.of_class(b.parts[0].row_class) for b in scored for _ in b.xs[0]]
+        centred = y - torch.stack([one.mean_y[fold] for one in maps])
+        residual = y - torch.cat([one.predict(fold, row[None]) for one, row in zip(maps, x)])
         yield centred.unflatten(1, (HEADS, WIDTH)).numpy(), residual.unflatten(1, (HEADS, WIDTH)).numpy()
 
 

@@ -1,4 +1,7 @@
-"""Compare all time rules on the same sample, layers, folds and tokens: what is a rule worth to each head?
+"""Compare all time rules on the same sample, folds and tokens: what is a rule worth to each head?
+
+Each student layer is explained by the one teacher layer nearest in depth, which tells rules apart at a small part of
+the cost of all layers.
 
 Each rule is fitted on its own rows (``rows.row_parts``) and scored, held out by document, on the tokens that all rules
 cover. ``exact`` covers few tokens and shares its map with ``floor``, so it has a score of its own tokens, listed

@@ -7,7 +7,7 @@ is chosen for scoring a fold is chosen without that fold's documents.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
@@ -75,6 +75,15 @@ def depth(teacher_layers: int, student_layers: int) -> list[int]:
         return [teacher_layers - 1]
     span = student_layers - 1
     return [(2 * layer * (teacher_layers - 1) + span) // (2 * span) for layer in range(student_layers)]
+
+
+def nearest(sample: Sample) -> dict[str, list[Choice]]:
+    """Return the one teacher layer nearest in depth to each student layer, by kind."""
+    by_depth = depth(sample.layers_t, sample.layers_s)
+    return {
+        kind: [Choice.of((at,), [(at,)] * sample.folds, partial(sample.width, kind)) for at in by_depth]
+        for kind in KINDS
+    }
 
 
 def choose(sample: Sample, settings: AlignSettings, progress: Progress) -> LayerSearch:
@@ -186,8 +195,7 @@ def _best_explaining(
         def order(fold: int | None, layer: int = layer, nearest: list[int] = nearest, alone: dict = alone) -> list[int]:
             if extent != "full":
                 return nearest
-            scores = {at: np.nan_to_num(alone[at].r2((at,), layer, fold), nan=-np.inf) for at in alone}
-            return sorted(scores, key=lambda at: -scores[at])
+            return _best_first({at: alone[at].r2((at,), layer, fold) for at in alone})
 
         orders = {fold: order(fold) for fold in (None, *range(sample.folds))}
         growing = {fold: _growing(of_fold, widths) for fold, of_fold in orders.items()}
@@ -198,6 +206,15 @@ def _best_explaining(
         choices.append((best[None], [best[fold] for fold in range(sample.folds)]))
     search.matrices[f"similarity.{kind}.r2"] = singles
     return choices
+
+
+def _best_first(scores: Mapping[int, float]) -> list[int]:
+    """Layers by falling score; of those that are as good, the first one first."""
+    left, order = list(scores), []
+    while left:
+        of_left = torch.tensor([scores[at] for at in left], dtype=torch.float64)
+        order.append(left.pop(int(first_of_the_best(of_left))))
+    return order
 
 
 def _growing(order: Sequence[int], widths: Sequence[int]) -> list[tuple[int, ...]]:

@@ -26,11 +26,12 @@ from kvlab.align.controls import (
     rows_apart,
     teacher_and_shuffled,
 )
+from kvlab.align.crossfit import ridge_by_class
 from kvlab.align.fold_sums import APART, FITTED, SCORED
 from kvlab.align.fusion import FusionSums, OverRandom, fuse
 from kvlab.align.inspection import MOST_BYTES, RULE_TABLE_DOCUMENTS, inspect, that_fit, timeline_summary
 from kvlab.align.items import Item, Reader
-from kvlab.align.layers import LayerSearch, choose
+from kvlab.align.layers import LayerSearch, choose, nearest
 from kvlab.align.outcome import concentrated
 from kvlab.align.sample import Sample, read_sample
 from kvlab.align.scoring import Scored, projected_on_sample, score
@@ -211,10 +212,12 @@ class _Work:
         """Compare the time rules for one teacher; empty where the settings do not ask for it."""
         if not self.settings.compare_rules:
             return RuleScores({}, {})
-        choices = self.layers[t].choices
+        sample, heads = self.samples[t], {(k, n): count for k in KINDS for n, count in enumerate(self.heads)}
+        choices = nearest(sample)
         scores = compare(self.caches[t], t, choices, self.heads, self.reader.folds, self.settings, self.progress)
         if self.settings.time not in scores.rows:
-            scores.add(self.settings.time, self.controls[t].teacher, self.layers[t].rows, common=False)
+            pairings = {(k, n): sample.pairing(k, choices[k][n].union, [n]) for k, n in heads}
+            scores.add(self.settings.time, ridge_by_class(pairings, heads), self.layers[t].rows, common=False)
         return scores
 
     def _random(self, t: int, teacher: LoadedModel, sample: Sample, search: LayerSearch) -> tuple[Fits, list[Features]]:

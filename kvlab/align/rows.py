@@ -50,7 +50,7 @@ def row_parts(
         if row_class == EXACT or settings.rows == "by-class":
             parts[(FIT_AND_SCORE if scored else FIT_ONLY).of(row_class)] = of_class
         elif scored:
-            parts[SCORE_ONLY] = np.union1d(parts.get(SCORE_ONLY, of_class), of_class)
+            parts[SCORE_ONLY.of(row_class)] = of_class
     if scored:
         of_sinks &= ~of_special
         for row_class in range(LAST_CLASS + 1):

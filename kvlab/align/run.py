@@ -128,5 +128,6 @@ def _tensors(maps: dict[str, HeadMap]) -> dict[str, torch.Tensor]:
                 for row_class in classes or (EXACT,):
                     prefix = f"{kind}.{layer}." + (f"inside-{row_class}." if row_class else "")
                     # Classes that share a map: files do not share tensors.
-                    tensors |= {f"{prefix}weight": weight.cpu().clone(), f"{prefix}bias": bias.cpu().clone()}
+                    tensors[f"{prefix}weight"] = weight.cpu().clone(memory_format=torch.contiguous_format)
+                    tensors[f"{prefix}bias"] = bias.cpu().clone()
     return tensors

@@ -212,8 +212,10 @@ def _head_scores(target: Target, layer: int, chosen: ByClass, others: Others, co
         ("r2_with_own", "with_own_se"): both.with_error() if both else unknown,
         ("added", "added_se"): difference(both, others.own) if both else unknown,
     }
-    for name, exact in (("exact", True), ("inside", False)):
-        of_class = [fit for fit in chosen.fits if (fit.classes is None or EXACT in fit.classes) == exact]
+    # Where both classes share a map, neither has a score of its own.
+    exact = [fit for fit in chosen.fits if fit.classes == (EXACT,)]
+    inside = [fit for fit in chosen.fits if fit.classes and EXACT not in fit.classes]
+    for name, of_class in (("exact", exact), ("inside", inside)):
         scores = ByClass.of(of_class).with_error() if of_class else unknown
         with_errors |= {(f"r2_{name}", f"{name}_se"): scores}
     (sink, n_sink), (special, n_special) = (
@@ -231,9 +233,8 @@ def _head_scores(target: Target, layer: int, chosen: ByClass, others: Others, co
     for names, value_and_error in with_errors.items():
         columns.update(zip(names, value_and_error))
     values = {name: column.tolist() for name, column in columns.items()}
-    inside = sum(int(fit.n.sum()) for fit in chosen.fits if fit.classes is not None and EXACT not in fit.classes)
     counts = {"n": int(chosen.n.sum()), "n_control": int(shuffled.n.sum()), "n_sink": n_sink, "n_special": n_special}
-    counts["n_inside"] = inside
+    counts["n_inside"] = sum(int(fit.n.sum()) for fit in inside)
     return [
         HeadScore(target[0], layer, head, **{name: column[head] for name, column in values.items()}, **counts)
         for head in range(chosen.heads)

@@ -193,7 +193,8 @@ class Stack:
                 known[place] = torch.cat([w[:width], constant[None]])
             return known[place]
 
-        return lambda joint: [map_of(teacher, row_class) for teacher, row_class in enumerate(joint)]
+        # Random weights, behind the teachers in their order, read the same tokens: their rows have the same classes.
+        return lambda joint: [map_of(a, joint[a % len(joint)]) for a in range(len(self.alone))]
 
 
 def _map(pairing: Pairing, without: Sequence[int], penalties: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

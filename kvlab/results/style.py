@@ -19,6 +19,7 @@ KIND_NAME = {"key": "K", "value": "V"}
 ERROR_SCALE, R2_SCALE, CKA_SCALE, GAIN_SCALE, DIFFERENCE_SCALE = "Cividis", "Purples", "Viridis", "BrBG", "PuOr"
 DAMAGE_SCALE = "Magma"
 TEACHER_COLOUR, STUDENT_COLOUR, NEUTRAL = "#0072B2", "#D55E00", "#8A8F98"  # Okabe and Ito 2008, and grey
+INSIDE_COLOUR = "#7B61C9"  # tokens of the student that end inside a teacher token
 KIND_COLOUR = {"key": "#009E73", "value": "#CC79A7"}
 # Opacity of grey: later segments are darker.
 SEGMENT_SHADE = {phrase("prompt"): 0.05, phrase("reasoning"): 0.16, phrase("answer"): 0.3}

@@ -113,7 +113,8 @@ STEPS = (
         phrase("One head beside its controls"),
         phrase(
             "Click a cell, or pick a row of the table. A score means something only beside its controls: what the "
-            "token alone says, what a teacher of random weights says, what shuffled rows say."
+            "student’s own tokens say without any teacher, what the teacher’s token says, what a teacher of random "
+            "weights says, what shuffled rows say."
         ),
         places.alignment,
         _sample("heads"),

@@ -12,7 +12,7 @@ from kvlab.request.time_rules import RULES
 from kvlab.results.alignment.data import Alignment, HeadScore
 from kvlab.results.alignment.tables import split_words
 from kvlab.results.style import KIND_NAME
-from kvlab.results.words import whole
+from kvlab.results.words import clauses, exact_points, whole
 
 ROW_PIXELS = 35
 GIB = 2**30
@@ -20,9 +20,13 @@ UNKNOWN = "–"
 
 TIME_RULES = {name: rule.words for name, rule in RULES.items()}
 LAYER_RULES = {
-    "heldout": phrase("held-out — the layers, up to 4, that explain held-out text best"),
+    "heldout": phrase("held-out — as many layers as explain held-out text best, up to all"),
     "cka": phrase("CKA — the most similar layer"),
     "depth": phrase("depth — proportional, first to first and last to last"),
+}
+ROWS = {
+    "by-class": phrase("by class — tokens that end inside a teacher token have a map of their own"),
+    "exact": phrase("one map — fitted where both models have read the same bytes"),
 }
 SEARCHES = {"banded": phrase("near the proportional depth"), "full": phrase("all teacher layers (slower)")}
 PROJECTORS = {name: module.get("WORDS", name) for name, module in declared.PROJECTORS.items()}
@@ -92,6 +96,8 @@ def head_sentence(alignment: Alignment, score: HeadScore) -> str:
         explains = say("the teacher explains **{r2:.0%}** of {name} on held-out text", r2=score.r2, name=name)
     else:
         explains = say("the teacher explains nothing of {name} on held-out text (R² {r2:.2f})", r2=score.r2, name=name)
+    if isfinite(score.added):
+        explains = clauses([_adds(score, name), explains])
     sentence = say(
         "Layer {layer}, head {head}: {explains}, {gains} (shuffled rows: {shuffled}; n = {n:,} tokens, {folds} folds "
         "{split}).",
@@ -106,6 +112,18 @@ def head_sentence(alignment: Alignment, score: HeadScore) -> str:
     return sentence + _verdict(score)
 
 
+def _adds(score: HeadScore, name: str) -> str:
+    """Say what the teacher adds to the student's own tokens."""
+    return say(
+        "the teacher adds **{added}** of {name} to the student’s own tokens ({own} without any teacher, {both} "
+        "together)",
+        added=exact_points(score.added, score.added_se),
+        name=name,
+        own=whole(score.r2_own),
+        both=whole(score.r2_with_own),
+    )
+
+
 def _gains(score: HeadScore) -> str:
     """Write the gains over both controls. A control worse than the training mean counts as the mean."""
     token = _over_token(min(score.gain, score.r2))
@@ -118,8 +136,8 @@ def _gains(score: HeadScore) -> str:
 def _over_token(gain: float) -> str:
     points = round(abs(gain) * 100)
     if gain >= 0:
-        return plural(points, "{n} point more than the token alone does", "{n} points more than the token alone does")
-    return plural(points, "{n} point less than the token alone does", "{n} points less than the token alone does")
+        return plural(points, "{n} point more than its token alone does", "{n} points more than its token alone does")
+    return plural(points, "{n} point less than its token alone does", "{n} points less than its token alone does")
 
 
 def _over_random(gain: float) -> str:

@@ -20,6 +20,8 @@ SETTINGS = "settings.json"
 LISTS = ("heads", "inspected", "fusion", "format")  # of alignment.json, not in settings.json
 EPOCH = (1980, 1, 1, 0, 0, 0)  # date of every entry, so that the same result gives the same bytes
 
+CLASS_NAME = {data.EXACT: "exact", data.INSIDE: "inside"}
+
 ABOUT = {
     data.CSV_NAME: phrase("held-out scores per student head, as `align` writes them"),
     "scores.csv": phrase("every score of every student head with its controls, standard errors and numbers of tokens"),
@@ -28,8 +30,8 @@ ABOUT = {
     ),
     data.FUSION_NAME: phrase("scores of all teachers fused, beside each alone"),
     "timeline.csv": phrase(
-        "the documents kept token by token: bytes, mean error of heads, and per time rule the teacher step and its "
-        "lag in bytes"
+        "the documents kept token by token: bytes, mean error of heads, per time rule the teacher step and its lag in "
+        "bytes, and whether the token ends where a teacher token ends (exact) or inside one"
     ),
     "spectrum.csv": phrase(
         "held-out error of every student head along each of its principal directions, and its share"
@@ -103,6 +105,8 @@ def _document(alignment: Alignment, number: int, document: Inspected) -> pd.Data
     for rule in alignment.timeline["rules"]:
         for part, name in (("index", "teacher_step"), ("lag", "lag_bytes")):
             columns[f"{name}_{rule}"] = alignment.arrays[f"document.{number}.{part}.{rule}"]
+    classes = alignment.row_class(number)
+    columns["row_class"] = [None] * len(tokens) if classes is None else [CLASS_NAME[int(of)] for of in classes]
     return pd.DataFrame(columns)
 
 

@@ -5,8 +5,8 @@ float16): ``contribution.{key,value}.{without,alone}`` [Ls, Hs, Ht], ``similarit
 [Ls, Lt] and ``.own`` [Ls, Ls], ``spectrum.{key,value}.{share,error,se,error_identity}`` [Ls, Hs, D], where rules are
 compared ``rules.{key,value}.RULE.{r2,se}`` [Ls, Hs], ``document.N.error.{key,value}`` [Ls, Hs, Ts],
 ``document.N.signal.{key,value}.{student,resampled}`` [Ls, Hs, Ts] and ``.teacher`` [Ls, Hs, Tt],
-``document.N.{index,lag}.RULE`` [Ts], and of the rkv rule ``document.N.rkv.steps`` [Lt, Ht, Ts] and
-``document.N.rkv.{importance,redundancy,score}`` [Lt, Ht, Tt].
+``document.N.{index,lag}.RULE`` [Ts], ``document.N.row_class`` [Ts] (EXACT or INSIDE), and of the rkv rule
+``document.N.rkv.steps`` [Lt, Ht, Ts] and ``document.N.rkv.{importance,redundancy,score}`` [Lt, Ht, Tt].
 A missing value is NaN. Of several teachers, the first lies here, the others in ``teacher-2/``, ...
 """
 
@@ -24,13 +24,19 @@ from safetensors.numpy import load_file, save_file
 
 from kvlab.errors import AlignError
 from kvlab.language import Message, phrase
+from kvlab.request.time_rules import known
 from kvlab.results.safe_csv import safe_csv
 
 FORMAT = 2
 JSON_NAME, ARRAYS_NAME, CSV_NAME = "alignment.json", "arrays.safetensors", "heads.csv"
 LEAST_GAIN = 0.0005  # of a fusion, in R^2: the same teacher twice always gains 0.00001
+EXACT, INSIDE = 0, 1  # row classes: the token ends where a teacher token ends, or inside one
 FUSION_NAME, OTHER_TEACHER = "fusion.csv", "teacher-{}"
 CSV_COLUMNS = ["kind", "layer", "head", "r2", "error", "cosine", "r2_shuffled", "r2_identity", "n"]
+CSV_COLUMNS += ["r2_exact", "exact_se", "r2_inside", "inside_se", "n_inside", "r2_own", "own_se"]
+CSV_COLUMNS += ["r2_with_own", "with_own_se", "added", "added_se"]
+
+OWN_TOKENS = phrase("the student’s own tokens")
 
 
 @dataclass(frozen=True)
@@ -79,11 +85,22 @@ class HeadScore:
     added_se: float = nan
 
     @property
+    def n_exact(self) -> int:
+        """Return the scored rows that end where a teacher token ends."""
+        return self.n - self.n_inside
+
+    @property
+    def has_classes(self) -> bool:
+        """Return whether both classes of rows were scored, each by a map of its own."""
+        return self.n_inside > 0 and isfinite(self.r2_exact)
+
+    @property
     def unbeaten(self) -> list[str] | None:
         """Return the controls that the score does not beat; None without a standard error (under three scored folds).
 
-        It must exceed the mean, shuffled rows and the group mean; and by more than two standard errors the token
-        alone and a teacher of random weights (if measured).
+        It must exceed the mean, shuffled rows and the group mean; and by more than two standard errors the teacher's
+        token and a teacher of random weights (if measured). With the student's own token it must add more than two
+        standard errors to the student's own tokens; where only those were measured, it must exceed them.
         """
         if not isfinite(self.gain_se):
             return None
@@ -93,9 +110,12 @@ class HeadScore:
             phrase("the group mean"): self.r2_group_mean,
         }
         gains = {
-            phrase("the token alone"): (self.gain, self.gain_se),
+            phrase("the teacher’s token"): (self.gain, self.gain_se),
             phrase("a teacher of random weights"): (self.gain_random, self.gain_random_se),
+            OWN_TOKENS: (self.added, self.added_se),
         }
+        if not isfinite(self.added):
+            floors[OWN_TOKENS] = self.r2_own
         below = [name for name, floor in floors.items() if isfinite(floor) and not self.r2 > floor]
         return below + [name for name, (gain, se) in gains.items() if isfinite(gain) and not gain > 2 * se]
 
@@ -253,8 +273,20 @@ class Alignment:
         columns = (
             *("r2", "r2_identity", "r2_shuffled", "r2_random", "r2_group_mean"),
             *("gain", "gain_random", "cosine", "error_standardised"),
+            *("r2_exact", "r2_inside", "r2_own", "r2_with_own", "added", "added_se"),
         )
         return {kind: {column: self.mean(kind, column) for column in columns} for kind in ("key", "value")}
+
+    @property
+    def by_class(self) -> bool:
+        """Return whether tokens that end inside a teacher token had a map of their own; False in old results."""
+        return self.settings.get("rows") == "by-class"
+
+    def row_class(self, number: int) -> np.ndarray | None:
+        """Return EXACT or INSIDE for each student token of a document; None where all tokens share one map."""
+        if not self.by_class or not known(self.settings["time"]).reads_bytes:
+            return None
+        return self.arrays.get(f"document.{number}.row_class")
 
     def to_dict(self) -> dict[str, Any]:
         without_arrays = {column.name: getattr(self, column.name) for column in fields(self) if column.name != "arrays"}

@@ -109,9 +109,14 @@ DIFFERENCE_MEANING = phrase(
 )
 # The names in compared_settings that describe the text.
 TEXT = (phrase("prompts"), phrase("documents (SHA-256)"), phrase("calibration documents"), phrase("student tokens"))
-CONTROLS = (  # words, column of R²
+SOURCES = (  # words, column of R²
     (phrase("teacher"), "r2"),
-    (phrase("token identity"), "r2_identity"),
+    (phrase("teacher, exact tokens"), "r2_exact"),
+    (phrase("teacher, tokens inside"), "r2_inside"),
+    (phrase("teacher + own token"), "r2_with_own"),
+    (phrase("student’s own tokens"), "r2_own"),
+    (phrase("added by the teacher"), "added"),
+    (phrase("teacher’s token"), "r2_identity"),
     (phrase("random weights"), "r2_random"),
     (phrase("shuffled rows"), "r2_shuffled"),
 )
@@ -175,12 +180,13 @@ def shapes_sentence(a: Alignment, b: Alignment) -> str:
 
 
 def means_table(a: Alignment, b: Alignment) -> pd.DataFrame:
-    """Return the means over heads of both analyses, separately for K and V."""
+    """Return the means over heads of both analyses, separately for K and V, of what either has measured."""
     rows = []
     for kind, name in KIND_NAME.items():
-        for words, column in CONTROLS:
+        for words, column in SOURCES:
             mean_a, mean_b = a.mean(kind, column), b.mean(kind, column)
-            rows.append({"K/V": name, "R² of": say(words), "A": mean_a, "B": mean_b, "B − A": mean_b - mean_a})
+            if isfinite(mean_a) or isfinite(mean_b):
+                rows.append({"K/V": name, "R² of": say(words), "A": mean_a, "B": mean_b, "B − A": mean_b - mean_a})
     return pd.DataFrame(rows)
 
 

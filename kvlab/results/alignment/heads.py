@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from math import isfinite
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -27,6 +28,7 @@ from kvlab.results.style import (
 
 DARK_BELOW = 0.45  # up to this error, white is easier to read than black on the map's colours
 LOWEST_SHOWN = -1.0  # of R^2; a lower bar is cut, and its number written
+CLASS_COLOUR, WITH_OWN_COLOUR = "rgba(0,114,178,0.5)", "#56B4E9"  # of TEACHER_COLOUR, and Okabe and Ito 2008
 ERROR_COLOURS = {"colorscale": ERROR_SCALE, "zmin": 0.0, "zmax": 1.0}
 ERROR_TICKS = [0, 0.25, 0.5, 0.75, 1]
 CONTRIBUTIONS = (  # array, words, colour
@@ -65,7 +67,9 @@ def hover(score: HeadScore) -> str:
     lines = [
         say("{kind} layer {layer}, head {head}", kind=KIND_NAME[score.kind], layer=score.layer, head=score.head),
         say("error {error:.3f} (R² {r2:.3f} ± {se:.3f})", error=score.error, r2=score.r2, se=score.se),
-        say("token identity R² {r2:.3f}", r2=score.r2_identity),
+        *_hover_classes(score),
+        *_hover_own(score),
+        say("teacher’s token R² {r2:.3f}", r2=score.r2_identity),
         *([say("random weights R² {r2:.3f}", r2=score.r2_random)] if isfinite(score.r2_random) else []),
         say("shuffled rows R² {r2:.3f}", r2=score.r2_shuffled),
         say("n = {n:,} tokens", n=score.n),
@@ -73,32 +77,70 @@ def hover(score: HeadScore) -> str:
     return "<br>".join(lines)
 
 
-def control_values(score: HeadScore) -> list[tuple[str, float, float, int]]:
-    """Return (name, R², its standard error, n) of a head and of each of its controls; NaN if missing."""
+def _hover_classes(score: HeadScore) -> list[str]:
+    if not score.has_classes:
+        return []
+    inside = say("inside a teacher token R² {r2:.3f}, n = {n:,}", r2=score.r2_inside, n=score.n_inside)
+    return [say("exact tokens R² {r2:.3f}, n = {n:,}", r2=score.r2_exact, n=score.n_exact), inside]
+
+
+def _hover_own(score: HeadScore) -> list[str]:
+    lines = []
+    if isfinite(score.r2_with_own):
+        lines.append(say("teacher + own token R² {r2:.3f}", r2=score.r2_with_own))
+    if isfinite(score.r2_own):
+        lines.append(say("student’s own tokens, no teacher R² {r2:.3f}", r2=score.r2_own))
+    if isfinite(score.added):
+        added = written(score.added, sign="+") + plus_minus(score.added_se)
+        lines.append(say("the teacher adds {added} to them", added=added))
+    return lines
+
+
+class Source(NamedTuple):
+    """A bar of R²: what one source explains of a head. NaN if missing."""
+
+    name: str
+    r2: float
+    se: float
+    n: int
+    colour: str
+
+
+def sources(score: HeadScore) -> list[Source]:
+    """Return what explains a head: the teacher, on all tokens and by class, with the own token, and the controls."""
     none = float("nan")
+    bars = [Source(say("teacher"), score.r2, score.se, score.n, TEACHER_COLOUR)]
+    if score.has_classes:
+        bars += [
+            Source(say("teacher, exact tokens"), score.r2_exact, score.exact_se, score.n_exact, CLASS_COLOUR),
+            Source(say("teacher, tokens inside"), score.r2_inside, score.inside_se, score.n_inside, CLASS_COLOUR),
+        ]
     return [
-        (say("teacher"), score.r2, score.se, score.n),
-        (say("token identity"), score.r2_identity, score.identity_se, score.n),
-        (say("random weights"), score.r2_random, score.random_se, score.n_control),
-        (say("group mean"), score.r2_group_mean, none, score.n),
-        (say("shuffled rows"), score.r2_shuffled, score.shuffled_se, score.n_control),
-        (say("train mean"), 0.0, none, score.n),
+        *bars,
+        Source(say("teacher + own token"), score.r2_with_own, score.with_own_se, score.n, WITH_OWN_COLOUR),
+        Source(say("student’s own tokens"), score.r2_own, score.own_se, score.n, NEUTRAL),
+        Source(say("teacher’s token"), score.r2_identity, score.identity_se, score.n, NEUTRAL),
+        Source(say("random weights"), score.r2_random, score.random_se, score.n_control, NEUTRAL),
+        Source(say("group mean"), score.r2_group_mean, none, score.n, NEUTRAL),
+        Source(say("shuffled rows"), score.r2_shuffled, score.shuffled_se, score.n_control, NEUTRAL),
+        Source(say("train mean"), 0.0, none, score.n, NEUTRAL),
     ]
 
 
 def controls(score: HeadScore) -> go.Figure:
-    """Draw R² of one head beside its controls."""
-    rows = [row for row in control_values(score) if isfinite(row[1])]
-    shown = [max(value, LOWEST_SHOWN) for _, value, _, _ in rows]
-    errors = [error if isfinite(error) else None for _, _, error, _ in rows]
+    """Draw R² of one head by every source; the controls are grey."""
+    bars = [bar for bar in sources(score) if isfinite(bar.r2)]
+    shown = [max(bar.r2, LOWEST_SHOWN) for bar in bars]
+    values = [written(bar.r2) for bar in bars]
+    errors = [bar.se if isfinite(bar.se) else None for bar in bars]
     figure = go.Figure(
         go.Bar(
             x=shown,
-            y=[f"{name}  <b>{written(value)}</b>{plus_minus(error)}" for name, value, error, _ in rows],
+            y=[f"{bar.name}  <b>{value}</b>{plus_minus(bar.se)}" for bar, value in zip(bars, values)],
             orientation="h",
-            marker_color=[TEACHER_COLOUR] + [NEUTRAL] * (len(rows) - 1),
+            marker_color=[bar.colour for bar in bars],
             error_x={"type": "data", "array": errors, "thickness": 1.5},
-            customdata=[[name, written(value) + plus_minus(error), f"{n:,}"] for name, value, error, n in rows],
+            customdata=[[bar.name, value + plus_minus(bar.se), f"{bar.n:,}"] for bar, value in zip(bars, values)],
             hovertemplate=say("%{customdata[0]}: R² %{customdata[1]}, n = %{customdata[2]} tokens") + "<extra></extra>",
         )
     )
@@ -106,8 +148,8 @@ def controls(score: HeadScore) -> go.Figure:
     figure.add_vline(x=0, line={"width": 1, "color": NEUTRAL})
     title = say("held-out R² (whisker: ± 1 jackknife s.e.)")
     figure.update_xaxes(title=title, range=[low, max(1.0, *shown)], zeroline=False)
-    figure.update_yaxes(title=say("explained by"), autorange="reversed")
-    return layout(figure, 270, margin={"l": 222, "r": 16, "t": 8, "b": 44})
+    figure.update_yaxes(title={"text": say("explained by"), "standoff": 12}, autorange="reversed")
+    return layout(figure, 72 + 33 * len(bars), margin={"l": 256, "r": 16, "t": 8, "b": 44})
 
 
 def contribution_table(alignment: Alignment, kind: str, layer: int, head: int) -> pd.DataFrame:

@@ -103,20 +103,32 @@ AMONG = {
     "full": phrase("among all {n} teacher layers"),
 }
 
+FIRST = {
+    "banded": phrase("the nearest in depth"),
+    "full": phrase("those that explain most alone"),
+}
+
+GROWING = phrase(
+    "How many layers enter (1, 2, 4, … up to all, {first} first) was chosen by the held-out R² they reach, on "
+    "{measured}; {split}, the layers that score a fold chosen without it. Each alone was measured {among}."
+)
+ADDED_ONE_BY_ONE = phrase(  # in older results
+    "Layers were chosen by the held-out R² they reach, {among}, on {measured}; {split}, the layers that score "
+    "a fold chosen without it."
+)
+
 
 def layers_sentence(alignment: Alignment) -> str:
     """Say how the teacher layers were chosen, and on which tokens."""
     layer_map, rule = alignment.layer_map, known(alignment.settings["time"])
     measured = ANY
-    if rule.reads_bytes:
+    if rule.reads_bytes and not alignment.by_class:
         measured = EXACT if rule.own_tokens else EXACT_HERE
     fields = {"measured": say(measured, n=layer_map["rows"]), "split": split(alignment)}
     fields["among"] = say(AMONG[layer_map["search"]], n=len(alignment.teacher["kv_layers"]))
     if layer_map["rule"] == "heldout" and "similarity.key.r2" in alignment.arrays:
-        words = phrase(
-            "Layers were chosen by the held-out R² they reach, {among}, on {measured}; {split}, the layers that score "
-            "a fold chosen without it."
-        )
+        words = GROWING if "rows" in alignment.settings else ADDED_ONE_BY_ONE
+        fields["first"] = say(FIRST[layer_map["search"]])
     elif layer_map["rule"] == "cka":
         words = phrase(
             "The most similar layer by CKA was chosen, {among}, on {measured}; {split}, the layers that score a fold "

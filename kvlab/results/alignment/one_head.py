@@ -28,8 +28,8 @@ def contribution_sentence(alignment: Alignment, kind: str, layer: int, head: int
     scores = {"all": written(score.r2), "n": f"{score.n:,}", "identity": written(score.r2_identity)}
     return say(
         "Without teacher head {missed} R² falls most, by {lost}; alone, head {alone} reaches most, {reached}; all "
-        "together {all}. In all chosen layers, held out ({folds} folds by document), n = {n} tokens; the token alone "
-        "reaches {identity}.",
+        "together {all}. In all chosen layers, held out ({folds} folds by document), n = {n} tokens; the "
+        "teacher’s token alone reaches {identity}.",
         **most,
         **scores,
         folds=alignment.data["folds"],
@@ -46,7 +46,7 @@ def spectrum_sentence(alignment: Alignment, kind: str, layer: int, head: int) ->
     of_head = {"folds": alignment.data["folds"], "tokens": f"{score.n:,}", "total": written(score.error, 3)}
     directions = {"identity": written(first["error_identity"], 2), "n": needed, "all": len(frame)}
     return say(
-        "The largest direction holds {share} of {name}’s variance and has error {error} ± {se} (the token alone: "
+        "The largest direction holds {share} of {name}’s variance and has error {error} ± {se} (the teacher’s token: "
         "{identity}). {n} of {all} directions hold {most} of the variance: error {large} on them{rest}. Held out "
         "({folds} folds by document), n = {tokens} tokens; weighted by share, the errors sum to the head’s {total}.",
         **directions,
@@ -85,9 +85,9 @@ def rules_sentence(alignment: Alignment, kind: str, layer: int, head: int) -> st
         parts.append(say("The control, nearest, which is blind to the text: {r2}.", r2=control))
     parts.append(
         say(
-            "Same layers and folds ({folds} by document, held out), ridge, on the sample. Rules that are not causal "
-            "({rules}) may have read ahead of the student; * is scored on its own tokens only (exact: where borders "
-            "meet) and not to be compared.",
+            "Each from the teacher layer nearest in depth, ridge, held out by document ({folds} folds), on the sample. "
+            "Rules that are not causal ({rules}) may have read ahead of the student; * is scored on its own tokens "
+            "only (exact: where borders meet) and not to be compared.",
             folds=alignment.data["folds"],
             rules=[rule for rule in frame["rule"] if not known(rule).causal],
         )
@@ -127,7 +127,8 @@ def signal_sentence(alignment: Alignment, number: int, kind: str, layer: int, he
         "variance), s the standard deviation along it. x is the student’s {name}; the teacher’s, resampled by "
         "{rule} and projected by the map that has not seen this document; and the same map applied to every step of "
         "the teacher before resampling. Student and resampled teacher correlate {agree} over {n} scored tokens of this "
-        "document; along v the held-out error over all documents is {error}, from the token alone {identity}.",
+        "document; along v the held-out error over all documents is {error}, from the teacher’s token alone "
+        "{identity}.",
         **along,
         name=KIND_NAME[kind],
         rule=alignment.settings["time"],

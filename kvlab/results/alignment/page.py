@@ -26,6 +26,7 @@ def html(alignment: Alignment, language: str | None = None, **function: object) 
             alignment=alignment,
             kinds=list(KIND_NAME),
             cell=cell,
+            score=alignment.score(*cell),
             has_spectrum=directions is not None and not directions.empty,
             has_rules=rules.rules_table(alignment, *cell) is not None,
             **CALLED,

@@ -5,50 +5,166 @@ from math import isfinite
 import numpy as np
 
 from kvlab.language import Message, phrase, plural, say
+from kvlab.request.time_rules import known
 from kvlab.results.alignment.data import Alignment, HeadScore
 from kvlab.results.alignment.rkv import kept_mask
 from kvlab.results.alignment.tables import split_words
-from kvlab.results.style import KIND_NAME
-from kvlab.results.words import clauses, listed, number, points, sentences, together, whole
+from kvlab.results.style import KIND_NAME, plus_minus, written
+from kvlab.results.words import clauses, exact_points, listed, number, points, sentences, together, whole
 from kvlab.shapes import SelfTest
 
 ERROR_MEANING = phrase(
     "Error = RSS / TSS = 1 − R² on documents that the map was not fitted on: 0 is perfect, 1 is no better than the "
     "training mean. “=” marks a head no better than its controls: not above the mean, shuffled rows and the group "
-    "mean, or not more than two standard errors above the token alone or a teacher of random weights. “?” marks one of "
-    "which that is not known."
+    "mean, or not more than two standard errors above the teacher’s token or a teacher of random weights, or adding no "
+    "more than that to the student’s own tokens, where these were measured. “?” marks one of which that is not known."
 )
 TESTED = {"teacher": phrase("Teacher {name}: {tested}."), "student": phrase("Student {name}: {tested}.")}
 
 
 def sentence(alignment: Alignment) -> str:
-    """Say the finding in one sentence."""
+    """Say the finding: what the teacher adds to the student's own tokens, else what it explains; and by which maps."""
     summary, data = alignment.summary(), alignment.data
-    shares = [
-        say("{share} of {kind} ({over})", share=whole(summary[kind]["r2"]), kind=name, over=_over(summary[kind]))
-        for kind, name in KIND_NAME.items()
-    ]
     calibration = data["calibration_documents"]
-    models = {"teacher": alignment.teacher["name"], "student": alignment.student["name"]}
-    return say(
-        "On {documents} held out by document ({rows:,} student tokens, {folds} folds{also}), {teacher} explains "
-        "{shares} of {student}'s variance, averaged over heads.",
+    where = say(
+        "On {documents} held out by document ({rows:,} student tokens, {folds} folds{also})",
         documents=plural(data["documents"], "{n} document", "{n} documents"),
         rows=data["rows_scored"],
         folds=data["folds"],
         also=say(", fitted also on {n} bundled samples", n=calibration) if calibration else "",
-        shares=together(shares),
-        **models,
     )
+    models = {"teacher": alignment.teacher["name"], "student": alignment.student["name"]}
+    if any(isfinite(means["added"]) for means in summary.values()):
+        added = together([_added(summary[kind], name) for kind, name in KIND_NAME.items()])
+        words = phrase(
+            "{where}, {teacher} adds {added} to what {student}’s own tokens explain without any teacher (means over "
+            "heads, of their standard errors too)."
+        )
+        finding = sentences(say(words, where=where, added=added, **models), _sources_sentence(alignment))
+    else:
+        shares = [
+            say("{share} of {kind} ({over})", share=whole(summary[kind]["r2"]), kind=name, over=_over(summary[kind]))
+            for kind, name in KIND_NAME.items()
+        ]
+        words = phrase("{where}, {teacher} explains {shares} of {student}'s variance, averaged over heads.")
+        finding = sentences(say(words, where=where, shares=together(shares), **models), _own_sentence(alignment))
+    return sentences(finding, maps_sentence(alignment))
+
+
+def _added(means: dict, kind: str) -> str:
+    return say("{points} of {kind}", points=exact_points(means["added"], means["added_se"]), kind=kind)
+
+
+def _sources_sentence(alignment: Alignment) -> str:
+    """Say what each source and control explains, and in how many heads the teacher clearly adds something."""
+    judged = [score for score in alignment.heads if isfinite(score.added_se)]
+    clear = say(
+        "The teacher adds more than two standard errors in {clear} of {heads} heads.",
+        clear=sum(score.added > 2 * score.added_se for score in judged),
+        heads=len(judged),
+    )
+    controls = [
+        say("its token alone {shares}", shares=_shares(alignment, "r2_identity")),
+        say("shuffled rows {shares}", shares=_shares(alignment, "r2_shuffled")),
+    ]
+    if any(isfinite(score.r2_random) for score in alignment.heads):
+        controls.insert(1, say("random weights in its place {shares}", shares=_shares(alignment, "r2_random")))
+    explained = say(
+        "Of the variance, the teacher alone explains {teacher}; the student’s own tokens alone (this one and the two "
+        "before it) {own}; the teacher and the student’s own token together {both}; {controls}.",
+        teacher=_shares(alignment, "r2"),
+        own=_shares(alignment, "r2_own"),
+        both=_shares(alignment, "r2_with_own"),
+        controls=clauses(controls),
+    )
+    return sentences(explained, clear if judged else "")
+
+
+def _own_sentence(alignment: Alignment) -> str:
+    """Say what the student's own tokens explain where no map from them and the teacher together was fitted."""
+    if not any(isfinite(score.r2_own) for score in alignment.heads):
+        return ""
+    words = phrase("The student’s own tokens (this one and the two before it), without any teacher, explain {shares}.")
+    return say(words, shares=_shares(alignment, "r2_own"))
+
+
+def _shares(alignment: Alignment, column: str) -> str:
+    """Write the means of a column: 74% of K and 69% of V."""
+    summary = alignment.summary()
+    shares = [say("{share} of {kind}", share=whole(summary[k][column]), kind=name) for k, name in KIND_NAME.items()]
+    return together(shares)
+
+
+def maps_sentence(alignment: Alignment) -> str:
+    """Say which tokens have a map of their own, and what each class explains."""
+    if "rows" not in alignment.settings:
+        return say(
+            "This analysis was made by an earlier version, with one map for all tokens and without the student’s own "
+            "tokens as a control: run it again for both."
+        )
+    if not known(alignment.settings["time"]).reads_bytes:
+        return ""
+    if not alignment.by_class:
+        return say("One map for all tokens, fitted on those where both models have read the same bytes.")
+    split_heads = [score for score in alignment.heads if score.has_classes]
+    if not split_heads:
+        return say("One map for all tokens: none, or too few for a map of their own, end inside a teacher token.")
+    return say(
+        "Each class of tokens has its own map: of the {n_exact:,} that end where a teacher token ends the teacher "
+        "explains {exact}, of the {n_inside:,} that end inside one {inside}.",
+        n_exact=split_heads[0].n_exact,
+        exact=_shares(alignment, "r2_exact"),
+        n_inside=split_heads[0].n_inside,
+        inside=_shares(alignment, "r2_inside"),
+    )
+
+
+def class_sentence(score: HeadScore) -> str:
+    """Say R² of one head for both classes of tokens; nothing where all share one map."""
+    if not score.has_classes:
+        return ""
+    return say(
+        "Tokens that end where a teacher token ends (exact): R² {exact}, n = {n_exact:,}; tokens that end inside one: "
+        "R² {inside}, n = {n_inside:,}; each class under its own map, about its own mean.",
+        exact=written(score.r2_exact) + plus_minus(score.exact_se),
+        n_exact=score.n_exact,
+        inside=written(score.r2_inside) + plus_minus(score.inside_se),
+        n_inside=score.n_inside,
+    )
+
+
+def sources_of_head(alignment: Alignment, score: HeadScore) -> str:
+    """Say everything about the sources and controls of one head."""
+    return sentences(own_sentence(score), class_sentence(score), control_sentence(alignment, score))
+
+
+def own_sentence(score: HeadScore) -> str:
+    """Say what the student's own tokens explain of one head without a teacher, and what the teacher adds to them."""
+    if not isfinite(score.r2_own):
+        return ""
+    own = written(score.r2_own) + plus_minus(score.own_se)
+    alone = say(
+        "The student’s own tokens, this one and the two before it, read without context and without any teacher, "
+        "reach R² {own}.",
+        own=own,
+    )
+    if not isfinite(score.added):
+        return alone
+    added = say(
+        "The teacher and the student’s own token together reach {both}: the teacher adds {added}.",
+        both=written(score.r2_with_own) + plus_minus(score.with_own_se),
+        added=written(score.added, sign="+") + plus_minus(score.added_se),
+    )
+    return sentences(alone, added)
 
 
 def _over(means: dict) -> str:
     """Say how far R² is above its controls. A control worse than the training mean counts as the mean."""
     token, shuffled = points(min(means["gain"], means["r2"])), whole(means["r2_shuffled"])
     if not isfinite(means["gain_random"]):
-        return say("{token} over the token alone, shuffled rows {shuffled}", token=token, shuffled=shuffled)
+        return say("{token} over the teacher’s token, shuffled rows {shuffled}", token=token, shuffled=shuffled)
     return say(
-        "{token} over the token alone, {random} over random weights, shuffled rows {shuffled}",
+        "{token} over the teacher’s token, {random} over random weights, shuffled rows {shuffled}",
         token=token,
         random=points(min(means["gain_random"], means["r2_random"] + means["gain_random"])),
         shuffled=shuffled,

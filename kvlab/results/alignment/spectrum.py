@@ -25,7 +25,7 @@ def spectrum_table(alignment: Alignment, kind: str, layer: int, head: int) -> pd
 
 
 def error_spectrum(alignment: Alignment, kind: str, layer: int, head: int) -> go.Figure:
-    """Draw the error along each direction, with its standard error and the token alone; the variance share beneath."""
+    """Draw the error along each direction with its standard error, and of the teacher's token; the share beneath."""
     frame = spectrum_table(alignment, kind, layer, head)
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.62, 0.38], vertical_spacing=0.08)
     figure.add_bar(
@@ -43,8 +43,8 @@ def error_spectrum(alignment: Alignment, kind: str, layer: int, head: int) -> go
         y=frame["error_identity"],
         mode="markers",
         marker={"symbol": "line-ew-open", "size": 11, "color": NEUTRAL, "line": {"width": 2.5}},
-        name=say("error from the token alone"),
-        hovertemplate=say("direction %{x}: token alone %{y:.3f}") + "<extra></extra>",
+        name=say("error from the teacher’s token"),
+        hovertemplate=say("direction %{x}: teacher’s token %{y:.3f}") + "<extra></extra>",
     )
     figure.add_bar(
         **BOTTOM,

@@ -19,8 +19,8 @@ HEADS = {
     "error": phrase("error 1 − R²"),
     "error_standardised": phrase("standardised error"),
     "cosine": phrase("cosine"),
-    "r2_identity": phrase("R² token identity"),
-    "gain": phrase("gain over token"),
+    "r2_identity": phrase("R² teacher’s token"),
+    "gain": phrase("gain over teacher’s token"),
     "gain_se": phrase("± s.e. of that gain"),
     "r2_random": phrase("R² random weights"),
     "gain_random": phrase("gain over random"),
@@ -33,6 +33,17 @@ HEADS = {
     "n_sink": phrase("n sinks"),
     "error_special": phrase("error of special token"),
     "n_special": phrase("n special"),
+    "r2_exact": phrase("R² exact tokens"),
+    "exact_se": phrase("± s.e. exact"),
+    "r2_inside": phrase("R² inside a teacher token"),
+    "inside_se": phrase("± s.e. inside"),
+    "n_inside": phrase("n inside"),
+    "r2_with_own": phrase("R² teacher + own token"),
+    "with_own_se": phrase("± s.e. with own token"),
+    "r2_own": phrase("R² student’s own tokens"),
+    "own_se": phrase("± s.e. of own tokens"),
+    "added": phrase("added by the teacher"),
+    "added_se": phrase("± s.e. of what is added"),
 }
 FUSION = {name: HEADS[name] for name in ("kind", "se", "gain_random", "gain_random_se", "n", "n_control")}
 FUSION |= {"r2": phrase("fused R²"), "gain": phrase("gain"), "gain_se": phrase("± s.e. of gain")}

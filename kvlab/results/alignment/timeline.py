@@ -1,6 +1,7 @@
 """Draw both token timelines of a document over bytes, and the map of a time rule between them."""
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,9 +10,10 @@ from plotly.subplots import make_subplots
 
 from kvlab.language import phrase, say
 from kvlab.request.time_rules import known
-from kvlab.results.alignment.data import Alignment, Inspected, TokenView
+from kvlab.results.alignment.data import EXACT, INSIDE, Alignment, Inspected, TokenView
 from kvlab.results.alignment.strip import token_error
 from kvlab.results.style import (
+    INSIDE_COLOUR,
     KIND_COLOUR,
     KIND_NAME,
     NEUTRAL,
@@ -26,6 +28,12 @@ from kvlab.results.style import (
 TOP, BOTTOM = {"row": 1, "col": 1}, {"row": 2, "col": 1}
 SHAPE = {"mode": "lines", "hoverinfo": "skip"}
 GROUP_SHADE = "rgba(213,94,0,0.13)"
+# Of student tokens by class, also told apart by solid and dashed borders.
+CLASSES = {
+    EXACT: (STUDENT_COLOUR, phrase("student token, exact")),
+    INSIDE: (INSIDE_COLOUR, phrase("student token, inside a teacher token")),
+}
+FILLED = {None: 0.10, EXACT: 0.10, INSIDE: 0.30}  # opacity
 MOST_TOKENS = 2000  # of a timeline in one figure
 LAG_BINS = (  # upper end in bytes, colour, words
     (-1, "#B2182B", phrase("teacher has read ahead")),
@@ -45,6 +53,7 @@ def rule_shown(alignment: Alignment) -> str:
 def timeline(alignment: Alignment, number: int, rule: str, window: tuple[int, int] | None = None) -> go.Figure:
     """Draw teacher and student tokens as two rails over bytes, and the error of each student token beneath.
 
+    Student tokens are coloured by class where the classes have maps of their own.
     A rule's map joins the rails, coloured by lag. Lines through both rails are exact borders; groups between them that
     are not one to one are shaded. The error is the mean over heads.
     Draws the tokens of ``window`` and half a window on either side to drag into, at most MOST_TOKENS of a model.
@@ -54,11 +63,8 @@ def timeline(alignment: Alignment, number: int, rule: str, window: tuple[int, in
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.62, 0.38], vertical_spacing=0.06)
     _add_groups(figure, document, first, last)
     _add_links(figure, alignment, document, number, rule, first, last)
-    for tokens, height, colour, name in (
-        (document.teacher_tokens, 1.0, TEACHER_COLOUR, say("teacher token")),
-        (document.student_tokens, 0.0, STUDENT_COLOUR, say("student token")),
-    ):
-        _add_rail(figure, [t for t in tokens if first <= t.end <= last], height, colour, name)
+    for rail in _rails(alignment, number):
+        _add_rail(figure, rail, [token for token in rail.tokens if first <= token.end <= last])
     for kind in ("key", "value"):
         error = token_error(alignment, number, kind)
         inside = (i for i, t in enumerate(document.student_tokens) if not t.special and first <= t.end <= last)
@@ -81,7 +87,7 @@ def timeline(alignment: Alignment, number: int, rule: str, window: tuple[int, in
     rails = {"range": [-0.25, 1.55], "tickvals": [0, 1], "ticktext": [say("student"), say("teacher")]}
     figure.update_yaxes(**TOP, **rails, showgrid=False, zeroline=False, fixedrange=True)
     figure.update_yaxes(row=2, col=1, title=say("error, mean of heads"), rangemode="tozero", fixedrange=True)
-    return layout(figure, 450, dragmode="pan", margin={"l": 72, "r": 16, "t": 56, "b": 48})
+    return layout(figure, 490, dragmode="pan", margin={"l": 72, "r": 16, "t": 56, "b": 48})
 
 
 def drawn_bytes(document: Inspected, window: tuple[int, int] | None) -> tuple[int, int]:
@@ -172,32 +178,55 @@ def _add_links(
             figure.add_scatter(**TOP, **SHAPE, x=x, y=y, line=line, name=say(words))
 
 
-def _add_rail(figure: go.Figure, tokens: list[TokenView], height: float, colour: str, name: str) -> None:
+class Rail(NamedTuple):
+    """Tokens of one colour at one height."""
+
+    tokens: Sequence[TokenView]
+    height: float
+    colour: str
+    name: str
+    row_class: int | None = None  # of student tokens, where the classes have maps of their own
+
+
+def _rails(alignment: Alignment, number: int) -> list[Rail]:
+    document, classes = alignment.inspected[number], alignment.row_class(number)
+    rails = [Rail(document.teacher_tokens, 1.0, TEACHER_COLOUR, say("teacher token"))]
+    if classes is None:
+        return [*rails, Rail(document.student_tokens, 0.0, STUDENT_COLOUR, say("student token"))]
+    for row_class, (colour, words) in CLASSES.items():
+        tokens = [token for token, of in zip(document.student_tokens, classes, strict=True) if of == row_class]
+        rails.append(Rail(tokens, 0.0, colour, say(words), row_class))
+    return rails
+
+
+def _add_rail(figure: go.Figure, rail: Rail, tokens: list[TokenView]) -> None:
     """Draw tokens as boxes from their first to their last byte, with their text if it fits."""
     content = [token for token in tokens if token.end > token.start]
-    low, high = height - 0.13, height + 0.13
-    legend = {"name": name, "showlegend": False}
+    low, high, colour = rail.height - 0.13, rail.height + 0.13, rail.colour
+    red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
     figure.add_scatter(
         **TOP,
         x=[x for token in content for x in (token.start, token.start, token.end, token.end, token.start, None)],
         y=[low, high, high, low, low, None] * len(content),
         **SHAPE,
-        **legend,
-        line={"color": colour, "width": 1},
+        name=rail.name,
+        showlegend=rail.row_class is not None,
+        line={"color": colour, "width": 1, "dash": "dash" if rail.row_class == INSIDE else "solid"},
         fill="toself",
-        fillcolor=f"rgba({int(colour[1:3], 16)},{int(colour[3:5], 16)},{int(colour[5:7], 16)},0.10)",
+        fillcolor=f"rgba({red},{green},{blue},{FILLED[rail.row_class]})",
     )
     figure.add_scatter(
         **TOP,
         x=[(token.start + token.end) / 2 for token in content],
-        y=[height] * len(content),
+        y=[rail.height] * len(content),
         mode="text",
         text=[label(token) for token in content],
         textfont={"size": 11},
         customdata=[[visible(token), token.start, token.end] for token in content],
-        hovertemplate=say("{name} “%{{customdata[0]}}”<br>bytes %{{customdata[1]}}–%{{customdata[2]}}", name=name)
+        hovertemplate=say("{name} “%{{customdata[0]}}”<br>bytes %{{customdata[1]}}–%{{customdata[2]}}", name=rail.name)
         + "<extra></extra>",
-        **legend,
+        name=rail.name,
+        showlegend=False,
     )
 
 

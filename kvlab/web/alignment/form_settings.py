@@ -4,12 +4,13 @@ import streamlit as st
 
 from kvlab.language import say
 from kvlab.request.align import AlignSettings
-from kvlab.web.widgets import CALIBRATION, KEYS, LAYER_RULES, PROJECTORS, SEARCHES, TIME_RULES, choice
+from kvlab.web.widgets import CALIBRATION, KEYS, LAYER_RULES, PROJECTORS, ROWS, SEARCHES, TIME_RULES, choice
 
 
 def settings(with_time: bool = True) -> tuple[dict, dict]:
     """Draw the settings. Return fields of AlignSettings, and of the request itself. ``with_time``: time rules too."""
     chosen = {"time": _choice(say("Time rule"), "time", TIME_RULES)} if with_time else {}
+    chosen["rows"] = _choice(say("Maps"), "rows", ROWS)
     chosen["layers"] = _choice(say("Layer rule"), "layers", LAYER_RULES)
     chosen["projector"] = _choice(say("Projector"), "projector", PROJECTORS)
     about = say("Scores are always of your prompts, each under a map that has not seen it.")

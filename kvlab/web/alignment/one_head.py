@@ -8,7 +8,7 @@ from kvlab.results.alignment.data import Alignment
 from kvlab.results.alignment.heads import contribution_table, contributions, controls, token_errors, worst_tokens
 from kvlab.results.alignment.one_head import contribution_sentence, rules_sentence, spectrum_sentence, worst_sentence
 from kvlab.results.alignment.rules import rules_table, time_rules
-from kvlab.results.alignment.sentences import apart_sentence, control_sentence
+from kvlab.results.alignment.sentences import apart_sentence, sources_of_head
 from kvlab.results.alignment.spectrum import error_spectrum, spectrum_table
 from kvlab.results.words import sentences
 from kvlab.web import backend, cells, files, picker
@@ -28,9 +28,13 @@ def _controls(alignment: Alignment, shown: str, cell: Cell) -> None:
     score = alignment.score(*cell)
     st.markdown(say("**Against its controls**"))
     figure = controls(score)
-    alt = say("R² of this head beside token identity, random weights, group mean, shuffled rows, training mean")
+    alt = say(
+        "R² of this head from the teacher, for both classes of tokens, with the student’s own token, and from the "
+        "controls: the student’s own tokens, the teacher’s token, random weights, group mean, shuffled rows, training "
+        "mean"
+    )
     files.chart(figure, f"controls-{shown}", alt)
-    st.caption(sentences(control_sentence(alignment, score), apart_sentence(alignment, score)))
+    st.caption(sentences(sources_of_head(alignment, score), apart_sentence(alignment, score)))
     files.figure_button(figure, f"controls-{cells.name_of(cell)}", f"controls-{shown}")
 
 
@@ -104,7 +108,7 @@ def _spectrum(alignment: Alignment, shown: str, cell: Cell) -> None:
         "cumulative": number(say("up to here")),
         "error": number(say("error 1 − R² along it")),
         "se": number(say("± s.e. along it")),
-        "error_identity": number(say("error, token alone")),
+        "error_identity": number(say("error, teacher’s token")),
     }
     files.table(table, columns, f"spectrum-{cells.name_of(cell)}", f"spectrum-{shown}")
 
@@ -136,8 +140,8 @@ def _ask_for_rules() -> None:
     st.info(
         say(
             "This analysis was run under one time rule. The comparison fits the other rules on the sample, with the "
-            "same layers and folds; it is a new analysis of the same prompts, with progress and Cancel. On the command "
-            "line: --compare-rules."
+            "same folds, from the teacher layer nearest in depth; it is a new analysis of the same prompts, with "
+            "progress and Cancel. On the command line: --compare-rules."
         ),
         icon=":material/info:",
     )
