@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections import Counter
+from itertools import product
 
 import numpy as np
 import pytest
@@ -9,10 +10,10 @@ import torch
 from sklearn.linear_model import Ridge
 
 from kvlab.align import inspection
-from kvlab.align.crossfit import crossfit_ridge
+from kvlab.align.align_sums import OWN_TOKENS, TEACHER_TOKEN
 from kvlab.align.items import Reader
 from kvlab.align.pipeline import _Work, align
-from kvlab.align.scoring import score
+from kvlab.align.scoring import score, teacher_fits, token_fits
 from kvlab.errors import AlignError, Cancelled
 from kvlab.models.capture import capture
 from kvlab.models.loading import load
@@ -135,8 +136,9 @@ def test_the_saved_map_reproduces_a_linear_student(teacher, documents):
     own, maps = align(teacher, teacher, documents, AlignSettings(inspect=0, layers="depth", random_teacher=False))
     captured = capture(teacher, [tokenize(teacher.tokenizer, documents[0].text)])
     for kind in KINDS:
-        for cache, weight, bias in zip(captured.of(kind), maps[kind].weights, maps[kind].biases, strict=True):
+        for cache, of_classes in zip(captured.of(kind), maps[kind].layers, strict=True):
             # Only directions that the cache really uses are determined; the identity is one such map.
+            (weight,), (bias,) = of_classes.weights, of_classes.biases
             assert weight.shape == (32, 32) and bias.shape == (32,)
             rows = cache[0, :, 4:].transpose(0, 1).flatten(1)
             torch.testing.assert_close(rows @ weight + bias, rows, rtol=0, atol=1e-3 * float(rows.std()))
@@ -161,10 +163,13 @@ def test_weaker_projectors_score_lower_and_share_the_controls(teacher, student, 
 
 
 def test_rules_are_noted_when_blind_or_looking_ahead(teacher, student, documents):
+    short = [Document(d.id, " ".join(d.text.split()[:12])) for d in documents[:2]]
     for rule, word in (("nearest", "does not look at the text"), ("ceil", "looks ahead")):
-        other, _ = align(teacher, student, documents[:5], AlignSettings(time=rule, inspect=0))
+        other, _ = align(teacher, student, short, AlignSettings(time=rule, inspect=0, layers="depth"))
         assert any(word in note for note in other.notes)
-        assert any("rows per feature" in note for note in other.notes)
+        assert other.data["rows_per_feature"] < 2 and any("rows per feature" in note for note in other.notes)
+    enough, _ = align(teacher, student, documents[:5], AlignSettings(inspect=0, layers="depth", random_teacher=False))
+    assert enough.data["rows_per_feature"] > 2 and not any("rows per feature" in note for note in enough.notes)
 
 
 def test_prompts_are_scored_and_calibration_is_only_fitted_on(teacher, student, documents):
@@ -301,53 +306,76 @@ def test_scores_equal_an_independent_computation_document_by_document(teacher, s
     sums = work.sums[0]
     scored = score(sums, work.controls[0], True, teacher.geometry, student.geometry, "ridge", no_progress)
 
-    identity = crossfit_ridge(sums.identity(16), 8, quick=True)
+    tokens = {name: token_fits(sums, name) for name in (TEACHER_TOKEN, OWN_TOKENS)}
+    with_own = teacher_fits(sums, dict.fromkeys(scored.fits, student.geometry.kv_heads), with_own_token=True)
     by_hand = [rows_by_hand(teacher, student, item, settings) for item in items]
+    folds = [item.fold for item in items]
     width = student.geometry.key_width
-    for kind in ("key", "value"):
-        for layer, teacher_layer in enumerate((0, 2)):
-            fit = scored.fits[kind, layer]
-            for head in range(student.geometry.kv_heads):
+
+    def rows(name, mask, keep):
+        """[N, ...] of the documents whose fold is kept."""
+        return np.concatenate([r[name][r[mask]] for r, fold in zip(by_hand, folds) if keep(fold)])
+
+    for kind, (layer, teacher_layer) in product(KINDS, enumerate((0, 2))):
+        features, y_name = (kind, "t", teacher_layer), (kind, "s", layer)
+        for head in range(student.geometry.kv_heads):
+            columns = slice(head * width, (head + 1) * width)
+            sources = {
+                "r2": ([features], scored.fits[kind, layer]),
+                "r2_identity": (["embedding"], tokens[TEACHER_TOKEN][kind, layer]),
+                "r2_own": (["own", "before", "before that"], tokens[OWN_TOKENS][kind, layer]),
+                "r2_with_own": ([features, "own"], with_own[kind, layer]),
+            }
+            rss = {name: np.zeros((4, 2, width)) for name in sources}  # by fold, class and channel
+            tss, rss_group_mean, sink = np.zeros((4, 2, width)), 0.0, np.zeros(2)
+            for fold, (number, of_class) in product(range(4), enumerate(("exact", "inside"))):
+                y = rows(y_name, of_class, lambda f, fold=fold: f != fold)[:, columns]
+                yt = rows(y_name, of_class, lambda f, fold=fold: f == fold)[:, columns]
+                tss[fold, number] = ((yt - y.mean(0)) ** 2).sum(0)
+                for name, (read, fit) in sources.items():
+                    x, xt = (
+                        np.hstack([rows(part, of_class, keep) for part in read])
+                        for keep in (lambda f, fold=fold: f != fold, lambda f, fold=fold: f == fold)
+                    )
+                    model = ridge_by_hand(x, y, float(fit.fits[number].penalties[fold, head]))
+                    rss[name][fold, number] = ((yt - model.predict(xt)) ** 2).sum(0)
+                    if name == "r2":
+                        same_head = (xt - x.mean(0))[:, columns]  # as many heads of one width: their mean is that head
+                        rss_group_mean += ((yt - y.mean(0) - same_head) ** 2).sum()
+                        xs, ys = (
+                            rows(part, f"sink {of_class}", lambda f, fold=fold: f == fold)
+                            for part in (features, y_name)
+                        )
+                        sink += [
+                            ((ys[:, columns] - model.predict(xs)) ** 2).sum() if len(xs) else 0,
+                            ((ys[:, columns] - y.mean(0)) ** 2).sum(),
+                        ]
+            found = next(s for s in scored.heads if (s.kind, s.layer, s.head) == (kind, layer, head))
+            of_folds = {name: of_source.sum((1, 2)) for name, of_source in rss.items()}
+            for name, of_source in of_folds.items():
+                assert getattr(found, name) == pytest.approx(1 - of_source.sum() / tss.sum(), abs=1e-4)
+            for number, name in enumerate(("r2_exact", "r2_inside")):
+                of_class = rss["r2"][:, number], tss[:, number]
+                assert getattr(found, name) == pytest.approx(1 - of_class[0].sum() / of_class[1].sum(), abs=1e-4)
+            added = (of_folds["r2_own"] - of_folds["r2_with_own"]).sum() / tss.sum()
+            assert found.added == pytest.approx(added, abs=1e-4)
+            assert found.r2_group_mean == pytest.approx(1 - rss_group_mean / tss.sum(), abs=1e-4)
+            assert found.error_sink == pytest.approx(sink[0] / sink[1], rel=1e-4)
+            of_channels = rss["r2"].sum((0, 1)) / tss.sum((0, 1))
+            assert found.error_standardised == pytest.approx(of_channels.mean(), abs=1e-4)
+            fit, identity = sources["r2"][1], sources["r2_identity"][1]
+            assert found.se == pytest.approx(jackknife_by_hand(fit.rss[:, head], fit.tss[:, head]))
+            more = fit.rss[:, head] - identity.rss[:, head]
+            assert found.gain_se == pytest.approx(jackknife_by_hand(more, fit.tss[:, head]))
+            assert found.n_inside == sum(r["inside"].sum() for r in by_hand) > 100
+        maps = scored.maps[kind].layers[layer]
+        for number, of_class in enumerate(("exact", "inside")):
+            whole_x, whole_y = (rows(name, of_class, lambda _: True) for name in (features, y_name))
+            predicted = whole_x @ maps.weights[number].numpy() + maps.biases[number].numpy()
+            for head, penalty in enumerate(scored.fits[kind, layer].fits[number].whole_penalties.tolist()):
                 columns = slice(head * width, (head + 1) * width)
-                place = (kind == "value") * 4 + layer * 2 + head  # all heads are of one width, keys first
-                rss = tss = rss_identity = rss_group_mean = rss_sink = tss_sink = 0.0  # by channel
-                for fold in range(4):
-                    train = [r for r, i in zip(by_hand, items) if i.fold != fold]
-                    test = [r for r, i in zip(by_hand, items) if i.fold == fold]
-                    x = np.concatenate([r[kind, "t", teacher_layer][r["exact"]] for r in train])
-                    y = np.concatenate([r[kind, "s", layer][r["exact"]] for r in train])[:, columns]
-                    relative = float(fit.penalties[fold, head])
-                    by_ridge = ridge_by_hand(x, y, relative)
-                    xt = np.concatenate([r[kind, "t", teacher_layer][r["usable"]] for r in test])
-                    yt = np.concatenate([r[kind, "s", layer][r["usable"]] for r in test])[:, columns]
-                    rss = rss + ((yt - by_ridge.predict(xt)) ** 2).sum(0)
-                    e = np.concatenate([r["embedding"][r["exact"]] for r in train])
-                    relative = float(identity.penalties[fold, place])
-                    by_identity = ridge_by_hand(e, y, relative)
-                    et = np.concatenate([r["embedding"][r["usable"]] for r in test])
-                    rss_identity = rss_identity + ((yt - by_identity.predict(et)) ** 2).sum(0)
-                    tss = tss + ((yt - y.mean(0)) ** 2).sum(0)
-                    same_head = (xt - x.mean(0))[:, columns]  # as many heads of one width: their mean is that head
-                    rss_group_mean += ((yt - y.mean(0) - same_head) ** 2).sum()
-                    xs = np.concatenate([r[kind, "t", teacher_layer][r["sink"]] for r in test])
-                    ys = np.concatenate([r[kind, "s", layer][r["sink"]] for r in test])[:, columns]
-                    rss_sink += ((ys - by_ridge.predict(xs)) ** 2).sum()
-                    tss_sink += ((ys - y.mean(0)) ** 2).sum()
-                found = next(s for s in scored.heads if (s.kind, s.layer, s.head) == (kind, layer, head))
-                assert found.r2 == pytest.approx(1 - rss.sum() / tss.sum(), abs=1e-4)
-                assert found.r2_identity == pytest.approx(1 - rss_identity.sum() / tss.sum(), abs=1e-4)
-                assert found.r2_group_mean == pytest.approx(1 - rss_group_mean / tss.sum(), abs=1e-4)
-                assert found.error_sink == pytest.approx(rss_sink / tss_sink, rel=1e-4)
-                assert found.error_standardised == pytest.approx((rss / tss).mean(), abs=1e-4)
-                assert found.se == pytest.approx(jackknife_by_hand(fit.rss[:, head], fit.tss[:, head]))
-                more = fit.rss[:, head] - identity.rss[:, place]
-                assert found.gain_se == pytest.approx(jackknife_by_hand(more, fit.tss[:, head]))
-            whole_x = np.concatenate([r[kind, "t", teacher_layer][r["exact"]] for r in by_hand])
-            whole_y = np.concatenate([r[kind, "s", layer][r["exact"]] for r in by_hand])
-            weight, bias = scored.maps[kind].weights[layer].numpy(), scored.maps[kind].biases[layer].numpy()
-            expected = ridge_by_hand(whole_x, whole_y, float(np.exp(np.log(fit.penalties.numpy()).mean())))
-            predicted = whole_x @ weight + bias
-            np.testing.assert_allclose(predicted, expected.predict(whole_x), rtol=0, atol=1e-3 * whole_y.std())
+                expected = ridge_by_hand(whole_x, whole_y[:, columns], penalty).predict(whole_x)
+                np.testing.assert_allclose(predicted[:, columns], expected, rtol=0, atol=1e-3 * whole_y.std())
             residual = whole_y - predicted
             np.testing.assert_allclose(residual.mean(0), 0, atol=1e-4)  # an intercept leaves no mean residual
             assert (residual**2).sum() < ((whole_y - whole_y.mean(0)) ** 2).sum()
@@ -365,7 +393,7 @@ def jackknife_by_hand(rss, tss):
 
 
 def rows_by_hand(teacher, student, item, settings):
-    """Every student token's features and targets, and which tokens are exact, usable and sinks."""
+    """Every student token's features and targets, and which tokens are exact, inside a teacher token, and sinks."""
     rows = {}
     ends_t = item.teachers[0].spans[:, 1].tolist()
     chosen, exact = [], []
@@ -377,10 +405,15 @@ def rows_by_hand(teacher, student, item, settings):
     steps = np.arange(len(chosen))
     # The teacher has no BOS.
     usable = np.isin(steps, content[settings.sinks :]) & (np.array(chosen) >= settings.sinks)
-    rows["usable"], rows["exact"] = usable, usable & np.array(exact)
-    rows["sink"] = np.isin(steps, content) & (np.array(chosen) >= 0) & ~usable
+    rows["exact"], rows["inside"] = usable & np.array(exact), usable & ~np.array(exact)
+    sink = np.isin(steps, content) & (np.array(chosen) >= 0) & ~usable
+    rows["sink exact"], rows["sink inside"] = sink & np.array(exact), sink & ~np.array(exact)
     table = teacher.model.get_input_embeddings().weight.detach().numpy()
     rows["embedding"] = table[item.teachers[0].ids[chosen]]
+    table = student.model.get_input_embeddings().weight.detach().numpy()
+    own = table[item.student.ids]
+    rows["own"] = own / np.sqrt((own**2).mean(1, keepdims=True) + 1e-6)  # unit mean square
+    rows["before"], rows["before that"] = (np.vstack([0 * own[:n], rows["own"][:-n]]) for n in (1, 2))
     for side, loaded, ids in (("t", teacher, item.teachers[0].ids), ("s", student, item.student.ids)):
         for kind, name in (("key", "k_proj"), ("value", "v_proj")):
             seen, hooks = [], []

@@ -21,8 +21,10 @@ from kvlab.align.ties import last_of_the_least
 
 RELATIVE_PENALTIES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 100.0)  # ascending
 MIDDLE_PENALTY = 1e-2  # with which the search begins
-DIRECTIONS = 8  # of a head's channels, along which penalties are compared
-FALLBACK_PENALTY = 1.0  # of two folds, none is left to choose a penalty on: a cautious one
+DIRECTIONS = 8  # of a head's channels, along which penalties are compared where targets are many
+FEW_CHANNELS = 256  # of all heads together, up to which every channel is looked at
+LEAST_ERROR = 5e-3  # share of the energy; estimated errors are off by more, and may be below zero
+FALLBACK_PENALTY = 1.0  # where no fold is left to choose a penalty on: a cautious one
 Target = tuple[str, int]  # kind, student layer
 Key = TypeVar("Key")
 Fit = TypeVar("Fit", "Penalties", "CrossFit")
@@ -285,19 +287,25 @@ def _choose_penalties(pairing: Pairing, heads: int) -> tuple[torch.Tensor, torch
     largest. From the middle of the list both ways, as far as it gets better for any head.
     """
     folds, count = pairing.features.folds, len(RELATIVE_PENALTIES)
+    fallback = RELATIVE_PENALTIES.index(FALLBACK_PENALTY)
     if folds < 3:
-        fallback = RELATIVE_PENALTIES.index(FALLBACK_PENALTY)
         return torch.full((folds, heads), fallback, dtype=torch.int64), torch.full((heads,), fallback)
     tests = _inner_tests(pairing, heads)
     rss = torch.full((folds, count, heads), torch.inf, dtype=torch.float64, device=tests[0].energy.device)
+    least = torch.zeros_like(rss[:, :1])
+    for test in tests:
+        least[test.chosen_for, 0] += LEAST_ERROR * test.energy
 
     def measure(index: int) -> None:
         rss[:, index] = 0
         for test in tests:
             rss[test.chosen_for, index] += test.rss(RELATIVE_PENALTIES[index])
 
-    def best(dim_penalties: torch.Tensor, dim: int) -> torch.Tensor:
-        return last_of_the_least(dim_penalties, dim=dim)
+    def best(errors: torch.Tensor, floor: torch.Tensor, dim: int) -> torch.Tensor:
+        below = (floor - errors.amin(dim, keepdim=True)).clamp(min=0)
+        found = last_of_the_least(errors + below, dim=dim)
+        # A fold whose pairs have no rows of this class has nothing to choose on.
+        return found.masked_fill(floor.squeeze(dim) == 0, fallback)
 
     low = high = RELATIVE_PENALTIES.index(MIDDLE_PENALTY)
     measure(low)
@@ -305,17 +313,17 @@ def _choose_penalties(pairing: Pairing, heads: int) -> tuple[torch.Tensor, torch
         while 0 <= (index := (low if step < 0 else high) + step) < count:
             measure(index)
             low, high = min(low, index), max(high, index)
-            better = best(rss[:, low : high + 1], 1) + low
-            if not (better == index).any():
+            better = best(rss[:, low : high + 1], least, 1) + low
+            if not ((better == index) & (least[:, 0] > 0)).any():
                 break
-    return best(rss, 1), best(rss.sum(0), 0)
+    return best(rss, least, 1), best(rss.sum(0), least.sum(0), 0)
 
 
 @dataclass
 class _InnerTest:
     """One training set without two folds, tested on one of them.
 
-    A head's channels are seen along ``DIRECTIONS`` random directions, which is enough to tell penalties apart.
+    Of many channels, those of a head are seen along ``DIRECTIONS`` random directions, which tells penalties apart.
     """
 
     chosen_for: int
@@ -343,7 +351,7 @@ def _inner_tests(pairing: Pairing, heads: int) -> list[_InnerTest]:
     fit_x, fit_y = pairing.fit()
     all_x, all_y = total(fit_x), total(fit_y)
     width = len(pairing.targets.pilots[1]) // heads
-    seen = min(width, DIRECTIONS)
+    seen = width if heads * width <= FEW_CHANNELS else min(width, DIRECTIONS)
     generator = torch.Generator().manual_seed(0)
     directions = torch.linalg.qr(torch.randn(width, width, generator=generator, dtype=torch.float64))[0][:, :seen]
     directions = directions.to(all_x.gram)
