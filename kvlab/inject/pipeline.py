@@ -49,7 +49,8 @@ def judge(
 ) -> Injection:
     """Fit a map on most of the documents and try its cache on the others.
 
-    ``folds``: which of the documents' folds are judged, each by a map fitted on the others.
+    ``folds``: which of the documents' folds are judged, each by a map fitted on the others; of several, single heads
+    are not replaced and no text is continued.
     ``offline``: admit time rules that look ahead, for comparisons. Every rule is evaluated on the prefix alone and
     knows nothing of the continuation, but a running student could not do it. The result says so.
     Raises AlignError ``rule-looks-ahead``, ``injection-state``, ``too-short`` and as ``split`` and ``fit``; Cancelled
@@ -64,8 +65,9 @@ def judge(
         work.fit(documents, calibration, fold)
         if not work.inject():
             return work.result(offline)
-    work.swap_heads()
-    work.continue_greedily()
+    if len(folds) == 1:  # single heads and texts would need the map of each document's own fold
+        work.swap_heads()
+        work.continue_greedily()
     return work.result(offline)
 
 
