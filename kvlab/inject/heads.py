@@ -8,7 +8,6 @@ from kvlab.align import metrics
 from kvlab.align.crossfit import CONSTANT
 from kvlab.align.shapes import target_shape
 from kvlab.inject.attention import Heard
-from kvlab.inject.fit import Fit
 from kvlab.inject.own import Problem
 from kvlab.inject.prefix import Prefix, Reading
 from kvlab.results.function.data import COMPARED, AttentionError, Projected
@@ -64,10 +63,13 @@ def _ratio(sums: torch.Tensor, counts: torch.Tensor) -> tuple[float, float]:
 
 
 class ProjectionSums:
-    """RSS and TSS (about the training mean) of every source on the replaced rows, per document and head."""
+    """RSS and TSS of every source on the replaced rows, per document and head.
 
-    def __init__(self, fit: Fit, student: Geometry):
-        self.fit, self.student, self.n = fit, student, 0
+    TSS is about the student's mean on the fitted rows of each row's class.
+    """
+
+    def __init__(self, student: Geometry):
+        self.student, self.n = student, 0
         self.rss: dict[tuple[str, Problem], list[torch.Tensor]] = {}
         self.tss: dict[Problem, list[torch.Tensor]] = {}
         self.energy: dict[Problem, torch.Tensor] = {}

@@ -87,7 +87,7 @@ class _Work:
         self.randoms, self.random_note = self._random_teachers()
         self.models = Models(self.teachers, self.randoms, self.student, self.settings)
         self.fitted: Fit = fit(self.teachers, self.randoms, self.student, self.split, self.settings, self.progress)
-        self.projection = ProjectionSums(self.fitted, self.student.geometry)
+        self.projection = ProjectionSums(self.student.geometry)
         self.swaps = Swaps(self.models, Budget(self.injection.seconds, self.injection.forwards))
         self._timed("fit_s")
 

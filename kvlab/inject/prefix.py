@@ -92,6 +92,8 @@ def prefix_of(models: Models, fit: Fit, reading: Reading, cut: int) -> Prefix | 
     own_tokens = rows[0].targets(own_token_features(models.student, reading.own.ids[:, :cut]))
     predicted = {}
     for name, source in fit.sources.items():
+        if name == "random" and not models.randoms:
+            continue
         read = captured if name != "random" else _captured(models.randoms, first, models.settings)
         predicted[name] = _predicted(fit, source, models.teachers, read, rows, row_classes, own_tokens)
     mean = {problem: fit.sources["projected"].class_mean(problem, row_classes) for problem in fit.layers[0]}
