@@ -1,6 +1,7 @@
 """The whole functional test, on the bundled pair and on models whose answer is known."""
 
 import dataclasses
+from itertools import product
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from sklearn.linear_model import Ridge
 
 from kvlab.align.batches import batches, read
 from kvlab.align.crossfit import FALLBACK_PENALTY
-from kvlab.align.fold_sums import FIT_AND_SCORE
+from kvlab.align.fold_sums import FITTED
 from kvlab.cli import main
 from kvlab.errors import AlignError, Cancelled
 from kvlab.inject import pipeline as judging
@@ -232,36 +233,51 @@ def test_maps_of_two_teachers_and_of_their_embeddings_are_ridges_of_scikit_learn
         model = Ridge(alpha=penalty, solver="cholesky").fit(x.double().numpy(), y.double().numpy())
         return rows, torch.from_numpy(model.predict(rows.double().numpy())).float()
 
+    def of_class(rows, row_class):
+        return [(r, part) for r in rows for part in r.parts if part.use in FITTED and part.row_class == row_class]
+
     for kind, layer in [(kind, layer) for kind in KINDS for layer in range(4)]:
-        embedded, alone = [], []
-        for number, rows in enumerate(of_teacher):
-            y = torch.cat([r.y(kind, layer, FIT_AND_SCORE) for r in rows])
-            embedded.append(ridge(torch.cat([r.e(FIT_AND_SCORE) for r in rows]), y))
+        made = {}
+        of_classes = [torch.zeros(5, dtype=torch.int64) + row_class for row_class in (0, 1)]
+        for number, row_class in product((0, 1), (0, 1)):
+            rows = of_class(of_teacher[number], row_class)
             chosen = fitted.layers[number][kind, layer]
-            x, expected = ridge(torch.cat([r.side_by_side(kind, chosen, FIT_AND_SCORE) for r in rows]), y)
-            weights, bias = fitted.sources["projected"].maps[kind, layer][number]
-            torch.testing.assert_close(x @ weights + bias, expected, rtol=1e-3, atol=1e-3)
-            alone.append((x, expected))
-        found = fitted.sources["identity"].predict((kind, layer), [x for x, _ in embedded])
-        mean_of_both = (embedded[0][1] + embedded[1][1]) / 2
-        torch.testing.assert_close(found, mean_of_both, rtol=1e-3, atol=1e-3)
+            y = torch.cat([r.y(kind, layer, part) for r, part in rows])
+            teacher = torch.cat([r.side_by_side(kind, chosen, part) for r, part in rows])
+            own = torch.cat([r.own(part) for r, part in rows])
+            by_source = {
+                "identity": torch.cat([r.e(part) for r, part in rows]),
+                "own-tokens": own,
+                "projected": teacher,
+                "with-own-token": torch.cat([teacher, own[:, : own.shape[1] // 3]], dim=1),
+            }
+            for name, features in by_source.items():
+                x, expected = ridge(features, y)
+                maps = fitted.sources[name].maps[kind, layer][number]
+                torch.testing.assert_close(maps.predict(x, of_classes[row_class]), expected, rtol=1e-3, atol=1e-3)
+                torch.testing.assert_close(maps.mean(of_classes[row_class])[0], y.mean(0), rtol=1e-4, atol=1e-4)
+                made[name, number, row_class] = x, expected
         # Fused about the mean of the rows that both teachers have.
-        common = torch.cat([found.common[0].y(kind, layer, FIT_AND_SCORE) for found in reads]).mean(0)
-        torch.testing.assert_close(fitted.sources["projected"].mean[kind, layer], common)
-        fused = common + sum((of - common) / 2 for _, of in alone)
-        found = fitted.sources["projected"].predict((kind, layer), [x for x, _ in alone])
-        torch.testing.assert_close(found, fused, rtol=1e-3, atol=1e-3)
+        every = [(found.common[0], part) for found in reads for part in found.common[0].parts if part.use in FITTED]
+        common = torch.cat([r.y(kind, layer, part) for r, part in every]).mean(0)
+        for name, joint in product(("projected", "with-own-token", "identity", "own-tokens"), product((0, 1), (0, 1))):
+            (x, of_first), (x_second, of_second) = (made[name, number, c] for number, c in enumerate(joint))
+            source = fitted.sources[name]
+            found = source.predict((kind, layer), [x, x_second], [of_classes[c] for c in joint])
+            torch.testing.assert_close(found, (of_first + of_second) / 2, rtol=1e-3, atol=1e-3)
+            if "identity" not in name and "tokens" not in name:
+                torch.testing.assert_close(source.mean[kind, layer], common)
 
 
 def test_teachers_that_never_read_alike_are_refused(models, documents):
-    """Each meets the student, on other tokens: nothing to fuse them on."""
+    """Each meets the student, on other tokens: nothing to fuse them on with one map of exact tokens."""
     teachers, student = [models["teacher"], models["teacher-b"]], models["student"]
     parts = split(teachers, student, documents[:12], (), QUICK, 2)
     for item in parts.fitted:
         for at, time_map in enumerate(item.maps):
             time_map.exact[at::2] = False
     with pytest.raises(AlignError) as caught:
-        fit(teachers, [], student, parts, QUICK, lambda *_: None)
+        fit(teachers, [], student, parts, QUICK.model_copy(update={"rows": "exact"}), lambda *_: None)
     assert caught.value.kind == "no-rows" and "all teachers" in caught.value.expected
 
 

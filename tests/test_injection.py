@@ -331,12 +331,12 @@ def test_errors_of_heads_by_hand():
 
 
 def test_errors_of_the_projection_by_hand():
-    """RSS / TSS of the replaced rows, TSS about the mean of the rows that the map was fitted on."""
+    """RSS / TSS of the replaced rows, TSS about the mean of the fitted rows of each row's class."""
     generator = torch.Generator().manual_seed(0)
     geometry = tiny_loaded("llama").geometry  # 2 KV heads of 16
     problems = [(kind, layer) for kind in ("key", "value") for layer in (0, 2)]
-    mean = {p: torch.randn(32, generator=generator) for p in problems}
-    sums = heads.ProjectionSums(SimpleNamespace(sources={"projected": SimpleNamespace(mean=mean)}), geometry)
+    of_classes = {p: torch.randn(2, 32, generator=generator) for p in problems}
+    sums = heads.ProjectionSums(geometry)
     given = []
     for n in (4, 6, 5):
         rows = torch.arange(2, 2 + n)
@@ -344,16 +344,17 @@ def test_errors_of_the_projection_by_hand():
         compared = {
             name: {p: torch.randn(2, n, 16, generator=generator) for p in problems} for name in ("projected", "mean")
         }
-        sums.add(SimpleNamespace(own=SimpleNamespace(compared=own)), Prefix(12, rows, compared, {}))
-        given.append((own, rows, compared))
+        mean = {p: of_classes[p][rows % 2] for p in problems}
+        sums.add(SimpleNamespace(own=SimpleNamespace(compared=own)), Prefix(12, rows, mean, compared, {}))
+        given.append((own, rows, mean, compared))
     found = sums.errors()
     assert [(cell.kind, cell.layer, cell.head) for cell in found] == [(*p, head) for p in problems for head in (0, 1)]
     for cell in found:
         problem, channels = (cell.kind, cell.layer), slice(16 * cell.head, 16 * cell.head + 16)
         rss, tss = {"projected": [], "mean": []}, []
-        for own, rows, compared in given:
+        for own, rows, mean, compared in given:
             target = own[problem][cell.head, rows]
-            tss.append(float((target - mean[problem][channels]).square().sum()))
+            tss.append(float((target - mean[problem][:, channels]).square().sum()))
             for name, of in rss.items():
                 of.append(float((target - compared[name][problem][cell.head]).square().sum()))
         assert cell.error == pytest.approx(sum(rss["projected"]) / sum(tss), rel=1e-5) and cell.n == 15
@@ -365,7 +366,7 @@ def test_an_own_cache_that_is_off_by_more_than_rounding_ends_the_trial(monkeypat
     student = tiny_loaded("llama")
     own, rows = read_own(student, TOKENS, pre_rope=True), torch.arange(2, CUT)
     nothing = {problem: torch.zeros_like(x[:, rows]) for problem, x in own.stored.items()}
-    prefix = Prefix(CUT, rows, {}, {"zero": nothing})
+    prefix = Prefix(CUT, rows, {}, {}, {"zero": nothing})
     found = trial.tried(student, own, prefix, ["own", "zero"], 4096)
     assert found.difference < 1e-5 and found.damaged["own"].kl < 1e-5 < 0.1 < found.damaged["zero"].kl
     largest, real = own.logits[CUT:].abs().max(), trial.continued

@@ -62,7 +62,7 @@ def test_a_pair_is_aligned_end_to_end(teacher, student, tmp_path):
     for kind, map_of_kind in maps.items():
         chosen = result.layer_map["teacher_layers"][kind]
         assert {layer for layers in chosen for layer in layers} <= set(teacher.geometry.kv_layers)
-        assert len(map_of_kind.weights) == len(shapes) == len(chosen)
+        assert len(map_of_kind.layers) == len(shapes) == len(chosen)
     data.write(result, tmp_path)
     assert data.plain(data.read(tmp_path).to_dict()) == data.plain(result.to_dict())
     assert result.capture["teacher"]["latent"] == teacher.geometry.latent

@@ -63,7 +63,10 @@ def _ratio(sums: torch.Tensor, counts: torch.Tensor) -> tuple[float, float]:
 
 
 class ProjectionSums:
-    """RSS and TSS (about the training mean) of every source on the replaced rows, per document and head."""
+    """RSS and TSS of every source on the replaced rows, per document and head.
+
+    TSS is about the student's mean on the fitted rows of each row's class.
+    """
 
     def __init__(self, student: Geometry):
         self.student, self.n = student, 0

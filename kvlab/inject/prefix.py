@@ -89,6 +89,7 @@ def prefix_of(models: Models, fit: Fit, reading: Reading, cut: int) -> Prefix | 
     predicted = {
         name: {p: source.predict(p, inputs.features[source.features][p], inputs.row_classes) for p in fit.layers[0]}
         for name, source in fit.sources.items()
+        if source.features in inputs.features  # random weights may be left out
     }
     mean = {problem: fit.sources["projected"].class_mean(problem, inputs.row_classes) for problem in fit.layers[0]}
     compared = with_controls(predicted["projected"], mean, models.settings.seed, reading.own.tokens, cut)
