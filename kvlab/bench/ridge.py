@@ -1,18 +1,17 @@
-"""Compare ridge over all penalties and folds from sums with scikit-learn's same nested cross-validation.
+"""Compare ridge over penalties and folds from sums with scikit-learn's same nested cross-validation.
 
-The other side leaves out every pair of folds once, fits ``Ridge(solver="cholesky")``, its fastest here, and tests on
-both folds, as kvlab does; it cannot use sums in place of rows. ``RidgeCV`` leaves out rows, or chooses one penalty for
-all targets, so it cannot do this.
+The other side leaves out the same pairs of folds, fits ``Ridge(solver="cholesky")``, its fastest here, and tests on
+both folds, and tries the same penalties in turn, as kvlab does; it cannot use sums in place of rows. ``RidgeCV`` leaves
+out rows, or chooses one penalty for all targets, so it cannot do this.
 """
-
-from itertools import combinations
 
 import numpy as np
 import torch
 
-from kvlab.align.crossfit import RELATIVE_PENALTIES, crossfit_ridge
+from kvlab.align.crossfit import MIDDLE_PENALTY, RELATIVE_PENALTIES, crossfit_ridge, pairs
 from kvlab.align.fold_sums import FIT_AND_SCORE, Pairing
 from kvlab.align.moments import pilot_of
+from kvlab.align.ties import last_of_the_least
 from kvlab.bench.layers import layered_rows
 from kvlab.bench.row import FASTER, Row, in_turn, not_measured, timed
 
@@ -76,14 +75,22 @@ def by_sklearn(x: np.ndarray, y: np.ndarray, fold: np.ndarray, heads: int) -> np
     def per_head(squares: np.ndarray) -> np.ndarray:
         return squares.sum(0, dtype=np.float64).reshape(heads, -1).sum(1)
 
-    errors = np.zeros((FOLDS, len(RELATIVE_PENALTIES), heads))
-    for f, g in combinations(range(FOLDS), 2):
-        for p, relative in enumerate(RELATIVE_PENALTIES):
-            model = fitted((fold != f) & (fold != g), relative)
+    errors = np.full((FOLDS, len(RELATIVE_PENALTIES), heads), np.inf)
+
+    def gets_better(p: int) -> bool:
+        errors[:, p] = 0
+        for f, g in pairs(FOLDS):
+            model = fitted((fold != f) & (fold != g), RELATIVE_PENALTIES[p])
             for chosen_for, tested_on in ((f, g), (g, f)):
                 test = fold == tested_on
                 errors[chosen_for, p] += per_head(np.square(y[test] - model.predict(x[test])))
-    chosen = errors.argmin(1)  # [F, H]
+        return bool((last_of_the_least(torch.from_numpy(errors), dim=1) == p).any())
+
+    middle = RELATIVE_PENALTIES.index(MIDDLE_PENALTY)
+    gets_better(middle)
+    for way in (range(middle - 1, -1, -1), range(middle + 1, len(RELATIVE_PENALTIES))):
+        all(gets_better(p) for p in way)  # as far as it does
+    chosen = last_of_the_least(torch.from_numpy(errors), dim=1).numpy()  # [F, H]
     rss, tss = np.zeros(heads), np.zeros(heads)
     for f in range(FOLDS):
         train, test = fold != f, fold == f

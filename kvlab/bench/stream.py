@@ -1,7 +1,7 @@
 """Send a million synthetic tokens through the statistics of ``align``; their memory must not grow with the tokens.
 
 Rows have the widths of Qwen2-7B (4 KV heads of 128) and TinyLlama (4 of 64), drawn before the clock starts. A GPU
-takes all layers of TinyLlama and the token identity (3,584 features), a processor two layers and no identity.
+takes all layers of TinyLlama and both token controls (3,584 and 1,536 features), a processor two layers and none.
 """
 
 from collections.abc import Sequence
@@ -12,11 +12,12 @@ import torch
 from kvlab.align.align_sums import AlignSums
 from kvlab.align.fold_sums import FIT_AND_SCORE
 from kvlab.align.layers import Choice
+from kvlab.align.own_tokens import BEFORE, MOST
 from kvlab.bench.memory import used
 from kvlab.bench.row import MEMORY, Row, judged, wait
 from kvlab.shapes import KINDS
 
-WIDTH_T, WIDTH_S, HEAD, EMBEDDING = 512, 256, 64, 3584
+WIDTH_T, WIDTH_S, HEAD, EMBEDDING, OWN = 512, 256, 64, 3584, (1 + BEFORE) * MOST
 FOLDS, BATCH, POOL = 5, 2000, 8
 BAR = 1.05  # of memory after a tenth of the tokens: leaves room for other work of the process
 
@@ -29,7 +30,7 @@ def a_million_tokens(device: torch.device, quick: bool) -> Row:
     identity_layers = {HEAD: [(kind, layer) for kind in KINDS for layer in range(layers)]} if identity else {}
     sums = AlignSums(dict.fromkeys(KINDS, choices), FOLDS, identity_layers)
     generator = torch.Generator(device).manual_seed(0)
-    widths = (WIDTH_T, WIDTH_S, EMBEDDING) if identity else (WIDTH_T, WIDTH_S)
+    widths = (WIDTH_T, WIDTH_S, EMBEDDING, OWN) if identity else (WIDTH_T, WIDTH_S)
     rows = _Drawn([{w: torch.randn(BATCH, w, generator=generator, device=device) for w in widths} for _ in range(POOL)])
 
     held, started = {0: used(device)}, perf_counter()
@@ -70,3 +71,6 @@ class _Drawn:
 
     def e(self, number: int) -> torch.Tensor:
         return self._rows(number, EMBEDDING)
+
+    def own(self, number: int) -> torch.Tensor:
+        return self._rows(number, OWN)
