@@ -29,7 +29,7 @@ from kvlab.results.function.page import function_html
 from kvlab.runs import notes, store
 from kvlab.web import backend, checks
 from kvlab.web import language as of_session
-from kvlab.web.widgets import KEYS, LAYER_RULES, PROJECTORS, SEARCHES, TIME_RULES
+from kvlab.web.widgets import KEYS, LAYER_RULES, PROJECTORS, ROWS, SEARCHES, TIME_RULES
 from tests import trained
 from tests.finished import fused, run_of
 from tests.test_pages import open_page
@@ -47,7 +47,20 @@ TERMS += ["CSV", "HTML", "ZIP", "JSON", "kvlab"]
 MODELS = ["demo/teacher-b", "demo/teacher", "demo/student", "Qwen2-7B", "TinyLlama", "qwen2", "llama"]
 SETTINGS = [*AlignSettings.model_fields, *InjectSettings.model_fields, *TrainConfig.model_fields]
 SETTINGS += [*Thresholds.model_fields, *(name.replace("_", " ") for name in SETTINGS)]
-VALUES = [*TIME_RULES, *LAYER_RULES, *SEARCHES, *PROJECTORS, *KEYS, "True", "False", "None", "auto", "cuda", "samples"]
+VALUES = [
+    *TIME_RULES,
+    *ROWS,
+    *LAYER_RULES,
+    *SEARCHES,
+    *PROJECTORS,
+    *KEYS,
+    "True",
+    "False",
+    "None",
+    "auto",
+    "cuda",
+    "samples",
+]
 PACKAGES = ["python", "torch", "transformers", "device", "dtype", "cpu", "float32", "bfloat16", "float16"]
 NAMES = sorted([*TERMS, *MODELS, *SETTINGS, *VALUES, *PACKAGES], key=len, reverse=True)
 NAMED = re.compile(rf"(?<!\w)({'|'.join(map(re.escape, NAMES))})(?!\w)")

@@ -86,6 +86,7 @@ FACTS = {
     "fit_s": phrase("fitting"),
     "layer_swaps_s": phrase("swaps of layers"),
     "inject_s": phrase("injecting"),
+    "hybrid_s": phrase("hybrid curve"),
     "head_swaps_forecast_s": phrase("swaps of heads, forecast"),
     "head_swaps_s": phrase("swaps of heads"),
     "texts_s": phrase("texts"),
