@@ -141,7 +141,7 @@ def test_they_run_and_the_report_shows_them(shown):
 
 def test_the_functional_test_accepts_them_and_compares_with_the_control(shown):
     kl = {row["variant"]: row["kl"] for row in shown["injection"]["injected"] if row["prefix"] == 0.5}
-    assert list(kl) == ["own", "projected", "mean", "shuffled", "identity", "zeros"]
+    assert list(kl) == ["own", "projected", "mean", "shuffled", "own-tokens", "identity", "zeros"]
     assert kl["zeros"] > 0 and kl["projected"] == pytest.approx(kl["mean"], rel=1e-3)  # the projector gives the mean
     assert "zeros in its place" in shown["function"]
     assert all("zeros" in head["controls"] for head in shown["injection"]["projection"])
