@@ -61,6 +61,21 @@ def test_a_model_explains_itself(student, documents, keys):
     assert own.layer_map["teacher_layers"] == {"key": [[0], [1]], "value": [[0], [1]]}
 
 
+def test_a_pair_with_one_tokenizer_has_one_class_and_the_numbers_of_one_map(teacher, documents, tmp_path):
+    tiny_model("qwen2", tmp_path, seed=5)
+    other = load(str(tmp_path), "cpu", "float32")
+    by_class, exact = (
+        align(teacher, other, documents[:20], AlignSettings(inspect=1, random_teacher=False, rows=rows))[0]
+        for rows in ("by-class", "exact")
+    )
+    assert by_class.layer_map == exact.layer_map
+    names = ("r2", "se", "gain", "gain_se", "r2_shuffled", "error_sink", "r2_own", "r2_with_own", "added")
+    for one, same in zip(by_class.heads, exact.heads, strict=True):
+        assert [getattr(one, name) for name in names] == [getattr(same, name) for name in names]
+        assert (one.r2_exact, one.n_inside) == (one.r2, 0) and np.isnan(one.r2_inside)
+    assert not by_class.arrays["document.0.row_class"].any()
+
+
 def test_shuffled_rows_explain_nothing(aligned):
     assert aligned.data["rows_per_feature"] > 20
     assert aligned.table()["r2_shuffled"].abs().max() < 0.05

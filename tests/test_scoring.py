@@ -12,7 +12,7 @@ from kvlab.align.controls import Controls, rows_apart, teacher_and_shuffled
 from kvlab.align.fold_sums import FIT_AND_SCORE, FIT_ONLY, FITTED, SCORE_ONLY, SCORED, SINK
 from kvlab.align.layers import Choice
 from kvlab.align.sample import Sample
-from kvlab.align.scoring import score, teacher_fits, token_fits
+from kvlab.align.scoring import difference, score, teacher_fits, token_fits
 from kvlab.shapes import KINDS, Geometry, Positions, no_progress
 from tests.rows import Block, planted, teacher_layers
 
@@ -358,3 +358,28 @@ def test_a_teacher_head_contributes_with_its_channels_in_every_layer(rows, score
         without, alone = (found.contributions[f"contribution.value.{name}"][layer] for name in ("without", "alone"))
         np.testing.assert_allclose(without, ((rss[:, 1] - rss[:, 0]) / tss).T, rtol=1e-6, atol=1e-9)
         np.testing.assert_allclose(alone, (1 - rss[:, 2] / tss).T, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("knows", [True, False])
+def test_what_knows_nothing_adds_nothing_to_the_students_own_tokens(rows, case, knows):
+    """A teacher that has read other documents: its rows in the order of other folds' rows of the same use."""
+    if case != "by class":
+        return
+    found = AlignSums(
+        {kind: [Choice.of(*CHOSEN[0], lambda layer: FEATURES)] for kind in KINDS},
+        FOLDS,
+        {WIDTH: [(k, 0) for k in KINDS]},
+    )
+    for block in rows:
+        if block.parts[0].use == SINK.use:
+            continue
+        (other,) = [b for b in rows if b.parts == block.parts and b.fold == (block.fold + 1) % FOLDS]
+        xs = block.xs if knows else other.xs
+        block = Block(block.fold, xs, block.ys, block.parts, block.embedded, block.own_tokens)
+        found.add(block.fold, block.parts[0], block, block.parts[0])
+    for kind in KINDS:
+        both = teacher_fits(found, {(kind, 0): HEADS_S}, with_own_token=True)[kind, 0]
+        own = token_fits(found, OWN_TOKENS)[kind, 0]
+        added, se = difference(both, own)
+        assert own.r2[0] > 0.1
+        assert (added[0] > 2 * se[0]) == knows and (knows or not (added > 2 * se).any())
