@@ -45,6 +45,7 @@ PHASES = {
     phrase("replacing single heads"),
     phrase("greedy continuations"),
     phrase("fitting the map"),
+    phrase("refining the map"),
     phrase("evaluating before"),
     phrase("training"),
     phrase("evaluating after"),

@@ -10,7 +10,7 @@ from kvlab.align import compare_rules
 from kvlab.align import pipeline as align
 from kvlab.align.sample import announced, read_sample
 from kvlab.errors import AlignError
-from kvlab.inject import fit
+from kvlab.inject import fit, refine
 from kvlab.inject import pipeline as inject
 from kvlab.shapes import PHASES
 
@@ -86,6 +86,6 @@ def test_batches_are_announced_before_they_are_read():
 def test_every_stage_of_an_analysis_and_of_a_functional_test_has_words():
     written = "".join(path.read_text() for room in ("align", "inject") for path in (PACKAGE / room).rglob("*.py"))
     stages = set(re.findall(r'progress\(\s*"([^"]+)"', written))
-    stages |= {compare_rules.STAGE, align.READING, fit.FITTING, fit.READING_RANDOM}
+    stages |= {compare_rules.STAGE, align.READING, fit.FITTING, fit.READING_RANDOM, refine.STAGE}
     stages |= {inject.INJECTING, inject.SWAPPING_HEADS, inject.CONTINUING}
     assert len(stages) > 10 and stages <= PHASES

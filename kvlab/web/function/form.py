@@ -21,6 +21,7 @@ FIELDS = {
     "function-curve": list(DEFAULT.curve),
     "function-documents": DEFAULT.documents,
     "function-hybrid": DEFAULT.hybrid,
+    "function-refine": DEFAULT.refine,
     "function-texts": DEFAULT.texts,
     "function-swap-layers": DEFAULT.swap_layers,
     "function-seconds": 0,
@@ -88,11 +89,20 @@ def _injection() -> dict:
             key="function-hybrid",
             help=say("The student keeps its first layers, or reads the last tokens; a few more forwards."),
         )
+        refine = st.checkbox(
+            say("Refine the maps through the student"),
+            key="function-refine",
+            help=say(
+                "Trains a linear correction on the KL of fitted documents, and the same for the control without a "
+                "teacher; takes minutes."
+            ),
+        )
     return {
         "prefix": prefix,
         "curve": sorted(set(curve) - {prefix}),
         "documents": int(judged),
         "hybrid": hybrid,
+        "refine": refine,
         "texts": int(continued),
         "swap_layers": int(swapped),
         "seconds": float(limit) or None,
