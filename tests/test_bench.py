@@ -34,7 +34,7 @@ def test_quick_runs_every_row_without_verdicts_and_writes_json(tmp_path, monkeyp
     assert "✓" not in printed and "✗" not in printed and len(printed.splitlines()) == 1 + len(ROWS)
 
 
-HELD_FOR_A_MOMENT = 2**28  # bytes
+HELD_FOR_A_MOMENT = 2**30  # bytes
 ALIGN_AND_MORE = f"""
 import runpy
 import numpy

@@ -35,6 +35,7 @@ pytestmark = [pytest.mark.model, pytest.mark.xdist_group("inject")]
 
 QUICK = AlignSettings(layers="depth")
 SMALL = InjectSettings(curve=(0.25,), documents=8, texts=2, new_tokens=12)
+NOT_REFINED = [name for name in results.VARIANTS if "refined" not in name]
 ONLY = InjectSettings(curve=(), documents=6, swap_layers=0, texts=0)
 
 
@@ -166,12 +167,12 @@ def test_errors_have_their_reference(found):
 
 
 def test_texts_stand_side_by_side(found):
-    assert [c.variant for c in found.texts[0].continuations] == list(results.VARIANTS)
+    assert [c.variant for c in found.texts[0].continuations] == NOT_REFINED
     # Tokens of an English text are whole characters.
     own = next(text.continuations[0] for text in found.texts if text.continuations[0].text.isascii())
     assert not any(own.differs) and len(own.tokens) <= 12 and "".join(own.tokens).strip() == own.text.strip()
     assert all(str(text.expected).replace(":", "").isdigit() for text in found.texts)  # 18:25 is a time of day
-    assert {a.variant for a in found.accuracy} == set(results.VARIANTS)
+    assert {a.variant for a in found.accuracy} == set(NOT_REFINED)
 
 
 def test_it_reads_back_and_says_itself_in_a_sentence(found, tmp_path):
@@ -364,7 +365,7 @@ def test_a_budget_ends_the_swaps_and_a_request_ends_everything(models, documents
     assert 1 <= judged < next(one.documents for one in found.injected)
     assert sum("The budget for swaps was used up" in note for note in found.notes) == 2  # for layers and for heads
     per_feature = found.data["rows_fitted"] / (12 * 16)  # of 12 teacher heads
-    assert sum(f"Only {per_feature:.1f} fitted rows per feature" in note for note in found.notes) == (per_feature < 20)
+    assert sum(f"Only {per_feature:.1f} fitted rows per feature" in note for note in found.notes) == (per_feature < 2)
     assert any("budget" in note for note in found.notes) and "head_swaps_forecast_s" in found.timings
 
     def cancel(stage, done, total):

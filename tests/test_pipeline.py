@@ -305,7 +305,7 @@ def test_a_head_that_does_not_vary_has_no_score_and_is_said(teacher, student, do
         else:
             assert flat.empty
         data.write(result, tmp_path / "out")
-        assert "averaged over heads" in html(data.read(tmp_path / "out"))
+        assert "means over heads" in html(data.read(tmp_path / "out"))
 
 
 @pytest.mark.parametrize("keys", ["pre-rope", "post-rope"])

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from kvlab.align.outcome import ROWS_PER_FEATURE
 from kvlab.align.run import compute
 from kvlab.host.bundled import ANALYSIS, FUNCTION
 from kvlab.inject import run
@@ -49,7 +50,7 @@ def test_the_shipped_sample_is_what_align_computes(floor):
 
 
 def test_there_are_enough_rows_and_borders_differ(floor):
-    assert floor.data["rows_per_feature"] >= 20
+    assert floor.data["rows_per_feature"] >= 5 * ROWS_PER_FEATURE
     assert 0.6 <= floor.timeline["rules"]["floor"]["exact_rate"] <= 0.95
     assert floor.timeline["student_tokens"] >= 1.15 * floor.timeline["teacher_tokens"]
 

@@ -71,14 +71,18 @@ def by_hand(run, item):
             if i not in content_s[4:] or not steps_t or steps_t[-1] in content_t[:4]:
                 continue
             for kind, x in replaced.items():
-                source = read.layers[fitted.layers[kind, layer][0]]
-                row = (source.keys if kind == "key" else source.values)[0, :, steps_t[-1]]
-                if kind == "key":
-                    cos, sin = (part[0, steps_t[-1]] for part in turn_t)
-                    row = row * cos - rotate_half(row) * sin
+                features = []
+                for at in fitted.layers[kind, layer]:
+                    source = read.layers[at]
+                    row = (source.keys if kind == "key" else source.values)[0, :, steps_t[-1]]
+                    if kind == "key":
+                        cos, sin = (part[0, steps_t[-1]] for part in turn_t)
+                        row = row * cos - rotate_half(row) * sin
+                    features.append(row.flatten())
                 affine = fitted.maps[kind, layer]
                 number = 0 if ends_s[i] in ends_t[content_t] else 1  # of a token inside one of the teacher's
-                made = row.flatten() @ affine.weight[number] + affine.bias[number]
+                number = int(affine.places[number])
+                made = torch.cat(features) @ affine.weight[number] + affine.bias[number]
                 made = made.unflatten(0, (x.shape[1], -1))
                 if kind == "key":
                     cos, sin = (part[0, i] for part in turn_s)

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from kvlab.errors import AlignError, TrainError
 from kvlab.models.capture import capture
 from kvlab.models.forward import padded
+from kvlab.request.time_rules import RULES
 from kvlab.shapes import KINDS
 from kvlab.train.record_words import step_words
 from kvlab.train.student import read_student, recompute_activations
@@ -180,9 +181,14 @@ def by_hand(run, items, kind, layer):
         covers = torch.stack([of_teacher.sum(1) > 0.5 for of_teacher in maps])
         counted, mapped = covers.any(0), []
         for n, fitted in enumerate(run.fitted):
-            (at,) = fitted.layers[kind, layer]
-            resampled = maps[n] @ of_projection(run.teachers.models[n], kind, at, item.teachers[n])
-            mapped.append(resampled @ fitted.maps[kind, layer].weight + fitted.maps[kind, layer].bias)
+            teacher, tokens = run.teachers.models[n], item.teachers[n]
+            layers = [of_projection(teacher, kind, at, tokens) for at in fitted.layers[kind, layer]]
+            resampled, affine = maps[n] @ torch.cat(layers, dim=1), fitted.maps[kind, layer]
+            ends = set(tokens.spans[~tokens.special, 1])
+            inside = torch.tensor([end not in ends for end in item.student.spans[:, 1]])
+            inside |= maps[n].max(1).values < 1  # a mean of several steps has not read the same bytes
+            place = affine.places[(inside & RULES[run.config.time].reads_bytes).long()]
+            mapped.append(torch.einsum("np,npq->nq", resampled, affine.weight[place]) + affine.bias[place])
         rows.append(of_projection(run.student, kind, layer, item.student)[counted])
         targets.append(torch.stack(mapped)[:, counted])
         covered.append(covers[:, counted])

@@ -64,7 +64,7 @@ def test_a_run_leaves_its_whole_story(pair, tmp_path):
     assert {"report.md", "report.html"} <= {file.name for file in folder.iterdir()}
     assert "State: finished. Verdict: ✓ passed. Steps: 10 of 10." in (folder / "report.md").read_text()
     with safe_open(folder / "projector.safetensors", framework="pt") as file:
-        assert len(list(file.keys())) == 2 * 2 * 2  # kinds, layers, weight and bias
+        assert len(list(file.keys())) == 2 * 2 * 3  # kinds, layers; weights, biases, and the map of each class of row
     assert checkpoint.saved_step(folder) == 10
 
 

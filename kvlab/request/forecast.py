@@ -22,6 +22,7 @@ from kvlab.shapes import Geometry
 SINGLE, DOUBLE = 4, 8  # bytes of a number in float32 and float64
 CLASSES = 2  # each fold has two sums: of exact rows, and of rows that are only scored
 LOGITS = 3  # copies at the peak: logits, those of the predicted tokens, their log-softmax
+SOLVED = 16  # square matrices of the features at the peak: sums of some pairs of folds about their means, factors
 LIBRARIES = {"cpu": 64 * 2**20, "cuda": 600 * 2**20}  # allowance: code paged in, thread pools; the CUDA context
 ALLOCATOR = 1.15  # allowance, upper bound: free blocks that the allocator holds
 
@@ -256,9 +257,10 @@ def _fitting(teachers: Sequence[Geometry], student: Geometry, config: TrainConfi
     caches = SINGLE * batch * values
     if config.layers != "depth":  # the rows on which layers are chosen
         caches += SINGLE * min(settings.sample_tokens + batch, config.fit_documents * tokens) * values
+    solving = DOUBLE * SOLVED * max(f for t in teachers for f, _ in _sets(t, student, config)) ** 2
     return [
         Part("statistics", DOUBLE * sum(_sums(t, student, config) for t in teachers) * settings.folds * CLASSES),
-        Part("fit", caches + max(passes)),
+        Part("fit", caches + max(passes) + solving),
     ]
 
 
