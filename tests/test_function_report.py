@@ -79,7 +79,8 @@ def with_sources(sample, **gains):
         for part, values in parts.items()
         for kept, kl in enumerate(values)
     ]
-    others = [row for row in sample.injected if (row.variant, row.prefix) != ("projected", share)]
+    replaced = {("projected", share), ("with-own-token", share), ("own-tokens", share)}
+    others = [row for row in sample.injected if (row.variant, row.prefix) not in replaced]
     injected = [*others, projected, source, control]
     return dataclasses.replace(sample, injected=injected, hybrid=hybrids), share
 
@@ -191,7 +192,7 @@ def test_the_sample_reproduces_its_own_cache_and_beats_its_controls(sample):
     assert sample.reproduces and sample.own["largest_difference"] < 1e-5
     own, projected = sample.score("own"), sample.score("projected")
     assert abs(own.kl) < 1e-5 < projected.kl
-    assert set(beaten(sample, 0.5)) == {"mean", "shuffled", "identity", "random"}
+    assert set(beaten(sample, 0.5)) == {"mean", "shuffled", "own-tokens", "identity", "random"}
     assert all(beaten(sample, 0.5).values())
 
 
@@ -200,7 +201,10 @@ def test_the_sample_reproduces_its_own_cache_and_beats_its_controls(sample):
     [
         ({"mean": 3, "shuffled": 3, "identity": 3, "random": 3}, "beats every control"),
         ({"mean": 3, "shuffled": 3, "identity": 1.9, "random": 3}, "but not token identity alone"),
-        ({"mean": 1, "shuffled": 0, "identity": -3, "random": 1.9}, "nothing shows that the student can use it"),
+        (
+            {"mean": 1, "shuffled": 0, "own-tokens": -1, "identity": -3, "random": 1.9},
+            "nothing shows that the student can use it",
+        ),
     ],
 )
 def test_a_control_is_beaten_by_more_than_two_standard_errors_only(sample, gaps, words):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from kvlab.host.bundled import ANALYSIS
+from kvlab.request.time_rules import MAPS
 from kvlab.results import words as results_words
 from kvlab.results.alignment.data import read
 from kvlab.results.alignment.heads import contributions, controls, error_heatmap, hover, token_errors
@@ -160,17 +161,10 @@ def test_a_control_that_was_not_measured_is_not_drawn_and_a_deep_one_is_cut(samp
 
 def test_index_maps_draw_every_rule(sample):
     figure = index_maps(sample, 0)
-    assert [trace.name for trace in figure.data] == [
-        "exact",
-        "floor",
-        "ceil",
-        "overlap",
-        "linear",
-        "nearest",
-        "segment",
-    ]
+    names = [trace.name for trace in figure.data]
+    assert names == list(MAPS)
     floor = sample.arrays["document.0.index.floor"]
-    drawn = np.array([np.nan if y is None else y for y in figure.data[1].y], dtype=float)
+    drawn = np.array([np.nan if y is None else y for y in figure.data[names.index("floor")].y], dtype=float)
     np.testing.assert_array_equal(drawn, floor)
 
 

@@ -72,7 +72,7 @@ def test_rules_are_ranked_on_the_same_tokens(sample):
     (bar,) = time_rules(sample, *CELL).data
     assert list(bar.x) == pytest.approx(table["r2"].tolist())
     said = rules_sentence(sample, *CELL)
-    assert f"**{same['rule'].iloc[0]}**" in said and "exact" not in said.split("Same layers")[0]
+    assert f"**{same['rule'].iloc[0]}**" in said and "exact" not in said.split("Each from")[0]
 
 
 def test_an_earlier_analysis_holds_none_of_it(sample):
@@ -185,6 +185,7 @@ def test_only_the_window_and_its_margins_are_drawn_of_a_long_document(sample):
     arrays = dict(sample.arrays)
     for kind in ("key", "value"):
         arrays[f"document.0.error.{kind}"] = np.tile(np.linspace(0, 1, many, dtype=np.float32), (4, 2, 1))
+    arrays["document.0.row_class"] = np.zeros(many, dtype=np.float32)
     for rule in sample.timeline["rules"]:
         arrays[f"document.0.index.{rule}"] = np.arange(many, dtype=np.float32)
         arrays[f"document.0.lag.{rule}"] = np.zeros(many, dtype=np.float32)

