@@ -95,7 +95,7 @@ def test_failed_lost_cancelled_and_damaged_runs_are_said():
 
     lost = made("running", host=os.uname().nodename, pid=2**22 - 1, process_started=1.0)
     assert "This analysis was lost" in said(open_page("alignment", run=lost.name))
-    assert "was cancelled" in said(open_page("alignment", run=made("cancelled").name))
+    assert "was stopped" in said(open_page("alignment", run=made("cancelled").name))
 
     damaged = made("done")
     (damaged / "alignment.json").write_text("{")
@@ -234,7 +234,7 @@ def test_an_address_with_no_such_second_analysis_is_one_clear_message(wanted):
 
 def test_a_second_analysis_without_a_result_is_said():
     app = open_page("alignment", run="sample", **{"with": made("cancelled").name})
-    assert not app.exception and "it is cancelled" in said(app)
+    assert not app.exception and "it was stopped" in said(app)
 
 
 def test_kept_steps_are_shown_for_the_head_that_is_picked():
