@@ -13,6 +13,7 @@ from kvlab import PACKAGE, language
 from kvlab.cli import main
 from kvlab.errors import PARTS, KvlabError, ModelError
 from kvlab.language import Message, plural, say, speaking
+from kvlab.runs import failures
 from tests import catalogue
 from tests.catalogue import SPEAKERS, spoken
 
@@ -210,6 +211,12 @@ def test_an_error_says_its_parts_in_the_language_of_the_reader():
     assert str(back) == str(error) == "Expected Overview. Found done. What to do: none"
     with speaking("zh"):
         assert str(back) == str(error) == "期望：概览。实际：done。处理办法：无"
+
+
+def test_the_remedy_for_a_missing_package_is_said_in_chinese():
+    failure = failures.advise(ModuleNotFoundError("No module named 'peft'", name="peft"), None, "loading")
+    with speaking("zh"):
+        assert "安装它：pip install peft" in str(failure.remedy)
 
 
 def test_the_command_says_its_errors_in_the_language_asked_for(tmp_path, capsys):

@@ -257,7 +257,8 @@ def _fitting(teachers: Sequence[Geometry], student: Geometry, config: TrainConfi
     caches = SINGLE * batch * values
     if config.layers != "depth":  # the rows on which layers are chosen
         caches += SINGLE * min(settings.sample_tokens + batch, config.fit_documents * tokens) * values
-    solving = DOUBLE * SOLVED * max(f for t in teachers for f, _ in _sets(t, student, config)) ** 2
+    widest = max((features for teacher in teachers for features, _ in _sets(teacher, student, config)), default=0)
+    solving = DOUBLE * SOLVED * widest**2
     return [
         Part("statistics", DOUBLE * sum(_sums(t, student, config) for t in teachers) * settings.folds * CLASSES),
         Part("fit", caches + max(passes) + solving),

@@ -198,7 +198,7 @@ def _remedy(kind: str, config: TrainConfig | None, module: str) -> tuple[Message
         return _switches(config)
     if kind == "module-missing" and module:
         package = PACKAGES.get(module, module)
-        remedy = (
+        remedy = phrase(
             "install it: pip install {package} (or all of them: pip install -r requirements.txt), then resume the run"
         )
         return Message(remedy, package=package), {}
