@@ -7,7 +7,7 @@ measured. Of all other batches only sums stay.
 """
 
 import time as clock
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -27,6 +27,7 @@ from kvlab.align.controls import (
     teacher_and_shuffled,
 )
 from kvlab.align.crossfit import ridge_by_class
+from kvlab.align.first_look import first_look
 from kvlab.align.fold_sums import APART, FITTED, SCORED
 from kvlab.align.fusion import FusionSums, OverRandom, fuse
 from kvlab.align.inspection import MOST_BYTES, RULE_TABLE_DOCUMENTS, inspect, that_fit, timeline_summary
@@ -42,6 +43,7 @@ from kvlab.language import Message
 from kvlab.models.loading import LoadedModel, random_like
 from kvlab.request.align import AlignSettings
 from kvlab.results.alignment.data import Alignment, FusedScore
+from kvlab.results.alignment.so_far import SoFar
 from kvlab.shapes import KINDS, Document, HeadMap, Progress, no_progress
 
 READING = "reading caches"
@@ -74,14 +76,16 @@ def align_several(
     calibration: Sequence[Document] = (),
     progress: Progress = no_progress,
     unfinished: Unfinished | None = None,
+    so_far: Callable[[SoFar], None] | None = None,
 ) -> list[Aligned]:
     """Run ``align`` for each teacher on its own timeline; every model reads every document once.
 
     Each result also holds the fusion of all teachers in the student's space. ``unfinished``: the file from which an
-    interrupted analysis resumes its sums.
+    interrupted analysis resumes its sums. ``so_far`` takes the first teacher's scores on the first documents.
     """
     settings = settings or AlignSettings()
-    work = _Work(teachers, student, settings, Reader(teachers, student, documents, calibration, settings), progress)
+    reader = Reader(teachers, student, documents, calibration, settings)
+    work = _Work(teachers, student, settings, reader, progress, so_far)
     work.read_sample()
     work.measure_controls()
     work.read_rest(unfinished)
@@ -97,6 +101,7 @@ class _Work:
     settings: AlignSettings
     reader: Reader
     progress: Progress
+    so_far: Callable[[SoFar], None] | None = None
     documents_read: int = 0
     longest: int = 0  # student tokens of the longest scored document
     counted: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTED, 0))
@@ -140,7 +145,8 @@ class _Work:
         """Read the first batches, keep their rows and choose layers on them."""
         self.progress(READING, 0, len(self.reader))
         self.caches: list[list[Cached]] = [[] for _ in self.teachers]
-        first = read_sample(self.stream, self._read_cached, self.settings.sample_tokens, self.reader.folds)
+        tokens, folds = self.settings.sample_tokens, self.reader.folds
+        first = read_sample(self.stream, self._read_cached, tokens, folds, self._first_look)
         self.batches, self.whole_sample = first.batches, first.whole
         self._timed("read_sample_s")
         self.samples = [self._sample(t, rows) for t, rows in enumerate(first.rows)]
@@ -165,9 +171,27 @@ class _Work:
         self._count(batch)
         return batch_read
 
-    def _sample(self, t: int, rows: list[Rows]) -> Sample:
+    def _first_look(self, rows: list[Rows]) -> None:
+        """Hand on what the first teacher's rows of the first documents say."""
+        if self.so_far is None:
+            return
+        scores = first_look(
+            self._unchecked_sample(0, rows),
+            self.heads,
+            self.teachers[0].name,
+            self.student.geometry,
+            self.documents_read,
+            len(self.reader),
+        )
+        if scores is not None:
+            self.so_far(scores)
+
+    def _unchecked_sample(self, t: int, rows: list[Rows]) -> Sample:
         layers_t, layers_s = len(self.teachers[t].geometry.kv_layers), len(self.student.geometry.kv_layers)
-        sample = Sample(rows, layers_t, layers_s, self.reader.folds, self.settings.seed)
+        return Sample(rows, layers_t, layers_s, self.reader.folds, self.settings.seed)
+
+    def _sample(self, t: int, rows: list[Rows]) -> Sample:
+        sample = self._unchecked_sample(t, rows)
         _check_rows(sample, self.documents_read, self.settings)
         return sample
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from kvlab.request.align import AnalysisRequest
 from kvlab.request.documents import digest
 from kvlab.request.segments import segmented
 from kvlab.results.alignment import data as results
+from kvlab.results.alignment import so_far
 from kvlab.results.alignment.archive import NAME as ARCHIVE_NAME
 from kvlab.results.alignment.archive import archive
 from kvlab.results.alignment.data import Alignment
@@ -52,14 +54,15 @@ def compute(
 ) -> list[Aligned]:
     """Load all models through the cache and align each teacher with the student on ``documents``.
 
-    ``folder``: keeps the sums of an interrupted analysis.
+    ``folder``: keeps the sums of an interrupted analysis, and its first scores until ``write``.
     """
     teachers, student = load(request, cache, progress)
     prompts_digest = digest(documents)
     documents, calibration = prepared(request, documents)
     asked = _asked_for(request, [*documents, *calibration], [*teachers, student])
     unfinished = Unfinished(folder, asked) if folder else None
-    aligned = align_several(teachers, student, documents, request.settings, calibration, progress, unfinished)
+    look = partial(so_far.write, folder=folder) if folder and folder.is_dir() else None
+    aligned = align_several(teachers, student, documents, request.settings, calibration, progress, unfinished, look)
     for alignment, _ in aligned:
         alignment.data["documents_sha256"] = prompts_digest
     return [(replace(alignment, prompts=request.prompts), maps) for alignment, maps in aligned]
@@ -105,6 +108,7 @@ def write(aligned: Sequence[Aligned], folder: Path, language: str = DEFAULT) -> 
         where = folder if number == 1 else folder / results.OTHER_TEACHER.format(number)
         _write_one(alignment, maps, where, language)
     Unfinished(folder, None).remove()
+    (folder / so_far.NAME).unlink(missing_ok=True)
 
 
 def _write_one(alignment: Alignment, maps: dict[str, HeadMap], folder: Path, language: str) -> None:

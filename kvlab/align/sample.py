@@ -35,10 +35,17 @@ def announced(batches: Sequence[list[Item]], stage: str, progress: Progress) -> 
 
 
 def read_sample(
-    batches: Iterator[list[Item]], read_batch: Callable[[list[Item]], Read], tokens: int, folds: int
+    batches: Iterator[list[Item]],
+    read_batch: Callable[[list[Item]], Read],
+    tokens: int,
+    folds: int,
+    look: Callable[[list[Rows]], None],
 ) -> SampleRows:
-    """Read batches until they hold ``tokens`` student tokens and documents of every fold; leave the rest."""
-    sample, student_tokens = SampleRows([], [], [], True), 0
+    """Read batches until they hold ``tokens`` student tokens and documents of every fold; leave the rest.
+
+    ``look``: called once, with the first teacher's rows of the first batches that hold documents of every fold.
+    """
+    sample, student_tokens, looked = SampleRows([], [], [], True), 0, False
     for batch in batches:
         batch_read = read_batch(batch)
         batch_read.check()
@@ -48,7 +55,11 @@ def read_sample(
                 rows.append(new_rows.keep())
         sample.batches.append(batch)
         student_tokens += sum(len(item.student) for item in batch)
-        if student_tokens >= tokens and len({batch[0].fold for batch in sample.batches}) == folds:
+        every_fold = len({batch[0].fold for batch in sample.batches}) == folds
+        if every_fold and not looked:
+            looked = True
+            look(sample.rows[0])
+        if student_tokens >= tokens and every_fold:
             sample.whole = False
             break
     return sample

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 
 from kvlab.language import say
 from kvlab.results.alignment.data import Alignment
+from kvlab.results.alignment.so_far import SoFar
 from kvlab.results.function.data import Injection
 from kvlab.results.style import CELL_TEXT_UP_TO, STUDENT_COLOUR, layout
 
@@ -29,7 +30,7 @@ class Cell:
 
 
 def cell_map(
-    result: Alignment | Injection,
+    result: Alignment | Injection | SoFar,
     cells: Sequence[Cell],
     colours: dict[str, Any],
     title: str,

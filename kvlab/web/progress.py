@@ -5,10 +5,13 @@ import streamlit as st
 from kvlab.errors import KvlabError, RunError
 from kvlab.language import phrase, say
 from kvlab.request.prompts import RUN_PROMPTS
+from kvlab.results.alignment import so_far
+from kvlab.results.alignment.heads import heatmap_so_far
+from kvlab.results.style import KIND_NAME
 from kvlab.runs import store
 from kvlab.runs.monitor import View
 from kvlab.shapes import phase_words
-from kvlab.web import backend, outcome, places
+from kvlab.web import backend, files, outcome, places
 from kvlab.web.server import worker
 from kvlab.web.widgets import show_error
 
@@ -71,6 +74,20 @@ def running(run_id: str) -> None:
     if right.button(say("Cancel"), key=f"cancel-{run_id}", width="stretch", icon=":material/stop_circle:"):
         outcome.of(run_id, lambda: worker().cancel(backend.folder_of(run_id)), say("Asking the worker to stop…"))
     outcome.show(run_id)
+    if view.kind == "analysis":
+        _so_far(run_id)
+
+
+def _so_far(run_id: str) -> None:
+    """Draw the first scores of a running analysis, once there are any."""
+    scores = so_far.read(backend.folder_of(run_id))
+    if scores is None:
+        return
+    st.caption(so_far.caption(scores))
+    for column, kind in zip(st.columns(2), KIND_NAME, strict=True):
+        alt = say("{kind} projection error so far, per student layer and KV head", kind=KIND_NAME[kind])
+        figure = heatmap_so_far(scores, kind)
+        column.plotly_chart(figure, key=f"so-far-{run_id}-{kind}", config=files.NO_BAR, alt=alt)
 
 
 def _phase(view: View) -> str:

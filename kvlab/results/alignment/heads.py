@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from kvlab.language import phrase, say
 from kvlab.request.time_rules import known
 from kvlab.results.alignment.data import Alignment, HeadScore, Inspected, TokenView
+from kvlab.results.alignment.so_far import SoFar
 from kvlab.results.cells import Cell, cell_map
 from kvlab.results.memo import once
 from kvlab.results.style import (
@@ -39,10 +40,34 @@ CONTRIBUTIONS = (  # array, words, colour
 
 def error_heatmap(alignment: Alignment, kind: str, selected: tuple[int, int] | None = None) -> go.Figure:
     """Draw the projection error per student layer and KV head. ``selected`` is (layer as numbered, head)."""
-    bar = {"title": {"text": say("error<br>1 − R²")}, "thickness": 12, "tickvals": ERROR_TICKS}
     title = say("{kind} projection error, held out", kind=KIND_NAME[kind])
-    colours = {**ERROR_COLOURS, "colorbar": bar}
-    return cell_map(alignment, _error_cells(alignment, kind), colours, title, selected)
+    return cell_map(alignment, _error_cells(alignment, kind), _error_colours(), title, selected)
+
+
+def heatmap_so_far(scores: SoFar, kind: str) -> go.Figure:
+    """Draw the first scores of a running analysis, on the scale of ``error_heatmap``."""
+    cells = []
+    for layer, heads in zip(scores.student["kv_layers"], scores.r2[kind], strict=True):
+        for head, r2 in enumerate(heads):
+            measured, error = isfinite(r2), 1 - r2
+            name = say("{kind} layer {layer}, head {head}", kind=KIND_NAME[kind], layer=layer, head=head)
+            cells.append(
+                Cell(
+                    layer=layer,
+                    head=head,
+                    value=error if measured else None,
+                    words=f"{error:.2f}" if measured else "–",
+                    mark="",
+                    hover=f"{name}<br>" + say("error so far {error:.3f}", error=error),
+                    dark=error < DARK_BELOW,
+                )
+            )
+    return cell_map(scores, cells, _error_colours(), say("{kind} projection error so far", kind=KIND_NAME[kind]))
+
+
+def _error_colours() -> dict:
+    bar = {"title": {"text": say("error<br>1 − R²")}, "thickness": 12, "tickvals": ERROR_TICKS}
+    return {**ERROR_COLOURS, "colorbar": bar}
 
 
 @once
