@@ -53,6 +53,10 @@ def config_of(options: argparse.Namespace) -> TrainConfig:
             found=Message("neither"),
             remedy=Message("name the models, for example: --teacher demo/teacher --student demo/student"),
         )
+    if isinstance(fields["teachers"], list | tuple):
+        fields["teachers"] = [flags.path_of(name) if isinstance(name, str) else name for name in fields["teachers"]]
+    if isinstance(fields["student"], str):
+        fields["student"] = flags.path_of(fields["student"])
     return checked(TrainConfig, fields)
 
 
