@@ -168,15 +168,18 @@ def read_file(path: str | Path, column: str | None = None, *, form: Form = AUTO,
 
 
 def tabular_columns(filename: str, data: bytes) -> list[str]:
-    """Return the columns that a user can choose from; [] for files without columns (.txt, .jsonl)."""
+    """Return the columns or fields that a user can choose from; [] for files without any (.txt, .md)."""
     suffix = uploads.extension(filename)
-    if suffix not in tables.TABLES:
+    if suffix in TEXTS:
         return []
     _check_size(len(data), LIMITS, safe_name(filename))
     data = uploads.unpacked(filename, data, LIMITS.bytes)
     _check_size(len(data), LIMITS, safe_name(filename))
-    if suffix == ".csv":
+    if suffix != ".parquet":
         uploads.check_text(data)
+    if suffix in OBJECTS:
+        record = next(OBJECTS[suffix](data), None)
+        return list(record.content) if record and isinstance(record.content, dict) else []
     return tables.named_columns(tables.open_table(suffix, data))
 
 
