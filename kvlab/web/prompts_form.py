@@ -122,7 +122,6 @@ def within(files: Sequence) -> Sequence:
 def shown(reading: Reading) -> list[Document]:
     """Report the counts of a reading and its problems; return the valid documents."""
     words = [say("Prompts read: {n:,}", n=len(reading.documents))]
-    words += [plain(str(part)) for part in reading.recognised()]
     if reading.duplicates:
         words.append(say("duplicates left out: {n:,}", n=reading.duplicates))
     if reading.cut:
@@ -130,6 +129,7 @@ def shown(reading: Reading) -> list[Document]:
             say("cut at {characters:,} characters: {n:,}", characters=prompts.LIMITS.characters, n=len(reading.cut))
         )
     st.caption(" · ".join(words))
+    st.caption(plain(say("Read as {words}", words=reading.recognised())))
     if reading.problems:
         st.warning(say("Not read as given: {n:,}. What was good is kept.", n=len(reading.problems)))
         rows = [{"where": str(p.where), "problem": neutral(str(p.message))} for p in reading.problems]
