@@ -308,9 +308,10 @@ def _no_config(name: str, files: list[str]) -> ModelError:
 def _gguf(name: str, file: str) -> ModelError:
     """Return the error of a GGUF model, with the command that unpacks it once."""
     program = (
-        "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; "
+        "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T, GgufConfig as G; "
         f"f = dict(pretrained_model_name_or_path={name!r}, gguf_file={file!r}); "
-        "M.from_pretrained(**f).save_pretrained('FOLDER'); T.from_pretrained(**f).save_pretrained('FOLDER')"
+        "M.from_pretrained(**f, quantization_config=G(dequantize=True)).save_pretrained('FOLDER'); "
+        "T.from_pretrained(**f).save_pretrained('FOLDER')"
     )
     return ModelError(
         "model-gguf",
