@@ -141,7 +141,7 @@ def _local(config: TrainConfig) -> tuple[list[Document], list[Message]]:
     name = Path(config.data).name
     notes = [Message("{file} was read as: {words}", file=name, words=reading.recognised())]
     if reading.problems:
-        first = {"where": reading.problems[0].where, "problem": reading.problems[0].message}
-        words = "{n} places of {file} were not read as given, the first: {where}: {problem}"
-        notes.append(Message(words, n=len(reading.problems), file=name, **first))
+        first = reading.problems[0]
+        found = {"n": len(reading.problems), "file": name, "where": first.where, "problem": first.message}
+        notes.append(Message("{n} places of {file} were not read as given; {where}: {problem}", **found))
     return reading.documents, notes
