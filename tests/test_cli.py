@@ -17,6 +17,7 @@ from kvlab.request.align import AnalysisRequest
 from kvlab.request.inject import InjectionRequest
 from kvlab.request.train import TrainConfig
 from kvlab.results.alignment import data
+from kvlab.train.data import documents
 from tests import inputs
 from tests.tiny import TEXT, tiny_model
 
@@ -266,6 +267,25 @@ def test_files_as_people_have_them_are_read_and_what_they_are_is_said(read_by, t
     given, said = read_by(tmp_path / name)
     assert given == texts
     assert (f"{name} was read as: {words}\n" if texts else words) in said
+
+
+@pytest.mark.parametrize("name", inputs.FOLDERS)
+def test_folders_as_people_have_them_are_data_to_train_on(tmp_path, name):
+    place = str(inputs.write(tmp_path) / name)
+    line = ["train", "--teacher", "a", "--student", "b", "--output_dir", "o", "--data", place, "--eval_documents", "1"]
+    train, heldout, notes = documents(config_of(PARSER.parse_args(line)), tmp_path)
+    assert sorted(d.text for d in (*train, *heldout)) == sorted(inputs.FOLDERS[name]) and len(heldout) == 1
+    assert "was read as: files: " in notes[0]
+
+
+def test_how_data_is_read_is_overruled_and_what_cannot_be_read_is_said(tmp_path):
+    rows = [{"problem": str(n), "solution": "s", "messages": [{"role": "user", "content": "m"}]} for n in range(4)]
+    (tmp_path / "a.jsonl").write_text("\n".join([*map(json.dumps, rows), "{broken"]))
+    line = ["train", "--teacher", "a", "--student", "b", "--output_dir", "o", "--data", str(tmp_path)]
+    line += ["--data_column", "problem", "--data_answer", "solution"]
+    train, heldout, notes = documents(config_of(PARSER.parse_args(line)), tmp_path)
+    assert sorted(d.text for d in (*train, *heldout)) == [f"{n}\ns" for n in range(4)]
+    assert "not read: 'messages'" in notes[0] and "1 places of" in notes[1] and "line 5" in notes[1]
 
 
 @pytest.mark.parametrize("name", inputs.FOLDERS)

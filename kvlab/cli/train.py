@@ -55,8 +55,9 @@ def config_of(options: argparse.Namespace) -> TrainConfig:
         )
     if isinstance(fields["teachers"], list | tuple):
         fields["teachers"] = [flags.path_of(name) if isinstance(name, str) else name for name in fields["teachers"]]
-    if isinstance(fields["student"], str):
-        fields["student"] = flags.path_of(fields["student"])
+    for name in ("student", "data"):
+        if isinstance(fields.get(name), str):
+            fields[name] = flags.path_of(fields[name])
     return checked(TrainConfig, fields)
 
 
