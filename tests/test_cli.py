@@ -285,7 +285,7 @@ def test_how_data_is_read_is_overruled_and_what_cannot_be_read_is_said(tmp_path)
     line += ["--data_column", "problem", "--data_answer", "solution"]
     train, heldout, notes = documents(config_of(PARSER.parse_args(line)), tmp_path)
     assert sorted(d.text for d in (*train, *heldout)) == [f"{n}\ns" for n in range(4)]
-    assert "not read: 'messages'" in notes[0] and "1 places of" in notes[1] and "line 5" in notes[1]
+    assert "not read: 'messages'" in notes[0] and "1 place of" in notes[1] and "line 5" in notes[1]
 
 
 @pytest.mark.parametrize("name", inputs.FOLDERS)

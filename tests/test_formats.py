@@ -4,9 +4,11 @@ import gzip
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kvlab.errors import PromptError
-from kvlab.request.formats import FORMATS, Form
+from kvlab.request.formats import FORMATS, KNOWN, Form
 from kvlab.request.prompts import Limits, Reading, read_upload
 from tests.test_prompts import cut_out, jsonl, parquet, refused
 
@@ -194,6 +196,8 @@ def test_a_format_that_is_not_there_is_said():
         ([{"role": "narrator", "content": "a"}], "no-turns"),
         (["a"], "no-turns"),
         ([{"role": "user", "content": 5.5}], "not-text"),
+        ([{"role": "assistant", "content": {"a": 1}, "tool_calls": [CALL]}], "not-text"),
+        ([{"role": "assistant", "tool_calls": True}], "no-turns"),
         ([{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}], "not-text"),
         ([{"role": "user", "content": " "}], "empty-document"),
         ([], "empty-document"),
@@ -203,6 +207,34 @@ def test_turns_that_cannot_be_read_are_named(turns, kind):
     good = {"messages": [{"role": "user", "content": "good"}]}
     reading = read_upload("a.jsonl", jsonl(good, {"messages": turns}))
     assert [(str(p.where), p.kind) for p in reading.problems] == [("line 2", kind)]
+
+
+TURN = ("role", "content", "from", "value", "tool_calls", "function", "name", "arguments", "text", "type", "thinking")
+ROLE_NAMES = st.sampled_from(["user", "assistant", "human", "gpt", "tool", "", "a\nb"])
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | ROLE_NAMES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(TURN), inner, max_size=4),
+    max_leaves=8,
+)
+TURNS = st.lists(st.fixed_dictionaries({"role": ROLE_NAMES}, optional=dict.fromkeys(TURN[1:], VALUES)), max_size=3)
+
+
+@given(
+    st.lists(st.dictionaries(st.sampled_from(KNOWN), VALUES | TURNS, max_size=4), min_size=1, max_size=3)
+    | st.lists(st.fixed_dictionaries({"messages": TURNS}), min_size=1, max_size=3),
+    st.sampled_from(list(FORMATS)),
+    st.sampled_from([None, "prompt", "messages", "answer"]),
+    st.sampled_from([".jsonl", ".json"]),
+)
+def test_no_record_breaks_a_format(rows, name, column, suffix):
+    data = json.dumps(rows).encode() if suffix == ".json" else jsonl(*rows)
+    try:
+        reading = read_upload(f"a{suffix}", data, form=Form(name, column))
+    except PromptError as error:
+        assert error.kind.startswith("prompts-") and str(error)
+    else:
+        assert sum(reading.formats.values()) == len(reading.documents) and all(map(str, reading.recognised()))
+        parts(reading)
 
 
 # ---- files of JSON, packed files, Markdown

@@ -120,7 +120,9 @@ def test_random_fields_survive_json_and_segments(rows, escaped):
         ]
 
 
-@given(st.binary(max_size=200), st.sampled_from(["a.txt", "a.jsonl", "a.csv", "a.parquet"]))
+@given(
+    st.binary(max_size=200), st.sampled_from(["a.txt", "a.jsonl", "a.csv", "a.parquet", "a.md", "a.json", "a.json.gz"])
+)
 def test_no_bytes_break_a_reader(data, filename):
     try:
         reading = read_upload(filename, data)

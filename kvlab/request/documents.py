@@ -2,9 +2,8 @@
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from itertools import chain, count
-from typing import Any
+from typing import Any, NamedTuple
 
 from kvlab.errors import PromptError
 from kvlab.language import Message
@@ -16,8 +15,7 @@ _ID_LENGTH = 80  # characters
 _ONE = ("system", "prompt")  # parts in a row that are one, such as an instruction and its input
 
 
-@dataclass(frozen=True)
-class Composed:
+class Composed(NamedTuple):
     """The text of a document, its segments, and what was read."""
 
     text: str
@@ -81,7 +79,7 @@ def new_id(record: Record, taken: set[str]) -> str:
 def _texts(parts: list[Part]) -> list[Part]:
     """Return the parts with checked text, without blank ones. Raises PromptError where a document has no beginning."""
     main = next((part for part in parts if part.name in ("prompt", "text")), None)
-    checked = [replace(part, value=_string(part.field, part.value, part.name)) for part in parts]
+    checked = [part._replace(value=_string(part.field, part.value, part.name)) for part in parts]
     filled = [part for part in checked if part.value.strip()]
     if not filled or (main is not None and not any(part.name == main.name for part in filled)):
         raise _blank(main.field if main else "messages")

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from kvlab.errors import PromptError
 from kvlab.language import Message, phrase
@@ -42,6 +42,7 @@ REASONINGS = ("reasoning", "reasoning_content", "thinking")
 ANSWERS = ("answer", "completion", "response", "output")
 TURNS = {"messages": ("messages",), "sharegpt": ("conversations", "conversation")}
 OPENERS = {**TURNS, "alpaca": ("instruction",), "prompt": ("prompt",)}  # the fields that tell a format
+_OPENED = {field: name for name, openers in OPENERS.items() for field in openers}
 DATA_SETS = ("messages", "sharegpt", "alpaca", "qa")
 CHAT = ("system", "tools")
 KNOWN = (*OPENERS["messages"], *OPENERS["sharegpt"], "instruction", "input", "context", "history", "prompt", "question")
@@ -70,8 +71,7 @@ class Form:
 AUTO = Form()
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """A part of a document: its name, its text, and whether a newline separates it from the part before."""
 
     name: str
@@ -80,8 +80,7 @@ class Part:
     apart: bool = True
 
 
-@dataclass(frozen=True)
-class Cutting:
+class Cutting(NamedTuple):
     """A record as a format reads it: its parts, and the fields that they come from."""
 
     format: str
@@ -91,7 +90,6 @@ class Cutting:
 
 def cut(fields: dict[str, Any], form: Form = AUTO) -> Cutting:
     """Return the parts of a record. Raises PromptError ``prompts-no-field`` and ``prompts-ambiguous``."""
-    given = fields
     back = {ours: theirs for theirs, ours in form.names}
     if form.names:
         kept = {name: value for name, value in fields.items() if name not in dict(form.names)}
@@ -101,8 +99,7 @@ def cut(fields: dict[str, Any], form: Form = AUTO) -> Cutting:
     name = _format(fields, form)
     found = _CUT[name](fields, form)
     parts = [part for part in found if part.value is not None]
-    used = frozenset(back.get(part.field, part.field) for part in found) & set(given)
-    return Cutting(name, parts, used)
+    return Cutting(name, parts, frozenset([back.get(part.field, part.field) for part in found]))
 
 
 def telling(names: Mapping[str, Any] | list[str]) -> bool:
@@ -147,8 +144,7 @@ def _chosen(fields: dict[str, Any], form: Form) -> Cutting:
 def _format(fields: dict[str, Any], form: Form) -> str:
     """Return the format that a record is in, or the one that the user chose, if the record has its field."""
     present = {name for name, value in fields.items() if value is not None}
-    found = {name: next((f for f in openers if f in present), None) for name, openers in OPENERS.items()}
-    found = {name: field for name, field in found.items() if field}
+    found = {_OPENED[name]: name for name in _OPENED if name in present}
     if _is_chat(fields.get("prompt")) and "prompt" in found:  # TRL writes a chat into "prompt"
         del found["prompt"]
         found.setdefault("messages", "prompt")
@@ -256,6 +252,8 @@ _CUT = {
 
 def _system(fields: dict[str, Any]) -> list[Part]:
     """Return the system message; definitions of tools stand in it as text."""
+    if "system" not in fields and "tools" not in fields:
+        return []
     tools = fields.get("tools")
     if isinstance(tools, list | dict):
         tools = _json(tools) if tools else None
@@ -309,11 +307,12 @@ def _turns(value: Any, field: str, form: Form) -> Iterator[Part]:
         reasoning = next((turn[name] for name in REASONINGS if _filled(turn.get(name))), None)
         if reasoning is not None:
             yield Part("reasoning", reasoning, field)
-        texts = [_content(turn.get(text_field), field), *map(_call, turn.get("tool_calls") or [])]
-        texts = [text for text in texts if not isinstance(text, str) or text.strip()]
-        if texts:
-            whole = texts[0] if len(texts) == 1 else "\n".join(map(str, texts))
-            yield Part(role, whole, field)
+        text = _content(turn.get(text_field), field)
+        calls = [_call(call) for call in _listed(field, turn.get("tool_calls"))]
+        if calls and isinstance(text, str):
+            text = "\n".join([text, *calls] if text.strip() else calls)
+        if not isinstance(text, str) or text.strip():
+            yield Part(role, text, field)
 
 
 def _content(value: Any, field: str) -> Any:

@@ -259,7 +259,9 @@ def _collect(
             break
         text = made.text
         used |= made.cutting.used
-        unused |= dict.fromkeys(name for name, value in record.content.items() if value not in (None, "", [], {}))
+        for field_name, value in record.content.items():
+            if field_name not in unused and value not in (None, "", [], {}):
+                unused[field_name] = None
         if text in texts:
             duplicates += 1
             continue
@@ -271,7 +273,8 @@ def _collect(
         ids.add(name)
         documents.append(Document(name, text, made.segments))
         read_as[made.cutting.format] += 1
-        parts |= dict.fromkeys(segment.name for segment in made.segments)
+        for segment in made.segments:
+            parts[segment.name] = None
         if len(text) < made.characters:
             cut.append(Cut(name, record.where, made.characters, len(text)))
     if not documents:

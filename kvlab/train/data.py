@@ -142,6 +142,12 @@ def _local(config: TrainConfig) -> tuple[list[Document], list[Message]]:
     notes = [Message("{file} was read as: {words}", file=name, words=reading.recognised())]
     if reading.problems:
         first = reading.problems[0]
-        found = {"n": len(reading.problems), "file": name, "where": first.where, "problem": first.message}
-        notes.append(Message("{n} places of {file} were not read as given; {where}: {problem}", **found))
+        found = {"file": name, "where": first.where, "problem": first.message}
+        note = Message.plural(
+            len(reading.problems),
+            "{n} place of {file} was not read as given; {where}: {problem}",
+            "{n} places of {file} were not read as given; {where}: {problem}",
+            **found,
+        )
+        notes.append(note)
     return reading.documents, notes
