@@ -17,7 +17,7 @@ from kvlab.request.align import AnalysisRequest
 from kvlab.request.inject import InjectionRequest
 from kvlab.request.train import TrainConfig
 from kvlab.results.alignment import data
-from kvlab.train.data import documents
+from kvlab.train.data import align_settings, documents
 from tests import inputs
 from tests.tiny import TEXT, tiny_model
 
@@ -267,6 +267,7 @@ def test_files_as_people_have_them_are_read_and_what_they_are_is_said(read_by, t
     given, said = read_by(tmp_path / name)
     assert given == texts
     assert (f"{name} was read as: {words}\n" if texts else words) in said
+    assert ("roles: " in words) == ("--chat reads them" in said)
 
 
 @pytest.mark.parametrize("name", inputs.FOLDERS)
@@ -285,6 +286,8 @@ def test_how_data_is_read_is_overruled_and_what_cannot_be_read_is_said(tmp_path)
     line += ["--data_column", "problem", "--data_answer", "solution"]
     train, heldout, notes = documents(config_of(PARSER.parse_args(line)), tmp_path)
     assert sorted(d.text for d in (*train, *heldout)) == [f"{n}\ns" for n in range(4)]
+    assert not align_settings(config_of(PARSER.parse_args(line))).chat
+    assert align_settings(config_of(PARSER.parse_args([*line, "--chat"]))).chat
     assert "not read: 'messages'" in notes[0] and "1 place of" in notes[1] and "line 5" in notes[1]
 
 

@@ -17,7 +17,7 @@ from kvlab.language import Message, say
 from kvlab.request import prompts
 from kvlab.request.align import AnalysisRequest
 from kvlab.request.folders import read_path
-from kvlab.request.formats import FORMATS, Form
+from kvlab.request.formats import AS_TEXT, FORMATS, Form
 from kvlab.request.inject import InjectionRequest, check_causal
 from kvlab.request.settings import checked
 from kvlab.request.uploads import EXTENSIONS
@@ -116,16 +116,18 @@ def _documents(request: AnalysisRequest, options: argparse.Namespace) -> list[Do
     from kvlab.models.loading import geometry
 
     transformers_logging.disable_progress_bar()
-    documents = prompts.samples() if options.prompt_file is None else _read(options)
+    documents = prompts.samples() if options.prompt_file is None else _read(options, request.settings.chat)
     for name in {*request.teachers, request.student}:
         geometry(name)
     return documents
 
 
-def _read(options: argparse.Namespace) -> list[Document]:
+def _read(options: argparse.Namespace, chat: bool) -> list[Document]:
     file = options.prompt_file
     reading = read_path(file, Form(options.format, options.column, options.answer))
     print(say("{file} was read as: {words}", file=file.name or file, words=reading.recognised()), file=sys.stderr)
+    if reading.turns and not chat:
+        print(say("Note: {note}", note=Message(AS_TEXT)), file=sys.stderr)
     for problem in reading.problems:
         words = {"file": file.name, "where": problem.where, "problem": problem.message}
         print(say("{file}, {where}: {problem}", **words), file=sys.stderr)

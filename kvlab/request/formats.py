@@ -36,6 +36,7 @@ SPOKEN = {
     "tool": phrase("tool"),
     "answer": phrase("answer"),
 }
+AS_TEXT = phrase("the turns of the chat are joined as plain text; --chat reads them in each model's own template")
 LABELS = ("id",)  # fields that name a document
 
 REASONINGS = ("reasoning", "reasoning_content", "thinking")

@@ -76,15 +76,19 @@ class Reading:
     left_out: list[str] = field(default_factory=list)  # fields that no document has
     places: list[Message] = field(default_factory=list)  # of a folder: the files that were read
 
+    @property
+    def turns(self) -> bool:
+        """Return whether documents are chats, with roles."""
+        return any(part in formats.ROLES for part in self.parts)
+
     def recognised(self) -> list[Message]:
         """Say what was read as what: the format, how many documents, and their parts or roles."""
         said = list(self.places)
         for name, count in self.formats.items():
             what = {"format": Message(formats.FORMATS[name])}
             said.append(Message.plural(count, "{format}, {n} document", "{format}, {n:,} documents", **what))
-        chat = any(part in formats.ROLES for part in self.parts)
         listed = {"names": [Message(formats.SPOKEN[part]) for part in self.parts]}
-        if chat:
+        if self.turns:
             said.append(Message.plural(len(self.parts), "{n} role: {names}", "{n} roles: {names}", **listed))
         elif self.parts:
             said.append(Message.plural(len(self.parts), "{n} part: {names}", "{n} parts: {names}", **listed))

@@ -58,6 +58,7 @@ class TrainConfig(Request):
     data_format: Format = setting("auto", "what a record of the data is; auto: as the names of its fields say")
     data_column: str | None = setting(None, "the column or field of the data that holds the prompts")
     data_answer: str | None = setting(None, "the column or field of the data that holds the answers")
+    chat: bool = setting(False, "read the data as a chat, in each model's own template, not as plain text")
     max_steps: int = setting(100, "optimiser steps", ge=1, le=1_000_000)
     batch_size: int = setting(2, "documents per forward, over all processes", ge=1)
     gradient_accumulation_steps: int = setting(1, "forwards per optimiser step", ge=1)

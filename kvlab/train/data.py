@@ -16,7 +16,7 @@ from kvlab.models.loading import LoadedModel
 from kvlab.request import prompts, refusals
 from kvlab.request.align import AlignSettings
 from kvlab.request.folders import read_path
-from kvlab.request.formats import PARTS, Form
+from kvlab.request.formats import AS_TEXT, PARTS, Form
 from kvlab.request.time_rules.rule import by_index
 from kvlab.request.train import DEMO_DATA, OWN_PROMPTS, TrainConfig
 from kvlab.shapes import Document, Segment
@@ -48,7 +48,12 @@ def align_settings(config: TrainConfig) -> AlignSettings:
     # Step i for step i does not read the text, so it is fitted on all its rows, as the rule "nearest" is.
     time = config.time if config.use_safe_resample else "nearest"
     return AlignSettings(
-        time=time, layers=config.layers, sinks=config.sinks, max_tokens=config.max_tokens, seed=config.seed
+        time=time,
+        layers=config.layers,
+        sinks=config.sinks,
+        max_tokens=config.max_tokens,
+        chat=config.chat,
+        seed=config.seed,
     )
 
 
@@ -140,6 +145,8 @@ def _local(config: TrainConfig) -> tuple[list[Document], list[Message]]:
     reading = read_path(config.data, Form(config.data_format, config.data_column, config.data_answer))
     name = Path(config.data).name
     notes = [Message("{file} was read as: {words}", file=name, words=reading.recognised())]
+    if reading.turns and not config.chat:
+        notes.append(Message(AS_TEXT))
     if reading.problems:
         first = reading.problems[0]
         found = {"file": name, "where": first.where, "problem": first.message}

@@ -130,6 +130,8 @@ def shown(reading: Reading) -> list[Document]:
         )
     st.caption(" · ".join(words))
     st.caption(plain(say("Read as {words}", words=reading.recognised())))
+    if reading.turns:
+        st.caption(say("Its turns are joined as plain text unless “Read as a chat” is on."))
     if reading.problems:
         st.warning(say("Not read as given: {n:,}. What was good is kept.", n=len(reading.problems)))
         rows = [{"where": str(p.where), "problem": neutral(str(p.message))} for p in reading.problems]

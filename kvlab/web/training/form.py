@@ -94,6 +94,7 @@ def _main(teachers: int) -> dict[str, Any]:
         label = say("Fusion of teachers")
         chosen["fusion"] = choice("fusion", label, options.FUSIONS, disabled=teachers < 2)
         chosen["use_safe_resample"] = switch("use_safe_resample", say("Resample the timeline"))
+    chosen["chat"] = switch("chat", say("Read as a chat"))
     chosen["functional"] = switch("functional", say("Functional test, before and after"))
     return chosen
 
