@@ -177,6 +177,14 @@ def test_what_is_recognised_can_be_overruled(form, expected):
         assert expected or reading.documents[0].text == "x"
 
 
+def test_a_column_can_be_read_alone():
+    data = b"question,answer\nq,a\n"
+    assert parts(read_upload("a.csv", data)) == [[("prompt", "q\n"), ("answer", "a")]]
+    for name in ("question", "answer"):
+        reading = read_upload("a.csv", data, form=Form("text", name))
+        assert [document.text for document in reading.documents] == [name[0]] and reading.formats == {"text": 1}
+
+
 def test_text_in_pieces_is_put_together():
     turn = {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}
     assert parts(read_upload("a.jsonl", jsonl({"messages": [turn]}))) == [[("user", "a\nb")]]

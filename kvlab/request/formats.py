@@ -130,8 +130,9 @@ def _chosen(fields: dict[str, Any], form: Form) -> Cutting:
         parts = [part for part in _messages(others | {name: fields[column]}, form) if part.value is not None]
         used = {column if part.field == name else part.field for part in parts}
         return Cutting("messages", parts, frozenset(used))
-    beside = used_beside(column, list(fields), form.answer)
-    if not beside and column != "prompt":
+    alone = form.format == "text" and form.answer is None
+    beside = [] if alone else used_beside(column, list(fields), form.answer)
+    if alone or (not beside and column != "prompt"):
         return Cutting("text", [Part("text", fields[column], column)], frozenset((column,)))
     chosen = {name: fields[name] for name in beside}
     reasoning, answer = _reasoning(chosen), _answer(chosen) if form.answer is None else []

@@ -23,6 +23,8 @@ from kvlab.request.uploads import Record, safe_name
 from kvlab.shapes import Document, Segment
 
 RUN_PROMPTS = "prompts.jsonl"  # in a run folder
+TEXTS = (".txt", ".md")  # paragraphs, without fields
+OBJECTS = {".jsonl": uploads.json_lines, ".json": uploads.json_file}
 
 _MIB = 2**20
 
@@ -127,10 +129,6 @@ def read_upload(
     if suffix in OBJECTS:
         return _collect(OBJECTS[suffix](data), limits, form)
     return read_table(tables.open_table(suffix, data), form, limits)
-
-
-TEXTS = (".txt", ".md")  # paragraphs, without fields
-OBJECTS = {".jsonl": uploads.json_lines, ".json": uploads.json_file}
 
 
 def read_table(table: tables.Table, form: Form, limits: Limits) -> Reading:
