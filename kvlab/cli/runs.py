@@ -1,4 +1,4 @@
-"""``python -m kvlab runs list | show | stop | kill | resume | delete | report``: with the same calls as the pages."""
+"""``python -m kvlab runs list | show | stop | ... | export``: with the same calls as the pages."""
 
 import argparse
 import json
@@ -36,6 +36,7 @@ def add(commands, common: argparse.ArgumentParser) -> None:
         ("resume", _resume, "go on from the last checkpoint"),
         ("delete", _delete, "remove a run that has ended, with its files"),
         ("report", _report, "the whole report: Markdown, HTML with figures, or JSON"),
+        ("export", _export, "write the trained student as a model folder of transformers, with a model card"),
     ):
         action = actions.add_parser(name, parents=[common], help=words)
         action.add_argument("id", metavar="ID", help="a run's id; its beginning or its last four characters will do")
@@ -46,6 +47,9 @@ def add(commands, common: argparse.ArgumentParser) -> None:
             action.add_argument("--no-wait", action="store_true", help="do not wait until it has ended")
         if name == "delete":
             action.add_argument("--yes", action="store_true", help="do not ask")
+        if name == "export":
+            action.add_argument("--to", required=True, type=Path, metavar="FOLDER", help="a new or an empty folder")
+            action.add_argument("--merged", action="store_true", help="of LoRA: the whole model, not the adapter")
         if name == "report":
             action.add_argument("--checks", action="store_true", help="run the seven KV checks for the report, now")
             about = (
@@ -199,6 +203,17 @@ def _report(options: argparse.Namespace) -> int:
         options.out.mkdir(parents=True, exist_ok=True)
     for path in write(report, options.out, FORMATS if form == "all" else (form,), options.language):
         print(say("Written: {files}", files=path))
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    folder = _chosen(options)
+    from transformers.utils import logging as transformers_logging
+
+    from kvlab.train.export import export  # imports torch, which takes seconds
+
+    transformers_logging.disable_progress_bar()
+    print(say("Written: {files}", files=export(folder, options.to, options.merged, options.language)))
     return 0
 
 

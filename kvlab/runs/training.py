@@ -180,6 +180,13 @@ def sweep(root: Path) -> None:
                 shutil.rmtree(path, ignore_errors=True)
 
 
+def ended(folder: Path) -> None:
+    """Return if the folder holds a training run that is over. Raises RunError ``run-active``, ``run-not-training``."""
+    status = store.read_status(folder)
+    _check_kind(folder, status)
+    _check_ended(status)
+
+
 @contextmanager
 def _changing(folder: Path) -> Iterator[dict[str, Any]]:
     """Yield the status of a run without a process. Inside ``with``, nobody else starts or changes the run."""
@@ -215,6 +222,11 @@ def _training(folder: Path) -> dict[str, Any]:
     """Return the status of a training run, also a damaged one. Refuses analyses, which the web app computes."""
     store.find(folder.parent, folder.name)
     status = store.read_status(folder)
+    _check_kind(folder, status)
+    return status
+
+
+def _check_kind(folder: Path, status: dict[str, Any]) -> None:
     if status.get("kind") in store.COMPUTED:
         raise RunError(
             "run-not-training",
@@ -222,7 +234,6 @@ def _training(folder: Path) -> dict[str, Any]:
             found=Message("an analysis, {name}", name=folder.name),
             remedy=Message("cancel or repeat it on its page in the app"),
         )
-    return status
 
 
 def _killed(status: dict[str, Any]) -> dict[str, Any]:

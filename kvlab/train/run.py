@@ -321,9 +321,15 @@ def groups_of(learner: Learner, lr: float, map_lr: float) -> list[dict]:
 
 
 def add_lora(student: LoadedModel, rank: int) -> None:
-    from peft import LoraConfig, inject_adapter_in_model
+    from peft import inject_adapter_in_model
 
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"), student.model)
+    inject_adapter_in_model(lora_config(rank), student.model)
     for name, parameter in student.model.named_parameters():
         parameter.requires_grad_("lora_" in name)
     free_memory()
+
+
+def lora_config(rank: int):
+    from peft import LoraConfig
+
+    return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
