@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 import time
 from dataclasses import asdict
@@ -18,6 +19,7 @@ from kvlab.runs import monitor, run_queue, store, training
 from kvlab.runs.monitor import View
 from kvlab.shapes import phase_words
 
+ID = "a run's id, its beginning or its last four characters; or its folder, such as the --output_dir of train"
 POLL = 0.2  # seconds between two checks of a run that is stopping
 SHOWN = 5  # runs to name when a short id fits several
 PEAK = {"device": phrase("peak memory of the device: {size}"), "process": phrase("peak memory of the process: {size}")}
@@ -39,7 +41,7 @@ def add(commands, common: argparse.ArgumentParser) -> None:
         ("export", _export, "write the trained student as a model folder of transformers, with a model card"),
     ):
         action = actions.add_parser(name, parents=[common], help=words)
-        action.add_argument("id", metavar="ID", help="a run's id; its beginning or its last four characters will do")
+        action.add_argument("id", metavar="ID", help=ID)
         action.set_defaults(run=call)
         if name in ("show", "report"):
             action.add_argument("--json", action="store_true", help="as JSON")
@@ -61,23 +63,43 @@ def add(commands, common: argparse.ArgumentParser) -> None:
 
 
 def choose(root: Path, text: str) -> Path:
-    """Return the run whose id is ``text``, begins with it, or ends with it.
+    """Return the run whose id is ``text``, begins with it, or ends with it, or whose folder it is.
 
     Raises RunError ``run-not-found``, ``run-ambiguous``.
     """
     if store.valid_id(text):
         return store.find(root, text)
+    place = Path(text).expanduser()
+    if (os.sep in text or text in (os.curdir, os.pardir)) and place.is_dir():
+        return _at(root, place)
     fitting = [f for f in store.listing(root) if text and (f.name.startswith(text) or f.name.endswith(f"-{text}"))]
     if len(fitting) == 1:
         return fitting[0]
+    if text and not fitting and place.is_dir():
+        return _at(root, place)
     names = [folder.name for folder in fitting[:SHOWN]]
     if len(fitting) > SHOWN:
         names.append("…")
     fits = {"text": repr(text[:100]), "n": len(fitting), "names": names}
     raise RunError(
         "run-ambiguous" if fitting else "run-not-found",
-        expected=Message("the id of one run in {folder}, its beginning or its last four characters", folder=root),
+        expected=Message(
+            "the id of one run in {folder}, its beginning or its last four characters, or the folder of a run",
+            folder=root,
+        ),
         found=Message("{text}, which fits {n}: {names}" if fitting else "{text}, which fits none", **fits),
+        remedy=Message("take the id from: python -m kvlab runs list"),
+    )
+
+
+def _at(root: Path, place: Path) -> Path:
+    """Return the run in a folder anywhere, by its path in ``root`` if it is listed there."""
+    if store.read_status(place).get("kind") in store.KINDS or (place / store.METRICS).is_file():
+        return store.in_list(root, place)
+    raise RunError(
+        "run-not-found",
+        expected=Message("the folder of a run, with its {file}", file=store.STATUS),
+        found=Message("{place}, which holds no run", place=place),
         remedy=Message("take the id from: python -m kvlab runs list"),
     )
 
@@ -103,7 +125,7 @@ def _show(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({**asdict(view), "folder": str(view.folder)}, ensure_ascii=False, indent=1, default=str))
         return 0
-    print(f"{view.id}\n{_course(view)}\n{view.folder}")
+    print(f"{view.id}\n{_course(view)}\n{view.folder.resolve()}")
     if view.error:
         print(KvlabError.from_dict({"kind": "", **dict.fromkeys(PARTS), **view.error}))
     report = gather(view.folder)
@@ -159,8 +181,7 @@ def _kill(options: argparse.Namespace) -> int:
 
 
 def _resume(options: argparse.Namespace) -> int:
-    folder = _chosen(options)
-    training.resume(folder)
+    folder = training.resume(_chosen(options), store.runs_root())
     ahead = run_queue.place(folder)
     print(plural(ahead, "Queued, {n} run before it.", "Queued, {n} runs before it.") if ahead else say("Queued."))
     return 0
@@ -176,7 +197,11 @@ def _delete(options: argparse.Namespace) -> int:
                 found=Message("nobody to ask"),
                 remedy=Message("repeat it with --yes"),
             )
-        if input(say("Delete {name} and its files? [y/N] ", name=folder.name)).strip().lower() not in ("y", "yes"):
+        question = say("Delete {name} and its files? [y/N] ", name=folder.name)
+        if folder.is_symlink():
+            names = {"name": folder.name, "folder": folder.resolve()}
+            question = say("Take {name} off the list? Its files stay in {folder}. [y/N] ", **names)
+        if input(question).strip().lower() not in ("y", "yes"):
             print(say("Not deleted."))
             return 1
     training.delete(folder)

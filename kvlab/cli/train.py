@@ -14,10 +14,11 @@ from typing import Any
 import yaml
 
 from kvlab.cli import flags
-from kvlab.errors import KvlabError, TrainError
-from kvlab.language import Message
+from kvlab.errors import KvlabError, RunError, TrainError
+from kvlab.host import models
+from kvlab.language import Message, say
 from kvlab.request.settings import checked, unreadable
-from kvlab.request.train import TrainConfig, switches_out
+from kvlab.request.train import DEMO_DATA, OWN_PROMPTS, TrainConfig, switches_out
 from kvlab.runs import store
 from kvlab.train.process import first_process, perform
 
@@ -79,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
 
     Raises TrainError like ``config_of``, and ``output-in-use`` for the folder of another run.
     """
-    config, folder = config_of(options), options.output_dir.absolute()
+    config, folder = _anchored(config_of(options)), options.output_dir.absolute()
     _refuse_another(folder, config)
     with store.disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -89,6 +90,7 @@ def run(options: argparse.Namespace) -> int:
         draft.replace(folder / store.CONFIG)
     if first_process():
         store.write_status(folder, kind="training", name=folder.name)
+        _enlist(folder)
     code = perform(folder, lambda words: print(words, flush=True))
     error = store.read_status(folder).get("error")
     if error and first_process():
@@ -96,10 +98,31 @@ def run(options: argparse.Namespace) -> int:
     return code
 
 
+def _anchored(config: TrainConfig) -> TrainConfig:
+    """Make the paths of the settings absolute, because the run can be resumed from another working folder."""
+
+    def absolute(name: str) -> str:
+        with suppress(KvlabError):
+            return models.absolute(name)
+        return name  # the run refuses it, and its record says so
+
+    data = config.data if config.data in (DEMO_DATA, OWN_PROMPTS) else os.path.abspath(os.path.expanduser(config.data))
+    teachers = tuple(map(absolute, config.teachers))
+    return config.model_copy(update={"teachers": teachers, "student": absolute(config.student), "data": data})
+
+
+def _enlist(folder: Path) -> None:
+    """List the run among all runs; it trains all the same where that fails."""
+    try:
+        store.enlist(store.runs_root(), folder)
+    except RunError as error:
+        print(say("The run is not listed among the others. {error}", error=error), file=sys.stderr)
+
+
 def _refuse_another(folder: Path, config: TrainConfig) -> None:
     same = False
     with suppress(TrainError):
-        same = checked(TrainConfig, store.read_config(folder)) == config
+        same = _anchored(checked(TrainConfig, store.read_config(folder))) == config
     if not same and (folder / store.METRICS).exists():
         raise TrainError(
             "output-in-use",

@@ -53,6 +53,16 @@ def resolve(name: str) -> Source:
     return Source(name, None)
 
 
+def absolute(name: str) -> str:
+    """Return the name, with the path of a local folder made absolute: a run may go on from another working folder.
+
+    Raises as resolve.
+    """
+    source = resolve(name)
+    bundled_name = name.strip() in DEMO
+    return str(source.folder) if source.folder is not None and not bundled_name else name.strip()
+
+
 def local_names() -> list[str]:
     """List the models that need no network: the bundled ones, then those in the Hugging Face cache, A to Z.
 

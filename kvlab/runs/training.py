@@ -125,13 +125,15 @@ def kill(folder: Path) -> None:
             store.write_status(folder, state="cancelled", error=None, cause=_killed(status))
 
 
-def resume(folder: Path) -> None:
-    """Queue an unfinished run again; it resumes from its last checkpoint.
+def resume(folder: Path, root: Path | None = None) -> Path:
+    """Queue an unfinished run again; it resumes from its last checkpoint. Return its path among the runs.
 
+    ``root``: the folder of runs that lists it from now on, for a run that lies elsewhere.
     Raises RunError ``run-not-resumable``, ``run-busy``, ``run-not-training``, and as launch does.
     """
     folder = folder.absolute()
     _resumable(_training(folder))  # refuse at once, without waiting for the lock of a live run
+    folder = store.enlist(root.absolute(), folder) if root else folder
     with _changing(folder) as status:
         state = _resumable(status)
         with store.disk_errors(folder):
@@ -155,10 +157,13 @@ def resume(folder: Path) -> None:
         store.write_status(folder, **waiting, history=history)
         run_queue.add(folder, run_queue.device(status))
     run_queue.attend(folder.parent)
+    return folder
 
 
 def delete(folder: Path) -> None:
     """Delete an ended run and its files; it disappears at once and completely. Does not follow links in it.
+
+    A run that lies outside of runs/ only leaves the list; its own folder stays.
 
     Raises RunError ``run-active``, ``run-busy``, and as store.disk_errors does.
     """
@@ -168,7 +173,10 @@ def delete(folder: Path) -> None:
         _check_ended(status)
         run_queue.remove(folder)
         with store.disk_errors(root):
-            folder.rename(root / DELETED.format(folder.name))
+            if folder.is_symlink():
+                folder.unlink()
+            else:
+                folder.rename(root / DELETED.format(folder.name))
     sweep(root)
 
 
@@ -220,7 +228,8 @@ def _check_ended(status: dict[str, Any]) -> None:
 
 def _training(folder: Path) -> dict[str, Any]:
     """Return the status of a training run, also a damaged one. Refuses analyses, which the web app computes."""
-    store.find(folder.parent, folder.name)
+    if not store.is_run(folder):
+        store.find(folder.parent, folder.name)  # which says why
     status = store.read_status(folder)
     _check_kind(folder, status)
     return status

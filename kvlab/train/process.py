@@ -15,7 +15,7 @@ from kvlab.errors import Cancelled, KvlabError, RunError
 from kvlab.host import memory
 from kvlab.request.settings import read
 from kvlab.request.train import TrainConfig
-from kvlab.runs import failures
+from kvlab.runs import failures, store
 from kvlab.runs.failures import NotFinite
 from kvlab.runs.live_status import LiveStatus
 from kvlab.train.memory_watch import MemoryWatch
@@ -138,7 +138,8 @@ def _write_report(folder: Path, record: Record | None) -> None:
         write(gather(folder), folder)
     except Exception as problem:
         words = f"the report could not be written: {type(problem).__name__}: {problem}"
-        _try(lambda: record.say(f"{words}; write it later: python -m kvlab runs report {folder.name}"))
+        run = folder.name if store.valid_id(folder.name) else folder
+        _try(lambda: record.say(f"{words}; write it later: python -m kvlab runs report {run}"))
 
 
 def _try(write: Callable[[], None]) -> None:

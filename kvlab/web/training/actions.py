@@ -25,6 +25,7 @@ KILL = phrase(
     "**Kill {names}?** Kill ends the process and all that it started at once. The steps since the last checkpoint are "
     "lost; what was logged is kept. **Stop** finishes the step and saves."
 )
+ELSEWHERE = phrase("Runs started with --output_dir only leave this list: their own folder stays as it is.")
 DELETE = phrase("**Delete {names}?** All files go with it, checkpoints too. This cannot be undone.")
 
 
@@ -85,6 +86,8 @@ def question(runs: Sequence[Run], key: str, answers: str, then: Callable[[list[s
     kills = action == "kill"
     with st.container(border=True, key=answers.format("question")):
         st.markdown(say(KILL if kills else DELETE, names=names))
+        if not kills and any(run.folder.is_symlink() for run in runs):
+            st.markdown(say(ELSEWHERE))
         with st.container(horizontal=True):
             yes = say("Kill it now") if kills else say("Delete for good")
             confirmed = st.button(yes, key=answers.format("yes"), type="primary")

@@ -105,7 +105,7 @@ def _settings(folder: Path) -> str:
 
 
 def _files(folder: Path) -> None:
-    st.code(str(folder), language=None)
+    st.code(str(folder.resolve() if folder.is_symlink() else folder), language=None)
     listed = _listed(folder)
     frame = pd.DataFrame([(neutral(name), size) for name, size in listed[:FILES_SHOWN]], columns=["file", "size"])
     headings = {"file": say("file"), "size": say("size")}
