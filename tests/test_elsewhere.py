@@ -1,4 +1,4 @@
-"""A run in a folder of one's own is one of the runs: by its path, in the list, resumed, exported, taken off the list."""
+"""A run in a folder of one's own is one of the runs: found by its path, listed, resumed, exported, taken off."""
 
 import os
 import sys

@@ -1,6 +1,7 @@
 """Refuse training runs that geometries and timelines show to be impossible, before loading weights. No torch here."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 from kvlab.errors import TrainError
 from kvlab.language import Message
@@ -26,6 +27,17 @@ def check_functional(config: TrainConfig) -> None:
             "choose --time floor and --use_safe_resample, or run without the functional test (functional: false)"
         ),
     )
+
+
+def check_log(config: TrainConfig) -> None:
+    """Refuse a board whose package is missing. Raises TrainError ``log-missing``."""
+    if config.log != "none" and find_spec(config.log) is None:
+        raise TrainError(
+            "log-missing",
+            expected=Message("the package {name} for --log {name}", name=config.log),
+            found=Message("it is not installed"),
+            remedy=Message("pip install {name}, or leave --log out", name=config.log),
+        )
 
 
 def check(teachers: Sequence[Geometry], student: Geometry, use_kv_projector: bool, precision: str, device: str) -> None:

@@ -20,6 +20,7 @@ MapKind = Literal["ridge", "structured"]
 Fusion = Literal["fixed", "similarity", "learned"]
 Entropy = Literal["diverse", "specialised"]
 Trainable = Literal["full", "lora", "projector"]
+Log = Literal["none", "tensorboard", "trackio"]
 Control = Literal["none", "ce-only", "shuffled-teacher", "random-teacher"]
 # Without rkv, whose steps differ between heads and need the teacher's attention at every step.
 TimeRule = Literal[tuple(MAPS)]
@@ -91,6 +92,7 @@ class TrainConfig(Request):
         "before and after, put the projected cache into the student and measure what it costs (the functional test)",
     )
     checkpoint_every: int = setting(50, "steps between two checkpoints", ge=1)
+    log: Log = setting("none", "show the steps on a board too: TensorBoard files in the run's folder, or trackio")
     device: str = setting("auto", "auto, cpu, cuda or cuda:N", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     thresholds: Thresholds = setting(Thresholds(), "of the verdict")
 

@@ -55,6 +55,7 @@ def perform(folder: Path, echo: Callable[[str], None] | None = None, run: type[R
         error = failures.advise(problem, config, at.name)
         ended, code = "failed", REFUSED if isinstance(problem, KvlabError) and not at.weights else FAILED
         _say_failure(record, problem, error)
+    _try(lambda: record.close())
     if live is not None:
         _try(lambda: live.finish(ended, error and error.to_dict()))
         _write_report(folder, record)

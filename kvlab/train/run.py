@@ -60,6 +60,9 @@ class Run:
             record.say(f"goes on from the checkpoint of step {start}")
         if start or record.lines:
             record.resumed(start)
+        record.show_on(config.log)
+        if "before" in self.report:
+            record.show_held_out(self.report["before"], 0)
         record.loaded = True
         record.verdict()
         if "before" not in self.report:
@@ -99,6 +102,7 @@ class Run:
         config = self.config
         self._phase("loading", 0, 1)
         refusals.check_functional(config)
+        refusals.check_log(config)
         device = str(pick_device(config.device))
         readers = self._readers()
         *teachers, student = readers
@@ -257,6 +261,7 @@ class Run:
         errors = f"KV error K {scores['kv_key']:.4f}, V {scores['kv_value']:.4f}"
         self.record.say(f"{phase}: held-out cross-entropy {scores['ce']:.4f} nats per token, {errors}")
         self.report[when] = scores
+        self.record.show_held_out(scores, 0 if when == "before" else self.config.max_steps)
         if self.config.functional:
             measured = functional.measure(learner, self.teachers, self.data, size, phase, self._at)
             self.report["functional"] = functional.added(self.report.get("functional", {}), when, measured)

@@ -23,6 +23,7 @@ def advanced(teachers: int) -> dict[str, Any]:
         chosen["device"] = st.selectbox(say("Device"), devices, key=key("device"), help=about)
         chosen["precision"] = choice("precision", say("Precision"), options.PRECISIONS)
         chosen |= _numbers(options.STEPS)
+        chosen["log"] = choice("log", say("Board"), options.LOGS)
         chosen["gradient_checkpointing"] = switch("gradient_checkpointing", say("Gradient checkpointing"))
     with loss:
         single = teachers < 2

@@ -29,6 +29,11 @@ PRECISIONS = {
     "bf16": phrase("bf16 — mixed precision"),
     "fp16": phrase("fp16 — mixed precision, GPU only"),
 }
+LOGS = {
+    "none": phrase("none — on these pages only"),
+    "tensorboard": phrase("TensorBoard — event files in the run’s folder"),
+    "trackio": phrase("trackio — its project “kvlab”"),
+}
 LAYERS = {
     "depth": phrase("depth — proportional"),
     "cka": phrase("CKA — the most similar layer"),
