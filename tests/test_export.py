@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from kvlab.errors import KvlabError
 from kvlab.runs import store
 from kvlab.train import checkpoint
-from kvlab.train.export import export
+from kvlab.train.export import beside, export
 from kvlab.train.process import perform
 from tests.tiny import TEXT, tiny_model
 from tests.training import forget_accelerate, prepared, written
@@ -89,6 +89,14 @@ def test_an_adapter_of_a_base_that_has_changed_is_refused_and_merged_is_not(sett
     torch.testing.assert_close(logits(export(folder, tmp_path / "merged", merged=True)), expected, atol=1e-4, rtol=0)
     tiny_model("llama", tmp_path / "student", seed=4, num_hidden_layers=3)
     assert refused(folder, tmp_path / "other", merged=True) == "checkpoint-unfit"
+
+
+def test_the_worker_exports_into_the_folder_of_the_run(adapted):
+    assert beside(adapted) == adapted / "export-step-3"
+    assert beside(adapted, merged=True) == adapted / "export-step-3-merged"
+    with pytest.raises(KvlabError):
+        beside(adapted)
+    assert {"adapter_config.json", "README.md"} <= {path.name for path in (adapted / "export-step-3").iterdir()}
 
 
 def test_tied_weights_stay_tied(settings, tmp_path):

@@ -9,6 +9,7 @@ import altair
 import pytest
 
 from kvlab.runs import monitor, notes, run_queue, store, training
+from kvlab.web import backend
 from kvlab.web.training import charts, source
 from tests import test_pages, trained, trainers
 from tests.test_history import ODD
@@ -442,6 +443,39 @@ def test_twenty_that_wait_say_their_places(root, fake):
         training.stop(run)
     training.stop(first)
     trainers.wait_until_idle(root)
+
+
+def test_the_student_of_a_run_is_exported_by_the_worker(root, monkeypatch):
+    asked = []
+
+    def answered(folder, merged):
+        asked.append((folder, merged))
+        (folder / f"export-step-4{'-merged' * merged}").mkdir()
+
+    monkeypatch.setattr(backend, "export", answered)
+    run, lora = trained.by_hand(root), trained.by_hand(root, "adapted", trainable="lora")
+    projector, none = trained.by_hand(root, "maps", trainable="projector"), trained.by_hand(root, "none")
+    for folder in (run, lora, projector):
+        (folder / "checkpoint").mkdir()
+    buttons = {folder.name: {button.key for button in page(folder).button} for folder in (run, lora, projector, none)}
+    offered = {name: keys & {"run-export", "run-merged"} for name, keys in buttons.items()}
+    assert list(offered.values()) == [{"run-export"}, {"run-export", "run-merged"}, set(), set()]
+    app = click(page(run), "run-export")
+    assert asked == [(run, False)] and "The student is exported" in everything(app)
+    assert str(run / "export-step-4") in [code.value for code in app.code]
+    app = click(page(lora), "run-merged")
+    assert asked[1:] == [(lora, True)] and str(lora / "export-step-4-merged") in [code.value for code in app.code]
+
+
+def test_a_run_of_a_folder_of_ones_own_is_shown_and_only_leaves_the_list(root, tmp_path):
+    own = trained.by_hand(root, "result").rename(tmp_path / "result")
+    listed = store.enlist(root, own)
+    app = page(listed)
+    assert history(app)["name"].tolist() == ["result"] and str(own) in [code.value for code in app.code]
+    app = click(app, "run-delete")
+    assert "their own folder stays as it is" in said(app)
+    click(app, "run-yes")
+    assert store.listing(root) == [] and (own / "metrics.jsonl").exists()
 
 
 def test_a_link_out_of_runs_is_neither_followed_nor_deleted_through(root, tmp_path):

@@ -66,6 +66,12 @@ def export(folder: Path, to: Path, merged: bool = False, language: str = "en") -
     return to
 
 
+def beside(folder: Path, merged: bool = False, language: str = "en") -> Path:
+    """Export into the run's own folder, named by the step of its checkpoint. Raises as ``export``."""
+    kind = "-merged" if merged else ""
+    return export(folder, folder / f"export-step-{checkpoint.saved_step(folder)}{kind}", merged, language)
+
+
 def _check_empty(to: Path) -> None:
     """Raises TrainError ``export-not-empty`` and RunError ``runs-unwritable``."""
     with store.disk_errors(to):

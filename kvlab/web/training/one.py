@@ -54,6 +54,7 @@ def panel(row: Row, key: str) -> None:
             actions.delete([row], key, say("Delete"))
         if trains:
             share.button(row.folder)
+            actions.export(row, key, view.config)
     actions.question([row], key, key, table.drop)
     left, right = st.columns([5, 2], gap="medium")
     with left:
