@@ -1,10 +1,12 @@
 """The student of a run as a folder of transformers: the same logits, opened as people open it."""
 
 import json
+import shutil
 
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from kvlab.errors import KvlabError
@@ -63,6 +65,15 @@ def test_a_distilled_student_reopened_gives_the_logits_of_the_checkpoint(whole, 
     assert after(TEXT)["input_ids"] == before(TEXT)["input_ids"]
     assert GenerationConfig.from_pretrained(to).eos_token_id == before.eos_token_id
     assert sorted(path.name for path in to.parent.iterdir()) == ["student"]
+
+
+def test_a_checkpoint_of_several_processes_is_exported_too(whole, tmp_path):
+    """There Accelerate saves what wraps the learner."""
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    file = folder / "checkpoint" / "model.safetensors"
+    save_file({f"module.{name}": tensor for name, tensor in load_file(file).items()}, file)
+    assert torch.equal(logits(export(folder, tmp_path / "wrapped")), logits(export(whole, tmp_path / "plain")))
 
 
 def test_a_lora_run_is_an_adapter_or_merged(adapted, settings, tmp_path):

@@ -69,14 +69,15 @@ def choose(root: Path, text: str) -> Path:
     """
     if store.valid_id(text):
         return store.find(root, text)
-    place = Path(text).expanduser()
-    if (os.sep in text or text in (os.curdir, os.pardir)) and place.is_dir():
-        return _at(root, place)
+    place = os.path.expanduser(text)
+    is_folder = os.path.isdir(place)  # False also for a name that no file can have
+    if is_folder and (os.sep in text or text in (os.curdir, os.pardir)):
+        return _at(root, Path(place))
     fitting = [f for f in store.listing(root) if text and (f.name.startswith(text) or f.name.endswith(f"-{text}"))]
     if len(fitting) == 1:
         return fitting[0]
-    if text and not fitting and place.is_dir():
-        return _at(root, place)
+    if is_folder and not fitting:
+        return _at(root, Path(place))
     names = [folder.name for folder in fitting[:SHOWN]]
     if len(fitting) > SHOWN:
         names.append("…")

@@ -155,9 +155,17 @@ def resume(folder: Path, root: Path | None = None) -> Path:
         )
         waiting = {"kind": "training", "state": "queued", "phase": "waiting", **dict.fromkeys(cleared)}
         store.write_status(folder, **waiting, history=history)
-        run_queue.add(folder, run_queue.device(status))
+        run_queue.add(folder, _device(folder, status))
     run_queue.attend(folder.parent)
     return folder
+
+
+def _device(folder: Path, status: dict[str, Any]) -> str:
+    """Return the device that a run was queued for, or that its settings name if it never was."""
+    if status.get("queue"):
+        return run_queue.device(status)
+    device = store.read_config(folder).get("device")
+    return device if isinstance(device, str) else ANY_DEVICE
 
 
 def delete(folder: Path) -> None:
