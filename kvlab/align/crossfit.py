@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import combinations
 from typing import TypeVar
 
@@ -335,10 +336,14 @@ class _InnerTest:
     solved: dict[tuple, torch.Tensor]  # by training set, columns and penalty: two tests share each
     columns: tuple
 
+    @cached_property
+    def single(self) -> tuple[Centred, Centred]:
+        return self.train.single(), self.test.single()
+
     def rss(self, relative: float) -> torch.Tensor:
         """[H], an estimate."""
         exact = relative < torch.finfo(torch.float32).eps * len(self.train.xx)  # below, rounding would choose
-        train, test = (self.train, self.test) if exact else (self.train.single(), self.test.single())
+        train, test = (self.train, self.test) if exact else self.single
         key = self.columns, relative
         if key not in self.solved:
             self.solved[key] = ridge_path(train, [relative])[0]

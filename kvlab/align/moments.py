@@ -31,12 +31,15 @@ def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 def gram_of(rows: torch.Tensor) -> torch.Tensor:
     """Return X^T X [P, P] of rows [N, P] in float64; compute half of it, as it is symmetric."""
     width = rows.shape[1]
-    half = torch.zeros(width, width, dtype=torch.float64, device=rows.device)
+    gram = torch.zeros(width, width, dtype=torch.float64, device=rows.device)
     for part in rows.split(CHUNK):
         part = part.double()
         for first in range(0, width, BLOCK):
-            half[first : first + BLOCK, first:].addmm_(part[:, first : first + BLOCK].T, part[:, first:])
-    return half.triu() + half.triu(1).T
+            gram[first : first + BLOCK, first:].addmm_(part[:, first : first + BLOCK].T, part[:, first:])
+    for first in range(0, width, BLOCK):
+        behind = first + BLOCK
+        gram[behind:, first:behind] = gram[first:behind, behind:].T
+    return gram
 
 
 def pilot_of(rows: torch.Tensor) -> torch.Tensor:
@@ -186,8 +189,10 @@ class Centred:
         """Return the sums of some of the features only."""
         if len(columns) == len(self.mean_x):
             return self
-        xx = self.xx[columns][:, columns]
-        return replace(self, mean_x=self.mean_x[columns], xx=xx, xy=self.xy[columns])
+        first, last = int(columns[0]), int(columns[-1]) + 1
+        # Neighbours are a view; copies of large matrices take as long as products with them.
+        some = slice(first, last) if last - first == len(columns) else columns
+        return replace(self, mean_x=self.mean_x[some], xx=self.xx[some][:, some], xy=self.xy[some])
 
     def targets(self, channels: torch.Tensor) -> Centred:
         """The same with some of the targets only."""

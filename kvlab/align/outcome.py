@@ -14,6 +14,7 @@ import transformers
 
 import kvlab
 from kvlab.align.align_sums import AlignSums
+from kvlab.align.controls import Fits
 from kvlab.align.fold_sums import SCORED
 from kvlab.align.layers import LayerSearch
 from kvlab.align.metrics import LEAST_FOLDS
@@ -30,6 +31,7 @@ FEW_SCORED = 500  # student tokens; with fewer, the page says so beside the numb
 FEW_DOCUMENTS = 10
 ROWS_PER_FEATURE = 2  # fitted rows; a penalty chosen held out carries about so few
 MOST = 0.5  # of a head's variance in 1% of the tokens, from which on R^2 is about these
+BLOWN_UP = 2.0  # RSS / TSS of one fold, from which on a map is worse than no map by far
 DOMINATES = 0.5  # share of the tokens, from which on a document's scores are those of all
 
 
@@ -146,6 +148,36 @@ def notes(
                 Message("With two folds no layers can be chosen on held-out folds: proportional depth is used.")
             )
     return warnings + _rule_notes(RULES[settings.time])
+
+
+def unstable(fits: Fits, layers: Sequence[int]) -> list[Message]:
+    """Return a note where a map predicts one fold's documents much worse than their mean.
+
+    ``layers``: as numbered in the student, by position.
+    """
+    worst, count = None, 0
+    for (kind, layer), fit in fits.items():
+        error = (fit.rss / fit.tss).nan_to_num(nan=0.0)  # [F, H]
+        count += int((error > BLOWN_UP).any(0).sum())
+        of_layer = float(error.max())
+        if worst is None or of_layer > worst[0]:
+            worst = of_layer, kind, layers[layer], int(error.argmax()) % fit.heads
+    if not count:
+        return []
+    error, kind, layer, head = worst
+    return [
+        Message(
+            "{n} heads are predicted far worse than by their mean in one of {folds} folds of documents (worst: "
+            "{kind}, layer {layer}, head {head}, error {error}): these documents have rows unlike those of the others. "
+            "Use more documents of one kind, or leave odd ones out.",
+            n=count,
+            folds=len(fit.rss),
+            kind=kind[0].upper(),
+            layer=layer,
+            head=head,
+            error=f"{error:.1f}",
+        )
+    ]
 
 
 def _rule_notes(rule: TimeRule) -> list[Message]:

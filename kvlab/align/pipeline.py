@@ -335,6 +335,7 @@ class _Work:
         data = outcome.data(self.sums[t], self.counted | {"teacher_tokens": self.teacher_tokens[t]})
         data["repeated_tokens"] = self.reader.repeated_tokens  # they count once, in an earlier document
         warnings = outcome.notes(settings, data, scored.heads, self.longest, self.concentrated)
+        warnings += outcome.unstable(scored.fits, self.student.geometry.kv_layers)
         return Alignment(
             settings=settings.model_dump(),
             teacher=teacher.geometry.to_dict(),
