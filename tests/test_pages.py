@@ -318,6 +318,14 @@ def test_a_stopped_analysis_goes_on_or_runs_again(state, monkeypatch):
     assert asked == [folder]
 
 
+def test_a_stopped_functional_test_goes_on_refining():
+    folder = finished.unfinished("cancelled", "injection")
+    assert open_page("function", run=folder.name).button(key=f"again-{folder.name}").label == "Run again"
+    (folder / progress.UNFINISHED["injection"]).write_bytes(b"weights")
+    button = open_page("function", run=folder.name).button(key=f"again-{folder.name}")
+    assert button.label == "Continue" and "refining goes on from there" in button.help
+
+
 def test_a_folder_without_its_prompts_cannot_go_on():
     folder = made("cancelled")
     assert f"again-{folder.name}" not in [button.key for button in open_page("alignment", run=folder.name).button]

@@ -13,6 +13,7 @@ from kvlab.inject.trial import tried
 from kvlab.models.loading import load
 from kvlab.request import prompts
 from kvlab.request.align import AlignSettings
+from kvlab.request.forecast import refining_memory
 from kvlab.shapes import REFINING, no_progress
 
 pytestmark = [pytest.mark.model, pytest.mark.xdist_group("inject")]
@@ -83,6 +84,28 @@ def test_the_documents_that_stop_the_training_are_not_worse_off_and_judged_ones_
     judged = [item for item in documents.judged if cut_at(SHARE, item)]
     before, after = (sum(kl(models, fit_, item, n) for item in judged) for n in ("projected", "refined"))
     assert after < before
+
+
+def test_the_forecast_covers_what_autograd_keeps_of_a_document(fitted):
+    models, fit_, documents = fitted
+    items = [item for item in documents.fitted if cut_at(SHARE, item)][:8]
+    cases = refining._cases(models, fit_, items, SHARE, no_progress)
+    training = refining._Training(models, fit_.sources["projected"], cases)
+    here = [*training.correction.parameters(), *models.student.model.parameters()]
+    known, kept = {x.untyped_storage().data_ptr() for x in here}, {}
+
+    def keep(x):
+        if x.untyped_storage().data_ptr() not in known:
+            kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    case = max(cases, key=lambda case: len(case.own.tokens))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        loss = training.kl(case)
+    tokens = len(case.own.tokens)
+    parts = {p.name: p.bytes for p in refining_memory(models.student.geometry, 3, tokens)}
+    forecast = parts["activations"] + parts["logits"]
+    assert loss.requires_grad and forecast / 4 < sum(kept.values()) < forecast
 
 
 def test_a_correction_is_zero_at_the_start_and_of_the_class_of_each_row():

@@ -323,10 +323,15 @@ def test_a_refinement_of_other_work_is_not_gone_on_with(models, documents, passe
 
 
 def test_the_same_work_goes_on_where_maps_differ_by_rounding(models, documents, passes, tmp_path, monkeypatch):
+    """What is forecast is what is left: 12 passes of half a second."""
     monkeypatch.setattr(refine, "EPOCHS", 1)
+    monkeypatch.setattr(refine._Training, "seconds_of_a_pass", lambda training: 0.5)
     cache, folder = ModelCache(), folder_of_a_test(models, documents, tmp_path)
-    passes.of(folder, cache, MEASURED + 2 * (FIRST + FITTED) + 5)
+    stages = []
+    passes.of(folder, cache, 2 * (FIRST + FITTED) + 5, lambda stage, *_: stages.append(stage))
+    assert any(stage.startswith(f"{REFINING}18 s, ") for stage in stages)
     embeddings = cache.get(models[1].name, "cpu", "auto").model.get_input_embeddings().weight
     embeddings.data *= 1 + 1e-6
     found = passes.of(folder, cache)
-    assert passes.done == MEASURED + FIRST + FITTED and any("2 epochs of refining" in note for note in found.notes)
+    assert found.timings["refine_forecast_s"] == 6.0 < found.timings["refine_s"] + 6.0
+    assert passes.done == FIRST + FITTED and any("2 epochs of refining" in note for note in found.notes)
