@@ -25,7 +25,6 @@ from kvlab.inject.fit import Fit, Source
 from kvlab.inject.own import Problem
 from kvlab.inject.prefix import Models, cut_at, inputs_of, read_document
 from kvlab.language import Message
-from kvlab.models.loading import LoadedModel
 from kvlab.request.documents import digest
 from kvlab.request.forecast import refining_memory
 from kvlab.request.inject import EPOCHS, REFINED_DOCUMENTS, STOPPING
@@ -75,7 +74,7 @@ def refine(
         kept.restore(name, training)
         if not stage and not training.over:
             seconds = passes * training.seconds_of_a_pass()
-            stage = REFINING + _cost(models.student, seconds, cases, len(names))
+            stage = REFINING + _cost(training, cases, seconds, len(names))
             refined.timings["refine_forecast_s"] = seconds
         before = passes - sum(ahead[later] for later in names[number:])
         keep = partial(kept.write, name, training, cases[0])
@@ -111,10 +110,13 @@ def _case(models: Models, fit: Fit, item: Item, share: float) -> Case | None:
     return Case(reading.own, inputs, inputs.picked[0].student[1], reading.own.logits[inputs.cut :])
 
 
-def _cost(student: LoadedModel, seconds: float, cases: Sequence[Case], sources: int) -> str:
-    longest = max(len(case.own.tokens) for case in cases)
-    dtype = str(student.dtype).removeprefix("torch.")
-    parts = refining_memory(student.geometry, sources, longest, dtype, sum(map(_bytes, cases)))
+def _cost(training: _Training, cases: Sequence[Case], seconds: float, sources: int) -> str:
+    """Write time and memory for the progress line; numbers and units alone need no translation."""
+    student, longest = training.student, max(len(case.own.tokens) for case in cases)
+    rows = sum(x.nbytes for of_case in training.base.values() for x in of_case.values())
+    whitening = sources * sum(x.nbytes for x in training.correction.buffers())
+    held = sum(map(_bytes, cases)) + rows + whitening
+    parts = refining_memory(student.geometry, sources, longest, str(student.dtype).removeprefix("torch."), held)
     return f"{seconds:.0f} s, {readable(sum(part.bytes for part in parts))}"
 
 

@@ -106,7 +106,8 @@ def refining_memory(
 ) -> tuple[Part, ...]:
     """Forecast what refining takes besides models and maps, at most, all at once.
 
-    ``held``: bytes of the fitted documents, kept as read. ``tokens``: of the longest of them; one is in a pass.
+    ``held``: bytes of the fitted documents as read, of their rows and of the whitening. ``tokens``: of the longest
+    document; one is in a pass.
     """
     numbers = CLASSES * COMPONENTS * student.kv_values_per_token  # of a source's correction, the largest possible
     width = SINGLE if dtype == "float32" else 3
