@@ -12,6 +12,7 @@ from kvlab.align import run as analysis
 from kvlab.align import unfinished
 from kvlab.align.pipeline import READING, align_several
 from kvlab.align.unfinished import Unfinished
+from kvlab.cli import main
 from kvlab.errors import Cancelled
 from kvlab.inject import refine
 from kvlab.inject import run as functional
@@ -335,3 +336,17 @@ def test_the_same_work_goes_on_where_maps_differ_by_rounding(models, documents, 
     found = passes.of(folder, cache)
     assert found.timings["refine_forecast_s"] == 6.0 < found.timings["refine_s"] + 6.0
     assert passes.done == FIRST + FITTED and any("2 epochs of refining" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_an_interrupted_command_says_whether_it_goes_on(tmp_path, monkeypatch, capsys, epochs):
+    def interrupted(request, documents, cache, progress, folder):
+        if epochs:
+            (folder / unfinished.REFINEMENT).touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(functional, "compute", interrupted)
+    command = ["inject", "--teacher", "demo/teacher", "--student", "demo/student", "--refine", "--out", str(tmp_path)]
+    assert main.main(command) == 2
+    said = "the same command goes on where this stopped" if epochs else "what was not finished is not there"
+    assert said in capsys.readouterr().err

@@ -93,11 +93,15 @@ def replaced_kl(student, case: Case, rows: dict[Problem, torch.Tensor]) -> torch
 
 
 def normal(case: Case) -> Case:
-    """The same in tensors that autograd may save, which those made in inference mode may not be."""
+    """The same in tensors that autograd may save, which those made in inference mode may not be.
+
+    It leaves out what no pass needs: documents are held until the end, and the logits of all their tokens are large.
+    """
     own = case.own
     rotations = {p: replace(turn, cos=turn.cos.clone(), sin=turn.sin.clone()) for p, turn in own.rotations.items()}
     stored = {p: x.clone() for p, x in own.stored.items()}
-    normal = replace(own, ids=own.ids.clone(), stored=stored, rotations=rotations)
+    made = {"ids": own.ids.clone(), "stored": stored, "rotations": rotations}
+    kept = replace(own, **made, compared={}, logits=own.logits[:0].clone())
     inputs, known = case.inputs, {}
 
     def clone(x: torch.Tensor) -> torch.Tensor:
@@ -108,4 +112,4 @@ def normal(case: Case) -> Case:
         for name, by_problem in inputs.features.items()
     }
     normal_inputs = replace(inputs, row_classes=[x.clone() for x in inputs.row_classes], features=features)
-    return Case(normal, normal_inputs, case.steps.clone(), case.logits.clone())
+    return Case(kept, normal_inputs, case.steps.clone(), case.logits.clone())

@@ -107,6 +107,8 @@ def _case(models: Models, fit: Fit, item: Item, share: float) -> Case | None:
     inputs = inputs_of(models, fit, reading, cut_at(share, item))
     if inputs is None:
         return None
+    read = {fit.sources[name].features for name in REFINED if name in fit.sources}
+    inputs = replace(inputs, features={name: x for name, x in inputs.features.items() if name in read})
     return Case(reading.own, inputs, inputs.picked[0].student[1], reading.own.logits[inputs.cut :])
 
 
@@ -123,7 +125,7 @@ def _cost(training: _Training, cases: Sequence[Case], seconds: float, sources: i
 def _bytes(case: Case) -> int:
     """What a document holds until the end; layers that read the same features share them."""
     features = [x for of in case.inputs.features.values() for some in of.values() for x in some]
-    tensors = [*features, *case.own.stored.values(), *case.own.compared.values(), case.own.logits, case.logits]
+    tensors = [*features, *case.own.stored.values(), case.logits]
     return sum({x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors}.values())
 
 
@@ -258,7 +260,13 @@ class _Kept:
             ]
         self.tensors, self.reached = {name: _under(tensors, name) for name in reached}, reached
         epochs = sum(epoch for epoch, _, _ in reached.values())
-        return [Message("Continued: {n} epochs of refining had been done before an interruption.", n=epochs)]
+        return [
+            Message.plural(
+                epochs,
+                "Continued: {n} epoch of refining had been done before an interruption.",
+                "Continued: {n} epochs of refining had been done before an interruption.",
+            )
+        ]
 
     def epochs_left(self, name: str) -> int:
         epoch, since, _ = self.reached.get(name, (0, 0, 0.0))
