@@ -311,11 +311,19 @@ def test_a_stopped_analysis_goes_on_or_runs_again(state, monkeypatch):
     app = open_page("alignment", run=folder.name)
     button = app.button(key=f"again-{folder.name}")
     assert button.label == "Run again" and "from the beginning" in button.help
-    (folder / progress.UNFINISHED).write_bytes(b"sums")
+    (folder / progress.UNFINISHED["analysis"]).write_bytes(b"sums")
     button = app.run().button(key=f"again-{folder.name}")
     assert button.label == "Continue"
     button.click().run()
     assert asked == [folder]
+
+
+def test_a_stopped_functional_test_goes_on_refining():
+    folder = finished.unfinished("cancelled", "injection")
+    assert open_page("function", run=folder.name).button(key=f"again-{folder.name}").label == "Run again"
+    (folder / progress.UNFINISHED["injection"]).write_bytes(b"weights")
+    button = open_page("function", run=folder.name).button(key=f"again-{folder.name}")
+    assert button.label == "Continue" and "refining goes on from there" in button.help
 
 
 def test_a_folder_without_its_prompts_cannot_go_on():
@@ -326,7 +334,7 @@ def test_a_folder_without_its_prompts_cannot_go_on():
 def test_the_file_that_says_there_is_something_to_go_on_from():
     from kvlab.align import unfinished
 
-    assert unfinished.NAME == progress.UNFINISHED
+    assert {"analysis": unfinished.NAME, "injection": unfinished.REFINEMENT} == progress.UNFINISHED
 
 
 def test_every_choice_of_the_form_has_words():

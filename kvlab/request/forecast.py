@@ -1,4 +1,4 @@
-"""Forecast the memory of a training run, in parts, from the models' configurations alone. No torch here.
+"""Forecast the memory of a training run or a refinement, in parts, from the models' configurations. No torch here.
 
 Sizes follow from what stays in memory and for how long; docs/training.md compares them with measurements.
 T is the tokens of a padded micro-batch (documents x longest timeline), and per layer of the student
@@ -16,11 +16,12 @@ from typing import Any
 from kvlab.host.memory import DTYPE_ALIASES, DTYPE_BYTES, LIMIT, DeviceMemory, model_memory, readable
 from kvlab.language import Message, say
 from kvlab.request.align import MOST_FEATURES, AlignSettings
+from kvlab.request.inject import COMPONENTS, REFINED_DOCUMENTS
 from kvlab.request.train import TrainConfig
 from kvlab.shapes import Geometry
 
 SINGLE, DOUBLE = 4, 8  # bytes of a number in float32 and float64
-CLASSES = 2  # each fold has two sums: of exact rows, and of rows that are only scored
+CLASSES = 2  # of rows, each with its own sums and its own correction: exact ones, and those inside a teacher token
 LOGITS = 3  # copies at the peak: logits, those of the predicted tokens, their log-softmax
 SOLVED = 16  # square matrices of the features at the peak: sums of some pairs of folds about their means, factors
 LIBRARIES = {"cpu": 64 * 2**20, "cuda": 600 * 2**20}  # allowance: code paged in, thread pools; the CUDA context
@@ -92,6 +93,31 @@ def training_memory(
         upper=int(upper),
         documents=documents,
         tokens=tokens,
+    )
+
+
+def refined_documents(documents: int, folds: int) -> int:
+    """Count the documents that maps are refined on, at most: those of all folds but the judged one."""
+    return min(REFINED_DOCUMENTS, documents - -(-documents // min(folds, max(documents, 1))))
+
+
+def refining_memory(
+    student: Geometry, sources: int, tokens: int, dtype: str = "float32", held: int = 0
+) -> tuple[Part, ...]:
+    """Forecast what refining takes besides models and maps, at most, all at once.
+
+    ``held``: bytes of the fitted documents as read, of their rows and of the whitening. ``tokens``: of the longest
+    document; one is in a pass.
+    """
+    numbers = CLASSES * COMPONENTS * student.kv_values_per_token  # of a source's correction, the largest possible
+    width = SINGLE if dtype == "float32" else 3
+    return (
+        Part("trained weights", SINGLE * numbers * (sources + 1)),  # of all, and the best so far of the one in training
+        Part("optimizer", 2 * SINGLE * numbers),
+        Part("gradients", SINGLE * numbers),
+        Part("activations", int(width * tokens * _kept_by_a_layer(student) * student.layers)),
+        Part("logits", 2 * LOGITS * SINGLE * student.vocabulary * tokens),  # of the own cache and of the replaced one
+        Part("kv", held),
     )
 
 
@@ -185,11 +211,16 @@ def _training(
     return standing, passing, [Part("gradients", SINGLE * (inside + beside))]
 
 
-def _activations(student: Geometry, config: TrainConfig, tokens: int) -> Part:
+def _kept_by_a_layer(student: Geometry) -> float:
+    """Count the numbers per token that a layer keeps for the backward pass."""
     q, k, v, o, up = _widths(student)
+    return 6 * student.hidden + 3 * q + o + k + v + 4 * up
+
+
+def _activations(student: Geometry, config: TrainConfig, tokens: int) -> Part:
     # Autocast halves only the inputs of matrix products; norms and activation functions stay in float32.
     width = SINGLE if config.precision == "fp32" else 3
-    layer = 6 * student.hidden + 3 * q + o + k + v + 4 * up
+    layer = _kept_by_a_layer(student)
     if config.trainable == "projector":  # no backward through the student: one layer at a time
         return Part("activations recomputed", int(width * tokens * layer))
     if config.trainable == "lora":  # frozen norms need no inputs for their own weights
