@@ -1,5 +1,7 @@
 """Rows weighted by the attention that they receive: a weight of k is k equal rows in every fit, and in no score."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from kvlab.align.sample import Sample
 from kvlab.align.scoring import teacher_fits, token_fits
 from kvlab.align.spectrum import spectrum
 from kvlab.align.stacking import CommonRows
+from kvlab.align.unfinished import Unfinished
 from kvlab.errors import AlignError
 from kvlab.models.attention import received_attention
 from kvlab.models.loading import load
@@ -175,6 +178,20 @@ def test_each_student_layer_has_its_own_weights_in_the_fits_of_all_sources_and_l
     chosen = [ridge_by_class({0: one.pairing("key", [0], [0])}, {0: HEADS})[0].rss for one in (sample, plain)]
     assert torch.equal(*chosen) and not torch.equal(chosen[0], teacher["key", 0].rss)
     assert not unweighted.weighted and not unweighted.tokens[OWN_TOKENS].weighted
+
+
+def test_weighted_sums_of_an_interrupted_analysis_are_read_back(rows, tmp_path):
+    x, ys = rows
+    (sums, _), kept = aligned(x, ys, WEIGHTS), Unfinished(tmp_path, "this")
+    kept._save(sums.all(), 3, "print")
+    again = {name: replace(fold_sums, parts={}) for name, fold_sums in sums.all().items()}
+    assert "weighted key 1" in again and kept._load(again, "print") == 3
+    for name, fold_sums in sums.all().items():
+        assert again[name].parts.keys() == fold_sums.parts.keys()
+        for at, sums_of in fold_sums.parts.items():
+            for field, value in vars(sums_of).items():
+                found = getattr(again[name].parts[at], field)
+                torch.testing.assert_close(torch.as_tensor(found), torch.as_tensor(value), rtol=0, atol=0)
 
 
 def test_spectrum_and_contributions_are_errors_of_rows_that_count_alike(rows):

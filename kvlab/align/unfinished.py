@@ -21,7 +21,6 @@ log = logging.getLogger(__name__)
 
 NAME = "unfinished.safetensors"
 EVERY = 30.0  # seconds between saves, at least
-NUMBERS = ("n", "weight")  # of the sums; the others are tensors
 SHARE = 0.05  # of the time, at most, spent on saving
 
 
@@ -128,5 +127,5 @@ class Unfinished:
                 use, row_class = json.loads(part)
                 at = Part(use, tuple(row_class) if isinstance(row_class, list) else row_class), int(fold)
                 sums_of = fold_sums.parts.setdefault(at, fold_sums.empty())
-                setattr(sums_of, field, value.item() if field in NUMBERS else value.to(device))
+                setattr(sums_of, field, int(value) if field == "n" else value.to(device))
         return int(metadata["batches"])
