@@ -23,7 +23,10 @@ from kvlab.errors import AlignError
 from kvlab.models.attention import received_attention
 from kvlab.models.loading import load
 from kvlab.models.tokens import tokenize
+from kvlab.request.align import AlignSettings
+from kvlab.request.train import TrainConfig
 from kvlab.shapes import KINDS, no_progress
+from kvlab.train.data import align_settings
 from tests.rows import Block, planted, teacher_layers
 from tests.tiny import tiny_model
 
@@ -256,6 +259,12 @@ def test_teachers_are_fused_with_weights_as_with_repeated_rows_from_sums_and_fro
     # Each teacher beside itself is the control here.
     torch.testing.assert_close(by_rows.gain, by_sums.r2 - by_sums.r2_alone, rtol=0, atol=1e-3)
     assert (by_rows.gain > 0.05).all()
+
+
+@pytest.mark.parametrize("by", ["equal", "attention"])
+def test_a_run_fits_its_maps_with_the_weights_that_it_is_asked_for(by):
+    assert align_settings(TrainConfig(row_weights=by)).row_weights == by
+    assert AlignSettings().row_weights == TrainConfig().row_weights == "equal"
 
 
 TEXTS = ["Three boats leave the mill and one turns over.", "老师慢慢地读这一页。", "12 boats"]
