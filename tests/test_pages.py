@@ -340,6 +340,7 @@ def test_the_file_that_says_there_is_something_to_go_on_from():
 
 def test_every_choice_of_the_form_has_words():
     assert set(widgets.LAYER_RULES) == set(get_args(align.LayerRule))
+    assert set(widgets.ROW_WEIGHTS) == set(get_args(align.RowWeights))
     assert set(widgets.SEARCHES) == set(get_args(align.Search))
     assert set(widgets.TIME_RULES) == set(get_args(align.TimeRule))
     assert set(widgets.SEGMENTS) == set(get_args(segments.Source))
