@@ -63,6 +63,17 @@ def test_all_layers_of_a_small_teacher_are_one_set_of_features():
     assert found["statistics"] == 8 * 5 * 2 * 2 * (1536 * 1536 + 12 * 1536 * 256)
 
 
+def test_of_rows_weighted_by_attention_every_student_layer_has_sums_of_its_own():
+    small = dataclasses.replace(TEACHER, layers=3, kv_layers=(0, 1, 2), layer_shapes=())
+    weighted = parts(small, row_weights="attention")
+    # X'X once of the scored rows and in each of 12 layers of the fitted ones; X'Y of both, in each layer.
+    assert weighted["statistics"] == 8 * 5 * 2 * 2 * (13 * 1536 * 1536 + 2 * 12 * 1536 * 256)
+    # The student reads with its scores: three copies of one layer's, of 8 query heads, over a batch of 4,096 tokens.
+    alone = [training_memory([], SMALL, TrainConfig(row_weights=by), 1024) for by in ("equal", "attention")]
+    equal_fit, weighted_fit = ({p.name: p.bytes for p in found.parts}["fit"] for found in alone)
+    assert weighted_fit - equal_fit == 4 * 3 * 8 * 4096 * 1024
+
+
 def test_rows_and_targets_of_the_kv_loss_by_hand():
     student, teacher = LAYERS * 4 * (64 + 64), LAYERS * 4 * (128 + 128)  # of 28 teacher layers 12 are learned from
     found = parts(layers="depth")

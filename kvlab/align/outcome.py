@@ -79,15 +79,15 @@ def layer_map(search: LayerSearch, teacher_layers: Sequence[int], settings: Alig
 
 def data(sums: AlignSums, counted: dict[str, int]) -> dict:
     """Return the sizes of the data. ``counted``: documents, calibration_documents, teacher_tokens, student_tokens."""
-    features = sums.pairing(KINDS[0], 0).features
-    fitted = [fold.n for fold in features.fit()]
+    targets = sums.pairing(KINDS[0], 0).targets
+    fitted = [fold.n for fold in targets.fit()]
     widths = {kind: max(len(c.columns(c.overall)) for c in sums.choices[kind]) for kind in KINDS}
     return {
         **counted,
         "folds": sums.folds,
         "split": "by document",
         "rows_fit": sum(fitted),
-        "rows_scored": sum(fold.n for fold in features.score()),
+        "rows_scored": sum(fold.n for fold in targets.score()),
         "features": widths,
         "rows_per_feature": (sum(fitted) - max(fitted)) / max(widths.values()),
     }
@@ -140,7 +140,7 @@ def notes(
                 share=f"{longest / data['student_tokens']:.0%}",
             )
         )
-    warnings += few_rows(data["rows_per_feature"])
+    warnings += few_rows(data["rows_per_feature"]) + weighted_rows(settings)
     if data["folds"] < 3:
         warnings.append(Message("With two folds no penalty can be cross-validated: a cautious fixed one is used."))
         if settings.layers == "heldout":
@@ -208,6 +208,18 @@ def few_rows(per_feature: float) -> list[Message]:
             "prompts. Add prompts, or also fit on the bundled samples.",
             n=f"{per_feature:.1f}",
             wanted=ROWS_PER_FEATURE,
+        )
+    ]
+
+
+def weighted_rows(settings: AlignSettings) -> list[Message]:
+    """Return a note where fitted rows have weights."""
+    if settings.row_weights == "equal":
+        return []
+    return [
+        Message(
+            "Maps and their controls are fitted with each token weighted by the attention that it receives from later "
+            "tokens of the student; scores count every token alike."
         )
     ]
 

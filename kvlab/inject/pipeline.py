@@ -346,4 +346,5 @@ class _Work:
             cautions.append(Message("Only {n} documents are judged: standard errors are rough.", n=len(self.used)))
         maps = self.fitted.sources["projected"].maps.values()
         features = max(len(of_teacher.weights[0]) for of_problem in maps for of_teacher in of_problem)
+        cautions += outcome.weighted_rows(self.settings)
         return cautions + outcome.few_rows(self.fitted.rows / features)

@@ -22,6 +22,7 @@ from kvlab.shapes import Geometry
 
 SINGLE, DOUBLE = 4, 8  # bytes of a number in float32 and float64
 CLASSES = 2  # of rows, each with its own sums and its own correction: exact ones, and those inside a teacher token
+SCORES = 3  # copies of a layer's attention scores: before and after the softmax, and what is summed of them
 LOGITS = 3  # copies at the peak: logits, those of the predicted tokens, their log-softmax
 SOLVED = 16  # square matrices of the features at the peak: sums of some pairs of folds about their means, factors
 LIBRARIES = {"cpu": 64 * 2**20, "cuda": 600 * 2**20}  # allowance: code paged in, thread pools; the CUDA context
@@ -283,7 +284,10 @@ def _fitting(teachers: Sequence[Geometry], student: Geometry, config: TrainConfi
     batch = max(tokens, min(settings.batch_tokens, fold_tokens))
     width = DTYPE_ALIASES[config.precision]
     passes = [model_memory(t, width, 1, batch).activation_bytes for t in teachers]
-    passes.append(model_memory(student, "float32", 1, batch).activation_bytes)
+    reading = model_memory(student, "float32", 1, batch).activation_bytes
+    if config.row_weights == "attention":  # of the student's queries over its keys, one layer at a time
+        reading += SINGLE * SCORES * student.query_heads * batch * tokens
+    passes.append(reading)
     values = sum(g.kv_values_per_token for g in (*teachers, student))
     caches = SINGLE * batch * values
     if config.layers != "depth":  # the rows on which layers are chosen
@@ -297,9 +301,16 @@ def _fitting(teachers: Sequence[Geometry], student: Geometry, config: TrainConfi
 
 
 def _sums(teacher: Geometry, student: Geometry, config: TrainConfig) -> int:
-    """Count the numbers per fold and class: X'X of each set of teacher layers, X'Y of each student layer."""
+    """Count the numbers per fold and class: X'X of each set of teacher layers, X'Y of each student layer.
+
+    Weights differ by student layer: beside the sums of the scored rows each layer has its own of the fitted ones.
+    """
     grams = sum(count * features**2 for features, count in _sets(teacher, student, config))
-    return grams + _cross(teacher, student, config)
+    cross = _cross(teacher, student, config)
+    if config.row_weights == "attention":
+        grams += sum(len(student.kv_layers) * features**2 for features, _ in _sets(teacher, student, config))
+        cross *= 2
+    return grams + cross
 
 
 def _sum(parts: Sequence[Part]) -> int:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from kvlab.errors import KvlabError, TrainError
 from kvlab.language import Message
-from kvlab.request.align import LayerRule
+from kvlab.request.align import LayerRule, RowWeights
 from kvlab.request.settings import Request, setting
 from kvlab.request.time_rules import MAPS
 
@@ -71,6 +71,9 @@ class TrainConfig(Request):
     map: MapKind = setting("ridge", "ridge: closed form, frozen; structured: the trainable KVProjector")
     time: TimeRule = setting("floor", "which teacher step stands for a student step")
     layers: LayerRule = setting("heldout", "which teacher layers explain a student layer")
+    row_weights: RowWeights = setting(
+        "equal", "fitted tokens: all alike, or by the attention that each receives from later tokens of the student"
+    )
     sinks: int = setting(4, "first content tokens of a document left out of fit and KV loss", ge=0, le=64)
     fit_documents: int = setting(200, "training documents that the map is fitted on before step 1", ge=2)
 

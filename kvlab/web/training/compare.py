@@ -22,7 +22,7 @@ PEAKS = {
 }
 # The settings that choose the held-out text, and those that choose the targets.
 SAMPLE = ("seed", "data", "eval_documents", "max_tokens")
-AGAINST = ("teachers", "map", "time", "layers", "sinks", "fusion", "control")
+AGAINST = ("teachers", "map", "time", "layers", "row_weights", "sinks", "fusion", "control")
 
 
 def results(rows: Sequence[Row]) -> None:

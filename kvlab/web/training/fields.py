@@ -39,6 +39,7 @@ def advanced(teachers: int) -> dict[str, Any]:
     with data:
         chosen["time"] = choice("time", say("Time rule"), options.TIMES)
         chosen["layers"] = choice("layers", say("Layers"), options.LAYERS)
+        chosen["row_weights"] = choice("row_weights", say("Weights of fitted tokens"), widgets.ROW_WEIGHTS)
         chosen |= _numbers(options.DATA)
     st.markdown(say("**Thresholds of the verdict**"))
     thresholds, columns = {}, st.columns(4)
