@@ -1,10 +1,12 @@
 """The KV loss on head outputs: against loops over tokens, the model itself, finite differences, and in whole runs."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from kvlab.align.rows import EXACT
 from kvlab.errors import TrainError
 from kvlab.models.forward import padded
 from kvlab.request.refusals import check_heads
@@ -218,12 +220,8 @@ def test_the_loss_trains_keys_and_values_of_the_last_layer_and_no_queries(pair, 
     run = prepared(tmp_path / "run", pair | ON)
     run.learner(run.teachers.batch(run.data.train[:2], CPU))["kv_output"].backward()
     last = run.student.model.model.layers[-1].self_attn
-    grown = {
-        n
-        for n in ("q_proj", "k_proj", "v_proj", "o_proj")
-        if (g := getattr(last, n).weight.grad) is not None and g.any()
-    }
-    assert grown == {"k_proj", "v_proj"}
+    gradients = {name: getattr(last, f"{name}_proj").weight.grad for name in "qkvo"}
+    assert {name for name, gradient in gradients.items() if gradient is not None and gradient.any()} == {"k", "v"}
     assert run.student.model.model.layers[0].self_attn.q_proj.weight.grad.any()  # through the hidden states
 
 
@@ -303,3 +301,18 @@ def test_a_layer_is_computed_again_without_its_note_being_taken_twice():
         sum(outputs(read, at, read.keys[at], read.values[at], place).square().sum() for at in range(3)).backward()
         found[twice] = loaded.model.get_input_embeddings().weight.grad.clone()
     torch.testing.assert_close(found[False], found[True])
+
+
+def test_the_rule_exact_trains_on_exact_rows_only_with_the_same_maps(pair, tmp_path):
+    """So the KV loss on exact rows alone needs no setting of its own: --time exact."""
+    floor, exact = (prepared(tmp_path / time, pair | {"time": time, "layers": "depth"}) for time in ("floor", "exact"))
+    items = floor.data.train[:3]
+    batch = floor.teachers.batch(items, CPU)
+    fewer = exact.teachers.batch([replace(item, maps=e.maps) for item, e in zip(items, exact.data.train)], CPU)
+    kept = batch.row_classes[0] == EXACT
+    assert 0 < kept.sum() < len(kept)
+    for all_rows, rows in zip(batch.rows, fewer.rows, strict=True):
+        assert torch.equal(all_rows[kept], rows)
+    for problem, module in exact.fitted[0].maps.items():
+        of_floor = floor.fitted[0].maps[problem]
+        torch.testing.assert_close(module.weight[module.places[EXACT]], of_floor.weight[of_floor.places[EXACT]])

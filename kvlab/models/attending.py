@@ -24,9 +24,9 @@ class Attention:
     function: Callable
     module: torch.nn.Module
     keys: torch.Tensor  # [B, H, T, Dk] that it had; to tell whose layer's they are
-    queries: torch.Tensor
     mask: torch.Tensor | None
     others: dict[str, Any]
+    queries: torch.Tensor
 
     def __call__(self, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         """Return the heads' outputs [B, T, Hq, Dv] over keys [B, H, T, Dk], as cached, and values [B, H, T, Dv]."""
@@ -49,7 +49,7 @@ def noted() -> Iterator[list[Attention]]:
             if threading.get_ident() == thread and not args:
                 others = {name: x.detach() if isinstance(x, torch.Tensor) else x for name, x in kwargs.items()}
                 others |= {"dropout": 0.0} if "dropout" in others else {}
-                calls.append(Attention(function, module, key, query.detach(), attention_mask, others))
+                calls.append(Attention(function, module, key, attention_mask, others, query.detach()))
             return function(module, query, key, value, attention_mask, *args, **kwargs)
 
         return attend

@@ -80,7 +80,7 @@ def _attention(loaded: LoadedModel, calls: list[Attention], cache: DynamicCache,
         expected=Message(
             "the queries of layer {layer} of {name}, beside the keys that it caches", layer=layer, name=loaded.name
         ),
-        found=Message("an architecture ({kind}) whose layers do not hand them out", kind=kind),
+        found=Message("an architecture ({kind}) whose layers do not hand out their queries", kind=kind),
         remedy=Message("take the KV loss on keys and values: --kv_loss rows"),
     )
 
