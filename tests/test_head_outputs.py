@@ -1,5 +1,6 @@
 """The KV loss on head outputs: against loops over tokens, the model itself, finite differences, and in whole runs."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -14,12 +15,13 @@ from kvlab.request.train import TrainConfig
 from kvlab.shapes import KINDS
 from kvlab.train.head_outputs import outputs, replaced
 from kvlab.train.learner import kv_error
+from kvlab.train.process import perform
 from kvlab.train.student import check_attention, read_student, recompute_activations
 from tests.test_train_loop import by_hand, evaluated, losses, with_two
 from tests.tiny import tiny_loaded, tiny_tokens
-from tests.training import prepared, steps
+from tests.training import metrics, prepared, steps, written
 
-pytestmark = [pytest.mark.model, pytest.mark.xdist_group("train-loop")]
+pytestmark = [pytest.mark.model, pytest.mark.xdist_group("train-loop"), pytest.mark.usefixtures("fresh_accelerate")]
 CPU = torch.device("cpu")
 ON = {"kv_loss": "head-outputs"}
 
@@ -316,3 +318,17 @@ def test_the_rule_exact_trains_on_exact_rows_only_with_the_same_maps(pair, tmp_p
     for problem, module in exact.fitted[0].maps.items():
         of_floor = floor.fitted[0].maps[problem]
         torch.testing.assert_close(module.weight[module.places[EXACT]], of_floor.weight[of_floor.places[EXACT]])
+
+
+def test_a_runs_log_and_report_have_the_error_of_head_outputs(pair, tmp_path):
+    for name, settings in (("on", ON), ("off", {})):
+        folder = written(tmp_path / name, pair | settings | {"max_steps": 2})
+        perform(folder)
+        told = json.loads((folder / "report.json").read_text())
+        known = [*metrics(folder), told["before"], told["after"]]
+        assert len(known) == 4 and all(("kv_output" in numbers) == bool(settings) for numbers in known)
+        pages = [(folder / file).read_text() for file in ("training.log", "report.md", "report.html")]
+        assert all(("head outputs" in page) == bool(settings) for page in pages)
+        if settings:
+            change = f"{told['before']['kv_output']:.4f} → {told['after']['kv_output']:.4f}"
+            assert change in pages[1] and change in pages[2]

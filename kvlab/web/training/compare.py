@@ -29,7 +29,8 @@ def results(rows: Sequence[Row]) -> None:
     st.subheader(say("Results side by side"))
     columns = _columns()
     results = table.frame(rows, columns)
-    for pair in (["kl_before", "kl_after"], ["kv_output before", "kv_output after"]):
+    for name in ("kl", "output"):
+        pair = [f"{name}_before", f"{name}_after"]
         if results[pair].isna().all(axis=None):
             results = results.drop(columns=pair)
     coloured = table.coloured(results, [charts.colour(position) for position in range(len(rows))])
@@ -62,8 +63,8 @@ def _columns() -> table.Columns:
         "kv_key after": (number(say("K after"), key), _measured("after", "kv_key")),
         "kv_value before": (number(say("V before"), value), _measured("before", "kv_value")),
         "kv_value after": (number(say("V after"), value), _measured("after", "kv_value")),
-        "kv_output before": (number(say("outputs before"), outputs), _measured("before", "kv_output")),
-        "kv_output after": (number(say("outputs after"), outputs), _measured("after", "kv_output")),
+        "output_before": (number(say("outputs before"), outputs), _measured("before", "kv_output")),
+        "output_after": (number(say("outputs after"), outputs), _measured("after", "kv_output")),
         "kl_before": (number(say("KL before"), kl), lambda row: _kl(row, "before")),
         "kl_after": (number(say("KL after"), kl), lambda row: _kl(row, "after")),
         "documents": (documents, _measured("before", "documents")),
