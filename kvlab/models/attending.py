@@ -18,12 +18,12 @@ from transformers.modeling_utils import AttentionInterface
 class Attention:
     """One layer's attention in one forward: its queries [B, Hq, T, Dk] as its heads use them, mask, scale, sinks.
 
-    Nothing in it carries a gradient.
+    Queries, mask and the rest carry no gradient.
     """
 
     function: Callable
     module: torch.nn.Module
-    keys: torch.Tensor  # [B, H, T, Dk] that it had; to tell whose layer's they are
+    keys: torch.Tensor  # [B, H, T, Dk] that it had: they tell whose layer it is
     mask: torch.Tensor | None
     others: dict[str, Any]
     queries: torch.Tensor
