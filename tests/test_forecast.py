@@ -101,6 +101,13 @@ def test_the_documents_that_are_refined_on_are_those_of_the_other_folds():
     assert refined_documents(1000, 5) == 256
 
 
+def test_head_outputs_by_hand():
+    """Per token and layer two times the queries, the keys, and four times the heads' outputs."""
+    queries, keys, found = 512, 256, parts(kv_loss="head-outputs")
+    assert found["outputs"] == 4 * 200 * LAYERS * (2 * queries + keys + 4 * queries)
+    assert "outputs" not in parts() and "outputs" not in parts(kv_loss="head-outputs", control="ce-only")
+
+
 def test_processes_share_a_batch_and_the_forecast_is_of_the_larger_share():
     config = TrainConfig(batch_size=5)
     found = training_memory([TEACHER], SMALL, config, 100, processes=2)

@@ -239,7 +239,18 @@ def _kv(teachers: Sequence[Geometry], student: Geometry, config: TrainConfig, to
     rows = SINGLE * tokens * 3 * values
     features = sum(_features(teacher, student, config) for teacher in teachers)
     targets = len(teachers) + (1 if len(teachers) > 1 else 0)  # one per teacher, and their fusion
-    return [Part("kv", rows), Part("targets", SINGLE * tokens * (features + targets * values))]
+    parts = [Part("kv", rows), Part("targets", SINGLE * tokens * (features + targets * values))]
+    return [*parts, _outputs(student, tokens)] if config.on_outputs else parts
+
+
+def _outputs(student: Geometry, tokens: int) -> Part:
+    """Return what attending to the own and the projected cache keeps; scaled-dot-product attention keeps no scores.
+
+    Per layer the queries and, for the backward pass, keys turned again, keys and values repeated to the query heads,
+    outputs, and outputs of the rows and their difference to the target.
+    """
+    q, k, _, o, _ = _widths(student)
+    return Part("outputs", SINGLE * tokens * len(student.kv_layers) * (2 * q + k + 4 * o))
 
 
 def _layers_beside(teacher: Geometry, config: TrainConfig, width: int) -> int:
