@@ -39,7 +39,7 @@ def read_sample(
     read_batch: Callable[[list[Item]], Read],
     tokens: int,
     folds: int,
-    look: Callable[[list[Rows]], None],
+    look: Callable[[list[Rows]], None] = lambda rows: None,
 ) -> SampleRows:
     """Read batches until they hold ``tokens`` student tokens and documents of every fold; leave the rest.
 
