@@ -4,7 +4,6 @@ It starts each queued run when its device is free, records how its process ends,
 If it dies, the runs continue. The next launch or list starts another keeper, which adopts them.
 """
 
-import json
 import logging
 import os
 import socket
@@ -106,7 +105,7 @@ def keep(root: Path, command: Sequence[str]) -> None:
         os.close(signal_ready)
         os.read(ready, 1)
         os._exit(0)
-    _write_identity(lock)
+    locks.sign(lock)
     os.close(ready)
     os.close(signal_ready)
     keeper = Keeper(root, command)
@@ -118,14 +117,6 @@ def keep(root: Path, command: Sequence[str]) -> None:
         lock = locks.take(run_queue.here(root) / run_queue.KEEPER_LOCK) if keeper.waiting() else None
         if lock is None:
             return
-        _write_identity(lock)
-
-
-def _write_identity(lock: int) -> None:
-    identity = {key: value for key, value in process.identity().items() if key != "host"}
-    with suppress(OSError):  # a full disk: others still find the lock taken
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, json.dumps(identity).encode(), 0)
 
 
 def _start(folder: Path, command: Sequence[str], visible_devices: str | None) -> subprocess.Popen:

@@ -17,7 +17,7 @@ from kvlab.results.training.verdict import Checkpoint, judge, milestones, state_
 from kvlab.runs import store
 from kvlab.runs.records import VERDICT
 
-LOG, MAPS, STOP = "training.log", "projector.safetensors", "stop"
+LOG, MAPS = "training.log", "projector.safetensors"
 
 
 class Record:
