@@ -19,6 +19,7 @@ from kvlab.request.train import TrainConfig
 from kvlab.runs import failures, locks
 from kvlab.runs.failures import NotFinite
 from kvlab.runs.live_status import LiveStatus
+from kvlab.runs.records import REPORT_OF_FORM
 from kvlab.runs.run_queue import RUN_LOCK, STOP
 from kvlab.train.memory_watch import MemoryWatch
 from kvlab.train.record import Record
@@ -55,6 +56,10 @@ def _perform(
     folder: Path, echo: Callable[[str], None] | None, run: type[Run] | None, config: TrainConfig | None
 ) -> int:
     first = first_process()
+    if first:  # those of an earlier end would pass for those of this one
+        for name in REPORT_OF_FORM.values():
+            with suppress(OSError):
+                (folder / name).unlink()
     live = LiveStatus(folder, threading.Event()) if first else None
     record, at = None, Phase(live)
     try:
