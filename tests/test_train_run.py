@@ -20,6 +20,7 @@ from kvlab.train import checkpoint
 from kvlab.train.learner import cross_entropy
 from kvlab.train.process import Stop, perform
 from tests.spoken import spoken
+from tests.test_privacy import opened_to_others
 from tests.trainers import nothing_outlives
 from tests.training import PROJECT, metrics, started, written
 from tests.waiting import wait_until
@@ -296,12 +297,12 @@ def everything(folder):
 
 def test_the_second_train_in_a_folder_is_refused_and_names_the_first(pair, tmp_path):
     """Whichever way both were started; a killed process leaves no lock behind."""
-    (tmp_path / "c.yaml").write_text(yaml.safe_dump(pair | {"max_steps": 1000, "checkpoint_every": 10_000}))
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(pair | {"max_steps": 1000, "checkpoint_every": 1}))
     folder = tmp_path / "runs" / "20261201T000000.000Z-mine-0000"
     flags = [*SWITCHES, "--config", str(tmp_path / "c.yaml")]
     command = [sys.executable, "-P", "-m", "kvlab", "train", *flags, "--output_dir", str(folder)]
     environment = os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
-    first = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    first = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, umask=0)
     try:
         wait_until(lambda: len(metrics(folder)) >= 2, 120, "two steps")
         for again in (command, [*command[:3], "kvlab.train", str(folder)]):
@@ -324,6 +325,7 @@ def test_the_second_train_in_a_folder_is_refused_and_names_the_first(pair, tmp_p
     with locks.held(folder / run_queue.RUN_LOCK) as free:
         assert free
     assert [line["step"] for line in metrics(folder)] == list(range(1, len(metrics(folder)) + 1))
+    assert checkpoint.saved_step(folder) >= 1 and opened_to_others(folder.parent) == []
 
 
 def test_a_failed_verdict_is_exit_code_1(pair, tmp_path, capsys):

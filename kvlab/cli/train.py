@@ -15,6 +15,7 @@ import yaml
 
 from kvlab.cli import flags
 from kvlab.errors import KvlabError, TrainError
+from kvlab.host import privacy
 from kvlab.language import Message
 from kvlab.request.settings import checked, unreadable
 from kvlab.request.train import TrainConfig, switches_out
@@ -87,7 +88,7 @@ def run(options: argparse.Namespace) -> int:
         return perform(folder, config=config)
     _refuse_foreign(folder)
     with store.disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        privacy.make(folder)
     with locks.owned(folder / RUN_LOCK):
         _refuse_another(folder, config)
         # First, so that a folder of which the rest is missing can be told from a foreign one.

@@ -124,8 +124,7 @@ def _start(folder: Path, command: Sequence[str], visible_devices: str | None) ->
     environment.pop("CUDA_VISIBLE_DEVICES", None)
     if visible_devices is not None:
         environment["CUDA_VISIBLE_DEVICES"] = visible_devices
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-    with store.disk_errors(folder), open(os.open(folder / OUTPUT, flags, 0o666), "ab") as output:
+    with store.disk_errors(folder), open(folder / OUTPUT, "ab", opener=store.private) as output:
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "kvlab.runs.begin", str(folder), *command],
             stdout=output,

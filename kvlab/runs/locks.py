@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kvlab.errors import RunError, system_reason
+from kvlab.host import privacy
 from kvlab.language import Message
 from kvlab.runs import process, store
 from kvlab.runs.records import Status
@@ -32,7 +33,7 @@ def take(path: Path, seconds: float = 0.0) -> int | None:
     """
     with store.disk_errors(path.parent):
         # Open for writing: NFS needs it for an exclusive lock.
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, privacy.file_mode())
     deadline = time.monotonic() + seconds
     try:
         while not _locked(descriptor, path):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kvlab.errors import Cancelled, KvlabError, RunError
-from kvlab.host import memory
+from kvlab.host import memory, privacy
 from kvlab.request.settings import read
 from kvlab.request.train import TrainConfig
 from kvlab.runs import failures, locks
@@ -49,6 +49,7 @@ def perform(
             except RunError as error:  # nothing may be written in the folder
                 print(f"kvlab: {error}", file=sys.stderr)
                 return REFUSED
+            privacy.make(folder)  # an older version gave it to all
         return _perform(folder, echo, run, config)
 
 

@@ -5,7 +5,6 @@ Only the main process of several writes; the record of the others does nothing.
 
 import json
 import math
-import os
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -77,9 +76,7 @@ class Record:
         if not self.writes:
             return
         with store.disk_errors(self.folder):
-            draft = self.folder / f".{name}.{os.getpid()}.tmp"
-            draft.write_text(json.dumps(_finite(value), ensure_ascii=False, indent=1), encoding="utf-8")
-            draft.replace(self.folder / name)
+            store.replace(self.folder / name, json.dumps(_finite(value), ensure_ascii=False, indent=1).encode())
 
     def _metrics(self, line: dict[str, Any]) -> None:
         if not self.writes:
