@@ -12,9 +12,12 @@ from streamlit.starlette import App
 
 from kvlab import PACKAGE
 from kvlab.errors import KvlabError
+from kvlab.host import privacy
 from kvlab.web import server
 from kvlab.web.access.guard import Guard
 from kvlab.web.server import worker
+
+privacy.keep()
 
 
 @asynccontextmanager

@@ -132,6 +132,12 @@ def test_the_printed_address_lets_a_browser_in(app):
     assert ask(app, "/_stcore/health", Cookie=known, Host="evil.example")[0] == 403
 
 
+def test_whatever_server_and_worker_write_is_this_accounts_alone(app):
+    for process in (app.process, app.worker()):
+        assert "Umask:\t0077\n" in Path(f"/proc/{process.pid}/status").read_text()
+    assert app.runs.joinpath("worker.log").stat().st_mode & 0o777 == 0o600
+
+
 def test_the_token_is_in_the_log_once_and_first(app):
     ask(app, f"/?token={app.token}")
     ask(app, f"/%00?token={app.token}")

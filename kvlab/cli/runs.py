@@ -14,7 +14,7 @@ from kvlab.host.memory import readable
 from kvlab.language import Message, phrase, plural, say
 from kvlab.results.training.facts import gather
 from kvlab.results.training.words import checkpoint_words, mark_words, remarked, state_words
-from kvlab.results.training.write import FORMATS, text_of, write
+from kvlab.results.training.write import FORMATS, complete, text_of, write
 from kvlab.runs import monitor, run_queue, store, training
 from kvlab.runs.monitor import View
 from kvlab.shapes import phase_words
@@ -113,7 +113,10 @@ def _list(options: argparse.Namespace) -> int:
         run_queue.attend(root)
     except RunError as error:  # list the runs all the same
         print(say("The run queue is not moving. {error}", error=error), file=sys.stderr)
-    views = [monitor.view(folder) for folder in store.listing(root)]
+    folders = store.listing(root)
+    for folder in folders:
+        complete(folder)
+    views = [monitor.view(folder) for folder in folders]
     if not views:
         print(say("No runs in {folder}.", folder=root))
     for view in views:
@@ -122,7 +125,9 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    view = monitor.view(_chosen(options))
+    folder = _chosen(options)
+    complete(folder)
+    view = monitor.view(folder)
     if options.json:
         print(json.dumps({**asdict(view), "folder": str(view.folder)}, ensure_ascii=False, indent=1, default=str))
         return 0
@@ -260,4 +265,6 @@ def _course(view: View) -> str:
         words[-1] += say(" ({progress})", progress=phase_words(view.phase) + progress)
     if view.elapsed_s is not None:
         words.append(say("{seconds:.0f} s", seconds=view.elapsed_s))
+    if view.overdue and view.silent_s is not None:
+        words.append(say("no update for {seconds:.0f} s: a long step, or stuck", seconds=view.silent_s))
     return say(", ").join(words)

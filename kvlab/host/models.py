@@ -25,7 +25,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 
 from kvlab.errors import ModelError
-from kvlab.host import bundled
+from kvlab.host import bundled, privacy
 from kvlab.language import Message, phrase
 
 DEMO = tuple(f"demo/{name}" for name in bundled.NAMES)
@@ -259,7 +259,8 @@ def _download(repo_id: str, part: str, cached: Path | None) -> Path:
     patterns = PARTS["config"] + (PARTS[part] if part != "config" else [])
     cache = constants.HF_HUB_CACHE
     try:
-        return Path(snapshot_download(repo_id, allow_patterns=patterns, cache_dir=cache, etag_timeout=HUB_TIMEOUT))
+        with privacy.as_in(Path(cache)):
+            return Path(snapshot_download(repo_id, allow_patterns=patterns, cache_dir=cache, etag_timeout=HUB_TIMEOUT))
     except Exception as error:
         _raise_for_hub(repo_id, part, error)
 

@@ -24,6 +24,7 @@ import yaml
 
 from kvlab import PROJECT
 from kvlab.errors import RunError, system_reason
+from kvlab.host import privacy
 from kvlab.language import Message, phrase
 from kvlab.runs.lenient import read_json
 
@@ -69,6 +70,12 @@ def runs_root() -> Path:
     return Path(setting).expanduser().absolute() if setting else PROJECT / "runs"
 
 
+def make_root(root: Path) -> None:
+    """Create the folder of all runs. The access of an existing folder that KVLAB_RUNS names is its owner's matter."""
+    if root == PROJECT / "runs" or not root.exists():
+        privacy.make(root)
+
+
 def create(root: Path, kind: str, name: str, config: dict[str, Any]) -> Path:
     """Create the folder of a new run with its config and the status "queued"; it appears complete or not at all.
 
@@ -81,10 +88,10 @@ def create(root: Path, kind: str, name: str, config: dict[str, Any]) -> Path:
     if kind in COMPUTED:
         status["next_heartbeat_due"] = timestamp(now + UNCLAIMED)
     with disk_errors(root):
-        root.mkdir(parents=True, exist_ok=True)
+        make_root(root)
         run_id = _new_id(now, name, kind)
         draft = root / f".{run_id}.draft"
-        draft.mkdir()
+        privacy.make(draft)
         try:
             replace(draft / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
             write_status(draft, **status)
@@ -115,7 +122,7 @@ def read_status(folder: Path) -> dict[str, Any]:
 def read_config(folder: Path) -> dict[str, Any]:
     """Read the run's settings; empty if they are missing or not a table in YAML."""
     try:
-        with open(folder / CONFIG, "rb", opener=_no_link) as file:
+        with open(folder / CONFIG, "rb", opener=private) as file:
             config = yaml.safe_load(file)
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
@@ -137,7 +144,7 @@ def append_metrics(folder: Path, record: dict[str, Any]) -> None:
 
 def append(path: Path, data: bytes) -> None:
     """Add whole lines to a growing file of a run. Raises RunError ``runs-unwritable`` or ``disk-full``."""
-    with disk_errors(path.parent), open(path, "ab", opener=_no_link) as file:
+    with disk_errors(path.parent), open(path, "ab", opener=private) as file:
         if _torn(path):  # a writer was killed in the middle of a line: start a new one
             data = b"\n" + data
         file.write(data)
@@ -150,7 +157,7 @@ def read_lines(path: Path, offset: int = 0) -> Lines:
     not JSON objects. A file shorter than ``offset`` has been replaced: reads it from its start.
     """
     try:
-        with open(path, "rb", opener=_no_link) as file:
+        with open(path, "rb", opener=private) as file:
             size = os.fstat(file.fileno()).st_size
             start = offset if 0 <= offset <= size else 0
             file.seek(start)
@@ -223,7 +230,7 @@ def enlist(root: Path, folder: Path) -> Path:
         run_id = _new_id(datetime.now(UTC), place.name, "training")
         write_status(place, **{LISTED: run_id})
     with disk_errors(root):
-        root.mkdir(parents=True, exist_ok=True)
+        make_root(root)
         (root / run_id).symlink_to(place)
     return root / run_id
 
@@ -275,8 +282,9 @@ def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", ascii_name).strip("-")[:_SLUG_LENGTH].strip("-")
 
 
-def _no_link(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+def private(path: str, flags: int) -> int:
+    """Open a file of a run, which is no link; the opener of ``open``."""
+    return os.open(path, flags | os.O_NOFOLLOW, privacy.file_mode())
 
 
 def replace(path: Path, data: bytes) -> None:
@@ -285,7 +293,7 @@ def replace(path: Path, data: bytes) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with _drafting:
         try:
-            with open(draft, "wb", opener=_no_link) as file:
+            with open(draft, "wb", opener=private) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -297,7 +305,7 @@ def replace(path: Path, data: bytes) -> None:
 
 
 def _torn(path: Path) -> bool:
-    with open(path, "rb", opener=_no_link) as file:
+    with open(path, "rb", opener=private) as file:
         if file.seek(0, os.SEEK_END) == 0:
             return False
         file.seek(-1, os.SEEK_END)

@@ -208,12 +208,7 @@ def _changing(folder: Path) -> Iterator[dict[str, Any]]:
     """Yield the status of a run without a process. Inside ``with``, nobody else starts or changes the run."""
     with locks.held(folder / run_queue.RUN_LOCK, PATIENCE) as mine:
         if not mine:
-            raise RunError(
-                "run-busy",
-                expected=Message("run {name} to be at rest", name=folder.name),
-                found=Message("a process that has it still"),
-                remedy=Message("wait until it is gone, or kill it: python -m kvlab runs kill {name}", name=folder.name),
-            )
+            raise locks.busy(folder / run_queue.RUN_LOCK)
         yield store.read_status(folder)
 
 

@@ -5,7 +5,6 @@ Only the main process of several writes; the record of the others does nothing.
 
 import json
 import math
-import os
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +17,7 @@ from kvlab.runs import store
 from kvlab.runs.records import VERDICT
 from kvlab.train.boards import Board
 
-LOG, MAPS, STOP = "training.log", "projector.safetensors", "stop"
+LOG, MAPS = "training.log", "projector.safetensors"
 HELD_OUT = "heldout"  # the group of the held-out numbers on a board
 
 
@@ -97,9 +96,7 @@ class Record:
         if not self.writes:
             return
         with store.disk_errors(self.folder):
-            draft = self.folder / f".{name}.{os.getpid()}.tmp"
-            draft.write_text(json.dumps(_finite(value), ensure_ascii=False, indent=1), encoding="utf-8")
-            draft.replace(self.folder / name)
+            store.replace(self.folder / name, json.dumps(_finite(value), ensure_ascii=False, indent=1).encode())
 
     def _metrics(self, line: dict[str, Any]) -> None:
         if not self.writes:

@@ -12,6 +12,7 @@ from kvlab.errors import KvlabError, RunError
 from kvlab.language import Message, phrase, say
 from kvlab.request.train import Thresholds
 from kvlab.results.training.words import checkpoint_words, remarked, verdict_words
+from kvlab.results.training.write import complete
 from kvlab.results.words import sentences
 from kvlab.runs import monitor, run_queue, store, training
 from kvlab.runs.metrics import pace
@@ -125,6 +126,7 @@ def _state(view: View, files: Source, moving: bool) -> None:
 
 def ended(view: View, files: Source) -> None:
     """Show how a run ended: its verdict, or why it has none and what to do. Draw nothing while it is active."""
+    complete(view.folder)
     if view.state == "done":
         _verdict(view, files)
     elif view.state == "cancelled":

@@ -60,6 +60,8 @@ def state(row: Row) -> str:
     if row.state == "queued" and row.ahead is not None:
         ahead = say("{n} before it", n=row.ahead) if row.ahead else say("next")
         return say("{state}: {detail}", state=state_words(row.state), detail=ahead)
+    if row.state == "running" and row.overdue:
+        return say("{state}: {detail}", state=state_words(row.state), detail=say("no update, perhaps stuck"))
     if row.state == "running" and row.phase:
         return say("{state}: {detail}", state=state_words(row.state), detail=phase_words(row.phase))
     return state_words(row.state)
