@@ -18,6 +18,7 @@ from kvlab.errors import KvlabError, ModelError
 from kvlab.models.loading import load
 from kvlab.request import prompts
 from kvlab.runs import store
+from kvlab.web.access.access_token import SECRET, Keys
 from tests import app as real
 from tests.tiny import tiny_model
 
@@ -127,6 +128,9 @@ def test_the_printed_address_lets_a_browser_in(app):
     cookie = headers["set-cookie"]
     assert "HttpOnly" in cookie and "SameSite=lax" in cookie and app.token not in cookie
     known = cookie.split(";")[0]
+    secret = app.runs / SECRET
+    assert secret.stat().st_mode & 0o777 == 0o600
+    assert Keys(app.token, secret.read_bytes()).known(known.partition("=")[2])  # so the next server knows it, too
     assert ask(app, "/_stcore/health", Cookie=known)[0] == 200
     assert stream(app, Origin=app.url, Cookie=known) == 101
     assert ask(app, "/_stcore/health", Cookie=known, Host="evil.example")[0] == 403

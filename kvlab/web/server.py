@@ -5,12 +5,15 @@ The server starts and stops the worker itself, without any page.
 
 import getpass
 import os
+import re
 import socket
 import sys
 from functools import cache
+from pathlib import Path
 from urllib.parse import quote
 
 from streamlit import config
+from streamlit.file_util import get_static_dir
 from streamlit.web.server.server_util import get_url
 
 from kvlab.errors import KvlabError
@@ -18,6 +21,7 @@ from kvlab.language import phrase, say
 from kvlab.results.words import sentences
 from kvlab.runs import run_queue, store
 from kvlab.runs.worker_client import Worker
+from kvlab.web import language
 from kvlab.web.access import hosts
 from kvlab.web.access.access_token import NEW, VARIABLE, AccessError, Keys, is_loopback, keys
 
@@ -42,7 +46,7 @@ SETTING = f"{VARIABLE}={NEW}"
 def entrance() -> Keys:
     """Return the keys of this server. Exit with a message if it would be open to everybody."""
     try:
-        return keys(_address(), os.environ.get(VARIABLE))
+        return keys(_address(), os.environ.get(VARIABLE), store.runs_root())
     except AccessError as error:
         sys.exit(str(error))
 
@@ -56,6 +60,12 @@ def names() -> set[str]:
 
 def proxies() -> set[str]:
     return {name.strip().lower() for name in os.environ.get(hosts.VARIABLE, "").split(",") if name.strip()}
+
+
+def scripts() -> list[str]:
+    """Return the inline scripts of the pages: Streamlit's own, and those that tell the language."""
+    page = (Path(get_static_dir()) / "index.html").read_text(encoding="utf-8")
+    return [*re.findall(r"<script>(.*?)</script>", page, re.DOTALL), *language.SCRIPTS.values()]
 
 
 def startup_text() -> str:
