@@ -18,6 +18,7 @@ from kvlab.errors import KvlabError, ModelError
 from kvlab.models.loading import load
 from kvlab.request import prompts
 from kvlab.runs import store
+from kvlab.web import server
 from kvlab.web.access.access_token import SECRET, Keys
 from tests import app as real
 from tests.tiny import tiny_model
@@ -147,6 +148,12 @@ def test_the_token_is_in_the_log_once_and_first(app):
     assert first == f"kvlab: {app.url}/?token={app.token}"
     assert f"ssh -N -L {port}:127.0.0.1:{port} " in second
     assert log.count(app.token) == 1
+
+
+@pytest.mark.parametrize(("characters", "warned"), [(15, True), (16, False)])
+def test_a_short_token_of_ones_own_is_warned_of(monkeypatch, characters, warned):
+    monkeypatch.setattr(server, "entrance", lambda: Keys("x" * characters))
+    assert ("can be guessed" in server.startup_text()) == warned
 
 
 def test_a_server_beyond_this_machine_is_not_started_without_a_token():

@@ -26,6 +26,7 @@ from kvlab.web.access import hosts
 from kvlab.web.access.access_token import NEW, VARIABLE, AccessError, Keys, is_loopback, keys
 
 WILDCARDS = ("", "0.0.0.0", "::")
+LONG_ENOUGH = 16  # characters of a token
 # Printed in the terminal.
 AT = "kvlab: {address}"
 TUNNEL = phrase("From your own computer, first: {command}")
@@ -33,6 +34,7 @@ TUNNEL_THEN = phrase("From your own computer, first: {command}, then open {addre
 NO_TOKEN = phrase(
     "No access token: every account on this machine can open kvlab. With one: {setting} streamlit run app.py"
 )
+SHORT = phrase("This token is short and can be guessed: every guess is checked. Use at least {n} characters.")
 CLEAR_TEXT = phrase("Beyond this machine the token travels unencrypted; the tunnel encrypts it.")
 # Shown on the pages.
 NOTE = phrase("kvlab runs on this machine and sends nothing anywhere.")
@@ -82,7 +84,9 @@ def startup_text() -> str:
         lines.append(say(TUNNEL_THEN, command=command, address=get_url("127.0.0.1")))
     if token is None:
         lines.append(say(NO_TOKEN, setting=SETTING))
-    elif not is_loopback(address):
+    elif len(token) < LONG_ENOUGH:
+        lines.append(say(SHORT, n=LONG_ENOUGH))
+    if token is not None and not is_loopback(address):
         lines.append(say(CLEAR_TEXT))
     return "\n".join(lines)
 
