@@ -177,6 +177,15 @@ def test_maps_are_by_class_in_the_form_unless_another_choice_is_made():
     assert not app.exception and app.selectbox(key="form-rows").value == "exact"
 
 
+def test_fitted_tokens_count_alike_in_the_form_unless_another_choice_is_made():
+    app = open_page("alignment", run="sample")
+    app.button(key="form-toggle").click().run()
+    picker = app.selectbox(key="form-row-weights")
+    assert picker.value == "equal" and len(picker.options) == 2
+    picker.set_value("attention").run()
+    assert not app.exception and app.selectbox(key="form-row-weights").value == "attention"
+
+
 def test_of_several_teachers_one_is_picked_by_address_or_control():
     both = finished.fused(finished.of_one_map(read(bundled.ANALYSIS)))
     other = dataclasses.replace(both, teacher=both.teacher | {"name": "demo/teacher-b"})
@@ -313,11 +322,19 @@ def test_a_stopped_analysis_goes_on_or_runs_again(state, monkeypatch):
     app = open_page("alignment", run=folder.name)
     button = app.button(key=f"again-{folder.name}")
     assert button.label == "Run again" and "from the beginning" in button.help
-    (folder / progress.UNFINISHED).write_bytes(b"sums")
+    (folder / progress.UNFINISHED["analysis"]).write_bytes(b"sums")
     button = app.run().button(key=f"again-{folder.name}")
     assert button.label == "Continue"
     button.click().run()
     assert asked == [folder]
+
+
+def test_a_stopped_functional_test_goes_on_refining():
+    folder = finished.unfinished("cancelled", "injection")
+    assert open_page("function", run=folder.name).button(key=f"again-{folder.name}").label == "Run again"
+    (folder / progress.UNFINISHED["injection"]).write_bytes(b"weights")
+    button = open_page("function", run=folder.name).button(key=f"again-{folder.name}")
+    assert button.label == "Continue" and "refining goes on from there" in button.help
 
 
 def test_a_folder_without_its_prompts_cannot_go_on():
@@ -328,11 +345,12 @@ def test_a_folder_without_its_prompts_cannot_go_on():
 def test_the_file_that_says_there_is_something_to_go_on_from():
     from kvlab.align import unfinished
 
-    assert unfinished.NAME == progress.UNFINISHED
+    assert {"analysis": unfinished.NAME, "injection": unfinished.REFINEMENT} == progress.UNFINISHED
 
 
 def test_every_choice_of_the_form_has_words():
     assert set(widgets.LAYER_RULES) == set(get_args(align.LayerRule))
+    assert set(widgets.ROW_WEIGHTS) == set(get_args(align.RowWeights))
     assert set(widgets.SEARCHES) == set(get_args(align.Search))
     assert set(widgets.TIME_RULES) == set(get_args(align.TimeRule))
     assert set(widgets.SEGMENTS) == set(get_args(segments.Source))

@@ -108,6 +108,7 @@ def test_every_choice_has_words():
         (words.PRECISIONS, settings.Precision),
         (words.TIMES, settings.TimeRule),
         (words.LAYERS, settings.LayerRule),
+        (words.KV_LOSSES, settings.KVLoss),
     ):
         assert set(shown) == set(get_args(choice))
 

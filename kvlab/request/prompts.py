@@ -6,8 +6,8 @@ The kind of a Problem is the kind of its PromptError without ``prompts-``.
 """
 
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from kvlab.request.uploads import Record, safe_name
 from kvlab.shapes import Document, Segment
 
 RUN_PROMPTS = "prompts.jsonl"  # in a run folder
+AUTO_CALIBRATION_BELOW = 20  # documents; with fewer, a map fitted on them alone says little
 
 _MIB = 2**20
 
@@ -138,6 +139,14 @@ def tabular_columns(filename: str, data: bytes) -> list[str]:
 def samples(limit: int | None = None) -> list[Document]:
     """Read the first ``limit`` bundled sample prompts, English and Chinese, each with all three parts."""
     return read_file(SAMPLES).documents[:limit]
+
+
+def calibration_documents(calibration: str, documents: Sequence[Document]) -> list[Document]:
+    """Return the bundled samples that are not among the prompts, when the request's ``calibration`` wants them."""
+    if calibration == "none" or (calibration == "auto" and len(documents) >= AUTO_CALIBRATION_BELOW):
+        return []
+    texts = {document.text for document in documents}
+    return [replace(d, id=f"sample/{d.id}") for d in samples() if d.text not in texts]
 
 
 def write_prompts(documents: Iterable[Document], path: str | Path) -> None:

@@ -52,6 +52,17 @@ def check(teachers: Sequence[Geometry], student: Geometry, use_kv_projector: boo
             )
 
 
+def check_heads(config: TrainConfig, student: Geometry) -> None:
+    """Refuse a KV loss on head outputs for a latent cache. Raises TrainError ``queries-unavailable``."""
+    if config.on_outputs and student.latent:
+        raise TrainError(
+            "queries-unavailable",
+            expected=Message("a cache of keys and values, from which a head's output follows"),
+            found=Message("a latent cache in {name}", name=student.name),
+            remedy=Message("take the KV loss on keys and values: --kv_loss rows"),
+        )
+
+
 def check_index(document: str, teacher: Geometry, length_t: int, length_s: int) -> None:
     """Refuse to read step i for step i beyond the teacher's timeline. Raises TrainError ``time-out-of-bounds``."""
     if length_t < length_s:

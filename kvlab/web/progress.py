@@ -17,7 +17,15 @@ from kvlab.web import backend, files, outcome, places
 from kvlab.web.server import worker
 from kvlab.web.widgets import plain, show_error
 
-UNFINISHED = "unfinished.safetensors"  # align.unfinished.NAME, which needs torch
+# What an interrupted run goes on from, by its kind: the names of align.unfinished, which needs torch.
+UNFINISHED = {"analysis": "unfinished.safetensors", "injection": "unfinished-refinement.safetensors"}
+GOES_ON = {
+    "analysis": phrase("What had been read is kept: the analysis goes on from there, unless kvlab has changed since."),
+    "injection": phrase(
+        "What had been refined is kept: the maps are fitted again and refining goes on from there, unless kvlab has "
+        "changed since."
+    ),
+}
 
 PAGES = {"analysis": "alignment", "injection": "function"}  # kind of a run -> its page
 RUNNING = {"analysis": phrase("Analysis {name}: {phase}"), "injection": phrase("Functional test {name}: {phase}")}
@@ -132,10 +140,9 @@ def _again(view: View) -> None:
     """Offer to run it again, if its folder still holds the request."""
     if not {store.CONFIG, RUN_PROMPTS} <= set(view.files):
         return
-    saved = UNFINISHED in view.files
-    if saved:
+    if UNFINISHED.get(view.kind) in view.files:
         label, icon = say("Continue"), ":material/resume:"
-        about = say("What had been read is kept: the analysis goes on from there, unless kvlab has changed since.")
+        about = say(GOES_ON[view.kind])
     else:
         label, icon = say("Run again"), ":material/replay:"
         about = say("With the same prompts and settings, from the beginning.")

@@ -36,6 +36,10 @@ ROWS = {
     "by-class": phrase("by class — tokens that end inside a teacher token have a map of their own"),
     "exact": phrase("one map — fitted where both models have read the same bytes"),
 }
+ROW_WEIGHTS = {
+    "equal": phrase("all alike"),
+    "attention": phrase("by the attention that they receive from later tokens of the student"),
+}
 SEARCHES = {"banded": phrase("near the proportional depth"), "full": phrase("all teacher layers (slower)")}
 PROJECTORS = {name: module.get("WORDS", name) for name, module in declared.PROJECTORS.items()}
 KEYS = {"pre-rope": phrase("before RoPE (rotation undone)"), "post-rope": phrase("after RoPE (as cached)")}

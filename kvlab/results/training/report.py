@@ -90,9 +90,10 @@ def _judged(row: Fields) -> tuple[str, str | None, Message]:
 def _held_out_rows(report: Fields) -> Iterator[tuple[object, ...]]:
     runs = [(say("this run"), report)]
     runs += [(_control(other), other) for other in report["controls"]]
+    names = [*MEASURED, "kv_output"] if "kv_output" in report["before"] else MEASURED
     for label, run in runs:
         before, after = run["before"], run["after"]
-        yield (label, *(f"{_number(before.get(name))} → {_number(after.get(name))}" for name in MEASURED))
+        yield (label, *(f"{_number(before.get(name))} → {_number(after.get(name))}" for name in names))
 
 
 def _functional_rows(report: Fields) -> Iterator[tuple[object, ...]]:

@@ -25,6 +25,7 @@ def advanced(teachers: int) -> dict[str, Any]:
         chosen |= _numbers(options.STEPS)
         chosen["gradient_checkpointing"] = switch("gradient_checkpointing", say("Gradient checkpointing"))
     with loss:
+        chosen["kv_loss"] = choice("kv_loss", say("KV loss"), options.KV_LOSSES)
         single = teachers < 2
         chosen["entropy"] = choice("entropy", say("Entropy of a learned router"), options.ENTROPIES, disabled=single)
         weights = st.text_input(
@@ -39,6 +40,7 @@ def advanced(teachers: int) -> dict[str, Any]:
     with data:
         chosen["time"] = choice("time", say("Time rule"), options.TIMES)
         chosen["layers"] = choice("layers", say("Layers"), options.LAYERS)
+        chosen["row_weights"] = choice("row_weights", say("Weights of fitted tokens"), widgets.ROW_WEIGHTS)
         chosen |= _numbers(options.DATA)
     st.markdown(say("**Thresholds of the verdict**"))
     thresholds, columns = {}, st.columns(4)

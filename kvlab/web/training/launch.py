@@ -12,7 +12,7 @@ from kvlab.host import memory, models
 from kvlab.language import Message, say
 from kvlab.request.prompts import RUN_PROMPTS, read_prompts, write_prompts
 from kvlab.request.refusals import check as check_shapes
-from kvlab.request.refusals import check_functional
+from kvlab.request.refusals import check_functional, check_heads
 from kvlab.request.settings import checked
 from kvlab.request.train import DEMO_DATA, OWN_PROMPTS, TrainConfig
 from kvlab.runs import run_queue, store, training
@@ -74,6 +74,7 @@ def check(config: TrainConfig) -> None:
     except RunError:
         return
     check_shapes(teachers, student, config.use_kv_projector, config.precision, device)
+    check_heads(config, student)
 
 
 def launch(config: TrainConfig, documents: Sequence[Document] = ()) -> str:

@@ -24,6 +24,10 @@ CONTROLS = {
     "shuffled-teacher": phrase("shuffled teacher"),
     "random-teacher": phrase("random teacher"),
 }
+KV_LOSSES = {
+    "rows": phrase("rows — keys and values themselves"),
+    "head-outputs": phrase("head outputs — what queries read"),
+}
 PRECISIONS = {
     "fp32": phrase("fp32 — full precision"),
     "bf16": phrase("bf16 — mixed precision"),
@@ -48,6 +52,7 @@ STEPS = {
 LOSS = {
     "lambda_key": phrase("Weight of the K loss"),
     "lambda_value": phrase("Weight of the V loss"),
+    "lambda_output": phrase("Weight of the loss on head outputs"),
     "entropy_weight": phrase("Weight of the entropy term"),
     "fusion_temperature": phrase("Temperature of similarity fusion"),
     "lora_rank": phrase("LoRA rank"),
