@@ -296,6 +296,7 @@ def test_every_answer_forbids_frames_sniffing_and_other_hosts(guard):
         assert policy["connect-src"] == "'self' ws://127.0.0.1:8501 wss://127.0.0.1:8501"
         assert "*" not in headers["content-security-policy"] and "unsafe" not in policy["script-src"]
         assert headers["x-content-type-options"] == "nosniff"
+    assert "connect-src 'self' ;" in ask(guard, host="[::1]:8501")[1]["content-security-policy"]
     refused = ask(guard, host="evil.example; img-src *")
     assert refused[0] == 403 and "img-src" not in refused[1]["content-security-policy"]
 

@@ -26,11 +26,11 @@ SAFE = {
     # With no-referrer a browser would send the form's origin as "null".
     "referrer-policy": "same-origin",
 }
-# A page loads from this server only, whatever names and texts are on it. ``host``: some browsers do not take "self" for
-# a WebSocket. Streamlit's styles and those of figures are inline; figures use blob: and data: for images and workers.
+# A page loads from this server only, whatever names and texts are on it. Some browsers do not take "self" for
+# ``sockets``. Streamlit's styles and those of figures are inline; figures use blob: and data: for images and workers.
 POLICY = (
     "default-src 'self'; script-src 'self' {scripts}; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
-    "font-src 'self' data:; connect-src 'self' ws://{host} wss://{host}; media-src 'self' data: blob:; "
+    "font-src 'self' data:; connect-src 'self' {sockets}; media-src 'self' data: blob:; "
     "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
 )
 
@@ -62,7 +62,7 @@ class Guard:
         answer = self._refused(scope, headers)
         policy = "default-src 'none'; frame-ancestors 'self'"
         if answer is None:  # then the host is a valid name
-            policy = POLICY.format(scripts=self.scripts, host=headers["host"].strip())
+            policy = POLICY.format(scripts=self.scripts, sockets=_sockets(headers["host"].strip()))
         if answer is None and not self._known(headers):
             answer = await self._asked(scope, headers, receive, given)
         elif answer is None and given is not None and scope["type"] == "http" and scope["method"] in ("GET", "HEAD"):
@@ -162,6 +162,11 @@ async def _posted(receive: Receive) -> str:
 def _hashed(script: str) -> str:
     """Name an inline script in a policy."""
     return f"'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'"
+
+
+def _sockets(host: str) -> str:
+    """Name this server's WebSockets in a policy, which knows no IPv6 addresses."""
+    return "" if host.startswith("[") else f"ws://{host} wss://{host}"
 
 
 def _safely(send: Send, policy: str) -> Send:
