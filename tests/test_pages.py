@@ -14,6 +14,7 @@ from kvlab.results.alignment.data import read
 from kvlab.runs import process, store
 from kvlab.web import backend, progress, widgets
 from tests import finished
+from tests.spoken import as_read
 
 SCRIPT = str(Path(__file__).parents[1] / "kvlab" / "web" / "script.py")
 pytestmark = [pytest.mark.page, pytest.mark.xdist_group("pages"), pytest.mark.usefixtures("worker_of_pages")]
@@ -30,7 +31,8 @@ def open_page(path="", **query):
 
 
 def said(app):
-    return "\n".join(element.value for kind in (app.markdown, app.error, app.info, app.subheader) for element in kind)
+    shown = [element.value for kind in (app.markdown, app.error, app.info, app.subheader) for element in kind]
+    return as_read("\n".join(shown))
 
 
 def test_overview_shows_the_finished_sample_and_every_mismatch():
@@ -91,7 +93,7 @@ def made(state=None, **fields):
 def test_failed_lost_cancelled_and_damaged_runs_are_said():
     error = {"kind": "k", "expected": "a good model", "found": "a bad *one*", "remedy": "try another"}
     app = open_page("alignment", run=made("failed", error=error).name)
-    assert "This analysis failed" in said(app) and "a bad \\*one\\*" in said(app) and "try another" in said(app)
+    assert "This analysis failed" in said(app) and "a bad *one*" in said(app) and "try another" in said(app)
 
     lost = made("running", host=os.uname().nodename, pid=2**22 - 1, process_started=1.0)
     assert "This analysis was lost" in said(open_page("alignment", run=lost.name))

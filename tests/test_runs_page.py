@@ -11,9 +11,10 @@ import pytest
 from kvlab.runs import monitor, notes, run_queue, store, training
 from kvlab.web import backend
 from kvlab.web.training import charts, source
-from tests import test_pages, trained, trainers
+from tests import trained, trainers
+from tests.spoken import as_read
 from tests.test_history import ODD
-from tests.test_pages import open_page
+from tests.test_pages import open_page, said
 
 pytestmark = [pytest.mark.page, pytest.mark.xdist_group("pages")]
 
@@ -47,15 +48,9 @@ def table(app, column: str):
     return next(frame.value for frame in (*app.dataframe, *app.table) if column in frame.value.columns)
 
 
-def said(app) -> str:
-    """As it is read, without what keeps it from being read as Markdown."""
-    return test_pages.said(app).replace("\\", "")
-
-
 def everything(app) -> str:
-    return "\n".join(
-        [said(app), *(e.value for kind in (app.warning, app.success, app.caption, app.code) for e in kind)]
-    )
+    others = [e.value for kind in (app.warning, app.success, app.caption, app.code) for e in kind]
+    return as_read("\n".join([said(app), *others]))
 
 
 def click(app, key: str):
@@ -210,7 +205,7 @@ def test_a_failed_run_says_what_was_found_and_what_to_do(root):
     error = {"kind": "out-of-memory", "expected": "room", "found": "a *full* GPU", "remedy": "use a batch of 1"}
     store.write_status(run, error=error)
     app = page(run)
-    assert "a \\*full\\* GPU" in test_pages.said(app) and "use a batch of 1" in said(app)
+    assert "a *full* GPU" in said(app) and "use a batch of 1" in said(app)
     store.write_status(run, error={"odd": 1})
     assert "No reason was recorded" in said(page(run))
 
@@ -381,14 +376,6 @@ def test_odd_values_of_every_kind_do_no_harm(root):
         assert f"step 4 / {of} · peak memory of the process 9 B, 10% of 90 B · ? · –" in said(app)
         assert table(app, "checked")["step"].tolist() == [f"{10**30:,}"]
         assert app.code[0].value == (run / "config.yaml").read_text().rstrip("\n")
-
-
-def test_a_name_is_never_markdown(root):
-    run = trained.by_hand(root, "![x](http://example.org/x.png)")
-    app = page(run, trained.lost(root))
-    click(app, "runs-delete")
-    app = click(page(run), "run-delete")
-    assert "![x]" not in "".join([test_pages.said(app), *(button.label for button in app.button)])
 
 
 def test_runs_that_cannot_be_written_are_one_message(root, monkeypatch):

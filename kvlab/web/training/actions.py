@@ -64,7 +64,8 @@ def again(run: Run, key: str, then: Callable[[str], None], changes: dict[str, An
     """Draw a button that launches a run with these settings, except for ``changes``; ``then`` gets its id."""
     label = say("Launch again")
     if changes:
-        label = say("Launch again with {settings}", settings=[f"{name} {value}" for name, value in changes.items()])
+        settings = [plain(f"{name} {value}") for name, value in changes.items()]
+        label = say("Launch again with {settings}", settings=settings)
     kind = "primary" if changes else "secondary"
     if st.button(label, key=key.format("again"), icon=":material/replay:", type=kind, help=say(AGAIN_HELP)):
         outcome.of(key, lambda: _again(run, then, changes or {}), say("Launching a new run…"))
