@@ -39,6 +39,7 @@ _QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     "ARROW_DEFAULT_MEMORY_POOL": "system",
     "MALLOC_ARENA_MAX": "2",
+    "RUST_BACKTRACE": "0",
     "PYTHONUTF8": "1",
     "PYTHONDONTWRITEBYTECODE": "1",
 }
@@ -60,15 +61,18 @@ def limits_memory() -> bool:
     return resource is not None and sys.platform.startswith("linux")
 
 
-def call(function: Callable, *arguments: Any, memory: int = MEMORY, seconds: float = SECONDS, **options: Any) -> Any:
-    """Return ``function(*arguments, **options)`` of a module of kvlab; ``memory`` in bytes.
+def call(
+    function: Callable, *arguments: Any, memory: int | None = None, seconds: float | None = None, **options: Any
+) -> Any:
+    """Return ``function(*arguments, **options)``, computed within ``memory`` bytes (MEMORY) and ``seconds`` (SECONDS).
 
     Arguments and result are copied. Raises the KvlabError of the function, and Exceeded for everything else.
     """
+    memory, seconds = memory or MEMORY, seconds or SECONDS
     name = f"{function.__module__}:{function.__qualname__}"
     with _turns, tempfile.TemporaryFile() as log:
         code, answer = _run(pickle.dumps((name, arguments, options)), log, memory, seconds)
-        log.seek(max(0, log.seek(0, os.SEEK_END) - 4000))
+        log.seek(max(0, log.seek(0, os.SEEK_END) - 2**16))
         last_words = log.read()
     how, result = pickle.loads(answer) if answer else ("ended", None)
     if how == "value":

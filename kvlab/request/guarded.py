@@ -20,7 +20,7 @@ def guarded(read: Callable[..., Result], filename: str, data: bytes, **options) 
     Raises ``prompts-too-much-memory``, ``prompts-too-slow`` or ``prompts-unreadable`` where its process ends early.
     """
     try:
-        return limited.call(read, filename, data, memory=limited.MEMORY, seconds=limited.SECONDS, **options)
+        return limited.call(read, filename, data, **options)
     except limited.Exceeded as error:
         kinds = {"memory": "prompts-too-much-memory", "time": "prompts-too-slow", "died": "prompts-unreadable"}
         bounds = {"size": limited.MEMORY / 2**30, "n": limited.SECONDS}
