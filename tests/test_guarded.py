@@ -49,6 +49,13 @@ def test_it_ends_at_its_limit_of_time_or_when_it_breaks():
     assert found.kind == "died" and "zero" in found.reason
 
 
+def test_without_limits_of_the_system_the_time_still_has_one(monkeypatch):
+    monkeypatch.setattr(limited, "resource", None)
+    limited._limit(1, 1)  # would end this process otherwise
+    assert not limited.limits_memory()
+    assert exceeded(time.sleep, 1000, seconds=1).kind == "time"
+
+
 def test_the_token_of_the_server_is_not_passed_on(monkeypatch):
     monkeypatch.setenv("KVLAB_TOKEN", "secret")
     assert limited.call(os.getenv, "KVLAB_TOKEN") is None

@@ -95,7 +95,10 @@ def test_a_config_json_of_another_shape_is_one_message(written, tmp_path):
 
 
 def test_values_that_transformers_lets_pass_are_one_message(tmp_path):
-    error = refusal(geometry, folder_with(tmp_path, "deepseek_v3", head_dim=1.5))
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    fields = {"model_type": "deepseek_v3", **sizes, "head_dim": 1.5, "vocab_size": 100, "intermediate_size": 128}
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    error = refusal(geometry, str(tmp_path))
     assert error.kind == "model-broken" and "float" in error.found
 
 

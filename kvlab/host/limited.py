@@ -18,7 +18,7 @@ from typing import Any
 
 from kvlab import PROJECT
 from kvlab.errors import KvlabError, system_reason
-from kvlab.language import Message, phrase
+from kvlab.language import Message
 
 try:
     import resource
@@ -44,8 +44,6 @@ _QUIET = {
     "PYTHONDONTWRITEBYTECODE": "1",
 }
 _turns = threading.BoundedSemaphore(TOGETHER)
-
-WITHOUT_LIMITS = phrase("this system limits only the time of the process that reads uploads and tokenizers")
 
 
 class Exceeded(Exception):
@@ -79,7 +77,7 @@ def call(
         return result
     if how == "error":
         raise result
-    if how == "ended" and code in (None, -24):  # 24: SIGXCPU
+    if how == "ended" and code in (None, -24):  # the signal SIGXCPU
         raise Exceeded("time", Message("no end after {n:g} s", n=seconds))
     if how == "memory" or any(words in last_words for words in _NO_MEMORY):
         raise Exceeded("memory", Message("more than {size:g} MiB of memory in use", size=memory / 2**20))
@@ -129,7 +127,7 @@ def _limit(memory: int, seconds: int) -> None:
         hard = resource.getrlimit(kind)[1]
         most = most if hard == resource.RLIM_INFINITY else min(most, hard)
         with suppress(ValueError, OSError):  # a system without this limit
-            resource.setrlimit(kind, (most, most))
+            resource.setrlimit(kind, (most, hard if name == "RLIMIT_CPU" else most))
 
 
 def main() -> None:

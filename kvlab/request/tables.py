@@ -49,7 +49,7 @@ def open_table(suffix: str, data: bytes) -> Table:
         raise PromptError(
             "prompts-too-many-columns",
             expected=Message("at most {n:,} columns", n=COLUMNS),
-            found=Message("{n:,}", n=len(table.columns)),
+            found=f"{len(table.columns):,}",
             remedy=Message("keep the columns with the prompts; a separator inside a text makes columns too"),
         )
     return table
