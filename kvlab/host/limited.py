@@ -6,18 +6,18 @@ user. Knows nothing of what is read.
 """
 
 import importlib
+import json
 import os
-import pickle
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import fields, is_dataclass
 from typing import Any
 
-from kvlab import PROJECT
-from kvlab.errors import KvlabError, system_reason
+from kvlab import PROJECT, errors
 from kvlab.language import Message
 
 try:
@@ -60,23 +60,30 @@ def limits_memory() -> bool:
 
 
 def call(
-    function: Callable, *arguments: Any, memory: int | None = None, seconds: float | None = None, **options: Any
+    function: Callable,
+    *arguments: Any,
+    data: bytes | None = None,
+    memory: int | None = None,
+    seconds: float | None = None,
+    **options: Any,
 ) -> Any:
     """Return ``function(*arguments, **options)``, computed within ``memory`` bytes (MEMORY) and ``seconds`` (SECONDS).
 
-    Arguments and result are copied. Raises the KvlabError of the function, and Exceeded for everything else.
+    Arguments and result are JSON, never pickles; a dataclass becomes its fields. With ``data`` the function also gets
+    these bytes by that name. Raises the KvlabError of the function, and Exceeded for everything else.
     """
     memory, seconds = memory or MEMORY, seconds or SECONDS
-    name = f"{function.__module__}:{function.__qualname__}"
+    request = {"function": f"{function.__module__}:{function.__qualname__}", "arguments": arguments}
+    request |= {"options": options, "data": data is not None}
     with _turns, tempfile.TemporaryFile() as log:
-        code, answer = _run(pickle.dumps((name, arguments, options)), log, memory, seconds)
+        code, answer = _run(json.dumps(request).encode() + b"\n" + (data or b""), log, memory, seconds)
         log.seek(max(0, log.seek(0, os.SEEK_END) - 2**16))
         last_words = log.read()
-    how, result = pickle.loads(answer) if answer else ("ended", None)
+    how, result = json.loads(answer) if answer else ("ended", None)
     if how == "value":
         return result
     if how == "error":
-        raise result
+        raise getattr(errors, result["class"]).from_dict(result)
     if how == "ended" and code in (None, -24):  # the signal SIGXCPU
         raise Exceeded("time", Message("no end after {n:g} s", n=seconds))
     if how == "memory" or any(words in last_words for words in _NO_MEMORY):
@@ -94,7 +101,7 @@ def _run(request: bytes, log, memory: int, seconds: float) -> tuple[int | None, 
     try:
         process = subprocess.Popen(command, cwd=PROJECT, env=environment, start_new_session=True, **pipes)
     except OSError as error:
-        raise Exceeded("died", system_reason(error)) from None
+        raise Exceeded("died", errors.system_reason(error)) from None
     try:
         answer, _ = process.communicate(request, timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -137,20 +144,34 @@ def main() -> None:
     os.dup2(2, 1)
     _limit(memory, seconds)
     try:
-        name, arguments, options = pickle.load(sys.stdin.buffer)
-        module, _, function = name.partition(":")
-        value = getattr(importlib.import_module(module), function)(*arguments, **options)
-        answer = pickle.dumps(("value", value))
-    except KvlabError as error:
-        answer = pickle.dumps(("error", error))
+        answer = json.dumps(("value", _perform(json.loads(sys.stdin.buffer.readline()))), default=as_json)
+    except errors.KvlabError as error:
+        answer = json.dumps(("error", {"class": type(error).__name__, **error.to_dict()}))
     except MemoryError:
-        answer = pickle.dumps(("memory", None))
+        answer = json.dumps(("memory", None))
     except BaseException as error:  # whatever a library raises, also a panic of Rust
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        answer = pickle.dumps(("died", lines[0][:200]))
-    answers.write(answer)
+        answer = json.dumps(("died", lines[0][:200]))
+    answers.write(answer.encode())
     answers.flush()
     os._exit(0)  # threads of libraries may still work
+
+
+def as_json(value: Any) -> Any:
+    """Return the fields of a dataclass or a Message, which json.dumps does not know."""
+    if is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in fields(value)}
+    if isinstance(value, Message):
+        return value.to_dict()
+    raise TypeError(f"{type(value).__name__} in an answer")
+
+
+def _perform(request: dict[str, Any]) -> Any:
+    options = request["options"]
+    if request["data"]:
+        options["data"] = sys.stdin.buffer.read()
+    module, _, name = request["function"].partition(":")
+    return getattr(importlib.import_module(module), name)(*request["arguments"], **options)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from kvlab.request.documents import PARTS
 from kvlab.request.uploads import Number, Record, decode, empty, lines, shown, wrong_encoding
 
 TABLES = (".csv", ".parquet")
-COLUMNS = 1000
+COLUMNS = 1000  # and characters of a name, since all of them are offered to choose from
 UNPACKED = 256 * 2**20  # bytes of a Parquet file's cells that are read: 3 KB on disk may hold terabytes
 _BATCH = 64 * 2**20  # bytes of a Parquet file to read at a time
 _RECORD = 4 * 2**20  # bytes of a record of a CSV file; more is a quote that nobody closed
@@ -45,11 +45,13 @@ def open_table(suffix: str, data: bytes) -> Table:
     ``prompts-broken-parquet`` for a file that is not Parquet, ``prompts-too-many-columns``.
     """
     table = _open_csv(data) if suffix == ".csv" else _open_parquet(data)
-    if len(table.columns) > COLUMNS:
+    longest = max(map(len, table.columns), default=0)
+    if max(len(table.columns), longest) > COLUMNS:
+        found = Message("{n:,} columns, the longest name of {most:,} characters", n=len(table.columns), most=longest)
         raise PromptError(
             "prompts-too-many-columns",
-            expected=Message("at most {n:,} columns", n=COLUMNS),
-            found=f"{len(table.columns):,}",
+            expected=Message("at most {n:,} columns, and {n:,} characters in the name of each", n=COLUMNS),
+            found=found,
             remedy=Message("keep the columns with the prompts; a separator inside a text makes columns too"),
         )
     return table
