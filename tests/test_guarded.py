@@ -1,10 +1,12 @@
 """Uploads that need all memory or have no end: read in a process with limits, and said in one message each."""
 
+import io
 import json
 import os
 import time
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from kvlab.errors import PromptError
@@ -79,14 +81,18 @@ def test_a_reading_comes_back_as_it_was():
     assert guarded(prompts.tabular_columns, "a.csv", table) == ["prompt", "more"]
 
 
-def dictionary(text: str, rows: int) -> bytes:
-    """One text that a million rows repeat: a few KB on disk."""
-    return parquet(text=pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array([text])))
+def dictionary(text: str, rows: int, stored: bool) -> bytes:
+    """One text that all rows repeat: a few KB on disk. ``stored``: Arrow's type is, else the column is of strings."""
+    column = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array([text]))
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"text": column}), buffer, store_schema=stored)
+    return buffer.getvalue()
 
 
 @limits_memory
-def test_a_text_that_a_small_parquet_file_repeats_takes_its_memory_once(monkeypatch):
-    data = dictionary("x" * 4 * MIB, rows=100_000)
+@pytest.mark.parametrize("stored", [True, False], ids=["dictionary", "strings"])
+def test_a_text_that_a_small_parquet_file_repeats_takes_its_memory_once(stored, monkeypatch):
+    data = dictionary("x" * 4 * MIB, 100_000, stored)
     assert len(data) < MIB
     monkeypatch.setattr(limited, "MEMORY", 400 * MIB)
     reading = guarded(read_upload, "a.parquet", data)
