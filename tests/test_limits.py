@@ -9,6 +9,7 @@ import weakref
 import numpy as np
 import pytest
 
+from kvlab.host import limited
 from kvlab.host.bundled import ANALYSIS
 from kvlab.language import speaking
 from kvlab.request import prompts
@@ -143,6 +144,19 @@ def test_an_uploaded_file_is_read_once_however_often_the_page_runs(monkeypatch):
     app.file_uploader[0].set_value(("many.jsonl", b"no JSON", "application/json")).run()
     app.selectbox(key="form-time").set_value("nearest").run()
     assert "one JSON object per line" in app.error[0].value and read_ids.count(("read_upload", "many.jsonl")) == 2
+
+
+@pytest.mark.page
+@pytest.mark.xdist_group("pages")
+def test_an_upload_that_cannot_be_read_within_the_limits_is_one_message_on_the_page(monkeypatch):
+    monkeypatch.setattr(limited, "SECONDS", 0.01)
+    app = open_page("alignment", run="sample")
+    app.button(key="form-toggle").click().run()
+    app.button_group(key="form-source").set_value("upload").run()
+    app.file_uploader[0].set_value(("endless.jsonl", b'{"prompt": "a"}', "application/json")).run()
+    assert not app.exception
+    (error,) = app.error
+    assert "within 2 GiB of memory and 0.01 s" in error.value
 
 
 @pytest.mark.page
