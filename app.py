@@ -12,9 +12,12 @@ from streamlit.starlette import App
 
 from kvlab import PACKAGE
 from kvlab.errors import KvlabError
+from kvlab.host import privacy
 from kvlab.web import server
 from kvlab.web.access.guard import Guard
 from kvlab.web.server import worker
+
+privacy.keep()
 
 
 @asynccontextmanager
@@ -28,5 +31,7 @@ async def lifespan(app: App):
     worker().stop()
 
 
-guard = Middleware(Guard, keys=server.entrance(), names=server.names(), proxies=server.proxies())
+guard = Middleware(
+    Guard, keys=server.entrance(), names=server.names(), proxies=server.proxies(), scripts=server.scripts()
+)
 app = App(PACKAGE / "web" / "script.py", lifespan=lifespan, middleware=[guard])

@@ -3,5 +3,7 @@
 import sys
 
 from kvlab.cli.main import main
+from kvlab.host import privacy
 
+privacy.keep()
 sys.exit(main())

@@ -68,7 +68,8 @@ def running_app(runs: Path) -> Iterator[App]:
     runs.mkdir(parents=True, exist_ok=True)
     (runs / walk.DISMISSED).touch()  # its card would lie over what a test clicks
     with open(runs / "server.log", "wb") as log:
-        server = subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=log, stderr=log, start_new_session=True)
+        apart = {"start_new_session": True, "umask": 0}  # what it writes is its account's alone all the same
+        server = subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=log, stderr=log, **apart)
     process = psutil.Process(server.pid)
     try:
         url = f"http://127.0.0.1:{port}"

@@ -1,42 +1,28 @@
-"""The real trainer of a run, which is sent SIGKILL in the middle of a phase: ``python killed_trainer.py PHASE FOLDER``.
-
-Killed from within, for no one outside could hit the milliseconds that some phases take.
-"""
+"""The real trainer of a run, which is sent SIGKILL at its second checkpoint: ``python killed_trainer.py FOLDER``."""
 
 import os
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import accelerate
 
-from kvlab.train import loop, process, record_words, run
-
-# Phase -> a call that is made in the middle of it, and how many of them are let through.
-IN_THE_MIDDLE = {
-    "loading": (run, "load", 1),  # the teacher is there, the student is not
-    "training": (loop.Loop, "step", 2),
-    "saving": (accelerate.Accelerator, "save_state", 1),  # the second checkpoint
-    "reporting": (record_words, "summary", 1),  # the first is before the training
-}
+from kvlab.train import process
 
 
-def interrupt_at(phase: str, interrupt: Callable[[], None], replace: Callable[..., None] = setattr) -> None:
-    """``interrupt`` is called in the middle of ``phase``."""
-    place, name, let_through = IN_THE_MIDDLE[phase]
-    real, calls = getattr(place, name), []
+def killed(save):
+    calls = []
 
     def call(*args, **kwargs):
-        calls.append(name)
-        found = real(*args, **kwargs)
-        if len(calls) > let_through:
-            interrupt()
+        found = save(*args, **kwargs)
+        calls.append(found)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
         return found
 
-    replace(place, name, call)
+    return call
 
 
 if __name__ == "__main__":
-    interrupt_at(sys.argv[1], lambda: os.kill(os.getpid(), signal.SIGKILL))
-    sys.exit(process.perform(Path(sys.argv[2])))
+    accelerate.Accelerator.save_state = killed(accelerate.Accelerator.save_state)
+    sys.exit(process.perform(Path(sys.argv[1])))

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from kvlab.cli import main
-from kvlab.runs import process, run_queue, store, training
+from kvlab.runs import locks, process, run_queue, store, training
+from kvlab.runs.history import History
+from kvlab.web.training import words
 from tests.trainers import FAKE, SOON, launch, nothing_outlives, state, wait_for, wait_for_phase, wait_until_idle
 from tests.waiting import wait_until
 
@@ -52,6 +56,40 @@ def test_a_run_from_the_queue_to_its_end(root, capsys):
     assert runs("resume", second.name) == 0 and "Queued." in capsys.readouterr().out
     wait_until_idle(root)
     assert state(second) == "done"
+
+
+def test_a_stopped_process_is_said_to_be_silent(root, capsys):
+    folder = launch(root, hang="training")
+    pid = wait_for_phase(folder, "training")
+    assert runs("list") == 0 and "no update" not in capsys.readouterr().out
+    os.kill(pid, signal.SIGSTOP)
+    late = {name: store.timestamp(datetime.now(UTC) - timedelta(minutes=1)) for name in ("heartbeat", "updated")}
+    store.write_status(folder, **late, next_heartbeat_due=late["heartbeat"])  # as it is after a minute
+    for command in (("list",), ("show", folder.name)):
+        assert runs(*command) == 0
+        said = capsys.readouterr().out
+        assert "running (training " in said and re.search(r", no update for 6\d s: a long step, or stuck", said)
+    (row,) = History(root).rows()
+    assert row.overdue and words.state(row) == "running: no update, perhaps stuck"
+    assert runs("kill", folder.name) == 0
+
+
+def test_the_next_look_makes_the_report_that_a_killed_process_has_not_written(root, capsys):
+    done, never = launch(root), store.create(root, "training", "x", {})
+    wait_for(done, "done")  # the fake trainer ends without a report, as one killed meanwhile does
+    wait_until_idle(root)
+    store.write_status(never, state="cancelled")  # taken out of the queue
+    with locks.held(done / run_queue.RUN_LOCK):  # as while its process still writes
+        assert runs("list") == 0 and not list(done.glob("report.*"))
+    for look in (("list",), ("show", done.name)):
+        assert runs(*look) == 0
+        assert (
+            "State: finished." in (done / "report.md").read_text() and "</html>" in (done / "report.html").read_text()
+        )
+        (done / "report.html").unlink()
+    assert runs("list") == 0 and (done / "report.html").exists()
+    assert json.loads((done / "gathered.json").read_text())["run"]["state"] == "done"
+    assert sorted(path.name for path in never.iterdir()) == ["config.yaml", "status.json"]
 
 
 def test_kill_and_delete_confirm(root, capsys, monkeypatch):

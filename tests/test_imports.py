@@ -1,8 +1,10 @@
 """Imports run one way through the rooms, a folder of kvlab is a room, and the web side never loads torch."""
 
 import ast
+import re
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[1]
@@ -72,3 +74,17 @@ def test_no_module_shadows_the_standard_library_and_pages_are_thin():
     assert not names & set(sys.stdlib_module_names)
     for page in (PROJECT / "pages").glob("*.py"):
         assert len(page.read_text().splitlines()) <= 50
+
+
+def test_every_package_that_is_imported_is_required():
+    lines = [line for name in ("", "-extra") for line in (PROJECT / f"requirements{name}.txt").read_text().splitlines()]
+    required = {canonical(re.match(r"[\w-]+", line)[0]) for line in lines if line[:1].isalpha()}
+    packages = {name.split(".")[0] for tree in MODULES.values() for name in imported(tree)}
+    foreign = packages - set(sys.stdlib_module_names) - {"kvlab", "tests", "__future__"}
+    of_package = packages_distributions()
+    missing = {name for name in foreign if not {canonical(d) for d in of_package.get(name, [name])} & required}
+    assert missing == {"markupsafe", "pydantic_core", "sklearn"}  # parts of jinja2 and pydantic; one ratio of bench
+
+
+def canonical(name):
+    return re.sub(r"[-_.]+", "-", name).lower()

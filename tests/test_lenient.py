@@ -3,11 +3,16 @@
 import json
 import math
 import os
+import shutil
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from kvlab.runs import records
+from kvlab.errors import AlignError
+from kvlab.host import bundled
+from kvlab.results.alignment import data as aligned
+from kvlab.results.function import data as tested
+from kvlab.runs import monitor, records
 from kvlab.runs.lenient import Lenient, finite, read_json
 from kvlab.runs.records import Checkpoint, Forecast, Report, Status, Verdict
 
@@ -67,3 +72,35 @@ def test_a_file_that_is_no_object_reads_as_empty(tmp_path):
     (tmp_path / "link").symlink_to(file)
     os.mkfifo(tmp_path / "pipe")
     assert read_json(tmp_path / "link") == read_json(tmp_path / "pipe") == {}
+
+
+NO_RESULTS = {"empty": "", "deep list": "[" * 100_000, "deep object": '{"a":' * 100_000, "other": '{"format": 2}'}
+NO_RESULTS |= {text: text for text in ("null", "[]", '"x"', "1", "\\x00")}
+
+
+@pytest.mark.parametrize("text", NO_RESULTS.values(), ids=NO_RESULTS)
+@pytest.mark.parametrize("result", [aligned, tested], ids=["alignment", "injection"])
+def test_a_file_that_is_no_result_is_refused_in_words(tmp_path, result, text):
+    (tmp_path / result.JSON_NAME).write_text(text)
+    with pytest.raises(AlignError) as refused:
+        result.read(tmp_path)
+    assert refused.value.kind.endswith("-unreadable") and "again" in str(refused.value.remedy)
+
+
+@pytest.mark.parametrize("size", [0, 7, 100, 10_000])
+def test_arrays_that_are_cut_off_are_refused_in_words(tmp_path, size):
+    shutil.copy(bundled.ANALYSIS / aligned.JSON_NAME, tmp_path)
+    whole = (bundled.ANALYSIS / aligned.ARRAYS_NAME).read_bytes()
+    (tmp_path / aligned.ARRAYS_NAME).write_bytes(whole[:size])
+    with pytest.raises(AlignError):
+        aligned.read(tmp_path)
+
+
+def test_half_a_character_anywhere_in_a_status_can_be_printed(tmp_path):
+    bad = "\ud800x"
+    error = {"kind": bad, "expected": bad, "found": {"template": bad, "values": {bad: [bad]}}, "remedy": bad}
+    texts = dict.fromkeys(("name", "phase", "started", "updated", "heartbeat", "host", bad), bad)
+    for state in ("failed", "running"):  # an error of its own, and the cause that the keeper found
+        fields = texts | {"kind": "injection", "state": state, "pid": 1, "error": error, "cause": error}
+        (tmp_path / "status.json").write_text(json.dumps(fields | {"history": [fields]}))
+        assert "?x" in json.dumps(vars(monitor.view(tmp_path)), default=str, ensure_ascii=False).encode().decode()

@@ -312,7 +312,7 @@ def test_a_line_for_a_full_disk_is_reported(folder: Path, monkeypatch):
     def to_full_disk(path, flags):
         return os.open("/dev/full", flags)
 
-    monkeypatch.setattr(store, "_no_link", to_full_disk)
+    monkeypatch.setattr(store, "private", to_full_disk)
     assert kind_of(lambda: store.append_metrics(folder, {"step": 1})) == "disk-full"
 
 

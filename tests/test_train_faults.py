@@ -15,7 +15,6 @@ from kvlab.runs import monitor, run_queue, store, training
 from kvlab.train import checkpoint
 from kvlab.train.process import perform
 from kvlab.train.student import read_student
-from tests.killed_trainer import interrupt_at
 from tests.spoken import spoken
 from tests.trainers import nothing_outlives, state, wait_until_idle
 from tests.training import PROJECT, forget_accelerate, metrics, written
@@ -46,10 +45,10 @@ def error(folder):
 def test_the_real_trainer_killed_while_it_saves_says_lost_keeps_its_lines_and_resumes(
     pair, whole, tmp_path, monkeypatch
 ):
-    """The other phases: interrupted in this process below, and of the fake trainer in test_training."""
+    """The other phases: killed below without a queue, and of the fake trainer in test_training."""
     root = tmp_path / "runs"
     monkeypatch.setenv("PYTHONPATH", str(PROJECT))
-    monkeypatch.setattr(run_queue, "TRAINER", (sys.executable, str(KILLED), "saving"))
+    monkeypatch.setattr(run_queue, "TRAINER", (sys.executable, str(KILLED)))
     with nothing_outlives(root):
         folder = root / training.launch(pair, "killed", "cpu", root)
         wait_until(lambda: state(folder) == "lost", 300, "the trainer's death")
@@ -60,21 +59,11 @@ def test_the_real_trainer_killed_while_it_saves_says_lost_keeps_its_lines_and_re
     keeps_its_lines_and_resumes(folder, whole, logged=4, saved=2)
 
 
-@pytest.mark.parametrize(("phase", "logged", "saved"), [("loading", 0, 0), ("training", 2, 2), ("reporting", 4, 4)])
-def test_the_real_trainer_interrupted_in_any_phase_keeps_its_lines_and_resumes(
-    pair, whole, tmp_path, phase, logged, saved
-):
-    folder = written(tmp_path / "run", pair)
-
-    def interrupt():
-        raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch:
-        interrupt_at(phase, interrupt, patch.setattr)
-        perform(folder)
-    status = store.read_status(folder)
-    assert (status["state"], status["phase"]) == ("failed", phase)
-    keeps_its_lines_and_resumes(folder, whole, logged, saved)
+def test_ten_kills_one_in_each_phase_are_survived():
+    command = [sys.executable, "-P", "-m", "tests.kills", "10"]
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "10 kills, 0 not survived" in done.stdout, done.stdout + done.stderr
 
 
 def keeps_its_lines_and_resumes(folder, whole, logged, saved):

@@ -1,7 +1,10 @@
 """Whole runs in their folder: what they leave, how they stop, fail, and go on."""
 
 import json
+import os
 import signal
+import socket
+import subprocess
 import sys
 
 import pytest
@@ -10,12 +13,14 @@ import yaml
 from safetensors import safe_open
 
 from kvlab.cli import main
+from kvlab.errors import RunError
 from kvlab.results.training.verdict import in_force
-from kvlab.runs import run_queue, store, training
+from kvlab.runs import locks, run_queue, store, training
 from kvlab.train import checkpoint
 from kvlab.train.learner import cross_entropy
-from kvlab.train.process import perform
+from kvlab.train.process import Stop, perform
 from tests.spoken import spoken
+from tests.test_privacy import opened_to_others
 from tests.trainers import nothing_outlives
 from tests.training import PROJECT, metrics, started, written
 from tests.waiting import wait_until
@@ -68,7 +73,9 @@ def test_a_run_leaves_its_whole_story(pair, tmp_path):
     assert checkpoint.saved_step(folder) == 10
 
 
-@pytest.mark.parametrize("settings", [{"map": "structured"}, {"map": "ridge", "trainable": "lora"}])
+@pytest.mark.parametrize(
+    "settings", [{"map": "structured"}, {"map": "ridge", "trainable": "lora"}, {"kv_loss": "head-outputs"}]
+)
 def test_a_resumed_run_has_the_losses_of_an_uninterrupted_one(pair, tmp_path, monkeypatch, settings):
     settings = pair | settings | {"max_steps": 6}
     whole, broken = (written(tmp_path / name, settings) for name in ("whole", "broken"))
@@ -209,6 +216,7 @@ def test_a_config_of_garbage_is_a_failed_run_with_words(tmp_path, text):
 # --- the command line -----------------------------------------------------------------------------------------
 
 PAIR = ["--teacher", "demo/teacher", "--student", "demo/student"]
+SWITCHES = ["--use_kv_projector", "--use_safe_resample"]
 
 
 def asked(*extra):
@@ -258,10 +266,74 @@ def test_a_folder_of_another_run_is_refused(tmp_path, capsys):
     assert "another --output_dir" in capsys.readouterr().err
 
 
+FOREIGN = ("checkpoint/weights.bin", "config.yaml", "report.html", "status.json", "stop", "notes.txt", ".hidden")
+
+
+@pytest.mark.parametrize("names", [FOREIGN, *((name,) for name in FOREIGN)])
+def test_a_folder_of_somebody_else_is_refused_and_nothing_in_it_changes(tmp_path, capsys, monkeypatch, names):
+    folder = tmp_path / "theirs"
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text('{"kind": "job", "state": "done"}')
+    before = everything(folder)
+    assert main.main(["train", *PAIR, *SWITCHES, "--output_dir", str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert "a new or empty folder" in error and min(name.split("/")[0] for name in names) in error
+    # The other processes of a launcher start although the first one is refused.
+    monkeypatch.setenv("RANK", "1")
+    with Stop(folder).heard():
+        pass
+    assert everything(folder) == before
+
+
+def test_an_analysis_is_no_folder_for_a_training_run(tmp_path, capsys):
+    folder = store.create(tmp_path / "runs", "analysis", "mine", {"teacher": "demo/teacher"})
+    before = everything(folder)
+    assert main.main(["train", *PAIR, *SWITCHES, "--output_dir", str(folder)]) == 2
+    assert "a new or empty folder" in capsys.readouterr().err and everything(folder) == before
+
+
+def everything(folder):
+    return {path: path.is_file() and path.read_bytes() for path in (folder, *folder.rglob("*"))}
+
+
+def test_the_second_train_in_a_folder_is_refused_and_names_the_first(pair, tmp_path):
+    """Whichever way both were started; a killed process leaves no lock behind."""
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(pair | {"max_steps": 1000, "checkpoint_every": 1}))
+    folder = tmp_path / "runs" / "20261201T000000.000Z-mine-0000"
+    flags = [*SWITCHES, "--config", str(tmp_path / "c.yaml")]
+    command = [sys.executable, "-P", "-m", "kvlab", "train", *flags, "--output_dir", str(folder)]
+    environment = os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+    first = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, umask=0)
+    try:
+        wait_until(lambda: len(metrics(folder)) >= 2, 120, "two steps")
+        for again in (command, [*command[:3], "kvlab.train", str(folder)]):
+            second = subprocess.run(again, env=environment, capture_output=True, text=True, check=False, timeout=60)
+            assert second.returncode == 2 and second.stdout == ""
+            assert second.stderr.startswith("kvlab: ") and second.stderr.count("\n") == 1
+            assert f"Found process {first.pid} on {socket.gethostname()}, which has it" in second.stderr
+            assert f"kill {first.pid}" in second.stderr
+        with pytest.raises(RunError) as refused:
+            training.resume(folder)
+        assert refused.value.kind == "run-not-resumable"
+        (folder / store.STATUS).unlink()  # it writes no state in a new one
+        with pytest.raises(RunError) as refused:
+            training.resume(folder)
+        assert refused.value.kind == "run-busy" and str(first.pid) in str(refused.value)
+        assert first.poll() is None
+    finally:
+        first.kill()
+        first.wait()
+    with locks.held(folder / run_queue.RUN_LOCK) as free:
+        assert free
+    assert [line["step"] for line in metrics(folder)] == list(range(1, len(metrics(folder)) + 1))
+    assert checkpoint.saved_step(folder) >= 1 and opened_to_others(folder.parent) == []
+
+
 def test_a_failed_verdict_is_exit_code_1(pair, tmp_path, capsys):
     settings = pair | {"max_steps": 2, "thresholds": {"converged": 1e-9}}
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(settings))
-    flags = ["--use_kv_projector", "--use_safe_resample", "--config", str(tmp_path / "c.yaml")]
+    flags = [*SWITCHES, "--config", str(tmp_path / "c.yaml")]
     assert main.main(["train", *flags, "--output_dir", str(tmp_path / "run")]) == 1
     assert "VERDICT: FAIL" in capsys.readouterr().out
 

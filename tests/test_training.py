@@ -358,8 +358,31 @@ def test_a_run_that_somebody_holds_is_busy(root, monkeypatch):
     with locks.held(folder / run_queue.RUN_LOCK) as mine:
         assert mine
         refused("run-busy", training.delete, folder)
-        refused("run-busy", training.resume, folder)
+        assert f"process {os.getpid()} on" in refused("run-busy", training.resume, folder).found
     training.delete(folder)
+
+
+WORKS = "import sys; from pathlib import Path; from kvlab.runs import locks\nwith locks.owned(Path(sys.argv[1])): "
+HOLDS = WORKS + "print('has it', flush=True); sys.stdin.read()"
+STARTS = (
+    WORKS + f"import subprocess; sys.exit(subprocess.call([sys.executable, '-c', {WORKS + 'pass'!r}, sys.argv[1]]))"
+)
+
+
+def test_a_lock_is_its_holders_and_of_all_that_it_starts_and_ends_with_it(tmp_path):
+    lock = tmp_path / ".lock"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    holder = subprocess.Popen([sys.executable, "-c", HOLDS, str(lock)], **pipes)
+    try:
+        assert holder.stdout.readline() == "has it\n"
+        other = subprocess.run([sys.executable, "-c", STARTS, str(lock)], capture_output=True, text=True, check=False)
+        assert other.returncode == 1 and f"process {holder.pid} on" in other.stderr
+        os.kill(holder.pid, signal.SIGSTOP)
+        assert locks.take(lock) is None, "a stopped process goes on one day"
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert subprocess.run([sys.executable, "-c", STARTS, str(lock)], check=False).returncode == 0
 
 
 def test_a_config_of_garbage_fails_and_the_queue_goes_on(root):

@@ -14,11 +14,14 @@ from typing import Any
 import yaml
 
 from kvlab.cli import flags
-from kvlab.errors import KvlabError, TrainError
-from kvlab.language import Message
+from kvlab.errors import KvlabError, RunError, TrainError
+from kvlab.host import models, privacy
+from kvlab.language import Message, say
 from kvlab.request.settings import checked, unreadable
-from kvlab.request.train import TrainConfig, switches_out
-from kvlab.runs import store
+from kvlab.request.train import DEMO_DATA, OWN_PROMPTS, TrainConfig, switches_out
+from kvlab.runs import locks, store
+from kvlab.runs.records import Status
+from kvlab.runs.run_queue import RUN_LOCK
 from kvlab.train.process import first_process, perform
 
 SWITCHES = ("use_kv_projector", "use_safe_resample")
@@ -82,29 +85,72 @@ def _settings(file: Path | None) -> dict[str, Any]:
 def run(options: argparse.Namespace) -> int:
     """Train in the foreground and return the exit code. Resume from a checkpoint in the folder.
 
-    Raises TrainError like ``config_of``, and ``output-in-use`` for the folder of another run.
+    Raises TrainError like ``config_of``, ``output-foreign`` for a folder that holds anything but a training run,
+    ``output-in-use`` for one of another run, and RunError ``run-busy`` for one that another process works in.
     """
-    config, folder = config_of(options), options.output_dir.absolute()
-    _refuse_another(folder, config)
+    config, folder = _anchored(config_of(options)), options.output_dir.absolute()
+    if not first_process():  # the first one looks at the folder and writes into it
+        return perform(folder, config=config)
+    _refuse_foreign(folder)
     with store.disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-        draft = folder / f".{store.CONFIG}.{os.getpid()}.tmp"  # several processes may write this file at once
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(folder / store.CONFIG)
-    if first_process():
+        privacy.make(folder)
+    with locks.owned(folder / RUN_LOCK):
+        _refuse_another(folder, config)
+        # First, so that a folder of which the rest is missing can be told from a foreign one.
         store.write_status(folder, kind="training", name=folder.name)
-    code = perform(folder, lambda words: print(words, flush=True))
-    error = store.read_status(folder).get("error")
-    if error and first_process():
+        with store.disk_errors(folder):
+            text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+            store.replace(folder / store.CONFIG, text.encode())
+        _enlist(folder)
+        code = perform(folder, lambda words: print(words, flush=True))
+        error = store.read_status(folder).get("error")
+    if error:
         print(f"kvlab: {KvlabError.from_dict(error)}", file=sys.stderr)
     return code
+
+
+def _anchored(config: TrainConfig) -> TrainConfig:
+    """Make the paths of the settings absolute, because the run can be resumed from another working folder."""
+
+    def absolute(name: str) -> str:
+        with suppress(KvlabError):
+            return models.absolute(name)
+        return name  # the run refuses it, and its record says so
+
+    data = config.data if config.data in (DEMO_DATA, OWN_PROMPTS) else os.path.abspath(os.path.expanduser(config.data))
+    teachers = tuple(map(absolute, config.teachers))
+    return config.model_copy(update={"teachers": teachers, "student": absolute(config.student), "data": data})
+
+
+def _enlist(folder: Path) -> None:
+    """List the run among all runs; it trains all the same where that fails."""
+    try:
+        store.enlist(store.runs_root(), folder)
+    except RunError as error:
+        print(say("The run is not listed among the others. {error}", error=error), file=sys.stderr)
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Raise TrainError ``output-foreign`` unless the folder is new, empty or a training run. Writes nothing."""
+    if Status.of(store.read_status(folder)).kind == "training":
+        return
+    own = (RUN_LOCK, f".{store.STATUS}.")  # of a run that was killed before it wrote its first status
+    names = []
+    with store.disk_errors(folder), suppress(FileNotFoundError):
+        names = sorted(name for name in os.listdir(folder) if not name.startswith(own))
+    if names:
+        raise TrainError(
+            "output-foreign",
+            expected=Message("a new or empty folder, or one of a training run: {folder}", folder=folder),
+            found=Message("other files, such as {name}", name=names[0]),
+            remedy=Message("choose another --output_dir; nothing was changed in this one"),
+        )
 
 
 def _refuse_another(folder: Path, config: TrainConfig) -> None:
     same = False
     with suppress(TrainError):
-        same = checked(TrainConfig, store.read_config(folder)) == config
+        same = _anchored(checked(TrainConfig, store.read_config(folder))) == config
     if not same and (folder / store.METRICS).exists():
         raise TrainError(
             "output-in-use",

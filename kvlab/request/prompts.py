@@ -8,7 +8,7 @@ The kind of a Problem is the kind of its PromptError without ``prompts-``.
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,14 @@ from kvlab.host.bundled import SAMPLES
 from kvlab.language import Message
 from kvlab.request import formats, tables, uploads
 from kvlab.request.documents import compose, new_id
-from kvlab.request.formats import AUTO, Form
+from kvlab.request.formats import AUTO, Form, Format
 from kvlab.request.uploads import Record, safe_name
 from kvlab.shapes import Document, Segment
 
 RUN_PROMPTS = "prompts.jsonl"  # in a run folder
 TEXTS = (".txt", ".md")  # paragraphs, without fields
 OBJECTS = {".jsonl": uploads.json_lines, ".json": uploads.json_file}
+AUTO_CALIBRATION_BELOW = 20  # documents; with fewer, a map fitted on them alone says little
 
 _MIB = 2**20
 
@@ -37,7 +38,9 @@ class Limits:
     files: int = 20  # in one form
     bytes_together: int = 128 * _MIB  # of all files in one form
     documents: int = 10_000
+    records: int = 200_000  # that are read to find the documents: most are then duplicates
     characters: int = 100_000  # of a document: 20,000 tokens and more
+    text: int = 64 * _MIB  # UTF-8 bytes of all documents: a compressed file may hold far more than its size
     problems: int = 200  # listed one by one; the others are only counted
 
 
@@ -100,19 +103,30 @@ class Reading:
 
 
 def read_upload(
-    filename: str, data: bytes, *, column: str | None = None, form: Form = AUTO, limits: Limits = LIMITS
+    filename: str,
+    data: bytes,
+    *,
+    column: str | None = None,
+    answer: str | None = None,
+    format: Format = "auto",
+    form: Form = AUTO,
+    limits: Limits = LIMITS,
 ) -> Reading:
     """Read the documents of a .txt or .md file (separated by blank lines), or of a .jsonl, .json, .csv or .parquet one.
 
-    The names of the fields tell the format (``formats.py``), unless ``column`` or ``form`` says it. A format with parts
-    becomes a document with segments; ``text`` or any other ``column`` one without. Each file may be packed (.gz).
+    The names of the fields tell the format (``formats.py``), unless ``format``, ``column`` and ``answer`` or ``form``
+    say it. A format with parts becomes a document with segments; ``text`` or any other ``column`` one without. Each
+    file may be packed (.gz).
     Raises PromptError when the file cannot be read or nothing good is in it.
     """
     suffix = uploads.extension(filename)
     _check_size(len(data), limits, safe_name(filename))
     data = uploads.unpacked(filename, data, limits.bytes)
     _check_size(len(data), limits, safe_name(filename))
-    form = form if column is None else replace(form, column=column)
+    if form == AUTO:
+        form = Form(format, column, answer)
+    elif column is not None:
+        form = replace(form, column=column)
     if form != AUTO and suffix in TEXTS:
         raise PromptError(
             "prompts-no-column",
@@ -181,13 +195,21 @@ def tabular_columns(filename: str, data: bytes) -> list[str]:
         uploads.check_text(data)
     if suffix in OBJECTS:
         record = next(OBJECTS[suffix](data), None)
-        return list(record.content) if record and isinstance(record.content, dict) else []
+        return list(record.content)[: tables.COLUMNS] if record and isinstance(record.content, dict) else []
     return tables.named_columns(tables.open_table(suffix, data))
 
 
 def samples(limit: int | None = None) -> list[Document]:
     """Read the first ``limit`` bundled sample prompts, English and Chinese, each with all three parts."""
     return read_file(SAMPLES).documents[:limit]
+
+
+def calibration_documents(calibration: str, documents: Sequence[Document]) -> list[Document]:
+    """Return the bundled samples that are not among the prompts, when the request's ``calibration`` wants them."""
+    if calibration == "none" or (calibration == "auto" and len(documents) >= AUTO_CALIBRATION_BELOW):
+        return []
+    texts = {document.text for document in documents}
+    return [replace(d, id=f"sample/{d.id}") for d in samples() if d.text not in texts]
 
 
 def write_prompts(documents: Iterable[Document], path: str | Path) -> None:
@@ -247,8 +269,11 @@ def _collect(
     read_as: Counter[str] = Counter()
     parts: dict[str, None] = {}
     unused, used = dict.fromkeys(unread), set()
-    refused = duplicates = 0
-    for record in records:
+    refused = duplicates = kept = 0
+    for count, record in enumerate(records, 1):
+        if count > limits.records:
+            notes.append(_too_many_records(record.where, limits.records, duplicates))
+            break
         try:
             made = compose(record, limits.characters, form)
         except PromptError as error:
@@ -270,6 +295,10 @@ def _collect(
         if len(documents) == limits.documents:
             notes.append(_too_many(record.where, limits.documents))
             break
+        kept += len(text.encode())
+        if kept > limits.text:
+            notes.append(_too_much_text(record.where, limits.text, len(documents)))
+            break
         name = new_id(record, ids)
         texts.add(text)
         ids.add(name)
@@ -287,7 +316,7 @@ def _collect(
     problems = [Problem(where, error.kind.removeprefix("prompts-"), error.message) for where, error in refusals]
     recognised = {"formats": dict(read_as), "parts": [name for name in formats.SPOKEN if name in parts]}
     left_out = [name for name in unused if name not in used and name not in formats.LABELS]
-    return Reading(documents, problems, duplicates, cut, **table, **recognised, left_out=left_out)
+    return Reading(documents, problems, duplicates, cut, **table, **recognised, left_out=left_out[:100])
 
 
 def _too_many(where: Message, limit: int) -> PromptError:
@@ -296,6 +325,26 @@ def _too_many(where: Message, limit: int) -> PromptError:
         expected=Message("at most {n:,} documents", n=limit),
         found=Message("more: the first {n:,} are kept, nothing from {where} on was read", n=limit, where=where),
         remedy=Message("load the rest as another file if it is needed"),
+    )
+
+
+def _too_many_records(where: Message, limit: int, duplicates: int) -> PromptError:
+    return PromptError(
+        "prompts-too-many-records",
+        expected=Message("at most {n:,} paragraphs, lines or rows to read", n=limit),
+        found=Message("more, {n:,} of them duplicates; nothing from {where} on was read", n=duplicates, where=where),
+        remedy=Message("remove the duplicates, or split the file"),
+    )
+
+
+def _too_much_text(where: Message, limit: int, kept: int) -> PromptError:
+    return PromptError(
+        "prompts-too-much-text",
+        expected=Message("at most {size:g} MiB of text in all documents together", size=limit / _MIB),
+        found=Message(
+            "more: the first {n:,} documents are kept, nothing from {where} on was read", n=kept, where=where
+        ),
+        remedy=Message("split the file, or keep a sample of its documents"),
     )
 
 

@@ -30,6 +30,7 @@ class Row:
     state: str  # as monitor.judge gives it
     phase: str
     stopping: bool
+    overdue: bool  # as in monitor.View
     ahead: int | None  # runs before a queued one
     step: int | None
     steps: int | None  # asked for
@@ -85,6 +86,7 @@ class History:
             kind=status.kind if status.kind in store.KINDS else "unknown",
             name=status.name or folder.name,
             stopping=active and (folder / STOP).exists(),
+            overdue=active and monitor.overdue(status, now),
             ahead=places.get(folder.name) if state == "queued" else None,
             step=last.step,
             loss=last.loss,

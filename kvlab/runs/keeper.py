@@ -4,7 +4,6 @@ It starts each queued run when its device is free, records how its process ends,
 If it dies, the runs continue. The next launch or list starts another keeper, which adopts them.
 """
 
-import json
 import logging
 import os
 import socket
@@ -106,7 +105,7 @@ def keep(root: Path, command: Sequence[str]) -> None:
         os.close(signal_ready)
         os.read(ready, 1)
         os._exit(0)
-    _write_identity(lock)
+    locks.sign(lock)
     os.close(ready)
     os.close(signal_ready)
     keeper = Keeper(root, command)
@@ -118,14 +117,6 @@ def keep(root: Path, command: Sequence[str]) -> None:
         lock = locks.take(run_queue.here(root) / run_queue.KEEPER_LOCK) if keeper.waiting() else None
         if lock is None:
             return
-        _write_identity(lock)
-
-
-def _write_identity(lock: int) -> None:
-    identity = {key: value for key, value in process.identity().items() if key != "host"}
-    with suppress(OSError):  # a full disk: others still find the lock taken
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, json.dumps(identity).encode(), 0)
 
 
 def _start(folder: Path, command: Sequence[str], visible_devices: str | None) -> subprocess.Popen:
@@ -133,8 +124,7 @@ def _start(folder: Path, command: Sequence[str], visible_devices: str | None) ->
     environment.pop("CUDA_VISIBLE_DEVICES", None)
     if visible_devices is not None:
         environment["CUDA_VISIBLE_DEVICES"] = visible_devices
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-    with store.disk_errors(folder), open(os.open(folder / OUTPUT, flags, 0o666), "ab") as output:
+    with store.disk_errors(folder), open(folder / OUTPUT, "ab", opener=store.private) as output:
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "kvlab.runs.begin", str(folder), *command],
             stdout=output,

@@ -30,12 +30,19 @@ def _known(value: float) -> float:
 
 Number = Annotated[StrictInt | StrictFloat, AfterValidator(_known)]  # a whole number stays an int
 Count = Annotated[int, Field(strict=True, ge=0, lt=2**53)]
-# JSON can hold lone surrogates, which no other format accepts.
-Text = Annotated[
-    str,
-    BeforeValidator(lambda value: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value),
-    Field(strict=True),
-]
+
+
+def _whole(value: Any) -> Any:
+    """Replace lone surrogates, which JSON can hold and no other format accepts, by "?", in all texts of a value."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {_whole(key): _whole(item) for key, item in value.items()}
+    return [_whole(item) for item in value] if isinstance(value, list) else value
+
+
+Text = Annotated[str, BeforeValidator(_whole), Field(strict=True)]
+Fields = Annotated[dict[str, Any], BeforeValidator(_whole)]
 
 
 def _tables(value: object) -> list[object]:

@@ -85,7 +85,6 @@ def view(folder: Path, now: datetime | None = None) -> View:
     status = Status.of(stored)
     state = judge(status, now)
     active = state in store.ACTIVE
-    due = moment(status.next_heartbeat_due)
     return View(
         id=folder.name,
         folder=folder,
@@ -96,11 +95,17 @@ def view(folder: Path, now: datetime | None = None) -> View:
         elapsed_s=elapsed(status, now if active else None),
         phase_remaining_s=_phase_remaining(status, now) if state == "running" else None,
         silent_s=_seconds_since(status.heartbeat, now) if active else None,
-        overdue=active and due is not None and now > due,
+        overdue=active and overdue(status, now),
         error=_lost(status, bool(stored)) if state == "lost" else status.error,
         files=_files(folder),
         stopping=active and (folder / STOP).exists(),
     )
+
+
+def overdue(status: Status, now: datetime) -> bool:
+    """Return whether the next heartbeat of an active run is late."""
+    due = moment(status.next_heartbeat_due)
+    return due is not None and now > due
 
 
 def moment(text: object) -> datetime | None:

@@ -45,6 +45,14 @@ def exists(pid: object, started: object) -> bool:
         return True
 
 
+def is_ancestor(pid: object, started: object) -> bool:
+    """Return whether this process is, or descends from, the one with this pid and start time."""
+    with suppress(psutil.Error):
+        this = psutil.Process()
+        return exists(pid, started) and pid in [one.pid for one in (this, *this.parents())]
+    return False
+
+
 def end(pid: int, seconds: float = 10.0) -> bool:
     """Kill a process with its group, or with its children if it leads no group; False after ``seconds``.
 

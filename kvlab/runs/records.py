@@ -4,13 +4,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from kvlab.runs.lenient import TABLES, Count, Lenient, Number, Text
+from kvlab.runs.lenient import TABLES, Count, Fields, Lenient, Number, Text
 
 VERDICT, REPORT, FORECAST, GATHERED = "verdict.json", "report.json", "forecast.json", "gathered.json"
+# Written after the end of a run has been recorded. report.json is the run's own record, so its JSON has another name.
+REPORT_OF_FORM = {"md": "report.md", "html": "report.html", "json": GATHERED}
 
 Size = Annotated[Number, Field(ge=0)]
 Seconds = Annotated[Number, Field(gt=-1e12, lt=1e12)]  # a longer time is garbage
-Fields = dict[str, Any]
 
 
 class Queue(Lenient):
@@ -79,6 +80,7 @@ class Measured(Lenient):
     ce: Number | None = None
     kv_key: Number | None = None
     kv_value: Number | None = None
+    kv_output: Number | None = None
     documents: Count | None = None
     tokens: Count | None = None
     rows: Count | None = None

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kvlab.errors import RunError
+from kvlab.host import privacy
 from kvlab.language import Message
 from kvlab.runs import process, store
 from kvlab.runs.failures import last_words
@@ -117,7 +118,7 @@ def attend(root: Path, trainer: Sequence[str] | None = None) -> None:
     environment = {**process.environment(), "KVLAB_RUNS": str(root)}
     problem = None
     try:
-        with store.disk_errors(root), open(log, "ab") as output:
+        with store.disk_errors(root), open(log, "ab", opener=store.private) as output:
             log_start = output.tell()
             code = subprocess.run(
                 command,
@@ -157,7 +158,8 @@ def keeper(root: Path) -> int | None:
 
 def _enter(folder: Path) -> None:
     with store.disk_errors(folder.parent):
-        here(folder.parent).mkdir(parents=True, exist_ok=True)
+        privacy.make(folder.parent / FOLDER)
+        privacy.make(here(folder.parent))
         (here(folder.parent) / f"{time.time_ns():020d}-{folder.name}").touch()
 
 

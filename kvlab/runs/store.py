@@ -1,7 +1,7 @@
 """Read and write run folders, which hold the truth about every run.
 
 Knows no process, no model and no page. Files are replaced as a whole or grow by whole lines, so that a reader never
-sees half of one. Links inside runs/ are not followed.
+sees half of one. Links inside runs/ are not followed, except those that ``enlist`` makes.
 """
 
 import errno
@@ -24,6 +24,7 @@ import yaml
 
 from kvlab import PROJECT
 from kvlab.errors import RunError, system_reason
+from kvlab.host import privacy
 from kvlab.language import Message, phrase
 from kvlab.runs.lenient import read_json
 
@@ -42,6 +43,7 @@ STATES = {
 }
 
 CONFIG, STATUS, METRICS = "config.yaml", "status.json", "metrics.jsonl"
+LISTED = "listed_as"  # in the status of a run that lies elsewhere: the name of the link to it in runs/
 
 # A worker's run that nobody has taken this long after its creation belongs to a server that has ended.
 UNCLAIMED = timedelta(seconds=60)
@@ -68,6 +70,12 @@ def runs_root() -> Path:
     return Path(setting).expanduser().absolute() if setting else PROJECT / "runs"
 
 
+def make_root(root: Path) -> None:
+    """Create the folder of all runs. The access of an existing folder that KVLAB_RUNS names is its owner's matter."""
+    if root == PROJECT / "runs" or not root.exists():
+        privacy.make(root)
+
+
 def create(root: Path, kind: str, name: str, config: dict[str, Any]) -> Path:
     """Create the folder of a new run with its config and the status "queued"; it appears complete or not at all.
 
@@ -80,10 +88,10 @@ def create(root: Path, kind: str, name: str, config: dict[str, Any]) -> Path:
     if kind in COMPUTED:
         status["next_heartbeat_due"] = timestamp(now + UNCLAIMED)
     with disk_errors(root):
-        root.mkdir(parents=True, exist_ok=True)
-        run_id = f"{now:%Y%m%dT%H%M%S}.{now.microsecond // 1000:03d}Z-{_slug(name) or kind}-{secrets.token_hex(2)}"
+        make_root(root)
+        run_id = _new_id(now, name, kind)
         draft = root / f".{run_id}.draft"
-        draft.mkdir()
+        privacy.make(draft)
         try:
             replace(draft / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
             write_status(draft, **status)
@@ -114,7 +122,7 @@ def read_status(folder: Path) -> dict[str, Any]:
 def read_config(folder: Path) -> dict[str, Any]:
     """Read the run's settings; empty if they are missing or not a table in YAML."""
     try:
-        with open(folder / CONFIG, "rb", opener=_no_link) as file:
+        with open(folder / CONFIG, "rb", opener=private) as file:
             config = yaml.safe_load(file)
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
@@ -136,7 +144,7 @@ def append_metrics(folder: Path, record: dict[str, Any]) -> None:
 
 def append(path: Path, data: bytes) -> None:
     """Add whole lines to a growing file of a run. Raises RunError ``runs-unwritable`` or ``disk-full``."""
-    with disk_errors(path.parent), open(path, "ab", opener=_no_link) as file:
+    with disk_errors(path.parent), open(path, "ab", opener=private) as file:
         if _torn(path):  # a writer was killed in the middle of a line: start a new one
             data = b"\n" + data
         file.write(data)
@@ -149,7 +157,7 @@ def read_lines(path: Path, offset: int = 0) -> Lines:
     not JSON objects. A file shorter than ``offset`` has been replaced: reads it from its start.
     """
     try:
-        with open(path, "rb", opener=_no_link) as file:
+        with open(path, "rb", opener=private) as file:
             size = os.fstat(file.fileno()).st_size
             start = offset if 0 <= offset <= size else 0
             file.seek(start)
@@ -177,7 +185,7 @@ def find(root: Path, run_id: str) -> Path:
             remedy=Message("take the id from the list of runs: python -m kvlab runs list"),
         )
     folder = root / run_id
-    if folder.is_symlink() or not folder.is_dir():
+    if not is_run(folder):
         raise RunError(
             "run-not-found",
             expected=Message("the folder of run {id} in {folder}", id=run_id, folder=root),
@@ -194,10 +202,46 @@ def listing(root: Path) -> list[Path]:
     """Return the folders of all runs, newest first. Skips links and everything that is not a run folder."""
     try:
         with os.scandir(root) as entries:
-            names = [entry.name for entry in entries if valid_id(entry.name) and entry.is_dir(follow_symlinks=False)]
+            found = [entry for entry in entries if valid_id(entry.name)]
+            names = [e.name for e in found if (is_run(root / e.name) if e.is_symlink() else e.is_dir())]
     except OSError:
         return []
     return [root / name for name in sorted(names, reverse=True)]
+
+
+def is_run(folder: Path) -> bool:
+    """Return whether this is a folder, or a link to the folder of a run that names the link in turn."""
+    if folder.is_symlink():
+        return read_status(folder).get(LISTED) == folder.name
+    return folder.is_dir()
+
+
+def enlist(root: Path, folder: Path) -> Path:
+    """List a run that lies outside ``root`` among its runs, by a link there. Return the run's path in ``root``.
+
+    Nobody else may write the run's status meanwhile. Raises RunError ``runs-unwritable`` or ``disk-full``.
+    """
+    place = in_list(root, folder)
+    if place.parent == root:
+        return place
+    status = read_status(place)
+    run_id = status.get(LISTED)
+    if not valid_id(run_id) or os.path.lexists(root / run_id):  # of another run, as in a copied folder
+        run_id = _new_id(datetime.now(UTC), place.name, "training")
+        write_status(place, **{LISTED: run_id})
+    with disk_errors(root):
+        make_root(root)
+        (root / run_id).symlink_to(place)
+    return root / run_id
+
+
+def in_list(root: Path, folder: Path) -> Path:
+    """Return the path in ``root`` of a run's folder; its own absolute path if it is not listed there."""
+    folder = folder.resolve()
+    for name in (folder.name, read_status(folder).get(LISTED)):
+        if valid_id(name) and is_run(root / name) and (root / name).resolve() == folder:
+            return root / name
+    return folder
 
 
 def timestamp(moment: datetime | None = None) -> str:
@@ -228,13 +272,19 @@ def free_space() -> Message:
     return Message("delete runs that are no longer needed, or keep runs on another disk: KVLAB_RUNS=FOLDER")
 
 
+def _new_id(now: datetime, name: str, kind: str) -> str:
+    moment = f"{now:%Y%m%dT%H%M%S}.{now.microsecond // 1000:03d}Z"
+    return f"{moment}-{_slug(name) or kind}-{secrets.token_hex(2)}"
+
+
 def _slug(name: str) -> str:
     ascii_name = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
     return re.sub(r"[^a-z0-9]+", "-", ascii_name).strip("-")[:_SLUG_LENGTH].strip("-")
 
 
-def _no_link(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+def private(path: str, flags: int) -> int:
+    """Open a file of a run, which is no link; the opener of ``open``."""
+    return os.open(path, flags | os.O_NOFOLLOW, privacy.file_mode())
 
 
 def replace(path: Path, data: bytes) -> None:
@@ -243,7 +293,7 @@ def replace(path: Path, data: bytes) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with _drafting:
         try:
-            with open(draft, "wb", opener=_no_link) as file:
+            with open(draft, "wb", opener=private) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -255,7 +305,7 @@ def replace(path: Path, data: bytes) -> None:
 
 
 def _torn(path: Path) -> bool:
-    with open(path, "rb", opener=_no_link) as file:
+    with open(path, "rb", opener=private) as file:
         if file.seek(0, os.SEEK_END) == 0:
             return False
         file.seek(-1, os.SEEK_END)

@@ -44,10 +44,10 @@ class WorkerProcess:
         self._ping: Future | None = None  # a ping without an answer so far
         self._ready = False
         with store.disk_errors(log):
-            log.parent.mkdir(parents=True, exist_ok=True)
+            store.make_root(log.parent)
             if log.exists() and log.stat().st_size > LOG_LIMIT:
                 log.replace(log.with_suffix(".old.log"))
-            with open(log, "ab") as stderr:
+            with open(log, "ab", opener=store.private) as stderr:
                 self._log_start = stderr.tell()
                 self._popen = _spawn(command, stderr)
         self.pid = self._popen.pid

@@ -3,9 +3,11 @@
 import sys
 from pathlib import Path
 
+from kvlab.host import privacy
 from kvlab.train.process import REFUSED, perform
 
 if __name__ == "__main__":
+    privacy.keep()
     if len(sys.argv) != 2 or not Path(sys.argv[1]).is_dir():
         print("usage: python -m kvlab.train FOLDER (of a run, with its config.yaml)", file=sys.stderr)
         sys.exit(REFUSED)

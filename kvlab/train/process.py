@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kvlab.errors import Cancelled, KvlabError, RunError
-from kvlab.host import memory
+from kvlab.host import memory, privacy
 from kvlab.request.settings import read
 from kvlab.request.train import TrainConfig
-from kvlab.runs import failures
+from kvlab.runs import failures, locks, store
 from kvlab.runs.failures import NotFinite
 from kvlab.runs.live_status import LiveStatus
+from kvlab.runs.records import REPORT_OF_FORM
+from kvlab.runs.run_queue import RUN_LOCK, STOP
 from kvlab.train.memory_watch import MemoryWatch
-from kvlab.train.record import STOP, Record
+from kvlab.train.record import Record
 
 if TYPE_CHECKING:
     from kvlab.train.run import Run
@@ -27,19 +30,42 @@ if TYPE_CHECKING:
 PASSED, FAILED, REFUSED = 0, 1, 2  # exit codes; a cancelled run counts as refused, because it is not finished
 
 
-def perform(folder: Path, echo: Callable[[str], None] | None = None, run: type[Run] | None = None) -> int:
-    """Start or resume the run that ``config.yaml`` of the folder describes, and return the exit code.
+def perform(
+    folder: Path,
+    echo: Callable[[str], None] | None = None,
+    run: type[Run] | None = None,
+    config: TrainConfig | None = None,
+) -> int:
+    """Start or resume a run with the settings ``config``, by default those of ``config.yaml``; return the exit code.
 
     0: done and the verdict passed; 1: the run or the verdict failed; 2: refused before loading weights, or cancelled.
     Never raises for a failure of the run. ``echo`` gets every line of the log; ``run`` replaces the class Run.
-    Under ``accelerate launch`` every process calls this, and only the first writes.
+    Under ``accelerate launch`` every process calls this, and only the first writes and holds the run's lock.
     """
+    with ExitStack() as held:
+        if first_process():
+            try:
+                held.enter_context(locks.owned(folder / RUN_LOCK))
+            except RunError as error:  # nothing may be written in the folder
+                print(f"kvlab: {error}", file=sys.stderr)
+                return REFUSED
+            privacy.make(folder)  # an older version gave it to all
+        return _perform(folder, echo, run, config)
+
+
+def _perform(
+    folder: Path, echo: Callable[[str], None] | None, run: type[Run] | None, config: TrainConfig | None
+) -> int:
     first = first_process()
+    if first:  # those of an earlier end would pass for those of this one
+        for name in REPORT_OF_FORM.values():
+            with suppress(OSError):
+                (folder / name).unlink()
     live = LiveStatus(folder, threading.Event()) if first else None
-    config, record, at = None, None, Phase(live)
+    record, at = None, Phase(live)
     try:
         with Stop(folder).heard() as stop, live or nullcontext():
-            config = read(TrainConfig, folder)
+            config = config or read(TrainConfig, folder)
             with MemoryWatch(folder, lambda: at.name, _device(config)) if first else nullcontext() as watch:
                 peak = (lambda: watch.peak_share) if watch else float
                 record = Record(folder, config.max_steps, config.thresholds, peak, echo, writes=first)
@@ -55,6 +81,7 @@ def perform(folder: Path, echo: Callable[[str], None] | None = None, run: type[R
         error = failures.advise(problem, config, at.name)
         ended, code = "failed", REFUSED if isinstance(problem, KvlabError) and not at.weights else FAILED
         _say_failure(record, problem, error)
+    _try(lambda: record.close())
     if live is not None:
         _try(lambda: live.finish(ended, error and error.to_dict()))
         _write_report(folder, record)
@@ -102,7 +129,7 @@ class Stop:
 
     @contextmanager
     def heard(self) -> Iterator[Stop]:
-        """Listen to the signals, restore their handlers, and remove the file at the end."""
+        """Listen to the signals; at the end restore their handlers, and the first process removes the file."""
         before = {}
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -112,8 +139,9 @@ class Stop:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-            with suppress(OSError):
-                self._file.unlink()
+            if first_process():  # any other may belong to a command that was refused in this folder
+                with suppress(OSError):
+                    self._file.unlink()
 
 
 def _say_failure(record: Record | None, problem: BaseException, error: failures.Failure) -> None:
@@ -138,7 +166,8 @@ def _write_report(folder: Path, record: Record | None) -> None:
         write(gather(folder), folder)
     except Exception as problem:
         words = f"the report could not be written: {type(problem).__name__}: {problem}"
-        _try(lambda: record.say(f"{words}; write it later: python -m kvlab runs report {folder.name}"))
+        run = folder.name if store.valid_id(folder.name) else folder
+        _try(lambda: record.say(f"{words}; write it later: python -m kvlab runs report {run}"))
 
 
 def _try(write: Callable[[], None]) -> None:

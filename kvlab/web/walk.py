@@ -84,7 +84,7 @@ def _dismiss() -> None:
     with suppress(KvlabError):  # on a full disk, dismiss it for this session only
         root = store.runs_root()
         with store.disk_errors(root):
-            root.mkdir(parents=True, exist_ok=True)
+            store.make_root(root)
             store.replace(root / DISMISSED, json.dumps({"at": store.timestamp()}).encode() + b"\n")
 
 

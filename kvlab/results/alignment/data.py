@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from kvlab.errors import AlignError
@@ -28,6 +29,7 @@ from kvlab.request.time_rules import known
 from kvlab.results.safe_csv import safe_csv
 
 FORMAT = 2
+DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)  # when read from a damaged file
 JSON_NAME, ARRAYS_NAME, CSV_NAME = "alignment.json", "arrays.safetensors", "heads.csv"
 LEAST_GAIN = 0.0005  # of a fusion, in R^2: the same teacher twice always gains 0.00001
 EXACT, INSIDE = 0, 1  # row classes: the token ends where a teacher token ends, or inside one
@@ -338,7 +340,7 @@ def read(folder: Path) -> Alignment:
         fields["inspected"] = [_inspected(d) for d in fields["inspected"]]
         fields["fusion"] = [FusedScore(**numbers(s)) for s in fields["fusion"]]
         return Alignment(**fields, arrays=load_file(folder / ARRAYS_NAME))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (*DAMAGED, SafetensorError) as error:
         raise AlignError(
             "alignment-unreadable",
             expected=Message(

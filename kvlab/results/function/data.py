@@ -19,7 +19,7 @@ import numpy as np
 from kvlab.errors import AlignError
 from kvlab.language import Message, phrase, say
 from kvlab.request import declared
-from kvlab.results.alignment.data import numbers, read_messages, write_json
+from kvlab.results.alignment.data import DAMAGED, numbers, read_messages, write_json
 
 FORMAT = 1
 JSON_NAME = "injection.json"
@@ -259,7 +259,7 @@ def read(folder: Path) -> Injection:
             row["continuations"] = [Continued(**continued) for continued in row["continuations"]]
         fields["texts"] = [Text(**row) for row in fields["texts"]]
         return Injection(**fields)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except DAMAGED as error:
         raise AlignError(
             "injection-unreadable",
             expected=Message("{file} as written by kvlab, format {version}", file=JSON_NAME, version=FORMAT),

@@ -57,6 +57,6 @@ def of_analysis(analysis: str) -> Injection | None:
         try:
             if view.state == "done" and (view.folder / FROM).read_text(encoding="utf-8").strip() == analysis:
                 return injection_of(view.id)
-        except (OSError, KvlabError):
+        except (OSError, ValueError, KvlabError):  # a damaged test does not hide the others
             continue
     return None

@@ -22,6 +22,7 @@ CHANGES = {
     "ce": phrase("cross-entropy {before:.4f} → {after:.4f} nats per token"),
     "kv_key": phrase("KV error of K {before:.4f} → {after:.4f}"),
     "kv_value": phrase("of V {before:.4f} → {after:.4f}"),
+    "kv_output": phrase("of head outputs {before:.4f} → {after:.4f}"),
 }
 COUNTS = {"documents": phrase("{n:,} documents"), "tokens": phrase("{n:,} tokens")}
 
@@ -31,6 +32,7 @@ METRICS = {
     "ce": (phrase("Cross-entropy (CE), training"), phrase("training CE, nats per token")),
     "kv_key": (phrase("KV error of K, training"), phrase("KV(K), error² / variance")),
     "kv_value": (phrase("KV error of V, training"), phrase("KV(V), error² / variance")),
+    "kv_output": (phrase("Error of head outputs, training"), phrase("KV(outputs), error² / variance")),
     "heldout": (phrase("Cross-entropy (CE), held-out"), phrase("held-out CE, nats per token")),
     "memory": (phrase("Memory in use"), phrase("memory in use, GiB")),
     "entropy": (phrase("Router entropy"), phrase("router entropy, 1 = even")),
@@ -58,6 +60,8 @@ def state(row: Row) -> str:
     if row.state == "queued" and row.ahead is not None:
         ahead = say("{n} before it", n=row.ahead) if row.ahead else say("next")
         return say("{state}: {detail}", state=state_words(row.state), detail=ahead)
+    if row.state == "running" and row.overdue:
+        return say("{state}: {detail}", state=state_words(row.state), detail=say("no update, perhaps stuck"))
     if row.state == "running" and row.phase:
         return say("{state}: {detail}", state=state_words(row.state), detail=phase_words(row.phase))
     return state_words(row.state)
