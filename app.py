@@ -31,5 +31,7 @@ async def lifespan(app: App):
     worker().stop()
 
 
-guard = Middleware(Guard, keys=server.entrance(), names=server.names(), proxies=server.proxies())
+guard = Middleware(
+    Guard, keys=server.entrance(), names=server.names(), proxies=server.proxies(), scripts=server.scripts()
+)
 app = App(PACKAGE / "web" / "script.py", lifespan=lifespan, middleware=[guard])

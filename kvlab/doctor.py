@@ -24,6 +24,7 @@ from typing import Any
 
 from kvlab import PROJECT
 from kvlab.errors import system_reason
+from kvlab.host.limited import limits_memory
 from kvlab.language import Message
 from kvlab.web.access.access_token import NEW, OFF, VARIABLE, is_loopback
 
@@ -72,6 +73,7 @@ def examine(deep: bool = False, runs: Path | str = "runs") -> list[Finding]:
         *_guarded(Message("memory"), lambda: [host_memory()]),
         runs_folder(Path(runs)),
         tokenizer_threads(),
+        reading_limits(),
         *_guarded(Message("models"), lambda: [demo_models()]),
         server_address(),
         browser(),
@@ -220,6 +222,15 @@ def tokenizer_threads() -> Finding:
         return Finding(name, "ok", Message("every core may be used ({setting})", setting=shown))
     found = Message("one core only: {setting}", setting=shown)
     return Finding(name, "warn", found, Message("unset TOKENIZERS_PARALLELISM: many prompts are read faster"))
+
+
+def reading_limits() -> Finding:
+    """Check that the process that reads uploads and tries tokenizers cannot take all memory."""
+    name = Message("limits of reading")
+    if limits_memory():
+        return Finding(name, "ok", Message("memory and time"))
+    remedy = Message("read files and models of strangers on Linux: elsewhere one small file can take all memory")
+    return Finding(name, "warn", Message("time only: this system does not limit the memory of a process"), remedy)
 
 
 def demo_models() -> Finding:

@@ -53,12 +53,15 @@ PHASES = {
     phrase("reporting"),
 }
 LOADING = "loading "  # the name of a model follows
+REFINING = "refining the map, at most "  # the forecast of its cost follows
 
 
 def phase_message(phase: str) -> Message:
     """Return the phase of a status as a message; pass an unknown phase on unchanged."""
     if phase.startswith(LOADING):
         return Message("loading {name}", name=phase.removeprefix(LOADING))
+    if phase.startswith(REFINING):
+        return Message("refining the map, at most {cost}", cost=phase.removeprefix(REFINING))
     return Message(phase) if phase in PHASES else Message.read(phase)
 
 

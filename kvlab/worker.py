@@ -260,7 +260,12 @@ def main() -> None:
     def release() -> None:
         held().release()
 
-    questions = (geometry, forecast, doctor, checks, loaded, release)
+    def export(folder: str, merged: bool, language: str) -> Path:
+        from kvlab.train.export import beside
+
+        return beside(Path(folder), merged, language)
+
+    questions = (geometry, forecast, doctor, checks, loaded, release, export)
     run({question.__name__: question for question in questions}, analyse, warm)
 
 

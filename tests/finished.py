@@ -119,9 +119,9 @@ def run_of(*alignments: Alignment) -> Path:
     return folder
 
 
-def unfinished(state: str) -> Path:
+def unfinished(state: str, kind: str = "analysis") -> Path:
     """A run folder with what was asked for, and no result."""
-    folder = store.create(store.runs_root(), "analysis", "mine", {"teacher": "a", "student": "b"})
+    folder = store.create(store.runs_root(), kind, "mine", {"teacher": "a", "student": "b"})
     prompts.write_prompts(prompts.samples()[:2], folder / prompts.RUN_PROMPTS)
     store.write_status(folder, state=state)
     return folder

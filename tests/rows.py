@@ -17,7 +17,7 @@ class Block:
     """One batch's rows, of one fold and the part FIT_AND_SCORE. ``xs`` [Lt][N, P], ``ys`` [Ls][N, Q], both kinds.
 
     ``embedded`` [N, E] are the teacher's token embeddings; left out, the first of ``xs``. ``own_tokens`` [N, 3 Es] are
-    the student's own; left out, three columns of zeros.
+    the student's own; left out, three columns of zeros. ``received`` [Ls][N] are the weights of the rows in the fits.
     """
 
     fold: int
@@ -26,6 +26,7 @@ class Block:
     parts: tuple[Part, ...] = (FIT_AND_SCORE,)
     embedded: torch.Tensor | None = None
     own_tokens: torch.Tensor | None = None
+    received: list[torch.Tensor] | None = None
 
     def x(self, kind, layer, part):
         return self.xs[layer]
@@ -41,6 +42,9 @@ class Block:
 
     def own(self, part):
         return self.xs[0].new_zeros(len(self.xs[0]), 3) if self.own_tokens is None else self.own_tokens
+
+    def weights(self, layer, part):
+        return None if self.received is None else self.received[layer]
 
 
 def teacher_layers(seed: int, n: int, layers: int, width: int) -> list[torch.Tensor]:

@@ -1,4 +1,6 @@
-"""Errors as people read them."""
+"""Errors and texts of pages as people read them."""
+
+import re
 
 from kvlab.errors import PARTS, KvlabError
 
@@ -8,3 +10,8 @@ def spoken(error) -> dict:
     fields = error if isinstance(error, dict) else error.to_dict()
     known = KvlabError.from_dict(fields)
     return {**fields, **{name: str(getattr(known, name)) for name in PARTS}}
+
+
+def as_read(markdown: str) -> str:
+    """The text without what ``widgets.plain`` adds so that nobody reads a name as Markdown."""
+    return re.sub(r":small\[\]|\\(?=[!-/:-@\[-`{-~])", "", markdown)

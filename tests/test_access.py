@@ -2,10 +2,14 @@
 
 import asyncio
 import hmac
+import os
 
 import pytest
+from itsdangerous import TimestampSigner
+from itsdangerous.encoding import base64_decode
 
-from kvlab.web.access.access_token import AccessError, Guesses, Keys, is_loopback, keys
+from kvlab.web.access import access_token
+from kvlab.web.access.access_token import FREE, SECRET, WAITING, AccessError, Guesses, Keys, is_loopback, keys
 from kvlab.web.access.guard import Guard
 from kvlab.web.access.hosts import host_allowed, origin_allowed
 
@@ -24,10 +28,17 @@ async def inside(scope, receive, send):
 
 
 class Clock:
-    now = 1000.0
+    """A clock that goes on only by sleeping."""
+
+    def __init__(self):
+        self.now, self.slept = 1000.0, []
 
     def __call__(self):
         return self.now
+
+    async def sleep(self, seconds):
+        self.slept.append(seconds)
+        self.now += seconds
 
 
 @pytest.fixture
@@ -37,10 +48,14 @@ def clock():
 
 @pytest.fixture
 def guard(clock):
-    return Guard(inside, Keys(TOKEN, guesses=Guesses(clock)), names={"node7"}, proxies={"lab.example.org"})
+    return Guard(inside, Keys(TOKEN, guesses=Guesses(clock, clock.sleep)), names={"node7"}, proxies={"lab.example.org"})
 
 
-def ask(
+def ask(*arguments, **named):
+    return asyncio.run(asking(*arguments, **named))
+
+
+async def asking(
     guard, path="/", query=b"", method="GET", body=b"", kind="http", server="127.0.0.1", scheme="http", more=(), **named
 ):
     """-> status (WebSocket: 101 or 403), headers, body, and the scope as the server may log it afterwards.
@@ -65,7 +80,7 @@ def ask(
     async def send(message):
         sent.append(message)
 
-    asyncio.run(guard(scope, receive, send))
+    await guard(scope, receive, send)
     if kind == "websocket":
         return {"websocket.accept": 101, "websocket.close": 403}[sent[0]["type"]], {}, b"", scope
     found = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
@@ -118,7 +133,7 @@ def test_tokens_and_cookies_are_compared_in_constant_time(guard, monkeypatch):
     monkeypatch.setattr(hmac, "compare_digest", lambda given, right: compared.append(given) or real(given, right))
     cookie = cookie_of(ask(guard, query=b"token=" + ENCODED))
     assert TOKEN.encode() in compared
-    assert ask(guard, cookie=cookie)[0] == 200 and compared[-1] == cookie.partition("=")[2].encode()
+    assert ask(guard, cookie=cookie)[0] == 200 and compared[-1] == base64_decode(cookie.rpartition(".")[2])
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "token"])
@@ -164,21 +179,106 @@ def test_the_way_on_never_leads_to_another_host(guard, path):
     assert location.startswith("/evil.example")
 
 
-def test_guessing_is_throttled_for_all_and_those_inside_stay(guard, clock):
-    known = cookie_of(ask(guard, query=b"token=" + ENCODED))
-    for _ in range(30):
+def test_answers_to_wrong_tokens_come_ever_more_slowly_and_to_the_right_one_at_once(guard, clock):
+    for _ in range(FREE):
         assert ask(guard, query=b"token=guess")[0] == 401
-        clock.now += 1
-    for right_or_wrong in (b"token=guess", b"token=" + ENCODED):
-        status, headers, _, _ = ask(guard, query=right_or_wrong)
-        assert status == 429 and headers["retry-after"] == "31"
-    assert ask(guard, method="POST", body=b"token=" + ENCODED, **FORM)[0] == 429
-    assert ask(guard, authorization="Bearer guess")[0] == 429
-    assert ask(guard, kind="websocket", authorization="Bearer guess")[0] == 403
-    assert ask(guard)[0] == 401  # asking without a token is no guess
-    assert ask(guard, cookie=known)[0] == 200
-    clock.now += 30
+    assert clock.slept == []
+    for kind, expected in (("http", 401), ("websocket", 403)):
+        for _ in range(4):
+            assert ask(guard, kind=kind, authorization="Bearer guess")[0] == expected
+    assert clock.slept == pytest.approx([0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10, 10])
     assert ask(guard, query=b"token=" + ENCODED)[0] == 303
+    assert ask(guard, method="POST", body=b"token=" + ENCODED, **FORM)[0] == 303
+    assert ask(guard)[0] == 401  # asking without a token is no guess
+    assert len(clock.slept) == 8
+    clock.now += 60
+    assert ask(guard, method="POST", body=b"token=guess", **FORM)[0] == 401
+    assert len(clock.slept) == 8
+
+
+def test_a_flood_of_guesses_holds_few_answers_and_never_the_right_token(clock):
+    """Three hundred at once, none of which is answered before the right one came."""
+
+    async def flood():
+        free = asyncio.Event()
+        guesses = Guesses(clock, lambda seconds: free.wait())
+        guard = Guard(inside, Keys(TOKEN, guesses=guesses))
+        wrong = [asyncio.create_task(asking(guard, query=b"token=guess")) for _ in range(300)]
+        await asyncio.sleep(0)
+        answer = await asking(guard, query=b"token=" + ENCODED)
+        assert answer[0] == 303 and sum(not task.done() for task in wrong) == WAITING
+        free.set()
+        return [(await task)[0] for task in wrong]
+
+    answers = asyncio.run(flood())
+    assert answers == [401] * (FREE + WAITING) + [429] * (300 - FREE - WAITING)
+
+
+def test_wrong_tokens_are_remembered_in_bounded_memory(clock):
+    guesses = Guesses(clock, clock.sleep)
+
+    async def many():
+        for _ in range(10 * WAITING):
+            await guesses.wrong()
+
+    asyncio.run(many())
+    assert len(guesses._wrong) == WAITING
+
+
+def of(folder, token="mine"):
+    return Guard(inside, keys("127.0.0.1", token, folder))
+
+
+def test_a_cookie_survives_a_restart_and_ends_with_the_token_or_its_days(tmp_path, monkeypatch):
+    cookie = cookie_of(ask(of(tmp_path), query=b"token=mine"))
+    assert "mine" not in cookie
+    for kind, expected in (("http", 200), ("websocket", 101)):
+        assert ask(of(tmp_path), kind=kind, cookie=cookie)[0] == expected
+    assert ask(of(tmp_path, "other"), cookie=cookie)[0] == 401
+    assert ask(of(tmp_path / "elsewhere"), cookie=cookie)[0] == 401
+    changed = cookie.replace("=in.", "=in2.")
+    assert changed != cookie and ask(of(tmp_path), cookie=changed)[0] == 401
+    now = TimestampSigner(b"").get_timestamp()
+    for days, expected in ((29.9, 200), (30.1, 401), (-0.1, 401)):
+        monkeypatch.setattr(TimestampSigner, "get_timestamp", lambda self, later=days: int(now + later * 24 * 3600))
+        assert ask(of(tmp_path), cookie=cookie)[0] == expected
+
+
+def test_a_browser_keeps_the_cookie_for_its_days(guard):
+    assert "Max-Age=2592000" in ask(guard, query=b"token=" + ENCODED)[1]["set-cookie"]
+
+
+def test_the_secret_is_of_this_account_alone(tmp_path):
+    umask = os.umask(0)
+    try:
+        secret = keys("127.0.0.1", "mine", tmp_path / "runs").secret
+    finally:
+        os.umask(umask)
+    file = tmp_path / "runs" / SECRET
+    assert file.read_bytes() == secret and len(secret) == 32 and file.stat().st_mode & 0o777 == 0o600
+    assert keys("127.0.0.1", "mine", tmp_path / "runs").secret == secret
+    assert not keys("127.0.0.1", None, tmp_path / "none").token and not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("how", ["readable", "short", "long", "link", "other account"])
+def test_a_secret_that_others_may_know_is_replaced(tmp_path, monkeypatch, how):
+    file, planted = tmp_path / SECRET, b"p" * 32
+    file.write_bytes({"short": b"p" * 31, "long": b"p" * 33}.get(how, planted))
+    file.chmod(0o640 if how == "readable" else 0o600)
+    if how == "link":
+        file.rename(tmp_path / "planted")
+        file.symlink_to(tmp_path / "planted")
+    if how == "other account":
+        monkeypatch.setattr(access_token.os, "geteuid", lambda: 4242)
+    secret = keys("127.0.0.1", "mine", tmp_path).secret
+    assert not set(secret) <= set(planted) and len(secret) == 32
+    assert file.read_bytes() == secret and not file.is_symlink() and file.stat().st_mode & 0o777 == 0o600
+
+
+def test_where_no_secret_can_be_kept_cookies_end_with_the_server(tmp_path):
+    (tmp_path / "file").touch()
+    cookie = cookie_of(ask(guard := of(tmp_path / "file"), query=b"token=mine"))
+    assert ask(guard, cookie=cookie)[0] == 200 and ask(of(tmp_path / "file"), cookie=cookie)[0] == 401
 
 
 def test_the_page_without_the_token_has_nothing_of_the_request(guard):
@@ -187,11 +287,25 @@ def test_the_page_without_the_token_has_nothing_of_the_request(guard):
     assert headers["cache-control"] == "no-store"
 
 
-def test_every_answer_forbids_frames_and_sniffing(guard):
+def test_every_answer_forbids_frames_sniffing_and_other_hosts(guard):
     inside_headers = ask(Guard(inside, Keys(None)))[1]
     for headers in (ask(guard)[1], inside_headers):
-        assert headers["content-security-policy"] == "frame-ancestors 'self'"
+        policy = dict(rule.split(" ", 1) for rule in headers["content-security-policy"].split("; "))
+        assert policy["frame-ancestors"] == "'self'" and policy["img-src"] == "'self' data: blob:"
+        assert policy["default-src"] == policy["form-action"] == policy["base-uri"] == "'self'"
+        assert policy["connect-src"] == "'self' ws://127.0.0.1:8501 wss://127.0.0.1:8501"
+        assert "*" not in headers["content-security-policy"] and "unsafe" not in policy["script-src"]
         assert headers["x-content-type-options"] == "nosniff"
+    assert "connect-src 'self' ;" in ask(guard, host="[::1]:8501")[1]["content-security-policy"]
+    refused = ask(guard, host="evil.example; img-src *")
+    assert refused[0] == 403 and "img-src" not in refused[1]["content-security-policy"]
+
+
+def test_the_policy_names_the_inline_scripts_of_the_pages():
+    """The hash of the example in the CSP specification."""
+    page = Guard(inside, Keys(None), scripts=["alert('Hello, world.');"])
+    policy = ask(page)[1]["content-security-policy"]
+    assert "script-src 'self' 'sha256-qznLcsROx4GACP2dm0UCKCzCG+HiZ1guq6ZZDob/Tng='" in policy
 
 
 @pytest.mark.parametrize("kind", ["http", "websocket"])
@@ -250,20 +364,20 @@ def test_without_a_token_nothing_is_answered_beyond_loopback():
         ("0.0.0.0", "mine", "mine"),
     ],
 )
-def test_which_token(address, chosen, expected):
-    assert keys(address, chosen).token == expected
+def test_which_token(address, chosen, expected, tmp_path):
+    assert keys(address, chosen, tmp_path).token == expected
 
 
 @pytest.mark.parametrize(("address", "chosen"), [("0.0.0.0", None), ("", ""), ("node7", None), ("127.0.0.1", "new")])
-def test_a_token_is_made(address, chosen):
-    first, second = keys(address, chosen), keys(address, chosen)
-    assert len(first.token) == 32 and first.token != second.token and first.cookie != second.cookie
-    assert first.token not in repr(first) and first.cookie not in repr(first)
+def test_a_token_is_made(address, chosen, tmp_path):
+    first, second = keys(address, chosen, tmp_path), keys(address, chosen, tmp_path)
+    assert len(first.token) == 32 and first.token != second.token and not second.known(first.cookie())
+    assert first.token not in repr(first) and repr(first.secret) not in repr(first)
 
 
-def test_no_token_beyond_loopback_is_refused():
+def test_no_token_beyond_loopback_is_refused(tmp_path):
     with pytest.raises(AccessError) as caught:
-        keys("0.0.0.0", "off")
+        keys("0.0.0.0", "off", tmp_path)
     assert caught.value.kind == "access-open"
 
 

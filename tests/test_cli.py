@@ -172,11 +172,13 @@ TODAY = {
     "train": "teacher student output_dir config fusion_weights fp16 bf16 data max_steps batch_size "
     "gradient_accumulation_steps gradient_checkpointing lr map_lr max_grad_norm warmup seed max_tokens "
     "use_kv_projector use_safe_resample map time layers sinks fit_documents fusion fusion_temperature entropy_weight "
-    "entropy lambda_key lambda_value trainable lora_rank control eval_documents functional checkpoint_every device",
+    "entropy lambda_key lambda_value trainable lora_rank control eval_documents functional checkpoint_every device "
+    "log",
     "runs show": "json debug",
     "runs stop": "no-wait debug",
     "runs delete": "yes debug",
     "runs report": "json checks language format out debug",
+    "runs export": "to merged language debug",
     "bench": "rows device out quick debug",
 }
 

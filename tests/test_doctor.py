@@ -283,3 +283,11 @@ def test_findings_are_plain_data_in_either_language():
     assert [Message.read(fields[name]) for name in ("name", "found")] == [finding.name, finding.found]
     with speaking("zh"):
         assert str(Message.read(fields["found"])).endswith("running")  # a value, though a state is called so too
+
+
+def test_a_system_without_limits_of_memory_is_warned_of(monkeypatch):
+    monkeypatch.setattr(doctor, "limits_memory", lambda: True)
+    assert doctor.reading_limits().status == "ok"
+    monkeypatch.setattr(doctor, "limits_memory", lambda: False)
+    finding = doctor.reading_limits()
+    assert finding.status == "warn" and "time only" in finding.found and "Linux" in finding.remedy

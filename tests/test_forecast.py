@@ -10,7 +10,7 @@ import pytest
 
 from kvlab.demo.corpus import problems
 from kvlab.host.memory import DeviceMemory
-from kvlab.request.forecast import Part, sentence, training_memory
+from kvlab.request.forecast import Part, refined_documents, refining_memory, sentence, training_memory
 from kvlab.request.train import TrainConfig
 from kvlab.results.training.facts import gather
 from kvlab.results.training.report import markdown
@@ -63,6 +63,17 @@ def test_all_layers_of_a_small_teacher_are_one_set_of_features():
     assert found["statistics"] == 8 * 5 * 2 * 2 * (1536 * 1536 + 12 * 1536 * 256)
 
 
+def test_of_rows_weighted_by_attention_every_student_layer_has_sums_of_its_own():
+    small = dataclasses.replace(TEACHER, layers=3, kv_layers=(0, 1, 2), layer_shapes=())
+    weighted = parts(small, row_weights="attention")
+    # X'X once of the scored rows and in each of 12 layers of the fitted ones; X'Y of both, in each layer.
+    assert weighted["statistics"] == 8 * 5 * 2 * 2 * (13 * 1536 * 1536 + 2 * 12 * 1536 * 256)
+    # The student reads with its scores: three copies of one layer's, of 8 query heads, over a batch of 4,096 tokens.
+    alone = [training_memory([], SMALL, TrainConfig(row_weights=by), 1024) for by in ("equal", "attention")]
+    equal_fit, weighted_fit = ({p.name: p.bytes for p in found.parts}["fit"] for found in alone)
+    assert weighted_fit - equal_fit == 4 * 3 * 8 * 4096 * 1024
+
+
 def test_rows_and_targets_of_the_kv_loss_by_hand():
     student, teacher = LAYERS * 4 * (64 + 64), LAYERS * 4 * (128 + 128)  # of 28 teacher layers 12 are learned from
     found = parts(layers="depth")
@@ -71,6 +82,30 @@ def test_rows_and_targets_of_the_kv_loss_by_hand():
     of_two = parts(TEACHER, dataclasses.replace(TEACHER, name="b"), teachers=("a", "b"), layers="depth")
     assert of_two["kv"] == found["kv"]
     assert of_two["targets"] == 4 * 200 * (2 * teacher + 3 * student)  # both targets and their sum
+
+
+def test_what_refining_takes_by_hand():
+    """Two classes of row, 192 components, 4 KV heads with keys and values of 64 in 12 layers."""
+    numbers = 2 * 192 * LAYERS * 4 * (64 + 64)
+    layer = 6 * HIDDEN + 3 * 512 + 512 + 256 + 256 + 4 * FEED_FORWARD
+    parts = {part.name: part.bytes for part in refining_memory(SMALL, sources=3, tokens=100, held=7)}
+    assert parts["trained weights"] == 4 * numbers * 4  # of three sources, and the best so far of one
+    assert parts["optimizer"] == 2 * parts["gradients"] == 8 * numbers
+    assert parts["activations"] == pytest.approx(4 * 100 * LAYERS * layer, rel=0.1)  # the feed-forward is estimated
+    assert parts["logits"] == 2 * 3 * 4 * 100 * VOCABULARY and parts["kv"] == 7
+    assert parts["activations"] > {p.name: p.bytes for p in refining_memory(SMALL, 3, 100, "bfloat16")}["activations"]
+
+
+def test_the_documents_that_are_refined_on_are_those_of_the_other_folds():
+    assert [refined_documents(n, 5) for n in (0, 1, 3, 160, 161)] == [0, 0, 2, 128, 128]
+    assert refined_documents(1000, 5) == 256
+
+
+def test_head_outputs_by_hand():
+    """Per token and layer two times the queries, the keys, and four times the heads' outputs."""
+    queries, keys, found = 512, 256, parts(kv_loss="head-outputs")
+    assert found["outputs"] == 4 * 200 * LAYERS * (2 * queries + keys + 4 * queries)
+    assert "outputs" not in parts() and "outputs" not in parts(kv_loss="head-outputs", control="ce-only")
 
 
 def test_processes_share_a_batch_and_the_forecast_is_of_the_larger_share():

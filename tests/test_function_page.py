@@ -111,6 +111,21 @@ def test_the_form_asks_for_what_was_chosen(monkeypatch):
     assert request.settings.time == "floor" and len(documents) == 160
 
 
+def test_the_form_says_what_refining_costs():
+    """Of 160 samples in five folds, 128 are fitted; a projector that is no ridge has no map of the own token."""
+
+    def told(app):
+        return " ".join(caption.value for caption in app.caption)
+
+    app = open_page("function", run="sample")
+    app.button(key="function-form-toggle").click().run()
+    assert "At most 6 passes over 128 documents for each of 3 sources" in told(app)
+    app.selectbox(key="form-projector").set_value("structured").run()
+    assert "128 documents for each of 2 sources" in told(app)
+    app.number_input(key="form-folds").set_value(2).run()
+    assert "At most 6 passes over 80 documents" in told(app)
+
+
 def test_the_form_starts_with_the_defaults_of_a_request(monkeypatch):
     asked = []
     monkeypatch.setattr(source, "launch", lambda request, documents: asked.append(request) or "x")

@@ -9,9 +9,11 @@ import weakref
 import numpy as np
 import pytest
 
+from kvlab.host import limited
 from kvlab.host.bundled import ANALYSIS
 from kvlab.language import speaking
 from kvlab.request import prompts
+from kvlab.request.guarded import guarded
 from kvlab.results.alignment.data import mean_of_heads, read
 from kvlab.results.alignment.difference import difference_heatmap, matched
 from kvlab.results.alignment.heads import error_heatmap
@@ -19,7 +21,7 @@ from kvlab.results.alignment.layers import layer_pairs
 from kvlab.results.alignment.rkv import kept_steps
 from kvlab.results.memo import once
 from kvlab.runs import store
-from kvlab.web import backend
+from kvlab.web import backend, prompts_form
 from tests import large
 from tests.test_pages import open_page
 
@@ -123,8 +125,12 @@ def test_the_error_of_a_token_is_the_mean_over_the_heads_that_have_one():
 @pytest.mark.xdist_group("pages")
 def test_an_uploaded_file_is_read_once_however_often_the_page_runs(monkeypatch):
     read_ids = []
-    read_upload = prompts.read_upload
-    monkeypatch.setattr(prompts, "read_upload", lambda *of, **how: read_ids.append(of[0]) or read_upload(*of, **how))
+
+    def counted(read, name, data, **options):
+        read_ids.append((read.__name__, name))
+        return guarded(read, name, data, **options)
+
+    monkeypatch.setattr(prompts_form, "guarded", counted)
     app = open_page("alignment", run="sample")
     app.button(key="form-toggle").click().run()
     app.button_group(key="form-source").set_value("upload").run()
@@ -134,10 +140,23 @@ def test_an_uploaded_file_is_read_once_however_often_the_page_runs(monkeypatch):
     app.selectbox(key="form-time").set_value("floor").run()
     assert not app.exception
     assert "Prompts read: 10,000" in [caption.value for caption in app.caption]
-    assert read_ids.count("many.jsonl") == 1
+    assert read_ids.count(("read_upload", "many.jsonl")) == 1
     app.file_uploader[0].set_value(("many.jsonl", b"no JSON", "application/json")).run()
     app.selectbox(key="form-time").set_value("nearest").run()
-    assert "one JSON object per line" in app.error[0].value and read_ids.count("many.jsonl") == 2
+    assert "one JSON object per line" in app.error[0].value and read_ids.count(("read_upload", "many.jsonl")) == 2
+
+
+@pytest.mark.page
+@pytest.mark.xdist_group("pages")
+def test_an_upload_that_cannot_be_read_within_the_limits_is_one_message_on_the_page(monkeypatch):
+    monkeypatch.setattr(limited, "SECONDS", 0.01)
+    app = open_page("alignment", run="sample")
+    app.button(key="form-toggle").click().run()
+    app.button_group(key="form-source").set_value("upload").run()
+    app.file_uploader[0].set_value(("endless.jsonl", b'{"prompt": "a"}', "application/json")).run()
+    assert not app.exception
+    (error,) = app.error
+    assert "within 2 GiB of memory and 0.01 s" in error.value
 
 
 @pytest.mark.page

@@ -19,6 +19,7 @@ from kvlab.results.alignment.page import html
 from kvlab.results.alignment.sentences import sentence
 from kvlab.results.function import data as injections
 from kvlab.runs import store
+from tests.spoken import as_read
 
 OLD = Path(__file__).parent / "old_runs"
 RUNS = sorted(folder.name for folder in OLD.iterdir())
@@ -37,7 +38,8 @@ def name_of(run):
 
 def shown(app):
     kinds = ("markdown", "caption", "error", "warning", "info", "success", "title", "subheader", "metric")
-    return "\n".join(str(element.value) for kind in kinds for element in app.get(kind) if hasattr(element, "value"))
+    texts = [str(element.value) for kind in kinds for element in app.get(kind) if hasattr(element, "value")]
+    return as_read("\n".join(texts))
 
 
 def page(name, language, **parameters):

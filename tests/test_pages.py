@@ -14,6 +14,7 @@ from kvlab.results.alignment.data import read
 from kvlab.runs import process, store
 from kvlab.web import backend, progress, widgets
 from tests import finished
+from tests.spoken import as_read
 
 SCRIPT = str(Path(__file__).parents[1] / "kvlab" / "web" / "script.py")
 pytestmark = [pytest.mark.page, pytest.mark.xdist_group("pages"), pytest.mark.usefixtures("worker_of_pages")]
@@ -30,7 +31,8 @@ def open_page(path="", **query):
 
 
 def said(app):
-    return "\n".join(element.value for kind in (app.markdown, app.error, app.info, app.subheader) for element in kind)
+    shown = [element.value for kind in (app.markdown, app.error, app.info, app.subheader) for element in kind]
+    return as_read("\n".join(shown))
 
 
 def test_overview_shows_the_finished_sample_and_every_mismatch():
@@ -91,7 +93,7 @@ def made(state=None, **fields):
 def test_failed_lost_cancelled_and_damaged_runs_are_said():
     error = {"kind": "k", "expected": "a good model", "found": "a bad *one*", "remedy": "try another"}
     app = open_page("alignment", run=made("failed", error=error).name)
-    assert "This analysis failed" in said(app) and "a bad \\*one\\*" in said(app) and "try another" in said(app)
+    assert "This analysis failed" in said(app) and "a bad *one*" in said(app) and "try another" in said(app)
 
     lost = made("running", host=os.uname().nodename, pid=2**22 - 1, process_started=1.0)
     assert "This analysis was lost" in said(open_page("alignment", run=lost.name))
@@ -173,6 +175,15 @@ def test_maps_are_by_class_in_the_form_unless_another_choice_is_made():
     app.button(key="form-toggle").click().run()
     app.button(key="form-toggle").click().run()
     assert not app.exception and app.selectbox(key="form-rows").value == "exact"
+
+
+def test_fitted_tokens_count_alike_in_the_form_unless_another_choice_is_made():
+    app = open_page("alignment", run="sample")
+    app.button(key="form-toggle").click().run()
+    picker = app.selectbox(key="form-row-weights")
+    assert picker.value == "equal" and len(picker.options) == 2
+    picker.set_value("attention").run()
+    assert not app.exception and app.selectbox(key="form-row-weights").value == "attention"
 
 
 def test_of_several_teachers_one_is_picked_by_address_or_control():
@@ -311,11 +322,19 @@ def test_a_stopped_analysis_goes_on_or_runs_again(state, monkeypatch):
     app = open_page("alignment", run=folder.name)
     button = app.button(key=f"again-{folder.name}")
     assert button.label == "Run again" and "from the beginning" in button.help
-    (folder / progress.UNFINISHED).write_bytes(b"sums")
+    (folder / progress.UNFINISHED["analysis"]).write_bytes(b"sums")
     button = app.run().button(key=f"again-{folder.name}")
     assert button.label == "Continue"
     button.click().run()
     assert asked == [folder]
+
+
+def test_a_stopped_functional_test_goes_on_refining():
+    folder = finished.unfinished("cancelled", "injection")
+    assert open_page("function", run=folder.name).button(key=f"again-{folder.name}").label == "Run again"
+    (folder / progress.UNFINISHED["injection"]).write_bytes(b"weights")
+    button = open_page("function", run=folder.name).button(key=f"again-{folder.name}")
+    assert button.label == "Continue" and "refining goes on from there" in button.help
 
 
 def test_a_folder_without_its_prompts_cannot_go_on():
@@ -326,11 +345,12 @@ def test_a_folder_without_its_prompts_cannot_go_on():
 def test_the_file_that_says_there_is_something_to_go_on_from():
     from kvlab.align import unfinished
 
-    assert unfinished.NAME == progress.UNFINISHED
+    assert {"analysis": unfinished.NAME, "injection": unfinished.REFINEMENT} == progress.UNFINISHED
 
 
 def test_every_choice_of_the_form_has_words():
     assert set(widgets.LAYER_RULES) == set(get_args(align.LayerRule))
+    assert set(widgets.ROW_WEIGHTS) == set(get_args(align.RowWeights))
     assert set(widgets.SEARCHES) == set(get_args(align.Search))
     assert set(widgets.TIME_RULES) == set(get_args(align.TimeRule))
     assert set(widgets.SEGMENTS) == set(get_args(segments.Source))

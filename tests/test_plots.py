@@ -12,6 +12,7 @@ from kvlab.results import words as results_words
 from kvlab.results.alignment.data import read
 from kvlab.results.alignment.heads import contributions, controls, error_heatmap, hover, token_errors
 from kvlab.results.alignment.page import html
+from kvlab.results.alignment.sentences import sentence
 from kvlab.results.alignment.timeline import LAG_BINS, index_maps, timeline
 from tests.finished import by_class, of_one_map
 
@@ -199,3 +200,14 @@ def test_report_holds_every_number_and_escapes_names_and_texts(sample):
 
 def test_a_negative_zero_is_not_shown():
     assert results_words.whole(-0.001) == "0%" and results_words.whole(0.394) == "39%"
+
+
+def test_the_headline_says_what_cannot_be_told(sample):
+    """Two standard errors, of the mean over heads: on K above them, on V within."""
+    heads = [
+        dataclasses.replace(score, added=0.05, added_se=0.024 if score.kind == "key" else 0.026)
+        for score in sample.heads
+    ]
+    words = sentence(dataclasses.replace(sample, heads=heads))
+    assert "Whether it adds anything to V cannot be told" in words
+    assert "cannot be told" not in sentence(sample)

@@ -91,6 +91,14 @@ def test_one_head_in_parts_and_its_weights(sample):
         assert figure.layout.xaxis.title.text and figure.layout.yaxis.title.text
 
 
+def test_the_name_of_a_teacher_is_no_markup_in_a_figure(sample):
+    both = dataclasses.replace(fused(sample), teachers=["<a href='http://evil'>x</a>", "b"])
+    score = both.fused("key", 1, 0)
+    figures = fused_parts(score, both.teachers), fusion_weights(score, both.teachers), gain_heatmap(both, "key")
+    for figure in figures:
+        assert "<a" not in (text := str(figure.to_dict())) and "&lt;a href=" in text
+
+
 def test_the_fusion_table_names_its_teachers(sample):
     table = fusion_table(fused(sample))
     assert "R² alone: 2 demo/teacher-b" in table and "weight: 1 demo/teacher" in table

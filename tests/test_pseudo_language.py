@@ -68,7 +68,7 @@ FILES = re.compile(
     r"[\w-]+\.(csv|html|json|zip)|KVLAB_TOKEN=new|:material/\w+:|\b[0-9a-f]{64}\b|heldout-\d+-\d+(: )?|\+cpu|/tmp/\S+"
 )
 # What a page adds to a text of a user: what keeps it from being read as Markdown, its ground, whitespace one can see.
-AROUND = re.compile(r"\\|:orange-background\[⟦|⟧\]|…")
+AROUND = re.compile(r":small\[\]|\\|:orange-background\[⟦|⟧\]|…")
 
 
 class Bracketed(gettext.NullTranslations):

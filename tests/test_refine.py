@@ -5,6 +5,7 @@ import torch
 
 from kvlab.errors import Cancelled
 from kvlab.inject import refine as refining
+from kvlab.inject.correction import Correction, base_of, normal, replaced_kl
 from kvlab.inject.fit import fit
 from kvlab.inject.prefix import Models, cut_at, inputs_of, prefix_of, read_document
 from kvlab.inject.split import split
@@ -12,7 +13,8 @@ from kvlab.inject.trial import tried
 from kvlab.models.loading import load
 from kvlab.request import prompts
 from kvlab.request.align import AlignSettings
-from kvlab.shapes import no_progress
+from kvlab.request.forecast import refining_memory
+from kvlab.shapes import REFINING, no_progress
 
 pytestmark = [pytest.mark.model, pytest.mark.xdist_group("inject")]
 
@@ -38,7 +40,7 @@ def refined(fitted):
     read = refining.read_document
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(refining, "read_document", lambda m, item: seen.append(item.document.text) or read(m, item))
-        sources = refining.refine(models, fit_, documents.fitted, SHARE, no_progress)
+        sources = refining.refine(models, fit_, documents.fitted, SHARE, no_progress).sources
     return sources, seen
 
 
@@ -53,9 +55,9 @@ def kl(models, fit_, item, name):
 def test_the_loss_is_the_kl_of_the_functional_test(fitted):
     models, fit_, documents = fitted
     for item in documents.fitted[:3]:
-        case = refining._normal(refining._case(models, fit_, item, SHARE))
-        rows = refining._base(fit_.sources["projected"], case)
-        assert float(refining._kl(models.student, case, rows)) == pytest.approx(
+        case = normal(refining._case(models, fit_, item, SHARE))
+        rows = base_of(fit_.sources["projected"], case)
+        assert float(replaced_kl(models.student, case, rows)) == pytest.approx(
             kl(models, fit_, item, "projected"), rel=1e-4
         )
 
@@ -84,16 +86,38 @@ def test_the_documents_that_stop_the_training_are_not_worse_off_and_judged_ones_
     assert after < before
 
 
+def test_the_forecast_covers_what_autograd_keeps_of_a_document(fitted):
+    models, fit_, documents = fitted
+    items = [item for item in documents.fitted if cut_at(SHARE, item)][:8]
+    cases = refining._cases(models, fit_, items, SHARE, no_progress)
+    training = refining._Training(models, fit_.sources["projected"], cases)
+    here = [*training.correction.parameters(), *models.student.model.parameters()]
+    known, kept = {x.untyped_storage().data_ptr() for x in here}, {}
+
+    def keep(x):
+        if x.untyped_storage().data_ptr() not in known:
+            kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    case = max(cases, key=lambda case: len(case.own.tokens))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        loss = training.kl(case)
+    tokens = len(case.own.tokens)
+    parts = {p.name: p.bytes for p in refining_memory(models.student.geometry, 3, tokens)}
+    forecast = parts["activations"] + parts["logits"]
+    assert loss.requires_grad and forecast / 4 < sum(kept.values()) < forecast
+
+
 def test_a_correction_is_zero_at_the_start_and_of_the_class_of_each_row():
     x, y = torch.randn(40, 6, generator=torch.Generator().manual_seed(0)), torch.randn(40, 4)
-    correction = refining.Correction({("key", 0): x}, {("key", 0): y})
+    correction = Correction({("key", 0): x}, {("key", 0): y})
     classes = torch.arange(40) % 2
     assert not correction(("key", 0), x, classes).any()
     with torch.no_grad():
         correction.weights["key_0"][1] = 1.0
     rows = correction(("key", 0), x, classes)
     assert not rows[classes == 0].any() and (rows[classes == 1] != 0).all()
-    mean, basis = correction._whitening["key", 0]
+    mean, basis = correction.whitening(("key", 0))
     whitened = (x - mean) @ basis
     torch.testing.assert_close(whitened.T @ whitened / len(x), torch.eye(6), atol=1e-4, rtol=0)
     torch.testing.assert_close(rows[1], y.std() * whitened[1].sum().expand(4))
@@ -103,7 +127,7 @@ def test_a_request_to_stop_ends_it(fitted):
     models, fit_, documents = fitted
 
     def stop(stage, done, total):
-        if stage == refining.STAGE and done:
+        if stage.startswith(REFINING) and done:
             raise Cancelled
 
     with pytest.raises(Cancelled):

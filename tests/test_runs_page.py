@@ -9,10 +9,12 @@ import altair
 import pytest
 
 from kvlab.runs import monitor, notes, run_queue, store, training
+from kvlab.web import backend
 from kvlab.web.training import charts, source
-from tests import test_pages, trained, trainers
+from tests import trained, trainers
+from tests.spoken import as_read
 from tests.test_history import ODD
-from tests.test_pages import open_page
+from tests.test_pages import open_page, said
 
 pytestmark = [pytest.mark.page, pytest.mark.xdist_group("pages")]
 
@@ -46,15 +48,9 @@ def table(app, column: str):
     return next(frame.value for frame in (*app.dataframe, *app.table) if column in frame.value.columns)
 
 
-def said(app) -> str:
-    """As it is read, without what keeps it from being read as Markdown."""
-    return test_pages.said(app).replace("\\", "")
-
-
 def everything(app) -> str:
-    return "\n".join(
-        [said(app), *(e.value for kind in (app.warning, app.success, app.caption, app.code) for e in kind)]
-    )
+    others = [e.value for kind in (app.warning, app.success, app.caption, app.code) for e in kind]
+    return as_read("\n".join([said(app), *others]))
 
 
 def click(app, key: str):
@@ -209,7 +205,7 @@ def test_a_failed_run_says_what_was_found_and_what_to_do(root):
     error = {"kind": "out-of-memory", "expected": "room", "found": "a *full* GPU", "remedy": "use a batch of 1"}
     store.write_status(run, error=error)
     app = page(run)
-    assert "a \\*full\\* GPU" in test_pages.said(app) and "use a batch of 1" in said(app)
+    assert "a *full* GPU" in said(app) and "use a batch of 1" in said(app)
     store.write_status(run, error={"odd": 1})
     assert "No reason was recorded" in said(page(run))
 
@@ -382,14 +378,6 @@ def test_odd_values_of_every_kind_do_no_harm(root):
         assert app.code[0].value == (run / "config.yaml").read_text().rstrip("\n")
 
 
-def test_a_name_is_never_markdown(root):
-    run = trained.by_hand(root, "![x](http://example.org/x.png)")
-    app = page(run, trained.lost(root))
-    click(app, "runs-delete")
-    app = click(page(run), "run-delete")
-    assert "![x]" not in "".join([test_pages.said(app), *(button.label for button in app.button)])
-
-
 def test_runs_that_cannot_be_written_are_one_message(root, monkeypatch):
     run = trained.by_hand(root, state="failed")
     app = page(run)
@@ -442,6 +430,39 @@ def test_twenty_that_wait_say_their_places(root, fake):
         training.stop(run)
     training.stop(first)
     trainers.wait_until_idle(root)
+
+
+def test_the_student_of_a_run_is_exported_by_the_worker(root, monkeypatch):
+    asked = []
+
+    def answered(folder, merged):
+        asked.append((folder, merged))
+        (folder / f"export-step-4{'-merged' * merged}").mkdir()
+
+    monkeypatch.setattr(backend, "export", answered)
+    run, lora = trained.by_hand(root), trained.by_hand(root, "adapted", trainable="lora")
+    projector, none = trained.by_hand(root, "maps", trainable="projector"), trained.by_hand(root, "none")
+    for folder in (run, lora, projector):
+        (folder / "checkpoint").mkdir()
+    buttons = {folder.name: {button.key for button in page(folder).button} for folder in (run, lora, projector, none)}
+    offered = {name: keys & {"run-export", "run-merged"} for name, keys in buttons.items()}
+    assert list(offered.values()) == [{"run-export"}, {"run-export", "run-merged"}, set(), set()]
+    app = click(page(run), "run-export")
+    assert asked == [(run, False)] and "The student is exported" in everything(app)
+    assert str(run / "export-step-4") in [code.value for code in app.code]
+    app = click(page(lora), "run-merged")
+    assert asked[1:] == [(lora, True)] and str(lora / "export-step-4-merged") in [code.value for code in app.code]
+
+
+def test_a_run_of_a_folder_of_ones_own_is_shown_and_only_leaves_the_list(root, tmp_path):
+    own = trained.by_hand(root, "result").rename(tmp_path / "result")
+    listed = store.enlist(root, own)
+    app = page(listed)
+    assert history(app)["name"].tolist() == ["result"] and str(own) in [code.value for code in app.code]
+    app = click(app, "run-delete")
+    assert "their own folder stays as it is" in said(app)
+    click(app, "run-yes")
+    assert store.listing(root) == [] and (own / "metrics.jsonl").exists()
 
 
 def test_a_link_out_of_runs_is_neither_followed_nor_deleted_through(root, tmp_path):

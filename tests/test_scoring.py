@@ -92,7 +92,7 @@ def rows(case):
 @pytest.fixture(scope="module")
 def sums(rows):
     choices = {kind: [Choice.of(*chosen, lambda layer: FEATURES) for chosen in CHOSEN] for kind in KINDS}
-    found = AlignSums(choices, FOLDS, {WIDTH: PROBLEMS})
+    found = AlignSums(choices, FOLDS, {(WIDTH, None): PROBLEMS})
     for block in rows:
         if block.parts[0].use != SINK.use:
             found.add(block.fold, block.parts[0], block, block.parts[0])
@@ -368,7 +368,7 @@ def test_what_knows_nothing_adds_nothing_to_the_students_own_tokens(rows, case, 
     found = AlignSums(
         {kind: [Choice.of(*CHOSEN[0], lambda layer: FEATURES)] for kind in KINDS},
         FOLDS,
-        {WIDTH: [(k, 0) for k in KINDS]},
+        {(WIDTH, None): [(k, 0) for k in KINDS]},
     )
     for block in rows:
         if block.parts[0].use == SINK.use:

@@ -18,6 +18,8 @@ from kvlab.errors import KvlabError, ModelError
 from kvlab.models.loading import load
 from kvlab.request import prompts
 from kvlab.runs import store
+from kvlab.web import server
+from kvlab.web.access.access_token import SECRET, Keys
 from tests import app as real
 from tests.tiny import tiny_model
 
@@ -127,6 +129,9 @@ def test_the_printed_address_lets_a_browser_in(app):
     cookie = headers["set-cookie"]
     assert "HttpOnly" in cookie and "SameSite=lax" in cookie and app.token not in cookie
     known = cookie.split(";")[0]
+    secret = app.runs / SECRET
+    assert secret.stat().st_mode & 0o777 == 0o600
+    assert Keys(app.token, secret.read_bytes()).known(known.partition("=")[2])  # so the next server knows it, too
     assert ask(app, "/_stcore/health", Cookie=known)[0] == 200
     assert stream(app, Origin=app.url, Cookie=known) == 101
     assert ask(app, "/_stcore/health", Cookie=known, Host="evil.example")[0] == 403
@@ -149,6 +154,12 @@ def test_the_token_is_in_the_log_once_and_first(app):
     assert first == f"kvlab: {app.url}/?token={app.token}"
     assert f"ssh -N -L {port}:127.0.0.1:{port} " in second
     assert log.count(app.token) == 1
+
+
+@pytest.mark.parametrize(("characters", "warned"), [(15, True), (16, False)])
+def test_a_short_token_of_ones_own_is_warned_of(monkeypatch, characters, warned):
+    monkeypatch.setattr(server, "entrance", lambda: Keys("x" * characters))
+    assert ("can be guessed" in server.startup_text()) == warned
 
 
 def test_a_server_beyond_this_machine_is_not_started_without_a_token():

@@ -43,7 +43,7 @@ def blocks(parts):
 @pytest.fixture(scope="module", params=list(PARTS))
 def measured(request):
     choices = {kind: [Choice.of((0,), [(0,)] * FOLDS, lambda layer: 5)] for kind in KINDS}
-    sums = AlignSums(choices, FOLDS, {WIDTH: [(kind, 0) for kind in KINDS]})
+    sums = AlignSums(choices, FOLDS, {(WIDTH, None): [(kind, 0) for kind in KINDS]})
     rows = list(blocks(PARTS[request.param]))
     for block in rows:
         sums.add(block.fold, block.parts[0], block, block.parts[0])

@@ -73,7 +73,9 @@ def test_a_run_leaves_its_whole_story(pair, tmp_path):
     assert checkpoint.saved_step(folder) == 10
 
 
-@pytest.mark.parametrize("settings", [{"map": "structured"}, {"map": "ridge", "trainable": "lora"}])
+@pytest.mark.parametrize(
+    "settings", [{"map": "structured"}, {"map": "ridge", "trainable": "lora"}, {"kv_loss": "head-outputs"}]
+)
 def test_a_resumed_run_has_the_losses_of_an_uninterrupted_one(pair, tmp_path, monkeypatch, settings):
     settings = pair | settings | {"max_steps": 6}
     whole, broken = (written(tmp_path / name, settings) for name in ("whole", "broken"))

@@ -1,7 +1,10 @@
-"""An interrupted analysis goes on where it stopped, with the same result; nothing half-read is believed."""
+"""An interrupted analysis or refinement goes on where it stopped, with the same result; nothing half-done is kept."""
+
+import json
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from kvlab import PACKAGE
 from kvlab.align import batches as reading_batches
@@ -9,14 +12,19 @@ from kvlab.align import run as analysis
 from kvlab.align import unfinished
 from kvlab.align.pipeline import READING, align_several
 from kvlab.align.unfinished import Unfinished
+from kvlab.cli import main
 from kvlab.errors import Cancelled
+from kvlab.inject import refine
+from kvlab.inject import run as functional
 from kvlab.models.loading import ModelCache, load
 from kvlab.request.align import AlignSettings, AnalysisRequest
+from kvlab.request.inject import EPOCHS, InjectionRequest, InjectSettings
 from kvlab.request.prompts import RUN_PROMPTS, write_prompts
 from kvlab.request.settings import checked
 from kvlab.results.alignment import data
+from kvlab.results.function import data as function_data
 from kvlab.runs import store
-from kvlab.shapes import Document, no_progress
+from kvlab.shapes import REFINING, Document, no_progress
 from tests.tiny import TEXT, tiny_model
 
 pytestmark = [pytest.mark.model, pytest.mark.xdist_group("unfinished")]
@@ -216,3 +224,129 @@ def test_a_run_folder_goes_on_from_what_it_holds(models, documents, tmp_path):
     assert any("Continued" in note for note in first.notes)
     assert (first.teachers, second.teachers) == ([t.name for t in teachers],) * 2
     assert first.fusion == second.fusion != []
+
+
+TESTED = InjectSettings(refine=True, curve=(), documents=4, swap_layers=0, texts=0, hybrid=False)
+FITTED, SOURCES = 12, 3  # half of 24 documents are judged; one of eight fitted ones stops the training
+MEASURED, FIRST = 2, 1  # passes that tell the cost, and those over the stopping document before the first epoch
+
+
+class Passes:
+    """Counts the passes over documents, and ends the test before one of them, as a kill would."""
+
+    def __init__(self, monkeypatch):
+        self.done, self.last = 0, None
+        kl = refine._Training.kl
+
+        def counted(training, case):
+            if self.done == self.last:
+                raise SystemExit
+            self.done += 1
+            return kl(training, case)
+
+        monkeypatch.setattr(refine._Training, "kl", counted)
+        monkeypatch.setattr(refine, "PATIENCE", 100)  # no training is stopped early
+
+    def of(self, folder, cache, last=None, progress=no_progress):
+        """The result of a test, or None if it ended before ``last`` passes."""
+        self.done, self.last = 0, last
+        if last is None:
+            functional.test(folder, progress, cache)
+            return function_data.read(folder)
+        with pytest.raises(SystemExit):
+            functional.test(folder, progress, cache)
+        return None
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    return Passes(monkeypatch)
+
+
+def folder_of_a_test(models, documents, root, injection=TESTED):
+    teachers, student = models
+    fields = {"teacher": teachers[0].name, "student": student.name, "calibration": "none", "device": "cpu"}
+    settings = SETTINGS.model_copy(update={"folds": 2})
+    request = checked(InjectionRequest, fields | {"settings": settings, "injection": injection})
+    folder = store.create(root, "injection", "x", request.model_dump())
+    write_prompts(documents[:24], folder / RUN_PROMPTS)
+    return folder
+
+
+def test_a_refinement_ended_within_an_epoch_goes_on_and_ends_the_same(models, documents, passes, tmp_path):
+    cache, stages = ModelCache(), []
+    folder = folder_of_a_test(models, documents, tmp_path)
+    whole = passes.of(folder, cache, progress=lambda *stage: stages.append(stage))
+    assert passes.done == MEASURED + SOURCES * (FIRST + EPOCHS * FITTED)
+    told = [(done, total) for stage, done, total in stages if stage.startswith(REFINING)]
+    assert {total for _, total in told} == {SOURCES * EPOCHS * FITTED} and told[-1] == (216, 216)
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    folder, kept = folder_of_a_test(models, documents, tmp_path), []
+    # Two epochs and 3 passes of a third; the other four and 10 passes of the next source; that one and two of the last.
+    for last, epochs in ((MEASURED + FIRST + 27, 2), (MEASURED + 48 + FIRST + 10, 6), (MEASURED + FIRST + 97, 14)):
+        passes.of(folder, cache, last)
+        with safe_open(folder / unfinished.REFINEMENT, "pt") as file:
+            kept.append(sum(epoch for epoch, *_ in json.loads(file.metadata()["reached"]).values()))
+        assert kept[-1] == epochs
+    again = passes.of(folder, cache, progress=lambda *stage: stages.append(stage))
+    assert passes.done == MEASURED + 4 * FITTED and stages[-1][2] != 216
+    assert [row.variant for row in again.injected] == [row.variant for row in whole.injected]
+    for name in ("kl", "kl_se", "delta_ce", "same_choice", "kl_over_projected"):
+        found, expected = ([getattr(row, name) for row in result.injected] for result in (again, whole))
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+    assert again.score("refined").kl != again.score("projected").kl
+    assert any("14 epochs of refining" in note for note in again.notes) and len(again.notes) == len(whole.notes) + 1
+    assert not list(folder.glob("unfinished*"))
+
+
+@pytest.mark.parametrize("other", ["request", "documents", "code", "maps", "damage"])
+def test_a_refinement_of_other_work_is_not_gone_on_with(models, documents, passes, tmp_path, monkeypatch, other):
+    monkeypatch.setattr(refine, "EPOCHS", 1)
+    cache, folder = ModelCache(), folder_of_a_test(models, documents, tmp_path)
+    passes.of(folder, cache, MEASURED + 2 * (FIRST + FITTED) + 5)
+    kept = folder / unfinished.REFINEMENT
+    if other == "request":
+        injection = TESTED.model_copy(update={"prefix": 0.6})
+        folder = kept.rename(folder_of_a_test(models, documents, tmp_path, injection) / kept.name).parent
+    elif other == "documents":
+        write_prompts([*documents[:23], documents[30]], folder / RUN_PROMPTS)
+    elif other == "code":
+        monkeypatch.setattr(unfinished, "CODE", "that")
+    elif other == "maps":  # of a model that was trained on under the same name
+        embeddings = cache.get(models[1].name, "cpu", "auto").model.get_input_embeddings().weight
+        embeddings.data *= 1.2
+    else:
+        kept.write_bytes(kept.read_bytes()[:-100])
+    found = passes.of(folder, cache)
+    assert passes.done == MEASURED + SOURCES * (FIRST + FITTED)
+    assert any("had refined was left" in note for note in found.notes)
+    assert not kept.exists()
+
+
+def test_the_same_work_goes_on_where_maps_differ_by_rounding(models, documents, passes, tmp_path, monkeypatch):
+    """What is forecast is what is left: 12 passes of half a second."""
+    monkeypatch.setattr(refine, "EPOCHS", 1)
+    monkeypatch.setattr(refine._Training, "seconds_of_a_pass", lambda training: 0.5)
+    cache, folder = ModelCache(), folder_of_a_test(models, documents, tmp_path)
+    stages = []
+    passes.of(folder, cache, 2 * (FIRST + FITTED) + 5, lambda stage, *_: stages.append(stage))
+    assert any(stage.startswith(f"{REFINING}18 s, ") for stage in stages)
+    embeddings = cache.get(models[1].name, "cpu", "auto").model.get_input_embeddings().weight
+    embeddings.data *= 1 + 1e-6
+    found = passes.of(folder, cache)
+    assert found.timings["refine_forecast_s"] == 6.0 < found.timings["refine_s"] + 6.0
+    assert passes.done == FIRST + FITTED and any("2 epochs of refining" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_an_interrupted_command_says_whether_it_goes_on(tmp_path, monkeypatch, capsys, epochs):
+    def interrupted(request, documents, cache, progress, folder):
+        if epochs:
+            (folder / unfinished.REFINEMENT).touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(functional, "compute", interrupted)
+    command = ["inject", "--teacher", "demo/teacher", "--student", "demo/student", "--refine", "--out", str(tmp_path)]
+    assert main.main(command) == 2
+    said = "the same command goes on where this stopped" if epochs else "what was not finished is not there"
+    assert said in capsys.readouterr().err

@@ -2,16 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any, Protocol
 
 import torch
 
 from kvlab.align.batches import Rows
-from kvlab.align.fold_sums import APART, SCORED, Classes, FoldSums, Pairing, Part
+from kvlab.align.fold_sums import APART, SCORED, Classes, FoldSums, Pairing, Part, add_targets, add_unweighted
 from kvlab.align.layers import Choice
 from kvlab.align.moments import HeadGrams, pilot_of
 from kvlab.align.own_tokens import own_token_width
-from kvlab.shapes import KINDS
+from kvlab.align.shapes import target_shape
+from kvlab.shapes import KINDS, Geometry
 
 Target = tuple[str, int]  # kind, student layer
 TEACHER_TOKEN, OWN_TOKENS = "teacher's token", "own tokens"  # what is known without any cache of the teacher
@@ -28,13 +30,29 @@ class Source(Protocol):
 
     def own(self, at: Any) -> torch.Tensor: ...  # [N, 3 Es] the student's token and the two before it
 
+    def weights(self, layer: int, at: Any) -> torch.Tensor | None: ...  # [N] in the fit of a student layer; None: 1
+
+
+# Targets whose problem of a token control is one, by head width and, where rows have weights, by student layer.
+Beside = tuple[int, int | None]
+
+
+def side_by_side(student: Geometry, weighted: bool) -> dict[Beside, list[Target]]:
+    """The targets of a student by what they can share; ``weighted``: rows have other weights in every layer."""
+    groups: dict[Beside, list[Target]] = {}
+    for kind, layer in product(KINDS, range(len(student.kv_layers))):
+        width = target_shape(student, kind, layer)[1]
+        groups.setdefault((width, layer if weighted else None), []).append((kind, layer))
+    return groups
+
 
 @dataclass
 class TokenSums:
-    """One set of token features against every target, those of one head width side by side."""
+    """One set of token features against every target."""
 
     features: FoldSums | None = None
-    targets: dict[int, FoldSums] = field(default_factory=dict)  # by head width
+    targets: dict[Beside, FoldSums] = field(default_factory=dict)
+    weighted: dict[Beside, FoldSums] = field(default_factory=dict)  # features of the fitted rows, if they have weights
 
 
 @dataclass
@@ -44,15 +62,17 @@ class AlignSums:
     Student layers with the same teacher layers share the sums of the features, behind which the features of the
     student's own token stand; those with heads of one width share the problem of each token control. Of the same
     targets the spread of each head is kept. Rows are shifted by their pilots once, however many sums they enter.
+    Where fitted rows have weights, which differ by student layer, layers share only the sums of the scored rows.
     """
 
     choices: dict[str, list[Choice]]
     folds: int
-    token_layers: dict[int, list[Target]] = field(default_factory=dict)  # head width -> targets side by side
+    token_layers: dict[Beside, list[Target]] = field(default_factory=dict)  # targets side by side
     features: dict[tuple[str, tuple[int, ...]], FoldSums] = field(default_factory=dict)
     targets: dict[Target, FoldSums] = field(default_factory=dict)
+    weighted: dict[Target, FoldSums] = field(default_factory=dict)  # features of the fitted rows, if they have weights
     tokens: dict[str, TokenSums] = field(default_factory=dict)  # TEACHER_TOKEN, OWN_TOKENS
-    spreads: dict[int, FoldSums] = field(default_factory=dict)  # HeadGrams of the scored rows, by width likewise
+    spreads: dict[Beside, FoldSums] = field(default_factory=dict)  # HeadGrams of the scored rows, likewise
     own_width: int = 0  # features of the student's own token; 0 where tokens are not asked for
 
     def add(self, fold: int, part: Part, rows: Source, at: Any) -> None:
@@ -66,17 +86,21 @@ class AlignSums:
                     self.features[kind, union] = FoldSums((pilot_of(x),), self.folds)
                 features = self.features[kind, union]
                 x = features.shift(x)
-                features.add_shifted(fold, part, x)
-                for layer, choice in enumerate(self.choices[kind]):
-                    if choice.union == union:
-                        y = rows.y(kind, layer, at)
-                        if (kind, layer) not in self.targets:
-                            self.targets[kind, layer] = FoldSums((features.pilots[0], pilot_of(y)), self.folds)
-                        targets[kind, layer] = self.targets[kind, layer].shift(y)
-                        self.targets[kind, layer].add_shifted(fold, part, x, targets[kind, layer])
+                layers = [layer for layer, choice in enumerate(self.choices[kind]) if choice.union == union]
+                add_unweighted(features, fold, part, x, rows.weights(layers[0], at))
+                for layer in layers:
+                    y, weights = rows.y(kind, layer, at), rows.weights(layer, at)
+                    if (kind, layer) not in self.targets:
+                        self.targets[kind, layer] = FoldSums((features.pilots[0], pilot_of(y)), self.folds)
+                    targets[kind, layer] = self.targets[kind, layer].shift(y)
+                    if weights is not None:
+                        self.weighted.setdefault((kind, layer), FoldSums(features.pilots, self.folds))
+                    of_layer = self.targets[kind, layer], self.weighted.get((kind, layer))
+                    add_targets(*of_layer, fold, part, x, targets[kind, layer], weights)
         if own is not None:
-            self._add_tokens(OWN_TOKENS, fold, part, own, targets)
-            self._add_tokens(TEACHER_TOKEN, fold, part, rows.e(at), targets)
+            weights = {layer: rows.weights(layer, at) for layer in range(len(self.choices[KINDS[0]]))}
+            self._add_tokens(OWN_TOKENS, fold, part, own, targets, weights)
+            self._add_tokens(TEACHER_TOKEN, fold, part, rows.e(at), targets, weights)
             self._add_spreads(fold, part, targets)
 
     def x(self, kind: str, union: Sequence[int], rows: Source, at: Any) -> torch.Tensor:
@@ -95,28 +119,38 @@ class AlignSums:
                 self.add(rows.fold, part, rows, part)
 
     def _add_tokens(
-        self, name: str, fold: int, part: Part, embedded: torch.Tensor, targets: dict[Target, torch.Tensor]
+        self,
+        name: str,
+        fold: int,
+        part: Part,
+        embedded: torch.Tensor,
+        targets: dict[Target, torch.Tensor],
+        weights: dict[int, torch.Tensor | None],
     ) -> None:
         sums = self.tokens.setdefault(name, TokenSums())
         if sums.features is None:
             sums.features = FoldSums((pilot_of(embedded),), self.folds)
         x = sums.features.shift(embedded)
-        sums.features.add_shifted(fold, part, x)
-        for width, layers in self.token_layers.items():
-            if width not in sums.targets:
-                pilot = torch.cat([self.targets[target].pilots[1] for target in layers])
-                sums.targets[width] = FoldSums((sums.features.pilots[0], pilot), self.folds)
-            sums.targets[width].add_shifted(fold, part, x, torch.cat([targets[target] for target in layers], dim=1))
+        add_unweighted(sums.features, fold, part, x, weights[0])
+        for beside, members in self.token_layers.items():
+            row_weights = weights[members[0][1]]
+            if beside not in sums.targets:
+                pilot = torch.cat([self.targets[target].pilots[1] for target in members])
+                sums.targets[beside] = FoldSums((sums.features.pilots[0], pilot), self.folds)
+                if row_weights is not None:
+                    sums.weighted[beside] = FoldSums(sums.features.pilots, self.folds)
+            y = torch.cat([targets[target] for target in members], dim=1)
+            add_targets(sums.targets[beside], sums.weighted.get(beside), fold, part, x, y, row_weights)
 
     def _add_spreads(self, fold: int, part: Part, targets: dict[Target, torch.Tensor]) -> None:
         if part.use not in SCORED:
             return
-        for width, layers in self.token_layers.items():
-            y = torch.cat([targets[target] for target in layers], dim=1)
-            if width not in self.spreads:
-                pilot = torch.cat([self.targets[target].pilots[1] for target in layers])
-                self.spreads[width] = FoldSums((pilot,), self.folds, heads=y.shape[1] // width)
-            self.spreads[width].add_shifted(fold, part, y)
+        for beside, members in self.token_layers.items():
+            y = torch.cat([targets[target] for target in members], dim=1)
+            if beside not in self.spreads:
+                pilot = torch.cat([self.targets[target].pilots[1] for target in members])
+                self.spreads[beside] = FoldSums((pilot,), self.folds, heads=y.shape[1] // beside[0])
+            self.spreads[beside].add_shifted(fold, part, y)
 
     def pairing(self, kind: str, layer: int, with_own_token: bool = False) -> Pairing:
         """Teacher layers, and where asked for the student's own token beside them, against one student layer."""
@@ -125,7 +159,8 @@ class AlignSums:
         columns = choice.columns_of_folds(own_width)
         if columns is None and self.own_width and not with_own_token:
             columns = [choice.columns(choice.union)] * self.folds
-        return Pairing(self.features[kind, choice.union], self.targets[kind, layer], columns)
+        sums = self.features[kind, choice.union], self.targets[kind, layer]
+        return Pairing(*sums, columns, weighted=self.weighted.get((kind, layer)))
 
     def columns(self, kind: str, layer: int, with_own_token: bool = False) -> torch.Tensor:
         """The features of a map fitted on every fold."""
@@ -134,16 +169,17 @@ class AlignSums:
         own = torch.arange(first, first + (self.own_width if with_own_token else 0))
         return torch.cat([choice.columns(choice.overall), own])
 
-    def token_pairing(self, name: str, width: int) -> Pairing:
-        """A set of token features against ``token_layers[width]`` side by side."""
-        return Pairing(self.tokens[name].features, self.tokens[name].targets[width])
+    def token_pairing(self, name: str, beside: Beside) -> Pairing:
+        """A set of token features against ``token_layers[beside]`` side by side."""
+        sums = self.tokens[name]
+        return Pairing(sums.features, sums.targets[beside], weighted=sums.weighted.get(beside))
 
     def spread(self, kind: str, layer: int, classes: Classes) -> list[HeadGrams]:
         """[F] of the heads of one target, over the rows that each fold is scored on."""
-        width = next(width for width, targets in self.token_layers.items() if (kind, layer) in targets)
-        before = self.token_layers[width][: self.token_layers[width].index((kind, layer))]
-        first, count = (sum(self._heads(t, width) for t in targets) for targets in (before, [(kind, layer)]))
-        return [fold.select(first, count) for fold in self.spreads[width].score(classes)]
+        beside = next(beside for beside, targets in self.token_layers.items() if (kind, layer) in targets)
+        before = self.token_layers[beside][: self.token_layers[beside].index((kind, layer))]
+        first, count = (sum(self._heads(t, beside[0]) for t in targets) for targets in (before, [(kind, layer)]))
+        return [fold.select(first, count) for fold in self.spreads[beside].score(classes)]
 
     def _heads(self, target: Target, width: int) -> int:
         return len(self.targets[target].pilots[1]) // width
@@ -152,7 +188,9 @@ class AlignSums:
         """Return every sum by a name that includes its layers."""
         named = {f"features {kind} {union}": sums for (kind, union), sums in self.features.items()}
         named |= {f"targets {kind} {layer}": sums for (kind, layer), sums in self.targets.items()}
+        named |= {f"weighted {kind} {layer}": sums for (kind, layer), sums in self.weighted.items()}
         for name, sums in self.tokens.items():
             named[name] = sums.features
-            named |= {f"{name} {width}": of_width for width, of_width in sums.targets.items()}
-        return named | {f"spread {width}": sums for width, sums in self.spreads.items()}
+            named |= {f"{name} {beside}": of_targets for beside, of_targets in sums.targets.items()}
+            named |= {f"{name} weighted {beside}": features for beside, features in sums.weighted.items()}
+        return named | {f"spread {beside}": sums for beside, sums in self.spreads.items()}

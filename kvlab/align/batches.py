@@ -17,7 +17,7 @@ from kvlab.align.rkv import keep_steps
 from kvlab.align.rows import NO_STEPS, Picked, common_parts, pick, row_parts, selectable
 from kvlab.errors import AlignError
 from kvlab.language import Message
-from kvlab.models.attention import observed_attention, observers
+from kvlab.models.attention import observed_attention, observers, received_attention
 from kvlab.models.capture import CapturedBatch, capture
 from kvlab.models.loading import LoadedModel
 from kvlab.request.align import AlignSettings
@@ -52,7 +52,8 @@ class Rows:
 
     ``x(kind, layer, part)`` [N, P] features, ``y(kind, layer, part)`` [N, Q] targets, ``e(part)`` [N, E] the
     teacher's context-free token embeddings, ``own(part)`` [N, 3 Es] the student's, of the row's own token and the two
-    before it. Layers are positions among the cached ones.
+    before it, ``weights(layer, part)`` [N] those of the rows in the fit of a student layer. Layers are positions among
+    the cached ones.
     """
 
     fold: int
@@ -63,6 +64,7 @@ class Rows:
     own_tokens: torch.Tensor  # [B, 1, Ts, 3 Es]
     steps: list[torch.Tensor] | None = None  # rule rkv: per cached teacher layer [B, H, Ts], -1 where none
     _gathered: dict[tuple, torch.Tensor] | None = None
+    received: list[torch.Tensor] | None = None  # per cached student layer [B, Ts]; None: rows are fitted alike
 
     @property
     def parts(self) -> list[Part]:
@@ -101,6 +103,11 @@ class Rows:
             return self._gathered["own", part]
         return self.picked[part].targets(self.own_tokens)
 
+    def weights(self, layer: int, part: Part) -> torch.Tensor | None:
+        if self._gathered is not None:
+            return self._gathered.get(("w", layer, part))
+        return None if self.received is None else self.received[layer][self.picked[part].student]
+
     def side_by_side(self, kind: str, layers: Sequence[int], part: Part) -> torch.Tensor:
         """[N, sum of P]: the features of several teacher layers."""
         if len(layers) == 1:
@@ -117,6 +124,8 @@ class Rows:
                     gathered["x", kind, layer, part] = self.x(kind, layer, part)
                 for layer in range(len(self.student.of(kind))):
                     gathered["y", kind, layer, part] = self.y(kind, layer, part)
+            for layer in range(len(self.received or ())):
+                gathered["w", layer, part] = self.weights(layer, part)
         return Rows(self.fold, self.picked, None, None, None, None, self.steps, gathered)
 
     def places(self) -> Rows:
@@ -160,6 +169,7 @@ def read(
     picks = [_picks(batch, t, [parts[t], *([shared] * (len(teachers) > 1))], student) for t in range(len(teachers))]
     kv_s = capture(student, [i.student for i in batch], settings.keys == "pre-rope")
     own_tokens = own_token_features(student, kv_s.ids)
+    received = received_attention(student, kv_s.tokens) if settings.row_weights == "attention" else None
     batch_read = Read(batch, [], captured=[(kv_s, student)])
     for t, (teacher, teacher_picks) in enumerate(zip(teachers, picks)):
         kv_t = capture(teacher, [i.teachers[t] for i in batch], settings.keys == "pre-rope")
@@ -171,7 +181,8 @@ def read(
             batch_read.head_steps.append(_kept_steps(teacher, kv_t, batch, t, settings))
             steps = _student_steps(batch_read.head_steps[-1], maps, kv_s.ids.shape[1])
         for picked, into in zip(teacher_picks, (batch_read.teachers, batch_read.common)):
-            into.append(Rows(batch[0].fold, picked, kv_t, kv_s, embedded, own_tokens, steps))
+            rows = Rows(batch[0].fold, picked, kv_t, kv_s, embedded, own_tokens, steps, received=received)
+            into.append(rows)
     if checked:
         batch_read.check()
     return batch_read

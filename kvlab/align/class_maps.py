@@ -20,7 +20,7 @@ class ClassMaps:
     classes: list[Classes]
     weights: list[torch.Tensor]  # [P, Q] of each
     biases: list[torch.Tensor]  # [Q] of each
-    means: list[torch.Tensor]  # [Q] of each: the student's own rows that it was fitted on
+    means: list[torch.Tensor]  # [Q] of each: the student's own rows that it was fitted on, all alike
 
     def channels(self, some: slice) -> ClassMaps:
         """The maps of some of the targets' channels."""
@@ -69,5 +69,5 @@ def class_maps(
         maps.classes.append(one.classes)
         maps.weights.append(weights.float())
         maps.biases.append((mean_y - weights.T @ mean_x).float())
-        maps.means.append(mean_y.float())
+        maps.means.append((total(fit_y).plain_mean() + fit_y[0].pilot_y).float())
     return maps

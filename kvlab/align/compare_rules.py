@@ -3,9 +3,9 @@
 Each student layer is explained by the one teacher layer nearest in depth, which tells rules apart at a small part of
 the cost of all layers.
 
-Each rule is fitted on its own rows (``rows.row_parts``) and scored, held out by document, on the tokens that all rules
-cover. ``exact`` covers few tokens and shares its map with ``floor``, so it has a score of its own tokens, listed
-separately; so has ``rkv``, which keeps other steps for each head.
+Each rule is fitted on its own rows (``rows.row_parts``), all alike, and scored, held out by document, on the tokens
+that all rules cover. ``exact`` covers few tokens and shares its map with ``floor``, so it has a score of its own,
+on its own tokens, listed separately; so has ``rkv``, which keeps other steps for each head.
 """
 
 from collections.abc import Sequence

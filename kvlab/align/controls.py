@@ -13,7 +13,7 @@ import torch
 from kvlab.align.align_sums import AlignSums
 from kvlab.align.batches import Rows, finite
 from kvlab.align.crossfit import ByClass, ridge_by_class
-from kvlab.align.fold_sums import APART, FoldSums
+from kvlab.align.fold_sums import APART, FoldSums, weighed
 from kvlab.align.fusion import OverRandom, over_random
 from kvlab.align.items import Item
 from kvlab.align.layers import Choice
@@ -57,7 +57,9 @@ def teacher_and_shuffled(
         for group in sample.groups:
             if group[1].use not in APART:
                 x = real.features.shift(sums.x(kind, sums.choices[kind][layer].union, sample, group))
-                shuffled.add_shifted(*group, x, shuffled.shift(sample.y(kind, layer, group, shuffled=True)))
+                y = shuffled.shift(sample.y(kind, layer, group, shuffled=True))
+                for use, weights in weighed(group[1], sample.weights(layer, group)):
+                    shuffled.add_shifted(group[0], use, x, y, weights=weights)
         pairings["teacher", kind, layer] = real
         pairings["shuffled", kind, layer] = replace(real, targets=shuffled)
     fits = ridge_by_class(pairings, {key: heads[key[2]] for key in pairings})
@@ -101,7 +103,8 @@ def random_weights(
         for layer, choice in enumerate(choices[kind]):
             layers_of.setdefault(choice.union, []).append(layer)
         for union, layers in layers_of.items():
-            of_layers = sample.sums(_rows(features, kind, union), [partial(sample.y, kind, layer) for layer in layers])
+            targets = [partial(sample.y, kind, layer) for layer in layers]
+            of_layers = sample.sums(_rows(features, kind, union), targets, layers)
             for layer, pairing in zip(layers, of_layers):
                 pairings[kind, layer] = replace(pairing, columns=choices[kind][layer].columns_of_folds())
     return ridge_by_class(pairings, {target: heads[target[1]] for target in pairings})
@@ -127,7 +130,7 @@ def random_in_place(
         chosen = [of_teacher[kind][layer] for of_teacher in choices]
         unions = [choice.union for choice in chosen]
         alone = [
-            replace(sample.sums(rows, [partial(sample.y, kind, layer)])[0], columns=choice.columns_of_folds())
+            replace(sample.sums(rows, [partial(sample.y, kind, layer)], [layer])[0], columns=choice.columns_of_folds())
             for sources in (samples, [features for features, _ in random])
             for sample, source, choice in zip(samples, sources, chosen)
             for rows in [_rows(source, kind, choice.union)]
@@ -137,7 +140,8 @@ def random_in_place(
             for sources in (common, [features for _, features in random])
             for source, union in zip(sources, unions)
         ]
-        everything = CommonRows(common[0].groups, common[0].folds, side_by_side, partial(common[0].y, kind, layer))
+        y, weights = partial(common[0].y, kind, layer), partial(common[0].weights, layer)
+        everything = CommonRows(common[0].groups, common[0].folds, side_by_side, y, weights)
         penalties = [c.teacher[kind, layer].fits for c in controls] + [c.random[kind, layer].fits for c in controls]
         widths = 2 * [sum(choice.widths) for choice in chosen]
         gains[kind, layer] = over_random(everything, alone, penalties, widths, heads[layer])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import combinations
 from typing import TypeVar
 
@@ -41,7 +42,9 @@ class HeldOutScores:
     channel_tss: torch.Tensor  # [F, Q]; not a number for a head that does not vary
     products: torch.Tensor  # [3, H]: sums of y.yhat, |y|^2 and |yhat|^2, not centred
     n: torch.Tensor  # [F] rows scored
-    residual_grams: torch.Tensor  # [F, H, D, D]: sum of r r^T - y y^T of the scored rows, r = y - yhat
+    residual_grams: (
+        torch.Tensor
+    )  # [F, H, D, D]: sum of r r^T - y y^T of the scored rows, r = y - yhat, y about fitted_y
 
     @property
     def rss(self) -> torch.Tensor:
@@ -83,8 +86,9 @@ class CrossFit(HeldOutScores):
     """The results of one class of rows, and the maps that gave them."""
 
     weights: list[torch.Tensor]  # [F][P, Q]
-    mean_x: list[torch.Tensor]  # [F][P], of the training rows
-    mean_y: list[torch.Tensor]  # [F][Q]
+    mean_x: list[torch.Tensor]  # [F][P], of the training rows with their weights
+    fitted_y: list[torch.Tensor]  # [F][Q], likewise: what is predicted of a row of mean features
+    mean_y: list[torch.Tensor]  # [F][Q], of the training rows all alike, about which scores are
     penalties: torch.Tensor  # [F, H], relative; not a number for maps without one
     whole_penalties: torch.Tensor  # [H] of a map fitted on every fold
     classes: Classes = None
@@ -97,6 +101,7 @@ class CrossFit(HeldOutScores):
             self,
             heads=count,
             weights=[w[:, channels] for w in self.weights],
+            fitted_y=[mean[channels] for mean in self.fitted_y],
             mean_y=[mean[channels] for mean in self.mean_y],
             channel_rss=self.channel_rss[:, channels],
             channel_tss=self.channel_tss[:, channels],
@@ -108,7 +113,7 @@ class CrossFit(HeldOutScores):
 
     def predict(self, fold: int, x: torch.Tensor) -> torch.Tensor:
         """Predict [N, P] -> [N, Q] with the map that has not seen ``fold``."""
-        return (x.double() - self.mean_x[fold]) @ self.weights[fold] + self.mean_y[fold]
+        return (x.double() - self.mean_x[fold]) @ self.weights[fold] + self.fitted_y[fold]
 
 
 @dataclass(frozen=True)
@@ -220,7 +225,8 @@ def alike(pairings: Mapping[Key, Pairing], heads: Mapping[Key, int]) -> list[lis
     for key, pairing in pairings.items():
         width = len(pairing.targets.pilots[1]) // heads[key]
         columns = None if pairing.columns is None else tuple(tuple(c.tolist()) for c in pairing.columns)
-        groups.setdefault((id(pairing.features), width, columns), []).append(key)
+        same = id(pairing.features), id(pairing.weighted), width, columns
+        groups.setdefault(same, []).append(key)
     return list(groups.values())
 
 
@@ -228,21 +234,23 @@ def _crossfit(pairing: Pairing, heads: int, fit, penalties: torch.Tensor, whole:
     fit_x, fit_y = pairing.fit()
     score_x, score_y = pairing.score()
     all_x, all_y = total(fit_x), total(fit_y)
-    weights, means_x, means_y, rss, tss, products, grams = [], [], [], [], [], [], []
+    weights, means_x, fitted_y, means_y, rss, tss, products, grams = [], [], [], [], [], [], [], []
     for fold in range(pairing.features.folds):
-        train = about_own_mean(all_x - fit_x[fold], all_y - fit_y[fold])
+        others = all_y - fit_y[fold]
+        train = about_own_mean(all_x - fit_x[fold], others)
         test = centred(score_x[fold], score_y[fold], train.mean_x, train.mean_y)
         columns = pairing.columns_of(fold)
         w = torch.zeros_like(train.xy)
         w[columns] = fit(train.features(columns), fold)
         weights.append(w)
         means_x.append(train.mean_x + all_x.pilot)
-        means_y.append(train.mean_y + all_y.pilot_y)
+        fitted_y.append(train.mean_y + all_y.pilot_y)
+        means_y.append(others.plain_mean() + all_y.pilot_y)
         predicted = test.xx @ w
         rss.append(metrics.residual_squares(test, w, predicted))
-        tss.append(test.yy)
+        tss.append(score_y[fold].squares_about(others.plain_mean()))
         grams.append(metrics.residual_grams(test, w, heads, predicted))
-        products.append(_uncentred_products(test, w, predicted, means_y[-1], score_x[fold], score_y[fold], heads))
+        products.append(_uncentred_products(test, w, predicted, fitted_y[-1], score_x[fold], score_y[fold], heads))
     of_all = torch.stack(products).sum(0)
     held_out_variance = torch.stack(tss)
     constant = metrics.per_head(held_out_variance, heads).sum(0) <= CONSTANT * of_all[1]
@@ -251,6 +259,7 @@ def _crossfit(pairing: Pairing, heads: int, fit, penalties: torch.Tensor, whole:
         heads=heads,
         weights=weights,
         mean_x=means_x,
+        fitted_y=fitted_y,
         mean_y=means_y,
         channel_rss=torch.stack(rss),
         channel_tss=held_out_variance,
@@ -335,10 +344,14 @@ class _InnerTest:
     solved: dict[tuple, torch.Tensor]  # by training set, columns and penalty: two tests share each
     columns: tuple
 
+    @cached_property
+    def single(self) -> tuple[Centred, Centred]:
+        return self.train.single(), self.test.single()
+
     def rss(self, relative: float) -> torch.Tensor:
         """[H], an estimate."""
         exact = relative < torch.finfo(torch.float32).eps * len(self.train.xx)  # below, rounding would choose
-        train, test = (self.train, self.test) if exact else (self.train.single(), self.test.single())
+        train, test = (self.train, self.test) if exact else self.single
         key = self.columns, relative
         if key not in self.solved:
             self.solved[key] = ridge_path(train, [relative])[0]
@@ -412,7 +425,8 @@ def teacher_head_contributions(
         all_x, all_y = total(fit_x), total(fit_y)
         for fold in range(pairing.features.folds):
             columns = pairing.columns_of(fold)
-            train = about_own_mean(all_x - fit_x[fold], all_y - fit_y[fold])
+            others = all_y - fit_y[fold]
+            train = about_own_mean(all_x - fit_x[fold], others)
             test = centred(score_x[fold], score_y[fold], train.mean_x, train.mean_y).features(columns)
             train = train.features(columns)
             penalty = absolute_penalty(train, relative_penalty)
@@ -421,7 +435,7 @@ def teacher_head_contributions(
             inverse = torch.linalg.inv(system) if failed else torch.cholesky_inverse(factor)
             whole = inverse @ train.xy
             slope = test.xx @ whole - test.xy  # half the gradient of RSS
-            tss += metrics.per_head(test.yy, heads)
+            tss += metrics.per_head(score_y[fold].squares_about(others.plain_mean()), heads)
             of_whole = test.yy + torch.linalg.vecdot(whole, slope - test.xy, dim=0)
             left_out[-1] += metrics.per_head(of_whole, heads)
             for a, block in enumerate(blocks):

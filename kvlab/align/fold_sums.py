@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -33,6 +33,16 @@ LEAST_ROWS = 20  # to fit a map on, whichever fold is left out; a class with few
 Classes = tuple[int, ...] | None  # row classes that share a map; None: all
 
 
+def weighed(part: Part, weights: torch.Tensor | None) -> Iterator[tuple[Part, torch.Tensor | None]]:
+    """Yield the parts whose sums rows enter, and their weights there: those of the fit, if any; scores have none."""
+    if weights is None or part.use not in FITTED:
+        yield part, None
+        return
+    yield FIT_ONLY.of(part.row_class), weights
+    if part.use in SCORED:
+        yield SCORE_ONLY.of(part.row_class), None
+
+
 @dataclass
 class FoldSums:
     """Inputs (one pilot), Outputs (two) or HeadGrams (one pilot, ``heads``) of each part and fold that has rows."""
@@ -51,15 +61,16 @@ class FoldSums:
         """Return features (of Inputs) or targets (of Outputs) about their pilot."""
         return shifted(rows, self.pilots[-1])
 
-    def add(self, fold: int, part: Part, *rows: torch.Tensor) -> None:
-        self.add_shifted(fold, part, *map(shifted, rows, self.pilots))
+    def add(self, fold: int, part: Part, *rows: torch.Tensor, weights: torch.Tensor | None = None) -> None:
+        self.add_shifted(fold, part, *map(shifted, rows, self.pilots), weights=weights)
 
-    def add_shifted(self, fold: int, part: Part, *rows: torch.Tensor) -> None:
+    def add_shifted(self, fold: int, part: Part, *rows: torch.Tensor, weights: torch.Tensor | None = None) -> None:
         if not len(rows[0]):
             return
         if (part, fold) not in self.parts:
             self.parts[part, fold] = self.empty()
-        self.parts[part, fold].add_shifted(*rows)
+        weighted = () if weights is None else (weights,)
+        self.parts[part, fold].add_shifted(*rows, *weighted)
 
     def of(self, uses: Sequence[str], classes: Classes = None) -> list:
         """[F] sums over the rows of these uses and classes."""
@@ -98,6 +109,29 @@ class FoldSums:
         return sum(rows) - max(rows) >= LEAST_ROWS
 
 
+def add_unweighted(features: FoldSums, fold: int, part: Part, x: torch.Tensor, weights: torch.Tensor | None) -> None:
+    """Add shifted rows to the sums that targets share: those that count alike, whatever the ``weights`` of a target."""
+    for use, row_weights in weighed(part, weights):
+        if row_weights is None:
+            features.add_shifted(fold, use, x)
+
+
+def add_targets(
+    targets: FoldSums,
+    weighted: FoldSums | None,
+    fold: int,
+    part: Part,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    weights: torch.Tensor | None,
+) -> None:
+    """Add shifted rows to the sums of a target, and their features to those of its weighted rows."""
+    for use, row_weights in weighed(part, weights):
+        targets.add_shifted(fold, use, x, y, weights=row_weights)
+        if row_weights is not None:
+            weighted.add_shifted(fold, use, x, weights=row_weights)
+
+
 def total(sums: list) -> Inputs | Outputs | HeadGrams:
     return sum(sums[1:], sums[0])
 
@@ -107,25 +141,28 @@ class Pairing:
     """One problem: the features and targets of the same rows.
 
     ``columns[f]``: the features that the map for fold f may use (chosen without f); None: all of them.
-    ``classes``: the rows that are fitted and scored; None: all.
+    ``classes``: the rows that are fitted and scored; None: all. ``weighted``: the features of the fitted rows where
+    these have weights, which other problems with the same features do not share.
     """
 
     features: FoldSums
     targets: FoldSums
     columns: list[torch.Tensor] | None = None
     classes: Classes = None
+    weighted: FoldSums | None = None
 
     @classmethod
     def begin(cls, pilot_x: torch.Tensor, pilot_y: torch.Tensor, folds: int, columns=None) -> Pairing:
         return cls(FoldSums((pilot_x,), folds), FoldSums((pilot_x, pilot_y), folds), columns)
 
-    def add(self, fold: int, part: Part, x: torch.Tensor, y: torch.Tensor) -> None:
-        self.features.add(fold, part, x)
-        self.targets.add(fold, part, x, y)
+    def add(self, fold: int, part: Part, x: torch.Tensor, y: torch.Tensor, weights: torch.Tensor | None = None) -> None:
+        for use, row_weights in weighed(part, weights):
+            self.features.add(fold, use, x, weights=row_weights)
+            self.targets.add(fold, use, x, y, weights=row_weights)
 
     def fit(self) -> tuple[list[Inputs], list[Outputs]]:
         """[F] sums of the rows that maps are fitted on."""
-        return self.features.fit(self.classes), self.targets.fit(self.classes)
+        return (self.weighted or self.features).fit(self.classes), self.targets.fit(self.classes)
 
     def score(self) -> tuple[list[Inputs], list[Outputs]]:
         """[F] sums of the rows that maps are scored on."""
@@ -133,7 +170,7 @@ class Pairing:
 
     def by_class(self) -> list[Pairing]:
         """The same for each group of row classes that shares a map."""
-        return [replace(self, classes=classes) for classes in self.features.classes()]
+        return [replace(self, classes=classes) for classes in self.targets.classes()]
 
     def columns_of(self, fold: int) -> torch.Tensor:
         if self.columns is None:
@@ -150,7 +187,9 @@ def beside(pairings: Sequence[Pairing]) -> Pairing:
     together = FoldSums(pilots, targets[0].folds)
     for at, outputs in targets[0].parts.items():
         of_all = [sums.parts[at] for sums in targets]
-        total_y, squares = (torch.cat([getattr(o, name) for o in of_all]) for name in ("total", "squares"))
+        total_y, plain, squares = (
+            torch.cat([getattr(o, name) for o in of_all]) for name in ("total", "plain", "squares")
+        )
         cross = torch.cat([o.cross for o in of_all], dim=1)
-        together.parts[at] = Outputs(*pilots, outputs.n, total_y, cross, squares)
+        together.parts[at] = Outputs(*pilots, outputs.n, outputs.weight, total_y, plain, cross, squares)
     return replace(first, targets=together)

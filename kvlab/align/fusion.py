@@ -45,7 +45,7 @@ class FusionSums:
                 if (kind, layer) not in self.pairings:
                     pilots = pilot_of(x), pilot_of(targets)
                     self.pairings[kind, layer] = Pairing.begin(*pilots, self.folds)
-                self.pairings[kind, layer].add(fold, part, x, targets)
+                self.pairings[kind, layer].add(fold, part, x, targets, of_teachers[0].weights(layer, at))
 
     def add_batch(self, of_teachers: Sequence[Rows]) -> None:
         """Add the common rows of a batch; a single teacher has none."""

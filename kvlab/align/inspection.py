@@ -55,9 +55,10 @@ def inspect(
     Read each document again: keeping its rows until now would take memory that grows with its length.
     """
     by_teacher: list[Views] = [([], {}) for _ in teachers]
+    unweighted = settings.model_copy(update={"row_weights": "equal"})  # nothing is fitted here
     for number, item in enumerate(items):
         progress("reading documents token by token", number, len(items))
-        batch_read = read(teachers, student, [item], settings)
+        batch_read = read(teachers, student, [item], unweighted)
         for t, (views, arrays) in enumerate(by_teacher):
             rows = whole_document(batch_read, 0, t)
             views.append(_view(item, t, settings))

@@ -5,7 +5,7 @@ pilot mean, so that a large common offset does not cost digits of the variance. 
 product has a rounding error of 5e-8 of the mean variance, which a ridge with a penalty of 1e-6 enlarges until
 predictions off the usual rows depend on the processor. For products of features and targets the rows' own number type
 is enough. All products take ``CHUNK`` rows at a time and are summed in float64. Inputs and outputs are separate
-because controls share one of the two.
+because controls share one of the two. A row of weight k counts as k equal rows.
 """
 
 from __future__ import annotations
@@ -28,15 +28,19 @@ def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return sum((x.T @ y).double() for x, y in zip(a.split(CHUNK), b.split(CHUNK)))
 
 
-def gram_of(rows: torch.Tensor) -> torch.Tensor:
-    """Return X^T X [P, P] of rows [N, P] in float64; compute half of it, as it is symmetric."""
+def gram_of(rows: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+    """Return X^T diag(w) X [P, P] of rows [N, P], w [N] or 1, in float64; compute half of it, as it is symmetric."""
     width = rows.shape[1]
-    half = torch.zeros(width, width, dtype=torch.float64, device=rows.device)
-    for part in rows.split(CHUNK):
-        part = part.double()
+    gram = torch.zeros(width, width, dtype=torch.float64, device=rows.device)
+    roots = None if weights is None else weights.double().sqrt()[:, None].split(CHUNK)
+    for number, part in enumerate(rows.split(CHUNK)):
+        part = part.double() if roots is None else part.double() * roots[number]
         for first in range(0, width, BLOCK):
-            half[first : first + BLOCK, first:].addmm_(part[:, first : first + BLOCK].T, part[:, first:])
-    return half.triu() + half.triu(1).T
+            gram[first : first + BLOCK, first:].addmm_(part[:, first : first + BLOCK].T, part[:, first:])
+    for first in range(0, width, BLOCK):
+        behind = first + BLOCK
+        gram[behind:, first:behind] = gram[first:behind, behind:].T
+    return gram
 
 
 def pilot_of(rows: torch.Tensor) -> torch.Tensor:
@@ -63,77 +67,100 @@ class Additive:
         return self._combined(other, operator.sub)
 
 
+def _weighted(rows: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    return rows if weights is None else rows * weights.to(rows.dtype)[:, None]
+
+
+def _weight(rows: torch.Tensor, weights: torch.Tensor | None) -> float | torch.Tensor:
+    """The weight of all rows; of weighted ones a tensor, which does not wait for the device."""
+    return len(rows) if weights is None else weights.sum(dtype=torch.float64)
+
+
 @dataclass
 class Inputs(Additive):
-    """n, sum of x [P] and sum of x x^T [P, P], of rows shifted by ``pilot`` [P]."""
+    """n, their weight W, sum of w x [P] and sum of w x x^T [P, P], of rows shifted by ``pilot`` [P]."""
 
     pilot: torch.Tensor
     n: int
+    weight: float | torch.Tensor
     total: torch.Tensor
     gram: torch.Tensor
 
     @classmethod
     def empty(cls, pilot: torch.Tensor) -> Inputs:
         pilot = pilot.double()
-        return cls(pilot, 0, torch.zeros_like(pilot), pilot.new_zeros(len(pilot), len(pilot)))
+        return cls(pilot, 0, 0, torch.zeros_like(pilot), pilot.new_zeros(len(pilot), len(pilot)))
 
     def add(self, x: torch.Tensor) -> None:
         self.add_shifted(shifted(x, self.pilot))
 
-    def add_shifted(self, x: torch.Tensor) -> None:
+    def add_shifted(self, x: torch.Tensor, weights: torch.Tensor | None = None) -> None:
         self.n += len(x)
-        self.total += x.sum(0, dtype=torch.float64)
-        self.gram += gram_of(x)
+        self.weight = self.weight + _weight(x, weights)
+        self.total += _weighted(x, weights).sum(0, dtype=torch.float64)
+        self.gram += gram_of(x, weights)
 
     def mean(self) -> torch.Tensor:
         """[P], shifted by the pilot."""
-        return self.total / max(self.n, 1)
+        return self.total / (self.weight if self.n else 1)
 
     def gram_about(self, centre: torch.Tensor) -> torch.Tensor:
-        """Sum of (x - c)(x - c)^T [P, P] with c shifted by the pilot."""
+        """Sum of w (x - c)(x - c)^T [P, P] with c shifted by the pilot."""
         # In place: the products are quick, what costs is memory for each of four matrices.
         about = self.gram.addr(self.total, centre, alpha=-1)
-        return about.addr_(centre, self.n * centre - self.total)
+        return about.addr_(centre, self.weight * centre - self.total)
 
 
 @dataclass
 class Outputs(Additive):
-    """n, sum of y [Q], sum of x y^T [P, Q] and sum of y^2 [Q], of shifted rows."""
+    """n, their weight W, sum of w y [Q], sum of w x y^T [P, Q] and sum of w y^2 [Q], of shifted rows.
+
+    ``plain`` [Q] is the sum of y: scores are about the mean of rows that count alike.
+    """
 
     pilot_x: torch.Tensor
     pilot_y: torch.Tensor
     n: int
+    weight: float | torch.Tensor
     total: torch.Tensor
+    plain: torch.Tensor
     cross: torch.Tensor
     squares: torch.Tensor
 
     @classmethod
     def empty(cls, pilot_x: torch.Tensor, pilot_y: torch.Tensor) -> Outputs:
         pilot_x, pilot_y = pilot_x.double(), pilot_y.double()
-        zeros = torch.zeros_like(pilot_y)
-        return cls(pilot_x, pilot_y, 0, zeros, pilot_x.new_zeros(len(pilot_x), len(pilot_y)), zeros.clone())
+        total, plain, squares = (torch.zeros_like(pilot_y) for _ in range(3))
+        return cls(pilot_x, pilot_y, 0, 0, total, plain, pilot_x.new_zeros(len(pilot_x), len(pilot_y)), squares)
 
     def add(self, x: torch.Tensor, y: torch.Tensor) -> None:
         self.add_shifted(shifted(x, self.pilot_x), shifted(y, self.pilot_y))
 
-    def add_shifted(self, x: torch.Tensor, y: torch.Tensor) -> None:
+    def add_shifted(self, x: torch.Tensor, y: torch.Tensor, weights: torch.Tensor | None = None) -> None:
         self.n += len(y)
-        self.total += y.sum(0, dtype=torch.float64)
-        self.cross += product(x, y)
-        self.squares += y.square().sum(0, dtype=torch.float64)
+        self.weight = self.weight + _weight(y, weights)
+        plain, weighted = y.sum(0, dtype=torch.float64), _weighted(y, weights)
+        self.plain += plain
+        self.total += plain if weights is None else weighted.sum(0, dtype=torch.float64)
+        self.cross += product(x, weighted)
+        self.squares += (weighted * y).sum(0, dtype=torch.float64)
 
     def mean(self) -> torch.Tensor:
         """[Q], shifted by the pilot."""
-        return self.total / max(self.n, 1)
+        return self.total / (self.weight if self.n else 1)
+
+    def plain_mean(self) -> torch.Tensor:
+        """[Q] of the rows without their weights, shifted by the pilot."""
+        return self.plain / max(self.n, 1)
 
     def cross_about(self, centre_x: torch.Tensor, total_x: torch.Tensor, centre_y: torch.Tensor) -> torch.Tensor:
-        """Sum of (x - cx)(y - cy)^T [P, Q]; ``total_x`` is the inputs' sum over the same rows."""
+        """Sum of w (x - cx)(y - cy)^T [P, Q]; ``total_x`` is the inputs' sum over the same rows."""
         about = self.cross.addr(total_x, centre_y, alpha=-1)
-        return about.addr_(centre_x, self.n * centre_y - self.total)
+        return about.addr_(centre_x, self.weight * centre_y - self.total)
 
     def squares_about(self, centre_y: torch.Tensor) -> torch.Tensor:
-        """Sum of (y - cy)^2 [Q]."""
-        return self.squares - 2 * centre_y * self.total + self.n * centre_y**2
+        """Sum of w (y - cy)^2 [Q]."""
+        return self.squares - 2 * centre_y * self.total + self.weight * centre_y**2
 
 
 @dataclass
@@ -186,8 +213,10 @@ class Centred:
         """Return the sums of some of the features only."""
         if len(columns) == len(self.mean_x):
             return self
-        xx = self.xx[columns][:, columns]
-        return replace(self, mean_x=self.mean_x[columns], xx=xx, xy=self.xy[columns])
+        first, last = int(columns[0]), int(columns[-1]) + 1
+        # Neighbours are a view; copies of large matrices take as long as products with them.
+        some = slice(first, last) if last - first == len(columns) else columns
+        return replace(self, mean_x=self.mean_x[some], xx=self.xx[some][:, some], xy=self.xy[some])
 
     def targets(self, channels: torch.Tensor) -> Centred:
         """The same with some of the targets only."""

@@ -14,6 +14,7 @@ import transformers
 
 import kvlab
 from kvlab.align.align_sums import AlignSums
+from kvlab.align.controls import Fits
 from kvlab.align.fold_sums import SCORED
 from kvlab.align.layers import LayerSearch
 from kvlab.align.metrics import LEAST_FOLDS
@@ -30,6 +31,7 @@ FEW_SCORED = 500  # student tokens; with fewer, the page says so beside the numb
 FEW_DOCUMENTS = 10
 ROWS_PER_FEATURE = 2  # fitted rows; a penalty chosen held out carries about so few
 MOST = 0.5  # of a head's variance in 1% of the tokens, from which on R^2 is about these
+BLOWN_UP = 2.0  # RSS / TSS of one fold, from which on a map is worse than no map by far
 DOMINATES = 0.5  # share of the tokens, from which on a document's scores are those of all
 
 
@@ -77,15 +79,15 @@ def layer_map(search: LayerSearch, teacher_layers: Sequence[int], settings: Alig
 
 def data(sums: AlignSums, counted: dict[str, int]) -> dict:
     """Return the sizes of the data. ``counted``: documents, calibration_documents, teacher_tokens, student_tokens."""
-    features = sums.pairing(KINDS[0], 0).features
-    fitted = [fold.n for fold in features.fit()]
+    targets = sums.pairing(KINDS[0], 0).targets
+    fitted = [fold.n for fold in targets.fit()]
     widths = {kind: max(len(c.columns(c.overall)) for c in sums.choices[kind]) for kind in KINDS}
     return {
         **counted,
         "folds": sums.folds,
         "split": "by document",
         "rows_fit": sum(fitted),
-        "rows_scored": sum(fold.n for fold in features.score()),
+        "rows_scored": sum(fold.n for fold in targets.score()),
         "features": widths,
         "rows_per_feature": (sum(fitted) - max(fitted)) / max(widths.values()),
     }
@@ -138,7 +140,7 @@ def notes(
                 share=f"{longest / data['student_tokens']:.0%}",
             )
         )
-    warnings += few_rows(data["rows_per_feature"])
+    warnings += few_rows(data["rows_per_feature"]) + weighted_rows(settings)
     if data["folds"] < 3:
         warnings.append(Message("With two folds no penalty can be cross-validated: a cautious fixed one is used."))
         if settings.layers == "heldout":
@@ -146,6 +148,36 @@ def notes(
                 Message("With two folds no layers can be chosen on held-out folds: proportional depth is used.")
             )
     return warnings + _rule_notes(RULES[settings.time])
+
+
+def unstable(fits: Fits, layers: Sequence[int]) -> list[Message]:
+    """Return a note where a map predicts one fold's documents much worse than their mean.
+
+    ``layers``: as numbered in the student, by position.
+    """
+    worst, count = None, 0
+    for (kind, layer), fit in fits.items():
+        error = (fit.rss / fit.tss).nan_to_num(nan=0.0)  # [F, H]
+        count += int((error > BLOWN_UP).any(0).sum())
+        of_layer = float(error.max())
+        if worst is None or of_layer > worst[0]:
+            worst = of_layer, kind, layers[layer], int(error.argmax()) % fit.heads
+    if not count:
+        return []
+    error, kind, layer, head = worst
+    return [
+        Message(
+            "{n} heads are predicted far worse than by their mean in one of {folds} folds of documents (worst: "
+            "{kind}, layer {layer}, head {head}, error {error}): these documents have rows unlike those of the others. "
+            "Use more documents of one kind, or leave odd ones out.",
+            n=count,
+            folds=len(fit.rss),
+            kind=kind[0].upper(),
+            layer=layer,
+            head=head,
+            error=f"{error:.1f}",
+        )
+    ]
 
 
 def _rule_notes(rule: TimeRule) -> list[Message]:
@@ -176,6 +208,18 @@ def few_rows(per_feature: float) -> list[Message]:
             "prompts. Add prompts, or also fit on the bundled samples.",
             n=f"{per_feature:.1f}",
             wanted=ROWS_PER_FEATURE,
+        )
+    ]
+
+
+def weighted_rows(settings: AlignSettings) -> list[Message]:
+    """Return a note where fitted rows have weights."""
+    if settings.row_weights == "equal":
+        return []
+    return [
+        Message(
+            "Maps and their controls are fitted with each token weighted by the attention that it receives from later "
+            "tokens of the student; scores count every token alike."
         )
     ]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 
 from kvlab.align import outcome
-from kvlab.align.align_sums import AlignSums
+from kvlab.align.align_sums import AlignSums, side_by_side
 from kvlab.align.batches import Read, Rows, in_order, read
 from kvlab.align.compare_rules import Cached, RuleScores, compare
 from kvlab.align.controls import (
@@ -114,11 +114,8 @@ class _Work:
         self.scored_items: list[Item] = []  # the first ones, for views and rates
         self.stream = in_order(self._windows(), self.settings.batch_tokens)
         geometry = self.student.geometry
-        shapes = {(k, n): target_shape(geometry, k, n) for k in KINDS for n in range(len(geometry.kv_layers))}
-        self.heads = [shapes[KINDS[0], n][0] for n in range(len(geometry.kv_layers))]
-        self.token_layers: dict[int, list[tuple[str, int]]] = {}  # by head width
-        for target, (_, width) in shapes.items():
-            self.token_layers.setdefault(width, []).append(target)
+        self.heads = [target_shape(geometry, KINDS[0], n)[0] for n in range(len(geometry.kv_layers))]
+        self.token_layers = side_by_side(geometry, self.settings.row_weights != "equal")
 
     def _windows(self) -> Iterator[list[Item]]:
         for window in self.reader.windows():
@@ -335,6 +332,7 @@ class _Work:
         data = outcome.data(self.sums[t], self.counted | {"teacher_tokens": self.teacher_tokens[t]})
         data["repeated_tokens"] = self.reader.repeated_tokens  # they count once, in an earlier document
         warnings = outcome.notes(settings, data, scored.heads, self.longest, self.concentrated)
+        warnings += outcome.unstable(scored.fits, self.student.geometry.kv_layers)
         return Alignment(
             settings=settings.model_dump(),
             teacher=teacher.geometry.to_dict(),

@@ -100,9 +100,10 @@ def ridge_path(train: Centred, relative_penalties: Sequence[float]) -> torch.Ten
     Solve by Cholesky factors, in the number type of the sums. Where rounding makes float32 sums indefinite, solve in
     float64; where it makes float64 sums indefinite, solve in their eigenbasis, clamped at zero.
     """
-    penalties = torch.tensor([absolute_penalty(train, r) for r in relative_penalties]).to(train.xx)
-    eye = torch.eye(len(train.xx)).to(train.xx)
-    factors, failed = torch.linalg.cholesky_ex(train.xx + penalties[:, None, None] * eye)
+    penalties = train.xx.new_tensor([absolute_penalty(train, r) for r in relative_penalties])
+    systems = train.xx.repeat(len(penalties), 1, 1)
+    systems.diagonal(dim1=1, dim2=2).add_(penalties[:, None])
+    factors, failed = torch.linalg.cholesky_ex(systems)
     if not failed.any():
         return torch.cholesky_solve(train.xy.expand(len(penalties), -1, -1), factors)
     if train.xx.dtype != torch.float64:

@@ -28,7 +28,6 @@ from kvlab.results.function.page import html_with_function
 from kvlab.results.function.sentences import same_request
 from kvlab.shapes import Document, HeadMap, Progress, no_progress
 
-AUTO_CALIBRATION_BELOW = 20  # documents; with fewer, a map fitted on them alone says little
 PROJECTOR_NAME = "projector.safetensors"
 
 
@@ -59,7 +58,7 @@ def compute(
     teachers, student = load(request, cache, progress)
     prompts_digest = digest(documents)
     documents, calibration = prepared(request, documents)
-    asked = _asked_for(request, [*documents, *calibration], [*teachers, student])
+    asked = asked_for(request, [*documents, *calibration], [*teachers, student])
     unfinished = Unfinished(folder, asked) if folder else None
     look = partial(so_far.write, folder=folder) if folder and folder.is_dir() else None
     aligned = align_several(teachers, student, documents, request.settings, calibration, progress, unfinished, look)
@@ -80,26 +79,15 @@ def load(request: AnalysisRequest, cache: ModelCache, progress: Progress) -> tup
 
 def prepared(request: AnalysisRequest, documents: Sequence[Document]) -> tuple[list[Document], list[Document]]:
     """Return the documents and the calibration documents, cut into segments as the request asks."""
-    calibration = calibration_documents(request, documents)
+    calibration = prompts.calibration_documents(request.calibration, documents)
     scored = segmented(documents, request.segments, request.markers)
     return scored, segmented(calibration, request.segments, request.markers)
 
 
-def _asked_for(request: AnalysisRequest, documents: Sequence[Document], loaded: Sequence[LoadedModel]) -> list:
-    """Return all that the sums of an analysis depend on."""
+def asked_for(request: AnalysisRequest, documents: Sequence[Document], loaded: Sequence[LoadedModel]) -> list:
+    """Return all that the maps of an analysis or a functional test depend on."""
     models = [(m.name, str(m.device), str(m.dtype), m.geometry.to_dict()) for m in loaded]
     return [request.model_dump(mode="json"), digest(documents), models, torch.__version__, transformers.__version__]
-
-
-def calibration_documents(request: AnalysisRequest, documents: Sequence[Document]) -> list[Document]:
-    """Return the bundled samples that are not among the prompts, when the request wants them."""
-    wanted = request.calibration == "samples" or (
-        request.calibration == "auto" and len(documents) < AUTO_CALIBRATION_BELOW
-    )
-    if not wanted:
-        return []
-    texts = {document.text for document in documents}
-    return [replace(d, id=f"sample/{d.id}") for d in prompts.samples() if d.text not in texts]
 
 
 def write(aligned: Sequence[Aligned], folder: Path, language: str = DEFAULT) -> None:

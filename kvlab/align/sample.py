@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from kvlab.align.batches import Read, Rows
-from kvlab.align.fold_sums import FITTED, FoldSums, Pairing, Part
+from kvlab.align.fold_sums import FITTED, FoldSums, Pairing, Part, add_targets, add_unweighted
 from kvlab.align.items import Item
 from kvlab.align.moments import pilot_of
 from kvlab.shapes import KINDS, Progress
@@ -82,6 +82,10 @@ class Sample:
                     self._rows[group, "y", kind, layer] = torch.cat([r.y(kind, layer, part) for r in group_rows])
             self._rows[group, "e"] = torch.cat([r.e(part) for r in group_rows])
             self._rows[group, "own"] = torch.cat([r.own(part) for r in group_rows])
+            for layer in range(layers_s):
+                weights = [r.weights(layer, part) for r in group_rows]
+                if weights[0] is not None:
+                    self._rows[group, "w", layer] = torch.cat(weights)
         generator = torch.Generator().manual_seed(seed)
         self._shuffled = {g: torch.randperm(len(self._rows[g, "e"]), generator=generator) for g in self.groups}
 
@@ -110,13 +114,20 @@ class Sample:
     def own(self, group: Group) -> torch.Tensor:
         return self._rows[group, "own"]
 
+    def weights(self, layer: int, group: Group) -> torch.Tensor | None:
+        """[N] in the fit of a student layer; None: rows count alike."""
+        return self._rows.get((group, "w", layer))
+
     def side_by_side(self, kind: str, layers: Sequence[int], group: Group) -> torch.Tensor:
         if len(layers) == 1:
             return self.x(kind, layers[0], group)
         return torch.cat([self.x(kind, layer, group) for layer in layers], dim=1)
 
     def pairing(self, kind: str, layers: Sequence[int], targets: Sequence[int]) -> Pairing:
-        """The sums of teacher layers against student layers, each side by side, over the rows of the sample."""
+        """The sums of teacher layers against student layers, each side by side, over the rows of the sample, all alike.
+
+        Layers are chosen on them: one Gram matrix serves every student layer.
+        """
 
         def y(group: Group) -> torch.Tensor:
             return torch.cat([self.y(kind, layer, group) for layer in targets], dim=1)
@@ -124,15 +135,25 @@ class Sample:
         return self.sums(lambda g: self.side_by_side(kind, layers, g), [y])[0]
 
     def sums(
-        self, x: Callable[[Group], torch.Tensor], targets: Sequence[Callable[[Group], torch.Tensor]]
+        self,
+        x: Callable[[Group], torch.Tensor],
+        targets: Sequence[Callable[[Group], torch.Tensor]],
+        layers: Sequence[int] = (),
     ) -> list[Pairing]:
-        """The sums of any features against each of several targets, over every group."""
+        """The sums of any features against each of several targets, over every group.
+
+        ``layers``: the student layer of each target, whose weights fitted rows have; none: rows count alike.
+        """
         first = self.fit_groups[0]
         features = FoldSums((pilot_of(x(first)),), self.folds)
         sums = [FoldSums((*features.pilots, pilot_of(y(first))), self.folds) for y in targets]
+        weighted = [FoldSums(features.pilots, self.folds) for _ in layers if self.weights(0, first) is not None]
         for group in self.groups:
             rows = features.shift(x(group))
-            features.add_shifted(*group, rows)
-            for y, of_target in zip(targets, sums):
-                of_target.add_shifted(*group, rows, of_target.shift(y(group)))
-        return [Pairing(features, of_target) for of_target in sums]
+            weights = [self.weights(layer, group) for layer in layers] or [None] * len(sums)
+            add_unweighted(features, *group, rows, weights[0])
+            for y, of_target, of_features, w in zip(targets, sums, weighted or [None] * len(sums), weights):
+                add_targets(of_target, of_features, *group, rows, of_target.shift(y(group)), w)
+        if not weighted:
+            return [Pairing(features, of_target) for of_target in sums]
+        return [Pairing(features, of_target, weighted=w) for of_target, w in zip(sums, weighted)]

@@ -148,9 +148,10 @@ def teacher_fits(sums: AlignSums, heads: Mapping[Target, int], with_own_token: b
 def token_fits(sums: AlignSums, name: str) -> Fits:
     """Ridge from a set of token features onto every kind and student layer."""
     fits: Fits = {}
-    for width, targets in sums.token_layers.items():
-        heads = [len(sums.targets[target].pilots[1]) // width for target in targets]
-        together = [crossfit_ridge(of_class, sum(heads)) for of_class in sums.token_pairing(name, width).by_class()]
+    for beside_each_other, targets in sums.token_layers.items():
+        heads = [len(sums.targets[target].pilots[1]) // beside_each_other[0] for target in targets]
+        by_class = sums.token_pairing(name, beside_each_other).by_class()
+        together = [crossfit_ridge(of_class, sum(heads)) for of_class in by_class]
         first = 0
         for target, count in zip(targets, heads):
             fits[target] = ByClass.of([fit.select(first, count) for fit in together])

@@ -36,17 +36,22 @@ class Spectrum:
 
 def spectrum(fit: ByClass, identity: ByClass, targets: Sequence[Sequence[HeadGrams]]) -> Spectrum:
     """``targets`` [F] of each class: the sums of the rows that a fold is scored on; both fits are of the same rows."""
-    spread = sum(
-        torch.stack([fold.gram_about(mean - fold.pilot) for fold, mean in zip(of_class, one.mean_y, strict=True)])
-        for of_class, one in zip(targets, fit.fits, strict=True)
-    )
-    directions = _principal(spread.sum(0))
+
+    def spread(means: Sequence[Sequence[torch.Tensor]]) -> torch.Tensor:
+        """[F, H, D, D] about a mean [F][Q] of each class."""
+        return sum(
+            torch.stack([fold.gram_about(mean - fold.pilot) for fold, mean in zip(of_class, of_folds, strict=True)])
+            for of_class, of_folds in zip(targets, means, strict=True)
+        )
+
+    about_mean = spread([one.mean_y for one in fit.fits])
+    directions = _principal(about_mean.sum(0))
 
     def along(grams: torch.Tensor) -> torch.Tensor:
         """[F, H, D, D] -> [F, H, D]"""
         return torch.einsum("hdi,fhde,hei->fhi", directions, grams, directions)
 
-    tss, held = along(spread), fit.n > 0
+    tss, held = along(about_mean), fit.n > 0
     whole = tss.sum(0)
     share = whole / whole.sum(-1, keepdim=True)
     varies = ~fit.channel_tss.sum(0).unflatten(0, (fit.heads, -1)).isnan() & (share > LEAST_SHARE)
@@ -54,7 +59,8 @@ def spectrum(fit: ByClass, identity: ByClass, targets: Sequence[Sequence[HeadGra
     def known(values: torch.Tensor) -> torch.Tensor:
         return values.masked_fill(~varies, float("nan"))
 
-    rss, rss_identity = (tss + along(f.residual_grams) for f in (fit, identity))
+    about_fitted = along(spread([one.fitted_y for one in fit.fits]))
+    rss, rss_identity = (about_fitted + along(f.residual_grams) for f in (fit, identity))
     return Spectrum(
         directions=directions,
         deviation=known((whole.clamp(min=0) / fit.n.sum()).sqrt()),

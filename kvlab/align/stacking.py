@@ -13,7 +13,7 @@ import torch
 
 from kvlab.align import metrics
 from kvlab.align.crossfit import CrossFit, Penalties, for_class
-from kvlab.align.fold_sums import FITTED, SCORED, FoldSums, Pairing, total
+from kvlab.align.fold_sums import FITTED, SCORED, FoldSums, Pairing, total, weighed
 from kvlab.align.moments import about_own_mean, pilot_of, shifted
 from kvlab.align.projectors import ridge_per_head
 from kvlab.align.sample import Group
@@ -56,7 +56,7 @@ class Summed:
             if of_fold != fold or part.use not in uses:
                 continue
             x, maps = self._features.parts[part, fold], maps_of(part.row_class)
-            sums = torch.cat([x.total, x.total.new_tensor([x.n])])
+            sums = torch.cat([x.total, torch.as_tensor(x.weight).to(x.total)[None]])
             gram = torch.cat([torch.cat([x.gram, x.total[:, None]], dim=1), sums[None]])  # [P + 1, P + 1]
             cross = torch.cat([y.cross, y.total[None]]) - torch.outer(sums, mean_y)  # [P + 1, Q]
             of_class, places, first = Products.none(heads, len(maps), gram), [], 0
@@ -82,15 +82,17 @@ class CommonRows:
         folds: int,
         features: Sequence[Callable[[Group], torch.Tensor]],
         targets: Callable[[Group], torch.Tensor],
+        weights: Callable[[Group], torch.Tensor | None] = lambda group: None,
     ):
         first = next(group for group in groups if group[1].use in FITTED)
-        self._groups, self._features, self._y = groups, features, targets
+        self._groups, self._features, self._y, self._weights = groups, features, targets, weights
         self._pilots = [pilot_of(teacher_rows(first)) for teacher_rows in features]
         self.pilot_x = torch.cat(self._pilots)
         self.targets = FoldSums((self.pilot_x[:0], pilot_of(targets(first))), folds)
         for group in groups:
             y = targets(group)
-            self.targets.add(*group, y[:, :0], y)
+            for use, row_weights in weighed(group[1], weights(group)):
+                self.targets.add(group[0], use, y[:, :0], y, weights=row_weights)
 
     def products(self, uses: Sequence[str], fold: int, maps_of: MapsOf, mean_y: torch.Tensor, heads: int) -> Products:
         """Of the rows of one fold, FITTED or SCORED."""
@@ -100,8 +102,12 @@ class CommonRows:
                 continue
             maps = maps_of(group[1].row_class)
             predicted = [self._predicted(a, group, one) for a, one in enumerate(maps)]
-            by_head = torch.stack(predicted).unflatten(2, (heads, -1)).permute(2, 0, 1, 3).flatten(2)  # [H, A, N * D]
             y = shifted(self._y(group), self.targets.pilots[1]).double() - mean_y
+            row_weights = self._weights(group) if uses == FITTED else None
+            if row_weights is not None:
+                roots = row_weights.double().sqrt()[:, None]
+                y, predicted = y * roots, [rows * roots for rows in predicted]
+            by_head = torch.stack(predicted).unflatten(2, (heads, -1)).permute(2, 0, 1, 3).flatten(2)  # [H, A, N * D]
             of_targets = y.unflatten(1, (heads, -1)).transpose(0, 1).flatten(1)  # [H, N * D]
             of_group = Products(by_head @ by_head.mT, (by_head @ of_targets[..., None])[..., 0])
             products = of_group if products is None else products + of_group
@@ -151,7 +157,7 @@ class Stack:
         for joint in {part.row_class for part, _ in targets.parts if part.use in SCORED}:
             fitted = targets.fit((joint,))
             others = total(fitted) - fitted[fold]
-            mean = others.mean() if others.n else self.mean_y[fold]
+            mean = others.plain_mean() if others.n else self.mean_y[fold]
             squares += targets.score((joint,))[fold].squares_about(mean)
         return squares
 

@@ -1,4 +1,4 @@
-"""Save the sums of an interrupted analysis, so that it can resume."""
+"""Save what an interrupted analysis or functional test has done, so that it can resume."""
 
 import hashlib
 import json
@@ -20,31 +20,59 @@ from kvlab.align.items import Item
 log = logging.getLogger(__name__)
 
 NAME = "unfinished.safetensors"
+REFINEMENT = "unfinished-refinement.safetensors"  # of a functional test (kvlab.inject.refine)
 EVERY = 30.0  # seconds between saves, at least
 SHARE = 0.05  # of the time, at most, spent on saving
 
 
 def hash_of_code(package: Path) -> str:
-    """Hash the source of all rooms that take part in an analysis; texts and pages are in other rooms."""
+    """Hash the source of all rooms that take part in the work; texts and pages are in other rooms."""
     files = [package / "shapes.py"]
-    for room in ("host", "request", "models", "align"):
+    for room in ("host", "request", "models", "align", "inject"):
         files += sorted((package / room).rglob("[!.]*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
-CODE = hash_of_code(PACKAGE)  # do not resume from sums written by another version
+CODE = hash_of_code(PACKAGE)  # do not resume from what another version wrote
 
 
 @dataclass
 class Unfinished:
-    """The saved sums in the analysis folder. ``asked_for``: all that they depend on (models, settings, texts)."""
+    """A file in the run's folder. ``asked_for``: all that its tensors depend on (models, settings, texts)."""
 
     folder: Path
     asked_for: Any
+    name: str = NAME
 
     @property
     def path(self) -> Path:
-        return self.folder / NAME
+        return self.folder / self.name
+
+    def fingerprint(self, *of_work: Any) -> str:
+        """Hash what was asked for, the code, and ``of_work``."""
+        work = json.dumps([self.asked_for, CODE, *of_work], sort_keys=True, default=str)
+        return hashlib.sha256(work.encode()).hexdigest()
+
+    def write(self, tensors: Mapping[str, torch.Tensor], fingerprint: str, **metadata: str) -> None:
+        """Replace the file as a whole. The work itself does not need it: a full disk is only logged."""
+        partial = self.path.with_suffix(".partial")
+        try:
+            on_host = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
+            save_file(on_host, partial, {"fingerprint": fingerprint, **metadata})
+            partial.replace(self.path)
+        except (OSError, SafetensorError) as error:
+            log.warning("the work so far could not be kept in %s: %s", self.path, error)
+
+    def read(self, fingerprint: str) -> tuple[dict[str, torch.Tensor], dict[str, str]] | None:
+        """Read tensors and metadata; None when there is no whole file of this work."""
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("fingerprint") != fingerprint:
+                    return None
+                return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+        except (OSError, SafetensorError):
+            return None
 
     def go_through(
         self,
@@ -60,8 +88,7 @@ class Unfinished:
         save them when a batch is only half added.
         """
         # The names of the sums include the chosen layers.
-        work = json.dumps([self.asked_for, CODE, sorted(sums)], sort_keys=True, default=str)
-        print_of_work = hashlib.sha256(work.encode()).hexdigest()
+        print_of_work = self.fingerprint(sorted(sums))
         done = continued = self._load(sums, print_of_work)
         saved, cost, whole = clock.monotonic(), 0.0, True
         try:
@@ -99,24 +126,14 @@ class Unfinished:
                         tensors[f"{name}|{json.dumps(part)}|{fold}|{field.name}"] = torch.as_tensor(
                             getattr(sums_of, field.name)
                         )
-        partial = self.path.with_suffix(".partial")
-        try:
-            on_host = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
-            save_file(on_host, partial, {"fingerprint": fingerprint, "batches": str(done)})
-            partial.replace(self.path)
-        except (OSError, SafetensorError) as error:  # the analysis itself does not need the file
-            log.warning("what has been read could not be kept in %s: %s", self.path, error)
+        self.write(tensors, fingerprint, batches=str(done))
 
     def _load(self, sums: Mapping[str, FoldSums], fingerprint: str) -> int:
         """Load the file's sums; return the number of their batches, 0 when there is no file of this work."""
-        try:
-            with safe_open(self.path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("fingerprint") != fingerprint:
-                    return 0
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError):
+        saved = self.read(fingerprint)
+        if saved is None:
             return 0
+        tensors, metadata = saved
         for name, fold_sums in sums.items():
             device = fold_sums.pilots[0].device
             named = {key: value for key, value in tensors.items() if key.startswith(f"{name}|")}

@@ -1,7 +1,8 @@
 """Measure the effect of 100 steps on a trained student, over several seeds, beside the controls.
 
-    python -m kvlab.bench.seeds                        # the table of docs/benchmarks.md: 4 kinds of run, 3 seeds
+    python -m kvlab.bench.seeds                        # the table of docs/benchmarks.md: 3 seeds of every kind of run
     python -m kvlab.bench.seeds --lr 2e-4 --kinds kv   # the same at another learning rate
+    python -m kvlab.bench.seeds --functional           # with the functional test before and after
 
 Every run is the recommended one on the demo pair, except for the number of held-out documents. A seed decides the data
 order, the training documents and the held-out ones, so compare runs of the same seed only.
@@ -25,13 +26,16 @@ from kvlab.train.process import perform
 
 KINDS: dict[str, dict[str, Any]] = {
     "kv": {},
+    "kv, exact rows": {"time": "exact"},
+    "head outputs": {"kv_loss": "head-outputs"},
     "ce-only": {"control": "ce-only"},
     "shuffled-teacher": {"control": "shuffled-teacher"},
     "two teachers, learned fusion": {"teachers": ["demo/teacher", "demo/teacher-b"], "fusion": "learned"},
 }
 HELD_OUT = 128  # documents; enough that the runs of a seed differ by more than their errors
-MEASURED = ("ce", "kv_key", "kv_value")
-HEAD = "| run | seed | held-out CE | KV error of keys | of values | verdict |\n|---|---|---|---|---|---|"
+MEASURED = ("ce", "kv_key", "kv_value", "kv_output", "kl")
+HEAD = "| run | seed | held-out CE | KV error of keys | of values | of head outputs | KL | training, s | verdict |"
+HEAD += "\n|---|---|---|---|---|---|---|---|---|"
 
 
 def measure(kinds: Sequence[str], seeds: Sequence[int], settings: dict[str, Any]) -> list[dict[str, Any]]:
@@ -49,7 +53,8 @@ def measure(kinds: Sequence[str], seeds: Sequence[int], settings: dict[str, Any]
 def row(record: dict[str, Any]) -> str:
     """Format before → after as a line of a Markdown table."""
     before, after = record["before"], record["after"]
-    cells = [record["kind"], record["seed"], *(f"{before[name]:.3f} → {after[name]:.3f}" for name in MEASURED)]
+    numbers = [f"{before[name]:.3f} → {after[name]:.3f}" if name in before else "" for name in MEASURED]
+    cells = [record["kind"], record["seed"], *numbers, f"{record['seconds']:.0f}"]
     return "| " + " | ".join(map(str, [*cells, ", ".join(record["failed"]) or "pass"])) + " |"
 
 
@@ -63,7 +68,15 @@ def _one(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
             raise SystemExit(f"the run {kind} of seed {settings['seed']} broke off: {error['found']}")
     failed = [checkpoint["name"] for checkpoint in report["checkpoints"] if checkpoint["state"] == "fail"]
     scores = {name: report[name] for name in ("before", "after", "verdict", "first_loss", "final_loss")}
-    return {"kind": kind, "seed": settings["seed"], "failed": failed, **scores}
+    for when in ("before", "after") if "functional" in report else ():  # of the projected cache, beside the own one
+        scores[when]["kl"] = report["functional"][when]["variants"]["projected"]["kl"]
+    return {
+        "kind": kind,
+        "seed": settings["seed"],
+        "failed": failed,
+        "seconds": report["seconds"]["training"],
+        **scores,
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,12 +86,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settable = {"lr": float, "batch_size": int, "max_steps": int}
     for name, kind in settable.items():
         parser.add_argument(f"--{name}", type=kind, help="of every run (default: the recommended run's)")
+    parser.add_argument("--functional", action="store_true", help="put the projected cache into the student, too")
     options = parser.parse_args(arguments)
     transformers_logging.disable_progress_bar()
     about = run.print_surroundings(pick_device(options.device))
     print()
     settings = {name: getattr(options, name) for name in settable if getattr(options, name) is not None}
-    runs = measure(options.kinds, options.seeds, {"device": options.device, **settings})
+    runs = measure(
+        options.kinds, options.seeds, {"device": options.device, "functional": options.functional, **settings}
+    )
     counts = runs[0]["before"]
     print(f"\n{counts['documents']} held-out documents, about {counts['tokens']:,} tokens and {counts['rows']:,} rows")
     if options.out:

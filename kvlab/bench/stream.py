@@ -27,7 +27,7 @@ def a_million_tokens(device: torch.device, quick: bool) -> Row:
     layers = 22 if device.type == "cuda" and not quick else 2
     identity = device.type == "cuda" and not quick
     choices = [Choice((at,), (WIDTH_T,), (at,), ((at,),) * FOLDS) for at in range(layers)]
-    identity_layers = {HEAD: [(kind, layer) for kind in KINDS for layer in range(layers)]} if identity else {}
+    identity_layers = {(HEAD, None): [(kind, layer) for kind in KINDS for layer in range(layers)]} if identity else {}
     sums = AlignSums(dict.fromkeys(KINDS, choices), FOLDS, identity_layers)
     generator = torch.Generator(device).manual_seed(0)
     widths = (WIDTH_T, WIDTH_S, EMBEDDING, OWN) if identity else (WIDTH_T, WIDTH_S)
@@ -74,3 +74,6 @@ class _Drawn:
 
     def own(self, number: int) -> torch.Tensor:
         return self._rows(number, OWN)
+
+    def weights(self, layer: int, number: int) -> None:
+        return None

@@ -58,8 +58,7 @@ def align(options: argparse.Namespace) -> int:
         with Bar() as progress:
             aligned = run.compute(request, documents, ModelCache(), progress, options.out)
     except KeyboardInterrupt:
-        print("kvlab:", say("interrupted; the same command goes on where this stopped."), file=sys.stderr)
-        return 2
+        return _interrupted()
     run.write(aligned, options.out, options.language)
     alignments = [alignment for alignment, _ in aligned]
     findings = [sentence(alignment) for alignment in alignments]
@@ -71,17 +70,26 @@ def align(options: argparse.Namespace) -> int:
 
 
 def inject(options: argparse.Namespace) -> int:
-    """Run a functional test and return the exit code: 1 if the student's own cache changes its logits."""
+    """Run a functional test and return the exit code: 1 if the student's own cache changes its logits.
+
+    The same command resumes an interrupted refinement.
+    """
     request = request_of(InjectionRequest, options)
     check_causal(request.settings.time)
     documents = _documents(request, options)
+    from kvlab.align.unfinished import REFINEMENT
     from kvlab.inject import run
     from kvlab.models.loading import ModelCache
     from kvlab.results.function.data import JSON_NAME, sentence
     from kvlab.results.function.sentences import hybrid_sentence, verdict_sentence
 
-    with Bar() as progress:
-        result = run.compute(request, documents, ModelCache(), progress)
+    try:
+        with Bar() as progress:
+            result = run.compute(request, documents, ModelCache(), progress, options.out)
+    except KeyboardInterrupt:
+        if not (options.out / REFINEMENT).exists():
+            raise
+        return _interrupted()
     run.write(result, options.out, options.language)
     findings = [sentence(result)]
     if result.reproduces:
@@ -89,6 +97,11 @@ def inject(options: argparse.Namespace) -> int:
         findings += [answer for answer in answers if answer]
     _print(findings, result.notes, options.out, (JSON_NAME, run.REPORT_NAME))
     return 0 if result.reproduces else 1
+
+
+def _interrupted() -> int:
+    print("kvlab:", say("interrupted; the same command goes on where this stopped."), file=sys.stderr)
+    return 2
 
 
 def _print(findings: Sequence[str], notes: Sequence[Message], folder: Path, files: Sequence[str]) -> None:

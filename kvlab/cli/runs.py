@@ -1,7 +1,8 @@
-"""``python -m kvlab runs list | show | stop | kill | resume | delete | report``: with the same calls as the pages."""
+"""``python -m kvlab runs list | show | stop | ... | export``: with the same calls as the pages."""
 
 import argparse
 import json
+import os
 import sys
 import time
 from dataclasses import asdict
@@ -18,6 +19,7 @@ from kvlab.runs import monitor, run_queue, store, training
 from kvlab.runs.monitor import View
 from kvlab.shapes import phase_words
 
+ID = "a run's id, its beginning or its last four characters; or its folder, such as the --output_dir of train"
 POLL = 0.2  # seconds between two checks of a run that is stopping
 SHOWN = 5  # runs to name when a short id fits several
 PEAK = {"device": phrase("peak memory of the device: {size}"), "process": phrase("peak memory of the process: {size}")}
@@ -36,9 +38,10 @@ def add(commands, common: argparse.ArgumentParser) -> None:
         ("resume", _resume, "go on from the last checkpoint"),
         ("delete", _delete, "remove a run that has ended, with its files"),
         ("report", _report, "the whole report: Markdown, HTML with figures, or JSON"),
+        ("export", _export, "write the trained student as a model folder of transformers, with a model card"),
     ):
         action = actions.add_parser(name, parents=[common], help=words)
-        action.add_argument("id", metavar="ID", help="a run's id; its beginning or its last four characters will do")
+        action.add_argument("id", metavar="ID", help=ID)
         action.set_defaults(run=call)
         if name in ("show", "report"):
             action.add_argument("--json", action="store_true", help="as JSON")
@@ -46,6 +49,9 @@ def add(commands, common: argparse.ArgumentParser) -> None:
             action.add_argument("--no-wait", action="store_true", help="do not wait until it has ended")
         if name == "delete":
             action.add_argument("--yes", action="store_true", help="do not ask")
+        if name == "export":
+            action.add_argument("--to", required=True, type=Path, metavar="FOLDER", help="a new or an empty folder")
+            action.add_argument("--merged", action="store_true", help="of LoRA: the whole model, not the adapter")
         if name == "report":
             action.add_argument("--checks", action="store_true", help="run the seven KV checks for the report, now")
             about = (
@@ -57,23 +63,44 @@ def add(commands, common: argparse.ArgumentParser) -> None:
 
 
 def choose(root: Path, text: str) -> Path:
-    """Return the run whose id is ``text``, begins with it, or ends with it.
+    """Return the run whose id is ``text``, begins with it, or ends with it, or whose folder it is.
 
     Raises RunError ``run-not-found``, ``run-ambiguous``.
     """
     if store.valid_id(text):
         return store.find(root, text)
+    place = os.path.expanduser(text)
+    is_folder = os.path.isdir(place)  # False also for a name that no file can have
+    if is_folder and (os.sep in text or text in (os.curdir, os.pardir)):
+        return _at(root, Path(place))
     fitting = [f for f in store.listing(root) if text and (f.name.startswith(text) or f.name.endswith(f"-{text}"))]
     if len(fitting) == 1:
         return fitting[0]
+    if is_folder and not fitting:
+        return _at(root, Path(place))
     names = [folder.name for folder in fitting[:SHOWN]]
     if len(fitting) > SHOWN:
         names.append("…")
     fits = {"text": repr(text[:100]), "n": len(fitting), "names": names}
     raise RunError(
         "run-ambiguous" if fitting else "run-not-found",
-        expected=Message("the id of one run in {folder}, its beginning or its last four characters", folder=root),
+        expected=Message(
+            "the id of one run in {folder}, its beginning or its last four characters, or the folder of a run",
+            folder=root,
+        ),
         found=Message("{text}, which fits {n}: {names}" if fitting else "{text}, which fits none", **fits),
+        remedy=Message("take the id from: python -m kvlab runs list"),
+    )
+
+
+def _at(root: Path, place: Path) -> Path:
+    """Return the run in a folder anywhere, by its path in ``root`` if it is listed there."""
+    if store.read_status(place).get("kind") in store.KINDS or (place / store.METRICS).is_file():
+        return store.in_list(root, place)
+    raise RunError(
+        "run-not-found",
+        expected=Message("the folder of a run, with its {file}", file=store.STATUS),
+        found=Message("{place}, which holds no run", place=place),
         remedy=Message("take the id from: python -m kvlab runs list"),
     )
 
@@ -104,7 +131,7 @@ def _show(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({**asdict(view), "folder": str(view.folder)}, ensure_ascii=False, indent=1, default=str))
         return 0
-    print(f"{view.id}\n{_course(view)}\n{view.folder}")
+    print(f"{view.id}\n{_course(view)}\n{view.folder.resolve()}")
     if view.error:
         print(KvlabError.from_dict({"kind": "", **dict.fromkeys(PARTS), **view.error}))
     report = gather(view.folder)
@@ -160,8 +187,7 @@ def _kill(options: argparse.Namespace) -> int:
 
 
 def _resume(options: argparse.Namespace) -> int:
-    folder = _chosen(options)
-    training.resume(folder)
+    folder = training.resume(_chosen(options), store.runs_root())
     ahead = run_queue.place(folder)
     print(plural(ahead, "Queued, {n} run before it.", "Queued, {n} runs before it.") if ahead else say("Queued."))
     return 0
@@ -177,7 +203,11 @@ def _delete(options: argparse.Namespace) -> int:
                 found=Message("nobody to ask"),
                 remedy=Message("repeat it with --yes"),
             )
-        if input(say("Delete {name} and its files? [y/N] ", name=folder.name)).strip().lower() not in ("y", "yes"):
+        question = say("Delete {name} and its files? [y/N] ", name=folder.name)
+        if folder.is_symlink():
+            names = {"name": folder.name, "folder": folder.resolve()}
+            question = say("Take {name} off the list? Its files stay in {folder}. [y/N] ", **names)
+        if input(question).strip().lower() not in ("y", "yes"):
             print(say("Not deleted."))
             return 1
     training.delete(folder)
@@ -204,6 +234,17 @@ def _report(options: argparse.Namespace) -> int:
         options.out.mkdir(parents=True, exist_ok=True)
     for path in write(report, options.out, FORMATS if form == "all" else (form,), options.language):
         print(say("Written: {files}", files=path))
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    folder = _chosen(options)
+    from transformers.utils import logging as transformers_logging
+
+    from kvlab.train.export import export  # imports torch, which takes seconds
+
+    transformers_logging.disable_progress_bar()
+    print(say("Written: {files}", files=export(folder, options.to, options.merged, options.language)))
     return 0
 
 

@@ -14,11 +14,11 @@ from typing import Any
 import yaml
 
 from kvlab.cli import flags
-from kvlab.errors import KvlabError, TrainError
-from kvlab.host import privacy
-from kvlab.language import Message
+from kvlab.errors import KvlabError, RunError, TrainError
+from kvlab.host import models, privacy
+from kvlab.language import Message, say
 from kvlab.request.settings import checked, unreadable
-from kvlab.request.train import TrainConfig, switches_out
+from kvlab.request.train import DEMO_DATA, OWN_PROMPTS, TrainConfig, switches_out
 from kvlab.runs import locks, store
 from kvlab.runs.records import Status
 from kvlab.runs.run_queue import RUN_LOCK
@@ -83,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
     Raises TrainError like ``config_of``, ``output-foreign`` for a folder that holds anything but a training run,
     ``output-in-use`` for one of another run, and RunError ``run-busy`` for one that another process works in.
     """
-    config, folder = config_of(options), options.output_dir.absolute()
+    config, folder = _anchored(config_of(options)), options.output_dir.absolute()
     if not first_process():  # the first one looks at the folder and writes into it
         return perform(folder, config=config)
     _refuse_foreign(folder)
@@ -96,11 +96,33 @@ def run(options: argparse.Namespace) -> int:
         with store.disk_errors(folder):
             text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
             store.replace(folder / store.CONFIG, text.encode())
+        _enlist(folder)
         code = perform(folder, lambda words: print(words, flush=True))
         error = store.read_status(folder).get("error")
     if error:
         print(f"kvlab: {KvlabError.from_dict(error)}", file=sys.stderr)
     return code
+
+
+def _anchored(config: TrainConfig) -> TrainConfig:
+    """Make the paths of the settings absolute, because the run can be resumed from another working folder."""
+
+    def absolute(name: str) -> str:
+        with suppress(KvlabError):
+            return models.absolute(name)
+        return name  # the run refuses it, and its record says so
+
+    data = config.data if config.data in (DEMO_DATA, OWN_PROMPTS) else os.path.abspath(os.path.expanduser(config.data))
+    teachers = tuple(map(absolute, config.teachers))
+    return config.model_copy(update={"teachers": teachers, "student": absolute(config.student), "data": data})
+
+
+def _enlist(folder: Path) -> None:
+    """List the run among all runs; it trains all the same where that fails."""
+    try:
+        store.enlist(store.runs_root(), folder)
+    except RunError as error:
+        print(say("The run is not listed among the others. {error}", error=error), file=sys.stderr)
 
 
 def _refuse_foreign(folder: Path) -> None:
@@ -123,7 +145,7 @@ def _refuse_foreign(folder: Path) -> None:
 def _refuse_another(folder: Path, config: TrainConfig) -> None:
     same = False
     with suppress(TrainError):
-        same = checked(TrainConfig, store.read_config(folder)) == config
+        same = _anchored(checked(TrainConfig, store.read_config(folder))) == config
     if not same and (folder / store.METRICS).exists():
         raise TrainError(
             "output-in-use",

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from huggingface_hub import HfApi, constants, scan_cache_dir, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import (
@@ -51,6 +52,16 @@ def resolve(name: str) -> Source:
     except HFValidationError as error:
         raise _invalid(name, Message.read(first_line(error))) from None
     return Source(name, None)
+
+
+def absolute(name: str) -> str:
+    """Return the name, with the path of a local folder made absolute: a run may go on from another working folder.
+
+    Raises as resolve.
+    """
+    source = resolve(name)
+    bundled_name = name.strip() in DEMO
+    return str(source.folder) if source.folder is not None and not bundled_name else name.strip()
 
 
 def local_names() -> list[str]:
@@ -134,6 +145,7 @@ FORMS = phrase(
 HUB_TIMEOUT = 5.0  # seconds after which the Hub counts as out of reach
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+LARGEST_JSON, DEEPEST_JSON = 16 * 2**20, 50  # bytes, and lists or objects in each other
 UNREADABLE = (ValueError, KeyError, AttributeError, TypeError, OSError)  # of a damaged index
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 # The files of each part of a model on the Hub. kvlab never downloads pickles, ONNX or "original/" copies.
@@ -184,8 +196,32 @@ def weight_files(folder: Path, name: str) -> list[Path]:
     return files
 
 
-def first_line(error: BaseException) -> str:
-    """Return the first line of a library's message without its full stop; it names the problem."""
+def read_json(file: Path) -> Any:
+    """Read a JSON file of a model. Raises OSError, and ValueError also for a huge file and for brackets too deep."""
+    size = file.stat().st_size
+    if size > LARGEST_JSON:
+        sizes = {"size": size / 2**20, "most": LARGEST_JSON / 2**20}
+        raise ValueError(Message("{size:.0f} MiB; at most {most:g} are read", **sizes))
+    try:
+        fields = json.loads(file.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError(Message("brackets nested too deep")) from None
+    level = [fields]
+    for _ in range(DEEPEST_JSON):
+        level = [inner for part in level for inner in _inside(part)]
+    if level:
+        raise ValueError(Message("brackets nested too deep"))
+    return fields
+
+
+def _inside(part: Any) -> Iterable[Any]:
+    return part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+
+
+def first_line(error: BaseException) -> Message | str:
+    """Return the first line of a library's message without its full stop; it names the problem. Keep a Message."""
+    if error.args and isinstance(error.args[0], Message):
+        return error.args[0]
     lines = str(error).strip().splitlines()
     return lines[0].strip().rstrip(".") if lines else type(error).__name__
 
@@ -227,7 +263,7 @@ def _has(part: str, folder: Path) -> bool:
 
 def _listed_weights(folder: Path) -> list[Path]:
     if (folder / INDEX).is_file():
-        shards = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
+        shards = read_json(folder / INDEX)["weight_map"].values()
         return [folder / shard for shard in sorted(set(shards))]
     return [folder / SINGLE] if (folder / SINGLE).is_file() else []
 
@@ -288,7 +324,7 @@ def _raise_for_hub(repo_id: str, part: str, error: Exception) -> NoReturn:
     raise ModelError(
         "model-offline",
         expected=Message("{part} of {name} in the local cache {folder}, or the Hub in reach", **place),
-        found=Message("neither: {reason}", reason=first_line(error) + status),
+        found=Message("neither: {reason}", reason=f"{first_line(error)}{status}"),
         remedy=Message(
             "on a machine with network run: hf download {name} and copy the cache here, or give a local "
             "folder; the demo models need no network",

@@ -9,7 +9,7 @@ from functools import partial
 
 import torch
 
-from kvlab.align.align_sums import OWN_TOKENS, TEACHER_TOKEN, AlignSums
+from kvlab.align.align_sums import OWN_TOKENS, TEACHER_TOKEN, AlignSums, side_by_side
 from kvlab.align.batches import Rows, batches, read
 from kvlab.align.class_maps import ClassMaps, class_maps
 from kvlab.align.crossfit import Penalties, chosen_penalties, penalties_by_class
@@ -107,7 +107,7 @@ def fit(
     _check_rows(samples, settings)
     choices = [choose(s, settings, progress).choices for s in samples]
     del samples
-    sums = _empty(choices, split.folds, student, tokens=True)
+    sums = _empty(choices, settings, student, tokens=True)
     for number in range(len(first.batches)):
         sums.add([rows[number] for rows in first.rows], [rows[number] for rows in first.common])
     del first
@@ -118,14 +118,14 @@ def fit(
         _check_common_rows(sums.fusion, settings)
     sources = _sources(sums, teachers, student, settings.projector)
     if randoms:
-        random_sums = _empty(choices, split.folds, student, tokens=False)
+        random_sums = _empty(choices, settings, student, tokens=False)
         for batch in announced(grouped, READING_RANDOM, progress):
             batch_read = read(randoms, student, batch, settings)
             random_sums.add(batch_read.teachers, batch_read.common)
         sources["random"] = replace(_fused(random_sums, randoms, student, "ridge"), features=RANDOM_LAYERS)
     progress(FITTING, len(grouped), len(grouped))
     chosen = [{(k, n): c[k][n].overall for k in KINDS for n in range(layers_s)} for c in choices]
-    rows = sum(fold.n for fold in sums.by_teacher[0].pairing(KINDS[0], 0).features.fit())
+    rows = sum(fold.n for fold in sums.by_teacher[0].pairing(KINDS[0], 0).targets.fit())
     return Fit(chosen, sources, rows)
 
 
@@ -158,11 +158,12 @@ def _check_common_rows(fusion: FusionSums, settings: AlignSettings) -> None:
         )
 
 
-def _empty(choices: list[dict[str, list[Choice]]], folds: int, student: LoadedModel, tokens: bool) -> _Sums:
-    by_width: dict[int, list[Problem]] = {}
-    for problem in _problems(student) if tokens else ():
-        by_width.setdefault(target_shape(student.geometry, *problem)[1], []).append(problem)
-    return _Sums([AlignSums(c, folds, by_width) for c in choices], FusionSums(choices, folds))
+def _empty(
+    choices: list[dict[str, list[Choice]]], settings: AlignSettings, student: LoadedModel, tokens: bool
+) -> _Sums:
+    folds, weighted = settings.folds, settings.row_weights != "equal"
+    token_layers = side_by_side(student.geometry, weighted) if tokens else {}
+    return _Sums([AlignSums(c, folds, token_layers) for c in choices], FusionSums(choices, folds))
 
 
 def _problems(student: LoadedModel) -> list[Problem]:
@@ -216,7 +217,7 @@ def _fused(sums: _Sums, teachers: Sequence[LoadedModel], student: LoadedModel, p
             outputs = common.targets
         fitted = total(outputs.fit())
         source.weights[problem] = weights.repeat_interleave(width, dim=1).to(student.device)
-        source.mean[problem] = (fitted.mean() + fitted.pilot_y).float()
+        source.mean[problem] = (fitted.plain_mean() + fitted.pilot_y).float()
     return source
 
 
@@ -240,8 +241,9 @@ def _from_tokens(sums: _Sums, student: LoadedModel, name: str) -> Source:
     """Fit a ridge from token features for each teacher's rows; the source is their mean."""
     source = Source(name, {problem: [] for problem in _problems(student)}, {}, {})
     for s in sums.by_teacher:
-        for width, problems in s.token_layers.items():
-            together, first = s.token_pairing(name, width), 0
+        for beside_each_other, problems in s.token_layers.items():
+            width = beside_each_other[0]
+            together, first = s.token_pairing(name, beside_each_other), 0
             heads = [target_shape(student.geometry, *problem)[0] for problem in problems]
             classes = [chosen_penalties(of_class, sum(heads)) for of_class in together.by_class()]
             columns = torch.arange(len(together.features.pilots[0]))
@@ -251,8 +253,8 @@ def _from_tokens(sums: _Sums, student: LoadedModel, name: str) -> Source:
                 source.maps[problem].append(maps.channels(channels))
                 first = channels.stop
             outputs = total(together.targets.fit())
-            means = dict(zip(problems, (outputs.mean() + outputs.pilot_y).float().split([h * width for h in heads])))
-            source.mean |= means
+            means = (outputs.plain_mean() + outputs.pilot_y).float().split([h * width for h in heads])
+            source.mean |= dict(zip(problems, means))
     for problem, maps in source.maps.items():
         share = torch.full((len(maps), len(source.mean[problem])), 1 / len(maps))
         source.weights[problem] = share.to(student.device)

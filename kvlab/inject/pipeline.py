@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from kvlab.align import outcome
 from kvlab.align.items import Item
+from kvlab.align.unfinished import Unfinished
 from kvlab.errors import AlignError, ModelError
 from kvlab.inject import controls
 from kvlab.inject import texts as greedy
@@ -46,6 +47,7 @@ def judge(
     progress: Progress = no_progress,
     offline: bool = False,
     folds: Sequence[int] = (JUDGED_FOLD,),
+    unfinished: Unfinished | None = None,
 ) -> Injection:
     """Fit a map on most of the documents and try its cache on the others.
 
@@ -53,6 +55,7 @@ def judge(
     are not replaced and no text is continued.
     ``offline``: admit time rules that look ahead, for comparisons. Every rule is evaluated on the prefix alone and
     knows nothing of the continuation, but a running student could not do it. The result says so.
+    ``unfinished``: the file from which an interrupted refinement resumes.
     Raises AlignError ``rule-looks-ahead``, ``injection-state``, ``too-short`` and as ``split`` and ``fit``; Cancelled
     comes from ``progress``.
     """
@@ -60,7 +63,7 @@ def judge(
     if not offline or RULES[settings.time].per_head:
         check_causal(settings.time)
     check_cache(student, empty_cache(student))
-    work = _Work(teachers, student, settings, injection, markers or Markers(), progress)
+    work = _Work(teachers, student, settings, injection, markers or Markers(), progress, unfinished)
     for fold in folds:
         work.fit(documents, calibration, fold)
         if not work.inject():
@@ -81,6 +84,7 @@ class _Work:
     injection: InjectSettings
     markers: Markers
     progress: Progress
+    unfinished: Unfinished | None = None
     notes: list[Message] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
     injected: dict[tuple[str, float], PerDocument] = field(default_factory=dict)
@@ -106,7 +110,10 @@ class _Work:
         self.fitted: Fit = fit(self.teachers, self.randoms, self.student, self.split, self.settings, self.progress)
         if self.injection.refine:
             of_fitted = self.models, self.fitted, self.split.fitted
-            self.fitted.sources |= refine(*of_fitted, self.injection.prefix, self.progress)
+            refined = refine(*of_fitted, self.injection.prefix, self.progress, self.unfinished)
+            self.fitted.sources |= refined.sources
+            self.notes += refined.notes
+            self.timings |= refined.timings
         self.swaps = Swaps(self.models, Budget(self.injection.seconds, self.injection.forwards))
         self._timed("fit_s")
 
@@ -339,4 +346,5 @@ class _Work:
             cautions.append(Message("Only {n} documents are judged: standard errors are rough.", n=len(self.used)))
         maps = self.fitted.sources["projected"].maps.values()
         features = max(len(of_teacher.weights[0]) for of_problem in maps for of_teacher in of_problem)
+        cautions += outcome.weighted_rows(self.settings)
         return cautions + outcome.few_rows(self.fitted.rows / features)

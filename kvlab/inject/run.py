@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from kvlab.align.run import load, prepared
+from kvlab.align.run import asked_for, load, prepared
+from kvlab.align.unfinished import REFINEMENT, Unfinished
 from kvlab.inject.pipeline import judge
 from kvlab.language import DEFAULT
 from kvlab.models.loading import ModelCache
@@ -20,14 +21,30 @@ from kvlab.shapes import Document, Progress, no_progress
 
 
 def compute(
-    request: InjectionRequest, documents: Sequence[Document], cache: ModelCache, progress: Progress = no_progress
+    request: InjectionRequest,
+    documents: Sequence[Document],
+    cache: ModelCache,
+    progress: Progress = no_progress,
+    folder: Path | None = None,
 ) -> Injection:
-    """Load all models through the cache and try the projected cache on the student. Raises as ``judge``."""
+    """Load all models through the cache and try the projected cache on the student. Raises as ``judge``.
+
+    ``folder``: keeps what an interrupted test had refined.
+    """
     teachers, student = load(request, cache, progress)
     prompts_digest = digest(documents)
     documents, calibration = prepared(request, documents)
+    asked = asked_for(request, [*documents, *calibration], [*teachers, student])
     injection = judge(
-        teachers, student, documents, request.settings, request.injection, calibration, request.markers, progress
+        teachers,
+        student,
+        documents,
+        request.settings,
+        request.injection,
+        calibration,
+        request.markers,
+        progress,
+        unfinished=Unfinished(folder, asked, REFINEMENT) if folder else None,
     )
     return replace(injection, prompts=request.prompts, data=injection.data | {"documents_sha256": prompts_digest})
 
@@ -36,16 +53,20 @@ REPORT_NAME = "function.html"
 
 
 def test(folder: Path, progress: Progress, cache: ModelCache) -> None:
-    """Compute what ``config.yaml`` and ``prompts.jsonl`` of a run folder ask for, and write it there."""
+    """Compute what ``config.yaml`` and ``prompts.jsonl`` of a run folder ask for, and write it there.
+
+    An interrupted test fits its maps again and resumes refining them in the same folder.
+    """
     request = settings.read(InjectionRequest, folder)
     documents = prompts.read_prompts(folder / prompts.RUN_PROMPTS)
-    write(compute(request, documents, cache, progress), folder)
+    write(compute(request, documents, cache, progress, folder), folder)
 
 
 def write(injection: Injection, folder: Path, language: str = DEFAULT) -> None:
     """Write the numbers and a report. An analysis of the same request in this folder gets a section of the report."""
     data.write(injection, folder)
     (folder / REPORT_NAME).write_text(function_html(injection, language), encoding="utf-8")
+    Unfinished(folder, None, REFINEMENT).remove()
     if (folder / results.JSON_NAME).exists():
         aligned = results.read(folder)
         if same_request(aligned, injection):

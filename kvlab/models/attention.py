@@ -1,4 +1,4 @@
-"""Measure how much each document's observer queries attend to each of its steps, per KV head.
+"""Measure how much a document's queries attend to each of its steps: observers per KV head, or all later ones.
 
 Nothing here knows a model by name: with eager attention every decoder of transformers returns its probabilities from
 its attention modules. A hook reduces them at once, so that only one layer's [B, heads, T, T] is in memory.
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 
 from kvlab.errors import AlignError
 from kvlab.language import Message
@@ -37,16 +37,12 @@ def observed_attention(loaded: LoadedModel, batch: list[Tokens], observers: Sequ
     On the model's device, in float32; holds the batch's T x T probabilities of one layer. Raises AlignError
     ``attention-unavailable`` for a model that does not return them.
     """
-    ids = pad_sequence([torch.from_numpy(tokens.ids) for tokens in batch], batch_first=True).to(loaded.device)
-    lengths = torch.tensor([len(tokens) for tokens in batch], device=loaded.device)
-    mask = (torch.arange(ids.shape[1], device=loaded.device) < lengths[:, None]).long()
     seen: dict[int, torch.Tensor] = {}  # [B, query heads, T] of each layer
 
-    def hear(layer: int, probabilities: torch.Tensor) -> None:
+    def hear(layer: int, probabilities: torch.Tensor, mask: torch.Tensor) -> None:
         seen[layer] = torch.stack([_mean_of(probabilities[b], rows) for b, rows in enumerate(observers)])
 
-    with loaded.lock, eager(loaded.model), hearing(loaded.model, ids.shape[1], hear):
-        cache = cache_names.returned(loaded.model.base_model(input_ids=ids, attention_mask=mask, use_cache=True))
+    cache = _read(loaded, batch, hear)
     by_layer = []
     for layer in loaded.geometry.kv_layers:
         heads = cache.layers[layer].keys.shape[1]
@@ -55,6 +51,42 @@ def observed_attention(loaded: LoadedModel, batch: list[Tokens], observers: Sequ
             raise unavailable(loaded, layer, remedy)
         by_layer.append(seen[layer].unflatten(1, (heads, -1)).mean(dim=2))
     return by_layer
+
+
+@torch.inference_mode()
+def received_attention(loaded: LoadedModel, batch: list[Tokens]) -> list[torch.Tensor]:
+    """Return per cached layer [B, T] how much attention each step receives: the sum over later steps, mean over heads.
+
+    What a step gives itself does not count, nor what padding gives. Otherwise as ``observed_attention``.
+    """
+    seen: dict[int, torch.Tensor] = {}
+
+    def hear(layer: int, probabilities: torch.Tensor, mask: torch.Tensor) -> None:
+        by_query = probabilities.float().mean(1)  # [B, T, T]
+        by_query.diagonal(dim1=1, dim2=2).zero_()
+        seen[layer] = (mask.to(by_query.dtype)[:, None] @ by_query)[:, 0]
+
+    _read(loaded, batch, hear)
+    for layer in loaded.geometry.kv_layers:
+        if layer not in seen:
+            raise unavailable(loaded, layer, Message("fit on rows that count alike: --row-weights equal"))
+    return [seen[layer] for layer in loaded.geometry.kv_layers]
+
+
+def _read(
+    loaded: LoadedModel, batch: list[Tokens], hear: Callable[[int, torch.Tensor, torch.Tensor], None]
+) -> DynamicCache:
+    """Run one forward and call ``hear`` with each layer's number, probabilities, and mask [B, T] of real steps."""
+    ids = pad_sequence([torch.from_numpy(tokens.ids) for tokens in batch], batch_first=True).to(loaded.device)
+    lengths = torch.tensor([len(tokens) for tokens in batch], device=loaded.device)
+    mask = torch.arange(ids.shape[1], device=loaded.device) < lengths[:, None]
+
+    def of_layer(layer: int, probabilities: torch.Tensor) -> None:
+        hear(layer, probabilities, mask)
+
+    with loaded.lock, eager(loaded.model), hearing(loaded.model, ids.shape[1], of_layer):
+        output = loaded.model.base_model(input_ids=ids, attention_mask=mask.long(), use_cache=True)
+    return cache_names.returned(output)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from kvlab.errors import ModelError
 from kvlab.host.models import first_line
 from kvlab.language import Message
 from kvlab.models.tokens import BYTE_TOKEN, pieces_of, spans_from_offsets, spans_from_pieces, tokenize
+from kvlab.models.trial import template_tried
 from kvlab.shapes import Document, Tokens
 
 
@@ -86,6 +87,7 @@ def render(tokenizer, contents: list[Content]) -> tuple[str, list[Content]]:
             found=Message("none in its tokenizer files (a base model, not a chat model)"),
             remedy=Message("align the plain text: leave out --chat"),
         )
+    template_tried(tokenizer.chat_template, tokenizer.name_or_path)
     placeholders = [f"KVLAB{content.role.upper()}" for content in contents]
     pieces, rest = [], _apply(tokenizer, contents, placeholders)
     for placeholder in placeholders:

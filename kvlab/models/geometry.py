@@ -7,10 +7,12 @@ on numbers), use the configuration's own fields.
 
 import copy
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
+from torch.nn.modules.module import register_module_module_registration_hook
 from transformers import AutoModelForCausalLM, DynamicCache, PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -28,16 +30,60 @@ Shapes = dict[int, tuple[torch.Size, torch.Size]]  # cached layer -> shapes of k
 BUILDING = threading.Lock()
 
 
+# The fields of a config.json by the ends of their names that transformers turns into a list or into modules before it
+# checks anything, and the most of each: no published model has a quarter of these.
+MOST = {"layers": 512, "n_layer": 512, "depth": 512, "labels": 30_000}
+MODULES = 50_000  # of a model that is built without weights, a second for about 800
+
+
+def check_counts(fields: Any, name: str) -> None:
+    """Raise ``model-out-of-bounds`` for a count in a config.json, at any depth, for which building would not end."""
+    for field, value in _counts(fields):
+        most = next((most for ending, most in MOST.items() if field.endswith(ending)), None)
+        if most is not None and not 0 <= value <= most:
+            raise _out_of_bounds(name, Message("{field} from 0 to {most:,}", field=field, most=most), f"{value:.15g}")
+
+
+def _counts(fields: Any) -> Iterator[tuple[str, float]]:
+    for field, value in fields.items() if isinstance(fields, dict) else ():
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            yield field, value
+        yield from _counts(value)
+
+
+def _out_of_bounds(name: str, expected: Message, found: Message | str) -> ModelError:
+    return ModelError(
+        "model-out-of-bounds",
+        expected=Message("{bounds} in the config.json of {name}", bounds=expected, name=name),
+        found=found,
+        remedy=Message("correct config.json, or take it from where the model was published"),
+    )
+
+
 def geometry_of(config: PretrainedConfig, name: str) -> Geometry:
     """Return the geometry of the causal language model that ``config`` describes; where layers differ, the first's.
 
     For a multimodal wrapper, describe its text model; ``parameters`` counts everything that is loaded.
     Raises ModelError: ``model-encoder-decoder``, ``model-not-causal``, ``model-no-kv-cache``, ``model-broken``,
-    ``model-package-missing``.
+    ``model-package-missing``, ``model-out-of-bounds``.
     """
     _refuse_non_causal(config, name)
     text = config.get_text_config()
+    layers = getattr(text, "num_hidden_layers", 1)
+    if isinstance(layers, int) and layers < 1:
+        raise _out_of_bounds(name, Message("at least one layer"), str(layers))
     skeleton = _skeleton(config, name)
+    try:
+        return _described(skeleton, config, name)
+    except ModelError:
+        raise
+    except Exception as error:  # values of a kind that transformers lets pass
+        found = Message("a config.json whose model shows no cache: {reason}", reason=first_line(error))
+        raise broken(name, found) from error
+
+
+def _described(skeleton: PreTrainedModel, config: PretrainedConfig, name: str) -> Geometry:
+    text = config.get_text_config()
     shapes = _cache_shapes(skeleton, text)
     if not shapes:
         raise ModelError(
@@ -99,16 +145,36 @@ def _skeleton(config: PretrainedConfig, name: str) -> PreTrainedModel:
     if getattr(config, "quantization_config", None) is not None:
         del config.quantization_config
     try:
-        with BUILDING, torch.device("meta"):
+        with BUILDING, torch.device("meta"), _at_most(MODULES, name):
             skeleton = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
         # bfloat16, because the grouped matrix product of expert layers has no other type on meta
         return skeleton.to(torch.bfloat16).eval()
     except ImportError as error:
         raise package_missing(name, error) from error
+    except ModelError:
+        raise
     except Exception as error:
         raise broken(
             name, Message("a config.json that no model can be built from: {reason}", reason=first_line(error))
         ) from error
+
+
+@contextmanager
+def _at_most(most: int, name: str) -> Iterator[None]:
+    """Raise ``model-out-of-bounds`` when more modules are built in the block, whatever field asks for them."""
+    built = 0
+
+    def count(*_: Any) -> None:
+        nonlocal built
+        built += 1
+        if built > most:
+            raise _out_of_bounds(name, Message("a model of at most {n:,} modules", n=most), Message("more"))
+
+    hook = register_module_module_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def package_missing(name: str, error: ImportError) -> ModelError:

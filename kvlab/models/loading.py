@@ -6,7 +6,6 @@ repository: safetensors only, no remote code.
 
 import copy
 import gc
-import json
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -28,9 +27,10 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from kvlab.errors import ModelError
 from kvlab.host import memory
-from kvlab.host.models import broken, first_line, folder_of, resolve, weight_files
+from kvlab.host.models import broken, first_line, folder_of, read_json, resolve, weight_files
 from kvlab.language import Message
-from kvlab.models.geometry import BUILDING, geometry_of, package_missing
+from kvlab.models.geometry import BUILDING, check_counts, geometry_of, package_missing
+from kvlab.models.trial import tokenizer_tried
 from kvlab.shapes import Geometry
 
 
@@ -66,8 +66,8 @@ def load(name: str, device: str = "auto", dtype: str = "auto") -> LoadedModel:
 
     ``device``: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:N". ``dtype``: "auto" (bfloat16 on a GPU
     that has it, float16 on an older one, float32 on the processor), "float32", "bfloat16", "float16".
-    Raises ModelError as geometry does, and ``tokenizer-missing``, ``tokenizer-slow``, ``model-memory``,
-    ``model-dtype-invalid``, ``model-device-invalid``, ``model-no-safetensors``, ``model-broken``.
+    Raises ModelError as geometry does, and ``tokenizer-missing``, ``tokenizer-slow``, ``tokenizer-harmful``,
+    ``model-memory``, ``model-dtype-invalid``, ``model-device-invalid``, ``model-no-safetensors``, ``model-broken``.
     """
     source = resolve(name)
     place = pick_device(device)
@@ -130,7 +130,8 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
 def reader(name: str) -> LoadedModel:
     """Return a model's name, geometry and tokenizer without its weights (``model`` is None): enough to read documents.
 
-    Raises ModelError as ``geometry`` does, and ``tokenizer-missing``, ``tokenizer-slow``.
+    Raises ModelError as ``geometry`` does, and ``tokenizer-missing``, ``tokenizer-slow``,
+    ``tokenizer-harmful``.
     """
     shape = geometry(name)
     tokenizer = _tokenizer(folder_of(resolve(name), "tokenizer"), shape.name)
@@ -222,12 +223,15 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
 def configuration(folder: Path, name: str) -> PretrainedConfig:
     """Read the configuration in ``folder``; refuse an architecture that transformers itself does not know."""
     try:
-        fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        fields = read_json(folder / "config.json")
         kind = fields["model_type"]
     except (OSError, ValueError) as error:
         raise broken(name, Message("a config.json that is not JSON: {reason}", reason=first_line(error))) from None
     except (KeyError, TypeError):
         raise broken(name, Message("a config.json without model_type")) from None
+    if not isinstance(kind, str):
+        raise broken(name, Message("a config.json whose model_type is no name: {kind}", kind=repr(kind)[:100]))
+    check_counts(fields, name)
     if kind not in CONFIG_MAPPING:
         if fields.get("auto_map"):
             raise ModelError(
@@ -254,9 +258,12 @@ def configuration(folder: Path, name: str) -> PretrainedConfig:
 
 
 def _tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
+    tokenizer_tried(folder, name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # each tokenizer class fails in its own way
+    except BaseException as error:  # each tokenizer class fails in its own way, Rust's with no Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
         raise ModelError(
             "tokenizer-missing",
             expected=Message("a tokenizer of {name} (tokenizer.json and tokenizer_config.json)", name=name),

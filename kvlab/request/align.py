@@ -12,6 +12,7 @@ from kvlab.request.time_rules import RULES
 
 TimeRule = Literal[tuple(RULES)]
 LayerRule = Literal["depth", "cka", "heldout"]
+RowWeights = Literal["equal", "attention"]
 Search = Literal["banded", "full"]
 Projector = Literal[tuple(PROJECTORS)]
 
@@ -31,6 +32,9 @@ class AlignSettings(BaseModel):
     time: TimeRule = setting("floor", "which teacher step stands for a student step")
     rows: Literal["by-class", "exact"] = setting(
         "by-class", "tokens that end inside a teacher token: a map of their own, or the one fitted on exact tokens"
+    )
+    row_weights: RowWeights = setting(
+        "equal", "fitted tokens: all alike, or by the attention that each receives from later tokens of the student"
     )
     layers: LayerRule = setting("heldout", "which teacher layers explain a student layer")
     search: Search = setting("banded", "teacher layers searched: near the proportional depth, or all")

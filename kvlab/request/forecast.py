@@ -1,4 +1,4 @@
-"""Forecast the memory of a training run, in parts, from the models' configurations alone. No torch here.
+"""Forecast the memory of a training run or a refinement, in parts, from the models' configurations. No torch here.
 
 Sizes follow from what stays in memory and for how long; docs/training.md compares them with measurements.
 T is the tokens of a padded micro-batch (documents x longest timeline), and per layer of the student
@@ -16,11 +16,13 @@ from typing import Any
 from kvlab.host.memory import DTYPE_ALIASES, DTYPE_BYTES, LIMIT, DeviceMemory, model_memory, readable
 from kvlab.language import Message, say
 from kvlab.request.align import MOST_FEATURES, AlignSettings
+from kvlab.request.inject import COMPONENTS, REFINED_DOCUMENTS
 from kvlab.request.train import TrainConfig
 from kvlab.shapes import Geometry
 
 SINGLE, DOUBLE = 4, 8  # bytes of a number in float32 and float64
-CLASSES = 2  # each fold has two sums: of exact rows, and of rows that are only scored
+CLASSES = 2  # of rows, each with its own sums and its own correction: exact ones, and those inside a teacher token
+SCORES = 3  # copies of a layer's attention scores: before and after the softmax, and what is summed of them
 LOGITS = 3  # copies at the peak: logits, those of the predicted tokens, their log-softmax
 SOLVED = 16  # square matrices of the features at the peak: sums of some pairs of folds about their means, factors
 LIBRARIES = {"cpu": 64 * 2**20, "cuda": 600 * 2**20}  # allowance: code paged in, thread pools; the CUDA context
@@ -92,6 +94,31 @@ def training_memory(
         upper=int(upper),
         documents=documents,
         tokens=tokens,
+    )
+
+
+def refined_documents(documents: int, folds: int) -> int:
+    """Count the documents that maps are refined on, at most: those of all folds but the judged one."""
+    return min(REFINED_DOCUMENTS, documents - -(-documents // min(folds, max(documents, 1))))
+
+
+def refining_memory(
+    student: Geometry, sources: int, tokens: int, dtype: str = "float32", held: int = 0
+) -> tuple[Part, ...]:
+    """Forecast what refining takes besides models and maps, at most, all at once.
+
+    ``held``: bytes of the fitted documents as read, of their rows and of the whitening. ``tokens``: of the longest
+    document; one is in a pass.
+    """
+    numbers = CLASSES * COMPONENTS * student.kv_values_per_token  # of a source's correction, the largest possible
+    width = SINGLE if dtype == "float32" else 3
+    return (
+        Part("trained weights", SINGLE * numbers * (sources + 1)),  # of all, and the best so far of the one in training
+        Part("optimizer", 2 * SINGLE * numbers),
+        Part("gradients", SINGLE * numbers),
+        Part("activations", int(width * tokens * _kept_by_a_layer(student) * student.layers)),
+        Part("logits", 2 * LOGITS * SINGLE * student.vocabulary * tokens),  # of the own cache and of the replaced one
+        Part("kv", held),
     )
 
 
@@ -185,11 +212,16 @@ def _training(
     return standing, passing, [Part("gradients", SINGLE * (inside + beside))]
 
 
-def _activations(student: Geometry, config: TrainConfig, tokens: int) -> Part:
+def _kept_by_a_layer(student: Geometry) -> float:
+    """Count the numbers per token that a layer keeps for the backward pass."""
     q, k, v, o, up = _widths(student)
+    return 6 * student.hidden + 3 * q + o + k + v + 4 * up
+
+
+def _activations(student: Geometry, config: TrainConfig, tokens: int) -> Part:
     # Autocast halves only the inputs of matrix products; norms and activation functions stay in float32.
     width = SINGLE if config.precision == "fp32" else 3
-    layer = 6 * student.hidden + 3 * q + o + k + v + 4 * up
+    layer = _kept_by_a_layer(student)
     if config.trainable == "projector":  # no backward through the student: one layer at a time
         return Part("activations recomputed", int(width * tokens * layer))
     if config.trainable == "lora":  # frozen norms need no inputs for their own weights
@@ -207,7 +239,18 @@ def _kv(teachers: Sequence[Geometry], student: Geometry, config: TrainConfig, to
     rows = SINGLE * tokens * 3 * values
     features = sum(_features(teacher, student, config) for teacher in teachers)
     targets = len(teachers) + (1 if len(teachers) > 1 else 0)  # one per teacher, and their fusion
-    return [Part("kv", rows), Part("targets", SINGLE * tokens * (features + targets * values))]
+    parts = [Part("kv", rows), Part("targets", SINGLE * tokens * (features + targets * values))]
+    return [*parts, _outputs(student, tokens)] if config.on_outputs else parts
+
+
+def _outputs(student: Geometry, tokens: int) -> Part:
+    """Return what attending to the own and the projected cache keeps; scaled-dot-product attention keeps no scores.
+
+    Per layer the queries and, for the backward pass, keys turned again, keys and values repeated to the query heads,
+    outputs, and outputs of the rows and their difference to the target.
+    """
+    q, k, _, o, _ = _widths(student)
+    return Part("outputs", SINGLE * tokens * len(student.kv_layers) * (2 * q + k + 4 * o))
 
 
 def _layers_beside(teacher: Geometry, config: TrainConfig, width: int) -> int:
@@ -252,7 +295,10 @@ def _fitting(teachers: Sequence[Geometry], student: Geometry, config: TrainConfi
     batch = max(tokens, min(settings.batch_tokens, fold_tokens))
     width = DTYPE_ALIASES[config.precision]
     passes = [model_memory(t, width, 1, batch).activation_bytes for t in teachers]
-    passes.append(model_memory(student, "float32", 1, batch).activation_bytes)
+    reading = model_memory(student, "float32", 1, batch).activation_bytes
+    if config.row_weights == "attention":  # of the student's queries over its keys, one layer at a time
+        reading += SINGLE * SCORES * student.query_heads * batch * tokens
+    passes.append(reading)
     values = sum(g.kv_values_per_token for g in (*teachers, student))
     caches = SINGLE * batch * values
     if config.layers != "depth":  # the rows on which layers are chosen
@@ -266,9 +312,16 @@ def _fitting(teachers: Sequence[Geometry], student: Geometry, config: TrainConfi
 
 
 def _sums(teacher: Geometry, student: Geometry, config: TrainConfig) -> int:
-    """Count the numbers per fold and class: X'X of each set of teacher layers, X'Y of each student layer."""
+    """Count the numbers per fold and class: X'X of each set of teacher layers, X'Y of each student layer.
+
+    Weights differ by student layer: beside the sums of the scored rows each layer has its own of the fitted ones.
+    """
     grams = sum(count * features**2 for features, count in _sets(teacher, student, config))
-    return grams + _cross(teacher, student, config)
+    cross = _cross(teacher, student, config)
+    if config.row_weights == "attention":
+        grams += sum(len(student.kv_layers) * features**2 for features, _ in _sets(teacher, student, config))
+        cross *= 2
+    return grams + cross
 
 
 def _sum(parts: Sequence[Part]) -> int:

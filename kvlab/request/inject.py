@@ -10,6 +10,12 @@ from kvlab.request.align import AnalysisRequest
 from kvlab.request.settings import setting
 from kvlab.request.time_rules import CAUSAL, RULES
 
+# Of a refinement through the student (kvlab.inject.refine).
+EPOCHS = 6
+REFINED_DOCUMENTS = 256  # at most
+STOPPING = 8  # one document of so many stops the training
+COMPONENTS = 192  # of what a source reads, at most
+
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 

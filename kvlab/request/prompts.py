@@ -6,8 +6,8 @@ The kind of a Problem is the kind of its PromptError without ``prompts-``.
 """
 
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from kvlab.request.uploads import Record, safe_name
 from kvlab.shapes import Document, Segment
 
 RUN_PROMPTS = "prompts.jsonl"  # in a run folder
+AUTO_CALIBRATION_BELOW = 20  # documents; with fewer, a map fitted on them alone says little
 
 _MIB = 2**20
 
@@ -32,7 +33,9 @@ class Limits:
     files: int = 20  # in one form
     bytes_together: int = 128 * _MIB  # of all files in one form
     documents: int = 10_000
+    records: int = 200_000  # that are read to find the documents: most are then duplicates
     characters: int = 100_000  # of a document: 20,000 tokens and more
+    text: int = 64 * _MIB  # UTF-8 bytes of all documents: a compressed file may hold far more than its size
     problems: int = 200  # listed one by one; the others are only counted
 
 
@@ -140,6 +143,14 @@ def samples(limit: int | None = None) -> list[Document]:
     return read_file(SAMPLES).documents[:limit]
 
 
+def calibration_documents(calibration: str, documents: Sequence[Document]) -> list[Document]:
+    """Return the bundled samples that are not among the prompts, when the request's ``calibration`` wants them."""
+    if calibration == "none" or (calibration == "auto" and len(documents) >= AUTO_CALIBRATION_BELOW):
+        return []
+    texts = {document.text for document in documents}
+    return [replace(d, id=f"sample/{d.id}") for d in samples() if d.text not in texts]
+
+
 def write_prompts(documents: Iterable[Document], path: str | Path) -> None:
     """Write one JSON line per document with its segments; ``read_prompts`` returns the same documents."""
     with open(path, "w", encoding="utf-8", newline="\n") as file:
@@ -192,8 +203,11 @@ def _collect(records: Iterator[Record], limits: Limits, **table: Any) -> Reading
     cut: list[Cut] = []
     texts: set[str] = set()
     ids: set[str] = set()
-    refused = duplicates = 0
-    for record in records:
+    refused = duplicates = kept = 0
+    for count, record in enumerate(records, 1):
+        if count > limits.records:
+            notes.append(_too_many_records(record.where, limits.records, duplicates))
+            break
         try:
             text, segments, characters = compose(record, limits.characters)
         except PromptError as error:
@@ -209,6 +223,10 @@ def _collect(records: Iterator[Record], limits: Limits, **table: Any) -> Reading
             continue
         if len(documents) == limits.documents:
             notes.append(_too_many(record.where, limits.documents))
+            break
+        kept += len(text.encode())
+        if kept > limits.text:
+            notes.append(_too_much_text(record.where, limits.text, len(documents)))
             break
         name = new_id(record, ids)
         texts.add(text)
@@ -231,6 +249,26 @@ def _too_many(where: Message, limit: int) -> PromptError:
         expected=Message("at most {n:,} documents", n=limit),
         found=Message("more: the first {n:,} are kept, nothing from {where} on was read", n=limit, where=where),
         remedy=Message("load the rest as another file if it is needed"),
+    )
+
+
+def _too_many_records(where: Message, limit: int, duplicates: int) -> PromptError:
+    return PromptError(
+        "prompts-too-many-records",
+        expected=Message("at most {n:,} paragraphs, lines or rows to read", n=limit),
+        found=Message("more, {n:,} of them duplicates; nothing from {where} on was read", n=duplicates, where=where),
+        remedy=Message("remove the duplicates, or split the file"),
+    )
+
+
+def _too_much_text(where: Message, limit: int, kept: int) -> PromptError:
+    return PromptError(
+        "prompts-too-much-text",
+        expected=Message("at most {size:g} MiB of text in all documents together", size=limit / _MIB),
+        found=Message(
+            "more: the first {n:,} documents are kept, nothing from {where} on was read", n=kept, where=where
+        ),
+        remedy=Message("split the file, or keep a sample of its documents"),
     )
 
 

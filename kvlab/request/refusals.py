@@ -1,6 +1,7 @@
 """Refuse training runs that geometries and timelines show to be impossible, before loading weights. No torch here."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 from kvlab.errors import TrainError
 from kvlab.language import Message
@@ -28,6 +29,17 @@ def check_functional(config: TrainConfig) -> None:
     )
 
 
+def check_log(config: TrainConfig) -> None:
+    """Refuse a board whose package is missing. Raises TrainError ``log-missing``."""
+    if config.log != "none" and find_spec(config.log) is None:
+        raise TrainError(
+            "log-missing",
+            expected=Message("the package {name} for --log {name}", name=config.log),
+            found=Message("it is not installed"),
+            remedy=Message("pip install {name}, or leave --log out", name=config.log),
+        )
+
+
 def check(teachers: Sequence[Geometry], student: Geometry, use_kv_projector: bool, precision: str, device: str) -> None:
     """Refuse unequal shapes and fp16 on a processor. Raises TrainError ``shapes-differ``, ``precision-unsupported``."""
     if precision == "fp16" and device == "cpu":
@@ -50,6 +62,17 @@ def check(teachers: Sequence[Geometry], student: Geometry, use_kv_projector: boo
                     "project them: --use_kv_projector (kv_alignment: use_head_projector: true in a config file)"
                 ),
             )
+
+
+def check_heads(config: TrainConfig, student: Geometry) -> None:
+    """Refuse a KV loss on head outputs for a latent cache. Raises TrainError ``queries-unavailable``."""
+    if config.on_outputs and student.latent:
+        raise TrainError(
+            "queries-unavailable",
+            expected=Message("a cache of keys and values, from which a head's output follows"),
+            found=Message("a latent cache in {name}", name=student.name),
+            remedy=Message("take the KV loss on keys and values: --kv_loss rows"),
+        )
 
 
 def check_index(document: str, teacher: Geometry, length_t: int, length_s: int) -> None:

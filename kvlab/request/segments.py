@@ -85,5 +85,6 @@ def _places(text: str, markers: Sequence[str]) -> Iterator[re.Match[str]]:
 
 def _begins_sentence(text: str, at: int) -> bool:
     """Return whether only blanks stand between ``at`` and the end of the line, sentence or tag before it."""
-    before = text[:at].rstrip(" \t\u3000")
-    return not before or before[-1] in "\n\r.!?。！？；…”」』>*"
+    while at and text[at - 1] in " \t\u3000":  # without a copy of all text before each marker
+        at -= 1
+    return not at or text[at - 1] in "\n\r.!?。！？；…”」』>*"

@@ -20,6 +20,11 @@ from kvlab.request.documents import PARTS
 from kvlab.request.uploads import Number, Record, decode, empty, lines, shown, wrong_encoding
 
 TABLES = (".csv", ".parquet")
+COLUMNS = 1000  # and characters of a name, since all of them are offered to choose from
+UNPACKED = 256 * 2**20  # bytes of a Parquet file's cells that are read: 3 KB on disk may hold terabytes
+_BATCH = 64 * 2**20  # bytes of a Parquet file to read at a time
+_RECORD = 4 * 2**20  # bytes of a record of a CSV file; more is a quote that nobody closed
+_JUDGED = 10_000  # rows that tell whether a column holds text
 # Messages of Python's CSV reader.
 _CSV_PROBLEMS = (phrase("unexpected end of data"), phrase("',' expected after '\"'"))
 
@@ -37,9 +42,19 @@ def open_table(suffix: str, data: bytes) -> Table:
     """Read the header of a table. ``suffix`` is ".csv" or ".parquet".
 
     Raises ``prompts-wrong-encoding``, ``prompts-empty`` or ``prompts-broken-csv`` for the header of a CSV,
-    ``prompts-broken-parquet`` for a file that is not Parquet.
+    ``prompts-broken-parquet`` for a file that is not Parquet, ``prompts-too-many-columns``.
     """
-    return _open_csv(data) if suffix == ".csv" else _open_parquet(data)
+    table = _open_csv(data) if suffix == ".csv" else _open_parquet(data)
+    longest = max(map(len, table.columns), default=0)
+    if max(len(table.columns), longest) > COLUMNS:
+        found = Message("{n:,} columns, the longest name of {most:,} characters", n=len(table.columns), most=longest)
+        raise PromptError(
+            "prompts-too-many-columns",
+            expected=Message("at most {n:,} columns, and {n:,} characters in the name of each", n=COLUMNS),
+            found=found,
+            remedy=Message("keep the columns with the prompts; a separator inside a text makes columns too"),
+        )
+    return table
 
 
 def named_columns(table: Table) -> list[str]:
@@ -101,19 +116,26 @@ def _csv_records(data: bytes) -> Iterator[tuple[int, list[str] | PromptError]]:
     """Yield the line number where a record ends, and its cells. Skips records without any cell."""
     # csv refuses cells over 128 KiB. The limit is global, so only raise it.
     csv.field_size_limit(max(csv.field_size_limit(), len(data)))
-    unreadable: list[PromptError] = []  # lines of the current record
+    unreadable: PromptError | None = None  # the first such line of the current record
+    begin: int | None = None  # byte offset of the current record
+    endless = False
 
     def text() -> Iterator[str]:
+        nonlocal begin, endless, unreadable
         for number, offset, line in lines(data):
+            begin = offset if begin is None else begin
+            if offset - begin > _RECORD:
+                endless = True
+                return
             try:
                 yield decode(line, number, offset) + "\n"
             except PromptError as error:
-                unreadable.append(error)
+                unreadable = unreadable or error
                 yield line.decode(errors="surrogateescape") + "\n"
 
     # strict: otherwise an unclosed quote silently swallows the rest of the file.
     reader = csv.reader(text(), delimiter=_delimiter(data), strict=True)
-    while True:
+    while not endless:
         first = reader.line_num + 1
         try:
             cells: list[str] | PromptError = next(reader)
@@ -122,15 +144,18 @@ def _csv_records(data: bytes) -> Iterator[tuple[int, list[str] | PromptError]]:
         except csv.Error as error:
             problem = Message(str(error)) if str(error) in _CSV_PROBLEMS else str(error)
             places = {"first": first, "last": reader.line_num}
+            found = Message("{problem} (from line {first} to line {last})", problem=problem, **places)
+            if endless:
+                found = Message("none within {size:g} MiB, from line {first} on", size=_RECORD / 2**20, first=first)
             cells = PromptError(
                 "prompts-broken-csv",
                 expected=Message('a cell in quotes to end with one, and quotes inside it doubled ("")'),
-                found=Message("{problem} (from line {first} to line {last})", problem=problem, **places),
+                found=found,
                 remedy=Message("close or double the quote; the lines it has swallowed are left out"),
             )
+        begin = None
         if unreadable:
-            cells = unreadable[0]
-            unreadable.clear()
+            cells, unreadable = unreadable, None
         if cells:
             yield reader.line_num, cells
 
@@ -170,7 +195,7 @@ def _open_csv(data: bytes) -> Table:
 
     def text_columns() -> list[str]:
         pending = set(range(len(columns)))
-        for _, cells in islice(_csv_records(data), 1, None):
+        for _, cells in islice(_csv_records(data), 1, _JUDGED):
             if not pending:
                 break
             if not isinstance(cells, PromptError) and len(cells) == len(columns):
@@ -202,21 +227,31 @@ def _open_parquet(data: bytes) -> Table:
         )
 
     try:
-        source = pq.ParquetFile(pa.BufferReader(data))
-        schema = source.schema_arrow
+        schema = pq.read_schema(pa.BufferReader(data))
+        # As dictionaries, texts that repeat are held once, however many rows they fill.
+        texts = [field.name for field in schema if _is_text(_plain(field.type))]
+        source = pq.ParquetFile(pa.BufferReader(data), read_dictionary=texts)
+    except MemoryError:  # Arrow's is also an ArrowException
+        raise
     except (pa.ArrowException, OSError) as error:
         raise broken(error) from None
 
     def rows(wanted: list[str]) -> Iterator[Record]:
-        row = 0
+        row = unpacked = 0
         try:
-            # Small batches: a page of repeated long texts is small on disk and large in memory.
-            for batch in source.iter_batches(batch_size=64, columns=wanted):
-                cells = [_parquet_cells(batch.column(name)) for name in wanted]
-                for values in zip(*cells):
+            for batch in source.iter_batches(batch_size=_batch(source.metadata), columns=wanted, use_threads=False):
+                columns = [_parquet_column(batch.column(name)) for name in wanted]
+                for place in range(len(batch)):
                     row += 1
+                    unpacked += sum(sizes[place] for sizes, _ in columns)
+                    if unpacked > UNPACKED:
+                        yield Record("row", row, _unpacks_to_more(row - 1))
+                        return
+                    values = [cell(place) for _, cell in columns]
                     failed = next((value for value in values if isinstance(value, PromptError)), None)
                     yield Record("row", row, failed or dict(zip(wanted, values)))
+        except MemoryError:
+            raise
         except (pa.ArrowException, OSError) as error:
             yield Record("row", row + 1, broken(error))
 
@@ -237,16 +272,41 @@ def _is_text(kind: Any) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
-def _parquet_cells(column: Any) -> list[Any]:
-    """Return the values of an Arrow array: text as str, numbers as ``Number``, null and NaN as None."""
-    import pyarrow as pa
+def _parquet_column(column: Any) -> tuple[list[int], Callable[[int], Any]]:
+    """Return the bytes of each cell of an Arrow array once it is unpacked, and a function that unpacks one cell.
 
-    if _plain(column.type) is not column.type:
-        column = column.dictionary_decode()
-    if not _is_text(column.type):
-        return [_as_number(value) for value in column.to_pylist()]
+    Text becomes str, numbers ``Number``, null and NaN None.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not _is_text(_plain(column.type)):
+        values = column.dictionary_decode() if _plain(column.type) is not column.type else column
+        return [values.nbytes // max(1, len(values))] * len(values), lambda place: _as_number(values[place].as_py())
+    if _plain(column.type) is column.type:
+        column = column.dictionary_encode()
     # A string column of Parquet may hold bytes that are not UTF-8.
-    return [_utf8(value) for value in column.cast(pa.large_binary()).to_pylist()]
+    cells, places = column.dictionary.cast(pa.large_binary()), column.indices
+    sizes = pc.fill_null(pc.take(pc.binary_length(cells), places), 0).to_pylist()
+    places = places.to_pylist()
+    return sizes, lambda place: None if places[place] is None else _utf8(cells[places[place]].as_py())
+
+
+def _batch(about: Any) -> int:
+    """Return the rows of a Parquet file to read at a time: few of long ones, as each batch repeats its dictionary."""
+    sizes = [
+        about.row_group(n).total_byte_size // max(1, about.row_group(n).num_rows) for n in range(about.num_row_groups)
+    ]
+    return min(10_000, max(1, _BATCH // max([1, *sizes])))
+
+
+def _unpacks_to_more(rows: int) -> PromptError:
+    return PromptError(
+        "prompts-unpacks-to-more",
+        expected=Message("at most {size:g} MiB of text once the file is unpacked", size=UNPACKED / 2**20),
+        found=Message("more: the first {n:,} rows are read, the others are not", n=rows),
+        remedy=Message("split the file, or keep a sample of its rows"),
+    )
 
 
 def _utf8(value: bytes | None) -> str | PromptError | None:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from kvlab.errors import KvlabError, TrainError
 from kvlab.language import Message
-from kvlab.request.align import LayerRule
+from kvlab.request.align import LayerRule, RowWeights
 from kvlab.request.settings import Request, setting
 from kvlab.request.time_rules import MAPS
 
@@ -19,7 +19,9 @@ Precision = Literal["fp32", "fp16", "bf16"]
 MapKind = Literal["ridge", "structured"]
 Fusion = Literal["fixed", "similarity", "learned"]
 Entropy = Literal["diverse", "specialised"]
+KVLoss = Literal["rows", "head-outputs"]
 Trainable = Literal["full", "lora", "projector"]
+Log = Literal["none", "tensorboard", "trackio"]
 Control = Literal["none", "ce-only", "shuffled-teacher", "random-teacher"]
 # Without rkv, whose steps differ between heads and need the teacher's attention at every step.
 TimeRule = Literal[tuple(MAPS)]
@@ -71,6 +73,9 @@ class TrainConfig(Request):
     map: MapKind = setting("ridge", "ridge: closed form, frozen; structured: the trainable KVProjector")
     time: TimeRule = setting("floor", "which teacher step stands for a student step")
     layers: LayerRule = setting("heldout", "which teacher layers explain a student layer")
+    row_weights: RowWeights = setting(
+        "equal", "fitted tokens: all alike, or by the attention that each receives from later tokens of the student"
+    )
     sinks: int = setting(4, "first content tokens of a document left out of fit and KV loss", ge=0, le=64)
     fit_documents: int = setting(200, "training documents that the map is fitted on before step 1", ge=2)
 
@@ -79,8 +84,14 @@ class TrainConfig(Request):
     fusion_temperature: float = setting(0.1, "of similarity fusion: small is decided, large is even", gt=0)
     entropy_weight: float = setting(0.01, "of the entropy term of a learned router", ge=0)
     entropy: Entropy = setting("diverse", "diverse: spread over the teachers; specialised: choose among them")
+    kv_loss: KVLoss = setting(
+        "rows",
+        "rows: keys and values themselves; head-outputs: what the student's own queries read from its own and from the "
+        "projected cache",
+    )
     lambda_key: float = setting(1.0, "weight of the loss on keys before RoPE", ge=0)
     lambda_value: float = setting(1.0, "weight of the loss on values", ge=0)
+    lambda_output: float = setting(1.0, "weight of the loss on head outputs, in the place of those two", ge=0)
     trainable: Trainable = setting("full", "the whole student, LoRA adapters in it, or the projector only")
     lora_rank: int = setting(8, "rank of the LoRA adapters", ge=1)
     control: Control = setting("none", "a run that must not gain: no teacher, a shuffled or a random one")
@@ -91,6 +102,7 @@ class TrainConfig(Request):
         "before and after, put the projected cache into the student and measure what it costs (the functional test)",
     )
     checkpoint_every: int = setting(50, "steps between two checkpoints", ge=1)
+    log: Log = setting("none", "show the steps on a board too: TensorBoard files in the run's folder, or trackio")
     device: str = setting("auto", "auto, cpu, cuda or cuda:N", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     thresholds: Thresholds = setting(Thresholds(), "of the verdict")
 
@@ -117,7 +129,19 @@ class TrainConfig(Request):
     @property
     def learns_kv(self) -> bool:
         """Return whether the loss has a KV term."""
-        return self.control != "ce-only" and (self.lambda_key > 0 or self.lambda_value > 0)
+        return self.control != "ce-only" and max(self.kv_weights.values()) > 0
+
+    @property
+    def on_outputs(self) -> bool:
+        """Return whether the KV loss compares head outputs."""
+        return self.kv_loss == "head-outputs"
+
+    @property
+    def kv_weights(self) -> dict[str, float]:
+        """Return the weights of the KV terms of this ``kv_loss``."""
+        return (
+            {"output": self.lambda_output} if self.on_outputs else {"key": self.lambda_key, "value": self.lambda_value}
+        )
 
     def rate(self, parameters: int) -> float:
         """Return the learning rate of a student of this size."""

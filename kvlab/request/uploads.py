@@ -11,6 +11,7 @@ import re
 import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import PurePath
 from typing import Any
 
@@ -60,6 +61,8 @@ _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u
 JQ = "jq -c '.[]' old.json > new.jsonl"
 EXAMPLE = '{"prompt": "2 + 2 = ?", "reasoning": "Two and two.", "answer": "4"}'
 _NAME_LENGTH = 80  # characters
+_JUDGED = 100_000  # lines that tell text from other data
+_FILLED = re.compile(rb"[^ \t\r\n\v\f]")  # what makes a line more than blank
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 40
@@ -153,7 +156,7 @@ def paragraphs(data: bytes) -> Iterator[Record]:
     A line that cannot be read becomes a record of its own; the other lines of its paragraph stay.
     """
     count, inside, good = 0, False, []
-    for number, offset, line in lines(data):
+    for number, offset, line in lines(data, blank=False):
         text = None
         try:
             text = decode(line, number, offset)
@@ -174,7 +177,7 @@ def paragraphs(data: bytes) -> Iterator[Record]:
 
 def json_lines(data: bytes) -> Iterator[Record]:
     """Yield one JSON object per line. Skips blank lines; numbers keep their spelling."""
-    for number, offset, line in lines(data):
+    for number, offset, line in lines(data, blank=False):
         if not line.strip():
             continue
         try:
@@ -184,13 +187,23 @@ def json_lines(data: bytes) -> Iterator[Record]:
         yield Record("line", number, content)
 
 
-def lines(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Yield the lines of a file: number from 1, byte offset, bytes without the line end and the UTF-8 mark."""
-    offset = 0
-    for number, line in enumerate(io.BytesIO(data), 1):
+def lines(data: bytes, blank: bool = True) -> Iterator[tuple[int, int, bytes]]:
+    """Yield the lines of a file: number from 1, byte offset, bytes without the line end and the UTF-8 mark.
+
+    Without ``blank``, of blank lines in a row only the first is sure to come: a file may consist of millions.
+    """
+    file, offset, number = io.BytesIO(data), 0, 0
+    for line in file:
+        number += 1
         start = len(codecs.BOM_UTF8) if number == 1 and line.startswith(codecs.BOM_UTF8) else 0
         yield number, offset + start, line[start:].removesuffix(b"\n").removesuffix(b"\r")
         offset += len(line)
+        if not blank and not line.strip():
+            filled = _FILLED.search(data, offset)
+            following = data.rfind(b"\n", offset, filled.start()) + 1 if filled else len(data)
+            if following > offset:
+                number += data.count(b"\n", offset, following)
+                offset = file.seek(following)
 
 
 def decode(line: bytes, number: int, offset: int) -> str:
@@ -220,17 +233,22 @@ def wrong_encoding(byte: int, place: Message) -> PromptError:
 
 
 def _is_mostly_unreadable(data: bytes) -> bool:
-    """Return whether data has NUL bytes and over half of its non-blank lines are not text."""
+    """Return whether data has NUL bytes and over half of its non-blank lines, as far as it looks, are not text."""
     if 0 not in data:
         return False
     filled = unreadable = 0
-    for number, offset, line in lines(data):
+    for _, _, line in islice(lines(data, blank=False), _JUDGED):
         filled += bool(line.strip())
-        try:
-            decode(line, number, offset)
-        except PromptError:
-            unreadable += 1
+        unreadable += 0 in line or not _is_utf8(line)
     return unreadable * 2 > filled
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _no_constant(name: str) -> None:

@@ -33,11 +33,11 @@ class Table:
         return self.columns.get(name) or [NAN] * len(self.rows)
 
     def add(self, row: dict[str, Any]) -> None:
-        numbers = _numbers(row)
-        for name in numbers.keys() - self.columns.keys():
+        found = numbers(row)
+        for name in found.keys() - self.columns.keys():
             self.columns[name] = [NAN] * len(self.rows)
         for name, values in self.columns.items():
-            values.append(numbers.get(name, NAN))
+            values.append(found.get(name, NAN))
         self.rows.append(row)
 
     def cut(self, length: int) -> None:
@@ -156,21 +156,21 @@ def pace(table: Table, total: int) -> Pace:
     return Pace(step, seconds, tokens, seconds * max(total - step, 0) if seconds is not None else None)
 
 
-def _numbers(row: dict[str, Any], prefix: str = "") -> dict[str, float]:
+def numbers(row: dict[str, Any], prefix: str = "") -> dict[str, float]:
     """Return the numbers of a record, inner ones by dotted names (``router.0``); null is NaN."""
-    numbers: dict[str, float] = {}
+    found: dict[str, float] = {}
     if prefix.count(".") > DEPTH:
-        return numbers
+        return found
     for name, value in row.items():
         if isinstance(value, list):
             value = {str(index): item for index, item in enumerate(value)}
         if isinstance(value, dict):
-            numbers |= _numbers(value, f"{prefix}{name}.")
+            found |= numbers(value, f"{prefix}{name}.")
         elif value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
-            numbers[prefix + name] = NAN
+            found[prefix + name] = NAN
             with suppress(OverflowError):
-                numbers[prefix + name] = NAN if value is None else float(value)
-    return numbers
+                found[prefix + name] = NAN if value is None else float(value)
+    return found
 
 
 def _whole(value: Any) -> int | None:

@@ -80,6 +80,7 @@ class Measured(Lenient):
     ce: Number | None = None
     kv_key: Number | None = None
     kv_value: Number | None = None
+    kv_output: Number | None = None
     documents: Count | None = None
     tokens: Count | None = None
     rows: Count | None = None

@@ -1,7 +1,7 @@
 """Read and write run folders, which hold the truth about every run.
 
 Knows no process, no model and no page. Files are replaced as a whole or grow by whole lines, so that a reader never
-sees half of one. Links inside runs/ are not followed.
+sees half of one. Links inside runs/ are not followed, except those that ``enlist`` makes.
 """
 
 import errno
@@ -43,6 +43,7 @@ STATES = {
 }
 
 CONFIG, STATUS, METRICS = "config.yaml", "status.json", "metrics.jsonl"
+LISTED = "listed_as"  # in the status of a run that lies elsewhere: the name of the link to it in runs/
 
 # A worker's run that nobody has taken this long after its creation belongs to a server that has ended.
 UNCLAIMED = timedelta(seconds=60)
@@ -88,7 +89,7 @@ def create(root: Path, kind: str, name: str, config: dict[str, Any]) -> Path:
         status["next_heartbeat_due"] = timestamp(now + UNCLAIMED)
     with disk_errors(root):
         make_root(root)
-        run_id = f"{now:%Y%m%dT%H%M%S}.{now.microsecond // 1000:03d}Z-{_slug(name) or kind}-{secrets.token_hex(2)}"
+        run_id = _new_id(now, name, kind)
         draft = root / f".{run_id}.draft"
         privacy.make(draft)
         try:
@@ -184,7 +185,7 @@ def find(root: Path, run_id: str) -> Path:
             remedy=Message("take the id from the list of runs: python -m kvlab runs list"),
         )
     folder = root / run_id
-    if folder.is_symlink() or not folder.is_dir():
+    if not is_run(folder):
         raise RunError(
             "run-not-found",
             expected=Message("the folder of run {id} in {folder}", id=run_id, folder=root),
@@ -201,10 +202,46 @@ def listing(root: Path) -> list[Path]:
     """Return the folders of all runs, newest first. Skips links and everything that is not a run folder."""
     try:
         with os.scandir(root) as entries:
-            names = [entry.name for entry in entries if valid_id(entry.name) and entry.is_dir(follow_symlinks=False)]
+            found = [entry for entry in entries if valid_id(entry.name)]
+            names = [e.name for e in found if (is_run(root / e.name) if e.is_symlink() else e.is_dir())]
     except OSError:
         return []
     return [root / name for name in sorted(names, reverse=True)]
+
+
+def is_run(folder: Path) -> bool:
+    """Return whether this is a folder, or a link to the folder of a run that names the link in turn."""
+    if folder.is_symlink():
+        return read_status(folder).get(LISTED) == folder.name
+    return folder.is_dir()
+
+
+def enlist(root: Path, folder: Path) -> Path:
+    """List a run that lies outside ``root`` among its runs, by a link there. Return the run's path in ``root``.
+
+    Nobody else may write the run's status meanwhile. Raises RunError ``runs-unwritable`` or ``disk-full``.
+    """
+    place = in_list(root, folder)
+    if place.parent == root:
+        return place
+    status = read_status(place)
+    run_id = status.get(LISTED)
+    if not valid_id(run_id) or os.path.lexists(root / run_id):  # of another run, as in a copied folder
+        run_id = _new_id(datetime.now(UTC), place.name, "training")
+        write_status(place, **{LISTED: run_id})
+    with disk_errors(root):
+        make_root(root)
+        (root / run_id).symlink_to(place)
+    return root / run_id
+
+
+def in_list(root: Path, folder: Path) -> Path:
+    """Return the path in ``root`` of a run's folder; its own absolute path if it is not listed there."""
+    folder = folder.resolve()
+    for name in (folder.name, read_status(folder).get(LISTED)):
+        if valid_id(name) and is_run(root / name) and (root / name).resolve() == folder:
+            return root / name
+    return folder
 
 
 def timestamp(moment: datetime | None = None) -> str:
@@ -233,6 +270,11 @@ def disk_errors(place: Path) -> Iterator[None]:
 def free_space() -> Message:
     """Return the remedy for a full disk."""
     return Message("delete runs that are no longer needed, or keep runs on another disk: KVLAB_RUNS=FOLDER")
+
+
+def _new_id(now: datetime, name: str, kind: str) -> str:
+    moment = f"{now:%Y%m%dT%H%M%S}.{now.microsecond // 1000:03d}Z"
+    return f"{moment}-{_slug(name) or kind}-{secrets.token_hex(2)}"
 
 
 def _slug(name: str) -> str:

@@ -125,13 +125,15 @@ def kill(folder: Path) -> None:
             store.write_status(folder, state="cancelled", error=None, cause=_killed(status))
 
 
-def resume(folder: Path) -> None:
-    """Queue an unfinished run again; it resumes from its last checkpoint.
+def resume(folder: Path, root: Path | None = None) -> Path:
+    """Queue an unfinished run again; it resumes from its last checkpoint. Return its path among the runs.
 
+    ``root``: the folder of runs that lists it from now on, for a run that lies elsewhere.
     Raises RunError ``run-not-resumable``, ``run-busy``, ``run-not-training``, and as launch does.
     """
     folder = folder.absolute()
     _resumable(_training(folder))  # refuse at once, without waiting for the lock of a live run
+    folder = store.enlist(root.absolute(), folder) if root else folder
     with _changing(folder) as status:
         state = _resumable(status)
         with store.disk_errors(folder):
@@ -153,12 +155,23 @@ def resume(folder: Path) -> None:
         )
         waiting = {"kind": "training", "state": "queued", "phase": "waiting", **dict.fromkeys(cleared)}
         store.write_status(folder, **waiting, history=history)
-        run_queue.add(folder, run_queue.device(status))
+        run_queue.add(folder, _device(folder, status))
     run_queue.attend(folder.parent)
+    return folder
+
+
+def _device(folder: Path, status: dict[str, Any]) -> str:
+    """Return the device that a run was queued for, or that its settings name if it never was."""
+    if status.get("queue"):
+        return run_queue.device(status)
+    device = store.read_config(folder).get("device")
+    return device if isinstance(device, str) else ANY_DEVICE
 
 
 def delete(folder: Path) -> None:
     """Delete an ended run and its files; it disappears at once and completely. Does not follow links in it.
+
+    A run that lies outside of runs/ only leaves the list; its own folder stays.
 
     Raises RunError ``run-active``, ``run-busy``, and as store.disk_errors does.
     """
@@ -168,7 +181,10 @@ def delete(folder: Path) -> None:
         _check_ended(status)
         run_queue.remove(folder)
         with store.disk_errors(root):
-            folder.rename(root / DELETED.format(folder.name))
+            if folder.is_symlink():
+                folder.unlink()
+            else:
+                folder.rename(root / DELETED.format(folder.name))
     sweep(root)
 
 
@@ -178,6 +194,13 @@ def sweep(root: Path) -> None:
         for path in root.glob(DELETED.format("*")):
             if store.valid_id(path.name.removeprefix(".").removesuffix(".deleted")) and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def ended(folder: Path) -> None:
+    """Return if the folder holds a training run that is over. Raises RunError ``run-active``, ``run-not-training``."""
+    status = store.read_status(folder)
+    _check_kind(folder, status)
+    _check_ended(status)
 
 
 @contextmanager
@@ -208,8 +231,14 @@ def _check_ended(status: dict[str, Any]) -> None:
 
 def _training(folder: Path) -> dict[str, Any]:
     """Return the status of a training run, also a damaged one. Refuses analyses, which the web app computes."""
-    store.find(folder.parent, folder.name)
+    if not store.is_run(folder):
+        store.find(folder.parent, folder.name)  # which says why
     status = store.read_status(folder)
+    _check_kind(folder, status)
+    return status
+
+
+def _check_kind(folder: Path, status: dict[str, Any]) -> None:
     if status.get("kind") in store.COMPUTED:
         raise RunError(
             "run-not-training",
@@ -217,7 +246,6 @@ def _training(folder: Path) -> dict[str, Any]:
             found=Message("an analysis, {name}", name=folder.name),
             remedy=Message("cancel or repeat it on its page in the app"),
         )
-    return status
 
 
 def _killed(status: dict[str, Any]) -> dict[str, Any]:

@@ -44,17 +44,18 @@ def save(accelerator: Accelerator, folder: Path, step: int) -> None:
 
 def saved_step(folder: Path) -> int:
     """Return the step from which a run can resume; 0 where it has no checkpoint."""
-    return _newest(folder)[1]
+    return newest(folder)[1]
 
 
 def load(accelerator: Accelerator, folder: Path) -> int:
     """Load the newest whole checkpoint and return its step. There must be one."""
-    state, step = _newest(folder)
+    state, step = newest(folder)
     accelerator.load_state(str(state))
     return step
 
 
-def _newest(folder: Path) -> tuple[Path | None, int]:
+def newest(folder: Path) -> tuple[Path | None, int]:
+    """Return the newest whole checkpoint and its step; None and 0 where there is none."""
     # A process killed between the two renames of ``save`` leaves the state under one of the other names.
     for suffix in ("", ".new", ".old"):
         state = folder / f"{FOLDER}{suffix}"

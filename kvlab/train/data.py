@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from kvlab.align.items import Item, Reader
+from kvlab.align.outcome import weighted_rows
 from kvlab.align.shared_text import repeated_steps
 from kvlab.demo.corpus import endless, parts_of
 from kvlab.errors import TrainError
@@ -48,7 +49,12 @@ def align_settings(config: TrainConfig) -> AlignSettings:
     # Step i for step i does not read the text, so it is fitted on all its rows, as the rule "nearest" is.
     time = config.time if config.use_safe_resample else "nearest"
     return AlignSettings(
-        time=time, layers=config.layers, sinks=config.sinks, max_tokens=config.max_tokens, seed=config.seed
+        time=time,
+        row_weights=config.row_weights,
+        layers=config.layers,
+        sinks=config.sinks,
+        max_tokens=config.max_tokens,
+        seed=config.seed,
     )
 
 
@@ -93,7 +99,7 @@ def read(
     _check_heldout(read_items[1])
     shape = config.max_steps, config.gradient_accumulation_steps, config.batch_size
     order = _order(len(read_items[0]), int(np.prod(shape)), config.seed).reshape(shape)
-    return Data(*read_items, order, notes)
+    return Data(*read_items, order, notes + weighted_rows(settings))
 
 
 def _check_heldout(items: Sequence[Item]) -> None:

@@ -15,7 +15,8 @@ from kvlab.models.loading import LoadedModel
 from kvlab.shapes import KINDS, Geometry
 from kvlab.train import fusion
 from kvlab.train.collapse import MOMENTS, Moments
-from kvlab.train.maps import Fitted
+from kvlab.train.head_outputs import outputs, replaced
+from kvlab.train.maps import Fitted, Problem
 from kvlab.train.student import ReadStudent, read_student
 from kvlab.train.targets import MicroBatch
 
@@ -32,7 +33,10 @@ class Fusing:
 class Learner(nn.Module):
     """Return the sums of every loss term over a micro-batch's rows, and moments of the student's rows."""
 
-    def __init__(self, student: LoadedModel, fitted: Sequence[Fitted], fusing: Fusing):
+    def __init__(
+        self, student: LoadedModel, fitted: Sequence[Fitted], fusing: Fusing, output_scale: Sequence[float] = ()
+    ):
+        """``output_scale``: for the KV loss on head outputs, its unit in each cached layer; empty: it is on rows."""
         super().__init__()
         self.loaded, self.fitted, self.fusing = student, fitted, fusing
         self.student = student.model
@@ -41,6 +45,8 @@ class Learner(nn.Module):
             for group in groups:
                 scales = torch.tensor([self.scale(kind, layer) for layer in group])
                 self.register_buffer(f"scale_{_name(kind, group[0])}", scales[:, None, None], persistent=False)
+        self.on_outputs = bool(output_scale)
+        self.register_buffer("output_scale", torch.tensor(output_scale), persistent=False)
         self.maps = nn.ModuleList(
             nn.ModuleDict({_name(*problem): module for problem, module in f.maps.items()}) for f in fitted
         )
@@ -53,21 +59,21 @@ class Learner(nn.Module):
     def forward(self, batch: MicroBatch) -> dict[str, torch.Tensor]:
         """Return ``ce`` and ``moments``; with teachers ``kv_KIND``, ``fit_KIND``, ``entropy`` and ``weights`` [A].
 
-        ``fit_KIND`` trains projector and router.
+        ``fit_KIND`` trains projector and router. KIND is "key" and "value", for a loss on head outputs "output" too;
+        then keys and values carry no gradient of their own.
         ``moments.KIND.LAYER.*`` are the student's own, for the group of ``alike`` layers that begins with LAYER. All
         are sums over rows or tokens; layers are averaged.
         """
-        student = read_student(self.loaded, batch.ids, batch.mask)
+        student = read_student(self.loaded, batch.ids, batch.mask, self.on_outputs and bool(batch.features))
         # Mixed precision is for the student alone: targets and second moments lose digits in 16 bits.
         with torch.autocast(batch.ids.device.type, enabled=False):
             return self._sums(student, batch)
 
     def _sums(self, student: ReadStudent, batch: MicroBatch) -> dict[str, torch.Tensor]:
         sums = {"ce": cross_entropy(student.logits, batch.ids, batch.predicted)}
-        document, step = batch.rows
-        place = document * batch.ids.shape[1] + step
-        shared = self._shared_weights(batch)
+        place, shared = batch.places, self._shared_weights(batch)
         weighed, spread = [], []
+        target_of: dict[Problem, torch.Tensor] = {}
         for kind in KINDS:
             errors = []
             for group in self.alike[kind]:
@@ -81,6 +87,9 @@ class Learner(nn.Module):
                     continue
                 fused = [self.target(kind, n, x, batch, shared) for n, x in zip(group, rows, strict=True)]
                 targets = torch.stack([target for target, _ in fused])
+                if self.on_outputs:
+                    target_of |= {(kind, layer): target for layer, target in zip(group, targets, strict=True)}
+                    rows, targets = rows.detach(), targets.detach()
                 scale = getattr(self, f"scale_{_name(kind, group[0])}")  # [L, 1, 1]
                 errors.append(torch.stack(matched(rows, targets, scale)))
                 if len(self.fitted) > 1:
@@ -88,10 +97,24 @@ class Learner(nn.Module):
                     spread += [fusion.entropy(weights) for _, weights in fused]
             if errors:
                 sums[f"kv_{kind}"], sums[f"fit_{kind}"] = torch.cat(errors, dim=1).mean(1)
+        if target_of:
+            errors = [
+                torch.stack(self._output_errors(student, at, target_of, place)) for at in range(len(student.keys))
+            ]
+            sums["kv_output"], sums["fit_output"] = torch.stack(errors, dim=1).mean(1)
         if spread:
             sums["entropy"] = torch.stack(spread).mean()
             sums["weights"] = torch.stack(weighed).mean(0).detach()
         return sums
+
+    def _output_errors(
+        self, student: ReadStudent, layer: int, target_of: dict[Problem, torch.Tensor], place: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return both errors of ``matched`` for the heads' outputs of a layer over its own and the projected cache."""
+        own = student.keys[layer], student.values[layer]
+        projected = [replaced(x, target_of[kind, layer], place) for kind, x in zip(KINDS, own, strict=True)]
+        read = [outputs(student, layer, *cache, place) for cache in (own, projected)]
+        return matched(*read, self.output_scale[layer])
 
     def _shared_weights(self, batch: MicroBatch) -> torch.Tensor | None:
         """Return the weights [A, N] that all layers share; None where each has its own."""

@@ -12,7 +12,6 @@ from accelerate import Accelerator
 from kvlab.align.items import Item
 from kvlab.align.shared_text import repeated_steps
 from kvlab.runs.failures import NotFinite
-from kvlab.shapes import KINDS
 from kvlab.train import collapse
 from kvlab.train.collapse import MOMENTS, Moments
 from kvlab.train.data import Data
@@ -21,34 +20,40 @@ from kvlab.train.targets import Teachers, variances
 
 Line = dict[str, float | int | list[float] | None]
 Alike = dict[str, list[tuple[int, ...]]]  # by kind, the groups of layers computed together
-TERMS = ("loss", "ce", "kv_key", "kv_value", "entropy")
+ERRORS = ("kv_key", "kv_value", "kv_output")  # the last only where the loss is on head outputs
+TERMS = ("loss", "ce", *ERRORS, "entropy")
 
 
 @dataclass(frozen=True)
 class Objective:
-    """loss = ce + lambda_key * kv_key + lambda_value * kv_value + entropy_weight * entropy."""
+    """loss = ce + lambda_key * kv_key + lambda_value * kv_value + entropy_weight * entropy.
+
+    On head outputs lambda_output * kv_output stands for the two terms of keys and values.
+    """
 
     lambda_key: float
     lambda_value: float
     entropy: float  # negative: spread over the teachers
     with_ce: bool  # False where the student is frozen
+    lambda_output: float = 0.0
 
     @property
     def learns_kv(self) -> bool:
-        return self.lambda_key > 0 or self.lambda_value > 0
+        return max(self.lambda_key, self.lambda_value, self.lambda_output) > 0
 
     def terms(self, sums: dict[str, torch.Tensor], tokens: int, rows: int) -> dict[str, torch.Tensor]:
         """Return the mean of every term, and ``loss``. ``fit`` trains projector and router and is no part of it."""
         zero = sums["ce"].new_zeros(())
         terms = {"ce": sums["ce"] / tokens}
-        for kind in KINDS:
-            terms[f"kv_{kind}"] = sums.get(f"kv_{kind}", zero) / rows
+        for name in ERRORS:
+            terms[name] = sums.get(name, zero) / rows
         terms["entropy"] = sums.get("entropy", zero) / rows
-        weights = {"kv_key": self.lambda_key, "kv_value": self.lambda_value, "entropy": self.entropy}
+        lambdas = self.lambda_key, self.lambda_value, self.lambda_output
+        weights = dict(zip(ERRORS, lambdas, strict=True)) | {"entropy": self.entropy}
         terms["loss"] = sum(weight * terms[name] for name, weight in weights.items())
         if self.with_ce:
             terms["loss"] = terms["loss"] + terms["ce"]
-        fit = [weights[f"kv_{kind}"] * sums.get(f"fit_{kind}", zero) / rows for kind in KINDS]
+        fit = [weights[name] * sums.get(name.replace("kv", "fit"), zero) / rows for name in ERRORS]
         terms["fit"] = sum(f if f.requires_grad else f.detach() * 0 for f in fit)
         return terms
 
@@ -118,12 +123,14 @@ class Loop:
         line: Line = {"step": number}
         for name in TERMS:
             line[name] = values[name][0] if with_kv or not name.startswith(("kv", "entropy")) else None
+        if "kv_output" not in sums:
+            del line["kv_output"]
         line |= {"lr": self.optimizer.param_groups[0]["lr"], "grad_norm": values["grad_norm"][0]}
         line |= lowest(values, self._alike, self._variances)
         return line | {"router": values["router"]} if "router" in values else line
 
     def _check(self, line: Line) -> None:
-        names = ["loss", "ce", "kv_key", "kv_value"]
+        names = ["loss", "ce", *(name for name in ERRORS if name in line)]
         if self.accelerator.scaler is None:  # the scaler skips a step whose gradients overflow
             names.append("grad_norm")
         wrong = [name for name in names if line[name] is not None and not math.isfinite(line[name])]
@@ -184,9 +191,10 @@ def evaluate(
         _add(sums, learner(teachers.batch(items[done : done + batch_size], device)))
     progress(len(items), len(items))
     tokens, rows = predicted(items), sum(map(teachers.rows, items))
-    values = fetched({name: sums[name] for name in ("ce", "kv_key", "kv_value")} | spread(sums, learner.alike))
+    errors = [name for name in ERRORS if name in sums]
+    values = fetched({name: sums[name] for name in ("ce", *errors)} | spread(sums, learner.alike))
     means = {"ce": values["ce"][0] / max(tokens, 1)}
-    means |= {f"kv_{kind}": values[f"kv_{kind}"][0] / max(rows, 1) for kind in KINDS}
+    means |= {name: values[name][0] / max(rows, 1) for name in errors}
     counts = {"documents": len(items), "tokens": tokens, "rows": rows}
     return means | lowest(values, learner.alike, variances(teachers.fitted)) | counts
 

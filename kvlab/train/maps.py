@@ -143,7 +143,7 @@ def _fitted(sums: AlignSums, teacher: Geometry, student: Geometry, kind_of_map: 
         for layer, choice in enumerate(sums.choices[kind]):
             problem, pairing = (kind, layer), sums.pairing(kind, layer)
             fitted.layers[problem] = choice.overall
-            inputs, outputs = pairing.fit()
+            inputs, outputs = pairing.score()  # all rows, which count alike
             everything = about_own_mean(total(inputs), total(outputs)).features(choice.columns(choice.overall))
             fitted.variance[problem] = float(everything.yy.mean()) / everything.n
             fitted.r2[problem] = float("nan")
@@ -169,12 +169,13 @@ def _ridges(sums: AlignSums, student: Geometry) -> dict[Problem, ByClass]:
 
 
 def _variance_of_targets(pairing: Pairing, choice: Choice, maps: ClassMaps) -> float:
-    """Return the mean over channels of what the maps make of the fitted rows, all classes together, about its mean."""
-    squares, sums, n = 0.0, 0.0, 0
-    for classes, weight, mean in zip(pairing.by_class(), maps.weights, maps.means, strict=True):
-        inputs, outputs = classes.fit()
-        train = about_own_mean(total(inputs), total(outputs)).features(choice.columns(choice.overall))
-        w, mean = weight.double(), mean.double()  # a ridge with an intercept predicts the mean of its rows
+    """Return the variance, mean over channels, of what the maps make of all rows, which count alike."""
+    squares, sums, n, columns = 0.0, 0.0, 0, choice.columns(choice.overall)
+    for classes, weight, bias in zip(pairing.by_class(), maps.weights, maps.biases, strict=True):
+        inputs, outputs = classes.score()
+        train = about_own_mean(total(inputs), total(outputs)).features(columns)
+        w = weight.double()
+        mean = (train.mean_x + inputs[0].pilot[columns]) @ w + bias.double()  # of the predictions
         squares = squares + (w * (train.xx @ w)).sum(0) + train.n * mean.square()
         sums, n = sums + train.n * mean, n + train.n
     return float((squares / n - (sums / n).square()).mean())

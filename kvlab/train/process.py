@@ -16,7 +16,7 @@ from kvlab.errors import Cancelled, KvlabError, RunError
 from kvlab.host import memory, privacy
 from kvlab.request.settings import read
 from kvlab.request.train import TrainConfig
-from kvlab.runs import failures, locks
+from kvlab.runs import failures, locks, store
 from kvlab.runs.failures import NotFinite
 from kvlab.runs.live_status import LiveStatus
 from kvlab.runs.records import REPORT_OF_FORM
@@ -81,6 +81,7 @@ def _perform(
         error = failures.advise(problem, config, at.name)
         ended, code = "failed", REFUSED if isinstance(problem, KvlabError) and not at.weights else FAILED
         _say_failure(record, problem, error)
+    _try(lambda: record.close())
     if live is not None:
         _try(lambda: live.finish(ended, error and error.to_dict()))
         _write_report(folder, record)
@@ -165,7 +166,8 @@ def _write_report(folder: Path, record: Record | None) -> None:
         write(gather(folder), folder)
     except Exception as problem:
         words = f"the report could not be written: {type(problem).__name__}: {problem}"
-        _try(lambda: record.say(f"{words}; write it later: python -m kvlab runs report {folder.name}"))
+        run = folder.name if store.valid_id(folder.name) else folder
+        _try(lambda: record.say(f"{words}; write it later: python -m kvlab runs report {run}"))
 
 
 def _try(write: Callable[[], None]) -> None:

@@ -15,8 +15,10 @@ from kvlab.request.train import Thresholds
 from kvlab.results.training.verdict import Checkpoint, judge, milestones, state_of
 from kvlab.runs import store
 from kvlab.runs.records import VERDICT
+from kvlab.train.boards import Board
 
 LOG, MAPS = "training.log", "projector.safetensors"
+HELD_OUT = "heldout"  # the group of the held-out numbers on a board
 
 
 class Record:
@@ -34,6 +36,7 @@ class Record:
         self.folder, self.max_steps, self.thresholds = folder, max_steps, thresholds
         self.peak_share, self.echo, self.writes = peak_share, echo, writes
         self.lines = [] if not writes else store.read_lines(folder / store.METRICS).records
+        self.board: Board | None = None
         self.table: list[Checkpoint] = []
         self.loaded = False
 
@@ -49,10 +52,27 @@ class Record:
     def step(self, line: dict[str, Any]) -> None:
         """Append one optimiser step to the metrics and update the checkpoint table."""
         self._metrics(line)
+        if self.board:
+            self.board.step(line)
         # Judge about twenty times in a run of any length, and whenever the verdict may change.
         often = line["step"] % max(1, self.max_steps // 20) == 0
         if often or line["step"] in milestones(self.max_steps) or (self.writes and "nonfinite" in self.lines[-1]):
             self.verdict()
+
+    def show_on(self, kind: str) -> None:
+        """Show all steps so far, and those to come, on a board too (``log`` of the settings)."""
+        if self.writes and kind != "none":
+            self.board = Board(kind, self.folder, self.lines, self.say)
+
+    def show_held_out(self, scores: dict[str, Any], step: int) -> None:
+        """Show the held-out numbers of ``step`` on the board, if there is one."""
+        if self.board:
+            self.board.show(HELD_OUT, scores, step)
+
+    def close(self) -> None:
+        """Finish the board, if there is one."""
+        if self.board:
+            self.board.close()
 
     def resumed(self, step: int) -> None:
         self._metrics({"resumed_from": step})

@@ -77,6 +77,8 @@ def step_words(line: dict, steps: int, remaining: float) -> str:
     parts = [f"ce {line['ce']:.4f}"]
     if line["kv_key"] is not None:
         parts += [f"K {line['kv_key']:.4f}", f"V {line['kv_value']:.4f}"]
+    if "kv_output" in line:
+        parts.append(f"head outputs {line['kv_output']:.4f}")
     if "router" in line:
         parts.append("teachers " + " ".join(f"{weight:.2f}" for weight in line["router"]))
     norm = "skipped" if line["grad_norm"] is None else f"{line['grad_norm']:.3g}"

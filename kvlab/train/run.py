@@ -28,13 +28,13 @@ from kvlab.runs import failures, store
 from kvlab.runs.lenient import read_json
 from kvlab.runs.records import FORECAST, REPORT
 from kvlab.shapes import Geometry
-from kvlab.train import checkpoint, data, functional, maps, record_words
+from kvlab.train import checkpoint, data, functional, head_outputs, maps, record_words
 from kvlab.train.learner import Fusing, Learner
 from kvlab.train.loop import Loop, Objective, evaluate, warm_then_fall
 from kvlab.train.maps import Fitted
 from kvlab.train.memory_watch import MemoryWatch, look
 from kvlab.train.record import MAPS, Record
-from kvlab.train.student import recompute_activations
+from kvlab.train.student import check_attention, recompute_activations
 from kvlab.train.targets import Teachers
 
 
@@ -60,6 +60,9 @@ class Run:
             record.say(f"goes on from the checkpoint of step {start}")
         if start or record.lines:
             record.resumed(start)
+        record.show_on(config.log)
+        if "before" in self.report:
+            record.show_held_out(self.report["before"], 0)
         record.loaded = True
         record.verdict()
         if "before" not in self.report:
@@ -99,11 +102,13 @@ class Run:
         config = self.config
         self._phase("loading", 0, 1)
         refusals.check_functional(config)
+        refusals.check_log(config)
         device = str(pick_device(config.device))
         readers = self._readers()
         *teachers, student = readers
         shapes = [teacher.geometry for teacher in teachers]
         refusals.check(shapes, student.geometry, config.use_kv_projector, config.precision, device)
+        refusals.check_heads(config, student.geometry)
         train, heldout = data.documents(config, self.folder)
         self.data = data.read(config, teachers, student, train, heldout)
         for note in self.data.notes:
@@ -167,11 +172,14 @@ class Run:
         self.student = student
         if self.config.functional:
             check_cache(student, empty_cache(student))
+        if self.config.on_outputs:
+            check_attention(student)
         self.report["rotation"] = [self_test(model).sentence() for model in (*teachers, student)]
         self.fitted = self._maps(teachers)
         settings, config = data.align_settings(self.config), self.config
         most = student.geometry.max_positions
         self.teachers = Teachers(teachers, self.fitted, settings, config.control, config.seed, most)
+        self.output_scale = self._output_scale() if config.on_outputs else []
         self._prepare()
 
     def _maps(self, teachers: Sequence[LoadedModel]) -> list[Fitted]:
@@ -192,6 +200,14 @@ class Run:
         self.report["maps"] = [record_words.facts(f, kind) for f in fitted]
         return fitted
 
+    def _output_scale(self) -> list[float]:
+        """Measure the unit of the KV loss on head outputs: of the untrained student, so alike when a run is resumed."""
+        self._phase("fitting the map")
+        items, size = self.data.train[: self.config.fit_documents], self.config.batch_size
+        scale = head_outputs.deviations(self.student, self.teachers, items, size, partial(self._at, self.at.name))
+        self.record.say(f"KV loss on head outputs, whose own deviations are {' '.join(f'{x:.3g}' for x in scale)}")
+        return scale
+
     def _prepare(self) -> None:
         config = self.config
         if config.trainable == "full":
@@ -201,7 +217,7 @@ class Run:
         if config.gradient_checkpointing:
             recompute_activations(self.student)
         fusing = Fusing(config.fusion, config.fusion_weights, config.fusion_temperature)
-        learner = Learner(self.student, self.fitted, fusing).to(self.accelerator.device)
+        learner = Learner(self.student, self.fitted, fusing, self.output_scale).to(self.accelerator.device)
         if not config.learns_kv:
             learner.maps.requires_grad_(False)
             learner.routers.requires_grad_(False)
@@ -255,8 +271,11 @@ class Run:
         size, device = self.config.batch_size, self.accelerator.device
         scores = evaluate(learner, self.teachers, self.data.heldout, size, device, at)
         errors = f"KV error K {scores['kv_key']:.4f}, V {scores['kv_value']:.4f}"
+        if "kv_output" in scores:
+            errors += f", head outputs {scores['kv_output']:.4f}"
         self.record.say(f"{phase}: held-out cross-entropy {scores['ce']:.4f} nats per token, {errors}")
         self.report[when] = scores
+        self.record.show_held_out(scores, 0 if when == "before" else self.config.max_steps)
         if self.config.functional:
             measured = functional.measure(learner, self.teachers, self.data, size, phase, self._at)
             self.report["functional"] = functional.added(self.report.get("functional", {}), when, measured)
@@ -304,9 +323,11 @@ def accelerator(config: TrainConfig) -> Accelerator:
 def objective_of(config: TrainConfig) -> Objective:
     learned = config.fusion == "learned" and len(config.teachers) > 1 and config.learns_kv
     sign = {"diverse": -1.0, "specialised": 1.0}[config.entropy]
+    weights = config.kv_weights if config.learns_kv else {}
     return Objective(
-        lambda_key=config.lambda_key if config.learns_kv else 0.0,
-        lambda_value=config.lambda_value if config.learns_kv else 0.0,
+        lambda_key=weights.get("key", 0.0),
+        lambda_value=weights.get("value", 0.0),
+        lambda_output=weights.get("output", 0.0),
         entropy=sign * config.entropy_weight if learned else 0.0,
         with_ce=config.trainable != "projector",
     )
@@ -321,9 +342,15 @@ def groups_of(learner: Learner, lr: float, map_lr: float) -> list[dict]:
 
 
 def add_lora(student: LoadedModel, rank: int) -> None:
-    from peft import LoraConfig, inject_adapter_in_model
+    from peft import inject_adapter_in_model
 
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"), student.model)
+    inject_adapter_in_model(lora_config(rank), student.model)
     for name, parameter in student.model.named_parameters():
         parameter.requires_grad_("lora_" in name)
     free_memory()
+
+
+def lora_config(rank: int):
+    from peft import LoraConfig
+
+    return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")

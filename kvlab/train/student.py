@@ -1,7 +1,8 @@
 """Read the student's own keys and values, before RoPE and with their gradient, in the forward of its logits."""
 
 import functools
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -12,6 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from kvlab.errors import TrainError
 from kvlab.language import Message
 from kvlab.models import cache_names
+from kvlab.models.attending import Attention, noted
 from kvlab.models.forward import empty_cache
 from kvlab.models.loading import LoadedModel
 from kvlab.models.proofs import proof
@@ -26,21 +28,24 @@ class ReadStudent:
     logits: torch.Tensor
     keys: list[torch.Tensor]
     values: list[torch.Tensor]
+    rotations: list[tuple[Rotation | None, Rotation | None]]  # of keys and values, as cached
+    attention: list[Attention] = field(default_factory=list)  # per cached layer, where it was asked for
 
     def of(self, kind: str) -> list[torch.Tensor]:
         return self.keys if kind == KINDS[0] else self.values
 
 
-def read_student(loaded: LoadedModel, ids: torch.Tensor, mask: torch.Tensor) -> ReadStudent:
+def read_student(loaded: LoadedModel, ids: torch.Tensor, mask: torch.Tensor, attending: bool = False) -> ReadStudent:
     """Run one forward of ids [B, T], right-padded by ``mask`` [B, T]; gradients also flow from keys and values.
 
-    The self-test of the untrained student, which must have run, proved the rotations. Raises TrainError
-    ``student-cache-incomplete`` for a student that does not keep one entry per token.
+    The self-test of the untrained student, which must have run, proved the rotations. ``attending``: also note each
+    layer's attention. Raises TrainError ``student-cache-incomplete`` for a student that does not keep one entry per
+    token, and ``queries-unavailable`` for one whose layers attend to anything but the keys that they cache.
     """
     sites = proof(loaded).sites
     cache = _keeping(loaded)
     watch = Watch()
-    with watched(loaded.model, watch, cache):
+    with watched(loaded.model, watch, cache), noted() if attending else nullcontext([]) as calls:
         output = loaded.model(input_ids=ids, attention_mask=mask, **cache_names.passing(loaded.model, cache))
     stored_of: dict[str, list[torch.Tensor]] = {kind: [] for kind in KINDS}
     rotations: dict[str, list[Rotation | None]] = {kind: [] for kind in KINDS}
@@ -59,7 +64,32 @@ def read_student(loaded: LoadedModel, ids: torch.Tensor, mask: torch.Tensor) -> 
             site = sites.get((layer, kind))
             stored_of[kind].append(x)
             rotations[kind].append(site.rotation(watch.layers[layer], shared) if site else None)
-    return ReadStudent(output.logits, *(unrotate_layers(stored_of[kind], rotations[kind]) for kind in KINDS))
+    keys, values = (unrotate_layers(stored_of[kind], rotations[kind]) for kind in KINDS)
+    attention = [_attention(loaded, calls, cache, layer) for layer in loaded.geometry.kv_layers if attending]
+    return ReadStudent(output.logits, keys, values, list(zip(*(rotations[kind] for kind in KINDS))), attention)
+
+
+def _attention(loaded: LoadedModel, calls: list[Attention], cache: DynamicCache, layer: int) -> Attention:
+    """Return the attention of the layer that caches these very keys."""
+    for call in calls:
+        if call.keys is cache.layers[layer].keys:
+            return call
+    kind = loaded.geometry.architecture
+    raise TrainError(
+        "queries-unavailable",
+        expected=Message(
+            "the queries of layer {layer} of {name}, beside the keys that it caches", layer=layer, name=loaded.name
+        ),
+        found=Message("an architecture ({kind}) whose layers do not hand out their queries", kind=kind),
+        remedy=Message("take the KV loss on keys and values: --kv_loss rows"),
+    )
+
+
+@torch.no_grad()
+def check_attention(loaded: LoadedModel) -> None:
+    """Raise TrainError ``queries-unavailable`` for a student whose attention cannot be repeated over another cache."""
+    ids = torch.ones((1, 2), dtype=torch.long, device=loaded.device)
+    read_student(loaded, ids, torch.ones_like(ids), attending=True)
 
 
 def recompute_activations(loaded: LoadedModel) -> None:

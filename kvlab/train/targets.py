@@ -33,6 +33,12 @@ class MicroBatch:
     row_classes: list[torch.Tensor] = field(default_factory=list)  # [A][N], of the features
 
     @property
+    def places(self) -> torch.Tensor:
+        """Return the places [N] of the rows among all B * T tokens."""
+        document, step = self.rows
+        return document * self.ids.shape[1] + step
+
+    @property
     def predicted(self) -> torch.Tensor:
         """Return [B, T - 1] bool: counted tokens that an earlier token predicts."""
         return self.counted[:, 1:]

@@ -62,7 +62,7 @@ def _environment() -> None:
         show_error(error)
         return
     for finding in findings:
-        name, found = (plain(str(Message.read(finding[part]))) for part in ("name", "found"))
+        name, found = (plain(Message.read(finding[part])) for part in ("name", "found"))
         st.markdown(say("{mark} **{name}**: {found}", mark=ICONS[finding["status"]], name=name, found=found))
         if finding["remedy"] and finding["status"] != "ok":
             st.code(str(Message.read(finding["remedy"])), language="bash", wrap_lines=True)

@@ -11,7 +11,7 @@ from plotly.io import to_html
 
 from kvlab.language import current, phrase, say, speaking
 from kvlab.results.safe_csv import safe_csv
-from kvlab.web.widgets import grid, table_height
+from kvlab.web.widgets import grid, plain, table_height
 
 NO_BAR = {"displayModeBar": False}
 MOVING = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}  # dragging moves the figure
@@ -44,7 +44,8 @@ def table(frame: pd.DataFrame, columns: dict, name: str, key: str, unfolded: boo
     with st.expander(say("The numbers as a table"), unfolded, icon=":material/table:", key=f"numbers-{key}"):
         height = table_height(max(1, len(frame)), 300)
         grid(frame, columns, say("The numbers of the figure above"), height, column_order=list(columns))
-        download(f"{name}.csv", partial(safe_csv, frame), f"{name}.csv", "text/csv", f"csv-{key}", type="tertiary")
+        file = f"{name}.csv"
+        download(plain(file), partial(safe_csv, frame), file, "text/csv", f"csv-{key}", type="tertiary")
 
 
 def reports(result: Any, shown: str, kinds: dict[str, tuple[str, str, Callable]], key: str) -> None:

@@ -10,7 +10,8 @@ from kvlab.language import LANGUAGES, say
 
 PARAMETER = "lang"  # in the address
 CHOSEN = "language"  # in the session
-SPOKEN = {name: f"<script>document.documentElement.lang = '{name}'</script>" for name in LANGUAGES}
+SCRIPTS = {name: f"document.documentElement.lang = '{name}'" for name in LANGUAGES}
+SPOKEN = {name: f"<script>{script}</script>" for name, script in SCRIPTS.items()}
 
 
 def of_session() -> str | None:

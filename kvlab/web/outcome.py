@@ -7,7 +7,7 @@ import streamlit as st
 
 from kvlab.errors import KvlabError
 from kvlab.language import Message
-from kvlab.web.widgets import show_error
+from kvlab.web.widgets import plain, show_error
 
 
 @dataclass
@@ -42,7 +42,7 @@ def show(place: str, beside: object = None) -> None:
     if isinstance(outcome.result, KvlabError):
         show_error(outcome.result)
     elif isinstance(outcome.result, Message):
-        st.success(str(outcome.result), icon=":material/check_circle:")
+        st.success(plain(outcome.result), icon=":material/check_circle:")
 
 
 def forget(place: str) -> None:

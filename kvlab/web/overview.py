@@ -17,7 +17,7 @@ from kvlab.web import backend, files, places
 from kvlab.web.alignment import form
 from kvlab.web.function import source
 from kvlab.web.server import worker
-from kvlab.web.widgets import grid, show_error, table_height
+from kvlab.web.widgets import grid, plain, show_error, table_height
 
 CAME = "forecast-came"  # in the session: the forecast that the page was rerun for
 PATIENCE = 0.5  # seconds to wait for the forecast before drawing the page without it
@@ -39,7 +39,7 @@ def _finding() -> None:
     except KvlabError as error:
         show_error(error)
         return
-    st.markdown(say(":blue-badge[Sample analysis] {finding}", finding=sentence(sample)))
+    st.markdown(say(":blue-badge[Sample analysis] {finding}", finding=plain(sentence(sample))))
     for column, kind in zip(st.columns(2), KIND_NAME, strict=True):
         alt = say("{kind} projection error of the sample, per student layer and KV head", kind=KIND_NAME[kind])
         with column:
@@ -61,7 +61,7 @@ def _function() -> None:
         show_error(error)
         return
     finding, link = st.columns([6, 1], vertical_alignment="center")
-    finding.markdown(data.sentence(sample))
+    finding.markdown(plain(data.sentence(sample)))
     link.page_link(places.function(), label=say("Look into it"), icon=":material/science:")
 
 
@@ -169,7 +169,7 @@ def _came(answers: Iterable[Future]) -> bool:
 def _forecast(teacher: str, student: str, forecast: dict, loaded: list[str]) -> None:
     needed = readable(forecast["total_bytes"])
     st.metric(
-        say("Memory forecast on {device} ({dtype})", device=forecast["device"], dtype=forecast["dtype"]),
+        say("Memory forecast on {device} ({dtype})", device=plain(forecast["device"]), dtype=plain(forecast["dtype"])),
         say("{size} — fits", size=needed) if forecast["fits"] else say("{size} — does not fit", size=needed),
         help=say(
             "Weights, caches of 8 × 512 tokens and an allowance for activations; it fits below 80% of the device."
@@ -179,7 +179,7 @@ def _forecast(teacher: str, student: str, forecast: dict, loaded: list[str]) -> 
         st.caption(
             say(
                 "{name}: weights {weights}, cache {cache} per token",
-                name=model["name"],
+                name=plain(model["name"]),
                 weights=readable(model["parameter_bytes"]),
                 cache=readable(model["kv_bytes_per_token"]),
             )
@@ -188,6 +188,6 @@ def _forecast(teacher: str, student: str, forecast: dict, loaded: list[str]) -> 
     st.caption(say("Device: {free} free of {total}.", free=free, total=total))
     for name in dict.fromkeys((teacher, student)):
         if name in loaded:
-            st.caption(say(":material/check_circle: {name} is loaded.", name=name))
+            st.caption(say(":material/check_circle: {name} is loaded.", name=plain(name)))
         else:
-            st.caption(say(":material/circle: {name} is not loaded.", name=name))
+            st.caption(say(":material/circle: {name} is not loaded.", name=plain(name)))

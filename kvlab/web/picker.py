@@ -11,7 +11,7 @@ from kvlab.language import say
 from kvlab.results.alignment.data import Alignment
 from kvlab.runs.monitor import View
 from kvlab.web import backend, language, progress
-from kvlab.web.widgets import segments, show_error
+from kvlab.web.widgets import plain, segments, show_error
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,8 @@ def of_teacher(run_id: str, label: str, parameter: str, first: int = 1) -> tuple
     if key not in st.session_state:
         wanted = st.query_params.get(parameter, "")
         st.session_state[key] = int(wanted) if wanted in map(str, names) else first
-    number = st.segmented_control(label, list(names), format_func=lambda n: f"{n} {names[n]}", key=key, required=True)
+    words = {n: f"{n} {plain(name)}" for n, name in names.items()}
+    number = st.segmented_control(label, list(names), format_func=words.get, key=key, required=True)
     st.query_params[parameter] = str(number)
     return backend.alignment_of(run_id, number), backend.shown_name(run_id, number)
 

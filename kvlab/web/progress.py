@@ -1,5 +1,7 @@
 """Show the progress of an analysis or functional test from its folder, with Cancel, or how it ended."""
 
+from dataclasses import replace
+
 import streamlit as st
 
 from kvlab.errors import KvlabError, RunError
@@ -13,9 +15,17 @@ from kvlab.runs.monitor import View
 from kvlab.shapes import phase_words
 from kvlab.web import backend, files, outcome, places
 from kvlab.web.server import worker
-from kvlab.web.widgets import show_error
+from kvlab.web.widgets import plain, show_error
 
-UNFINISHED = "unfinished.safetensors"  # align.unfinished.NAME, which needs torch
+# What an interrupted run goes on from, by its kind: the names of align.unfinished, which needs torch.
+UNFINISHED = {"analysis": "unfinished.safetensors", "injection": "unfinished-refinement.safetensors"}
+GOES_ON = {
+    "analysis": phrase("What had been read is kept: the analysis goes on from there, unless kvlab has changed since."),
+    "injection": phrase(
+        "What had been refined is kept: the maps are fitted again and refining goes on from there, unless kvlab has "
+        "changed since."
+    ),
+}
 
 PAGES = {"analysis": "alignment", "injection": "function"}  # kind of a run -> its page
 RUNNING = {"analysis": phrase("Analysis {name}: {phase}"), "injection": phrase("Functional test {name}: {phase}")}
@@ -48,7 +58,7 @@ def _banner(run_id: str, kind: str) -> None:
     if view is None or not view.active:
         st.rerun()
     left, right = st.columns([5, 1], vertical_alignment="center")
-    left.info(say(RUNNING[kind], name=view.name, phase=_phase(view)), icon=":material/progress_activity:")
+    left.info(say(RUNNING[kind], name=plain(view.name), phase=plain(_phase(view))), icon=":material/progress_activity:")
     if right.button(say("Show it"), key="banner-show", width="stretch"):
         if kind == "analysis":
             st.session_state["run"] = run_id
@@ -70,7 +80,7 @@ def running(run_id: str) -> None:
     if view is None or not view.active:
         st.rerun()
     left, right = st.columns([5, 1], vertical_alignment="center")
-    left.progress(view.share or 0.0, text=_phase(view))
+    left.progress(view.share or 0.0, text=plain(_phase(view)))
     if right.button(say("Cancel"), key=f"cancel-{run_id}", width="stretch", icon=":material/stop_circle:"):
         outcome.of(run_id, lambda: worker().cancel(backend.folder_of(run_id)), say("Asking the worker to stop…"))
     outcome.show(run_id)
@@ -83,7 +93,7 @@ def _so_far(run_id: str) -> None:
     scores = so_far.read(backend.folder_of(run_id))
     if scores is None:
         return
-    st.caption(so_far.caption(scores))
+    st.caption(so_far.caption(replace(scores, teacher=plain(scores.teacher))))
     for column, kind in zip(st.columns(2), KIND_NAME, strict=True):
         alt = say("{kind} projection error so far, per student layer and KV head", kind=KIND_NAME[kind])
         figure = heatmap_so_far(scores, kind)
@@ -130,10 +140,9 @@ def _again(view: View) -> None:
     """Offer to run it again, if its folder still holds the request."""
     if not {store.CONFIG, RUN_PROMPTS} <= set(view.files):
         return
-    saved = UNFINISHED in view.files
-    if saved:
+    if UNFINISHED.get(view.kind) in view.files:
         label, icon = say("Continue"), ":material/resume:"
-        about = say("What had been read is kept: the analysis goes on from there, unless kvlab has changed since.")
+        about = say(GOES_ON[view.kind])
     else:
         label, icon = say("Run again"), ":material/replay:"
         about = say("With the same prompts and settings, from the beginning.")

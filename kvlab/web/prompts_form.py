@@ -9,16 +9,18 @@ from kvlab.errors import PromptError
 from kvlab.language import Message, phrase, say
 from kvlab.request import prompts
 from kvlab.request.align import PASTED, SAMPLES
+from kvlab.request.guarded import guarded, memory_of
 from kvlab.request.prompts import Reading
 from kvlab.request.segments import Markers
 from kvlab.request.uploads import EXTENSIONS
 from kvlab.results.safe_csv import neutral
 from kvlab.shapes import Document
+from kvlab.web.kept import Kept
 from kvlab.web.widgets import SEGMENTS, choice, plain, segments, show_error, table_height
 
 SOURCES = {"samples": phrase("Bundled samples"), "paste": phrase("Paste"), "upload": phrase("Upload")}
 SUFFIXES = [suffix.removeprefix(".") for suffix in EXTENSIONS]
-CACHED, CACHED_SECONDS = 16, 3600  # answers that the server caches, two a file, and how long
+CACHED, CACHED_SECONDS = 256 * 2**20, 3600  # bytes of readings that the server caches, and how long
 UPLOAD_MIB = prompts.LIMITS.bytes // 2**20
 PASTE_HELP = phrase("Separate prompts by an empty line.")
 UPLOAD_HELP = phrase(
@@ -78,14 +80,27 @@ def _parsed(upload, what: str, column: str | None = None) -> Any:
 
 
 # Every rerun of the page calls this. The id of the upload is the cache key, so each file is read once.
-@st.cache_resource(show_spinner=False, max_entries=CACHED, ttl=CACHED_SECONDS)
-def _read(file_id: str, what: str, column: str | None, _upload) -> list[str] | Reading | PromptError:
+def _read(file_id: str, what: str, column: str | None, upload) -> list[str] | Reading | PromptError:
+    readings = _readings()
+    result = readings.find((file_id, what, column))
+    if result is None:
+        result = _read_anew(what, column, upload)
+        readings.keep((file_id, what, column), result, memory_of(result))
+    return result
+
+
+def _read_anew(what: str, column: str | None, upload) -> list[str] | Reading | PromptError:
     try:
         if what == "columns":
-            return prompts.tabular_columns(_upload.name, _upload.getvalue())
-        return prompts.read_upload(_upload.name, _upload.getvalue(), column=column)
+            return guarded(prompts.tabular_columns, upload.name, upload.getvalue())
+        return guarded(prompts.read_upload, upload.name, upload.getvalue(), column=column)
     except PromptError as error:
         return error
+
+
+@st.cache_resource(show_spinner=False)
+def _readings() -> Kept:
+    return Kept(CACHED, CACHED_SECONDS)
 
 
 def within(files: Sequence) -> Sequence:
@@ -110,6 +125,20 @@ def within(files: Sequence) -> Sequence:
             icon=":material/content_cut:",
         )
     return accepted
+
+
+def fitting(reading: Reading, others: Sequence[Document]) -> Reading:
+    """Return ``reading`` if its text fits beside the ``others``: small files can hold much. Raises PromptError."""
+    most = prompts.LIMITS.bytes_together
+    size = sum(len(document.text.encode()) for document in (*others, *reading.documents))
+    if size > most:
+        raise PromptError(
+            "prompts-too-much-text",
+            expected=Message("at most {size:g} MiB of text in all documents together", size=most / 2**20),
+            found=Message("{size:.1f} MiB with this file, which is left out", size=size / 2**20),
+            remedy=Message("split the file, or keep a sample of its documents"),
+        )
+    return reading
 
 
 def shown(reading: Reading) -> list[Document]:

@@ -5,12 +5,15 @@ The server starts and stops the worker itself, without any page.
 
 import getpass
 import os
+import re
 import socket
 import sys
 from functools import cache
+from pathlib import Path
 from urllib.parse import quote
 
 from streamlit import config
+from streamlit.file_util import get_static_dir
 from streamlit.web.server.server_util import get_url
 
 from kvlab.errors import KvlabError
@@ -18,10 +21,12 @@ from kvlab.language import phrase, say
 from kvlab.results.words import sentences
 from kvlab.runs import run_queue, store
 from kvlab.runs.worker_client import Worker
+from kvlab.web import language
 from kvlab.web.access import hosts
 from kvlab.web.access.access_token import NEW, VARIABLE, AccessError, Keys, is_loopback, keys
 
 WILDCARDS = ("", "0.0.0.0", "::")
+LONG_ENOUGH = 16  # characters of a token
 # Printed in the terminal.
 AT = "kvlab: {address}"
 TUNNEL = phrase("From your own computer, first: {command}")
@@ -29,6 +34,7 @@ TUNNEL_THEN = phrase("From your own computer, first: {command}, then open {addre
 NO_TOKEN = phrase(
     "No access token: every account on this machine can open kvlab. With one: {setting} streamlit run app.py"
 )
+SHORT = phrase("This token is short and can be guessed: every guess is checked. Use at least {n} characters.")
 CLEAR_TEXT = phrase("Beyond this machine the token travels unencrypted; the tunnel encrypts it.")
 # Shown on the pages.
 NOTE = phrase("kvlab runs on this machine and sends nothing anywhere.")
@@ -42,7 +48,7 @@ SETTING = f"{VARIABLE}={NEW}"
 def entrance() -> Keys:
     """Return the keys of this server. Exit with a message if it would be open to everybody."""
     try:
-        return keys(_address(), os.environ.get(VARIABLE))
+        return keys(_address(), os.environ.get(VARIABLE), store.runs_root())
     except AccessError as error:
         sys.exit(str(error))
 
@@ -56,6 +62,12 @@ def names() -> set[str]:
 
 def proxies() -> set[str]:
     return {name.strip().lower() for name in os.environ.get(hosts.VARIABLE, "").split(",") if name.strip()}
+
+
+def scripts() -> list[str]:
+    """Return the inline scripts of the pages: Streamlit's own, and those that tell the language."""
+    page = (Path(get_static_dir()) / "index.html").read_text(encoding="utf-8")
+    return [*re.findall(r"<script>(.*?)</script>", page, re.DOTALL), *language.SCRIPTS.values()]
 
 
 def startup_text() -> str:
@@ -72,7 +84,9 @@ def startup_text() -> str:
         lines.append(say(TUNNEL_THEN, command=command, address=get_url("127.0.0.1")))
     if token is None:
         lines.append(say(NO_TOKEN, setting=SETTING))
-    elif not is_loopback(address):
+    elif len(token) < LONG_ENOUGH:
+        lines.append(say(SHORT, n=LONG_ENOUGH))
+    if token is not None and not is_loopback(address):
         lines.append(say(CLEAR_TEXT))
     return "\n".join(lines)
 

@@ -1,5 +1,6 @@
 """Texts and widgets that several panels share."""
 
+import re
 from math import isfinite, isnan
 from typing import Any
 
@@ -18,6 +19,13 @@ ROW_PIXELS = 35
 GIB = 2**30
 UNKNOWN = "–"
 
+# For ``plain``. A backslash makes a sign of Markdown text. Streamlit looks for icons, emoji, addresses and arrows
+# afterwards, in each text between two elements, where no backslash is left: an empty element parts what it looks for.
+_SIGNS = re.compile(r"[\\`*_{}\[\]<>$#~|:&@]")
+_STARTS = re.compile(r"^( ?[0-9]*)([-+=.)])(?=[\s=-]|$)")  # a list, a rule
+_ENDS = re.compile(r"[:@]|www(?=\.)|(?:<|-|>|~)(?=(?:\\?[->=])+(?:\s|$))", re.IGNORECASE)
+_NOTHING = ":small[]"
+
 TIME_RULES = {name: rule.words for name, rule in RULES.items()}
 LAYER_RULES = {
     "heldout": phrase("held-out — as many layers as explain held-out text best, up to all"),
@@ -27,6 +35,10 @@ LAYER_RULES = {
 ROWS = {
     "by-class": phrase("by class — tokens that end inside a teacher token have a map of their own"),
     "exact": phrase("one map — fitted where both models have read the same bytes"),
+}
+ROW_WEIGHTS = {
+    "equal": phrase("all alike"),
+    "attention": phrase("by the attention that they receive from later tokens of the student"),
 }
 SEARCHES = {"banded": phrase("near the proportional depth"), "full": phrase("all teacher layers (slower)")}
 PROJECTORS = {name: module.get("WORDS", name) for name, module in declared.PROJECTORS.items()}
@@ -45,17 +57,19 @@ SEGMENTS = {
 
 def show_error(error: KvlabError) -> None:
     """Show what the program expected, what it found, and what to do."""
-    expected, found, remedy = (plain(str(part)) for part in (error.expected, error.found, error.remedy))
+    expected, found, remedy = (plain(part) for part in (error.expected, error.found, error.remedy))
     st.error(say("**Expected** {expected}", expected=expected), icon=":material/error:")
     st.markdown(say("**Found:** {found}\n\n**What to do:** {remedy}", found=found, remedy=remedy))
 
 
-def plain(text: str) -> str:
-    """Escape text of files or users, which may look like Markdown or HTML. Halves of characters become "?"."""
-    text = text.encode("utf-8", "replace").decode()
-    for character in "\\`*_{}[]<>$#~|:":
-        text = text.replace(character, "\\" + character)
-    return text
+def plain(text: object) -> str:
+    """Escape text of files, users or libraries: a page shows it to the letter, on one line, and never as Markdown.
+
+    Halves of characters become "?".
+    """
+    line = re.sub(r"[\t-\r ]+", " ", str(text).encode("utf-8", "replace").decode())
+    line = _STARTS.sub(r"\1\\\2", _SIGNS.sub(r"\\\g<0>", line))
+    return _ENDS.sub(rf"\g<0>{_NOTHING}", line)
 
 
 def duration(seconds: float | None) -> str:
@@ -106,7 +120,7 @@ def head_sentence(alignment: Alignment, score: HeadScore) -> str:
         shuffled=whole(score.r2_shuffled),
         n=score.n,
         folds=alignment.data["folds"],
-        split=split_words(alignment.data["split"]),
+        split=plain(split_words(alignment.data["split"])),
         **where,
     )
     return sentence + _verdict(score)

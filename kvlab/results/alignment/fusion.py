@@ -1,5 +1,9 @@
-"""Draw the fusion of several teachers: the gain over the best single one per student head, and one head in parts."""
+"""Draw the fusion of several teachers: the gain over the best single one per student head, and one head in parts.
 
+Plotly reads some HTML in labels, so this module escapes the names of teachers.
+"""
+
+from html import escape
 from math import isfinite
 
 import plotly.graph_objects as go
@@ -39,7 +43,10 @@ def _hover(score: FusedScore, teachers: list[str]) -> str:
     lines = [
         say("{kind} layer {layer}, head {head}", kind=KIND_NAME[score.kind], layer=score.layer, head=score.head),
         say("fused R² {r2:.3f} ± {se:.3f}", r2=score.r2, se=score.se),
-        *(say("{teacher} alone R² {r2:.3f}", teacher=name, r2=r2) for name, r2 in zip(teachers, score.r2_alone)),
+        *(
+            say("{teacher} alone R² {r2:.3f}", teacher=escape(name), r2=r2)
+            for name, r2 in zip(teachers, score.r2_alone)
+        ),
         say("gain {gain} ± {se:.3f}", gain=written(score.gain, sign="+"), se=score.gain_se),
         say("n = {n:,} tokens", n=score.n),
     ]
@@ -51,7 +58,7 @@ def _hover(score: FusedScore, teachers: list[str]) -> str:
 
 def fused_parts(score: FusedScore, teachers: list[str]) -> go.Figure:
     """Draw R² of all teachers together and of each alone, on the same tokens."""
-    names = [say("fused"), *(f"{number} {name}" for number, name in enumerate(teachers, 1))]
+    names = [say("fused"), *_numbered(teachers)]
     return _bars(
         names,
         [score.r2, *score.r2_alone],
@@ -63,9 +70,12 @@ def fused_parts(score: FusedScore, teachers: list[str]) -> go.Figure:
 
 def fusion_weights(score: FusedScore, teachers: list[str]) -> go.Figure:
     """Draw the weight of each teacher's prediction in the fused one."""
-    names = [f"{number} {name}" for number, name in enumerate(teachers, 1)]
     axis = say("weight of its prediction, mean over folds")
-    return _bars(names, score.weights, [TEACHER_COLOUR] * len(teachers), axis)
+    return _bars(_numbered(teachers), score.weights, [TEACHER_COLOUR] * len(teachers), axis)
+
+
+def _numbered(teachers: list[str]) -> list[str]:
+    return [f"{number} {escape(name)}" for number, name in enumerate(teachers, 1)]
 
 
 def _bars(

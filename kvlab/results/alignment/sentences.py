@@ -40,7 +40,8 @@ def sentence(alignment: Alignment) -> str:
             "{where}, {teacher} adds {added} to what {student}’s own tokens explain without any teacher (means over "
             "heads, of their standard errors too)."
         )
-        finding = sentences(say(words, where=where, added=added, **models), _sources_sentence(alignment))
+        headline = say(words, where=where, added=added, **models)
+        finding = sentences(headline, _undecided_sentence(summary), _sources_sentence(alignment))
     else:
         shares = [
             say("{share} of {kind} ({over})", share=whole(summary[kind]["r2"]), kind=name, over=_over(summary[kind]))
@@ -53,6 +54,19 @@ def sentence(alignment: Alignment) -> str:
 
 def _added(means: dict, kind: str) -> str:
     return say("{points} of {kind}", points=exact_points(means["added"], means["added_se"]), kind=kind)
+
+
+def _undecided_sentence(summary: dict) -> str:
+    """Say of which of K and V the data do not tell whether the teacher adds anything."""
+    undecided = [
+        name for kind, name in KIND_NAME.items() if abs(summary[kind]["added"]) <= 2 * summary[kind]["added_se"]
+    ]
+    if not undecided:
+        return ""
+    return say(
+        "Whether it adds anything to {kinds} cannot be told: zero is within two standard errors.",
+        kinds=together(undecided),
+    )
 
 
 def _sources_sentence(alignment: Alignment) -> str:

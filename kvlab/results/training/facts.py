@@ -212,7 +212,7 @@ def _finite(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool) or value is None else str(value)
 
 
-TERMS = ("loss", "ce", "kv_key", "kv_value", "entropy")
+TERMS = ("loss", "ce", "kv_key", "kv_value", "kv_output", "entropy")
 MOST_POINTS = 2000  # of a curve; more than a figure has pixels
 
 

@@ -16,7 +16,7 @@ from kvlab.runs.lenient import finite
 
 GIB = 1024**3
 TERM_COLOUR = {"loss": "#000000", "ce": STUDENT_COLOUR, "entropy": NEUTRAL}
-TERM_COLOUR |= {"kv_key": KIND_COLOUR["key"], "kv_value": KIND_COLOUR["value"]}
+TERM_COLOUR |= {"kv_key": KIND_COLOUR["key"], "kv_value": KIND_COLOUR["value"], "kv_output": TEACHER_COLOUR}
 ROUTER_COLOURS = (TEACHER_COLOUR, "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#F0E442")  # Okabe and Ito 2008
 ROOM = 1.25  # draw the limit if the curve comes within this factor of it, else name it in the title
 
@@ -25,6 +25,7 @@ TERMS = {
     "ce": phrase("CE (nats per token)"),
     "kv_key": phrase("K error (target variances)"),
     "kv_value": phrase("V error (target variances)"),
+    "kv_output": phrase("error of head outputs (own variances)"),
     "entropy": phrase("entropy (share of the largest)"),
 }
 TITLES = {
@@ -104,7 +105,9 @@ def router(steps: Sequence[int], weights: Sequence[Numbers], teachers: Sequence[
 
 def held_out(runs: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]]) -> go.Figure:
     """Draw cross-entropy and KV errors of each run (label, before, after); grey is before."""
-    terms = ("ce", "kv_key", "kv_value")
+    terms = ["ce", "kv_key", "kv_value"]
+    if any("kv_output" in run[1] for run in runs):
+        terms.append("kv_output")
     figure = make_subplots(rows=1, cols=len(terms), subplot_titles=[say(TERMS[term]) for term in terms])
     labels = [escape(label) for label, _, _ in runs]
     for column, term in enumerate(terms, 1):

@@ -42,6 +42,19 @@ def markdown(report: Fields, language: str = "en") -> str:
         return render("training.md.j2", **_values(report)).rstrip("\n") + "\n"
 
 
+def card(report: Fields, facts: Fields, language: str = "en") -> str:
+    """Write the text of the model card of a run's student, from the same report.
+
+    ``facts``: student, base, step, usage (a program that opens it), adapter (whether it is one).
+    """
+    with speaking(language):
+        judged = [*report["milestones"], *report["conditions"]]
+        checkpoints = [row for row in judged if row["name"] in words.CHECKPOINTS]
+        verdict = words.verdict_words(report["run"]["verdict"], checkpoints, report["run"]["steps"])
+        teachers = [Quoted(name) for name in report["config"].get("teachers", ())]
+        return render("card.md.j2", **_values(report), **facts, verdict=verdict, teachers=teachers)
+
+
 def _values(report: Fields) -> Fields:
     """Return the template's values: the report, its words, and the rows of its tables."""
     run = report["run"]
@@ -90,9 +103,10 @@ def _judged(row: Fields) -> tuple[str, str | None, Message]:
 def _held_out_rows(report: Fields) -> Iterator[tuple[object, ...]]:
     runs = [(say("this run"), report)]
     runs += [(_control(other), other) for other in report["controls"]]
+    names = [*MEASURED, "kv_output"] if "kv_output" in report["before"] else MEASURED
     for label, run in runs:
         before, after = run["before"], run["after"]
-        yield (label, *(f"{_number(before.get(name))} → {_number(after.get(name))}" for name in MEASURED))
+        yield (label, *(f"{_number(before.get(name))} → {_number(after.get(name))}" for name in names))
 
 
 def _functional_rows(report: Fields) -> Iterator[tuple[object, ...]]:

@@ -26,6 +26,7 @@ PARTS = {
     "logits": phrase("logits and their cross-entropy"),
     "kv": phrase("student keys and values in the KV loss"),
     "targets": phrase("teacher features and targets of the KV loss"),
+    "outputs": phrase("head outputs over the own and the projected cache"),
     "maps": phrase("maps from teacher to student"),
     "statistics": phrase("sums of the ridge fit (before training)"),
     "fit": phrase("reading a batch for the fit (before training)"),

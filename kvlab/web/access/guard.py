@@ -5,7 +5,9 @@ The guard gives a browser a cookie and redirects it to the address without the t
 the header.
 """
 
+from base64 import b64encode
 from collections.abc import Collection
+from hashlib import sha256
 from urllib.parse import parse_qsl, quote, unquote_plus
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -14,25 +16,42 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kvlab.web.access import hosts, login
-from kvlab.web.access.access_token import Keys, is_loopback, same
+from kvlab.web.access.access_token import COOKIE_SECONDS, Keys, is_loopback
 
 FORM = "application/x-www-form-urlencoded"
 FORM_BYTES = 4096
 POLICY_CLOSED = 1008  # WebSocket: closed for a reason of policy (RFC 6455)
 SAFE = {
     "x-content-type-options": "nosniff",
-    "content-security-policy": "frame-ancestors 'self'",
     # With no-referrer a browser would send the form's origin as "null".
     "referrer-policy": "same-origin",
 }
+# A page loads from this server only, whatever names and texts are on it. Some browsers do not take "self" for
+# ``sockets``. Streamlit's styles and those of figures are inline; figures use blob: and data: for images and workers.
+POLICY = (
+    "default-src 'self'; script-src 'self' {scripts}; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
+    "font-src 'self' data:; connect-src 'self' {sockets}; media-src 'self' data: blob:; "
+    "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
+)
 
 
 class Guard:
-    """Check every request. ``names``: of this machine. ``proxies``: hosts in KVLAB_HOSTS, whose pages may ask too."""
+    """Check every request. ``names``: of this machine. ``proxies``: hosts in KVLAB_HOSTS, whose pages may ask too.
 
-    def __init__(self, app: ASGIApp, keys: Keys, names: Collection[str] = (), proxies: Collection[str] = ()):
+    ``scripts``: the inline scripts of its pages; browsers run no other.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        keys: Keys,
+        names: Collection[str] = (),
+        proxies: Collection[str] = (),
+        scripts: Collection[str] = (),
+    ):
         self.app, self.keys = app, keys
         self.names, self.proxies = {*names, *proxies}, set(proxies)
+        self.scripts = " ".join(map(_hashed, scripts))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -41,17 +60,20 @@ class Guard:
         headers = Headers(scope=scope)
         given = _without_token(scope)  # first, so that no log of this request contains the token
         answer = self._refused(scope, headers)
+        policy = "default-src 'none'; frame-ancestors 'self'"
+        if answer is None:  # then the host is a valid name
+            policy = POLICY.format(scripts=self.scripts, sockets=_sockets(headers["host"].strip()))
         if answer is None and not self._known(headers):
             answer = await self._asked(scope, headers, receive, given)
         elif answer is None and given is not None and scope["type"] == "http" and scope["method"] in ("GET", "HEAD"):
             answer = _onward(scope)
         if answer is None:
-            await self.app(scope, receive, _safely(send))
+            await self.app(scope, receive, _safely(send, policy))
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": POLICY_CLOSED})
         else:
             answer.headers["cache-control"] = "no-store"
-            await answer(scope, receive, _safely(send))
+            await answer(scope, receive, _safely(send, policy))
 
     def _refused(self, scope: Scope, headers: Headers) -> Response | None:
         host = headers.get("host", "")
@@ -68,7 +90,7 @@ class Guard:
         if self.keys.token is None:
             return True
         cookies = cookie_parser(headers.get("cookie", ""))
-        return same(cookies.get(cookie_name(headers), ""), self.keys.cookie)
+        return self.keys.known(cookies.get(cookie_name(headers), ""))
 
     async def _asked(self, scope: Scope, headers: Headers, receive: Receive, given: str | None) -> Response | None:
         """Check the token. Return None if the header has it, else a redirect with the cookie, or the login page."""
@@ -77,16 +99,21 @@ class Guard:
             given = await _posted(receive)
         if bearer is None and given is None:
             return HTMLResponse(login.login(), 401)
-        if wait := self.keys.guesses.wait():
-            return HTMLResponse(login.login(login.WAIT), 429, {"retry-after": str(int(wait) + 1)})
         if not self.keys.right(bearer if bearer is not None else given):
-            return HTMLResponse(login.login(login.WRONG), 401)
+            if await self.keys.guesses.wrong():
+                return HTMLResponse(login.login(login.WRONG), 401)
+            return HTMLResponse(login.login(login.MANY), 429)
         if bearer is not None:
             return None
         answer = _onward(scope)
         # Not strict: a browser that follows a link on another site would not send a strict cookie.
         answer.set_cookie(
-            cookie_name(headers), self.keys.cookie, httponly=True, samesite="lax", secure=scope["scheme"] == "https"
+            cookie_name(headers),
+            self.keys.cookie(),
+            max_age=COOKIE_SECONDS,
+            httponly=True,
+            samesite="lax",
+            secure=scope["scheme"] == "https",
         )
         return answer
 
@@ -132,11 +159,21 @@ async def _posted(receive: Receive) -> str:
     return dict(parse_qsl(body[:FORM_BYTES].decode("utf-8", "replace"))).get("token", "")
 
 
-def _safely(send: Send) -> Send:
+def _hashed(script: str) -> str:
+    """Name an inline script in a policy."""
+    return f"'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'"
+
+
+def _sockets(host: str) -> str:
+    """Name this server's WebSockets in a policy, which knows no IPv6 addresses."""
+    return "" if host.startswith("[") else f"ws://{host} wss://{host}"
+
+
+def _safely(send: Send, policy: str) -> Send:
     async def with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
-            for name, value in SAFE.items():
+            for name, value in {**SAFE, "content-security-policy": policy}.items():
                 headers.setdefault(name, value)
         await send(message)
 

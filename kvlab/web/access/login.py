@@ -5,7 +5,10 @@ TITLE_ZH = "kvlab 需要访问令牌"
 WHERE = "It is in the address that the server printed when it started, after “token=”."
 WHERE_ZH = "令牌在服务器启动时打印的地址中，位于 token= 之后。"
 WRONG = "That was not the token. 令牌不正确。"
-WAIT = "Too many wrong tokens. Wait a minute, then try again. 错误次数过多，请一分钟后再试。"
+MANY = (
+    "That was not the token, and too many wrong ones are being tried. The right one opens kvlab at any time. "
+    "令牌不正确，且错误尝试过多；正确的令牌随时可用。"
+)
 HOST = (
     "kvlab does not answer to this name. Open it by IP address or as localhost, or name the host in KVLAB_HOSTS "
     "when starting the server."

@@ -85,9 +85,9 @@ def panel(alignment: Alignment, shown: str) -> None:
 
 def _comparison(a: Alignment, b: Alignment, shown: str) -> None:
     differences = _matched(shown, (id(a), id(b)), a, b)
-    st.markdown(say("**B:** {finding}", finding=sentence(b)))
+    st.markdown(say("**B:** {finding}", finding=plain(sentence(b))))
     for note in b.notes:  # the page shows the notes of A above all views
-        st.caption(say(":material/info: B: {note}", note=plain(str(note))))
+        st.caption(say(":material/info: B: {note}", note=plain(note)))
     if differences:
         st.markdown(f"**{difference_sentence(differences)}**")
     else:

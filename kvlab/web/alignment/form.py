@@ -18,7 +18,7 @@ ROLES = {  # label of the picker, its initial value
     "student": (phrase("Student"), "demo/student"),
 }
 SETTINGS = ("time", "rows", "layers", "projector", "keys", "search", "folds", "chat")
-SETTINGS += ("random_teacher", "compare_rules", "sample_tokens", "max_tokens")
+SETTINGS += ("row_weights", "random_teacher", "compare_rules", "sample_tokens", "max_tokens")
 
 # The initial values of the form, by widget key: the defaults of a request.
 FIELDS = {

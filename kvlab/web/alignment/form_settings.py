@@ -4,7 +4,17 @@ import streamlit as st
 
 from kvlab.language import say
 from kvlab.request.align import AlignSettings
-from kvlab.web.widgets import CALIBRATION, KEYS, LAYER_RULES, PROJECTORS, ROWS, SEARCHES, TIME_RULES, choice
+from kvlab.web.widgets import (
+    CALIBRATION,
+    KEYS,
+    LAYER_RULES,
+    PROJECTORS,
+    ROW_WEIGHTS,
+    ROWS,
+    SEARCHES,
+    TIME_RULES,
+    choice,
+)
 
 
 def settings(with_time: bool = True) -> tuple[dict, dict]:
@@ -39,6 +49,8 @@ def settings(with_time: bool = True) -> tuple[dict, dict]:
             chosen["keys"] = _choice(say("Keys"), "keys", KEYS)
         with search:
             chosen["search"] = _choice(say("Layers searched"), "search", SEARCHES)
+        about = say("Takes a second reading of the student and more memory; scores count every token alike.")
+        chosen["row_weights"] = _choice(say("Weights of fitted tokens"), "row-weights", ROW_WEIGHTS, about)
         folds, sample, longest = st.columns(3)
         chosen["folds"] = folds.number_input(say("Folds"), 2, 20, key="form-folds")
         label, about = say("Sample, student tokens"), _described("sample_tokens")

@@ -13,7 +13,7 @@ from kvlab.results.safe_csv import safe_csv
 from kvlab.results.style import KIND_NAME, written
 from kvlab.results.words import whole
 from kvlab.web import cells, files
-from kvlab.web.widgets import count, number
+from kvlab.web.widgets import count, number, plain
 
 NO_GAIN = {  # by ``FusedScore.unbeaten``
     "best": phrase(" **The other teachers add nothing that can be told from chance.**"),
@@ -23,7 +23,7 @@ NO_GAIN = {  # by ``FusedScore.unbeaten``
 
 def panel(alignment: Alignment, shown: str) -> None:
     st.markdown(fusion_sentence(alignment))
-    st.caption(fusion_rows_sentence(alignment))
+    st.caption(plain(fusion_rows_sentence(alignment)))
     cell = cells.selected(alignment)
     cells.maps(
         lambda kind, marked: gain_heatmap(alignment, kind, marked),

@@ -19,7 +19,7 @@ from kvlab.results.safe_csv import safe_csv
 from kvlab.results.style import KIND_NAME
 from kvlab.results.words import sentences
 from kvlab.web import cells, files
-from kvlab.web.widgets import grid, number
+from kvlab.web.widgets import grid, number, plain
 
 ABOUT = {
     "r2": phrase("Held-out R² that each teacher layer reaches on its own, all channels of the layer together."),
@@ -35,7 +35,7 @@ PAIRS = (phrase("student layer"), phrase("teacher layer"), phrase("chosen"))
 
 
 def panel(alignment: Alignment, shown: str) -> None:
-    st.caption(layers_sentence(alignment))
+    st.caption(plain(layers_sentence(alignment)))
     layers = alignment.student["kv_layers"]
     left, right = st.columns([1, 4], vertical_alignment="center")
     layer = left.selectbox(

@@ -14,7 +14,7 @@ from kvlab.results.words import sentences
 from kvlab.web import backend, cells, files, picker
 from kvlab.web.cells import Cell
 from kvlab.web.document import document_picker, token_window
-from kvlab.web.widgets import count, number, show_error
+from kvlab.web.widgets import count, number, plain, show_error
 
 WORST = 12  # tokens listed
 
@@ -34,7 +34,7 @@ def _controls(alignment: Alignment, shown: str, cell: Cell) -> None:
         "mean"
     )
     files.chart(figure, f"controls-{shown}", alt)
-    st.caption(sentences(sources_of_head(alignment, score), apart_sentence(alignment, score)))
+    st.caption(plain(sentences(sources_of_head(alignment, score), apart_sentence(alignment, score))))
     files.figure_button(figure, f"controls-{cells.name_of(cell)}", f"controls-{shown}")
 
 

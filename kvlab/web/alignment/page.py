@@ -74,8 +74,8 @@ def _show(alignment: Alignment, shown: str) -> None:
     finding, buttons = st.columns([4, 1], vertical_alignment="top")
     test = source.of_analysis(shown)
     if test is not None:
-        finding.markdown(lead_sentence(test))
-    finding.markdown(sentence(alignment))
+        finding.markdown(plain(lead_sentence(test)))
+    finding.markdown(plain(sentence(alignment)))
     with buttons:
         kinds = {
             "report.html": (phrase("HTML, one file with figures"), "text/html", partial(_report, shown=shown)),
@@ -86,7 +86,7 @@ def _show(alignment: Alignment, shown: str) -> None:
         files.reports(alignment, shown, kinds, "share")
         _try_it(shown)
     for note in alignment.notes:
-        st.warning(plain(str(note)), icon=":material/info:")
+        st.warning(plain(note), icon=":material/info:")
     views = {name: view for name, view in VIEWS.items() if name != "fusion" or alignment.fusion}
     view = picker.view(say("View"), views, "view", "view", "compare" if compare.WITH in st.query_params else None)
     if view != "compare":

@@ -7,7 +7,7 @@ from kvlab.results.alignment.data import Alignment
 from kvlab.results.alignment.sentences import capture_sentence
 from kvlab.results.alignment.tables import asked, capture_table, heading, heads_table, measured
 from kvlab.results.safe_csv import neutral
-from kvlab.web.widgets import grid, number, table_height
+from kvlab.web.widgets import grid, number, plain, table_height
 
 POSITIONS = {
     "teacher": phrase("How positions enter each layer of the teacher, and the largest difference left"),
@@ -33,7 +33,7 @@ def _capture(alignment: Alignment) -> None:
     st.markdown(say("**Self-test of the captured keys** (the same tokens read at two positions)"))
     for column, role in zip(st.columns(2), ("teacher", "student"), strict=True):
         with column:
-            st.markdown(capture_sentence(alignment, role))
+            st.markdown(plain(capture_sentence(alignment, role)))
             frame = capture_table(alignment, role)
             grid(frame, _capture_columns(), say(POSITIONS[role]), table_height(len(frame), 280))
 

@@ -14,7 +14,7 @@ from kvlab.results.words import sentences
 from kvlab.web import document, files, language
 from kvlab.web.alignment import resampled
 from kvlab.web.document import document_picker, step_window
-from kvlab.web.widgets import choice
+from kvlab.web.widgets import choice, plain
 
 
 def panel(alignment: Alignment, shown: str) -> None:
@@ -40,7 +40,7 @@ def panel(alignment: Alignment, shown: str) -> None:
             "Errors are held out, under the {rule} rule of this analysis, averaged over all heads. "
             "Grey bands are the parts of the document. "
             "␣ is a space, ⏎ a line break, <E4> one byte of a character that is split.",
-            rule=alignment.settings["time"],
+            rule=plain(alignment.settings["time"]),
         )
     )
     resampled.panel(alignment, shown, number, window)

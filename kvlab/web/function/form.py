@@ -5,7 +5,9 @@ import streamlit as st
 from kvlab.errors import KvlabError
 from kvlab.language import phrase, say
 from kvlab.request.align import AlignSettings
-from kvlab.request.inject import InjectionRequest, InjectSettings
+from kvlab.request.forecast import refined_documents
+from kvlab.request.inject import EPOCHS, STOPPING, InjectionRequest, InjectSettings
+from kvlab.request.prompts import calibration_documents
 from kvlab.request.settings import checked
 from kvlab.request.time_rules import CAUSAL
 from kvlab.web.alignment import form, form_settings
@@ -42,7 +44,9 @@ def new_test() -> str | None:
         rules = {rule: TIME_RULES[rule] for rule in CAUSAL}
         time = choice(say("Time rule"), rules, "function-time", help=say(OTHERS, rules=others))
         settings, fields = form_settings.settings(with_time=False)
-        injection = _injection()
+        documents_and_calibration = [*documents, *calibration_documents(fields["calibration"], documents)]
+        refined = refined_documents(len(documents_and_calibration), settings["folds"])
+        injection = _injection(_cost_of_refining(refined, settings["projector"]))
     if not st.button(
         say("Run the test"), type="primary", icon=":material/science:", disabled=not documents, key="function-button"
     ):
@@ -56,7 +60,20 @@ def new_test() -> str | None:
         return None
 
 
-def _injection() -> dict:
+def _cost_of_refining(documents: int, projector: str) -> str:
+    if documents < STOPPING:
+        return say("Refining needs at least {n} fitted documents.", n=STOPPING)
+    sources = 3 if projector == "ridge" else 2  # no other map is fitted with the student's own token
+    return say(
+        "At most {epochs} passes over {documents} documents for each of {sources} sources, each a forward and a "
+        "backward of the student; the first tells how long it takes.",
+        epochs=EPOCHS,
+        documents=documents,
+        sources=sources,
+    )
+
+
+def _injection(cost_of_refining: str) -> dict:
     """Draw the fields of InjectSettings and return their values."""
     prefix = st.select_slider(
         say("Share of each document handed over"),
@@ -97,6 +114,7 @@ def _injection() -> dict:
                 "teacher; takes minutes."
             ),
         )
+        st.caption(cost_of_refining)
     return {
         "prefix": prefix,
         "curve": sorted(set(curve) - {prefix}),

@@ -31,11 +31,11 @@ def page() -> None:
         show_error(error)
         return
     finding, buttons = st.columns([4, 1], vertical_alignment="top")
-    finding.markdown(results.sentence(injection))
+    finding.markdown(plain(results.sentence(injection)))
     with buttons:
         files.reports(injection, run_id, verdict.FILES, "files")
     if not injection.reproduces:
         return
     for note in injection.notes:
-        st.caption(plain(str(note)))
+        st.caption(plain(note))
     VIEWS[picker.view(say("View"), VIEWS, "function-view", "view")][1](injection, run_id)

@@ -12,7 +12,7 @@ import streamlit as st
 from kvlab.errors import KvlabError, RunError
 from kvlab.language import Message, phrase, say
 from kvlab.runs import monitor, training
-from kvlab.web import outcome
+from kvlab.web import backend, outcome
 from kvlab.web.training import launch, words
 from kvlab.web.training.words import Run
 from kvlab.web.widgets import plain
@@ -25,6 +25,12 @@ KILL = phrase(
     "**Kill {names}?** Kill ends the process and all that it started at once. The steps since the last checkpoint are "
     "lost; what was logged is kept. **Stop** finishes the step and saves."
 )
+EXPORTS = "export-step-*"  # the folders that the worker writes (kvlab.train.export.beside)
+EXPORT = phrase(
+    "Writes the student of the last checkpoint as a folder inside the run’s own: weights, tokenizer, generation config "
+    "and a model card with the verdict. AutoModelForCausalLM.from_pretrained opens it."
+)
+ELSEWHERE = phrase("Runs started with --output_dir only leave this list: their own folder stays as it is.")
 DELETE = phrase("**Delete {names}?** All files go with it, checkpoints too. This cannot be undone.")
 
 
@@ -58,10 +64,27 @@ def again(run: Run, key: str, then: Callable[[str], None], changes: dict[str, An
     """Draw a button that launches a run with these settings, except for ``changes``; ``then`` gets its id."""
     label = say("Launch again")
     if changes:
-        label = say("Launch again with {settings}", settings=[f"{name} {value}" for name, value in changes.items()])
+        settings = [plain(f"{name} {value}") for name, value in changes.items()]
+        label = say("Launch again with {settings}", settings=settings)
     kind = "primary" if changes else "secondary"
     if st.button(label, key=key.format("again"), icon=":material/replay:", type=kind, help=say(AGAIN_HELP)):
         outcome.of(key, lambda: _again(run, then, changes or {}), say("Launching a new run…"))
+
+
+def export(run: Run, key: str, config: dict[str, Any]) -> None:
+    """Draw a button that exports the student of an ended run with a checkpoint, beside what was exported before."""
+    if run.active or not (run.folder / "checkpoint").is_dir() or config.get("trainable") == "projector":
+        return
+    kinds = {"export": (say("Export"), False)}
+    if config.get("trainable") == "lora":
+        kinds = {"export": (say("Export the adapter"), False), "merged": (say("Export the whole model"), True)}
+    with st.popover(say("Export the student"), icon=":material/deployed_code:", key=key.format("exports")):
+        st.caption(say(EXPORT))
+        for name, (label, merged) in kinds.items():
+            if st.button(label, key=key.format(name), width="stretch"):
+                outcome.of(key, lambda merged=merged: _export(run, merged), say("Writing the model…"))
+        for folder in sorted(run.folder.resolve().glob(EXPORTS)):
+            st.code(str(folder), language=None, wrap_lines=True)
 
 
 def delete(runs: Sequence[Run], key: str, label: str, button: str = "") -> None:
@@ -85,6 +108,8 @@ def question(runs: Sequence[Run], key: str, answers: str, then: Callable[[list[s
     kills = action == "kill"
     with st.container(border=True, key=answers.format("question")):
         st.markdown(say(KILL if kills else DELETE, names=names))
+        if not kills and any(run.folder.is_symlink() for run in runs):
+            st.markdown(say(ELSEWHERE))
         with st.container(horizontal=True):
             yes = say("Kill it now") if kills else say("Delete for good")
             confirmed = st.button(yes, key=answers.format("yes"), type="primary")
@@ -125,6 +150,11 @@ def _kill(run: Run) -> Message:
 def _resume(run: Run) -> Message:
     training.resume(run.folder)
     return Message("Queued: it goes on when its device is free.")
+
+
+def _export(run: Run, merged: bool) -> Message:
+    backend.export(run.folder, merged)
+    return Message("The student is exported; “Export the student” names its folder.")
 
 
 def _again(run: Run, then: Callable[[str], None], changes: dict[str, Any]) -> Message:

@@ -29,6 +29,7 @@ TERMS = {
     "loss": (phrase("total"), NEUTRAL),
     "kv_key": ("KV K", KIND_COLOUR["key"]),
     "kv_value": ("KV V", KIND_COLOUR["value"]),
+    "kv_output": (phrase("KV outputs"), "#56B4E9"),
     "entropy": (phrase("entropy"), "#E69F00"),
 }
 TEACHERS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#F0E442", "#D55E00", NEUTRAL)

@@ -22,15 +22,17 @@ PEAKS = {
 }
 # The settings that choose the held-out text, and those that choose the targets.
 SAMPLE = ("seed", "data", "eval_documents", "max_tokens")
-AGAINST = ("teachers", "map", "time", "layers", "sinks", "fusion", "control")
+AGAINST = ("teachers", "map", "time", "layers", "row_weights", "sinks", "fusion", "control")
 
 
 def results(rows: Sequence[Row]) -> None:
     st.subheader(say("Results side by side"))
     columns = _columns()
     results = table.frame(rows, columns)
-    if results[["kl_before", "kl_after"]].isna().all(axis=None):
-        results = results.drop(columns=["kl_before", "kl_after"])
+    for name in ("kl", "output"):
+        pair = [f"{name}_before", f"{name}_after"]
+        if results[pair].isna().all(axis=None):
+            results = results.drop(columns=pair)
     coloured = table.coloured(results, [charts.colour(position) for position in range(len(rows))])
     alt = say("Verdict, held-out cross-entropy and KV errors before and after, memory and pace of each selected run")
     grid(coloured, table.configs(columns), alt, table_height(len(results), 460))
@@ -42,6 +44,7 @@ def _columns() -> table.Columns:
     ce = say("Held-out cross-entropy, nats per token.")
     key = say("Held-out KV(K): squared error over the target's variance.")
     value = say("Held-out KV(V): squared error over the target's variance.")
+    outputs = say("Held-out error of the heads' outputs, over the variance of the own ones before training.")
     kl = say(
         "Functional test: KL on the projected cache against the student's own cache of that moment, nats per token."
     )
@@ -60,6 +63,8 @@ def _columns() -> table.Columns:
         "kv_key after": (number(say("K after"), key), _measured("after", "kv_key")),
         "kv_value before": (number(say("V before"), value), _measured("before", "kv_value")),
         "kv_value after": (number(say("V after"), value), _measured("after", "kv_value")),
+        "output_before": (number(say("outputs before"), outputs), _measured("before", "kv_output")),
+        "output_after": (number(say("outputs after"), outputs), _measured("after", "kv_output")),
         "kl_before": (number(say("KL before"), kl), lambda row: _kl(row, "before")),
         "kl_after": (number(say("KL after"), kl), lambda row: _kl(row, "after")),
         "documents": (documents, _measured("before", "documents")),

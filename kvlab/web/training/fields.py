@@ -23,8 +23,10 @@ def advanced(teachers: int) -> dict[str, Any]:
         chosen["device"] = st.selectbox(say("Device"), devices, key=key("device"), help=about)
         chosen["precision"] = choice("precision", say("Precision"), options.PRECISIONS)
         chosen |= _numbers(options.STEPS)
+        chosen["log"] = choice("log", say("Board"), options.LOGS)
         chosen["gradient_checkpointing"] = switch("gradient_checkpointing", say("Gradient checkpointing"))
     with loss:
+        chosen["kv_loss"] = choice("kv_loss", say("KV loss"), options.KV_LOSSES)
         single = teachers < 2
         chosen["entropy"] = choice("entropy", say("Entropy of a learned router"), options.ENTROPIES, disabled=single)
         weights = st.text_input(
@@ -39,6 +41,7 @@ def advanced(teachers: int) -> dict[str, Any]:
     with data:
         chosen["time"] = choice("time", say("Time rule"), options.TIMES)
         chosen["layers"] = choice("layers", say("Layers"), options.LAYERS)
+        chosen["row_weights"] = choice("row_weights", say("Weights of fitted tokens"), widgets.ROW_WEIGHTS)
         chosen |= _numbers(options.DATA)
     st.markdown(say("**Thresholds of the verdict**"))
     thresholds, columns = {}, st.columns(4)

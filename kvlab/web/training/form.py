@@ -11,7 +11,7 @@ from kvlab.request.train import DEMO_DATA, OWN_PROMPTS, TrainConfig
 from kvlab.shapes import Document
 from kvlab.web import backend
 from kvlab.web.alignment.form import ALIASES
-from kvlab.web.prompts_form import SUFFIXES, UPLOAD_HELP, UPLOAD_MIB, read_upload, shown, within
+from kvlab.web.prompts_form import SUFFIXES, UPLOAD_HELP, UPLOAD_MIB, fitting, read_upload, shown, within
 from kvlab.web.training import fields, launch, options
 from kvlab.web.training.fields import choice, key, switch, whole
 from kvlab.web.training.launch import Asked
@@ -192,7 +192,7 @@ def _uploaded() -> list[Document]:
         try:
             if len(files) > 1:
                 st.caption(plain(prompts.safe_name(file.name)))
-            documents += shown(read_upload(file, f"train-column-{number}"))
+            documents += shown(fitting(read_upload(file, f"train-column-{number}"), documents))
         except PromptError as error:
             show_error(error)
     return documents

@@ -76,7 +76,7 @@ def _history(rows: Sequence[Row], selected: Sequence[Row], colours: dict[str, in
 
 
 def _folder() -> str:
-    return plain(str(store.runs_root()))
+    return plain(store.runs_root())
 
 
 def _several(selected: Sequence[Row], drawn: Sequence[Row]) -> None:

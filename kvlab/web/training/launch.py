@@ -12,7 +12,7 @@ from kvlab.host import memory, models
 from kvlab.language import Message, say
 from kvlab.request.prompts import RUN_PROMPTS, read_prompts, write_prompts
 from kvlab.request.refusals import check as check_shapes
-from kvlab.request.refusals import check_functional
+from kvlab.request.refusals import check_functional, check_heads, check_log
 from kvlab.request.settings import checked
 from kvlab.request.train import DEMO_DATA, OWN_PROMPTS, TrainConfig
 from kvlab.runs import run_queue, store, training
@@ -53,8 +53,8 @@ def config_of(asked: Asked) -> TrainConfig:
             found=Message("none"),
             remedy=Message("choose one under Teachers, for example demo/teacher"),
         )
-    settings["teachers"] = [_absolute(name) for name in settings["teachers"]]
-    settings["student"] = _absolute(settings["student"])
+    settings["teachers"] = [models.absolute(name) for name in settings["teachers"]]
+    settings["student"] = models.absolute(settings["student"])
     if settings["data"] == OWN_PROMPTS:
         _enough(asked.documents)
     elif settings["data"] != DEMO_DATA:
@@ -68,12 +68,14 @@ def check(config: TrainConfig) -> None:
     Let the run pass if the worker cannot answer now: the run's own process checks again before it loads weights.
     """
     check_functional(config)
+    check_log(config)
     device = memory.device_memory(config.device).device
     try:
         *teachers, student = [backend.geometry(name) for name in (*config.teachers, config.student)]
     except RunError:
         return
     check_shapes(teachers, student, config.use_kv_projector, config.precision, device)
+    check_heads(config, student)
 
 
 def launch(config: TrainConfig, documents: Sequence[Document] = ()) -> str:
@@ -136,13 +138,6 @@ def held_on(device: str) -> list[str]:
         return list(worker().ask("loaded", timeout=2))
     except KvlabError:  # still starting, so it holds nothing yet
         return []
-
-
-def _absolute(name: str) -> str:
-    """Make the path of a local folder absolute, because a run starts in another folder. Keep other names."""
-    source = models.resolve(name)
-    bundled = name.strip() in models.DEMO
-    return str(source.folder) if source.folder is not None and not bundled else name.strip()
 
 
 def _place(text: str) -> str:

@@ -147,7 +147,8 @@ def _verdict(view: View, files: Source) -> None:
     state, before, after = files.verdict(), files.measured("before"), files.measured("after")
     box = {"pass": st.success, "fail": st.error}.get(state, st.warning)
     icon = ":material/check_circle:" if state == "pass" else ":material/cancel:"
-    verdict = verdict_words(state, files.checkpoints(), view.config.get("max_steps", "?"))
+    checkpoints = [row | {"name": plain(row.get("name"))} for row in files.checkpoints()]
+    verdict = verdict_words(state, checkpoints, plain(view.config.get("max_steps", "?")))
     box(sentences(verdict, words.change(before, after)), icon=icon)
     function = words.function(files.report().get("functional"))
     if more := sentences(words.cross_entropy(before, after), function, _last_weights(view, files)):
@@ -159,7 +160,7 @@ def _last_weights(view: View, files: Source) -> str:
     if len(teachers) < 2 or not steps.rows:
         return ""
     weights = [steps.column(f"router.{number}")[-1] for number in range(len(teachers))]
-    shares = [f"{plain(str(name))} {weight:.0%}" for name, weight in zip(teachers, weights) if weight == weight]
+    shares = [f"{plain(name)} {weight:.0%}" for name, weight in zip(teachers, weights) if weight == weight]
     return say("Weights of the teachers in the last step: {shares}.", shares=shares) if shares else ""
 
 
@@ -182,7 +183,7 @@ def _numbers(view: View, files: Source) -> None:
             column.metric(name, value)
     device = files.report().get("device")
     if isinstance(device, dict) and device.get("words"):
-        st.caption(say("How it computes: it {words}.", words=plain(str(Message.read(device["words"])))))
+        st.caption(say("How it computes: it {words}.", words=plain(Message.read(device["words"]))))
 
 
 def _curves(view: View, files: Source) -> None:
@@ -243,7 +244,7 @@ def _written(value: object) -> str:
 
 def _log(files: Source) -> None:
     name, text = files.log()
-    st.markdown(say("**{log}**, the last lines", log=name or say("Log")))
+    st.markdown(say("**{log}**, the last lines", log=plain(name) if name else say("Log")))
     if text:
         st.code(text, language=None, wrap_lines=True)
     else:

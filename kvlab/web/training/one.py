@@ -54,6 +54,7 @@ def panel(row: Row, key: str) -> None:
             actions.delete([row], key, say("Delete"))
         if trains:
             share.button(row.folder)
+            actions.export(row, key, view.config)
     actions.question([row], key, key, table.drop)
     left, right = st.columns([5, 2], gap="medium")
     with left:
@@ -105,7 +106,7 @@ def _settings(folder: Path) -> str:
 
 
 def _files(folder: Path) -> None:
-    st.code(str(folder), language=None)
+    st.code(str(folder.resolve() if folder.is_symlink() else folder), language=None)
     listed = _listed(folder)
     frame = pd.DataFrame([(neutral(name), size) for name, size in listed[:FILES_SHOWN]], columns=["file", "size"])
     headings = {"file": say("file"), "size": say("size")}

@@ -24,10 +24,19 @@ CONTROLS = {
     "shuffled-teacher": phrase("shuffled teacher"),
     "random-teacher": phrase("random teacher"),
 }
+KV_LOSSES = {
+    "rows": phrase("rows — keys and values themselves"),
+    "head-outputs": phrase("head outputs — what queries read"),
+}
 PRECISIONS = {
     "fp32": phrase("fp32 — full precision"),
     "bf16": phrase("bf16 — mixed precision"),
     "fp16": phrase("fp16 — mixed precision, GPU only"),
+}
+LOGS = {
+    "none": phrase("none — on these pages only"),
+    "tensorboard": phrase("TensorBoard — event files in the run’s folder"),
+    "trackio": phrase("trackio — its project “kvlab”"),
 }
 LAYERS = {
     "depth": phrase("depth — proportional"),
@@ -48,6 +57,7 @@ STEPS = {
 LOSS = {
     "lambda_key": phrase("Weight of the K loss"),
     "lambda_value": phrase("Weight of the V loss"),
+    "lambda_output": phrase("Weight of the loss on head outputs"),
     "entropy_weight": phrase("Weight of the entropy term"),
     "fusion_temperature": phrase("Temperature of similarity fusion"),
     "lora_rank": phrase("LoRA rank"),

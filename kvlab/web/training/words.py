@@ -22,6 +22,7 @@ CHANGES = {
     "ce": phrase("cross-entropy {before:.4f} → {after:.4f} nats per token"),
     "kv_key": phrase("KV error of K {before:.4f} → {after:.4f}"),
     "kv_value": phrase("of V {before:.4f} → {after:.4f}"),
+    "kv_output": phrase("of head outputs {before:.4f} → {after:.4f}"),
 }
 COUNTS = {"documents": phrase("{n:,} documents"), "tokens": phrase("{n:,} tokens")}
 
@@ -31,6 +32,7 @@ METRICS = {
     "ce": (phrase("Cross-entropy (CE), training"), phrase("training CE, nats per token")),
     "kv_key": (phrase("KV error of K, training"), phrase("KV(K), error² / variance")),
     "kv_value": (phrase("KV error of V, training"), phrase("KV(V), error² / variance")),
+    "kv_output": (phrase("Error of head outputs, training"), phrase("KV(outputs), error² / variance")),
     "heldout": (phrase("Cross-entropy (CE), held-out"), phrase("held-out CE, nats per token")),
     "memory": (phrase("Memory in use"), phrase("memory in use, GiB")),
     "entropy": (phrase("Router entropy"), phrase("router entropy, 1 = even")),

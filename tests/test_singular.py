@@ -1,0 +1,116 @@
+"""Ridge where features have fewer directions than numbers, as keys of a first layer: one for each distinct token."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from kvlab.align.crossfit import RELATIVE_PENALTIES, ByClass, crossfit_ridge, pairs
+from kvlab.align.fold_sums import FIT_AND_SCORE, Pairing
+from kvlab.align.moments import Centred, pilot_of
+from kvlab.align.outcome import unstable
+from kvlab.align.projectors import ridge_path
+
+FOLDS, HEADS, WIDTH, FEATURES = 5, 2, 8, 96
+
+
+def _rows(seed: int, tokens: int = 60, rows: int = 300) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Features and targets [N, ...] of each fold, which follow from the token: no more directions than tokens.
+
+    One direction is 100 times as large as the others, as in real keys, and some tokens are in one fold only.
+    """
+    rng = np.random.default_rng(seed)
+    embedding, target = rng.normal(size=(tokens, FEATURES)), rng.normal(size=(tokens, HEADS * WIDTH))
+    embedding[:, 0] *= 100
+    embedding = embedding @ np.linalg.qr(rng.normal(size=(FEATURES, FEATURES)))[0]
+    ids = [np.r_[rng.integers(0, tokens - FOLDS, rows), np.full(9, tokens - FOLDS + f)] for f in range(FOLDS)]
+    noise = [0.5 * rng.normal(size=(len(i), HEADS * WIDTH)) for i in ids]
+    return [embedding[i].astype(np.float32) for i in ids], [
+        (target[i] + n).astype(np.float32) for i, n in zip(ids, noise)
+    ]
+
+
+def _reference(x: list[np.ndarray], y: list[np.ndarray]) -> np.ndarray:
+    """R^2 [H] from the rows themselves, in float64, by singular values; nested penalties."""
+    x, y = [f.astype(np.float64) for f in x], [f.astype(np.float64) for f in y]
+
+    def fitted(without: tuple[int, ...]) -> tuple:
+        rows, targets = (np.concatenate([f for n, f in enumerate(of) if n not in without]) for of in (x, y))
+        mean_x, mean_y = rows.mean(0), targets.mean(0)
+        u, s, vt = np.linalg.svd(rows - mean_x, full_matrices=False)
+        scale = (s**2).sum() / FEATURES
+
+        def residuals(fold: int, penalty: float) -> np.ndarray:
+            w = vt.T @ ((s / (s**2 + penalty * scale))[:, None] * (u.T @ (targets - mean_y)))
+            return (y[fold] - mean_y - (x[fold] - mean_x) @ w) ** 2
+
+        return residuals, mean_y
+
+    rss, tss = np.zeros(HEADS), np.zeros(HEADS)
+
+    def per_head(squares: np.ndarray) -> np.ndarray:
+        return squares.reshape(-1, HEADS, WIDTH).sum((0, 2))
+
+    for fold in range(FOLDS):
+        of_pairs = [(set(pair) - {fold}).pop() for pair in pairs(FOLDS) if fold in pair]
+        tests = [(fitted((fold, other))[0], other) for other in of_pairs]
+        errors = [sum(per_head(test(other, penalty)) for test, other in tests) for penalty in RELATIVE_PENALTIES]
+        residuals, mean = fitted((fold,))
+        for head, best in enumerate(np.argmin(errors, axis=0)):
+            rss[head] += per_head(residuals(fold, RELATIVE_PENALTIES[best]))[head]
+        tss += per_head((y[fold] - mean) ** 2)
+    return 1 - rss / tss
+
+
+def _product(x: list[np.ndarray], y: list[np.ndarray]):
+    x, y = [torch.from_numpy(f) for f in x], [torch.from_numpy(f) for f in y]
+    pairing = Pairing.begin(pilot_of(x[0]), pilot_of(y[0]), FOLDS)
+    for fold in range(FOLDS):
+        pairing.add(fold, FIT_AND_SCORE, x[fold], y[fold])
+    return crossfit_ridge(pairing, HEADS)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_scores_from_sums_are_those_of_the_rows_in_double_precision(seed):
+    x, y = _rows(seed)
+    assert np.linalg.matrix_rank(np.concatenate(x)) < FEATURES
+    r2 = _product(x, y).r2.numpy()
+    assert np.abs(r2 - _reference(x, y)).max() < 1e-3
+    assert r2.min() > -0.1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("condition", [1e2, 1e6, 1e9, 1e12])
+def test_ridge_of_ill_conditioned_sums_predicts_as_its_definition_does(dtype, condition):
+    """(XX + penalty I)^-1 XY in the basis that the matrix was made of; predictions of rows of the same kind."""
+    rng = np.random.default_rng(int(np.log10(condition)))
+    values, basis = np.logspace(0, -np.log10(condition), FEATURES), np.linalg.qr(rng.normal(size=(FEATURES,) * 2))[0]
+    xx = torch.tensor((basis * values) @ basis.T)
+    w = rng.normal(size=(FEATURES, 6))
+    xy = torch.tensor((basis * values) @ basis.T @ w)
+    zero = torch.zeros(FEATURES, dtype=torch.float64)
+    train = Centred(1000, zero, zero[:6], xx, xy, zero[:6])
+    train = train.single() if dtype == torch.float32 else train
+    least = 1e-6 if dtype == torch.float64 else torch.finfo(dtype).eps * FEATURES  # as the penalty search has it
+    for relative in (r for r in RELATIVE_PENALTIES if r >= least):
+        penalty = relative * float(np.trace((basis * values) @ basis.T)) / FEATURES
+        expected = basis @ ((values / (values + penalty))[:, None] * (basis.T @ w))
+        found = ridge_path(train, [relative])[0].double().numpy()
+        rows = np.sqrt(values)[:, None] * (basis.T @ (found - expected))  # rows of which XX is the Gram matrix
+        size = np.sqrt(values)[:, None] * (basis.T @ expected)
+        assert np.linalg.norm(rows) < (1e-3 if dtype == torch.float32 else 1e-9) * np.linalg.norm(size)
+
+
+def test_a_fold_unlike_the_others_is_seen_and_said():
+    x, y = _rows(0)
+    layers = [7, 9]
+    usual = {("key", n): ByClass.of([_product(x, y)]) for n in range(2)}
+    assert unstable(usual, layers) == []
+    x[3] *= 10
+    odd = usual | {("key", 1): ByClass.of([_product(x, y)])}
+    (note,) = unstable(odd, layers)
+    errors = (odd["key", 1].rss / odd["key", 1].tss).numpy()
+    values = SimpleNamespace(**note.values)
+    assert (values.kind, values.layer, values.n, values.folds) == ("K", 9, (errors > 2).any(0).sum(), FOLDS)
+    assert values.head == errors.max(0).argmax() and values.error == f"{errors.max():.1f}"
