@@ -211,6 +211,17 @@ def test_what_an_ended_process_left_in_its_group_is_ended_but_no_group_with_a_re
     other.wait()
 
 
+def test_a_launcher_ends_with_the_processes_to_which_it_gave_groups_of_their_own():
+    code = "import subprocess as s; print(s.Popen(['sleep', '1000'], start_new_session=True).pid, flush=True); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    launcher = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, **pipes)
+    child = int(launcher.stdout.readline())
+    started = process.identity(child)["process_started"]
+    assert process.end(launcher.pid) and launcher.wait() == -signal.SIGKILL
+    assert not process.exists(child, started)
+    launcher.communicate()
+
+
 def test_a_process_in_a_strangers_group_ends_with_its_children_and_the_group_lives_on():
     code = "import subprocess, sys; print(subprocess.Popen(['sleep', '1000']).pid, flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", code]

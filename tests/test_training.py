@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from kvlab.errors import RunError
@@ -362,7 +363,7 @@ def test_a_run_that_somebody_holds_is_busy(root, monkeypatch):
     training.delete(folder)
 
 
-WORKS = "import sys; from pathlib import Path; from kvlab.runs import locks\nwith locks.owned(Path(sys.argv[1])): "
+WORKS = "import os, sys; from pathlib import Path; from kvlab.runs import locks\nwith locks.owned(Path(sys.argv[1])): "
 HOLDS = WORKS + "print('has it', flush=True); sys.stdin.read()"
 STARTS = (
     WORKS + f"import subprocess; sys.exit(subprocess.call([sys.executable, '-c', {WORKS + 'pass'!r}, sys.argv[1]]))"
@@ -382,6 +383,29 @@ def test_a_lock_is_its_holders_and_of_all_that_it_starts_and_ends_with_it(tmp_pa
     finally:
         holder.kill()
         holder.communicate()
+    assert subprocess.run([sys.executable, "-c", STARTS, str(lock)], check=False).returncode == 0
+
+
+def test_a_process_that_its_launcher_left_behind_still_holds_the_run(tmp_path):
+    lock = tmp_path / ".lock"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    stays = WORKS + "print(os.getpid(), flush=True); sys.stdin.read()"
+    launches = (
+        "import subprocess, sys; from pathlib import Path; from kvlab.runs import locks\n"
+        "locks.take(Path(sys.argv[1]))\n"
+        f"subprocess.call([sys.executable, '-c', {stays!r}, sys.argv[1]])"  # as torchrun, which begin.py became
+    )
+    launcher = subprocess.Popen([sys.executable, "-c", launches, str(lock)], **pipes)
+    left = int(launcher.stdout.readline())
+    try:
+        launcher.kill()
+        launcher.wait()
+        other = subprocess.run([sys.executable, "-c", STARTS, str(lock)], capture_output=True, text=True, check=False)
+        assert other.returncode == 1 and f"process {left} on" in other.stderr
+    finally:
+        os.kill(left, signal.SIGKILL)
+        launcher.communicate()
+    wait_until(lambda: not psutil.pid_exists(left), SOON, "its end")
     assert subprocess.run([sys.executable, "-c", STARTS, str(lock)], check=False).returncode == 0
 
 

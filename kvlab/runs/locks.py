@@ -72,6 +72,13 @@ def owned(path: Path) -> Iterator[None]:
     A process that ``begin`` has become holds the lock already, and the processes of a launcher share the launcher's.
     Raises RunError ``run-busy``, which names the process that holds it, and as take does.
     """
+    # A process may outlive its launcher and the launcher's lock, so it holds a second one of its own.
+    with _held_or_shared(path), _held_or_shared(path.with_name(f"{path.name}.process")):
+        yield
+
+
+@contextmanager
+def _held_or_shared(path: Path) -> Iterator[None]:
     descriptor = take(path)
     if descriptor is None and not _ours(path):
         descriptor = take(path, PASSING)

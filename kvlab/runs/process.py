@@ -54,19 +54,20 @@ def is_ancestor(pid: object, started: object) -> bool:
 
 
 def end(pid: int, seconds: float = 10.0) -> bool:
-    """Kill a process with its group, or with its children if it leads no group; False after ``seconds``.
+    """Kill a process with its children, and with its group if it leads one; False after ``seconds``.
 
-    A process started in a terminal can share its group with a foreign script or pipeline.
+    A process started in a terminal can share its group with a foreign script or pipeline. A launcher of several
+    processes gives each a group of its own.
     """
-    with suppress(ProcessLookupError):
-        if os.getpgid(pid) == pid:
-            return end_group(pid, seconds)
-    try:
-        leader = psutil.Process(pid)
-        family = [leader, *leader.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return True
     deadline = time.monotonic() + seconds
+    family, leads = [], False
+    with suppress(psutil.NoSuchProcess):
+        parent = psutil.Process(pid)
+        family = [parent, *parent.children(recursive=True)]
+    with suppress(ProcessLookupError):
+        leads = os.getpgid(pid) == pid
+    if leads and not end_group(pid, seconds):
+        return False
     while family := [member for member in family if _runs(member)]:
         if time.monotonic() > deadline:
             return False
