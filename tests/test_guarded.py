@@ -12,6 +12,7 @@ import pytest
 from kvlab.errors import PromptError
 from kvlab.host import limited
 from kvlab.request import prompts, tables, uploads
+from kvlab.request.formats import AUTO
 from kvlab.request.guarded import guarded, memory_of
 from kvlab.request.prompts import Limits, read_upload
 from kvlab.shapes import Document
@@ -171,7 +172,7 @@ def test_a_table_offers_only_so_many_columns_of_only_so_long_names(header):
 def test_of_a_column_the_first_rows_tell_whether_it_holds_text(monkeypatch):
     monkeypatch.setattr(tables, "_JUDGED", 10)
     data = b"a,b\n" + b"1,word\n" * 5 + b"2,3\n" * 20
-    assert tables.choose_column(tables.open_table(".csv", data), None) == "b"
+    assert tables.choose_column(tables.open_table(".csv", data), AUTO) == "b"
 
 
 @pytest.mark.parametrize(
