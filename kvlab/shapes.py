@@ -191,7 +191,7 @@ class SelfTest:
 
 @dataclass(frozen=True)
 class Segment:
-    """A named part of a document: "prompt", "reasoning" or "answer"."""
+    """A named part of a document: "prompt", "reasoning", "answer", or the role of a turn of a chat."""
 
     name: str
     start: int  # byte

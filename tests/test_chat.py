@@ -2,14 +2,19 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kvlab.align.items import Reader
 from kvlab.errors import ModelError
 from kvlab.models.chat import contents_of, read, tokenize_chat
+from kvlab.models.geometry import geometry_of
+from kvlab.models.loading import LoadedModel
 from kvlab.models.tokens import tokenize
+from kvlab.request.align import AlignSettings
 from kvlab.shapes import Document, Segment
-from tests.tiny import tiny_tokenizer
+from tests.tiny import tiny_config, tiny_tokenizer
 
 LLAMA = (  # strips each message, one sequence a turn
     "{% for m in messages %}{% if m.role == 'user' %}{{ bos_token + '[INST] ' + m.content | trim + ' [/INST]' }}"
@@ -189,5 +194,103 @@ def test_a_template_that_cannot_be_used_is_said_with_the_way_out(tmp_path, templ
 
 
 def test_a_text_that_holds_the_placeholders_is_read_like_any_other(tokenizers):
-    document = document_of("KVLABUSER KVLABUSERX", "KVLABASSISTANT")
-    check(tokenizers["byte", "qwen"], qwen, document, "KVLABUSER KVLABUSERX", "KVLABASSISTANT")
+    document = document_of("KVLAB0USER KVLAB0USERX", "KVLAB1ASSISTANT")
+    check(tokenizers["byte", "qwen"], qwen, document, "KVLAB0USER KVLAB0USERX", "KVLAB1ASSISTANT")
+
+
+TURNS = [
+    ("system", "Be brief."),
+    ("user", "boats?"),
+    ("assistant", '{"name": "add"}'),
+    ("tool", "3"),
+    ("assistant", "3"),
+]
+PLAIN = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+
+
+def chat_of(turns):
+    text, segments = "", []
+    for place, (role, said) in enumerate(turns):
+        piece = said + "\n" * (place + 1 < len(turns))
+        start = len(text.encode())
+        segments.append(Segment(role, start, start + len(piece.encode())))
+        text += piece
+    return Document("d", text, tuple(segments))
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_the_turns_of_a_chat_keep_their_roles_in_each_template(tokenizers, style):
+    document, tokenizer = chat_of(TURNS), tokenizers[style, "qwen"]
+    assert [(c.role, c.text) for c in contents_of(document)] == TURNS
+    tokenizer.chat_template, before = PLAIN, tokenizer.chat_template
+    try:
+        tokens = tokenize_chat(tokenizer, document)
+    finally:
+        tokenizer.chat_template = before
+    by_hand = "".join(f"<|im_start|>{role}\n{said}<|im_end|>\n" for role, said in TURNS)
+    assert tokens.ids.tolist() == tokenizer(by_hand, add_special_tokens=False)["input_ids"]
+    ends = set(tokens.spans[~tokens.special, 1].tolist())
+    borders = {segment.end - 1 for segment in document.segments[:-1]} | {len(document.text.encode())}
+    assert borders <= ends  # every message ends where a token ends, at its newline
+
+
+def test_reasoning_belongs_to_the_message_behind_it():
+    turns = [("user", "a"), ("reasoning", "r"), ("assistant", "b"), ("assistant", "c"), ("user", "d")]
+    assert [(c.role, c.text) for c in contents_of(chat_of(turns))] == [
+        ("user", "a"),
+        ("assistant", "r\nb"),
+        ("assistant", "c"),
+        ("user", "d"),
+    ]
+
+
+def readers(folder, template):
+    """The same tiny model twice, without weights."""
+    tokenizer = tiny_tokenizer(folder)
+    tokenizer.chat_template = template
+    geometry = geometry_of(tiny_config("llama", len(tokenizer)), "tiny")
+    return LoadedModel("tiny", None, tokenizer, geometry, torch.device("meta"), torch.float32)
+
+
+DROPS_THINKING = "{% for m in messages %}[{{ m.role }}]{{ m.content.split('</think>')[-1] }}{% endfor %}"
+NO_SYSTEM = (
+    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "[{{ m.role }}]{{ m.content }}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "turns", "kind"),
+    [
+        (
+            DROPS_THINKING,
+            [("prompt", "boats {n}"), ("reasoning", "<think>slowly</think>"), ("answer", "{n}")],
+            "rewrites",
+        ),
+        (NO_SYSTEM, [("system", "Be brief."), ("user", "boats {n}"), ("assistant", "{n}")], "broken"),
+    ],
+)
+def test_the_reason_why_a_template_takes_no_prompt_is_the_error(tmp_path, template, turns, kind):
+    model = readers(tmp_path, template)
+    refused = [chat_of([(role, said.format(n=n)) for role, said in turns]) for n in range(12)]
+    good = [Document(f"g{n}", f"three boats {n}") for n in range(4)]
+    chat = AlignSettings(chat=True)
+    with pytest.raises(ModelError) as caught:
+        next(Reader([model], model, refused, good, chat).windows())
+    assert caught.value.kind == f"chat-template-{kind}" and "leave out --chat" in caught.value.remedy
+    reader = Reader([model], model, [*refused, *good], [], chat)
+    assert [item.document.id for window in reader.windows() for item in window] == ["g0", "g1", "g2", "g3"]
+    assert any("12 of 16 documents were left out, because a chat template" in note for note in reader.notes())
+    assert any(str(caught.value.found) in note for note in reader.notes())
+
+
+def test_a_token_without_a_row_of_the_embedding_is_named(tmp_path):
+    model = readers(tmp_path, None)
+    model.tokenizer.add_tokens(["Lily"])
+    beyond = model.geometry.vocabulary
+    documents = [Document(str(n), f"three boats {n}") for n in range(3)]
+    assert len(next(Reader([model], model, documents, [], AlignSettings()).windows())) == 3
+    with pytest.raises(ModelError) as caught:
+        next(Reader([model], model, [*documents, Document("l", "And Lily went")], [], AlignSettings()).windows())
+    assert caught.value.kind == "tokenizer-beyond-embedding"
+    assert f"token {beyond} ('Lily')" in caught.value.found and f"from 0 to {beyond - 1}" in caught.value.expected

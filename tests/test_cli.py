@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import zipfile
 from operator import attrgetter
 from pathlib import Path
@@ -16,6 +17,8 @@ from kvlab.request.align import AnalysisRequest
 from kvlab.request.inject import InjectionRequest
 from kvlab.request.train import TrainConfig
 from kvlab.results.alignment import data
+from kvlab.train.data import align_settings, documents
+from tests import inputs
 from tests.tiny import TEXT, tiny_model
 
 pytestmark = [pytest.mark.model, pytest.mark.xdist_group("cli")]
@@ -42,7 +45,7 @@ def test_align_writes_everything_and_says_the_finding(pair, prompt_file, tmp_pat
     assert main.main(arguments) == 0
     printed = capsys.readouterr()
     assert "documents held out by document" in printed.out
-    assert printed.err == ""
+    assert printed.err == "prompts.txt was read as: plain text, 11 documents\n"
     result = json.loads((out / "alignment.json").read_text(encoding="utf-8"))
     assert result["prompts"] == "prompts.txt" and result["settings"]["time"] == "floor"
     names = [[name for name, _, _ in document["segments"]] for document in result["inspected"]]
@@ -239,6 +242,89 @@ def test_bad_input_is_one_message_and_exit_code_2(pair, tmp_path, capsys, extra,
     captured = capsys.readouterr()
     assert message in captured.err and "What to do" in captured.err
     assert "Traceback" not in captured.err
+
+
+@pytest.fixture
+def read_by(pair, tmp_path, monkeypatch, capsys):
+    """Run align on prompts up to the first forward; return the texts of its documents and what was said."""
+
+    def read(prompts, *extra):
+        given = []
+
+        def compute(request, documents, *_):
+            given.extend(document.text for document in documents)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("kvlab.align.run.compute", compute)
+        assert main.main(["align", *pair, "--prompts", str(prompts), "--out", str(tmp_path / "out"), *extra]) == 2
+        return given, capsys.readouterr().err
+
+    return read
+
+
+@pytest.mark.parametrize("name", inputs.FILES)
+def test_files_as_people_have_them_are_read_and_what_they_are_is_said(read_by, tmp_path, name):
+    data, texts, words = inputs.FILES[name]
+    (tmp_path / name).write_bytes(data)
+    given, said = read_by(tmp_path / name)
+    assert given == texts
+    assert (f"{name} was read as: {words}\n" if texts else words) in said
+    assert ("roles: " in words) == ("--chat reads them" in said)
+
+
+@pytest.mark.parametrize("name", inputs.FOLDERS)
+def test_folders_as_people_have_them_are_data_to_train_on(tmp_path, name):
+    place = str(inputs.write(tmp_path) / name)
+    line = ["train", "--teacher", "a", "--student", "b", "--output_dir", "o", "--data", place, "--eval_documents", "1"]
+    train, heldout, notes = documents(config_of(PARSER.parse_args(line)), tmp_path)
+    assert sorted(d.text for d in (*train, *heldout)) == sorted(inputs.FOLDERS[name]) and len(heldout) == 1
+    assert "was read as: files: " in notes[0]
+
+
+def test_how_data_is_read_is_overruled_and_what_cannot_be_read_is_said(tmp_path):
+    rows = [{"problem": str(n), "solution": "s", "messages": [{"role": "user", "content": "m"}]} for n in range(4)]
+    (tmp_path / "a.jsonl").write_text("\n".join([*map(json.dumps, rows), "{broken"]))
+    line = ["train", "--teacher", "a", "--student", "b", "--output_dir", "o", "--data", str(tmp_path)]
+    line += ["--data_column", "problem", "--data_answer", "solution"]
+    train, heldout, notes = documents(config_of(PARSER.parse_args(line)), tmp_path)
+    assert sorted(d.text for d in (*train, *heldout)) == [f"{n}\ns" for n in range(4)]
+    assert not align_settings(config_of(PARSER.parse_args(line))).chat
+    assert align_settings(config_of(PARSER.parse_args([*line, "--chat"]))).chat
+    assert "not read: 'messages'" in notes[0] and "1 place of" in notes[1] and "line 5" in notes[1]
+
+
+@pytest.mark.parametrize("name", inputs.FOLDERS)
+def test_folders_as_people_have_them_are_prompts(read_by, tmp_path, name):
+    given, said = read_by(inputs.write(tmp_path) / name)
+    assert given == inputs.FOLDERS[name] and "was read as: files: " in said
+
+
+def test_what_was_recognised_is_overruled_by_flags(read_by, tmp_path):
+    row = {"prompt": "p", "messages": [{"role": "user", "content": "m"}], "problem": "q", "solution": "s"}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row))
+    assert "--format messages | prompt" in read_by(tmp_path / "a.jsonl")[1]
+    assert read_by(tmp_path / "a.jsonl", "--format", "messages")[0] == ["m"]
+    assert read_by(tmp_path / "a.jsonl", "--column", "problem", "--answer", "solution")[0] == ["q\ns"]
+
+
+def test_a_name_with_a_way_up_or_a_home_folder_is_a_path(pair, tmp_path, monkeypatch):
+    teacher = Path(pair[1])
+    (tmp_path / "inner").mkdir()
+    monkeypatch.chdir(tmp_path / "inner")
+    monkeypatch.setenv("HOME", str(teacher.parent))
+    up = os.path.relpath(teacher)
+    assert up.startswith("../")
+    for name in (up, f"~/{teacher.name}", f"../inner/{up}"):
+        align = ["align", "--teacher", name, "--teacher", name, "--student", name, "--out", "o"]
+        request = request_of(AnalysisRequest, PARSER.parse_args(align))
+        assert (*request.teachers, request.student) == (str(teacher),) * 3
+        train = ["train", "--teacher", name, "--student", name, "--output_dir", "o"]
+        config = config_of(PARSER.parse_args(train))
+        assert (*config.teachers, config.student) == (str(teacher),) * 2
+    plain = request_of(
+        AnalysisRequest, PARSER.parse_args(["align", "--teacher", "a/b", "--student", "c", "--out", "o"])
+    )
+    assert (plain.teacher, plain.student) == ("a/b", "c")
 
 
 def test_debug_shows_the_traceback(pair, tmp_path, capsys):

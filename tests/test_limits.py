@@ -22,7 +22,7 @@ from kvlab.results.alignment.rkv import kept_steps
 from kvlab.results.memo import once
 from kvlab.runs import store
 from kvlab.web import backend, prompts_form
-from tests import large
+from tests import inputs, large
 from tests.test_pages import open_page
 
 LAYERS = HEADS = 64
@@ -188,3 +188,40 @@ def test_the_newest_analyses_are_listed_however_many_runs_came_after_them(monkey
     assert len(picker.options) == 1 + 2 and "run 2" in picker.options[1] and "run 1" in picker.options[2]
     assert "1 older analysis is" in picker.help
     assert not read  # YAML is slow
+
+
+@pytest.mark.page
+@pytest.mark.xdist_group("pages")
+def test_files_as_people_have_them_are_read_by_the_form_and_what_they_are_is_said():
+    app = open_page("alignment", run="sample")
+    app.button(key="form-toggle").click().run()
+    app.button_group(key="form-source").set_value("upload").run()
+    for name, (data, texts, words) in inputs.FILES.items():
+        app.file_uploader[0].set_value((name, data, "application/octet-stream")).run()
+        assert not app.exception
+        said = [caption.value.replace("\\", "") for caption in app.caption]
+        if texts:
+            assert {f"Prompts read: {len(texts)}", f"Read as {words}"} <= set(said), name
+        else:
+            assert any(words in found.value for found in app.markdown), name
+
+
+@pytest.mark.page
+@pytest.mark.xdist_group("pages")
+def test_what_the_form_recognised_can_be_overruled(monkeypatch):
+    asked = []
+    monkeypatch.setattr(backend, "launch", lambda request, documents: asked.append([d.text for d in documents]))
+    app = open_page("alignment", run="sample")
+    app.button(key="form-toggle").click().run()
+    app.button_group(key="form-source").set_value("upload").run()
+    row = {"prompt": "p", "messages": [{"role": "user", "content": "m"}], "problem": "q", "solution": "s"}
+    app.file_uploader[0].set_value(("a.jsonl", json.dumps(row).encode(), "application/json")).run()
+    assert any("several in one" in found.value for found in app.markdown)
+    assert app.button(key="run-button").disabled
+    app.selectbox(key="form-file-format").set_value("messages").run()
+    app.button(key="run-button").click().run()
+    app.selectbox(key="form-file-format").set_value("auto").run()
+    app.selectbox(key="form-file-column").set_value("problem").run()
+    app.selectbox(key="form-file-answer").set_value("solution").run()
+    app.button(key="run-button").click().run()
+    assert asked == [["m"], ["q\ns"]]

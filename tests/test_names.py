@@ -2,6 +2,7 @@
 
 import json
 from fnmatch import fnmatch
+from inspect import signature
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ from huggingface_hub.errors import (
     RemoteEntryNotFoundError,
     RepositoryNotFoundError,
 )
+from transformers import GgufConfig
 
 from kvlab.errors import ModelError
 from kvlab.host import bundled, models
@@ -271,3 +273,23 @@ def test_how_to_mend_broken_files_depends_on_where_they_came_from():
     assert "hf download owner/model" in models.broken("owner/model", "?").remedy
     assert "git checkout" in models.broken("demo/teacher", "?").remedy
     assert "copy the folder" in models.broken("/data/model", "?").remedy
+
+
+@pytest.mark.parametrize("beside", [(), ("config.json", "tokenizer.json")])
+def test_a_gguf_model_is_named_with_the_command_that_converts_it(tmp_path, beside):
+    for name in ("model-Q4_K_M.gguf", "README.md", *beside):
+        (tmp_path / name).write_text("{}")
+
+    def weights():
+        source = resolve(str(tmp_path))
+        return weight_files(folder_of(source, "weights"), source.name)
+
+    error = refusal(weights)
+    assert error.kind == "model-gguf" and "model-Q4_K_M.gguf" in error.found
+    assert f"pretrained_model_name_or_path='{tmp_path}', gguf_file='model-Q4_K_M.gguf'" in error.remedy
+    program = str(error.remedy).split('python -c "')[1].split('"')[0]
+    compile(program, "program", "exec")
+    assert "G(dequantize=True)" in program and "dequantize" in signature(GgufConfig).parameters
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin").write_text("")  # whole numbers rather than rounded ones
+    assert refusal(weights).kind == "model-no-safetensors"

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from kvlab.errors import PromptError
 from kvlab.language import Message
 from kvlab.request import prompts
-from kvlab.request.documents import PARTS
+from kvlab.request.formats import PARTS
 from kvlab.request.prompts import (
     Cut,
     Limits,
@@ -120,7 +120,9 @@ def test_random_fields_survive_json_and_segments(rows, escaped):
         ]
 
 
-@given(st.binary(max_size=200), st.sampled_from(["a.txt", "a.jsonl", "a.csv", "a.parquet"]))
+@given(
+    st.binary(max_size=200), st.sampled_from(["a.txt", "a.jsonl", "a.csv", "a.parquet", "a.md", "a.json", "a.json.gz"])
+)
 def test_no_bytes_break_a_reader(data, filename):
     try:
         reading = read_upload(filename, data)
@@ -224,7 +226,7 @@ BAD_LINES = [
     (b'[{"prompt": "a"}]', "not-object", """Found a list: '[{"prompt": "a"}]'."""),
     (b'"a"', "not-object", """Found a string: '"a"'."""),
     (b"{}", "no-field", "Found no field."),
-    (b'{"question": "a", "answer": "b"}', "no-field", "Found the fields 'question', 'answer'."),
+    (b'{"question": "a", "reply": "b"}', "no-field", "Found the fields 'question', 'reply'."),
     (b'{"prompt": 5}', "not-text", 'Expected text in "prompt". Found a number: 5.'),
     (b'{"text": ["a"]}', "not-text", "Expected text in \"text\". Found a list: ['a']."),
     (b'{"prompt": "a", "reasoning": 5}', "not-text", 'Expected text in "reasoning". Found a number'),
@@ -411,7 +413,12 @@ def test_plain_files_have_no_columns():
 @pytest.mark.parametrize(
     ("filename", "data", "kind", "message"),
     [
-        ("a.md", b"a", "unknown-extension", "a file ending in .txt, .jsonl, .csv, .parquet. Found 'a.md'."),
+        (
+            "a.doc",
+            b"a",
+            "unknown-extension",
+            ".txt, .md, .jsonl, .json, .csv, .parquet, or one of these and .gz. Found 'a",
+        ),
         ("txt", b"a", "unknown-extension", "Found 'txt'."),
         ("a.txt", b"", "empty", "Expected at least one document. Found 0 bytes in a.txt."),
         ("a.txt", b"\xef\xbb\xbf \n\n", "empty", "Found only blank lines"),

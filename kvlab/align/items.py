@@ -105,26 +105,33 @@ class Reader:
         self._repeated = repeated_beginnings((d.text for d in self._documents), known)
         self.student_tokens, self.repeated_tokens = 0, 0  # content of all documents read so far
         self._known, self._written = known, {}
-        self._empty, self._cut, self._lossy, self._rewritten, self._alike, self._control = (Named() for _ in range(6))
+        self._empty, self._cut, self._lossy, self._refused, self._alike, self._control = (Named() for _ in range(6))
+        self._refusal: ModelError | None = None  # the first one of a chat template
 
     def __len__(self) -> int:
         return len(self._documents)
 
     def windows(self) -> Iterator[list[Item]]:
-        """Yield every document once, in order. Raises AlignError ``no-tokens`` at the end when no prompt has any."""
+        """Yield every document once, in order.
+
+        Raises AlignError ``no-tokens`` once no prompt has any, or the ModelError of the template that refuses them all.
+        """
         any_scored = False
         for start in range(0, len(self._documents), WINDOW):
             numbers = range(start, min(start + WINDOW, len(self._documents)))
             items = [item for item in map(self._item, numbers) if item is not None]
             any_scored = any_scored or any(item.scored for item in items)
+            if not any_scored and numbers.stop >= self._prompts:
+                raise self._refusal or self._no_tokens()
             yield items
-        if not any_scored:
-            raise AlignError(
-                "no-tokens",
-                expected=Message("a prompt with at least one token for every model"),
-                found=Message("none in {n} prompts, with at most {limit} tokens", n=self._prompts, limit=self._limit()),
-                remedy=Message("use longer prompts, or a larger --max-tokens"),
-            )
+
+    def _no_tokens(self) -> AlignError:
+        return AlignError(
+            "no-tokens",
+            expected=Message("a prompt with at least one token for every model"),
+            found=Message("none in {n} prompts, with at most {limit} tokens", n=self._prompts, limit=self._limit()),
+            remedy=Message("use longer prompts, or a larger --max-tokens"),
+        )
 
     def notes(self) -> list[Message]:
         """Return notes on documents cut, left out or counted once so far."""
@@ -147,11 +154,13 @@ class Reader:
                 ),
                 total=total,
             ),
-            *self._rewritten.note(
+            *self._refused.note(
                 phrase(
-                    "{n} of {total} documents were left out, because a chat template changes what they say: {names}"
+                    "{n} of {total} documents were left out, because a chat template does not take them as they are "
+                    "({reason}): {names}"
                 ),
                 total=total,
+                reason=self._refusal.found if self._refusal else "",
             ),
             *repeated.note(
                 phrase("{n} of {total} documents repeat the text of another; those of one text are held out together."),
@@ -202,10 +211,13 @@ class Reader:
         try:
             timelines = [chat.read(m.tokenizer, document, settings.chat) for m in self._models]
         except ModelError as error:
-            if error.kind != "chat-template-rewrites":
+            if error.kind not in ("chat-template-rewrites", "chat-template-broken"):
                 raise
-            self._rewritten.add(document.id)
+            self._refused.add(document.id)
+            self._refusal = self._refusal or error
             return None
+        for loaded, tokens in zip(self._models, timelines):
+            check_ids(loaded, tokens)
         if any(len(tokens) > limit for tokens, limit in zip(timelines, self._limits)):
             timelines = _cut_at_common_border(timelines, self._limits)
             self._cut.add(document.id)
@@ -235,6 +247,30 @@ class Reader:
         for limit in list(dict.fromkeys(teachers))[1:]:
             numbers = Message("{one} or {other}", one=numbers, other=limit)
         return Message("{teacher} teacher or {student} student", teacher=numbers, student=student)
+
+
+def check_ids(loaded: LoadedModel, tokens: Tokens) -> None:
+    """Refuse tokens that the model has no embedding for. Raises ModelError ``tokenizer-beyond-embedding``.
+
+    An index beyond the embedding ends a GPU process. Many tokenizers hold such ids that no text of theirs needs.
+    """
+    rows = loaded.geometry.vocabulary
+    beyond = tokens.ids[tokens.ids >= rows]
+    if len(beyond):
+        model = {"name": loaded.name, "last": rows - 1}
+        raise ModelError(
+            "tokenizer-beyond-embedding",
+            expected=Message("tokens of {name} from 0 to {last}, the rows of its embedding", **model),
+            found=Message(
+                "token {id} ({piece}) in the prompts: its tokenizer holds more tokens than the model",
+                id=int(beyond[0]),
+                piece=repr(loaded.tokenizer.convert_ids_to_tokens(int(beyond[0]))),
+            ),
+            remedy=Message(
+                "give the tokenizer files that the model was trained with, or let the model grow once: "
+                "model.resize_token_embeddings(len(tokenizer)), then save both"
+            ),
+        )
 
 
 def _map(teacher: Tokens, student: Tokens, document: Document, settings: AlignSettings) -> TimeMap:

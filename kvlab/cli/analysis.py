@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +16,11 @@ from kvlab.errors import AlignError, system_reason
 from kvlab.language import Message, say
 from kvlab.request import prompts
 from kvlab.request.align import AnalysisRequest
+from kvlab.request.folders import read_path
+from kvlab.request.formats import AS_TEXT, FORMATS, Form
 from kvlab.request.inject import InjectionRequest, check_causal
 from kvlab.request.settings import checked
+from kvlab.request.uploads import EXTENSIONS
 from kvlab.shapes import Document, phase_words
 
 Asked = TypeVar("Asked", bound=AnalysisRequest)
@@ -30,9 +34,12 @@ def add(parser: argparse.ArgumentParser, model: type[Asked]) -> None:
     test = model is InjectionRequest
     about = "repeat for several teachers"
     parser.add_argument("--teacher", dest="teachers", required=True, action="append", metavar="NAME", help=about)
-    about = ".txt .jsonl .csv .parquet (default: the samples)"
+    about = f"{' '.join(EXTENSIONS)}, also .gz, or a folder of these or of a data set (default: the samples)"
     parser.add_argument("--prompts", dest="prompt_file", type=Path, metavar="FILE", help=about)
-    parser.add_argument("--column", help="the column of a .csv or .parquet file that holds the prompts")
+    about = "what a record is (default: auto, as the names of its fields say)"
+    parser.add_argument("--format", choices=list(FORMATS), default="auto", help=about)
+    parser.add_argument("--column", help="the column or field that holds the prompts")
+    parser.add_argument("--answer", help="the column or field that holds the answers")
     written = "injection.json is written" if test else "the results are written"
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help=f"where {written}")
     flags.add(parser, model, (*ELSEWHERE, *ANALYSIS_ONLY) if test else ELSEWHERE)
@@ -41,8 +48,10 @@ def add(parser: argparse.ArgumentParser, model: type[Asked]) -> None:
 def request_of(model: type[Asked], options: argparse.Namespace) -> Asked:
     """Return the request that the flags name. Raises AlignError ``request-invalid``."""
     fields = flags.given(model, options) | {"teacher": options.teachers[0], "more_teachers": options.teachers[1:]}
+    fields |= {name: flags.path_of(fields[name]) for name in ("teacher", "student")}
+    fields["more_teachers"] = [flags.path_of(name) for name in fields["more_teachers"]]
     if options.prompt_file:
-        fields["prompts"] = options.prompt_file.name
+        fields["prompts"] = Path(os.path.expanduser(options.prompt_file)).resolve().name
     return checked(model, fields)
 
 
@@ -120,14 +129,18 @@ def _documents(request: AnalysisRequest, options: argparse.Namespace) -> list[Do
     from kvlab.models.loading import geometry
 
     transformers_logging.disable_progress_bar()
-    documents = prompts.samples() if options.prompt_file is None else _read(options.prompt_file, options.column)
+    documents = prompts.samples() if options.prompt_file is None else _read(options, request.settings.chat)
     for name in {*request.teachers, request.student}:
         geometry(name)
     return documents
 
 
-def _read(file: Path, column: str | None) -> list[Document]:
-    reading = prompts.read_file(file, column)
+def _read(options: argparse.Namespace, chat: bool) -> list[Document]:
+    file = options.prompt_file
+    reading = read_path(file, Form(options.format, options.column, options.answer))
+    print(say("{file} was read as: {words}", file=file.name or file, words=reading.recognised()), file=sys.stderr)
+    if reading.turns and not chat:
+        print(say("Note: {note}", note=Message(AS_TEXT)), file=sys.stderr)
     for problem in reading.problems:
         words = {"file": file.name, "where": problem.where, "problem": problem.message}
         print(say("{file}, {where}: {problem}", **words), file=sys.stderr)

@@ -5,8 +5,10 @@ Every setting has a flag with the setting's description; a flag left out leaves 
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -57,6 +59,13 @@ def given(model: type[BaseModel], options: argparse.Namespace) -> dict[str, Any]
             inner = inner.setdefault(parent, {})
         inner[name] = vars(options)[path]
     return fields
+
+
+def path_of(model: str) -> str:
+    """Return the name of a model; a name with ``..`` or ``~`` is a path here, from where the command was typed."""
+    if ".." in model.split("/") or model.startswith("~"):
+        return str(Path(os.path.expanduser(model)).resolve())
+    return model
 
 
 def name_of(path: str) -> str:

@@ -56,6 +56,11 @@ def config_of(options: argparse.Namespace) -> TrainConfig:
             found=Message("neither"),
             remedy=Message("name the models, for example: --teacher demo/teacher --student demo/student"),
         )
+    if isinstance(fields["teachers"], list | tuple):
+        fields["teachers"] = [flags.path_of(name) if isinstance(name, str) else name for name in fields["teachers"]]
+    for name in ("student", "data"):
+        if isinstance(fields.get(name), str):
+            fields[name] = flags.path_of(fields[name])
     return checked(TrainConfig, fields)
 
 

@@ -334,14 +334,40 @@ def _raise_for_hub(repo_id: str, part: str, error: Exception) -> NoReturn:
 
 
 def _no_config(name: str, files: list[str]) -> ModelError:
+    if packed := next((file for file in files if file.endswith(".gguf")), None):
+        return _gguf(name, packed)
     found = Message("no config.json among {n} files", n=len(files))
     if "adapter_config.json" in files:
         found = Message("an adapter without its base model (adapter_config.json); merge it and save it first")
     return broken(name, found)
 
 
+def _gguf(name: str, file: str) -> ModelError:
+    """Return the error of a GGUF model, with the command that unpacks it once."""
+    program = (
+        "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T, GgufConfig as G; "
+        f"f = dict(pretrained_model_name_or_path={name!r}, gguf_file={file!r}); "
+        "M.from_pretrained(**f, quantization_config=G(dequantize=True)).save_pretrained('FOLDER'); "
+        "T.from_pretrained(**f).save_pretrained('FOLDER')"
+    )
+    return ModelError(
+        "model-gguf",
+        expected=Message(
+            "weights of {name} as {single}, or in parts with {index}", name=name, single=SINGLE, index=INDEX
+        ),
+        found=Message("a model packed as GGUF: {file}", file=file),
+        remedy=Message(
+            "convert it once with: {command} and give FOLDER (rounded weights stay rounded; the model that it was made "
+            "from is better)",
+            command=f'pip install gguf && python -c "{program}"',
+        ),
+    )
+
+
 def _no_safetensors(name: str, files: list[str]) -> ModelError:
     others = [file for file in files if file.endswith(OTHER_WEIGHTS)]
+    if others and all(file.endswith(".gguf") for file in others):
+        return _gguf(name, others[0])
     program = (
         f"from transformers import AutoModelForCausalLM as M; M.from_pretrained('{name}').save_pretrained('FOLDER')"
     )

@@ -23,8 +23,8 @@ OBSERVERS = 8  # alpha of R-KV, Cai et al. 2025, §4.1
 
 
 def observers(tokens: Tokens, segments: Sequence[Segment] = ()) -> np.ndarray:
-    """Return the rows [A] of the observers: the answer (KaVa), or without one the last 8 of the content (R-KV)."""
-    answers = [place for place, part in enumerate(segments) if part.name == "answer"]
+    """Return the rows [A] of the observers: the answers (KaVa), or without any the last 8 of the content (R-KV)."""
+    answers = [place for place, part in enumerate(segments) if part.name in ("answer", "assistant")]
     answer_rows = np.flatnonzero(np.isin(segment_of(tokens, segments), answers))
     return answer_rows if len(answer_rows) else np.flatnonzero(~tokens.special)[-OBSERVERS:]
 

@@ -1,9 +1,10 @@
 """Tokenize a document as a chat in each model's own template; align only the bytes of the message contents.
 
-The prompt is the user's message, the rest is the assistant's. The places of the contents in the rendered chat are known
-by construction: rendering placeholders shows the template's own pieces, and the chat must then consist of these pieces
-with the contents between them. Templates are programs from a model's files; transformers runs them in Jinja's immutable
-sandbox.
+The turns of a chat keep their roles; of other documents the prompt is the user's message, the rest the assistant's. A
+tool call is the assistant's text, the tool's answer a message of the role "tool". The places of the contents in the
+rendered chat are known by construction: rendering placeholders shows the template's own pieces, and the chat must then
+consist of these pieces with the contents between them. Templates are programs from a model's files; transformers runs
+them in Jinja's immutable sandbox.
 """
 
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from kvlab.host.models import first_line
 from kvlab.language import Message
 from kvlab.models.tokens import BYTE_TOKEN, pieces_of, spans_from_offsets, spans_from_pieces, tokenize
 from kvlab.models.trial import template_tried
-from kvlab.shapes import Document, Tokens
+from kvlab.shapes import Document, Segment, Tokens
 
 
 def read(tokenizer, document: Document, chat: bool = False) -> Tokens:
@@ -61,15 +62,29 @@ def tokenize_chat(tokenizer, document: Document) -> Tokens:
 
 
 def contents_of(document: Document) -> list[Content]:
-    """Return the user's message, and the assistant's where text follows the prompt; both stripped."""
+    """Return the messages of a document, stripped, without empty ones; a document without segments is the user's.
+
+    Reasoning opens the message of the assistant that what follows belongs to.
+    """
     written = document.text.encode()
-    border = len(written)
-    if document.segments:
-        first = document.segments[0]
-        border = first.end if first.name == "prompt" else 0
-    messages = (_content("user", written[:border], 0), _content("assistant", written[border:], border))
+    parts = document.segments or (Segment("prompt", 0, len(written)),)
+    spans: list[tuple[str, int, int]] = []
+    before = ""
+    for part in parts:
+        role, start = _ROLES.get(part.name, part.name), part.start
+        if role == "assistant" and before in ("reasoning", "answer"):
+            start = spans.pop()[1]
+        spans.append((role, start, part.end))
+        before = part.name
+    messages = [_content(role, written[start:end], start) for role, start, end in spans]
     # An empty prompt is still a message: templates want a user to speak first.
+    if not any(message.role == "user" for message in messages):
+        first = next((place for place, message in enumerate(messages) if message.role != "system"), len(messages))
+        messages.insert(first, Content("user", "", messages[first].start if first < len(messages) else len(written)))
     return [message for message in messages if message.text or message.role == "user"]
+
+
+_ROLES = {"prompt": "user", "reasoning": "assistant", "answer": "assistant"}
 
 
 def _content(role: str, written: bytes, start: int) -> Content:
@@ -88,7 +103,7 @@ def render(tokenizer, contents: list[Content]) -> tuple[str, list[Content]]:
             remedy=Message("align the plain text: leave out --chat"),
         )
     template_tried(tokenizer.chat_template, tokenizer.name_or_path)
-    placeholders = [f"KVLAB{content.role.upper()}" for content in contents]
+    placeholders = [f"KVLAB{number}{content.role.upper()}" for number, content in enumerate(contents)]
     pieces, rest = [], _apply(tokenizer, contents, placeholders)
     for placeholder in placeholders:
         if rest.count(placeholder) != 1:
@@ -114,8 +129,9 @@ def _apply(tokenizer, contents: list[Content], texts: list[str]) -> str:
         raise ModelError(
             "chat-template-broken",
             expected=Message(
-                "a chat template of {name} that renders a user's and an assistant's message",
+                "a chat template of {name} that renders messages of {roles}",
                 name=tokenizer.name_or_path,
+                roles=list(dict.fromkeys(content.role for content in contents)),
             ),
             found=Message("{kind}: {reason}", kind=type(error).__name__, reason=first_line(error)),
             remedy=Message("align the plain text (leave out --chat), or mend chat_template in the tokenizer's files"),

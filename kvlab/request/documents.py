@@ -3,41 +3,57 @@
 import hashlib
 from collections.abc import Iterable
 from itertools import chain, count
-from typing import Any
+from typing import Any, NamedTuple
 
 from kvlab.errors import PromptError
 from kvlab.language import Message
+from kvlab.request.formats import AUTO, Cutting, Form, Part, cut
 from kvlab.request.uploads import Number, Record, kind_of, printable, shown
 from kvlab.shapes import Document, Segment
 
-PARTS = ("prompt", "reasoning", "answer")
-
 _ID_LENGTH = 80  # characters
+_ONE = ("system", "prompt")  # parts in a row that are one, such as an instruction and its input
 
 
-def compose(record: Record, limit: int) -> tuple[str, tuple[Segment, ...], int]:
-    """Return the text cut at ``limit`` characters, its segments, and its length before the cut.
+class Composed(NamedTuple):
+    """The text of a document, its segments, and what was read."""
+
+    text: str
+    segments: tuple[Segment, ...]
+    characters: int  # before the cut
+    cutting: Cutting
+
+
+def compose(record: Record, limit: int, form: Form = AUTO) -> Composed:
+    """Return a record as a document, its text cut at ``limit`` characters.
 
     A newline joins the parts and belongs to the part before it. Invariant: segments tile the text.
     Raises PromptError.
     """
     if isinstance(record.content, PromptError):
         raise record.content
-    parts = _parts(record.content)
-    text = "\n".join(part for _, part in parts)
+    cutting = cut(record.content, form)
+    parts = _texts(cutting.parts)
+    text, borders = "", [0]
+    for number, part in enumerate(parts):
+        followed = number + 1 < len(parts) and parts[number + 1].apart
+        piece = part.value + ("\n" if followed else "")
+        text += piece
+        borders.append(borders[-1] + len(piece.encode()))
     shortened = text[:limit]
     if not shortened.strip():
-        raise _blank(parts[0][0])
-    if parts[0][0] == "text":
-        return shortened, (), len(text)
+        raise _blank(parts[0].field)
+    if cutting.format == "text":
+        return Composed(shortened, (), len(text), cutting)
     size = len(shortened.encode())
-    segments, start = [], 0
-    for name, part in parts:
-        end = start + len(part.encode()) + 1
-        if start < size:
-            segments.append(Segment(name, start, min(end, size)))
-        start = end
-    return shortened, tuple(segments), len(text)
+    segments: list[Segment] = []
+    for part, start, end in zip(parts, borders, borders[1:]):
+        if start >= size:
+            break
+        if segments and part.name in _ONE and segments[-1].name == part.name:
+            start = segments.pop().start
+        segments.append(Segment(part.name, start, min(end, size)))
+    return Composed(shortened, tuple(segments), len(text), cutting)
 
 
 def digest(documents: Iterable[Document]) -> str:
@@ -60,30 +76,22 @@ def new_id(record: Record, taken: set[str]) -> str:
     return next(name for name in names if name not in taken)
 
 
-def _parts(fields: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return (name, text) of each part of a document, without blank optional parts."""
-    main = next((name for name in ("prompt", "text") if fields.get(name) is not None), None)
-    if main is None:
-        names = [shown(name) for name in list(fields)[:10]]
-        raise PromptError(
-            "prompts-no-field",
-            expected=Message('a field "prompt" or "text"'),
-            found=Message("the fields {names}" if fields else "no field", names=names),
-            remedy=Message('rename the field with the document to "prompt"'),
-        )
-    names = PARTS if main == "prompt" else (main,)
-    values = {name: _string(name, fields[name]) for name in names if fields.get(name) is not None}
-    if not values[main].strip():
-        raise _blank(main)
-    return [(name, value) for name, value in values.items() if value.strip()]
+def _texts(parts: list[Part]) -> list[Part]:
+    """Return the parts with checked text, without blank ones. Raises PromptError where a document has no beginning."""
+    main = next((part for part in parts if part.name in ("prompt", "text")), None)
+    checked = [part._replace(value=_string(part.field, part.value, part.name)) for part in parts]
+    filled = [part for part in checked if part.value.strip()]
+    if not filled or (main is not None and not any(part.name == main.name for part in filled)):
+        raise _blank(main.field if main else "messages")
+    return filled
 
 
-def _string(name: str, value: Any) -> str:
-    number = isinstance(value, Number)
-    if not isinstance(value, str) or (number and name != "answer"):
+def _string(name: str, value: Any, part: str) -> str:
+    number, answers = isinstance(value, Number), part in ("answer", "assistant", "tool")
+    if not isinstance(value, str) or (number and not answers):
         raise PromptError(
             "prompts-not-text",
-            expected=Message('text in "{name}" (or a number)' if name == "answer" else 'text in "{name}"', name=name),
+            expected=Message('text in "{name}" (or a number)' if answers else 'text in "{name}"', name=name),
             found=Message("{kind}: {value}", kind=kind_of(value), value=shown(value)),
             remedy=Message("put it in quotes") if number else Message("turn it into one string"),
         )

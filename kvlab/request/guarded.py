@@ -46,7 +46,8 @@ def _reading(fields: dict[str, Any]) -> Reading:
         for name, kind in kinds.items()
     }
     others = {name: value for name, value in fields.items() if name not in ("documents", *kinds)}
-    return Reading(documents, **parts, **{name: _restored(value) for name, value in others.items()})
+    formats = others.pop("formats")  # the only plain object
+    return Reading(documents, **parts, formats=formats, **{name: _restored(value) for name, value in others.items()})
 
 
 def _restored(value: Any) -> Any:

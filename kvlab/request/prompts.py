@@ -6,6 +6,8 @@ The kind of a Problem is the kind of its PromptError without ``prompts-``.
 """
 
 import json
+import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,12 +16,15 @@ from typing import Any
 from kvlab.errors import PromptError, system_reason
 from kvlab.host.bundled import SAMPLES
 from kvlab.language import Message
-from kvlab.request import tables, uploads
+from kvlab.request import formats, tables, uploads
 from kvlab.request.documents import compose, new_id
+from kvlab.request.formats import AUTO, Form, Format
 from kvlab.request.uploads import Record, safe_name
 from kvlab.shapes import Document, Segment
 
 RUN_PROMPTS = "prompts.jsonl"  # in a run folder
+TEXTS = (".txt", ".md")  # paragraphs, without fields
+OBJECTS = {".jsonl": uploads.json_lines, ".json": uploads.json_file}
 AUTO_CALIBRATION_BELOW = 20  # documents; with fewer, a map fitted on them alone says little
 
 _MIB = 2**20
@@ -71,33 +76,84 @@ class Reading:
     cut: list[Cut] = field(default_factory=list)
     columns: list[str] = field(default_factory=list)  # of a table
     column: str | None = None  # of a table: the column that holds the prompts
+    formats: dict[str, int] = field(default_factory=dict)  # format -> its documents
+    parts: list[str] = field(default_factory=list)  # the names of the segments
+    left_out: list[str] = field(default_factory=list)  # fields that no document has
+    places: list[Message] = field(default_factory=list)  # of a folder: the files that were read
+
+    @property
+    def turns(self) -> bool:
+        """Return whether documents are chats, with roles."""
+        return any(part in formats.ROLES for part in self.parts)
+
+    def recognised(self) -> list[Message]:
+        """Say what was read as what: the format, how many documents, and their parts or roles."""
+        said = list(self.places)
+        for name, count in self.formats.items():
+            what = {"format": Message(formats.FORMATS[name])}
+            said.append(Message.plural(count, "{format}, {n} document", "{format}, {n:,} documents", **what))
+        listed = {"names": [Message(formats.SPOKEN[part]) for part in self.parts]}
+        if self.turns:
+            said.append(Message.plural(len(self.parts), "{n} role: {names}", "{n} roles: {names}", **listed))
+        elif self.parts:
+            said.append(Message.plural(len(self.parts), "{n} part: {names}", "{n} parts: {names}", **listed))
+        if self.left_out:
+            said.append(Message("not read: {names}", names=[uploads.shown(name) for name in self.left_out[:20]]))
+        return said
 
 
-def read_upload(filename: str, data: bytes, *, column: str | None = None, limits: Limits = LIMITS) -> Reading:
-    """Read the documents of a .txt (separated by blank lines), .jsonl, .csv or .parquet file.
+def read_upload(
+    filename: str,
+    data: bytes,
+    *,
+    column: str | None = None,
+    answer: str | None = None,
+    format: Format = "auto",
+    form: Form = AUTO,
+    limits: Limits = LIMITS,
+) -> Reading:
+    """Read the documents of a .txt or .md file (separated by blank lines), or of a .jsonl, .json, .csv or .parquet one.
 
-    ``prompt`` (with ``reasoning`` and ``answer``, if given) becomes a document with segments; ``text`` or any other
-    ``column`` one without. Raises PromptError when the file cannot be read or nothing good is in it.
+    The names of the fields tell the format (``formats.py``), unless ``format``, ``column`` and ``answer`` or ``form``
+    say it. A format with parts becomes a document with segments; ``text`` or any other ``column`` one without. Each
+    file may be packed (.gz).
+    Raises PromptError when the file cannot be read or nothing good is in it.
     """
     suffix = uploads.extension(filename)
     _check_size(len(data), limits, safe_name(filename))
-    if column is not None and suffix not in tables.TABLES:
+    data = uploads.unpacked(filename, data, limits.bytes)
+    _check_size(len(data), limits, safe_name(filename))
+    if form == AUTO:
+        form = Form(format, column, answer)
+    elif column is not None:
+        form = replace(form, column=column)
+    if form != AUTO and suffix in TEXTS:
         raise PromptError(
             "prompts-no-column",
-            expected=Message("no column for a {suffix} file", suffix=suffix),
-            found=Message("the column {column}", column=uploads.shown(column)),
-            remedy=Message("leave the column out, or choose a .csv or .parquet file"),
+            expected=Message("no column and no format for a {suffix} file", suffix=suffix),
+            found=Message("the column {column}", column=uploads.shown(column))
+            if column
+            else Message("the format {format}", format=form.format),
+            remedy=Message("leave them out, or choose a .jsonl, .json, .csv or .parquet file"),
         )
     if suffix != ".parquet":
         uploads.check_text(data)
-    if suffix == ".txt":
+    if suffix in TEXTS:
         return _collect(uploads.paragraphs(data), limits)
-    if suffix == ".jsonl":
-        return _collect(uploads.json_lines(data), limits)
-    table = tables.open_table(suffix, data)
-    chosen = tables.choose_column(table, column)
-    records, names = tables.table_records(table, chosen), tables.named_columns(table)
-    return _collect(records, limits, columns=names, column=chosen)
+    if suffix in OBJECTS:
+        return _collect(OBJECTS[suffix](data), limits, form)
+    return read_table(tables.open_table(suffix, data), form, limits)
+
+
+def read_table(table: tables.Table, form: Form, limits: Limits) -> Reading:
+    """Read the documents of a table. Raises PromptError as ``read_upload``."""
+    chosen = tables.choose_column(table, form)
+    names = tables.named_columns(table)
+    reads = form if chosen in (None, "prompt", "text") else replace(form, column=chosen)
+    wanted = tables.wanted_columns(table, chosen, form)
+    records = tables.table_records(table, chosen, wanted)
+    unread = [name for name in names if name not in wanted]
+    return _collect(records, limits, reads, unread, columns=names, column=chosen)
 
 
 def read_pasted(text: str, *, limits: Limits = LIMITS) -> Reading:
@@ -107,15 +163,15 @@ def read_pasted(text: str, *, limits: Limits = LIMITS) -> Reading:
     return _collect(uploads.paragraphs(data), limits)
 
 
-def read_file(path: str | Path, column: str | None = None, *, limits: Limits = LIMITS) -> Reading:
+def read_file(path: str | Path, column: str | None = None, *, form: Form = AUTO, limits: Limits = LIMITS) -> Reading:
     """Read a file of this machine as ``read_upload`` does. Raises ``prompts-not-found`` if there is none."""
-    path = Path(path)
+    path = Path(os.path.expanduser(path))
     uploads.extension(path.name)
     try:
         # Check before reading: a file may be over the limit, and a device or a pipe never ends.
         if path.is_file():
             _check_size(path.stat().st_size, limits, safe_name(path.name))
-            return read_upload(path.name, path.read_bytes(), column=column, limits=limits)
+            return read_upload(path.name, path.read_bytes(), column=column, form=form, limits=limits)
         reason = Message("a folder or a device") if path.exists() else Message("no such file")
     except OSError as error:
         reason = system_reason(error)
@@ -128,13 +184,18 @@ def read_file(path: str | Path, column: str | None = None, *, limits: Limits = L
 
 
 def tabular_columns(filename: str, data: bytes) -> list[str]:
-    """Return the columns that a user can choose from; [] for files without columns (.txt, .jsonl)."""
+    """Return the columns or fields that a user can choose from; [] for files without any (.txt, .md)."""
     suffix = uploads.extension(filename)
-    if suffix not in tables.TABLES:
+    if suffix in TEXTS:
         return []
     _check_size(len(data), LIMITS, safe_name(filename))
-    if suffix == ".csv":
+    data = uploads.unpacked(filename, data, LIMITS.bytes)
+    _check_size(len(data), LIMITS, safe_name(filename))
+    if suffix != ".parquet":
         uploads.check_text(data)
+    if suffix in OBJECTS:
+        record = next(OBJECTS[suffix](data), None)
+        return list(record.content)[: tables.COLUMNS] if record and isinstance(record.content, dict) else []
     return tables.named_columns(tables.open_table(suffix, data))
 
 
@@ -196,20 +257,25 @@ def _check_size(size: int, limits: Limits, name: Message | str) -> None:
         raise uploads.empty(Message("0 bytes in {name}", name=name))
 
 
-def _collect(records: Iterator[Record], limits: Limits, **table: Any) -> Reading:
+def _collect(
+    records: Iterator[Record], limits: Limits, form: Form = AUTO, unread: Iterable[str] = (), **table: Any
+) -> Reading:
     documents: list[Document] = []
     refusals: list[tuple[Message, PromptError]] = []
     notes: list[PromptError] = []
     cut: list[Cut] = []
     texts: set[str] = set()
     ids: set[str] = set()
+    read_as: Counter[str] = Counter()
+    parts: dict[str, None] = {}
+    unused, used = dict.fromkeys(unread), set()
     refused = duplicates = kept = 0
     for count, record in enumerate(records, 1):
         if count > limits.records:
             notes.append(_too_many_records(record.where, limits.records, duplicates))
             break
         try:
-            text, segments, characters = compose(record, limits.characters)
+            made = compose(record, limits.characters, form)
         except PromptError as error:
             refused += 1
             if len(refusals) < limits.problems:
@@ -218,6 +284,11 @@ def _collect(records: Iterator[Record], limits: Limits, **table: Any) -> Reading
                 continue
             notes.append(_stopped(record.where, refused))
             break
+        text = made.text
+        used |= made.cutting.used
+        for field_name, value in record.content.items():
+            if field_name not in unused and value not in (None, "", [], {}):
+                unused[field_name] = None
         if text in texts:
             duplicates += 1
             continue
@@ -231,16 +302,21 @@ def _collect(records: Iterator[Record], limits: Limits, **table: Any) -> Reading
         name = new_id(record, ids)
         texts.add(text)
         ids.add(name)
-        documents.append(Document(name, text, segments))
-        if len(text) < characters:
-            cut.append(Cut(name, record.where, characters, len(text)))
+        documents.append(Document(name, text, made.segments))
+        read_as[made.cutting.format] += 1
+        for segment in made.segments:
+            parts[segment.name] = None
+        if len(text) < made.characters:
+            cut.append(Cut(name, record.where, made.characters, len(text)))
     if not documents:
         raise _nothing_good(refusals, refused)
     if refused > len(refusals):
         notes.append(_unlisted(refused - len(refusals)))
     refusals += [(Message("file"), note) for note in notes]
     problems = [Problem(where, error.kind.removeprefix("prompts-"), error.message) for where, error in refusals]
-    return Reading(documents, problems, duplicates, cut, **table)
+    recognised = {"formats": dict(read_as), "parts": [name for name in formats.SPOKEN if name in parts]}
+    left_out = [name for name in unused if name not in used and name not in formats.LABELS]
+    return Reading(documents, problems, duplicates, cut, **table, **recognised, left_out=left_out[:100])
 
 
 def _too_many(where: Message, limit: int) -> PromptError:

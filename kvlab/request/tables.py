@@ -1,4 +1,4 @@
-"""Read tables: bytes of a .csv or .parquet file → columns to choose from, and records per row.
+"""Read tables: bytes of a .csv or .parquet file, or of Arrow → columns to choose from, and records per row.
 
 The standard library reads CSV, not pandas: it turns no cell into a number or a missing value, and a ragged row costs
 only itself.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import islice
@@ -16,10 +16,12 @@ from typing import Any
 
 from kvlab.errors import PromptError
 from kvlab.language import Message, phrase
-from kvlab.request.documents import PARTS
-from kvlab.request.uploads import Number, Record, decode, empty, lines, shown, wrong_encoding
+from kvlab.request.formats import ANSWERS, CHAT, DATA_SETS, KNOWN, REASONINGS, Form, telling, used_beside
+from kvlab.request.uploads import Encoding, Number, Record, decode, empty, lines, shown, wrong_encoding
 
 TABLES = (".csv", ".parquet")
+SIGNS = (",", ";", "\t")  # between cells, the usual first
+_LOOKED_AT = 50  # lines of a CSV file, to tell the sign between its cells
 COLUMNS = 1000  # and characters of a name, since all of them are offered to choose from
 UNPACKED = 256 * 2**20  # bytes of a Parquet file's cells that are read: 3 KB on disk may hold terabytes
 _BATCH = 64 * 2**20  # bytes of a Parquet file to read at a time
@@ -62,13 +64,20 @@ def named_columns(table: Table) -> list[str]:
     return [name for name in table.columns if name]
 
 
-def choose_column(table: Table, column: str | None) -> str:
-    """Return ``column`` if given, else ``prompt``, else ``text``, else the only column that holds text.
+def choose_column(table: Table, form: Form) -> str | None:
+    """Return the column that the form names, else ``prompt``, else ``text``, else the only column that holds text.
 
+    None: the columns tell another format, such as ``messages``, so no single column holds the prompts.
     Raises ``prompts-no-column``, or ``prompts-no-header`` if the first row is no header.
     """
-    names = named_columns(table)
-    chosen = column or next((name for name in ("prompt", "text") if name in names), None)
+    names, column = named_columns(table), form.column
+    renamed = [dict(form.names).get(name, name) for name in names]
+    told = form.names or form.format in DATA_SETS or (form.format == "auto" and telling(renamed))
+    if column is None and form.answer is None and told:
+        return None
+    chosen = column or next(
+        (name for name in ("prompt", "text") if name in names and form.format in ("auto", name)), None
+    )
     if chosen is None:
         if _is_data(names):
             raise PromptError(
@@ -77,19 +86,27 @@ def choose_column(table: Table, column: str | None) -> str:
                 found=Message("what looks like data: {cells}", cells=[shown(name) for name in names[:5]]),
                 remedy=Message("put a row such as prompt,reasoning,answer on top, or choose the column by its name"),
             )
-        candidates = [name for name in table.text_columns() if name and name != "id"]
+        beside = ("id", *ANSWERS, *REASONINGS, form.answer)
+        texts = [name for name in table.text_columns() if name]
+        candidates = [name for name in texts if name not in beside] or [name for name in texts if name != "id"]
         chosen = candidates[0] if len(candidates) == 1 else None
     if chosen is None or names.count(chosen) != 1:
-        listed = [shown(name) for name in names[:20]] + (["..."] if len(names) > 20 else [])
-        raise PromptError(
-            "prompts-no-column",
-            expected=Message("a column named 'prompt' or 'text', or exactly one column of text")
-            if column is None
-            else Message("one column named {column}", column=shown(column)),
-            found=Message("the columns {names}", names=listed) if names else Message("no named column"),
-            remedy=Message("choose the column to read, or rename it to prompt"),
-        )
+        raise _no_column(names, column)
+    if form.answer is not None and names.count(form.answer) != 1:
+        raise _no_column(names, form.answer)
     return chosen
+
+
+def _no_column(names: list[str], column: str | None) -> PromptError:
+    listed = [shown(name) for name in names[:20]] + (["..."] if len(names) > 20 else [])
+    return PromptError(
+        "prompts-no-column",
+        expected=Message("a column named 'prompt' or 'text', or exactly one column of text")
+        if column is None
+        else Message("one column named {column}", column=shown(column)),
+        found=Message("the columns {names}", names=listed) if names else Message("no named column"),
+        remedy=Message("choose the column to read, or rename it to prompt"),
+    )
 
 
 def _is_data(header: list[str]) -> bool:
@@ -98,18 +115,22 @@ def _is_data(header: list[str]) -> bool:
     return any(len(cell) > 60 or cell.count(" ") > 6 or sentence_or_number.search(cell) for cell in header)
 
 
-def table_records(table: Table, chosen: str) -> Iterator[Record]:
-    """Yield rows as records with the fields of a JSON line: ``prompt`` with its other parts, or only ``text``."""
-    main, others = ("prompt", PARTS[1:]) if chosen == "prompt" else ("text", ())
-    once = [name for name in (*others, "id") if table.columns.count(name) == 1]
-    wanted = [chosen, *(name for name in once if name != chosen)]
+def wanted_columns(table: Table, chosen: str | None, form: Form) -> list[str]:
+    """Return the columns to read: ``chosen`` and those read beside it, or all that a format may use."""
+    once = [name for name in table.columns if table.columns.count(name) == 1]
+    if chosen is None:
+        return [name for name in once if name in (*KNOWN, "id") or name in dict(form.names)]
+    beside = [name for name in used_beside(chosen, once, form.answer) if name in once]
+    others = ("id", *CHAT) if chosen == "prompt" else ("id",)
+    return [chosen, *beside, *(name for name in others if name in once and name != chosen)]
+
+
+def table_records(table: Table, chosen: str | None, wanted: list[str]) -> Iterator[Record]:
+    """Yield rows as records of the wanted columns; a missing prompt is an empty one."""
     for record in table.rows(wanted):
-        if isinstance(record.content, PromptError):
-            yield record
-            continue
-        cells = {name: record.content[name] for name in wanted[1:]}
-        cell = record.content[chosen]
-        yield replace(record, content={main: "" if cell is None else cell, **cells})
+        if chosen is not None and isinstance(record.content, dict) and record.content[chosen] is None:
+            record = replace(record, content=record.content | {chosen: ""})
+        yield record
 
 
 def _csv_records(data: bytes) -> Iterator[tuple[int, list[str] | PromptError]]:
@@ -119,6 +140,7 @@ def _csv_records(data: bytes) -> Iterator[tuple[int, list[str] | PromptError]]:
     unreadable: PromptError | None = None  # the first such line of the current record
     begin: int | None = None  # byte offset of the current record
     endless = False
+    encoding = Encoding(data)
 
     def text() -> Iterator[str]:
         nonlocal begin, endless, unreadable
@@ -128,22 +150,23 @@ def _csv_records(data: bytes) -> Iterator[tuple[int, list[str] | PromptError]]:
                 endless = True
                 return
             try:
-                yield decode(line, number, offset) + "\n"
+                yield decode(line, number, offset, encoding) + "\n"
             except PromptError as error:
                 unreadable = unreadable or error
                 yield line.decode(errors="surrogateescape") + "\n"
 
+    delimiter, skipped = _delimiter(data)
     # strict: otherwise an unclosed quote silently swallows the rest of the file.
-    reader = csv.reader(text(), delimiter=_delimiter(data), strict=True)
+    reader = csv.reader(islice(text(), skipped, None), delimiter=delimiter, strict=True)
     while not endless:
-        first = reader.line_num + 1
+        first = skipped + reader.line_num + 1
         try:
             cells: list[str] | PromptError = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
             problem = Message(str(error)) if str(error) in _CSV_PROBLEMS else str(error)
-            places = {"first": first, "last": reader.line_num}
+            places = {"first": first, "last": skipped + reader.line_num}
             found = Message("{problem} (from line {first} to line {last})", problem=problem, **places)
             if endless:
                 found = Message("none within {size:g} MiB, from line {first} on", size=_RECORD / 2**20, first=first)
@@ -157,13 +180,33 @@ def _csv_records(data: bytes) -> Iterator[tuple[int, list[str] | PromptError]]:
         if unreadable:
             cells, unreadable = unreadable, None
         if cells:
-            yield reader.line_num, cells
+            yield skipped + reader.line_num, cells
 
 
-def _delimiter(data: bytes) -> str:
-    """Return the comma if the header has one, else a semicolon or a tab, as spreadsheets of many countries write."""
-    header = next((line for _, _, line in lines(data) if line.strip()), b"")
-    return next((sign for sign in (",", ";", "\t") if sign.encode() in header), ",")
+def _delimiter(data: bytes) -> tuple[str, int]:
+    """Return the sign between cells, and how many lines stand before the header.
+
+    Excel's first line ``sep=;`` says it. Else it is the sign that cuts the first rows into as many cells as the header:
+    spreadsheets of many countries write a semicolon or a tab, and a header in quotes may hold a comma.
+    """
+    beginning = [line.decode(errors="replace") for _, _, line in islice(lines(data), _LOOKED_AT)]
+    said = re.fullmatch(r'"?sep=(.)"?', beginning[0].strip(" ")) if beginning else None
+    if said:
+        return said[1], 1
+
+    def even(sign: str) -> tuple[float, int]:
+        rows = [cells for cells in csv.reader(_ended(beginning), delimiter=sign) if cells]
+        width = len(rows[0]) if rows else 1
+        return sum(len(cells) == width for cells in rows) / len(rows) if width > 1 else 0.0, width
+
+    try:
+        return max(SIGNS, key=even), 0
+    except csv.Error:
+        return ",", 0
+
+
+def _ended(beginning: list[str]) -> Iterator[str]:
+    return (line + "\n" for line in beginning)
 
 
 def _open_csv(data: bytes) -> Table:
@@ -218,14 +261,6 @@ def _open_parquet(data: bytes) -> Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    def broken(error: Exception) -> PromptError:
-        return PromptError(
-            "prompts-broken-parquet",
-            expected=Message("a Parquet file"),
-            found=Message("data that cannot be read as one ({reason})", reason=str(error).splitlines()[0][:120]),
-            remedy=Message("write it again, for example with pandas: frame.to_parquet('prompts.parquet')"),
-        )
-
     try:
         schema = pq.read_schema(pa.BufferReader(data))
         # As dictionaries, texts that repeat are held once, however many rows they fill.
@@ -234,12 +269,19 @@ def _open_parquet(data: bytes) -> Table:
     except MemoryError:  # Arrow's is also an ArrowException
         raise
     except (pa.ArrowException, OSError) as error:
-        raise broken(error) from None
+        raise _broken_parquet(error) from None
+    size = _batch(source.metadata)
+    return arrow_table(schema, lambda wanted: source.iter_batches(batch_size=size, columns=wanted, use_threads=False))
+
+
+def arrow_table(schema: Any, batches: Callable[[list[str]], Iterable[Any]]) -> Table:
+    """Return a table of Arrow batches; ``batches`` reads the columns of these names."""
+    import pyarrow as pa
 
     def rows(wanted: list[str]) -> Iterator[Record]:
         row = unpacked = 0
         try:
-            for batch in source.iter_batches(batch_size=_batch(source.metadata), columns=wanted, use_threads=False):
+            for batch in batches(wanted):
                 columns = [_parquet_column(batch.column(name)) for name in wanted]
                 for place in range(len(batch)):
                     row += 1
@@ -253,12 +295,21 @@ def _open_parquet(data: bytes) -> Table:
         except MemoryError:
             raise
         except (pa.ArrowException, OSError) as error:
-            yield Record("row", row + 1, broken(error))
+            yield Record("row", row + 1, _broken_parquet(error))
 
     def text_columns() -> list[str]:
         return [field.name for field in schema if _is_text(_plain(field.type))]
 
     return Table(list(schema.names), text_columns, rows)
+
+
+def _broken_parquet(error: Exception) -> PromptError:
+    return PromptError(
+        "prompts-broken-parquet",
+        expected=Message("a Parquet file"),
+        found=Message("data that cannot be read as one ({reason})", reason=str(error).splitlines()[0][:120]),
+        remedy=Message("write it again, for example with pandas: frame.to_parquet('prompts.parquet')"),
+    )
 
 
 def _plain(kind: Any) -> Any:
@@ -282,7 +333,7 @@ def _parquet_column(column: Any) -> tuple[list[int], Callable[[int], Any]]:
 
     if not _is_text(_plain(column.type)):
         values = column.dictionary_decode() if _plain(column.type) is not column.type else column
-        return [values.nbytes // max(1, len(values))] * len(values), lambda place: _as_number(values[place].as_py())
+        return [values.nbytes // max(1, len(values))] * len(values), lambda place: as_number(values[place].as_py())
     if _plain(column.type) is column.type:
         column = column.dictionary_encode()
     # A string column of Parquet may hold bytes that are not UTF-8.
@@ -316,7 +367,8 @@ def _utf8(value: bytes | None) -> str | PromptError | None:
         return wrong_encoding(value[error.start], Message("at byte {place} of the cell", place=error.start))
 
 
-def _as_number(value: Any) -> Any:
+def as_number(value: Any) -> Any:
+    """Return a number as text with its spelling, NaN as None, and anything else as it is."""
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         return value
     return Number(value) if value == value else None

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from kvlab.errors import KvlabError, TrainError
 from kvlab.language import Message
 from kvlab.request.align import LayerRule, RowWeights
+from kvlab.request.formats import Format
 from kvlab.request.settings import Request, setting
 from kvlab.request.time_rules import MAPS
 
@@ -53,7 +54,13 @@ class TrainConfig(Request):
 
     teachers: tuple[str, ...] = setting(("demo/teacher",), "frozen models to learn from", min_length=1)
     student: str = setting("demo/student", "the model that is trained: a demo model, a Hub id, a folder")
-    data: str = setting(DEMO_DATA, "demo: the bundled text; prompts: the run's prompts.jsonl; or a local path")
+    data: str = setting(
+        DEMO_DATA, "demo: the bundled text; prompts: the run's prompts.jsonl; or a local file or folder"
+    )
+    data_format: Format = setting("auto", "what a record of the data is; auto: as the names of its fields say")
+    data_column: str | None = setting(None, "the column or field of the data that holds the prompts")
+    data_answer: str | None = setting(None, "the column or field of the data that holds the answers")
+    chat: bool = setting(False, "read the data as a chat, in each model's own template, not as plain text")
     max_steps: int = setting(100, "optimiser steps", ge=1, le=1_000_000)
     batch_size: int = setting(2, "documents per forward, over all processes", ge=1)
     gradient_accumulation_steps: int = setting(1, "forwards per optimiser step", ge=1)

@@ -5,12 +5,15 @@ be read carries its error, and the reader continues: one bad line never costs th
 """
 
 import codecs
+import gzip
 import io
 import json
 import re
 import reprlib
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import PurePath
 from typing import Any
@@ -18,7 +21,8 @@ from typing import Any
 from kvlab.errors import PromptError
 from kvlab.language import Message, phrase
 
-EXTENSIONS = (".txt", ".jsonl", ".csv", ".parquet")
+EXTENSIONS = (".txt", ".md", ".jsonl", ".json", ".csv", ".parquet")
+PACKED = ".gz"  # may follow each of them
 
 # UTF-32 before UTF-16: the little-endian byte order mark of the first begins with that of the second.
 _WIDE_BOMS = {"UTF-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE), "UTF-16": (codecs.BOM_LE, codecs.BOM_BE)}
@@ -33,7 +37,24 @@ _MAGIC = (
     (b"\x7fELF", phrase("a program")),
     (b"SQLite format 3\x00", phrase("an SQLite database")),
 )
-_PLACES = {"line": phrase("line {n}"), "row": phrase("row {n}"), "paragraph": phrase("paragraph {n}")}
+_PLACES = {
+    "line": phrase("line {n}"),
+    "row": phrase("row {n}"),
+    "item": phrase("item {n}"),
+    "paragraph": phrase("paragraph {n}"),
+}
+# What text that is not UTF-8 may be instead: Python's name -> the name that iconv and people know. Where the text alone
+# cannot tell, the first is believed.
+_ENCODINGS = {
+    "gb18030": "GBK",
+    "big5": "Big5",
+    "cp1252": "Windows-1252",
+    "shift_jis": "Shift-JIS",
+    "euc_kr": "EUC-KR",
+    "cp1251": "Windows-1251",
+}
+_FEWEST = 3  # bytes that are not ASCII, below which nothing is guessed
+_SAMPLE = 20_000  # bytes that are not UTF-8 that the guess looks at
 _KINDS = {
     "Number": phrase("a number"),
     "str": phrase("a string"),
@@ -108,16 +129,35 @@ def safe_name(filename: str) -> str:
 
 
 def extension(filename: str) -> str:
-    """Return the extension of a readable file, in lower case. Raises ``prompts-unknown-extension``."""
-    suffix = PurePath(safe_name(filename)).suffix.lower()
+    """Return the extension of a readable file, in lower case, without ``.gz``. Raises ``prompts-unknown-extension``."""
+    suffix = PurePath(safe_name(filename).lower().removesuffix(PACKED)).suffix
     if suffix not in EXTENSIONS:
         raise PromptError(
             "prompts-unknown-extension",
-            expected=Message("a file ending in {extensions}", extensions=list(EXTENSIONS)),
+            expected=Message("a file ending in {extensions}, or one of these and .gz", extensions=list(EXTENSIONS)),
             found=shown(safe_name(filename)),
             remedy=Message("save the prompts in one of these formats and rename the file accordingly"),
         )
     return suffix
+
+
+def unpacked(filename: str, data: bytes, limit: int) -> bytes:
+    """Return the content of a ``.gz`` file, at most one byte more than ``limit``; other files as they are.
+
+    Raises ``prompts-broken-gzip``.
+    """
+    if not safe_name(filename).lower().endswith(PACKED):
+        return data
+    try:
+        with gzip.open(io.BytesIO(data)) as file:
+            return file.read(limit + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise PromptError(
+            "prompts-broken-gzip",
+            expected=Message("a file packed by gzip"),
+            found=Message("data that cannot be unpacked ({reason})", reason=str(error)[:120]),
+            remedy=Message("pack it again, or give the file as it was before"),
+        ) from None
 
 
 def check_text(data: bytes) -> None:
@@ -155,11 +195,11 @@ def paragraphs(data: bytes) -> Iterator[Record]:
 
     A line that cannot be read becomes a record of its own; the other lines of its paragraph stay.
     """
-    count, inside, good = 0, False, []
+    count, inside, good, encoding = 0, False, [], Encoding(data)
     for number, offset, line in lines(data, blank=False):
         text = None
         try:
-            text = decode(line, number, offset)
+            text = decode(line, number, offset, encoding)
         except PromptError as error:
             yield Record("line", number, error)
         if text is not None and not text.strip():
@@ -177,14 +217,100 @@ def paragraphs(data: bytes) -> Iterator[Record]:
 
 def json_lines(data: bytes) -> Iterator[Record]:
     """Yield one JSON object per line. Skips blank lines; numbers keep their spelling."""
+    encoding = Encoding(data)
     for number, offset, line in lines(data, blank=False):
         if not line.strip():
             continue
         try:
-            content = _json_object(decode(line, number, offset))
+            content = _json_object(decode(line, number, offset, encoding))
         except PromptError as error:
             content = error
         yield Record("line", number, content)
+
+
+def json_file(data: bytes) -> Iterator[Record]:
+    """Yield the objects of a JSON file: of its array, of the only array in its object, or of one object per line."""
+    first, *others = list(islice((line for _, _, line in lines(data) if line.strip()), 2)) or [b""]
+    if others and not first.lstrip().startswith(b"["):
+        try:
+            _json.decode(first.decode())
+        except (ValueError, RecursionError):
+            pass
+        else:
+            yield from json_lines(data)
+            return
+    try:
+        text = _whole_text(data)
+        yield from _items(text) if text.lstrip().startswith("[") else _members(text)
+    except PromptError as error:
+        yield Record("item", 1, error)
+
+
+def _whole_text(data: bytes) -> str:
+    encoding = Encoding(data)
+    return "\n".join(decode(line, number, offset, encoding) for number, offset, line in lines(data))
+
+
+def _items(text: str) -> Iterator[Record]:
+    """Yield the items of a JSON array one by one, so that a broken one costs only what follows it."""
+    place, number = _past(text, text.index("[") + 1), 0
+    while place < len(text) and text[place] != "]":
+        number += 1
+        try:
+            value, end = _json.raw_decode(text, place)
+        except (ValueError, RecursionError) as error:
+            yield Record("item", number, _broken_json(text[place : place + 200], error))
+            return
+        yield Record("item", number, value if isinstance(value, dict) else _no_object(value))
+        place = _past(text, end)
+        if text[place : place + 1] not in (",", "]"):
+            yield Record("item", number + 1, _broken_json(text[place : place + 200], ValueError(_UNENDED)))
+            return
+        place = _past(text, place + 1) if text[place] == "," else place
+
+
+_UNENDED = Message("the array does not end, or a comma is missing")
+_JSON_BLANK = re.compile(r"[ \t\n\r]*")
+
+
+def _past(text: str, place: int) -> int:
+    """Return the place after blanks."""
+    return _JSON_BLANK.match(text, place).end()
+
+
+def _members(text: str) -> Iterator[Record]:
+    """Yield the objects in the only array of a JSON object, else the object itself."""
+    try:
+        value = _json.decode(text)
+    except (ValueError, RecursionError) as error:
+        yield Record("item", 1, _broken_json(text, error))
+        return
+    if not isinstance(value, dict):
+        yield Record("item", 1, _no_object(value))
+        return
+    arrays = [inner for inner in value.values() if isinstance(inner, list) and inner and isinstance(inner[0], dict)]
+    chat = any(isinstance(value.get(name), list) for name in ("messages", "conversations", "conversation"))
+    items = arrays[0] if len(arrays) == 1 and not chat else [value]
+    for number, item in enumerate(items, 1):
+        yield Record("item", number, item if isinstance(item, dict) else _no_object(item))
+
+
+def _no_object(value: object) -> PromptError:
+    return PromptError(
+        "prompts-not-object",
+        expected=Message("an array of JSON objects"),
+        found=Message("{kind}: {value}", kind=kind_of(value), value=shown(value)),
+        remedy=Message("write each document as an object, for example: {example}", example=EXAMPLE),
+    )
+
+
+def _broken_json(text: str, error: ValueError | RecursionError) -> PromptError:
+    return PromptError(
+        "prompts-broken-json",
+        expected=Message("an array of JSON objects"),
+        found=Message("{line} ({reason})", line=shown(text), reason=_json_reason(error)),
+        remedy=Message("mend it there; a program such as jq shows the place: jq . old.json"),
+    )
 
 
 def lines(data: bytes, blank: bool = True) -> Iterator[tuple[int, int, bytes]]:
@@ -206,7 +332,43 @@ def lines(data: bytes, blank: bool = True) -> Iterator[tuple[int, int, bytes]]:
                 offset = file.seek(following)
 
 
-def decode(line: bytes, number: int, offset: int) -> str:
+class Encoding:
+    """The encoding of a file that is not UTF-8, guessed when first asked for, from what is not UTF-8 in it."""
+
+    def __init__(self, data: bytes):
+        self._data = data
+
+    @cached_property
+    def name(self) -> str | None:
+        """Return the name that people and iconv know, or None if nothing fits."""
+        from charset_normalizer import from_bytes
+
+        sample = b""
+        for _, _, line in lines(self._data):
+            if not line.isascii() and 0 not in line and not _is_utf8(line):
+                sample += line + b"\n"
+            if len(sample) > _SAMPLE:
+                break
+        if sum(byte > 0x7F for byte in sample) < _FEWEST:
+            return None
+        matches = list(from_bytes(sample, cp_isolation=list(_ENCODINGS)))
+        best = min((match.chaos for match in matches), default=0.0)
+        fits = {name for match in matches if match.chaos == best for name in match.could_be_from_charset}
+        name = next((name for name in _ENCODINGS if name in fits), None)
+        if name == "cp1252" and not any(0x80 <= byte < 0xA0 for byte in sample):
+            return "ISO-8859-1"
+        return _ENCODINGS.get(name)
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def decode(line: bytes, number: int, offset: int, encoding: Encoding | None = None) -> str:
     """Decode one of ``lines``. Raises ``prompts-nul-bytes`` or ``prompts-wrong-encoding`` with its place."""
     if 0 in line:
         place = offset + line.index(0)
@@ -220,15 +382,20 @@ def decode(line: bytes, number: int, offset: int) -> str:
         return line.decode()
     except UnicodeDecodeError as error:
         place = Message("at byte offset {offset} (line {line})", offset=offset + error.start, line=number)
-        raise wrong_encoding(line[error.start], place) from None
+        raise wrong_encoding(line[error.start], place, encoding.name if encoding else None) from None
 
 
-def wrong_encoding(byte: int, place: Message) -> PromptError:
+def wrong_encoding(byte: int, place: Message, encoding: str | None = None) -> PromptError:
+    found = {"byte": f"{byte:02X}", "place": place, "encoding": encoding}
     return PromptError(
         "prompts-wrong-encoding",
         expected=Message("text in UTF-8"),
-        found=Message("byte 0x{byte} {place}, which is not UTF-8", byte=f"{byte:02X}", place=place),
-        remedy=Message("save the file as UTF-8; Chinese text from Windows: iconv -f GBK -t UTF-8 old.txt > new.txt"),
+        found=Message("byte 0x{byte} {place}, which is not UTF-8; the text looks like {encoding}", **found)
+        if encoding
+        else Message("byte 0x{byte} {place}, which is not UTF-8", **found),
+        remedy=Message("save the file as UTF-8, or: iconv -f {encoding} -t UTF-8 old.txt > new.txt", encoding=encoding)
+        if encoding
+        else Message("save the file as UTF-8; Chinese text from Windows: iconv -f GBK -t UTF-8 old.txt > new.txt"),
     )
 
 

@@ -23,6 +23,7 @@ INSIDE_COLOUR = "#7B61C9"  # tokens of the student that end inside a teacher tok
 KIND_COLOUR = {"key": "#009E73", "value": "#CC79A7"}
 # Opacity of grey: later segments are darker.
 SEGMENT_SHADE = {phrase("prompt"): 0.05, phrase("reasoning"): 0.16, phrase("answer"): 0.3}
+SEGMENT_SHADE |= {phrase("system"): 0.02, phrase("user"): 0.05, phrase("tool"): 0.16, phrase("assistant"): 0.3}
 # Behind a cell's number: whether it exceeds its controls, or zero; None if unknown.
 VERDICT_MARKS = {True: "", False: " =", None: " ?"}
 CELL_TEXT_UP_TO = 16  # heads or layers; with more, the numbers are not legible

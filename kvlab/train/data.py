@@ -16,14 +16,14 @@ from kvlab.language import Message
 from kvlab.models.loading import LoadedModel
 from kvlab.request import prompts, refusals
 from kvlab.request.align import AlignSettings
-from kvlab.request.documents import PARTS
+from kvlab.request.folders import read_path
+from kvlab.request.formats import AS_TEXT, PARTS, Form
 from kvlab.request.time_rules.rule import by_index
 from kvlab.request.train import DEMO_DATA, OWN_PROMPTS, TrainConfig
 from kvlab.shapes import Document, Segment
 
 MOST_DEMO_DOCUMENTS = 2000
 HELDOUT_SHARE = 0.2  # at most, of documents that are few
-SUFFIXES = (".jsonl", ".txt", ".csv", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -54,20 +54,26 @@ def align_settings(config: TrainConfig) -> AlignSettings:
         layers=config.layers,
         sinks=config.sinks,
         max_tokens=config.max_tokens,
+        chat=config.chat,
         seed=config.seed,
     )
 
 
-def documents(config: TrainConfig, folder: Path) -> tuple[list[Document], list[Document]]:
-    """Return training and held-out documents. Raises PromptError as ``prompts``, TrainError ``data-too-little``."""
+def documents(config: TrainConfig, folder: Path) -> tuple[list[Document], list[Document], list[Message]]:
+    """Return training and held-out documents, and notes on how they were read.
+
+    Raises PromptError as ``prompts`` and ``folders``, TrainError ``data-too-little``.
+    """
     if config.data == DEMO_DATA:
         asked = config.max_steps * config.gradient_accumulation_steps * config.batch_size
         count = min(max(asked, config.fit_documents), MOST_DEMO_DOCUMENTS)
         train = islice(endless("train", config.seed), count)
         heldout = islice(endless("heldout", config.seed), config.eval_documents)
-        return list(map(_document, train)), list(map(_document, heldout))
-    uploaded = config.data == OWN_PROMPTS
-    texts = prompts.read_prompts(folder / prompts.RUN_PROMPTS) if uploaded else _local(config.data)
+        return list(map(_document, train)), list(map(_document, heldout)), []
+    if config.data == OWN_PROMPTS:
+        texts, notes = prompts.read_prompts(folder / prompts.RUN_PROMPTS), []
+    else:
+        texts, notes = _local(config)
     distinct = list({document.text: document for document in texts}.values())
     heldout = min(config.eval_documents, max(1, int(len(distinct) * HELDOUT_SHARE)))
     if len(distinct) - heldout < 2:
@@ -79,7 +85,7 @@ def documents(config: TrainConfig, folder: Path) -> tuple[list[Document], list[D
         )
     order = np.random.default_rng(config.seed).permutation(len(distinct))
     train, held = sorted(order[heldout:]), sorted(order[:heldout])
-    return [distinct[i] for i in train], [distinct[i] for i in held]
+    return [distinct[i] for i in train], [distinct[i] for i in held], notes
 
 
 def read(
@@ -136,16 +142,21 @@ def _document(problem: dict[str, str]) -> Document:
     return Document(problem["id"], "\n".join(parts), tuple(segments))
 
 
-def _local(path: str) -> list[Document]:
-    place = Path(path).expanduser()
-    if not place.is_dir():
-        return prompts.read_file(place).documents
-    files = sorted(file for file in place.iterdir() if file.suffix in SUFFIXES and file.is_file())
-    if not files:
-        raise TrainError(
-            "data-not-found",
-            expected=Message("a folder with {extensions} files", extensions=", ".join(SUFFIXES)),
-            found=Message("none in {place}", place=place),
-            remedy=Message("give a file or folder of documents, or use the bundled text: --data demo"),
+def _local(config: TrainConfig) -> tuple[list[Document], list[Message]]:
+    """Read the file or folder of the settings; also say what was recognised, and what could not be read."""
+    reading = read_path(config.data, Form(config.data_format, config.data_column, config.data_answer))
+    name = Path(config.data).name
+    notes = [Message("{file} was read as: {words}", file=name, words=reading.recognised())]
+    if reading.turns and not config.chat:
+        notes.append(Message(AS_TEXT))
+    if reading.problems:
+        first = reading.problems[0]
+        found = {"file": name, "where": first.where, "problem": first.message}
+        note = Message.plural(
+            len(reading.problems),
+            "{n} place of {file} was not read as given; {where}: {problem}",
+            "{n} places of {file} were not read as given; {where}: {problem}",
+            **found,
         )
-    return [document for file in files for document in prompts.read_file(file).documents]
+        notes.append(note)
+    return reading.documents, notes

@@ -109,7 +109,9 @@ class Run:
         shapes = [teacher.geometry for teacher in teachers]
         refusals.check(shapes, student.geometry, config.use_kv_projector, config.precision, device)
         refusals.check_heads(config, student.geometry)
-        train, heldout = data.documents(config, self.folder)
+        train, heldout, notes = data.documents(config, self.folder)
+        for note in notes:
+            self.record.say(f"note: {note}")
         self.data = data.read(config, teachers, student, train, heldout)
         for note in self.data.notes:
             self.record.say(f"note: {note}")
@@ -119,7 +121,7 @@ class Run:
         self.report |= {
             "data": {"train": len(self.data.train), "heldout": len(self.data.heldout)},
             "geometry": [g.to_dict() for g in (*shapes, student.geometry)],
-            "notes": [note.to_dict() for note in self.data.notes],
+            "notes": [note.to_dict() for note in (*notes, *self.data.notes)],
         }
         self._forecast(shapes, student.geometry, device)
         return readers

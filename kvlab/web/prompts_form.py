@@ -9,22 +9,24 @@ from kvlab.errors import PromptError
 from kvlab.language import Message, phrase, say
 from kvlab.request import prompts
 from kvlab.request.align import PASTED, SAMPLES
+from kvlab.request.formats import FORMATS
 from kvlab.request.guarded import guarded, memory_of
 from kvlab.request.prompts import Reading
 from kvlab.request.segments import Markers
-from kvlab.request.uploads import EXTENSIONS
+from kvlab.request.uploads import EXTENSIONS, PACKED
 from kvlab.results.safe_csv import neutral
 from kvlab.shapes import Document
 from kvlab.web.kept import Kept
 from kvlab.web.widgets import SEGMENTS, choice, plain, segments, show_error, table_height
 
 SOURCES = {"samples": phrase("Bundled samples"), "paste": phrase("Paste"), "upload": phrase("Upload")}
-SUFFIXES = [suffix.removeprefix(".") for suffix in EXTENSIONS]
+SUFFIXES = [suffix.removeprefix(".") for suffix in (*EXTENSIONS, PACKED)]
 CACHED, CACHED_SECONDS = 256 * 2**20, 3600  # bytes of readings that the server caches, and how long
 UPLOAD_MIB = prompts.LIMITS.bytes // 2**20
 PASTE_HELP = phrase("Separate prompts by an empty line.")
 UPLOAD_HELP = phrase(
-    ".txt (prompts separated by blank lines), .jsonl (prompt or text, reasoning, answer), .csv, .parquet"
+    ".txt and .md (prompts separated by blank lines), .jsonl, .json, .csv and .parquet (prompt or text, reasoning, "
+    "answer; messages, ShareGPT, Alpaca, questions and answers), also packed as .gz"
 )
 BEGINS = {"reasoning": phrase("The reasoning begins with"), "answer": phrase("The answer begins with")}
 
@@ -45,55 +47,61 @@ def documents() -> tuple[list[Document], str]:
         upload = st.file_uploader(say("Prompt file"), type=SUFFIXES, max_upload_size=UPLOAD_MIB, help=say(UPLOAD_HELP))
         if upload is None:
             return [], ""
-        return shown(read_upload(upload, "form-column")), prompts.safe_name(upload.name)
+        return shown(read_upload(upload, "form-file")), prompts.safe_name(upload.name)
     except PromptError as error:
         show_error(error)
         return [], ""
 
 
 def read_upload(upload, key: str) -> Reading:
-    """Read an uploaded file; draw a picker of a table's column under ``key``. Raises PromptError."""
+    """Read an uploaded file; draw what may be overruled under keys that begin with ``key``. Raises PromptError."""
     columns = _parsed(upload, "columns")
-    column = None
+    asked = (None, None, None)
     if columns:
-        usual = next((i for i, name in enumerate(columns) if name in ("prompt", "text")), None)
-        column = st.selectbox(
-            say("Column with the prompts"), columns, index=usual, key=key, placeholder=say("Choose an option")
-        )
-        if column is None:
-            raise PromptError(
-                "prompts-no-column",
-                expected=Message("the column that holds the prompts"),
-                found=Message("{n} columns, none of them named prompt or text", n=len(columns)),
-                remedy=Message("choose one above"),
-            )
-    return _parsed(upload, "reading", column)
+        with st.expander(say("How the file is read")):
+            asked = overruled(key, columns)
+    return _parsed(upload, "reading", *asked)
 
 
-def _parsed(upload, what: str, column: str | None = None) -> Any:
+def overruled(key: str, columns: Sequence[str]) -> tuple[str, str | None, str | None]:
+    """Draw the pickers of the format and of the fields with prompts and answers; return what was picked."""
+    kind, prompt, answer = st.columns(3)
+    recognised = say("as recognised")
+    with kind:
+        name = choice(say("Read as"), FORMATS, f"{key}-format")
+    with prompt:
+        column = st.selectbox(say("Prompts"), columns, index=None, key=f"{key}-column", placeholder=recognised)
+    with answer:
+        said = st.selectbox(say("Answers"), columns, index=None, key=f"{key}-answer", placeholder=recognised)
+    return name, column, said
+
+
+def _parsed(upload, what: str, *asked: str | None) -> Any:
     """Return the columns or the reading of an uploaded file. Raises PromptError."""
     with st.spinner(say("Reading {name}…", name=plain(prompts.safe_name(upload.name)))):
-        result = _read(upload.file_id, what, column, upload)
+        result = _read(upload.file_id, what, asked, upload)
     if isinstance(result, PromptError):
         raise result.with_traceback(None)
     return result
 
 
 # Every rerun of the page calls this. The id of the upload is the cache key, so each file is read once.
-def _read(file_id: str, what: str, column: str | None, upload) -> list[str] | Reading | PromptError:
+def _read(file_id: str, what: str, asked: tuple[str | None, ...], upload) -> list[str] | Reading | PromptError:
     readings = _readings()
-    result = readings.find((file_id, what, column))
+    result = readings.find((file_id, what, asked))
     if result is None:
-        result = _read_anew(what, column, upload)
-        readings.keep((file_id, what, column), result, memory_of(result))
+        result = _read_anew(what, asked, upload)
+        readings.keep((file_id, what, asked), result, memory_of(result))
     return result
 
 
-def _read_anew(what: str, column: str | None, upload) -> list[str] | Reading | PromptError:
+def _read_anew(what: str, asked: tuple[str | None, ...], upload) -> list[str] | Reading | PromptError:
     try:
         if what == "columns":
             return guarded(prompts.tabular_columns, upload.name, upload.getvalue())
-        return guarded(prompts.read_upload, upload.name, upload.getvalue(), column=column)
+        name, column, answer = asked
+        options = {"column": column, "answer": answer, "format": name or "auto"}
+        return guarded(prompts.read_upload, upload.name, upload.getvalue(), **options)
     except PromptError as error:
         return error
 
@@ -151,6 +159,9 @@ def shown(reading: Reading) -> list[Document]:
             say("cut at {characters:,} characters: {n:,}", characters=prompts.LIMITS.characters, n=len(reading.cut))
         )
     st.caption(" · ".join(words))
+    st.caption(plain(say("Read as {words}", words=reading.recognised())))
+    if reading.turns:
+        st.caption(say("Its turns are joined as plain text unless “Read as a chat” is on."))
     if reading.problems:
         st.warning(say("Not read as given: {n:,}. What was good is kept.", n=len(reading.problems)))
         rows = [{"where": str(p.where), "problem": neutral(str(p.message))} for p in reading.problems]

@@ -7,6 +7,7 @@ import streamlit as st
 from kvlab.errors import KvlabError, PromptError
 from kvlab.language import phrase, plural, say
 from kvlab.request import prompts
+from kvlab.request.formats import FORMATS
 from kvlab.request.train import DEMO_DATA, OWN_PROMPTS, TrainConfig
 from kvlab.shapes import Document
 from kvlab.web import backend
@@ -39,9 +40,10 @@ def new_run() -> str | None:
     settings: dict[str, Any] = {}
     with left:
         settings |= _models()
-        settings["data"], documents = _data()
+        data, documents = _data()
     with right:
         settings |= _main(len(settings["teachers"]))
+    settings |= data
     button = st.container()
     with st.expander(say("Advanced: precision, accumulation, learning rate, seed, device, thresholds")):
         settings |= fields.advanced(len(settings["teachers"]))
@@ -92,6 +94,7 @@ def _main(teachers: int) -> dict[str, Any]:
         label = say("Fusion of teachers")
         chosen["fusion"] = choice("fusion", label, options.FUSIONS, disabled=teachers < 2)
         chosen["use_safe_resample"] = switch("use_safe_resample", say("Resample the timeline"))
+    chosen["chat"] = switch("chat", say("Read as a chat"))
     chosen["functional"] = switch("functional", say("Functional test, before and after"))
     return chosen
 
@@ -166,16 +169,31 @@ def _room(device: str) -> bool:
 SOURCES = {"demo": phrase("Bundled text"), "upload": phrase("Upload"), "folder": phrase("Folder on this machine")}
 
 
-def _data() -> tuple[str, list[Document]]:
-    """Draw the choice of data. Return the setting ``data`` and the uploaded documents."""
+def _data() -> tuple[dict[str, Any], list[Document]]:
+    """Draw the choice of data. Return the settings of the data and the uploaded documents."""
     source = segments(say("Data"), SOURCES, key("source"))
+    usual = {name: TrainConfig.model_fields[name].default for name in ("data_format", "data_column", "data_answer")}
     if source == "folder":
-        about = say("A folder, or one file, of .txt, .jsonl, .csv or .parquet documents.")
-        return st.text_input(say("Path"), key=key("folder"), placeholder="/data/my-documents", help=about), []
+        about = say("A folder, or one file, of documents in any of the formats that can be uploaded.")
+        place = st.text_input(say("Path"), key=key("folder"), placeholder="/data/my-documents", help=about)
+        return {"data": place, **_read_as()}, []
     if source == "upload":
-        return OWN_PROMPTS, _uploaded()
+        return {"data": OWN_PROMPTS, **usual}, _uploaded()
     st.caption(say("Word problems in English and Chinese, made as they are needed; the held-out ones are others."))
-    return DEMO_DATA, []
+    return {"data": DEMO_DATA, **usual}, []
+
+
+def _read_as() -> dict[str, Any]:
+    """Draw what may be overruled about files of this machine, which nobody has read yet."""
+    kind, *others = st.columns(3)
+    with kind:
+        chosen: dict[str, Any] = {"data_format": choice("data_format", say("Read as"), FORMATS)}
+    labels = {"data_column": say("Field with the prompts"), "data_answer": say("Field with the answers")}
+    for column, (name, label) in zip(others, labels.items(), strict=True):
+        help_text = fields.described(TrainConfig, name)
+        written = column.text_input(label, key=key(name), placeholder=say("as recognised"), help=help_text)
+        chosen[name] = (written or "").strip() or None
+    return chosen
 
 
 def _uploaded() -> list[Document]:
@@ -192,7 +210,7 @@ def _uploaded() -> list[Document]:
         try:
             if len(files) > 1:
                 st.caption(plain(prompts.safe_name(file.name)))
-            documents += shown(fitting(read_upload(file, f"train-column-{number}"), documents))
+            documents += shown(fitting(read_upload(file, f"train-file-{number}"), documents))
         except PromptError as error:
             show_error(error)
     return documents

@@ -10,6 +10,7 @@ import streamlit as st
 from kvlab.errors import KvlabError, RunError, TrainError
 from kvlab.host import memory, models
 from kvlab.language import Message, say
+from kvlab.request.folders import INFO
 from kvlab.request.prompts import RUN_PROMPTS, read_prompts, write_prompts
 from kvlab.request.refusals import check as check_shapes
 from kvlab.request.refusals import check_functional, check_heads, check_log
@@ -142,7 +143,8 @@ def held_on(device: str) -> list[str]:
 
 def _place(text: str) -> str:
     place = Path(text.strip()).expanduser().absolute()
-    if not text.strip() or not place.exists():
+    listed = (place.parent / INFO).is_file()  # FOLDER/NAME, a data set of a LLaMA-Factory folder
+    if not text.strip() or not (place.exists() or listed):
         raise TrainError(
             "data-not-found",
             expected=Message("a file or folder with documents"),
