@@ -79,7 +79,7 @@ def test_folders_that_cannot_be_read_are_asked_about(tmp_path):
         (tmp_path / language).mkdir()
         (tmp_path / language / "a.txt").write_text(language)
     error = refused(tmp_path)
-    assert error.kind == "prompts-ambiguous" and "2: de, en" in error.found
+    assert error.kind == "prompts-ambiguous" and "2: 'de', 'en'" in error.found
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "a.txt").write_text("trained on")
     assert texts(tmp_path) == ["trained on"]
@@ -115,7 +115,7 @@ def test_of_several_data_sets_one_is_named(tmp_path):
     info = {name: {"file_name": "rows.json"} for name in ("one", "two")} | {"hub": {"hf_hub_url": "a/b"}}
     place = factory(tmp_path, info, [{"instruction": "a", "output": "b"}])
     error = refused(place)
-    assert error.kind == "prompts-ambiguous" and "one, two" in error.found and "/NAME" in error.remedy
+    assert error.kind == "prompts-ambiguous" and "'one', 'two'" in error.found and "/NAME" in error.remedy
     assert texts(place / "two") == ["a\nb"]
 
 

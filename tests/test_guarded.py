@@ -261,9 +261,14 @@ def test_what_a_packed_file_unpacks_to_is_bounded_before_it_is_in_memory(monkeyp
 
 @limits_memory
 def test_a_turn_that_a_small_parquet_file_repeats_does_not_take_all_memory(monkeypatch):
-    turns = [{"role": "user", "content": "x" * MIB}]
-    data = parquet(messages=pa.array([turns] * 2000))
-    assert len(data) < 2 * MIB
+    rows = 400
+    text = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array(["x" * MIB]))
+    turns = pa.StructArray.from_arrays([pa.array(["user"] * rows), text], ["role", "content"])
+    buffer = io.BytesIO()
+    column = pa.ListArray.from_arrays(pa.array(range(rows + 1), pa.int32()), turns)
+    pq.write_table(pa.table({"messages": column}), buffer, store_schema=False)
+    data = buffer.getvalue()
+    assert len(data) < MIB
     monkeypatch.setattr(limited, "MEMORY", 600 * MIB)
     reading = guarded(read_upload, "a.parquet", data)
     assert len(reading.documents) == 1 and problems(reading) == [(f"row {reading.duplicates + 2}", "unpacks-to-more")]
