@@ -10,6 +10,7 @@ import pytest
 
 from kvlab.errors import PromptError
 from kvlab.request.folders import read_path
+from kvlab.request.prompts import Limits
 from tests import inputs
 from tests.inputs import ASKED, FILES, FOLDERS, SUMS
 
@@ -78,7 +79,7 @@ def test_folders_that_cannot_be_read_are_asked_about(tmp_path):
         (tmp_path / language).mkdir()
         (tmp_path / language / "a.txt").write_text(language)
     error = refused(tmp_path)
-    assert error.kind == "prompts-ambiguous" and "2: de, en" in error.found
+    assert error.kind == "prompts-ambiguous" and "2: 'de', 'en'" in error.found
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "a.txt").write_text("trained on")
     assert texts(tmp_path) == ["trained on"]
@@ -114,7 +115,7 @@ def test_of_several_data_sets_one_is_named(tmp_path):
     info = {name: {"file_name": "rows.json"} for name in ("one", "two")} | {"hub": {"hf_hub_url": "a/b"}}
     place = factory(tmp_path, info, [{"instruction": "a", "output": "b"}])
     error = refused(place)
-    assert error.kind == "prompts-ambiguous" and "one, two" in error.found and "/NAME" in error.remedy
+    assert error.kind == "prompts-ambiguous" and "'one', 'two'" in error.found and "/NAME" in error.remedy
     assert texts(place / "two") == ["a\nb"]
 
 
@@ -194,3 +195,23 @@ def test_a_damaged_saved_data_set_is_refused(tmp_path, monkeypatch):
     for text in ("null", "{}", "[" * 100_000, '{"_data_files": [{"filename": "none.arrow"}]}'):
         (place / "state.json").write_text(text)
         assert refused(place).kind == "prompts-not-found"
+
+
+def test_the_files_of_a_folder_together_have_the_limits_of_one(tmp_path):
+    for name in "abcd":
+        (tmp_path / f"{name}.txt").write_text("\n\n".join(f"{name}{n} é" for n in range(3)))
+    for limits in (Limits(documents=7), Limits(text=7 * len("a0 é".encode()))):
+        reading = read_path(tmp_path, limits=limits)
+        assert [document.text[0] for document in reading.documents] == [*"aaabbb"]
+        (problem,) = reading.problems
+        assert (str(problem.where), problem.kind) == ("folder", "too-many-files")
+        assert "c.txt" in problem.message and "d.txt" in problem.message and "b.txt" not in problem.message
+
+
+def test_a_text_of_two_files_is_one_document_and_every_id_is_one_document(tmp_path):
+    (tmp_path / "a.txt").write_text("one\n\ntwo")
+    (tmp_path / "b.txt").write_text("three\n\ntwo\n\nfour")
+    reading = read_path(tmp_path)
+    assert [document.text for document in reading.documents] == ["one", "two", "three", "four"]
+    assert len({document.id for document in reading.documents}) == 4
+    assert reading.duplicates == 1 and reading.formats == {"text": 4}

@@ -1,5 +1,6 @@
 """Uploads that need all memory or have no end: read in a process with limits, and said in one message each."""
 
+import gzip
 import io
 import json
 import os
@@ -15,9 +16,10 @@ from kvlab.request import prompts, tables, uploads
 from kvlab.request.formats import AUTO
 from kvlab.request.guarded import guarded, memory_of
 from kvlab.request.prompts import Limits, read_upload
-from kvlab.shapes import Document
+from kvlab.shapes import Document, Segment
 from kvlab.web.kept import Kept
 from kvlab.web.prompts_form import fitting
+from tests import inputs
 from tests.test_prompts import parquet, problems, texts
 
 MIB = 2**20
@@ -220,3 +222,77 @@ def test_the_size_of_a_reading_counts_its_texts_as_they_lie_in_memory():
 
     assert size("x" * 10_000) - size("") == 10_000
     assert 39_000 < size("😀" * 10_000) - size("") < 41_000
+
+
+def test_the_size_of_a_reading_counts_its_turns_and_the_names_that_come_with_it():
+    def size(turns, **names):
+        segments = tuple(Segment("user", n, n + 1) for n in range(turns))
+        return memory_of(prompts.Reading([Document("a", "x" * 1000, segments)], **names))
+
+    assert size(1000) - size(0) >= 100_000
+    assert size(0, left_out=["x" * 500] * 10) - size(0) >= 5000
+
+
+@pytest.mark.parametrize("name", [name for name, (_, texts, _) in inputs.FILES.items() if texts])
+def test_what_was_recognised_comes_back_from_the_process(name):
+    data = inputs.FILES[name][0]
+    restored, expected = guarded(read_upload, name, data), read_upload(name, data)
+    assert restored == expected
+    assert list(map(str, restored.recognised())) == list(map(str, expected.recognised()))
+
+
+def test_what_the_user_overruled_holds_in_the_process():
+    row = json.dumps({"prompt": "p", "messages": [{"role": "user", "content": "m"}], "q": "a", "s": "b"}).encode()
+    with pytest.raises(PromptError) as caught:
+        guarded(read_upload, "a.jsonl", row)
+    assert caught.value.kind == "prompts-ambiguous" and "--format" in caught.value.remedy
+    assert texts(guarded(read_upload, "a.jsonl", row, format="messages")) == ["m"]
+    assert texts(guarded(read_upload, "a.jsonl", row, column="q", answer="s")) == ["a\nb"]
+
+
+@limits_memory
+def test_what_a_packed_file_unpacks_to_is_bounded_before_it_is_in_memory(monkeypatch):
+    unit = gzip.compress(bytes(16 * MIB))  # such members may follow each other
+    monkeypatch.setattr(limited, "MEMORY", 500 * MIB)
+    with pytest.raises(PromptError) as caught:
+        guarded(read_upload, "a.txt.gz", unit * 256)  # 4 GiB
+    assert caught.value.kind == "prompts-too-large"
+
+
+@limits_memory
+def test_a_turn_that_a_small_parquet_file_repeats_does_not_take_all_memory(monkeypatch):
+    rows = 400
+    text = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array(["x" * MIB]))
+    turns = pa.StructArray.from_arrays([pa.array(["user"] * rows), text], ["role", "content"])
+    buffer = io.BytesIO()
+    column = pa.ListArray.from_arrays(pa.array(range(rows + 1), pa.int32()), turns)
+    pq.write_table(pa.table({"messages": column}), buffer, store_schema=False)
+    data = buffer.getvalue()
+    assert len(data) < MIB
+    monkeypatch.setattr(limited, "MEMORY", 600 * MIB)
+    reading = guarded(read_upload, "a.parquet", data)
+    assert len(reading.documents) == 1 and problems(reading) == [(f"row {reading.duplicates + 2}", "unpacks-to-more")]
+
+
+def test_blank_lines_of_a_json_file_are_passed_over(monkeypatch):
+    blank = b" \n" * 200_000
+    numbered = []
+    lines = uploads.lines
+    monkeypatch.setattr(uploads, "lines", lambda *a, **b: (numbered.append(line) or line for line in lines(*a, **b)))
+    assert texts(read_upload("a.json", blank + b'[{"text": "a"},' + blank + b'{"text": "b"}]' + blank)) == ["a", "b"]
+    assert texts(read_upload("a.jsonl", blank + b'{"text": "\xff\xff\xff"}\n{"text": "c"}' + blank)) == ["c"]
+    assert len(numbered) < 100
+
+
+def test_the_turns_of_all_documents_have_a_limit():
+    rows = [{"messages": [{"role": "user", "content": f"{n}"}] * 3} for n in range(5)]
+    reading = read_upload("a.json", json.dumps(rows).encode(), limits=Limits(segments=8))
+    assert len(reading.documents) == 2 and problems(reading) == [("file", "too-many-segments")]
+    assert "nothing from item 3 on was read" in reading.problems[0].message
+
+
+def test_a_json_file_offers_only_so_many_fields_of_only_so_long_names():
+    row = {"prompt": "a", "b" * 1001: "c", **{f"f{n}": "d" for n in range(2000)}}
+    assert prompts.tabular_columns("a.json", json.dumps([row]).encode()) == ["prompt", *(f"f{n}" for n in range(999))]
+    reading = read_upload("a.json", json.dumps([row]).encode())
+    assert len(reading.left_out) == 100 and max(map(len, reading.left_out)) == 1000

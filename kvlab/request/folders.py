@@ -6,8 +6,10 @@ Knows where each keeps its files and which split is for training; ``prompts.py``
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,9 @@ from kvlab.errors import PromptError, system_reason
 from kvlab.language import Message
 from kvlab.request import prompts, tables, uploads
 from kvlab.request.formats import AUTO, Form
-from kvlab.request.prompts import LIMITS, Limits, Reading
-from kvlab.request.uploads import Record, shown
+from kvlab.request.prompts import LIMITS, Cut, Limits, Problem, Reading
+from kvlab.request.uploads import Record, printable, shown
+from kvlab.shapes import Document
 
 INFO = "dataset_info.json"  # of LLaMA-Factory; Hugging Face's of the same name describes a saved data set
 SAVED, SPLITS = "state.json", "dataset_dict.json"  # of ``save_to_disk``
@@ -68,14 +71,15 @@ def _read_folder(folder: Path, form: Form, limits: Limits) -> Reading:
             raise PromptError(
                 "prompts-ambiguous",
                 expected=Message("one data set"),
-                found=Message("{n} in {file}: {names}", n=len(listed), file=INFO, names=list(listed)[:20]),
-                remedy=Message("name one of them: {folder}/NAME", folder=folder),
+                found=Message(
+                    "{n} in {file}: {names}", n=len(listed), file=INFO, names=[shown(name) for name in listed][:20]
+                ),
+                remedy=Message("name one of them: {folder}/NAME", folder=printable(str(folder))),
             )
         return _of_llama_factory(folder, next(iter(listed.values())), form, limits)
     files = _files(folder)
     taken, others = _training(files)
-    readings = [(file.name, prompts.read_file(file, form=form, limits=limits)) for file in taken]
-    return _together(readings, [file.name for file in others])
+    return _read_files(taken, form, limits, [file.name for file in others])
 
 
 def _files(folder: Path) -> list[Path]:
@@ -90,8 +94,8 @@ def _files(folder: Path) -> list[Path]:
     if len(chosen) > 1:
         raise PromptError(
             "prompts-ambiguous",
-            expected=Message("one folder with documents in {folder}", folder=folder),
-            found=Message("{n}: {names}", n=len(chosen), names=[inner.name for inner in chosen[:20]]),
+            expected=Message("one folder with documents in {folder}", folder=shown(str(folder))),
+            found=Message("{n}: {names}", n=len(chosen), names=[shown(inner.name) for inner in chosen[:20]]),
             remedy=Message("give one of them"),
         )
     if not chosen:
@@ -113,33 +117,84 @@ def _training(paths: list[Path]) -> tuple[list[Path], list[Path]]:
     return (train, [path for path in paths if path not in train]) if train else (paths, [])
 
 
+def _read_files(files: list[Path], form: Form, limits: Limits, others: Iterable[str] = ()) -> Reading:
+    """Read files as one reading; those beyond the limits of one file are left out, which is said."""
+    readings: list[tuple[str, Reading]] = []
+    sizes = [0, 0, 0]
+    for number, file in enumerate(files):
+        reading = prompts.read_file(file, form=form, limits=limits)
+        found = reading.documents
+        counts = len(found), sum(len(d.text.encode()) for d in found), sum(len(d.segments) for d in found)
+        sizes = [size + count for size, count in zip(sizes, counts)]
+        if readings and any(size > most for size, most in zip(sizes, (limits.documents, limits.text, limits.segments))):
+            together = _together(readings, others)
+            return replace(together, problems=[*together.problems, _too_much(files[number:], number, limits)])
+        readings.append((file.name, reading))
+    return _together(readings, others)
+
+
+def _too_much(left: list[Path], read: int, limits: Limits) -> Problem:
+    most = {"n": limits.documents, "size": limits.text / 2**20, "parts": limits.segments}
+    error = PromptError(
+        "prompts-too-many-files",
+        expected=Message(
+            "at most {n:,} documents, {size:g} MiB of text and {parts:,} turns or parts in all files together", **most
+        ),
+        found=Message(
+            "more: files read {n:,}, not read {names}", n=read, names=[shown(file.name) for file in left[:20]]
+        ),
+        remedy=Message("give the other files by themselves"),
+    )
+    return Problem(Message("folder"), "too-many-files", error.message)
+
+
 def _together(readings: list[tuple[str, Reading]], others: Iterable[str] = ()) -> Reading:
-    """Return the readings of several files as one, which says the files."""
+    """Return the readings of several files as one, which says the files; a text of two files is one document."""
     places = [Message("files: {names}", names=[shown(name) for name, _ in readings][:20])]
     if names := [shown(name) for name in others]:
         places.append(Message("files of other splits, not read: {names}", names=names[:20]))
     if len(readings) == 1:
         return replace(readings[0][1], places=places)
+    documents: dict[str, Document] = {}
+    taken: set[str] = set()
+    problems: list[Problem] = []
+    cut: list[Cut] = []
+    counted: Counter[str] = Counter()
+    duplicates = 0
+    for name, reading in readings:
+        ids = {document.id: _free(document.id, name, taken) for document in reading.documents}
+        new = {d.text: replace(d, id=ids[d.id]) for d in reading.documents if d.text not in documents}
+        documents |= new
+        taken |= {document.id for document in new.values()}
+        repeated = len(reading.documents) - len(new)
+        duplicates += reading.duplicates + repeated
+        counted += Counter(reading.formats)
+        counted[next(iter(reading.formats))] -= repeated  # the records of a file are of one format
+        kept = {document.id for document in new.values()}
+        cut += [replace(long, id=ids[long.id]) for long in reading.cut if ids[long.id] in kept]
+        problems += [
+            replace(problem, where=Message("{file}, {where}", file=printable(name), where=problem.where))
+            for problem in reading.problems
+        ]
     read = [reading for _, reading in readings]
-    named = [
-        replace(problem, where=Message("{file}, {where}", file=name, where=problem.where))
-        for name, reading in readings
-        for problem in reading.problems
-    ]
-    counted: dict[str, int] = {}
-    for reading in read:
-        for name, count in reading.formats.items():
-            counted[name] = counted.get(name, 0) + count
     return Reading(
-        [document for reading in read for document in reading.documents],
-        named,
-        sum(reading.duplicates for reading in read),
-        [cut for reading in read for cut in reading.cut],
-        formats=counted,
+        list(documents.values()),
+        problems,
+        duplicates,
+        cut,
+        formats=dict(+counted),
         parts=list(dict.fromkeys(part for reading in read for part in reading.parts)),
         left_out=list(dict.fromkeys(name for reading in read for name in reading.left_out)),
         places=places,
     )
+
+
+def _free(given: str, file: str, taken: set[str]) -> str:
+    """Return an id that no document of another file has."""
+    if given not in taken:
+        return given
+    named = f"{printable(file)}/{given}"
+    return next(name for name in chain([named], (f"{named}-{n}" for n in count(2))) if name not in taken)
 
 
 # ---- LLaMA-Factory
@@ -163,9 +218,7 @@ def _of_llama_factory(folder: Path, entry: dict[str, Any], form: Form, limits: L
     if folder.resolve() not in file.parents:
         raise _not_found(folder, Message("{name}, which lies outside of it", name=shown(entry["file_name"])))
     asked = _form_of(entry) if form == AUTO else form
-    if file.is_dir():
-        return _together([(inner.name, prompts.read_file(inner, form=asked, limits=limits)) for inner in _files(file)])
-    return _together([(file.name, prompts.read_file(file, form=asked, limits=limits))])
+    return _read_files(_files(file) if file.is_dir() else [file], asked, limits)
 
 
 def _form_of(entry: dict[str, Any]) -> Form:
@@ -192,7 +245,7 @@ def _read_splits(folder: Path, form: Form, limits: Limits) -> Reading:
         raise PromptError(
             "prompts-ambiguous",
             expected=Message("one split"),
-            found=Message("{n}: {names}", n=len(taken), names=[inner.name for inner in taken[:20]]),
+            found=Message("{n}: {names}", n=len(taken), names=[shown(inner.name) for inner in taken[:20]]),
             remedy=Message("give the folder of one of them"),
         )
     reading = _read_saved(taken[0], form, limits)

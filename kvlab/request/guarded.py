@@ -12,7 +12,7 @@ from kvlab.shapes import Document, Segment
 
 Result = TypeVar("Result")
 
-_DOCUMENT, _NOTE = 1000, 2000  # bytes of memory beside the text, at most
+_DOCUMENT, _SEGMENT, _NOTE = 1000, 250, 2000  # bytes of memory beside the text, at most
 
 
 def guarded(read: Callable[..., Result], filename: str, data: bytes, **options) -> Result:
@@ -63,8 +63,9 @@ def memory_of(result: list[str] | Reading | PromptError) -> int:
         return _NOTE
     if isinstance(result, list):
         return sum(map(_size, result))
-    texts = sum(_size(document.text) for document in result.documents)
-    return texts + _DOCUMENT * len(result.documents) + _NOTE * (len(result.problems) + len(result.cut))
+    texts = sum(_size(document.text) + _SEGMENT * len(document.segments) for document in result.documents)
+    names = sum(map(_size, (*result.columns, *result.left_out)))
+    return texts + names + _DOCUMENT * len(result.documents) + _NOTE * (len(result.problems) + len(result.cut))
 
 
 def _size(text: str) -> int:

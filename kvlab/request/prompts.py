@@ -28,6 +28,7 @@ OBJECTS = {".jsonl": uploads.json_lines, ".json": uploads.json_file}
 AUTO_CALIBRATION_BELOW = 20  # documents; with fewer, a map fitted on them alone says little
 
 _MIB = 2**20
+_NAMES = 100  # of fields that no document has
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Limits:
     records: int = 200_000  # that are read to find the documents: most are then duplicates
     characters: int = 100_000  # of a document: 20,000 tokens and more
     text: int = 64 * _MIB  # UTF-8 bytes of all documents: a compressed file may hold far more than its size
+    segments: int = 500_000  # of all documents: a chat may have as many turns as characters
     problems: int = 200  # listed one by one; the others are only counted
 
 
@@ -195,7 +197,8 @@ def tabular_columns(filename: str, data: bytes) -> list[str]:
         uploads.check_text(data)
     if suffix in OBJECTS:
         record = next(OBJECTS[suffix](data), None)
-        return list(record.content)[: tables.COLUMNS] if record and isinstance(record.content, dict) else []
+        names = list(record.content) if record and isinstance(record.content, dict) else []
+        return [name for name in names if len(name) <= tables.COLUMNS][: tables.COLUMNS]
     return tables.named_columns(tables.open_table(suffix, data))
 
 
@@ -269,7 +272,7 @@ def _collect(
     read_as: Counter[str] = Counter()
     parts: dict[str, None] = {}
     unused, used = dict.fromkeys(unread), set()
-    refused = duplicates = kept = 0
+    refused = duplicates = kept = pieces = 0
     for count, record in enumerate(records, 1):
         if count > limits.records:
             notes.append(_too_many_records(record.where, limits.records, duplicates))
@@ -299,6 +302,10 @@ def _collect(
         if kept > limits.text:
             notes.append(_too_much_text(record.where, limits.text, len(documents)))
             break
+        pieces += len(made.segments)
+        if pieces > limits.segments:
+            notes.append(_too_many_segments(record.where, limits.segments, len(documents)))
+            break
         name = new_id(record, ids)
         texts.add(text)
         ids.add(name)
@@ -315,8 +322,9 @@ def _collect(
     refusals += [(Message("file"), note) for note in notes]
     problems = [Problem(where, error.kind.removeprefix("prompts-"), error.message) for where, error in refusals]
     recognised = {"formats": dict(read_as), "parts": [name for name in formats.SPOKEN if name in parts]}
-    left_out = [name for name in unused if name not in used and name not in formats.LABELS]
-    return Reading(documents, problems, duplicates, cut, **table, **recognised, left_out=left_out[:100])
+    left_out = [name for name in unused if name not in used and name not in formats.LABELS][:_NAMES]
+    left_out = [name[: tables.COLUMNS] for name in left_out]
+    return Reading(documents, problems, duplicates, cut, **table, **recognised, left_out=left_out)
 
 
 def _too_many(where: Message, limit: int) -> PromptError:
@@ -341,6 +349,17 @@ def _too_much_text(where: Message, limit: int, kept: int) -> PromptError:
     return PromptError(
         "prompts-too-much-text",
         expected=Message("at most {size:g} MiB of text in all documents together", size=limit / _MIB),
+        found=Message(
+            "more: the first {n:,} documents are kept, nothing from {where} on was read", n=kept, where=where
+        ),
+        remedy=Message("split the file, or keep a sample of its documents"),
+    )
+
+
+def _too_many_segments(where: Message, limit: int, kept: int) -> PromptError:
+    return PromptError(
+        "prompts-too-many-segments",
+        expected=Message("at most {n:,} turns or parts in all documents together", n=limit),
         found=Message(
             "more: the first {n:,} documents are kept, nothing from {where} on was read", n=kept, where=where
         ),

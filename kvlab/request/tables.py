@@ -25,6 +25,7 @@ _LOOKED_AT = 50  # lines of a CSV file, to tell the sign between its cells
 COLUMNS = 1000  # and characters of a name, since all of them are offered to choose from
 UNPACKED = 256 * 2**20  # bytes of a Parquet file's cells that are read: 3 KB on disk may hold terabytes
 _BATCH = 64 * 2**20  # bytes of a Parquet file to read at a time
+_NESTED = 64  # rows of a Parquet file to read at a time, if cells are lists: a text that repeats is small on disk only
 _RECORD = 4 * 2**20  # bytes of a record of a CSV file; more is a quote that nobody closed
 _JUDGED = 10_000  # rows that tell whether a column holds text
 # Messages of Python's CSV reader.
@@ -189,7 +190,8 @@ def _delimiter(data: bytes) -> tuple[str, int]:
     Excel's first line ``sep=;`` says it. Else it is the sign that cuts the first rows into as many cells as the header:
     spreadsheets of many countries write a semicolon or a tab, and a header in quotes may hold a comma.
     """
-    beginning = [line.decode(errors="replace") for _, _, line in islice(lines(data), _LOOKED_AT)]
+    begun = lines(data[:_RECORD], blank=False)
+    beginning = [line.decode(errors="replace") for _, _, line in islice(begun, _LOOKED_AT)]
     said = re.fullmatch(r'"?sep=(.)"?', beginning[0].strip(" ")) if beginning else None
     if said:
         return said[1], 1
@@ -270,8 +272,13 @@ def _open_parquet(data: bytes) -> Table:
         raise
     except (pa.ArrowException, OSError) as error:
         raise _broken_parquet(error) from None
-    size = _batch(source.metadata)
-    return arrow_table(schema, lambda wanted: source.iter_batches(batch_size=size, columns=wanted, use_threads=False))
+
+    def batches(wanted: list[str]) -> Iterator[Any]:
+        nested = any(pa.types.is_nested(schema.field(name).type) for name in wanted)  # texts there are no dictionaries
+        size = min(_batch(source.metadata), _NESTED) if nested else _batch(source.metadata)
+        return source.iter_batches(batch_size=size, columns=wanted, use_threads=False)
+
+    return arrow_table(schema, batches)
 
 
 def arrow_table(schema: Any, batches: Callable[[list[str]], Iterable[Any]]) -> Table:

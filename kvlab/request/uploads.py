@@ -54,7 +54,8 @@ _ENCODINGS = {
     "cp1251": "Windows-1251",
 }
 _FEWEST = 3  # bytes that are not ASCII, below which nothing is guessed
-_SAMPLE = 20_000  # bytes that are not UTF-8 that the guess looks at
+_SAMPLE = 20_000  # bytes that are not UTF-8 that the guess looks at, in whole lines
+_LONGEST = 4 * 2**20  # bytes of a line that the guess looks at
 _KINDS = {
     "Number": phrase("a number"),
     "str": phrase("a string"),
@@ -230,7 +231,7 @@ def json_lines(data: bytes) -> Iterator[Record]:
 
 def json_file(data: bytes) -> Iterator[Record]:
     """Yield the objects of a JSON file: of its array, of the only array in its object, or of one object per line."""
-    first, *others = list(islice((line for _, _, line in lines(data) if line.strip()), 2)) or [b""]
+    first, *others = list(islice((line for _, _, line in lines(data, blank=False) if line.strip()), 2)) or [b""]
     if others and not first.lstrip().startswith(b"["):
         try:
             _json.decode(first.decode())
@@ -248,7 +249,7 @@ def json_file(data: bytes) -> Iterator[Record]:
 
 def _whole_text(data: bytes) -> str:
     encoding = Encoding(data)
-    return "\n".join(decode(line, number, offset, encoding) for number, offset, line in lines(data))
+    return "\n".join(decode(line, number, offset, encoding) for number, offset, line in lines(data, blank=False))
 
 
 def _items(text: str) -> Iterator[Record]:
@@ -344,8 +345,8 @@ class Encoding:
         from charset_normalizer import from_bytes
 
         sample = b""
-        for _, _, line in lines(self._data):
-            if not line.isascii() and 0 not in line and not _is_utf8(line):
+        for _, _, line in lines(self._data, blank=False):
+            if len(line) <= _LONGEST and not line.isascii() and 0 not in line and not _is_utf8(line):
                 sample += line + b"\n"
             if len(sample) > _SAMPLE:
                 break
@@ -358,14 +359,6 @@ class Encoding:
         if name == "cp1252" and not any(0x80 <= byte < 0xA0 for byte in sample):
             return "ISO-8859-1"
         return _ENCODINGS.get(name)
-
-
-def _is_utf8(line: bytes) -> bool:
-    try:
-        line.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def decode(line: bytes, number: int, offset: int, encoding: Encoding | None = None) -> str:
