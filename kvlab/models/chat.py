@@ -14,7 +14,7 @@ import numpy as np
 from kvlab.errors import ModelError
 from kvlab.host.models import first_line
 from kvlab.language import Message
-from kvlab.models.tokens import BYTE_TOKEN, pieces_of, spans_from_offsets, spans_from_pieces, tokenize
+from kvlab.models.tokens import spans_by_section, tokenize
 from kvlab.models.trial import template_tried
 from kvlab.shapes import Document, Segment, Tokens
 
@@ -48,7 +48,7 @@ def tokenize_chat(tokenizer, document: Document) -> Tokens:
         chat, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False, verbose=False
     )
     ids = np.asarray(encoded["input_ids"], dtype=np.int64)
-    spans, lossless = _spans_in(chat, tokenizer, ids, encoded["offset_mapping"])
+    spans, lossless = spans_by_section(chat, tokenizer, ids, encoded["offset_mapping"])
     ends, special = np.zeros(len(ids), dtype=np.int64), np.ones(len(ids), dtype=bool)
     for content in contents:
         first, last = content.rendered, content.rendered + len(content.text.encode())
@@ -147,30 +147,3 @@ def _rewritten(tokenizer, found: Message) -> ModelError:
         found=found,
         remedy=Message("align the plain text (leave out --chat), or take tags such as </think> out of the prompts"),
     )
-
-
-def _spans_in(chat: str, tokenizer, ids: np.ndarray, offsets: list[tuple[int, int]]) -> tuple[np.ndarray, bool]:
-    """Return byte spans [T, 2] in the rendered chat, and whether all came from the vocabulary's own bytes.
-
-    Like the tokenizer, treat the text between two added tokens separately, dummy prefix included.
-    """
-    at_byte = np.concatenate([[0], np.cumsum([len(c.encode()) for c in chat])]).astype(np.int64)
-    known = {i for i, token in tokenizer.added_tokens_decoder.items() if not BYTE_TOKEN.match(token.content)}
-    added = [i for i, token_id in enumerate(ids.tolist()) if token_id in known]
-    spans = at_byte[np.asarray(offsets, dtype=np.int64).reshape(-1, 2)]
-    lossless = True
-    for before, after in zip([-1, *added], [*added, len(ids)]):
-        inner = slice(before + 1, after)
-        if inner.start == inner.stop:
-            continue
-        start = offsets[before][1] if before >= 0 else 0
-        text = chat[start : offsets[after][0] if after < len(ids) else len(chat)]
-        pieces = pieces_of(tokenizer, ids[inner].tolist())
-        none_special = np.zeros(len(pieces), dtype=bool)
-        inner_spans = spans_from_pieces(text, pieces, none_special)
-        if inner_spans is None:
-            lossless = False
-            inner_offsets = [(a - start, b - start) for a, b in offsets[inner]]
-            inner_spans = spans_from_offsets(text, inner_offsets, pieces, none_special)
-        spans[inner] = at_byte[start] + inner_spans
-    return spans, lossless

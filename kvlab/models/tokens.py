@@ -1,7 +1,7 @@
 """Tokenize a text into ids with the UTF-8 byte span that each token stands for.
 
 Knows nothing of models. Spans come from the bytes in the vocabulary (exact, used whenever their concatenation is the
-text) or else from the tokenizer's character offsets (normalised text, unknown decoders).
+text, or what the normaliser makes of it) or else from the tokenizer's character offsets (unknown decoders).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from itertools import compress, pairwise
 import numpy as np
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from kvlab.models.normalised import METASPACE, normalised
 from kvlab.shapes import Tokens
 
 BYTE_TOKEN = re.compile(r"^<0x([0-9A-Fa-f]{2})>$")
-METASPACE = "\u2581"
 
 
 def tokenize(tokenizer, text: str) -> Tokens:
@@ -37,7 +37,13 @@ def tokenize(tokenizer, text: str) -> Tokens:
     spans = spans_from_pieces(text, pieces, special)
     lossless = spans is not None
     if spans is None:
-        spans = spans_from_offsets(text, backend.encode(text).offsets, pieces, special)
+        content = np.flatnonzero(~special)
+        offsets = backend.encode(text).offsets
+        of_content = np.asarray(ids, dtype=np.int64)[content]
+        inner, lossless = spans_by_section(text, tokenizer, of_content, [offsets[i] for i in content])
+        ends = np.zeros(len(ids), dtype=np.int64)
+        ends[content] = inner[:, 1]
+        spans = tiled(ends)
     return Tokens(ids=np.fromiter(ids, np.int64, len(ids)), spans=spans, special=special, lossless=lossless)
 
 
@@ -59,8 +65,58 @@ def spans_from_pieces(text: str, pieces: list[bytes | None], special: np.ndarray
     ends = np.cumsum(lengths)
     if dummy_prefix:
         ends = np.maximum(ends - 1, 0)
-    starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
-    return np.stack([starts, ends], axis=1)
+    return tiled(ends)
+
+
+def spans_by_section(text: str, tokenizer, ids: np.ndarray, offsets: list[tuple[int, int]]) -> tuple[np.ndarray, bool]:
+    """Return byte spans [T, 2] of a text, and whether all came from the vocabulary's own bytes.
+
+    Like the tokenizer, treat the text between two added tokens separately, dummy prefix and normaliser included.
+    """
+    at_byte = np.concatenate([[0], np.cumsum([len(c.encode()) for c in text])]).astype(np.int64)
+    known = {i for i, token in tokenizer.added_tokens_decoder.items() if not BYTE_TOKEN.match(token.content)}
+    added = [i for i, token_id in enumerate(ids.tolist()) if token_id in known]
+    spans = at_byte[np.asarray(offsets, dtype=np.int64).reshape(-1, 2)]
+    lossless = True
+    for before, after in zip([-1, *added], [*added, len(ids)]):
+        inner = slice(before + 1, after)
+        if inner.start == inner.stop:
+            continue
+        start = offsets[before][1] if before >= 0 else 0
+        section = text[start : offsets[after][0] if after < len(ids) else len(text)]
+        pieces = pieces_of(tokenizer, ids[inner].tolist())
+        none_special = np.zeros(len(pieces), dtype=bool)
+        inner_spans = spans_from_pieces(section, pieces, none_special)
+        if inner_spans is None:
+            lossless = False
+            inner_spans = _spans_from_normalised(section, pieces, tokenizer.backend_tokenizer.normalizer)
+        if inner_spans is None:
+            inner_offsets = [(a - start, b - start) for a, b in offsets[inner]]
+            inner_spans = spans_from_offsets(section, inner_offsets, pieces, none_special)
+        spans[inner] = at_byte[start] + inner_spans
+    return spans, lossless
+
+
+def _spans_from_normalised(text: str, pieces: list[bytes | None], normalizer) -> np.ndarray | None:
+    """Return byte spans [T, 2] of the text where the vocabulary's bytes are those of its normalised form."""
+    if normalizer is None or None in pieces:
+        return None
+    made = normalised(text, normalizer.normalize_str)
+    if made is None:
+        return None
+    written, at_byte = made
+    joined = b"".join(pieces)
+    dummy_prefix = joined != written and joined == b" " + written
+    if joined != written and not dummy_prefix:
+        return None
+    ends = np.cumsum([len(piece) for piece in pieces])
+    return tiled(at_byte[np.maximum(ends - dummy_prefix, 0)])
+
+
+def tiled(ends: np.ndarray) -> np.ndarray:
+    """Return spans [T, 2] that follow one another, of ends [T]; a token that ends before another has no bytes."""
+    ends = np.maximum.accumulate(ends)
+    return np.stack([np.concatenate([[0], ends[:-1]]) if len(ends) else ends, ends], axis=1)
 
 
 def spans_from_offsets(
@@ -88,8 +144,7 @@ def spans_from_offsets(
     previous = 0
     for i in range(len(ends)):
         ends[i] = previous = previous if special[i] else max(previous, int(ends[i]))
-    starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
-    return np.stack([starts, ends], axis=1)
+    return tiled(ends)
 
 
 def sharing_characters(content: list[int], offsets: list[tuple[int, int]]) -> list[list[int]]:

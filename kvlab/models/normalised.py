@@ -1,0 +1,87 @@
+"""Follow a tokenizer's normaliser: which bytes of a text have been read with a prefix of its normalised form.
+
+A composing normaliser (NFC, NFKC) makes one character of a letter and its marks, and the tokenizer's own offsets then
+name the letter alone. A token that ends behind the composed character has read the marks too.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+METASPACE = "\u2581"
+JAMO = range(0x1160, 0x1200)  # vowels and final consonants, which join the syllable before them
+
+
+def normalised(text: str, normalise: Callable[[str], str]) -> tuple[bytes, np.ndarray] | None:
+    """Return the normalised text [N bytes] and, for each number of its bytes [N + 1], how many of the text they are.
+
+    A letter with its marks is normalised on its own; None where these put together are not what the normaliser makes
+    of the whole, so that nothing is known of single characters. Behind the k-th character of a normalised cluster, the
+    fewest characters of the cluster have been read of which every longer part has the same first k. What this does not
+    tell apart (one character that becomes several, parts of a character) has shares of the bytes.
+    """
+    before = normalise("x").removesuffix("x")  # a dummy prefix
+    spaces = METASPACE in normalise(" ").removeprefix(before)
+    parts, borders, at = [], [np.zeros(1, dtype=np.int64)], 0
+    for cluster in clusters(text):
+        here = normalise(cluster).removeprefix(before)
+        parts.append(here)
+        borders.append(at + _borders(cluster, here, lambda some: normalise(some).removeprefix(before)))
+        at += len(cluster.encode())
+    whole = "".join(parts)
+    if before + whole != normalise(text) and whole != normalise(text):
+        return None
+    if spaces:
+        # Pieces of the vocabulary have a space for each of these, of one byte instead of three.
+        kept = np.concatenate([[True], [not within for c in whole for within in _middle(c)]])
+        at_byte = np.concatenate(borders)[kept]
+        whole = whole.replace(METASPACE, " ")
+    else:
+        at_byte = np.concatenate(borders)
+    at_byte[-1] = at  # what the normaliser takes away at the end belongs to the last token
+    return whole.encode(), at_byte
+
+
+def clusters(text: str) -> Iterator[str]:
+    """Yield each character with the marks and vowels behind it that a normaliser may join to it."""
+    start = 0
+    for place in range(1, len(text) + 1):
+        if place == len(text) or not _joins(text[place]):
+            yield text[start:place]
+            start = place
+
+
+def _joins(character: str) -> bool:
+    return not character.isascii() and (unicodedata.category(character)[0] == "M" or ord(character) in JAMO)
+
+
+def _middle(character: str) -> list[bool]:
+    """Of each byte of a character, whether it is not the last one of a METASPACE."""
+    width = len(character.encode())
+    return [character == METASPACE and byte < width - 1 for byte in range(width)]
+
+
+def _borders(cluster: str, here: str, normalise: Callable[[str], str]) -> np.ndarray:
+    """Bytes of the cluster that have been read behind each byte of its normalised form."""
+    size, written = len(cluster.encode()), len(here.encode())
+    if here == cluster:
+        return np.arange(1, size + 1)
+    shares = np.arange(1, written + 1) * size // max(written, 1)
+    if len(cluster) == 1 or not here:
+        return shares
+    made = [normalise(cluster[:count]) for count in range(1, len(cluster) + 1)]
+    ends, byte, read = shares.copy(), 0, 0
+    for count, character in enumerate(here, 1):
+        enough = len(made)
+        while enough > 1 and made[enough - 2][:count] == here[:count]:
+            enough -= 1
+        width = len(character.encode())
+        unresolved = enough == len(made) and count < len(here)
+        end = int(shares[byte + width - 1]) if unresolved else len(cluster[:enough].encode())
+        end = max(read, end)
+        ends[byte : byte + width] = read + np.arange(1, width + 1) * (end - read) // width
+        byte, read = byte + width, end
+    return ends

@@ -1,0 +1,121 @@
+"""Spans of text that a tokenizer normalises, against brute force: the shortest prefix that reads as was decoded."""
+
+import unicodedata
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import normalizers
+
+from kvlab.models.tokens import tokenize
+from kvlab.request.time_rules import MAPS
+from tests.tiny import tiny_tokenizer
+
+TEXTS = {
+    "Vietnamese": "Tiếng Việt có nhiều dấu, và mỗi chữ một khác. Đường phố hẹp.",
+    "Korean": "한국어 문장을 분해하면 자모가 된다. 값과 닭이 있다.",
+    "French": "L’été dernier, à Besançon, le garçon a gêné la fenêtre où Zoë naît.",
+    "Greek": "Ἐν ἀρχῇ ἦν ὁ λόγος, καὶ τῇ ψυχῇ ᾠδή. Μαΐου και ταΰγετος.",
+    "Japanese": "がぎぐ パピプ ゴジラが東京でピザを食べる。",
+    "Bengali": "কোনো বাংলা লোক কৌতুক বোঝে, ড় ঢ় য়।",
+}
+FORMS = {
+    "nfc": ("byte", normalizers.NFC()),
+    "nfkc": ("byte", normalizers.NFKC()),
+    "nfkc, lower case": ("byte", normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])),
+    "nfc, dummy prefix": (
+        "sentencepiece",
+        normalizers.Sequence([normalizers.NFC(), normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizers(tmp_path_factory):
+    """Each form, trained on the composed texts, and one that takes text as it is."""
+    text = "\n".join([*TEXTS.values()] * 3)
+    made = {name: tiny_tokenizer(tmp_path_factory.mktemp("t"), style, 900, text) for name, (style, _) in FORMS.items()}
+    for name, (_, normalizer) in FORMS.items():
+        made[name].backend_tokenizer.normalizer = normalizer
+    made["as it is"] = tiny_tokenizer(tmp_path_factory.mktemp("t"), "byte", 900, unicodedata.normalize("NFD", text))
+    made["as it is"].backend_tokenizer.normalizer = None
+    return made
+
+
+def by_prefixes(tokenizer, ids: np.ndarray, text: str) -> list[int | None]:
+    """Bytes read behind each token: of the shortest prefix of which every longer one begins as what was decoded.
+
+    None behind half a character.
+    """
+    normalizer = tokenizer.backend_tokenizer.normalizer
+
+    def made(some: str) -> str:
+        return (normalizer.normalize_str(some) if normalizer else some).replace("▁", " ").removeprefix(" ")
+
+    whole, ends = [made(text[:p]) for p in range(len(text) + 1)], []
+    for k in range(1, len(ids) + 1):
+        decoded = tokenizer.decode(ids[:k], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        if "\ufffd" in decoded:
+            ends.append(None)
+            continue
+        shortest = len(text)
+        while shortest and whole[shortest - 1].startswith(decoded):
+            shortest -= 1
+        ends.append(len(text[:shortest].encode()))
+    return ends
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("language", TEXTS)
+def test_ends_of_decomposed_text_are_those_of_its_prefixes(tokenizers, form, language):
+    text = unicodedata.normalize("NFD", TEXTS[language])
+    tokens = tokenize(tokenizers[form], text)
+    expected = by_prefixes(tokenizers[form], tokens.ids, text)
+    ends = tokens.spans[:, 1].tolist()
+    content = (~tokens.special).tolist()
+    assert not tokens.lossless
+    assert [e for e, x, c in zip(ends, expected, content) if c and x is not None] == [
+        x for x, c in zip(expected, content) if c and x is not None
+    ]
+    assert ends[-1] == len(text.encode()) and (np.diff(ends) >= 0).all()
+
+
+@pytest.mark.parametrize("language", TEXTS)
+def test_floor_never_looks_ahead_on_decomposed_text_and_exact_is_exact(tokenizers, language):
+    text = unicodedata.normalize("NFD", TEXTS[language])
+    teacher, student = tokenize(tokenizers["nfc"], text), tokenize(tokenizers["as it is"], text)
+    read_t = by_prefixes(tokenizers["nfc"], teacher.ids, text)
+    read_s = by_prefixes(tokenizers["as it is"], student.ids, text)
+    floor = MAPS["floor"](teacher, student, ())
+    known = [(r, c) for r, c in zip(floor.rows, floor.columns) if read_t[c] is not None and read_s[r] is not None]
+    assert len(known) > 20
+    assert all(read_t[c] <= read_s[r] for r, c in known)
+    ends = {end for end in read_t if end is not None}
+    exact = [read_s[r] in ends for r, _ in known]
+    assert [bool(floor.exact[r]) for r, _ in known] == exact and 0 < sum(exact) < len(exact)
+
+
+@settings(max_examples=150)
+@given(text=st.text("ae\u0301\u0323\u1112\u1161\u11ab 한か\u3099ﬁ①A\u212b\u0958", max_size=12))
+def test_any_text_is_tiled_to_its_end(tokenizers, text):
+    for form in FORMS:
+        tokens = tokenize(tokenizers[form], text)
+        ends = tokens.spans[:, 1]
+        assert (np.diff(ends) >= 0).all()
+        assert tokens.special.all() or ends[-1] == len(text.encode()) or not text.strip()
+
+
+@pytest.mark.parametrize("text", ["he <s> and </s> it", "<s>he</s>", "a </s></s> b", " </s> he"])
+def test_a_dummy_prefix_behind_a_special_token_has_no_bytes(tmp_path, text):
+    """Llama's normaliser writes one before every stretch of text between special tokens."""
+    tokenizer = tiny_tokenizer(tmp_path, "sentencepiece")
+    tokens = tokenize(tokenizer, text)
+    assert tokens.lossless
+    pieces = [text.encode()[a:b].decode() for a, b in tokens.spans[~tokens.special].tolist()]
+    assert "".join(pieces) == text
+    names = tokenizer.convert_ids_to_tokens(tokens.ids[~tokens.special].tolist())
+    special = [piece for piece, name in zip(pieces, names) if name in ("<s>", "</s>")]
+    assert special == [name for name in names if name in ("<s>", "</s>")]
+    for piece, name in zip(pieces, names):
+        assert piece in (name.replace("▁", " "), name.replace("▁", " ", 1).replace(" ", "", 1).replace("▁", " "))
