@@ -149,8 +149,8 @@ class Reader:
             ),
             *self._lossy.note(
                 phrase(
-                    "In {n} of {total} documents a tokenizer changes the text (normalisation), so byte borders come "
-                    "from character offsets: {names}"
+                    "In {n} of {total} documents a tokenizer changes the text (normalisation): byte borders follow "
+                    "what it makes of each letter with its marks, or its character offsets where that is not known: {names}"
                 ),
                 total=total,
             ),
