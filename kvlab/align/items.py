@@ -150,7 +150,8 @@ class Reader:
             *self._lossy.note(
                 phrase(
                     "In {n} of {total} documents a tokenizer changes the text (normalisation): byte borders follow "
-                    "what it makes of each letter with its marks, or its character offsets where that is not known: {names}"
+                    "what it makes of each letter with its marks, or its character offsets where that is not known: "
+                    "{names}"
                 ),
                 total=total,
             ),
