@@ -76,7 +76,7 @@ def keeps_its_lines_and_resumes(folder, whole, logged, saved):
 
 # --- a disk that is really full -------------------------------------------------------------------------------
 
-LINES = {"700k": 2, "32k": 0}  # size of a disk with room for no checkpoint, or not even for the map -> lines logged
+LINES = {"700k": 2, "40k": 0}  # size of a disk with room for no checkpoint, or not even for the map -> lines logged
 ON_SMALL_DISKS = """
 for size in $4; do
     mkdir "$1/$size" && mount -t tmpfs -o size=$size small "$1/$size" || exit 77
