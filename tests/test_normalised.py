@@ -24,6 +24,7 @@ FORMS = {
     "nfc": ("byte", normalizers.NFC()),
     "nfkc": ("byte", normalizers.NFKC()),
     "nfkc, lower case": ("byte", normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])),
+    "nfc, trimmed": ("byte", normalizers.Sequence([normalizers.NFC(), normalizers.Strip()])),
     "nfc, dummy prefix": (
         "sentencepiece",
         normalizers.Sequence([normalizers.NFC(), normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]),
@@ -94,6 +95,19 @@ def test_floor_never_looks_ahead_on_decomposed_text_and_exact_is_exact(tokenizer
     ends = {end for end in read_t if end is not None}
     exact = [read_s[r] in ends for r, _ in known]
     assert [bool(floor.exact[r]) for r, _ in known] == exact and 0 < sum(exact) < len(exact)
+
+
+@pytest.mark.parametrize("form", ["nfc", "nfc, trimmed", "nfc, dummy prefix"])
+def test_blanks_at_the_ends_and_special_tokens_between_composed_letters(tokenizers, form):
+    """The token of a letter ends behind its marks, on both sides of a special token and of trimmed blanks."""
+    special = tokenizers[form].eos_token
+    text = unicodedata.normalize("NFD", f"  Tiếng Việt {special} nhiều dấu  ")
+    tokens = tokenize(tokenizers[form], text)
+    whole = ["\ufffd" not in tokenizers[form].decode(tokens.ids[: k + 1]) for k in range(len(tokens))]
+    ends = set(tokens.spans[whole & ~tokens.special, 1].tolist())
+    within = {len(text[:p].encode()) for p in range(1, len(text)) if unicodedata.combining(text[p])}
+    assert not ends & within and len(ends) > 5
+    assert {text.encode().index(special.encode()) + len(special), len(text.encode())} <= ends
 
 
 @settings(max_examples=150)

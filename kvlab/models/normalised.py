@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 METASPACE = "\u2581"
+GUARD = "0"  # on both sides of a cluster, so that it is in the middle of a text; no mark joins a digit
 JAMO = range(0x1160, 0x1200)  # vowels and final consonants, which join the syllable before them
 
 
@@ -23,26 +24,41 @@ def normalised(text: str, normalise: Callable[[str], str]) -> tuple[bytes, np.nd
     fewest characters of the cluster have been read of which every longer part has the same first k. What this does not
     tell apart (one character that becomes several, parts of a character) has shares of the bytes.
     """
-    before = normalise("x").removesuffix("x")  # a dummy prefix
-    spaces = METASPACE in normalise(" ").removeprefix(before)
+    before = normalise(GUARD).removesuffix(GUARD)  # a dummy prefix
+
+    def inner(some: str) -> str:
+        return normalise(GUARD + some + GUARD)[len(before) + len(GUARD) : -len(GUARD)]
+
     parts, borders, at = [], [np.zeros(1, dtype=np.int64)], 0
     for cluster in clusters(text):
-        here = normalise(cluster).removeprefix(before)
+        here = inner(cluster)
         parts.append(here)
-        borders.append(at + _borders(cluster, here, lambda some: normalise(some).removeprefix(before)))
+        borders.append(at + _borders(cluster, here, inner))
         at += len(cluster.encode())
-    whole = "".join(parts)
-    if before + whole != normalise(text) and whole != normalise(text):
+    whole, at_byte = "".join(parts), np.concatenate(borders)
+    made = normalise(text)
+    ends = _ends_trimmed(whole, made.removeprefix(before)) or _ends_trimmed(whole, made)
+    if ends is None:
         return None
-    if spaces:
+    first, last = (len(whole[:place].encode()) for place in ends)
+    whole, at_byte = whole[slice(*ends)], at_byte[first : last + 1].copy()
+    at_byte[0] = 0  # what is trimmed belongs to the token behind it
+    if METASPACE in inner(" "):
         # Pieces of the vocabulary have a space for each of these, of one byte instead of three.
-        kept = np.concatenate([[True], [not within for c in whole for within in _middle(c)]])
-        at_byte = np.concatenate(borders)[kept]
+        at_byte = at_byte[[True, *(not within for c in whole for within in _middle(c))]]
         whole = whole.replace(METASPACE, " ")
-    else:
-        at_byte = np.concatenate(borders)
     at_byte[-1] = at  # what the normaliser takes away at the end belongs to the last token
     return whole.encode(), at_byte
+
+
+def _ends_trimmed(whole: str, made: str) -> tuple[int, int] | None:
+    """Return where ``made`` begins and ends in ``whole``, which has blanks more at its ends; None if it is not so."""
+    for left in {whole, whole.lstrip()}:
+        for some in {left, left.rstrip()}:
+            if some == made:
+                first = len(whole) - len(left)
+                return first, first + len(some)
+    return None
 
 
 def clusters(text: str) -> Iterator[str]:
