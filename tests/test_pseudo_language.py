@@ -29,7 +29,7 @@ from kvlab.results.function.page import function_html
 from kvlab.runs import notes, store
 from kvlab.web import backend, checks
 from kvlab.web import language as of_session
-from kvlab.web.widgets import KEYS, LAYER_RULES, PROJECTORS, ROWS, SEARCHES, TIME_RULES
+from kvlab.web.widgets import KEYS, LAYER_RULES, PROJECTORS, ROW_WEIGHTS, ROWS, SEARCHES, TIME_RULES
 from tests import trained
 from tests.finished import fused, run_of
 from tests.test_pages import open_page
@@ -50,6 +50,7 @@ SETTINGS += [*Thresholds.model_fields, *(name.replace("_", " ") for name in SETT
 VALUES = [
     *TIME_RULES,
     *ROWS,
+    *ROW_WEIGHTS,
     *LAYER_RULES,
     *SEARCHES,
     *PROJECTORS,

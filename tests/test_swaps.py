@@ -32,7 +32,7 @@ def test_a_swap_is_one_part_replaced_by_hand():
     cached = {"projected": noise(own, rows, scale=1), "mean": noise(own, rows, scale=3)}
     swaps = Swaps(SimpleNamespace(student=student, settings=AlignSettings()), Budget(None, None))
     places = [("key", 1, None), ("value", 1, None), ("both", 1, None), ("key", 1, 0), ("value", 2, 1), ("both", 0, 1)]
-    swaps.add(SimpleNamespace(own=own), Prefix(CUT, rows, {}, cached), places)
+    swaps.add(SimpleNamespace(own=own), Prefix(CUT, rows, {}, {}, cached), places)
 
     def by_hand(source, kind, layer, head):
         """The whole part, of which all but the swapped head is the own one."""

@@ -104,6 +104,8 @@ def busy(path: Path) -> RunError:
 
 def _release(descriptor: int | None) -> None:
     if descriptor is not None:
+        with suppress(OSError):
+            os.ftruncate(descriptor, 0)  # it names nobody now
         fcntl.flock(descriptor, fcntl.LOCK_UN)  # also releases a copy that another thread's fork has just made
         os.close(descriptor)
 

@@ -12,11 +12,13 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from itsdangerous import BadSignature, TimestampSigner
+from typing import TYPE_CHECKING
 
 from kvlab.errors import KvlabError
 from kvlab.language import Message
+
+if TYPE_CHECKING:
+    from itsdangerous import TimestampSigner
 
 VARIABLE = "KVLAB_TOKEN"
 NEW, OFF = "new", "off"  # values of the variable: make a token at each start; ask for none
@@ -85,12 +87,16 @@ class Keys:
 
     def known(self, cookie: str) -> bool:
         """Return whether this server, or an earlier one with the same token and secret, gave this cookie."""
+        from itsdangerous import BadSignature
+
         try:
             return self._signer().unsign(cookie.encode(errors="replace"), max_age=COOKIE_SECONDS) == INSIDE
         except BadSignature:  # an expired one too
             return False
 
-    def _signer(self) -> TimestampSigner:
+    def _signer(self) -> "TimestampSigner":
+        from itsdangerous import TimestampSigner  # here: doctor runs where no package is installed
+
         key = hmac.digest(self.secret, (self.token or "").encode(errors="replace"), "sha256")
         return TimestampSigner(key, salt="kvlab access", digest_method=hashlib.sha256)
 
