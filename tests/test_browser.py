@@ -181,8 +181,9 @@ def test_a_click_on_the_strip_moves_the_timeline(app, page):
     for _ in range(4):  # a click while the plot is drawn anew reaches nobody; a user clicks again
         surface = strip.locator(".nsewdrag").first
         box = surface.bounding_box()
-        surface.click(position={"x": box["width"] * 0.95, "y": box["height"] * 0.75})
         with suppress(TimeoutError):
+            # The size may be of before the plot is drawn anew: then the place is outside of it.
+            surface.click(position={"x": box["width"] * 0.95, "y": box["height"] * 0.75}, timeout=MINUTE / 6)
             moved.wait_for(timeout=MINUTE / 6)
             return
     moved.wait_for(timeout=1)
