@@ -42,9 +42,7 @@ class HeldOutScores:
     channel_tss: torch.Tensor  # [F, Q]; not a number for a head that does not vary
     products: torch.Tensor  # [3, H]: sums of y.yhat, |y|^2 and |yhat|^2, not centred
     n: torch.Tensor  # [F] rows scored
-    residual_grams: (
-        torch.Tensor
-    )  # [F, H, D, D]: sum of r r^T - y y^T of the scored rows, r = y - yhat, y about fitted_y
+    residual_grams: torch.Tensor  # [F, H, D, D]: sum of r r^T - y y^T of the scored rows, r = y - yhat
 
     @property
     def rss(self) -> torch.Tensor:

@@ -16,8 +16,8 @@ GUARD = "0"  # on both sides of a cluster, so that it is in the middle of a text
 JAMO = range(0x1160, 0x1200)  # vowels and final consonants, which join the syllable before them
 
 
-def normalised(text: str, normalise: Callable[[str], str]) -> tuple[bytes, np.ndarray] | None:
-    """Return the normalised text [N bytes] and, for each number of its bytes [N + 1], how many of the text they are.
+def normalised(text: str, normalise: Callable[[str], str]) -> tuple[str, np.ndarray] | None:
+    """Return the normalised text (N bytes) and, for each number of its bytes [N + 1], how many of the text they are.
 
     A letter with its marks is normalised on its own; None where these put together are not what the normaliser makes
     of the whole, so that nothing is known of single characters. Behind the k-th character of a normalised cluster, the
@@ -48,7 +48,7 @@ def normalised(text: str, normalise: Callable[[str], str]) -> tuple[bytes, np.nd
         at_byte = at_byte[[True, *(not within for c in whole for within in _middle(c))]]
         whole = whole.replace(METASPACE, " ")
     at_byte[-1] = at  # what the normaliser takes away at the end belongs to the last token
-    return whole.encode(), at_byte
+    return whole, at_byte
 
 
 def _ends_trimmed(whole: str, made: str) -> tuple[int, int] | None:

@@ -99,18 +99,14 @@ def spans_by_section(text: str, tokenizer, ids: np.ndarray, offsets: list[tuple[
 
 def _spans_from_normalised(text: str, pieces: list[bytes | None], normalizer) -> np.ndarray | None:
     """Return byte spans [T, 2] of the text where the vocabulary's bytes are those of its normalised form."""
-    if normalizer is None or None in pieces:
+    if normalizer is None:
         return None
     made = normalised(text, normalizer.normalize_str)
     if made is None:
         return None
     written, at_byte = made
-    joined = b"".join(pieces)
-    dummy_prefix = joined != written and joined == b" " + written
-    if joined != written and not dummy_prefix:
-        return None
-    ends = np.cumsum([len(piece) for piece in pieces])
-    return tiled(at_byte[np.maximum(ends - dummy_prefix, 0)])
+    spans = spans_from_pieces(written, pieces, np.zeros(len(pieces), dtype=bool))
+    return None if spans is None else tiled(at_byte[spans[:, 1]])
 
 
 def tiled(ends: np.ndarray) -> np.ndarray:

@@ -49,19 +49,9 @@ def heatmap_so_far(scores: SoFar, kind: str) -> go.Figure:
     cells = []
     for layer, heads in zip(scores.student["kv_layers"], scores.r2[kind], strict=True):
         for head, r2 in enumerate(heads):
-            measured, error = isfinite(r2), 1 - r2
             name = say("{kind} layer {layer}, head {head}", kind=KIND_NAME[kind], layer=layer, head=head)
-            cells.append(
-                Cell(
-                    layer=layer,
-                    head=head,
-                    value=error if measured else None,
-                    words=f"{error:.2f}" if measured else "–",
-                    mark="",
-                    hover=f"{name}<br>" + say("error so far {error:.3f}", error=error),
-                    dark=error < DARK_BELOW,
-                )
-            )
+            words = f"{name}<br>" + say("error so far {error:.3f}", error=1 - r2)
+            cells.append(_error_cell(layer, head, 1 - r2, words))
     return cell_map(scores, cells, _error_colours(), say("{kind} projection error so far", kind=KIND_NAME[kind]))
 
 
@@ -73,18 +63,24 @@ def _error_colours() -> dict:
 @once
 def _error_cells(alignment: Alignment, kind: str) -> list[Cell]:
     return [
-        Cell(
-            layer=score.layer,
-            head=score.head,
-            value=score.error if isfinite(score.error) else None,
-            words=f"{score.error:.2f}" if isfinite(score.error) else "–",
-            mark=VERDICT_MARKS[score.beats_controls] if isfinite(score.error) else "",
-            hover=hover(score),
-            dark=score.error < DARK_BELOW,
-        )
+        _error_cell(score.layer, score.head, score.error, hover(score), VERDICT_MARKS[score.beats_controls])
         for score in alignment.heads
         if score.kind == kind
     ]
+
+
+def _error_cell(layer: int, head: int, error: float, words: str, mark: str = "") -> Cell:
+    """``words``: for the pointer on the cell."""
+    measured = isfinite(error)
+    return Cell(
+        layer=layer,
+        head=head,
+        value=error if measured else None,
+        words=f"{error:.2f}" if measured else "–",
+        mark=mark if measured else "",
+        hover=words,
+        dark=error < DARK_BELOW,
+    )
 
 
 def hover(score: HeadScore) -> str:
