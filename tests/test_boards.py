@@ -13,7 +13,7 @@ from kvlab.results.training.verdict import in_force
 from kvlab.runs import store
 from kvlab.train.boards import EVENTS, Board
 from kvlab.train.process import perform
-from tests.training import metrics, written
+from tests.training import ended_behind, metrics, written
 
 pytestmark = [pytest.mark.model, pytest.mark.xdist_group("train-run")]
 RECORDS = [{"step": n, "loss": 10.0 / n, "router": [0.25, n / 8]} for n in (1, 2, 3)]
@@ -59,19 +59,11 @@ def test_a_resumed_run_shows_the_steps_in_force_and_none_twice(tmp_path):
 
 
 @pytest.mark.usefixtures("fresh_accelerate")
-def test_a_run_that_was_killed_and_resumed_is_on_the_board_as_in_its_metrics(pair, tmp_path, monkeypatch):
+def test_a_run_that_was_killed_and_resumed_is_on_the_board_as_in_its_metrics(pair, tmp_path):
     pytest.importorskip("tensorboard")
     folder = written(tmp_path / "run", pair | {"max_steps": 4, "log": "tensorboard"})
-    real = store.append_metrics
-
-    def killed(folder, record):  # after step 3's line, which is behind the checkpoint of step 2
-        real(folder, record)
-        if record.get("step") == 3:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(store, "append_metrics", killed)
-    perform(folder)
-    monkeypatch.setattr(store, "append_metrics", real)
+    with ended_behind(3):  # which is behind a checkpoint
+        perform(folder)
     assert store.read_status(folder)["state"] == "failed"
     perform(folder)
     assert {"resumed_from": 2} in metrics(folder) and store.read_status(folder)["state"] == "done"

@@ -21,7 +21,7 @@ from kvlab.train.process import perform
 from kvlab.train.record_words import function_words
 from kvlab.web.training import words
 from tests.spoken import spoken
-from tests.training import prepared, steps, written
+from tests.training import ended_behind, prepared, steps, written
 
 pytestmark = [pytest.mark.model, pytest.mark.xdist_group("train-run"), pytest.mark.usefixtures("fresh_accelerate")]
 
@@ -196,24 +196,16 @@ def test_a_rule_that_looks_ahead_is_refused_before_anything_is_loaded(pair, tmp_
 # --- the record -----------------------------------------------------------------------------------------------
 
 
-def test_a_resumed_run_keeps_its_start_and_every_report_shows_it(pair, tmp_path, monkeypatch):
+def test_a_resumed_run_keeps_its_start_and_every_report_shows_it(pair, tmp_path):
     settings = pair | {"functional": True, "thresholds": {"converged": 0.999, "stable": 9}}
     whole, broken = (written(tmp_path / name, settings) for name in ("whole", "broken"))
     perform(whole)
-    real = store.append_metrics
-
-    def killed(folder, record):  # after step 3's line, which is behind the checkpoint of step 2
-        real(folder, record)
-        if record.get("step") == 3:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(store, "append_metrics", killed)
-    perform(broken)
+    with ended_behind(3):  # which is behind a checkpoint
+        perform(broken)
     assert checkpoint.saved_step(broken) == 2
     start = told(broken)
     assert start["before"]["variants"] and not start["change"] and "after" not in start
     assert words.function(start) == "The functional test was not measured at both start and end."
-    monkeypatch.setattr(store, "append_metrics", real)
     perform(broken)
     assert told(broken) == told(whole) and told(broken)["before"] == start["before"]
     log = (whole / "training.log").read_text()

@@ -22,7 +22,7 @@ from kvlab.train.process import Stop, perform
 from tests.spoken import spoken
 from tests.test_privacy import opened_to_others
 from tests.trainers import nothing_outlives
-from tests.training import PROJECT, metrics, started, written
+from tests.training import PROJECT, ended_behind, metrics, started, written
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.model, pytest.mark.xdist_group("train-run"), pytest.mark.usefixtures("fresh_accelerate")]
@@ -76,22 +76,14 @@ def test_a_run_leaves_its_whole_story(pair, tmp_path):
 @pytest.mark.parametrize(
     "settings", [{"map": "structured"}, {"map": "ridge", "trainable": "lora"}, {"kv_loss": "head-outputs"}]
 )
-def test_a_resumed_run_has_the_losses_of_an_uninterrupted_one(pair, tmp_path, monkeypatch, settings):
+def test_a_resumed_run_has_the_losses_of_an_uninterrupted_one(pair, tmp_path, settings):
     settings = pair | settings | {"max_steps": 6}
     whole, broken = (written(tmp_path / name, settings) for name in ("whole", "broken"))
     perform(whole)
-    real = store.append_metrics
-
-    def killed(folder, record):  # after step 5's line, which is behind the checkpoint of step 4
-        real(folder, record)
-        if record.get("step") == 5:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(store, "append_metrics", killed)
-    perform(broken)
+    with ended_behind(5):  # which is behind a checkpoint
+        perform(broken)
     assert store.read_status(broken)["state"] == "failed" and checkpoint.saved_step(broken) == 4
     before = report(broken)["before"]
-    monkeypatch.setattr(store, "append_metrics", real)
     perform(broken)
     lines = metrics(broken)
     assert {"resumed_from": 4} in lines and sum(line.get("step") == 5 for line in lines) == 2

@@ -6,8 +6,11 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import torch
 import yaml
 from accelerate.state import AcceleratorState, GradientState
@@ -94,3 +97,18 @@ def started(folder: Path, *before: str) -> subprocess.Popen:
 
 def metrics(folder: Path) -> list[dict]:
     return store.read_lines(folder / store.METRICS).records
+
+
+@contextmanager
+def ended_behind(step: int) -> Iterator[None]:
+    """End the runs inside ``with`` behind the line of this step, as Ctrl-C would."""
+    append = store.append_metrics
+
+    def ending(folder: Path, record: dict) -> None:
+        append(folder, record)
+        if record.get("step") == step:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "append_metrics", ending)
+        yield
