@@ -167,8 +167,8 @@ def test_each_student_layer_has_its_own_weights_in_the_fits_of_all_sources_and_l
         for name, source in features.items():
             expected = ridge_by_class({0: repeated(source, ys[layer], WEIGHTS[layer])}, {0: HEADS})[0]
             torch.testing.assert_close(fits[name][kind, layer].rss, expected.rss)
-    shared = sums.features["key", (0,)]
-    assert {part.use for part, _ in shared.parts} == {SCORE_ONLY.use}
+    shared = sums.problems["key", (0,)]
+    assert {part.use for part, _ in shared.sums.parts} == {SCORE_ONLY.use}
     assert all(sums.pairing("key", layer).features is shared for layer in range(LAYERS))
     assert {part.use for part, _ in sums.weighted["value", 1].parts} == {FIT_ONLY.use}
     teacher, shuffled = teacher_and_shuffled(sums, sample, [HEADS] * LAYERS, no_progress)
@@ -192,8 +192,8 @@ def test_weighted_sums_of_an_interrupted_analysis_are_read_back(rows, tmp_path):
     for name, fold_sums in sums.all().items():
         assert again[name].parts.keys() == fold_sums.parts.keys()
         for at, sums_of in fold_sums.parts.items():
-            for field, value in vars(sums_of).items():
-                found = getattr(again[name].parts[at], field)
+            for field in sums_of.names():
+                found, value = (getattr(sums.parts[at], field) for sums in (again[name], fold_sums))
                 torch.testing.assert_close(torch.as_tensor(found), torch.as_tensor(value), rtol=0, atol=0)
 
 

@@ -6,7 +6,7 @@ import torch
 from sklearn.linear_model import Ridge
 
 from kvlab.align import compare_rules
-from kvlab.align.batches import in_order, read
+from kvlab.align.batches import InOrder, read
 from kvlab.align.crossfit import RELATIVE_PENALTIES
 from kvlab.align.items import Reader
 from kvlab.align.layers import Choice
@@ -133,7 +133,7 @@ def test_a_rule_without_rows_to_fit_is_left_out(pair, documents):
     items = [i for w in Reader([teacher], student, documents[:3], [], SETTINGS).windows() for i in w]
     choices = {kind: [Choice.of((0,), [(0,)] * 3, lambda layer: 32)] * 2 for kind in KINDS}
     cached = []
-    for batch in in_order(iter([items]), 4096):
+    for batch in InOrder(iter([items]), 4096):
         (rows,) = read([teacher], student, batch, SETTINGS).teachers
         for item in batch:
             ends = item.teachers[0].spans

@@ -8,7 +8,9 @@ from typing import Any, Protocol
 import torch
 
 from kvlab.align.batches import Rows
-from kvlab.align.fold_sums import APART, SCORED, Classes, FoldSums, Pairing, Part, add_targets, add_unweighted
+from kvlab.align.blocks import FeatureName, Layout
+from kvlab.align.fold_sums import APART, SCORED, Classes, FoldSums, Pairing, Part, add_targets, add_unweighted, beside
+from kvlab.align.layer_sums import Gathered, SomeSources
 from kvlab.align.layers import Choice
 from kvlab.align.moments import HeadGrams, pilot_of
 from kvlab.align.own_tokens import own_token_width
@@ -59,49 +61,76 @@ class TokenSums:
 class AlignSums:
     """The sums of one set of features against the student: per kind and student layer, and of the tokens alone.
 
-    Student layers with the same teacher layers share the sums of the features, behind which the features of the
-    student's own token stand; those with heads of one width share the problem of each token control. Of the same
-    targets the spread of each head is kept. Rows are shifted by their pilots once, however many sums they enter.
-    Where fitted rows have weights, which differ by student layer, layers share only the sums of the scored rows.
+    All student layers share the sums of the features, behind which the features of the student's own token stand;
+    those with heads of one width share the problem of each token control. Of the same targets the spread of each head
+    is kept. Rows are shifted by their pilots once, however many sums they enter. Where fitted rows have weights, which
+    differ by student layer, layers share only the sums of the scored rows.
     """
 
     choices: dict[str, list[Choice]]
     folds: int
     token_layers: dict[Beside, list[Target]] = field(default_factory=dict)  # targets side by side
-    features: dict[tuple[str, tuple[int, ...]], FoldSums] = field(default_factory=dict)
+    features: dict[str, FoldSums] = field(default_factory=dict)  # of all layers that some student layer takes, by kind
     targets: dict[Target, FoldSums] = field(default_factory=dict)
     weighted: dict[Target, FoldSums] = field(default_factory=dict)  # features of the fitted rows, if they have weights
     tokens: dict[str, TokenSums] = field(default_factory=dict)  # TEACHER_TOKEN, OWN_TOKENS
     spreads: dict[Beside, FoldSums] = field(default_factory=dict)  # HeadGrams of the scored rows, likewise
     own_width: int = 0  # features of the student's own token; 0 where tokens are not asked for
+    in_hand: int | None = None  # the fold whose sums lie on the device; those of the others are on the host
+    gathered: Gathered = field(default_factory=Gathered)
+    problems: dict[tuple[str, tuple[int, ...]], SomeSources] = field(default_factory=dict)  # by kind and teacher layers
 
     def add(self, fold: int, part: Part, rows: Source, at: Any) -> None:
         """Add the rows ``at`` a part of a batch or a group of a sample, which are of one fold and use."""
+        if fold != self.in_hand:
+            self.put_away(fold)
         own = rows.own(at) if self.token_layers else None
+        self.gathered.clear()
         targets: dict[Target, torch.Tensor] = {}
         for kind in KINDS:
-            for union in dict.fromkeys(choice.union for choice in self.choices[kind]):
-                x = self.x(kind, union, rows, at)
-                if (kind, union) not in self.features:
-                    self.features[kind, union] = FoldSums((pilot_of(x),), self.folds)
-                features = self.features[kind, union]
-                x = features.shift(x)
-                layers = [layer for layer, choice in enumerate(self.choices[kind]) if choice.union == union]
-                add_unweighted(features, fold, part, x, rows.weights(layers[0], at))
-                for layer in layers:
-                    y, weights = rows.y(kind, layer, at), rows.weights(layer, at)
-                    if (kind, layer) not in self.targets:
-                        self.targets[kind, layer] = FoldSums((features.pilots[0], pilot_of(y)), self.folds)
-                    targets[kind, layer] = self.targets[kind, layer].shift(y)
-                    if weights is not None:
-                        self.weighted.setdefault((kind, layer), FoldSums(features.pilots, self.folds))
-                    of_layer = self.targets[kind, layer], self.weighted.get((kind, layer))
-                    add_targets(*of_layer, fold, part, x, targets[kind, layer], weights)
+            every = self.x(kind, self._layers(kind), rows, at)
+            if kind not in self.features:
+                self._begin(kind, every)
+            every = self.features[kind].shift(every)
+            add_unweighted(self.features[kind], fold, part, every, rows.weights(0, at))
+            for layer, choice in enumerate(self.choices[kind]):
+                features = self.problems[kind, choice.union]
+                x, y, weights = features.of(every), rows.y(kind, layer, at), rows.weights(layer, at)
+                if (kind, layer) not in self.targets:
+                    self.targets[kind, layer] = FoldSums((features.pilots[0], pilot_of(y)), self.folds)
+                targets[kind, layer] = self.targets[kind, layer].shift(y)
+                if weights is not None:
+                    self.weighted.setdefault((kind, layer), FoldSums(features.pilots, self.folds))
+                of_layer = self.targets[kind, layer], self.weighted.get((kind, layer))
+                add_targets(*of_layer, fold, part, x, targets[kind, layer], weights)
         if own is not None:
             weights = {layer: rows.weights(layer, at) for layer in range(len(self.choices[KINDS[0]]))}
             self._add_tokens(OWN_TOKENS, fold, part, own, targets, weights)
             self._add_tokens(TEACHER_TOKEN, fold, part, rows.e(at), targets, weights)
             self._add_spreads(fold, part, targets)
+
+    def _layers(self, kind: str) -> tuple[int, ...]:
+        """All teacher layers that some student layer takes."""
+        return tuple(sorted({layer for choice in self.choices[kind] for layer in choice.union}))
+
+    def _begin(self, kind: str, every: torch.Tensor) -> None:
+        """``every`` [N, P]: the first rows of the features of all layers, and of the own token behind them."""
+        widths: dict[FeatureName, int] = {}
+        for choice in self.choices[kind]:
+            widths |= dict(zip(choice.union, choice.widths))
+        own = (OWN_TOKENS,) if self.own_width else ()
+        widths = {layer: widths[layer] for layer in self._layers(kind)} | dict.fromkeys(own, self.own_width)
+        unions = dict.fromkeys(choice.union for choice in self.choices[kind])
+        layout = Layout.of(widths, [(*union, *own) for union in unions])
+        self.features[kind] = FoldSums((pilot_of(every),), self.folds, layout=layout)
+        for union in unions:
+            self.problems[kind, union] = SomeSources(self.features[kind], (*union, *own), self.gathered)
+
+    def put_away(self, but: int | None = None) -> None:
+        """Move the sums of all folds ``but`` one to the host."""
+        self.in_hand = but
+        for sums in self.all().values():
+            sums.put_away(but)
 
     def x(self, kind: str, union: Sequence[int], rows: Source, at: Any) -> torch.Tensor:
         """[N, P]: the features of some teacher layers and, where tokens are asked for, of the student's own token."""
@@ -132,25 +161,25 @@ class AlignSums:
             sums.features = FoldSums((pilot_of(embedded),), self.folds)
         x = sums.features.shift(embedded)
         add_unweighted(sums.features, fold, part, x, weights[0])
-        for beside, members in self.token_layers.items():
+        for group, members in self.token_layers.items():
             row_weights = weights[members[0][1]]
-            if beside not in sums.targets:
+            if group not in sums.targets:
                 pilot = torch.cat([self.targets[target].pilots[1] for target in members])
-                sums.targets[beside] = FoldSums((sums.features.pilots[0], pilot), self.folds)
+                sums.targets[group] = FoldSums((sums.features.pilots[0], pilot), self.folds)
                 if row_weights is not None:
-                    sums.weighted[beside] = FoldSums(sums.features.pilots, self.folds)
+                    sums.weighted[group] = FoldSums(sums.features.pilots, self.folds)
             y = torch.cat([targets[target] for target in members], dim=1)
-            add_targets(sums.targets[beside], sums.weighted.get(beside), fold, part, x, y, row_weights)
+            add_targets(sums.targets[group], sums.weighted.get(group), fold, part, x, y, row_weights)
 
     def _add_spreads(self, fold: int, part: Part, targets: dict[Target, torch.Tensor]) -> None:
         if part.use not in SCORED:
             return
-        for beside, members in self.token_layers.items():
+        for group, members in self.token_layers.items():
             y = torch.cat([targets[target] for target in members], dim=1)
-            if beside not in self.spreads:
+            if group not in self.spreads:
                 pilot = torch.cat([self.targets[target].pilots[1] for target in members])
-                self.spreads[beside] = FoldSums((pilot,), self.folds, heads=y.shape[1] // beside[0])
-            self.spreads[beside].add_shifted(fold, part, y)
+                self.spreads[group] = FoldSums((pilot,), self.folds, heads=y.shape[1] // group[0])
+            self.spreads[group].add_shifted(fold, part, y)
 
     def pairing(self, kind: str, layer: int, with_own_token: bool = False) -> Pairing:
         """Teacher layers, and where asked for the student's own token beside them, against one student layer."""
@@ -159,8 +188,12 @@ class AlignSums:
         columns = choice.columns_of_folds(own_width)
         if columns is None and self.own_width and not with_own_token:
             columns = [choice.columns(choice.union)] * self.folds
-        sums = self.features[kind, choice.union], self.targets[kind, layer]
+        sums = self.problems[kind, choice.union], self.targets[kind, layer]
         return Pairing(*sums, columns, weighted=self.weighted.get((kind, layer)))
+
+    def together(self, kind: str) -> Pairing:
+        """All student layers side by side, which take the same teacher layers."""
+        return beside([self.pairing(kind, layer) for layer in range(len(self.choices[kind]))])
 
     def columns(self, kind: str, layer: int, with_own_token: bool = False) -> torch.Tensor:
         """The features of a map fitted on every fold."""
@@ -176,17 +209,17 @@ class AlignSums:
 
     def spread(self, kind: str, layer: int, classes: Classes) -> list[HeadGrams]:
         """[F] of the heads of one target, over the rows that each fold is scored on."""
-        beside = next(beside for beside, targets in self.token_layers.items() if (kind, layer) in targets)
-        before = self.token_layers[beside][: self.token_layers[beside].index((kind, layer))]
-        first, count = (sum(self._heads(t, beside[0]) for t in targets) for targets in (before, [(kind, layer)]))
-        return [fold.select(first, count) for fold in self.spreads[beside].score(classes)]
+        group = next(group for group, targets in self.token_layers.items() if (kind, layer) in targets)
+        before = self.token_layers[group][: self.token_layers[group].index((kind, layer))]
+        first, count = (sum(self._heads(t, group[0]) for t in targets) for targets in (before, [(kind, layer)]))
+        return [fold.select(first, count) for fold in self.spreads[group].score(classes)]
 
     def _heads(self, target: Target, width: int) -> int:
         return len(self.targets[target].pilots[1]) // width
 
     def all(self) -> dict[str, FoldSums]:
         """Return every sum by a name that includes its layers."""
-        named = {f"features {kind} {union}": sums for (kind, union), sums in self.features.items()}
+        named = {f"features {kind} {sums.layout}": sums for kind, sums in self.features.items()}
         named |= {f"targets {kind} {layer}": sums for (kind, layer), sums in self.targets.items()}
         named |= {f"weighted {kind} {layer}": sums for (kind, layer), sums in self.weighted.items()}
         for name, sums in self.tokens.items():

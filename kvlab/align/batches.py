@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import zip_longest
+from itertools import islice, zip_longest
 
 import numpy as np
 import torch
@@ -266,7 +267,30 @@ def finite(captured: CapturedBatch, loaded: LoadedModel) -> CapturedBatch:
     return captured
 
 
-def in_order(read_items: Iterator[list[Item]], batch_tokens: int) -> Iterator[list[Item]]:
-    """Yield the batches of every window."""
-    for window in read_items:
-        yield from batches(window, batch_tokens)
+class InOrder:
+    """The batches of every window, in which the folds take turns; after ``fold_by_fold`` one fold after the other."""
+
+    def __init__(self, windows: Iterator[list[Item]], batch_tokens: int):
+        self._windows, self._batch_tokens = windows, batch_tokens
+        self._left: deque[list[Item]] = deque()
+        self._windows_at_once = 0
+
+    def __iter__(self) -> InOrder:
+        return self
+
+    def __next__(self) -> list[Item]:
+        while not self._left:
+            self._left.extend(batches(next(self._windows), self._batch_tokens))
+            if self._windows_at_once:
+                self._gather()
+        return self._left.popleft()
+
+    def fold_by_fold(self, windows: int) -> None:
+        """Read so many windows together, so that a fold's sums are seldom fetched."""
+        self._windows_at_once = windows
+        self._gather()
+
+    def _gather(self) -> None:
+        for window in islice(self._windows, self._windows_at_once - 1):
+            self._left.extend(batches(window, self._batch_tokens))
+        self._left = deque(sorted(self._left, key=lambda batch: batch[0].fold))

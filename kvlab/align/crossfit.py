@@ -196,12 +196,19 @@ def ridge_by_class(pairings: Mapping[Key, Pairing], heads: Mapping[Key, int]) ->
     """Ridge of every problem and class of rows; problems with the same features are solved together."""
     fits: dict[Key, ByClass] = {}
     for group in alike(pairings, heads):
-        together, first = beside([pairings[key] for key in group]), 0
+        together = beside([pairings[key] for key in group])
         classes = [crossfit_ridge(pairing, sum(heads[key] for key in group)) for pairing in together.by_class()]
-        for key in group:
-            fits[key] = ByClass.of([fit.select(first, heads[key]) for fit in classes])
-            first += heads[key]
+        fits |= one_each(classes, {key: heads[key] for key in group})
     return {key: fits[key] for key in pairings}
+
+
+def one_each(classes: Sequence[CrossFit], heads: Mapping[Key, int]) -> dict[Key, ByClass]:
+    """The fits, of every class, of problems that were solved side by side in this order."""
+    fits, first = {}, 0
+    for key, count in heads.items():
+        fits[key] = ByClass.of([fit.select(first, count) for fit in classes])
+        first += count
+    return fits
 
 
 def penalties_by_class(pairings: Mapping[Key, Pairing], heads: Mapping[Key, int]) -> dict[Key, list[Penalties]]:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 
+from kvlab.align.blocks import BlockInputs, Layout
 from kvlab.align.moments import HeadGrams, Inputs, Outputs, shifted
 
 
@@ -31,6 +32,8 @@ FITTED, SCORED = (FIT_AND_SCORE.use, FIT_ONLY.use), (FIT_AND_SCORE.use, SCORE_ON
 LEAST_ROWS = 20  # to fit a map on, whichever fold is left out; a class with fewer shares the map of another
 
 Classes = tuple[int, ...] | None  # row classes that share a map; None: all
+HOST = torch.device("cpu")
+Sums = Inputs | BlockInputs | Outputs | HeadGrams
 
 
 def weighed(part: Part, weights: torch.Tensor | None) -> Iterator[tuple[Part, torch.Tensor | None]]:
@@ -45,14 +48,30 @@ def weighed(part: Part, weights: torch.Tensor | None) -> Iterator[tuple[Part, to
 
 @dataclass
 class FoldSums:
-    """Inputs (one pilot), Outputs (two) or HeadGrams (one pilot, ``heads``) of each part and fold that has rows."""
+    """Sums of each part and fold that has rows: Inputs (one pilot), BlockInputs (one, ``layout``), Outputs (two) or
+    HeadGrams (one, ``heads``)."""
 
     pilots: tuple[torch.Tensor, ...]
     folds: int
-    parts: dict[tuple[Part, int], Inputs | Outputs | HeadGrams] = field(default_factory=dict)
+    parts: dict[tuple[Part, int], Sums] = field(default_factory=dict)
     heads: int | None = None
+    layout: Layout | None = None
+    away: bool = False  # some sums lie on the host
 
-    def empty(self) -> Inputs | Outputs | HeadGrams:
+    @property
+    def device(self) -> torch.device:
+        return self.pilots[0].device
+
+    def put_away(self, but: int | None = None) -> None:
+        """Move the sums of all folds ``but`` one to the host; they come back when they are added to or solved."""
+        for (part, fold), sums in self.parts.items():
+            if fold != but:
+                self.parts[part, fold] = sums.to(HOST)
+        self.away = self.device != HOST
+
+    def empty(self) -> Sums:
+        if self.layout is not None:
+            return BlockInputs.empty(*self.pilots, self.layout)
         if self.heads is not None:
             return HeadGrams.empty(*self.pilots, self.heads)
         return (Inputs if len(self.pilots) == 1 else Outputs).empty(*self.pilots)
@@ -69,6 +88,8 @@ class FoldSums:
             return
         if (part, fold) not in self.parts:
             self.parts[part, fold] = self.empty()
+        elif self.away:
+            self.parts[part, fold] = self.parts[part, fold].to(self.device)
         weighted = () if weights is None else (weights,)
         self.parts[part, fold].add_shifted(*rows, *weighted)
 
@@ -78,7 +99,7 @@ class FoldSums:
         for (part, fold), sums in self.parts.items():
             if part.use in uses and (classes is None or part.row_class in classes):
                 by_fold[fold].append(sums)
-        return [total(present) if present else self.empty() for present in by_fold]
+        return [total(present).to(self.device) if present else self.empty() for present in by_fold]
 
     def fit(self, classes: Classes = None) -> list:
         return self.of(FITTED, classes)
@@ -132,7 +153,7 @@ def add_targets(
             weighted.add_shifted(fold, use, x, weights=row_weights)
 
 
-def total(sums: list) -> Inputs | Outputs | HeadGrams:
+def total(sums: list) -> Sums:
     return sum(sums[1:], sums[0])
 
 

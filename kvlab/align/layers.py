@@ -8,7 +8,7 @@ is chosen for scoring a fold is chosen without that fold's documents.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 
@@ -44,6 +44,10 @@ class Choice:
         union = tuple(sorted(set(overall).union(*of_fold)))
         widths = tuple(width_of(layer) for layer in union)
         return cls(union, widths, tuple(sorted(overall)), tuple(tuple(sorted(layers)) for layers in of_fold))
+
+    def among(self, other: Choice) -> Choice:
+        """The same layers as a choice among the features of another choice, which holds them all."""
+        return replace(self, union=other.union, widths=other.widths)
 
     def columns(self, layers: Sequence[int]) -> torch.Tensor:
         """Return the positions of the features of some layers of the union."""
@@ -86,8 +90,23 @@ def nearest(sample: Sample) -> dict[str, list[Choice]]:
     }
 
 
-def choose(sample: Sample, settings: AlignSettings, progress: Progress) -> LayerSearch:
+def every_layer(sample: Sample, settings: AlignSettings) -> dict[str, list[Choice]] | None:
+    """All teacher layers for each student layer, where ``choose`` looks at all at once, on rows that count alike."""
+    if settings.layers != "heldout" or sample.folds < 3 or settings.row_weights != "equal":
+        return None
+    every = tuple(range(sample.layers_t))
+    if any(sum(sample.width(kind, at) for at in every) > MOST_FEATURES for kind in KINDS):
+        return None
+    choices = {kind: Choice.of(every, [every] * sample.folds, partial(sample.width, kind)) for kind in KINDS}
+    return {kind: [choice] * sample.layers_s for kind, choice in choices.items()}
+
+
+def choose(
+    sample: Sample, settings: AlignSettings, progress: Progress, together: Callable[[str], Pairing] | None = None
+) -> LayerSearch:
     """Layers by the rule of ``settings``, with the CKA of all pairs of layers, its null and the student's own.
+
+    ``together``: the sums of ``every_layer`` against all student layers side by side, by kind, where they are at hand.
 
     matrices: ``similarity.KIND.cka`` and ``.cka_shuffled`` [Ls, Lt], ``.own`` [Ls, Ls] (the student with itself: how
     alike neighbouring layers are). ``heldout`` adds ``.r2`` [Ls, Lt] of each layer alone, NaN where it did not search.
@@ -106,7 +125,8 @@ def choose(sample: Sample, settings: AlignSettings, progress: Progress) -> Layer
         elif settings.layers == "cka":
             chosen = _most_similar(of_fold, candidates)
         else:
-            chosen = _best_explaining(sample, kind, by_depth, candidates, search, settings.search, step)
+            of_all = together and together(kind)
+            chosen = _best_explaining(sample, kind, by_depth, candidates, search, settings.search, step, of_all)
         search.choices[kind] = [Choice.of(*layers, partial(sample.width, kind)) for layers in chosen]
     return search
 
@@ -175,12 +195,15 @@ def _best_explaining(
     search: LayerSearch,
     extent: str,
     step: Callable[[int], None],
+    of_all: Pairing | None,
 ) -> list[tuple[tuple, list[tuple]]]:
     """For every student layer, of the sets that grow by the next best layer the one that explains most."""
     singles = np.full((sample.layers_s, sample.layers_t), np.nan)
     widths = [sample.width(kind, at) for at in range(sample.layers_t)]
     everything = sum(widths) <= MOST_FEATURES
-    problem = HeldOut.of(sample, kind, range(sample.layers_t), range(sample.layers_s)) if everything else None
+    problem = None
+    if everything:
+        problem = HeldOut.of(sample, kind, range(sample.layers_t), range(sample.layers_s), of_all)
     choices = []
     for layer, allowed in enumerate(candidates):
         step(layer)
@@ -247,13 +270,20 @@ class HeldOut:
         self._rss: dict[tuple[int, ...], torch.Tensor] = {}
 
     @classmethod
-    def of(cls, sample: Sample, kind: str, layers: Sequence[int], targets: Sequence[int]) -> HeldOut:
-        """Teacher layers against student layers."""
+    def of(
+        cls,
+        sample: Sample,
+        kind: str,
+        layers: Sequence[int],
+        targets: Sequence[int],
+        pairing: Pairing | None = None,
+    ) -> HeldOut:
+        """Teacher layers against student layers. ``pairing``: their sums, where they are at hand."""
 
         def places(widths: Sequence[int], names: Sequence[int]) -> dict[int, tuple[int, int]]:
             return dict(zip(names, pairwise(np.cumsum([0, *widths]).tolist())))
 
-        pairing = sample.pairing(kind, layers, targets)
+        pairing = pairing or sample.pairing(kind, layers, targets)
         features = places([sample.width(kind, at) for at in layers], layers)
         group = sample.groups[0]
         return cls(pairing, features, places([sample.y(kind, at, group).shape[1] for at in targets], targets))

@@ -54,10 +54,21 @@ def shifted(rows: torch.Tensor, pilot: torch.Tensor) -> torch.Tensor:
 
 
 class Additive:
-    """Sums over rows that are added and subtracted field by field; pilots and widths stay as they are."""
+    """Sums over rows that are added and subtracted field by field; pilots, layouts and widths stay as they are."""
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Return the fields that are sums."""
+        return [field.name for field in fields(cls) if not field.name.startswith(("pilot", "layout", "widths"))]
+
+    def to(self, device: torch.device) -> Self:
+        """Return the same sums on a device; pilots stay where they are."""
+        values = {name: getattr(self, name) for name in self.names()}
+        moved = {name: v.to(device) for name, v in values.items() if torch.is_tensor(v) and v.device != device}
+        return replace(self, **moved) if moved else self
 
     def _combined(self, other: Self, operation: Callable) -> Self:
-        names = [field.name for field in fields(self) if not field.name.startswith(("pilot", "widths"))]
+        names = self.names()
         return replace(self, **{name: operation(getattr(self, name), getattr(other, name)) for name in names})
 
     def __add__(self, other: Self) -> Self:

@@ -14,7 +14,7 @@ import torch
 
 from kvlab.align import outcome
 from kvlab.align.align_sums import AlignSums, side_by_side
-from kvlab.align.batches import Read, Rows, in_order, read
+from kvlab.align.batches import InOrder, Read, Rows, read
 from kvlab.align.compare_rules import Cached, RuleScores, compare
 from kvlab.align.controls import (
     Controls,
@@ -28,14 +28,14 @@ from kvlab.align.controls import (
 )
 from kvlab.align.crossfit import ridge_by_class
 from kvlab.align.first_look import first_look
-from kvlab.align.fold_sums import APART, FITTED, SCORED
+from kvlab.align.fold_sums import APART, FITTED, HOST, SCORED
 from kvlab.align.fusion import FusionSums, OverRandom, fuse
 from kvlab.align.inspection import MOST_BYTES, RULE_TABLE_DOCUMENTS, inspect, that_fit, timeline_summary
 from kvlab.align.items import Item, Reader
-from kvlab.align.layers import LayerSearch, choose, nearest
+from kvlab.align.layers import LayerSearch, choose, every_layer, nearest
 from kvlab.align.outcome import concentrated
 from kvlab.align.sample import Sample, read_sample
-from kvlab.align.scoring import Scored, projected_on_sample, score
+from kvlab.align.scoring import Scored, fixed_fits, score
 from kvlab.align.shapes import target_shape
 from kvlab.align.unfinished import Unfinished
 from kvlab.errors import AlignError, ModelError
@@ -47,6 +47,7 @@ from kvlab.results.alignment.so_far import SoFar
 from kvlab.shapes import KINDS, Document, HeadMap, Progress, no_progress
 
 READING = "reading caches"
+WINDOWS_AT_ONCE = 8  # read together where sums go from the device to the host
 COUNTED = ("documents", "calibration_documents", "student_tokens")
 
 Aligned = tuple[Alignment, dict[str, HeadMap]]
@@ -112,7 +113,7 @@ class _Work:
         self.teacher_tokens = [0] * len(self.teachers)
         self.timings: dict[str, float] = {}
         self.scored_items: list[Item] = []  # the first ones, for views and rates
-        self.stream = in_order(self._windows(), self.settings.batch_tokens)
+        self.stream = InOrder(self._windows(), self.settings.batch_tokens)
         geometry = self.student.geometry
         self.heads = [target_shape(geometry, KINDS[0], n)[0] for n in range(len(geometry.kv_layers))]
         self.token_layers = side_by_side(geometry, self.settings.row_weights != "equal")
@@ -151,14 +152,30 @@ class _Work:
         # Of each teacher, of its own sample and of the common one.
         both = zip(first.rows, first.common) if first.common else ((rows,) for rows in first.rows)
         self.sample_rows = [[[r.places() for r in rows] for rows in of_teacher] for of_teacher in both]
-        self.layers: list[LayerSearch] = [choose(s, self.settings, self.progress) for s in self.samples]
-        self._timed("choose_layers_s")
-        self.sums = [AlignSums(search.choices, self.reader.folds, self.token_layers) for search in self.layers]
-        for sums, sample in zip(self.sums, self.samples):
-            for group in sample.groups:
-                if group[1].use not in APART:
-                    sums.add(*group, sample, group)
+        self.layers: list[LayerSearch] = []
+        self.sums: list[AlignSums] = []
+        for sample in self.samples:
+            self._choose_and_sum(sample)
+
+    def _choose_and_sum(self, sample: Sample) -> None:
+        """Choose layers, and sum the sample's rows: before, where the search looks at the sums of all layers."""
+        every = every_layer(sample, self.settings)
+        if every is None:
+            search = choose(sample, self.settings, self.progress)
+            self._timed("choose_layers_s")
+        sums = AlignSums(every or search.choices, self.reader.folds, self.token_layers)
+        for group in sample.groups:
+            if group[1].use not in APART:
+                sums.add(*group, sample, group)
         self._timed("sum_s")
+        if every is not None:
+            search = choose(sample, self.settings, self.progress, sums.together)
+            for kind, choices in search.choices.items():
+                search.choices[kind] = [choice.among(of_all) for choice, of_all in zip(choices, every[kind])]
+            sums.choices = search.choices
+            self._timed("choose_layers_s")
+        self.layers.append(search)
+        self.sums.append(sums)
 
     def _read_cached(self, batch: list[Item]) -> Read:
         batch_read = self._read(batch)
@@ -213,7 +230,7 @@ class _Work:
                         Message("No control by random weights of {name}: {error}", name=teacher.name, error=error)
                     )
             if self.settings.projector != "ridge" and not self.whole_sample:
-                controls.chosen = projected_on_sample(sums, heads, teacher.geometry, self.settings.projector)
+                controls.chosen = fixed_fits(sums, heads, teacher.geometry, self.settings.projector)
             self.controls.append(controls)
             self.random.append(why_random)
         self.over_random: dict[tuple[str, int], OverRandom] = {}
@@ -257,6 +274,8 @@ class _Work:
             self.fusion.add(*group, self.common, group)
         del self.sample_rows, self.samples, self.common
         self._timed("sum_s")
+        if self.student.device != HOST:
+            self.stream.fold_by_fold(WINDOWS_AT_ONCE)
         if unfinished is None:
             for batch in self.stream:
                 self._add(self._read(batch))

@@ -21,11 +21,12 @@ from kvlab.align.crossfit import (
     alike,
     crossfit_fixed,
     crossfit_ridge,
+    one_each,
     ridge_by_class,
     scored_apart,
     teacher_head_contributions,
 )
-from kvlab.align.fold_sums import SINK, SPECIAL, Pairing, beside
+from kvlab.align.fold_sums import SINK, SPECIAL, beside
 from kvlab.align.layers import Choice
 from kvlab.align.moments import Centred
 from kvlab.align.rows import EXACT
@@ -74,15 +75,14 @@ def score(
     tokens = {name: token_fits(sums, name) for name in (TEACHER_TOKEN, OWN_TOKENS)}
     scored.ridges = controls.teacher if whole_sample else teacher_fits(sums, heads)
     with_own_token = teacher_fits(sums, heads, with_own_token=True)
+    grouped = fixed_fits(sums, heads, teacher, "group-mean")
+    penalties = {target: _mean_penalty(scored.ridges[target].fits) for target in targets}
+    chosen_fits = scored.ridges if projector == "ridge" else fixed_fits(sums, heads, teacher, projector, penalties)
     for number, (kind, layer) in enumerate(targets):
         progress("fitting and scoring heads", number, layers * len(KINDS))
         target, pairing, choice = (kind, layer), sums.pairing(kind, layer), sums.choices[kind][layer]
-        ridge = scored.ridges[target]
-        solve = solver(projector, teacher, kind, choice.union, heads[target], _mean_penalty(ridge.fits))
-        chosen = ridge if projector == "ridge" else fixed_by_class(pairing, choice, heads[target], solve)
-        averaged = solver("group-mean", teacher, kind, choice.union, heads[target], 1.0)
-        grouped = fixed_by_class(pairing, choice, heads[target], averaged)
-        scored.fits[target] = chosen
+        solve = solver(projector, teacher, kind, choice.union, heads[target], penalties[target])
+        chosen = scored.fits[target] = chosen_fits[target]
         spreads = [sums.spread(kind, layer, fit.classes) for fit in chosen.fits]
         scored.spectra[target] = spectrum(chosen, tokens[TEACHER_TOKEN][target], spreads)
         on_sample = chosen if whole_sample else controls.chosen.get(target, controls.teacher[target])
@@ -90,7 +90,7 @@ def score(
             identity=tokens[TEACHER_TOKEN][target],
             own=tokens[OWN_TOKENS][target],
             with_own_token=with_own_token[target] if projector == "ridge" else None,
-            grouped=grouped,
+            grouped=grouped[target],
             on_sample=on_sample,
         )
         scored.heads += _head_scores(target, student.kv_layers[layer], chosen, others, controls)
@@ -126,18 +126,35 @@ def _contributions(sums: AlignSums, ridges: Fits, teacher: Geometry, student: Ge
     return arrays
 
 
-def projected_on_sample(sums: AlignSums, heads: Mapping[Target, int], teacher: Geometry, projector: str) -> Fits:
-    """A projector that chooses no penalty, fitted and scored on the sample alone, as controls are."""
-    fits = {}
-    for (kind, layer), count in heads.items():
-        choice = sums.choices[kind][layer]
-        solve = solver(projector, teacher, kind, choice.union, count, penalty=1.0)
-        fits[kind, layer] = fixed_by_class(sums.pairing(kind, layer), choice, count, solve)
+def fixed_fits(
+    sums: AlignSums,
+    heads: Mapping[Target, int],
+    teacher: Geometry,
+    projector: str,
+    penalties: Mapping[Target, float] | None = None,
+) -> Fits:
+    """A projector that chooses no penalty, held out, on every target; those with the same features at once."""
+    pairings, fits = {target: sums.pairing(*target) for target in heads}, {}
+    for group in alike(pairings, heads):
+        of_group = {target: heads[target] for target in group}
+        choice = sums.choices[group[0][0]][group[0][1]]
+        solves = [
+            solver(
+                projector, teacher, kind, choice.union, heads[kind, layer], (penalties or {}).get((kind, layer), 1.0)
+            )
+            for kind, layer in group
+        ]
+        together = beside([pairings[target] for target in group])
+        widths = [len(pairings[target].targets.pilots[1]) for target in group]
+        channels = torch.arange(sum(widths), device=together.targets.device).split(widths)
+
+        def solve(train: Centred, some: Sequence[int], solves=solves, channels=channels) -> torch.Tensor:
+            return torch.cat([one(train.targets(own), some) for one, own in zip(solves, channels)], dim=1)
+
+        total_heads = sum(of_group.values())
+        classes = [crossfit_fixed(of_class, choice.of_fold, total_heads, solve) for of_class in together.by_class()]
+        fits |= one_each(classes, of_group)
     return fits
-
-
-def fixed_by_class(pairing: Pairing, choice: Choice, heads: int, solve: Solve) -> ByClass:
-    return ByClass.of([crossfit_fixed(of_class, choice.of_fold, heads, solve) for of_class in pairing.by_class()])
 
 
 def teacher_fits(sums: AlignSums, heads: Mapping[Target, int], with_own_token: bool = False) -> Fits:
@@ -149,13 +166,9 @@ def token_fits(sums: AlignSums, name: str) -> Fits:
     """Ridge from a set of token features onto every kind and student layer."""
     fits: Fits = {}
     for beside_each_other, targets in sums.token_layers.items():
-        heads = [len(sums.targets[target].pilots[1]) // beside_each_other[0] for target in targets]
+        heads = {target: len(sums.targets[target].pilots[1]) // beside_each_other[0] for target in targets}
         by_class = sums.token_pairing(name, beside_each_other).by_class()
-        together = [crossfit_ridge(of_class, sum(heads)) for of_class in by_class]
-        first = 0
-        for target, count in zip(targets, heads):
-            fits[target] = ByClass.of([fit.select(first, count) for fit in together])
-            first += count
+        fits |= one_each([crossfit_ridge(of_class, sum(heads.values())) for of_class in by_class], heads)
     return fits
 
 

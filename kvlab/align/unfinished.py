@@ -5,7 +5,7 @@ import json
 import logging
 import time as clock
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -121,11 +121,8 @@ class Unfinished:
             for number, pilot in enumerate(fold_sums.pilots):
                 tensors[f"{name}|pilot|{number}"] = pilot.clone()  # sums share pilots, files do not share tensors
             for (part, fold), sums_of in fold_sums.parts.items():
-                for field in fields(sums_of):
-                    if not field.name.startswith("pilot"):
-                        tensors[f"{name}|{json.dumps(part)}|{fold}|{field.name}"] = torch.as_tensor(
-                            getattr(sums_of, field.name)
-                        )
+                for field in sums_of.names():
+                    tensors[f"{name}|{json.dumps(part)}|{fold}|{field}"] = torch.as_tensor(getattr(sums_of, field))
         self.write(tensors, fingerprint, batches=str(done))
 
     def _load(self, sums: Mapping[str, FoldSums], fingerprint: str) -> int:

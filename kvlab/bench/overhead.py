@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from kvlab.align.batches import in_order
+from kvlab.align.batches import InOrder
 from kvlab.align.items import Reader
 from kvlab.align.pipeline import align
 from kvlab.bench.pair import TINY, documents, random_pair, true_shapes
@@ -94,7 +94,7 @@ def _measure(
 def _batches(teacher: LoadedModel, student: LoadedModel, texts: Sequence[Document], settings) -> list[Batch]:
     """Return the batches that ``align`` reads, in its order, padded and on the device."""
     padded_batches = []
-    for batch in in_order(Reader([teacher], student, texts, [], settings).windows(), settings.batch_tokens):
+    for batch in InOrder(Reader([teacher], student, texts, [], settings).windows(), settings.batch_tokens):
         padded_batches.append((student, *padded([item.student for item in batch], student.device)))
         padded_batches.append((teacher, *padded([item.teachers[0] for item in batch], teacher.device)))
     return padded_batches

@@ -64,7 +64,7 @@ class _Drawn:
         return self._pool[number % POOL][width]
 
     def side_by_side(self, kind: str, layers: Sequence[int], number: int) -> torch.Tensor:
-        return self._rows(number + layers[0], WIDTH_T)
+        return torch.cat([self._rows(number + layer, WIDTH_T) for layer in layers], dim=1)
 
     def y(self, kind: str, layer: int, number: int) -> torch.Tensor:
         return self._rows(number + layer + 1, WIDTH_S)

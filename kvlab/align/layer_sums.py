@@ -1,0 +1,75 @@
+"""The features of one problem, gathered from the sums of all layers when the problem is solved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+
+from kvlab.align.blocks import FeatureName
+from kvlab.align.fold_sums import FITTED, SCORED, Classes, FoldSums, total
+from kvlab.align.moments import Inputs, shifted
+
+
+@dataclass
+class Gathered:
+    """The matrices that were last gathered: those of one problem's sources, which its fits share."""
+
+    sources: tuple | None = None
+    inputs: dict[tuple, Inputs] = field(default_factory=dict)
+
+    def clear(self) -> None:
+        self.sources, self.inputs = None, {}
+
+
+@dataclass(eq=False)
+class SomeSources:
+    """The features of one problem: ``FoldSums`` of Inputs, gathered from the sums of all sources."""
+
+    sums: FoldSums  # of BlockInputs
+    sources: tuple[FeatureName, ...]
+    kept: Gathered
+
+    @property
+    def folds(self) -> int:
+        return self.sums.folds
+
+    @cached_property
+    def pilots(self) -> tuple[torch.Tensor]:
+        pilot = self.sums.pilots[0]
+        return (pilot[self.sums.layout.columns(self.sums.layout.places(self.sources), pilot.device)],)
+
+    def of(self, every: torch.Tensor) -> torch.Tensor:
+        """[N, all features] -> [N, P] those of this problem."""
+        return every[:, self.sums.layout.columns(self.sums.layout.places(self.sources), every.device)]
+
+    def shift(self, rows: torch.Tensor) -> torch.Tensor:
+        return shifted(rows, self.pilots[0])
+
+    def fit(self, classes: Classes = None) -> list[Inputs]:
+        return self._of(FITTED, classes)
+
+    def score(self, classes: Classes = None) -> list[Inputs]:
+        return self._of(SCORED, classes)
+
+    def _of(self, uses: Sequence[str], classes: Classes) -> list[Inputs]:
+        """[F]"""
+        mine = id(self.sums), self.sources
+        if self.kept.sources != mine:
+            self.kept.clear()
+            self.kept.sources = mine
+        by_fold = []
+        for fold in range(self.folds):
+            parts = tuple(
+                part
+                for part, of_fold in self.sums.parts
+                if of_fold == fold and part.use in uses and (classes is None or part.row_class in classes)
+            )
+            for key in [(fold, part) for part in parts]:
+                if key not in self.kept.inputs:
+                    self.kept.inputs[key] = self.sums.parts[key[1], fold].select(self.sources).to(self.sums.device)
+            present = [self.kept.inputs[fold, part] for part in parts]
+            by_fold.append(total(present) if present else Inputs.empty(self.pilots[0]))
+        return by_fold
