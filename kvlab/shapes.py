@@ -293,3 +293,16 @@ class HeadMap:
     projector: str
     kind: str  # "key" | "value"
     layers: list[Any]  # kvlab.align.class_maps.ClassMaps of each student layer
+
+
+def depth(teacher_layers: int, student_layers: int) -> list[int]:
+    """Return layers at proportional depth: first to first, last to last, ties to the deeper teacher layer."""
+    if student_layers == 1:
+        return [teacher_layers - 1]
+    span = student_layers - 1
+    return [(2 * layer * (teacher_layers - 1) + span) // (2 * span) for layer in range(student_layers)]
+
+
+def nearest_layers(layers: int, at: int) -> list[int]:
+    """Return all layers, the nearest to one first; of two as near, the deeper one."""
+    return sorted(range(layers), key=lambda layer: (abs(layer - at), -layer))

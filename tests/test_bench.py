@@ -8,7 +8,21 @@ from math import isnan
 import pytest
 import torch
 
-from kvlab.bench import ROWS, layers, memory, overhead, pair, ridge, row, run, seeds, steps, timelines, training
+from kvlab.bench import (
+    ROWS,
+    layers,
+    memory,
+    overhead,
+    pair,
+    ridge,
+    row,
+    run,
+    seeds,
+    steps,
+    timelines,
+    training,
+    true_shapes,
+)
 from kvlab.bench.pair import TINY, documents, random_pair, tokenizers
 from kvlab.cli import main
 from kvlab.runs import store
@@ -21,7 +35,10 @@ FIELDS = {"name", "against", "ratio", "low", "high", "bar", "holds", "unit", "de
 
 def test_quick_runs_every_row_without_verdicts_and_writes_json(tmp_path, monkeypatch, capsys):
     # The process itself is measured below.
-    monkeypatch.setattr(memory, "_in_own_process", lambda count, _: {"before": 1, "peak": 1000 + count})
+    for module in (memory, true_shapes):
+        monkeypatch.setattr(
+            module, "in_own_process", lambda count, _: {"before": 1, "peak": 1000 + count, "forecast": 900}
+        )
     out = tmp_path / "bench.json"
     assert main.main(["bench", "--quick", "--out", str(out)]) == 0
     written = json.loads(out.read_text(encoding="utf-8"))
@@ -61,7 +78,7 @@ def test_peak_memory_is_measured_in_a_process_of_its_own(monkeypatch):
         return real([sys.executable, "-c", ALIGN_AND_MORE, *command[3:]], **options)
 
     monkeypatch.setattr(subprocess, "run", run_more)
-    found = memory._in_own_process(6, CPU)
+    found = memory.in_own_process(6, CPU)
     assert 0 < found["before"] <= found["peak"] and found["student_tokens"] > 0
     assert 0.98 < (found["peak"] - found["before"]) / HELD_FOR_A_MOMENT < 1.5
 

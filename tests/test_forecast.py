@@ -53,21 +53,24 @@ def test_maps_and_sums_of_both_classes_of_row_by_hand(layers, features):
     """Of 28 teacher layers of 512 features, four fit side by side."""
     found = parts(layers=layers)
     assert found["maps"] == 4 * 2 * 2 * LAYERS * features * (4 * 64)
-    # Per fold and class: X'X of the teacher layers of 12 student layers, X'Y, both kinds, in float64.
-    assert found["statistics"] == 8 * 5 * 2 * 2 * 12 * (features * features + features * 256)
+    # Per fold and class: X'X of every two teacher layers that one of 12 student layers takes, X'Y, both kinds, float64.
+    at = [0, 2, 5, 7, 10, 12, 15, 17, 20, 22, 25, 27]
+    beside = [range(n, n + 1) if layers == "depth" else range(low := min(max(n - 1, 0), 24), low + 4) for n in at]
+    pairs = {(a, b) for union in beside for a in union for b in union if a <= b}
+    assert found["statistics"] == 8 * 5 * 2 * 2 * (len(pairs) * 512 * 512 + 12 * features * 256)
 
 
 def test_all_layers_of_a_small_teacher_are_one_set_of_features():
     small = dataclasses.replace(TEACHER, layers=3, kv_layers=(0, 1, 2), layer_shapes=())
     found = parts(small)
-    assert found["statistics"] == 8 * 5 * 2 * 2 * (1536 * 1536 + 12 * 1536 * 256)
+    assert found["statistics"] == 8 * 5 * 2 * 2 * (6 * 512 * 512 + 12 * 1536 * 256)  # one of two equal blocks
 
 
 def test_of_rows_weighted_by_attention_every_student_layer_has_sums_of_its_own():
     small = dataclasses.replace(TEACHER, layers=3, kv_layers=(0, 1, 2), layer_shapes=())
     weighted = parts(small, row_weights="attention")
     # X'X once of the scored rows and in each of 12 layers of the fitted ones; X'Y of both, in each layer.
-    assert weighted["statistics"] == 8 * 5 * 2 * 2 * (13 * 1536 * 1536 + 2 * 12 * 1536 * 256)
+    assert weighted["statistics"] == 8 * 5 * 2 * 2 * (6 * 512 * 512 + 12 * 1536 * 1536 + 2 * 12 * 1536 * 256)
     # The student reads with its scores: three copies of one layer's, of 8 query heads, over a batch of 4,096 tokens.
     alone = [training_memory([], SMALL, TrainConfig(row_weights=by), 1024) for by in ("equal", "attention")]
     equal_fit, weighted_fit = ({p.name: p.bytes for p in found.parts}["fit"] for found in alone)

@@ -10,7 +10,7 @@ import torch
 from sklearn.linear_model import Ridge
 
 from kvlab.align import stacking
-from kvlab.align.controls import Controls, random_in_place
+from kvlab.align.controls import Controls, RandomRows, random_in_place
 from kvlab.align.crossfit import ByClass, crossfit_ridge
 from kvlab.align.fold_sums import FIT_AND_SCORE, FIT_ONLY, Pairing
 from kvlab.align.fusion import FusionSums, fuse, over_random
@@ -244,7 +244,10 @@ def test_random_weights_in_the_place_of_a_teacher_have_their_own_penalties(data)
     samples, common = ([sample_of([x], [y], FOLDS, classes=[of]) for x in xs] for of in (0, both))
     features = [
         [
-            {((f, FIT_AND_SCORE.of(row_class)), kind, (0,)): x[f::FOLDS] for f in range(FOLDS) for kind in KINDS}
+            RandomRows(
+                {((f, FIT_AND_SCORE.of(row_class)), kind, 0): x[f::FOLDS] for f in range(FOLDS) for kind in KINDS},
+                x.device,
+            )
             for row_class in (0, both)
         ]
         for x in noise

@@ -7,13 +7,14 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice, zip_longest
+from typing import Any
 
 import numpy as np
 import torch
 
-from kvlab.align.fold_sums import Part
+from kvlab.align.fold_sums import HOST, Part
 from kvlab.align.items import Item
-from kvlab.align.own_tokens import own_token_features
+from kvlab.align.own_tokens import own_token_features, teacher_token_features
 from kvlab.align.rkv import keep_steps
 from kvlab.align.rows import NO_STEPS, Picked, common_parts, pick, row_parts, selectable
 from kvlab.errors import AlignError
@@ -64,8 +65,16 @@ class Rows:
     embedded: torch.Tensor  # [B, 1, Tt, E]
     own_tokens: torch.Tensor  # [B, 1, Ts, 3 Es]
     steps: list[torch.Tensor] | None = None  # rule rkv: per cached teacher layer [B, H, Ts], -1 where none
-    _gathered: dict[tuple, torch.Tensor] | None = None
+    _gathered: dict[tuple, torch.Tensor] | None = None  # on the host
     received: list[torch.Tensor] | None = None  # per cached student layer [B, Ts]; None: rows are fitted alike
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.picked.values())).student[0].device
+
+    def _kept(self, *name: Any) -> torch.Tensor | None:
+        rows = self._gathered.get(name)
+        return None if rows is None else rows.to(self.device, non_blocking=True)
 
     @property
     def parts(self) -> list[Part]:
@@ -73,7 +82,7 @@ class Rows:
 
     def x(self, kind: str, layer: int, part: Part) -> torch.Tensor:
         if self._gathered is not None:
-            return self._gathered["x", kind, layer, part]
+            return self._kept("x", kind, layer, part)
         features = self.teacher.features(kind)[layer]
         if self.steps is None:
             return self.picked[part].features(features)
@@ -81,12 +90,12 @@ class Rows:
 
     def y(self, kind: str, layer: int, part: Part) -> torch.Tensor:
         if self._gathered is not None:
-            return self._gathered["y", kind, layer, part]
+            return self._kept("y", kind, layer, part)
         return self.picked[part].targets(self.student.of(kind)[layer])
 
     def e(self, part: Part) -> torch.Tensor:
         if self._gathered is not None:
-            return self._gathered["e", part]
+            return self._kept("e", part)
         if self.steps is None:
             return self.picked[part].features(self.embedded)
         # Each head keeps other steps, so the token-only baseline is the mean of the embeddings over all heads.
@@ -101,12 +110,12 @@ class Rows:
 
     def own(self, part: Part) -> torch.Tensor:
         if self._gathered is not None:
-            return self._gathered["own", part]
+            return self._kept("own", part)
         return self.picked[part].targets(self.own_tokens)
 
     def weights(self, layer: int, part: Part) -> torch.Tensor | None:
         if self._gathered is not None:
-            return self._gathered.get(("w", layer, part))
+            return self._kept("w", layer, part)
         return None if self.received is None else self.received[layer][self.picked[part].student]
 
     def side_by_side(self, kind: str, layers: Sequence[int], part: Part) -> torch.Tensor:
@@ -116,7 +125,7 @@ class Rows:
         return torch.cat([self.x(kind, layer, part) for layer in layers], dim=1)
 
     def keep(self) -> Rows:
-        """Return a copy that holds all gathered rows and no longer the caches."""
+        """Return a copy that holds all gathered rows, on the host, and no longer the caches."""
         gathered = {("e", part): self.e(part) for part in self.parts}
         gathered |= {("own", part): self.own(part) for part in self.parts}
         for part in self.parts:
@@ -127,6 +136,7 @@ class Rows:
                     gathered["y", kind, layer, part] = self.y(kind, layer, part)
             for layer in range(len(self.received or ())):
                 gathered["w", layer, part] = self.weights(layer, part)
+        gathered = {name: rows.to(HOST) for name, rows in gathered.items()}
         return Rows(self.fold, self.picked, None, None, None, None, self.steps, gathered)
 
     def places(self) -> Rows:
@@ -175,7 +185,7 @@ def read(
     for t, (teacher, teacher_picks) in enumerate(zip(teachers, picks)):
         kv_t = capture(teacher, [i.teachers[t] for i in batch], settings.keys == "pre-rope")
         batch_read.captured.append((kv_t, teacher))
-        embedded = teacher.model.get_input_embeddings()(kv_t.ids).float().unsqueeze(1)
+        embedded = teacher_token_features(teacher, kv_t.ids)
         steps = None
         if RULES[settings.time].per_head:
             maps = [(i.teachers[t], i.student, i.maps[t]) for i in batch]

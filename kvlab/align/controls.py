@@ -4,7 +4,7 @@ Both are fitted and scored like the teacher itself, which is scored on the same 
 fusion has random weights in the place of all teachers but one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -13,7 +13,7 @@ import torch
 from kvlab.align.align_sums import AlignSums
 from kvlab.align.batches import Rows, finite
 from kvlab.align.crossfit import ByClass, ridge_by_class
-from kvlab.align.fold_sums import APART, FoldSums, weighed
+from kvlab.align.fold_sums import APART, HOST, FoldSums, weighed
 from kvlab.align.fusion import OverRandom, over_random
 from kvlab.align.items import Item
 from kvlab.align.layers import Choice
@@ -27,7 +27,6 @@ from kvlab.shapes import KINDS, Progress
 # kind, student layer, use -> (fold, class, features, targets) of each group of rows
 Apart = dict[tuple[str, int, str], list[tuple[int, int, torch.Tensor, torch.Tensor]]]
 Fits = dict[tuple[str, int], ByClass]  # kind, student layer
-Features = dict[tuple[Group, str, tuple[int, ...]], torch.Tensor]  # of teacher layers side by side, in a sample's order
 
 
 @dataclass
@@ -49,21 +48,37 @@ def teacher_and_shuffled(
 
     ``sums``: of the sample and nothing else; ``heads`` of each student layer.
     """
-    pairings = {}
-    for number, (kind, layer) in enumerate(_problems(sums.choices)):
-        progress("measuring controls", number, len(KINDS) * len(heads))
-        real = sums.pairing(kind, layer)
-        shuffled = FoldSums(real.targets.pilots, real.targets.folds)
+    fits: dict[str, Fits] = {"teacher": {}, "shuffled": {}}
+    for number, (kind, union, layers) in enumerate(alike := _same_features(sums.choices)):
+        progress("measuring controls", number, len(alike))
+        pairings = {}
+        for layer in layers:
+            real = sums.pairing(kind, layer)
+            pairings["teacher", layer] = real
+            pairings["shuffled", layer] = replace(real, targets=FoldSums(real.targets.pilots, real.targets.folds))
         for group in sample.groups:
-            if group[1].use not in APART:
-                x = real.features.shift(sums.x(kind, sums.choices[kind][layer].union, sample, group))
+            if group[1].use in APART:
+                continue
+            x = pairings["teacher", layers[0]].features.shift(sums.x(kind, union, sample, group))
+            for layer in layers:
+                shuffled = pairings["shuffled", layer].targets
                 y = shuffled.shift(sample.y(kind, layer, group, shuffled=True))
                 for use, weights in weighed(group[1], sample.weights(layer, group)):
                     shuffled.add_shifted(group[0], use, x, y, weights=weights)
-        pairings["teacher", kind, layer] = real
-        pairings["shuffled", kind, layer] = replace(real, targets=shuffled)
-    fits = ridge_by_class(pairings, {key: heads[key[2]] for key in pairings})
-    return tuple({key[1:]: fit for key, fit in fits.items() if key[0] == name} for name in ("teacher", "shuffled"))
+        for (name, layer), fit in ridge_by_class(pairings, {key: heads[key[1]] for key in pairings}).items():
+            fits[name][kind, layer] = fit if name == "teacher" else fit.scores_alone()
+    return fits["teacher"], fits["shuffled"]
+
+
+@dataclass
+class RandomRows:
+    """Features of random weights in the order of a sample, by group, kind and teacher layer; on the host."""
+
+    rows: dict[tuple[Group, str, int], torch.Tensor]
+    device: torch.device
+
+    def side_by_side(self, kind: str, layers: Sequence[int], group: Group) -> torch.Tensor:
+        return torch.cat([self.rows[group, kind, layer].to(self.device) for layer in layers], dim=1)
 
 
 @torch.inference_mode()
@@ -75,45 +90,45 @@ def random_rows(
     choices: dict[str, list[Choice]],
     settings: AlignSettings,
     progress: Progress,
-) -> list[Features]:
+) -> list[RandomRows]:
     """Return features of a random-weights teacher in the order of ``rows`` (teacher ``number``, by sample, batch)."""
-    features: list[dict[tuple, list[torch.Tensor]]] = [{} for _ in rows]
+    pieces: list[dict[tuple, list[torch.Tensor]]] = [{} for _ in rows]
+    taken = {kind: sorted({layer for choice in choices[kind] for layer in choice.union}) for kind in KINDS}
     for done, batch in enumerate(batches):
         progress("reading with random weights", done, len(batches))
         captured = finite(capture(random, [i.teachers[number] for i in batch], settings.keys == "pre-rope"), random)
-        for into, of_sample in zip(features, rows):
+        for into, of_sample in zip(pieces, rows):
             places = of_sample[done]
             like = Rows(places.fold, places.picked, captured, None, None, None, places.steps)
             for part in like.parts:
-                for kind in KINDS:
-                    for union in {choice.union for choice in choices[kind]}:
-                        key = (like.fold, part), kind, union
-                        into.setdefault(key, []).append(like.side_by_side(kind, union, part))
-    return [{key: torch.cat(pieces) for key, pieces in by_key.items()} for by_key in features]
+                for kind, layers in taken.items():
+                    for layer in layers:
+                        into.setdefault(((like.fold, part), kind, layer), []).append(like.x(kind, layer, part).to(HOST))
+    return [RandomRows({key: torch.cat(of) for key, of in by_key.items()}, random.device) for by_key in pieces]
 
 
 def random_weights(
-    sample: Sample, features: Features, choices: dict[str, list[Choice]], heads: Sequence[int], progress: Progress
+    sample: Sample, features: RandomRows, choices: dict[str, list[Choice]], heads: Sequence[int], progress: Progress
 ) -> Fits:
-    """Fits from the features of ``random_rows``."""
-    pairings = {}
-    for number, kind in enumerate(KINDS):
-        progress("fitting on random weights", number, len(KINDS))
-        layers_of: dict[tuple[int, ...], list[int]] = {}
-        for layer, choice in enumerate(choices[kind]):
-            layers_of.setdefault(choice.union, []).append(layer)
-        for union, layers in layers_of.items():
-            targets = [partial(sample.y, kind, layer) for layer in layers]
-            of_layers = sample.sums(_rows(features, kind, union), targets, layers)
-            for layer, pairing in zip(layers, of_layers):
-                pairings[kind, layer] = replace(pairing, columns=choices[kind][layer].columns_of_folds())
-    return ridge_by_class(pairings, {target: heads[target[1]] for target in pairings})
+    """Fits from the features of ``random_rows``; their scores alone."""
+    fits: Fits = {}
+    for number, (kind, union, layers) in enumerate(alike := _same_features(choices)):
+        progress("fitting on random weights", number, len(alike))
+        targets = [partial(sample.y, kind, layer) for layer in layers]
+        of_layers = sample.sums(partial(features.side_by_side, kind, union), targets, layers)
+        pairings = {
+            layer: replace(pairing, columns=choices[kind][layer].columns_of_folds())
+            for layer, pairing in zip(layers, of_layers)
+        }
+        for layer, fit in ridge_by_class(pairings, {layer: heads[layer] for layer in layers}).items():
+            fits[kind, layer] = fit.scores_alone()
+    return fits
 
 
 def random_in_place(
     samples: Sequence[Sample],
     common: Sequence[Sample],
-    random: Sequence[list[Features]],
+    random: Sequence[list[RandomRows]],
     controls: Sequence[Controls],
     choices: Sequence[dict[str, list[Choice]]],
     heads: Sequence[int],
@@ -133,10 +148,10 @@ def random_in_place(
             replace(sample.sums(rows, [partial(sample.y, kind, layer)], [layer])[0], columns=choice.columns_of_folds())
             for sources in (samples, [features for features, _ in random])
             for sample, source, choice in zip(samples, sources, chosen)
-            for rows in [_rows(source, kind, choice.union)]
+            for rows in [partial(source.side_by_side, kind, choice.union)]
         ]
         side_by_side = [
-            _rows(source, kind, union)
+            partial(source.side_by_side, kind, union)
             for sources in (common, [features for _, features in random])
             for source, union in zip(sources, unions)
         ]
@@ -148,15 +163,16 @@ def random_in_place(
     return gains
 
 
-def _rows(source: Sample | Features, kind: str, union: tuple[int, ...]) -> Callable[[Group], torch.Tensor]:
-    """Return a function from a group to the features of teacher layers side by side."""
-    if isinstance(source, Sample):
-        return partial(source.side_by_side, kind, union)
-    return lambda group: source[group, kind, union]
-
-
 def _problems(choices: dict[str, list[Choice]]) -> list[tuple[str, int]]:
     return [(kind, layer) for kind in KINDS for layer in range(len(choices[kind]))]
+
+
+def _same_features(choices: dict[str, list[Choice]]) -> list[tuple[str, tuple[int, ...], list[int]]]:
+    """List kind, teacher layers and the student layers that take them."""
+    layers: dict[tuple[str, tuple[int, ...]], list[int]] = {}
+    for kind, layer in _problems(choices):
+        layers.setdefault((kind, choices[kind][layer].union), []).append(layer)
+    return [(*features, of) for features, of in layers.items()]
 
 
 def rows_apart(sample: Sample, sums: AlignSums) -> Apart:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import combinations
 from typing import TypeVar
 
 import torch
 
 from kvlab.align import metrics
-from kvlab.align.fold_sums import Classes, Pairing, beside, total
+from kvlab.align.fold_sums import HOST, Classes, Pairing, beside, total
 from kvlab.align.moments import Centred, Inputs, Outputs, about_own_mean, centred
 from kvlab.align.projectors import absolute_penalty, ridge_path, ridge_per_head
 from kvlab.align.ties import last_of_the_least
@@ -24,6 +23,7 @@ RELATIVE_PENALTIES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 100.0)  # ascendi
 MIDDLE_PENALTY = 1e-2  # with which the search begins
 DIRECTIONS = 8  # of a head's channels, along which penalties are compared where targets are many
 FEW_CHANNELS = 256  # of all heads together, up to which every channel is looked at
+LARGE = 2**26  # bytes of a matrix of the features, above which few are held at a time
 LEAST_ERROR = 5e-3  # share of the energy; estimated errors are off by more, and may be below zero
 FALLBACK_PENALTY = 1.0  # where no fold is left to choose a penalty on: a cautious one
 Target = tuple[str, int]  # kind, student layer
@@ -83,7 +83,7 @@ class Penalties:
 class CrossFit(HeldOutScores):
     """The results of one class of rows, and the maps that gave them."""
 
-    weights: list[torch.Tensor]  # [F][P, Q]
+    weights: list[torch.Tensor]  # [F][P, Q], on the host, in float32 where that is not the device
     mean_x: list[torch.Tensor]  # [F][P], of the training rows with their weights
     fitted_y: list[torch.Tensor]  # [F][Q], likewise: what is predicted of a row of mean features
     mean_y: list[torch.Tensor]  # [F][Q], of the training rows all alike, about which scores are
@@ -111,7 +111,11 @@ class CrossFit(HeldOutScores):
 
     def predict(self, fold: int, x: torch.Tensor) -> torch.Tensor:
         """Predict [N, P] -> [N, Q] with the map that has not seen ``fold``."""
-        return (x.double() - self.mean_x[fold]) @ self.weights[fold] + self.fitted_y[fold]
+        return (x.double() - self.mean_x[fold]) @ self.weights[fold].to(x.device, torch.float64) + self.fitted_y[fold]
+
+    def scores_alone(self) -> CrossFit:
+        """The same without the maps, which take most of its memory."""
+        return replace(self, weights=[], mean_x=[], fitted_y=[], mean_y=[])
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,10 @@ class ByClass(HeldOutScores):
             residual_grams=sum(fit.residual_grams for fit in fits),
             fits=tuple(fits),
         )
+
+    def scores_alone(self) -> ByClass:
+        """The same without the maps."""
+        return replace(self, fits=tuple(fit.scores_alone() for fit in self.fits))
 
     def of_class(self, row_class: int) -> CrossFit:
         """The fit that rows of a class are predicted by."""
@@ -247,7 +255,7 @@ def _crossfit(pairing: Pairing, heads: int, fit, penalties: torch.Tensor, whole:
         columns = pairing.columns_of(fold)
         w = torch.zeros_like(train.xy)
         w[columns] = fit(train.features(columns), fold)
-        weights.append(w)
+        weights.append(w if w.device == HOST else w.float().to(HOST))
         means_x.append(train.mean_x + all_x.pilot)
         fitted_y.append(train.mean_y + all_y.pilot_y)
         means_y.append(others.plain_mean() + all_y.pilot_y)
@@ -344,19 +352,15 @@ class _InnerTest:
     heads: int
     energy: torch.Tensor  # [H] of the tested rows about the training mean
     scale: float  # channels of a head for each direction
-    train: Centred
-    test: Centred
+    sums: Callable[[], tuple[Centred, Centred]]  # of the training and of the tested rows
+    single: tuple[Centred, Centred]  # the same in float32
     solved: dict[tuple, torch.Tensor]  # by training set, columns and penalty: two tests share each
     columns: tuple
 
-    @cached_property
-    def single(self) -> tuple[Centred, Centred]:
-        return self.train.single(), self.test.single()
-
     def rss(self, relative: float) -> torch.Tensor:
         """[H], an estimate."""
-        exact = relative < torch.finfo(torch.float32).eps * len(self.train.xx)  # below, rounding would choose
-        train, test = (self.train, self.test) if exact else self.single
+        exact = relative < torch.finfo(torch.float32).eps * len(self.single[0].xx)  # below, rounding would choose
+        train, test = self.sums() if exact else self.single
         key = self.columns, relative
         if key not in self.solved:
             self.solved[key] = ridge_path(train, [relative])[0]
@@ -378,16 +382,32 @@ def _inner_tests(pairing: Pairing, heads: int) -> list[_InnerTest]:
         xy = (sums.xy.unflatten(1, (heads, width)) @ directions).flatten(1)
         return replace(sums, xy=xy, yy=sums.yy[:0], mean_y=sums.mean_y[:0])
 
+    def test_of(train: Centred, tested_on: int) -> Centred:
+        return centred(fit_x[tested_on], fit_y[tested_on], train.mean_x, train.mean_y)
+
+    def train_without(f: int, g: int) -> Centred:
+        return about_own_mean(all_x - fit_x[f] - fit_x[g], all_y - fit_y[f] - fit_y[g])
+
     tests = []
     for f, g in pairs(pairing.features.folds):
-        train = about_own_mean(all_x - fit_x[f] - fit_x[g], all_y - fit_y[f] - fit_y[g])
-        solved: dict[tuple, torch.Tensor] = {}
+        train, solved = train_without(f, g), {}
         for chosen_for, tested_on in ((f, g), (g, f)):
             columns = pairing.columns_of(chosen_for)
-            test = centred(fit_x[tested_on], fit_y[tested_on], train.mean_x, train.mean_y)
+            test = test_of(train, tested_on)
+
+            def sums(train=train, test=test, columns=columns) -> tuple[Centred, Centred]:
+                return along(train.features(columns)), along(test.features(columns))
+
+            single = tuple(one.single() for one in sums())
+            if test.xx.nbytes > LARGE:  # compute the sums anew rather than hold those of every pair
+
+                def sums(f=f, g=g, tested_on=tested_on, columns=columns) -> tuple[Centred, Centred]:
+                    train = train_without(f, g)
+                    return along(train.features(columns)), along(test_of(train, tested_on).features(columns))
+
             energy = metrics.per_head(test.yy, heads)
-            sums = [along(one.features(columns)) for one in (train, test)]
-            tests.append(_InnerTest(chosen_for, heads, energy, width / seen, *sums, solved, tuple(columns.tolist())))
+            place = tuple(columns.tolist())
+            tests.append(_InnerTest(chosen_for, heads, energy, width / seen, sums, single, solved, place))
     return tests
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from kvlab.align.blocks import BlockInputs, Layout
-from kvlab.align.moments import HeadGrams, Inputs, Outputs, shifted
+from kvlab.align.moments import HOST, HeadGrams, Inputs, Outputs, shifted
 
 
 class Part(NamedTuple):
@@ -32,7 +32,6 @@ FITTED, SCORED = (FIT_AND_SCORE.use, FIT_ONLY.use), (FIT_AND_SCORE.use, SCORE_ON
 LEAST_ROWS = 20  # to fit a map on, whichever fold is left out; a class with fewer shares the map of another
 
 Classes = tuple[int, ...] | None  # row classes that share a map; None: all
-HOST = torch.device("cpu")
 Sums = Inputs | BlockInputs | Outputs | HeadGrams
 
 

@@ -9,19 +9,29 @@ from functools import cached_property
 import torch
 
 from kvlab.align.blocks import FeatureName
-from kvlab.align.fold_sums import FITTED, SCORED, Classes, FoldSums, total
+from kvlab.align.fold_sums import FITTED, SCORED, Classes, FoldSums, Part, total
 from kvlab.align.moments import Inputs, shifted
+
+MOST_BYTES = 2**30  # of gathered matrices
 
 
 @dataclass
 class Gathered:
-    """The matrices that were last gathered: those of one problem's sources, which its fits share."""
+    """The matrices that were last gathered, of one problem's sources, which its fits share; at most ``MOST_BYTES``."""
 
     sources: tuple | None = None
     inputs: dict[tuple, Inputs] = field(default_factory=dict)
 
     def clear(self) -> None:
         self.sources, self.inputs = None, {}
+
+    def keep(self, key: tuple, inputs: Inputs) -> Inputs:
+        room = MOST_BYTES // max(inputs.gram.nbytes, 1)
+        while self.inputs and len(self.inputs) >= room:
+            del self.inputs[next(iter(self.inputs))]
+        if room:
+            self.inputs[key] = inputs
+        return inputs
 
 
 @dataclass(eq=False)
@@ -67,9 +77,12 @@ class SomeSources:
                 for part, of_fold in self.sums.parts
                 if of_fold == fold and part.use in uses and (classes is None or part.row_class in classes)
             )
-            for key in [(fold, part) for part in parts]:
-                if key not in self.kept.inputs:
-                    self.kept.inputs[key] = self.sums.parts[key[1], fold].select(self.sources).to(self.sums.device)
-            present = [self.kept.inputs[fold, part] for part in parts]
+            present = [self._gathered(fold, part) for part in parts]
             by_fold.append(total(present) if present else Inputs.empty(self.pilots[0]))
         return by_fold
+
+    def _gathered(self, fold: int, part: Part) -> Inputs:
+        key = fold, part
+        if key in self.kept.inputs:
+            return self.kept.inputs[key]
+        return self.kept.keep(key, self.sums.parts[part, fold].select(self.sources).to(self.sums.device))

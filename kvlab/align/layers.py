@@ -23,7 +23,7 @@ from kvlab.align.projectors import ridge_path
 from kvlab.align.sample import Sample
 from kvlab.align.ties import first_of_the_best
 from kvlab.request.align import MOST_FEATURES, AlignSettings
-from kvlab.shapes import KINDS, Progress
+from kvlab.shapes import KINDS, Progress, depth, nearest_layers
 
 RULES = ("depth", "cka", "heldout")
 BAND = 2  # teacher layers on each side of the proportional depth that ``cka`` and the table of single layers look at
@@ -71,14 +71,6 @@ class LayerSearch:
     choices: dict[str, list[Choice]] = field(default_factory=dict)  # by kind, per student layer
     matrices: dict[str, np.ndarray] = field(default_factory=dict)  # ``similarity.KIND.NAME`` [Ls, Lt]
     rows: int = 0  # of the sample
-
-
-def depth(teacher_layers: int, student_layers: int) -> list[int]:
-    """Return layers at proportional depth: first to first, last to last, ties to the deeper teacher layer."""
-    if student_layers == 1:
-        return [teacher_layers - 1]
-    span = student_layers - 1
-    return [(2 * layer * (teacher_layers - 1) + span) // (2 * span) for layer in range(student_layers)]
 
 
 def nearest(sample: Sample) -> dict[str, list[Choice]]:
@@ -207,7 +199,7 @@ def _best_explaining(
     choices = []
     for layer, allowed in enumerate(candidates):
         step(layer)
-        nearest = sorted(range(sample.layers_t), key=lambda at: (abs(at - by_depth[layer]), -at))
+        nearest = nearest_layers(sample.layers_t, by_depth[layer])
         if problem is None:
             alone = {at: HeldOut.of(sample, kind, [at], [layer]) for at in allowed}
         else:

@@ -17,6 +17,7 @@ from typing import Self
 
 import torch
 
+HOST = torch.device("cpu")
 CHUNK = 4096  # rows per product: a float32 product of more loses digits
 BLOCK = 128  # columns of a symmetric product at a time
 
@@ -64,8 +65,16 @@ class Additive:
     def to(self, device: torch.device) -> Self:
         """Return the same sums on a device; pilots stay where they are."""
         values = {name: getattr(self, name) for name in self.names()}
-        moved = {name: v.to(device) for name, v in values.items() if torch.is_tensor(v) and v.device != device}
+        moved = {
+            name: value.to(device, self.type_on(device, name))
+            for name, value in values.items()
+            if torch.is_tensor(value) and value.device != device
+        }
         return replace(self, **moved) if moved else self
+
+    def type_on(self, device: torch.device, name: str) -> torch.dtype:
+        """Return the number type of a sum that has been moved to a device."""
+        return torch.float64
 
     def _combined(self, other: Self, operation: Callable) -> Self:
         names = self.names()
@@ -137,6 +146,10 @@ class Outputs(Additive):
     plain: torch.Tensor
     cross: torch.Tensor
     squares: torch.Tensor
+
+    def type_on(self, device: torch.device, name: str) -> torch.dtype:
+        # Put away, the products have the digits that float32 rows gave them.
+        return torch.float32 if name == "cross" and device == HOST else torch.float64
 
     @classmethod
     def empty(cls, pilot_x: torch.Tensor, pilot_y: torch.Tensor) -> Outputs:

@@ -1,11 +1,12 @@
-"""What needs no teacher at all: the student's own tokens, context-free.
+"""What needs no cache of a teacher: the student's own tokens, or the teacher's token, context-free.
 
-A row's features are the input embeddings of its own token and of the two before it, each scaled to unit mean square
-(the norm of an embedding says how rare a token is, not which) and, where the model is wide, reduced to the ``MOST``
-principal directions of the vocabulary.
+The student's features of a row are the input embeddings of its own token and of the two before it, each scaled to unit
+mean square (the norm of an embedding says how rare a token is, not which); the teacher's is the embedding of its token
+as it is. Where a model is wide, both are reduced to the ``MOST`` principal directions of the vocabulary.
 """
 
 import weakref
+from collections.abc import Callable
 
 import torch
 
@@ -22,14 +23,16 @@ _bases: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 @torch.inference_mode()
 def own_token_features(student: LoadedModel, ids: torch.Tensor) -> torch.Tensor:
     """ids [B, T] -> [B, 1, T, (1 + BEFORE) E], this token first; zero where there is no token before."""
-    features = _scaled(student.model.get_input_embeddings()(ids).float())
-    basis = _basis(student)
-    if basis is not None:
-        features = features @ basis
-    shifted = [features]
+    shifted = [_reduced(student, ids, _scaled)]
     for _ in range(BEFORE):
         shifted.append(torch.nn.functional.pad(shifted[-1], (0, 0, 1, 0))[:, :-1])
     return torch.cat(shifted, dim=-1).unsqueeze(1)
+
+
+@torch.inference_mode()
+def teacher_token_features(teacher: LoadedModel, ids: torch.Tensor) -> torch.Tensor:
+    """ids [B, T] -> [B, 1, T, E]"""
+    return _reduced(teacher, ids, _as_it_is).unsqueeze(1)
 
 
 def own_token_width(features: int) -> int:
@@ -41,15 +44,20 @@ def _scaled(embedded: torch.Tensor) -> torch.Tensor:
     return embedded / (embedded.square().mean(-1, keepdim=True) + TINY).sqrt()
 
 
-def _basis(student: LoadedModel) -> torch.Tensor | None:
-    """[E, MOST], or None where the embeddings are no wider."""
-    embeddings = student.model.get_input_embeddings()
-    width = embeddings.weight.shape[1] if embeddings.weight.ndim == 2 else 0
-    if width <= MOST:
-        return None
-    if embeddings not in _bases:
-        count = min(embeddings.num_embeddings, VOCABULARY)
-        ids = torch.linspace(0, embeddings.num_embeddings - 1, count, device=student.device).long()
-        rows = _scaled(embeddings(ids).float())
-        _bases[embeddings] = torch.linalg.eigh((rows.T @ rows).double()).eigenvectors[:, -MOST:].float()
-    return _bases[embeddings]
+def _as_it_is(embedded: torch.Tensor) -> torch.Tensor:
+    return embedded
+
+
+def _reduced(loaded: LoadedModel, ids: torch.Tensor, scaled: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """[B, T] -> [B, T, E], or [B, T, MOST] where the embeddings are wider."""
+    embeddings = loaded.model.get_input_embeddings()
+    features = scaled(embeddings(ids).float())
+    if features.shape[-1] <= MOST:
+        return features
+    kept = _bases.setdefault(embeddings, {})
+    if scaled not in kept:
+        count = min(loaded.geometry.vocabulary, VOCABULARY)
+        some = torch.linspace(0, loaded.geometry.vocabulary - 1, count, device=ids.device).long()
+        rows = scaled(embeddings(some).float())
+        kept[scaled] = torch.linalg.eigh((rows.T @ rows).double()).eigenvectors[:, -MOST:].float()
+    return features @ kept[scaled]

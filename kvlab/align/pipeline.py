@@ -18,8 +18,8 @@ from kvlab.align.batches import InOrder, Read, Rows, read
 from kvlab.align.compare_rules import Cached, RuleScores, compare
 from kvlab.align.controls import (
     Controls,
-    Features,
     Fits,
+    RandomRows,
     random_in_place,
     random_rows,
     random_weights,
@@ -147,11 +147,13 @@ class _Work:
         first = read_sample(self.stream, self._read_cached, tokens, folds, self._first_look)
         self.batches, self.whole_sample = first.batches, first.whole
         self._timed("read_sample_s")
-        self.samples = [self._sample(t, rows) for t, rows in enumerate(first.rows)]
-        self.common = [self._sample(t, rows) for t, rows in enumerate(first.common)]
         # Of each teacher, of its own sample and of the common one.
         both = zip(first.rows, first.common) if first.common else ((rows,) for rows in first.rows)
         self.sample_rows = [[[r.places() for r in rows] for rows in of_teacher] for of_teacher in both]
+        # A sample copies its rows: those of the batches go as soon as they are in it.
+        teachers = range(len(self.teachers))
+        self.samples = [self._sample(t, first.rows.pop(0)) for t in teachers]
+        self.common = [self._sample(t, first.common.pop(0)) for t in teachers if first.common]
         self.layers: list[LayerSearch] = []
         self.sums: list[AlignSums] = []
         for sample in self.samples:
@@ -212,7 +214,7 @@ class _Work:
     def measure_controls(self) -> None:
         self.controls: list[Controls] = []
         self.random: list[Message] = []
-        features: list[list[Features]] = []  # of random weights in the place of each of several teachers
+        features: list[list[RandomRows]] = []  # of random weights in the place of each of several teachers
         heads = {(kind, layer): count for kind in KINDS for layer, count in enumerate(self.heads)}
         for t, (teacher, sample, search, sums) in enumerate(zip(self.teachers, self.samples, self.layers, self.sums)):
             # So far the sums are those of the sample.
@@ -258,7 +260,9 @@ class _Work:
             scores.add(self.settings.time, ridge_by_class(pairings, heads), self.layers[t].rows, common=False)
         return scores
 
-    def _random(self, t: int, teacher: LoadedModel, sample: Sample, search: LayerSearch) -> tuple[Fits, list[Features]]:
+    def _random(
+        self, t: int, teacher: LoadedModel, sample: Sample, search: LayerSearch
+    ) -> tuple[Fits, list[RandomRows]]:
         """Fit the control by random weights. With several teachers, also return its features on own and common rows."""
         self.progress("reading with random weights", 0, len(self.batches))
         random = random_like(teacher, self.settings.seed)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -12,10 +13,12 @@ from safetensors.torch import save_file
 from kvlab.align.pipeline import Aligned, align_several
 from kvlab.align.rows import EXACT
 from kvlab.align.unfinished import Unfinished
-from kvlab.language import DEFAULT
-from kvlab.models.loading import LoadedModel, ModelCache
+from kvlab.host.memory import device_memory
+from kvlab.language import DEFAULT, Message
+from kvlab.models.loading import LoadedModel, ModelCache, geometry, reader
 from kvlab.request import prompts, settings
 from kvlab.request.align import AnalysisRequest
+from kvlab.request.analysis_memory import analysis_memory, lines, refuse_too_large
 from kvlab.request.documents import digest
 from kvlab.request.segments import segmented
 from kvlab.results.alignment import data as results
@@ -55,6 +58,8 @@ def compute(
 
     ``folder``: keeps the sums of an interrupted analysis, and its first scores until ``write``.
     """
+    if documents:
+        refuse_too_large(**_size(request, documents, tokenized=False))
     teachers, student = load(request, cache, progress)
     prompts_digest = digest(documents)
     documents, calibration = prepared(request, documents)
@@ -65,6 +70,36 @@ def compute(
     for alignment, _ in aligned:
         alignment.data["documents_sha256"] = prompts_digest
     return [(replace(alignment, prompts=request.prompts), maps) for alignment, maps in aligned]
+
+
+def forecast(request: AnalysisRequest, documents: Sequence[Document]) -> list[Message]:
+    """Say the memory that an analysis takes; nothing but configurations and tokenizers is loaded."""
+    size = _size(request, documents, tokenized=True)
+    device, host = size.pop("device"), size.pop("host")
+    return lines(analysis_memory(**size, device=device.device), device, host)
+
+
+def _size(request: AnalysisRequest, documents: Sequence[Document], tokenized: bool) -> dict[str, Any]:
+    """What the memory follows from; the longest text stands for the longest timeline.
+
+    ``tokenized``: count its tokens; else take them for two characters long, which no tokenizer has to be read for.
+    """
+    names = (*request.teachers, request.student)
+    longest = max((document.text for document in documents), key=len)
+    tokens = len(longest) // 2 + 1
+    if tokenized:
+        tokens = max(len(reader(name).tokenizer(longest, verbose=False)["input_ids"]) for name in names)
+    *teachers, student = map(geometry, names)
+    return {
+        "teachers": teachers,
+        "student": student,
+        "settings": request.settings,
+        "documents": len(documents),
+        "tokens": tokens,
+        "dtype": request.dtype,
+        "device": device_memory(request.device),
+        "host": device_memory("cpu"),
+    }
 
 
 def load(request: AnalysisRequest, cache: ModelCache, progress: Progress) -> tuple[list[LoadedModel], LoadedModel]:

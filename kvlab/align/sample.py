@@ -5,11 +5,12 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from kvlab.align.batches import Read, Rows
-from kvlab.align.fold_sums import FITTED, FoldSums, Pairing, Part, add_targets, add_unweighted
+from kvlab.align.fold_sums import FITTED, HOST, FoldSums, Pairing, Part, add_targets, add_unweighted
 from kvlab.align.items import Item
 from kvlab.align.moments import pilot_of
 from kvlab.shapes import KINDS, Progress
@@ -71,23 +72,31 @@ class Sample:
     def __init__(self, rows: Sequence[Rows], layers_t: int, layers_s: int, folds: int, seed: int):
         self.layers_t, self.layers_s, self.folds = layers_t, layers_s, folds
         self.groups: list[Group] = sorted({(r.fold, part) for r in rows for part in r.parts})
-        self._rows: dict[tuple, torch.Tensor] = {}
+        self._rows: dict[tuple, torch.Tensor] = {}  # on the host
+        self.device = HOST  # of the models
         for group in self.groups:
             part = group[1]
             group_rows = [r for r in rows if r.fold == group[0] and part in r.parts]
             for kind in KINDS:
                 for layer in range(layers_t):
-                    self._rows[group, "x", kind, layer] = torch.cat([r.x(kind, layer, part) for r in group_rows])
+                    self._keep((group, "x", kind, layer), [r.x(kind, layer, part) for r in group_rows])
                 for layer in range(layers_s):
-                    self._rows[group, "y", kind, layer] = torch.cat([r.y(kind, layer, part) for r in group_rows])
-            self._rows[group, "e"] = torch.cat([r.e(part) for r in group_rows])
-            self._rows[group, "own"] = torch.cat([r.own(part) for r in group_rows])
+                    self._keep((group, "y", kind, layer), [r.y(kind, layer, part) for r in group_rows])
+            self._keep((group, "e"), [r.e(part) for r in group_rows])
+            self._keep((group, "own"), [r.own(part) for r in group_rows])
             for layer in range(layers_s):
                 weights = [r.weights(layer, part) for r in group_rows]
                 if weights[0] is not None:
-                    self._rows[group, "w", layer] = torch.cat(weights)
+                    self._keep((group, "w", layer), weights)
         generator = torch.Generator().manual_seed(seed)
         self._shuffled = {g: torch.randperm(len(self._rows[g, "e"]), generator=generator) for g in self.groups}
+
+    def _keep(self, name: tuple, pieces: list[torch.Tensor]) -> None:
+        self.device = pieces[0].device
+        self._rows[name] = torch.cat([piece.to(HOST) for piece in pieces])
+
+    def _kept(self, *name: Any) -> torch.Tensor:
+        return self._rows[name].to(self.device, non_blocking=True)
 
     @property
     def fit_groups(self) -> list[Group]:
@@ -98,25 +107,25 @@ class Sample:
 
     def width(self, kind: str, layer: int) -> int:
         """Return the number of features of a teacher layer."""
-        return self.x(kind, layer, self.groups[0]).shape[1]
+        return self._rows[self.groups[0], "x", kind, layer].shape[1]
 
     def x(self, kind: str, layer: int, group: Group) -> torch.Tensor:
-        return self._rows[group, "x", kind, layer]
+        return self._kept(group, "x", kind, layer)
 
     def y(self, kind: str, layer: int, group: Group, shuffled: bool = False) -> torch.Tensor:
         """Return the targets; ``shuffled``: in random order within the group, independent of the features."""
-        y = self._rows[group, "y", kind, layer]
+        y = self._kept(group, "y", kind, layer)
         return y[self._shuffled[group].to(y.device)] if shuffled else y
 
     def e(self, group: Group) -> torch.Tensor:
-        return self._rows[group, "e"]
+        return self._kept(group, "e")
 
     def own(self, group: Group) -> torch.Tensor:
-        return self._rows[group, "own"]
+        return self._kept(group, "own")
 
     def weights(self, layer: int, group: Group) -> torch.Tensor | None:
         """[N] in the fit of a student layer; None: rows count alike."""
-        return self._rows.get((group, "w", layer))
+        return self._kept(group, "w", layer) if (group, "w", layer) in self._rows else None
 
     def side_by_side(self, kind: str, layers: Sequence[int], group: Group) -> torch.Tensor:
         if len(layers) == 1:
@@ -149,6 +158,8 @@ class Sample:
         sums = [FoldSums((*features.pilots, pilot_of(y(first))), self.folds) for y in targets]
         weighted = [FoldSums(features.pilots, self.folds) for _ in layers if self.weights(0, first) is not None]
         for group in self.groups:
+            for held in (features, *sums, *weighted):
+                held.put_away(but=group[0])
             rows = features.shift(x(group))
             weights = [self.weights(layer, group) for layer in layers] or [None] * len(sums)
             add_unweighted(features, *group, rows, weights[0])

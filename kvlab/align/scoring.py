@@ -72,9 +72,12 @@ def score(
     targets = list(product(KINDS, range(layers)))
     heads = {target: target_shape(student, *target)[0] for target in targets}
     progress("fitting and scoring heads", 0, layers * len(KINDS))
-    tokens = {name: token_fits(sums, name) for name in (TEACHER_TOKEN, OWN_TOKENS)}
+    tokens = {
+        name: {target: fit.scores_alone() for target, fit in token_fits(sums, name).items()}
+        for name in (TEACHER_TOKEN, OWN_TOKENS)
+    }
     scored.ridges = controls.teacher if whole_sample else teacher_fits(sums, heads)
-    with_own_token = teacher_fits(sums, heads, with_own_token=True)
+    with_own_token = {t: fit.scores_alone() for t, fit in teacher_fits(sums, heads, with_own_token=True).items()}
     grouped = fixed_fits(sums, heads, teacher, "group-mean")
     penalties = {target: _mean_penalty(scored.ridges[target].fits) for target in targets}
     chosen_fits = scored.ridges if projector == "ridge" else fixed_fits(sums, heads, teacher, projector, penalties)

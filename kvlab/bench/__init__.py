@@ -11,4 +11,6 @@ ROWS = {
     8: "a training step against its floor",
     9: "the same on the demo pair",
     10: "a training run of 100 steps: memory and verdict",
+    11: "the sums of an analysis at true shapes, counted",
+    12: "the forecast of an analysis' memory against its peak",
 }

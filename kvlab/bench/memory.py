@@ -22,6 +22,7 @@ from kvlab.align.pipeline import align
 from kvlab.bench.pair import SMALL, documents, random_pair
 from kvlab.bench.row import MEMORY, Row, judged
 from kvlab.request.align import AlignSettings
+from kvlab.request.analysis_memory import analysis_memory
 
 SETTINGS = AlignSettings(batch_tokens=1024, sample_tokens=4_000)  # a batch of each of five folds fills the sample
 CHARACTERS = 60
@@ -31,7 +32,7 @@ STATUS = Path("/proc/self/status")
 
 def many_prompts(device: torch.device, quick: bool) -> Row:
     few, many, rounds = (10, 20, 1) if quick else (FEW, MANY, 3)
-    measured = [(_in_own_process(few, device), _in_own_process(many, device)) for _ in range(rounds)]
+    measured = [(in_own_process(few, device), in_own_process(many, device)) for _ in range(rounds)]
     return judged(
         f"peak memory, {many:,} prompts",
         f"{few:,} prompts",
@@ -45,7 +46,7 @@ def many_prompts(device: torch.device, quick: bool) -> Row:
     )
 
 
-def _in_own_process(count: int, device: torch.device) -> dict[str, Any]:
+def in_own_process(count: int, device: torch.device) -> dict[str, Any]:
     command = [sys.executable, "-m", __name__, str(count), str(device)]
     done = subprocess.run(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
@@ -54,10 +55,15 @@ def _in_own_process(count: int, device: torch.device) -> dict[str, Any]:
 def measure(count: int, device: torch.device) -> dict[str, Any]:
     teacher, student = random_pair(device, SMALL)
     texts = documents(count, CHARACTERS)
-    before = used(device)
+    longest = max(len(m.tokenizer(text.text)["input_ids"]) for m in (teacher, student) for text in texts)
+    dtype = str(teacher.dtype).removeprefix("torch.")
+    asked = [teacher.geometry], student.geometry, SETTINGS, count, longest, str(device), dtype
+    forecast = analysis_memory(*asked)
+    before = used(device)  # with the weights
     alignment, _ = align(teacher, student, texts, SETTINGS)
     return {
         "before": before,
+        "forecast": sum(part.bytes for part in forecast.device or forecast.host if part.name != "weights"),
         "peak": peak(device),
         "student_tokens": alignment.data["student_tokens"],
         "sample_rows": alignment.layer_map["rows"],

@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from kvlab.models.geometry import geometry_of
 from kvlab.models.loading import LoadedModel, load, random_like
@@ -60,8 +60,12 @@ def random_pair(device: torch.device, shapes: tuple[dict, dict]) -> tuple[Loaded
     return teacher, student
 
 
+def configured(shape: dict) -> PretrainedConfig:
+    return AutoConfig.for_model(**shape, tie_word_embeddings=False)
+
+
 def random_model(role: str, shape: dict, tokenizer, device: torch.device, dtype: torch.dtype) -> LoadedModel:
-    config = AutoConfig.for_model(**shape, tie_word_embeddings=False)
+    config = configured(shape)
     with torch.device("meta"):
         shell = AutoModelForCausalLM.from_config(config)
     named = LoadedModel(role, shell, tokenizer, geometry_of(config, role), device, dtype)

@@ -15,7 +15,7 @@ import torch
 import transformers
 
 import kvlab
-from kvlab.bench import layers, memory, overhead, ridge, steps, stream, timelines, training
+from kvlab.bench import layers, memory, overhead, ridge, steps, stream, timelines, training, true_shapes
 from kvlab.bench.row import FASTER, Row
 from kvlab.models.loading import free_memory, pick_device
 from kvlab.results.alignment.data import plain
@@ -31,6 +31,8 @@ MEASURES: dict[int, Callable[[torch.device, bool], Row]] = {
     8: training.wide_pair,
     9: training.demo_pair,
     10: steps.hundred_steps,
+    11: true_shapes.sums,
+    12: true_shapes.forecast,
 }
 MARKS = {True: "✓", False: "✗", None: " "}
 

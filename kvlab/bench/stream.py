@@ -1,8 +1,10 @@
 """Send a million synthetic tokens through the statistics of ``align``; their memory must not grow with the tokens.
 
 Rows have the widths of Qwen2-7B (4 KV heads of 128) and TinyLlama (4 of 64), drawn before the clock starts. A GPU
-takes all layers of TinyLlama and both token controls (3,584 and 1,536 features), a processor two layers and none.
+takes all layers of TinyLlama and both token controls (512 and 1,536 features), a processor two layers and none.
 """
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 from time import perf_counter
@@ -17,7 +19,8 @@ from kvlab.bench.memory import used
 from kvlab.bench.row import MEMORY, Row, judged, wait
 from kvlab.shapes import KINDS
 
-WIDTH_T, WIDTH_S, HEAD, EMBEDDING, OWN = 512, 256, 64, 3584, (1 + BEFORE) * MOST
+WIDTH_T, WIDTH_S, HEAD, EMBEDDING, OWN = 512, 256, 64, MOST, (1 + BEFORE) * MOST
+WIDTHS = (WIDTH_T, WIDTH_S, EMBEDDING, OWN)
 FOLDS, BATCH, POOL = 5, 2000, 8
 BAR = 1.05  # of memory after a tenth of the tokens: leaves room for other work of the process
 
@@ -30,8 +33,8 @@ def a_million_tokens(device: torch.device, quick: bool) -> Row:
     identity_layers = {(HEAD, None): [(kind, layer) for kind in KINDS for layer in range(layers)]} if identity else {}
     sums = AlignSums(dict.fromkeys(KINDS, choices), FOLDS, identity_layers)
     generator = torch.Generator(device).manual_seed(0)
-    widths = (WIDTH_T, WIDTH_S, EMBEDDING, OWN) if identity else (WIDTH_T, WIDTH_S)
-    rows = _Drawn([{w: torch.randn(BATCH, w, generator=generator, device=device) for w in widths} for _ in range(POOL)])
+    widths = WIDTHS if identity else WIDTHS[:2]
+    rows = Drawn([{w: torch.randn(BATCH, w, generator=generator, device=device) for w in widths} for _ in range(POOL)])
 
     held, started = {0: used(device)}, perf_counter()
     for number in range(tokens // BATCH):
@@ -54,14 +57,19 @@ def a_million_tokens(device: torch.device, quick: bool) -> Row:
     )
 
 
-class _Drawn:
-    """Batches of rows by number, which repeat after ``POOL`` batches."""
+class Drawn:
+    """Batches of rows by number, which repeat."""
 
     def __init__(self, pool: list[dict[int, torch.Tensor]]):
         self._pool = pool
 
+    @classmethod
+    def empty(cls, device: torch.device) -> Drawn:
+        """One batch of shapes, on the meta device without numbers."""
+        return cls([{width: torch.empty(BATCH, width, device=device) for width in WIDTHS}])
+
     def _rows(self, number: int, width: int) -> torch.Tensor:
-        return self._pool[number % POOL][width]
+        return self._pool[number % len(self._pool)][width]
 
     def side_by_side(self, kind: str, layers: Sequence[int], number: int) -> torch.Tensor:
         return torch.cat([self._rows(number + layer, WIDTH_T) for layer in layers], dim=1)

@@ -41,7 +41,10 @@ def add(parser: argparse.ArgumentParser, model: type[Asked]) -> None:
     parser.add_argument("--column", help="the column or field that holds the prompts")
     parser.add_argument("--answer", help="the column or field that holds the answers")
     written = "injection.json is written" if test else "the results are written"
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help=f"where {written}")
+    if not test:
+        about = "say the memory that the analysis takes, and end; no weights are loaded and nothing is written"
+        parser.add_argument("--forecast", action="store_true", help=about)
+    parser.add_argument("--out", required=test, type=Path, metavar="DIR", help=f"where {written}")
     flags.add(parser, model, (*ELSEWHERE, *ANALYSIS_ONLY) if test else ELSEWHERE)
 
 
@@ -58,6 +61,15 @@ def request_of(model: type[Asked], options: argparse.Namespace) -> Asked:
 def align(options: argparse.Namespace) -> int:
     """Run an analysis and return the exit code. The same command resumes an interrupted analysis."""
     request = request_of(AnalysisRequest, options)
+    if options.forecast:
+        return _forecast(request, options)
+    if options.out is None:
+        raise AlignError(
+            "request-invalid",
+            expected=Message("a folder for the results: --out DIR"),
+            found=Message("none"),
+            remedy=Message("name one, or ask for the memory alone: --forecast"),
+        )
     documents = _documents(request, options)
     from kvlab.align import run
     from kvlab.models.loading import ModelCache
@@ -75,6 +87,15 @@ def align(options: argparse.Namespace) -> int:
         findings.append(fusion_sentence(alignments[0]))
     notes = list(dict.fromkeys(note for alignment in alignments for note in alignment.notes))
     _print(findings, notes, options.out, ("alignment.json", "heads.csv", "report.html", "export.zip"))
+    return 0
+
+
+def _forecast(request: AnalysisRequest, options: argparse.Namespace) -> int:
+    documents = _prompts(request, options)
+    from kvlab.align import run
+
+    for line in run.forecast(request, documents):
+        print(line)
     return 0
 
 
@@ -123,6 +144,10 @@ def _print(findings: Sequence[str], notes: Sequence[Message], folder: Path, file
 def _documents(request: AnalysisRequest, options: argparse.Namespace) -> list[Document]:
     """Read the prompts, after the checks that need no weights."""
     check_out(options.out)
+    return _prompts(request, options)
+
+
+def _prompts(request: AnalysisRequest, options: argparse.Namespace) -> list[Document]:
     # Import after the first check: torch takes seconds, and a usage error should not.
     from transformers.utils import logging as transformers_logging
 

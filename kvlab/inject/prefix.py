@@ -9,7 +9,7 @@ import torch
 from kvlab.align.align_sums import OWN_TOKENS, TEACHER_TOKEN
 from kvlab.align.batches import finite
 from kvlab.align.items import Item
-from kvlab.align.own_tokens import own_token_features, own_token_width
+from kvlab.align.own_tokens import own_token_features, own_token_width, teacher_token_features
 from kvlab.align.rows import Picked, common_parts, pick, row_parts, rows_of
 from kvlab.align.shapes import target_shape
 from kvlab.align.shared_text import repeated_steps
@@ -118,7 +118,7 @@ def inputs_of(models: Models, fit: Fit, reading: Reading, cut: int) -> Inputs | 
     own_tokens = rows[0].targets(own_token_features(models.student, reading.own.ids[:, :cut]))
     own = own_tokens[:, : own_token_width(own_tokens.shape[1])]
     embedded = [
-        picks.features(teacher.model.get_input_embeddings()(read.ids).float().unsqueeze(1))
+        picks.features(teacher_token_features(teacher, read.ids))
         for teacher, read, picks in zip(models.teachers, captured, rows)
     ]
     features = {

@@ -17,8 +17,9 @@ from kvlab.host.memory import DTYPE_ALIASES, DTYPE_BYTES, LIMIT, DeviceMemory, m
 from kvlab.language import Message, say
 from kvlab.request.align import MOST_FEATURES, AlignSettings
 from kvlab.request.inject import COMPONENTS, REFINED_DOCUMENTS
+from kvlab.request.sums_size import blocks, layer_widths, unions_of
 from kvlab.request.train import TrainConfig
-from kvlab.shapes import Geometry
+from kvlab.shapes import KINDS, Geometry
 
 SINGLE, DOUBLE = 4, 8  # bytes of a number in float32 and float64
 CLASSES = 2  # of rows, each with its own sums and its own correction: exact ones, and those inside a teacher token
@@ -312,11 +313,11 @@ def _fitting(teachers: Sequence[Geometry], student: Geometry, config: TrainConfi
 
 
 def _sums(teacher: Geometry, student: Geometry, config: TrainConfig) -> int:
-    """Count the numbers per fold and class: X'X of each set of teacher layers, X'Y of each student layer.
+    """Count the numbers per fold and class: X'X of the teacher layers, X'Y of each student layer.
 
     Weights differ by student layer: beside the sums of the scored rows each layer has its own of the fitted ones.
     """
-    grams = sum(count * features**2 for features, count in _sets(teacher, student, config))
+    grams = sum(blocks(layer_widths(teacher, kind), unions_of(teacher, student, kind, config.layers)) for kind in KINDS)
     cross = _cross(teacher, student, config)
     if config.row_weights == "attention":
         grams += sum(len(student.kv_layers) * features**2 for features, _ in _sets(teacher, student, config))
