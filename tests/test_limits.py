@@ -209,6 +209,22 @@ def test_files_as_people_have_them_are_read_by_the_form_and_what_they_are_is_sai
 
 @pytest.mark.page
 @pytest.mark.xdist_group("pages")
+def test_pasted_text_is_read_within_the_limits_of_an_upload_and_once(monkeypatch):
+    app = open_page("alignment", run="sample")
+    app.button(key="form-toggle").click().run()
+    app.button_group(key="form-source").set_value("paste").run()
+    app.text_area(key="form-pasted").set_value("Tom has 3 apples.").run()
+    assert {"Prompts read: 1", "Read as plain text, 1 document"} <= {caption.value for caption in app.caption}
+    monkeypatch.setattr(limited, "SECONDS", 0.01)
+    app.run()
+    assert "Prompts read: 1" in {caption.value for caption in app.caption}
+    app.text_area(key="form-pasted").set_value("Tom has 4 apples.").run()
+    assert any(plain("no end after 0.01 s, reading pasted.txt") in found.value for found in app.markdown)
+    assert app.button(key="run-button").disabled and not app.exception
+
+
+@pytest.mark.page
+@pytest.mark.xdist_group("pages")
 def test_what_the_form_recognised_can_be_overruled(monkeypatch):
     asked = []
     monkeypatch.setattr(backend, "launch", lambda request, documents: asked.append([d.text for d in documents]))
