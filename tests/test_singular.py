@@ -116,13 +116,15 @@ def few_words(seed: int) -> list[Document]:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    """Both cut text alike; one channel of the teacher's keys is 100 times as large as the others."""
+    """Both cut text alike; one direction of the teacher's keys is 1000 times as large as the others."""
     loaded = []
-    for seed, sizes in ((1, {"num_key_value_heads": 4, "head_dim": 32}), (2, {})):
+    for seed, sizes in ((1, {"num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 32}), (2, {})):
         folder = tmp_path_factory.mktemp("model")
         tiny_model("qwen2", folder, seed=seed, num_hidden_layers=1, **sizes)
         loaded.append(load(str(folder), "cpu", "float32"))
-    loaded[0].model.model.layers[0].self_attn.k_proj.weight.data[5] *= 100
+    keys = loaded[0].model.model.layers[0].self_attn.k_proj.weight.data
+    keys[5] *= 1000
+    keys.copy_(torch.linalg.qr(torch.randn(len(keys), len(keys), generator=torch.Generator().manual_seed(0)))[0] @ keys)
     return loaded
 
 
