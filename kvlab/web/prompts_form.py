@@ -79,10 +79,9 @@ def read_upload(upload, key: str) -> Reading:
 
 def overruled(key: str, columns: Sequence[str]) -> tuple[str, str | None, str | None]:
     """Draw the pickers of the format and of the fields with prompts and answers; return what was picked."""
-    kind, prompt, answer = st.columns(3)
     recognised = say("as recognised")
-    with kind:
-        name = choice(say("Read as"), FORMATS, f"{key}-format")
+    name = choice(say("Read as"), FORMATS, f"{key}-format")
+    prompt, answer = st.columns(2)
     with prompt:
         column = st.selectbox(say("Prompts"), columns, index=None, key=f"{key}-column", placeholder=recognised)
     with answer:
@@ -173,7 +172,7 @@ def shown(reading: Reading) -> list[Document]:
             say("cut at {characters:,} characters: {n:,}", characters=prompts.LIMITS.characters, n=len(reading.cut))
         )
     st.caption(" · ".join(words))
-    st.caption(plain(say("Read as {words}", words=reading.recognised())))
+    st.caption(plain(say("Read as {words}", words=say("; ").join(map(str, reading.recognised())))))
     if reading.turns:
         st.caption(say("Its turns are joined as plain text unless “Read as a chat” is on."))
     if reading.problems:
