@@ -110,7 +110,7 @@ def _exporting(run: Run, key: str) -> None:
         if last is not None and last.state == "done":
             outcome.keep(key, Message("The student is exported; “Export the student” names its folder."))
         st.rerun()
-    words = {"phase": plain(phase_words(last.phase)), "time": duration(last.elapsed_s)}
+    words = {"phase": plain(phase_words(last.phase)), "time": duration(last.elapsed_s or 0.0)}
     st.info(say("Exporting the student: {phase} ({time})", **words), icon=":material/deployed_code:")
     st.caption(say("It goes on without this page; other pages and runs do not wait for it."))
 
@@ -180,9 +180,8 @@ def _resume(run: Run) -> Message:
     return Message("Queued: it goes on when its device is free.")
 
 
-def _export(run: Run, merged: bool) -> Message:
+def _export(run: Run, merged: bool) -> None:
     exports.start(run.folder, merged, current())
-    return Message("The export has begun.")
 
 
 def _again(run: Run, then: Callable[[str], None], changes: dict[str, Any]) -> Message:
