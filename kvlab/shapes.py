@@ -51,6 +51,8 @@ PHASES = {
     phrase("evaluating after"),
     phrase("saving"),
     phrase("reporting"),
+    phrase("reading the checkpoint"),
+    phrase("writing the model"),
 }
 LOADING = "loading "  # the name of a model follows
 REFINING = "refining the map, at most "  # the forecast of its cost follows

@@ -260,12 +260,7 @@ def main() -> None:
     def release() -> None:
         held().release()
 
-    def export(folder: str, merged: bool, language: str) -> Path:
-        from kvlab.train.export import beside
-
-        return beside(Path(folder), merged, language)
-
-    questions = (geometry, forecast, doctor, checks, loaded, release, export)
+    questions = (geometry, forecast, doctor, checks, loaded, release)
     run({question.__name__: question for question in questions}, analyse, warm)
 
 

@@ -122,6 +122,23 @@ FILES: dict[str, tuple[bytes, list[str], str]] = {
         _PLAIN,
         "messages, 4 documents, 2 roles: user, assistant",
     ),
+    "trl_preference.jsonl": (
+        lines(
+            *({"prompt": asked, "chosen": f" {total}", "rejected": " 0"} for asked, total in zip(ASKED, SUMS)),
+        ),
+        _JOINED,
+        "preference: prompt and chosen; rejected not read, 4 documents, 2 parts: prompt, answer",
+    ),
+    "trl_preference_chat.jsonl": (
+        lines(
+            *(
+                {"prompt": chat, **{name: [{"role": "assistant", "content": text}] for name, text in pair.items()}}
+                for chat, pair in zip(CHATS, ({"chosen": total, "rejected": "0"} for total in SUMS))
+            )
+        ),
+        _PLAIN,
+        "preference: prompt and chosen; rejected not read, 4 documents, 2 roles: user, assistant",
+    ),
     "gsm8k.jsonl": (
         lines(
             *({"question": asked, "answer": f"{said}\n#### {total}"} for asked, said, total in zip(ASKED, SAID, SUMS))

@@ -3,6 +3,8 @@
 import argparse
 import json
 import os
+import subprocess
+import sys
 import zipfile
 from operator import attrgetter
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import get_args
 
 import pytest
 
+from kvlab import PROJECT
 from kvlab.cli import main
 from kvlab.cli.analysis import ANALYSIS_ONLY, request_of
 from kvlab.cli.train import config_of
@@ -17,6 +20,7 @@ from kvlab.request.align import AnalysisRequest
 from kvlab.request.inject import InjectionRequest
 from kvlab.request.train import TrainConfig
 from kvlab.results.alignment import data
+from kvlab.runs import process, store
 from kvlab.train.data import align_settings, documents
 from tests import inputs
 from tests.tiny import TEXT, tiny_model
@@ -37,6 +41,17 @@ def prompt_file(tmp_path):
     file = tmp_path / "prompts.txt"
     file.write_text("\n\n".join(TEXT.splitlines()), encoding="utf-8")
     return file
+
+
+HOLDS = """
+import sys, time
+from pathlib import Path
+from kvlab.cli import output
+Path(sys.argv[1]).mkdir()
+with output.locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(100)
+"""
 
 
 def test_align_writes_everything_and_says_the_finding(pair, prompt_file, tmp_path, capsys):
@@ -260,6 +275,53 @@ def read_by(pair, tmp_path, monkeypatch, capsys):
         return given, capsys.readouterr().err
 
     return read
+
+
+FOREIGN = ("alignment.json", "injection.json", "so_far.json", "report.html", "heads.csv", "status.json", ".hidden")
+
+
+@pytest.mark.parametrize("command", ["align", "inject"])
+@pytest.mark.parametrize("names", [FOREIGN, *((name,) for name in FOREIGN)])
+def test_a_folder_of_somebody_else_is_refused_and_nothing_in_it_changes(command, names, tmp_path, capsys):
+    for name in names:
+        (tmp_path / name).write_text('{"kind": "training", "teacher": "theirs"}')
+    before = everything(tmp_path)
+    flags = ["--teacher", "demo/teacher", "--student", "demo/student", "--device", "cpu"]
+    assert main.main([command, *flags, "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "a new or empty folder" in error and min(names) in error and "another --out" in error
+    assert everything(tmp_path) == before
+
+
+def everything(folder):
+    return {path: path.is_file() and path.read_bytes() for path in (folder, *folder.rglob("*"))}
+
+
+def test_a_second_command_in_a_folder_is_refused_and_names_the_first(pair, tmp_path, capsys, monkeypatch):
+    """Also one behind an analysis of the app, which has no lock; a result of kvlab is no foreign folder."""
+    flags, out = [*pair, "--inspect", "0", "--device", "cpu"], tmp_path / "out"
+    calls = []
+
+    def computes(request, documents, cache, progress, folder):
+        calls.append(folder)
+        raise KeyboardInterrupt
+
+    with subprocess.Popen([sys.executable, "-c", HOLDS, str(out)], stdout=subprocess.PIPE, cwd=PROJECT) as first:
+        assert first.stdout.readline()
+        assert main.main(["align", *flags, "--out", str(out)]) == 2
+        said = capsys.readouterr().err
+        assert f"process {first.pid} on" in said and f"kill {first.pid}" in said
+        first.kill()
+    assert [path.name for path in out.iterdir()] == [".lock", ".lock.process"]
+    monkeypatch.setattr("kvlab.align.run.compute", computes)
+    assert main.main(["align", *flags, "--out", str(out)]) == 2 and calls == [out]
+    busy = store.create(tmp_path / "runs", "analysis", "x", {})
+    store.write_status(busy, state="running", **process.identity())
+    assert main.main(["inject", *pair, "--out", str(busy)]) == 2
+    assert f"process {os.getpid()} on" in capsys.readouterr().err
+    (out / "unfinished.safetensors").touch()
+    (out / "notes.txt").touch()
+    assert main.main(["align", *flags, "--out", str(out)]) == 2 and calls == [out, out]
 
 
 @pytest.mark.parametrize("name", inputs.FILES)

@@ -10,9 +10,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from kvlab.errors import KvlabError
-from kvlab.runs import store
+from kvlab.runs import exports, locks, store
+from kvlab.runs.run_queue import RUN_LOCK
 from kvlab.train import checkpoint
-from kvlab.train.export import beside, export
+from kvlab.train.export import export, main
 from kvlab.train.process import perform
 from tests.tiny import TEXT, tiny_model
 from tests.training import forget_accelerate, prepared, written
@@ -102,12 +103,21 @@ def test_an_adapter_of_a_base_that_has_changed_is_refused_and_merged_is_not(sett
     assert refused(folder, tmp_path / "other", merged=True) == "checkpoint-unfit"
 
 
-def test_the_worker_exports_into_the_folder_of_the_run(adapted):
-    assert beside(adapted) == adapted / "export-step-3"
-    assert beside(adapted, merged=True) == adapted / "export-step-3-merged"
-    with pytest.raises(KvlabError):
-        beside(adapted)
-    assert {"adapter_config.json", "README.md"} <= {path.name for path in (adapted / "export-step-3").iterdir()}
+def test_the_process_of_an_export_writes_into_the_folder_of_the_run_and_says_how_it_ended(adapted, monkeypatch):
+    (adapted / exports.STATE).mkdir()
+    for flags, name in (((), "export-step-3"), (("--merged",), "export-step-3-merged")):
+        monkeypatch.setattr("sys.argv", ["export", str(adapted), "zh", *flags])
+        main()
+        last = exports.view(adapted)
+        assert (last.state, last.phase, exports.failure(last)) == ("done", "writing the model", None)
+        assert {"README.md", "tokenizer.json"} <= {path.name for path in (adapted / name).iterdir()}
+    main()
+    assert exports.failure(exports.view(adapted)).kind == "export-not-empty"
+    with locks.held(adapted / RUN_LOCK):  # by this process: shared with its children, and not with another
+        monkeypatch.setattr("kvlab.runs.locks._ours", lambda path: False)
+        main()
+    assert exports.failure(exports.view(adapted)).kind == "run-busy"
+    assert (adapted / "export-step-3" / "adapter_config.json").exists()
 
 
 def test_tied_weights_stay_tied(settings, tmp_path):

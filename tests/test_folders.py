@@ -111,6 +111,14 @@ def test_the_tags_of_its_entry_are_used(tmp_path):
     assert (document.text, [part.name for part in document.segments]) == ("s\nu\na", ["system", "user", "assistant"])
 
 
+def test_the_preferences_of_its_entry_are_read(tmp_path):
+    columns = {"prompt": "ask", "query": "about", "chosen": "good", "rejected": "bad"}
+    entry = {"file_name": "rows.json", "ranking": True, "columns": columns}
+    reading = read_path(factory(tmp_path, {"mine": entry}, [{"ask": "a", "about": "b", "good": "c", "bad": "d"}]))
+    assert ([document.text for document in reading.documents], reading.left_out) == (["a\nb\nc"], [])
+    assert reading.formats == {"preference": 1}
+
+
 def test_of_several_data_sets_one_is_named(tmp_path):
     info = {name: {"file_name": "rows.json"} for name in ("one", "two")} | {"hub": {"hf_hub_url": "a/b"}}
     place = factory(tmp_path, info, [{"instruction": "a", "output": "b"}])

@@ -27,6 +27,10 @@ def parts(reading: Reading) -> list[list[tuple[str, str]]]:
     return [segments for segments in cut if segments]
 
 
+ASKS, SAYS, LIES = (
+    {"role": role, "content": text} for role, text in (("user", "a"), *(("assistant", c) for c in "bc"))
+)
+S = [("system", "s\n"), ("prompt", "a\n")]
 RECORDS = [
     (
         "alpaca",
@@ -109,6 +113,33 @@ RECORDS = [
         [("prompt", f"{ASKED}\n"), ("reasoning", "Adding 1 and 2.\n"), ("answer", "#### 3")],
     ),
     ("qa", {"question": "q", "answer": "a"}, [("prompt", "q\n"), ("answer", "a")]),
+    # TRL's preferences: nothing stands between prompt and chosen
+    ("preference", {"prompt": "Q", "chosen": " A", "rejected": " B"}, [("prompt", "Q"), ("answer", " A")]),
+    ("preference", {"prompt": "Q", "chosen": "A", "rejected": "B"}, [("prompt", "Q"), ("answer", "A")]),
+    ("preference", {"prompt": [ASKS], "chosen": [SAYS], "rejected": [LIES]}, [("user", "a\n"), ("assistant", "b")]),
+    ("preference", {"chosen": [ASKS, SAYS], "rejected": [ASKS, LIES]}, [("user", "a\n"), ("assistant", "b")]),
+    (
+        "preference",  # UltraFeedback: the whole chat twice, and its beginning
+        {"prompt": "a", "messages": [ASKS, SAYS], "chosen": [ASKS, SAYS], "rejected": [ASKS, LIES]},
+        [("user", "a\n"), ("assistant", "b")],
+    ),
+    (
+        "preference",
+        {"system": "s", "prompt": "a", "chosen": [SAYS], "rejected": [LIES]},
+        [("system", "s\n"), ("user", "a\n"), ("assistant", "b")],
+    ),
+    ("preference", {"prompt": [ASKS], "chosen": "b", "rejected": "c"}, [("user", "a\n"), ("assistant", "b")]),
+    (
+        "preference",  # LLaMA-Factory
+        {"conversations": [{"from": "human", "value": "a"}], "chosen": {"from": "gpt", "value": "b"}, "rejected": LIES},
+        [("user", "a\n"), ("assistant", "b")],
+    ),
+    (
+        "preference",
+        {"instruction": "a", "input": "i", "chosen": "b", "rejected": "c"},
+        [("prompt", "a\ni\n"), ("answer", "b")],
+    ),
+    ("preference", {"system": "s", "question": "a", "chosen": "b", "rejected": "c"}, [*S, ("answer", "b")]),
 ]
 
 
@@ -133,6 +164,20 @@ def test_what_was_recognised_is_said_with_the_roles_and_what_is_left_out():
     assert said == ["messages, 40 documents", "3 roles: system, user, assistant", "not read: 'source', 'score'"]
     said = [str(words) for words in read_upload("a.csv", b"id,text,level\n7,a,hard\n").recognised()]
     assert said == ["plain text, 1 document", "not read: 'level'"]
+
+
+def test_of_preferences_the_rejected_answer_is_said_not_to_be_read():
+    row = {"prompt": "Q", "chosen": " A", "rejected": " B", "score_chosen": 9}
+    for name, data in {"a.jsonl": jsonl(row), "a.csv": b"prompt,chosen,rejected,score_chosen\nQ, A, B,9\n"}.items():
+        reading = read_upload(name, data)
+        assert [document.text for document in reading.documents] == ["Q A"]
+        said = "preference: prompt and chosen; rejected not read, 1 document", "2 parts: prompt, answer"
+        assert [str(words) for words in reading.recognised()] == [*said, "not read: 'score_chosen'"]
+        assert parts(read_upload(name, data, format="prompt")) == [[("prompt", "Q")]]
+    both = {"prompt": "other", "messages": [ASKS, SAYS], "chosen": [ASKS, SAYS], "rejected": [ASKS, LIES]}
+    assert read_upload("a.jsonl", jsonl(both)).left_out == ["prompt"]
+    reading = read_upload("a.jsonl", jsonl({"chosen": "Human: a. Assistant: b", "rejected": "Human: a. Assistant: c"}))
+    assert (reading.documents[0].text, reading.documents[0].segments) == ("Human: a. Assistant: b", ())
 
 
 def test_a_table_of_a_known_format_needs_no_column():

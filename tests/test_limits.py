@@ -4,6 +4,7 @@ import dataclasses
 import gc
 import itertools
 import json
+import re
 import weakref
 
 import numpy as np
@@ -202,9 +203,26 @@ def test_files_as_people_have_them_are_read_by_the_form_and_what_they_are_is_sai
         assert not app.exception
         said = {caption.value for caption in app.caption}
         if texts:
-            assert {f"Prompts read: {len(texts)}", plain(f"Read as {words}")} <= said, name
+            apart = re.sub(r", (?=\d+ (part|role))", "; ", words)
+            assert {f"Prompts read: {len(texts)}", plain(f"Read as {apart}")} <= said, name
         else:
             assert any(plain(words) in found.value for found in app.markdown), name
+
+
+@pytest.mark.page
+@pytest.mark.xdist_group("pages")
+def test_pasted_text_is_read_within_the_limits_of_an_upload_and_once(monkeypatch):
+    app = open_page("alignment", run="sample")
+    app.button(key="form-toggle").click().run()
+    app.button_group(key="form-source").set_value("paste").run()
+    app.text_area(key="form-pasted").set_value("Tom has 3 apples.").run()
+    assert {"Prompts read: 1", "Read as plain text, 1 document"} <= {caption.value for caption in app.caption}
+    monkeypatch.setattr(limited, "SECONDS", 0.01)
+    app.run()
+    assert "Prompts read: 1" in {caption.value for caption in app.caption}
+    app.text_area(key="form-pasted").set_value("Tom has 4 apples.").run()
+    assert any(plain("no end after 0.01 s, reading pasted.txt") in found.value for found in app.markdown)
+    assert app.button(key="run-button").disabled and not app.exception
 
 
 @pytest.mark.page

@@ -1,6 +1,9 @@
 """Spans of text that a tokenizer normalises, against brute force: the shortest prefix that reads as was decoded."""
 
+import math
 import unicodedata
+from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import normalizers
 
+from kvlab.align.inspection import timeline_summary
 from kvlab.models.tokens import tokenize
-from kvlab.request.time_rules import MAPS
+from kvlab.request.time_rules import CAUSAL, MAPS
 from tests.tiny import tiny_tokenizer
 
 TEXTS = {
@@ -30,6 +34,13 @@ FORMS = {
         normalizers.Sequence([normalizers.NFC(), normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]),
     ),
 }
+PREFIX = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+TEACHER = "nfc, whole"
+WHOLE = {
+    "as it is, whole": normalizers.Sequence(PREFIX),
+    TEACHER: normalizers.Sequence([normalizers.NFC(), *PREFIX]),
+    "nfkc, whole": normalizers.Sequence([normalizers.NFKC(), *PREFIX]),
+}
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +49,11 @@ def tokenizers(tmp_path_factory):
     text = "\n".join([*TEXTS.values()] * 3)
     made = {name: tiny_tokenizer(tmp_path_factory.mktemp("t"), style, 900, text) for name, (style, _) in FORMS.items()}
     for name, (_, normalizer) in FORMS.items():
+        made[name].backend_tokenizer.normalizer = normalizer
+    whole = "\n".join([text, unicodedata.normalize("NFD", text), unicodedata.normalize("NFKC", text)])
+    for name, normalizer in WHOLE.items():  # a token ends in no character
+        vocab = 1100 if name == TEACHER else 600
+        made[name] = tiny_tokenizer(tmp_path_factory.mktemp("t"), "sentencepiece", vocab, whole)
         made[name].backend_tokenizer.normalizer = normalizer
     made["as it is"] = tiny_tokenizer(tmp_path_factory.mktemp("t"), "byte", 900, unicodedata.normalize("NFD", text))
     made["as it is"].backend_tokenizer.normalizer = None
@@ -95,6 +111,65 @@ def test_floor_never_looks_ahead_on_decomposed_text_and_exact_is_exact(tokenizer
     ends = {end for end in read_t if end is not None}
     exact = [read_s[r] in ends for r, _ in known]
     assert [bool(floor.exact[r]) for r, _ in known] == exact and 0 < sum(exact) < len(exact)
+
+
+def steps_by_hand(rule: str, read_t: list[int], read_s: list[int], content_t: list[int], content_s: list[int]) -> dict:
+    """Student step -> the teacher steps with a share in it, from the definition of the rule (docs/method.md)."""
+
+    def between(t: list[int], s: list[int]) -> dict:
+        places = [Fraction(k * (len(t) - 1), max(len(s) - 1, 1)) for k in range(len(s))]
+        return {row: {t[math.floor(u)], t[math.ceil(u)]} for row, u in zip(s, places)}
+
+    def bytes_of(read: list[int], content: list[int], step: int) -> set[int]:
+        return set(range(max([read[other] for other in content if other < step], default=0), read[step]))
+
+    if rule in ("linear", "segment"):
+        everywhere = range(len(read_t)), range(len(read_s))
+        return between(*map(list, everywhere if rule == "linear" else (content_t, content_s)))
+    if rule == "nearest":
+        last_t, last_s = len(read_t) - 1, max(len(read_s) - 1, 1)
+        return {row: {math.floor(Fraction(row * last_t, last_s) + Fraction(1, 2))} for row in range(len(read_s))}
+    steps = {}
+    for row in content_s:
+        if rule == "overlap":
+            mine = bytes_of(read_s, content_s, row)
+            steps[row] = {c for c in content_t if mine & bytes_of(read_t, content_t, c)}
+        elif rule == "ceil":
+            steps[row] = set([c for c in content_t if read_t[c] >= read_s[row]][:1])
+        else:
+            steps[row] = set([c for c in content_t if read_t[c] <= read_s[row]][-1:])
+            if rule == "exact":
+                steps[row] = {c for c in steps[row] if read_t[c] == read_s[row]}
+    return steps
+
+
+@pytest.mark.parametrize("student", ["as it is, whole", "nfkc, whole"])
+@pytest.mark.parametrize("language", TEXTS)
+def test_rates_of_every_rule_on_decomposed_text_are_those_of_prefixes(tokenizers, language, student):
+    """Exact: one teacher step, which ends at the same byte. Looking ahead: a share of one that has read more."""
+    text = unicodedata.normalize("NFD", TEXTS[language])
+    made = [tokenize(tokenizers[name], text) for name in (TEACHER, student)]
+    read_t, read_s = (by_prefixes(tokenizers[name], one.ids, text) for name, one in zip((TEACHER, student), made))
+    content_t, content_s = (np.flatnonzero(~one.special).tolist() for one in made)
+    item = SimpleNamespace(teachers=[made[0]], student=made[1], document=SimpleNamespace(segments=()))
+    found = timeline_summary([item], 0)["rules"]
+    assert set(found) == set(MAPS) and None not in (*read_t, *read_s)
+    for rule in MAPS:
+        steps = {row: of for row, of in steps_by_hand(rule, read_t, read_s, content_t, content_s).items() if of}
+        steps = {row: steps[row] for row in content_s if row in steps}
+        exact = [
+            row
+            for row, of in steps.items()
+            if {read_t[c] for c in of if c in content_t} == {read_s[row]} and len(of) == 1
+        ]
+        ahead = [row for row, of in steps.items() if any(read_t[c] > read_s[row] for c in of)]
+        rates = found[rule]["exact_rate"], found[rule]["looks_ahead_rate"], found[rule]["coverage"]
+        assert rates == (
+            pytest.approx(len(exact) / len(content_s)),
+            pytest.approx(len(ahead) / len(steps)),
+            pytest.approx(len(steps) / len(content_s)),
+        ), rule
+        assert bool(ahead) == (rule not in CAUSAL) and len(exact) < len(content_s), rule
 
 
 @pytest.mark.parametrize("form", ["nfc", "nfc, trimmed", "nfc, dummy prefix"])

@@ -21,7 +21,6 @@ from kvlab.request.prompts import (
     Cut,
     Limits,
     read_file,
-    read_pasted,
     read_prompts,
     read_upload,
     safe_name,
@@ -30,6 +29,7 @@ from kvlab.request.prompts import (
     write_prompts,
 )
 from kvlab.shapes import Document, Segment
+from kvlab.web.prompts_form import Pasted
 
 
 def cut_out(document: Document) -> dict[str, str]:
@@ -38,6 +38,10 @@ def cut_out(document: Document) -> dict[str, str]:
     parts = [data[segment.start : segment.end].decode() for segment in document.segments]
     parts = [part.removesuffix("\n") for part in parts[:-1]] + parts[-1:]
     return dict(zip([segment.name for segment in document.segments], parts, strict=True))
+
+
+def read_pasted(text, **options):
+    return read_upload(Pasted.name, Pasted(text).getvalue(), **options)
 
 
 def jsonl(*rows: object) -> bytes:
@@ -452,7 +456,7 @@ def test_too_large_a_file_names_the_limit():
     assert error.kind == "prompts-too-large"
     assert str(error.expected) == "at most 2 MiB (2,097,152 bytes)"
     assert str(error.found) == "2.9 MiB (3,000,000 bytes) in a.txt"
-    with pytest.raises(PromptError, match=r"in the pasted text"):
+    with pytest.raises(PromptError, match=r"in pasted.txt"):
         read_pasted("abc", limits=Limits(bytes=2))
 
 

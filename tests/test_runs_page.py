@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import altair
 import pytest
 
-from kvlab.runs import monitor, notes, run_queue, store, training
-from kvlab.web import backend
+from kvlab.errors import RunError
+from kvlab.runs import exports, monitor, notes, run_queue, store, training
 from kvlab.web.training import charts, source
 from tests import trained, trainers
 from tests.spoken import as_read
 from tests.test_history import ODD
 from tests.test_pages import open_page, said
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.page, pytest.mark.xdist_group("pages")]
 
@@ -432,14 +434,26 @@ def test_twenty_that_wait_say_their_places(root, fake):
     trainers.wait_until_idle(root)
 
 
-def test_the_student_of_a_run_is_exported_by_the_worker(root, monkeypatch):
-    asked = []
+EXPORTER = """
+import sys, time
+from pathlib import Path
+from kvlab.runs import store
+from kvlab.runs.process import identity
+folder, language, *flags = sys.argv[1:]
+place = Path(folder) / ".export"
+store.write_status(place, state="running", phase="writing the model", **identity())
+while not (place / "go").exists():
+    time.sleep(0.02)
+if (place / "die").exists():
+    sys.exit("no memory left")
+(Path(folder) / ("export-step-4" + "-merged" * ("--merged" in flags))).mkdir()
+store.write_status(place, state="done")
+"""
 
-    def answered(folder, merged):
-        asked.append((folder, merged))
-        (folder / f"export-step-4{'-merged' * merged}").mkdir()
 
-    monkeypatch.setattr(backend, "export", answered)
+def test_the_student_of_a_run_is_exported_by_a_process_of_its_own(root, monkeypatch):
+    """No question of another page waits for it; its state is said in words, and so is its failure."""
+    monkeypatch.setattr(exports, "COMMAND", (sys.executable, "-P", "-c", EXPORTER))
     run, lora = trained.by_hand(root), trained.by_hand(root, "adapted", trainable="lora")
     projector, none = trained.by_hand(root, "maps", trainable="projector"), trained.by_hand(root, "none")
     for folder in (run, lora, projector):
@@ -447,11 +461,27 @@ def test_the_student_of_a_run_is_exported_by_the_worker(root, monkeypatch):
     buttons = {folder.name: {button.key for button in page(folder).button} for folder in (run, lora, projector, none)}
     offered = {name: keys & {"run-export", "run-merged"} for name, keys in buttons.items()}
     assert list(offered.values()) == [{"run-export"}, {"run-export", "run-merged"}, set(), set()]
-    app = click(page(run), "run-export")
-    assert asked == [(run, False)] and "The student is exported" in everything(app)
-    assert str(run / "export-step-4") in [code.value for code in app.code]
     app = click(page(lora), "run-merged")
-    assert asked[1:] == [(lora, True)] and str(lora / "export-step-4-merged") in [code.value for code in app.code]
+    wait_until(lambda: store.read_status(lora / ".export").get("state") == "running", 30, "the export")
+    app.run()
+    assert "Exporting the student: writing the model (" in app.info[0].value
+    assert app.button(key="run-export").disabled and app.button(key="run-merged").disabled
+    with pytest.raises(RunError) as caught:
+        exports.start(lora)
+    assert caught.value.kind == "export-active"
+    (lora / ".export" / "go").touch()
+    wait_until(lambda: not exports.view(lora).active, 30, "the end of the export")
+    app.run()
+    assert str(lora / "export-step-4-merged") in [code.value for code in app.code] and not app.info
+    assert not app.button(key="run-export").disabled
+    assert "die" not in everything(app) and ".export" not in str(table(app, "file"))
+    for name in ("go", "die"):
+        (run / ".export").mkdir(exist_ok=True)
+        (run / ".export" / name).touch()
+    app = click(page(run), "run-export")
+    wait_until(lambda: not exports.view(run).active, 30, "the end of the export")
+    app.run()
+    assert "not exported" in said(app) and "no memory left" in said(app) and not list(run.glob("export-*"))
 
 
 def test_a_run_of_a_folder_of_ones_own_is_shown_and_only_leaves_the_list(root, tmp_path):

@@ -78,7 +78,7 @@ def test_a_demo_model_explains_itself(cache):
 
 
 def test_two_prompts_are_calibrated_on_the_samples(cache):
-    mine = prompts.read_pasted("Tom has 3 apples and buys 4 more.\n\n小明有5个苹果，又买了7个。").documents
+    mine = prompts.read_upload("a.txt", "Tom has 3 apples.\n\n小明有5个苹果，又买了7个。".encode()).documents
     quick = REQUEST.model_copy(update={"settings": AlignSettings(layers="depth", random_teacher=False)})
     ((result, _),) = compute(quick, mine, cache)
     assert (result.data["documents"], result.data["calibration_documents"]) == (2, len(prompts.samples()))

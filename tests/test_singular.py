@@ -6,11 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from kvlab.align.crossfit import RELATIVE_PENALTIES, ByClass, crossfit_ridge, pairs
-from kvlab.align.fold_sums import FIT_AND_SCORE, Pairing
+from kvlab.align.crossfit import RELATIVE_PENALTIES, ByClass, crossfit_ridge, pairs, ridge_by_class
+from kvlab.align.fold_sums import FIT_AND_SCORE, FITTED, Pairing
+from kvlab.align.items import Reader
 from kvlab.align.moments import Centred, pilot_of
 from kvlab.align.outcome import unstable
+from kvlab.align.pipeline import _Work
 from kvlab.align.projectors import ridge_path
+from kvlab.models.loading import load
+from kvlab.request.align import AlignSettings
+from kvlab.shapes import KINDS, Document, no_progress
+from tests.tiny import TEXT, tiny_model
 
 FOLDS, HEADS, WIDTH, FEATURES = 5, 2, 8, 96
 
@@ -31,7 +37,7 @@ def _rows(seed: int, tokens: int = 60, rows: int = 300) -> tuple[list[np.ndarray
     ]
 
 
-def _reference(x: list[np.ndarray], y: list[np.ndarray]) -> np.ndarray:
+def _reference(x: list[np.ndarray], y: list[np.ndarray], heads: int = HEADS) -> np.ndarray:
     """R^2 [H] from the rows themselves, in float64, by singular values; nested penalties."""
     x, y = [f.astype(np.float64) for f in x], [f.astype(np.float64) for f in y]
 
@@ -39,7 +45,7 @@ def _reference(x: list[np.ndarray], y: list[np.ndarray]) -> np.ndarray:
         rows, targets = (np.concatenate([f for n, f in enumerate(of) if n not in without]) for of in (x, y))
         mean_x, mean_y = rows.mean(0), targets.mean(0)
         u, s, vt = np.linalg.svd(rows - mean_x, full_matrices=False)
-        scale = (s**2).sum() / FEATURES
+        scale = (s**2).sum() / rows.shape[1]
 
         def residuals(fold: int, penalty: float) -> np.ndarray:
             w = vt.T @ ((s / (s**2 + penalty * scale))[:, None] * (u.T @ (targets - mean_y)))
@@ -47,10 +53,10 @@ def _reference(x: list[np.ndarray], y: list[np.ndarray]) -> np.ndarray:
 
         return residuals, mean_y
 
-    rss, tss = np.zeros(HEADS), np.zeros(HEADS)
+    rss, tss = np.zeros(heads), np.zeros(heads)
 
     def per_head(squares: np.ndarray) -> np.ndarray:
-        return squares.reshape(-1, HEADS, WIDTH).sum((0, 2))
+        return squares.reshape(len(squares), heads, -1).sum((0, 2))
 
     for fold in range(FOLDS):
         of_pairs = [(set(pair) - {fold}).pop() for pair in pairs(FOLDS) if fold in pair]
@@ -78,6 +84,48 @@ def test_scores_from_sums_are_those_of_the_rows_in_double_precision(seed):
     r2 = _product(x, y).r2.numpy()
     assert np.abs(r2 - _reference(x, y)).max() < 1e-3
     assert r2.min() > -0.1
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("seed", range(2))
+def test_heads_of_a_pair_with_fewer_distinct_tokens_than_features_are_those_of_the_rows(pair, seed):
+    """Keys of a first layer are functions of the token, up to the position that is taken out of them."""
+    documents, settings = few_words(seed), AlignSettings(seed=seed, layers="depth", random_teacher=False)
+    teacher, student = pair
+    work = _Work([teacher], student, settings, Reader([teacher], student, documents, (), settings), no_progress)
+    work.read_sample()
+    sample, choices, sums = work.samples[0], work.layers[0].choices, work.sums[0]
+    for kind in KINDS:
+        target, heads = (kind, 0), work.heads[0]
+        fit = ridge_by_class({target: sums.pairing(*target)}, {target: heads})[target]
+        x, y = [], []
+        for fold in range(sample.folds):
+            groups = [group for group in sample.groups if group[0] == fold and group[1].use in FITTED]
+            x.append(np.concatenate([sample.side_by_side(kind, choices[kind][0].union, group) for group in groups]))
+            y.append(np.concatenate([sample.y(kind, 0, group) for group in groups]))
+        values = np.linalg.svd(np.concatenate(x) - np.concatenate(x).mean(0), compute_uv=False)
+        assert len(fit.fits) == 1 and (kind == "value" or values[-1] < 1e-6 * values[0])
+        r2 = fit.r2.numpy()
+        assert np.abs(r2 - _reference(x, y, heads)).max() < 1e-3 and r2.min() > -0.1
+
+
+def few_words(seed: int) -> list[Document]:
+    rng, words = np.random.default_rng(seed), TEXT.split()[:24]
+    return [Document(f"d{n}", " ".join(rng.choice(words, 40))) for n in range(20)]
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """Both cut text alike; one direction of the teacher's keys is 1000 times as large as the others."""
+    loaded = []
+    for seed, sizes in ((1, {"num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 32}), (2, {})):
+        folder = tmp_path_factory.mktemp("model")
+        tiny_model("qwen2", folder, seed=seed, num_hidden_layers=1, **sizes)
+        loaded.append(load(str(folder), "cpu", "float32"))
+    keys = loaded[0].model.model.layers[0].self_attn.k_proj.weight.data
+    keys[5] *= 1000
+    keys.copy_(torch.linalg.qr(torch.randn(len(keys), len(keys), generator=torch.Generator().manual_seed(0)))[0] @ keys)
+    return loaded
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

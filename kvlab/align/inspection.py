@@ -17,6 +17,7 @@ from kvlab.align.shapes import padded
 from kvlab.models.loading import LoadedModel
 from kvlab.request.align import AlignSettings
 from kvlab.request.time_rules import MAPS, RULES
+from kvlab.request.time_rules.rule import looks_ahead
 from kvlab.results.alignment.data import Inspected, TokenView
 from kvlab.shapes import KINDS, Geometry, HeadSteps, Progress, TimeMap, Tokens
 
@@ -165,13 +166,14 @@ def timeline_summary(scored: Sequence[Item], t: int) -> dict:
         content = np.concatenate([~i.student.special for i in scored])
         covered = np.concatenate([m.covered for m in maps])[content]
         exact = np.concatenate([m.exact for m in maps])[content]
+        ahead = np.concatenate([looks_ahead(i.teachers[t], i.student, m) for i, m in zip(scored, maps)])[content]
         lag = np.concatenate([m.lag for m in maps])[content][covered]
         rules[name] = {
             "exact_rate": _mean(exact),
             "coverage": _mean(covered),
             "mean_absolute_lag_bytes": _mean(np.abs(lag)),
             "largest_lag_bytes": int(np.abs(lag).max(initial=0)),
-            "looks_ahead_rate": _mean(lag < 0),
+            "looks_ahead_rate": _mean(ahead[covered]),
         }
     return {
         "documents": len(scored),

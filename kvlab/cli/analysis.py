@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 from tqdm import tqdm
 
-from kvlab.cli import flags
+from kvlab.cli import flags, output
 from kvlab.errors import AlignError, system_reason
 from kvlab.language import Message, say
 from kvlab.request import prompts
@@ -70,6 +71,11 @@ def align(options: argparse.Namespace) -> int:
             found=Message("none"),
             remedy=Message("name one, or ask for the memory alone: --forecast"),
         )
+    with _working_in(options.out):
+        return _align(request, options)
+
+
+def _align(request: AnalysisRequest, options: argparse.Namespace) -> int:
     documents = _documents(request, options)
     from kvlab.align import run
     from kvlab.models.loading import ModelCache
@@ -91,7 +97,7 @@ def align(options: argparse.Namespace) -> int:
 
 
 def _forecast(request: AnalysisRequest, options: argparse.Namespace) -> int:
-    documents = _prompts(request, options)
+    documents = _documents(request, options)
     from kvlab.align import run
 
     for line in run.forecast(request, documents):
@@ -106,6 +112,11 @@ def inject(options: argparse.Namespace) -> int:
     """
     request = request_of(InjectionRequest, options)
     check_causal(request.settings.time)
+    with _working_in(options.out):
+        return _inject(request, options)
+
+
+def _inject(request: InjectionRequest, options: argparse.Namespace) -> int:
     documents = _documents(request, options)
     from kvlab.align.unfinished import REFINEMENT
     from kvlab.inject import run
@@ -129,6 +140,15 @@ def inject(options: argparse.Namespace) -> int:
     return 0 if result.reproduces else 1
 
 
+@contextmanager
+def _working_in(folder: Path) -> Iterator[None]:
+    """Hold the folder of the results, after a look at what is in it. Raises as the calls in it do."""
+    output.refuse_foreign_results(folder)
+    check_out(folder)
+    with output.locked(folder):
+        yield
+
+
 def _interrupted() -> int:
     print("kvlab:", say("interrupted; the same command goes on where this stopped."), file=sys.stderr)
     return 2
@@ -143,12 +163,7 @@ def _print(findings: Sequence[str], notes: Sequence[Message], folder: Path, file
 
 def _documents(request: AnalysisRequest, options: argparse.Namespace) -> list[Document]:
     """Read the prompts, after the checks that need no weights."""
-    check_out(options.out)
-    return _prompts(request, options)
-
-
-def _prompts(request: AnalysisRequest, options: argparse.Namespace) -> list[Document]:
-    # Import after the first check: torch takes seconds, and a usage error should not.
+    # Import after the first checks: torch takes seconds, and a usage error should not.
     from transformers.utils import logging as transformers_logging
 
     from kvlab.models.loading import geometry

@@ -14,13 +14,13 @@ from typing import Any
 import yaml
 
 from kvlab.cli import flags
+from kvlab.cli.output import refuse_foreign_run
 from kvlab.errors import KvlabError, RunError, TrainError
 from kvlab.host import models, privacy
 from kvlab.language import Message, say
 from kvlab.request.settings import checked, unreadable
 from kvlab.request.train import DEMO_DATA, OWN_PROMPTS, TrainConfig, switches_out
 from kvlab.runs import locks, store
-from kvlab.runs.records import Status
 from kvlab.runs.run_queue import RUN_LOCK
 from kvlab.train.process import first_process, perform
 
@@ -85,13 +85,13 @@ def _settings(file: Path | None) -> dict[str, Any]:
 def run(options: argparse.Namespace) -> int:
     """Train in the foreground and return the exit code. Resume from a checkpoint in the folder.
 
-    Raises TrainError like ``config_of``, ``output-foreign`` for a folder that holds anything but a training run,
-    ``output-in-use`` for one of another run, and RunError ``run-busy`` for one that another process works in.
+    Raises TrainError like ``config_of``, ``output-in-use`` for a folder of another run, and RunError ``output-foreign``
+    for one that holds anything but a training run, ``run-busy`` for one that another process works in.
     """
     config, folder = _anchored(config_of(options)), options.output_dir.absolute()
     if not first_process():  # the first one looks at the folder and writes into it
         return perform(folder, config=config)
-    _refuse_foreign(folder)
+    refuse_foreign_run(folder)
     with store.disk_errors(folder):
         privacy.make(folder)
     with locks.owned(folder / RUN_LOCK):
@@ -128,23 +128,6 @@ def _enlist(folder: Path) -> None:
         store.enlist(store.runs_root(), folder)
     except RunError as error:
         print(say("The run is not listed among the others. {error}", error=error), file=sys.stderr)
-
-
-def _refuse_foreign(folder: Path) -> None:
-    """Raise TrainError ``output-foreign`` unless the folder is new, empty or a training run. Writes nothing."""
-    if Status.of(store.read_status(folder)).kind == "training":
-        return
-    own = (RUN_LOCK, f".{store.STATUS}.")  # of a run that was killed before it wrote its first status
-    names = []
-    with store.disk_errors(folder), suppress(FileNotFoundError):
-        names = sorted(name for name in os.listdir(folder) if not name.startswith(own))
-    if names:
-        raise TrainError(
-            "output-foreign",
-            expected=Message("a new or empty folder, or one of a training run: {folder}", folder=folder),
-            found=Message("other files, such as {name}", name=names[0]),
-            remedy=Message("choose another --output_dir; nothing was changed in this one"),
-        )
 
 
 def _refuse_another(folder: Path, config: TrainConfig) -> None:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache, lru_cache
 from itertools import compress, pairwise
 
 import numpy as np
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from kvlab.models.normalised import METASPACE, normalised
+from kvlab.models.normalised import normalised
 from kvlab.shapes import Tokens
 
 BYTE_TOKEN = re.compile(r"^<0x([0-9A-Fa-f]{2})>$")
@@ -74,8 +74,14 @@ def spans_by_section(text: str, tokenizer, ids: np.ndarray, offsets: list[tuple[
     Like the tokenizer, treat the text between two added tokens separately, dummy prefix and normaliser included.
     """
     at_byte = np.concatenate([[0], np.cumsum([len(c.encode()) for c in text])]).astype(np.int64)
-    known = {i for i, token in tokenizer.added_tokens_decoder.items() if not BYTE_TOKEN.match(token.content)}
-    added = [i for i, token_id in enumerate(ids.tolist()) if token_id in known]
+    known = {i: token.content for i, token in tokenizer.added_tokens_decoder.items()}
+    known = {i: content for i, content in known.items() if not BYTE_TOKEN.match(content)}
+    # The token for unknown text is an added one, too, and stands nowhere in the text.
+    written = [
+        token_id in known and known[token_id].casefold() in text[start:end].casefold()
+        for token_id, (start, end) in zip(ids.tolist(), offsets)
+    ]
+    added = np.flatnonzero(written).tolist()
     spans = at_byte[np.asarray(offsets, dtype=np.int64).reshape(-1, 2)]
     lossless = True
     for before, after in zip([-1, *added], [*added, len(ids)]):
@@ -84,7 +90,10 @@ def spans_by_section(text: str, tokenizer, ids: np.ndarray, offsets: list[tuple[
             continue
         start = offsets[before][1] if before >= 0 else 0
         section = text[start : offsets[after][0] if after < len(ids) else len(text)]
-        pieces = pieces_of(tokenizer, ids[inner].tolist())
+        pieces = [
+            None if i in known else piece
+            for i, piece in zip(ids[inner].tolist(), pieces_of(tokenizer, ids[inner].tolist()))
+        ]
         none_special = np.zeros(len(pieces), dtype=bool)
         inner_spans = spans_from_pieces(section, pieces, none_special)
         if inner_spans is None:
@@ -93,6 +102,7 @@ def spans_by_section(text: str, tokenizer, ids: np.ndarray, offsets: list[tuple[
         if inner_spans is None:
             inner_offsets = [(a - start, b - start) for a, b in offsets[inner]]
             inner_spans = spans_from_offsets(section, inner_offsets, pieces, none_special)
+        inner_spans[-1, 1] = len(section.encode())  # with what a normaliser takes away at the end
         spans[inner] = at_byte[start] + inner_spans
     return spans, lossless
 
@@ -129,6 +139,10 @@ def spans_from_offsets(
     content = [i for i in range(len(offsets)) if not special[i]]
     for group in sharing_characters(content, offsets):
         start, end = at_byte[offsets[group[0]][0]], at_byte[max(offsets[i][1] for i in group)]
+        if group[0] == content[0] and pieces[group[0]] == b" " and text[offsets[group[0]][0]] != " ":
+            group = group[1:]  # without a dummy prefix on its own, which has no bytes
+            if not group:
+                continue
         lengths = [len(pieces[i]) if pieces[i] is not None else -1 for i in group]
         if group[0] == content[0] and (pieces[group[0]] or b"")[:1] == b" " and sum(lengths) == end - start + 1:
             lengths[0] -= 1  # SentencePiece's dummy prefix
@@ -185,7 +199,9 @@ class _Pieces(dict):
 
     def __init__(self, tokenizer):
         self._backend = tokenizer.backend_tokenizer
-        self._decoders = set(_types_in(json.loads(self._backend.to_str())["decoder"]))
+        parts = list(_parts_of(json.loads(self._backend.to_str())["decoder"]))
+        self._decoders = {part["type"] for part in parts}
+        self._replaced = [pair for part in parts for pair in _replaced_by(part)]
         self._added = {token_id: token.content for token_id, token in tokenizer.added_tokens_decoder.items()}
 
     def __missing__(self, token_id: int) -> bytes | None:
@@ -204,15 +220,27 @@ class _Pieces(dict):
             return bytes(table[c] for c in piece) if all(c in table for c in piece) else None
         if "ByteFallback" in self._decoders and byte:
             return bytes([int(byte.group(1), 16)])
-        if self._decoders & {"Metaspace", "Replace"}:
-            return piece.replace(METASPACE, " ").encode()
+        if self._replaced:
+            for sign, text in self._replaced:
+                piece = piece.replace(sign, text)
+            return piece.encode()
         return None
 
 
-def _types_in(decoder: dict | None) -> list[str]:
-    if decoder is None:
-        return []
-    return [decoder["type"]] + [t for inner in decoder.get("decoders", []) for t in _types_in(inner)]
+def _parts_of(decoder: dict | None) -> Iterator[dict]:
+    if decoder is not None:
+        yield decoder
+        for inner in decoder.get("decoders", []):
+            yield from _parts_of(inner)
+
+
+def _replaced_by(decoder: dict) -> list[tuple[str, str]]:
+    """Return what a decoder writes for signs of the vocabulary: a space for ``▁``, or for another sign."""
+    if decoder["type"] == "Metaspace":
+        return [(decoder["replacement"], " ")]
+    if decoder["type"] == "Replace" and "String" in decoder["pattern"]:
+        return [(decoder["pattern"]["String"], decoder["content"])]
+    return []
 
 
 @cache

@@ -43,7 +43,7 @@ def compose(record: Record, limit: int, form: Form = AUTO) -> Composed:
     shortened = text[:limit]
     if not shortened.strip():
         raise _blank(parts[0].field)
-    if cutting.format == "text":
+    if [part.name for part in parts] == ["text"]:
         return Composed(shortened, (), len(text), cutting)
     size = len(shortened.encode())
     segments: list[Segment] = []

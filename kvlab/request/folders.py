@@ -34,6 +34,8 @@ _COLUMNS = {
     "messages": "conversations",
     "system": "system",
     "tools": "tools",
+    "chosen": "chosen",
+    "rejected": "rejected",
 }
 _TAGS = {
     "user_tag": "user",
@@ -228,7 +230,7 @@ def _form_of(entry: dict[str, Any]) -> Form:
     roles = [(theirs, _TAGS[ours]) for ours, theirs in tags.items() if ours in _TAGS]
     turn = (str(tags.get("role_tag", "from")), str(tags.get("content_tag", "value")))
     return Form(
-        "sharegpt" if chat else "alpaca",
+        "preference" if entry.get("ranking") is True else "sharegpt" if chat else "alpaca",
         names=tuple((theirs, ours) for theirs, ours in names if isinstance(theirs, str)),
         roles=tuple((theirs, ours) for theirs, ours in roles if isinstance(theirs, str)),
         turn=turn if "role_tag" in tags or "content_tag" in tags else None,

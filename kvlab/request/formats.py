@@ -14,7 +14,7 @@ from kvlab.errors import PromptError
 from kvlab.language import Message, phrase
 from kvlab.request.uploads import Number, kind_of, printable, shown
 
-Format = Literal["auto", "prompt", "text", "messages", "sharegpt", "alpaca", "qa"]
+Format = Literal["auto", "prompt", "text", "messages", "sharegpt", "alpaca", "qa", "preference"]
 FORMATS = {
     "auto": phrase("as the names of its fields say"),
     "prompt": phrase("prompts with reasoning and answer"),
@@ -23,6 +23,7 @@ FORMATS = {
     "sharegpt": phrase("ShareGPT conversations"),
     "alpaca": phrase("Alpaca instructions"),
     "qa": phrase("questions and answers"),
+    "preference": phrase("preference: prompt and chosen; rejected not read"),
 }
 PARTS = ("prompt", "reasoning", "answer")
 ROLES = ("system", "user", "assistant", "tool")
@@ -44,10 +45,11 @@ ANSWERS = ("answer", "completion", "response", "output")
 TURNS = {"messages": ("messages",), "sharegpt": ("conversations", "conversation")}
 OPENERS = {**TURNS, "alpaca": ("instruction",), "prompt": ("prompt",)}  # the fields that tell a format
 _OPENED = {field: name for name, openers in OPENERS.items() for field in openers}
-DATA_SETS = ("messages", "sharegpt", "alpaca", "qa")
+DATA_SETS = ("messages", "sharegpt", "alpaca", "qa", "preference")
 CHAT = ("system", "tools")
+PREFERENCE = ("chosen", "rejected")
 KNOWN = (*OPENERS["messages"], *OPENERS["sharegpt"], "instruction", "input", "context", "history", "prompt", "question")
-KNOWN = (*KNOWN, "text", *REASONINGS, *ANSWERS, *CHAT)
+KNOWN = (*KNOWN, "text", *REASONINGS, *ANSWERS, *CHAT, *PREFERENCE)
 # The roles of OpenAI, ShareGPT, LLaMA-Factory and their relatives.
 _ROLES = {
     **dict.fromkeys(("system", "developer"), "system"),
@@ -106,7 +108,8 @@ def cut(fields: dict[str, Any], form: Form = AUTO) -> Cutting:
 def telling(names: Mapping[str, Any] | list[str]) -> bool:
     """Return whether fields of these names tell a format other than "prompt" and "text"."""
     told = [name for format_name in ("messages", "sharegpt", "alpaca") for name in OPENERS[format_name]]
-    return any(name in names for name in told) or ("question" in names and "answer" in names)
+    pairs = (("question", "answer"), PREFERENCE)
+    return any(name in names for name in told) or any(a in names and b in names for a, b in pairs)
 
 
 def used_beside(column: str, names: list[str], answer: str | None = None) -> list[str]:
@@ -152,9 +155,12 @@ def _format(fields: dict[str, Any], form: Form) -> str:
         found.setdefault("messages", "prompt")
     if {"question", "answer"} <= present:
         found["qa"] = "question"
+    if form.format == "auto" and present.issuperset(PREFERENCE):
+        return "preference"
     if form.format != "auto":
         wanted = {"text": "text", "qa": "question", "messages": "messages", "sharegpt": "conversations"}
-        there = form.format in found or (form.format in ("text", "qa") and wanted[form.format] in present)
+        wanted["preference"] = "chosen"
+        there = form.format in found or (form.format in ("text", "qa", "preference") and wanted[form.format] in present)
         if not there:
             need = wanted.get(form.format) or OPENERS[form.format][0]
             raise _no_field(
@@ -242,6 +248,43 @@ def _messages(fields: dict[str, Any], form: Form) -> list[Part]:
     return [*system, *turns]
 
 
+def _preference(fields: dict[str, Any], form: Form) -> list[Part]:
+    """Return the prompt, in whatever format it is, and the chosen answer; the rejected one is left out.
+
+    A chosen answer that begins with the user's turn is the whole chat (UltraFeedback); one without a prompt beside it
+    is the whole document (TRL's implicit prompt).
+    """
+    chosen = [fields["chosen"]] if isinstance(fields["chosen"], dict) else fields["chosen"]
+    rest = {name: value for name, value in fields.items() if name not in (*ANSWERS, *PREFERENCE)}
+    openers = [name for name in ("prompt", "question", *_OPENED) if _filled(rest.get(name))]
+    opener = openers[0] if openers else None
+    asked: list[Part] = []
+    if opener is not None:
+        format_name = "messages" if _is_chat(rest[opener]) else _OPENED.get(opener, "qa")
+        asked = _CUT[format_name]({name: rest[name] for name in rest if name == opener or name not in openers}, form)
+    left_out = [Part("answer", None, "rejected")]
+    if isinstance(chosen, list):
+        said = list(_turns(chosen, "chosen", form))
+        if said and said[0].name in ("system", "user"):
+            asked = [] if said[0].name == "system" else _system(fields)
+            left_out += [Part("user", None, name) for name in openers if _repeats(rest[name], said)]
+        turns = [part._replace(name="user") if part.name == "prompt" else part for part in asked]
+        return [*turns, *said, *left_out]
+    if opener is None:
+        return [Part("text", chosen, "chosen"), *left_out]
+    if _is_chat(rest[opener]):
+        return [*asked, Part("assistant", chosen, "chosen"), *left_out]
+    apart = opener != "prompt" and not (isinstance(chosen, str) and chosen[:1].isspace())
+    return [*asked, Part("answer", chosen, "chosen", apart), *left_out]
+
+
+def _repeats(value: Any, said: list[Part]) -> bool:
+    """Return whether a prompt or all turns of a chat stand among these turns."""
+    texts = [part.value for part in said]
+    turns = value if isinstance(value, list) else [value]
+    return all((turn.get("content", turn.get("value")) if isinstance(turn, dict) else turn) in texts for turn in turns)
+
+
 _CUT = {
     "prompt": _prompt,
     "text": _text,
@@ -249,6 +292,7 @@ _CUT = {
     "sharegpt": _messages,
     "alpaca": _alpaca,
     "qa": _qa,
+    "preference": _preference,
 }
 
 

@@ -1,4 +1,4 @@
-"""Read uploads, pasted text and the bundled samples into Documents, and list what was refused and why.
+"""Read uploads (pasted text is one) and the bundled samples into Documents, and list what was refused and why.
 
 Knows nothing of file formats (``uploads.py`` and ``tables.py`` do), tokenizers or models. Good documents are always
 returned; refused, duplicate and cut ones are counted and named.
@@ -158,13 +158,6 @@ def read_table(table: tables.Table, form: Form, limits: Limits) -> Reading:
     return _collect(records, limits, reads, unread, columns=names, column=chosen)
 
 
-def read_pasted(text: str, *, limits: Limits = LIMITS) -> Reading:
-    """Read the documents of pasted text, separated by blank lines. Raises PromptError as ``read_upload``."""
-    data = text.encode(errors="surrogatepass")
-    _check_size(len(data), limits, Message("the pasted text"))
-    return _collect(uploads.paragraphs(data), limits)
-
-
 def read_file(path: str | Path, column: str | None = None, *, form: Form = AUTO, limits: Limits = LIMITS) -> Reading:
     """Read a file of this machine as ``read_upload`` does. Raises ``prompts-not-found`` if there is none."""
     path = Path(os.path.expanduser(path))
@@ -248,7 +241,7 @@ def read_prompts(path: str | Path) -> list[Document]:
     return documents
 
 
-def _check_size(size: int, limits: Limits, name: Message | str) -> None:
+def _check_size(size: int, limits: Limits, name: str) -> None:
     if size > limits.bytes:
         raise PromptError(
             "prompts-too-large",

@@ -1,4 +1,4 @@
-"""Run one analysis; its folder records the outcome even if the analysis fails."""
+"""Run one analysis, or another work with a folder; the folder records the outcome even if the work fails."""
 
 import logging
 import threading
@@ -27,6 +27,7 @@ class Job:
     """A requested analysis, from the queue to its end. Other threads may stop or abandon it."""
 
     folder: Path
+    expected: Message | None = None  # in the error of a failure that nobody foresaw; None: of an analysis
     ended: threading.Event = field(default_factory=threading.Event)
     _stop: threading.Event = field(default_factory=threading.Event)
     _server_gone: bool = False
@@ -52,7 +53,7 @@ class Job:
         except Cancelled:
             state, error_fields = ("failed", server_gone()) if self._server_gone else ("cancelled", None)
         except BaseException as error:  # record any error; none may end the worker
-            state, error_fields = "failed", explain(error, Message("the analysis to run to its end"))
+            state, error_fields = "failed", explain(error, self.expected or Message("the analysis to run to its end"))
             if not isinstance(error, KvlabError):
                 log.exception("analysis %s failed", self.folder.name)
                 lines = traceback.format_exc().encode("utf-8", "replace")

@@ -4,6 +4,7 @@ The folder appears whole or not at all, and never in place of another one. Weigh
 """
 
 import os
+import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from kvlab.errors import TrainError
+from kvlab.host import privacy
 from kvlab.host.models import Source, first_line, resolve
 from kvlab.language import Message
 from kvlab.models.loading import load
@@ -22,7 +24,10 @@ from kvlab.request.settings import read
 from kvlab.request.train import TrainConfig
 from kvlab.results.training.facts import gather
 from kvlab.results.training.report import card
-from kvlab.runs import store, training
+from kvlab.runs import exports, locks, store, training
+from kvlab.runs.job import Job
+from kvlab.runs.run_queue import RUN_LOCK
+from kvlab.shapes import LOADING, Progress, no_progress
 from kvlab.train import checkpoint
 from kvlab.train.run import lora_config
 
@@ -36,7 +41,9 @@ model = AutoModelForCausalLM.from_pretrained(folder)
 tokenizer = AutoTokenizer.from_pretrained(folder)"""
 
 
-def export(folder: Path, to: Path, merged: bool = False, language: str = "en") -> Path:
+def export(
+    folder: Path, to: Path, merged: bool = False, language: str = "en", progress: Progress = no_progress
+) -> Path:
     """Write the student of the run's newest checkpoint to the folder ``to``, and return its absolute path.
 
     ``merged``: write a student trained with LoRA as a whole model instead of an adapter.
@@ -47,13 +54,16 @@ def export(folder: Path, to: Path, merged: bool = False, language: str = "en") -
     to = to.expanduser().resolve()
     _check_empty(to)
     config = read(TrainConfig, folder)
+    progress("reading the checkpoint", 0, 3)
     state, step = _trained(folder, config)
     weights = _student_weights(state / WEIGHTS)
     source = resolve(config.student)
+    progress(f"{LOADING}{config.student}", 1, 3)
     loaded = load(config.student, "cpu", "float32")
     adapter = config.trainable == "lora" and not merged
     model = _filled(loaded.model, weights, config, source, merged)
     draft = to.with_name(f".{to.name}.{os.getpid()}.draft")
+    progress("writing the model", 2, 3)
     with checkpoint.written(draft):
         draft.mkdir(parents=True)
         # peft would ask the Hub whether the vocabulary has grown; it never does here.
@@ -66,10 +76,20 @@ def export(folder: Path, to: Path, merged: bool = False, language: str = "en") -
     return to
 
 
-def beside(folder: Path, merged: bool = False, language: str = "en") -> Path:
-    """Export into the run's own folder, named by the step of its checkpoint. Raises as ``export``."""
+def beside(folder: Path, merged: bool = False, language: str = "en", progress: Progress = no_progress) -> Path:
+    """Export into the run's own folder, named by the step of its checkpoint. Raises as ``export``, and ``run-busy``."""
     kind = "-merged" if merged else ""
-    return export(folder, folder / f"export-step-{checkpoint.saved_step(folder)}{kind}", merged, language)
+    with locks.owned(folder / RUN_LOCK):
+        to = folder / f"export-step-{checkpoint.saved_step(folder)}{kind}"
+        return export(folder, to, merged, language, progress)
+
+
+def main() -> None:
+    """Export beside a run, as ``runs.exports`` asks: FOLDER LANGUAGE [--merged]; its state is in the folder."""
+    privacy.keep()
+    folder, language, *flags = sys.argv[1:]
+    job = Job(Path(folder) / exports.STATE, Message("the student to be exported"))
+    job.perform(lambda _, progress: beside(Path(folder), "--merged" in flags, language, progress))
 
 
 def _check_empty(to: Path) -> None:
@@ -185,3 +205,7 @@ def _card(folder: Path, config: TrainConfig, source: Source, step: int, adapter:
     )
     facts = {"student": config.student, "step": step, "usage": USAGE, "adapter": adapter, "base": _place(source)}
     return f"---\n{head.to_yaml()}\n---\n\n{card(gather(folder), facts, language)}"
+
+
+if __name__ == "__main__":
+    main()

@@ -10,7 +10,7 @@ import streamlit as st
 
 from kvlab.errors import KvlabError
 from kvlab.host import bundled, models
-from kvlab.language import current, say
+from kvlab.language import say
 from kvlab.request.align import AnalysisRequest
 from kvlab.request.prompts import RUN_PROMPTS, read_prompts, write_prompts
 from kvlab.request.settings import checked
@@ -25,14 +25,7 @@ Result = TypeVar("Result")
 SAMPLE = "sample"
 PAIR_OF_SAMPLE = ("demo/teacher", "demo/student")
 QUESTION_SECONDS = 180  # a geometry waits while the worker loads a large model
-EXPORT_SECONDS = 3600  # a large student takes minutes to read and write
 LISTED = 50  # older runs open by their address
-
-
-def export(folder: Path, merged: bool) -> Path:
-    """Have the worker write the trained student of a run as a model folder; return it. Raises KvlabError."""
-    asked = {"folder": str(folder), "merged": merged, "language": current()}
-    return Path(worker().ask("export", timeout=EXPORT_SECONDS, **asked))
 
 
 def ready() -> bool:

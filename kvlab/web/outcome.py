@@ -26,8 +26,13 @@ def of(place: str, act: Callable[[], object], doing: str) -> None:
             result = act()
         except KvlabError as error:
             result = error
-    st.session_state[_key(place)] = _Outcome(result)
+    keep(place, result)
     st.rerun()
+
+
+def keep(place: str, result: object) -> None:
+    """Remember a result that came by itself, as ``of`` remembers that of an action."""
+    st.session_state[_key(place)] = _Outcome(result)
 
 
 def show(place: str, beside: object = None) -> None:

@@ -1,5 +1,6 @@
 """Draw the choice of prompts: their source, how to cut them into parts, and whether they are a chat."""
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,6 +32,19 @@ UPLOAD_HELP = phrase(
 BEGINS = {"reasoning": phrase("The reasoning begins with"), "answer": phrase("The answer begins with")}
 
 
+class Pasted:
+    """Text from the form, read as an upload is: within the same limits, and once."""
+
+    name = "pasted.txt"
+
+    def __init__(self, text: str):
+        self._data = text.encode(errors="surrogatepass")  # half a character is refused as a file's is
+        self.file_id = hashlib.sha256(self._data).hexdigest()
+
+    def getvalue(self) -> bytes:
+        return self._data
+
+
 def documents() -> tuple[list[Document], str]:
     """Draw the choice of prompts; return the valid documents and their source."""
     source = segments(say("Prompts"), SOURCES, "form-source")
@@ -43,7 +57,7 @@ def documents() -> tuple[list[Document], str]:
             return samples, SAMPLES
         if source == "paste":
             text = st.text_area(say("Your prompts"), key="form-pasted", height=150, placeholder=say(PASTE_HELP))
-            return (shown(prompts.read_pasted(text)) if text.strip() else []), PASTED
+            return (shown(_parsed(Pasted(text), "reading")) if text.strip() else []), PASTED
         upload = st.file_uploader(say("Prompt file"), type=SUFFIXES, max_upload_size=UPLOAD_MIB, help=say(UPLOAD_HELP))
         if upload is None:
             return [], ""
@@ -65,10 +79,9 @@ def read_upload(upload, key: str) -> Reading:
 
 def overruled(key: str, columns: Sequence[str]) -> tuple[str, str | None, str | None]:
     """Draw the pickers of the format and of the fields with prompts and answers; return what was picked."""
-    kind, prompt, answer = st.columns(3)
     recognised = say("as recognised")
-    with kind:
-        name = choice(say("Read as"), FORMATS, f"{key}-format")
+    name = choice(say("Read as"), FORMATS, f"{key}-format")
+    prompt, answer = st.columns(2)
     with prompt:
         column = st.selectbox(say("Prompts"), columns, index=None, key=f"{key}-column", placeholder=recognised)
     with answer:
@@ -99,7 +112,7 @@ def _read_anew(what: str, asked: tuple[str | None, ...], upload) -> list[str] | 
     try:
         if what == "columns":
             return guarded(prompts.tabular_columns, upload.name, upload.getvalue())
-        name, column, answer = asked
+        name, column, answer = asked or (None, None, None)
         options = {"column": column, "answer": answer, "format": name or "auto"}
         return guarded(prompts.read_upload, upload.name, upload.getvalue(), **options)
     except PromptError as error:
@@ -159,7 +172,7 @@ def shown(reading: Reading) -> list[Document]:
             say("cut at {characters:,} characters: {n:,}", characters=prompts.LIMITS.characters, n=len(reading.cut))
         )
     st.caption(" · ".join(words))
-    st.caption(plain(say("Read as {words}", words=reading.recognised())))
+    st.caption(plain(say("Read as {words}", words=say("; ").join(map(str, reading.recognised())))))
     if reading.turns:
         st.caption(say("Its turns are joined as plain text unless “Read as a chat” is on."))
     if reading.problems:

@@ -61,6 +61,14 @@ def time_map(
     )
 
 
+def looks_ahead(teacher: Tokens, student: Tokens, mapped: TimeMap) -> np.ndarray:
+    """Return [Ts] bool: rows with a teacher step that has read more than the student, however little it weighs."""
+    read_more = teacher.spans[mapped.columns, 1] > student.spans[mapped.rows, 1]
+    ahead = np.zeros(len(student), dtype=bool)
+    ahead[mapped.rows[read_more & (mapped.weights > 0)]] = True
+    return ahead
+
+
 def by_byte_end(rule: str, teacher: Tokens, student: Tokens, before: bool) -> TimeMap:
     """Map to the last teacher token that ends at or ``before`` the student token, or the first at or after it.
 

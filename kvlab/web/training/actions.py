@@ -10,12 +10,13 @@ from typing import Any
 import streamlit as st
 
 from kvlab.errors import KvlabError, RunError
-from kvlab.language import Message, phrase, say
-from kvlab.runs import monitor, training
-from kvlab.web import backend, outcome
+from kvlab.language import Message, current, phrase, say
+from kvlab.runs import exports, monitor, training
+from kvlab.shapes import phase_words
+from kvlab.web import outcome
 from kvlab.web.training import launch, words
 from kvlab.web.training.words import Run
-from kvlab.web.widgets import plain
+from kvlab.web.widgets import duration, plain, show_error
 
 STOP_HELP = phrase("It finishes its step, saves a checkpoint and ends; a waiting run leaves the queue.")
 RESUME_HELP = phrase("It goes on from its last checkpoint.")
@@ -25,7 +26,7 @@ KILL = phrase(
     "**Kill {names}?** Kill ends the process and all that it started at once. The steps since the last checkpoint are "
     "lost; what was logged is kept. **Stop** finishes the step and saves."
 )
-EXPORTS = "export-step-*"  # the folders that the worker writes (kvlab.train.export.beside)
+LOOK = 1.0  # seconds between two looks at an export
 EXPORT = phrase(
     "Writes the student of the last checkpoint as a folder inside the run’s own: weights, tokenizer, generation config "
     "and a model card with the verdict. AutoModelForCausalLM.from_pretrained opens it."
@@ -78,13 +79,40 @@ def export(run: Run, key: str, config: dict[str, Any]) -> None:
     kinds = {"export": (say("Export"), False)}
     if config.get("trainable") == "lora":
         kinds = {"export": (say("Export the adapter"), False), "merged": (say("Export the whole model"), True)}
+    last = exports.view(run.folder)
+    moving = last is not None and last.active
     with st.popover(say("Export the student"), icon=":material/deployed_code:", key=key.format("exports")):
         st.caption(say(EXPORT))
         for name, (label, merged) in kinds.items():
-            if st.button(label, key=key.format(name), width="stretch"):
-                outcome.of(key, lambda merged=merged: _export(run, merged), say("Writing the model…"))
-        for folder in sorted(run.folder.resolve().glob(EXPORTS)):
+            if st.button(label, key=key.format(name), width="stretch", disabled=moving):
+                outcome.of(key, lambda merged=merged: _export(run, merged), say("Starting the export…"))
+        for folder in sorted(run.folder.resolve().glob(exports.FOLDERS)):
             st.code(str(folder), language=None, wrap_lines=True)
+
+
+def exporting(run: Run, key: str) -> None:
+    """Say how far the run's export is, or why the last one failed."""
+    last = exports.view(run.folder)
+    if last is None:
+        return
+    if last.active:
+        outcome.forget(key)
+        _exporting(run, key)
+    elif error := exports.failure(last):
+        st.markdown(say("**The student was not exported.**"))
+        show_error(error)
+
+
+@st.fragment(run_every=LOOK)
+def _exporting(run: Run, key: str) -> None:
+    last = exports.view(run.folder)
+    if last is None or not last.active:
+        if last is not None and last.state == "done":
+            outcome.keep(key, Message("The student is exported; “Export the student” names its folder."))
+        st.rerun()
+    words = {"phase": plain(phase_words(last.phase)), "time": duration(last.elapsed_s or 0.0)}
+    st.info(say("Exporting the student: {phase} ({time})", **words), icon=":material/deployed_code:")
+    st.caption(say("It goes on without this page; other pages and runs do not wait for it."))
 
 
 def delete(runs: Sequence[Run], key: str, label: str, button: str = "") -> None:
@@ -152,9 +180,8 @@ def _resume(run: Run) -> Message:
     return Message("Queued: it goes on when its device is free.")
 
 
-def _export(run: Run, merged: bool) -> Message:
-    backend.export(run.folder, merged)
-    return Message("The student is exported; “Export the student” names its folder.")
+def _export(run: Run, merged: bool) -> None:
+    exports.start(run.folder, merged, current())
 
 
 def _again(run: Run, then: Callable[[str], None], changes: dict[str, Any]) -> Message:

@@ -185,11 +185,9 @@ def _data() -> tuple[dict[str, Any], list[Document]]:
 
 def _read_as() -> dict[str, Any]:
     """Draw what may be overruled about files of this machine, which nobody has read yet."""
-    kind, *others = st.columns(3)
-    with kind:
-        chosen: dict[str, Any] = {"data_format": choice("data_format", say("Read as"), FORMATS)}
+    chosen: dict[str, Any] = {"data_format": choice("data_format", say("Read as"), FORMATS)}
     labels = {"data_column": say("Field with the prompts"), "data_answer": say("Field with the answers")}
-    for column, (name, label) in zip(others, labels.items(), strict=True):
+    for column, (name, label) in zip(st.columns(2), labels.items(), strict=True):
         help_text = fields.described(TrainConfig, name)
         written = column.text_input(label, key=key(name), placeholder=say("as recognised"), help=help_text)
         chosen[name] = (written or "").strip() or None

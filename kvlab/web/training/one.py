@@ -55,6 +55,8 @@ def panel(row: Row, key: str) -> None:
         if trains:
             share.button(row.folder)
             actions.export(row, key, view.config)
+    if trains:
+        actions.exporting(row, key)
     actions.question([row], key, key, table.drop)
     left, right = st.columns([5, 2], gap="medium")
     with left:
@@ -119,7 +121,7 @@ def _listed(folder: Path) -> list[tuple[str, str]]:
     """List name and size of every file that is not hidden."""
     listed = []
     for at, folders, names in os.walk(folder):  # which follows no links
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(name for name in names if not name.startswith(".")):
             path = Path(at) / name
             try:
