@@ -4,18 +4,19 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import timedelta
 from functools import cached_property, partial
 from math import isfinite
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.utils import set_seed
 from transformers.utils import logging as transformers_logging
 
 from kvlab.align.checks import run_checks
 from kvlab.errors import Cancelled, TrainError
-from kvlab.host import memory
+from kvlab.host import launched, memory
 from kvlab.inject.own import check_cache
 from kvlab.language import Message
 from kvlab.models.forward import empty_cache
@@ -36,6 +37,8 @@ from kvlab.train.memory_watch import MemoryWatch, look
 from kvlab.train.record import MAPS, Record
 from kvlab.train.student import check_attention, recompute_activations
 from kvlab.train.targets import Teachers
+
+FITTING = timedelta(hours=4)  # that other processes wait for the first to fit the maps, at most
 
 
 class Run:
@@ -103,6 +106,7 @@ class Run:
         self._phase("loading", 0, 1)
         refusals.check_functional(config)
         refusals.check_log(config)
+        launched.check(config.device)
         device = str(pick_device(config.device))
         readers = self._readers()
         *teachers, student = readers
@@ -132,8 +136,7 @@ class Run:
     def _forecast(self, teachers: Sequence[Geometry], student: Geometry, device: str) -> None:
         """Log the memory that the run will take, and store it with the memory in use now, for the report."""
         tokens = max(item.longest for item in (*self.data.train, *self.data.heldout))
-        processes = int(os.environ.get("WORLD_SIZE", "1"))
-        forecast = training_memory(teachers, student, self.config, tokens, device, processes)
+        forecast = training_memory(teachers, student, self.config, tokens, device, launched.count())
         self.record.say(sentence(forecast, memory.device_memory(device), self.config))
         now = look(device)
         used = {"baseline": now["device_used"], "device_total": now["device_total"], "device": device}
@@ -192,9 +195,12 @@ class Run:
             return maps.load(path, shapes, self.student.geometry)
         kind = config.map if config.use_kv_projector else "identity"
         items = self.data.train[: config.fit_documents]
+        if not self.record.writes:  # the first process fits, for all
+            self.accelerator.wait_for_everyone()
+            return maps.load(path, shapes, self.student.geometry)
         fitted = maps.fit(teachers, self.student, items, kind, data.align_settings(config), self._at)
-        if self.record.writes:
-            maps.save(fitted, path)
+        maps.save(fitted, path)
+        self.accelerator.wait_for_everyone()
         for name, teacher in zip(config.teachers, fitted):
             known = [r2 for r2 in teacher.r2.values() if isfinite(r2)]
             held = f", held-out R² {sum(known) / len(known):.3f}" if known else ""
@@ -318,7 +324,10 @@ def accelerator(config: TrainConfig) -> Accelerator:
         cpu=device.type == "cpu",
         mixed_precision="no" if config.precision == "fp32" else config.precision,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False),
+            InitProcessGroupKwargs(timeout=FITTING),
+        ],
     )
 
 
