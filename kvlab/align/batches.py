@@ -174,7 +174,7 @@ def read(
     for t, (teacher, teacher_picks) in enumerate(zip(teachers, picks)):
         kv_t = capture(teacher, [i.teachers[t] for i in batch], settings.keys == "pre-rope")
         batch_read.captured.append((kv_t, teacher))
-        embedded = teacher.model.get_input_embeddings()(kv_t.ids).float().unsqueeze(1)
+        embedded = teacher.model.get_input_embeddings()(kv_t.ids).float().unsqueeze(1).to(teacher.home)
         steps = None
         if RULES[settings.time].per_head:
             maps = [(i.teachers[t], i.student, i.maps[t]) for i in batch]

@@ -40,7 +40,7 @@ from kvlab.align.shapes import target_shape
 from kvlab.align.unfinished import Unfinished
 from kvlab.errors import AlignError, ModelError
 from kvlab.language import Message
-from kvlab.models.loading import LoadedModel, random_like
+from kvlab.models.loading import LoadedModel, random_like, rounded
 from kvlab.request.align import AlignSettings
 from kvlab.results.alignment.data import Alignment, FusedScore
 from kvlab.results.alignment.so_far import SoFar
@@ -333,6 +333,7 @@ class _Work:
         data["repeated_tokens"] = self.reader.repeated_tokens  # they count once, in an earlier document
         warnings = outcome.notes(settings, data, scored.heads, self.longest, self.concentrated)
         warnings += outcome.unstable(scored.fits, self.student.geometry.kv_layers)
+        warnings += rounded(teacher, self.student)
         return Alignment(
             settings=settings.model_dump(),
             teacher=teacher.geometry.to_dict(),

@@ -13,10 +13,11 @@ from kvlab.align.pipeline import Aligned, align_several
 from kvlab.align.rows import EXACT
 from kvlab.align.unfinished import Unfinished
 from kvlab.language import DEFAULT
-from kvlab.models.loading import LoadedModel, ModelCache
+from kvlab.models.loading import LoadedModel, ModelCache, geometry
 from kvlab.request import prompts, settings
 from kvlab.request.align import AnalysisRequest
 from kvlab.request.documents import digest
+from kvlab.request.forecast import room_of_analysis
 from kvlab.request.segments import segmented
 from kvlab.results.alignment import data as results
 from kvlab.results.alignment import so_far
@@ -68,12 +69,18 @@ def compute(
 
 
 def load(request: AnalysisRequest, cache: ModelCache, progress: Progress) -> tuple[list[LoadedModel], LoadedModel]:
-    """Load teachers and student through the cache."""
-    names, loaded = (*request.teachers, request.student), []
-    for number, name in enumerate(names):
-        progress(f"loading {name}", number, len(names))
-        loaded.append(cache.get(name, request.device, request.dtype))
-    *teachers, student = loaded
+    """Load student and teachers through the cache."""
+    count = 1 + len(request.teachers)
+    progress(f"loading {request.student}", 0, count)
+    student = cache.get(request.student, request.device, request.dtype)
+    room = None
+    if request.split_teacher:
+        shapes, dtype = [geometry(name) for name in request.teachers], str(student.dtype).removeprefix("torch.")
+        room = room_of_analysis(shapes, student.geometry, request, dtype)
+    teachers = []
+    for number, name in enumerate(request.teachers, 1):
+        progress(f"loading {name}", number, count)
+        teachers.append(cache.get(name, request.device, request.dtype, request.load_in, room))
     return teachers, student
 
 
