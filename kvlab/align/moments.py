@@ -56,9 +56,12 @@ def shifted(rows: torch.Tensor, pilot: torch.Tensor) -> torch.Tensor:
 class Additive:
     """Sums over rows that are added and subtracted field by field; pilots and widths stay as they are."""
 
+    def added(self) -> list[str]:
+        """Return the names of the fields that are sums."""
+        return [field.name for field in fields(self) if not field.name.startswith(("pilot", "widths"))]
+
     def _combined(self, other: Self, operation: Callable) -> Self:
-        names = [field.name for field in fields(self) if not field.name.startswith(("pilot", "widths"))]
-        return replace(self, **{name: operation(getattr(self, name), getattr(other, name)) for name in names})
+        return replace(self, **{name: operation(getattr(self, name), getattr(other, name)) for name in self.added()})
 
     def __add__(self, other: Self) -> Self:
         return self._combined(other, operator.add)

@@ -10,8 +10,10 @@ import transformers
 from safetensors.torch import save_file
 
 from kvlab.align.pipeline import Aligned, align_several
+from kvlab.align.processes import joined
 from kvlab.align.rows import EXACT
-from kvlab.align.unfinished import Unfinished
+from kvlab.align.unfinished import Unfinished, name_of
+from kvlab.host import launched
 from kvlab.language import DEFAULT
 from kvlab.models.loading import LoadedModel, ModelCache, geometry
 from kvlab.request import prompts, settings
@@ -54,15 +56,17 @@ def compute(
 ) -> list[Aligned]:
     """Load all models through the cache and align each teacher with the student on ``documents``.
 
+    Of several processes of a launcher the first one returns the results, the others nothing.
     ``folder``: keeps the sums of an interrupted analysis, and its first scores until ``write``.
     """
-    teachers, student = load(request, cache, progress)
-    prompts_digest = digest(documents)
-    documents, calibration = prepared(request, documents)
-    asked = asked_for(request, [*documents, *calibration], [*teachers, student])
-    unfinished = Unfinished(folder, asked) if folder else None
-    look = partial(so_far.write, folder=folder) if folder and folder.is_dir() else None
-    aligned = align_several(teachers, student, documents, request.settings, calibration, progress, unfinished, look)
+    with joined(request.device):
+        teachers, student = load(request, cache, progress)
+        prompts_digest = digest(documents)
+        documents, calibration = prepared(request, documents)
+        asked = [*asked_for(request, [*documents, *calibration], [*teachers, student]), launched.count()]
+        unfinished = Unfinished(folder, asked, name_of(launched.rank())) if folder else None
+        look = partial(so_far.write, folder=folder) if folder and folder.is_dir() and launched.first() else None
+        aligned = align_several(teachers, student, documents, request.settings, calibration, progress, unfinished, look)
     for alignment, _ in aligned:
         alignment.data["documents_sha256"] = prompts_digest
     return [(replace(alignment, prompts=request.prompts), maps) for alignment, maps in aligned]

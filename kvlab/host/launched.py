@@ -9,12 +9,18 @@ from kvlab.errors import ModelError, RunError
 from kvlab.language import Message
 
 RANK = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK")
+LOCAL = ("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "MV2_COMM_WORLD_LOCAL_RANK")
 COUNT = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
 def rank() -> int:
     """Return the number of this process, from 0."""
     return _first_of(RANK, 0)
+
+
+def local_rank() -> int:
+    """Return the number of this process among those of its machine: the number of its GPU."""
+    return _first_of(LOCAL, 0)
 
 
 def count() -> int:
@@ -46,6 +52,17 @@ def check(device: str) -> None:
             expected=Message("a GPU of its own for each of {n} processes", n=count()),
             found=Message("{device} for all of them", device=device),
             remedy=Message("use --device cuda; CUDA_VISIBLE_DEVICES says which GPUs the processes share out"),
+        )
+
+
+def check_alone(command: str) -> None:
+    """Refuse several processes of a command that shares no work. Raises RunError ``one-process-only``."""
+    if count() > 1:
+        raise RunError(
+            "one-process-only",
+            expected=Message("one process of {command}", command=command),
+            found=Message("{n} processes, each of which would do the same work", n=count()),
+            remedy=Message("start it without a launcher; align and train share their work"),
         )
 
 

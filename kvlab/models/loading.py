@@ -28,7 +28,7 @@ from transformers import (
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from kvlab.errors import ModelError
-from kvlab.host import memory
+from kvlab.host import launched, memory
 from kvlab.host.models import broken, first_line, folder_of, present_weights, read_json, resolve, weight_files
 from kvlab.host.weights import check_package, loaded_in, quantised, weight_bytes
 from kvlab.language import Message
@@ -272,9 +272,14 @@ def free_memory() -> None:
 
 
 def pick_device(device: str) -> torch.device:
-    """Return the device for "auto", "cpu", "cuda" or "cuda:N"; raises ``model-device-invalid``."""
+    """Return the device for "auto", "cpu", "cuda" or "cuda:N"; of several processes each has its own GPU.
+
+    Raises ``model-device-invalid``.
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and launched.count() > 1:
+        device = f"cuda:{launched.local_rank()}"
     return torch.device(memory.device_memory(device).device)
 
 
