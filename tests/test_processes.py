@@ -22,15 +22,14 @@ pytestmark = [pytest.mark.model, pytest.mark.xdist_group("processes")]
 LAUNCHER = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 
 
-@pytest.mark.parametrize("more", [False, True], ids=["one teacher", "two teachers, weighed rows"])
-def test_two_processes_have_the_numbers_of_one(tmp_path, monkeypatch, more):
+def test_two_processes_have_the_numbers_of_one(tmp_path, monkeypatch):
+    """Of two teachers, their fusion, and rows with weights."""
     teacher = tiny_model("qwen3", tmp_path / "teacher", seed=1, num_hidden_layers=2)
     student = tiny_model("llama", tmp_path / "student", tokenizer_style="sentencepiece", num_hidden_layers=1, vocab=500)
     command = ["align", "--teacher", teacher, "--student", student, "--prompts", str(tmp_path / "p.txt")]
     command += ["--calibration", "none", "--folds", "2", "--sample-tokens", "100", "--batch-tokens", "64"]
-    if more:
-        other = tiny_model("qwen2", tmp_path / "other", seed=2, num_hidden_layers=1)
-        command += ["--teacher", other, "--row-weights", "attention"]
+    command += ["--teacher", tiny_model("qwen2", tmp_path / "other", seed=2, num_hidden_layers=1)]
+    command += ["--row-weights", "attention"]
     texts = [f"The river runs past mill {n}, and {n * 7} children of the village build boats." for n in range(16)]
     (tmp_path / "p.txt").write_text("\n\n".join(texts))
     counts = tmp_path / "counts"
@@ -43,7 +42,7 @@ def test_two_processes_have_the_numbers_of_one(tmp_path, monkeypatch, more):
         text=True,
     )
     assert main.main([*command, "--out", str(tmp_path / "one")]) == 0
-    said, errors = two.communicate(timeout=300)
+    said, errors = two.communicate(timeout=600)
     assert two.returncode == 0, errors
     assert said.count("Written:") == 1 and errors.count("was read as") == 1, "the first process speaks"
     one, of_two = (json.loads((tmp_path / name / "alignment.json").read_text()) for name in ("one", "two"))
