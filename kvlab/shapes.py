@@ -87,6 +87,15 @@ class Positions:
 
 
 @dataclass(frozen=True)
+class Quantised:
+    """Weights in fewer bits: ``bytes`` that stay as they are, and ``numbers`` of the usual type beside them."""
+
+    method: str  # "bitsandbytes nf4", "gptq, 4 bits"
+    bytes: int
+    numbers: int
+
+
+@dataclass(frozen=True)
 class Geometry:
     """A model's KV cache, from its configuration alone.
 
@@ -109,6 +118,8 @@ class Geometry:
     parameters: int
     layer_shapes: tuple[tuple[int, int, int], ...] = ()  # (KV heads, key width, value width) of each cached layer
     latent: bool = False  # multi-head latent attention: "keys" are a latent and "values" its rotary key part
+    linear: int = 0  # parameters in the linear layers, without the output embedding
+    quantised: Quantised | None = None
 
     def __post_init__(self) -> None:
         first = (self.kv_heads, self.key_width, self.value_width)
@@ -129,7 +140,9 @@ class Geometry:
     def from_dict(cls, fields: dict[str, Any]) -> Geometry:
         layers, positions = tuple(fields["kv_layers"]), Positions(**fields["positions"])
         shapes = tuple(tuple(shape) for shape in fields.get("layer_shapes", ()))
-        return cls(**fields | {"kv_layers": layers, "layer_shapes": shapes, "positions": positions})
+        quantised = Quantised(**fields["quantised"]) if fields.get("quantised") else None
+        inner = {"layer_shapes": shapes, "positions": positions, "quantised": quantised}
+        return cls(**fields | {"kv_layers": layers} | inner)
 
 
 @dataclass(frozen=True)

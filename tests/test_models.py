@@ -499,12 +499,12 @@ def test_many_callers_load_once_and_one_at_a_time(three, monkeypatch):
     busy, most, calls = 0, 0, 0
     guard = threading.Lock()
 
-    def slow(name, device, dtype):
+    def slow(name, device, dtype, *placed):
         nonlocal busy, most, calls
         with guard:
             busy, calls = busy + 1, calls + 1
             most = max(most, busy)
-        loaded = load(name, device, dtype)
+        loaded = load(name, device, dtype, *placed)
         with guard:
             busy -= 1
         return loaded

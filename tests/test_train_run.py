@@ -19,6 +19,7 @@ from kvlab.runs import locks, run_queue, store, training
 from kvlab.train import checkpoint
 from kvlab.train.learner import cross_entropy
 from kvlab.train.process import Stop, perform
+from tests import two_trainers
 from tests.spoken import spoken
 from tests.test_privacy import opened_to_others
 from tests.trainers import nothing_outlives
@@ -340,15 +341,15 @@ def test_two_processes_have_the_losses_of_one_and_are_a_run_of_the_queue_like_an
     settings |= {"functional": True}
     one, root = written(tmp_path / "one", settings), tmp_path / "runs"
     monkeypatch.setenv("PYTHONPATH", str(PROJECT))
-    # `accelerate launch` begins a second process on a GPU; on processors it needs MPI, and torchrun does not.
-    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    monkeypatch.setattr(run_queue, "TRAINER", (*launcher, "-m", "kvlab.train"))
+    monkeypatch.setattr(run_queue, "TRAINER", (sys.executable, "-m", "tests.two_trainers"))
     with nothing_outlives(root):
         two = root / training.launch(settings, "two", "cpu", root)
         perform(one)
         wait_until(lambda: not run_queue.entries(root) and run_queue.keeper(root) is None, 300, "both processes' end")
     assert store.read_status(two)["state"] == "done", (two / "output.log").read_text()
-    assert report(two)["device"]["processes"] == 2
+    assert report(two)["device"]["processes"] == 2 and report(two)["verdict"] == "pass"
+    assert (two / two_trainers.ENDED).read_text() == "0" and (two / "report.html").exists()
+    assert (two / two_trainers.FITTED).read_text() == "0", "the first process fits, for all"
     for ours, theirs in zip(metrics(two), metrics(one), strict=True):
         for name in ("loss", "ce", "kv_key", "kv_value", "entropy", "grad_norm", "effective_rank_key"):
             assert ours[name] == pytest.approx(theirs[name], rel=1e-4), (ours["step"], name)

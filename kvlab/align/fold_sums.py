@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
+from torch import distributed
 
 from kvlab.align.blocks import BlockInputs, Layout
 from kvlab.align.moments import HOST, HeadGrams, Inputs, Outputs, shifted
@@ -91,6 +92,16 @@ class FoldSums:
             self.parts[part, fold] = self.parts[part, fold].to(self.device)
         weighted = () if weights is None else (weights,)
         self.parts[part, fold].add_shifted(*rows, *weighted)
+
+    def reduce(self, parts: Sequence[tuple[Part, int]]) -> None:
+        """Add the sums of all processes, in the first of them. ``parts``: those that any process has, in one order."""
+        for at in parts:
+            sums = self.parts.setdefault(at, self.empty())
+            for name in sums.names():
+                value = torch.as_tensor(getattr(sums, name), dtype=torch.float64, device=self.device)
+                value = value.contiguous()
+                distributed.reduce(value, dst=0)
+                setattr(sums, name, int(value) if name == "n" else value)
 
     def of(self, uses: Sequence[str], classes: Classes = None) -> list:
         """[F] sums over the rows of these uses and classes."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import torch
 
@@ -46,7 +45,7 @@ class SomeSources:
     def folds(self) -> int:
         return self.sums.folds
 
-    @cached_property
+    @property
     def pilots(self) -> tuple[torch.Tensor]:
         pilot = self.sums.pilots[0]
         return (pilot[self.sums.layout.columns(self.sums.layout.places(self.sources), pilot.device)],)
@@ -82,7 +81,7 @@ class SomeSources:
         return by_fold
 
     def _gathered(self, fold: int, part: Part) -> Inputs:
-        key = fold, part
+        key = fold, part, self.sums.parts[part, fold].n
         if key in self.kept.inputs:
             return self.kept.inputs[key]
         return self.kept.keep(key, self.sums.parts[part, fold].select(self.sources).to(self.sums.device))

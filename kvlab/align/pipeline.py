@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from kvlab.align import outcome
+from kvlab.align import outcome, processes
 from kvlab.align.align_sums import AlignSums, side_by_side
 from kvlab.align.batches import InOrder, Read, Rows, read
 from kvlab.align.compare_rules import Cached, RuleScores, compare
@@ -28,7 +28,7 @@ from kvlab.align.controls import (
 )
 from kvlab.align.crossfit import ridge_by_class
 from kvlab.align.first_look import first_look
-from kvlab.align.fold_sums import APART, FITTED, HOST, SCORED
+from kvlab.align.fold_sums import APART, FITTED, HOST, SCORED, FoldSums
 from kvlab.align.fusion import FusionSums, OverRandom, fuse
 from kvlab.align.inspection import MOST_BYTES, RULE_TABLE_DOCUMENTS, inspect, that_fit, timeline_summary
 from kvlab.align.items import Item, Reader
@@ -39,8 +39,9 @@ from kvlab.align.scoring import Scored, fixed_fits, score
 from kvlab.align.shapes import target_shape
 from kvlab.align.unfinished import Unfinished
 from kvlab.errors import AlignError, ModelError
+from kvlab.host import launched
 from kvlab.language import Message
-from kvlab.models.loading import LoadedModel, random_like
+from kvlab.models.loading import LoadedModel, random_like, rounded
 from kvlab.request.align import AlignSettings
 from kvlab.results.alignment.data import Alignment, FusedScore
 from kvlab.results.alignment.so_far import SoFar
@@ -83,14 +84,16 @@ def align_several(
 
     Each result also holds the fusion of all teachers in the student's space. ``unfinished``: the file from which an
     interrupted analysis resumes its sums. ``so_far`` takes the first teacher's scores on the first documents.
+    Of several processes (``processes.joined``) the first one returns the results, the others nothing.
     """
     settings = settings or AlignSettings()
     reader = Reader(teachers, student, documents, calibration, settings)
     work = _Work(teachers, student, settings, reader, progress, so_far)
     work.read_sample()
-    work.measure_controls()
+    if launched.first():
+        work.measure_controls()
     work.read_rest(unfinished)
-    return work.results()
+    return work.results() if launched.first() else []
 
 
 @dataclass
@@ -104,6 +107,7 @@ class _Work:
     progress: Progress
     so_far: Callable[[SoFar], None] | None = None
     documents_read: int = 0
+    batches_read: int = 0  # by any process
     longest: int = 0  # student tokens of the longest scored document
     counted: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTED, 0))
     notes: list[Message] = field(default_factory=list)
@@ -131,6 +135,7 @@ class _Work:
 
     def _count(self, batch: list[Item]) -> None:
         self.documents_read += len(batch)
+        self.batches_read += 1
         for item in batch:
             self.counted["documents" if item.scored else "calibration_documents"] += 1
             if item.scored:
@@ -280,22 +285,32 @@ class _Work:
         self._timed("sum_s")
         if self.student.device != HOST:
             self.stream.fold_by_fold(WINDOWS_AT_ONCE)
+        processes.begin(self._sums())
         if unfinished is None:
             for batch in self.stream:
-                self._add(self._read(batch))
+                self._add(self._read_share(batch))
                 self._count(batch)
         else:
-            sums_by_name = {f"{t}/{name}": s for t, sums in enumerate(self.sums) for name, s in sums.all().items()}
-            sums_by_name |= {f"fusion/{name}": s for name, s in self.fusion.all().items()}
-            continued = unfinished.go_through(self.stream, sums_by_name, self._read, self._add, self._count)
+            continued = unfinished.go_through(self.stream, self._sums(), self._read_share, self._add, self._count)
             if continued:
                 self.notes.append(Message("Continued: {n} batches had been read before an interruption.", n=continued))
+        processes.add_up(self._sums())
         self._timed("read_rest_s")
+
+    def _sums(self) -> dict[str, FoldSums]:
+        named = {f"{t}/{name}": s for t, sums in enumerate(self.sums) for name, s in sums.all().items()}
+        return named | {f"fusion/{name}": s for name, s in self.fusion.all().items()}
+
+    def _read_share(self, batch: list[Item]) -> Read | None:
+        """Read the batch if it is this process's turn."""
+        return self._read(batch) if self.batches_read % launched.count() == launched.rank() else None
 
     def _read(self, batch: list[Item]) -> Read:
         return read(self.teachers, self.student, batch, self.settings, checked=False)
 
-    def _add(self, batch_read: Read) -> None:
+    def _add(self, batch_read: Read | None) -> None:
+        if batch_read is None:
+            return
         with torch.inference_mode():
             for sums, rows in zip(self.sums, batch_read.teachers):
                 sums.add_batch(rows)
@@ -356,6 +371,7 @@ class _Work:
         data["repeated_tokens"] = self.reader.repeated_tokens  # they count once, in an earlier document
         warnings = outcome.notes(settings, data, scored.heads, self.longest, self.concentrated)
         warnings += outcome.unstable(scored.fits, self.student.geometry.kv_layers)
+        warnings += rounded(teacher, self.student)
         return Alignment(
             settings=settings.model_dump(),
             teacher=teacher.geometry.to_dict(),

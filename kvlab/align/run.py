@@ -11,9 +11,12 @@ import transformers
 from safetensors.torch import save_file
 
 from kvlab.align.pipeline import Aligned, align_several
+from kvlab.align.processes import joined
 from kvlab.align.rows import EXACT
-from kvlab.align.unfinished import Unfinished
+from kvlab.align.unfinished import Unfinished, name_of
+from kvlab.host import launched
 from kvlab.host.memory import device_memory
+from kvlab.host.weights import loaded_in
 from kvlab.language import DEFAULT, Message
 from kvlab.models.loading import LoadedModel, ModelCache, geometry, reader
 from kvlab.request import prompts, settings
@@ -32,6 +35,7 @@ from kvlab.results.function.sentences import same_request
 from kvlab.shapes import Document, HeadMap, Progress, no_progress
 
 PROJECTOR_NAME = "projector.safetensors"
+MANY = 10**6  # documents, for the room that any number of them takes
 
 
 def analyse(folder: Path, progress: Progress, cache: ModelCache) -> None:
@@ -56,17 +60,19 @@ def compute(
 ) -> list[Aligned]:
     """Load all models through the cache and align each teacher with the student on ``documents``.
 
+    Of several processes of a launcher the first one returns the results, the others nothing.
     ``folder``: keeps the sums of an interrupted analysis, and its first scores until ``write``.
     """
-    if documents:
+    if documents and not request.split_teacher:
         refuse_too_large(**_size(request, documents, tokenized=False))
-    teachers, student = load(request, cache, progress)
-    prompts_digest = digest(documents)
-    documents, calibration = prepared(request, documents)
-    asked = asked_for(request, [*documents, *calibration], [*teachers, student])
-    unfinished = Unfinished(folder, asked) if folder else None
-    look = partial(so_far.write, folder=folder) if folder and folder.is_dir() else None
-    aligned = align_several(teachers, student, documents, request.settings, calibration, progress, unfinished, look)
+    with joined(request.device):
+        teachers, student = load(request, cache, progress)
+        prompts_digest = digest(documents)
+        documents, calibration = prepared(request, documents)
+        asked = [*asked_for(request, [*documents, *calibration], [*teachers, student]), launched.count()]
+        unfinished = Unfinished(folder, asked, name_of(launched.rank())) if folder else None
+        look = partial(so_far.write, folder=folder) if folder and folder.is_dir() and launched.first() else None
+        aligned = align_several(teachers, student, documents, request.settings, calibration, progress, unfinished, look)
     for alignment, _ in aligned:
         alignment.data["documents_sha256"] = prompts_digest
     return [(replace(alignment, prompts=request.prompts), maps) for alignment, maps in aligned]
@@ -90,6 +96,7 @@ def _size(request: AnalysisRequest, documents: Sequence[Document], tokenized: bo
     if tokenized:
         tokens = max(len(reader(name).tokenizer(longest, verbose=False)["input_ids"]) for name in names)
     *teachers, student = map(geometry, names)
+    teachers = [replace(teacher, quantised=loaded_in(teacher, request.load_in)) for teacher in teachers]
     return {
         "teachers": teachers,
         "student": student,
@@ -103,12 +110,28 @@ def _size(request: AnalysisRequest, documents: Sequence[Document], tokenized: bo
 
 
 def load(request: AnalysisRequest, cache: ModelCache, progress: Progress) -> tuple[list[LoadedModel], LoadedModel]:
-    """Load teachers and student through the cache."""
-    names, loaded = (*request.teachers, request.student), []
-    for number, name in enumerate(names):
-        progress(f"loading {name}", number, len(names))
-        loaded.append(cache.get(name, request.device, request.dtype))
-    *teachers, student = loaded
+    """Load student and teachers through the cache."""
+    count = 1 + len(request.teachers)
+    progress(f"loading {request.student}", 0, count)
+    student = cache.get(request.student, request.device, request.dtype)
+    room = None
+    if request.split_teacher:
+        shapes, dtype = [geometry(name) for name in request.teachers], str(student.dtype).removeprefix("torch.")
+        asked = (
+            shapes,
+            student.geometry,
+            request.settings,
+            MANY,
+            request.settings.max_tokens,
+            str(student.device),
+            dtype,
+        )
+        forecast = analysis_memory(*asked)
+        room = sum(part.bytes for part in forecast.device or forecast.host if part.name not in ("weights", "random"))
+    teachers = []
+    for number, name in enumerate(request.teachers, 1):
+        progress(f"loading {name}", number, count)
+        teachers.append(cache.get(name, request.device, request.dtype, request.load_in, room))
     return teachers, student
 
 

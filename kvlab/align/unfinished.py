@@ -25,6 +25,11 @@ EVERY = 30.0  # seconds between saves, at least
 SHARE = 0.05  # of the time, at most, spent on saving
 
 
+def name_of(process: int) -> str:
+    """Return the name of the file of one of several processes; each keeps what it has read."""
+    return NAME if process == 0 else f"unfinished.{process}.safetensors"
+
+
 def hash_of_code(package: Path) -> str:
     """Hash the source of all rooms that take part in the work; texts and pages are in other rooms."""
     files = [package / "shapes.py"]
@@ -111,8 +116,9 @@ class Unfinished:
         return continued
 
     def remove(self) -> None:
-        """Delete the file when the work is done or given up."""
-        for path in (self.path, self.path.with_suffix(".partial")):
+        """Delete the file, and those of other processes, when the work is done or given up."""
+        of_others = self.folder.glob(f"{self.path.stem}.*[0-9].*")
+        for path in (self.path, self.path.with_suffix(".partial"), *of_others):
             path.unlink(missing_ok=True)
 
     def _save(self, sums: Mapping[str, FoldSums], done: int, fingerprint: str) -> None:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from kvlab.cli import flags, output
 from kvlab.errors import AlignError, system_reason
+from kvlab.host import launched
 from kvlab.language import Message, say
 from kvlab.request import prompts
 from kvlab.request.align import AnalysisRequest
@@ -60,7 +61,10 @@ def request_of(model: type[Asked], options: argparse.Namespace) -> Asked:
 
 
 def align(options: argparse.Namespace) -> int:
-    """Run an analysis and return the exit code. The same command resumes an interrupted analysis."""
+    """Run an analysis and return the exit code. The same command resumes an interrupted analysis.
+
+    Under torchrun every process calls this and reads a share of the documents.
+    """
     request = request_of(AnalysisRequest, options)
     if options.forecast:
         return _forecast(request, options)
@@ -86,6 +90,8 @@ def _align(request: AnalysisRequest, options: argparse.Namespace) -> int:
             aligned = run.compute(request, documents, ModelCache(), progress, options.out)
     except KeyboardInterrupt:
         return _interrupted()
+    if not launched.first():  # which writes for all
+        return 0
     run.write(aligned, options.out, options.language)
     alignments = [alignment for alignment, _ in aligned]
     findings = [sentence(alignment) for alignment in alignments]
@@ -110,6 +116,7 @@ def inject(options: argparse.Namespace) -> int:
 
     The same command resumes an interrupted refinement.
     """
+    launched.check_alone("inject")
     request = request_of(InjectionRequest, options)
     check_causal(request.settings.time)
     with _working_in(options.out):
@@ -142,7 +149,13 @@ def _inject(request: InjectionRequest, options: argparse.Namespace) -> int:
 
 @contextmanager
 def _working_in(folder: Path) -> Iterator[None]:
-    """Hold the folder of the results, after a look at what is in it. Raises as the calls in it do."""
+    """Hold the folder of the results, after a look at what is in it. Raises as the calls in it do.
+
+    Of several processes the first one holds it.
+    """
+    if not launched.first():
+        yield
+        return
     output.refuse_foreign_results(folder)
     check_out(folder)
     with output.locked(folder):
@@ -178,6 +191,8 @@ def _documents(request: AnalysisRequest, options: argparse.Namespace) -> list[Do
 def _read(options: argparse.Namespace, chat: bool) -> list[Document]:
     file = options.prompt_file
     reading = read_path(file, Form(options.format, options.column, options.answer))
+    if not launched.first():  # which says what follows
+        return reading.documents
     print(say("{file} was read as: {words}", file=file.name or file, words=reading.recognised()), file=sys.stderr)
     if reading.turns and not chat:
         print(say("Note: {note}", note=Message(AS_TEXT)), file=sys.stderr)
@@ -211,7 +226,9 @@ class Bar(tqdm):
     """A progress bar on a terminal, silent elsewhere. Serves as a Progress callback."""
 
     def __init__(self):
-        super().__init__(disable=not sys.stderr.isatty(), leave=False, unit="", dynamic_ncols=True)
+        super().__init__(
+            disable=not (sys.stderr.isatty() and launched.first()), leave=False, unit="", dynamic_ncols=True
+        )
         self.stage = ""
 
     def __call__(self, stage: str, done: int, total: int) -> None:

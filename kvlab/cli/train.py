@@ -16,13 +16,13 @@ import yaml
 from kvlab.cli import flags
 from kvlab.cli.output import refuse_foreign_run
 from kvlab.errors import KvlabError, RunError, TrainError
-from kvlab.host import models, privacy
+from kvlab.host import launched, models, privacy
 from kvlab.language import Message, say
 from kvlab.request.settings import checked, unreadable
 from kvlab.request.train import DEMO_DATA, OWN_PROMPTS, TrainConfig, switches_out
 from kvlab.runs import locks, store
 from kvlab.runs.run_queue import RUN_LOCK
-from kvlab.train.process import first_process, perform
+from kvlab.train.process import perform
 
 SWITCHES = ("use_kv_projector", "use_safe_resample")
 
@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
     for one that holds anything but a training run, ``run-busy`` for one that another process works in.
     """
     config, folder = _anchored(config_of(options)), options.output_dir.absolute()
-    if not first_process():  # the first one looks at the folder and writes into it
+    if not launched.first():  # the first one looks at the folder and writes into it
         return perform(folder, config=config)
     refuse_foreign_run(folder)
     with store.disk_errors(folder):

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,12 +18,12 @@ import psutil
 import pynvml
 
 from kvlab.errors import ModelError
+from kvlab.host.weights import DTYPE_BYTES, loaded_in, weight_bytes
 from kvlab.language import Message
 from kvlab.shapes import Geometry
 
 Answer = TypeVar("Answer")
 
-DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 DTYPE_ALIASES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 LIMIT = 0.8  # share of the device above which the checklist calls a run too large
 
@@ -96,19 +96,26 @@ class Forecast:
 
 
 def forecast(
-    teachers: list[Geometry], student: Geometry, dtype: str, batch: int, tokens: int, device: str = "auto"
+    teachers: list[Geometry],
+    student: Geometry,
+    dtype: str,
+    batch: int,
+    tokens: int,
+    device: str = "auto",
+    load_in: str = "none",
 ) -> Forecast:
     """Forecast the memory of running ``teachers`` and ``student`` over ``batch`` documents of ``tokens`` tokens.
 
-    A model given twice counts once; a model that is already in memory counts again.
-    Raises ModelError ``model-dtype-invalid``, ``model-device-invalid``.
+    A model given twice counts once; a model that is already in memory counts again. ``load_in``: of the teachers.
+    Raises ModelError ``model-dtype-invalid``, ``model-device-invalid``, ``model-quantised``.
     """
     if batch < 1 or tokens < 1:
         raise ValueError(f"batch and tokens must be at least 1, got {batch} and {tokens}")
     memory = device_memory(device)
     dtype = dtype_name(dtype, memory.device)
-    distinct = {geometry.name: geometry for geometry in [*teachers, student]}
-    models = tuple(model_memory(geometry, dtype, batch, tokens) for geometry in distinct.values())
+    kept = [replace(teacher, quantised=loaded_in(teacher, load_in)) for teacher in teachers]
+    distinct = {(geometry.name, geometry.quantised): geometry for geometry in [*kept, student]}
+    models = tuple(model_memory(geometry, dtype, batch, tokens, memory.device) for geometry in distinct.values())
     activations = max(model.activation_bytes for model in models)
     total = sum(model.parameter_bytes + model.kv_bytes for model in models) + activations
     share = (memory.total - memory.free + total) / memory.total
@@ -129,12 +136,12 @@ def forecast(
     )
 
 
-def model_memory(geometry: Geometry, dtype: str, batch: int, tokens: int) -> ModelMemory:
+def model_memory(geometry: Geometry, dtype: str, batch: int, tokens: int, device: str = "cpu") -> ModelMemory:
     """Return the bytes of a model's weights and of its cache for batch x tokens, and the activation allowance."""
     width = DTYPE_BYTES[dtype]
     return ModelMemory(
         name=geometry.name,
-        parameter_bytes=geometry.parameters * width,
+        parameter_bytes=weight_bytes(geometry, dtype, device),
         kv_bytes_per_token=geometry.kv_values_per_token * width,
         kv_bytes=geometry.kv_values_per_token * width * batch * tokens,
         activation_bytes=ACTIVATION_VECTORS * geometry.hidden * width * batch * tokens,

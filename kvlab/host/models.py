@@ -196,6 +196,14 @@ def weight_files(folder: Path, name: str) -> list[Path]:
     return files
 
 
+def present_weights(folder: Path) -> list[Path]:
+    """List the weight files in a model's folder if all are here; empty where one is missing. Asks no network."""
+    with suppress(*UNREADABLE):
+        files = _listed_weights(folder)
+        return files if all(file.is_file() for file in files) else []
+    return []
+
+
 def read_json(file: Path) -> Any:
     """Read a JSON file of a model. Raises OSError, and ValueError also for a huge file and for brackets too deep."""
     size = file.stat().st_size
@@ -255,10 +263,7 @@ def _has(part: str, folder: Path) -> bool:
         return True
     if part == "tokenizer":
         return any((folder / file).is_file() for file in TOKENIZER_FILES)
-    with suppress(*UNREADABLE):
-        files = _listed_weights(folder)
-        return bool(files) and all(file.is_file() for file in files)
-    return False
+    return bool(present_weights(folder))
 
 
 def _listed_weights(folder: Path) -> list[Path]:

@@ -23,7 +23,7 @@ from kvlab.inject.swaps import Budget, Swaps, head_places, layer_places, worst_l
 from kvlab.inject.trial import TOLERANCE, tried
 from kvlab.language import Message
 from kvlab.models.forward import empty_cache
-from kvlab.models.loading import LoadedModel, random_like
+from kvlab.models.loading import LoadedModel, random_like, rounded
 from kvlab.request.align import AlignSettings
 from kvlab.request.inject import InjectSettings, check_causal
 from kvlab.request.segments import Markers
@@ -94,6 +94,7 @@ class _Work:
     layers_swapped: int = 0  # documents
 
     def __post_init__(self) -> None:
+        self.notes += rounded(*self.teachers, self.student)
         self.projection = ProjectionSums(self.student.geometry)
         self.hybrids = Hybrids(self.student, self.settings.batch_tokens)
         self.used: list[Item] = []

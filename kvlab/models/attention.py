@@ -34,7 +34,7 @@ def observed_attention(loaded: LoadedModel, batch: list[Tokens], observers: Sequ
     """Return per cached layer [B, H, T] the mean probability that ``observers`` (row numbers) put on each step.
 
     Query heads that share a KV head are averaged. Zero on padding, and everywhere for a document without observers.
-    On the model's device, in float32; holds the batch's T x T probabilities of one layer. Raises AlignError
+    On the model's ``home``, in float32; holds the batch's T x T probabilities of one layer. Raises AlignError
     ``attention-unavailable`` for a model that does not return them.
     """
     seen: dict[int, torch.Tensor] = {}  # [B, query heads, T] of each layer
@@ -49,7 +49,7 @@ def observed_attention(loaded: LoadedModel, batch: list[Tokens], observers: Sequ
         if layer not in seen or seen[layer].shape[1] % heads:
             remedy = Message("choose a time rule that needs no attention, such as --time floor")
             raise unavailable(loaded, layer, remedy)
-        by_layer.append(seen[layer].unflatten(1, (heads, -1)).mean(dim=2))
+        by_layer.append(seen[layer].unflatten(1, (heads, -1)).mean(dim=2).to(loaded.home))
     return by_layer
 
 
@@ -64,13 +64,13 @@ def received_attention(loaded: LoadedModel, batch: list[Tokens]) -> list[torch.T
     def hear(layer: int, probabilities: torch.Tensor, mask: torch.Tensor) -> None:
         by_query = probabilities.float().mean(1)  # [B, T, T]
         by_query.diagonal(dim1=1, dim2=2).zero_()
-        seen[layer] = (mask.to(by_query.dtype)[:, None] @ by_query)[:, 0]
+        seen[layer] = (mask.to(by_query)[:, None] @ by_query)[:, 0]
 
     _read(loaded, batch, hear)
     for layer in loaded.geometry.kv_layers:
         if layer not in seen:
             raise unavailable(loaded, layer, Message("fit on rows that count alike: --row-weights equal"))
-    return [seen[layer] for layer in loaded.geometry.kv_layers]
+    return [seen[layer].to(loaded.home) for layer in loaded.geometry.kv_layers]
 
 
 def _read(

@@ -66,7 +66,7 @@ class CapturedBatch:
 def capture(loaded: LoadedModel, batch: list[Tokens], pre_rope: bool = True) -> CapturedBatch:
     """Capture the caches of several documents in one forward of the base model, padded on the right and masked.
 
-    On the model's device, in float32; ``pre_rope`` undoes the rotation of the keys. Raises AlignError
+    On the model's ``home``, in float32; ``pre_rope`` undoes the rotation of the keys. Raises AlignError
     ``keys-rotation-unknown`` for a model whose self-test cannot undo the rotation, and as ``check_causal`` does.
     """
     check_causal(loaded)
@@ -80,5 +80,6 @@ def capture(loaded: LoadedModel, batch: list[Tokens], pre_rope: bool = True) -> 
         for kind, x in zip(KINDS, (cache.layers[layer].keys, cache.layers[layer].values), strict=True):
             site = sites.get((layer, kind))
             x = x.float()
-            captured[kind].append(unrotate(x, site.rotation(watch.layers[layer], shared)) if site else x)
+            x = unrotate(x, site.rotation(watch.layers[layer], shared)) if site else x
+            captured[kind].append(x.to(loaded.home))
     return CapturedBatch(captured["key"], captured["value"], batch, ids, pre_rope, loaded.geometry.latent)

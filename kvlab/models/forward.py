@@ -26,7 +26,8 @@ NEVER = 2**31  # tokens: a window that no text leaves
 def read(loaded: LoadedModel, ids: torch.Tensor, watch: Watch | None, **inputs: torch.Tensor) -> DynamicCache:
     """Return the cache of ``ids`` [B, T], each layer's whole timeline; ``watch`` sees the rotations of its keys.
 
-    Raises AlignError ``cache-incomplete`` for layers that do not keep one entry per token.
+    Raises AlignError ``cache-incomplete`` for layers that do not keep one entry per token, and ``cache-shared-out``
+    for a model of tensor parallelism, whose processes hold some of the heads each.
     """
     cache = empty_cache(loaded)
     with loaded.lock, watched(loaded.model, watch, cache) if watch else nullcontext():
@@ -39,6 +40,17 @@ def read(loaded: LoadedModel, ids: torch.Tensor, watch: Watch | None, **inputs: 
             expected=Message("a cache of all {n} tokens in every layer of {name}", n=ids.shape[1], name=loaded.name),
             found=Message("layers with {counts} tokens", counts=sorted(lengths)),
             remedy=Message("choose a model whose layers cache every token"),
+        )
+    heads = [keys.shape[1] for keys in stored]
+    expected = [shape[0] for shape in loaded.geometry.layer_shapes]
+    if heads != expected:
+        raise AlignError(
+            "cache-shared-out",
+            expected=Message("all {n} KV heads in every layer of {name}", n=expected[0], name=loaded.name),
+            found=Message("layers with {counts} heads", counts=sorted(set(heads))),
+            remedy=Message(
+                "load the model without tensor parallelism (tp_plan): --split-teacher spreads whole layers over GPUs"
+            ),
         )
     return cache
 

@@ -16,6 +16,7 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from transformers import AutoModelForCausalLM, DynamicCache, PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.pytorch_utils import Conv1D
 
 from kvlab.errors import ModelError
 from kvlab.host.models import broken, first_line
@@ -115,7 +116,15 @@ def _described(skeleton: PreTrainedModel, config: PretrainedConfig, name: str) -
         parameters=sum(parameter.numel() for parameter in skeleton.parameters()),  # tied weights appear once
         layer_shapes=layer_shapes,
         latent=kv_heads == 1 and key_width == latent_width,
+        linear=_linear(skeleton),
     )
+
+
+def _linear(skeleton: PreTrainedModel) -> int:
+    """Count the weights that quantisation at load stores in fewer bits."""
+    output = skeleton.get_output_embeddings()
+    layers = [m for m in skeleton.modules() if isinstance(m, torch.nn.Linear | Conv1D) and m is not output]
+    return sum(layer.weight.numel() for layer in layers)
 
 
 def _refuse_non_causal(config: PretrainedConfig, name: str) -> None:

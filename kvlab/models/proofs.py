@@ -22,6 +22,7 @@ from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 import transformers
+from accelerate.utils.modeling import align_module_device
 from transformers import DynamicCache, PreTrainedModel
 
 from kvlab.errors import AlignError
@@ -97,8 +98,13 @@ def _best(
 
 def _norm_weights(model: PreTrainedModel, layer: int) -> list[torch.Tensor]:
     """List the vectors among one layer's parameters: the norms that may follow its rotation."""
-    owners = [module for module in model.modules() if getattr(module, "layer_idx", None) == layer]
-    return [weight for owner in owners for weight in owner.parameters() if weight.dim() == 1]
+    weights = []
+    for owner in model.modules():
+        if getattr(owner, "layer_idx", None) == layer:
+            for module in owner.modules():
+                with align_module_device(module):  # weights that wait on the processor or on disk
+                    weights += [weight.detach() for weight in module.parameters(recurse=False) if weight.dim() == 1]
+    return weights
 
 
 def _candidates(calls: list[Call], cached: torch.Tensor, known: Known) -> list[Site]:

@@ -15,7 +15,7 @@ LayerRule = Literal["depth", "cka", "heldout"]
 RowWeights = Literal["equal", "attention"]
 Search = Literal["banded", "full"]
 Projector = Literal[tuple(PROJECTORS)]
-
+LoadIn = Literal["none", "8bit", "4bit"]
 
 # Of the teacher layers side by side that explain one student layer: memory and time grow with its square and cube.
 MOST_FEATURES = 2048
@@ -74,6 +74,10 @@ class AnalysisRequest(Request):
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = setting(
         "auto", "of the models; auto: float32 on the processor, a 16-bit type on a GPU"
     )
+    load_in: LoadIn = setting(
+        "none", "quantise the teachers' weights as they are read, with bitsandbytes; none: as they are"
+    )
+    split_teacher: bool = setting(False, "spread each teacher's layers over all GPUs, and the machine's memory")
     settings: AlignSettings = AlignSettings()
 
     @property

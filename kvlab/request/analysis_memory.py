@@ -5,11 +5,12 @@ docs/benchmarks.md compares the forecast with measured peaks.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from kvlab.errors import AlignError
 from kvlab.host.memory import DeviceMemory, dtype_name, model_memory, readable
+from kvlab.host.weights import loaded_in
 from kvlab.language import Message, phrase
 from kvlab.request.align import AlignSettings
 from kvlab.request.forecast import CLASSES, DOUBLE, LIBRARIES, SINGLE, Part
@@ -87,7 +88,7 @@ def analysis_memory(
     """Forecast the peak for so many documents of up to ``tokens`` tokens."""
     tokens, dtype = min(tokens, settings.max_tokens), dtype_name(dtype, device)
     distinct = {geometry.name: geometry for geometry in (*teachers, student)}
-    weights = [Part("weights", model_memory(g, dtype, 1, 1).parameter_bytes, g.name) for g in distinct.values()]
+    weights = [Part("weights", model_memory(g, dtype, 1, 1, device).parameter_bytes, g.name) for g in distinct.values()]
     folds = max(min(settings.folds, documents), 1)
     batch = max(tokens, min(settings.batch_tokens, -(-documents // folds) * tokens))
     rows = min(settings.sample_tokens + batch, documents * tokens)
@@ -219,7 +220,7 @@ def refuse_too_large(
 ) -> None:
     """Raise AlignError ``analysis-too-large`` where a whole memory is less than the forecast; name what fits."""
 
-    def forecast(settings: AlignSettings) -> AnalysisForecast:
+    def forecast(settings: AlignSettings, teachers: Sequence[Geometry] = teachers) -> AnalysisForecast:
         # Where random weights do not fit beside the teacher, the analysis goes on without them and says so.
         settings = settings.model_copy(update={"random_teacher": False})
         return analysis_memory(teachers, student, settings, documents, tokens, device.device, dtype)
@@ -233,8 +234,11 @@ def refuse_too_large(
         return
     memory, needed = short[0]
     remedies: list[Message] = []
-    for flag, changes in SMALLER.items():
-        smaller = forecast(settings.model_copy(update=changes))
+    ways = {flag: forecast(settings.model_copy(update=changes)) for flag, changes in SMALLER.items()}
+    if not any(teacher.quantised for teacher in teachers):
+        in_four = [replace(teacher, quantised=loaded_in(teacher, "4bit")) for teacher in teachers]
+        ways["--load-in 4bit"] = forecast(settings, in_four)
+    for flag, smaller in ways.items():
         if not lacking(smaller):
             size = max(smaller.device_bytes, smaller.host_bytes)
             remedies.append(Message("{flag} (about {size})", flag=flag, size=readable(size)))

@@ -10,12 +10,13 @@ for the Llama-like block of transformers with scaled-dot-product attention, whic
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from kvlab.host.memory import DTYPE_ALIASES, DTYPE_BYTES, LIMIT, DeviceMemory, model_memory, readable
+from kvlab.host.memory import DTYPE_ALIASES, LIMIT, DeviceMemory, model_memory, readable
+from kvlab.host.weights import loaded_in, weight_bytes
 from kvlab.language import Message, say
-from kvlab.request.align import MOST_FEATURES, AlignSettings
+from kvlab.request.align import MOST_FEATURES, AlignSettings, AnalysisRequest
 from kvlab.request.inject import COMPONENTS, REFINED_DOCUMENTS
 from kvlab.request.sums_size import blocks, layer_widths, unions_of
 from kvlab.request.train import TrainConfig
@@ -73,8 +74,9 @@ def training_memory(
     standing, passing, late = _training(teachers, student, config, documents * tokens)
     fitting = _fitting(teachers, student, config, tokens)
     libraries = Part("libraries", LIBRARIES["cuda" if device.startswith("cuda") else "cpu"])
-    width = DTYPE_BYTES[DTYPE_ALIASES[config.precision]]
-    weights = [Part("teacher weights", width * teacher.parameters, teacher.name) for teacher in teachers]
+    precision = DTYPE_ALIASES[config.precision]
+    kept = [replace(teacher, quantised=loaded_in(teacher, config.load_in)) for teacher in teachers]
+    weights = [Part("teacher weights", weight_bytes(t, precision, device), t.name) for t in kept]
     weights.append(Part("student weights", SINGLE * student.parameters))
     fixed = _sum(weights) + libraries.bytes
     # Gradients appear while the activations disappear, so the peak holds one or the other. With accumulation the
@@ -96,6 +98,14 @@ def training_memory(
         documents=documents,
         tokens=tokens,
     )
+
+
+def room_of_training(
+    teachers: Sequence[Geometry], student: Geometry, config: TrainConfig, tokens: int, device: str, processes: int = 1
+) -> int:
+    """Return what a run takes on its device besides the weights of teachers that are spread over several."""
+    forecast = training_memory(teachers, student, config, tokens, device, processes)
+    return forecast.upper - sum(part.bytes for part in forecast.parts if part.name == "teacher weights")
 
 
 def refined_documents(documents: int, folds: int) -> int:

@@ -75,6 +75,17 @@ def check_heads(config: TrainConfig, student: Geometry) -> None:
         )
 
 
+def check_unquantised(student: Geometry) -> None:
+    """Refuse to train quantised weights. Raises TrainError ``student-quantised``."""
+    if student.quantised is not None:
+        raise TrainError(
+            "student-quantised",
+            expected=Message("a student with unquantised weights, which are trained"),
+            found=Message("{name}, quantised by {method}", name=student.name, method=student.quantised.method),
+            remedy=Message("choose the model that it was made from; a teacher may be quantised"),
+        )
+
+
 def check_index(document: str, teacher: Geometry, length_t: int, length_s: int) -> None:
     """Refuse to read step i for step i beyond the teacher's timeline. Raises TrainError ``time-out-of-bounds``."""
     if length_t < length_s:

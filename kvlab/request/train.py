@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from kvlab.errors import KvlabError, TrainError
 from kvlab.language import Message
-from kvlab.request.align import LayerRule, RowWeights
+from kvlab.request.align import LayerRule, LoadIn, RowWeights
 from kvlab.request.formats import Format
 from kvlab.request.settings import Request, setting
 from kvlab.request.time_rules import MAPS
@@ -111,6 +111,10 @@ class TrainConfig(Request):
     checkpoint_every: int = setting(50, "steps between two checkpoints", ge=1)
     log: Log = setting("none", "show the steps on a board too: TensorBoard files in the run's folder, or trackio")
     device: str = setting("auto", "auto, cpu, cuda or cuda:N", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    load_in: LoadIn = setting(
+        "none", "quantise the teachers' weights as they are read, with bitsandbytes; none: as they are"
+    )
+    split_teacher: bool = setting(False, "spread each teacher's layers over all GPUs, and the machine's memory")
     thresholds: Thresholds = setting(Thresholds(), "of the verdict")
 
     @model_validator(mode="before")

@@ -73,7 +73,7 @@ def owned(path: Path) -> Iterator[None]:
     Raises RunError ``run-busy``, which names the process that holds it, and as take does.
     """
     # A process may outlive its launcher and the launcher's lock, so it holds a second one of its own.
-    with _held_or_shared(path), _held_or_shared(path.with_name(f"{path.name}.process")):
+    with _held_or_shared(path), _held_or_shared(_of_process(path)):
         yield
 
 
@@ -88,6 +88,18 @@ def _held_or_shared(path: Path) -> Iterator[None]:
         yield
     finally:
         _release(descriptor)
+
+
+def wait_for_end(path: Path, seconds: float) -> None:
+    """Wait until the process that ``owned`` the lock of a run has ended, for ``seconds`` at most."""
+    of_process = _of_process(path)
+    if of_process.exists():
+        with suppress(RunError), held(of_process, seconds):
+            pass
+
+
+def _of_process(path: Path) -> Path:
+    return path.with_name(f"{path.name}.process")
 
 
 def busy(path: Path) -> RunError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kvlab.errors import Cancelled, KvlabError, RunError
-from kvlab.host import memory, privacy
+from kvlab.host import launched, memory, privacy
 from kvlab.request.settings import read
 from kvlab.request.train import TrainConfig
 from kvlab.runs import failures, locks, store
@@ -27,6 +26,7 @@ from kvlab.train.record import Record
 if TYPE_CHECKING:
     from kvlab.train.run import Run
 
+WRITING = 600.0  # seconds, at most, that the first process takes to write how a run ended
 PASSED, FAILED, REFUSED = 0, 1, 2  # exit codes; a cancelled run counts as refused, because it is not finished
 
 
@@ -40,10 +40,11 @@ def perform(
 
     0: done and the verdict passed; 1: the run or the verdict failed; 2: refused before loading weights, or cancelled.
     Never raises for a failure of the run. ``echo`` gets every line of the log; ``run`` replaces the class Run.
-    Under ``accelerate launch`` every process calls this, and only the first writes and holds the run's lock.
+    Every process of a launcher calls this. Only the first writes, holds the run's lock and knows the verdict; the
+    others return 0 when they did their part, after the first has ended.
     """
     with ExitStack() as held:
-        if first_process():
+        if launched.first():
             try:
                 held.enter_context(locks.owned(folder / RUN_LOCK))
             except RunError as error:  # nothing may be written in the folder
@@ -56,7 +57,7 @@ def perform(
 def _perform(
     folder: Path, echo: Callable[[str], None] | None, run: type[Run] | None, config: TrainConfig | None
 ) -> int:
-    first = first_process()
+    first = launched.first()
     if first:  # those of an earlier end would pass for those of this one
         for name in REPORT_OF_FORM.values():
             with suppress(OSError):
@@ -73,7 +74,7 @@ def _perform(
                 from kvlab.train.run import Run
 
                 state = (run or Run)(folder, config, record, watch, at, stop).go()
-        ended, error, code = "done", None, PASSED if state == "pass" else FAILED
+        ended, error, code = "done", None, FAILED if first and state != "pass" else PASSED
     except Cancelled:
         ended, error, code = "cancelled", None, REFUSED
         _try(lambda: record.say("stopped: the same command goes on from the checkpoint"))
@@ -85,12 +86,10 @@ def _perform(
     if live is not None:
         _try(lambda: live.finish(ended, error and error.to_dict()))
         _write_report(folder, record)
+    elif code != FAILED:
+        # A launcher kills the first process as soon as another ends with a refusal.
+        locks.wait_for_end(folder / RUN_LOCK, WRITING)
     return code
-
-
-def first_process() -> bool:
-    """Return whether this is the only process of a run, or the first one of ``accelerate launch``."""
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 def _device(config: TrainConfig) -> str:
@@ -139,7 +138,7 @@ class Stop:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-            if first_process():  # any other may belong to a command that was refused in this folder
+            if launched.first():  # any other may belong to a command that was refused in this folder
                 with suppress(OSError):
                     self._file.unlink()
 

@@ -4,25 +4,27 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import timedelta
 from functools import cached_property, partial
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.utils import set_seed
 from transformers.utils import logging as transformers_logging
 
 from kvlab.align.checks import run_checks
 from kvlab.errors import Cancelled, TrainError
-from kvlab.host import memory
+from kvlab.host import launched, memory
 from kvlab.inject.own import check_cache
 from kvlab.language import Message
 from kvlab.models.forward import empty_cache
-from kvlab.models.loading import LoadedModel, free_memory, load, pick_device, random_like, reader
+from kvlab.models.loading import LoadedModel, free_memory, load, pick_device, random_like, reader, rounded
 from kvlab.models.proofs import self_test
 from kvlab.request import refusals
-from kvlab.request.forecast import sentence, training_memory
+from kvlab.request.forecast import room_of_training, sentence, training_memory
 from kvlab.request.train import TrainConfig
 from kvlab.runs import failures, store
 from kvlab.runs.lenient import read_json
@@ -36,6 +38,8 @@ from kvlab.train.memory_watch import MemoryWatch, look
 from kvlab.train.record import MAPS, Record
 from kvlab.train.student import check_attention, recompute_activations
 from kvlab.train.targets import Teachers
+
+FITTING = timedelta(hours=4)  # that other processes wait for the first to fit the maps, at most
 
 
 class Run:
@@ -103,12 +107,14 @@ class Run:
         self._phase("loading", 0, 1)
         refusals.check_functional(config)
         refusals.check_log(config)
+        launched.check(config.device)
         device = str(pick_device(config.device))
         readers = self._readers()
         *teachers, student = readers
         shapes = [teacher.geometry for teacher in teachers]
         refusals.check(shapes, student.geometry, config.use_kv_projector, config.precision, device)
         refusals.check_heads(config, student.geometry)
+        refusals.check_unquantised(student.geometry)
         train, heldout, notes = data.documents(config, self.folder)
         for note in notes:
             self.record.say(f"note: {note}")
@@ -123,17 +129,18 @@ class Run:
             "geometry": [g.to_dict() for g in (*shapes, student.geometry)],
             "notes": [note.to_dict() for note in (*notes, *self.data.notes)],
         }
-        self._forecast(shapes, student.geometry, device)
+        tokens = max(item.longest for item in (*self.data.train, *self.data.heldout))
+        self._forecast(shapes, student.geometry, device, tokens)
+        room = shapes, student.geometry, config, tokens, device, launched.count()
+        self.room = room_of_training(*room) if config.split_teacher else None
         return readers
 
     def _readers(self) -> list[LoadedModel]:
         return [reader(name) for name in (*self.config.teachers, self.config.student)]
 
-    def _forecast(self, teachers: Sequence[Geometry], student: Geometry, device: str) -> None:
+    def _forecast(self, teachers: Sequence[Geometry], student: Geometry, device: str, tokens: int) -> None:
         """Log the memory that the run will take, and store it with the memory in use now, for the report."""
-        tokens = max(item.longest for item in (*self.data.train, *self.data.heldout))
-        processes = int(os.environ.get("WORLD_SIZE", "1"))
-        forecast = training_memory(teachers, student, self.config, tokens, device, processes)
+        forecast = training_memory(teachers, student, self.config, tokens, device, launched.count())
         self.record.say(sentence(forecast, memory.device_memory(device), self.config))
         now = look(device)
         used = {"baseline": now["device_used"], "device_total": now["device_total"], "device": device}
@@ -156,18 +163,22 @@ class Run:
         teachers: list[LoadedModel] = []
         for number, name in enumerate(config.teachers):
             self._at("loading", number, len(readers))
-            loaded = self._model(name, device, memory.DTYPE_ALIASES[config.precision])
+            dtype = memory.DTYPE_ALIASES[config.precision]
+            loaded = self._model(name, device, dtype, load_in=config.load_in, room=self.room)
             teachers.append(random_like(loaded, config.seed) if config.control == "random-teacher" else loaded)
             del loaded
         self._at("loading", len(teachers), len(readers))
         student = self._model(config.student, device, "float32")
+        for note in rounded(*teachers):
+            self.record.say(f"note: {note}")
+            self.report["notes"].append(note.to_dict())
         hint = failures.slow_hint(device, config.precision, len(memory.gpus()))
         self.report["device"] = {"device": device, "words": hint.to_dict(), "processes": self.accelerator.num_processes}
         self.record.say(f"loaded; {hint}")
         return teachers, student
 
-    def _model(self, name: str, device: str, dtype: str) -> LoadedModel:
-        return load(name, device, dtype)
+    def _model(self, name: str, device: str, dtype: str, **placed: Any) -> LoadedModel:
+        return load(name, device, dtype, **placed)
 
     def take(self, teachers: Sequence[LoadedModel], student: LoadedModel) -> None:
         """Fit the maps of loaded models to ``data``, and build the learner and its optimiser."""
@@ -192,9 +203,12 @@ class Run:
             return maps.load(path, shapes, self.student.geometry)
         kind = config.map if config.use_kv_projector else "identity"
         items = self.data.train[: config.fit_documents]
+        if not self.record.writes:  # the first process fits, for all
+            self.accelerator.wait_for_everyone()
+            return maps.load(path, shapes, self.student.geometry)
         fitted = maps.fit(teachers, self.student, items, kind, data.align_settings(config), self._at)
-        if self.record.writes:
-            maps.save(fitted, path)
+        maps.save(fitted, path)
+        self.accelerator.wait_for_everyone()
         for name, teacher in zip(config.teachers, fitted):
             known = [r2 for r2 in teacher.r2.values() if isfinite(r2)]
             held = f", held-out R² {sum(known) / len(known):.3f}" if known else ""
@@ -318,7 +332,10 @@ def accelerator(config: TrainConfig) -> Accelerator:
         cpu=device.type == "cpu",
         mixed_precision="no" if config.precision == "fp32" else config.precision,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False),
+            InitProcessGroupKwargs(timeout=FITTING),
+        ],
     )
 
 

@@ -40,6 +40,11 @@ ROW_WEIGHTS = {
     "equal": phrase("all alike"),
     "attention": phrase("by the attention that they receive from later tokens of the student"),
 }
+LOAD_IN = {
+    "none": phrase("as they are"),
+    "8bit": phrase("8 bits — rounded as they are read"),
+    "4bit": phrase("4 bits — rounded as they are read"),
+}
 SEARCHES = {"banded": phrase("near the proportional depth"), "full": phrase("all teacher layers (slower)")}
 PROJECTORS = {name: module.get("WORDS", name) for name, module in declared.PROJECTORS.items()}
 KEYS = {"pre-rope": phrase("before RoPE (rotation undone)"), "post-rope": phrase("after RoPE (as cached)")}

@@ -32,6 +32,8 @@ FIELDS = {
     **{f"form-{name.replace('_', '-')}": getattr(AlignSettings(), name) for name in SETTINGS},
     "form-device": "auto",
     "form-dtype": "auto",
+    "form-load-in": "none",
+    "form-split-teacher": False,
 }
 
 

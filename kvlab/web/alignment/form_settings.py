@@ -1,13 +1,15 @@
 """The form's settings; an expander holds the rare ones."""
 
 import streamlit as st
+from pydantic import BaseModel
 
 from kvlab.language import say
-from kvlab.request.align import AlignSettings
+from kvlab.request.align import AlignSettings, AnalysisRequest
 from kvlab.web.widgets import (
     CALIBRATION,
     KEYS,
     LAYER_RULES,
+    LOAD_IN,
     PROJECTORS,
     ROW_WEIGHTS,
     ROWS,
@@ -62,11 +64,19 @@ def settings(with_time: bool = True) -> tuple[dict, dict]:
         fields["device"] = device.selectbox(say("Device"), ["auto", "cpu", "cuda"], key="form-device")
         precisions = ["auto", "float32", "bfloat16", "float16"]
         fields["dtype"] = dtype.selectbox(say("Precision"), precisions, key="form-dtype")
+        about = _sentence(AnalysisRequest, "load_in")
+        fields["load_in"] = _choice(say("Teachers’ weights"), "load-in", LOAD_IN, about)
+        label, about = say("Spread teachers over all GPUs"), _sentence(AnalysisRequest, "split_teacher")
+        fields["split_teacher"] = st.toggle(label, key="form-split-teacher", help=about)
     return chosen, fields
 
 
 def _described(name: str) -> str:
-    text = say(AlignSettings.model_fields[name].description)
+    return _sentence(AlignSettings, name)
+
+
+def _sentence(model: type[BaseModel], name: str) -> str:
+    text = say(model.model_fields[name].description)
     return say("{sentence}.", sentence=text[0].upper() + text[1:])
 
 

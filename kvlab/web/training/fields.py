@@ -22,6 +22,8 @@ def advanced(teachers: int) -> dict[str, Any]:
         about = say("auto: a GPU where there is one. Runs on one device go one after the other.")
         chosen["device"] = st.selectbox(say("Device"), devices, key=key("device"), help=about)
         chosen["precision"] = choice("precision", say("Precision"), options.PRECISIONS)
+        chosen["load_in"] = choice("load_in", say("Teachers’ weights"), widgets.LOAD_IN)
+        chosen["split_teacher"] = switch("split_teacher", say("Spread teachers over all GPUs"))
         chosen |= _numbers(options.STEPS)
         chosen["log"] = choice("log", say("Board"), options.LOGS)
         chosen["gradient_checkpointing"] = switch("gradient_checkpointing", say("Gradient checkpointing"))
