@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kvlab.bench import ROWS
-from kvlab.cli import analysis, runs, train
+from kvlab.cli import analysis, experiment, runs, train
 from kvlab.cli.flags import Parser
 from kvlab.errors import KvlabError
 from kvlab.language import DEFAULT, LANGUAGES, say, speaking
@@ -59,6 +59,7 @@ def parser() -> Parser:
     analysis.add(command("align", analysis.align, "align a teacher's cache with a student's"), AnalysisRequest)
     analysis.add(command("inject", analysis.inject, "can the student use the teacher's cache?"), InjectionRequest)
     train.add(command("train", train.run, "a short training run with a verdict"))
+    experiment.add(command("experiment", experiment.run, "arms × seeds of a training run, compared seed by seed"))
     runs.add(commands, common)
     command("check", _check, "the seven KV checks")
     command("doctor", _doctor, "what is missing, and how to fix it")

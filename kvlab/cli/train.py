@@ -43,7 +43,7 @@ def config_of(options: argparse.Namespace) -> TrainConfig:
 
     Raises TrainError ``config-unreadable`` and ``config-invalid``.
     """
-    fields = dict.fromkeys(SWITCHES, False) | _settings(options.config)
+    fields = dict.fromkeys(SWITCHES, False) | settings_in(options.config)
     given = flags.given(TrainConfig, options)
     if isinstance(fields.get("thresholds"), dict) and "thresholds" in given:
         given["thresholds"] = fields["thresholds"] | given["thresholds"]
@@ -64,7 +64,8 @@ def config_of(options: argparse.Namespace) -> TrainConfig:
     return checked(TrainConfig, fields)
 
 
-def _settings(file: Path | None) -> dict[str, Any]:
+def settings_in(file: Path | None) -> dict[str, Any]:
+    """Read the settings of a YAML file; none without a file. Raises TrainError ``config-unreadable``."""
     if file is None:
         return {}
     try:
@@ -88,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
     Raises TrainError like ``config_of``, ``output-foreign`` for a folder that holds anything but a training run,
     ``output-in-use`` for one of another run, and RunError ``run-busy`` for one that another process works in.
     """
-    config, folder = _anchored(config_of(options)), options.output_dir.absolute()
+    config, folder = anchored(config_of(options)), options.output_dir.absolute()
     if not first_process():  # the first one looks at the folder and writes into it
         return perform(folder, config=config)
     _refuse_foreign(folder)
@@ -109,7 +110,7 @@ def run(options: argparse.Namespace) -> int:
     return code
 
 
-def _anchored(config: TrainConfig) -> TrainConfig:
+def anchored(config: TrainConfig) -> TrainConfig:
     """Make the paths of the settings absolute, because the run can be resumed from another working folder."""
 
     def absolute(name: str) -> str:
@@ -150,7 +151,7 @@ def _refuse_foreign(folder: Path) -> None:
 def _refuse_another(folder: Path, config: TrainConfig) -> None:
     same = False
     with suppress(TrainError):
-        same = _anchored(checked(TrainConfig, store.read_config(folder))) == config
+        same = anchored(checked(TrainConfig, store.read_config(folder))) == config
     if not same and (folder / store.METRICS).exists():
         raise TrainError(
             "output-in-use",

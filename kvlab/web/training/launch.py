@@ -81,13 +81,17 @@ def check(config: TrainConfig) -> None:
 
 def launch(config: TrainConfig, documents: Sequence[Document] = ()) -> str:
     """Queue the run and return its id. Raises RunError like training.launch."""
-    name = backend.name_after((*config.teachers, config.student))
 
     def fill(folder: Path) -> None:
         if config.data == OWN_PROMPTS:
             write_prompts(list(documents), folder / RUN_PROMPTS)
 
-    return training.launch(config.model_dump(mode="json"), name, config.device, fill=fill)
+    return training.launch(config.model_dump(mode="json"), name_of(config), config.device, fill=fill)
+
+
+def name_of(config: TrainConfig) -> str:
+    """Name a run after its models."""
+    return backend.name_after((*config.teachers, config.student))
 
 
 def again(folder: Path, changes: dict[str, Any] | None = None) -> str:

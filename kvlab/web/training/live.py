@@ -11,6 +11,7 @@ import streamlit as st
 from kvlab.errors import KvlabError, RunError
 from kvlab.language import Message, phrase, say
 from kvlab.request.train import Thresholds
+from kvlab.results.training.experiment import of_run
 from kvlab.results.training.words import checkpoint_words, remarked, verdict_words
 from kvlab.results.training.write import complete
 from kvlab.results.words import sentences
@@ -153,6 +154,20 @@ def _verdict(view: View, files: Source) -> None:
     function = words.function(files.report().get("functional"))
     if more := sentences(words.cross_entropy(before, after), function, _last_weights(view, files)):
         st.caption(more)
+    _of_experiment(view)
+
+
+def _of_experiment(view: View) -> None:
+    """Say whether the teacher helps, by the experiment that this run is a part of."""
+    try:
+        judged = of_run(view.folder.parent, view.id)
+    except KvlabError:
+        return
+    if judged:
+        experiment_id, found = judged
+        st.markdown(say("**By its experiment:** {words}", words=plain(found["words"])))
+        place = {"query_params": {"experiment": experiment_id}, "icon": ":material/compare:"}
+        st.page_link(places.experiments(), label=say("Show the experiment"), **place)
 
 
 def _last_weights(view: View, files: Source) -> str:
