@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from kvlab.cli import flags
+from kvlab.cli import flags, slurm
 from kvlab.errors import AlignError, system_reason
 from kvlab.language import Message, say
 from kvlab.request import prompts
@@ -43,6 +43,7 @@ def add(parser: argparse.ArgumentParser, model: type[Asked]) -> None:
     written = "injection.json is written" if test else "the results are written"
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help=f"where {written}")
     flags.add(parser, model, (*ELSEWHERE, *ANALYSIS_ONLY) if test else ELSEWHERE)
+    slurm.add(parser)
 
 
 def request_of(model: type[Asked], options: argparse.Namespace) -> Asked:
@@ -59,6 +60,8 @@ def align(options: argparse.Namespace) -> int:
     """Run an analysis and return the exit code. The same command resumes an interrupted analysis."""
     request = request_of(AnalysisRequest, options)
     documents = _documents(request, options)
+    if place := slurm.asked(options):
+        return slurm.submit(options, place)
     from kvlab.align import run
     from kvlab.models.loading import ModelCache
     from kvlab.results.alignment.sentences import fusion_sentence, sentence
@@ -86,6 +89,8 @@ def inject(options: argparse.Namespace) -> int:
     request = request_of(InjectionRequest, options)
     check_causal(request.settings.time)
     documents = _documents(request, options)
+    if place := slurm.asked(options):
+        return slurm.submit(options, place)
     from kvlab.align.unfinished import REFINEMENT
     from kvlab.inject import run
     from kvlab.models.loading import ModelCache

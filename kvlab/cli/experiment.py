@@ -5,7 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from kvlab.cli import flags, train
+from kvlab.cli import flags, slurm, train
 from kvlab.cli.runs import choose
 from kvlab.errors import KvlabError, RunError
 from kvlab.language import Message, plural, say
@@ -15,7 +15,8 @@ from kvlab.request.settings import checked
 from kvlab.request.train import OWN_PROMPTS, TrainConfig
 from kvlab.results.training import experiment_report
 from kvlab.results.training.experiment import HELPS_NOT, UNKNOWN, gather
-from kvlab.runs import experiment, run_queue, store
+from kvlab.runs import experiment, places, store
+from kvlab.runs.places.slurm import SlurmSettings
 
 POLL = 1.0  # seconds between two looks at the runs
 LEFT_OUT = ("seed", "control", "apart_from")  # an experiment decides them
@@ -46,6 +47,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help=about)
     about = "write event files into this folder, a group per arm and a run per seed"
     parser.add_argument("--tensorboard", type=Path, metavar="DIR", help=about)
+    slurm.add(parser)
     flags.add(parser, TrainConfig, leave_out=LEFT_OUT)
 
 
@@ -73,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
     if options.resume:
         experiment.resume(folder)
     if begins or options.resume:
-        _launch(folder)
+        _launch(folder, slurm.asked(options))
         if options.no_wait:
             return 0
         _follow(folder)
@@ -123,9 +125,8 @@ def _margin(text: str) -> tuple[str, float]:
         ) from error
 
 
-def _launch(folder: Path) -> None:
-    launched = experiment.launch(folder)
-    run_queue.attend(store.runs_root())
+def _launch(folder: Path, place: SlurmSettings | None) -> None:
+    launched = experiment.launch(folder, place)
     names = {"id": folder.name, "runs": len(launched.arms) * len(launched.seeds), "taken": len(launched.taken)}
     print(say("Experiment {id}: {runs} runs, of which {taken} existed before.", **names), flush=True)
 
@@ -146,7 +147,8 @@ def _follow(folder: Path) -> None:
             if not any(state in store.ACTIVE for state in states.values()):
                 return
             time.sleep(POLL)
-            run_queue.attend(folder.parent.parent)  # goes on where the keeper was killed
+            if problem := places.attend(folder.parent.parent):
+                print(problem, file=sys.stderr)
     except KeyboardInterrupt:
         again = f"python -m kvlab experiment {folder.name}"
         print(say("\nThe runs go on. To see the results: {command}", command=again), file=sys.stderr)

@@ -19,6 +19,7 @@ from kvlab.request.inject import InjectionRequest
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Print an error as one message with its remedy; add a traceback with --debug."""
     options = parser().parse_args(arguments)
+    options.arguments = arguments
     with speaking(options.language):
         return _run(options)
 

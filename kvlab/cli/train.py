@@ -13,13 +13,13 @@ from typing import Any
 
 import yaml
 
-from kvlab.cli import flags
+from kvlab.cli import flags, slurm
 from kvlab.errors import KvlabError, RunError, TrainError
 from kvlab.host import models, privacy
 from kvlab.language import Message, say
 from kvlab.request.settings import checked, unreadable
 from kvlab.request.train import DEMO_DATA, OWN_PROMPTS, TrainConfig, switches_out
-from kvlab.runs import locks, store
+from kvlab.runs import locks, store, training
 from kvlab.runs.records import Status
 from kvlab.runs.run_queue import RUN_LOCK
 from kvlab.train.process import first_process, perform
@@ -35,6 +35,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     kind = {"dest": "precision", "action": "store_const", "default": argparse.SUPPRESS}
     precision.add_argument("--fp16", const="fp16", help="mixed precision, float16", **kind)
     precision.add_argument("--bf16", const="bf16", help="mixed precision, bfloat16", **kind)
+    slurm.add(parser)
     flags.add(parser, TrainConfig, defaults={**dict.fromkeys(SWITCHES, "off"), "student": None})
 
 
@@ -92,6 +93,7 @@ def run(options: argparse.Namespace) -> int:
     config, folder = anchored(config_of(options)), options.output_dir.absolute()
     if not first_process():  # the first one looks at the folder and writes into it
         return perform(folder, config=config)
+    place = slurm.asked(options)
     _refuse_foreign(folder)
     with store.disk_errors(folder):
         privacy.make(folder)
@@ -102,7 +104,17 @@ def run(options: argparse.Namespace) -> int:
         with store.disk_errors(folder):
             text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
             store.replace(folder / store.CONFIG, text.encode())
-        _enlist(folder)
+        if place:
+            waiting = {"state": "queued", "phase": "waiting", "error": None, "pid": None}
+            store.write_status(folder, **waiting)
+            listed = store.enlist(store.runs_root(), folder)
+        else:
+            _enlist(folder)
+    if place:  # without the lock, which the job takes
+        training.submit(listed, config.device, place)
+        print(say("Submitted: {words}", words=listed.name))
+        return 0
+    with locks.owned(folder / RUN_LOCK):
         code = perform(folder, lambda words: print(words, flush=True))
         error = store.read_status(folder).get("error")
     if error:

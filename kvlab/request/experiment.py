@@ -30,7 +30,7 @@ CONTROLLED = ("kv", "ce-only", "shuffled-teacher")  # the arms of "with its cont
 # Of these depends on which text, and in which tokens, the arms are measured.
 SAME_TEXT = ("student", "data", "data_format", "data_column", "data_answer", "chat", "eval_documents", "max_tokens")
 # Settings that change no number of a run.
-WITHOUT_EFFECT = ("checkpoint_every", "log", "thresholds", "functional", "device")
+WITHOUT_EFFECT = ("checkpoint_every", "checkpoint_minutes", "log", "thresholds", "functional", "device")
 # The smallest differences that matter: nats per token, shares of a variance, share of the answers.
 MARGINS = {"ce": 0.01, "kv_key": 0.02, "kv_value": 0.02, "kv_output": 0.02, "kl": 0.01, "accuracy": 0.05}
 MOST_SEEDS = 1000

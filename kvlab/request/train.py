@@ -116,6 +116,7 @@ class TrainConfig(Request):
         ge=0,
     )
     checkpoint_every: int = setting(50, "steps between two checkpoints", ge=1)
+    checkpoint_minutes: float = setting(10.0, "minutes between two checkpoints at most, after whole steps", gt=0)
     log: Log = setting("none", "show the steps on a board too: TensorBoard files in the run's folder, or trackio")
     device: str = setting("auto", "auto, cpu, cuda or cuda:N", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     thresholds: Thresholds = setting(Thresholds(), "of the verdict")

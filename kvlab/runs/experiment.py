@@ -6,7 +6,7 @@ again launches only what is missing, so a launch that broke off is completed by 
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +23,9 @@ from kvlab.request.prompts import RUN_PROMPTS
 from kvlab.request.settings import checked
 from kvlab.request.train import OWN_PROMPTS, TrainConfig
 from kvlab.runs import locks, monitor, store, training
-from kvlab.runs.records import REPORT, Report
+from kvlab.runs.places import slurm
+from kvlab.runs.places.slurm import SlurmSettings
+from kvlab.runs.records import REPORT, Report, Status
 from kvlab.runs.settings_diff import differences
 
 FOLDER, FILE, LOCK = "experiments", "experiment.yaml", ".lock"
@@ -103,10 +105,11 @@ def create(runs: Path, experiment: Experiment, prompts: bytes | None = None) -> 
     return folder
 
 
-def launch(folder: Path, told: Callable[[int, int], None] = lambda done, total: None) -> Experiment:
+def launch(folder: Path, place: SlurmSettings | None = None) -> Experiment:
     """Give every arm and seed its run: one that exists, else a new one in the queue. Return the experiment.
 
-    Runs that were deleted are launched anew. ``told`` gets the number of runs placed so far, and of all.
+    Runs that were deleted are launched anew. ``place``: new runs are submitted to Slurm, as one job array; by default
+    they go where the experiment's other runs went.
     Raises as ``read`` and training.launch do, and RunError ``run-busy`` while another process launches it.
     """
     with locks.held(folder / LOCK, PATIENCE) as mine:
@@ -114,7 +117,8 @@ def launch(folder: Path, told: Callable[[int, int], None] = lambda done, total: 
             raise locks.busy(folder / LOCK)
         experiment = read(folder)
         runs = folder.parent.parent
-        configs, done = experiment.configs(), 0
+        configs, new = experiment.configs(), []
+        place = place or _place(runs, experiment)
         known: list[tuple[str, dict[str, Any]]] | None = None
         for (seed, arm), config in configs.items():
             placed = experiment.runs.get(arm, {}).get(seed)
@@ -122,10 +126,15 @@ def launch(folder: Path, told: Callable[[int, int], None] = lambda done, total: 
                 known = list(_existing(runs, folder / RUN_PROMPTS)) if known is None else known
                 run_id, taken = _found(known, config), True
                 if run_id is None:
-                    run_id, taken = _launched(folder, experiment.name, arm, config), False
+                    run_id, taken = _created(folder, experiment.name, arm, config), False
+                    if place is None:
+                        _submit([runs / run_id], config.device, None)
+                    else:
+                        new.append(runs / run_id)
                 experiment = _placed(experiment, arm, seed, run_id, taken)
                 _write(folder, experiment)
-            told(done := done + 1, len(configs))
+        if new:
+            _submit(new, "", place)
         return experiment
 
 
@@ -200,13 +209,36 @@ def delete(folder: Path) -> None:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _launched(folder: Path, name: str, arm: str, config: TrainConfig) -> str:
+def _place(runs: Path, experiment: Experiment) -> SlurmSettings | None:
+    """Return what the jobs of an experiment's own runs asked for; None if they ran on this machine."""
+    for ids in experiment.runs.values():
+        for run_id in ids.values():
+            asked = Status.of(store.read_status(runs / run_id)).job.get("settings")
+            if asked and run_id not in experiment.taken:
+                return slurm.settings(asked, runs)
+    return None
+
+
+def _submit(folders: Sequence[Path], device: str, place: SlurmSettings | None) -> None:
+    """Queue or submit new runs; where that fails, remove them again."""
+    try:
+        if place is None:
+            training.submit(folders[0], device)
+        else:
+            slurm.submit(folders, place)
+    except BaseException:
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _created(folder: Path, name: str, arm: str, config: TrainConfig) -> str:
     def fill(run: Path) -> None:
         if config.data == OWN_PROMPTS:
             shutil.copyfile(folder / RUN_PROMPTS, run / RUN_PROMPTS)
 
     runs, name = folder.parent.parent, f"{name} {arm} {config.seed}"
-    return training.launch(config.model_dump(mode="json"), name, config.device, runs, fill)
+    return training.create(config.model_dump(mode="json"), name, runs, fill).name
 
 
 def _existing(runs: Path, prompts: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -11,7 +11,8 @@ import streamlit as st
 
 from kvlab.errors import KvlabError, RunError
 from kvlab.language import Message, phrase, say
-from kvlab.runs import monitor, training
+from kvlab.runs import monitor, store, training
+from kvlab.runs.places import slurm
 from kvlab.web import backend, outcome
 from kvlab.web.training import launch, words
 from kvlab.web.training.words import Run
@@ -142,8 +143,10 @@ def _stop(run: Run) -> Message:
 
 
 def _kill(run: Run) -> Message:
-    pid = monitor.view(run.folder).pid
+    pid, job = monitor.view(run.folder).pid, slurm.job_of(store.read_status(run.folder))
     training.kill(run.folder)
+    if job:
+        return Message("Killed: Slurm job {id} is gone.", id=job)
     return Message("Killed: process {pid} and all that it started are gone.", pid=pid)
 
 

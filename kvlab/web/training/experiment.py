@@ -17,9 +17,10 @@ from kvlab.results.training import experiment_report
 from kvlab.results.training.experiment import HELPS, HELPS_NOT, gather
 from kvlab.results.training.experiment_report import REPORT_OF_FORM, STATES
 from kvlab.runs import experiment, store
+from kvlab.runs.places.slurm import SlurmSettings
 from kvlab.web import outcome, places
 from kvlab.web.files import chart, download
-from kvlab.web.training import launch
+from kvlab.web.training import launch, place
 from kvlab.web.widgets import grid, plain, show_error, table_height
 
 SEEDS = (0, 1, 2)  # of one click
@@ -179,19 +180,20 @@ def button(config: TrainConfig, key: str, prompts: Path | None = None) -> None:
     if st.button(label, key=key, icon=":material/science:", help=say(WITH_CONTROLS), width="stretch"):
         try:
             with st.spinner(say("Queueing the runs…")):
-                begin(config, prompts.read_bytes() if prompts and config.data == OWN_PROMPTS else None)
+                own = prompts.read_bytes() if prompts and config.data == OWN_PROMPTS else None
+                begin(config, own, place.of_run(prompts.parent) if prompts else None)
         except KvlabError as error:
             show_error(error)
             return
         st.switch_page(places.experiments())
 
 
-def begin(config: TrainConfig, prompts: bytes | None = None) -> None:
+def begin(config: TrainConfig, prompts: bytes | None = None, to: SlurmSettings | None = None) -> None:
     """Launch a run's settings with its controls, and show the experiment. Raises as experiment.create and launch."""
     settings = config.model_dump(mode="json", exclude={"seed", "control", "apart_from"})
     fields = {"name": launch.name_of(config), "settings": settings, "arms": arms_of(CONTROLLED), "plans": [SEEDS]}
     folder = experiment.create(store.runs_root(), checked(Experiment, fields), prompts)
-    experiment.launch(folder)
+    experiment.launch(folder, to)
     st.session_state[CHOSEN] = folder.name
 
 

@@ -15,7 +15,7 @@ from kvlab.shapes import Document
 from kvlab.web import backend, places
 from kvlab.web.alignment.form import ALIASES
 from kvlab.web.prompts_form import SUFFIXES, UPLOAD_HELP, UPLOAD_MIB, fitting, read_upload, shown, within
-from kvlab.web.training import experiment, fields, launch, options
+from kvlab.web.training import experiment, fields, launch, options, place
 from kvlab.web.training.fields import choice, key, switch, whole
 from kvlab.web.training.launch import Asked
 from kvlab.web.widgets import plain, segments, show_error
@@ -105,6 +105,7 @@ def _main(teachers: int) -> dict[str, Any]:
 def _launch(asked: Asked) -> str | None:
     """Draw the launch button and the queue before it; launch on a click, or show why not."""
     steps = int(asked.settings["max_steps"])
+    where = place.panel()
     left, right = st.columns(2)
     clicked = left.button(
         say("Launch {steps:,}-step validation", steps=steps),
@@ -120,7 +121,8 @@ def _launch(asked: Asked) -> str | None:
         help=say(experiment.WITH_CONTROLS),
         width="stretch",
     )
-    _say_queue(asked.settings["device"])
+    if where is None:
+        _say_queue(asked.settings["device"])
     if with_controls:
         st.session_state[ASKS_WITH] = True
     elif clicked:
@@ -130,12 +132,12 @@ def _launch(asked: Asked) -> str | None:
     try:
         config = launch.config_of(asked)
         launch.check(config)
-        if not _room(config.device):
+        if where is None and not _room(config.device):
             return None
         with st.spinner(say("Queueing the run…")):
             if not st.session_state.pop(ASKS_WITH, False):
-                return launch.launch(config, asked.documents)
-            experiment.begin(config, _written(asked.documents) if config.data == OWN_PROMPTS else None)
+                return launch.launch(config, asked.documents, where)
+            experiment.begin(config, _written(asked.documents) if config.data == OWN_PROMPTS else None, where)
         st.switch_page(places.experiments())
     except KvlabError as error:
         for asks in (ASKS_ROOM, ASKS_WITH):

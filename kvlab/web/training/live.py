@@ -18,6 +18,7 @@ from kvlab.results.words import sentences
 from kvlab.runs import monitor, run_queue, store, training
 from kvlab.runs.metrics import pace
 from kvlab.runs.monitor import View
+from kvlab.runs.places import slurm
 from kvlab.web import outcome, places, server
 from kvlab.web.training import actions, charts, launch, share, source, words
 from kvlab.web.training.source import Source
@@ -108,7 +109,9 @@ def _state(view: View, files: Source, moving: bool) -> None:
         with left:
             if view.state == "queued":
                 server.problem()  # restarts a queue whose keeper was killed
-                st.info(words.waiting(run_queue.place(view.folder) or 0), icon=":material/hourglass_top:")
+                job = slurm.reason_words(store.read_status(view.folder))
+                waiting = say("Waiting. {words}", words=plain(job)) if job else None
+                st.info(waiting or words.waiting(run_queue.place(view.folder) or 0), icon=":material/hourglass_top:")
             else:
                 share_done = (view.share or 0.0) if view.total > 1 else 0.0
                 st.progress(share_done, text=plain(words.going_on(view)))
