@@ -218,10 +218,11 @@ def test_the_command_begins_follows_reports_and_lists(idle, capsys, monkeypatch,
     run = experiment.read(folder).runs["kv"][0]
     assert main(["experiment", "--of", run, "--seeds", "0-3", "--no-wait"]) == 0
     assert "12 runs, of which 9 existed" in capsys.readouterr().out
-    assert main(["experiment", folder.name, "--lr", "1"]) == 2
+    assert main(["experiment", folder.name, "--lr", "1"]) == 2 and main(["experiment", "--delete"]) == 2
     assert main(["experiment", "--arms", "kv"]) == 2
     assert main(["experiment", folder.name, "--tensorboard", str(tmp_path / "board")]) == 1
     assert {path.parent.name for path in (tmp_path / "board").glob("*/seed-*")} == set(CE)
+    assert main(["experiment", folder.name, "--delete"]) == 0 and not folder.exists() and (idle / run).is_dir()
 
 
 def test_a_damaged_experiment_is_an_error_with_a_remedy(idle):

@@ -42,6 +42,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-wait", action="store_true", help="queue the runs and return")
     parser.add_argument("--stop", action="store_true", help="with ID: end the runs that it launched")
     parser.add_argument("--resume", action="store_true", help="with ID: queue what was stopped, has failed or is lost")
+    parser.add_argument("--delete", action="store_true", help="with ID: remove the experiment; its runs stay")
     parser.add_argument("--format", choices=FORMS, default="md", help="of the report (default: md)")
     about = "write report.md, report.html and experiment.json into this folder, not to standard output"
     parser.add_argument("--out", type=Path, metavar="DIR", help=about)
@@ -56,16 +57,28 @@ def run(options: argparse.Namespace) -> int:
     runs = store.runs_root()
     given = flags.given(TrainConfig, options)
     begins = bool(given or options.arms or options.arm or options.of or options.config or options.seeds)
-    if not options.id and not begins:
+    acts = options.stop or options.resume or options.delete
+    if not options.id and not begins and not acts:
         return _list(runs)
+    if not options.id and acts:
+        raise RunError(
+            "experiment-not-found",
+            expected=Message("the id of an experiment beside --stop, --resume or --delete"),
+            found=Message("none"),
+            remedy=Message("the list of experiments: python -m kvlab experiment"),
+        )
     if options.id and (given or options.arms or options.arm or options.of or options.config):
         raise RunError(
             "experiment-exists",
-            expected=Message("--seeds, --stop, --resume, --format, --out or --tensorboard beside the id"),
+            expected=Message("--seeds, --stop, --resume, --delete, --format, --out or --tensorboard beside the id"),
             found=Message("settings of a new experiment"),
             remedy=Message("leave the id out to begin another"),
         )
     folder = experiment.find(runs, options.id) if options.id else _begun(runs, options)
+    if options.delete:
+        experiment.delete(folder)
+        print(say("Deleted; its runs stay."))
+        return 0
     if options.stop:
         stopped = experiment.stop(folder)
         print(plural(len(stopped), "Asked {n} run to end.", "Asked {n} runs to end."))

@@ -78,7 +78,8 @@ def _perform(
                 from kvlab.train.run import Run
 
                 state = (run or Run)(folder, config, record, watch, at, stop).go()
-        ended, error, code = "done", None, PASSED if state == "pass" else FAILED
+        # Only the first process judges; any other that failed would have the launcher end the first.
+        ended, error, code = "done", None, PASSED if state == "pass" or not first else FAILED
     except Cancelled:
         ended, error, code = "cancelled", None, REFUSED
         if asked.put_back:
