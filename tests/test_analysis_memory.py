@@ -24,7 +24,21 @@ def geometry(name, layers, heads, width, hidden, parameters=1_000_000):
     rope = Positions("rope", 1e4, None, None)
     kv = tuple(range(layers))
     return Geometry(
-        name, "llama", layers, kv, heads, heads, width, width, hidden, 1000, rope, 2048, parameters, shapes, False
+        name,
+        "llama",
+        layers,
+        kv,
+        heads,
+        heads,
+        width,
+        width,
+        hidden,
+        1000,
+        rope,
+        2048,
+        parameters,
+        shapes,
+        linear=int(0.85 * parameters),
     )
 
 
@@ -97,6 +111,7 @@ def test_what_is_offered_fits_and_what_does_not_is_not_offered():
     with pytest.raises(AlignError) as refused:
         refuse_too_large([QWEN2_7B], TINY_LLAMA, AlignSettings(), 1000, 600, *memories(room))
     offered = [remedy.values["flag"] for remedy in refused.value.remedy.values["remedies"]]
+    assert offered.pop() == "--load-in 4bit"
     assert offered == [flag for flag, changes in analysis_memory.SMALLER.items() if needed(**changes) <= room]
     assert offered
 

@@ -77,7 +77,11 @@ def test_no_module_shadows_the_standard_library_and_pages_are_thin():
 
 
 def test_every_package_that_is_imported_is_required():
-    lines = [line for name in ("", "-extra") for line in (PROJECT / f"requirements{name}.txt").read_text().splitlines()]
+    lines = [
+        line
+        for name in ("", "-extra", "-slurm")
+        for line in (PROJECT / f"requirements{name}.txt").read_text().splitlines()
+    ]
     required = {canonical(re.match(r"[\w-]+", line)[0]) for line in lines if line[:1].isalpha()}
     packages = {name.split(".")[0] for tree in MODULES.values() for name in imported(tree)}
     foreign = packages - set(sys.stdlib_module_names) - {"kvlab", "tests", "__future__"}

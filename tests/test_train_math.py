@@ -152,3 +152,16 @@ def test_the_rate_rises_and_falls():
     factor = warm_then_fall(0.1, 100)
     assert [factor(n) for n in (1, 5, 10)] == pytest.approx([0.1, 0.5, 1.0])
     assert factor(100) == pytest.approx(0.1) and factor(55) == pytest.approx(0.55)
+
+
+def test_an_answer_is_right_where_every_token_of_it_is_the_most_likely():
+    """Against greedy decoding of the same scores, one document at a time."""
+    rng = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, 3, (200, 6), generator=rng)
+    logits = torch.randn(200, 6, 3, generator=rng)
+    answers = torch.zeros(200, 6, dtype=torch.bool)
+    answers[:150, 4:] = True  # the others have none
+    right = 0
+    for b in range(150):
+        right += [int(logits[b, place - 1].argmax()) for place in (4, 5)] == ids[b, 4:].tolist()
+    assert 5 < right < 50 and int(learner.right_answers(logits, ids, answers)) == right

@@ -513,3 +513,24 @@ def test_the_real_worker_answers_before_its_imports_and_ends_during_them(tmp_pat
     finally:
         worker.stop()
     assert not worker.alive
+
+
+def test_a_worker_behind_srun_says_where_its_allocation_is(tmp_path, monkeypatch):
+    srun, go = tmp_path / "srun", tmp_path / "go"
+    srun.write_text(
+        "#!/bin/sh\necho 'srun: job 7 queued and waiting for resources' >&2\n"
+        f"while [ ! -e {go} ]; do sleep 0.05; done\n"
+        "echo 'srun: job 7 has been allocated resources' >&2\nexec \"$@\"\n"
+    )
+    srun.chmod(0o755)
+    monkeypatch.setenv(worker_client.LAUNCHER, f"{srun}")
+    monkeypatch.setattr(worker_client, "COMMAND", FAKE)
+    worker = worker_client.Worker(log=tmp_path / "runs" / "worker.log")
+    assert worker.allocation is None
+    worker.start()
+    wait_until(lambda: worker.allocation == ("waiting", "7"), 30, "the queue")
+    go.touch()
+    wait_until(lambda: worker.allocation == ("here", "7"), 30, "the allocation")
+    wait_until(worker.ready, 30, "the worker")
+    worker.stop()
+    assert worker.allocation == ("ended", "7")

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from kvlab.cli import flags, output
+from kvlab.cli import flags, output, slurm
 from kvlab.errors import AlignError, system_reason
 from kvlab.host import launched
 from kvlab.language import Message, say
@@ -48,6 +48,7 @@ def add(parser: argparse.ArgumentParser, model: type[Asked]) -> None:
         parser.add_argument("--forecast", action="store_true", help=about)
     parser.add_argument("--out", required=test, type=Path, metavar="DIR", help=f"where {written}")
     flags.add(parser, model, (*ELSEWHERE, *ANALYSIS_ONLY) if test else ELSEWHERE)
+    slurm.add(parser)
 
 
 def request_of(model: type[Asked], options: argparse.Namespace) -> Asked:
@@ -81,6 +82,8 @@ def align(options: argparse.Namespace) -> int:
 
 def _align(request: AnalysisRequest, options: argparse.Namespace) -> int:
     documents = _documents(request, options)
+    if place := slurm.asked(options):
+        return slurm.submit(options, place)
     from kvlab.align import run
     from kvlab.models.loading import ModelCache
     from kvlab.results.alignment.sentences import fusion_sentence, sentence
@@ -125,6 +128,8 @@ def inject(options: argparse.Namespace) -> int:
 
 def _inject(request: InjectionRequest, options: argparse.Namespace) -> int:
     documents = _documents(request, options)
+    if place := slurm.asked(options):
+        return slurm.submit(options, place)
     from kvlab.align.unfinished import REFINEMENT
     from kvlab.inject import run
     from kvlab.models.loading import ModelCache

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kvlab.bench import ROWS
-from kvlab.cli import analysis, runs, train
+from kvlab.cli import analysis, experiment, runs, train
 from kvlab.cli.flags import Parser
 from kvlab.errors import KvlabError
 from kvlab.language import DEFAULT, LANGUAGES, say, speaking
@@ -19,6 +19,7 @@ from kvlab.request.inject import InjectionRequest
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Print an error as one message with its remedy; add a traceback with --debug."""
     options = parser().parse_args(arguments)
+    options.arguments = arguments
     with speaking(options.language):
         return _run(options)
 
@@ -59,6 +60,7 @@ def parser() -> Parser:
     analysis.add(command("align", analysis.align, "align a teacher's cache with a student's"), AnalysisRequest)
     analysis.add(command("inject", analysis.inject, "can the student use the teacher's cache?"), InjectionRequest)
     train.add(command("train", train.run, "a short training run with a verdict"))
+    experiment.add(command("experiment", experiment.run, "arms × seeds of a training run, compared seed by seed"))
     runs.add(commands, common)
     command("check", _check, "the seven KV checks")
     command("doctor", _doctor, "what is missing, and how to fix it")

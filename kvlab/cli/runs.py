@@ -17,6 +17,7 @@ from kvlab.results.training.words import checkpoint_words, mark_words, remarked,
 from kvlab.results.training.write import FORMATS, complete, text_of, write
 from kvlab.runs import monitor, run_queue, store, training
 from kvlab.runs.monitor import View
+from kvlab.runs.places import slurm
 from kvlab.shapes import phase_words
 
 ID = "a run's id, its beginning or its last four characters; or its folder, such as the --output_dir of train"
@@ -113,6 +114,8 @@ def _list(options: argparse.Namespace) -> int:
         run_queue.attend(root)
     except RunError as error:  # list the runs all the same
         print(say("The run queue is not moving. {error}", error=error), file=sys.stderr)
+    if problem := slurm.look(root):
+        print(say("Slurm does not answer: what its jobs do is not known now. {error}", error=problem), file=sys.stderr)
     folders = store.listing(root)
     for folder in folders:
         complete(folder)
@@ -181,6 +184,9 @@ def _stop(options: argparse.Namespace) -> int:
 def _kill(options: argparse.Namespace) -> int:
     folder = _chosen(options)
     training.kill(folder)
+    if job := slurm.job_of(store.read_status(folder)):
+        print(say("Killed: Slurm job {id} is gone.", id=job))
+        return 0
     pid = store.read_status(folder).get("pid")
     print(say("Killed: process {pid} and all that it started are gone.", pid=pid))
     return 0
@@ -249,6 +255,8 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _chosen(options: argparse.Namespace) -> Path:
+    if problem := slurm.look(store.runs_root()):
+        print(say("Slurm does not answer: what its jobs do is not known now. {error}", error=problem), file=sys.stderr)
     return choose(store.runs_root(), options.id)
 
 
@@ -260,6 +268,8 @@ def _course(view: View) -> str:
     if view.state == "queued":
         if ahead := run_queue.place(view.folder):
             words.append(say("{n} before it", n=ahead))
+        if job := slurm.reason_words(store.read_status(view.folder)):
+            words.append(str(job))
     elif view.state != "done" and view.phase:
         progress = f" {view.done}/{view.total}" if view.total else ""
         words[-1] += say(" ({progress})", progress=phase_words(view.phase) + progress)

@@ -13,14 +13,15 @@ from typing import Any
 
 import yaml
 
-from kvlab.cli import flags
+from kvlab.cli import flags, slurm
 from kvlab.cli.output import refuse_foreign_run
 from kvlab.errors import KvlabError, RunError, TrainError
 from kvlab.host import launched, models, privacy
 from kvlab.language import Message, say
 from kvlab.request.settings import checked, unreadable
 from kvlab.request.train import DEMO_DATA, OWN_PROMPTS, TrainConfig, switches_out
-from kvlab.runs import locks, store
+from kvlab.runs import locks, store, training
+from kvlab.runs.records import Status
 from kvlab.runs.run_queue import RUN_LOCK
 from kvlab.train.process import perform
 
@@ -35,6 +36,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     kind = {"dest": "precision", "action": "store_const", "default": argparse.SUPPRESS}
     precision.add_argument("--fp16", const="fp16", help="mixed precision, float16", **kind)
     precision.add_argument("--bf16", const="bf16", help="mixed precision, bfloat16", **kind)
+    slurm.add(parser)
     flags.add(parser, TrainConfig, defaults={**dict.fromkeys(SWITCHES, "off"), "student": None})
 
 
@@ -43,7 +45,7 @@ def config_of(options: argparse.Namespace) -> TrainConfig:
 
     Raises TrainError ``config-unreadable`` and ``config-invalid``.
     """
-    fields = dict.fromkeys(SWITCHES, False) | _settings(options.config)
+    fields = dict.fromkeys(SWITCHES, False) | settings_in(options.config)
     given = flags.given(TrainConfig, options)
     if isinstance(fields.get("thresholds"), dict) and "thresholds" in given:
         given["thresholds"] = fields["thresholds"] | given["thresholds"]
@@ -64,7 +66,8 @@ def config_of(options: argparse.Namespace) -> TrainConfig:
     return checked(TrainConfig, fields)
 
 
-def _settings(file: Path | None) -> dict[str, Any]:
+def settings_in(file: Path | None) -> dict[str, Any]:
+    """Read the settings of a YAML file; none without a file. Raises TrainError ``config-unreadable``."""
     if file is None:
         return {}
     try:
@@ -88,9 +91,10 @@ def run(options: argparse.Namespace) -> int:
     Raises TrainError like ``config_of``, ``output-in-use`` for a folder of another run, and RunError ``output-foreign``
     for one that holds anything but a training run, ``run-busy`` for one that another process works in.
     """
-    config, folder = _anchored(config_of(options)), options.output_dir.absolute()
+    config, folder = anchored(config_of(options)), options.output_dir.absolute()
     if not launched.first():  # the first one looks at the folder and writes into it
         return perform(folder, config=config)
+    place = slurm.asked(options)
     refuse_foreign_run(folder)
     with store.disk_errors(folder):
         privacy.make(folder)
@@ -101,7 +105,17 @@ def run(options: argparse.Namespace) -> int:
         with store.disk_errors(folder):
             text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
             store.replace(folder / store.CONFIG, text.encode())
-        _enlist(folder)
+        if place:
+            waiting = {"state": "queued", "phase": "waiting", "error": None, "pid": None}
+            store.write_status(folder, **waiting)
+            listed = store.enlist(store.runs_root(), folder)
+        else:
+            _enlist(folder)
+    if place:  # without the lock, which the job takes
+        training.submit(listed, config.device, place)
+        print(say("Submitted: {words}", words=listed.name))
+        return 0
+    with locks.owned(folder / RUN_LOCK):
         code = perform(folder, lambda words: print(words, flush=True))
         error = store.read_status(folder).get("error")
     if error:
@@ -109,7 +123,7 @@ def run(options: argparse.Namespace) -> int:
     return code
 
 
-def _anchored(config: TrainConfig) -> TrainConfig:
+def anchored(config: TrainConfig) -> TrainConfig:
     """Make the paths of the settings absolute, because the run can be resumed from another working folder."""
 
     def absolute(name: str) -> str:
@@ -133,7 +147,7 @@ def _enlist(folder: Path) -> None:
 def _refuse_another(folder: Path, config: TrainConfig) -> None:
     same = False
     with suppress(TrainError):
-        same = _anchored(checked(TrainConfig, store.read_config(folder))) == config
+        same = anchored(checked(TrainConfig, store.read_config(folder))) == config
     if not same and (folder / store.METRICS).exists():
         raise TrainError(
             "output-in-use",

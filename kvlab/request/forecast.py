@@ -16,7 +16,7 @@ from typing import Any
 from kvlab.host.memory import DTYPE_ALIASES, LIMIT, DeviceMemory, model_memory, readable
 from kvlab.host.weights import loaded_in, weight_bytes
 from kvlab.language import Message, say
-from kvlab.request.align import MOST_FEATURES, AlignSettings, AnalysisRequest
+from kvlab.request.align import MOST_FEATURES, AlignSettings
 from kvlab.request.inject import COMPONENTS, REFINED_DOCUMENTS
 from kvlab.request.sums_size import blocks, layer_widths, unions_of
 from kvlab.request.train import TrainConfig

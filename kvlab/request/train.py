@@ -28,6 +28,7 @@ Control = Literal["none", "ce-only", "shuffled-teacher", "random-teacher"]
 TimeRule = Literal[tuple(MAPS)]
 
 DEMO_DATA, OWN_PROMPTS = "demo", "prompts"
+MOST_DEMO_DOCUMENTS = 2000
 LARGE = 100_000_000  # parameters from which a student is fine-tuned with small steps
 
 
@@ -108,7 +109,14 @@ class TrainConfig(Request):
         False,
         "before and after, put the projected cache into the student and measure what it costs (the functional test)",
     )
+    apart_from: int = setting(
+        0,
+        "of the bundled text: a held-out beginning counts nowhere if one of so many first training documents shares "
+        "it, however few are read; runs of different lengths then have the same held-out text",
+        ge=0,
+    )
     checkpoint_every: int = setting(50, "steps between two checkpoints", ge=1)
+    checkpoint_minutes: float = setting(10.0, "minutes between two checkpoints at most, after whole steps", gt=0)
     log: Log = setting("none", "show the steps on a board too: TensorBoard files in the run's folder, or trackio")
     device: str = setting("auto", "auto, cpu, cuda or cuda:N", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     load_in: LoadIn = setting(
@@ -153,6 +161,12 @@ class TrainConfig(Request):
         return (
             {"output": self.lambda_output} if self.on_outputs else {"key": self.lambda_key, "value": self.lambda_value}
         )
+
+    @property
+    def documents_read(self) -> int:
+        """Return how many documents of the bundled text the run trains or fits on."""
+        asked = self.max_steps * self.gradient_accumulation_steps * self.batch_size
+        return min(max(asked, self.fit_documents), MOST_DEMO_DOCUMENTS)
 
     def rate(self, parameters: int) -> float:
         """Return the learning rate of a student of this size."""

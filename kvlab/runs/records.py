@@ -52,6 +52,7 @@ class Status(Lenient):
     error: Fields | None = None
     cause: Fields | None = None  # of the death of its process, from whoever saw it
     queue: Queue = Queue()
+    job: Fields = {}  # of Slurm: id, settings, state and reason as last seen
     history: Annotated[list[Ended], TABLES] = []
 
 

@@ -89,7 +89,7 @@ def create(root: Path, kind: str, name: str, config: dict[str, Any]) -> Path:
         status["next_heartbeat_due"] = timestamp(now + UNCLAIMED)
     with disk_errors(root):
         make_root(root)
-        run_id = _new_id(now, name, kind)
+        run_id = new_id(name, kind, now)
         draft = root / f".{run_id}.draft"
         privacy.make(draft)
         try:
@@ -227,7 +227,7 @@ def enlist(root: Path, folder: Path) -> Path:
     status = read_status(place)
     run_id = status.get(LISTED)
     if not valid_id(run_id) or os.path.lexists(root / run_id):  # of another run, as in a copied folder
-        run_id = _new_id(datetime.now(UTC), place.name, "training")
+        run_id = new_id(place.name, "training")
         write_status(place, **{LISTED: run_id})
     with disk_errors(root):
         make_root(root)
@@ -272,7 +272,9 @@ def free_space() -> Message:
     return Message("delete runs that are no longer needed, or keep runs on another disk: KVLAB_RUNS=FOLDER")
 
 
-def _new_id(now: datetime, name: str, kind: str) -> str:
+def new_id(name: str, kind: str, now: datetime | None = None) -> str:
+    """Return a new id that begins with the moment and holds the name, or the kind for a nameless one."""
+    now = now or datetime.now(UTC)
     moment = f"{now:%Y%m%dT%H%M%S}.{now.microsecond // 1000:03d}Z"
     return f"{moment}-{_slug(name) or kind}-{secrets.token_hex(2)}"
 

@@ -15,6 +15,9 @@ from typing import Any
 from kvlab.errors import RunError
 from kvlab.language import Message
 from kvlab.runs import locks, monitor, process, run_queue, store
+from kvlab.runs.places import slurm
+from kvlab.runs.places.slurm import SlurmSettings
+from kvlab.runs.records import Status
 from kvlab.runs.run_queue import ANY_DEVICE, STOP
 from kvlab.shapes import phase_message
 
@@ -30,30 +33,46 @@ def launch(
     device: str = ANY_DEVICE,
     root: Path | None = None,
     fill: Callable[[Path], None] | None = None,
+    place: SlurmSettings | None = None,
 ) -> str:
     """Create a training run, queue it, and return its id. It starts at once if its device is free.
 
     ``config`` becomes config.yaml; its paths are absolute, because the run starts in the project's folder.
     ``device``: "cpu", "cuda:1" ...; runs on one device run one after the other, and a run on "auto" shares the host
     with no other.
-    ``fill`` writes the run's other inputs into its folder.
-    Raises RunError ``runs-unwritable``, ``disk-full``, ``keeper-unstartable``.
+    ``fill`` writes the run's other inputs into its folder. ``place``: submit it to Slurm, not to this machine's queue.
+    Raises RunError ``runs-unwritable``, ``disk-full``, ``keeper-unstartable``, and as slurm.submit does.
     """
-    folder = store.create((root or store.runs_root()).absolute(), "training", name, config)
+    folder = create(config, name, root, fill)
     try:
-        if fill:
-            with store.disk_errors(folder):
-                fill(folder)
-        submit(folder, device)
+        submit(folder, device, place)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return folder.name
 
 
-def submit(folder: Path, device: str = ANY_DEVICE) -> None:
+def create(
+    config: dict[str, Any], name: str, root: Path | None = None, fill: Callable[[Path], None] | None = None
+) -> Path:
+    """Create a training run as ``launch`` does, and do not queue it yet. Return its folder."""
+    folder = store.create((root or store.runs_root()).absolute(), "training", name, config)
+    try:
+        if fill:
+            with store.disk_errors(folder):
+                fill(folder)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folder
+
+
+def submit(folder: Path, device: str = ANY_DEVICE, place: SlurmSettings | None = None) -> None:
     """Queue a run that store.create has made. Raises as launch does; then the run is not in the queue."""
     folder = folder.absolute()  # the keeper has another working folder
+    if place is not None:
+        slurm.submit([folder], place)
+        return
     try:
         run_queue.add(folder, device)
         run_queue.attend(folder.parent)
@@ -76,6 +95,8 @@ def stop(folder: Path) -> str:
         if free and state == "queued":
             store.write_status(folder, state="cancelled", error=None)
             run_queue.remove(folder)
+            with suppress(RunError):  # the job would find that it is not wanted
+                slurm.cancel(folder, wait=False)
             return "cancelled"
     if state not in store.ACTIVE:
         (folder / STOP).unlink(missing_ok=True)
@@ -98,6 +119,10 @@ def kill(folder: Path) -> None:
     Raises RunError ``run-not-active``, ``run-elsewhere``, ``run-not-training``, ``run-unkillable``.
     """
     status = _training(folder)
+    if slurm.job_of(status) and monitor.judge(status) == "running":
+        slurm.cancel(folder)
+        _record_kill(folder)
+        return
     pid, started = status.get("pid"), status.get("process_started")
     if status.get("host") not in (None, socket.gethostname()) and monitor.judge(status) == "running":
         raise RunError(
@@ -120,6 +145,10 @@ def kill(folder: Path) -> None:
             found=Message("it is still there"),
             remedy=Message("it waits for a disk or a driver; when it does not end by itself, ask your administrator"),
         )
+    _record_kill(folder)
+
+
+def _record_kill(folder: Path) -> None:
     with _changing(folder) as status:
         if status.get("state") not in store.FINAL:
             store.write_status(folder, state="cancelled", error=None, cause=_killed(status))
@@ -155,7 +184,11 @@ def resume(folder: Path, root: Path | None = None) -> Path:
         )
         waiting = {"kind": "training", "state": "queued", "phase": "waiting", **dict.fromkeys(cleared)}
         store.write_status(folder, **waiting, history=history)
-        run_queue.add(folder, _device(folder, status))
+        asked = Status.of(status).job.get("settings")
+        if not asked:
+            run_queue.add(folder, _device(folder, status))
+    if asked:  # without the lock, which the job takes
+        slurm.submit([folder], slurm.settings(asked, folder.parent))
     run_queue.attend(folder.parent)
     return folder
 
@@ -291,4 +324,6 @@ def again(folder: Path, inputs: Sequence[str] = ()) -> str:
                 shutil.copyfile(folder / file, new / os.path.basename(file))
 
     name = status.get("name")
-    return launch(config, name if isinstance(name, str) else "", run_queue.device(status), root, copy)
+    asked = Status.of(status).job.get("settings")
+    place = slurm.settings(asked, root) if asked else None
+    return launch(config, name if isinstance(name, str) else "", run_queue.device(status), root, copy, place)

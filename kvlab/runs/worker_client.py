@@ -1,6 +1,8 @@
 """The web server's side of the warm worker: start it, ask it, give it analyses, cancel them, survive its death."""
 
 import atexit
+import os
+import shlex
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -15,12 +17,14 @@ from kvlab.language import Message
 from kvlab.runs import monitor, store
 from kvlab.runs.job import mark, server_gone
 from kvlab.runs.process import identity
-from kvlab.runs.worker_process import GONE_WITHIN, WorkerProcess
+from kvlab.runs.worker_process import GONE_WITHIN, Allocation, WorkerProcess
 
 Answer = TypeVar("Answer")
 
 # -P: do not import a torch.py of the current folder.
 COMMAND = (sys.executable, "-P", "-m", "kvlab.worker")
+# A command that carries the worker elsewhere, such as "srun -p gpu --gres gpu:1 --unbuffered".
+LAUNCHER = "KVLAB_WORKER"
 LOG = "worker.log"  # in runs/
 QUEUE_PATIENCE = timedelta(days=1)  # how long a run queued on another host counts as queued without a sign of life
 
@@ -32,8 +36,9 @@ class Worker:
     Any thread may call every method.
     """
 
-    def __init__(self, command: Sequence[str] = COMMAND, log: Path | None = None):
-        self._command, self._log = tuple(command), log
+    def __init__(self, command: Sequence[str] | None = None, log: Path | None = None):
+        self._launcher = shlex.split(os.environ.get(LAUNCHER, "")) if command is None else []
+        self._command, self._log = (*self._launcher, *(COMMAND if command is None else command)), log
         self._process: WorkerProcess | None = None
         self._starting = threading.Lock()
         self._stopped = False  # stop was called, and no start since
@@ -41,6 +46,12 @@ class Worker:
     @property
     def alive(self) -> bool:
         return self.pid is not None
+
+    @property
+    def allocation(self) -> Allocation | None:
+        """Return where srun has brought the worker; None for a worker of this machine, or one that never started."""
+        process = self._process if "srun" in map(os.path.basename, self._launcher[:1]) else None
+        return process.allocation() if process is not None else None
 
     @property
     def pid(self) -> int | None:

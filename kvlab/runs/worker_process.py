@@ -5,13 +5,14 @@ The process has its own session and ends when its stdin closes, so that nothing 
 
 import itertools
 import json
+import re
 import subprocess
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from kvlab.errors import KvlabError, RunError, system_reason
 from kvlab.language import Message
@@ -22,7 +23,15 @@ from kvlab.runs.process import end_group, environment, exit_words, group_members
 
 LOG_LIMIT = 5 << 20  # bytes above which a new worker starts a new log
 LAST_ANSWERS = 0.5  # seconds to read a dead process's last answers; its child may keep the pipe open
+SRUN_SPEAKS = 16 << 10  # bytes at the start of its log
 GONE_WITHIN = 10.0  # seconds for a killed process to be gone
+
+
+class Allocation(NamedTuple):
+    """Where srun has brought a worker: "waiting" for its allocation, "here", or "ended"; ``job``: its id, if known."""
+
+    state: str
+    job: str | None
 
 
 class WorkerProcess:
@@ -85,6 +94,15 @@ class WorkerProcess:
                 self._ready = bool(ping.result(patience_s)["ready"])
                 self._ping = None
         return self._ready
+
+    def allocation(self) -> Allocation:
+        """Read in the log of this process what srun says of its job. Cheap."""
+        said = log_since(self._log, self._log_start)
+        jobs = re.findall(r"^srun: job (\d+) (queued and waiting|has been allocated)", said, re.MULTILINE)
+        job, what = jobs[-1] if jobs else (None, "")
+        if self.ended.is_set():
+            return Allocation("ended", job)
+        return Allocation("waiting" if what.startswith("queued") and not self._ready else "here", job)
 
     def stop(self, grace_s: float) -> None:
         self._stopped = True
@@ -187,6 +205,14 @@ class WorkerProcess:
                 log=self._log,
             ),
         )
+
+
+def log_since(log: Path, start: int) -> str:
+    """Return the first text of a log from byte ``start`` on, where srun speaks; empty if it cannot be read."""
+    with suppress(OSError), open(log, "rb") as file:
+        file.seek(start)
+        return file.read(SRUN_SPEAKS).decode("utf-8", "replace")
+    return ""
 
 
 def _spawn(command: Sequence[str], stderr) -> subprocess.Popen:

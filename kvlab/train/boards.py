@@ -10,6 +10,8 @@ from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+from kvlab.errors import RunError
+from kvlab.language import Message
 from kvlab.results.training.verdict import in_force
 from kvlab.runs import store
 from kvlab.runs.metrics import numbers
@@ -17,6 +19,7 @@ from kvlab.runs.metrics import numbers
 EVENTS = "tensorboard"  # in the run's folder
 PROJECT = "kvlab"  # of trackio
 STEPS = "train"  # the group of the numbers of metrics.jsonl
+HELD_OUT = "heldout"  # the group of the held-out numbers
 
 
 class Writer(Protocol):
@@ -29,7 +32,7 @@ class Board:
     """The board of one run. ``kind``: of TrainConfig.log. ``say``: gets the reason why a board is given up."""
 
     def __init__(self, kind: str, folder: Path, records: Sequence[dict[str, Any]], say: Callable[[str], None]):
-        self._kind, self._say = kind, say
+        self._kind, self._say, self.records = kind, say, records
         self._writer: Writer | None = None
         self._try(lambda: self._open(folder))
         for line in in_force(records):
@@ -78,6 +81,34 @@ class TensorBoard:
 
     def close(self) -> None:
         self._writer.close()
+
+
+def export_experiment(report: dict[str, Any], runs: Path, to: Path) -> None:
+    """Write the runs of an experiment for TensorBoard: ARM/seed-N, so that arms are groups of runs.
+
+    ``report``: of kvlab.results.training.experiment.gather. Raises RunError ``board-missing`` without tensorboard.
+    """
+    for run in report["runs"]:
+        if not run["id"] or run["state"] == "missing":
+            continue
+        place = to / run["arm"].replace("/", "-") / f"seed-{run['seed']}"
+        with store.disk_errors(to):
+            place.mkdir(parents=True, exist_ok=True)
+        board = Board("tensorboard", place, store.read_lines(runs / run["id"] / store.METRICS).records, _refuse)
+        steps = [line["step"] for line in in_force(board.records)]
+        for when, step in (("before", 0), ("after", max(steps, default=0))):
+            if run[when]:
+                board.show(HELD_OUT, run[when], step)
+        board.close()
+
+
+def _refuse(reason: str) -> None:
+    raise RunError(
+        "board-missing",
+        expected=Message("TensorBoard files to be written"),
+        found=reason,
+        remedy=Message("install it: pip install -r requirements-extra.txt"),
+    )
 
 
 class Trackio:

@@ -22,7 +22,6 @@ from kvlab.request.time_rules.rule import by_index
 from kvlab.request.train import DEMO_DATA, OWN_PROMPTS, TrainConfig
 from kvlab.shapes import Document, Segment
 
-MOST_DEMO_DOCUMENTS = 2000
 HELDOUT_SHARE = 0.2  # at most, of documents that are few
 
 
@@ -65,9 +64,7 @@ def documents(config: TrainConfig, folder: Path) -> tuple[list[Document], list[D
     Raises PromptError as ``prompts`` and ``folders``, TrainError ``data-too-little``.
     """
     if config.data == DEMO_DATA:
-        asked = config.max_steps * config.gradient_accumulation_steps * config.batch_size
-        count = min(max(asked, config.fit_documents), MOST_DEMO_DOCUMENTS)
-        train = islice(endless("train", config.seed), count)
+        train = islice(endless("train", config.seed), config.documents_read)
         heldout = islice(endless("heldout", config.seed), config.eval_documents)
         return list(map(_document, train)), list(map(_document, heldout)), []
     if config.data == OWN_PROMPTS:
@@ -96,7 +93,7 @@ def read(
     Raises TrainError ``time-out-of-bounds`` and ``heldout-repeats``, AlignError as ``Reader``.
     """
     settings, notes, read_items = align_settings(config), [], []
-    for texts, known in ((train, ()), (heldout, [document.text for document in train])):
+    for texts, known in ((train, ()), (heldout, _known(config, train))):
         # Folds matter only to the fit; the reader refuses a single document, so add a training one.
         reader = Reader(teachers, student, texts, train[:1] if texts is heldout else (), settings, known)
         items = [item for window in reader.windows() for item in window if item.scored]
@@ -106,6 +103,15 @@ def read(
     shape = config.max_steps, config.gradient_accumulation_steps, config.batch_size
     order = _order(len(read_items[0]), int(np.prod(shape)), config.seed).reshape(shape)
     return Data(*read_items, order, notes + weighted_rows(settings))
+
+
+def _known(config: TrainConfig, train: Sequence[Document]) -> list[str]:
+    """Return the texts whose beginnings do not count in held-out ones: of training, and of ``apart_from``."""
+    texts = [document.text for document in train]
+    if config.data == DEMO_DATA and config.apart_from > len(texts):
+        more = islice(endless("train", config.seed), len(texts), config.apart_from)
+        texts += [_document(problem).text for problem in more]
+    return texts
 
 
 def _check_heldout(items: Sequence[Item]) -> None:

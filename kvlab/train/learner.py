@@ -71,6 +71,9 @@ class Learner(nn.Module):
 
     def _sums(self, student: ReadStudent, batch: MicroBatch) -> dict[str, torch.Tensor]:
         sums = {"ce": cross_entropy(student.logits, batch.ids, batch.predicted)}
+        if not self.training and batch.answers is not None:
+            sums["answers"] = batch.answers.any(1).sum()
+            sums["right"] = right_answers(student.logits, batch.ids, batch.answers)
         place, shared = batch.places, self._shared_weights(batch)
         weighed, spread = [], []
         target_of: dict[Problem, torch.Tensor] = {}
@@ -165,6 +168,16 @@ def cross_entropy(logits: torch.Tensor, ids: torch.Tensor, predicted: torch.Tens
     # Do not index by ``predicted``: that waits for the GPU to count them.
     following = ids[:, 1:].masked_fill(~predicted, LEFT_OUT).flatten()
     return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), following, ignore_index=LEFT_OUT, reduction="sum")
+
+
+def right_answers(logits: torch.Tensor, ids: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
+    """Count the documents whose whole answer greedy decoding would write after their own reasoning.
+
+    That is so where every answer token is the most likely one behind those before it: logits [B, T, V], ids [B, T],
+    ``answers`` [B, T] bool.
+    """
+    wrong = (logits[:, :-1].argmax(-1) != ids[:, 1:]) & answers[:, 1:]
+    return (answers.any(1) & ~wrong.any(1)).sum()
 
 
 def kv_error(student: torch.Tensor, target: torch.Tensor, scale: float | torch.Tensor) -> torch.Tensor:

@@ -183,7 +183,10 @@ def evaluate(
     device: torch.device,
     progress: Callable[[int, int], None],
 ) -> dict[str, float | int]:
-    """Measure held-out cross-entropy (nats per token) and KV errors over whole documents, as the loss does."""
+    """Measure held-out cross-entropy (nats per token) and KV errors over whole documents, as the loss does.
+
+    ``accuracy`` is the share of right answers of the documents that have one, ``answers`` their number.
+    """
     learner.eval()
     sums: dict[str, torch.Tensor] = {}
     for done in range(0, len(items), batch_size):
@@ -192,10 +195,14 @@ def evaluate(
     progress(len(items), len(items))
     tokens, rows = predicted(items), sum(map(teachers.rows, items))
     errors = [name for name in ERRORS if name in sums]
-    values = fetched({name: sums[name] for name in ("ce", *errors)} | spread(sums, learner.alike))
+    answered = [name for name in ("answers", "right") if name in sums]
+    values = fetched({name: sums[name] for name in ("ce", *errors, *answered)} | spread(sums, learner.alike))
     means = {"ce": values["ce"][0] / max(tokens, 1)}
     means |= {name: values[name][0] / max(rows, 1) for name in errors}
     counts = {"documents": len(items), "tokens": tokens, "rows": rows}
+    if answered and (answers := round(values["answers"][0])):
+        means["accuracy"] = values["right"][0] / answers
+        counts["answers"] = answers
     return means | lowest(values, learner.alike, variances(teachers.fitted)) | counts
 
 

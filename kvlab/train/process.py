@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
 import signal
+import subprocess
 import sys
 import threading
 import traceback
@@ -27,6 +30,9 @@ if TYPE_CHECKING:
     from kvlab.train.run import Run
 
 WRITING = 600.0  # seconds, at most, that the first process takes to write how a run ended
+JOB = "SLURM_JOB_ID"
+PREEMPTED = re.compile(r"\bPreemptTime=(?!None)\S")  # as scontrol shows a job that must make room
+SLURM_PATIENCE = 20.0  # seconds
 PASSED, FAILED, REFUSED = 0, 1, 2  # exit codes; a cancelled run counts as refused, because it is not finished
 
 
@@ -63,9 +69,9 @@ def _perform(
             with suppress(OSError):
                 (folder / name).unlink()
     live = LiveStatus(folder, threading.Event()) if first else None
-    record, at = None, Phase(live)
+    record, at, asked = None, Phase(live), Stop(folder)
     try:
-        with Stop(folder).heard() as stop, live or nullcontext():
+        with asked.heard() as stop, live or nullcontext():
             config = config or read(TrainConfig, folder)
             with MemoryWatch(folder, lambda: at.name, _device(config)) if first else nullcontext() as watch:
                 peak = (lambda: watch.peak_share) if watch else float
@@ -77,13 +83,20 @@ def _perform(
         ended, error, code = "done", None, FAILED if first and state != "pass" else PASSED
     except Cancelled:
         ended, error, code = "cancelled", None, REFUSED
-        _try(lambda: record.say("stopped: the same command goes on from the checkpoint"))
+        if asked.put_back:
+            ended = "queued"
+            _try(lambda: record.say("saved before the end of its job: the job is put back into the queue"))
+        else:
+            _try(lambda: record.say("stopped: the same command goes on from the checkpoint"))
     except BaseException as problem:  # the record must show any failure
         error = failures.advise(problem, config, at.name)
         ended, code = "failed", REFUSED if isinstance(problem, KvlabError) and not at.weights else FAILED
         _say_failure(record, problem, error)
     _try(lambda: record.close())
-    if live is not None:
+    if live is not None and ended == "queued":
+        _try(lambda: live.finish(ended))
+        _put_back(folder)
+    elif live is not None:
         _try(lambda: live.finish(ended, error and error.to_dict()))
         _write_report(folder, record)
     elif code != FAILED:
@@ -113,13 +126,31 @@ class Phase:
 
 
 class Stop:
-    """A request to stop the run: by SIGTERM, SIGINT, or a file ``stop`` in its folder."""
+    """A request to stop the run: by SIGTERM, SIGINT, SIGUSR2, or a file ``stop`` in its folder.
+
+    Slurm sends SIGUSR2 before a job's time limit, and SIGTERM when another job takes its place: then the run saves and
+    its job is put back (``put_back``). SIGUSR1 is left alone, because NCCL uses it.
+    """
 
     def __init__(self, folder: Path):
         self._file, self._signalled = folder / STOP, threading.Event()
+        self._numbers: set[int] = set()
+        self._by_file = False
+
+    @property
+    def put_back(self) -> bool:
+        """Return whether the run should go on in another allocation of its job."""
+        if JOB not in os.environ or self._by_file:
+            return False
+        return signal.SIGUSR2 in self._numbers or (signal.SIGTERM in self._numbers and _preempted())
+
+    def _hear(self, number: int, *_: object) -> None:
+        self._numbers.add(number)
+        self._signalled.set()
 
     def __call__(self) -> bool:
-        return self._signalled.is_set() or self._file.exists()
+        self._by_file = self._by_file or self._file.exists()
+        return self._signalled.is_set() or self._by_file
 
     def check(self) -> None:
         """Raise Cancelled when asked to stop."""
@@ -131,8 +162,8 @@ class Stop:
         """Listen to the signals; at the end restore their handlers, and the first process removes the file."""
         before = {}
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                before[number] = signal.signal(number, lambda *_: self._signalled.set())
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+                before[number] = signal.signal(number, self._hear)
         try:
             yield self
         finally:
@@ -141,6 +172,27 @@ class Stop:
             if launched.first():  # any other may belong to a command that was refused in this folder
                 with suppress(OSError):
                     self._file.unlink()
+
+
+def _preempted() -> bool:
+    """Return whether Slurm ends this job because another takes its place."""
+    with suppress(OSError, subprocess.SubprocessError):
+        command = ["scontrol", "show", "job", "--oneliner", os.environ[JOB]]
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=SLURM_PATIENCE, check=True).stdout
+        return bool(PREEMPTED.search(shown))
+    return False
+
+
+def _put_back(folder: Path) -> None:
+    """Let a saved run wait without a process, and put its job back, which ends this process."""
+    gone = dict.fromkeys(("pid", "process_started", "heartbeat", "next_heartbeat_due"))
+    _try(lambda: store.write_status(folder, phase="waiting", **gone))
+    try:
+        command = ["scontrol", "requeue", os.environ[JOB]]
+        subprocess.run(command, capture_output=True, text=True, timeout=SLURM_PATIENCE, check=True)
+    except (OSError, subprocess.SubprocessError) as problem:
+        print(f"the job could not be put back: {problem}", file=sys.stderr)
+        _try(lambda: store.write_status(folder, state="cancelled", error=None))
 
 
 def _say_failure(record: Record | None, problem: BaseException, error: failures.Failure) -> None:

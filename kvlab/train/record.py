@@ -15,10 +15,9 @@ from kvlab.request.train import Thresholds
 from kvlab.results.training.verdict import Checkpoint, judge, milestones, state_of
 from kvlab.runs import store
 from kvlab.runs.records import VERDICT
-from kvlab.train.boards import Board
+from kvlab.train.boards import HELD_OUT, Board
 
 LOG, MAPS = "training.log", "projector.safetensors"
-HELD_OUT = "heldout"  # the group of the held-out numbers on a board
 
 
 class Record:

@@ -253,12 +253,14 @@ class Run:
     def _train(self, start: int) -> None:
         config, record, loop = self.config, self.record, self.loop()
         self._phase("training", start, config.max_steps)
-        began = time.monotonic()
+        began = saved = time.monotonic()
         for number in range(start + 1, config.max_steps + 1):
             stopping = self.step(loop, number, (time.monotonic() - began) / max(1, number - 1 - start))
-            if stopping or number % config.checkpoint_every == 0 or number == config.max_steps:
+            late = self._agreed(time.monotonic() - saved > 60 * config.checkpoint_minutes)
+            if stopping or late or number % config.checkpoint_every == 0 or number == config.max_steps:
                 self._phase("saving", number, config.max_steps)
                 checkpoint.save(self.accelerator, self.folder, number)
+                saved = time.monotonic()
                 record.say(f"saved the checkpoint of step {number}")
                 if stopping and number < config.max_steps:
                     raise Cancelled
@@ -274,9 +276,13 @@ class Run:
 
     def _asked_to_stop(self) -> bool:
         """Return whether any process was asked to stop, so that all end at the same step."""
+        return self._agreed(self.stop())
+
+    def _agreed(self, wanted: bool) -> bool:
+        """Return whether any process wants it."""
         if self.accelerator.num_processes == 1:
-            return self.stop()  # without waiting for the device
-        asked = torch.tensor(float(self.stop()), device=self.accelerator.device)
+            return wanted  # without waiting for the device
+        asked = torch.tensor(float(wanted), device=self.accelerator.device)
         return bool(self.accelerator.reduce(asked, "sum") > 0)
 
     def _evaluate(self, when: str) -> None:

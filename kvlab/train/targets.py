@@ -17,7 +17,10 @@ from kvlab.models.capture import capture
 from kvlab.models.forward import padded
 from kvlab.models.loading import LoadedModel
 from kvlab.request.align import AlignSettings
+from kvlab.shapes import segment_of
 from kvlab.train.maps import Fitted, Problem
+
+ANSWER = "answer"  # the name of a document's part
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class MicroBatch:
     covered: torch.Tensor  # [A, N] bool
     features: list[dict[Problem, torch.Tensor]] = field(default_factory=list)  # [A][N, P]; empty without teachers
     row_classes: list[torch.Tensor] = field(default_factory=list)  # [A][N], of the features
+    answers: torch.Tensor | None = None  # [B, T] bool: tokens of each document's answer; only where rows are in order
 
     @property
     def places(self) -> torch.Tensor:
@@ -79,7 +83,8 @@ class Teachers:
         # Do not wait for the work queued on the device.
         counted = torch.from_numpy(counted).to(device, non_blocking=True)
         covered = torch.from_numpy(np.stack(covered)).to(device, non_blocking=True)
-        batch = MicroBatch(ids, mask, counted, picked[0].student, covered)
+        answers = torch.from_numpy(self._answers(items, ids.shape)).to(device) if step is None else None
+        batch = MicroBatch(ids, mask, counted, picked[0].student, covered, answers=answers)
         if with_features:
             for a, rows in enumerate(picked):
                 order = (
@@ -98,6 +103,16 @@ class Teachers:
     def _usable(self, item: Item, a: int) -> np.ndarray:
         parts = row_parts(item.teachers[a], item.student, item.maps[a], True, self.settings, item.repeated)
         return rows_of(parts)[0]
+
+    def _answers(self, items: Sequence[Item], shape: tuple[int, int]) -> np.ndarray:
+        """[B, T] bool; nothing of an answer that is cut short."""
+        marked = np.zeros(shape, dtype=bool)
+        for b, item in enumerate(items):
+            segments = item.document.segments
+            for place, part in enumerate(segments):
+                if part.name == ANSWER and item.student.spans[:, 1].max(initial=0) >= part.end:
+                    marked[b, : len(item.student)] |= segment_of(item.student, segments) == place
+        return marked
 
     def _row_classes(self, items: Sequence[Item], a: int, chosen: Sequence[np.ndarray]) -> np.ndarray:
         """[N]"""

@@ -27,6 +27,12 @@ def validation() -> StreamlitPage:
     )
 
 
+def experiments() -> StreamlitPage:
+    return st.Page(
+        PAGES / "experiments.py", title=say("Experiments"), icon=":material/compare:", url_path="experiments"
+    )
+
+
 def runs() -> StreamlitPage:
     return st.Page(PAGES / "runs.py", title=say("Runs"), icon=":material/history:", url_path="runs")
 
@@ -36,4 +42,4 @@ def checks() -> StreamlitPage:
 
 
 def all_pages() -> list[StreamlitPage]:
-    return [overview(), alignment(), function(), validation(), runs(), checks()]
+    return [overview(), alignment(), function(), validation(), experiments(), runs(), checks()]

@@ -5,7 +5,7 @@ from dataclasses import replace
 import streamlit as st
 
 from kvlab.errors import KvlabError, RunError
-from kvlab.language import phrase, say
+from kvlab.language import Message, phrase, say
 from kvlab.request.prompts import RUN_PROMPTS
 from kvlab.results.alignment import so_far
 from kvlab.results.alignment.heads import heatmap_so_far
@@ -41,6 +41,43 @@ ENDS = {
         "failed": phrase("This functional test failed"),
     },
 }
+
+
+ALLOCATIONS = {  # state of the worker's allocation: words, icon
+    "waiting": (phrase("The worker waits for its allocation (Slurm job {job})."), ":material/hourglass_top:"),
+    "here": (
+        phrase("The worker has its allocation (Slurm job {job}) and keeps it until you give it back."),
+        ":material/memory:",
+    ),
+    "ended": (
+        phrase("The worker's allocation has ended (Slurm job {job}); the next analysis asks for another."),
+        ":material/power_settings_new:",
+    ),
+}
+
+
+def allocation() -> None:
+    """Say on every page where srun has brought the worker, if it has, with the button that gives it back."""
+    if worker().allocation is not None:
+        _allocation()
+
+
+@st.fragment(run_every=2.0)
+def _allocation() -> None:
+    found = worker().allocation
+    if found is None:
+        return
+    words, icon = ALLOCATIONS[found.state]
+    left, right = st.columns([5, 1], vertical_alignment="center")
+    left.caption(f"{icon} {say(words, job=found.job)}")
+    if found.state != "ended" and right.button(say("Give it back"), key="allocation-end", width="stretch"):
+        outcome.of("allocation", _given_back, say("Ending the worker…"))
+    outcome.show("allocation", found.state)
+
+
+def _given_back() -> Message:
+    worker().stop()
+    return Message("The allocation is given back.")
 
 
 def banner(page: str) -> None:

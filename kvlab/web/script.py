@@ -19,6 +19,7 @@ def run() -> None:
     page = st.navigation(places.all_pages(), position="top")
     walk.lead()
     language.switch()
+    progress.allocation()
     progress.banner(page.url_path)
     page.run()
     left, right = st.columns([6, 1], vertical_alignment="center")

@@ -20,6 +20,7 @@ from kvlab.errors import KvlabError
 from kvlab.language import phrase, say
 from kvlab.results.words import sentences
 from kvlab.runs import run_queue, store
+from kvlab.runs.places import slurm
 from kvlab.runs.worker_client import Worker
 from kvlab.web import language
 from kvlab.web.access import hosts
@@ -130,7 +131,8 @@ def recover_queue() -> KvlabError | None:
 
 
 def problem() -> KvlabError | None:
-    """Restart a stalled queue; return the error if that fails, else None. Cheap while the queue is moving."""
+    """Restart a stalled queue and follow the jobs of Slurm; return the error if that fails, else None. Cheap."""
     root = store.runs_root()
     stalled = bool(run_queue.entries(root)) and run_queue.keeper(root) is None
-    return recover_queue() if _problem is not None or stalled else None
+    unreachable = slurm.look(root)
+    return (recover_queue() if _problem is not None or stalled else None) or unreachable

@@ -5,6 +5,7 @@ Plotly reads some HTML in labels, so this module escapes names that come from us
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from textwrap import wrap
 from typing import Any
 
 import plotly.graph_objects as go
@@ -127,6 +128,54 @@ def held_out(runs: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]]) -
                 hovertemplate="%{x}<br>%{y:.4f}<extra></extra>",
             )
     return _titled(figure, say(TITLES["held out"]), height=340, barmode="group")
+
+
+def experiment(judged: str, measures: Mapping[str, Mapping[str, Any]], words: Mapping[str, str]) -> go.Figure:
+    """Draw what changed during training in every arm: a dot per seed, joined over arms, and the mean's t interval.
+
+    ``measures``: of kvlab.results.training.experiment.gather. ``words``: name of a measure -> its title.
+    """
+    columns = min(3, len(measures)) or 1
+    rows = -(-len(measures) // columns) or 1
+    titles = ["<br>".join(wrap(words[name], 34)) for name in measures]
+    figure = make_subplots(rows=rows, cols=columns, subplot_titles=titles, vertical_spacing=0.32 / rows)
+    for place, measure in enumerate(measures.values()):
+        at = {"row": place // columns + 1, "col": place % columns + 1}
+        arms = [arm for arm in measure["arms"] if arm["n"]]
+        for seed in sorted({seed for arm in arms for seed in arm["seeds"]}):
+            of = {arm["arm"]: dict(zip(arm["seeds"], arm["changes"])) for arm in arms}
+            y = [of[arm["arm"]].get(seed) for arm in arms]
+            figure.add_scatter(
+                x=[escape(arm["arm"]) for arm in arms],
+                y=y,
+                mode="lines+markers",
+                line={"color": NEUTRAL, "width": 1},
+                marker={"color": [TEACHER_COLOUR if arm["arm"] == judged else NEUTRAL for arm in arms], "size": 8},
+                opacity=0.7,
+                name=say("seed {n}", n=seed),
+                showlegend=False,
+                hovertemplate="%{x}, " + say("seed {n}", n=seed) + "<br>%{y:+.4f}<extra></extra>",
+                **at,
+            )
+        half = [(arm["high"] - arm["low"]) / 2 if arm["high"] is not None else None for arm in arms]
+        figure.add_scatter(
+            x=[escape(arm["arm"]) for arm in arms],
+            y=[arm["mean"] for arm in arms],
+            error_y={"type": "data", "array": half, "thickness": 2, "width": 8},
+            mode="markers",
+            marker={"symbol": "diamond", "size": 11, "color": STUDENT_COLOUR},
+            name=say("mean"),
+            showlegend=False,
+            customdata=[[arm["n"]] for arm in arms],
+            hovertemplate="%{x}, " + say("mean of n = {n}", n="%{customdata[0]}") + "<br>%{y:+.4f}<extra></extra>",
+            **at,
+        )
+        figure.add_hline(0, line={"color": NEUTRAL, "dash": "dot"}, **at)
+    figure.update_yaxes(tickformat="+.3g")
+    title = say(
+        "What changed during training: a dot per seed, joined over arms; the diamond is the mean, its bar a t interval"
+    )
+    return _titled(figure, title, height=120 + 300 * rows)
 
 
 def _titled(figure: go.Figure, title: str, height: int = 360, **options) -> go.Figure:

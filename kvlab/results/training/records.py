@@ -8,7 +8,16 @@ from kvlab.runs.records import REPORT, Damage, Functional, Report
 
 VARIANTS = ("projected", "mean", "shuffled")  # of these the last two are controls
 NEWEST = 200  # runs to search for controls
-APART = ("control", "functional", "eval_documents", "checkpoint_every", "device", "log", "thresholds")  # may differ
+APART = (
+    "control",
+    "functional",
+    "eval_documents",
+    "checkpoint_every",
+    "checkpoint_minutes",
+    "device",
+    "log",
+    "thresholds",
+)  # may differ
 
 Fields = dict[str, Any]
 

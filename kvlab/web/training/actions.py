@@ -11,9 +11,10 @@ import streamlit as st
 
 from kvlab.errors import KvlabError, RunError
 from kvlab.language import Message, current, phrase, say
-from kvlab.runs import exports, monitor, training
+from kvlab.runs import exports, monitor, store, training
+from kvlab.runs.places import slurm
 from kvlab.shapes import phase_words
-from kvlab.web import outcome
+from kvlab.web import backend, outcome
 from kvlab.web.training import launch, words
 from kvlab.web.training.words import Run
 from kvlab.web.widgets import duration, plain, show_error
@@ -170,8 +171,10 @@ def _stop(run: Run) -> Message:
 
 
 def _kill(run: Run) -> Message:
-    pid = monitor.view(run.folder).pid
+    pid, job = monitor.view(run.folder).pid, slurm.job_of(store.read_status(run.folder))
     training.kill(run.folder)
+    if job:
+        return Message("Killed: Slurm job {id} is gone.", id=job)
     return Message("Killed: process {pid} and all that it started are gone.", pid=pid)
 
 

@@ -1,5 +1,7 @@
 """The form that launches a training run, with its data."""
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import streamlit as st
@@ -10,16 +12,17 @@ from kvlab.request import prompts
 from kvlab.request.formats import FORMATS
 from kvlab.request.train import DEMO_DATA, OWN_PROMPTS, TrainConfig
 from kvlab.shapes import Document
-from kvlab.web import backend
+from kvlab.web import backend, places
 from kvlab.web.alignment.form import ALIASES
 from kvlab.web.prompts_form import SUFFIXES, UPLOAD_HELP, UPLOAD_MIB, fitting, read_upload, shown, within
-from kvlab.web.training import fields, launch, options
+from kvlab.web.training import experiment, fields, launch, options, place
 from kvlab.web.training.fields import choice, key, switch, whole
 from kvlab.web.training.launch import Asked
 from kvlab.web.widgets import plain, segments, show_error
 
 DEMO = {"teachers": ["demo/teacher"], "student": "demo/student", "source": "demo"}
 TWO_TEACHERS = {**DEMO, "teachers": ["demo/teacher", "demo/teacher-b"], "fusion": "learned"}
+ASKS_WITH = "train-asks-controls"  # in the session: the click was for the run with its controls
 ASKS_ROOM = "train-asks-room"  # in the session: the form asks whether to end the warm worker first
 NAME_HELP = phrase("A demo model, a Hugging Face id, an alias or a local folder; type to enter your own.")
 
@@ -102,27 +105,53 @@ def _main(teachers: int) -> dict[str, Any]:
 def _launch(asked: Asked) -> str | None:
     """Draw the launch button and the queue before it; launch on a click, or show why not."""
     steps = int(asked.settings["max_steps"])
-    clicked = st.button(
+    where = place.panel()
+    left, right = st.columns(2)
+    clicked = left.button(
         say("Launch {steps:,}-step validation", steps=steps),
         type="primary",
         key="launch-button",
         icon=":material/play_arrow:",
         width="stretch",
     )
-    _say_queue(asked.settings["device"])
-    if not clicked and not st.session_state.get(ASKS_ROOM):
+    with_controls = right.button(
+        say("Launch with its controls, 3 seeds"),
+        key="launch-experiment",
+        icon=":material/compare:",
+        help=say(experiment.WITH_CONTROLS),
+        width="stretch",
+    )
+    if where is None:
+        _say_queue(asked.settings["device"])
+    if with_controls:
+        st.session_state[ASKS_WITH] = True
+    elif clicked:
+        st.session_state.pop(ASKS_WITH, None)
+    if not clicked and not with_controls and not st.session_state.get(ASKS_ROOM):
         return None
     try:
         config = launch.config_of(asked)
         launch.check(config)
-        if not _room(config.device):
+        if where is None and not _room(config.device):
             return None
         with st.spinner(say("Queueing the run…")):
-            return launch.launch(config, asked.documents)
+            if not st.session_state.pop(ASKS_WITH, False):
+                return launch.launch(config, asked.documents, where)
+            experiment.begin(config, _written(asked.documents) if config.data == OWN_PROMPTS else None, where)
+        st.switch_page(places.experiments())
     except KvlabError as error:
-        st.session_state.pop(ASKS_ROOM, None)
+        for asks in (ASKS_ROOM, ASKS_WITH):
+            st.session_state.pop(asks, None)
         show_error(error)
         return None
+
+
+def _written(documents: list[Document]) -> bytes:
+    """Return documents as the prompts.jsonl of a run."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / prompts.RUN_PROMPTS
+        prompts.write_prompts(documents, file)
+        return file.read_bytes()
 
 
 def _say_queue(device: str) -> None:

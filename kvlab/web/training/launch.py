@@ -19,9 +19,11 @@ from kvlab.request.train import DEMO_DATA, OWN_PROMPTS, TrainConfig
 from kvlab.runs import run_queue, store, training
 from kvlab.runs.failures import advise
 from kvlab.runs.monitor import View
+from kvlab.runs.places.slurm import SlurmSettings
 from kvlab.shapes import Document
 from kvlab.web import backend, server
 from kvlab.web.server import worker
+from kvlab.web.training import place
 from kvlab.web.training.source import settings_of
 from kvlab.web.widgets import show_error
 
@@ -79,15 +81,19 @@ def check(config: TrainConfig) -> None:
     check_heads(config, student)
 
 
-def launch(config: TrainConfig, documents: Sequence[Document] = ()) -> str:
-    """Queue the run and return its id. Raises RunError like training.launch."""
-    name = backend.name_after((*config.teachers, config.student))
+def launch(config: TrainConfig, documents: Sequence[Document] = (), to: SlurmSettings | None = None) -> str:
+    """Queue the run, or submit it to Slurm, and return its id. Raises RunError like training.launch."""
 
     def fill(folder: Path) -> None:
         if config.data == OWN_PROMPTS:
             write_prompts(list(documents), folder / RUN_PROMPTS)
 
-    return training.launch(config.model_dump(mode="json"), name, config.device, fill=fill)
+    return training.launch(config.model_dump(mode="json"), name_of(config), config.device, fill=fill, place=to)
+
+
+def name_of(config: TrainConfig) -> str:
+    """Name a run after its models."""
+    return backend.name_after((*config.teachers, config.student))
 
 
 def again(folder: Path, changes: dict[str, Any] | None = None) -> str:
@@ -98,7 +104,8 @@ def again(folder: Path, changes: dict[str, Any] | None = None) -> str:
     if not changes:
         return training.again(folder, (RUN_PROMPTS,))
     config = checked(TrainConfig, {**store.read_config(folder), **changes})
-    return launch(config, read_prompts(folder / RUN_PROMPTS) if config.data == OWN_PROMPTS else ())
+    documents = read_prompts(folder / RUN_PROMPTS) if config.data == OWN_PROMPTS else ()
+    return launch(config, documents, place.of_run(folder))
 
 
 def changes_of(view: View) -> dict[str, Any]:
@@ -118,9 +125,12 @@ def changes_of(view: View) -> dict[str, Any]:
 
 
 def attend() -> None:
-    """Restart a queue that has stalled; show the error if that fails."""
+    """Restart a queue that has stalled, and follow the jobs of Slurm; show the error if that fails."""
     if error := server.problem():
-        st.warning(say("The run queue is not moving: no waiting run is started."), icon=":material/pause_circle:")
+        if error.kind == "slurm-unreachable":
+            st.warning(say("Slurm does not answer: what its jobs do is not known now."), icon=":material/cloud_off:")
+        else:
+            st.warning(say("The run queue is not moving: no waiting run is started."), icon=":material/pause_circle:")
         show_error(error)
 
 

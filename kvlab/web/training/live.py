@@ -11,12 +11,14 @@ import streamlit as st
 from kvlab.errors import KvlabError, RunError
 from kvlab.language import Message, phrase, say
 from kvlab.request.train import Thresholds
+from kvlab.results.training.experiment import of_run
 from kvlab.results.training.words import checkpoint_words, remarked, verdict_words
 from kvlab.results.training.write import complete
 from kvlab.results.words import sentences
 from kvlab.runs import monitor, run_queue, store, training
 from kvlab.runs.metrics import pace
 from kvlab.runs.monitor import View
+from kvlab.runs.places import slurm
 from kvlab.web import outcome, places, server
 from kvlab.web.training import actions, charts, launch, share, source, words
 from kvlab.web.training.source import Source
@@ -107,7 +109,9 @@ def _state(view: View, files: Source, moving: bool) -> None:
         with left:
             if view.state == "queued":
                 server.problem()  # restarts a queue whose keeper was killed
-                st.info(words.waiting(run_queue.place(view.folder) or 0), icon=":material/hourglass_top:")
+                job = slurm.reason_words(store.read_status(view.folder))
+                waiting = say("Waiting. {words}", words=plain(job)) if job else None
+                st.info(waiting or words.waiting(run_queue.place(view.folder) or 0), icon=":material/hourglass_top:")
             else:
                 share_done = (view.share or 0.0) if view.total > 1 else 0.0
                 st.progress(share_done, text=plain(words.going_on(view)))
@@ -153,6 +157,20 @@ def _verdict(view: View, files: Source) -> None:
     function = words.function(files.report().get("functional"))
     if more := sentences(words.cross_entropy(before, after), function, _last_weights(view, files)):
         st.caption(more)
+    _of_experiment(view)
+
+
+def _of_experiment(view: View) -> None:
+    """Say whether the teacher helps, by the experiment that this run is a part of."""
+    try:
+        judged = of_run(view.folder.parent, view.id)
+    except KvlabError:
+        return
+    if judged:
+        experiment_id, found = judged
+        st.markdown(say("**By its experiment:** {words}", words=plain(found["words"])))
+        place = {"query_params": {"experiment": experiment_id}, "icon": ":material/compare:"}
+        st.page_link(places.experiments(), label=say("Show the experiment"), **place)
 
 
 def _last_weights(view: View, files: Source) -> str:

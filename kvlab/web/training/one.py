@@ -14,7 +14,7 @@ from kvlab.results.training.words import mark_words
 from kvlab.runs import monitor, notes, store
 from kvlab.runs.history import Row
 from kvlab.web import outcome, places
-from kvlab.web.training import actions, charts, live, share, source, table, words
+from kvlab.web.training import actions, charts, experiment, live, share, source, table, words
 from kvlab.web.widgets import UNKNOWN, duration, grid, plain, show_error, table_height
 
 PEAKS = {  # by whose memory it is, and whether its total is known
@@ -55,6 +55,8 @@ def panel(row: Row, key: str) -> None:
         if trains:
             share.button(row.folder)
             actions.export(row, key, view.config)
+            if (settings := source.settings_of(view.config)) and settings.control == "none":
+                experiment.button(settings, key.format("controls"), experiment.prompts_of(row.folder))
     if trains:
         actions.exporting(row, key)
     actions.question([row], key, key, table.drop)

@@ -52,6 +52,7 @@ STEPS = {
     "warmup": phrase("Warm-up, share of the steps"),
     "max_grad_norm": phrase("Gradients clipped to norm"),
     "checkpoint_every": phrase("Steps between checkpoints"),
+    "checkpoint_minutes": phrase("Minutes between checkpoints, at most"),
     "seed": phrase("Seed"),
 }
 LOSS = {

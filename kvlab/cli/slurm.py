@@ -1,0 +1,71 @@
+"""The flags of ``--submit slurm``, for every command that can run on a cluster."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from kvlab.language import say
+from kvlab.runs import store
+from kvlab.runs.places import slurm
+from kvlab.runs.places.slurm import SlurmSettings
+from kvlab.runs.places.slurm_job import SUBMITTED
+
+# Setting -> its flag's help; the flags are named like the settings.
+FLAGS: dict[str, tuple[type, str]] = {
+    "partition": (str, "of the cluster"),
+    "gpus": (int, "per node, one process each (default: 0)"),
+    "nodes": (int, "(default: 1)"),
+    "cpus": (int, "per process"),
+    "mem": (str, "of a node, such as 64G"),
+    "time_limit": (str, "such as 2:00:00; before it ends a run saves and is put back (default: 1:00:00)"),
+    "account": (str, "that pays for the job"),
+    "qos": (str, "quality of service"),
+    "grace": (int, "seconds before the time limit at which a run saves (default: 120)"),
+    "at_once": (int, "runs of an experiment at once (default: 4)"),
+}
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    group = parser.add_argument_group("on a cluster", f"the site's defaults are in {slurm.DEFAULTS} of runs/")
+    group.add_argument("--submit", choices=["slurm"], help="as a job of Slurm instead of on this machine")
+    for name, (kind, about) in FLAGS.items():
+        group.add_argument(_flag(name), dest=_place(name), type=kind, metavar=name.upper(), help=about)
+
+
+def asked(options: argparse.Namespace) -> SlurmSettings | None:
+    """Return what a job asks for; None to run on this machine. Raises RunError ``slurm-settings``."""
+    if options.submit is None or SUBMITTED in os.environ:
+        return None
+    given = {name: getattr(options, _place(name)) for name in FLAGS}
+    return slurm.settings({name: value for name, value in given.items() if value is not None}, store.runs_root())
+
+
+def submit(options: argparse.Namespace, place: SlurmSettings) -> int:
+    """Submit the same command without ``--submit``, say where its output is, and return the exit code."""
+    job_id, output = slurm.submit_command(store.runs_root(), _without(options.arguments), place)
+    print(say("Submitted as Slurm job {id}; its output: {file}", id=job_id, file=output))
+    return 0
+
+
+def _without(arguments: Sequence[str] | None) -> list[str]:
+    given, left = list(sys.argv[1:] if arguments is None else arguments), []
+    flags = {"--submit", *map(_flag, FLAGS)}
+    while given:
+        argument = given.pop(0)
+        name, equals, _ = argument.partition("=")
+        if name.replace("_", "-") not in flags:
+            left.append(argument)
+        elif not equals and given:
+            given.pop(0)
+    return left
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _place(name: str) -> Any:
+    return f"slurm.{name}"

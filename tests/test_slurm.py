@@ -1,0 +1,217 @@
+"""Runs through a real Slurm of two pretended nodes (tests/cluster.py); without one they are skipped with the reason.
+
+KVLAB_REQUIRE_SLURM makes a missing Slurm a failure.
+"""
+
+import os
+import shutil
+
+import pytest
+
+from kvlab.errors import RunError
+from kvlab.request.experiment import Experiment
+from kvlab.request.settings import checked
+from kvlab.runs import experiment, monitor, store, training, worker_client
+from kvlab.runs.places import slurm
+from kvlab.runs.places.slurm import SlurmSettings
+from kvlab.train.process import perform
+from tests import cluster
+from tests.training import forget_accelerate, metrics, written
+from tests.waiting import wait_until
+
+pytestmark = [pytest.mark.model, pytest.mark.xdist_group("slurm")]
+LONG = 300  # seconds for a job to import its libraries and train
+ON_GPU = SlurmSettings(partition="gpu")
+
+
+@pytest.fixture(scope="module")
+def slurm_here(tmp_path_factory):
+    if reason := cluster.missing():
+        if os.environ.get("KVLAB_REQUIRE_SLURM"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with pytest.MonkeyPatch.context() as patch, cluster.running(tmp_path_factory.mktemp("slurm") / "c") as running:
+        # The names of pretended nodes resolve to nothing.
+        for name, value in (("MASTER_ADDR", "127.0.0.1"), ("GLOO_SOCKET_IFNAME", "lo")):
+            patch.setenv(name, value)
+        yield running
+
+
+def launched(config, place=ON_GPU):
+    return store.runs_root() / training.launch(config, "job", root=store.runs_root(), place=place)
+
+
+def state(folder):
+    slurm.look(folder.parent, every=0.5)
+    return monitor.view(folder).state
+
+
+def wait_for(folder, *states):
+    return wait_until(lambda: (found := state(folder)) in states and found, LONG, f"{states} of {folder}")
+
+
+def losses(folder):
+    """The loss of every step; of one that was done again, the last."""
+    return [*{line["step"]: line["loss"] for line in metrics(folder) if "step" in line}.values()]
+
+
+def here(tmp_path, config):
+    """The losses of the same run on this machine, uninterrupted."""
+    forget_accelerate()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MASTER_ADDR", "GLOO_SOCKET_IFNAME"):
+            patch.delenv(name, raising=False)
+        perform(written(tmp_path / "here", config))
+    return losses(tmp_path / "here")
+
+
+def test_a_run_that_is_put_back_ends_with_the_losses_of_an_uninterrupted_one(slurm_here, pair, tmp_path):
+    config = {**pair, "max_steps": 40, "checkpoint_every": 1000}
+    folder = launched(config)
+    wait_until(lambda: len(metrics(folder)) > 3, LONG, "some steps")
+    cluster.call("scancel", "--signal=USR2", slurm.job_of(store.read_status(folder)))
+    wait_for(folder, "queued")
+    assert wait_for(folder, "done", "failed", "lost") == "done"
+    resumed = [line["resumed_from"] for line in metrics(folder) if "resumed_from" in line]
+    assert len(resumed) == 1 and resumed[0] >= 3
+    assert losses(folder) == here(tmp_path, config)
+
+
+def test_jobs_that_are_cancelled_in_slurm_or_here_are_over(slurm_here, pair):
+    held = SlurmSettings(extra={"hold": True})
+    one, other = launched(pair, held), launched(pair, held)
+    assert state(one) == "queued"
+    slurm.look(one.parent, every=0)
+    assert "it is held" in str(slurm.reason_words(store.read_status(one)))
+    cluster.call("scancel", slurm.job_of(store.read_status(one)))
+    assert wait_for(one, "cancelled") == "cancelled"
+    assert training.stop(other) == "cancelled"
+    job = slurm.job_of(store.read_status(other))
+    wait_until(lambda: slurm._squeue()[job].state == "CANCELLED", cluster.SOON, "scancel")
+    assert not list((one.parent / ".queue" / "slurm").iterdir())
+
+
+def test_kill_ends_a_job_at_work_and_resume_submits_it_again(slurm_here, pair):
+    folder = launched({**pair, "max_steps": 4000, "checkpoint_every": 1000})
+    wait_until(lambda: len(metrics(folder)) > 1, LONG, "some steps")
+    training.kill(folder)
+    assert monitor.view(folder).state == "cancelled"
+    first = slurm.job_of(store.read_status(folder))
+    training.resume(folder)
+    wait_until(lambda: slurm.job_of(store.read_status(folder)) != first, cluster.SOON, "another job")
+    training.stop(folder)
+    wait_for(folder, "cancelled")
+
+
+def test_two_nodes_train_as_one_process_does(slurm_here, pair, tmp_path):
+    folder = launched(pair, SlurmSettings(partition="gpu", nodes=2))
+    assert wait_for(folder, "done", "failed", "lost") == "done", (folder / "output.log").read_text()
+    assert losses(folder) == pytest.approx(here(tmp_path, pair), rel=1e-5)
+
+
+def test_a_run_that_must_make_room_saves_and_goes_on_afterwards(slurm_here, pair, tmp_path):
+    folder = launched({**pair, "max_steps": 60, "checkpoint_every": 1000}, SlurmSettings(partition="gpu", nodes=1))
+    wait_until(lambda: len(metrics(folder)) > 3, LONG, "some steps")
+    script = tmp_path / "urgent.sh"
+    script.write_text("#!/bin/bash\nsleep 5\n")
+    cluster.call("sbatch", "--partition=urgent", "--nodes=2", "--ntasks=2", f"--output={tmp_path}/out", str(script))
+    wait_for(folder, "queued")
+    assert wait_for(folder, "done", "failed", "lost", "cancelled") == "done"
+    assert len(losses(folder)) == 60 and any("resumed_from" in line for line in metrics(folder))
+
+
+def test_an_experiment_is_a_job_array_with_a_limit_and_gives_the_same_losses(slurm_here, pair, tmp_path):
+    fields = {"settings": pair, "arms": {"kv": {}, "ce-only": {"control": "ce-only"}}, "plans": [[0, 1]]}
+    folder = experiment.create(store.runs_root(), checked(Experiment, fields))
+    launched = experiment.launch(folder, SlurmSettings(partition="gpu", at_once=1))
+    runs = [store.runs_root() / ids[seed] for ids in launched.runs.values() for seed in (0, 1)]
+    jobs = [slurm.job_of(store.read_status(run)) for run in runs]
+    assert len({job.partition("_")[0] for job in jobs}) == 1 and len(set(jobs)) == 4
+    reasons = set()
+    for run in runs:
+        wait_until(lambda run=run: reasons.add(_reason(runs[-1])) or state(run) == "done", LONG, "the array")
+    assert any("as many runs of its experiment" in reason for reason in reasons)
+    assert experiment.complete(folder, launched)
+    assert losses(runs[0]) == here(tmp_path, {**pair, "seed": 0})
+
+
+def _reason(folder):
+    return str(slurm.reason_words(store.read_status(folder)))
+
+
+def test_without_an_answer_of_slurm_nothing_is_lost(slurm_here, pair):
+    """The last one: it ends the controller for a while."""
+    folder = launched(pair, SlurmSettings(extra={"hold": True}))
+    slurm_here.end_control()
+    problem = slurm.look(folder.parent, every=0)
+    assert problem.kind == "slurm-unreachable" and monitor.view(folder).state == "queued"
+    before = set(store.listing(folder.parent))
+    with pytest.raises(RunError, match="Slurm to take the job"):
+        launched(pair)
+    assert set(store.listing(folder.parent)) == before
+    slurm_here.control()
+    wait_until(lambda: slurm.look(folder.parent, every=0) is None, cluster.SOON, "the controller")
+    assert training.stop(folder) == "cancelled"
+
+
+def test_the_worker_computes_in_an_allocation_and_gives_it_back(slurm_here, tmp_path, monkeypatch):
+    monkeypatch.setenv(worker_client.LAUNCHER, "srun --partition=gpu --ntasks=1 --unbuffered")
+    worker = worker_client.Worker(log=tmp_path / "worker.log")
+    try:
+        wait_until(worker.ready, LONG, "the worker behind srun")
+        assert worker.allocation.state == "here"
+        assert worker.ask("loaded", timeout=60) == []
+        running = [job for job in slurm._squeue().values() if job.state == "RUNNING"]
+        assert len(running) == 1
+    finally:
+        worker.stop()
+    assert worker.allocation.state == "ended"
+    wait_until(lambda: not [j for j in slurm._squeue().values() if j.state == "RUNNING"], cluster.SOON, "its end")
+
+
+def test_settings_of_the_site_stand_under_those_of_the_flags(tmp_path):
+    (tmp_path / slurm.DEFAULTS).write_text("partition: long\ngpus: 2\ntime_limit: 1-00:00:00\n")
+    asked = slurm.settings({"gpus": 4}, tmp_path)
+    assert (asked.partition, asked.gpus, asked.minutes) == ("long", 4, 24 * 60)
+    for text, minutes in (("90", 90), ("2:00:00", 120), ("90:30", 91), ("1-2:00", 26 * 60)):
+        assert slurm.settings({"time_limit": text}, tmp_path).minutes == minutes
+    for wrong in ({"time_limit": "soon"}, {"gpus": -1}, {"colour": "red"}):
+        with pytest.raises(RunError, match="partition gpu"):
+            slurm.settings(wrong, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("state", "squeue", "expected"),
+    [
+        ("queued", "7|PENDING|Resources", "queued"),
+        ("queued", "7|CANCELLED|None", "cancelled"),
+        ("queued", "", "cancelled"),
+        ("running", "7|TIMEOUT|TimeLimit", "failed"),
+        ("running", "7|OUT_OF_MEMORY|OutOfMemory", "failed"),
+        ("running", "7|NODE_FAIL|None", "failed"),
+        ("running", "7|COMPLETED|None", "failed"),
+        ("running", "7|RUNNING|None", "running"),
+        ("done", "7|COMPLETED|None", "done"),
+    ],
+)
+def test_what_slurm_says_becomes_the_state_and_the_cause_of_a_run(state, squeue, expected, monkeypatch):
+    """Without a Slurm: of its answers."""
+    root = store.runs_root()
+    folder = store.create(root, "training", "job", {})
+    slurm._enter(folder)
+    store.write_status(folder, state=state, job={"id": "7"}, queue={"host": "slurm"})
+    monkeypatch.setattr(slurm, "_ask", lambda *_: squeue)
+    assert slurm.look(root, every=0) is None
+    status = store.read_status(folder)
+    assert status["state"] == expected
+    over = expected in store.FINAL
+    assert over is not bool(list((root / ".queue" / "slurm").iterdir())) or state == "done"
+    if expected == "failed":
+        kinds = {"TIMEOUT": "slurm-timeout", "OUT_OF_MEMORY": "out-of-memory", "NODE_FAIL": "slurm-node"}
+        assert status["error"]["kind"] == kinds.get(squeue.split("|")[1], "slurm-unsaid")
+    if squeue.endswith("Resources"):
+        assert "waits for free nodes" in str(slurm.reason_words(status))
+
+
+def test_found_is_whether_there_is_an_sbatch():
+    assert slurm.found() is (shutil.which("sbatch") is not None)
