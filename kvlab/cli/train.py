@@ -21,7 +21,6 @@ from kvlab.language import Message, say
 from kvlab.request.settings import checked, unreadable
 from kvlab.request.train import DEMO_DATA, OWN_PROMPTS, TrainConfig, switches_out
 from kvlab.runs import locks, store, training
-from kvlab.runs.records import Status
 from kvlab.runs.run_queue import RUN_LOCK
 from kvlab.train.process import perform
 

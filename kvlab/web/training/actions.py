@@ -14,7 +14,7 @@ from kvlab.language import Message, current, phrase, say
 from kvlab.runs import exports, monitor, store, training
 from kvlab.runs.places import slurm
 from kvlab.shapes import phase_words
-from kvlab.web import backend, outcome
+from kvlab.web import outcome
 from kvlab.web.training import launch, words
 from kvlab.web.training.words import Run
 from kvlab.web.widgets import duration, plain, show_error
