@@ -15,7 +15,7 @@ def student(width, vocabulary=11):
         embeddings.weight.copy_(torch.randn(vocabulary, width, generator=torch.Generator().manual_seed(0)))
         embeddings.weight[3] *= 1e3  # how long an embedding is says nothing
     model = SimpleNamespace(get_input_embeddings=lambda: embeddings)
-    return SimpleNamespace(model=model, geometry=SimpleNamespace(vocabulary=vocabulary))
+    return SimpleNamespace(model=model, geometry=SimpleNamespace(vocabulary=vocabulary), home="cpu")
 
 
 IDS = torch.tensor([[5, 3, 5, 0], [1, 2, 7, 10]])

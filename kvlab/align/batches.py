@@ -185,7 +185,7 @@ def read(
     for t, (teacher, teacher_picks) in enumerate(zip(teachers, picks)):
         kv_t = capture(teacher, [i.teachers[t] for i in batch], settings.keys == "pre-rope")
         batch_read.captured.append((kv_t, teacher))
-        embedded = teacher_token_features(teacher, kv_t.ids).to(teacher.home)
+        embedded = teacher_token_features(teacher, kv_t.ids)
         steps = None
         if RULES[settings.time].per_head:
             maps = [(i.teachers[t], i.student, i.maps[t]) for i in batch]

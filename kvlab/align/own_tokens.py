@@ -32,7 +32,7 @@ def own_token_features(student: LoadedModel, ids: torch.Tensor) -> torch.Tensor:
 @torch.inference_mode()
 def teacher_token_features(teacher: LoadedModel, ids: torch.Tensor) -> torch.Tensor:
     """ids [B, T] -> [B, 1, T, E]"""
-    return _reduced(teacher, ids, _as_it_is).unsqueeze(1)
+    return _reduced(teacher, ids, _as_it_is).unsqueeze(1).to(teacher.home)
 
 
 def own_token_width(features: int) -> int:
