@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,14 +56,29 @@ class App:
 _running: list[App] = []
 
 
+# `python -m streamlit`, after another trainer has taken the place of the real one.
+WITH_TRAINER = """
+import sys
+from kvlab.runs import run_queue
+from streamlit.web.cli import main
+run_queue.TRAINER = {trainer!r}
+sys.argv[0] = "streamlit"
+sys.exit(main())
+"""
+
+
 @contextmanager
-def running_app(runs: Path) -> Iterator[App]:
-    """`streamlit run app.py` on a free port; afterwards neither server nor worker is left."""
+def running_app(runs: Path, trainer: Sequence[str] = ()) -> Iterator[App]:
+    """`streamlit run app.py` on a free port; afterwards neither server nor worker is left.
+
+    ``trainer``: the command that carries out its training runs, by default the real one.
+    """
     token = secrets.token_urlsafe(12)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port)]
+    streamlit = ["-c", WITH_TRAINER.format(trainer=tuple(trainer))] if trainer else ["-m", "streamlit"]
+    command = [sys.executable, *streamlit, "run", "app.py", "--server.port", str(port)]
     environment = {**os.environ, "KVLAB_RUNS": str(runs), "HF_HUB_OFFLINE": "1", "KVLAB_TOKEN": token}
     runs.mkdir(parents=True, exist_ok=True)
     (runs / walk.DISMISSED).touch()  # its card would lie over what a test clicks
