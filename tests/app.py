@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ import psutil
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from kvlab.web import walk
+from tests import trainers
 from tests.waiting import wait_until
 
 PROJECT = Path(__file__).parents[1]
@@ -50,34 +51,38 @@ class App:
         return found[0]
 
     def workers(self) -> list[psutil.Process]:
-        return [child for child in self.process.children() if "kvlab.worker" in child.cmdline()]
+        return [
+            child for child in self.process.children() if {"kvlab.worker", FAKES["worker"][1]} & set(child.cmdline())
+        ]
 
 
 _running: list[App] = []
 
 
-# `python -m streamlit`, after another trainer has taken the place of the real one.
-WITH_TRAINER = """
+# `python -m streamlit`, after a worker and a trainer without torch have taken the place of the real ones.
+WITHOUT_TORCH = """
 import sys
-from kvlab.runs import run_queue
+from kvlab.runs import run_queue, worker_client
 from streamlit.web.cli import main
 run_queue.TRAINER = {trainer!r}
+worker_client.Worker.__init__.__defaults__ = ({worker!r}, None)
 sys.argv[0] = "streamlit"
 sys.exit(main())
 """
+FAKES = {"trainer": trainers.FAKE, "worker": (sys.executable, str(Path(__file__).with_name("fake_worker.py")))}
 
 
 @contextmanager
-def running_app(runs: Path, trainer: Sequence[str] = ()) -> Iterator[App]:
+def running_app(runs: Path, torch: bool = True) -> Iterator[App]:
     """`streamlit run app.py` on a free port; afterwards neither server nor worker is left.
 
-    ``trainer``: the command that carries out its training runs, by default the real one.
+    ``torch=False``: its worker and its trainers are the fake ones, which start at once and take no processor.
     """
     token = secrets.token_urlsafe(12)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    streamlit = ["-c", WITH_TRAINER.format(trainer=tuple(trainer))] if trainer else ["-m", "streamlit"]
+    streamlit = ["-m", "streamlit"] if torch else ["-c", WITHOUT_TORCH.format(**FAKES)]
     command = [sys.executable, *streamlit, "run", "app.py", "--server.port", str(port)]
     environment = {**os.environ, "KVLAB_RUNS": str(runs), "HF_HUB_OFFLINE": "1", "KVLAB_TOKEN": token}
     runs.mkdir(parents=True, exist_ok=True)

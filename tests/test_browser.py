@@ -17,6 +17,7 @@ from kvlab.language import say, speaking
 from kvlab.results.alignment import data as results
 from kvlab.results.alignment.sentences import sentence
 from tests import app as real
+from tests.screenshots import settled
 from tests.waiting import wait_until
 
 NEEDED = bool(os.environ.get("KVLAB_REQUIRE_BROWSER"))
@@ -85,10 +86,10 @@ def click_cell(page, plot, layer, head, opens):
 
 def click_in(page, plot, x, y, shown):
     """Click a plot, at shares of its width and height, until ``shown`` is there."""
+    settled(page)  # before all are drawn, another plot may have this number
     surface = page.locator(".js-plotly-plot").nth(plot).locator(".nsewdrag").first
-    for _ in range(8):  # a click while the plot is drawn anew reaches nobody; a user clicks again
+    for _ in range(8):  # a click while the plot is drawn anew reaches nobody or lies outside; a user clicks again
         with suppress(TimeoutError):
-            # The size may be of before the plot is drawn anew: then the place is outside of it.
             box = surface.bounding_box(timeout=MINUTE / 6)
             surface.click(position={"x": box["width"] * x, "y": box["height"] * y}, timeout=MINUTE / 6)
             shown.wait_for(timeout=MINUTE / 6)

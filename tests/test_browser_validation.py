@@ -42,8 +42,7 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def app(runs):
-    """Its runs are carried out by the fake trainer, which takes no processor while the browser draws."""
-    with real.running_app(runs, trainers.FAKE) as running:
+    with real.running_app(runs, torch=False) as running:
         yield running
 
 

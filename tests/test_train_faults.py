@@ -25,11 +25,9 @@ KILLED = Path(__file__).with_name("killed_trainer.py")
 
 
 @pytest.fixture(scope="module")
-def whole(pair, tmp_path_factory):
+def whole(finished_run):
     """The losses of a run that nothing happened to."""
-    folder = written(tmp_path_factory.mktemp("whole"), pair)
-    perform(folder)
-    return losses(folder)
+    return losses(finished_run)
 
 
 def losses(folder):
