@@ -136,19 +136,23 @@ def browser() -> Iterator[Browser]:
 
 
 @contextmanager
-def tab(opened: Browser) -> Iterator[Page]:
-    """A page of a browser that nobody has used, let in to every app that runs.
-
-    Afterwards it must not have asked another machine for anything.
-    """
+def user(opened: Browser) -> Iterator[BrowserContext]:
+    """A user of a browser that nobody has used. Afterwards no page may have asked another machine for anything."""
     context = opened.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True)
     context.set_default_timeout(LONG)
     outside = []
     context.on("request", lambda request: outside.append(request.url) if "127.0.0.1" not in request.url else None)
-    let_in(context)
-    yield context.new_page()
+    yield context
     context.close()
     assert not [url for url in outside if not url.startswith(("data:", "blob:"))], "the page asked another machine"
+
+
+@contextmanager
+def tab(opened: Browser) -> Iterator[Page]:
+    """The page of a new user, let in to every app that runs."""
+    with user(opened) as context:
+        let_in(context)
+        yield context.new_page()
 
 
 def let_in(context: BrowserContext) -> None:

@@ -65,12 +65,24 @@ def chromium():
         yield opened
 
 
-@pytest.fixture
-def page(chromium):
+@pytest.fixture(scope="module")
+def user(chromium):
+    """One user of all tests of a file, whose browser reads the scripts of the pages once."""
     from tests import app
 
-    with app.tab(chromium) as opened:
+    with app.user(chromium) as opened:
         yield opened
+
+
+@pytest.fixture
+def page(user):
+    from tests import app
+
+    app.let_in(user)
+    opened = user.new_page()
+    yield opened
+    for left in user.pages:
+        left.close()
 
 
 @pytest.fixture(scope="session")

@@ -40,9 +40,14 @@ def models(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def documents():
+def sixty():
     words, rng = TEXT.split(), np.random.default_rng(0)
-    return [Document(f"d{i}", " ".join(rng.choice(words, 30))) for i in range(30)]
+    return [Document(f"d{i}", " ".join(rng.choice(words, 30))) for i in range(60)]
+
+
+@pytest.fixture(scope="module")
+def documents(sixty):
+    return sixty[:30]
 
 
 # --- several teachers ------------------------------------------------------------------------------------------
@@ -125,16 +130,16 @@ def test_without_room_for_random_weights_the_rest_is_measured(models, documents,
 
 
 @pytest.mark.parametrize("rows", ["by-class", "exact"])
-def test_the_control_of_a_fusion_is_that_fusion_with_random_weights_for_the_others(models, documents, rows):
+def test_the_control_of_a_fusion_is_that_fusion_with_random_weights_for_the_others(models, sixty, rows):
     settings = PLAIN.model_copy(update={"seed": 3, "rows": rows})
     pair, student = [models["teacher"], models["second"]], models["student"]
     measured = settings.model_copy(update={"random_teacher": True})
-    found, other = (result.fusion for result, _ in align_several(pair, student, documents, measured))
+    found, other = (result.fusion for result, _ in align_several(pair, student, sixty, measured))
     assert found == other
     controls = []  # by which teacher stays
     for stays in (0, 1):
         instead = [teacher if t == stays else random_like(teacher, 3) for t, teacher in enumerate(pair)]
-        controls.append(align_several(instead, student, documents, settings)[0][0].fusion)
+        controls.append(align_several(instead, student, sixty, settings)[0][0].fusion)
     best = [int(np.argmax(score.r2_alone)) for score in found]
     assert set(best) == ({0, 1} if rows == "exact" else {1})
     for number, score in enumerate(found):
