@@ -87,7 +87,8 @@ def test_no_number_of_the_demo_analysis_moves_by_a_printed_digit(pair, elsewhere
 @pytest.mark.xdist_group("rounding")
 def test_no_number_of_the_functional_test_moves_by_a_ten_thousandth(pair, elsewhere):
     def functional():
-        return judge([pair[0]], pair[1], prompts.samples()[:24], QUICK, ONLY)
+        settings = AlignSettings(layers="depth")  # with fewer folds the maps of few documents are less determined
+        return judge([pair[0]], pair[1], prompts.samples()[:30], settings, ONLY)
 
     here = functional()
     elsewhere()
