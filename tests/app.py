@@ -19,6 +19,7 @@ import psutil
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from kvlab.web import walk
+from tests import trainers
 from tests.waiting import wait_until
 
 PROJECT = Path(__file__).parents[1]
@@ -50,20 +51,39 @@ class App:
         return found[0]
 
     def workers(self) -> list[psutil.Process]:
-        return [child for child in self.process.children() if "kvlab.worker" in child.cmdline()]
+        return [
+            child for child in self.process.children() if {"kvlab.worker", FAKES["worker"][1]} & set(child.cmdline())
+        ]
 
 
 _running: list[App] = []
 
 
+# `python -m streamlit`, after a worker and a trainer without torch have taken the place of the real ones.
+WITHOUT_TORCH = """
+import sys
+from kvlab.runs import run_queue, worker_client
+from streamlit.web.cli import main
+run_queue.TRAINER = {trainer!r}
+worker_client.Worker.__init__.__defaults__ = ({worker!r}, None)
+sys.argv[0] = "streamlit"
+sys.exit(main())
+"""
+FAKES = {"trainer": trainers.FAKE, "worker": (sys.executable, str(Path(__file__).with_name("fake_worker.py")))}
+
+
 @contextmanager
-def running_app(runs: Path) -> Iterator[App]:
-    """`streamlit run app.py` on a free port; afterwards neither server nor worker is left."""
+def running_app(runs: Path, torch: bool = True) -> Iterator[App]:
+    """`streamlit run app.py` on a free port; afterwards neither server nor worker is left.
+
+    ``torch=False``: its worker and its trainers are the fake ones, which start at once and take no processor.
+    """
     token = secrets.token_urlsafe(12)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port)]
+    streamlit = ["-m", "streamlit"] if torch else ["-c", WITHOUT_TORCH.format(**FAKES)]
+    command = [sys.executable, *streamlit, "run", "app.py", "--server.port", str(port)]
     environment = {**os.environ, "KVLAB_RUNS": str(runs), "HF_HUB_OFFLINE": "1", "KVLAB_TOKEN": token}
     runs.mkdir(parents=True, exist_ok=True)
     (runs / walk.DISMISSED).touch()  # its card would lie over what a test clicks
@@ -116,19 +136,23 @@ def browser() -> Iterator[Browser]:
 
 
 @contextmanager
-def tab(opened: Browser) -> Iterator[Page]:
-    """A page of a browser that nobody has used, let in to every app that runs.
-
-    Afterwards it must not have asked another machine for anything.
-    """
+def user(opened: Browser) -> Iterator[BrowserContext]:
+    """A user of a browser that nobody has used. Afterwards no page may have asked another machine for anything."""
     context = opened.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True)
     context.set_default_timeout(LONG)
     outside = []
     context.on("request", lambda request: outside.append(request.url) if "127.0.0.1" not in request.url else None)
-    let_in(context)
-    yield context.new_page()
+    yield context
     context.close()
     assert not [url for url in outside if not url.startswith(("data:", "blob:"))], "the page asked another machine"
+
+
+@contextmanager
+def tab(opened: Browser) -> Iterator[Page]:
+    """The page of a new user, let in to every app that runs."""
+    with user(opened) as context:
+        let_in(context)
+        yield context.new_page()
 
 
 def let_in(context: BrowserContext) -> None:

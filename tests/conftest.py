@@ -7,11 +7,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What is asserted are a processor's numbers, in float32; with CUDA_VISIBLE_DEVICES=0 the device "auto" is a GPU.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
+from functools import cache
+
 import pytest
 from hypothesis import settings
+from streamlit.components.v2 import manifest_scanner
 
 settings.register_profile("kvlab", deadline=None)  # a busy machine is no failure
 settings.load_profile("kvlab")
+
+# Every AppTest looks through all installed packages for components, which takes longer than most pages.
+manifest_scanner.scan_component_manifests = cache(manifest_scanner.scan_component_manifests)
 
 
 # Groups that take longest, the longest first; with --no-loadscope-reorder they start in this order.
@@ -59,12 +65,24 @@ def chromium():
         yield opened
 
 
-@pytest.fixture
-def page(chromium):
+@pytest.fixture(scope="module")
+def user(chromium):
+    """One user of all tests of a file, whose browser reads the scripts of the pages once."""
     from tests import app
 
-    with app.tab(chromium) as opened:
+    with app.user(chromium) as opened:
         yield opened
+
+
+@pytest.fixture
+def page(user):
+    from tests import app
+
+    app.let_in(user)
+    opened = user.new_page()
+    yield opened
+    for left in user.pages:
+        left.close()
 
 
 @pytest.fixture(scope="session")
@@ -73,6 +91,18 @@ def pair(tmp_path_factory):
     from tests.training import tiny_pair
 
     return tiny_pair(tmp_path_factory.mktemp("pair"))
+
+
+@pytest.fixture(scope="session")
+def finished_run(pair, tmp_path_factory):
+    """The folder of a run of that pair to which nothing happened; tests only read it."""
+    from kvlab.train.process import perform
+    from tests.training import forget_accelerate, written
+
+    forget_accelerate()
+    folder = written(tmp_path_factory.mktemp("finished") / "run", pair)
+    perform(folder)
+    return folder
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 """A trainer with nothing to train, which fills a run folder as the real one does; test_training.py has it started.
 
 Settings of the run: ``steps``; ``hang`` or ``die`` at a phase (``signal``: by which), once, so that a resumed run gets
-through; ``stubborn``: SIGTERM and the stop file are ignored; ``fault``: a function of FAULTS is called while training.
+through; ``stubborn``: SIGTERM and the stop file are ignored; ``fault``: a function of FAULTS is called while training;
+``pace``: seconds of a step.
 """
 
 from __future__ import annotations
@@ -81,6 +82,7 @@ class Trainer:
             store.append_metrics(self.folder, {"resumed_from": begun})
         for step in range(begun + 1, self.total + 1):
             self.obey()
+            time.sleep(self.config.get("pace", 0))
             loss = 3.0 / step
             store.append_metrics(self.folder, {"step": step, "loss": loss, "ce": loss, "tokens_per_s": 10.0 * step})
             store.append(

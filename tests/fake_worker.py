@@ -19,7 +19,7 @@ from kvlab.shapes import Progress
 
 
 def analyse(folder: Path, progress: Progress) -> None:
-    (folder / "picked-up").write_text(str(time.time()))
+    (folder / "picked-up").touch()
     ANALYSES[store.read_config(folder)["do"]](folder, progress)
 
 

@@ -72,7 +72,7 @@ for language in ("en", "zh"):
     ):
         app = AppTest.from_file("kvlab/web/script.py", default_timeout=60)
         app.query_params["lang"] = language
-        app.run().switch_page(str(Path("pages", f"{page}.py").resolve())).run()
+        app.switch_page(str(Path("pages", f"{page}.py").resolve())).run()
         assert not app.exception, app.exception
         if toggle:
             app.button(key=toggle).click().run()

@@ -17,6 +17,7 @@ from kvlab.language import say, speaking
 from kvlab.results.alignment import data as results
 from kvlab.results.alignment.sentences import sentence
 from tests import app as real
+from tests.screenshots import settled
 from tests.waiting import wait_until
 
 NEEDED = bool(os.environ.get("KVLAB_REQUIRE_BROWSER"))
@@ -80,15 +81,20 @@ def click_cell(page, plot, layer, head, opens):
     """Click a cell of a 4 x 2 heatmap, once the form above it is gone and the plot stands still."""
     page.get_by_role("button", name="Run", exact=True).wait_for(state="detached")
     page.locator('[data-testid="stApp"][data-test-script-state="notRunning"]').wait_for()
-    surface = page.locator(".js-plotly-plot").nth(plot).locator(".nsewdrag")
-    heading = page.get_by_role("heading", name=opens)
-    for _ in range(4):  # a click while the plot is drawn anew reaches nobody; a user clicks again
-        box = surface.bounding_box()
-        surface.click(position={"x": box["width"] * (head + 0.5) / 2, "y": box["height"] * (layer + 0.5) / 4})
+    click_in(page, plot, (head + 0.5) / 2, (layer + 0.5) / 4, page.get_by_role("heading", name=opens))
+
+
+def click_in(page, plot, x, y, shown):
+    """Click a plot, at shares of its width and height, until ``shown`` is there."""
+    settled(page)  # before all are drawn, another plot may have this number
+    surface = page.locator(".js-plotly-plot").nth(plot).locator(".nsewdrag").first
+    for _ in range(8):  # a click while the plot is drawn anew reaches nobody or lies outside; a user clicks again
         with suppress(TimeoutError):
-            heading.wait_for(timeout=MINUTE / 3)
+            box = surface.bounding_box(timeout=MINUTE / 6)
+            surface.click(position={"x": box["width"] * x, "y": box["height"] * y}, timeout=MINUTE / 6)
+            shown.wait_for(timeout=MINUTE / 6)
             return
-    heading.wait_for(timeout=1)
+    shown.wait_for(timeout=1)
 
 
 def status(app, run):
@@ -130,6 +136,8 @@ def test_a_new_user_reads_the_sample_runs_a_file_looks_elsewhere_meanwhile_and_t
 
     page.get_by_role("button", name="Align my own prompts").click()
     upload(page, twenty, 20)
+    page.get_by_role("combobox", name="Layer rule").click()
+    page.get_by_role("option", name="depth — ").click()  # the quickest
     worker = worker_of(app)
     os.kill(worker, signal.SIGSTOP)  # hold the worker, so that it is at work meanwhile
     run = runs(page)
@@ -177,16 +185,7 @@ def test_a_new_user_reads_the_sample_runs_a_file_looks_elsewhere_meanwhile_and_t
 def test_a_click_on_the_strip_moves_the_timeline(app, page):
     page.goto(f"{app.url}/alignment?run=sample&view=timeline")
     page.get_by_text("the frame is what is drawn: bytes 0–96").wait_for()
-    strip, moved = page.locator(".js-plotly-plot").nth(1), page.get_by_text("the frame is what is drawn: bytes 88–179")
-    for _ in range(4):  # a click while the plot is drawn anew reaches nobody; a user clicks again
-        surface = strip.locator(".nsewdrag").first
-        box = surface.bounding_box()
-        with suppress(TimeoutError):
-            # The size may be of before the plot is drawn anew: then the place is outside of it.
-            surface.click(position={"x": box["width"] * 0.95, "y": box["height"] * 0.75}, timeout=MINUTE / 6)
-            moved.wait_for(timeout=MINUTE / 6)
-            return
-    moved.wait_for(timeout=1)
+    click_in(page, 1, 0.95, 0.75, page.get_by_text("the frame is what is drawn: bytes 88–179"))
 
 
 def test_who_has_no_token_is_asked_for_it_and_comes_in_where_they_meant_to(app, chromium):

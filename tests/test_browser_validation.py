@@ -1,4 +1,4 @@
-"""A validation run as a user has it: a real browser, the real app, real training of the demo models."""
+"""A validation run as a user has it: a real browser, the real app, and once real training of the demo models."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from kvlab.results.alignment import data as results
 from kvlab.results.alignment.sentences import sentence
 from kvlab.runs import process, run_queue, store, training
 from tests import app as real
-from tests import finished
+from tests import finished, trainers
 from tests.waiting import wait_until
 
 NEEDED = bool(os.environ.get("KVLAB_REQUIRE_BROWSER"))
@@ -26,7 +26,6 @@ pytestmark = [
     pytest.mark.skipif(real.chromium() is None and not NEEDED, reason="no Chromium found: apt-get install chromium"),
 ]
 TRAINING = 300  # seconds for a run of the demo models on a busy machine
-SHORT = {"fit_documents": 20, "eval_documents": 4}  # how little the runs read whose numbers are not looked at
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +42,7 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def app(runs):
-    with real.running_app(runs) as running:
+    with real.running_app(runs, torch=False) as running:
         yield running
 
 
@@ -133,8 +132,10 @@ def test_a_run_of_one_click_ends_by_itself_without_browser_and_server_and_new_on
     assert {c["name"] for c in verdict["checkpoints"] if c["state"] == "fail"} <= {"loss converging"}
 
 
-def test_stop_saves_resume_goes_on_and_kill_asks_first(app, page):
-    config = TrainConfig(max_steps=100_000, checkpoint_every=100_000, **SHORT).model_dump(mode="json")
+def test_stop_saves_resume_goes_on_and_kill_asks_first(app, page, monkeypatch):
+    """What the real trainer saves when it is asked to stop, and goes on from: test_train_run."""
+    monkeypatch.setattr(run_queue, "TRAINER", trainers.FAKE)
+    config = TrainConfig(max_steps=100_000).model_dump(mode="json") | {"steps": 100_000, "pace": 0.1}
     run = training.launch(config, "long", "cpu", app.runs)
     page.goto(f"{app.url}/validation?run={run}")
     rises(page, 0)
@@ -149,7 +150,7 @@ def test_stop_saves_resume_goes_on_and_kill_asks_first(app, page):
     page.get_by_text("This run was stopped").wait_for()
     page.get_by_text("Its process is gone").wait_for()
     assert not alive(first) and status(app.runs, run)["state"] == "cancelled"
-    saved = json.loads((app.runs / run / "checkpoint" / "step.json").read_text())["step"]
+    saved = int((app.runs / run / "checkpoint" / "step").read_text())
     assert saved == step(page)
 
     page.get_by_role("button", name="Resume from its last checkpoint").click()

@@ -23,7 +23,7 @@ from kvlab.shapes import Document, Segment
 from tests.tiny import TEXT, tiny_model
 
 pytestmark = [pytest.mark.model, pytest.mark.xdist_group("engine")]
-PLAIN = AlignSettings(inspect=0, layers="depth", random_teacher=False)
+PLAIN = AlignSettings(inspect=0, layers="depth", random_teacher=False, folds=3)
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +40,14 @@ def models(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def documents():
+def sixty():
     words, rng = TEXT.split(), np.random.default_rng(0)
     return [Document(f"d{i}", " ".join(rng.choice(words, 30))) for i in range(60)]
+
+
+@pytest.fixture(scope="module")
+def documents(sixty):
+    return sixty[:30]
 
 
 # --- several teachers ------------------------------------------------------------------------------------------
@@ -125,16 +130,16 @@ def test_without_room_for_random_weights_the_rest_is_measured(models, documents,
 
 
 @pytest.mark.parametrize("rows", ["by-class", "exact"])
-def test_the_control_of_a_fusion_is_that_fusion_with_random_weights_for_the_others(models, documents, rows):
-    settings = PLAIN.model_copy(update={"folds": 3, "seed": 3, "rows": rows})
+def test_the_control_of_a_fusion_is_that_fusion_with_random_weights_for_the_others(models, sixty, rows):
+    settings = PLAIN.model_copy(update={"seed": 3, "rows": rows})
     pair, student = [models["teacher"], models["second"]], models["student"]
     measured = settings.model_copy(update={"random_teacher": True})
-    found, other = (result.fusion for result, _ in align_several(pair, student, documents, measured))
+    found, other = (result.fusion for result, _ in align_several(pair, student, sixty, measured))
     assert found == other
     controls = []  # by which teacher stays
     for stays in (0, 1):
         instead = [teacher if t == stays else random_like(teacher, 3) for t, teacher in enumerate(pair)]
-        controls.append(align_several(instead, student, documents, settings)[0][0].fusion)
+        controls.append(align_several(instead, student, sixty, settings)[0][0].fusion)
     best = [int(np.argmax(score.r2_alone)) for score in found]
     assert set(best) == ({0, 1} if rows == "exact" else {1})
     for number, score in enumerate(found):
@@ -181,7 +186,7 @@ def test_without_random_weights_a_gain_is_that_over_the_best_teacher(models, doc
 
 def test_sinks_and_the_first_special_token_are_scored_apart(models, documents, monkeypatch):
     """Against predictions of the inspected documents, token by token."""
-    settings, scored = PLAIN.model_copy(update={"inspect": len(documents), "folds": 3}), []
+    settings, scored = PLAIN.model_copy(update={"inspect": len(documents)}), []
     monkeypatch.setattr(pipeline, "score", lambda *given: scored.append(scoring.score(*given)) or scored[0])
     result, _ = align(models["teacher"], models["student"], documents, settings)
     items = next(reading.Reader([models["teacher"]], models["student"], documents, (), settings).windows())
@@ -216,7 +221,7 @@ def test_sinks_and_the_first_special_token_are_scored_apart(models, documents, m
                     apart[name] += squares
             for name, (rss, tss) in apart.items():
                 assert getattr(score, f"error_{name}") == pytest.approx(rss / tss, rel=1e-4)
-            assert score.n_sink == len(sinks) > 4 * 40
+            assert score.n_sink == len(sinks) > 4 * 20
             # The views divide by the mean variance of scored tokens; the score by that of the sinks themselves.
             assert score.error_sink > 0 and all(special) and score.n_special == len(documents)
             assert np.isfinite(score.error_special)
@@ -342,7 +347,7 @@ def test_identical_prompts_are_one_document(models, documents):
     with pytest.raises(AlignError, match="Found 12 documents of the same text"):
         align(models["teacher"], models["student"], same, PLAIN)
     result, _ = align(models["teacher"], models["student"], [*same, *documents[1:]], PLAIN)
-    assert any("11 of 71 documents repeat the text of another" in note for note in result.notes)
+    assert any("11 of 41 documents repeat the text of another" in note for note in result.notes)
     items = next(reading.Reader([models["teacher"]], models["student"], same + documents[1:], (), PLAIN).windows())
     assert len({item.fold for item in items[:12]}) == 1
 

@@ -210,6 +210,7 @@ def test_the_forecast_is_near_what_a_mid_size_run_takes(tmp_path):
     documents = [json.dumps({"text": " ".join(told[n : n + 6])}) for n in range(0, 60, 6)]
     (tmp_path / "data.jsonl").write_text("\n".join(documents))
     settings = {"teachers": [str(tmp_path / "t")], "student": str(tmp_path / "s"), "max_tokens": 384, "device": "cpu"}
+    settings |= {"layers": "depth"}
     settings |= {"data": str(tmp_path / "data.jsonl"), "max_steps": 2, "fit_documents": 4, "eval_documents": 1}
     folder = written(tmp_path / "run", settings)
     process = started(folder)

@@ -33,7 +33,8 @@ from tests.tiny import tiny_model
 
 pytestmark = [pytest.mark.model, pytest.mark.xdist_group("inject")]
 
-QUICK = AlignSettings(layers="depth")
+QUICK = AlignSettings(layers="depth", folds=3)
+FIVE_FOLDS = AlignSettings(layers="depth")
 SMALL = InjectSettings(curve=(0.25,), documents=8, texts=2, new_tokens=12)
 NOT_REFINED = [name for name in results.VARIANTS if "refined" not in name]
 ONLY = InjectSettings(curve=(), documents=6, swap_layers=0, texts=0)
@@ -64,7 +65,7 @@ def work(models, documents):
     with pytest.MonkeyPatch.context() as patch:
         for name in ("split", "fit"):
             patch.setattr(judging, name, kept(name, getattr(judging, name)))
-        found = judge([models["teacher"]], models["student"], documents, QUICK, SMALL)
+        found = judge([models["teacher"]], models["student"], documents, FIVE_FOLDS, SMALL)
     return found, made["split"], made["fit"]
 
 
@@ -77,7 +78,7 @@ def found(work):
 def halves(work, models):
     """Of every judged document the student's reading and the replaced prefix."""
     _, parts, fitted = work
-    all_models = Models([models["teacher"]], [], models["student"], QUICK)
+    all_models = Models([models["teacher"]], [], models["student"], FIVE_FOLDS)
     readings = [read_document(all_models, item) for item in parts.judged]
     return [(r.own, prefix_of(all_models, fitted, r, cut_at(SMALL.prefix, r.item))) for r in readings]
 
@@ -187,7 +188,7 @@ def test_it_reads_back_and_says_itself_in_a_sentence(found, tmp_path):
 
 def test_a_student_that_is_its_own_teacher(models, documents):
     """With the identity as the map nothing changes; a ridge comes near it, and the shuffled rows do not."""
-    same = judge([models["student"]], models["student"], documents[:60], QUICK, ONLY)
+    same = judge([models["student"]], models["student"], documents[:30], QUICK, ONLY)
     assert same.score("projected").kl < 1e-4 < 0.05 < same.score("shuffled").kl
     assert max(cell.error for cell in same.projection) < 1e-3
     assert max(cell.error for cell in same.attention) < 1e-3
@@ -196,7 +197,7 @@ def test_a_student_that_is_its_own_teacher(models, documents):
 def test_two_teachers_are_fused(models, documents):
     teachers = [models["teacher"], models["teacher-b"]]
     settings = QUICK.model_copy(update={"random_teacher": False})
-    both = judge(teachers, models["student"], documents[:60], settings, ONLY)
+    both = judge(teachers, models["student"], documents[:30], settings, ONLY)
     assert len(both.teachers) == 2 and both.score("projected").kl < both.score("mean").kl
     with pytest.raises(KeyError):
         both.score("random")

@@ -15,7 +15,7 @@ from kvlab.errors import PARTS, KvlabError, ModelError
 from kvlab.language import Message, plural, say, speaking
 from kvlab.runs import failures
 from tests import catalogue
-from tests.catalogue import SPEAKERS, spoken
+from tests.catalogue import SPEAKERS, called, spoken
 
 PROSE = re.compile(r"[A-Za-z’']{2,} [a-z’']{2,}")
 NOT_PROSE = re.compile(r"^(:material/|<style>|<)")
@@ -79,14 +79,14 @@ def test_bold_words_are_bold_without_spaces_around_them(entries):
 
 def speaks(node):
     """Whether words are said in an expression: what stands before it in a table is a name, and never shown."""
-    return any(isinstance(part, ast.Call) and ast.unparse(part.func) in SPEAKERS for part in ast.walk(node))
+    return any(called(part) in SPEAKERS for part in ast.walk(node))
 
 
 def unspoken(tree):
     """Prose that is not said through the language module."""
     fine = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in SPEAKERS:
+        if called(node) in SPEAKERS:
             fine |= {id(part) for argument in node.args for part in ast.walk(argument)}
         elif isinstance(node, ast.Subscript):
             fine |= {id(part) for part in ast.walk(node.slice)}  # a name in a table

@@ -46,11 +46,7 @@ def page(name, language, **parameters):
     app = AppTest.from_file(str(PACKAGE / "web" / "script.py"), default_timeout=120)
     for key, value in {"lang": language, **parameters}.items():
         app.query_params[key] = value
-    app.run()
-    app.switch_page(str(PROJECT / "pages" / f"{name}.py"))
-    for key, value in {"lang": language, **parameters}.items():
-        app.query_params[key] = value
-    return app.run()
+    return app.switch_page(str(PROJECT / "pages" / f"{name}.py")).run()
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])

@@ -24,10 +24,9 @@ def open_page(path="", **query):
     app = AppTest.from_file(SCRIPT, default_timeout=60)
     for name, value in query.items():
         app.query_params[name] = value
-    app.run()
     if path:
-        app.switch_page(str(Path(SCRIPT).parents[2] / "pages" / f"{path}.py")).run()
-    return app
+        app.switch_page(str(Path(SCRIPT).parents[2] / "pages" / f"{path}.py"))
+    return app.run()
 
 
 def said(app):

@@ -72,7 +72,7 @@ def test_a_pair_is_aligned_end_to_end(teacher, student, tmp_path):
 def test_a_model_explains_itself(architecture):
     own = model(architecture, "byte")
     settings = SETTINGS.model_copy(update={"inspect": 0, "layers": "depth", "random_teacher": False})
-    result, _ = align(own, own, documents(60, 30), settings)
+    result, _ = align(own, own, documents(24, 30), settings)
     assert result.timeline["rules"]["floor"]["exact_rate"] == 1
     assert result.table()["error"].max() < 1e-4
     assert all(

@@ -25,6 +25,7 @@ from kvlab.shapes import KINDS, Document, no_progress
 from tests.tiny import TEXT, tiny_model
 
 pytestmark = [pytest.mark.model, pytest.mark.xdist_group("pipeline")]
+QUICK = AlignSettings(inspect=0, layers="depth", random_teacher=False, folds=3)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,8 @@ def aligned(teacher, student, documents):
 
 @pytest.mark.parametrize("keys", ["pre-rope", "post-rope"])
 def test_a_model_explains_itself(student, documents, keys):
-    own, _ = align(student, student, documents, AlignSettings(keys=keys, random_teacher=False))
+    settings = AlignSettings(keys=keys, inspect=0, random_teacher=False, folds=3)
+    own, _ = align(student, student, documents[:30], settings)
     assert own.table()["error"].max() < 1e-6
     assert own.timeline["rules"]["floor"]["exact_rate"] == 1
     assert own.layer_map["teacher_layers"] == {"key": [[0], [1]], "value": [[0], [1]]}
@@ -90,7 +92,7 @@ def test_every_head_is_scored_on_the_same_tokens_and_controls_hold(aligned, stud
 
 
 def test_token_errors_of_all_inspected_tokens_average_to_the_head_error(teacher, student, documents):
-    everything, _ = align(teacher, student, documents, AlignSettings(inspect=len(documents)))
+    everything, _ = align(teacher, student, documents, QUICK.model_copy(update={"inspect": len(documents)}))
     for kind in ("key", "value"):
         for layer in (0, 1):
             for head in range(student.geometry.kv_heads):
@@ -116,7 +118,7 @@ def test_documents_are_kept_token_by_token_as_far_as_their_arrays_fit(teacher, s
                 found[name.split(".")[1]] += values.nbytes
         return found
 
-    settings = AlignSettings(inspect=4, time="rkv", random_teacher=False, compare_rules=False)
+    settings = QUICK.model_copy(update={"inspect": 4, "time": "rkv"})
     everything, _ = align(teacher, student, given, settings)
     of_all = sizes(everything)
     assert [d.id for d in everything.inspected] == ["d0", "long", "d1", "d2"] and not any(
@@ -148,7 +150,7 @@ def test_a_broken_result_is_refused_with_the_remedy(tmp_path):
 
 
 def test_the_saved_map_reproduces_a_linear_student(teacher, documents):
-    own, maps = align(teacher, teacher, documents, AlignSettings(inspect=0, layers="depth", random_teacher=False))
+    own, maps = align(teacher, teacher, documents, QUICK)
     captured = capture(teacher, [tokenize(teacher.tokenizer, documents[0].text)])
     for kind in KINDS:
         for cache, of_classes in zip(captured.of(kind), maps[kind].layers, strict=True):
@@ -180,10 +182,10 @@ def test_weaker_projectors_score_lower_and_share_the_controls(teacher, student, 
 def test_rules_are_noted_when_blind_or_looking_ahead(teacher, student, documents):
     short = [Document(d.id, " ".join(d.text.split()[:12])) for d in documents[:2]]
     for rule, word in (("nearest", "does not look at the text"), ("ceil", "looks ahead")):
-        other, _ = align(teacher, student, short, AlignSettings(time=rule, inspect=0, layers="depth"))
+        other, _ = align(teacher, student, short, QUICK.model_copy(update={"time": rule}))
         assert any(word in note for note in other.notes)
         assert other.data["rows_per_feature"] < 2 and any("rows per feature" in note for note in other.notes)
-    enough, _ = align(teacher, student, documents[:5], AlignSettings(inspect=0, layers="depth", random_teacher=False))
+    enough, _ = align(teacher, student, documents[:5], QUICK)
     assert enough.data["rows_per_feature"] > 2 and not any("rows per feature" in note for note in enough.notes)
 
 
@@ -217,7 +219,7 @@ def test_not_a_number_in_a_cache_names_layer_and_head(student, documents):
 
 
 def test_long_documents_are_cut_and_it_is_said(teacher, student, documents):
-    result, _ = align(teacher, student, documents[:6], AlignSettings(max_tokens=20))
+    result, _ = align(teacher, student, documents[:6], QUICK.model_copy(update={"max_tokens": 20, "inspect": 6}))
     assert any("6 of 6 documents were longer" in note for note in result.notes)
     for document in result.inspected:
         assert len(document.student_tokens) <= 20 and len(document.teacher_tokens) <= 20
@@ -245,7 +247,7 @@ def test_settings_are_stored_as_given(aligned):
 
 def test_documents_without_tokens_are_left_out_and_ids_need_not_differ(teacher, student, documents):
     same_id = [Document("d", document.text) for document in documents[:6]] + [Document("empty", "")]
-    result, _ = align(teacher, student, same_id)
+    result, _ = align(teacher, student, same_id, QUICK.model_copy(update={"inspect": 6}))
     assert [d.id for d in result.inspected] == ["d", *(f"d ({n})" for n in range(2, 7))]
     assert any("1 of 7 documents have no tokens" in note for note in result.notes)
     with pytest.raises(AlignError, match="2 documents of the same text"):
@@ -258,26 +260,25 @@ def test_a_fold_whose_others_have_no_rows_is_refused(teacher, student, documents
 
 
 def test_a_document_that_others_repeat_behind_another_word_is_said(teacher, student, documents):
-    body, quick = documents[0].text * 2, AlignSettings(inspect=0, layers="depth", random_teacher=False)
+    body = documents[0].text * 2
     alike = [Document(word, f"{word} {body}") for word in ("one", "two", "six", "ten")]
-    result, _ = align(teacher, student, [*alike, *documents[1:9]], quick)
+    result, _ = align(teacher, student, [*alike, *documents[1:9]], QUICK)
     (note,) = [note for note in result.notes if "documents are mostly text that documents of other folds" in note]
     assert note.values == {"n": 4, "total": 12, "names": ["one", "two", "six", "ten"]}
-    result, _ = align(teacher, student, documents[:9], quick)
+    result, _ = align(teacher, student, documents[:9], QUICK)
     assert not any("mostly text" in note for note in result.notes)
 
 
 def test_few_documents_and_one_that_is_most_of_them_are_said(teacher, student, documents):
     few = "Documents that are scored: {}. With fewer than 10 standard errors are rough, and with fewer than 3"
-    quick = AlignSettings(inspect=0, layers="depth", random_teacher=False)
     for used, rest, known in ((documents[:2], documents[2:8], False), (documents[:3], documents[3:8], True)):
-        result, _ = align(teacher, student, used, quick, calibration=rest)
+        result, _ = align(teacher, student, used, QUICK, calibration=rest)
         assert sum(few.format(len(used)) in note for note in result.notes) == 1
         assert not any("One document holds" in note for note in result.notes)
         assert result.table()["se"].notna().all() == known and (result.heads[0].beats_controls is not None) == known
     huge = Document("huge", "\n".join(document.text for document in documents[:6]))
     short = [Document(d.id, d.text[:80]) for d in documents[6:18]]
-    result, _ = align(teacher, student, [huge, *short], quick)
+    result, _ = align(teacher, student, [huge, *short], QUICK)
     assert not any("Documents that are scored" in note for note in result.notes)
     (note,) = [note for note in result.notes if "One document holds" in note]
     share = float(note.values["share"].rstrip("%")) / 100
@@ -295,7 +296,7 @@ def test_a_head_that_does_not_vary_has_no_score_and_is_said(teacher, student, do
         still.model.model.layers[1].self_attn.v_proj.weight[16:] *= rounding
         still.model.model.layers[1].self_attn.v_proj.bias[:] = constant
     for pair in ((teacher, still), (still, student)):
-        result, _ = align(*pair, documents[:8])
+        result, _ = align(*pair, documents[:8], AlignSettings(folds=3))
         table = result.table()
         assert np.isfinite(table["r2"].dropna()).all()
         flat = table[table["r2"].isna()]

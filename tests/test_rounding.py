@@ -27,7 +27,7 @@ DIGITS = {
     "score": 5e-4,
     "token": 5e-3,
 }  # half of the last digit of scores (.123) and of what tokens are drawn with (.12)
-QUICK = AlignSettings(layers="depth", inspect=4)
+QUICK = AlignSettings(layers="depth", inspect=4, folds=3)
 ONLY = InjectSettings(curve=(), documents=6, swap_layers=0, texts=0)
 
 
@@ -64,7 +64,7 @@ def elsewhere(monkeypatch):
 @pytest.mark.xdist_group("rounding")
 def test_no_number_of_the_demo_analysis_moves_by_a_printed_digit(pair, elsewhere):
     def analysis():
-        return align(*pair, prompts.samples()[:32], QUICK)[0]
+        return align(*pair, prompts.samples()[:24], QUICK)[0]
 
     here = analysis()
     elsewhere()
@@ -87,7 +87,8 @@ def test_no_number_of_the_demo_analysis_moves_by_a_printed_digit(pair, elsewhere
 @pytest.mark.xdist_group("rounding")
 def test_no_number_of_the_functional_test_moves_by_a_ten_thousandth(pair, elsewhere):
     def functional():
-        return judge([pair[0]], pair[1], prompts.samples()[:30], QUICK, ONLY)
+        settings = AlignSettings(layers="depth")  # with fewer folds the maps of few documents are less determined
+        return judge([pair[0]], pair[1], prompts.samples()[:30], settings, ONLY)
 
     here = functional()
     elsewhere()

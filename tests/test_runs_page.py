@@ -177,8 +177,8 @@ def test_the_figure_of_several_runs_draws_each_by_its_values_and_is_the_same_at_
 
 
 @pytest.fixture(scope="module")
-def really(tmp_path_factory) -> Path:
-    return trained.really(tmp_path_factory.mktemp("really"), "demo kv")
+def really(tmp_path_factory, pair) -> Path:
+    return trained.really(tmp_path_factory.mktemp("really"), "tiny kv", pair)
 
 
 def test_a_really_trained_run_is_shown_as_its_files_say(really, monkeypatch):

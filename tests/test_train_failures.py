@@ -54,6 +54,27 @@ def test_shape_and_index_errors_name_the_switch_that_is_off_and_where(error):
     assert "both on" in advise(error, TrainConfig(), "training")["remedy"]
 
 
+@pytest.mark.parametrize(
+    "clash",
+    [
+        lambda: torch.zeros(2, 3) + torch.zeros(2, 4),
+        lambda: torch.zeros(2, 3) @ torch.zeros(4, 5),
+        lambda: torch.zeros(2, 3).view(5),
+        lambda: torch.zeros(50)[torch.tensor(80)],
+        lambda: torch.zeros(50).index_select(0, torch.tensor([80])),
+        lambda: torch.nn.functional.embedding(torch.tensor([80]), torch.zeros(50, 2)),
+        lambda: torch.zeros(50).gather(0, torch.tensor([80])),
+    ],
+    ids=["size", "product", "view", "index", "index_select", "embedding", "gather"],
+)
+def test_shape_and_index_errors_as_torch_words_them(clash):
+    with pytest.raises((RuntimeError, IndexError)) as caught:
+        clash()
+    found = advise(caught.value, TrainConfig(use_safe_resample=False), "training")
+    assert found["kind"] == "shape" and found["changes"] == {"use_safe_resample": True}
+    assert "kv_alignment: use_safe_resample: true" in found["remedy"]
+
+
 def test_nan_advice_depends_on_the_precision():
     error = NotFinite(7, ["loss"])
     assert advise(error, TrainConfig(precision="fp16"), "training")["changes"] == {"precision": "bf16"}

@@ -228,11 +228,10 @@ def test_a_resumed_run_keeps_its_start_and_every_report_shows_it(pair, tmp_path)
     assert all(c["name"] != "functional" for c in json.loads((whole / "verdict.json").read_text())["checkpoints"])
 
 
-def test_a_run_without_the_test_says_nothing_of_it(tmp_path, pair):
-    folder = written(tmp_path / "run", pair)
-    perform(folder)
-    assert "functional" not in json.loads((folder / "report.json").read_text())
-    assert gather(folder)["functional"] is None and "Functional test" not in markdown(gather(folder))
+def test_a_run_without_the_test_says_nothing_of_it(finished_run):
+    assert "functional" not in json.loads((finished_run / "report.json").read_text())
+    report = gather(finished_run)
+    assert report["functional"] is None and "Functional test" not in markdown(report)
     assert words.function({}) == "" == words.function([1])
 
 

@@ -23,7 +23,7 @@ from tests import two_trainers
 from tests.spoken import spoken
 from tests.test_privacy import opened_to_others
 from tests.trainers import nothing_outlives
-from tests.training import PROJECT, ended_behind, metrics, started, written
+from tests.training import PROJECT, ended_behind, metrics, written
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.model, pytest.mark.xdist_group("train-run"), pytest.mark.usefixtures("fresh_accelerate")]
@@ -93,17 +93,15 @@ def test_a_resumed_run_has_the_losses_of_an_uninterrupted_one(pair, tmp_path, se
     assert report(broken)["after"] == report(whole)["after"]
 
 
-def test_a_run_that_never_saved_begins_anew(pair, tmp_path, monkeypatch):
+def test_a_run_that_never_saved_begins_anew(pair, finished_run, tmp_path, monkeypatch):
     folder = written(tmp_path / "run", pair | {"checkpoint_every": 100})
-    whole = written(tmp_path / "whole", pair)
     monkeypatch.setattr(checkpoint, "save", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     assert perform(folder) == 1
     error = spoken(store.read_status(folder)["error"])
     assert error["kind"] == "disk-full" and "KVLAB_RUNS" in error["remedy"]
     monkeypatch.undo()
     perform(folder)
-    perform(whole)
-    assert {"resumed_from": 0} in metrics(folder) and numbers(metrics(folder)) == numbers(metrics(whole))
+    assert {"resumed_from": 0} in metrics(folder) and numbers(metrics(folder)) == numbers(metrics(finished_run))
 
 
 def test_a_nan_ends_the_run_with_advice_and_every_line_is_still_read(pair, tmp_path, monkeypatch):
@@ -139,26 +137,6 @@ def test_out_of_memory_says_what_to_launch_instead(pair, tmp_path, monkeypatch):
     error = spoken(store.read_status(folder)["error"])
     assert error["kind"] == "out-of-memory" and "evaluating before" in error["expected"]
     assert error["changes"] == {"batch_size": 1, "gradient_accumulation_steps": 4}
-
-
-def test_sigterm_in_the_middle_saves_and_a_later_run_goes_on(pair, tmp_path):
-    settings = pair | {"max_steps": 400, "checkpoint_every": 1000}
-    folder = written(tmp_path / "run", settings)
-    process = started(folder)
-    try:
-        wait_until(lambda: len(metrics(folder)) >= 2, 60, "two steps")
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 2
-    finally:
-        process.kill()
-        process.wait()
-    assert store.read_status(folder)["state"] == "cancelled"
-    last = metrics(folder)[-1]["step"]
-    assert 2 <= last < 400 and checkpoint.saved_step(folder) == last
-    before = metrics(folder)
-    (folder / "stop").touch()  # the other way to ask, here at the next step
-    assert perform(folder) == 2
-    assert not (folder / "stop").exists() and metrics(folder)[: len(before)] == before
 
 
 def test_a_stop_file_ends_after_the_step_it_appears_in(pair, tmp_path, monkeypatch):
@@ -290,22 +268,22 @@ def everything(folder):
     return {path: path.is_file() and path.read_bytes() for path in (folder, *folder.rglob("*"))}
 
 
-def test_the_second_train_in_a_folder_is_refused_and_names_the_first(pair, tmp_path):
-    """Whichever way both were started; a killed process leaves no lock behind."""
-    (tmp_path / "c.yaml").write_text(yaml.safe_dump(pair | {"max_steps": 1000, "checkpoint_every": 1}))
+def test_a_second_train_in_a_folder_is_refused_and_sigterm_saves_the_first_for_a_later_one(pair, tmp_path, capsys):
+    """Whichever way both were started."""
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(pair | {"max_steps": 1000, "checkpoint_every": 1000}))
     folder = tmp_path / "runs" / "20261201T000000.000Z-mine-0000"
-    flags = [*SWITCHES, "--config", str(tmp_path / "c.yaml")]
-    command = [sys.executable, "-P", "-m", "kvlab", "train", *flags, "--output_dir", str(folder)]
+    flags = ["train", *SWITCHES, "--config", str(tmp_path / "c.yaml"), "--output_dir", str(folder)]
+    command = [sys.executable, "-P", "-m", "kvlab", *flags]
     environment = os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
     first = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, umask=0)
     try:
         wait_until(lambda: len(metrics(folder)) >= 2, 120, "two steps")
-        for again in (command, [*command[:3], "kvlab.train", str(folder)]):
-            second = subprocess.run(again, env=environment, capture_output=True, text=True, check=False, timeout=60)
-            assert second.returncode == 2 and second.stdout == ""
-            assert second.stderr.startswith("kvlab: ") and second.stderr.count("\n") == 1
-            assert f"Found process {first.pid} on {socket.gethostname()}, which has it" in second.stderr
-            assert f"kill {first.pid}" in second.stderr
+        for second in (lambda: main.main(flags), lambda: perform(folder)):
+            assert second() == 2
+            said = capsys.readouterr()
+            assert said.out == "" and said.err.startswith("kvlab: ") and said.err.count("\n") == 1
+            assert f"Found process {first.pid} on {socket.gethostname()}, which has it" in said.err
+            assert f"kill {first.pid}" in said.err
         with pytest.raises(RunError) as refused:
             training.resume(folder)
         assert refused.value.kind == "run-not-resumable"
@@ -314,13 +292,20 @@ def test_the_second_train_in_a_folder_is_refused_and_names_the_first(pair, tmp_p
             training.resume(folder)
         assert refused.value.kind == "run-busy" and str(first.pid) in str(refused.value)
         assert first.poll() is None
+        first.send_signal(signal.SIGTERM)
+        assert first.wait(60) == 2
     finally:
         first.kill()
         first.wait()
     with locks.held(folder / run_queue.RUN_LOCK) as free:
         assert free
-    assert [line["step"] for line in metrics(folder)] == list(range(1, len(metrics(folder)) + 1))
-    assert checkpoint.saved_step(folder) >= 1 and opened_to_others(folder.parent) == []
+    assert store.read_status(folder)["state"] == "cancelled"
+    before = metrics(folder)
+    assert [line["step"] for line in before] == list(range(1, len(before) + 1))
+    assert 2 <= checkpoint.saved_step(folder) == len(before) < 1000 and opened_to_others(folder.parent) == []
+    (folder / "stop").touch()  # the other way to ask, here at the next step
+    assert perform(folder) == 2
+    assert not (folder / "stop").exists() and metrics(folder)[: len(before)] == before
 
 
 def test_a_failed_verdict_is_exit_code_1(pair, tmp_path, capsys):
@@ -363,7 +348,7 @@ def test_two_processes_have_the_losses_of_one_and_are_a_run_of_the_queue_like_an
 
 def test_the_demo_run_of_two_teachers_passes_every_checkpoint(tmp_path):
     settings = {"teachers": ["demo/teacher", "demo/teacher-b"], "student": "demo/student", "fusion": "learned"}
-    settings |= {"max_steps": 60, "fit_documents": 60, "eval_documents": 16}
+    settings |= {"max_steps": 40, "fit_documents": 40, "eval_documents": 8, "layers": "depth"}
     folder = written(tmp_path / "run", settings)
     assert perform(folder) == 0, (folder / "training.log").read_text()
     assert {c["state"] for c in table(folder).values()} == {"pass"}

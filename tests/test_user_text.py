@@ -23,6 +23,7 @@ from kvlab.web import backend, server
 from kvlab.web.alignment import one_head
 from kvlab.web.widgets import plain
 from tests import hostile
+from tests.catalogue import called
 from tests.hostile import NAME, PLAIN, markup, written
 from tests.spoken import as_read
 from tests.test_first_look import SCORES
@@ -85,7 +86,7 @@ ESCAPED_LATER = {  # heads of a table are no Markdown; a line of facts is escape
 
 def named(node):
     """The parts of an expression that are names, outside of ``plain``. Other functions are not looked into."""
-    if isinstance(node, ast.Call) and ast.unparse(node.func) not in (*SPEAKS, "str", "repr"):
+    if isinstance(node, ast.Call) and called(node) not in (*SPEAKS, "str", "repr"):
         return
     key = node.attr if isinstance(node, ast.Attribute) else None
     if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
@@ -103,7 +104,7 @@ def test_a_sentence_of_a_page_takes_names_through_plain_only():
         for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(call, ast.Call):
                 continue
-            said = [keyword.value for keyword in call.keywords] if ast.unparse(call.func) in SPEAKS else []
+            said = [keyword.value for keyword in call.keywords] if called(call) in SPEAKS else []
             if isinstance(call.func, ast.Attribute) and call.func.attr in DRAWS:
                 said = [
                     *call.args[:1],

@@ -11,12 +11,12 @@ from kvlab.runs import store
 from kvlab.train.process import perform
 from tests.training import forget_accelerate
 
-SHORT = {"max_steps": 6, "fit_documents": 12, "eval_documents": 3, "checkpoint_every": 3, "seed": 3}
+SHORT = {"max_steps": 6, "checkpoint_every": 3, "seed": 3}
 
 
-def really(root: Path, name: str, **settings) -> Path:
-    """A run of the demo pair, trained in this process, which has torch at hand."""
-    folder = store.create(root, "training", name, {**SHORT, **settings})
+def really(root: Path, name: str, pair: dict) -> Path:
+    """A short run of these models, trained in this process, which has torch at hand."""
+    folder = store.create(root, "training", name, pair | SHORT)
     forget_accelerate()
     assert perform(folder) in (0, 1), (folder / "training.log").read_text()
     assert store.read_status(folder)["state"] == "done"

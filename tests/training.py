@@ -87,10 +87,10 @@ def written(folder: Path, settings: dict) -> Path:
     return folder
 
 
-def started(folder: Path, *before: str) -> subprocess.Popen:
-    """The process of a run, ``before`` it for example a launcher."""
+def started(folder: Path) -> subprocess.Popen:
+    """The process of a run."""
     environment = os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-P", *(before or ("-m",)), "kvlab.train", str(folder)]
+    command = [sys.executable, "-P", "-m", "kvlab.train", str(folder)]
     with open(folder / "output.txt", "wb") as output:
         return subprocess.Popen(command, env=environment, stdout=output, stderr=output)
 

@@ -17,6 +17,7 @@ from kvlab.bench.pair import TINY, documents, random_model, tokenizers, true_sha
 from kvlab.bench.row import TIME, Row, in_turn, timed
 from kvlab.models.forward import padded
 from kvlab.models.loading import LoadedModel, load
+from kvlab.request.align import LayerRule
 from kvlab.request.train import TrainConfig
 from kvlab.shapes import Document
 from kvlab.train import data, learner
@@ -37,12 +38,13 @@ class Size:
     batch: int
     steps: int  # of each side in a round
     rounds: int
+    layers: LayerRule = "heldout"
 
 
 ON_GPU = Size(documents=200, characters=2_000, batch=4, steps=5, rounds=5)
 ON_CPU = Size(documents=40, characters=600, batch=2, steps=3, rounds=7)
 DEMO = Size(documents=200, characters=200, batch=2, steps=20, rounds=7)
-QUICK = Size(documents=12, characters=100, batch=2, steps=2, rounds=1)
+QUICK = Size(documents=12, characters=100, batch=2, steps=2, rounds=1, layers="depth")
 
 
 def wide_pair(device: torch.device, quick: bool) -> Row:
@@ -70,7 +72,7 @@ def _measure(
     device = teacher.device
     steps = size.steps * (size.rounds + 1)  # a round to warm up
     with TemporaryDirectory(prefix="kvlab-bench-") as folder:
-        run = prepared(Path(folder), teacher, student, texts, size.batch, steps)
+        run = prepared(Path(folder), teacher, student, texts, size.batch, steps, size.layers)
         loop, ours, floors = run.loop(), iter(range(1, steps + 1)), iter(range(1, steps + 1))
 
         def training() -> None:
@@ -101,7 +103,13 @@ def _measure(
 
 
 def prepared(
-    folder: Path, teacher: LoadedModel, student: LoadedModel, texts: Sequence[Document], batch: int, steps: int
+    folder: Path,
+    teacher: LoadedModel,
+    student: LoadedModel,
+    texts: Sequence[Document],
+    batch: int,
+    steps: int,
+    layers: LayerRule = "heldout",
 ) -> Run:
     """Prepare a run of models in memory up to its first step; its files go to ``folder``."""
     config = TrainConfig(
@@ -110,6 +118,7 @@ def prepared(
         device=str(teacher.device),
         precision="bf16" if teacher.dtype == torch.bfloat16 else "fp32",
         fit_documents=len(texts) - 1,
+        layers=layers,
     )
     forget_accelerate()
     record = Record(folder, config.max_steps, config.thresholds)
