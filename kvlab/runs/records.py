@@ -148,6 +148,7 @@ class Measurement(Lenient):
     share_replaced: Number | None = None
     own: OwnCache = OwnCache()
     variants: Variants = Variants()
+    by_document: Fields = {}  # variant -> sums of each document: kl, delta_ce, same_choice, n
 
 
 class Functional(Lenient):

@@ -11,14 +11,14 @@ import streamlit as st
 from kvlab.errors import KvlabError, RunError
 from kvlab.language import Message, phrase, say
 from kvlab.request.train import Thresholds
-from kvlab.results.training.words import checkpoint_words, remarked, verdict_words
+from kvlab.results.training.words import checkpoint_words, remarked
 from kvlab.results.training.write import complete
 from kvlab.results.words import sentences
 from kvlab.runs import monitor, run_queue, store, training
 from kvlab.runs.metrics import pace
 from kvlab.runs.monitor import View
 from kvlab.web import outcome, places, server
-from kvlab.web.training import actions, charts, launch, share, source, words
+from kvlab.web.training import actions, charts, launch, share, source, verdict, words
 from kvlab.web.training.source import Source
 from kvlab.web.widgets import UNKNOWN, duration, plain, show_error
 
@@ -114,7 +114,7 @@ def _state(view: View, files: Source, moving: bool) -> None:
         outcome.show(key, view.state)
         actions.question([view], key, f"kill-{{}}-{view.id}")
         return
-    ended(view, files)
+    ended(view, files, key)
     outcome.show(key, view.state)
     with st.container(horizontal=True):
         if view.state in ENDS and (changes := launch.changes_of(view)):
@@ -124,11 +124,14 @@ def _state(view: View, files: Source, moving: bool) -> None:
             share.button(view.folder)
 
 
-def ended(view: View, files: Source) -> None:
-    """Show how a run ended: its verdict, or why it has none and what to do. Draw nothing while it is active."""
+def ended(view: View, files: Source, key: str) -> None:
+    """Show how a run ended: its verdicts, or why it has none and what to do. Draw nothing while it is active.
+
+    ``key``: for its buttons, as in actions.
+    """
     complete(view.folder)
     if view.state == "done":
-        _verdict(view, files)
+        verdict.panel(view, files, key)
     elif view.state == "cancelled":
         cause = store.read_status(view.folder).get("cause")
         killed = isinstance(cause, dict) and cause.get("kind") == "run-killed-by-user"
@@ -141,27 +144,6 @@ def ended(view: View, files: Source) -> None:
         except (KeyError, TypeError):
             tell = st.error if view.error else st.markdown
             tell(say("No reason was recorded. Its log in the run’s folder may tell."))
-
-
-def _verdict(view: View, files: Source) -> None:
-    state, before, after = files.verdict(), files.measured("before"), files.measured("after")
-    box = {"pass": st.success, "fail": st.error}.get(state, st.warning)
-    icon = ":material/check_circle:" if state == "pass" else ":material/cancel:"
-    checkpoints = [row | {"name": plain(row.get("name"))} for row in files.checkpoints()]
-    verdict = verdict_words(state, checkpoints, plain(view.config.get("max_steps", "?")))
-    box(sentences(verdict, words.change(before, after)), icon=icon)
-    function = words.function(files.report().get("functional"))
-    if more := sentences(words.cross_entropy(before, after), function, _last_weights(view, files)):
-        st.caption(more)
-
-
-def _last_weights(view: View, files: Source) -> str:
-    teachers, steps = view.config.get("teachers") or (), files.steps()
-    if len(teachers) < 2 or not steps.rows:
-        return ""
-    weights = [steps.column(f"router.{number}")[-1] for number in range(len(teachers))]
-    shares = [f"{plain(name)} {weight:.0%}" for name, weight in zip(teachers, weights) if weight == weight]
-    return say("Weights of the teachers in the last step: {shares}.", shares=shares) if shares else ""
 
 
 def _numbers(view: View, files: Source) -> None:

@@ -43,7 +43,7 @@ def panel(row: Row, key: str) -> None:
     st.subheader(plain(words.label(row)))
     st.markdown(_summary(row))
     if trains:
-        live.ended(view, files)
+        live.ended(view, files, key)
     with st.container(horizontal=True, vertical_alignment="center", key="run-actions"):
         place, label, icon = PAGES.get(row.kind, LIVE)
         st.page_link(place(), label=say(label), icon=icon, query_params={"run": row.id})

@@ -62,7 +62,12 @@ class Source:
             return [row for row in rows if isinstance(row, dict)]
         if settings is None:
             return []
-        return [c.to_dict() for c in judge([], settings.max_steps, settings.thresholds, loaded=False)]
+        return [
+            c.to_dict()
+            for c in judge(
+                [], settings.max_steps, settings.thresholds, control=settings.control != "none", loaded=False
+            )
+        ]
 
     def verdict(self) -> str | None:
         """Return "pass", "fail" or "pending"; None before the first judgement."""
