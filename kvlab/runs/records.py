@@ -27,6 +27,8 @@ class Ended(Lenient):
 
     state: Text | None = None
     started: Text | None = None
+    updated: Text | None = None
+    elapsed_s: Seconds | None = None
     error: Fields = {}
     resumed: Text | None = None
 

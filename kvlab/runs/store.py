@@ -175,6 +175,15 @@ def valid_id(run_id: object) -> bool:
     return isinstance(run_id, str) and len(run_id) <= _ID_LENGTH and _ID.fullmatch(run_id) is not None
 
 
+def created(run_id: str) -> datetime | None:
+    """Return when a run was created: 20261123T232738.489Z-name-9e1b; None for another name."""
+    if not valid_id(run_id):
+        return None
+    with suppress(ValueError):
+        return datetime.strptime(run_id[:15], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+    return None
+
+
 def find(root: Path, run_id: str) -> Path:
     """Return the folder of a run. Raises RunError ``run-id-invalid`` or ``run-not-found``."""
     if not valid_id(run_id):

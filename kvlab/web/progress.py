@@ -7,6 +7,7 @@ import streamlit as st
 from kvlab.errors import KvlabError, RunError
 from kvlab.language import phrase, say
 from kvlab.request.prompts import RUN_PROMPTS
+from kvlab.results import run_name
 from kvlab.results.alignment import so_far
 from kvlab.results.alignment.heads import heatmap_so_far
 from kvlab.results.style import KIND_NAME
@@ -58,7 +59,10 @@ def _banner(run_id: str, kind: str) -> None:
     if view is None or not view.active:
         st.rerun()
     left, right = st.columns([5, 1], vertical_alignment="center")
-    left.info(say(RUNNING[kind], name=plain(view.name), phase=plain(_phase(view))), icon=":material/progress_activity:")
+    left.info(
+        say(RUNNING[kind], name=plain(run_name.of_run(view.folder, view.kind, view.name)), phase=plain(_phase(view))),
+        icon=":material/progress_activity:",
+    )
     if right.button(say("Show it"), key="banner-show", width="stretch"):
         if kind == "analysis":
             st.session_state["run"] = run_id

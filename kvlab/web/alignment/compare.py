@@ -25,6 +25,7 @@ from kvlab.results.alignment.heads import controls, error_heatmap
 from kvlab.results.alignment.sentences import sentence
 from kvlab.results.style import KIND_NAME
 from kvlab.results.words import listed
+from kvlab.runs import labels
 from kvlab.runs.monitor import View
 from kvlab.web import backend, cells, files, language, picker, settings_differ
 from kvlab.web.cells import Cell
@@ -170,7 +171,8 @@ def _picker(others: Sequence[View], a: Alignment, shown: str) -> str | None:
     names = backend.labels(others)
     if len(a.teachers) < 2:
         names.pop(shown, None)
-    wanted = st.session_state.get(WITH) or st.query_params.get(WITH)
+    baseline = next((view.id for view in others if view.id != shown and labels.read(view.folder).baseline), None)
+    wanted = st.session_state.get(WITH) or st.query_params.get(WITH) or baseline
     if wanted:
         names.setdefault(wanted, wanted)
     if not names:

@@ -16,6 +16,7 @@ from kvlab.request.refusals import check as check_shapes
 from kvlab.request.refusals import check_functional, check_heads, check_log
 from kvlab.request.settings import checked
 from kvlab.request.train import DEMO_DATA, OWN_PROMPTS, TrainConfig
+from kvlab.results import run_name
 from kvlab.runs import run_queue, store, training
 from kvlab.runs.failures import advise
 from kvlab.runs.monitor import View
@@ -81,7 +82,7 @@ def check(config: TrainConfig) -> None:
 
 def launch(config: TrainConfig, documents: Sequence[Document] = ()) -> str:
     """Queue the run and return its id. Raises RunError like training.launch."""
-    name = backend.name_after((*config.teachers, config.student))
+    name = run_name.automatic((*config.teachers, config.student))
 
     def fill(folder: Path) -> None:
         if config.data == OWN_PROMPTS:

@@ -86,8 +86,7 @@ def _moving(view: View) -> bool:
 def _heading(view: View) -> None:
     settings = view.config
     teachers = settings.get("teachers") or ()
-    pair = " + ".join(map(str, teachers)) + f" → {settings.get('student')}" if teachers else view.name
-    st.subheader(plain(pair), anchor=False)
+    st.subheader(plain(words.name(view)), anchor=False)
     facts = [say("run {id}", id=view.id)]
     if len(teachers) > 1:
         facts.append(say("{fusion} fusion", fusion=settings.get("fusion")))

@@ -3,6 +3,7 @@
 from typing import Any
 
 from kvlab.language import phrase, plural, say
+from kvlab.results import run_name
 from kvlab.results.training import records
 from kvlab.results.training.words import mark_words, state_words
 from kvlab.runs.history import Row
@@ -48,8 +49,22 @@ NOT_CURVES = ("step", "tokens", "seconds")  # logged, but not metrics
 
 
 def label(run: Run) -> str:
-    """Return a short, unique name of a run."""
-    return f"{run.name[:40]} · {run.id[-4:]}"
+    """Return a unique name of a run."""
+    return f"{name(run)} · {run.id[-4:]}"
+
+
+def name(run: Run) -> str:
+    """Return the name of a run: its own, else what it is."""
+    return run_name.of_run(run.folder, run.kind, run.name)
+
+
+def control_name(row: Row) -> str:
+    """Return the control that a run is; empty for a run with teachers."""
+    return say(run_name.CONTROLS[row.control]) if row.control in run_name.CONTROLS else ""
+
+
+def prompts(row: Row) -> str:
+    return run_name.prompts_of(run_name.config_of(row.folder), row.kind)
 
 
 def state(row: Row) -> str:
