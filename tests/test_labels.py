@@ -22,7 +22,7 @@ PAIR = {"teachers": ["org/big", "demo/teacher-b"], "student": "/models/small/"}
         (
             "training",
             PAIR | {"control": "ce-only", "data": "/d/math.jsonl", "max_steps": 1000, "lr": 0.1},
-            "big + teacher-b → small · math.jsonl · CE only · 1,000 steps",
+            "big + teacher-b → small · math.jsonl · CE only · lr 0.1 · 1,000 steps",
         ),
         (
             "analysis",

@@ -20,7 +20,7 @@ CONTROLS = {
 }
 # Settings that a name tells where they are not the default.
 OF_ANALYSES = ("time", "rows", "layers", "projector", "keys", "row_weights")
-OF_TRAINING = ("map", "fusion", "trainable", "kv_loss", "time", "layers", "row_weights")
+OF_TRAINING = ("map", "fusion", "trainable", "kv_loss", "time", "layers", "row_weights", "lr", "batch_size", "seed")
 
 
 def automatic(models: Sequence[str]) -> str:
@@ -73,7 +73,9 @@ def special(config: Fields, kind: str) -> list[str]:
     else:
         told, usual, names = [], AlignSettings.model_fields, OF_ANALYSES
         settings = config.get("settings") if isinstance(config.get("settings"), dict) else {}
-    told += [str(settings[name]) for name in names if name in settings and settings[name] != usual[name].default]
+    told += [
+        _value(name, settings[name]) for name in names if name in settings and settings[name] != usual[name].default
+    ]
     steps = config.get("max_steps")
     if kind == "training" and isinstance(steps, int) and steps != TrainConfig.model_fields["max_steps"].default:
         told.append(plural(steps, "{n} step", "{n:,} steps"))
@@ -110,6 +112,10 @@ def config_of(folder: Path) -> Fields:
 @lru_cache(maxsize=2000)
 def _config(folder: Path, written: int, size: int) -> Fields:
     return store.read_config(folder) if size < 1 << 20 else {}
+
+
+def _value(name: str, value: object) -> str:
+    return str(value) if isinstance(value, str) else f"{name} {value:g}" if isinstance(value, int | float) else name
 
 
 def _short(name: str) -> str:

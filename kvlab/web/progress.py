@@ -14,7 +14,7 @@ from kvlab.results.style import KIND_NAME
 from kvlab.runs import store
 from kvlab.runs.monitor import View
 from kvlab.shapes import phase_words
-from kvlab.web import backend, files, outcome, places
+from kvlab.web import backend, files, outcome, places, stages
 from kvlab.web.server import worker
 from kvlab.web.widgets import plain, show_error
 
@@ -84,7 +84,9 @@ def running(run_id: str) -> None:
     if view is None or not view.active:
         st.rerun()
     left, right = st.columns([5, 1], vertical_alignment="center")
-    left.progress(view.share or 0.0, text=plain(_phase(view)))
+    with left:
+        stages.line(view.kind, view.phase or "starting", view.done, view.total)
+        st.progress((view.share or 0.0) if view.total > 1 else 0.0, text=plain(_phase(view)))
     if right.button(say("Cancel"), key=f"cancel-{run_id}", width="stretch", icon=":material/stop_circle:"):
         outcome.of(run_id, lambda: worker().cancel(backend.folder_of(run_id)), say("Asking the worker to stop…"))
     outcome.show(run_id)

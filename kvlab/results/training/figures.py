@@ -29,6 +29,13 @@ TERMS = {
     "entropy": phrase("entropy (share of the largest)"),
     "kl": phrase("KL on the projected cache"),
 }
+SHORT = {  # over a narrow panel
+    "ce": phrase("CE"),
+    "kl": phrase("KL"),
+    "kv_key": phrase("K error"),
+    "kv_value": phrase("V error"),
+    "kv_output": phrase("head outputs"),
+}
 MEASURED = ("ce", "kl", "kv_key", "kv_value", "kv_output")  # on held-out documents, before and after
 TITLES = {
     "loss": phrase("Loss terms: thin as logged, thick smoothed (moving average, weight 0.9)"),
@@ -108,7 +115,7 @@ def router(steps: Sequence[int], weights: Sequence[Numbers], teachers: Sequence[
 def held_out(runs: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]], title: bool = True) -> go.Figure:
     """Draw the held-out numbers of each run (label, before, after), a panel for each measure; grey is before."""
     terms = [term for term in MEASURED if any(finite(run[2].get(term)) is not None for run in runs)] or ["ce"]
-    names = [say(TERMS[term]) for term in terms]
+    names = [say(SHORT[term]) for term in terms]
     figure = make_subplots(rows=1, cols=len(terms), subplot_titles=names, shared_yaxes=True, horizontal_spacing=0.04)
     labels = [escape(label) for label, _, _ in runs]
     for column, term in enumerate(terms, 1):

@@ -27,7 +27,7 @@ from kvlab.language import phrase, say
 from kvlab.results.style import written
 from kvlab.results.training import records
 from kvlab.results.training.records import Kin
-from kvlab.results.words import listed, sentences
+from kvlab.results.words import clauses, listed, sentences
 
 BETTER, ALIKE, WORSE, UNKNOWN = "better", "alike", "worse", "unknown"
 OPEN, CONTROL = "open", "control"  # of a run, beside the first three
@@ -44,7 +44,7 @@ MARKS = {
 }
 MEASURES = {"ce": phrase("held-out cross-entropy"), "kl": phrase("KL on the projected cache")}
 REFERENCES = {
-    BEFORE: phrase("before the training"),
+    BEFORE: phrase("before"),
     "ce-only": phrase("CE only"),
     "shuffled-teacher": phrase("the shuffled teacher"),
     "random-teacher": phrase("the random teacher"),
@@ -77,11 +77,10 @@ class Comparison:
             return ALIKE
         return WORSE if self.difference > 0 else BETTER
 
-    def words(self) -> str:
-        """KL on the projected cache −0.120 ± 0.010 against CE only."""
-        error = f" ± {self.se:.4f}" if math.isfinite(self.se) else ""
-        values = {"difference": written(self.difference, 4, "+") + error, "reference": say(REFERENCES[self.against])}
-        return say("{measure} {difference} against {reference}", measure=say(MEASURES[self.measure]), **values)
+    @property
+    def number(self) -> str:
+        """Return the difference with its standard error: −0.1200 ± 0.0100."""
+        return written(self.difference, 4, "+") + (f" ± {self.se:.4f}" if math.isfinite(self.se) else "")
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,8 @@ def judge(mine: Kin, controls: Sequence[Kin]) -> Helps:
     comparisons = _against(mine, mine.sums("before"), BEFORE)
     if mine.control != "none":
         return Helps(CONTROL, mine.control, tuple(comparisons), ())
-    finished = {run.control: run for run in controls if run.control in records.CONTROLS}
+    by_control = {run.control: run for run in controls}
+    finished = {name: by_control[name] for name in records.CONTROLS if name in by_control}
     for name, run in finished.items():
         comparisons += _against(mine, run.sums("after"), name)
     missing = tuple(name for name in mine.possible if name not in finished)
@@ -184,15 +184,28 @@ def lead(helps: Helps | None) -> str:
     if helps is None:
         return sentences(say(NOT_JUDGED), say("The run has not measured its student before and after."))
     if helps.state == CONTROL:
-        course = listed([c.words() for c in helps.comparisons]) if helps.comparisons else ""
         control = say("**This run is a control.** {purpose}", purpose=say(PURPOSES.get(helps.control, "")))
-        return sentences(control, say("{change}.", change=_capital(course)) if course else "")
+        return sentences(control, say("{change}.", change=_told(helps.comparisons)) if helps.comparisons else "")
     if helps.state == OPEN:
-        start = [c.words() for c in helps.comparisons if c.against == BEFORE]
-        course = say("{change}.", change=_capital(listed(start))) if start else ""
+        start = [c for c in helps.comparisons if c.against == BEFORE]
+        course = say("{change}.", change=_told(start)) if start else ""
         return sentences(say(NOT_JUDGED), course, _why(helps))
     deciding = [c for c in helps.comparisons if c.state == helps.state] or helps.comparisons
-    return say(LEADS[helps.state], why=_capital(listed([c.words() for c in deciding])))
+    return say(LEADS[helps.state], why=_told(deciding))
+
+
+def _told(comparisons: Sequence[Comparison]) -> str:
+    """Write comparisons by measure: Held-out cross-entropy +0.04 ± 0.01 against before and +0.02 against CE only."""
+    told = []
+    for measure, name in MEASURES.items():
+        parts = [
+            say("{difference} against {reference}", difference=c.number, reference=say(REFERENCES[c.against]))
+            for c in comparisons
+            if c.measure == measure
+        ]
+        if parts:
+            told.append(say("{measure} {differences}", measure=say(name), differences=listed(parts)))
+    return _capital(clauses(told))
 
 
 def _why(helps: Helps) -> str:
@@ -231,7 +244,7 @@ def rows(helps: Helps) -> list[tuple[str, str, str, str]]:
         (
             say(MEASURES[c.measure]),
             say(REFERENCES[c.against]),
-            written(c.difference, 4, "+") + (f" ± {c.se:.4f}" if math.isfinite(c.se) else ""),
+            c.number,
             say(read[c.state]),
         )
         for c in helps.comparisons

@@ -127,7 +127,7 @@ def controls_among(mine: Kin, runs: Sequence[Kin]) -> list[Kin]:
     for run in runs:
         if mine.alike and run.alike == mine.alike and run.control != mine.control and run.id != mine.id:
             newest.setdefault(run.control, run)
-    return list(newest.values())
+    return [newest[name] for name in ("none", *CONTROLS) if name in newest]
 
 
 def controls(folder: Path) -> list[Fields]:

@@ -108,6 +108,8 @@ def judge(
             state = FAIL
         if broken:
             words = Message("{remark}; {end}", remark=words, end=broken)
+        elif not records and state == PENDING:  # nothing can be said of steps that are still to come
+            value, words = None, Message("waits for step {step}", step=1)
         return Checkpoint(last, name, state, value, threshold, words)
 
     def started() -> Checkpoint:

@@ -17,7 +17,7 @@ from kvlab.results.words import sentences
 from kvlab.runs import monitor, run_queue, store, training
 from kvlab.runs.metrics import pace
 from kvlab.runs.monitor import View
-from kvlab.web import outcome, places, server
+from kvlab.web import outcome, places, server, stages
 from kvlab.web.training import actions, charts, launch, share, source, verdict, words
 from kvlab.web.training.source import Source
 from kvlab.web.widgets import UNKNOWN, duration, plain, show_error
@@ -28,6 +28,7 @@ ENDS = {
     "lost": phrase("This run was lost: its process is gone and did not say how it ended."),
 }
 MEMORY = {"device": phrase("**GPU memory in use**"), "process": phrase("**Memory of this process** (no GPU)")}
+PACE = phrase("Over the last 20 steps. The log counts each step by itself, the report all of them.")
 COMPUTED = {  # kinds that other pages show: the explanation, the page and its icon
     "analysis": (phrase("This is an analysis, not a training run."), places.alignment, ":material/grid_on:"),
     "injection": (phrase("This is a functional test, not a training run."), places.function, ":material/science:"),
@@ -58,8 +59,9 @@ def _draw(run_id: str, moving: bool) -> None:
     files = source.of(view.folder)
     _heading(view)
     _state(view, files, moving)
-    _numbers(view, files)
-    _curves(view, files)
+    if files.steps().rows or files.memory().rows:
+        _numbers(view, files)
+        _curves(view, files)
     checkpoints(files.checkpoints(source.settings_of(view.config)))
     _log(files)
 
@@ -108,6 +110,7 @@ def _state(view: View, files: Source, moving: bool) -> None:
                 server.problem()  # restarts a queue whose keeper was killed
                 st.info(words.waiting(run_queue.place(view.folder) or 0), icon=":material/hourglass_top:")
             else:
+                stages.line("training", view.phase or "starting", view.done, view.total)
                 share_done = (view.share or 0.0) if view.total > 1 else 0.0
                 st.progress(share_done, text=plain(words.going_on(view)))
         outcome.show(key, view.state)
@@ -147,6 +150,8 @@ def ended(view: View, files: Source, key: str) -> None:
 
 def _numbers(view: View, files: Source) -> None:
     steps = files.steps()
+    if not steps.rows:
+        return  # nothing to count yet: the stages say what it does
     max_steps = view.config.get("max_steps")
     total = max_steps if isinstance(max_steps, int) else 0
     speed = pace(steps, total)
@@ -159,9 +164,10 @@ def _numbers(view: View, files: Source) -> None:
         say("Steps per second"): f"{1 / speed.seconds_per_step:.2f}" if speed.seconds_per_step else UNKNOWN,
         say("Tokens per second"): f"{speed.tokens_per_s:,.0f}" if speed.tokens_per_s else UNKNOWN,
     }
+    paces = (say("Steps per second"), say("Tokens per second"))
     with st.container(key="live-numbers"):
         for column, (name, value) in zip(st.columns(len(shown)), shown.items()):
-            column.metric(name, value)
+            column.metric(name, value, help=say(PACE) if name in paces else None)
     device = files.report().get("device")
     if isinstance(device, dict) and device.get("words"):
         st.caption(say("How it computes: it {words}.", words=plain(Message.read(device["words"]))))
@@ -173,10 +179,15 @@ def _curves(view: View, files: Source) -> None:
     settings = source.settings_of(view.config)
     limit = settings.thresholds.memory if settings else Thresholds().memory
     in_use, whose = charts.memory(files.memory(), limit)
-    loss, ce, memory = st.columns(3)
-    with loss:
-        st.markdown(say("**Loss terms**, raw (thin), smoothed (thick)"))
-        _chart(charts.terms(steps, charts.TERMS, say("loss")), f"terms-{view.id}", say("Loss terms over steps"))
+    several = len(view.config.get("teachers") or ()) > 1
+    # Without a KV term the loss is the cross-entropy, and the weights of one teacher have no entropy.
+    terms = {name: term for name, term in charts.TERMS.items() if name != "entropy" or several}
+    alone = view.config.get("control") == "ce-only"
+    *first, ce, memory = st.columns(2 if alone else 3)
+    for loss in first:
+        with loss:
+            st.markdown(say("**Loss terms**, raw (thin), smoothed (thick)"))
+            _chart(charts.terms(steps, terms, say("loss")), f"terms-{view.id}", say("Loss terms over steps"))
     with ce:
         st.markdown(say("**Cross-entropy** on the training text"))
         chart = charts.terms(steps, charts.CE, say("nats per token"))

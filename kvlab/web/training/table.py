@@ -25,8 +25,8 @@ RESULTS = {
     "analysis": ("prompts", "documents", "tokens", "gain_key", "gain_value"),
     "injection": ("prompts", "documents", "tokens", "kl", "kl_control"),
 }
-FIRST = ("line", "baseline", "name", "state")
-LAST = ("started", "elapsed", "tags", "note", "device")
+FIRST = ("line", "baseline", "name", "started", "state")
+LAST = ("elapsed", "tags", "note", "device")
 TEXTS = ("line", "baseline", "name", "run", "state", "helps", "verdict", "control", "steps", "device", "started")
 TEXTS += ("tags", "note", "prompts")  # columns without numbers
 
@@ -97,14 +97,14 @@ def _columns(rows: Sequence[Row], colours: dict[str, int]) -> Columns:
     tokens = count(say("n tokens"), say("Held-out student tokens that were scored."))
     memory = say("Most memory in use: of the GPU, or without one of the run's own process.")
     started = st.column_config.DatetimeColumn(
-        say("started"), format="YYYY-MM-DD HH:mm", width=122, timezone=language.zone(), help=language.zone()
+        say("started"), format="YYYY-MM-DD HH:mm", width=132, timezone=language.zone(), help=language.zone()
     )
     elapsed = plain_number(say("seconds"), format="%.0f", help=say("Of work, over all resumptions."))
     return {
         "line": (line, lambda row: "━━" if row.id in colours else ""),
         "baseline": (baseline, lambda row: "★" if row.labels.baseline else ""),
-        "name": (text(say("run"), width=270), lambda row: neutral(words.name(row))),
-        "state": (text(say("state"), width=90), words.state),
+        "name": (text(say("run"), width=300), lambda row: neutral(words.name(row))),
+        "state": (text(say("state"), width=84), words.state),
         "helps": (text(say("it helps"), width=118, help=helping), lambda row: helps.mark(judged.get(row.id))),
         "verdict": (verdict, lambda row: mark_words(row.verdict)),
         "control": (text(say("control"), width=100), words.control_name),
