@@ -8,6 +8,8 @@ import pytest
 from kvlab.request.train import TrainConfig
 from kvlab.runs import store
 from kvlab.runs.metrics import Table
+from kvlab.runs.stages import STAGES, place
+from kvlab.shapes import LOADING, PHASES
 from kvlab.web.training import charts
 from kvlab.web.training.source import Source, settings_of
 from kvlab.web.widgets import duration
@@ -126,9 +128,6 @@ def test_durations_in_words(seconds, words):
 
 
 def test_every_phase_belongs_to_a_stage_and_they_come_in_order():
-    from kvlab.shapes import LOADING, PHASES
-    from kvlab.web.stages import STAGES, place
-
     order = ["starting", LOADING + "demo/teacher", "fitting the map", "evaluating before", "training"]
     places = [place("training", phase, 3, 9) for phase in [*order, "saving", "evaluating after"]]
     assert places == [0, 0, 1, 2, 3, 3, 4] and place("training", "saving", 0, 1) == 5
