@@ -101,12 +101,21 @@ def _lines(path: Path, written: int) -> int | None:
 
 
 def config_of(folder: Path) -> Fields:
-    """Read the settings of a run, cached until its file changes: YAML is slow."""
-    try:
-        file = (folder / store.CONFIG).lstat()
-    except OSError:
-        return {}
-    return _config(folder, file.st_mtime_ns, file.st_size)
+    """Return the settings that name a run, cached until its files change: from its status, else from its YAML."""
+    for name, read in ((store.STATUS, _about), (store.CONFIG, _config)):
+        try:
+            file = (folder / name).lstat()
+        except OSError:
+            continue
+        if (settings := read(folder, file.st_mtime_ns, file.st_size)) is not None:
+            return settings
+    return {}
+
+
+@lru_cache(maxsize=2000)
+def _about(folder: Path, written: int, size: int) -> Fields | None:
+    about = store.read_status(folder).get(store.ABOUT)
+    return about if isinstance(about, dict) else None
 
 
 @lru_cache(maxsize=2000)

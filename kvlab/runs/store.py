@@ -45,6 +45,11 @@ STATES = {
 CONFIG, STATUS, METRICS = "config.yaml", "status.json", "metrics.jsonl"
 LISTED = "listed_as"  # in the status of a run that lies elsewhere: the name of the link to it in runs/
 
+# The settings that name a run, also in its status: reading YAML for every run of a list would be slow.
+ABOUT = "about"
+NAMING = ("teacher", "more_teachers", "teachers", "student", "prompts", "data", "control", "max_steps", "map", "fusion")
+NAMING += ("trainable", "kv_loss", "time", "layers", "row_weights", "lr", "batch_size", "seed", "settings")
+
 # A worker's run that nobody has taken this long after its creation belongs to a server that has ended.
 UNCLAIMED = timedelta(seconds=60)
 
@@ -85,6 +90,7 @@ def create(root: Path, kind: str, name: str, config: dict[str, Any]) -> Path:
         raise ValueError(f"kind must be one of {tuple(KINDS)}, got {kind!r}")
     now = datetime.now(UTC)
     status = {"kind": kind, "name": name, "state": "queued", "phase": "waiting", "done": 0, "total": 0}
+    status[ABOUT] = {setting: config[setting] for setting in NAMING if setting in config}
     if kind in COMPUTED:
         status["next_heartbeat_due"] = timestamp(now + UNCLAIMED)
     with disk_errors(root):

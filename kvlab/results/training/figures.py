@@ -134,6 +134,7 @@ def held_out(runs: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]], t
                 text=["" if value is None else f"{value:.3f}" for value in values],
                 textposition="auto",
                 insidetextanchor="start",
+                insidetextfont_color="#000" if place == 1 else "#fff",
                 hovertemplate="%{y}<br>%{x:.4f}<extra></extra>",
             )
     figure.update_yaxes(autorange="reversed")
