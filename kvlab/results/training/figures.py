@@ -149,6 +149,6 @@ def held_out(runs: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]], t
 
 def _titled(figure: go.Figure, title: str, height: int = 360, **options) -> go.Figure:
     place = {"text": title, "font": {"size": 14}, "x": 0, "xref": "container", "xanchor": "left", "pad": {"l": 8}}
-    legend = {"orientation": "h", "y": -0.22, "yanchor": "top", "x": 0, "xanchor": "left"}
-    margin = {"l": 64, "r": 24, "t": 64, "b": 96}
+    legend = {"orientation": "h", "y": -0.3, "yanchor": "top", "x": 0, "xanchor": "left"}
+    margin = {"l": 64, "r": 24, "t": 64, "b": 110}
     return layout(figure, height, title=place, legend=legend, margin=margin, **options)

@@ -60,12 +60,12 @@ def panel(row: Row, key: str) -> None:
             share.button(row.folder)
             actions.export(row, key, view.config)
     actions.question([row], key, key, table.drop)
-    left, right = st.columns([5, 2], gap="medium")
+    if trains:
+        live.checkpoints(files.checkpoints(source.settings_of(view.config)))
+    left, right = st.columns(2, gap="medium")
     with left:
-        if trains:
-            live.checkpoints(files.checkpoints(source.settings_of(view.config)))
-    with right:
         called(row)
+    with right:
         note(row, key)
     if trains:
         charts.panel([row])
