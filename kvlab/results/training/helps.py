@@ -204,7 +204,7 @@ def _told(comparisons: Sequence[Comparison]) -> str:
             if c.measure == measure
         ]
         if parts:
-            told.append(say("{measure} {differences}", measure=say(name), differences=listed(parts)))
+            told.append(say("{measure} {differences}", measure=say(name), differences=say(", ").join(parts)))
     return _capital(clauses(told))
 
 
