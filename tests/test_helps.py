@@ -84,6 +84,13 @@ def test_a_control_is_told_what_it_is_for_and_never_to_compare_itself():
     assert "not compared" not in words and "worse" not in words
 
 
+def test_the_sentence_names_the_start_and_the_strongest_control():
+    controls = [run("ce-only", 0.34, 0.32), run("shuffled-teacher", 0.34, 0.33)]
+    words = helps.lead(helps.judge(run("none", 0.34, 0.30), controls))
+    assert words.startswith("**It helps: better.** Held-out cross-entropy −0.0")
+    assert "against before" in words and "against CE only." in words and "shuffled" not in words
+
+
 def test_a_folder_is_judged_beside_the_runs_of_the_same_settings(tmp_path: Path):
     def folder(control: str, after: float, **settings) -> Path:
         config = {"teachers": ["demo/teacher"], "student": "demo/student", "control": control, **settings}

@@ -191,7 +191,18 @@ def lead(helps: Helps | None) -> str:
         course = say("{change}.", change=_told(start)) if start else ""
         return sentences(say(NOT_JUDGED), course, _why(helps))
     deciding = [c for c in helps.comparisons if c.state == helps.state] or helps.comparisons
-    return say(LEADS[helps.state], why=_told(deciding))
+    return say(LEADS[helps.state], why=_told(_telling(deciding)))
+
+
+def _telling(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Return, for each measure, the comparison with the start and the one with the strongest control."""
+    chosen = []
+    for measure in MEASURES:
+        of_measure = [c for c in comparisons if c.measure == measure]
+        controls = [c for c in of_measure if c.against != BEFORE]
+        chosen += [c for c in of_measure if c.against == BEFORE]
+        chosen += [max(controls, key=lambda c: c.difference)] if controls else []
+    return chosen
 
 
 def _told(comparisons: Sequence[Comparison]) -> str:
