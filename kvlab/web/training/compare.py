@@ -22,7 +22,9 @@ PEAKS = {
     ("device", "process"): phrase("Peak memory: of the GPU or the run’s own process."),
 }
 # The settings that choose the held-out text, and those that choose the targets.
-SAMPLE = ("seed", "data", "eval_documents", "max_tokens", "max_steps", "batch_size", "gradient_accumulation_steps")
+SAMPLE = ("seed", "data", "eval_documents", "max_tokens")
+# With other training documents, other beginnings of held-out ones are repeated and do not count.
+REPEATED = ("max_steps", "batch_size", "gradient_accumulation_steps")
 AGAINST = ("teachers", "map", "time", "layers", "row_weights", "sinks", "fusion", "control")
 
 
@@ -59,7 +61,7 @@ def _columns(rows: Sequence[Row]) -> table.Columns:
     peak = column(say("peak GiB"), format="%.2f", help=say("Most memory in use."))
     return {
         "line": (text("", width=26), lambda row: "━━"),
-        "run": (text(say("run"), width=200), lambda row: neutral(words.label(row))),
+        "run": (text(say("run"), width=290), lambda row: neutral(words.label(row))),
         "helps": (text(say("it helps"), width=118), lambda row: helps.mark(judged.get(row.id))),
         "verdict": (text(say("it runs"), width=78), lambda row: mark_words(row.verdict)),
         "control": (text(say("control"), width=100), words.control_name),
@@ -116,8 +118,8 @@ def settings(rows: Sequence[Row]) -> None:
     settings_differ.table([source.settings(row) for row in rows], [words.label(row) for row in rows])
 
 
-def _other_text(rows: Sequence[Row]) -> bool:
-    """Return whether the runs may have measured other held-out text: other documents, or other counts of tokens."""
+def _other_tokens(rows: Sequence[Row]) -> bool:
+    """Return whether other tokens of the held-out documents may have counted in these runs."""
     counts = [[n for _, n in source.of(row.folder).measured("before").get(BY_DOCUMENT) or []] for row in rows]
     return not all(counts) or any(count != counts[0] for count in counts)
 
@@ -125,7 +127,8 @@ def _other_text(rows: Sequence[Row]) -> bool:
 def _about(rows: Sequence[Row]) -> str:
     all_settings = [source.settings(row) for row in rows]
     whose = tuple(sorted({row.peak.what for row in rows if row.peak}))
-    sample = settings_differ.differing(SAMPLE, all_settings) if _other_text(rows) else []
+    text = (*SAMPLE, *REPEATED) if _other_tokens(rows) else SAMPLE
+    sample = settings_differ.differing(text, all_settings)
     against = settings_differ.differing(AGAINST, all_settings)
     notes = [
         say(
