@@ -114,7 +114,9 @@ def router(steps: Sequence[int], weights: Sequence[Numbers], teachers: Sequence[
 
 def held_out(runs: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]], title: bool = True) -> go.Figure:
     """Draw the held-out numbers of each run (label, before, after), a panel for each measure; grey is before."""
-    terms = [term for term in MEASURED if any(finite(run[2].get(term)) is not None for run in runs)] or ["ce"]
+    terms = [term for term in MEASURED if any(finite(at.get(term)) is not None for run in runs for at in run[1:])] or [
+        "ce"
+    ]
     names = [say(SHORT[term]) for term in terms]
     figure = make_subplots(rows=1, cols=len(terms), subplot_titles=names, shared_yaxes=True, horizontal_spacing=0.04)
     labels = [escape(label) for label, _, _ in runs]
