@@ -243,6 +243,12 @@ def main() -> None:
 
         return memory.forecast([geometry(name) for name in teachers], geometry(student), dtype, batch, tokens, device)
 
+    def tokens(names: list[str], texts: list[str]) -> dict[str, int]:
+        from kvlab.models import loading
+
+        tokenizers = {name: loading.reader(name).tokenizer for name in names}
+        return {name: sum(map(len, tokenizer(texts).input_ids)) for name, tokenizer in tokenizers.items()}
+
     def doctor():
         from kvlab import doctor
         from kvlab.runs import store
@@ -260,7 +266,7 @@ def main() -> None:
     def release() -> None:
         held().release()
 
-    questions = (geometry, forecast, doctor, checks, loaded, release)
+    questions = (geometry, forecast, tokens, doctor, checks, loaded, release)
     run({question.__name__: question for question in questions}, analyse, warm)
 
 

@@ -31,7 +31,7 @@ PAGES = {
     "function-heads": ("function?run=sample&view=heads&cell=K-3-0", "Which error tells the damage"),
     "function-texts": ("function?run=sample&view=texts", "Continued from"),
     "form": ("validation", "Advanced: precision"),
-    "validation": ("validation?run={one}", "Verdict: passed."),
+    "validation": ("validation?run={one}", "It runs: passed."),
     "runs": ("runs?runs={one},{two}", "Settings that differ"),
     "run": ("runs?runs={one}", "Save note"),
     "checks": ("checks", "Run again"),

@@ -85,7 +85,7 @@ def test_pick_overlay_compare_note_delete(app, page, runs):
 
     # its live view, and back
     page.get_by_role("link", name="Open live view").click()
-    page.get_by_text("Verdict: passed.", exact=True).wait_for()
+    page.get_by_text("It runs: passed.", exact=True).wait_for()
     page.go_back()
     page.get_by_role("textbox", name="Note").wait_for()
 

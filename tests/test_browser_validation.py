@@ -115,7 +115,7 @@ def test_a_run_of_one_click_ends_by_itself_without_browser_and_server_and_new_on
         page.goto(f"{app.url}/validation?run={run}")
         verdict = json.loads((runs / run / "verdict.json").read_text())
         assert len(verdict["checkpoints"]) == 8
-        said = {"pass": "Verdict: passed.", "fail": "Verdict: failed"}[verdict["state"]]
+        said = {"pass": "It runs: passed.", "fail": "It runs: failed"}[verdict["state"]]
         page.get_by_text(said).first.wait_for()
         page.get_by_text("KV error of K").wait_for()
         assert step(page) == 100 and page.get_by_text("Traceback").count() == 0

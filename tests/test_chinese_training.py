@@ -106,8 +106,9 @@ def test_the_form_is_in_chinese_with_every_choice_and_help():
 
 def test_the_live_view_is_in_chinese_and_says_what_the_report_says(folder):
     text = visible(open_page("validation", run=folder.name, lang="zh"))
-    assert "**结论：未通过**（100 步），未通过的检查点：损失收敛。" in text
-    assert "损失收敛。留出文本上，训练前 → 训练后：交叉熵 3.5000 → 3.2500（每词元 nat）" in text
+    assert "**可运行性：未通过**（100 步），未通过的检查点：损失收敛。" in text
+    assert "**效果：尚未比较。**" in text and "没有标准误" in text
+    assert "留出文本上，训练前 → 训练后：交叉熵 3.5000 → 3.2500（每词元 nat）" in text
     assert "32 篇文档、3,700 个词元" in text
     assert "最后 5 步的平均损失为 4，第 1 步为 4，是其 100%，应低于 80%" in text
     assert "对照：损失中没有教师参与" in text

@@ -16,10 +16,12 @@ from kvlab.results.alignment.difference import (
     difference_heatmap,
     difference_sentence,
     differences_table,
+    gain_sentence,
     matched,
     means_table,
     one_difference_sentence,
     shapes_sentence,
+    strongest,
 )
 from tests.finished import by_class, of_fewer_heads, of_one_map, shifted
 
@@ -78,6 +80,24 @@ def test_the_sentence_counts_and_averages(sample):
     assert "nothing to compare" in difference_sentence(matched(sample, nothing))
 
 
+def test_the_gain_over_the_strongest_control_leads(sample):
+    def of(heads, **changes):
+        return replace(sample, heads=[replace(s, r2_own=NAN, added=NAN, **changes) for s in heads])
+
+    a = of(sample.heads, r2=0.60, r2_identity=0.64, gain=-0.04, gain_se=0.01, gain_random=0.3, gain_random_se=0.01)
+    b = of(sample.heads, r2=0.51, r2_identity=0.42, gain=0.09, gain_se=0.01, gain_random=0.3, gain_random_se=0.01)
+    found = matched(a, b)
+    assert [strongest(s) for s in (a.heads[0], b.heads[0])] == [(-0.04, 0.01), (0.09, 0.01)]
+    assert "B explains 9 points less of K" in difference_sentence(found)  # and yet
+    said = gain_sentence(found)
+    assert "says 13 points more of K and 13 points more of V than that of A" in said
+    assert "clearly more in 16 of 16 heads, clearly less in 0" in said
+    assert difference_heatmap(a, found, "key", of="gain").data[0].z[0][0] == pytest.approx(0.13)
+    means = means_table(a, b).set_index(["K/V", "R² of"])
+    assert means.loc[("K", "gain over the strongest control"), "B − A"] == pytest.approx(0.13)
+    assert next(iter(means.index)) == ("K", "gain over the strongest control")
+
+
 def test_one_head_in_words(sample):
     found = matched(sample, shifted(sample, "value", 2, 1, -0.2))
     se = sqrt(2) * sample.score("value", 2, 1).se
@@ -91,7 +111,8 @@ def test_tables_hold_means_and_every_head(sample):
     means = means_table(sample, b).set_index(["K/V", "R² of"])
     assert means.loc[("V", "teacher"), "B − A"] == pytest.approx(-0.05)
     assert means.loc[("K", "teacher"), "A"] == pytest.approx(np.mean([s.r2 for s in sample.heads if s.kind == "key"]))
-    assert means["B − A"].abs().sum() == pytest.approx(0.05)
+    of_sources = means[means.index.get_level_values(1) != "gain over the strongest control"]
+    assert of_sources["B − A"].abs().sum() == pytest.approx(0.05)
     table = differences_table(matched(sample, b)).set_index(["kind", "layer", "head"])
     assert table.loc[("V", 2, 1), "difference"] == pytest.approx(-0.4) and len(table) == 16
 
@@ -103,7 +124,7 @@ def test_means_are_of_what_either_has_measured(sample):
     assert isnan(means.loc[("V", "student’s own tokens"), "A"]) and isnan(
         means.loc[("V", "teacher + own token"), "B − A"]
     )
-    assert len(means) == 18 and len(means_table(of_one_map(sample), of_one_map(sample))) == 8
+    assert len(means) == 20 and len(means_table(of_one_map(sample), of_one_map(sample))) == 10
 
 
 def test_the_map_has_zero_in_the_middle_one_range_for_both_and_marks_what_is_not_clear(sample):

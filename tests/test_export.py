@@ -133,7 +133,7 @@ def test_tied_weights_stay_tied(settings, tmp_path):
 def test_the_card_holds_the_verdict_and_what_was_measured(whole, adapted, tmp_path):
     head, text = card(export(whole, tmp_path / "whole"))
     assert head["library_name"] == "transformers" and "base_model" not in head  # a folder is none for the Hub
-    assert "**Verdict: " in text and "3 of 3 steps" in text and "| loss converging |" in text
+    assert "**It runs: " in text and "3 of 3 steps" in text and "| loss converging |" in text
     measured = json.loads((whole / "report.json").read_text())
     numbers = [f"{measured[when]['ce']:.4f}" for when in ("before", "after")]
     assert " → ".join(numbers) in text and "On 3 held-out documents" in text

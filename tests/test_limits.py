@@ -246,3 +246,27 @@ def test_what_the_form_recognised_can_be_overruled(monkeypatch):
     app.selectbox(key="form-file-answer").set_value("solution").run()
     app.button(key="run-button").click().run()
     assert asked == [["m"], ["q\ns"]]
+
+
+@pytest.mark.page
+@pytest.mark.xdist_group("pages")
+def test_a_column_is_asked_for_and_several_files_are_read_together(monkeypatch):
+    asked = []
+    monkeypatch.setattr(backend, "launch", lambda request, documents: asked.append((request.prompts, documents)))
+    app = open_page("alignment", run="sample")
+    app.button(key="form-toggle").click().run()
+    app.button_group(key="form-source").set_value("upload").run()
+    table = b"channel,question,region\nmail,Where is it?,north\nphone,When is it?,south\n"
+    app.file_uploader(key="form-files").set_value([("c.csv", table, "text/csv")]).run()
+    assert not app.exception and not app.error  # several columns of text are a question, not an error
+    assert app.selectbox(key="form-file-which").value == "question"
+    app.selectbox(key="form-file-which").set_value("region").run()
+    assert "north" in [code.value for code in app.code]  # the first document
+    assert any("--prompts c.csv --column region" in code.value for code in app.code)
+    more = [("c.csv", table, "text/csv"), ("d.txt", b"Where is it?\n\nWho is it?", "text/plain")]
+    app.file_uploader(key="form-files").set_value(more).run()
+    app.button(key="run-button").click().run()
+    assert not app.exception
+    ((prompts_of, documents),) = asked
+    assert prompts_of == "c.csv + 1"
+    assert [d.text for d in documents] == ["Where is it?", "When is it?", "Who is it?"]

@@ -8,6 +8,8 @@ import pytest
 from kvlab.request.train import TrainConfig
 from kvlab.runs import store
 from kvlab.runs.metrics import Table
+from kvlab.runs.stages import STAGES, place
+from kvlab.shapes import LOADING, PHASES
 from kvlab.web.training import charts
 from kvlab.web.training.source import Source, settings_of
 from kvlab.web.widgets import duration
@@ -123,3 +125,12 @@ def test_the_log_is_its_last_lines_and_else_what_the_process_printed(folder):
 )
 def test_durations_in_words(seconds, words):
     assert duration(seconds) == words
+
+
+def test_every_phase_belongs_to_a_stage_and_they_come_in_order():
+    order = ["starting", LOADING + "demo/teacher", "fitting the map", "evaluating before", "training"]
+    places = [place("training", phase, 3, 9) for phase in [*order, "saving", "evaluating after"]]
+    assert places == [0, 0, 1, 2, 3, 3, 4] and place("training", "saving", 0, 1) == 5
+    assert place("training", "dreaming", 0, 0) is None
+    known = [phase for phase in PHASES if any(place(kind, phase, 0, 0) is not None for kind in STAGES)]
+    assert set(known) == PHASES

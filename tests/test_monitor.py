@@ -239,3 +239,10 @@ def test_a_process_in_a_strangers_group_ends_with_its_children_and_the_group_liv
     member.stdout.close()
     script.kill()
     script.wait()
+
+
+def test_the_work_of_a_resumed_run_counts_from_its_first_start(tmp_path: Path):
+    folder = store.create(tmp_path, "training", "x", {})
+    ends = [{"elapsed_s": 100.0}, {"started": iso(-900), "updated": iso(-850)}, {"state": "lost"}]  # the second is old
+    store.write_status(folder, state="done", started=iso(-30), elapsed_s=30.0, history=ends)
+    assert monitor.view(folder, NOW).elapsed_s == pytest.approx(180)

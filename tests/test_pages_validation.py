@@ -315,28 +315,50 @@ def test_a_run_that_the_system_killed_is_lost_and_may_be_tried_with_less_memory(
     wait_for(folder, "done")
 
 
+CE = {"before": (0.5, 0.49, 0.51, 0.5), "after": (0.76, 0.74, 0.75, 0.75)}  # of each held-out document
+
+
 def test_the_verdict_is_said_with_what_was_measured():
     folder = finished("done", phase="reporting")
     checkpoints = [{"step": 100, "name": "memory", "state": "pass", "value": 0.5, "threshold": 0.8, "words": "half"}]
     (folder / "verdict.json").write_text(json.dumps({"state": "pass", "checkpoints": checkpoints}))
     measured = {"ce": 0.5, "kv_key": 1.25, "kv_value": 1.5, "documents": 32, "tokens": 3700}
-    report = {"before": measured, "after": measured | {"ce": 0.75, "kv_key": 0.25}, "functional": functional()}
-    (folder / "report.json").write_text(json.dumps(report))
+    rows = {when: [[ce * (100 + n), 100 + n] for n, ce in enumerate(each)] for when, each in CE.items()}
+    report = {
+        when: measured | {"ce": ce, "ce_by_document": rows[when]} for when, ce in (("before", 0.5), ("after", 0.75))
+    }
+    config = TrainConfig().model_dump(mode="json")
+    (folder / "report.json").write_text(json.dumps(report | {"functional": functional(), "config": config}))
     app = open_page(run=folder.name)
-    assert not app.exception
-    (verdict,) = [element.value for element in app.success]
-    assert "Verdict: passed.** All 1 checkpoints passed in 100 steps" in verdict
-    assert "cross-entropy 0.5000 → 0.7500 nats per token" in verdict and "KV error of K 1.2500 → 0.2500" in verdict
-    assert "32 documents, 3,700 tokens" in verdict
-    assert "cross-entropy rose by 0.2500" in said(app)
+    assert not app.exception and not app.success
+    (verdict,) = [element.value for element in app.error]  # it runs and makes the student worse: red
+    assert "It helps: worse." in verdict and "+0.2500" in verdict
+    assert "It runs: passed.** All 1 checkpoints passed in 100 steps" in said(app)
+    assert "cross-entropy 0.5000 → 0.7500 nats per token" in said(app) and "KV error of K 1.2500" in said(app)
     assert "on the projected cache KL 0.250 ± 0.010 → 0.125 ± 0.010 (-0.125 ± 0.030)" in said(app)
-    assert "n = 1,834 tokens of 32 held-out documents). The verdict does not depend on it." in said(app)
+    assert len(app.get("plotly_chart")) == 1
     labels = [button.label for button in app.get("download_button")]
     assert labels == ["HTML, one file with figures", "Markdown", "JSON", "config.yaml", "verdict.json"]
 
     checkpoints[0]["state"] = "fail"
     (folder / "verdict.json").write_text(json.dumps({"state": "fail", "checkpoints": checkpoints}))
-    assert "Verdict: failed** in 100 steps, at: memory" in said(open_page(run=folder.name))
+    assert "It runs: failed** in 100 steps, at: memory" in said(open_page(run=folder.name))
+
+
+def test_the_next_step_is_to_launch_the_controls(monkeypatch):
+    folder, launched = finished("done", phase="reporting"), []
+    config = TrainConfig().model_dump(mode="json")
+    (folder / store.CONFIG).write_text(yaml.safe_dump(config))
+    rows = [[50.0, 100], [52.0, 100], [49.0, 100]]
+    measured = {"ce": 0.5, "ce_by_document": rows}
+    (folder / "report.json").write_text(json.dumps({"before": measured, "after": measured, "config": config}))
+    monkeypatch.setattr(validation_launch, "launch", lambda config, documents=(): launched.append(config) or "new")
+    app = open_page(run=folder.name)
+    assert "It helps: not compared yet." in app.info[0].value and "CE only" in app.info[0].value
+    app.button(key=f"controls-{folder.name}").click().run()
+    assert not app.exception
+    controls = ("ce-only", "shuffled-teacher", "random-teacher")
+    assert launched == [TrainConfig(control=control) for control in controls]
 
 
 @pytest.mark.parametrize("run", ["../../etc/passwd", "20260101T000000.000Z-gone-abcd", "<script>"])

@@ -75,6 +75,6 @@ def test_a_remark_is_spoken_in_the_language_and_one_of_an_old_version_stays():
 
 def test_the_verdict_names_the_checkpoints_that_failed():
     rows = [{"name": "loss converging", "state": "fail"}, {"name": "memory", "state": "pass"}]
-    assert verdict_words("fail", rows, 100) == "**Verdict: failed** in 100 steps, at: loss converging."
+    assert verdict_words("fail", rows, 100) == "**It runs: failed** in 100 steps, at: loss converging."
     assert "All 2 checkpoints passed in 100 steps" in verdict_words("pass", rows, 100)
-    assert verdict_words("pending", rows[1:], 100).startswith("**No verdict:**")
+    assert verdict_words("pending", rows[1:], 100).startswith("**It runs: not judged.**")

@@ -241,6 +241,19 @@ def test_the_cross_entropy_is_the_mean_over_predicted_tokens(pair, tmp_path):
     assert line["tokens"] == sum(lengths)
 
 
+def test_held_out_cross_entropy_is_kept_by_document(pair, tmp_path):
+    found = evaluated(prepared(tmp_path / "run", pair))
+    rows = found["ce_by_document"]
+    assert [len(rows), sum(n for _, n in rows)] == [found["documents"], found["tokens"]]
+    assert sum(nats for nats, _ in rows) / found["tokens"] == pytest.approx(found["ce"], rel=1e-5)
+    run = prepared(tmp_path / "again", pair)
+    ids = torch.from_numpy(run.data.heldout[0].student.ids)
+    run.student.model.eval()
+    with torch.no_grad():
+        log_p = run.student.model(ids[None]).logits[0, :-1].double().log_softmax(-1)
+    assert rows[0][0] == pytest.approx(-float(log_p.gather(1, ids[1:, None]).sum()), rel=1e-4)
+
+
 # --- the optimiser --------------------------------------------------------------------------------------------
 
 

@@ -46,6 +46,16 @@ def test_converging_is_the_mean_of_the_last_five_over_the_first():
     assert states(judge(lines([1.0] * 50), 100, Thresholds(converged=1.1)))["loss converging"] == "pass"
 
 
+def test_the_loss_of_a_control_need_not_fall_and_must_not_rise():
+    rng = np.random.default_rng(0)
+    still = (1 + rng.normal(0, 0.02, 50)).tolist()
+    assert states(judge(lines(still), 100))["loss converging"] == "fail"
+    found = next(c for c in judge(lines(still), 100, control=True) if c.name == "loss converging")
+    assert (found.state, found.threshold) == ("pass", None) and "must only not rise" in found.words
+    rising = [loss + 0.01 * n for n, loss in enumerate(still)]
+    assert states(judge(lines(rising), 100, control=True))["loss converging"] == "fail"
+
+
 def test_a_first_loss_that_happened_to_be_high_is_no_convergence():
     rng = np.random.default_rng(0)
     still = [rng.lognormal(0.0, 0.3, 50) for _ in range(300)]

@@ -7,7 +7,7 @@ Every setting has a flag with the setting's description; a flag left out leaves 
 import argparse
 import os
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -15,9 +15,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from kvlab.request.command import name_of, settings_of
+
 METAVAR = {int: "N", float: "X", str: "TEXT"}
-# Flags that differ from the name of their setting.
-NAMED = {"teachers": "teacher", "markers.reasoning": "reasoning-marker", "markers.answer": "answer-marker"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -40,7 +40,7 @@ def add(
     parser: argparse.ArgumentParser, model: type[BaseModel], leave_out: Collection[str] = (), defaults: Any = None
 ) -> None:
     """Add a flag for every setting of ``model`` not in ``leave_out``; in the help, ``defaults`` come first."""
-    for path, field in _settings(model):
+    for path, field in settings_of(model):
         if path not in leave_out:
             words = _help(field, (defaults or {}).get(path, field.default))
             kind = {"required": field.is_required(), "default": argparse.SUPPRESS, **_kind(field.annotation)}
@@ -50,7 +50,7 @@ def add(
 def given(model: type[BaseModel], options: argparse.Namespace) -> dict[str, Any]:
     """Return the settings that the flags name, nested like ``model``."""
     fields: dict[str, Any] = {}
-    for path, _ in _settings(model):
+    for path, _ in settings_of(model):
         if path not in vars(options):
             continue
         *parents, name = path.split(".")
@@ -66,21 +66,6 @@ def path_of(model: str) -> str:
     if ".." in model.split("/") or model.startswith("~"):
         return str(Path(os.path.expanduser(model)).resolve())
     return model
-
-
-def name_of(path: str) -> str:
-    """Name a setting's flag: ``settings.max_tokens`` is max-tokens, ``thresholds.rank`` is threshold-rank."""
-    name = path.rpartition(".")[2].replace("_", "-")
-    return NAMED.get(path) or (f"threshold-{name}" if path.startswith("thresholds.") else name)
-
-
-def _settings(model: type[BaseModel], parent: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Yield every setting of a model and its inner models, with its path, such as "settings.time"."""
-    for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _settings(field.annotation, f"{parent}{name}.")
-        else:
-            yield parent + name, field
 
 
 def _help(field: FieldInfo, default: Any) -> str:

@@ -12,6 +12,8 @@ from typing import Any
 from kvlab.errors import PARTS, KvlabError, RunError
 from kvlab.host.memory import readable
 from kvlab.language import Message, phrase, plural, say
+from kvlab.results import run_name
+from kvlab.results.training import helps
 from kvlab.results.training.facts import gather
 from kvlab.results.training.words import checkpoint_words, mark_words, remarked, state_words
 from kvlab.results.training.write import FORMATS, complete, text_of, write
@@ -123,7 +125,8 @@ def _list(options: argparse.Namespace) -> int:
     if not views:
         print(say("No runs in {folder}.", folder=root))
     for view in views:
-        print(f"{view.id}  {say(store.KINDS[view.kind]) if view.kind in store.KINDS else view.kind}  {_course(view)}")
+        kind = say(store.KINDS[view.kind]) if view.kind in store.KINDS else view.kind
+        print(f"{view.id}  {kind}  {_course(view)}  {run_name.of_run(view.folder, view.kind, view.name)}")
     return 0
 
 
@@ -138,6 +141,8 @@ def _show(options: argparse.Namespace) -> int:
     if view.error:
         print(KvlabError.from_dict({"kind": "", **dict.fromkeys(PARTS), **view.error}))
     report = gather(view.folder)
+    if not view.active and view.kind == "training":
+        print(helps.lead(helps.read(report["helps"])).replace("**", ""))
     _show_numbers(report["run"], view.active)
     for checkpoint in [*report["milestones"], *report["conditions"]]:
         names = {"mark": mark_words(checkpoint["state"]) or "–", "name": checkpoint_words(checkpoint["name"])}

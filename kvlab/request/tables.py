@@ -65,6 +65,11 @@ def named_columns(table: Table) -> list[str]:
     return [name for name in table.columns if name]
 
 
+# Parts of names of columns that hold prompts, the most likely first.
+LIKELY = ("prompt", "question", "query", "instruction", "problem", "提示", "问题", "題目", "题目")
+LIKELY += ("message", "content", "text", "body", "input", "内容", "文本", "输入")
+
+
 def choose_column(table: Table, form: Form) -> str | None:
     """Return the column that the form names, else ``prompt``, else ``text``, else the only column that holds text.
 
@@ -96,6 +101,15 @@ def choose_column(table: Table, form: Form) -> str | None:
     if form.answer is not None and names.count(form.answer) != 1:
         raise _no_column(names, form.answer)
     return chosen
+
+
+def likely_column(names: list[str]) -> str:
+    """Return the column that most likely holds the prompts, by its name; else the first."""
+    for likely in LIKELY:
+        for name in names:
+            if likely in name.casefold():
+                return name
+    return names[0]
 
 
 def _no_column(names: list[str], column: str | None) -> PromptError:

@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from kvlab.runs import monitor, notes, run_queue, store
+from kvlab.runs import labels, monitor, notes, run_queue, store
+from kvlab.runs.labels import Labels
 from kvlab.runs.lenient import Count, Lenient, Number
 from kvlab.runs.metrics import MEMORY, Peak, Reader, peak
 from kvlab.runs.records import REPORT, VERDICT, Measured, Report, Status, Verdict
@@ -36,13 +37,18 @@ class Row:
     steps: int | None  # asked for
     verdict: str | None  # "pass", "fail" or "pending"
     loss: float | None  # of the last step
+    control: str | None  # of a training run: "none" for one with teachers
     ce_before: float | None
     ce_after: float | None
+    kl_after: float | None  # on the projected cache, nats per token
+    kv_key_after: float | None  # held-out KV error
+    kv_value_after: float | None
     peak: Peak | None
     device: str | None
     started: datetime | None
-    elapsed_s: float | None
+    elapsed_s: float | None  # of all its processes, where it was resumed
     note: str
+    labels: Labels
 
     @property
     def active(self) -> bool:
@@ -92,13 +98,18 @@ class History:
             loss=last.loss,
             verdict=verdict.state,
             steps=self._steps(folder, verdict),
+            control=control if isinstance(control := report.config.get("control"), str) else None,
             ce_before=(report.before or Measured()).ce,
             ce_after=(report.after or Measured()).ce,
+            kl_after=_kl(report),
+            kv_key_after=(report.after or Measured()).kv_key,
+            kv_value_after=(report.after or Measured()).kv_value,
             peak=self._peak(folder, active),
             device=report.device.device or status.queue.device,
             started=monitor.moment(first.started or status.started),
             elapsed_s=monitor.elapsed(status, now if active else None),
             note=self._read(folder, notes.NOTES, notes.read) or "",
+            labels=self._read(folder, labels.LABELS, labels.read) or Labels(),
         )
 
     def _steps(self, folder: Path, verdict: Verdict) -> int | None:
@@ -131,6 +142,11 @@ class History:
             value = load(folder) if small else None
             self._cache[key] = signature, value
         return value
+
+
+def _kl(report: Report) -> float | None:
+    test = report.functional and report.functional.after
+    return test.variants.projected.kl if test and test.own.reproduces else None
 
 
 class LastStep(Lenient):

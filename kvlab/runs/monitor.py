@@ -12,7 +12,7 @@ from typing import Any
 from kvlab.errors import PARTS, RunError
 from kvlab.language import Message
 from kvlab.runs import process, store
-from kvlab.runs.records import Status
+from kvlab.runs.records import Ended, Status
 from kvlab.runs.run_queue import STOP
 
 # Clocks of two hosts differ, and shared file systems show changes late.
@@ -118,9 +118,20 @@ def moment(text: object) -> datetime | None:
 
 
 def elapsed(status: Status, now: datetime | None) -> float | None:
-    """Return the seconds of work recorded in a status; up to ``now`` for an active run."""
+    """Return the seconds of work recorded in a status, up to ``now`` for an active run; of a resumed one, all of it."""
     running = _seconds_since(status.started, now) if now else None
-    return max((seconds for seconds in (status.elapsed_s, running) if seconds is not None), default=None)
+    earlier = [_worked(end) for end in status.history]
+    last = max((seconds for seconds in (status.elapsed_s, running) if seconds is not None), default=None)
+    known = [seconds for seconds in (*earlier, last) if seconds is not None]
+    return sum(known) if known else None
+
+
+def _worked(end: Ended) -> float | None:
+    """Return the seconds of work before an earlier end; older versions recorded only its moments."""
+    if end.elapsed_s is not None:
+        return end.elapsed_s
+    updated = moment(end.updated)
+    return _seconds_since(end.started, updated) if updated else None
 
 
 def _phase_remaining(status: Status, now: datetime) -> float | None:

@@ -27,6 +27,8 @@ class Ended(Lenient):
 
     state: Text | None = None
     started: Text | None = None
+    updated: Text | None = None
+    elapsed_s: Seconds | None = None
     error: Fields = {}
     resumed: Text | None = None
 
@@ -149,6 +151,7 @@ class Measurement(Lenient):
     share_replaced: Number | None = None
     own: OwnCache = OwnCache()
     variants: Variants = Variants()
+    by_document: Fields = {}  # variant -> sums of each document: kl, delta_ce, same_choice, n
 
 
 class Functional(Lenient):

@@ -45,6 +45,11 @@ STATES = {
 CONFIG, STATUS, METRICS = "config.yaml", "status.json", "metrics.jsonl"
 LISTED = "listed_as"  # in the status of a run that lies elsewhere: the name of the link to it in runs/
 
+# The settings that name a run, also in its status: reading YAML for every run of a list would be slow.
+ABOUT = "about"
+NAMING = ("teacher", "more_teachers", "teachers", "student", "prompts", "data", "control", "max_steps", "map", "fusion")
+NAMING += ("trainable", "kv_loss", "time", "layers", "row_weights", "lr", "batch_size", "seed", "settings")
+
 # A worker's run that nobody has taken this long after its creation belongs to a server that has ended.
 UNCLAIMED = timedelta(seconds=60)
 
@@ -85,6 +90,7 @@ def create(root: Path, kind: str, name: str, config: dict[str, Any]) -> Path:
         raise ValueError(f"kind must be one of {tuple(KINDS)}, got {kind!r}")
     now = datetime.now(UTC)
     status = {"kind": kind, "name": name, "state": "queued", "phase": "waiting", "done": 0, "total": 0}
+    status[ABOUT] = {setting: config[setting] for setting in NAMING if setting in config}
     if kind in COMPUTED:
         status["next_heartbeat_due"] = timestamp(now + UNCLAIMED)
     with disk_errors(root):
@@ -173,6 +179,15 @@ def read_lines(path: Path, offset: int = 0) -> Lines:
 def valid_id(run_id: object) -> bool:
     """Return whether ``run_id`` has the form that create gives; such a name cannot lead out of runs/."""
     return isinstance(run_id, str) and len(run_id) <= _ID_LENGTH and _ID.fullmatch(run_id) is not None
+
+
+def created(run_id: str) -> datetime | None:
+    """Return when a run was created: 20261123T232738.489Z-name-9e1b; None for another name."""
+    if not valid_id(run_id):
+        return None
+    with suppress(ValueError):
+        return datetime.strptime(run_id[:15], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+    return None
 
 
 def find(root: Path, run_id: str) -> Path:

@@ -168,7 +168,7 @@ def resume(folder: Path, root: Path | None = None) -> Path:
         with store.disk_errors(folder):
             (folder / STOP).unlink(missing_ok=True)
         history = status.get("history")
-        ended = {key: status.get(key) for key in ("started", "updated", "phase", "done", "total")}
+        ended = {key: status.get(key) for key in ("started", "updated", "elapsed_s", "phase", "done", "total")}
         ended |= {"state": state, "error": monitor.view(folder).error or status.get("cause")}
         ended["resumed"] = store.timestamp()
         history = [*(history if isinstance(history, list) else []), ended]
@@ -182,7 +182,8 @@ def resume(folder: Path, root: Path | None = None) -> Path:
             "elapsed_s",
             "heartbeat",
         )
-        waiting = {"kind": "training", "state": "queued", "phase": "waiting", **dict.fromkeys(cleared)}
+        waiting = {"kind": "training", "state": "queued", "phase": "waiting", "done": 0, "total": 0}
+        waiting |= dict.fromkeys(cleared)
         store.write_status(folder, **waiting, history=history)
         asked = Status.of(status).job.get("settings")
         if not asked:

@@ -5,6 +5,7 @@ Each term of the loss is a sum over rows, divided later, so that micro-batches a
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from torch import nn
 
 from kvlab.align.shapes import target_shape
 from kvlab.models.loading import LoadedModel
+from kvlab.results.training.records import BY_DOCUMENT
 from kvlab.shapes import KINDS, Geometry
 from kvlab.train import fusion
 from kvlab.train.collapse import MOMENTS, Moments
@@ -59,6 +61,8 @@ class Learner(nn.Module):
     def forward(self, batch: MicroBatch) -> dict[str, torch.Tensor]:
         """Return ``ce`` and ``moments``; with teachers ``kv_KIND``, ``fit_KIND``, ``entropy`` and ``weights`` [A].
 
+        In evaluation, ``ce_by_document`` [B] too.
+
         ``fit_KIND`` trains projector and router. KIND is "key" and "value", for a loss on head outputs "output" too;
         then keys and values carry no gradient of their own.
         ``moments.KIND.LAYER.*`` are the student's own, for the group of ``alike`` layers that begins with LAYER. All
@@ -70,10 +74,14 @@ class Learner(nn.Module):
             return self._sums(student, batch)
 
     def _sums(self, student: ReadStudent, batch: MicroBatch) -> dict[str, torch.Tensor]:
-        sums = {"ce": cross_entropy(student.logits, batch.ids, batch.predicted)}
-        if not self.training and batch.answers is not None:
-            sums["answers"] = batch.answers.any(1).sum()
-            sums["right"] = right_answers(student.logits, batch.ids, batch.answers)
+        if self.training:
+            sums = {"ce": cross_entropy(student.logits, batch.ids, batch.predicted)}
+        else:
+            each = cross_entropy(student.logits, batch.ids, batch.predicted, by_document=True)
+            sums = {"ce": each.sum(), BY_DOCUMENT: each}
+            if batch.answers is not None:
+                sums["answers"] = batch.answers.any(1).sum()
+                sums["right"] = right_answers(student.logits, batch.ids, batch.answers)
         place, shared = batch.places, self._shared_weights(batch)
         weighed, spread = [], []
         target_of: dict[Problem, torch.Tensor] = {}
@@ -163,11 +171,17 @@ def _name(kind: str, layer: int) -> str:
 LEFT_OUT = -100
 
 
-def cross_entropy(logits: torch.Tensor, ids: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
-    """Return nats, summed over the predicted tokens: logits [B, T, V], ids [B, T], predicted [B, T - 1] bool."""
+def cross_entropy(
+    logits: torch.Tensor, ids: torch.Tensor, predicted: torch.Tensor, by_document: bool = False
+) -> torch.Tensor:
+    """Return nats, summed over the predicted tokens: logits [B, T, V], ids [B, T], predicted [B, T - 1] bool.
+
+    ``by_document``: return the sum of each document [B].
+    """
     # Do not index by ``predicted``: that waits for the GPU to count them.
     following = ids[:, 1:].masked_fill(~predicted, LEFT_OUT).flatten()
-    return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), following, ignore_index=LEFT_OUT, reduction="sum")
+    nats = partial(F.cross_entropy, logits[:, :-1].flatten(0, 1).float(), following, ignore_index=LEFT_OUT)
+    return nats(reduction="none").view(len(ids), -1).sum(1) if by_document else nats(reduction="sum")
 
 
 def right_answers(logits: torch.Tensor, ids: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from accelerate import Accelerator
 
 from kvlab.align.items import Item
 from kvlab.align.shared_text import repeated_steps
+from kvlab.results.training.records import BY_DOCUMENT
 from kvlab.runs.failures import NotFinite
 from kvlab.train import collapse
 from kvlab.train.collapse import MOMENTS, Moments
@@ -182,24 +184,30 @@ def evaluate(
     batch_size: int,
     device: torch.device,
     progress: Callable[[int, int], None],
-) -> dict[str, float | int]:
+) -> dict[str, Any]:
     """Measure held-out cross-entropy (nats per token) and KV errors over whole documents, as the loss does.
 
+    ``ce_by_document`` holds the nats and the predicted tokens of each document, for differences between runs;
     ``accuracy`` is the share of right answers of the documents that have one, ``answers`` their number.
     """
     learner.eval()
     sums: dict[str, torch.Tensor] = {}
+    each = []
     for done in range(0, len(items), batch_size):
         progress(done, len(items))
-        _add(sums, learner(teachers.batch(items[done : done + batch_size], device)))
+        batch_sums = learner(teachers.batch(items[done : done + batch_size], device))
+        each.append(batch_sums.pop(BY_DOCUMENT))
+        _add(sums, batch_sums)
     progress(len(items), len(items))
     tokens, rows = predicted(items), sum(map(teachers.rows, items))
     errors = [name for name in ERRORS if name in sums]
     answered = [name for name in ("answers", "right") if name in sums]
-    values = fetched({name: sums[name] for name in ("ce", *errors, *answered)} | spread(sums, learner.alike))
+    measured = {name: sums[name] for name in ("ce", *errors, *answered)} | {BY_DOCUMENT: torch.cat(each)}
+    values = fetched(measured | spread(sums, learner.alike))
     means = {"ce": values["ce"][0] / max(tokens, 1)}
     means |= {name: values[name][0] / max(rows, 1) for name in errors}
     counts = {"documents": len(items), "tokens": tokens, "rows": rows}
+    counts[BY_DOCUMENT] = [[nats, predicted([item])] for nats, item in zip(values[BY_DOCUMENT], items, strict=True)]
     if answered and (answers := round(values["answers"][0])):
         means["accuracy"] = values["right"][0] / answers
         counts["answers"] = answers

@@ -75,7 +75,8 @@ def _perform(
             config = config or read(TrainConfig, folder)
             with MemoryWatch(folder, lambda: at.name, _device(config)) if first else nullcontext() as watch:
                 peak = (lambda: watch.peak_share) if watch else float
-                record = Record(folder, config.max_steps, config.thresholds, peak, echo, writes=first)
+                is_control = config.control != "none"
+                record = Record(folder, config.max_steps, config.thresholds, peak, echo, first, is_control)
                 # Imported here, so that a refused config and a missing package are recorded like any failure.
                 from kvlab.train.run import Run
 

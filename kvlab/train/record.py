@@ -12,6 +12,7 @@ from typing import Any
 
 from kvlab.language import Message
 from kvlab.request.train import Thresholds
+from kvlab.results.training.records import BY_DOCUMENT
 from kvlab.results.training.verdict import Checkpoint, judge, milestones, state_of
 from kvlab.runs import store
 from kvlab.runs.records import VERDICT
@@ -31,9 +32,10 @@ class Record:
         peak_share: Callable[[], float] = float,
         echo: Callable[[str], None] | None = None,
         writes: bool = True,
+        control: bool = False,
     ):
         self.folder, self.max_steps, self.thresholds = folder, max_steps, thresholds
-        self.peak_share, self.echo, self.writes = peak_share, echo, writes
+        self.peak_share, self.echo, self.writes, self.control = peak_share, echo, writes, control
         self.lines = [] if not writes else store.read_lines(folder / store.METRICS).records
         self.board: Board | None = None
         self.table: list[Checkpoint] = []
@@ -66,7 +68,7 @@ class Record:
     def show_held_out(self, scores: dict[str, Any], step: int) -> None:
         """Show the held-out numbers of ``step`` on the board, if there is one."""
         if self.board:
-            self.board.show(HELD_OUT, scores, step)
+            self.board.show(HELD_OUT, {name: value for name, value in scores.items() if name != BY_DOCUMENT}, step)
 
     def close(self) -> None:
         """Finish the board, if there is one."""
@@ -81,7 +83,13 @@ class Record:
         if not self.writes:
             return "pending"
         before = {checkpoint.name: checkpoint.state for checkpoint in self.table}
-        facts = {"loaded": self.loaded, "peak_share": self.peak_share(), "ended": ended, "error": error}
+        facts = {
+            "control": self.control,
+            "loaded": self.loaded,
+            "peak_share": self.peak_share(),
+            "ended": ended,
+            "error": error,
+        }
         self.table = judge(self.lines, self.max_steps, self.thresholds, **facts)
         for checkpoint in self.table:
             if checkpoint.state != before.get(checkpoint.name, "pending"):

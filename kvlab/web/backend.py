@@ -10,15 +10,18 @@ import streamlit as st
 
 from kvlab.errors import KvlabError
 from kvlab.host import bundled, models
-from kvlab.language import say
+from kvlab.language import plural, say
 from kvlab.request.align import AnalysisRequest
 from kvlab.request.prompts import RUN_PROMPTS, read_prompts, write_prompts
 from kvlab.request.settings import checked
+from kvlab.results import run_name, summary
 from kvlab.results.alignment import data
 from kvlab.results.alignment.data import Alignment
+from kvlab.results.style import KIND_NAME, written
 from kvlab.runs import monitor, store
 from kvlab.runs.monitor import View
 from kvlab.shapes import Document, Geometry
+from kvlab.web.language import local_time
 from kvlab.web.server import worker
 
 Result = TypeVar("Result")
@@ -122,7 +125,25 @@ def _kind(folder: Path) -> str:
 def labels(views: Sequence[View]) -> dict[str, str]:
     """Return the labels of the sample and of these runs, by id."""
     sample = {SAMPLE: say("Sample: demo/teacher → demo/student, bundled prompts")}
-    return sample | {view.id: f"{view.name}, {_created(view.id)}" for view in views}
+    return sample | {view.id: label(view) for view in views}
+
+
+def label(view: View) -> str:
+    """Return the name of a run with how many prompts it read, what came out, and when it was created."""
+    parts = [run_name.of_run(view.folder, view.kind, view.name)]
+    found = summary.of_run(view.folder, view.kind)
+    documents = found.documents or run_name.documents_of(view.folder)
+    if documents:
+        parts.append(plural(documents, "{n} prompt", "{n:,} prompts"))
+    gains = [(KIND_NAME["key"], found.gain_key), (KIND_NAME["value"], found.gain_value)]
+    known = [f"{kind} {written(gain, 2, '+')}" for kind, gain in gains if gain is not None]
+    if known:
+        parts.append(say("gain {gains}", gains=known))
+    if found.kl is not None:
+        parts.append(say("KL {kl:.2f}", kl=found.kl))
+    if (created := store.created(view.id)) is not None:
+        parts.append(local_time(created))
+    return " · ".join(parts)
 
 
 def shown_name(run_id: str, teacher: int) -> str:
@@ -130,22 +151,11 @@ def shown_name(run_id: str, teacher: int) -> str:
     return run_id if teacher == 1 else f"{run_id}-teacher-{teacher}"
 
 
-def _created(run_id: str) -> str:
-    """20261123T232738.489Z-name-9e1b -> 2026-11-23 23:27:38 UTC."""
-    stamp = run_id[:15]
-    return f"{stamp[:4]}-{stamp[4:6]}-{stamp[6:8]} {stamp[9:11]}:{stamp[11:13]}:{stamp[13:15]} UTC"
-
-
-def name_after(models: Sequence[str]) -> str:
-    """Name a run after its models: "org/a" and "b" give "a-b"."""
-    return "-".join(model.rstrip("/").rsplit("/", 1)[-1] for model in models)
-
-
 def launch(
     request: AnalysisRequest, documents: list[Document], kind: str = "analysis", extra: dict[str, str] | None = None
 ) -> str:
     """Create the run folder, submit it to the worker, return the run's id. ``extra``: further files, name -> text."""
-    name = name_after((*request.teachers, request.student))
+    name = run_name.automatic((*request.teachers, request.student))
     folder = store.create(store.runs_root(), kind, name, request.model_dump())
     write_prompts(documents, folder / RUN_PROMPTS)
     for file, text in (extra or {}).items():

@@ -1,6 +1,9 @@
 """Choose the language of a session from the address, else its switch, else the browser."""
 
+from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
@@ -67,6 +70,18 @@ def keep_in_address() -> None:
     chosen = st.session_state[CHOSEN]
     if chosen != _of_browser() and st.query_params.get(PARAMETER) != chosen:
         st.query_params[PARAMETER] = chosen
+
+
+def zone() -> str:
+    """Return the time zone of the browser; UTC where it does not say."""
+    return st.context.timezone or "UTC"
+
+
+def local_time(moment: datetime, form: str = "%Y-%m-%d %H:%M") -> str:
+    """Write a moment in the time of the browser."""
+    with suppress(ValueError, LookupError, OSError):  # a name that this machine does not know
+        return f"{moment.astimezone(ZoneInfo(zone())):{form}}" + (" UTC" if zone() == "UTC" else "")
+    return f"{moment.astimezone(UTC):{form}} UTC"
 
 
 def _of_browser() -> str:

@@ -7,13 +7,14 @@ import streamlit as st
 from kvlab.errors import KvlabError, RunError
 from kvlab.language import Message, phrase, say
 from kvlab.request.prompts import RUN_PROMPTS
+from kvlab.results import run_name
 from kvlab.results.alignment import so_far
 from kvlab.results.alignment.heads import heatmap_so_far
 from kvlab.results.style import KIND_NAME
 from kvlab.runs import store
 from kvlab.runs.monitor import View
 from kvlab.shapes import phase_words
-from kvlab.web import backend, files, outcome, places
+from kvlab.web import backend, files, outcome, places, stages
 from kvlab.web.server import worker
 from kvlab.web.widgets import plain, show_error
 
@@ -95,7 +96,10 @@ def _banner(run_id: str, kind: str) -> None:
     if view is None or not view.active:
         st.rerun()
     left, right = st.columns([5, 1], vertical_alignment="center")
-    left.info(say(RUNNING[kind], name=plain(view.name), phase=plain(_phase(view))), icon=":material/progress_activity:")
+    left.info(
+        say(RUNNING[kind], name=plain(run_name.of_run(view.folder, view.kind, view.name)), phase=plain(_phase(view))),
+        icon=":material/progress_activity:",
+    )
     if right.button(say("Show it"), key="banner-show", width="stretch"):
         if kind == "analysis":
             st.session_state["run"] = run_id
@@ -117,7 +121,9 @@ def running(run_id: str) -> None:
     if view is None or not view.active:
         st.rerun()
     left, right = st.columns([5, 1], vertical_alignment="center")
-    left.progress(view.share or 0.0, text=plain(_phase(view)))
+    with left:
+        stages.line(view.kind, view.phase or "starting", view.done, view.total)
+        st.progress((view.share or 0.0) if view.total > 1 else 0.0, text=plain(_phase(view)))
     if right.button(say("Cancel"), key=f"cancel-{run_id}", width="stretch", icon=":material/stop_circle:"):
         outcome.of(run_id, lambda: worker().cancel(backend.folder_of(run_id)), say("Asking the worker to stop…"))
     outcome.show(run_id)

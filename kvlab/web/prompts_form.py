@@ -2,15 +2,16 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import streamlit as st
 
 from kvlab.errors import PromptError
 from kvlab.language import Message, phrase, say
-from kvlab.request import prompts
+from kvlab.request import prompts, tables
 from kvlab.request.align import PASTED, SAMPLES
-from kvlab.request.formats import FORMATS
+from kvlab.request.formats import FORMATS, SPOKEN
 from kvlab.request.guarded import guarded, memory_of
 from kvlab.request.prompts import Reading
 from kvlab.request.segments import Markers
@@ -24,6 +25,7 @@ SOURCES = {"samples": phrase("Bundled samples"), "paste": phrase("Paste"), "uplo
 SUFFIXES = [suffix.removeprefix(".") for suffix in (*EXTENSIONS, PACKED)]
 CACHED, CACHED_SECONDS = 256 * 2**20, 3600  # bytes of readings that the server caches, and how long
 UPLOAD_MIB = prompts.LIMITS.bytes // 2**20
+PREVIEW = 600  # characters of a part
 PASTE_HELP = phrase("Separate prompts by an empty line.")
 UPLOAD_HELP = phrase(
     ".txt and .md (prompts separated by blank lines), .jsonl, .json, .csv and .parquet (prompt or text, reasoning, "
@@ -58,23 +60,80 @@ def documents() -> tuple[list[Document], str]:
         if source == "paste":
             text = st.text_area(say("Your prompts"), key="form-pasted", height=150, placeholder=say(PASTE_HELP))
             return (shown(_parsed(Pasted(text), "reading")) if text.strip() else []), PASTED
-        upload = st.file_uploader(say("Prompt file"), type=SUFFIXES, max_upload_size=UPLOAD_MIB, help=say(UPLOAD_HELP))
-        if upload is None:
-            return [], ""
-        return shown(read_upload(upload, "form-file")), prompts.safe_name(upload.name)
+        return uploaded("form-files", "form-file"), _named(st.session_state.get("form-files") or [])
     except PromptError as error:
         show_error(error)
         return [], ""
 
 
+def uploaded(key: str, each: str) -> list[Document]:
+    """Draw the upload of files; return the documents of all. ``each``: beginning of the keys of one file's widgets."""
+    files = st.file_uploader(
+        say("Prompt files"),
+        type=SUFFIXES,
+        accept_multiple_files=True,
+        max_upload_size=UPLOAD_MIB,
+        help=say(UPLOAD_HELP),
+        key=key,
+    )
+    found: dict[str, Document] = {}
+    names: set[str] = set()
+    for number, file in enumerate(within(files)):
+        try:
+            if len(files) > 1:
+                st.caption(plain(prompts.safe_name(file.name)))
+            reading = read_upload(file, each if len(files) == 1 else f"{each}-{number}")
+            for document in shown(fitting(reading, list(found.values()))):
+                if document.text in found:
+                    continue
+                name = document.id if document.id not in names else f"{number + 1}/{document.id}"
+                names.add(name)
+                found[document.text] = replace(document, id=name)
+        except PromptError as error:
+            show_error(error)
+    return list(found.values())
+
+
+def _named(files: Sequence) -> str:
+    """Name uploaded files: the only one, or the first and how many more."""
+    names = [prompts.safe_name(file.name) for file in files]
+    if len(names) < 2:
+        return "".join(names)
+    return f"{names[0]} + {len(names) - 1}"
+
+
+def preview(documents: Sequence[Document]) -> None:
+    """Draw the first document with its parts."""
+    if not documents:
+        return
+    with st.expander(say("The first document"), icon=":material/visibility:"):
+        first = documents[0]
+        data = first.text.encode()
+        parts = [(part.name, data[part.start : part.end].decode(errors="replace")) for part in first.segments]
+        for name, text in parts or [("", first.text)]:
+            if name:
+                st.caption(say(SPOKEN[name]) if name in SPOKEN else plain(name))
+            st.code(text[:PREVIEW] + ("…" if len(text) > PREVIEW else ""), language=None, wrap_lines=True)
+
+
 def read_upload(upload, key: str) -> Reading:
-    """Read an uploaded file; draw what may be overruled under keys that begin with ``key``. Raises PromptError."""
+    """Read an uploaded file; draw what may be overruled under keys that begin with ``key``. Raises PromptError.
+
+    Where several columns may hold the prompts, ask which one; the likely one is chosen at first.
+    """
     columns = _parsed(upload, "columns")
-    asked = (None, None, None)
+    name, column, answer = None, None, None
     if columns:
         with st.expander(say("How the file is read")):
-            asked = overruled(key, columns)
-    return _parsed(upload, "reading", *asked)
+            name, column, answer = overruled(key, columns)
+    try:
+        return _parsed(upload, "reading", name, column, answer)
+    except PromptError as error:
+        if error.kind != "prompts-no-column" or column is not None or not columns:
+            raise
+    likely = columns.index(tables.likely_column(columns))
+    column = st.selectbox(say("Which column holds the prompts?"), columns, likely, key=f"{key}-which")
+    return _parsed(upload, "reading", name, column, answer)
 
 
 def overruled(key: str, columns: Sequence[str]) -> tuple[str, str | None, str | None]:
@@ -185,7 +244,7 @@ def shown(reading: Reading) -> list[Document]:
 
 def parts() -> tuple[dict, bool]:
     """Draw the settings of parts and chat; return the fields of a request, and whether to read a chat."""
-    with st.expander(say("Segments and chat")):
+    with st.container():
         about = say(
             "Prompt: the user's message; reasoning and answer: the assistant's. Each model in its own template."
         )

@@ -46,6 +46,8 @@ button[kind^="primary"], [data-testid="stMultiSelect"] span[title] { color: ligh
 .st-key-language-switch { position: fixed; top: .65rem; right: 4.2rem; width: auto; z-index: 999991; }
 /* Beside its paler text the green of code would be hard to read. */
 [data-testid="stCaptionContainer"] code { color: inherit; }
+/* What ends or deletes something is not blue like what launches. */
+[class*="-question"] button[kind="primary"] { background: #b3261e; border-color: #b3261e; color: #fff; }
 .st-key-live-numbers [data-testid="stMetricValue"] { font-size: 1.3rem; padding: 0; }
 </style>"""
 

@@ -1,10 +1,12 @@
 """Compare two analyses head by head: the differences, their figure, their sentences and tables."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
-from math import hypot, isfinite
+from math import hypot, isfinite, nan
 from typing import Any
 
 import pandas as pd
@@ -12,7 +14,7 @@ import plotly.graph_objects as go
 
 from kvlab.language import current, phrase, plural, say, speaking
 from kvlab.request.align import prompt_source
-from kvlab.results.alignment.data import Alignment
+from kvlab.results.alignment.data import Alignment, HeadScore
 from kvlab.results.cells import Cell, cell_map, diverging
 from kvlab.results.style import DIFFERENCE_SCALE, KIND_NAME, VERDICT_MARKS, plus_minus, written
 from kvlab.results.words import points, sentences, together, whole
@@ -31,6 +33,16 @@ class HeadDifference:
     se_b: float
     n_a: int  # scored rows (student tokens)
     n_b: int
+    # R² beyond the strongest control, with its standard error.
+    gain_a: float = nan
+    gain_b: float = nan
+    gain_se_a: float = nan
+    gain_se_b: float = nan
+
+    @cached_property
+    def gain(self) -> HeadDifference:
+        """Return the same head with its gains in the place of R²."""
+        return replace(self, r2_a=self.gain_a, r2_b=self.gain_b, se_a=self.gain_se_a, se_b=self.gain_se_b)
 
     @cached_property
     def difference(self) -> float:
@@ -55,24 +67,54 @@ def matched(a: Alignment, b: Alignment) -> list[HeadDifference]:
     if {(s.kind, s.layer, s.head) for s in a.heads} != set(scores_b):
         return []
     pairs = [(score, scores_b[score.kind, score.layer, score.head]) for score in a.heads]
-    return [HeadDifference(s.kind, s.layer, s.head, s.r2, t.r2, s.se, t.se, s.n, t.n) for s, t in pairs]
+    found = []
+    for s, t in pairs:
+        (gain_a, gain_se_a), (gain_b, gain_se_b) = strongest(s), strongest(t)
+        head = HeadDifference(s.kind, s.layer, s.head, s.r2, t.r2, s.se, t.se, s.n, t.n)
+        found.append(replace(head, gain_a=gain_a, gain_b=gain_b, gain_se_a=gain_se_a, gain_se_b=gain_se_b))
+    return found
+
+
+def strongest(score: HeadScore) -> tuple[float, float]:
+    """Return a head's gain over its strongest control with its standard error; NaN for a head that does not vary.
+
+    The student's own tokens are compared with the teacher and the student's own token, where that map was fitted.
+    """
+    gains = [(score.gain, score.gain_se), (score.gain_random, score.gain_random_se), (score.added, score.added_se)]
+    floors = [0.0, score.r2_shuffled, score.r2_group_mean]
+    if not isfinite(score.added):
+        floors.append(score.r2_own)
+    gains += [(score.r2 - floor, score.se) for floor in floors]
+    return min(((gain, se) for gain, se in gains if isfinite(gain)), default=(nan, nan))
 
 
 LEAST_RANGE = 0.02  # of the colours; a smaller range would paint noise
+MAP_WORDS = {
+    "r2": (phrase("R² of B<br>− R² of A"), phrase("{kind}: R² of B − R² of A, held out")),
+    "gain": (phrase("gain of B<br>− gain of A"), phrase("{kind}: gain of B − gain of A, held out")),
+}
 OUTLINE = "#009E73"  # the student's orange would not stand out on this map
 # Shares of the range from which white is easier to read than black. Orange is brighter than purple.
 WHITE_ON_ORANGE, WHITE_ON_PURPLE = 0.79, 0.62
 
 
 def difference_heatmap(
-    alignment: Alignment, differences: Sequence[HeadDifference], kind: str, selected: tuple[int, int] | None = None
+    alignment: Alignment,
+    differences: Sequence[HeadDifference],
+    kind: str,
+    selected: tuple[int, int] | None = None,
+    of: str = "r2",
 ) -> go.Figure:
-    """Draw the differences of K or V; both share one range. ``alignment``: A or B; “=” marks an unclear difference."""
+    """Draw the differences of K or V; both share one range. ``alignment``: A or B; “=” marks an unclear difference.
+
+    ``of``: "r2", or "gain" over the strongest control.
+    """
+    differences = [head.gain for head in differences] if of == "gain" else differences
     limit = max([LEAST_RANGE, *(abs(head.difference) for head in differences if isfinite(head.difference))])
     with speaking(current()):  # look up the language once, not for every word of thousands of cells
         cells = _cells([head for head in differences if head.kind == kind], limit)
-    colours = diverging(DIFFERENCE_SCALE, limit, say("R² of B<br>− R² of A"))
-    title = say("{kind}: R² of B − R² of A, held out", kind=KIND_NAME[kind])
+    bar, title = MAP_WORDS[of]
+    colours, title = diverging(DIFFERENCE_SCALE, limit, say(bar)), say(title, kind=KIND_NAME[kind])
     return cell_map(alignment, cells, colours, title, selected, OUTLINE)
 
 
@@ -125,6 +167,30 @@ NOT_CLEAR = {
     False: phrase("That is within two standard errors of none."),
     None: phrase("There is no standard error of it, so whether that is more than chance is not known."),
 }
+
+
+def gain_sentence(differences: Sequence[HeadDifference]) -> str:
+    """Say how the gains over the strongest control differ, which is what matters."""
+    gains = [head.gain for head in differences]
+    means = []
+    for kind, name in KIND_NAME.items():
+        if varying := _varying(gains, kind):
+            means.append(_more(sum(d.difference for d in varying) / len(varying), name))
+    if not means:
+        return say("No head varies in both analyses, so there is nothing to compare.")
+    words = phrase(
+        "Beyond its strongest control, the teacher of B says {means} than that of A (means over heads, held-out text)"
+    )
+    clear = [d for d in gains if d.clear is not None]
+    counts = {"n": len(gains), "more": sum(d.difference > 0 for d in clear if d.clear)}
+    counts |= {"less": sum(d.difference < 0 for d in clear if d.clear)}
+    if not clear:
+        return say("{finding}; without standard errors.", finding=say(words, means=together(means)))
+    return say(
+        "{finding}; clearly more in {more} of {n} heads, clearly less in {less}.",
+        finding=say(words, means=together(means)),
+        **counts,
+    )
 
 
 def difference_sentence(differences: Sequence[HeadDifference]) -> str:
@@ -183,6 +249,9 @@ def means_table(a: Alignment, b: Alignment) -> pd.DataFrame:
     """Return the means over heads of both analyses, separately for K and V, of what either has measured."""
     rows = []
     for kind, name in KIND_NAME.items():
+        mean_a, mean_b = mean_gain(a, kind), mean_gain(b, kind)
+        gained = say("gain over the strongest control")
+        rows.append({"K/V": name, "R² of": gained, "A": mean_a, "B": mean_b, "B − A": mean_b - mean_a})
         for words, column in SOURCES:
             mean_a, mean_b = a.mean(kind, column), b.mean(kind, column)
             if isfinite(mean_a) or isfinite(mean_b):
@@ -190,10 +259,25 @@ def means_table(a: Alignment, b: Alignment) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def mean_gain(alignment: Alignment, kind: str) -> float:
+    """Return the mean over heads of the gain over the strongest control; NaN if no head varies."""
+    gains = [strongest(score)[0] for score in alignment.heads if score.kind == kind]
+    known = [gain for gain in gains if isfinite(gain)]
+    return sum(known) / len(known) if known else nan
+
+
 def differences_table(differences: Sequence[HeadDifference]) -> pd.DataFrame:
     """Return the differences, one row per head."""
     columns = ("layer", "head", "difference", "se", "clear", "r2_a", "se_a", "n_a", "r2_b", "se_b", "n_b")
-    rows = [{"kind": KIND_NAME[d.kind], **{name: getattr(d, name) for name in columns}} for d in differences]
+    rows = [
+        {
+            "kind": KIND_NAME[d.kind],
+            "gain": d.gain.difference,
+            "gain_se": d.gain.se,
+            **{name: getattr(d, name) for name in columns},
+        }
+        for d in differences
+    ]
     return pd.DataFrame(rows)
 
 

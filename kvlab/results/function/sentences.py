@@ -19,6 +19,7 @@ from kvlab.results.style import plus_minus
 from kvlab.results.words import listed, sentences
 
 TWENTIETH = 1.96  # standard deviations that a normal number exceeds in one of 20 cases; ρ's deviation is 1 / √(n − 1)
+FEW_RIGHT = 0.3  # share of right answers below which they tell little
 CERTAIN = 2  # standard errors by which one variant must beat another
 UNDECODED = "\ufffd"  # in a token that is a part of a character
 MEANING = phrase(
@@ -310,6 +311,12 @@ def accuracy_sentence(injection: Injection) -> str | None:
     values = {"own": own.right, "own_se": own.se, "projected": projected.right, "se": projected.se}
     values |= {"less": projected.less_own, "less_se": projected.less_own_se}
     values |= {"same": projected.same_tokens, "n": projected.documents}
+    if not projected.documents:
+        words = phrase(
+            "No continued document has an answer, so none is judged; {same:.0%} of the student's own continuation come "
+            "before the first differing token."
+        )
+        return say(words, **values)
     if not isfinite(projected.less_own_se):
         text = phrase(
             "Right answers: {projected:.1%} on the projected cache, {own:.1%} on its own; {same:.0%} of its own "
@@ -328,7 +335,8 @@ def accuracy_sentence(injection: Injection) -> str | None:
             "difference of {less:+.1%} ± {less_se:.1%} is within two standard errors; {same:.0%} of its own "
             "continuation come before the first differing token (n = {n} held-out documents)."
         )
-    return say(text, **values)
+    few = say("On its own cache the student itself gets few of them right, so this tells little.")
+    return sentences(say(text, **values), few if own.right < FEW_RIGHT else "")
 
 
 def pieces(continued: Continued) -> list[tuple[str, bool]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kvlab.language import Message
-from kvlab.results.training import records
+from kvlab.results.training import helps, records
 from kvlab.runs import monitor, notes, store
 from kvlab.runs.metrics import MEMORY, Reader, Steps, Table, curve, fell, pace, peak, smoothed
 from kvlab.runs.monitor import View
@@ -61,7 +61,7 @@ def gather(folder: Path, checks: Sequence[Fields] | None = None, checked: str | 
     kv_checks = recorded.checks
     if checks is not None:
         kv_checks = Checks.of({"outcomes": list(checks), "time": checked})
-    documents = recorded.data
+    documents, judged = recorded.data, helps.of_run(folder)
     report = {
         "run": run,
         "checks": _checks(kv_checks.outcomes, kv_checks.time),
@@ -75,7 +75,8 @@ def gather(folder: Path, checks: Sequence[Fields] | None = None, checked: str | 
         "before": records.measured(recorded, "before"),
         "after": records.measured(recorded, "after"),
         "functional": records.read(recorded.functional),
-        "controls": records.controls(folder, recorded.config),
+        "controls": records.controls(folder),
+        "helps": judged.to_dict() if judged else None,
         "forecast": _forecast(Forecast.read(folder / FORECAST), run["peak_memory"]),
         "series": series(steps, memory),
         "config": view.config,

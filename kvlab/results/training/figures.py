@@ -28,7 +28,16 @@ TERMS = {
     "kv_value": phrase("V error (target variances)"),
     "kv_output": phrase("error of head outputs (own variances)"),
     "entropy": phrase("entropy (share of the largest)"),
+    "kl": phrase("KL on the projected cache"),
 }
+SHORT = {  # over a narrow panel
+    "ce": phrase("CE"),
+    "kl": phrase("KL"),
+    "kv_key": phrase("K error"),
+    "kv_value": phrase("V error"),
+    "kv_output": phrase("head outputs"),
+}
+MEASURED = ("ce", "kl", "kv_key", "kv_value", "kv_output")  # on held-out documents, before and after
 TITLES = {
     "loss": phrase("Loss terms: thin as logged, thick smoothed (moving average, weight 0.9)"),
     "router": phrase("Weight of each teacher in the target"),
@@ -104,12 +113,13 @@ def router(steps: Sequence[int], weights: Sequence[Numbers], teachers: Sequence[
     return _titled(figure, say(TITLES["router"]), showlegend=True)
 
 
-def held_out(runs: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]]) -> go.Figure:
-    """Draw cross-entropy and KV errors of each run (label, before, after); grey is before."""
-    terms = ["ce", "kv_key", "kv_value"]
-    if any("kv_output" in run[1] for run in runs):
-        terms.append("kv_output")
-    figure = make_subplots(rows=1, cols=len(terms), subplot_titles=[say(TERMS[term]) for term in terms])
+def held_out(runs: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]], title: bool = True) -> go.Figure:
+    """Draw the held-out numbers of each run (label, before, after), a panel for each measure; grey is before."""
+    terms = [term for term in MEASURED if any(finite(at.get(term)) is not None for run in runs for at in run[1:])] or [
+        "ce"
+    ]
+    names = [say(SHORT[term]) for term in terms]
+    figure = make_subplots(rows=1, cols=len(terms), subplot_titles=names, shared_yaxes=True, horizontal_spacing=0.04)
     labels = [escape(label) for label, _, _ in runs]
     for column, term in enumerate(terms, 1):
         for place, colour in ((1, NEUTRAL), (2, TEACHER_COLOUR)):
@@ -119,15 +129,25 @@ def held_out(runs: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]]) -
             figure.add_bar(
                 row=1,
                 col=column,
-                x=labels,
-                y=values,
+                y=labels,
+                x=values,
+                orientation="h",
                 marker_color=colour,
                 **legend,
                 text=["" if value is None else f"{value:.3f}" for value in values],
                 textposition="auto",
-                hovertemplate="%{x}<br>%{y:.4f}<extra></extra>",
+                insidetextanchor="start",
+                insidetextfont_color="#000" if place == 1 else "#fff",
+                hovertemplate="%{y}<br>%{x:.4f}<extra></extra>",
             )
-    return _titled(figure, say(TITLES["held out"]), height=340, barmode="group")
+    figure.update_yaxes(autorange="reversed")
+    figure.update_xaxes(rangemode="tozero", nticks=3)
+    figure.update_annotations(font_size=12)
+    options = {"height": 110 + 46 * len(runs), "barmode": "group"}
+    if title:
+        return _titled(figure, say(TITLES["held out"]), **options | {"height": options["height"] + 80})
+    legend = {"orientation": "h", "y": -0.16, "yanchor": "top", "x": 0, "xanchor": "left", "traceorder": "normal"}
+    return layout(figure, options.pop("height"), margin={"l": 8, "r": 8, "t": 28, "b": 24}, legend=legend, **options)
 
 
 def experiment(judged: str, measures: Mapping[str, Mapping[str, Any]], words: Mapping[str, str]) -> go.Figure:
@@ -180,6 +200,6 @@ def experiment(judged: str, measures: Mapping[str, Mapping[str, Any]], words: Ma
 
 def _titled(figure: go.Figure, title: str, height: int = 360, **options) -> go.Figure:
     place = {"text": title, "font": {"size": 14}, "x": 0, "xref": "container", "xanchor": "left", "pad": {"l": 8}}
-    legend = {"orientation": "h", "y": -0.22, "yanchor": "top", "x": 0, "xanchor": "left"}
-    margin = {"l": 64, "r": 24, "t": 64, "b": 96}
+    legend = {"orientation": "h", "y": -0.3, "yanchor": "top", "x": 0, "xanchor": "left"}
+    margin = {"l": 64, "r": 24, "t": 64, "b": 110}
     return layout(figure, height, title=place, legend=legend, margin=margin, **options)

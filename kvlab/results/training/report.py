@@ -1,6 +1,6 @@
 """Write the gathered report of a run as one HTML file without network, and as Markdown. The template has the words."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from kvlab.host.memory import readable
 from kvlab.language import Message, phrase, say, speaking
 from kvlab.results.rendering import Quoted, render
-from kvlab.results.training import figures, words
+from kvlab.results.training import figures, helps, words
 from kvlab.results.training.records import VARIANTS
 from kvlab.runs.lenient import finite
 from kvlab.runs.records import Measured
@@ -27,6 +27,7 @@ CHECKS = {
     "integration": phrase("integration"),
     "overall": phrase("overall"),
 }
+OF_CONTROL = phrase("the run it controls")
 CACHES = {"projected": phrase("projected"), "mean": phrase("mean (control)"), "shuffled": phrase("shuffled (control)")}
 
 
@@ -48,9 +49,7 @@ def card(report: Fields, facts: Fields, language: str = "en") -> str:
     ``facts``: student, base, step, usage (a program that opens it), adapter (whether it is one).
     """
     with speaking(language):
-        judged = [*report["milestones"], *report["conditions"]]
-        checkpoints = [row for row in judged if row["name"] in words.CHECKPOINTS]
-        verdict = words.verdict_words(report["run"]["verdict"], checkpoints, report["run"]["steps"])
+        verdict = " ".join(_verdict_lines(report))
         teachers = [Quoted(name) for name in report["config"].get("teachers", ())]
         return render("card.md.j2", **_values(report), **facts, verdict=verdict, teachers=teachers)
 
@@ -65,6 +64,9 @@ def _values(report: Fields) -> Fields:
         "title": say("Validation run {id}", id=run["id"]),
         "state": partial(_known, STATES),
         "mark": words.mark_words,
+        "verdict_lines": [line.replace("**", "") for line in _verdict_lines(report)],
+        "compared_rows": helps.rows(judged) if (judged := helps.read(report["helps"])) else [],
+        "compared_of": helps.counted(judged) if judged else "",
         "met": lambda name: _met(met[name]),
         "yes": lambda value: None if value is None else say("yes" if value else "no"),
         "number": _number,
@@ -93,6 +95,14 @@ def _values(report: Fields) -> Fields:
         "notes": (report["notes"] or "").strip(),
         "setting_rows": list(_setting_rows(report)),
     }
+
+
+def _verdict_lines(report: Fields) -> list[str]:
+    """Return whether the run helps and whether it runs, in Markdown."""
+    judged = [*report["milestones"], *report["conditions"]]
+    checkpoints = [row for row in judged if row["name"] in words.CHECKPOINTS]
+    runs = words.verdict_words(report["run"]["verdict"], checkpoints, report["run"]["steps"])
+    return [helps.lead(helps.read(report["helps"])), runs]
 
 
 def _judged(row: Fields) -> tuple[str, str | None, Message]:
@@ -230,10 +240,18 @@ def _router(report: Fields) -> go.Figure:
     return figures.router(report["series"]["step"], report["series"]["router"], names)
 
 
+def compared(mine: Fields, others: Sequence[Fields]) -> list[tuple[str, Fields, Fields]]:
+    """Return label, numbers before and numbers after of a run and of those it is compared with, for a figure."""
+    runs = []
+    for run in (mine, *others):
+        label = say("this run") if run is mine else say(helps.REFERENCES.get(run["control"], OF_CONTROL))
+        numbers = [dict(run[when]) for when in ("before", "after")]
+        if run["functional"] and run["functional"]["reproduces"]:
+            of_when = run["functional"]["variants"]["projected"]
+            numbers = [values | {"kl": of_when[when]["kl"]} for values, when in zip(numbers, ("before", "after"))]
+        runs.append((label, *numbers))
+    return runs
+
+
 def _held_out(report: Fields) -> go.Figure:
-    runs = [(say("this run"), report["before"], report["after"])]
-    for other in report["controls"]:
-        is_control = other["control"] != "none"
-        label = say("control {control}", control=other["control"]) if is_control else other["id"]
-        runs.append((label, other["before"], other["after"]))
-    return figures.held_out(runs)
+    return figures.held_out(compared(report, report["controls"]))

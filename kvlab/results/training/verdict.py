@@ -70,6 +70,7 @@ def judge(
     max_steps: int,
     thresholds: Thresholds | None = None,
     *,
+    control: bool = False,
     loaded: bool = True,
     peak_share: float | None = None,
     ended: bool = False,
@@ -77,6 +78,7 @@ def judge(
 ) -> list[Checkpoint]:
     """Return the table so far.
 
+    ``control``: the run is one, whose loss need not converge: it must only not rise by more than chance.
     ``peak_share``: the most memory in use, as a share of the device; ``ended``: no more lines will come; ``error``: why
     the run broke off.
     """
@@ -106,6 +108,8 @@ def judge(
             state = FAIL
         if broken:
             words = Message("{remark}; {end}", remark=words, end=broken)
+        elif not records and state == PENDING:  # nothing can be said of steps that are still to come
+            value, words = None, Message("waits for step {step}", step=1)
         return Checkpoint(last, name, state, value, threshold, words)
 
     def started() -> Checkpoint:
@@ -120,7 +124,7 @@ def judge(
     table = [
         started(),
         reached(early, "forward passes", lambda: (True, done, early, no_error)),
-        reached(half, "loss converging", lambda: _converging(losses[:half], thresholds.converged)),
+        reached(half, "loss converging", lambda: _converging(losses[:half], None if control else thresholds.converged)),
         reached(last, "training stable", lambda: _stable(losses, half, thresholds.stable)),
         throughout("no NaN or Inf", *_finite(records)),
         throughout("few spikes", *_few_spikes(losses, max_steps, thresholds)),
@@ -153,11 +157,18 @@ def _loss(record: Record) -> float:
     return float(loss) if isinstance(loss, int | float) else math.nan
 
 
-def _converging(losses: Sequence[float], threshold: float) -> tuple[bool, float | None, float, Message]:
+def _converging(losses: Sequence[float], threshold: float | None) -> tuple[bool, float | None, float | None, Message]:
     first, now = losses[0], smoothed(losses, LAST)
     ratio = now / first if first > 0 else math.nan
     # Documents differ: if the first ones are hard, the loss falls although the student learns nothing.
     chance = _chance(losses)
+    if threshold is None:
+        words = Message(
+            "mean of the last {n} losses {now:.4g} against {first:.4g} at step 1: of a control it must only not rise "
+            "by more than chance, {chance:.2g}",
+            **{"n": min(LAST, len(losses)), "now": now, "first": first, "chance": chance},
+        )
+        return now <= first + chance, _number(ratio), None, words
     passed = ratio < threshold and (first - now > chance or threshold >= 1)
     values = {"n": min(LAST, len(losses)), "now": now, "first": first, "ratio": ratio, "limit": threshold}
     words = Message(

@@ -63,17 +63,17 @@ def remarked(row: Mapping[str, Any]) -> str:
 
 
 def verdict_words(state: object, checkpoints: Sequence[Mapping[str, Any]], steps: object) -> str:
-    """Say the verdict of an ended run in one sentence of Markdown.
+    """Say whether an ended run works, by its checkpoints, in one sentence of Markdown.
 
     ``checkpoints``: the rows of verdict.json; ``steps``: the requested number.
     """
     if state == "pass":
-        words = phrase("**Verdict: passed.** All {checkpoints} checkpoints passed in {steps} steps.")
+        words = phrase("**It runs: passed.** All {checkpoints} checkpoints passed in {steps} steps.")
         return say(words, checkpoints=len(checkpoints), steps=steps)
     failed = [checkpoint_words(row.get("name")) for row in checkpoints if row.get("state") == "fail"]
     if failed:
-        return say("**Verdict: failed** in {steps} steps, at: {names}.", steps=steps, names=failed)
-    return say("**No verdict:** the run ended before all of its checkpoints were judged.")
+        return say("**It runs: failed** in {steps} steps, at: {names}.", steps=steps, names=failed)
+    return say("**It runs: not judged.** The run ended before all of its checkpoints were judged.")
 
 
 def source_words(source: object, of: str) -> str:

@@ -16,6 +16,7 @@ from kvlab.results.alignment.difference import (
     difference_heatmap,
     difference_sentence,
     differences_table,
+    gain_sentence,
     matched,
     means_table,
     one_difference_sentence,
@@ -25,6 +26,7 @@ from kvlab.results.alignment.heads import controls, error_heatmap
 from kvlab.results.alignment.sentences import sentence
 from kvlab.results.style import KIND_NAME
 from kvlab.results.words import listed
+from kvlab.runs import labels
 from kvlab.runs.monitor import View
 from kvlab.web import backend, cells, files, language, picker, settings_differ
 from kvlab.web.cells import Cell
@@ -34,6 +36,10 @@ WITH, TEACHER = "with", "with_teacher"  # parameters of the address
 ABOUT = phrase("Choose a second analysis: other prompts, another rule, another teacher. The one that is open is A.")
 ALONE = phrase("There is no second analysis yet. Run one with “New analysis” above: other prompts, rules or teachers.")
 SAME = phrase("This is analysis A itself. Choose another one.")
+GAIN_MEANING = phrase(
+    "Colour: what the teacher of B says beyond its strongest control, minus the same of A (held-out R²); purple is "
+    "more in B, orange less. “=” marks a difference within two standard errors of none."
+)
 OTHER_STUDENT = phrase("The students are different models; a head is compared with the head of the same number.")
 ERRORS = phrase("The projection error of A and of B, on one colour range")
 NO_RESULT = {
@@ -49,6 +55,8 @@ MEANS = ("A", "B", "B − A")
 def _columns() -> dict:
     """Configure the table's columns, named as in ``difference.differences_table``."""
     return {
+        "gain": number(say("gain of B − A"), say("R² beyond the strongest control of each, B minus A.")),
+        "gain_se": number(say("gain ± s.e.")),
         "difference": number(say("R² of B − R² of A")),
         "se": number(say("± s.e."), say("√(s.e. of A² + s.e. of B²).")),
         "clear": st.column_config.CheckboxColumn(say("beyond 2 s.e.")),
@@ -89,7 +97,8 @@ def _comparison(a: Alignment, b: Alignment, shown: str) -> None:
     for note in b.notes:  # the page shows the notes of A above all views
         st.caption(say(":material/info: B: {note}", note=plain(note)))
     if differences:
-        st.markdown(f"**{difference_sentence(differences)}**")
+        st.markdown(f"**{gain_sentence(differences)}**")
+        st.caption(difference_sentence(differences))
     else:
         st.warning(plain(shapes_sentence(a, b)), icon=":material/info:")
     all_settings = [compared_settings(a), compared_settings(b)]
@@ -116,15 +125,16 @@ def _matched(shown: str, identities: tuple[int, int], _a: Alignment, _b: Alignme
 
 
 def _maps(a: Alignment, b: Alignment, differences: Sequence[HeadDifference], shown: str) -> None:
-    st.caption(say(DIFFERENCE_MEANING))
+    raw = st.toggle(say("R² itself, without its controls"), key=f"difference-raw-{shown}")
+    st.caption(say(DIFFERENCE_MEANING if raw else GAIN_MEANING))
     cell = cells.selected(a)
     cells.maps(
-        lambda kind, marked: difference_heatmap(a, differences, kind, marked),
+        lambda kind, marked: difference_heatmap(a, differences, kind, marked, "r2" if raw else "gain"),
         cell,
         "difference",
         shown,
         say(
-            "{kind} R² of B minus R² of A on held-out text, per student layer and KV head; the table below has the "
+            "{kind} of B minus {kind} of A on held-out text, per student layer and KV head; the table below has the "
             "numbers."
         ),
     )
@@ -170,7 +180,8 @@ def _picker(others: Sequence[View], a: Alignment, shown: str) -> str | None:
     names = backend.labels(others)
     if len(a.teachers) < 2:
         names.pop(shown, None)
-    wanted = st.session_state.get(WITH) or st.query_params.get(WITH)
+    baseline = next((view.id for view in others if view.id != shown and labels.read(view.folder).baseline), None)
+    wanted = st.session_state.get(WITH) or st.query_params.get(WITH) or baseline
     if wanted:
         names.setdefault(wanted, wanted)
     if not names:

@@ -10,7 +10,7 @@ from kvlab.request.inject import EPOCHS, STOPPING, InjectionRequest, InjectSetti
 from kvlab.request.prompts import calibration_documents
 from kvlab.request.settings import checked
 from kvlab.request.time_rules import CAUSAL
-from kvlab.web.alignment import form, form_settings
+from kvlab.web.alignment import form
 from kvlab.web.function import source
 from kvlab.web.widgets import TIME_RULES, choice, show_error
 
@@ -28,6 +28,7 @@ FIELDS = {
     "function-swap-layers": DEFAULT.swap_layers,
     "function-seconds": 0,
 }
+ADVANCED = phrase("Advanced: further teachers, parts of the prompts, rules, how much is tried, device")
 OTHERS = phrase(
     "Only rules by which the teacher has read no more than the student: with {rules} a good continuation could be told "
     "in advance."
@@ -36,24 +37,26 @@ OTHERS = phrase(
 
 def new_test() -> str | None:
     """Draw the form; return the id of the run once the user launches one."""
-    left, right = st.columns(2, gap="medium")
-    with left:
-        chosen, documents, chat = form.models_and_prompts()
-    with right:
+    chosen, documents = form.three_choices()
+    action = st.container()
+    with st.expander(say(ADVANCED), icon=":material/tune:"):
         others = say(", ").join(rule for rule in TIME_RULES if rule not in CAUSAL)
         rules = {rule: TIME_RULES[rule] for rule in CAUSAL}
         time = choice(say("Time rule"), rules, "function-time", help=say(OTHERS, rules=others))
-        settings, fields = form_settings.settings(with_time=False)
+        more, settings, fields = form.further_choices(with_time=False)
         documents_and_calibration = [*documents, *calibration_documents(fields["calibration"], documents)]
         refined = refined_documents(len(documents_and_calibration), settings["folds"])
+        st.markdown(say("**How much is tried**"))
         injection = _injection(_cost_of_refining(refined, settings["projector"]))
-    if not st.button(
-        say("Run the test"), type="primary", icon=":material/science:", disabled=not documents, key="function-button"
-    ):
+    everything = {**chosen, **more, **fields, "settings": settings | {"time": time}, "injection": injection}
+    form.command_line(InjectionRequest, everything)
+    with action:
+        clicked = form.run_button(say("Run the test"), "function-button", ":material/science:", everything, documents)
+    if not clicked:
         return None
     try:
-        settings |= {"chat": chat, "time": time}
-        request = checked(InjectionRequest, {**chosen, **fields, "settings": settings, "injection": injection})
+        request = checked(InjectionRequest, everything)
+        form.check_models(request)
         return source.launch(request, documents)
     except KvlabError as error:
         show_error(error)
@@ -82,7 +85,7 @@ def _injection(cost_of_refining: str) -> dict:
         key="function-prefix",
         help=say("The cache of this share of the student’s tokens is replaced; the rest of the text is judged."),
     )
-    with st.expander(say("How much is tried")):
+    with st.container():
         curve = st.multiselect(
             say("Further shares, for the curve"),
             SHARES,

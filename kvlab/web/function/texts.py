@@ -11,7 +11,7 @@ from kvlab.web import files, language
 from kvlab.web.function.verdict import columns_of
 from kvlab.web.widgets import plain
 
-FIRST = ("own", "projected", "none")
+FIRST = ("own", "projected")
 
 
 def panel(injection: Injection, shown: str) -> None:
@@ -39,6 +39,8 @@ def panel(injection: Injection, shown: str) -> None:
     st.code(text.prompt, language=None, wrap_lines=True)
     if text.expected is not None:
         st.caption(say("Expected answer: {answer}", answer=plain(text.expected)))
+    else:
+        st.caption(say("This document has no answer, so its continuations are not judged."))
     for column, name in zip(st.columns(max(1, len(chosen))), chosen, strict=False):
         with column.container(border=True):
             _continuation(continuations[name])
@@ -50,7 +52,9 @@ def _continuation(continued: Continued) -> None:
     if not continued.tokens:
         st.caption(say("Nothing: it ends at once."))
     st.markdown(marked(continued))
-    if continued.right is not None:
+    if continued.variant == "none" and continued.answer is not None:
+        st.caption(say("answer {answer}, not judged: it has not read the prompt", answer=plain(continued.answer)))
+    elif continued.right is not None:
         answer = plain(continued.answer) if continued.answer is not None else say("none")
         st.caption(say("✓ answer {answer}" if continued.right else "✗ answer {answer}", answer=answer))
 
@@ -72,6 +76,8 @@ def _accuracy(injection: Injection, shown: str) -> None:
     if sentence is None:
         return
     st.markdown(sentence)
+    if not injection.accuracy[0].documents:
+        return
     with st.expander(say("Right answers of every variant"), icon=":material/bar_chart:"):
         alt = say("Share of right answers after every variant")
         files.chart(accuracy(injection.accuracy), f"accuracy-{shown}", alt)

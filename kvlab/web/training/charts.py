@@ -4,7 +4,7 @@ The text in a chart's specification must not change while it grows: Streamlit wo
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import altair as alt
@@ -179,12 +179,13 @@ def dash(position: int) -> list[int]:
     return DASHES[position % len(DASHES)]
 
 
-def of_runs(rows: Sequence[Row], metric: str, raw: bool = True) -> alt.Chart:
-    """Draw one metric of several runs."""
+def of_runs(rows: Sequence[Row], metric: str, raw: bool = True, colours: Mapping[str, int] | None = None) -> alt.Chart:
+    """Draw one metric of several runs. ``colours``: position of each run's colour; default: its place."""
+    colours = colours or {row.id: place for place, row in enumerate(rows)}
     curves = [source.of(row.folder).curve(metric) for row in rows]
     drawn = [
-        Line(words.label(row), at, values, colour(position), dash(position))
-        for position, (row, (at, values)) in enumerate(zip(rows, curves))
+        Line(words.label(row), at, values, colour(colours[row.id]), dash(colours[row.id]))
+        for row, (at, values) in zip(rows, curves)
     ]
     return lines(
         drawn,
@@ -198,7 +199,7 @@ def of_runs(rows: Sequence[Row], metric: str, raw: bool = True) -> alt.Chart:
     )
 
 
-def panel(rows: Sequence[Row]) -> None:
+def panel(rows: Sequence[Row], colours: Mapping[str, int] | None = None) -> None:
     """Pick a metric and draw it for all these runs."""
     logged_by = {row.id: source.of(row.folder).logged() for row in rows}
     logged = set().union(*logged_by.values()) - set(words.NOT_CURVES)
@@ -212,7 +213,7 @@ def panel(rows: Sequence[Row]) -> None:
     smoothable = _smoothable(metric)
     raw = right.toggle(say("Every value beside the smoothed line"), True, key="runs-raw", disabled=not smoothable)
     st.altair_chart(
-        of_runs(rows, metric, raw),
+        of_runs(rows, metric, raw, colours),
         key="runs-overlay",
         alt=say("{metric} of {n} runs; the table below has their results", metric=words.metric(metric), n=len(rows)),
     )

@@ -1,25 +1,30 @@
 """The form that launches a training run, with its data."""
 
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import streamlit as st
 
-from kvlab.errors import KvlabError, PromptError
+from kvlab.errors import KvlabError
+from kvlab.host import memory
 from kvlab.language import phrase, plural, say
-from kvlab.request import prompts
+from kvlab.request import command, prompts
+from kvlab.request.forecast import training_memory
 from kvlab.request.formats import FORMATS
+from kvlab.request.settings import checked
 from kvlab.request.train import DEMO_DATA, OWN_PROMPTS, TrainConfig
-from kvlab.shapes import Document
-from kvlab.web import backend, places
+from kvlab.shapes import Document, Geometry
+from kvlab.web import backend, pair, places
 from kvlab.web.alignment.form import ALIASES
-from kvlab.web.prompts_form import SUFFIXES, UPLOAD_HELP, UPLOAD_MIB, fitting, read_upload, shown, within
+from kvlab.web.prompts_form import preview, uploaded
 from kvlab.web.training import experiment, fields, launch, options, place
 from kvlab.web.training.fields import choice, key, switch, whole
 from kvlab.web.training.launch import Asked
 from kvlab.web.widgets import plain, segments, show_error
 
+ADVANCED = phrase("Advanced: steps, control, map, what is trained, functional test, rates, device, thresholds")
 DEMO = {"teachers": ["demo/teacher"], "student": "demo/student", "source": "demo"}
 TWO_TEACHERS = {**DEMO, "teachers": ["demo/teacher", "demo/teacher-b"], "fusion": "learned"}
 ASKS_WITH = "train-asks-controls"  # in the session: the click was for the run with its controls
@@ -35,23 +40,25 @@ def start() -> dict[str, Any]:
 
 
 def new_run() -> str | None:
-    """Draw the form; return the id of the run once the user launches one."""
-    left, right, _ = st.columns([3, 5, 4])
-    _preset(left, "one", say("Fill in: demo pair"), DEMO, ":material/school:")
-    _preset(right, "two", say("Fill in: two teachers, learned fusion"), TWO_TEACHERS, ":material/group:")
+    """Draw the form: teachers, student, data, Launch; the rest under Advanced. Return the id of a launched run."""
     left, right = st.columns(2, gap="medium")
-    settings: dict[str, Any] = {}
     with left:
-        settings |= _models()
-        data, documents = _data()
+        settings = _models()
     with right:
-        settings |= _main(len(settings["teachers"]))
+        data, documents = _data()
+        preview(documents)
     settings |= data
-    button = st.container()
-    with st.expander(say("Advanced: precision, accumulation, learning rate, seed, device, thresholds")):
+    action = st.container()
+    with st.expander(say(ADVANCED), icon=":material/tune:"):
+        first, second, _ = st.columns([3, 5, 4])
+        _preset(first, "one", say("Reset to the demo pair"), DEMO, ":material/restart_alt:")
+        _preset(second, "two", say("Fill in: two teachers, learned fusion"), TWO_TEACHERS, ":material/group:")
+        settings |= _main(len(settings["teachers"]))
         settings |= fields.advanced(len(settings["teachers"]))
-    with button:
-        return _launch(Asked(settings, documents))
+    asked = Asked(settings, documents)
+    _command(asked)
+    with action:
+        return _launch(asked)
 
 
 def _preset(column, name: str, label: str, values: dict[str, Any], icon: str) -> None:
@@ -85,21 +92,36 @@ def _models() -> dict[str, Any]:
 
 def _main(teachers: int) -> dict[str, Any]:
     chosen: dict[str, Any] = {}
-    left, right = st.columns(2)
-    with left:
+    what, trained, how = st.columns(3, gap="medium")
+    with what:
         chosen["max_steps"] = whole("max_steps", say("Steps"))
-        chosen["map"] = choice("map", say("Map"), options.MAPS)
-        chosen["control"] = choice("control", say("Control"), options.CONTROLS)
-        chosen["use_kv_projector"] = switch("use_kv_projector", say("Project heads and width"))
-    with right:
         chosen["batch_size"] = whole("batch_size", say("Batch size, documents"))
+        chosen["control"] = choice("control", say("Control"), options.CONTROLS)
+    with trained:
+        chosen["map"] = choice("map", say("Map"), options.MAPS)
         chosen["trainable"] = choice("trainable", say("What is trained"), options.TRAINABLE)
         label = say("Fusion of teachers")
         chosen["fusion"] = choice("fusion", label, options.FUSIONS, disabled=teachers < 2)
+    with how:
+        chosen["functional"] = switch("functional", say("Functional test, before and after"))
+        chosen["use_kv_projector"] = switch("use_kv_projector", say("Project heads and width"))
         chosen["use_safe_resample"] = switch("use_safe_resample", say("Resample the timeline"))
-    chosen["chat"] = switch("chat", say("Read as a chat"))
-    chosen["functional"] = switch("functional", say("Functional test, before and after"))
+        chosen["chat"] = switch("chat", say("Read as a chat"))
     return chosen
+
+
+def _command(asked: Asked) -> None:
+    """Draw the command that does the same as the form; nothing while a setting is invalid."""
+    try:
+        config = checked(TrainConfig, asked.settings)
+    except KvlabError:
+        return
+    own = config.data == OWN_PROMPTS
+    given = ["--data", "FOLDER"] if own else []
+    always = ("teachers", "student", "use_kv_projector", "use_safe_resample")
+    words = command.line(config, *given, leave_out=("data",) if own else (), always=always)
+    with st.expander(say("The same on the command line"), icon=":material/terminal:"):
+        st.code(f"{words} --output_dir DIR", language="bash", wrap_lines=True)
 
 
 def _launch(asked: Asked) -> str | None:
@@ -121,6 +143,7 @@ def _launch(asked: Asked) -> str | None:
         help=say(experiment.WITH_CONTROLS),
         width="stretch",
     )
+    pair.says(asked.settings["teachers"], asked.settings["student"], asked.documents, partial(_memory, asked))
     if where is None:
         _say_queue(asked.settings["device"])
     if with_controls:
@@ -152,6 +175,16 @@ def _written(documents: list[Document]) -> bytes:
         file = Path(folder) / prompts.RUN_PROMPTS
         prompts.write_prompts(documents, file)
         return file.read_bytes()
+
+
+def _memory(asked: Asked, teachers: list[Geometry], student: Geometry) -> tuple[int, Any]:
+    """Forecast the memory of the run as far as its settings are valid."""
+    try:
+        config = checked(TrainConfig, asked.settings)
+    except KvlabError:
+        config = TrainConfig()
+    device = memory.device_memory(config.device)
+    return training_memory(teachers, student, config, device=device.device).total, device
 
 
 def _say_queue(device: str) -> None:
@@ -224,20 +257,4 @@ def _read_as() -> dict[str, Any]:
 
 
 def _uploaded() -> list[Document]:
-    files = st.file_uploader(
-        say("Documents"),
-        type=SUFFIXES,
-        accept_multiple_files=True,
-        max_upload_size=UPLOAD_MIB,
-        help=say(UPLOAD_HELP),
-        key="train-files",
-    )
-    documents: list[Document] = []
-    for number, file in enumerate(within(files)):
-        try:
-            if len(files) > 1:
-                st.caption(plain(prompts.safe_name(file.name)))
-            documents += shown(fitting(read_upload(file, f"train-file-{number}"), documents))
-        except PromptError as error:
-            show_error(error)
-    return documents
+    return uploaded("train-files", "train-file")

@@ -16,6 +16,7 @@ from kvlab.request.refusals import check as check_shapes
 from kvlab.request.refusals import check_functional, check_heads, check_log
 from kvlab.request.settings import checked
 from kvlab.request.train import DEMO_DATA, OWN_PROMPTS, TrainConfig
+from kvlab.results import run_name
 from kvlab.runs import run_queue, store, training
 from kvlab.runs.failures import advise
 from kvlab.runs.monitor import View
@@ -93,7 +94,7 @@ def launch(config: TrainConfig, documents: Sequence[Document] = (), to: SlurmSet
 
 def name_of(config: TrainConfig) -> str:
     """Name a run after its models."""
-    return backend.name_after((*config.teachers, config.student))
+    return run_name.automatic((*config.teachers, config.student))
 
 
 def again(folder: Path, changes: dict[str, Any] | None = None) -> str:

@@ -12,15 +12,15 @@ from kvlab.errors import KvlabError, RunError
 from kvlab.language import Message, phrase, say
 from kvlab.request.train import Thresholds
 from kvlab.results.training.experiment import of_run
-from kvlab.results.training.words import checkpoint_words, remarked, verdict_words
+from kvlab.results.training.words import checkpoint_words, remarked
 from kvlab.results.training.write import complete
 from kvlab.results.words import sentences
 from kvlab.runs import monitor, run_queue, store, training
 from kvlab.runs.metrics import pace
 from kvlab.runs.monitor import View
 from kvlab.runs.places import slurm
-from kvlab.web import outcome, places, server
-from kvlab.web.training import actions, charts, launch, share, source, words
+from kvlab.web import outcome, places, server, stages
+from kvlab.web.training import actions, charts, launch, share, source, verdict, words
 from kvlab.web.training.source import Source
 from kvlab.web.widgets import UNKNOWN, duration, plain, show_error
 
@@ -30,6 +30,7 @@ ENDS = {
     "lost": phrase("This run was lost: its process is gone and did not say how it ended."),
 }
 MEMORY = {"device": phrase("**GPU memory in use**"), "process": phrase("**Memory of this process** (no GPU)")}
+PACE = phrase("Over the last 20 steps. The log counts each step by itself, the report all of them.")
 COMPUTED = {  # kinds that other pages show: the explanation, the page and its icon
     "analysis": (phrase("This is an analysis, not a training run."), places.alignment, ":material/grid_on:"),
     "injection": (phrase("This is a functional test, not a training run."), places.function, ":material/science:"),
@@ -60,8 +61,9 @@ def _draw(run_id: str, moving: bool) -> None:
     files = source.of(view.folder)
     _heading(view)
     _state(view, files, moving)
-    _numbers(view, files)
-    _curves(view, files)
+    if files.steps().rows or files.memory().rows:
+        _numbers(view, files)
+        _curves(view, files)
     checkpoints(files.checkpoints(source.settings_of(view.config)))
     _log(files)
 
@@ -88,8 +90,7 @@ def _moving(view: View) -> bool:
 def _heading(view: View) -> None:
     settings = view.config
     teachers = settings.get("teachers") or ()
-    pair = " + ".join(map(str, teachers)) + f" → {settings.get('student')}" if teachers else view.name
-    st.subheader(plain(pair), anchor=False)
+    st.subheader(plain(words.name(view)), anchor=False)
     facts = [say("run {id}", id=view.id)]
     if len(teachers) > 1:
         facts.append(say("{fusion} fusion", fusion=settings.get("fusion")))
@@ -113,12 +114,13 @@ def _state(view: View, files: Source, moving: bool) -> None:
                 waiting = say("Waiting. {words}", words=plain(job)) if job else None
                 st.info(waiting or words.waiting(run_queue.place(view.folder) or 0), icon=":material/hourglass_top:")
             else:
+                stages.line("training", view.phase or "starting", view.done, view.total)
                 share_done = (view.share or 0.0) if view.total > 1 else 0.0
                 st.progress(share_done, text=plain(words.going_on(view)))
         outcome.show(key, view.state)
         actions.question([view], key, f"kill-{{}}-{view.id}")
         return
-    ended(view, files)
+    ended(view, files, key)
     outcome.show(key, view.state)
     with st.container(horizontal=True):
         if view.state in ENDS and (changes := launch.changes_of(view)):
@@ -128,11 +130,15 @@ def _state(view: View, files: Source, moving: bool) -> None:
             share.button(view.folder)
 
 
-def ended(view: View, files: Source) -> None:
-    """Show how a run ended: its verdict, or why it has none and what to do. Draw nothing while it is active."""
+def ended(view: View, files: Source, key: str) -> None:
+    """Show how a run ended: its verdicts, or why it has none and what to do. Draw nothing while it is active.
+
+    ``key``: for its buttons, as in actions.
+    """
     complete(view.folder)
     if view.state == "done":
-        _verdict(view, files)
+        verdict.panel(view, files, key)
+        _of_experiment(view)
     elif view.state == "cancelled":
         cause = store.read_status(view.folder).get("cause")
         killed = isinstance(cause, dict) and cause.get("kind") == "run-killed-by-user"
@@ -145,19 +151,6 @@ def ended(view: View, files: Source) -> None:
         except (KeyError, TypeError):
             tell = st.error if view.error else st.markdown
             tell(say("No reason was recorded. Its log in the run’s folder may tell."))
-
-
-def _verdict(view: View, files: Source) -> None:
-    state, before, after = files.verdict(), files.measured("before"), files.measured("after")
-    box = {"pass": st.success, "fail": st.error}.get(state, st.warning)
-    icon = ":material/check_circle:" if state == "pass" else ":material/cancel:"
-    checkpoints = [row | {"name": plain(row.get("name"))} for row in files.checkpoints()]
-    verdict = verdict_words(state, checkpoints, plain(view.config.get("max_steps", "?")))
-    box(sentences(verdict, words.change(before, after)), icon=icon)
-    function = words.function(files.report().get("functional"))
-    if more := sentences(words.cross_entropy(before, after), function, _last_weights(view, files)):
-        st.caption(more)
-    _of_experiment(view)
 
 
 def _of_experiment(view: View) -> None:
@@ -173,17 +166,10 @@ def _of_experiment(view: View) -> None:
         st.page_link(places.experiments(), label=say("Show the experiment"), **place)
 
 
-def _last_weights(view: View, files: Source) -> str:
-    teachers, steps = view.config.get("teachers") or (), files.steps()
-    if len(teachers) < 2 or not steps.rows:
-        return ""
-    weights = [steps.column(f"router.{number}")[-1] for number in range(len(teachers))]
-    shares = [f"{plain(name)} {weight:.0%}" for name, weight in zip(teachers, weights) if weight == weight]
-    return say("Weights of the teachers in the last step: {shares}.", shares=shares) if shares else ""
-
-
 def _numbers(view: View, files: Source) -> None:
     steps = files.steps()
+    if not steps.rows:
+        return  # nothing to count yet: the stages say what it does
     max_steps = view.config.get("max_steps")
     total = max_steps if isinstance(max_steps, int) else 0
     speed = pace(steps, total)
@@ -196,9 +182,10 @@ def _numbers(view: View, files: Source) -> None:
         say("Steps per second"): f"{1 / speed.seconds_per_step:.2f}" if speed.seconds_per_step else UNKNOWN,
         say("Tokens per second"): f"{speed.tokens_per_s:,.0f}" if speed.tokens_per_s else UNKNOWN,
     }
+    paces = (say("Steps per second"), say("Tokens per second"))
     with st.container(key="live-numbers"):
         for column, (name, value) in zip(st.columns(len(shown)), shown.items()):
-            column.metric(name, value)
+            column.metric(name, value, help=say(PACE) if name in paces else None)
     device = files.report().get("device")
     if isinstance(device, dict) and device.get("words"):
         st.caption(say("How it computes: it {words}.", words=plain(Message.read(device["words"]))))
@@ -210,10 +197,15 @@ def _curves(view: View, files: Source) -> None:
     settings = source.settings_of(view.config)
     limit = settings.thresholds.memory if settings else Thresholds().memory
     in_use, whose = charts.memory(files.memory(), limit)
-    loss, ce, memory = st.columns(3)
-    with loss:
-        st.markdown(say("**Loss terms**, raw (thin), smoothed (thick)"))
-        _chart(charts.terms(steps, charts.TERMS, say("loss")), f"terms-{view.id}", say("Loss terms over steps"))
+    several = len(view.config.get("teachers") or ()) > 1
+    # Without a KV term the loss is the cross-entropy, and the weights of one teacher have no entropy.
+    terms = {name: term for name, term in charts.TERMS.items() if name != "entropy" or several}
+    alone = view.config.get("control") == "ce-only"
+    *first, ce, memory = st.columns(2 if alone else 3)
+    for loss in first:
+        with loss:
+            st.markdown(say("**Loss terms**, raw (thin), smoothed (thick)"))
+            _chart(charts.terms(steps, terms, say("loss")), f"terms-{view.id}", say("Loss terms over steps"))
     with ce:
         st.markdown(say("**Cross-entropy** on the training text"))
         chart = charts.terms(steps, charts.CE, say("nats per token"))

@@ -1,7 +1,10 @@
 """One run of the history in detail, with its note."""
 
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -11,9 +14,9 @@ from kvlab.host.memory import readable
 from kvlab.language import phrase, say
 from kvlab.results.safe_csv import neutral
 from kvlab.results.training.words import mark_words
-from kvlab.runs import monitor, notes, store
+from kvlab.runs import labels, monitor, notes, store
 from kvlab.runs.history import Row
-from kvlab.web import outcome, places
+from kvlab.web import language, outcome, places
 from kvlab.web.training import actions, charts, experiment, live, share, source, table, words
 from kvlab.web.widgets import UNKNOWN, duration, grid, plain, show_error, table_height
 
@@ -43,13 +46,14 @@ def panel(row: Row, key: str) -> None:
     st.subheader(plain(words.label(row)))
     st.markdown(_summary(row))
     if trains:
-        live.ended(view, files)
+        live.ended(view, files, key)
     with st.container(horizontal=True, vertical_alignment="center", key="run-actions"):
         place, label, icon = PAGES.get(row.kind, LIVE)
         st.page_link(place(), label=say(label), icon=icon, query_params={"run": row.id})
         if trains:
             actions.course(row, key)
             actions.again(row, key, lambda new: table.select([new]))
+        _pin(row)
         if not row.active:
             actions.delete([row], key, say("Delete"))
         if trains:
@@ -60,10 +64,11 @@ def panel(row: Row, key: str) -> None:
     if trains:
         actions.exporting(row, key)
     actions.question([row], key, key, table.drop)
-    left, right = st.columns([5, 2], gap="medium")
+    if trains:
+        live.checkpoints(files.checkpoints(source.settings_of(view.config)))
+    left, right = st.columns(2, gap="medium")
     with left:
-        if trains:
-            live.checkpoints(files.checkpoints(source.settings_of(view.config)))
+        called(row)
     with right:
         note(row, key)
     if trains:
@@ -78,7 +83,7 @@ def _summary(row: Row) -> str:
     files = source.of(row.folder)
     parts = [f"**{plain(words.standing(row))}**"]
     if row.verdict:
-        parts.append(say("verdict **{verdict}**", verdict=mark_words(row.verdict)))
+        parts.append(say("it runs: **{verdict}**", verdict=mark_words(row.verdict)))
     if steps := words.steps(row):
         parts.append(say("step {steps}", steps=steps))
     if row.ce_before is not None:
@@ -93,7 +98,7 @@ def _summary(row: Row) -> str:
         parts.append(plain(row.device))
     parts.append(duration(row.elapsed_s))
     if row.started:
-        parts.append(say("started {time:%Y-%m-%d %H:%M:%S} UTC", time=row.started))
+        parts.append(say("started {time}", time=language.local_time(row.started, "%Y-%m-%d %H:%M:%S")))
     if damaged := files.damaged_lines:
         parts.append(words.damaged(damaged))
     return " · ".join(parts)
@@ -132,6 +137,55 @@ def _listed(folder: Path) -> list[tuple[str, str]]:
                 continue
             listed.append((str(path.relative_to(folder)).encode("utf-8", "replace").decode(), size))
     return listed
+
+
+def _pin(row: Row) -> None:
+    """Draw the button that makes a run the baseline of its kind, or no longer."""
+    pinned = row.labels.baseline
+    st.button(
+        say("Unpin the baseline") if pinned else say("Pin as baseline"),
+        key=f"pin-{row.id}",
+        icon=":material/keep_off:" if pinned else ":material/keep:",
+        on_click=_set_baseline,
+        args=(row,),
+        help=say("The baseline is listed first, and other runs are compared with it."),
+    )
+
+
+def _set_baseline(row: Row) -> None:
+    """Pin a run, in place of the baseline of its kind so far, or unpin it."""
+    others = [] if row.labels.baseline else [r for r in source.rows() if r.labels.baseline and r.kind == row.kind]
+    _label(row, {"baseline": not row.labels.baseline}, others)
+
+
+def called(row: Row) -> None:
+    """Draw the name and the tags of a run, to edit and save."""
+    name, tags = f"label-name-{row.id}", f"label-tags-{row.id}"
+    st.session_state.setdefault(name, row.labels.name)
+    st.session_state.setdefault(tags, ", ".join(row.labels.tags))
+    error = st.session_state.pop(f"label-error-{row.id}", None)
+    with st.form(f"label-form-{row.id}", border=False):
+        st.text_input(say("Name"), key=name, max_chars=labels.NAME_LIMIT, placeholder=words.name(row))
+        st.text_input(say("Tags, separated by commas"), key=tags, placeholder=say("baseline, lr sweep"))
+        st.form_submit_button(say("Save name and tags"), on_click=_save_labels, args=(row, name, tags))
+    if error:
+        show_error(error)
+
+
+def _save_labels(row: Row, name: str, tags: str) -> None:
+    parts = re.split("[,，、;；]", st.session_state[tags])
+    _label(row, {"name": st.session_state[name], "tags": parts})
+    saved = labels.read(row.folder)
+    st.session_state[name], st.session_state[tags] = saved.name, ", ".join(saved.tags)
+
+
+def _label(row: Row, changes: dict[str, Any], unpinned: Sequence[Row] = ()) -> None:
+    try:
+        for other in unpinned:
+            labels.write(other.folder, baseline=False)
+        labels.write(row.folder, **changes)
+    except KvlabError as error:
+        st.session_state[f"label-error-{row.id}"] = error
 
 
 def note(row: Row, key: str) -> None:

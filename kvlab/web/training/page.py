@@ -48,5 +48,5 @@ def _at_work(view: View) -> None:
     doing, icon = say("Waiting in the queue"), ":material/hourglass_top:"
     if view.state == "running":
         doing, icon = words.going_on(view), ":material/progress_activity:"
-    left.info(say("{name}: {doing}", name=plain(view.name), doing=plain(doing)), icon=icon)
+    left.info(say("{name}: {doing}", name=plain(words.name(view)), doing=plain(doing)), icon=icon)
     right.button(say("Show it"), key=f"show-{view.id}", on_click=launch.show, args=(view.id,), width="stretch")

@@ -2,7 +2,7 @@
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import streamlit as st
 from kvlab.errors import TrainError
 from kvlab.request.settings import checked
 from kvlab.request.train import TrainConfig
+from kvlab.results.training import helps, records
+from kvlab.results.training.helps import Helps
 from kvlab.results.training.verdict import judge
 from kvlab.runs import store
 from kvlab.runs.history import History, Row
@@ -62,7 +64,12 @@ class Source:
             return [row for row in rows if isinstance(row, dict)]
         if settings is None:
             return []
-        return [c.to_dict() for c in judge([], settings.max_steps, settings.thresholds, loaded=False)]
+        return [
+            c.to_dict()
+            for c in judge(
+                [], settings.max_steps, settings.thresholds, control=settings.control != "none", loaded=False
+            )
+        ]
 
     def verdict(self) -> str | None:
         """Return "pass", "fail" or "pending"; None before the first judgement."""
@@ -134,6 +141,13 @@ def _source(folder: str) -> Source:
 def rows() -> list[Row]:
     """Return all runs, newest first."""
     return _history(store.runs_root()).rows()
+
+
+def helps_of(rows: Sequence[Row]) -> dict[str, Helps]:
+    """Judge whether each finished training run helps, by run id."""
+    kin = records.finished(store.runs_root())
+    known = {row.id: helps.of_run(row.folder, kin) for row in rows if row.kind not in store.COMPUTED and not row.active}
+    return {run_id: judged for run_id, judged in known.items() if judged}
 
 
 @st.cache_resource(show_spinner=False, max_entries=4)

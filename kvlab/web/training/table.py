@@ -8,40 +8,62 @@ import pandas as pd
 import streamlit as st
 
 from kvlab.language import say
+from kvlab.results import summary
 from kvlab.results.safe_csv import neutral
+from kvlab.results.training import helps
 from kvlab.results.training.words import mark_words
 from kvlab.runs import store
 from kvlab.runs.history import Row
-from kvlab.web.training import charts, words
-from kvlab.web.widgets import GIB, grid, number, table_height
+from kvlab.web import language
+from kvlab.web.training import charts, source, words
+from kvlab.web.widgets import GIB, count, grid, number, table_height
 
 HEIGHT = 330
-NOT_OF_ANALYSES = ("verdict", "steps", "loss", "ce_before", "ce_after", "peak")
-TEXTS = ("line", "name", "run", "state", "verdict", "steps", "device", "started", "note")  # columns without numbers
+# The columns of each kind of run; the line is there when several are selected.
+RESULTS = {
+    "training": ("helps", "verdict", "control", "steps", "ce_before", "ce_after", "kl", "key", "value", "loss", "peak"),
+    "analysis": ("prompts", "documents", "tokens", "gain_key", "gain_value"),
+    "injection": ("prompts", "documents", "tokens", "kl", "kl_control"),
+}
+FIRST = ("line", "baseline", "name", "started", "state")
+LAST = ("elapsed", "tags", "note", "device")
+TEXTS = ("line", "baseline", "name", "run", "state", "helps", "verdict", "control", "steps", "device", "started")
+TEXTS += ("tags", "note", "prompts")  # columns without numbers
 
 Columns = dict[str, tuple[Any, Callable[[Row], Any]]]  # name: how the column is shown, and a run's value in it
 
 
-def panel(rows: Sequence[Row], selected: Sequence[Row], colours: dict[str, int], only_analyses: bool) -> None:
-    """Draw the table. ``colours``: position in the figure, by run id."""
-    key, columns = _key(rows, selected), _columns(colours)
-    hidden = NOT_OF_ANALYSES if only_analyses else ()
-    if not colours:
-        hidden += ("line",)
-    numbers = frame(rows, columns)
+def panel(rows: Sequence[Row], selected: Sequence[Row], colours: dict[str, int], kind: str) -> None:
+    """Draw the table of runs of a ``kind``, or of all. ``colours``: position in the figure, by run id."""
+    key, columns = _key(rows, selected), _columns(rows, colours)
+    results = RESULTS.get(kind) or tuple(dict.fromkeys(name for names in RESULTS.values() for name in names))
+    shown = [name for name in (*FIRST, *results, *LAST) if name != "line" or colours]
+    if not any(row.labels.baseline for row in rows):
+        shown.remove("baseline")
+    numbers = frame(rows, {name: columns[name] for name in shown})
     numbers["started"] = pd.to_datetime(numbers["started"], utc=True, errors="coerce")
     css = [charts.colour(colours[row.id]) if row.id in colours else "" for row in rows]
     grid(
         coloured(numbers, css) if colours else numbers,  # a plain table is cheaper
         configs(columns),
-        say("All runs, newest first: state, verdict, steps, loss, held-out cross-entropy, memory, device, time, note"),
+        say("Runs, newest first: state, results, time, tags and note"),
         table_height(max(len(rows), 1), HEIGHT),
         key=key,
         on_select=lambda: _picked(key, rows, selected),
         selection_mode="multi-row",
         selection_default={"selection": {"rows": _positions(rows, selected)}},
-        column_order=[name for name in columns if name not in hidden],
     )
+
+
+def matching(rows: Sequence[Row], words: str) -> list[Row]:
+    """Return the runs of which name, tags, note, control, state or id hold every one of these words."""
+    wanted = words.casefold().split()
+    return [row for row in rows if all(word in _searched(row) for word in wanted)] if wanted else list(rows)
+
+
+def _searched(row: Row) -> str:
+    parts = (words.name(row), row.name, row.id, *row.labels.tags, row.note, row.control or "", words.state(row))
+    return "\n".join(parts).casefold()
 
 
 def frame(rows: Sequence[Row], columns: Columns) -> pd.DataFrame:
@@ -59,29 +81,58 @@ def configs(columns: Columns) -> dict[str, Any]:
     return {name: config for name, (config, _) in columns.items()}
 
 
-def _columns(colours: dict[str, int]) -> Columns:
+def _columns(rows: Sequence[Row], colours: dict[str, int]) -> Columns:
     text, plain_number = st.column_config.TextColumn, st.column_config.NumberColumn
+    judged = source.helps_of(rows)
+    found = {row.id: summary.of_run(row.folder, row.kind) for row in rows}
     line = text("", width=30, help=say("The colour of the run in the figure below."))
-    verdict = text(say("verdict"), width=80, help=say("The checkpoints of the run, all together."))
+    baseline = text("", width=30, help=say("★ the baseline: pinned, and what others are compared with."))
+    helping = say("Whether the student got better than before and than its controls, on held-out documents.")
+    verdict = text(say("it runs"), width=80, help=say("The checkpoints of the run, all together."))
     before = number(say("CE before"), say("Held-out cross-entropy before the first step, nats per token."))
     after = number(say("CE after"), say("Held-out cross-entropy after the last step, nats per token."))
+    kl = say("Functional test: KL of the student on the projected cache against its own, nats per token.")
+    own = say("The same without a teacher: from the student's own tokens.")
+    gain = say("R² beyond the strongest control, mean over heads, on held-out documents.")
+    tokens = count(say("n tokens"), say("Held-out student tokens that were scored."))
     memory = say("Most memory in use: of the GPU, or without one of the run's own process.")
-    started = st.column_config.DatetimeColumn(say("started (UTC)"), format="YYYY-MM-DD HH:mm", width=122)
-    elapsed = plain_number(say("seconds"), format="%.0f", help=say("Since its start, or its last resumption."))
+    started = st.column_config.DatetimeColumn(
+        say("started"), format="YYYY-MM-DD HH:mm", width=132, timezone=language.zone(), help=language.zone()
+    )
+    elapsed = plain_number(say("seconds"), format="%.0f", help=say("Of work, over all resumptions."))
     return {
         "line": (line, lambda row: "━━" if row.id in colours else ""),
-        "name": (text(say("run"), width=150), lambda row: neutral(row.name)),
-        "state": (text(say("state"), width=120), words.state),
+        "baseline": (baseline, lambda row: "★" if row.labels.baseline else ""),
+        "name": (text(say("run"), width=300), lambda row: neutral(words.name(row))),
+        "state": (text(say("state"), width=84), words.state),
+        "helps": (text(say("it helps"), width=118, help=helping), lambda row: helps.mark(judged.get(row.id))),
         "verdict": (verdict, lambda row: mark_words(row.verdict)),
-        "steps": (text(say("step / of"), width=96), words.steps),
-        "loss": (number(say("final loss"), say("Of the last step that was logged.")), lambda row: row.loss),
+        "control": (text(say("control"), width=100), words.control_name),
+        "prompts": (text(say("prompts"), width=120), lambda row: neutral(words.prompts(row))),
+        "documents": (count(say("n prompts")), lambda row: found[row.id].documents),
+        "tokens": (tokens, lambda row: found[row.id].tokens),
+        "gain_key": (number(say("gain K"), gain), lambda row: found[row.id].gain_key),
+        "gain_value": (number(say("gain V"), gain), lambda row: found[row.id].gain_value),
+        "steps": (text(say("step / of"), width=80), words.steps),
         "ce_before": (before, lambda row: row.ce_before),
         "ce_after": (after, lambda row: row.ce_after),
+        "kl": (number("KL", kl), lambda row: found[row.id].kl if row.kind in store.COMPUTED else row.kl_after),
+        "kl_control": (number(say("KL, no teacher"), own), lambda row: found[row.id].kl_control),
+        "key": (
+            number(say("K error"), say("Held-out KV error of K after the training.")),
+            lambda row: row.kv_key_after,
+        ),
+        "value": (
+            number(say("V error"), say("Held-out KV error of V after the training.")),
+            lambda row: row.kv_value_after,
+        ),
+        "loss": (number(say("final loss"), say("Of the last step that was logged.")), lambda row: row.loss),
         "peak": (plain_number(say("peak GiB"), format="%.2f", help=memory), peak),
         "device": (text(say("device"), width=52), lambda row: row.device),
         "started": (started, lambda row: row.started),
         "elapsed": (elapsed, lambda row: row.elapsed_s),
-        "note": (text(say("note"), width=100), lambda row: neutral(" ".join(row.note.split())[:200])),
+        "tags": (text(say("tags"), width=100), lambda row: neutral(", ".join(row.labels.tags))),
+        "note": (text(say("note"), width=200), lambda row: neutral(" ".join(row.note.split())[:200])),
     }
 
 

@@ -3,9 +3,9 @@
 from typing import Any
 
 from kvlab.language import phrase, plural, say
+from kvlab.results import run_name
 from kvlab.results.training import records
 from kvlab.results.training.words import mark_words, state_words
-from kvlab.results.words import sentences
 from kvlab.runs.history import Row
 from kvlab.runs.monitor import View
 from kvlab.shapes import phase_words
@@ -49,8 +49,22 @@ NOT_CURVES = ("step", "tokens", "seconds")  # logged, but not metrics
 
 
 def label(run: Run) -> str:
-    """Return a short, unique name of a run."""
-    return f"{run.name[:40]} · {run.id[-4:]}"
+    """Return a unique name of a run."""
+    return f"{name(run)} · {run.id[-4:]}"
+
+
+def name(run: Run) -> str:
+    """Return the name of a run: its own, else what it is."""
+    return run_name.of_run(run.folder, run.kind, run.name)
+
+
+def control_name(row: Row) -> str:
+    """Return the control that a run is; empty for a run with teachers."""
+    return say(run_name.CONTROLS[row.control]) if row.control in run_name.CONTROLS else ""
+
+
+def prompts(row: Row) -> str:
+    return run_name.prompts_of(run_name.config_of(row.folder), row.kind)
 
 
 def state(row: Row) -> str:
@@ -164,22 +178,6 @@ def change(before: dict[str, Any], after: dict[str, Any]) -> str:
     return say("On held-out text, start → end: {parts} (n = {counts}, not trained on).", parts=parts, counts=counts)
 
 
-def cross_entropy(before: dict[str, Any], after: dict[str, Any]) -> str:
-    """Say what the change of held-out cross-entropy shows, and what it does not prove."""
-    first, last = before.get("ce"), after.get("ce")
-    if not all(isinstance(value, int | float) for value in (first, last)):
-        return ""
-    if last == first:
-        course = say("The student's held-out cross-entropy did not change.")
-    elif last > first:
-        course = say("The student's held-out cross-entropy rose by {by:.4f}.", by=last - first)
-    else:
-        course = say("The student's held-out cross-entropy fell by {by:.4f}.", by=first - last)
-    return sentences(
-        course, say("A falling KV loss alone proves nothing: compare this with a control run, such as CE only.")
-    )
-
-
 def function(record: object) -> str:
     """Write the functional test at start and end; empty for a run without it."""
     test = records.read(record)
@@ -201,7 +199,7 @@ def function(record: object) -> str:
         "{delta_ce_se_before:.3f} → {delta_ce_after:+.3f} ± {delta_ce_se_after:.3f} ({delta_ce_change:+.3f} ± "
         "{delta_ce_se_change:.3f}) nats per token against the student's own cache of that moment (KL of the controls "
         "at the end: mean cache {mean:.3f}, shuffled cache {shuffled:.3f}; n = {n:,} tokens of {documents:,} held-out "
-        "documents). The verdict does not depend on it.",
+        "documents).",
         **numbers,
         n=test["n"],
         documents=test["documents"],

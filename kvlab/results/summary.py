@@ -1,0 +1,93 @@
+"""The few numbers that tell finished analyses and functional tests apart in a list, read without their arrays."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from kvlab.results.alignment.data import JSON_NAME
+from kvlab.results.function import data as function
+from kvlab.runs.lenient import finite, read_json
+
+MOST = 64 << 20  # bytes of a result to read for one row
+SOURCES = ("projected", "with-own-token", "projected-refined", "with-own-token-refined")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """None where it was not measured. Gains are means over heads of R² beyond the strongest control."""
+
+    tokens: int | None = None  # scored, or continued
+    documents: int | None = None
+    gain_key: float | None = None
+    gain_value: float | None = None
+    kl: float | None = None  # of the best source with a teacher, at the main prefix; nats per token
+    kl_control: float | None = None  # of the student's own tokens, without a teacher
+
+
+NOTHING = Summary()
+
+
+def of_run(folder: Path, kind: str) -> Summary:
+    """Return the numbers of a finished analysis or functional test; all None for anything else."""
+    name, read = {"analysis": (JSON_NAME, _analysis), "injection": (function.JSON_NAME, _test)}.get(kind, ("", None))
+    if read is None:
+        return NOTHING
+    try:
+        file = (folder / name).lstat()
+    except OSError:
+        return NOTHING
+    return _read(read, folder / name, file.st_mtime_ns) if file.st_size <= MOST else NOTHING
+
+
+@lru_cache(maxsize=1000)
+def _read(read, path: Path, written: int) -> Summary:
+    try:
+        return read(read_json(path))
+    except (KeyError, TypeError, AttributeError, ValueError):  # a damaged result
+        return NOTHING
+
+
+def _analysis(result: dict[str, Any]) -> Summary:
+    gains = {kind: _mean(map(gain, (s for s in result["heads"] if s["kind"] == kind))) for kind in ("key", "value")}
+    facts = result["data"]
+    return Summary(facts.get("rows_scored"), facts.get("documents"), gains["key"], gains["value"])
+
+
+def gain(score: dict[str, Any]) -> float | None:
+    """Return a head's R² beyond its strongest control; None for a head that does not vary.
+
+    The student's own tokens are compared with the teacher and the student's own token, where that map was fitted.
+    """
+    r2 = finite(score["r2"])
+    if r2 is None:
+        return None
+    floors = [finite(score.get(name)) for name in ("r2_shuffled", "r2_group_mean", "r2_identity")]
+    added, own = finite(score.get("added")), finite(score.get("r2_own"))
+    gains = [r2, *(r2 - floor for floor in floors if floor is not None)]
+    gains += [random] if (random := finite(score.get("gain_random"))) is not None else []
+    if added is not None:
+        gains.append(added)
+    elif own is not None:
+        gains.append(r2 - own)
+    return min(gains)
+
+
+def _test(result: dict[str, Any]) -> Summary:
+    at = {row["variant"]: row for row in result["injected"] if row["prefix"] == result["injection"]["prefix"]}
+    sources = [row["kl"] for name, row in at.items() if name in SOURCES]
+    controls = [row["kl"] for name, row in at.items() if name.startswith("own-tokens")]
+    any_row = at["own"]
+    return Summary(
+        any_row["n"],
+        any_row["documents"],
+        kl=min(sources) if sources else None,
+        kl_control=min(controls) if controls else None,
+    )
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
