@@ -45,6 +45,8 @@ button[kind^="primary"], [data-testid="stMultiSelect"] span[title] { color: ligh
 .st-key-language-switch { position: fixed; top: .65rem; right: 4.2rem; width: auto; z-index: 999991; }
 /* Beside its paler text the green of code would be hard to read. */
 [data-testid="stCaptionContainer"] code { color: inherit; }
+/* The verdict of an answer, before its reason. */
+.st-key-answer strong { font-size: 1.5rem; line-height: 1.2; padding-right: .3rem; }
 .st-key-live-numbers [data-testid="stMetricValue"] { font-size: 1.3rem; padding: 0; }
 </style>"""
 

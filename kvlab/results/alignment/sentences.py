@@ -10,14 +10,17 @@ from kvlab.results.alignment.data import Alignment, HeadScore
 from kvlab.results.alignment.rkv import kept_mask
 from kvlab.results.alignment.tables import split_words
 from kvlab.results.style import KIND_NAME, plus_minus, written
-from kvlab.results.words import clauses, exact_points, listed, number, points, sentences, together, whole
+from kvlab.results.words import clauses, exact_points, listed, points, sentences, together, whole
 from kvlab.shapes import SelfTest
 
-ERROR_MEANING = phrase(
-    "Error = RSS / TSS = 1 − R² on documents that the map was not fitted on: 0 is perfect, 1 is no better than the "
-    "training mean. “=” marks a head no better than its controls: not above the mean, shuffled rows and the group "
-    "mean, or not more than two standard errors above the teacher’s token or a teacher of random weights, or adding no "
-    "more than that to the student’s own tokens, where these were measured. “?” marks one of which that is not known."
+R2_MEANING = phrase(
+    "R² = 1 − RSS / TSS on documents that the map was not fitted on: 1 is perfect, 0 no better than the training mean."
+)
+GAIN_MEANING = phrase(
+    "R² = 1 − RSS / TSS on documents that the map was not fitted on: 1 is perfect, 0 no better than the training mean. "
+    "A gain is R² less that of the strongest control: the training mean, shuffled rows, the teacher’s token, a "
+    "teacher of random weights; or what the teacher adds to the student’s own tokens. “=” marks a head that "
+    "does not beat one of them by two standard errors, “?” one of which that is not known."
 )
 TESTED = {"teacher": phrase("Teacher {name}: {tested}."), "student": phrase("Student {name}: {tested}.")}
 
@@ -208,28 +211,26 @@ def split(alignment: Alignment) -> str:
 
 
 def apart_sentence(alignment: Alignment, score: HeadScore) -> str:
-    """Say the error with channels counted alike, and the errors outside the score."""
+    """Say R² with channels counted alike, and R² of what is outside the score."""
     sinks = alignment.settings["sinks"]
     first = say("no sinks were left out")
     if sinks:
-        error = _apart(score.error_sink, score.n_sink)
-        first = say(
-            "the first {sinks} content tokens of either model (attention sinks): {error}", sinks=sinks, error=error
-        )
+        r2 = _apart(1 - score.error_sink, score.n_sink)
+        first = say("the first {sinks} content tokens of either model (attention sinks): {r2}", sinks=sinks, r2=r2)
     special = say("the two models begin with no special token in common")
     if score.n_special:
-        error = _apart(score.error_special, score.n_special)
-        special = say("the special token that both models begin with: {error}", error=error)
+        r2 = _apart(1 - score.error_special, score.n_special)
+        special = say("the special token that both models begin with: {r2}", r2=r2)
     return say(
-        "Error {error}; {standardised} when every channel counts alike. Not in the score above, apart: {apart}.",
-        error=number(score.error),
-        standardised=number(score.error_standardised),
+        "R² {r2}; {standardised} when every channel counts alike. Not in the score above, apart: {apart}.",
+        r2=written(score.r2, 2),
+        standardised=written(1 - score.error_standardised, 2),
         apart=clauses([first, special]),
     )
 
 
-def _apart(error: float, n: int) -> str:
-    return say("error {error:.2f}, n = {n:,}", error=error, n=n) if n and isfinite(error) else say("none were scored")
+def _apart(r2: float, n: int) -> str:
+    return say("R² {r2}, n = {n:,}", r2=written(r2, 2), n=n) if n and isfinite(r2) else say("none were scored")
 
 
 def fusion_sentence(alignment: Alignment) -> str:

@@ -10,12 +10,13 @@ from kvlab.results.function.data import (
     NAMES,
     SOURCES,
     Continued,
+    Correlation,
     Hybrid,
     Injected,
     Injection,
     own_tokens_of,
 )
-from kvlab.results.style import plus_minus
+from kvlab.results.style import plus_minus, written
 from kvlab.results.words import listed, sentences
 
 TWENTIETH = 1.96  # standard deviations that a normal number exceeds in one of 20 cases; ρ's deviation is 1 / √(n − 1)
@@ -31,8 +32,8 @@ DAMAGE_MEANING = phrase(
     "nothing else; 0 is no damage. Its control hands over the training mean instead."
 )
 ATTENTION_MEANING = phrase(
-    "Attention-output error = RSS / TSS of the head’s output under the student’s own queries: 0 the same output, 1 no "
-    "better than its mean."
+    "R² of the attention output = 1 − RSS / TSS of the head’s output under the student’s own queries: 1 the same "
+    "output, 0 no better than its mean."
 )
 HYBRID_MEANING = phrase(
     "The student computes its first layers of the prefix itself, or it reads the last tokens after the replaced cache "
@@ -74,11 +75,11 @@ NO_OWN_TOKENS = phrase(
     "earlier kvlab. Run it again to know."
 )
 PARTS = {"key": "K", "value": "V", "both": phrase("K and V")}
-ERRORS = {"projection": phrase("projection error"), "attention": phrase("attention-output error")}
+ERRORS = {"projection": "R²", "attention": phrase("R² of the attention output")}
 OF_ONE_HEAD = {  # list of the result -> words on each of its cells; function first
     "swaps": phrase("swap damage KL {kl:.4f} ± {kl_se:.4f} beside {kl_mean:.4f} of its mean (n = {n:,} tokens)"),
-    "attention": phrase("attention-output error {error:.3f} ± {se:.3f} (n = {n:,} queries)"),
-    "projection": phrase("projection error {error:.3f} ± {se:.3f}, R² {r2:.3f} (n = {n:,} rows)"),
+    "attention": phrase("R² of the attention output {r2:.3f} ± {se:.3f} (n = {n:,} queries)"),
+    "projection": phrase("R² {r2:.3f} ± {se:.3f} (n = {n:,} rows)"),
 }
 DAMAGES = {"kl": "KL", "delta_ce": "ΔCE"}
 
@@ -267,20 +268,25 @@ def correlation_sentence(injection: Injection, error: str, damage: str) -> str:
         return say("No rank correlation: too few heads were swapped one by one.")
     names = {"key": "K", "value": "V", "both kinds": say("both together")}
     parts = [
-        plural(c.heads, "{kind} {rho:+.2f} ({n} head)", "{kind} {rho:+.2f} ({n} heads)", kind=names[c.kind], rho=c.rho)
+        plural(c.heads, "{kind} {rho} ({n} head)", "{kind} {rho} ({n} heads)", kind=names[c.kind], rho=rho(c))
         for c in pairs
     ]
     fewest = min(c.heads for c in pairs)
     return say(
-        "Spearman’s ρ of {error} with the {damage} of a swap: {parts}; 1 would mean that the error ranks the heads as "
-        "their damage does, 0 that it says nothing about it. By chance alone {fewest} heads come to ±{chance:.2f} in "
-        "one of 20 cases.",
+        "Spearman’s ρ of {error} with the {damage} of a swap: {parts}; −1 would mean that it ranks the heads as their "
+        "damage does (more explained, less damage), 0 that it says nothing about it. By chance alone {fewest} heads "
+        "come to ±{chance:.2f} in one of 20 cases.",
         fewest=fewest,
         chance=min(1.0, TWENTIETH / sqrt(fewest - 1)),
         error=say(ERRORS[error]),
         damage=DAMAGES[damage],
         parts=say(", ").join(parts),
     )
+
+
+def rho(correlation: Correlation) -> str:
+    """Write ρ of R² = 1 − error, whose ranks are those of the error turned round."""
+    return written(-correlation.rho, 2, "+")
 
 
 def correlated(injection: Injection) -> list[str]:
@@ -291,7 +297,7 @@ def correlated(injection: Injection) -> list[str]:
 def head_sentence(injection: Injection, kind: str, layer: int, head: int) -> str:
     """Say the projection error of one head, and its damage."""
     parts = [
-        say(words, **vars(cell), **({"r2": 1 - cell.error} if cells == "projection" else {}))
+        say(words, **vars(cell), **({} if cells == "swaps" else {"r2": 1 - cell.error}))
         for cells, words in OF_ONE_HEAD.items()
         for cell in getattr(injection, cells)
         if (cell.kind, cell.layer, cell.head) == (kind, layer, head)

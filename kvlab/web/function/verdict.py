@@ -14,7 +14,6 @@ from kvlab.results.function.page import function_archive, function_html
 from kvlab.results.function.sentences import (
     DAMAGES,
     HYBRID_MEANING,
-    MEANING,
     curve_sentence,
     hybrid_sentence,
     verdict_sentence,
@@ -36,7 +35,6 @@ def panel(injection: Injection, shown: str) -> None:
         with column:
             alt = say("{measure} of every variant of the prefix’ cache", measure=DAMAGES[measure])
             files.chart(variants(rows, measure), f"variants-{measure}-{shown}", alt, f"function-{measure}")
-    st.caption(say(MEANING))
     columns = columns_of(("variant", *NUMBERS, "n", "documents"))
     files.table(variants_table(injection, share), columns, f"{shown}-variants", f"variants-{shown}")
     _curve(injection, shown, share)
