@@ -14,10 +14,7 @@ from kvlab.host import bundled
 from kvlab.language import Message, speaking
 from kvlab.results import answer
 from kvlab.results.alignment.data import Alignment, HeadScore, numbers, read
-from kvlab.results.alignment.heads import gain_map
 from kvlab.results.function import data as function
-from kvlab.results.style import NO_GAIN_COLOUR
-from tests import finished
 
 STORED = json.loads((Path(__file__).parent / "answers.json").read_text(encoding="utf-8"))
 VERDICTS = {"sample": "Yes", "random": "No", "templated": "No", "few": "Cannot be told", "itself": "Yes"}

@@ -61,6 +61,7 @@ def align(options: argparse.Namespace) -> int:
     documents = _documents(request, options)
     from kvlab.align import run
     from kvlab.models.loading import ModelCache
+    from kvlab.results import answer
     from kvlab.results.alignment.sentences import fusion_sentence, sentence
 
     try:
@@ -75,6 +76,10 @@ def align(options: argparse.Namespace) -> int:
         findings.append(fusion_sentence(alignments[0]))
     notes = list(dict.fromkeys(note for alignment in alignments for note in alignment.notes))
     _print(findings, notes, options.out, ("alignment.json", "heads.csv", "report.html", "export.zip"))
+    for alignment in alignments:
+        answered = answer.of_analysis(alignment).line()
+        one_of_many = say("{teacher}: {answer}", teacher=alignment.teacher["name"], answer=answered)
+        print(answered if len(alignments) == 1 else one_of_many)
     return 0
 
 
@@ -89,6 +94,7 @@ def inject(options: argparse.Namespace) -> int:
     from kvlab.align.unfinished import REFINEMENT
     from kvlab.inject import run
     from kvlab.models.loading import ModelCache
+    from kvlab.results import answer
     from kvlab.results.function.data import JSON_NAME, sentence
     from kvlab.results.function.sentences import hybrid_sentence, verdict_sentence
 
@@ -105,6 +111,7 @@ def inject(options: argparse.Namespace) -> int:
         answers = verdict_sentence(result, request.injection.prefix), hybrid_sentence(result)
         findings += [answer for answer in answers if answer]
     _print(findings, result.notes, options.out, (JSON_NAME, run.REPORT_NAME))
+    print(answer.of_test(result).line())
     return 0 if result.reproduces else 1
 
 

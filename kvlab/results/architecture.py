@@ -11,7 +11,7 @@ from kvlab.shapes import Geometry
 
 GAP = 0.12  # of a block's width, between two KV heads
 HEIGHT = 300  # pixels
-BETWEEN = 0.25  # of the wider model
+BETWEEN, LEAST_WIDTH = 0.1, 0.8  # of the wider model: space between them, and for the words over one
 
 
 def architectures(models: Sequence[Geometry]) -> go.Figure:
@@ -24,7 +24,7 @@ def architectures(models: Sequence[Geometry]) -> go.Figure:
     figure, start = go.Figure(), 0.0
     for model, width, colour in zip(models, widths, (TEACHER_COLOUR, STUDENT_COLOUR)):
         _draw(figure, model, start, width, colour)
-        start += width + space
+        start += max(width, LEAST_WIDTH * max(widths)) + space
     tallest = max(model.layers for model in models)
     figure.update_xaxes(visible=False, range=[-0.02 * start, start - space + 0.02 * start], fixedrange=True)
     figure.update_yaxes(visible=False, range=[tallest, -0.5], fixedrange=True)
@@ -64,9 +64,10 @@ def _draw(figure: go.Figure, model: Geometry, start: float, width: float, colour
     counts = {"heads": heads, "queries": model.query_heads, "key": key, "value": value}
     label = plural(
         len(model.kv_layers),
-        "<b>{name}</b><br>{n} layer × {heads} KV heads ({queries} query heads) × K {key}, V {value}",
-        "<b>{name}</b><br>{n} layers × {heads} KV heads ({queries} query heads) × K {key}, V {value}",
+        "<b>{name}</b>, vocabulary {words}<br>{n} layer × {heads} KV heads of K {key} and V {value}, {queries} queries",
+        "<b>{name}</b>, vocabulary {words}<br>{n} layers × {heads} KV heads of K {key} and V {value}, {queries} queries",
         name=escape(model.name),
+        words=f"{model.vocabulary:,}",
         **counts,
     )
     figure.add_annotation(

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from kvlab.language import phrase, say
 from kvlab.request.time_rules import known
-from kvlab.results.alignment.data import Alignment, HeadScore, Inspected, TokenView
+from kvlab.results.alignment.data import LEAST_GAIN, Alignment, HeadScore, Inspected, TokenView
 from kvlab.results.alignment.so_far import SoFar
 from kvlab.results.cells import Cell, cell_map, diverging
 from kvlab.results.memo import once
@@ -65,7 +65,7 @@ def _gain_cells(alignment: Alignment, kind: str, limit: float) -> list[Cell]:
         if score.kind != kind:
             continue
         gain = score.strongest
-        told = gain is not None and score.beats_controls is not None and abs(gain.r2) > 2 * gain.se
+        told = gain is not None and score.beats_controls is not None and abs(gain.r2) > max(2 * gain.se, LEAST_GAIN)
         cells.append(
             Cell(
                 layer=score.layer,
@@ -220,10 +220,10 @@ def controls(score: HeadScore) -> go.Figure:
     )
     low = min(0.0, *shown) - 0.02
     figure.add_vline(x=0, line={"width": 1, "color": NEUTRAL})
-    title = say("held-out R² (whisker: ± 1 jackknife s.e.)")
+    title = say("held-out R² ± 1 s.e.")
     figure.update_xaxes(title=title, range=[low, max(1.0, *shown)], zeroline=False)
-    figure.update_yaxes(title={"text": say("explained by"), "standoff": 12}, autorange="reversed")
-    return layout(figure, 72 + 33 * len(bars), margin={"l": 256, "r": 16, "t": 8, "b": 44})
+    figure.update_yaxes(autorange="reversed")
+    return layout(figure, 60 + 25 * len(bars), margin={"l": 232, "r": 16, "t": 4, "b": 44})
 
 
 MEANS = {  # column of the summary -> words; the sources before the controls

@@ -10,7 +10,7 @@ from kvlab.results.alignment.data import Alignment, HeadScore
 from kvlab.results.alignment.rkv import kept_mask
 from kvlab.results.alignment.tables import split_words
 from kvlab.results.style import KIND_NAME, plus_minus, written
-from kvlab.results.words import clauses, exact_points, listed, points, sentences, together, whole
+from kvlab.results.words import clauses, listed, sentences, together
 from kvlab.shapes import SelfTest
 
 R2_MEANING = phrase(
@@ -38,25 +38,26 @@ def sentence(alignment: Alignment) -> str:
     )
     models = {"teacher": alignment.teacher["name"], "student": alignment.student["name"]}
     if any(isfinite(means["added"]) for means in summary.values()):
-        added = together([_added(summary[kind], name) for kind, name in KIND_NAME.items()])
         words = phrase(
-            "{where}, {teacher} adds {added} to what {student}’s own tokens explain without any teacher (means over "
+            "{where}, {teacher} adds R² {added} to what {student}’s own tokens explain without any teacher (means over "
             "heads, of their standard errors too)."
         )
-        headline = say(words, where=where, added=added, **models)
+        added = [_of_kind(kind, _gain(means["added"], means["added_se"])) for kind, means in summary.items()]
+        headline = say(words, where=where, added=together(added), **models)
         finding = sentences(headline, _undecided_sentence(summary), _sources_sentence(alignment))
     else:
-        shares = [
-            say("{share} of {kind} ({over})", share=whole(summary[kind]["r2"]), kind=name, over=_over(summary[kind]))
-            for kind, name in KIND_NAME.items()
-        ]
-        words = phrase("{where}, {teacher} explains {shares} of {student}'s variance, averaged over heads.")
-        finding = sentences(say(words, where=where, shares=together(shares), **models), _own_sentence(alignment))
+        values = [_of_kind(kind, f"{written(means['r2'], 2)} ({_over(means)})") for kind, means in summary.items()]
+        words = phrase("{where}, {teacher} explains R² {values} of {student}, averaged over heads.")
+        finding = sentences(say(words, where=where, values=together(values), **models), _own_sentence(alignment))
     return sentences(finding, maps_sentence(alignment))
 
 
-def _added(means: dict, kind: str) -> str:
-    return say("{points} of {kind}", points=exact_points(means["added"], means["added_se"]), kind=kind)
+def _of_kind(kind: str, value: str) -> str:
+    return say("{value} of {kind}", value=value, kind=KIND_NAME[kind])
+
+
+def _gain(gain: float, se: float) -> str:
+    return written(gain, sign="+") + plus_minus(se)
 
 
 def _undecided_sentence(summary: dict) -> str:
@@ -81,17 +82,17 @@ def _sources_sentence(alignment: Alignment) -> str:
         heads=len(judged),
     )
     controls = [
-        say("its token alone {shares}", shares=_shares(alignment, "r2_identity")),
-        say("shuffled rows {shares}", shares=_shares(alignment, "r2_shuffled")),
+        say("its token alone {values}", values=_values(alignment, "r2_identity")),
+        say("shuffled rows {values}", values=_values(alignment, "r2_shuffled")),
     ]
     if any(isfinite(score.r2_random) for score in alignment.heads):
-        controls.insert(1, say("random weights in its place {shares}", shares=_shares(alignment, "r2_random")))
+        controls.insert(1, say("random weights in its place {values}", values=_values(alignment, "r2_random")))
     explained = say(
-        "Of the variance, the teacher alone explains {teacher}; the student’s own tokens alone (this one and the two "
-        "before it) {own}; the teacher and the student’s own token together {both}; {controls}.",
-        teacher=_shares(alignment, "r2"),
-        own=_shares(alignment, "r2_own"),
-        both=_shares(alignment, "r2_with_own"),
+        "The teacher alone explains R² {teacher}; the student’s own tokens alone (this one and the two before it) "
+        "{own}; the teacher and the student’s own token together {both}; {controls}.",
+        teacher=_values(alignment, "r2"),
+        own=_values(alignment, "r2_own"),
+        both=_values(alignment, "r2_with_own"),
         controls=clauses(controls),
     )
     return sentences(explained, clear if judged else "")
@@ -101,15 +102,15 @@ def _own_sentence(alignment: Alignment) -> str:
     """Say what the student's own tokens explain where no map from them and the teacher together was fitted."""
     if not any(isfinite(score.r2_own) for score in alignment.heads):
         return ""
-    words = phrase("The student’s own tokens (this one and the two before it), without any teacher, explain {shares}.")
-    return say(words, shares=_shares(alignment, "r2_own"))
+    words = phrase(
+        "The student’s own tokens (this one and the two before it), without any teacher, explain R² {values}."
+    )
+    return say(words, values=_values(alignment, "r2_own"))
 
 
-def _shares(alignment: Alignment, column: str) -> str:
-    """Write the means of a column: 74% of K and 69% of V."""
-    summary = alignment.summary()
-    shares = [say("{share} of {kind}", share=whole(summary[k][column]), kind=name) for k, name in KIND_NAME.items()]
-    return together(shares)
+def _values(alignment: Alignment, column: str) -> str:
+    """Write the means of a column: 0.74 of K and 0.69 of V."""
+    return together([_of_kind(kind, written(means[column], 2)) for kind, means in alignment.summary().items()])
 
 
 def maps_sentence(alignment: Alignment) -> str:
@@ -128,11 +129,11 @@ def maps_sentence(alignment: Alignment) -> str:
         return say("One map for all tokens: none, or too few for a map of their own, end inside a teacher token.")
     return say(
         "Each class of tokens has its own map: of the {n_exact:,} that end where a teacher token ends the teacher "
-        "explains {exact}, of the {n_inside:,} that end inside one {inside}.",
+        "explains R² {exact}, of the {n_inside:,} that end inside one {inside}.",
         n_exact=split_heads[0].n_exact,
-        exact=_shares(alignment, "r2_exact"),
+        exact=_values(alignment, "r2_exact"),
         n_inside=split_heads[0].n_inside,
-        inside=_shares(alignment, "r2_inside"),
+        inside=_values(alignment, "r2_inside"),
     )
 
 
@@ -176,14 +177,14 @@ def own_sentence(score: HeadScore) -> str:
 
 
 def _over(means: dict) -> str:
-    """Say how far R² is above its controls. A control worse than the training mean counts as the mean."""
-    token, shuffled = points(min(means["gain"], means["r2"])), whole(means["r2_shuffled"])
+    """Say how far R² is above its controls."""
+    token, shuffled = written(means["gain"], 2, "+"), written(means["r2_shuffled"], 2)
     if not isfinite(means["gain_random"]):
         return say("{token} over the teacher’s token, shuffled rows {shuffled}", token=token, shuffled=shuffled)
     return say(
         "{token} over the teacher’s token, {random} over random weights, shuffled rows {shuffled}",
         token=token,
-        random=points(min(means["gain_random"], means["r2_random"] + means["gain_random"])),
+        random=written(means["gain_random"], 2, "+"),
         shuffled=shuffled,
     )
 
@@ -236,22 +237,22 @@ def _apart(r2: float, n: int) -> str:
 def fusion_sentence(alignment: Alignment) -> str:
     """Say what all teachers explain beyond the best single one, and beyond random weights in place of the others."""
     parts = []
-    for kind, name in KIND_NAME.items():
+    for kind in KIND_NAME:
         scores = [score for score in alignment.fusion if score.kind == kind and isfinite(score.r2)]
         if not scores:
             continue
         columns = ("r2", "gain", "gain_random")
         r2, gain, random = (sum(getattr(score, column) for score in scores) / len(scores) for column in columns)
-        over = say("{points} over the best single teacher", points=points(gain))
+        over = say("{gain} over the best single teacher", gain=written(gain, 2, "+"))
         if isfinite(random):
-            words = phrase("{one}, {points} over random weights in place of the others")
-            over = say(words, one=over, points=points(random))
-        parts.append(say("{share} of {kind} ({over})", share=whole(r2), kind=name, over=over))
+            words = phrase("{one}, {gain} over random weights in place of the others")
+            over = say(words, one=over, gain=written(random, 2, "+"))
+        parts.append(_of_kind(kind, f"{written(r2, 2)} ({over})"))
     finding = say(
-        "Fused in the student's space, {teachers} teachers explain {shares}, averaged over heads, on the {n:,} tokens "
-        "that all of them cover.",
+        "Fused in the student's space, {teachers} teachers explain R² {values}, averaged over heads, on the {n:,} "
+        "tokens that all of them cover.",
         teachers=len(alignment.teachers),
-        shares=together(parts),
+        values=together(parts),
         n=alignment.fusion[0].n,
     )
     return finding + _beating(alignment)

@@ -20,7 +20,7 @@ LOOK = {
     **{name: control.get("LOOK", (NEUTRAL, "star", "dash")) for name, control in declared.CONTROLS.items()},
 }
 MEASURES = {  # column -> title of the axis
-    "kl": phrase("KL from the own cache, nats per token"),
+    "kl": phrase("KL from the own cache, nats (less is better)"),
     "delta_ce": phrase("ΔCE from the own cache, nats per token"),
 }
 
@@ -134,8 +134,8 @@ def hybrid(injection: Injection) -> go.Figure:
 
 PART = {"key": "K", "value": "V", "both": phrase("K and V")}
 HEAD_MEASURES = {  # name -> list of the result, column, column of its standard error, title of the map
-    "projection": ("projection", "error", "se", phrase("{part}: R², explained of held-out text")),
-    "attention": ("attention", "error", "se", phrase("{part}: R² of the attention output, held out")),
+    "projection": ("projection", "error", "se", phrase("{part}: R², held out")),
+    "attention": ("attention", "error", "se", phrase("{part}: R² of attention output")),
     "kl": ("swaps", "kl", "kl_se", phrase("{part} swap damage, KL")),
     "delta_ce": ("swaps", "delta_ce", "delta_ce_se", phrase("{part} swap damage, ΔCE")),
 }
@@ -239,6 +239,6 @@ def error_against_damage(
             + "<extra></extra>",
         )
     figure.add_hline(y=0, line={"width": 1, "color": NEUTRAL})
-    figure.update_xaxes(title=say("R²") if error == "projection" else say("R² of the attention output"))
+    figure.update_xaxes(title="R²" if error == "projection" else say("R² of the attention output"))
     figure.update_yaxes(title=say("{measure}, nats per token", measure="KL" if column == "kl" else "ΔCE"))
     return layout(figure, 340, margin={"l": 64, "r": 16, "t": 40, "b": 48})

@@ -61,7 +61,7 @@ def _columns() -> dict:
 def panel(alignment: Alignment, shown: str) -> None:
     """Draw the maps of all heads beside the pinned one. ``shown`` names the result in widgets and files."""
     cell, test = cells.selected(alignment), source.of_analysis(shown)
-    left, right = st.columns([7, 6], gap="small")
+    left, right = st.columns(2, gap="small")
     with left:
         key = f"heads-measure-{shown}"
         language.keep_choice(key, next(iter(MEASURES)))
@@ -73,9 +73,9 @@ def panel(alignment: Alignment, shown: str) -> None:
     with right.container(border=True, key="detail"):
         st.subheader(cells.words(cell))
         st.markdown(head_sentence(alignment, alignment.score(*cell)))
+        one_head.panel(alignment, shown, cell)
         if test is not None and test.reproduces:
             st.markdown(function_sentence(test, *cell))
-        one_head.panel(alignment, shown, cell)
     frame, columns = explained(alignment), _columns()
     if test is not None:
         r2 = {(c.kind, c.layer, c.head): 1 - c.error for c in test.attention}

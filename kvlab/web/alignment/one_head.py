@@ -10,11 +10,10 @@ from kvlab.results.alignment.one_head import contribution_sentence, rules_senten
 from kvlab.results.alignment.rules import rules_table, time_rules
 from kvlab.results.alignment.sentences import apart_sentence, sources_of_head
 from kvlab.results.alignment.spectrum import spectrum, spectrum_table
-from kvlab.results.words import sentences
 from kvlab.web import backend, cells, files, picker
 from kvlab.web.cells import Cell
 from kvlab.web.document import document_picker, token_window
-from kvlab.web.widgets import count, number, plain, show_error
+from kvlab.web.widgets import count, method, number, show_error
 
 WORST = 12  # tokens listed
 
@@ -26,7 +25,6 @@ def panel(alignment: Alignment, shown: str, cell: Cell) -> None:
 
 def _controls(alignment: Alignment, shown: str, cell: Cell) -> None:
     score = alignment.score(*cell)
-    st.markdown(say("**Against its controls**"))
     figure = controls(score)
     alt = say(
         "R² of this head from the teacher, for both classes of tokens, with the student’s own token, and from the "
@@ -34,8 +32,9 @@ def _controls(alignment: Alignment, shown: str, cell: Cell) -> None:
         "mean"
     )
     files.chart(figure, f"controls-{shown}", alt)
-    st.caption(plain(sentences(sources_of_head(alignment, score), apart_sentence(alignment, score))))
-    files.figure_button(figure, f"controls-{cells.name_of(cell)}", f"controls-{shown}")
+    with st.container(horizontal=True):
+        method(sources_of_head(alignment, score), apart_sentence(alignment, score))
+        files.figure_button(figure, f"controls-{cells.name_of(cell)}", f"controls-{shown}")
 
 
 def _teacher_heads(alignment: Alignment, shown: str, cell: Cell) -> None:

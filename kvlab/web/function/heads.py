@@ -21,10 +21,10 @@ from kvlab.web.function.verdict import columns_of
 from kvlab.web.widgets import count, number, segments
 
 MEASURES = {
-    "attention": phrase("R² of the attention output"),
-    "projection": phrase("Explained, R²"),
-    "kl": phrase("Swap damage, KL"),
-    "delta_ce": phrase("Swap damage, ΔCE"),
+    "attention": phrase("Attention R²"),
+    "projection": "R²",
+    "kl": phrase("Swap KL"),
+    "delta_ce": phrase("Swap ΔCE"),
 }
 MEANINGS = {
     "attention": ATTENTION_MEANING,
@@ -42,7 +42,7 @@ def panel(injection: Injection, shown: str) -> None:
         st.info(say("No head was measured alone: the student’s attention cannot be watched and no swap was asked for."))
         return
     cell = _selected(injection)
-    left, right = st.columns([7, 6], gap="small")
+    left, right = st.columns(2, gap="small")
     with left:
         key = f"heads-measure-{shown}"
         language.keep_choice(key, next(iter(measures)))
