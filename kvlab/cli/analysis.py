@@ -23,6 +23,7 @@ from kvlab.request.settings import checked
 from kvlab.request.uploads import EXTENSIONS
 from kvlab.shapes import Document, phase_words
 
+WRITTEN = ("alignment.json", "arrays.safetensors", "projector.safetensors", "heads.csv", "report.html", "export.zip")
 Asked = TypeVar("Asked", bound=AnalysisRequest)
 
 ELSEWHERE = ("teacher", "more_teachers", "prompts")  # settings behind --teacher and --prompts
@@ -75,7 +76,7 @@ def align(options: argparse.Namespace) -> int:
     if alignments[0].fusion:
         findings.append(fusion_sentence(alignments[0]))
     notes = list(dict.fromkeys(note for alignment in alignments for note in alignment.notes))
-    _print(findings, notes, options.out, ("alignment.json", "heads.csv", "report.html", "export.zip"))
+    _print(findings, notes, options.out, WRITTEN)
     for alignment in alignments:
         answered = answer.of_analysis(alignment).line()
         one_of_many = say("{teacher}: {answer}", teacher=alignment.teacher["name"], answer=answered)

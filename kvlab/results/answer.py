@@ -48,7 +48,7 @@ class Answer:
 
     def line(self) -> str:
         """Return verdict and reason in one line."""
-        return say("{verdict}. {why}", verdict=self.words, why=self.why)
+        return sentences(say("{verdict}.", verdict=self.words), self.why)
 
 
 @dataclass(frozen=True)

@@ -64,8 +64,8 @@ def _draw(figure: go.Figure, model: Geometry, start: float, width: float, colour
     counts = {"heads": heads, "queries": model.query_heads, "key": key, "value": value}
     label = plural(
         len(model.kv_layers),
-        "<b>{name}</b>, vocabulary {words}<br>{n} layer × {heads} KV heads of K {key} and V {value}, {queries} queries",
-        "<b>{name}</b>, vocabulary {words}<br>{n} layers × {heads} KV heads of K {key} and V {value}, {queries} queries",
+        "<b>{name}</b>, vocabulary {words}<br>{n} layer × {heads} KV heads of K {key}, V {value}; {queries} queries",
+        "<b>{name}</b>, vocabulary {words}<br>{n} layers × {heads} KV heads of K {key}, V {value}; {queries} queries",
         name=escape(model.name),
         words=f"{model.vocabulary:,}",
         **counts,

@@ -17,6 +17,7 @@ from kvlab.results.alignment.data import TokenView
 
 KIND_NAME = {"key": "K", "value": "V"}
 R2_SCALE, CKA_SCALE, DAMAGE_SCALE, GAIN_SCALE, DIFFERENCE_SCALE = "Purples", "Blues", "Reds", "BrBG", "PuOr"
+WHISKER = "#666B73"  # seen on white, on black, and on the grey of a control
 LOWEST_SHOWN = -1.0  # of R²; a lower bar or point is cut, and its number written
 NO_GAIN_COLOUR = "#C9CDD3"  # of a cell whose gain is not told from none
 TEACHER_COLOUR, STUDENT_COLOUR, NEUTRAL = "#0072B2", "#D55E00", "#8A8F98"  # Okabe and Ito 2008, and grey

@@ -102,7 +102,8 @@ def segments(label: str, words: dict[str, str], key: str, **look: Any) -> str:
 def answer_line(answer: Answer) -> None:
     """Draw an answer: the verdict, large and in its colour, and why."""
     with st.container(key="answer"):
-        verdict = f":{ANSWER_COLOURS[answer.verdict]}[**{answer.words}.**]"
+        verdict = say("{verdict}.", verdict=answer.words)
+        verdict = f":{ANSWER_COLOURS[answer.verdict]}[**{verdict}**]"
         st.markdown(say("{first} {second}", first=verdict, second=plain(answer.why)))
 
 

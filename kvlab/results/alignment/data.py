@@ -36,7 +36,7 @@ EXACT, INSIDE = 0, 1  # row classes: the token ends where a teacher token ends, 
 FUSION_NAME, OTHER_TEACHER = "fusion.csv", "teacher-{}"
 CSV_COLUMNS = ["kind", "layer", "head", "r2", "error", "cosine", "r2_shuffled", "r2_identity", "n"]
 CSV_COLUMNS += ["r2_exact", "exact_se", "r2_inside", "inside_se", "n_inside", "r2_own", "own_se"]
-CSV_COLUMNS += ["r2_with_own", "with_own_se", "added", "added_se"]
+CSV_COLUMNS += ["r2_with_own", "with_own_se", "added", "added_se", "se", "r2_random", "random_se", "beats_controls"]
 
 OWN_TOKENS = phrase("the student’s own tokens")
 

@@ -23,6 +23,7 @@ from kvlab.results.style import (
     R2_SCALE,
     TEACHER_COLOUR,
     VERDICT_MARKS,
+    WHISKER,
     layout,
     plus_minus,
     visible,
@@ -213,7 +214,7 @@ def controls(score: HeadScore) -> go.Figure:
             y=[f"{bar.name}  <b>{value}</b>{plus_minus(bar.se)}" for bar, value in zip(bars, values)],
             orientation="h",
             marker_color=[bar.colour for bar in bars],
-            error_x={"type": "data", "array": errors, "thickness": 1.5},
+            error_x={"type": "data", "array": errors, "thickness": 1.5, "color": WHISKER},
             customdata=[[bar.name, value + plus_minus(bar.se), f"{bar.n:,}"] for bar, value in zip(bars, values)],
             hovertemplate=say("%{customdata[0]}: R² %{customdata[1]}, n = %{customdata[2]} tokens") + "<extra></extra>",
         )

@@ -11,7 +11,7 @@ from kvlab.request import declared
 from kvlab.results.alignment.heads import r2_cell, r2_colours
 from kvlab.results.cells import Cell, cell_map
 from kvlab.results.function.data import NAMES, SOURCES, VARIANTS, Accuracy, Hybrid, Injected, Injection
-from kvlab.results.style import DAMAGE_SCALE, KIND_COLOUR, NEUTRAL, TEACHER_COLOUR, layout, written
+from kvlab.results.style import DAMAGE_SCALE, KIND_COLOUR, NEUTRAL, TEACHER_COLOUR, WHISKER, layout, written
 
 # Colour (Okabe and Ito 2008), marker and dash of each variant.
 LOOK = {
@@ -50,7 +50,7 @@ def _bars(
             y=[f"{name}<br><b>{number}</b>" for name, number in zip(names, numbers, strict=True)],
             orientation="h",
             marker_color=[LOOK[name][0] if name in ("own", *SOURCES) else NEUTRAL for name, *_ in values],
-            error_x={"type": "data", "array": [error for _, _, error, _ in values], "thickness": 1.5},
+            error_x={"type": "data", "array": [error for _, _, error, _ in values], "thickness": 1.5, "color": WHISKER},
             customdata=[[names[i], numbers[i], f"{row[3]:,}"] for i, row in enumerate(values)],
             hovertemplate=hover + "<extra></extra>",
         )
@@ -202,7 +202,12 @@ def layer_damage(injection: Injection, column: str) -> go.Figure:
             figure.add_bar(
                 x=[str(s.layer) for s in swaps],
                 y=[getattr(s, name) for s in swaps],
-                error_y={"type": "data", "array": [getattr(s, f"{name}_se") for s in swaps], "thickness": 1.2},
+                error_y={
+                    "type": "data",
+                    "array": [getattr(s, f"{name}_se") for s in swaps],
+                    "thickness": 1.2,
+                    "color": WHISKER,
+                },
                 name=words,
                 marker={"color": colour, "pattern": {"shape": pattern, "fillmode": "overlay", "fgopacity": 0.9}},
                 hovertemplate=say("{words}, layer %{{x}}: %{{y:.4f}} nats per token", words=words) + "<extra></extra>",

@@ -50,11 +50,11 @@ REMOVED = 0.9  # of the damage, by which a hybrid counts as enough
 USEFUL = {  # whether the teacher alone beats the student's own tokens by two standard errors; None: not known
     True: phrase(
         "Useful: the projected cache, the teacher alone, beats the student’s own tokens without any teacher by "
-        "{gain:.3f} ± {se:.3f} nats (KL {kl:.3f} against {own:.3f})."
+        "{gain} ± {se:.3f} nats (KL {kl:.3f} against {own:.3f})."
     ),
     False: phrase(
         "Not shown to be useful: the projected cache, the teacher alone, does not beat the student’s own tokens "
-        "without any teacher by more than two standard errors (gain {gain:+.3f} ± {se:.3f} nats, KL {kl:.3f} against "
+        "without any teacher by more than two standard errors (gain {gain} ± {se:.3f} nats, KL {kl:.3f} against "
         "{own:.3f})."
     ),
     None: phrase(
@@ -63,9 +63,9 @@ USEFUL = {  # whether the teacher alone beats the student's own tokens by two st
     ),
 }
 ALSO_USEFUL = {  # the same of another source: with the student's own token, or refined
-    True: phrase("The {source} beats {control} by {gain:.3f} ± {se:.3f} nats (KL {kl:.3f} against {own:.3f})."),
+    True: phrase("The {source} beats {control} by {gain} ± {se:.3f} nats (KL {kl:.3f} against {own:.3f})."),
     False: phrase(
-        "The {source} does not beat {control} by more than two standard errors (gain {gain:+.3f} ± {se:.3f} nats, KL "
+        "The {source} does not beat {control} by more than two standard errors (gain {gain} ± {se:.3f} nats, KL "
         "{kl:.3f} against {own:.3f})."
     ),
     None: "",
@@ -129,7 +129,8 @@ def useful_sentence(injection: Injection, share: float) -> str:
         row, own_tokens = variant(injection, source, share), variant(injection, own_tokens_of(source), share)
         words = (USEFUL if source == "projected" else ALSO_USEFUL)[beats]
         names = {"source": say(NAMES[source]), "control": say(NAMES[own_tokens.variant])}
-        numbers = {"gain": row.below_own_tokens, "se": row.below_own_tokens_se, "kl": row.kl, "own": own_tokens.kl}
+        gain = written(row.below_own_tokens, sign="" if beats else "+")
+        numbers = {"gain": gain, "se": row.below_own_tokens_se, "kl": row.kl, "own": own_tokens.kl}
         parts.append(say(words, **names, **numbers))
     return sentences(*parts)
 
@@ -314,7 +315,7 @@ def accuracy_sentence(injection: Injection) -> str | None:
         return None
     own, projected = by_variant["own"], by_variant["projected"]
     values = {"own": own.right, "own_se": own.se, "projected": projected.right, "se": projected.se}
-    values |= {"less": projected.less_own, "less_se": projected.less_own_se}
+    values |= {"less": percent(projected.less_own), "less_se": projected.less_own_se}
     values |= {"same": projected.same_tokens, "n": projected.documents}
     if not isfinite(projected.less_own_se):
         text = phrase(
@@ -325,16 +326,21 @@ def accuracy_sentence(injection: Injection) -> str | None:
     elif abs(projected.less_own) > CERTAIN * projected.less_own_se:
         text = phrase(
             "Right answers: {projected:.1%} ± {se:.1%} on the projected cache, {own:.1%} ± {own_se:.1%} on its own, a "
-            "difference of {less:+.1%} ± {less_se:.1%}; {same:.0%} of its own continuation come before the first "
+            "difference of {less} ± {less_se:.1%}; {same:.0%} of its own continuation come before the first "
             "differing token (n = {n} held-out documents)."
         )
     else:
         text = phrase(
             "Right answers: {projected:.1%} ± {se:.1%} on the projected cache, {own:.1%} ± {own_se:.1%} on its own: a "
-            "difference of {less:+.1%} ± {less_se:.1%} is within two standard errors; {same:.0%} of its own "
+            "difference of {less} ± {less_se:.1%} is within two standard errors; {same:.0%} of its own "
             "continuation come before the first differing token (n = {n} held-out documents)."
         )
     return say(text, **values)
+
+
+def percent(difference: float) -> str:
+    """Write a signed difference of shares in percent, with a true minus."""
+    return written(100 * difference, 1, "+") + "%"
 
 
 def pieces(continued: Continued) -> list[tuple[str, bool]]:

@@ -18,6 +18,7 @@ from kvlab.web.widgets import count, head_sentence, number, segments
 
 MEASURES = {"gain": phrase("Gain over controls"), "r2": phrase("Explained, R²")}
 MAPS = {"gain": gain_map, "r2": r2_map}
+BEATS = {True: phrase("yes"), False: phrase("no"), None: "?"}
 LEGENDS = {
     "gain": phrase("Green: more than every control; grey “=”: not told from one; brown: less. “?”: no standard error."),
     "r2": phrase("Dark: much is explained. “=”: no better than a control; “?”: no standard error."),
@@ -35,7 +36,7 @@ def _columns() -> dict:
         "added_se": number(say("± s.e. of what is added")),
         "gain": number(say("gain over teacher’s token")),
         "gain_random": number(say("gain over random weights")),
-        "beats_controls": st.column_config.CheckboxColumn(say("beats controls")),
+        "beats": say("beats controls"),
         "r2_standardised": number(say("standardised R²"), say("Every channel counts alike.")),
         "cosine": number(say("cosine")),
         "r2_exact": number(say("R² exact tokens"), say("Those that end where a teacher token ends.")),
@@ -77,6 +78,7 @@ def panel(alignment: Alignment, shown: str) -> None:
         if test is not None and test.reproduces:
             st.markdown(function_sentence(test, *cell))
     frame, columns = explained(alignment), _columns()
+    frame["beats"] = [say(BEATS[score.beats_controls]) for score in alignment.heads]
     if test is not None:
         r2 = {(c.kind, c.layer, c.head): 1 - c.error for c in test.attention}
         heads = zip(frame["kind"], frame["layer"], frame["head"], strict=True)

@@ -11,7 +11,7 @@ from kvlab.web import files, language
 from kvlab.web.function.verdict import columns_of
 from kvlab.web.widgets import plain
 
-FIRST = ("own", "projected", "none")
+FIRST = ("own", "projected")
 
 
 def panel(injection: Injection, shown: str) -> None:
