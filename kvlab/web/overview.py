@@ -81,7 +81,9 @@ def _links(found: Alignment, shown: str, name: str) -> None:
             st.caption(say(":blue-badge[Sample analysis] {name}", name=plain(name)))
         else:
             st.caption(plain(name))
-            st.button(say("Show the sample"), type="tertiary", on_click=_show, args=(backend.SAMPLE,))
+            st.button(
+                say("Show the sample"), key="show-sample", type="tertiary", on_click=_show, args=(backend.SAMPLE,)
+            )
         if found.notes:
             cautions(found.notes)
 
