@@ -33,6 +33,7 @@ MATRICES = {  # array -> title, words of the hover
     "cka": (phrase("unbiased CKA with the teacher"), "CKA"),
     "own": (phrase("the student with itself, the ceiling"), "CKA"),
 }
+DARK_FROM = 0.6  # share of the range, from which on white is easier to read than black
 NOTHING = "rgba(138,143,152,0.22)"  # grey on white and on black: the layer has no cache, or was not searched
 
 
@@ -63,13 +64,13 @@ def similarity(alignment: Alignment, kind: str, name: str) -> go.Figure:
             colorscale=R2_SCALE if name == "r2" else CKA_SCALE,
             xgap=gap,
             ygap=gap,
-            text=[["" if np.isnan(v) else f"{v:.2f}" for v in row] for row in values] if legible else None,
-            texttemplate="%{text}" if legible else None,
             hoverongaps=False,
             hovertemplate=f"{where}<br>{say(words)} %{{z:.3f}}<extra></extra>",
             colorbar={"title": {"text": "R²" if name == "r2" else "CKA"}, "thickness": 12},
         )
     )
+    if legible:
+        _write(figure, values, lowest + DARK_FROM * (highest - lowest))
     if name != "own":
         _outline(figure, chosen(alignment, kind), 2.5 if legible else 1.8)
     every = max(1, -(-max(values.shape) // CELL_TEXT_UP_TO))  # labels of 64 layers would overlap
@@ -79,6 +80,21 @@ def similarity(alignment: Alignment, kind: str, name: str) -> go.Figure:
     height = min(640, max(250, 96 + 40 * values.shape[0]))
     heading = {"text": say("{kind}: {title}", kind=KIND_NAME[kind], title=say(title)), "font": {"size": 15}}
     return layout(figure, height, title=heading, plot_bgcolor=NOTHING)
+
+
+def _write(figure: go.Figure, values: np.ndarray, dark_from: float) -> None:
+    """Write the numbers into the cells, white on dark ones."""
+    rows, columns = np.nonzero(~np.isnan(values))
+    shown = values[rows, columns]
+    figure.add_scatter(
+        x=columns.tolist(),
+        y=rows.tolist(),
+        mode="text",
+        text=[f"{value:.2f}" for value in shown],
+        textfont={"color": ["#FFFFFF" if value > dark_from else "#000000" for value in shown], "size": 13},
+        hoverinfo="skip",
+        showlegend=False,
+    )
 
 
 def graph(alignment: Alignment) -> go.Figure:

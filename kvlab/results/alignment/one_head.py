@@ -15,6 +15,7 @@ from kvlab.results.style import KIND_NAME, plus_minus, written
 from kvlab.results.words import sentences, whole
 
 MOST_OF = 0.9  # of the variance
+LITTLE = 0.02  # of R²
 
 
 def contribution_sentence(alignment: Alignment, kind: str, layer: int, head: int) -> str:
@@ -26,7 +27,7 @@ def contribution_sentence(alignment: Alignment, kind: str, layer: int, head: int
     most = {"missed": int(missed["teacher_head"]), "lost": written(float(missed["without"]))}
     most |= {"alone": int(alone["teacher_head"]), "reached": written(float(alone["alone"]))}
     scores = {"all": written(score.r2), "n": f"{score.n:,}", "identity": written(score.r2_identity)}
-    return say(
+    contributed = say(
         "Without teacher head {missed} R² falls most, by {lost}; alone, head {alone} reaches most, {reached}; all "
         "together {all}. In all chosen layers, held out ({folds} folds by document), n = {n} tokens; the "
         "teacher’s token alone reaches {identity}.",
@@ -34,6 +35,9 @@ def contribution_sentence(alignment: Alignment, kind: str, layer: int, head: int
         **scores,
         folds=alignment.data["folds"],
     )
+    replaceable = float(missed["without"]) < LITTLE and len(frame) > 1
+    needed = say("No single head is needed: the others make up for it.") if replaceable else ""
+    return sentences(contributed, needed)
 
 
 def spectrum_sentence(alignment: Alignment, kind: str, layer: int, head: int) -> str:

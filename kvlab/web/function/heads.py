@@ -81,7 +81,7 @@ def _detail(injection: Injection, shown: str, cell: cells.Cell) -> None:
         st.subheader(cells.words(cell))
         st.markdown(head_sentence(injection, kind, layer, head))
         frame = head_table(injection, layer, head)
-        files.table(frame, columns_of(frame.columns), f"{shown}-{layer}-{head}", f"head-{shown}", True)
+        files.table(frame, columns_of(frame.columns), f"{shown}-layer-{layer}-head-{head}", f"head-{shown}", True)
 
 
 def _layers(injection: Injection, shown: str) -> None:
