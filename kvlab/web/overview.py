@@ -1,7 +1,8 @@
 """The Overview page: the answer and one figure, the two models side by side, and whether they fit."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, wait
+from contextlib import suppress
 
 import streamlit as st
 
@@ -15,6 +16,7 @@ from kvlab.results.architecture import architectures
 from kvlab.results.function.data import Injection
 from kvlab.results.function.figures import variants
 from kvlab.results.style import KIND_NAME
+from kvlab.runs.monitor import View
 from kvlab.shapes import Geometry
 from kvlab.web import backend, files, places
 from kvlab.web.alignment import form
@@ -40,18 +42,26 @@ def page() -> None:
 
 def _finding() -> None:
     """Draw the answer and the figure that shows it: of the latest analysis, else of the sample."""
+    st.title(say(QUESTION))
     views = backend.listed("analysis")
-    shown = st.session_state.get(SHOWN) or next((view.id for view in views if view.state == "done"), backend.SAMPLE)
+    shown = st.session_state.get(SHOWN) or _latest(views)
     try:
         found, test = backend.alignment_of(shown), source.of_analysis(shown)
     except KvlabError as error:
-        st.title(say(QUESTION))
         show_error(error)
         return
-    st.title(say(QUESTION))
     answer_line(answer.of_analysis(found, test))
     _figure(found, test, shown)
     _links(found, shown, backend.labels(views)[shown])
+
+
+def _latest(views: Sequence[View]) -> str:
+    """Return the id of the latest analysis with a readable result, else the sample."""
+    for view in views:
+        with suppress(KvlabError):
+            if view.state == "done" and backend.alignment_of(view.id):
+                return view.id
+    return backend.SAMPLE
 
 
 def _figure(found: Alignment, test: Injection | None, shown: str) -> None:

@@ -7,6 +7,7 @@ import pandas as pd
 from kvlab.language import phrase, say
 from kvlab.request.align import prompt_source
 from kvlab.results.alignment.data import Alignment
+from kvlab.results.memo import once
 from kvlab.results.style import KIND_NAME
 from kvlab.shapes import SelfTest
 
@@ -110,11 +111,16 @@ def heads_table(alignment: Alignment) -> pd.DataFrame:
     return frame.assign(**{"K/V": frame["K/V"].map(KIND_NAME)})
 
 
+BEATS = {True: phrase("yes"), False: phrase("no"), None: "?"}
+
+
+@once
 def explained(alignment: Alignment) -> pd.DataFrame:
-    """Return all scores as R², with the gain over the strongest control and its name."""
+    """Return all scores as R², with the gain over the strongest control, its name, and whether all are beaten."""
     frame, strongest = alignment.table(), [score.strongest for score in alignment.heads]
     frame["strongest"] = [float("nan") if gain is None else gain.r2 for gain in strongest]
     frame["control"] = ["" if gain is None else say(gain.control) for gain in strongest]
+    frame["beats"] = [say(BEATS[beats]) for beats in frame["beats_controls"]]
     for name in ("standardised", "sink", "special"):
         frame[f"r2_{name}"] = 1 - frame[f"error_{name}"]
     return frame.drop(columns=[name for name in frame if name.startswith("error")])

@@ -18,7 +18,6 @@ from kvlab.web.widgets import count, head_sentence, number, segments
 
 MEASURES = {"gain": phrase("Gain over controls"), "r2": phrase("Explained, R²")}
 MAPS = {"gain": gain_map, "r2": r2_map}
-BEATS = {True: phrase("yes"), False: phrase("no"), None: "?"}
 LEGENDS = {
     "gain": phrase("Green: more than every control; grey “=”: not told from one; brown: less. “?”: no standard error."),
     "r2": phrase("Dark: much is explained. “=”: no better than a control; “?”: no standard error."),
@@ -64,12 +63,12 @@ def panel(alignment: Alignment, shown: str) -> None:
     cell, test = cells.selected(alignment), source.of_analysis(shown)
     left, right = st.columns(2, gap="small")
     with left:
-        key = f"heads-measure-{shown}"
+        key = f"maps-of-{shown}"
         language.keep_choice(key, next(iter(MEASURES)))
         measure = segments(say("Colour"), MEASURES, key, label_visibility="collapsed")
-        alt = say("{kind}: {measure} per student layer and KV head; the table below has the numbers.")
-        named = alt.replace("{measure}", say(MEASURES[measure]))
-        cells.maps(partial(MAPS[measure], alignment), cell, measure, shown, named)
+        words = phrase("{kind}: {measure} per student layer and KV head; the table below has the numbers.")
+        alt = say(words, kind="{kind}", measure=say(MEASURES[measure]))
+        cells.maps(partial(MAPS[measure], alignment), cell, measure, shown, alt)
         st.caption(say(LEGENDS[measure]))
     with right.container(border=True, key="detail"):
         st.subheader(cells.words(cell))
@@ -77,8 +76,7 @@ def panel(alignment: Alignment, shown: str) -> None:
         one_head.panel(alignment, shown, cell)
         if test is not None and test.reproduces:
             st.markdown(function_sentence(test, *cell))
-    frame, columns = explained(alignment), _columns()
-    frame["beats"] = [say(BEATS[score.beats_controls]) for score in alignment.heads]
+    frame, columns = explained(alignment).copy(), _columns()
     if test is not None:
         r2 = {(c.kind, c.layer, c.head): 1 - c.error for c in test.attention}
         heads = zip(frame["kind"], frame["layer"], frame["head"], strict=True)
