@@ -39,13 +39,13 @@ def ready(page):
 
 
 def test_the_first_screen_answers_known_cases_each_the_latest_analysis(app, page, monkeypatch):
-    """On both pages that answer; the address without a run is that of the latest."""
+    """The address without a run is that of the latest."""
     monkeypatch.setenv("KVLAB_RUNS", str(app.runs))
     sample = read(bundled.ANALYSIS)
     for name, verdict in VERDICTS.items():
         folder = finished.run_of(case(sample, name))
         try:
-            for place in ("", "alignment"):
+            for place in ("", "alignment") if verdict == "No" else ("",):
                 page.goto(f"{app.url}/{place}")
                 answer = page.locator(".st-key-answer")
                 answer.get_by_text(f"{verdict}.", exact=True).wait_for()

@@ -26,7 +26,7 @@ from kvlab.web.widgets import answer_line, cautions, grid, plain, show_error, ta
 
 QUESTION = phrase("Can this teacher’s KV cache be aligned with this student’s?")
 SHOWN = "overview-run"  # in the session: the analysis shown, once another than the latest is chosen
-PIXELS = 360  # height of the figure
+PIXELS = 400  # height of the figure
 CAME = "forecast-came"  # in the session: the forecast that the page was rerun for
 PATIENCE = 0.5  # seconds to wait for the forecast before drawing the page without it
 
@@ -36,7 +36,7 @@ POSITIONS = {"none": phrase("none"), "learned": phrase("learned"), "sinusoidal":
 
 def page() -> None:
     _finding()
-    st.subheader(say("A pair, before any weight is loaded"))
+    st.subheader(say("Before any weight is loaded"))
     _pair()
 
 
@@ -88,7 +88,8 @@ def _links(found: Alignment, shown: str, name: str) -> None:
         look = {"icon": ":material/grid_on:", "query_params": {"run": shown}}
         st.page_link(places.alignment(), label=say("Look into it"), **look)
         if shown == backend.SAMPLE:
-            st.caption(say(":blue-badge[Sample analysis] {name}", name=plain(name)))
+            names = {"teacher": plain(found.teacher["name"]), "student": plain(found.student["name"])}
+            st.caption(say(":blue-badge[Sample analysis] {teacher} → {student}", **names))
         else:
             st.caption(plain(name))
             st.button(
