@@ -55,7 +55,6 @@ class Answer:
 class Heads:
     """How many heads gain, and what; the gains are means over heads of those over the strongest control."""
 
-    scored: int
     known: int  # heads with a standard error
     clear: int
     open: int
@@ -69,7 +68,6 @@ def heads(alignment: Alignment) -> Heads:
     scored = [score for score in alignment.heads if isfinite(score.r2)]
     strongest = {kind: [s.strongest.r2 for s in scored if s.kind == kind] for kind in KIND_NAME}
     return Heads(
-        scored=len(scored),
         known=sum(score.unbeaten is not None for score in scored),
         clear=sum(score.beats_controls is True for score in scored),
         open=sum(_open(score) for score in scored),
