@@ -78,7 +78,7 @@ def heads(alignment: Alignment) -> Heads:
 
 def _open(score: HeadScore) -> bool:
     gain = score.strongest
-    return score.beats_controls is False and not gain.r2 + 2 * gain.se < SMALL
+    return score.beats_controls is False and not gain.r2 + gain.error < SMALL
 
 
 def of_analysis(alignment: Alignment, test: Injection | None = None) -> Answer:

@@ -56,9 +56,9 @@ def written(value: float, digits: int = 3, sign: str = "") -> str:
     return "–" if isnan(value) else f"{round(value, digits) + 0:{sign}.{digits}f}".replace("-", "−")
 
 
-def plus_minus(se: float) -> str:
+def plus_minus(se: float | None) -> str:
     """Write a standard error behind its number; nothing if there is none."""
-    return f" ± {se:.3f}" if isfinite(se) else ""
+    return f" ± {se:.3f}" if se is not None and isfinite(se) else ""
 
 
 def visible(token: TokenView | str) -> str:

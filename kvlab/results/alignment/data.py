@@ -43,16 +43,21 @@ OWN_TOKENS = phrase("the student’s own tokens")
 
 @dataclass(frozen=True)
 class Gain:
-    """What a teacher adds to one control, in held-out R²; without a standard error where the control has none."""
+    """What a teacher adds to one control, in held-out R². ``se`` is None where any gain counts; NaN if not known."""
 
     control: str  # to be translated
     r2: float
-    se: float = 0.0
+    se: float | None = None
+
+    @property
+    def error(self) -> float:
+        """Return two standard errors, none for a control that has none."""
+        return 0.0 if self.se is None else 2 * self.se
 
     @property
     def clear(self) -> bool:
         """Return whether it is more than two standard errors above zero."""
-        return self.r2 > 2 * self.se
+        return self.r2 > self.error
 
 
 @dataclass(frozen=True)

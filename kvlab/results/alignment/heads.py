@@ -66,7 +66,7 @@ def _gain_cells(alignment: Alignment, kind: str, limit: float) -> list[Cell]:
         if score.kind != kind:
             continue
         gain = score.strongest
-        told = gain is not None and score.beats_controls is not None and abs(gain.r2) > max(2 * gain.se, LEAST_GAIN)
+        told = gain is not None and score.beats_controls is not None and abs(gain.r2) > max(gain.error, LEAST_GAIN)
         cells.append(
             Cell(
                 layer=score.layer,
