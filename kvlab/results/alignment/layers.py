@@ -150,7 +150,7 @@ def _add_layers(figure: go.Figure, x: float, model: dict, colour: str, column: i
         mode="markers+text",
         marker={"size": 11, "color": colour},
         text=[str(layer) if place % every == 0 else "" for place, layer in enumerate(layers)],
-        textposition="middle left" if x == 0 else "middle right",
+        textposition=f"middle {'left' if x == 0 else 'right'}",
         hoverinfo="skip",
         showlegend=False,
         row=1,
