@@ -177,7 +177,7 @@ def test_no_sentence_says_another_gain_than_the_chart_shows(sample, score):
     assert f"**{weak.strongest.r2:.3f}**".replace("-", "−") in head_sentence(sample, weak)
     sample = of_one_map(sample)
     worse = replace(sample, heads=[replace(s, **bad) for s in sample.heads])
-    assert "−0.44 of V (−0.24 over the teacher’s token, −0.06 over random weights" in sentence(worse)
+    assert "−0.44 of V (−0.23 over the teacher’s token, −0.06 over random weights" in sentence(worse)
 
 
 OLD_NOTE = "done is no hole: {n}"  # as older versions wrote notes: finished
