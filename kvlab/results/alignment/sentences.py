@@ -46,7 +46,7 @@ def sentence(alignment: Alignment) -> str:
         headline = say(words, where=where, added=together(added), **models)
         finding = sentences(headline, _undecided_sentence(summary), _sources_sentence(alignment))
     else:
-        values = [_of_kind(kind, f"{written(means['r2'], 2)} ({_over(means)})") for kind, means in summary.items()]
+        values = [_with(_of_kind(kind, written(means["r2"], 2)), _over(means)) for kind, means in summary.items()]
         words = phrase("{where}, {teacher} explains R² {values} of {student}, averaged over heads.")
         finding = sentences(say(words, where=where, values=together(values), **models), _own_sentence(alignment))
     return sentences(finding, maps_sentence(alignment))
@@ -54,6 +54,10 @@ def sentence(alignment: Alignment) -> str:
 
 def _of_kind(kind: str, value: str) -> str:
     return say("{value} of {kind}", value=value, kind=KIND_NAME[kind])
+
+
+def _with(value: str, over: str) -> str:
+    return say("{value} ({over})", value=value, over=over)
 
 
 def _gain(gain: float, se: float) -> str:
@@ -247,7 +251,7 @@ def fusion_sentence(alignment: Alignment) -> str:
         if isfinite(random):
             words = phrase("{one}, {gain} over random weights in place of the others")
             over = say(words, one=over, gain=written(random, 2, "+"))
-        parts.append(_of_kind(kind, f"{written(r2, 2)} ({over})"))
+        parts.append(_with(_of_kind(kind, written(r2, 2)), over))
     finding = say(
         "Fused in the student's space, {teachers} teachers explain R² {values}, averaged over heads, on the {n:,} "
         "tokens that all of them cover.",
