@@ -54,7 +54,7 @@ def test_align_writes_everything_and_says_the_finding(pair, prompt_file, tmp_pat
     assert names.count(["prompt", "answer"]) == 2  # an English and a Chinese marker
     assert len((out / "heads.csv").read_text().splitlines()) == 1 + 2 * 2 * 2
     report = (out / "report.html").read_text(encoding="utf-8")
-    assert "https://" not in report.split("<script", 1)[0] and "K: R² beyond the strongest control" in report
+    assert "https://" not in report.split("<script", 1)[0] and "beyond the strongest control" in report
     assert (out / "projector.safetensors").stat().st_size > 0
     with zipfile.ZipFile(out / "export.zip") as archive:
         assert archive.read("heads.csv") == (out / "heads.csv").read_bytes()
