@@ -24,9 +24,9 @@ LAYERS, HEADS = 4, 2  # of the sample's student
 
 Click = Callable[[Session, int], float]
 CLICKS: dict[str, Click] = {
-    "a cell of the K map": lambda s, n: s.select_cell("error-sample-key", n % LAYERS, n % HEADS),
-    "a cell of the V map": lambda s, n: s.select_cell("error-sample-value", n % LAYERS, (n + 1) % HEADS),
-    "a row of the table": lambda s, n: s.select_row("error-table-sample", n % (LAYERS * HEADS)),
+    "a cell of the K map": lambda s, n: s.select_cell("gain-sample-key", n % LAYERS, n % HEADS),
+    "a cell of the V map": lambda s, n: s.select_cell("gain-sample-value", n % LAYERS, (n + 1) % HEADS),
+    "a row of the table": lambda s, n: s.select_row("heads-table-sample", n % (LAYERS * HEADS)),
     "to Tokens of the head": lambda s, n: s.choose("pane", "Tokens"),
     "to its Spectrum": lambda s, n: s.choose("pane", "Spectrum"),
     "to its Time rules": lambda s, n: s.choose("pane", "Time rules"),

@@ -23,12 +23,12 @@ from tests.waiting import wait_until
 
 PAGES = {
     "overview": ("", "Memory forecast on"),
-    "heads": ("alignment?run=sample&view=heads&cell=K-3-0", "Against its controls"),
+    "heads": ("alignment?run=sample&view=heads&cell=K-3-0", "beyond its strongest control"),
     "layers": ("alignment?run=sample&view=layers&cell=K-2-0", "What was chosen"),
     "timeline": ("alignment?run=sample&view=timeline", "Every rule’s map"),
     "numbers": ("alignment?run=sample&view=numbers", "Data, versions, seconds"),
     "function": ("function?run=sample&view=verdict", "Over the length of the prefix"),
-    "function-heads": ("function?run=sample&view=heads&cell=K-3-0", "Which error tells the damage"),
+    "function-heads": ("function?run=sample&view=heads&cell=K-3-0", "Does R² tell the damage"),
     "function-texts": ("function?run=sample&view=texts", "Continued from"),
     "form": ("validation", "Advanced: precision"),
     "validation": ("validation?run={one}", "It runs: passed."),

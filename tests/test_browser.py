@@ -129,7 +129,7 @@ def test_cancel_and_a_killed_worker_are_said_and_the_app_is_kept(app, page, prom
 def test_a_new_user_reads_the_sample_runs_a_file_looks_elsewhere_meanwhile_and_takes_the_numbers(app, page, twenty):
     page.goto(app.url)
     page.get_by_text("Sample analysis").wait_for()
-    page.get_by_text("documents held out by document").wait_for()
+    page.get_by_text("In 12 of 16 heads the teacher explains more").wait_for()
     page.locator(".js-plotly-plot").nth(1).wait_for()
     page.get_by_text("Memory forecast on").wait_for()
     assert page.get_by_text("Traceback").count() == 0
@@ -150,11 +150,11 @@ def test_a_new_user_reads_the_sample_runs_a_file_looks_elsewhere_meanwhile_and_t
     page.get_by_role("button", name="Cancel").wait_for()
     first.close()
     os.kill(worker, signal.SIGCONT)
-    page.get_by_text("On 20 documents held out by document").wait_for()
+    page.get_by_text("heads the teacher explains more than every control").wait_for()
     assert status(app, run)["state"] == "done"
 
     click_cell(page, plot=1, layer=2, head=1, opens="V, layer 2, head 1")
-    page.get_by_text("Layer 2, head 1: the teacher").wait_for()
+    page.get_by_text("The teacher explains R²").wait_for()
     assert f"run={run}" in page.url and "cell=V-2-1" in page.url
 
     folder = app.runs / run

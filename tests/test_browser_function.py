@@ -27,7 +27,7 @@ def test_a_head_is_picked_by_a_click_and_stays_in_the_language_that_is_chosen(ap
     assert address(page)["cell"] == "V-1-1"
 
     page.get_by_text("中文", exact=True).click()
-    chosen = page.get_by_role("heading", name="V，层 1，头 1")
+    chosen = page.get_by_role("heading", name="V，第 1 层第 1 头")
     chosen.wait_for()
     page.wait_for_url("**lang=zh**")
     page.reload()

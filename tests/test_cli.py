@@ -19,6 +19,7 @@ from kvlab.cli.train import config_of
 from kvlab.request.align import AnalysisRequest
 from kvlab.request.inject import InjectionRequest
 from kvlab.request.train import TrainConfig
+from kvlab.results import answer
 from kvlab.results.alignment import data
 from kvlab.runs import process, store
 from kvlab.train.data import align_settings, documents
@@ -60,6 +61,7 @@ def test_align_writes_everything_and_says_the_finding(pair, prompt_file, tmp_pat
     assert main.main(arguments) == 0
     printed = capsys.readouterr()
     assert "documents held out by document" in printed.out
+    assert printed.out.splitlines()[-1] == answer.of_analysis(data.read(out)).line()
     assert printed.err == "prompts.txt was read as: plain text, 11 documents\n"
     result = json.loads((out / "alignment.json").read_text(encoding="utf-8"))
     assert result["prompts"] == "prompts.txt" and result["settings"]["time"] == "floor"
@@ -67,7 +69,7 @@ def test_align_writes_everything_and_says_the_finding(pair, prompt_file, tmp_pat
     assert names.count(["prompt", "answer"]) == 2  # an English and a Chinese marker
     assert len((out / "heads.csv").read_text().splitlines()) == 1 + 2 * 2 * 2
     report = (out / "report.html").read_text(encoding="utf-8")
-    assert "https://" not in report.split("<script", 1)[0] and "K projection error" in report
+    assert "https://" not in report.split("<script", 1)[0] and "beyond the strongest control" in report
     assert (out / "projector.safetensors").stat().st_size > 0
     with zipfile.ZipFile(out / "export.zip") as archive:
         assert archive.read("heads.csv") == (out / "heads.csv").read_bytes()

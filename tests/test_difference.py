@@ -142,7 +142,7 @@ def test_the_map_has_zero_in_the_middle_one_range_for_both_and_marks_what_is_not
 
 
 def test_colours_of_one_meaning_are_no_others(sample):
-    scales = [style.DIFFERENCE_SCALE, style.GAIN_SCALE, style.ERROR_SCALE, style.CKA_SCALE]
+    scales = [style.DIFFERENCE_SCALE, style.GAIN_SCALE, style.R2_SCALE, style.CKA_SCALE, style.DAMAGE_SCALE]
     assert len(set(scales)) == len(scales)
 
 

@@ -12,7 +12,7 @@ from kvlab.models.loading import ModelCache, load
 from kvlab.request import prompts
 from kvlab.request.align import AlignSettings, AnalysisRequest
 from kvlab.results.alignment import so_far
-from kvlab.results.alignment.heads import heatmap_so_far
+from kvlab.results.alignment.heads import map_so_far
 from kvlab.results.alignment.so_far import SoFar
 from kvlab.shapes import KINDS
 
@@ -67,7 +67,7 @@ def test_it_reads_back_and_a_damaged_file_is_none(tmp_path):
         assert so_far.read(tmp_path) is None
 
 
-def test_the_map_shows_the_error_of_each_head_and_none_where_nothing_was_measured():
-    cells = heatmap_so_far(SCORES, "value").data[0]
-    assert cells.z.tolist() == [[0.5, None], [3.0, 0.75]] and list(cells.y) == ["3", "7"]
+def test_the_map_shows_r2_of_each_head_and_none_where_nothing_was_measured():
+    cells = map_so_far(SCORES, "value").data[0]
+    assert cells.z.tolist() == [[0.5, None], [-2.0, 0.25]] and list(cells.y) == ["3", "7"]
     assert "900" in so_far.caption(SCORES) and "5 of 160" in so_far.caption(SCORES)

@@ -7,6 +7,7 @@ import pytest
 from kvlab.host import bundled
 from kvlab.language import speaking
 from kvlab.request.inject import InjectSettings
+from kvlab.results import answer
 from kvlab.results.alignment.data import read as read_analysis
 from kvlab.results.alignment.sentences import sentence
 from kvlab.results.function import data
@@ -85,11 +86,13 @@ def test_both_sources_and_what_must_still_be_read_are_shown(monkeypatch, sample)
 def test_an_analysis_with_a_functional_test_leads_with_it(sample):
     app = open_page("alignment", run="sample", view="heads", cell="V-3-1")
     shown = said(app)
-    assert 0 <= shown.index(lead_sentence(sample)) < shown.index(sentence(read_analysis(bundled.ANALYSIS)))
+    answered = answer.of_analysis(read_analysis(bundled.ANALYSIS), sample)
+    assert 0 <= shown.index(answered.why) < shown.index(sentence(read_analysis(bundled.ANALYSIS)))
+    assert lead_sentence(sample) in shown  # behind the method's mark
     assert head_sentence(sample, "value", 3, 1) in shown
-    table = next(table.value for table in app.dataframe if "attention" in table.value)
-    errors = {(KIND_NAME[c.kind], c.layer, c.head): c.error for c in sample.attention if c.kind in KIND_NAME}
-    assert dict(zip(zip(table["kind"], table["layer"], table["head"]), table["attention"])) == errors
+    table = next(table.value for table in app.dataframe if "attention_r2" in table.value)
+    r2 = {(KIND_NAME[c.kind], c.layer, c.head): 1 - c.error for c in sample.attention if c.kind in KIND_NAME}
+    assert dict(zip(zip(table["kind"], table["layer"], table["head"]), table["attention_r2"])) == r2
 
 
 def test_the_form_asks_for_what_was_chosen(monkeypatch):

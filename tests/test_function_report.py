@@ -103,10 +103,10 @@ def with_sources(sample, **gains):
         (
             {"alone": -3, "with_own": 2},
             (False, False),
-            "(gain -3.000 ± 1.000",
+            "(gain −3.000 ± 1.000",
             "own token does not beat own tokens",
         ),
-        ({"with_own": -3}, (True, False), "Useful: ", "(gain -3.000 ± 1.000"),
+        ({"with_own": -3}, (True, False), "Useful: ", "(gain −3.000 ± 1.000"),
         ({"se": np.nan}, (None, None), "not known without standard errors", "not known without standard errors"),
     ],
 )
@@ -235,10 +235,11 @@ def test_figures_show_the_numbers_of_the_result(sample):
         figure = function_map(sample, measure, "key")
         heat = next(trace for trace in figure.data if trace.type == "heatmap")
         expected = sample.grid("attention" if measure == "attention" else "swaps", "key", column)
+        expected = 1 - expected if measure == "attention" else expected
         np.testing.assert_allclose(np.array(heat.z, dtype=float), expected)
     scatter = error_against_damage(sample, "projection", "kl", ("key", 3, 0))
     keys = scatter.data[0]
-    assert sorted(keys.x) == sorted(c.error for c in sample.projection if c.kind == "key")
+    assert sorted(keys.x) == sorted(1 - c.error for c in sample.projection if c.kind == "key")
     assert sorted(keys.y) == sorted(s.kl for s in sample.swaps if s.kind == "key" and s.head is not None)
 
 
@@ -251,11 +252,11 @@ def test_tables_show_the_numbers_of_the_result(sample):
     cells = cells_table(sample).set_index(["kind", "layer", "head"])
     assert len(cells) == len(sample.projection)
     assert list(cells["r2"]) == [1 - cell.error for cell in sample.projection]
-    for name, found in (("error", sample.projection), ("attention", sample.attention), ("kl", sample.swaps)):
+    for name, found in (("r2", sample.projection), ("attention_r2", sample.attention), ("kl", sample.swaps)):
         for cell in found:
             if cell.head is not None and cell.kind != "both":
                 at = ("K" if cell.kind == "key" else "V", cell.layer, cell.head)
-                assert cells.loc[at, name] == getattr(cell, "kl" if name == "kl" else "error"), (name, at)
+                assert cells.loc[at, name] == (cell.kl if name == "kl" else 1 - cell.error), (name, at)
     with zipfile.ZipFile(io.BytesIO(function_archive(sample))) as archive:
         written = {
             name: list(csv.DictReader(io.StringIO(archive.read(name).decode()))) for name in archive.namelist()[1:]

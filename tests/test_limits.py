@@ -17,7 +17,7 @@ from kvlab.request import prompts
 from kvlab.request.guarded import guarded
 from kvlab.results.alignment.data import mean_of_heads, read
 from kvlab.results.alignment.difference import difference_heatmap, matched
-from kvlab.results.alignment.heads import error_heatmap
+from kvlab.results.alignment.heads import r2_map
 from kvlab.results.alignment.layers import layer_pairs
 from kvlab.results.alignment.rkv import kept_steps
 from kvlab.results.memo import once
@@ -46,7 +46,7 @@ def long(sample):
 
 
 def maps(wide):
-    yield error_heatmap(wide, "key", (3, 5))
+    yield r2_map(wide, "key", (3, 5))
     yield difference_heatmap(wide, matched(wide, wide), "value", (3, 5))
 
 
@@ -62,12 +62,12 @@ def test_a_map_of_thousands_of_cells_has_no_numbers_in_it_and_a_marker_inside_ea
 
 
 def test_every_cell_of_it_is_found_by_a_click_and_says_its_numbers(wide):
-    points = error_heatmap(wide, "value").data[-1]
+    points = r2_map(wide, "value").data[-1]
     found = points.to_plotly_json()
     assert sorted(map(tuple, found["customdata"].tolist())) == list(itertools.product(range(64), range(64)))
     at = found["customdata"].tolist().index([63, 7])
     assert (points.y[at], points.x[at]) == ("63", "7")
-    assert f"error {wide.score('value', 63, 7).error:.3f}" in points.text[at]
+    assert f"R² {wide.score('value', 63, 7).r2:.3f}" in points.text[at]
 
 
 def test_scores_by_head_and_means_agree_with_the_scores_one_by_one(sample):
@@ -100,7 +100,7 @@ def test_what_is_worked_out_of_a_result_is_worked_out_once_in_each_language_and_
         work(own, "key")
     assert made == ["key", "value", "key"]
     assert len(layer_pairs(own)) == 2
-    error_heatmap(own, "key")
+    r2_map(own, "key")
     gone = weakref.ref(own)
     del own
     gc.collect()

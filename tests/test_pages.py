@@ -37,7 +37,8 @@ def said(app):
 def test_overview_shows_the_finished_sample_and_every_mismatch():
     app = open_page()
     assert not app.exception
-    assert "Sample analysis" in said(app) and "documents held out by document" in said(app)
+    assert "Yes." in said(app) and "In 12 of 16 heads the teacher explains more than every control" in said(app)
+    assert any("Sample analysis" in caption.value for caption in app.caption)
     table = app.dataframe[0].value.set_index("")
     assert table.loc["KV heads (query heads)"].tolist()[:2] == ["12 (12)", "2 (4)"]
     assert table.loc["KV heads (query heads)", "match"].startswith("≠")
@@ -64,7 +65,7 @@ def test_a_cell_in_the_address_is_the_pinned_head():
     app = open_page("alignment", run="sample", cell="V-3-1")
     assert "V, layer 3, head 1" in [heading.value for heading in app.subheader]
     sample = read(bundled.ANALYSIS)
-    assert f"**{sample.score('value', 3, 1).r2:.0%}** of V" in said(app)
+    assert f"R² **{sample.score('value', 3, 1).r2:.3f} ±" in said(app)
 
 
 @pytest.mark.parametrize("cell", ["", "V-99-0", "<b>", "V-1", "K-a-b"])
@@ -139,10 +140,9 @@ def test_what_the_teacher_adds_and_both_classes_are_on_the_pages():
     run = finished.run_of(finished.by_class(read(bundled.ANALYSIS))).name
     app = open_page("alignment", run=run, cell="K-3-0")
     assert not app.exception
-    assert "demo/teacher adds +11.5 ± 0.4 points of K" in said(app) and "that end inside one 69% of K" in said(app)
-    assert "adds **+13.0 ± 0.4 points** of K to the student’s own tokens" in said(app)
-    caption = "\n".join(caption.value for caption in app.caption)
-    assert "R² 0.760 ± 0.006, n = 12,007" in caption and "the teacher adds +0.130 ± 0.004" in caption
+    assert "demo/teacher adds R² +0.115 ± 0.004 of K" in said(app) and "that end inside one 0.69 of K" in said(app)
+    assert "the student’s own tokens: **+0.130 ± 0.004**" in said(app)
+    assert "R² 0.760 ± 0.006, n = 12,007" in said(app) and "the teacher adds +0.130 ± 0.004" in said(app)
     scores = columns_of(app, "added", "r2_own", "r2_with_own", "r2_exact", "r2_inside", "n_inside")
     assert scores["added"].tolist() == pytest.approx([0.1, 0.1, 0.11, 0.11, 0.12, 0.12, 0.13, 0.13] * 2)
     for view in ("layers", "timeline", "numbers"):
@@ -156,14 +156,15 @@ def test_what_the_teacher_adds_and_both_classes_are_on_the_pages():
     assert settings.loc["rows", "B"] == "by-class"
 
 
-@pytest.mark.parametrize(
-    ("language", "words"), [("en", "adds +11.5 ± 0.4 points of K"), ("zh", "demo/teacher 增加 K +11.5 ± 0.4 个百分点")]
-)
-def test_the_overview_leads_with_what_the_teacher_adds(monkeypatch, language, words):
-    result = finished.by_class(read(bundled.ANALYSIS))
-    monkeypatch.setattr(backend, "alignment_of", lambda run: result)
+@pytest.mark.parametrize(("language", "words"), [("en", "Yes. In 16 of 16 heads"), ("zh", "能。16 个头中有 16 个")])
+def test_the_overview_answers_of_the_latest_analysis_and_of_the_sample_at_a_click(language, words):
+    """The later one: the teacher adds R² to every head."""
+    finished.run_of(finished.of_one_map(read(bundled.ANALYSIS)))
+    finished.run_of(finished.by_class(read(bundled.ANALYSIS)))
     app = open_page(lang=language)
-    assert not app.exception and words in said(app)
+    assert not app.exception and words in said(app).replace(":green[**", "").replace("**]", "")
+    app.button(key="show-sample").click().run()
+    assert "16 个头中有 12 个" in said(app) or "In 12 of 16 heads" in said(app)
 
 
 def test_maps_are_by_class_in_the_form_unless_another_choice_is_made():

@@ -24,19 +24,21 @@ def test_every_view_of_a_head_opens_by_address(pane, lang):
     app = open_page("alignment", run="sample", cell="V-3-1", pane=pane, lang=lang)
     assert not app.exception and app.query_params["pane"] == pane
     awaited = {
-        "controls": "**Against its controls**",
+        "controls": "The teacher and the student’s own token together reach {both}: the teacher adds {added}.",
         "teacher-heads": "**Which teacher heads it is built from** (ridge refitted without, and with only, each)",
         "tokens": "**The worst tokens in their context**",
         "spectrum": "**Which directions of the head are explained** (eigenvectors of its covariance, held-out rows)",
         "time-rules": "**This head under every time rule**",
     }[pane]
+    score = read(bundled.ANALYSIS).score("value", 3, 1)
+    both, added = f"{score.r2_with_own:.3f} ± {score.with_own_se:.3f}", f"+{score.added:.3f} ± {score.added_se:.3f}"
     with speaking(lang):
-        assert say(awaited) in said(app)
+        assert say(awaited, both=both, added=added) in said(app)
 
 
 def test_a_pane_that_is_none_is_the_first_and_a_click_changes_it():
     app = open_page("alignment", run="sample", pane="<b>")
-    assert not app.exception and "Against its controls" in said(app)
+    assert not app.exception and "R² on documents held out" in said(app)
     app.button_group(key="pane").set_value("spectrum").run()
     assert "The largest direction holds" in said(app)
     app.button_group(key="view").set_value("timeline").run()
@@ -50,7 +52,7 @@ def test_the_worst_tokens_of_one_document_or_of_all():
     assert len(table) == 12 and table["document"].nunique() == 1
     app.toggle(key="worst-all-sample").set_value(True).run()
     every = next(t.value for t in app.dataframe if "read_from" in t.value.columns)
-    assert every["document"].nunique() > 1 and every["error"].iloc[0] >= table["error"].iloc[0]
+    assert every["document"].nunique() > 1 and every["r2"].iloc[0] <= table["r2"].iloc[0]
     assert "12 worst of" in said(app)
 
 
@@ -77,7 +79,7 @@ def old_run():
 @pytest.mark.parametrize(
     ("query", "words"),
     [
-        ({"pane": "spectrum"}, "does not hold the error spectrum"),
+        ({"pane": "spectrum"}, "does not hold the spectrum"),
         ({"pane": "time-rules"}, "--compare-rules"),
         ({"view": "timeline"}, "does not hold the resampled signal"),
     ],

@@ -139,7 +139,7 @@ def test_result_survives_the_disk(aligned, tmp_path):
     header = (tmp_path / "heads.csv").read_text().splitlines()[0]
     assert header == (
         "kind,layer,head,r2,error,cosine,r2_shuffled,r2_identity,n,r2_exact,exact_se,r2_inside,inside_se,n_inside,"
-        "r2_own,own_se,r2_with_own,with_own_se,added,added_se"
+        "r2_own,own_se,r2_with_own,with_own_se,added,added_se,se,r2_random,random_se,beats_controls"
     )
 
 

@@ -10,7 +10,7 @@ from kvlab.host.bundled import ANALYSIS
 from kvlab.request.time_rules import MAPS
 from kvlab.results import words as results_words
 from kvlab.results.alignment.data import read
-from kvlab.results.alignment.heads import contributions, controls, error_heatmap, hover, token_errors
+from kvlab.results.alignment.heads import contributions, controls, hover, r2_map, token_scores
 from kvlab.results.alignment.page import html
 from kvlab.results.alignment.sentences import sentence
 from kvlab.results.alignment.timeline import LAG_BINS, index_maps, timeline
@@ -28,13 +28,13 @@ def traces(figure, kind):
 
 @pytest.mark.parametrize("kind", ["key", "value"])
 def test_heatmap_cells_and_their_markers_are_the_scores(sample, kind):
-    figure = error_heatmap(sample, kind, selected=(3, 1))
+    figure = r2_map(sample, kind, selected=(3, 1))
     heat, (words, markers) = traces(figure, "heatmap")[0], traces(figure, "scatter")
     for i, (layer, head) in enumerate(markers.customdata):
         score = sample.score(kind, layer, head)
-        assert heat.z[heat.y.index(markers.y[i])][heat.x.index(markers.x[i])] == pytest.approx(score.error)
+        assert heat.z[heat.y.index(markers.y[i])][heat.x.index(markers.x[i])] == pytest.approx(score.r2)
         assert (words.y[i], words.x[i]) == (str(layer), str(head))
-        assert words.text[i] == f"{score.error:.2f}" + ("" if score.beats_controls else " =")
+        assert words.text[i] == f"{score.r2:.2f}" + ("" if score.beats_controls else " =")
     assert (heat.zmin, heat.zmax) == (0, 1)  # one range for K and V
     box = figure.layout.shapes[0]
     assert (box.x0, box.x1, box.y0, box.y1) == (0.5, 1.5, 2.5, 3.5)
@@ -47,7 +47,7 @@ def test_heads_beyond_the_legible_are_still_drawn_and_marked(sample):
         for head in range(30)
     ]
     student = sample.student | {"kv_layers": list(range(20)), "kv_heads": 30}
-    figure = error_heatmap(dataclasses.replace(sample, heads=heads, student=student), "key")
+    figure = r2_map(dataclasses.replace(sample, heads=heads, student=student), "key")
     assert np.array(traces(figure, "heatmap")[0].z).shape == (20, 30)
     assert set(traces(figure, "scatter")[0].text) == {" ="}
     assert len(traces(figure, "scatter")[0].x) == 600  # every head is marked as no better than its controls
@@ -56,10 +56,10 @@ def test_heads_beyond_the_legible_are_still_drawn_and_marked(sample):
 def test_heads_of_which_no_verdict_is_known_are_marked_as_such(sample):
     unknown = {"se": float("nan"), "gain_se": float("nan")}
     heads = [dataclasses.replace(score, **unknown) for score in sample.heads]
-    figure = error_heatmap(dataclasses.replace(sample, heads=heads), "key")
+    figure = r2_map(dataclasses.replace(sample, heads=heads), "key")
     words, markers = traces(figure, "scatter")
     assert all(text.endswith(" ?") for text in words.text)
-    assert all("± –)" in text and "nan" not in text for text in markers.text)
+    assert all("nan" not in text for text in markers.text)
 
 
 @pytest.mark.parametrize("rule", ["exact", "floor", "ceil", "nearest"])
@@ -96,9 +96,9 @@ def test_heads_that_a_layer_lacks_are_no_part_of_the_mean_error(sample):
     error[1:, 1] = np.nan
     arrays["document.0.error.key"] = error
     figure = timeline(dataclasses.replace(sample, arrays=arrays), 0, "floor")
-    drawn = next(trace for trace in figure.data if trace.name == "K error")
+    drawn = next(trace for trace in figure.data if trace.name == "K R²")
     covered = error[..., ~np.isnan(error).all((0, 1))]
-    np.testing.assert_allclose(drawn.y, np.nanmean(covered, axis=(0, 1)), rtol=1e-6)
+    np.testing.assert_allclose(drawn.y, np.maximum(1 - np.nanmean(covered, axis=(0, 1)), -1), rtol=1e-6)
 
 
 def test_every_source_has_a_bar_of_its_own(sample):
@@ -172,9 +172,9 @@ def test_index_maps_draw_every_rule(sample):
 def test_every_axis_says_what_it_shows(sample):
     score = sample.heads[0]
     figures = [
-        error_heatmap(sample, "key"),
+        r2_map(sample, "key"),
         contributions(sample, "key", 0, 0),
-        token_errors(sample, 0, "key", 0, 0),
+        token_scores(sample, 0, "key", 0, 0),
         index_maps(sample, 0),
     ]
     for figure in figures:

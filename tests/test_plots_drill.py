@@ -13,7 +13,7 @@ from kvlab.results.alignment.heads import worst_tokens
 from kvlab.results.alignment.one_head import groups_sentence, rules_sentence, signal_sentence, spectrum_sentence
 from kvlab.results.alignment.resampled import has_signal, signal
 from kvlab.results.alignment.rules import rules_table, time_rules
-from kvlab.results.alignment.spectrum import error_spectrum, spectrum_table
+from kvlab.results.alignment.spectrum import spectrum, spectrum_table
 from kvlab.results.alignment.strip import minimap
 from kvlab.results.alignment.timeline import drawn_bytes, groups, index_maps, shapes, timeline
 from kvlab.results.safe_csv import safe_csv
@@ -45,16 +45,16 @@ def test_the_errors_of_all_directions_sum_to_the_head(sample, kind):
 
 def test_the_spectrum_is_drawn_and_said(sample):
     table = spectrum_table(sample, *CELL)
-    error, alone, share = error_spectrum(sample, *CELL).data
-    np.testing.assert_allclose(error.y, table["error"])
-    np.testing.assert_allclose(error.error_y.array, table["se"])
-    np.testing.assert_allclose(alone.y, table["error_identity"])
+    r2, alone, share = spectrum(sample, *CELL).data
+    np.testing.assert_allclose(r2.y, 1 - table["error"])
+    np.testing.assert_allclose(r2.error_y.array, table["se"])
+    np.testing.assert_allclose(alone.y, 1 - table["error_identity"])
     np.testing.assert_allclose(share.y, table["share"])
     said = spectrum_sentence(sample, *CELL)
     needed = int(np.searchsorted(np.cumsum(table["share"]), 0.9)) + 1
     assert f"{needed} of {len(table)} directions" in said and "n = 17,007 tokens" in said
     with speaking("zh"):
-        assert "主方向" in error_spectrum(sample, *CELL).layout.xaxis2.title.text
+        assert "主方向" in spectrum(sample, *CELL).layout.xaxis2.title.text
 
 
 def test_a_head_that_does_not_vary_has_no_directions(sample):
@@ -81,7 +81,7 @@ def test_an_earlier_analysis_holds_none_of_it(sample):
     assert not has_signal(old, 0) and has_signal(sample, 0)
 
 
-def test_the_worst_tokens_are_those_of_the_largest_error(sample):
+def test_the_worst_tokens_are_those_of_the_lowest_r2(sample):
     worst = worst_tokens(sample, *CELL, range(len(sample.inspected)), 12)
     errors = np.concatenate(
         [
@@ -89,7 +89,7 @@ def test_the_worst_tokens_are_those_of_the_largest_error(sample):
             for n, d in enumerate(sample.inspected)
         ]
     )
-    np.testing.assert_allclose(worst["error"], np.sort(errors)[::-1][:12])
+    np.testing.assert_allclose(worst["r2"], 1 - np.sort(errors)[::-1][:12])
     row = worst.iloc[0]
     document = next(d for d in sample.inspected if d.id == row["document"])
     shown = document.text.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥")
@@ -199,7 +199,7 @@ def test_only_the_window_and_its_margins_are_drawn_of_a_long_document(sample):
     strip = minimap(big, 0, (10_000, 10_096))
     (bar,) = strip.data
     assert len(bar.x) <= 240 and bar.customdata[0][0] == 0
-    np.testing.assert_allclose(bar.marker.color, [at / many for at in bar.x], atol=0.01)
+    np.testing.assert_allclose(bar.marker.color, [1 - at / many for at in bar.x], atol=0.01)
     frame = next(shape for shape in strip.layout.shapes if shape.x0 == 10_000)
     assert frame.x1 == 10_096 and [note.text for note in strip.layout.annotations] == ["prompt", "answer"]
 

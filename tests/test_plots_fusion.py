@@ -50,8 +50,8 @@ def test_the_sentence_says_what_random_weights_leave_of_the_gain(sample):
     both = fused(sample)
     said = fusion_sentence(both)
     layers = [score.layer for score in both.fusion]
-    points = round(100 * 0.005 * np.mean(layers))
-    assert f"+{points} point" in said.partition("over random weights in place of the others")[0].rpartition(",")[2]
+    gain = f"+{0.005 * np.mean(layers):.2f}"
+    assert gain in said.partition("over random weights in place of the others")[0].rpartition(",")[2]
     assert f"In {sum(layer > 0 for layer in layers)} of {len(layers)} heads" in said and "1,200 tokens" in said
     assert "over random weights in place of others +0.010 ± 0.001, n = 1,200" in hovers(both)[2]
     without = replaced(both, gain_random=nan, gain_random_se=nan, n_control=0)

@@ -17,6 +17,8 @@ from kvlab.results.alignment.layers import (
     layers_sentence,
     similarity,
 )
+from kvlab.results.architecture import architectures
+from kvlab.shapes import Geometry
 from tests.finished import with_gaps
 
 
@@ -61,6 +63,49 @@ def test_the_chosen_layers_are_outlined(sample):
             assert boxes(similarity(alignment, kind, "cka")) == wanted
 
 
+@pytest.mark.parametrize("changed", [lambda sample: sample, with_gaps])
+def test_the_graph_joins_the_chosen_layers_and_is_wider_where_more_is_explained(sample, changed):
+    alignment = changed(sample)
+    figure = layers.graph(alignment)
+    for axis, kind in (("x", "key"), ("x2", "value")):
+        traces = [trace for trace in figure.data if trace.xaxis == axis]
+        ends = {}  # (height of the teacher layer, of the student layer) -> width
+        for trace in (t for t in traces if t.mode == "lines"):
+            ends |= {(trace.y[i], trace.y[i + 1]): trace.line.width for i in range(0, len(trace.y), 3)}
+        heights = [alignment.teacher["layers"] - 1, alignment.student["layers"] - 1]
+        wanted = {
+            (t / heights[0], s / heights[1]): (s, t) for s, ts in layers.chosen(alignment, kind).items() for t in ts
+        }
+        assert set(ends) == set(wanted)
+        r2 = {at: _r2(alignment, kind, *layer) for at, layer in wanted.items()}
+        known = sorted((r2[at], width) for at, width in ends.items() if not np.isnan(r2[at]))
+        assert [width for _, width in known] == sorted(width for _, width in known)
+        named = [t for t in traces if t.mode == "markers+text"]
+        assert [list(map(int, trace.text)) for trace in named] == [
+            list(alignment.teacher["kv_layers"]),
+            list(alignment.student["kv_layers"]),
+        ]
+
+
+def _r2(alignment, kind, student, teacher):
+    place = alignment.student["kv_layers"].index(student), alignment.teacher["kv_layers"].index(teacher)
+    return float(alignment.arrays[f"similarity.{kind}.r2"][place])
+
+
+def test_the_caches_of_both_models_are_drawn_to_one_scale(sample):
+    """A block per layer, KV head and part, as wide as its channels; a layer without a cache has none."""
+    gapped = with_gaps(sample)
+    models = [Geometry.from_dict(fields) for fields in (gapped.teacher, gapped.student)]
+    figure = architectures(models)
+    for model, bars in zip(models, figure.data, strict=True):
+        widths = [width for heads, *parts in model.layer_shapes for _ in range(heads) for width in parts]
+        assert [round(width / 0.88) for width in bars.width] == widths
+        assert sorted({round(base + 0.41 - 0.5) for base in bars.base}) == list(model.kv_layers)
+    assert len(figure.layout.shapes) == 3  # layers of the teacher without a cache
+    assert max(figure.data[0].x) < min(figure.data[1].x)
+    assert "6 layers × 12 KV heads of K 16, V 16" in figure.layout.annotations[0].text
+
+
 def test_k_and_v_share_one_range_of_r2_and_cka_is_always_of_one(sample):
     ranges = {(f.data[0].zmin, f.data[0].zmax) for f in (similarity(sample, k, "r2") for k in ("key", "value"))}
     ((low, high),) = ranges
@@ -77,7 +122,8 @@ def test_sixty_four_layers_are_drawn_without_numbers_and_with_few_labels(sample)
         sample, teacher=model, student=model, arrays=arrays, layer_map=sample.layer_map | {"teacher_layers": chosen}
     )
     figure = similarity(big, "key", "cka")
-    assert figure.data[0].text is None and figure.layout.xaxis.dtick == 4 and figure.layout.height <= 640
+    assert not [trace for trace in figure.data if getattr(trace, "mode", "") == "text"]
+    assert figure.layout.xaxis.dtick == 4 and figure.layout.height <= 640
 
 
 def test_a_rule_that_searched_nothing_says_so(sample):

@@ -9,6 +9,7 @@ from kvlab.host.bundled import ANALYSIS, FUNCTION
 from kvlab.language import Message, speaking
 from kvlab.results.alignment import data as alignments
 from kvlab.results.alignment.data import read
+from kvlab.results.alignment.heads import sources
 from kvlab.results.alignment.page import html
 from kvlab.results.alignment.sentences import (
     apart_sentence,
@@ -35,19 +36,18 @@ def score(sample):
     return sample.score("key", 3, 0)
 
 
-def test_the_verdict_says_both_gains(sample, score):
+def test_a_head_says_its_gain_over_the_strongest_control(sample, score):
     said = head_sentence(sample, score)
-    assert f"{round(score.gain * 100)} points more than its token alone does" in said
-    assert f"{round(score.gain_random * 100)} points more than a teacher of random weights" in said
+    assert f"R² **{score.r2:.3f} ± {score.se:.3f}** of K" in said
+    assert f"its strongest control, the student’s own tokens: **+{score.added:.3f} ± {score.added_se:.3f}**" in said
     assert f"n = {score.n:,} tokens, 5 folds by document" in said and "no better" not in said
 
 
 @pytest.mark.parametrize(
     ("changed", "name"),
     [
-        ({"gain": 0.001}, "the teacher’s token"),
-        ({"gain_random": 0.001}, "a teacher of random weights"),
-        ({"r2_group_mean": 0.9}, "the group mean"),
+        ({"gain": -0.001}, "the teacher’s token"),
+        ({"gain_random": -0.001}, "a teacher of random weights"),
         ({"r2_shuffled": 0.9}, "shuffled rows"),
         ({"r2": -0.1}, "the mean"),
     ],
@@ -55,7 +55,14 @@ def test_the_verdict_says_both_gains(sample, score):
 def test_every_control_that_is_not_beaten_is_named(sample, score, changed, name):
     weak = replace(score, **changed)
     assert weak.unbeaten[0] == name and weak.beats_controls is False
-    assert f"It is no better than {name}" in head_sentence(sample, weak)
+    assert weak.strongest.control == name and f"It is no better than {name}" in head_sentence(sample, weak)
+
+
+def test_a_gain_within_its_error_is_not_called_none(sample, score):
+    """18 ± 17 points: neither better nor no better."""
+    said = head_sentence(sample, replace(score, gain=0.18, gain_se=0.17))
+    assert "**+0.180 ± 0.170**" in said and "It cannot be told from the teacher’s token" in said
+    assert "no better" not in said
 
 
 def test_the_student_s_own_tokens_are_a_control(sample, score):
@@ -72,15 +79,15 @@ def test_the_student_s_own_tokens_are_a_control(sample, score):
 def test_the_finding_leads_with_what_the_teacher_adds(sample):
     said = sentence(by_class(sample))
     assert said.startswith(
-        "On 160 documents held out by document (17,007 student tokens, 5 folds), demo/teacher adds +11.5 ± 0.4 points "
-        "of K and +11.5 ± 0.4 points of V to what demo/student’s own tokens explain without any teacher"
+        "On 160 documents held out by document (17,007 student tokens, 5 folds), demo/teacher adds R² +0.115 "
+        "± 0.004 of K and +0.115 ± 0.004 of V to what demo/student’s own tokens explain without any teacher"
     )
-    assert "the teacher alone explains 74% of K and 74% of V" in said
-    assert "own tokens alone (this one and the two before it) 73% of K and 73% of V" in said
-    assert "own token together 84% of K and 84% of V" in said and "shuffled rows 0% of K" in said
+    assert "The teacher alone explains R² 0.74 of K and 0.74 of V" in said
+    assert "own tokens alone (this one and the two before it) 0.73 of K and 0.73 of V" in said
+    assert "own token together 0.84 of K and 0.84 of V" in said and "shuffled rows 0.00 of K" in said
     assert "more than two standard errors in 16 of 16 heads" in said
-    assert "of the 12,007 that end where a teacher token ends the teacher explains 76% of K" in said
-    assert "of the 5,000 that end inside one 69% of K" in said
+    assert "of the 12,007 that end where a teacher token ends the teacher explains R² 0.76 of K" in said
+    assert "of the 5,000 that end inside one 0.69 of K" in said
 
 
 def test_a_head_says_its_sources_and_both_classes(sample):
@@ -90,7 +97,7 @@ def test_a_head_says_its_sources_and_both_classes(sample):
     assert "without any teacher, reach R² 0.730 ± 0.005" in said
     assert "together reach 0.860 ± 0.003: the teacher adds +0.130 ± 0.004." in said
     assert "(exact): R² 0.760 ± 0.006, n = 12,007; tokens that end inside one: R² 0.690 ± 0.008, n = 5,000" in said
-    assert "adds **+13.0 ± 0.4 points** of K to the student’s own tokens (73% without" in head_sentence(result, score)
+    assert "control, the student’s own tokens: **+0.130 ± 0.004**" in head_sentence(result, score)
     old = of_one_map(sample)
     assert "own tokens" not in sources_of_head(old, old.heads[0]) + head_sentence(old, old.heads[0])
 
@@ -122,8 +129,9 @@ def test_a_smaller_sample_and_the_teacher_on_it_are_said(sample, score):
 
 def test_sinks_and_special_tokens_are_said_apart(sample, score):
     said = apart_sentence(sample, replace(score, error_special=0.25, n_special=160))
-    assert f"error {score.error_sink:.2f}, n = {score.n_sink:,}" in said and "error 0.25, n = 160" in said
-    assert f"{score.error_standardised:.2f} when every channel counts alike" in said
+    r2_of_sinks = f"{1 - score.error_sink:.2f}".replace("-", "−")
+    assert f"R² {r2_of_sinks}, n = {score.n_sink:,}" in said and "R² 0.75, n = 160" in said
+    assert f"{1 - score.error_standardised:.2f} when every channel counts alike" in said
     assert "no special token in common" in apart_sentence(sample, score)
 
 
@@ -151,7 +159,7 @@ def test_the_html_holds_layers_controls_and_self_tests(sample):
         "no KV cache",
         "R² random weights",
         "R² group mean",
-        "error of sinks",
+        "R² of sinks",
         "folds that agree",
         " of each teacher layer alone",
     ):
@@ -159,13 +167,17 @@ def test_the_html_holds_layers_controls_and_self_tests(sample):
     assert f"{sample.heads[0].r2_random:.4f}" in page
 
 
-def test_nothing_is_further_above_a_control_than_above_the_training_mean(sample, score):
-    bad = {"r2": 0.1, "r2_identity": -0.3, "gain": 0.4, "r2_random": -1.03, "gain_random": 1.13}
-    said = head_sentence(sample, replace(score, **bad))
-    assert "10 points more than its token alone" in said and "10 points more than a teacher of random weights" in said
+def test_no_sentence_says_another_gain_than_the_chart_shows(sample, score):
+    """A control below the training mean stays what it is; the training mean is then the strongest control."""
+    bad = {"r2": -0.44, "r2_identity": -0.205, "gain": -0.235, "r2_random": -0.38, "gain_random": -0.06}
+    weak = replace(score, **bad | {"added": 0.3})
+    assert (weak.strongest.control, weak.strongest.r2) == ("the mean", -0.44)
+    drawn = dict(zip((bar.name for bar in sources(weak)), (bar.r2 for bar in sources(weak))))
+    assert weak.strongest.r2 == drawn["teacher"] - drawn["train mean"]
+    assert f"**{weak.strongest.r2:.3f}**".replace("-", "−") in head_sentence(sample, weak)
     sample = of_one_map(sample)
-    worse = replace(sample, heads=[replace(s, **bad | {"r2": -0.43, "gain_random": 0.6}) for s in sample.heads])
-    assert "-43% of V (−43 points over the teacher’s token, −43 points over random weights" in sentence(worse)
+    worse = replace(sample, heads=[replace(s, **bad) for s in sample.heads])
+    assert "−0.44 of V (−0.23 over the teacher’s token, −0.06 over random weights" in sentence(worse)
 
 
 OLD_NOTE = "done is no hole: {n}"  # as older versions wrote notes: finished

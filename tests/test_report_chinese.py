@@ -22,8 +22,8 @@ from kvlab.results.alignment.difference import (
     shapes_sentence,
 )
 from kvlab.results.alignment.fusion import fused_parts, fusion_weights, gain_heatmap
-from kvlab.results.alignment.heads import contributions, controls, error_heatmap, token_errors
-from kvlab.results.alignment.layers import MATRICES, layers_sentence, similarity
+from kvlab.results.alignment.heads import contributions, controls, gain_map, mean_sources, r2_map, token_scores
+from kvlab.results.alignment.layers import MATRICES, graph, layers_sentence, similarity
 from kvlab.results.alignment.one_head import (
     contribution_sentence,
     groups_sentence,
@@ -43,7 +43,7 @@ from kvlab.results.alignment.sentences import (
     sentence,
     sources_of_head,
 )
-from kvlab.results.alignment.spectrum import error_spectrum
+from kvlab.results.alignment.spectrum import spectrum
 from kvlab.results.alignment.strip import minimap
 from kvlab.results.alignment.timeline import index_maps, timeline
 from tests.finished import by_class, fused, of_fewer_heads, of_one_map, of_rkv, shifted, with_gaps
@@ -177,19 +177,22 @@ def figures(sample):
     """One of every kind."""
     two, rkv, score = fused(sample), of_rkv(sample), sample.score("key", 3, 0)
     differences = matched(sample, shifted(sample, "key", 1, 0, 0.1))
-    yield error_heatmap(sample, "key")
+    yield r2_map(sample, "key")
+    yield gain_map(sample, "key")
+    yield mean_sources(sample, 360)
     yield controls(score)
     classes = by_class(sample)
-    yield error_heatmap(classes, "value")
+    yield gain_map(classes, "value")
     yield controls(classes.score("key", 3, 0))
     yield timeline(classes, 0, "floor")
     yield contributions(sample, "value", 1, 0)
-    yield error_spectrum(sample, "key", 3, 0)
+    yield spectrum(sample, "key", 3, 0)
     yield time_rules(sample, "value", 3, 0)
     yield signal(sample, 2, "key", 3, 0, (40, 120))
     yield minimap(sample, 0, (0, 96))
-    yield token_errors(sample, 0, "key", 2, 1)
+    yield token_scores(sample, 0, "key", 2, 1)
     yield from (similarity(sample, "key", name) for name in MATRICES)
+    yield graph(sample)
     yield timeline(sample, 0, "ceil")
     yield index_maps(sample, 0)
     yield difference_heatmap(sample, differences, "key")

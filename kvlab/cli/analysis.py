@@ -25,6 +25,7 @@ from kvlab.request.settings import checked
 from kvlab.request.uploads import EXTENSIONS
 from kvlab.shapes import Document, phase_words
 
+WRITTEN = ("alignment.json", "arrays.safetensors", "projector.safetensors", "heads.csv", "report.html", "export.zip")
 Asked = TypeVar("Asked", bound=AnalysisRequest)
 
 ELSEWHERE = ("teacher", "more_teachers", "prompts")  # settings behind --teacher and --prompts
@@ -86,6 +87,7 @@ def _align(request: AnalysisRequest, options: argparse.Namespace) -> int:
         return slurm.submit(options, place)
     from kvlab.align import run
     from kvlab.models.loading import ModelCache
+    from kvlab.results import answer
     from kvlab.results.alignment.sentences import fusion_sentence, sentence
 
     try:
@@ -101,7 +103,11 @@ def _align(request: AnalysisRequest, options: argparse.Namespace) -> int:
     if alignments[0].fusion:
         findings.append(fusion_sentence(alignments[0]))
     notes = list(dict.fromkeys(note for alignment in alignments for note in alignment.notes))
-    _print(findings, notes, options.out, ("alignment.json", "heads.csv", "report.html", "export.zip"))
+    _print(findings, notes, options.out, WRITTEN)
+    for alignment in alignments:
+        answered = answer.of_analysis(alignment).line()
+        one_of_many = say("{teacher}: {answer}", teacher=alignment.teacher["name"], answer=answered)
+        print(answered if len(alignments) == 1 else one_of_many)
     return 0
 
 
@@ -133,6 +139,7 @@ def _inject(request: InjectionRequest, options: argparse.Namespace) -> int:
     from kvlab.align.unfinished import REFINEMENT
     from kvlab.inject import run
     from kvlab.models.loading import ModelCache
+    from kvlab.results import answer
     from kvlab.results.function.data import JSON_NAME, sentence
     from kvlab.results.function.sentences import hybrid_sentence, verdict_sentence
 
@@ -149,6 +156,7 @@ def _inject(request: InjectionRequest, options: argparse.Namespace) -> int:
         answers = verdict_sentence(result, request.injection.prefix), hybrid_sentence(result)
         findings += [answer for answer in answers if answer]
     _print(findings, result.notes, options.out, (JSON_NAME, run.REPORT_NAME))
+    print(answer.of_test(result).line())
     return 0 if result.reproduces else 1
 
 

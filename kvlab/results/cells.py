@@ -11,7 +11,7 @@ from kvlab.language import say
 from kvlab.results.alignment.data import Alignment
 from kvlab.results.alignment.so_far import SoFar
 from kvlab.results.function.data import Injection
-from kvlab.results.style import CELL_TEXT_UP_TO, STUDENT_COLOUR, layout
+from kvlab.results.style import CELL_TEXT_UP_TO, NO_GAIN_COLOUR, STUDENT_COLOUR, layout
 
 MAP_PIXELS = 448  # of the shorter side of a map with many cells
 
@@ -27,6 +27,7 @@ class Cell:
     mark: str
     hover: str
     dark: bool  # on its colour, white text is easier to read than black
+    grey: bool = False  # drawn without the colour of its value
 
 
 def cell_map(
@@ -45,14 +46,18 @@ def cell_map(
     row_of = {layer: row for row, layer in enumerate(result.student["kv_layers"])}
     heads = [str(head) for head in range(1 + max(cell.head for cell in cells))]
     values: list[list[float | None]] = [[None] * len(heads) for _ in layers]
+    greys: list[list[float | None]] = [[None] * len(heads) for _ in layers]
     for cell in cells:
-        values[row_of[cell.layer]][cell.head] = cell.value
+        (greys if cell.grey else values)[row_of[cell.layer]][cell.head] = cell.value
     most = max(len(layers), len(heads))
     legible = most <= CELL_TEXT_UP_TO
     # Each marker must stay inside its cell: where markers overlap, a click would select a neighbour.
     room = MAP_PIXELS // most
     gap = 2 if legible else 0
     figure = go.Figure(go.Heatmap(z=_array(values), x=heads, y=layers, hoverinfo="skip", xgap=gap, ygap=gap, **colours))
+    if any(cell.grey for cell in cells):
+        plain = {"colorscale": [[0, NO_GAIN_COLOUR], [1, NO_GAIN_COLOUR]], "showscale": False}
+        figure.add_heatmap(z=_array(greys), x=heads, y=layers, hoverinfo="skip", xgap=gap, ygap=gap, **plain)
     labelled = [cell for cell in cells if legible or cell.mark]
     _write(figure, labelled, legible, min(13, room))
     figure.add_scatter(

@@ -1,10 +1,10 @@
 """The common style of all figures: colours with one meaning each, the layout, and the text of a token.
 
-Cividis is error (dark = 0, perfect; bright = 1, no better than the mean), Viridis is CKA, Purples the R² of single
-layers, Magma the damage of a swap. The blue-white-red map is lag (blue = behind, red = read ahead), the
-brown-white-green one the gain from other teachers (brown = lost, green = gained), the orange-white-purple one R² of
-analysis B minus R² of analysis A (orange = less in B, purple = more). K stands before V, the teacher above the
-student.
+In every sequential map light is little, in both themes: Purples is R², explained (0 to 1), Blues is CKA, Reds the
+damage of a swap. The blue-white-red map is lag (blue = behind, red = read ahead), the brown-white-green one a gain in
+R² over controls or from other teachers (brown = lost, green = gained, grey = not told from none), the
+orange-white-purple one R² of analysis B minus R² of analysis A (orange = less in B, purple = more). K stands before V,
+the teacher above the student.
 """
 
 from math import isfinite, isnan
@@ -16,8 +16,10 @@ from kvlab.language import phrase
 from kvlab.results.alignment.data import TokenView
 
 KIND_NAME = {"key": "K", "value": "V"}
-ERROR_SCALE, R2_SCALE, CKA_SCALE, GAIN_SCALE, DIFFERENCE_SCALE = "Cividis", "Purples", "Viridis", "BrBG", "PuOr"
-DAMAGE_SCALE = "Magma"
+R2_SCALE, CKA_SCALE, DAMAGE_SCALE, GAIN_SCALE, DIFFERENCE_SCALE = "Purples", "Blues", "Reds", "BrBG", "PuOr"
+WHISKER = "#666B73"  # seen on white, on black, and on the grey of a control
+LOWEST_SHOWN = -1.0  # of R²; a lower bar or point is cut, and its number written
+NO_GAIN_COLOUR = "#C9CDD3"  # of a cell whose gain is not told from none
 TEACHER_COLOUR, STUDENT_COLOUR, NEUTRAL = "#0072B2", "#D55E00", "#8A8F98"  # Okabe and Ito 2008, and grey
 INSIDE_COLOUR = "#7B61C9"  # tokens of the student that end inside a teacher token
 KIND_COLOUR = {"key": "#009E73", "value": "#CC79A7"}
@@ -54,9 +56,9 @@ def written(value: float, digits: int = 3, sign: str = "") -> str:
     return "–" if isnan(value) else f"{round(value, digits) + 0:{sign}.{digits}f}".replace("-", "−")
 
 
-def plus_minus(se: float) -> str:
+def plus_minus(se: float | None) -> str:
     """Write a standard error behind its number; nothing if there is none."""
-    return f" ± {se:.3f}" if isfinite(se) else ""
+    return f" ± {se:.3f}" if se is not None and isfinite(se) else ""
 
 
 def visible(token: TokenView | str) -> str:

@@ -43,14 +43,6 @@ def points(gain: float) -> str:
     return plural(abs(rounded), "{signed} point", "{signed} points", signed=signed)
 
 
-def exact_points(gain: float, se: float) -> str:
-    """Write a difference of shares in signed percentage points with its standard error: +10.8 ± 0.4 points."""
-    if not isfinite(gain):
-        return "–"
-    signed = f"{round(gain * 100, 1) + 0:+.1f}".replace("-", "−")
-    return say("{signed} ± {se:.1f} points", signed=signed, se=se * 100)
-
-
 def number(value: float) -> str:
     """Write a number with two decimals, four below 0.01; a dash for NaN."""
     if not isfinite(value):

@@ -87,13 +87,13 @@ def strip(alignment: Alignment, shown: str, number: int, window: tuple[int, int]
             middle = int(points[0]["customdata"][0])
             st.session_state[slider] = max(0, middle - (window[1] - window[0]) // 2) // STEP * STEP
 
-    alt = say("The whole document by bytes, coloured by error; the frame is the window drawn above")
+    alt = say("The whole document by bytes, coloured by R²; the frame is the window drawn above")
     figure = minimap(alignment, number, window)
     st.plotly_chart(figure, key=key, on_select=clicked, selection_mode="points", config=NO_BAR, alt=alt)
     first, last = drawn_bytes(alignment.inspected[number], window)
     st.caption(
         say(
-            "The strip is the whole document ({all} bytes), coloured by the error, mean over heads (dark 0, bright 1 = "
+            "The strip is the whole document ({all} bytes), coloured by R², mean over heads (dark 1, light 0 = the "
             "training mean), with its parts above; the frame is what is drawn: bytes {start}–{end}. Drag the plot to "
             "see bytes {first}–{last}; tokens beyond are not drawn.",
             all=f"{length:,}",

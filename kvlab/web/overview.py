@@ -1,24 +1,32 @@
-"""The Overview page: the finding, the two models side by side, and whether they fit."""
+"""The Overview page: the answer and one figure, the two models side by side, and whether they fit."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, wait
+from contextlib import suppress
 
 import streamlit as st
 
 from kvlab.errors import KvlabError
 from kvlab.host.memory import readable
 from kvlab.language import phrase, say
-from kvlab.results.alignment.heads import error_heatmap
-from kvlab.results.alignment.sentences import ERROR_MEANING, sentence
-from kvlab.results.function import data
+from kvlab.results import answer
+from kvlab.results.alignment.data import Alignment
+from kvlab.results.alignment.heads import gain_map, mean_sources
+from kvlab.results.architecture import architectures
+from kvlab.results.function.data import Injection
+from kvlab.results.function.figures import variants
 from kvlab.results.style import KIND_NAME
+from kvlab.runs.monitor import View
 from kvlab.shapes import Geometry
 from kvlab.web import backend, files, places
 from kvlab.web.alignment import form
 from kvlab.web.function import source
 from kvlab.web.server import worker
-from kvlab.web.widgets import grid, plain, show_error, table_height
+from kvlab.web.widgets import answer_line, cautions, grid, plain, show_error, table_height
 
+QUESTION = phrase("Can this teacher’s KV cache be aligned with this student’s?")
+SHOWN = "overview-run"  # in the session: the analysis shown, once another than the latest is chosen
+PIXELS = 400  # height of the figure
 CAME = "forecast-came"  # in the session: the forecast that the page was rerun for
 PATIENCE = 0.5  # seconds to wait for the forecast before drawing the page without it
 
@@ -27,42 +35,72 @@ POSITIONS = {"none": phrase("none"), "learned": phrase("learned"), "sinusoidal":
 
 
 def page() -> None:
-    st.title(say("Can this teacher’s KV cache be aligned with this student’s?"))
     _finding()
-    st.subheader(say("A pair, before any weight is loaded"))
+    st.subheader(say("Before any weight is loaded"))
     _pair()
 
 
 def _finding() -> None:
+    """Draw the answer and the figure that shows it: of the latest analysis, else of the sample."""
+    st.title(say(QUESTION))
+    views = backend.listed("analysis")
+    shown = st.session_state.get(SHOWN) or _latest(views)
     try:
-        sample = backend.alignment_of(backend.SAMPLE)
+        found, test = backend.alignment_of(shown), source.of_analysis(shown)
     except KvlabError as error:
         show_error(error)
         return
-    st.markdown(say(":blue-badge[Sample analysis] {finding}", finding=plain(sentence(sample))))
-    for column, kind in zip(st.columns(2), KIND_NAME, strict=True):
-        alt = say("{kind} projection error of the sample, per student layer and KV head", kind=KIND_NAME[kind])
+    answer_line(answer.of_analysis(found, test))
+    _figure(found, test, shown)
+    _links(found, shown, backend.labels(views)[shown])
+
+
+def _latest(views: Sequence[View]) -> str:
+    """Return the id of the latest analysis with a readable result, else the sample."""
+    for view in views:
+        with suppress(KvlabError):
+            if view.state == "done" and backend.alignment_of(view.id):
+                return view.id
+    return backend.SAMPLE
+
+
+def _figure(found: Alignment, test: Injection | None, shown: str) -> None:
+    """Draw the bars of own cache, projected and controls, and the maps of the gain."""
+    left, *maps = st.columns([5, 4, 4], gap="small")
+    with left:
+        if test is not None and test.reproduces:
+            alt = say("KL of the own cache, the projected cache and the controls")
+            files.chart(variants(test.at(test.injection["prefix"]), "kl", PIXELS), "overview-function", alt)
+        else:
+            alt = say("R² of K and V by source, means over heads")
+            files.chart(mean_sources(found, PIXELS), "overview-sources", alt)
+    for column, kind in zip(maps, KIND_NAME, strict=True):
+        alt = say("{kind}: R² beyond the strongest control, per student layer and KV head", kind=KIND_NAME[kind])
         with column:
-            files.chart(error_heatmap(sample, kind), f"overview-{kind}", alt)
-    st.caption(say(ERROR_MEANING))
-    _function()
-    left, right, _ = st.columns([2, 2, 3])
-    left.page_link(places.alignment(), label=say("Look into the sample"), icon=":material/grid_on:")
-    if right.button(say("Align my own prompts"), type="primary", icon=":material/upload_file:"):
-        st.session_state["form-open"] = True
-        st.switch_page(places.alignment())
+            files.chart(gain_map(found, kind).update_layout(height=PIXELS), f"overview-{kind}", alt)
 
 
-def _function() -> None:
-    """Draw the other half of the finding: whether the student can use that cache."""
-    try:
-        sample = source.injection_of(backend.SAMPLE)
-    except KvlabError as error:
-        show_error(error)
-        return
-    finding, link = st.columns([6, 1], vertical_alignment="center")
-    finding.markdown(plain(data.sentence(sample)))
-    link.page_link(places.function(), label=say("Look into it"), icon=":material/science:")
+def _links(found: Alignment, shown: str, name: str) -> None:
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if st.button(say("Align my own prompts"), type="primary", icon=":material/upload_file:"):
+            st.session_state["form-open"] = True
+            st.switch_page(places.alignment())
+        look = {"icon": ":material/grid_on:", "query_params": {"run": shown}}
+        st.page_link(places.alignment(), label=say("Look into it"), **look)
+        if shown == backend.SAMPLE:
+            names = {"teacher": plain(found.teacher["name"]), "student": plain(found.student["name"])}
+            st.caption(say(":blue-badge[Sample analysis] {teacher} → {student}", **names))
+        else:
+            st.caption(plain(name))
+            st.button(
+                say("Show the sample"), key="show-sample", type="tertiary", on_click=_show, args=(backend.SAMPLE,)
+            )
+        if found.notes:
+            cautions(found.notes)
+
+
+def _show(run_id: str) -> None:
+    st.session_state[SHOWN] = run_id
 
 
 def _pair() -> None:
@@ -76,6 +114,8 @@ def _pair() -> None:
             show_error(error)
         return
     with right:
+        alt = say("The caches of both models: a row per layer, a block per KV head, as wide as its channels")
+        files.chart(architectures(geometries), "architectures", alt)
         rows = comparison(*geometries)
         columns = {
             "teacher": say("teacher: {name}", name=geometries[0].name),
@@ -83,7 +123,8 @@ def _pair() -> None:
             "match": say("match"),
         }
         alt = say("Geometry of teacher and student side by side")
-        grid(rows, columns, alt, table_height(len(rows), 400))
+        with st.expander(say("The same as a table"), icon=":material/table:"):
+            grid(rows, columns, alt, table_height(len(rows), 400))
     with left:
         _memory(teacher, student)
 

@@ -34,6 +34,7 @@ class Keys:
 
 
 def finished(
+    title: str,
     keys: Keys,
     views: Sequence[View],
     names: dict[str, str],
@@ -42,15 +43,15 @@ def finished(
     form: Callable[[], str | None],
     help_text: str | None = None,
 ) -> str | None:
-    """Draw the picker, the form and the progress of the picked run. Return its id once it has a result.
+    """Draw the title, the picker, the form and the progress of the picked run. Return its id once it has a result.
 
-    The run is the one in the URL, else the last shown, else an active one, else the sample. ``names``: run id -> label.
-    ``new``: the label of the button that opens the form. ``form`` returns the id of a run that it launched.
+    The run is the one in the URL, else the last shown, else an active one, else the latest result, else the sample.
+    ``names``: run id -> label. ``new``: the label of the button that opens the form. ``form`` returns the id of a run
+    that it launched.
     """
-    active = next((view.id for view in views if view.active), None)
-    run_id = st.query_params.get("run") or st.session_state.get(keys.run) or active or backend.SAMPLE
+    run_id = st.query_params.get("run") or st.session_state.get(keys.run) or latest(views)
     names.setdefault(run_id, run_id)
-    _draw(keys, names, run_id, label, new, help_text)
+    _draw(title, keys, names, run_id, label, new, help_text)
     if st.session_state.get(keys.form_open):
         with st.container(border=True):
             launched = form()
@@ -73,14 +74,24 @@ def finished(
     return run_id if progress.ended(view) else None
 
 
-def _draw(keys: Keys, names: dict[str, str], run_id: str, label: str, new: str, help_text: str | None) -> None:
+def latest(views: Sequence[View]) -> str:
+    """Return the id of an active run, else of the latest with a result, else the sample; ``views``: newest first."""
+    active = next((view.id for view in views if view.active), None)
+    return active or next((view.id for view in views if view.state == "done"), backend.SAMPLE)
+
+
+def _draw(
+    title: str, keys: Keys, names: dict[str, str], run_id: str, label: str, new: str, help_text: str | None
+) -> None:
     if st.session_state.get(keys.picker) not in names:
         st.session_state[keys.picker] = run_id
     language.keep_choice(keys.picker)
-    left, right = st.columns([4, 1], vertical_alignment="bottom")
+    heading, left, right = st.columns([2, 6, 2], vertical_alignment="center")
+    heading.title(title)
     left.selectbox(
         label,
         list(names),
+        label_visibility="collapsed",
         format_func=names.get,
         key=keys.picker,
         on_change=lambda: keys.open_run(st.session_state[keys.picker]),

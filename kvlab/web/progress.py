@@ -9,7 +9,7 @@ from kvlab.language import Message, phrase, say
 from kvlab.request.prompts import RUN_PROMPTS
 from kvlab.results import run_name
 from kvlab.results.alignment import so_far
-from kvlab.results.alignment.heads import heatmap_so_far
+from kvlab.results.alignment.heads import map_so_far
 from kvlab.results.style import KIND_NAME
 from kvlab.runs import store
 from kvlab.runs.monitor import View
@@ -138,8 +138,8 @@ def _so_far(run_id: str) -> None:
         return
     st.caption(so_far.caption(replace(scores, teacher=plain(scores.teacher))))
     for column, kind in zip(st.columns(2), KIND_NAME, strict=True):
-        alt = say("{kind} projection error so far, per student layer and KV head", kind=KIND_NAME[kind])
-        figure = heatmap_so_far(scores, kind)
+        alt = say("{kind} R² so far, per student layer and KV head", kind=KIND_NAME[kind])
+        figure = map_so_far(scores, kind)
         column.plotly_chart(figure, key=f"so-far-{run_id}-{kind}", config=files.NO_BAR, alt=alt)
 
 

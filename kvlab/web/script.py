@@ -48,6 +48,8 @@ button[kind^="primary"], [data-testid="stMultiSelect"] span[title] { color: ligh
 [data-testid="stCaptionContainer"] code { color: inherit; }
 /* What ends or deletes something is not blue like what launches. */
 [class*="-question"] button[kind="primary"] { background: #b3261e; border-color: #b3261e; color: #fff; }
+/* The verdict of an answer, before its reason. */
+.st-key-answer strong { font-size: 1.5rem; line-height: 1.2; padding-right: .3rem; }
 .st-key-live-numbers [data-testid="stMetricValue"] { font-size: 1.3rem; padding: 0; }
 </style>"""
 

@@ -104,8 +104,8 @@ STEPS = (
     Step(
         phrase("The finding"),
         phrase(
-            "A finished sample: two small models that were really trained. Each cell is one student head; dark is an "
-            "error near 0, “=” marks a head for which the teacher says no more than its controls do."
+            "A finished sample: two small models that were really trained. Each cell is one student head: green where "
+            "the teacher explains more than every control, grey “=” where it does not."
         ),
         places.overview,
     ),

@@ -1,7 +1,7 @@
 """Texts and widgets that several panels share."""
 
 import re
-from math import isfinite, isnan
+from collections.abc import Sequence
 from typing import Any
 
 import streamlit as st
@@ -12,12 +12,14 @@ from kvlab.request import declared
 from kvlab.request.time_rules import RULES
 from kvlab.results.alignment.data import Alignment, HeadScore
 from kvlab.results.alignment.tables import split_words
-from kvlab.results.style import KIND_NAME
-from kvlab.results.words import clauses, exact_points, whole
+from kvlab.results.answer import CANNOT_TELL, NO, PART, YES, Answer
+from kvlab.results.style import KIND_NAME, plus_minus, written
+from kvlab.results.words import listed
 
 ROW_PIXELS = 35
 GIB = 2**30
 UNKNOWN = "–"
+ANSWER_COLOURS = {YES: "green", PART: "orange", NO: "red", CANNOT_TELL: "gray"}
 
 # For ``plain``. A backslash makes a sign of Markdown text. Streamlit looks for icons, emoji, addresses and arrows
 # afterwards, in each text between two elements, where no backslash is left: an empty element parts what it looks for.
@@ -102,74 +104,48 @@ def segments(label: str, words: dict[str, str], key: str, **look: Any) -> str:
     )
 
 
+def answer_line(answer: Answer) -> None:
+    """Draw an answer: the verdict, large and in its colour, and why."""
+    with st.container(key="answer"):
+        verdict = say("{verdict}.", verdict=answer.words)
+        verdict = f":{ANSWER_COLOURS[answer.verdict]}[**{verdict}**]"
+        st.markdown(say("{first} {second}", first=verdict, second=plain(answer.why)))
+
+
+def cautions(notes: Sequence[object]) -> None:
+    """Draw one line that opens: what to beware of in a result."""
+    if notes:
+        label = plural(len(notes), "{n} caution", "{n} cautions")
+        with st.popover(label, icon=":material/warning:", type="tertiary"):
+            for note in notes:
+                st.warning(plain(note), icon=":material/info:")
+
+
+def method(*parts: str) -> None:
+    """Draw the mark behind which the numbers and their method stand."""
+    with st.popover(say("Method"), icon=":material/info:", type="tertiary"):
+        for part in filter(None, parts):
+            st.markdown(plain(part))
+
+
 def head_sentence(alignment: Alignment, score: HeadScore) -> str:
-    """Describe one head, with n, split and controls."""
-    name, where = KIND_NAME[score.kind], {"layer": score.layer, "head": score.head}
-    if isnan(score.r2):
-        return say(
-            "Layer {layer}, head {head}: its {name} does not vary on these prompts, so nothing is scored.",
-            name=name,
-            **where,
-        )
-    if score.r2 > 0:
-        explains = say("the teacher explains **{r2:.0%}** of {name} on held-out text", r2=score.r2, name=name)
-    else:
-        explains = say("the teacher explains nothing of {name} on held-out text (R² {r2:.2f})", r2=score.r2, name=name)
-    if isfinite(score.added):
-        explains = clauses([_adds(score, name), explains])
-    sentence = say(
-        "Layer {layer}, head {head}: {explains}, {gains} (shuffled rows: {shuffled}; n = {n:,} tokens, {folds} folds "
-        "{split}).",
-        explains=explains,
-        gains=_gains(score),
-        shuffled=whole(score.r2_shuffled),
+    """Describe one head: R², its gain over the strongest control, n, split, and the controls it does not beat."""
+    name = KIND_NAME[score.kind]
+    gain = score.strongest
+    if gain is None:
+        return say("Its {name} does not vary on these prompts, so nothing is scored.", name=name)
+    words = say(
+        "The teacher explains R² **{r2}** of {name}; beyond its strongest control, {control}: **{gain}** (n = {n:,} "
+        "tokens, {folds} folds {split}).",
+        r2=written(score.r2) + plus_minus(score.se),
+        name=name,
+        control=say(gain.control),
+        gain=written(gain.r2, sign="+") + plus_minus(gain.se),
         n=score.n,
         folds=alignment.data["folds"],
         split=plain(split_words(alignment.data["split"])),
-        **where,
     )
-    return sentence + _verdict(score)
-
-
-def _adds(score: HeadScore, name: str) -> str:
-    """Say what the teacher adds to the student's own tokens."""
-    return say(
-        "the teacher adds **{added}** of {name} to the student’s own tokens ({own} without any teacher, {both} "
-        "together)",
-        added=exact_points(score.added, score.added_se),
-        name=name,
-        own=whole(score.r2_own),
-        both=whole(score.r2_with_own),
-    )
-
-
-def _gains(score: HeadScore) -> str:
-    """Write the gains over both controls. A control worse than the training mean counts as the mean."""
-    token = _over_token(min(score.gain, score.r2))
-    if not isfinite(score.gain_random):
-        return token
-    random = _over_random(min(score.gain_random, score.r2_random + score.gain_random))
-    return say("{one} and {other}", one=token, other=random)
-
-
-def _over_token(gain: float) -> str:
-    points = round(abs(gain) * 100)
-    if gain >= 0:
-        return plural(points, "{n} point more than its token alone does", "{n} points more than its token alone does")
-    return plural(points, "{n} point less than its token alone does", "{n} points less than its token alone does")
-
-
-def _over_random(gain: float) -> str:
-    points = round(abs(gain) * 100)
-    if gain >= 0:
-        return plural(
-            points,
-            "{n} point more than a teacher of random weights",
-            "{n} points more than a teacher of random weights",
-        )
-    return plural(
-        points, "{n} point less than a teacher of random weights", "{n} points less than a teacher of random weights"
-    )
+    return words + _verdict(score)
 
 
 def _verdict(score: HeadScore) -> str:
@@ -178,9 +154,14 @@ def _verdict(score: HeadScore) -> str:
             " Fewer than three folds are scored, so there is no standard error: whether it beats its controls is not "
             "known."
         )
-    if not score.unbeaten:
-        return ""
-    return say(" **It is no better than {controls}.**", controls=say(" and ").join(map(say, score.unbeaten)))
+    below = [say(gain.control) for gain in score.gains if gain.control in score.unbeaten and gain.r2 <= 0]
+    within = [say(gain.control) for gain in score.gains if gain.control in score.unbeaten and gain.r2 > 0]
+    parts = []
+    if below:
+        parts.append(say(" **It is no better than {controls}.**", controls=listed(below)))
+    if within:
+        parts.append(say(" **It cannot be told from {controls}.**", controls=listed(within)))
+    return "".join(parts)
 
 
 def grid(frame: Any, columns: dict, alt: str, height: int | str = "auto", **look: Any) -> Any:

@@ -36,9 +36,28 @@ EXACT, INSIDE = 0, 1  # row classes: the token ends where a teacher token ends, 
 FUSION_NAME, OTHER_TEACHER = "fusion.csv", "teacher-{}"
 CSV_COLUMNS = ["kind", "layer", "head", "r2", "error", "cosine", "r2_shuffled", "r2_identity", "n"]
 CSV_COLUMNS += ["r2_exact", "exact_se", "r2_inside", "inside_se", "n_inside", "r2_own", "own_se"]
-CSV_COLUMNS += ["r2_with_own", "with_own_se", "added", "added_se"]
+CSV_COLUMNS += ["r2_with_own", "with_own_se", "added", "added_se", "se", "r2_random", "random_se", "beats_controls"]
 
 OWN_TOKENS = phrase("the student’s own tokens")
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What a teacher adds to one control, in held-out R². ``se`` is None where any gain counts; NaN if not known."""
+
+    control: str  # to be translated
+    r2: float
+    se: float | None = None
+
+    @property
+    def error(self) -> float:
+        """Return two standard errors, none for a control that has none."""
+        return 0.0 if self.se is None else 2 * self.se
+
+    @property
+    def clear(self) -> bool:
+        """Return whether it is more than two standard errors above zero."""
+        return self.r2 > self.error
 
 
 @dataclass(frozen=True)
@@ -97,29 +116,44 @@ class HeadScore:
         return self.n_inside > 0 and isfinite(self.r2_exact)
 
     @property
+    def gains(self) -> list[Gain]:
+        """Return what the score adds to each control that was measured, the training mean included.
+
+        The group mean is none of them: it reads the teacher's cache, so a teacher that it explains by is no worse.
+        Against the student's own tokens, the teacher with the student's own token counts; where that map was not
+        fitted, the teacher alone.
+        """
+        own = Gain(OWN_TOKENS, self.r2 - self.r2_own)
+        if isfinite(self.added):
+            own = Gain(OWN_TOKENS, self.added, self.added_se)
+        gains = [
+            Gain(phrase("the mean"), self.r2),
+            Gain(phrase("shuffled rows"), self.r2 - self.r2_shuffled),
+            Gain(phrase("the teacher’s token"), self.gain, self.gain_se),
+            Gain(phrase("a teacher of random weights"), self.gain_random, self.gain_random_se),
+            own,
+        ]
+        return [gain for gain in gains if isfinite(gain.r2)]
+
+    @property
     def unbeaten(self) -> list[str] | None:
         """Return the controls that the score does not beat; None without a standard error (under three scored folds).
 
-        It must exceed the mean, shuffled rows and the group mean; and by more than two standard errors the teacher's
-        token and a teacher of random weights (if measured). With the student's own token it must add more than two
+        It must exceed the mean and shuffled rows; and by more than two standard errors the teacher's token and a
+        teacher of random weights (if measured). With the student's own token it must add more than two
         standard errors to the student's own tokens; where only those were measured, it must exceed them.
         """
         if not isfinite(self.gain_se):
             return None
-        floors = {
-            phrase("the mean"): 0.0,
-            phrase("shuffled rows"): self.r2_shuffled,
-            phrase("the group mean"): self.r2_group_mean,
-        }
-        gains = {
-            phrase("the teacher’s token"): (self.gain, self.gain_se),
-            phrase("a teacher of random weights"): (self.gain_random, self.gain_random_se),
-            OWN_TOKENS: (self.added, self.added_se),
-        }
-        if not isfinite(self.added):
-            floors[OWN_TOKENS] = self.r2_own
-        below = [name for name, floor in floors.items() if isfinite(floor) and not self.r2 > floor]
-        return below + [name for name, (gain, se) in gains.items() if isfinite(gain) and not gain > 2 * se]
+        return [gain.control for gain in self.gains if not gain.clear]
+
+    @property
+    def strongest(self) -> Gain | None:
+        """Return the gain over the strongest control: the smallest, among unbeaten controls if any; None unscored."""
+        if not isfinite(self.r2):
+            return None
+        below = [gain for gain in self.gains if not gain.clear] if isfinite(self.gain_se) else []
+        return min(below or self.gains, key=lambda gain: gain.r2)
 
     @property
     def beats_controls(self) -> bool | None:

@@ -1,4 +1,4 @@
-"""Draw the heads of an analysis: error maps, controls, contributions, and the worst tokens of a head."""
+"""Draw the heads of an analysis: maps of gain and R², controls, contributions, and the worst tokens of a head."""
 
 from collections.abc import Sequence
 from math import isfinite
@@ -10,76 +10,120 @@ import plotly.graph_objects as go
 
 from kvlab.language import phrase, say
 from kvlab.request.time_rules import known
-from kvlab.results.alignment.data import Alignment, HeadScore, Inspected, TokenView
+from kvlab.results.alignment.data import LEAST_GAIN, Alignment, HeadScore, Inspected, TokenView
 from kvlab.results.alignment.so_far import SoFar
-from kvlab.results.cells import Cell, cell_map
+from kvlab.results.cells import Cell, cell_map, diverging
 from kvlab.results.memo import once
 from kvlab.results.style import (
-    ERROR_SCALE,
+    GAIN_SCALE,
     KIND_COLOUR,
     KIND_NAME,
+    LOWEST_SHOWN,
     NEUTRAL,
+    R2_SCALE,
     TEACHER_COLOUR,
     VERDICT_MARKS,
+    WHISKER,
     layout,
     plus_minus,
     visible,
     written,
 )
 
-DARK_BELOW = 0.45  # up to this error, white is easier to read than black on the map's colours
-LOWEST_SHOWN = -1.0  # of R^2; a lower bar is cut, and its number written
+DARK_FROM = 0.55  # of R², from which on white is easier to read than black on the map's colours
+DARK_GAIN = 0.55  # share of the range of the gains
+LEAST_RANGE = 0.1  # of the gains' colours; a smaller range would paint noise
 CLASS_COLOUR, WITH_OWN_COLOUR = "rgba(0,114,178,0.5)", "#56B4E9"  # of TEACHER_COLOUR, and Okabe and Ito 2008
-ERROR_COLOURS = {"colorscale": ERROR_SCALE, "zmin": 0.0, "zmax": 1.0}
-ERROR_TICKS = [0, 0.25, 0.5, 0.75, 1]
+R2_COLOURS = {"colorscale": R2_SCALE, "zmin": 0.0, "zmax": 1.0}
+R2_TICKS = [0, 0.25, 0.5, 0.75, 1]
 CONTRIBUTIONS = (  # array, words, colour
     ("alone", phrase("R² from this head alone"), "#BFD7EA"),
     ("without", phrase("R² lost without it"), TEACHER_COLOUR),
 )
 
 
-def error_heatmap(alignment: Alignment, kind: str, selected: tuple[int, int] | None = None) -> go.Figure:
-    """Draw the projection error per student layer and KV head. ``selected`` is (layer as numbered, head)."""
-    title = say("{kind} projection error, held out", kind=KIND_NAME[kind])
-    return cell_map(alignment, _error_cells(alignment, kind), _error_colours(), title, selected)
+def gain_map(alignment: Alignment, kind: str, selected: tuple[int, int] | None = None) -> go.Figure:
+    """Draw the gain in held-out R² over the strongest control per student layer and KV head.
+
+    White is none, grey a gain that is not told from none. ``selected`` is (layer as numbered, head).
+    """
+    limit = _gain_limit(alignment)
+    colours = diverging(GAIN_SCALE, limit, say("gain<br>in R²"))
+    title = say("{kind}: R² beyond the strongest control", kind=KIND_NAME[kind])
+    return cell_map(alignment, _gain_cells(alignment, kind, limit), colours, title, selected)
 
 
-def heatmap_so_far(scores: SoFar, kind: str) -> go.Figure:
-    """Draw the first scores of a running analysis, on the scale of ``error_heatmap``."""
+@once
+def _gain_limit(alignment: Alignment) -> float:
+    gains = [score.strongest.r2 for score in alignment.heads if score.beats_controls]
+    return max([LEAST_RANGE, *gains])
+
+
+@once
+def _gain_cells(alignment: Alignment, kind: str, limit: float) -> list[Cell]:
+    cells = []
+    for score in alignment.heads:
+        if score.kind != kind:
+            continue
+        gain = score.strongest
+        told = gain is not None and score.beats_controls is not None and abs(gain.r2) > max(gain.error, LEAST_GAIN)
+        cells.append(
+            Cell(
+                layer=score.layer,
+                head=score.head,
+                value=None if gain is None else gain.r2,
+                words="–" if gain is None else written(gain.r2, 2, "+"),
+                mark="" if gain is None else VERDICT_MARKS[score.beats_controls],
+                hover=hover(score),
+                dark=told and abs(gain.r2) > DARK_GAIN * limit,
+                grey=gain is not None and not told,
+            )
+        )
+    return cells
+
+
+def r2_map(alignment: Alignment, kind: str, selected: tuple[int, int] | None = None) -> go.Figure:
+    """Draw the held-out R² per student layer and KV head. ``selected`` is (layer as numbered, head)."""
+    title = say("{kind}: R², explained of held-out text", kind=KIND_NAME[kind])
+    return cell_map(alignment, _r2_cells(alignment, kind), r2_colours(), title, selected)
+
+
+def map_so_far(scores: SoFar, kind: str) -> go.Figure:
+    """Draw the first scores of a running analysis, on the scale of ``r2_map``."""
     cells = []
     for layer, heads in zip(scores.student["kv_layers"], scores.r2[kind], strict=True):
         for head, r2 in enumerate(heads):
             name = say("{kind} layer {layer}, head {head}", kind=KIND_NAME[kind], layer=layer, head=head)
-            words = f"{name}<br>" + say("error so far {error:.3f}", error=1 - r2)
-            cells.append(_error_cell(layer, head, 1 - r2, words))
-    return cell_map(scores, cells, _error_colours(), say("{kind} projection error so far", kind=KIND_NAME[kind]))
+            words = f"{name}<br>" + say("R² so far {r2:.3f}", r2=r2)
+            cells.append(r2_cell(layer, head, r2, words))
+    return cell_map(scores, cells, r2_colours(), say("{kind}: R² so far", kind=KIND_NAME[kind]))
 
 
-def _error_colours() -> dict:
-    bar = {"title": {"text": say("error<br>1 − R²")}, "thickness": 12, "tickvals": ERROR_TICKS}
-    return {**ERROR_COLOURS, "colorbar": bar}
+def r2_colours() -> dict:
+    """Return the ``colours`` of a map of R²."""
+    return {**R2_COLOURS, "colorbar": {"title": {"text": "R²"}, "thickness": 12, "tickvals": R2_TICKS}}
 
 
 @once
-def _error_cells(alignment: Alignment, kind: str) -> list[Cell]:
+def _r2_cells(alignment: Alignment, kind: str) -> list[Cell]:
     return [
-        _error_cell(score.layer, score.head, score.error, hover(score), VERDICT_MARKS[score.beats_controls])
+        r2_cell(score.layer, score.head, score.r2, hover(score), VERDICT_MARKS[score.beats_controls])
         for score in alignment.heads
         if score.kind == kind
     ]
 
 
-def _error_cell(layer: int, head: int, error: float, words: str, mark: str = "") -> Cell:
-    """``words``: for the pointer on the cell."""
-    measured = isfinite(error)
+def r2_cell(layer: int, head: int, r2: float, words: str, mark: str = "") -> Cell:
+    """Return a cell of a map of R². ``words``: for the pointer on the cell."""
+    measured = isfinite(r2)
     return Cell(
         layer=layer,
         head=head,
-        value=error if measured else None,
-        words=f"{error:.2f}" if measured else "–",
+        value=r2 if measured else None,
+        words=written(r2, 2),
         mark=mark if measured else "",
         hover=words,
-        dark=error < DARK_BELOW,
+        dark=r2 > DARK_FROM,
     )
 
 
@@ -87,7 +131,8 @@ def hover(score: HeadScore) -> str:
     """Describe one cell in words."""
     lines = [
         say("{kind} layer {layer}, head {head}", kind=KIND_NAME[score.kind], layer=score.layer, head=score.head),
-        say("error {error:.3f} (R² {r2:.3f} ± {se:.3f})", error=score.error, r2=score.r2, se=score.se),
+        say("R² {r2}", r2=written(score.r2) + plus_minus(score.se)),
+        *_hover_gain(score),
         *_hover_classes(score),
         *_hover_own(score),
         say("teacher’s token R² {r2:.3f}", r2=score.r2_identity),
@@ -96,6 +141,15 @@ def hover(score: HeadScore) -> str:
         say("n = {n:,} tokens", n=score.n),
     ]
     return "<br>".join(lines)
+
+
+def _hover_gain(score: HeadScore) -> list[str]:
+    gain = score.strongest
+    if gain is None:
+        return []
+    return [
+        say("{gain} over {control}", gain=written(gain.r2, sign="+") + plus_minus(gain.se), control=say(gain.control))
+    ]
 
 
 def _hover_classes(score: HeadScore) -> list[str]:
@@ -160,17 +214,51 @@ def controls(score: HeadScore) -> go.Figure:
             y=[f"{bar.name}  <b>{value}</b>{plus_minus(bar.se)}" for bar, value in zip(bars, values)],
             orientation="h",
             marker_color=[bar.colour for bar in bars],
-            error_x={"type": "data", "array": errors, "thickness": 1.5},
+            error_x={"type": "data", "array": errors, "thickness": 1.5, "color": WHISKER},
             customdata=[[bar.name, value + plus_minus(bar.se), f"{bar.n:,}"] for bar, value in zip(bars, values)],
             hovertemplate=say("%{customdata[0]}: R² %{customdata[1]}, n = %{customdata[2]} tokens") + "<extra></extra>",
         )
     )
     low = min(0.0, *shown) - 0.02
     figure.add_vline(x=0, line={"width": 1, "color": NEUTRAL})
-    title = say("held-out R² (whisker: ± 1 jackknife s.e.)")
+    title = say("held-out R² ± 1 s.e.")
     figure.update_xaxes(title=title, range=[low, max(1.0, *shown)], zeroline=False)
-    figure.update_yaxes(title={"text": say("explained by"), "standoff": 12}, autorange="reversed")
-    return layout(figure, 72 + 33 * len(bars), margin={"l": 256, "r": 16, "t": 8, "b": 44})
+    figure.update_yaxes(autorange="reversed")
+    return layout(figure, 60 + 25 * len(bars), margin={"l": 232, "r": 16, "t": 4, "b": 44})
+
+
+MEANS = {  # column of the summary -> words; the sources before the controls
+    "r2_with_own": phrase("teacher + own token"),
+    "r2": phrase("teacher"),
+    "r2_own": phrase("student’s own tokens"),
+    "r2_identity": phrase("teacher’s token"),
+    "r2_random": phrase("random weights"),
+    "r2_group_mean": phrase("group mean"),
+    "r2_shuffled": phrase("shuffled rows"),
+}
+OF_TEACHER = ("r2_with_own", "r2")
+
+
+def mean_sources(alignment: Alignment, height: int) -> go.Figure:
+    """Draw R² of K and of V by source and control, means over heads; the controls are paler."""
+    summary, figure = alignment.summary(), go.Figure()
+    columns = [name for name in MEANS if any(isfinite(means[name]) for means in summary.values())]
+    for kind, colour in KIND_COLOUR.items():
+        means = [summary[kind][name] for name in columns]
+        figure.add_bar(
+            x=[max(mean, LOWEST_SHOWN) for mean in means],
+            y=[say(MEANS[name]) for name in columns],
+            orientation="h",
+            name=KIND_NAME[kind],
+            marker={"color": colour, "opacity": [1.0 if name in OF_TEACHER else 0.45 for name in columns]},
+            text=[written(mean, 2) for mean in means],
+            textposition="outside",
+            hovertemplate=say("{kind}, %{{y}}: R² %{{text}}", kind=KIND_NAME[kind]) + "<extra></extra>",
+        )
+    figure.add_vline(x=0, line={"width": 1, "color": NEUTRAL})
+    figure.update_xaxes(title=say("held-out R², mean over heads"), zeroline=False, range=[None, 1.15])
+    figure.update_yaxes(autorange="reversed")
+    return layout(figure, height, barmode="group", margin={"l": 150, "r": 16, "t": 28, "b": 48})
 
 
 def contribution_table(alignment: Alignment, kind: str, layer: int, head: int) -> pd.DataFrame:
@@ -198,10 +286,13 @@ def contributions(alignment: Alignment, kind: str, layer: int, head: int) -> go.
     return layout(figure, 270, barmode="group", margin={"l": 56, "r": 16, "t": 32, "b": 44})
 
 
-def token_errors(
+def token_scores(
     alignment: Alignment, number: int, kind: str, layer: int, head: int, window: tuple[int, int] | None = None
 ) -> go.Figure:
-    """Draw the error of one head along the student's tokens of a document; ``window``: first and last token drawn."""
+    """Draw R² of one head along the student's tokens of a document; ``window``: first and last token drawn.
+
+    Of one token it is 1 less its squared error over the head's variance. A bar below ``LOWEST_SHOWN`` is cut.
+    """
     document = alignment.inspected[number]
     error = alignment.arrays[f"document.{number}.error.{kind}"][alignment.layer_position(layer), head]
     figure = go.Figure()
@@ -216,17 +307,15 @@ def token_errors(
             continue
         figure.add_bar(
             x=drawn.tolist(),
-            y=error[drawn].tolist(),
+            y=np.maximum(1 - error[drawn], LOWEST_SHOWN).tolist(),
             name=name,
             marker_color=colour,
-            customdata=[visible(document.student_tokens[i]) for i in drawn],
-            hovertemplate=say("token %{x} “%{customdata}”<br>error %{y:.2f}") + "<extra></extra>",
+            customdata=[[visible(document.student_tokens[i]), written(1 - float(error[i]), 2)] for i in drawn],
+            hovertemplate=say("token %{x} “%{customdata[0]}”<br>R² %{customdata[1]}") + "<extra></extra>",
         )
-    figure.add_hline(y=1, line={"dash": "dot", "width": 1.5, "color": NEUTRAL})
-    shown = error[scored & ~np.isnan(error)]
-    top = max(1.2, float(np.quantile(shown, 0.99)) * 1.1) if len(shown) else 1.2
+    figure.add_hline(y=0, line={"width": 1.5, "color": NEUTRAL})
     figure.update_xaxes(title=say("student token"), range=[first - 0.5, last + 0.5])
-    figure.update_yaxes(title=say("error (1 = train mean)"), range=[0, top])
+    figure.update_yaxes(title=say("R² (0 = train mean)"), range=[LOWEST_SHOWN - 0.05, 1.05])
     return layout(figure, 260, bargap=0.1, margin={"l": 56, "r": 16, "t": 32, "b": 44})
 
 
@@ -236,7 +325,7 @@ CONTEXT = 36  # characters of the text on either side
 def worst_tokens(
     alignment: Alignment, kind: str, layer: int, head: int, numbers: Sequence[int], count: int
 ) -> pd.DataFrame:
-    """Return the ``count`` scored tokens of these documents with the largest error, the worst first."""
+    """Return the ``count`` scored tokens of these documents with the lowest R², the worst first."""
     position = alignment.layer_position(layer)
     candidates = []  # (error, document, token)
     for number in numbers:
@@ -246,7 +335,7 @@ def worst_tokens(
         worst = scored[np.argsort(-error[scored], kind="stable")[:count]]
         candidates += [(float(error[i]), number, int(i)) for i in worst]
     candidates.sort(key=lambda candidate: -candidate[0])
-    columns = ["document", "token", "byte", "error", "before", "text", "after", "read_from"]
+    columns = ["document", "token", "byte", "r2", "before", "text", "after", "read_from"]
     return pd.DataFrame([_row(alignment, *candidate) for candidate in candidates[:count]], columns=columns)
 
 
@@ -254,7 +343,7 @@ def _row(alignment: Alignment, error: float, number: int, i: int) -> list:
     document = alignment.inspected[number]
     token = document.student_tokens[i]
     before, after = context(document.text, token)
-    return [document.id, i, token.start, error, before, visible(token), after, read_from(alignment, number, i)]
+    return [document.id, i, token.start, 1 - error, before, visible(token), after, read_from(alignment, number, i)]
 
 
 def context(text: str, token: TokenView) -> tuple[str, str]:

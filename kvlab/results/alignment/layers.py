@@ -1,18 +1,31 @@
 """Show the layers of an analysis: the chosen teacher layers, and the similarity of all pairs."""
 
 from collections import Counter
-from math import ceil, floor
+from math import ceil, floor, isnan
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from kvlab.language import phrase, plural, say
 from kvlab.request.time_rules import known
 from kvlab.results.alignment.data import Alignment
 from kvlab.results.alignment.sentences import split
 from kvlab.results.memo import once
-from kvlab.results.style import CELL_TEXT_UP_TO, CKA_SCALE, KIND_NAME, R2_SCALE, STUDENT_COLOUR, finite_or_none, layout
+from kvlab.results.style import (
+    CELL_TEXT_UP_TO,
+    CKA_SCALE,
+    KIND_COLOUR,
+    KIND_NAME,
+    R2_SCALE,
+    STUDENT_COLOUR,
+    TEACHER_COLOUR,
+    finite_or_none,
+    layout,
+    written,
+)
 from kvlab.results.words import clauses, listed, number, together
 
 MATRICES = {  # array -> title, words of the hover
@@ -20,6 +33,7 @@ MATRICES = {  # array -> title, words of the hover
     "cka": (phrase("unbiased CKA with the teacher"), "CKA"),
     "own": (phrase("the student with itself, the ceiling"), "CKA"),
 }
+DARK_FROM = 0.6  # share of the range, from which on white is easier to read than black
 NOTHING = "rgba(138,143,152,0.22)"  # grey on white and on black: the layer has no cache, or was not searched
 
 
@@ -50,13 +64,13 @@ def similarity(alignment: Alignment, kind: str, name: str) -> go.Figure:
             colorscale=R2_SCALE if name == "r2" else CKA_SCALE,
             xgap=gap,
             ygap=gap,
-            text=[["" if np.isnan(v) else f"{v:.2f}" for v in row] for row in values] if legible else None,
-            texttemplate="%{text}" if legible else None,
             hoverongaps=False,
             hovertemplate=f"{where}<br>{say(words)} %{{z:.3f}}<extra></extra>",
             colorbar={"title": {"text": "R²" if name == "r2" else "CKA"}, "thickness": 12},
         )
     )
+    if legible:
+        _write(figure, values, lowest + DARK_FROM * (highest - lowest))
     if name != "own":
         _outline(figure, chosen(alignment, kind), 2.5 if legible else 1.8)
     every = max(1, -(-max(values.shape) // CELL_TEXT_UP_TO))  # labels of 64 layers would overlap
@@ -66,6 +80,118 @@ def similarity(alignment: Alignment, kind: str, name: str) -> go.Figure:
     height = min(640, max(250, 96 + 40 * values.shape[0]))
     heading = {"text": say("{kind}: {title}", kind=KIND_NAME[kind], title=say(title)), "font": {"size": 15}}
     return layout(figure, height, title=heading, plot_bgcolor=NOTHING)
+
+
+def _write(figure: go.Figure, values: np.ndarray, dark_from: float) -> None:
+    """Write the numbers into the cells, white on dark ones."""
+    rows, columns = np.nonzero(~np.isnan(values))
+    shown = values[rows, columns]
+    figure.add_scatter(
+        x=columns.tolist(),
+        y=rows.tolist(),
+        mode="text",
+        text=[f"{value:.2f}" for value in shown],
+        textfont={"color": ["#FFFFFF" if value > dark_from else "#000000" for value in shown], "size": 13},
+        hoverinfo="skip",
+        showlegend=False,
+    )
+
+
+def graph(alignment: Alignment) -> go.Figure:
+    """Draw which teacher layers feed which student layer, K and V; a wider line explains more alone.
+
+    The width is held-out R² of the teacher layer alone, CKA where that was not searched.
+    """
+    name = "r2" if "similarity.key.r2" in alignment.arrays else "cka"
+    titles = [say("{kind}: teacher layers → student layers", kind=kind) for kind in KIND_NAME.values()]
+    figure = make_subplots(rows=1, cols=2, subplot_titles=titles, horizontal_spacing=0.08)
+    low, high = _r2_range(alignment) if name == "r2" else (0.0, 1.0)
+    for column, kind in enumerate(KIND_NAME, 1):
+        values = alignment.arrays[f"similarity.{kind}.{name}"]
+        links = [
+            Link(teacher, student, float(values[position, alignment.teacher["kv_layers"].index(teacher)]))
+            for position, (student, teachers) in enumerate(chosen(alignment, kind).items())
+            for teacher in teachers
+        ]
+        words = say(MATRICES[name][1])
+        _add_links(figure, alignment, links, (low, high), {"color": KIND_COLOUR[kind]}, words, column)
+        for x, model, colour in ((0, alignment.teacher, TEACHER_COLOUR), (1, alignment.student, STUDENT_COLOUR)):
+            _add_layers(figure, x, model, colour, column)
+    sides = {"tickvals": [0, 1], "ticktext": [say("teacher"), say("student")], "range": [-0.15, 1.15]}
+    figure.update_xaxes(**sides, showgrid=False, zeroline=False, fixedrange=True)
+    most = max(alignment.teacher["layers"], alignment.student["layers"])
+    figure.update_yaxes(visible=False, range=[1.04, -0.04], fixedrange=True)
+    return layout(figure, min(640, max(280, 80 + 26 * most)), margin={"l": 16, "r": 16, "t": 36, "b": 32})
+
+
+class Link(NamedTuple):
+    """A teacher layer that feeds a student layer, both as numbered in the models."""
+
+    teacher: int
+    student: int
+    value: float  # NaN where it was not measured
+
+
+WIDTHS = (1, 2, 3.5, 5, 7, 9)  # pixels of a line
+HOVERED = 0.72  # of a line, where a point says its numbers: nearer to the student fewer points lie over each other
+
+
+def _height(model: dict, layer: int) -> float:
+    """Return the place of a layer between 0, the first, and 1, the last of the model."""
+    return layer / max(1, model["layers"] - 1)
+
+
+def _add_layers(figure: go.Figure, x: float, model: dict, colour: str, column: int) -> None:
+    layers = model["kv_layers"]
+    every = max(1, -(-len(layers) // CELL_TEXT_UP_TO))
+    figure.add_scatter(
+        x=[x] * len(layers),
+        y=[_height(model, layer) for layer in layers],
+        mode="markers+text",
+        marker={"size": 11, "color": colour},
+        text=[str(layer) if place % every == 0 else "" for place, layer in enumerate(layers)],
+        textposition=f"middle {'left' if x == 0 else 'right'}",
+        hoverinfo="skip",
+        showlegend=False,
+        row=1,
+        col=column,
+    )
+
+
+def _add_links(
+    figure: go.Figure,
+    alignment: Alignment,
+    links: list[Link],
+    span: tuple[float, float],
+    look: dict,
+    words: str,
+    column: int,
+) -> None:
+    places, hovers = [], []
+    lines: dict[float, tuple[list, list]] = {}
+    for link in links:
+        share = 0.0 if isnan(link.value) else (link.value - span[0]) / (span[1] - span[0])
+        width = WIDTHS[int(min(max(share, 0.0), 0.999) * len(WIDTHS))]
+        x, y = lines.setdefault(width, ([], []))
+        start, end = _height(alignment.teacher, link.teacher), _height(alignment.student, link.student)
+        x += [0, 1, None]
+        y += [start, end, None]
+        places.append(start + HOVERED * (end - start))
+        where = say("teacher layer {teacher} → student layer {student}", teacher=link.teacher, student=link.student)
+        hovers.append(f"{where}<br>{words} {written(link.value)}")
+    on = {"row": 1, "col": column, "showlegend": False}
+    for width, (x, y) in sorted(lines.items()):
+        line = look | {"width": width}
+        figure.add_scatter(x=x, y=y, mode="lines", line=line, opacity=0.6, hoverinfo="skip", **on)
+    figure.add_scatter(
+        x=[HOVERED] * len(places),
+        y=places,
+        mode="markers",
+        marker=look | {"size": 7},
+        text=hovers,
+        hovertemplate="%{text}<extra></extra>",
+        **on,
+    )
 
 
 def _r2_range(alignment: Alignment) -> tuple[float, float]:

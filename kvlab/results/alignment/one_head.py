@@ -15,6 +15,7 @@ from kvlab.results.style import KIND_NAME, plus_minus, written
 from kvlab.results.words import sentences, whole
 
 MOST_OF = 0.9  # of the variance
+LITTLE = 0.02  # of R²
 
 
 def contribution_sentence(alignment: Alignment, kind: str, layer: int, head: int) -> str:
@@ -26,7 +27,7 @@ def contribution_sentence(alignment: Alignment, kind: str, layer: int, head: int
     most = {"missed": int(missed["teacher_head"]), "lost": written(float(missed["without"]))}
     most |= {"alone": int(alone["teacher_head"]), "reached": written(float(alone["alone"]))}
     scores = {"all": written(score.r2), "n": f"{score.n:,}", "identity": written(score.r2_identity)}
-    return say(
+    contributed = say(
         "Without teacher head {missed} R² falls most, by {lost}; alone, head {alone} reaches most, {reached}; all "
         "together {all}. In all chosen layers, held out ({folds} folds by document), n = {n} tokens; the "
         "teacher’s token alone reaches {identity}.",
@@ -34,6 +35,9 @@ def contribution_sentence(alignment: Alignment, kind: str, layer: int, head: int
         **scores,
         folds=alignment.data["folds"],
     )
+    replaceable = float(missed["without"]) < LITTLE and len(frame) > 1
+    needed = say("No single head is needed: the others make up for it.") if replaceable else ""
+    return sentences(contributed, needed)
 
 
 def spectrum_sentence(alignment: Alignment, kind: str, layer: int, head: int) -> str:
@@ -42,13 +46,13 @@ def spectrum_sentence(alignment: Alignment, kind: str, layer: int, head: int) ->
     needed = int((frame["cumulative"] < MOST_OF).sum()) + 1
     large, small = frame[:needed], frame[needed:]
     first = frame.iloc[0]
-    largest = {"share": whole(first["share"]), "error": written(first["error"], 2), "se": written(first["se"], 2)}
-    of_head = {"folds": alignment.data["folds"], "tokens": f"{score.n:,}", "total": written(score.error, 3)}
-    directions = {"identity": written(first["error_identity"], 2), "n": needed, "all": len(frame)}
+    largest = {"share": whole(first["share"]), "r2": written(1 - first["error"], 2), "se": written(first["se"], 2)}
+    of_head = {"folds": alignment.data["folds"], "tokens": f"{score.n:,}", "total": written(score.r2, 3)}
+    directions = {"identity": written(1 - first["error_identity"], 2), "n": needed, "all": len(frame)}
     return say(
-        "The largest direction holds {share} of {name}’s variance and has error {error} ± {se} (the teacher’s token: "
-        "{identity}). {n} of {all} directions hold {most} of the variance: error {large} on them{rest}. Held out "
-        "({folds} folds by document), n = {tokens} tokens; weighted by share, the errors sum to the head’s {total}.",
+        "The largest direction holds {share} of {name}’s variance and R² {r2} ± {se} (the teacher’s token: "
+        "{identity}). {n} of {all} directions hold {most} of the variance: R² {large} on them{rest}. Held out "
+        "({folds} folds by document), n = {tokens} tokens; weighted by share, these sum to the head’s {total}.",
         **directions,
         most=whole(large["share"].sum()),
         large=written(_weighted(large), 2),
@@ -60,7 +64,7 @@ def spectrum_sentence(alignment: Alignment, kind: str, layer: int, head: int) ->
 
 
 def _weighted(frame: pd.DataFrame) -> float:
-    return float((frame["share"] * frame["error"]).sum() / frame["share"].sum())
+    return 1 - float((frame["share"] * frame["error"]).sum() / frame["share"].sum())
 
 
 def rules_sentence(alignment: Alignment, kind: str, layer: int, head: int) -> str:
@@ -96,19 +100,19 @@ def rules_sentence(alignment: Alignment, kind: str, layer: int, head: int) -> st
 
 
 def worst_sentence(alignment: Alignment, worst: pd.DataFrame, kind: str, layer: int, head: int, scored: int) -> str:
-    """Say the errors of the worst tokens."""
+    """Say R² of the worst tokens."""
     if worst.empty:
         return say("No token is scored here.")
-    most, least = (written(worst["error"].iloc[at], 2) for at in (0, -1))
+    lowest, highest = (written(worst["r2"].iloc[at], 2) for at in (0, -1))
     score = alignment.score(kind, layer, head)
-    values = {"all": f"{scored:,}", "error": most, "least": least}
-    values |= {"mean": written(score.error, 2), "tokens": f"{score.n:,}"}
+    values = {"all": f"{scored:,}", "lowest": lowest, "highest": highest}
+    values |= {"mean": written(score.r2, 2), "tokens": f"{score.n:,}"}
     return plural(
         len(worst),
-        "The worst of {all} scored tokens has error {error}; the head’s is {mean} (n = {tokens} held-out tokens; 1 is "
+        "The worst of {all} scored tokens has R² {lowest}; the head’s is {mean} (n = {tokens} held-out tokens; 0 is "
         "no better than the training mean).",
-        "The {n} worst of {all} scored tokens have errors from {error} down to {least}; the head’s is {mean} "
-        "(n = {tokens} held-out tokens; 1 is no better than the training mean).",
+        "The {n} worst of {all} scored tokens have R² from {lowest} up to {highest}; the head’s is {mean} "
+        "(n = {tokens} held-out tokens; 0 is no better than the training mean).",
         **values,
     )
 
@@ -121,20 +125,20 @@ def signal_sentence(alignment: Alignment, number: int, kind: str, layer: int, he
     finite = ~np.isnan(student) & ~np.isnan(resampled)
     agree = np.corrcoef(student[finite], resampled[finite])[0, 1] if finite.sum() > 2 else float("nan")
     first = spectrum_table(alignment, kind, layer, head).iloc[0]
-    along = {"share": whole(first["share"]), "error": written(first["error"], 2)}
+    along = {"share": whole(first["share"]), "r2": written(1 - first["error"], 2)}
     return say(
         "Drawn is (x − training mean) · v / s: v is the first principal direction of the student head ({share} of its "
         "variance), s the standard deviation along it. x is the student’s {name}; the teacher’s, resampled by "
         "{rule} and projected by the map that has not seen this document; and the same map applied to every step of "
         "the teacher before resampling. Student and resampled teacher correlate {agree} over {n} scored tokens of this "
-        "document; along v the held-out error over all documents is {error}, from the teacher’s token alone "
+        "document; along v the held-out R² over all documents is {r2}, from the teacher’s token alone "
         "{identity}.",
         **along,
         name=KIND_NAME[kind],
         rule=alignment.settings["time"],
         agree=written(float(agree), 2),
         n=int(finite.sum()),
-        identity=written(first["error_identity"], 2),
+        identity=written(1 - first["error_identity"], 2),
     )
 
 

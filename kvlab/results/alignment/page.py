@@ -1,8 +1,10 @@
 """Write a finished alignment as one HTML file that needs no network: see ``templates/alignment.html.j2``."""
 
 from kvlab.language import current, say, speaking
+from kvlab.results import answer
 from kvlab.results.alignment import fusion, heads, layers, one_head, rules, sentences, spectrum, tables, timeline
 from kvlab.results.alignment.data import Alignment, worst_head
+from kvlab.results.function.data import Injection
 from kvlab.results.rendering import render
 from kvlab.results.style import KIND_NAME
 
@@ -11,11 +13,15 @@ CALLED = {"fusion": fusion, "heads": heads, "layers": layers, "one_head": one_he
 CALLED |= {"sentences": sentences, "spectrum": spectrum, "tables": tables, "timeline": timeline}
 
 
-def html(alignment: Alignment, language: str | None = None, **function: object) -> str:
+def html(
+    alignment: Alignment, language: str | None = None, injection: Injection | None = None, **function: object
+) -> str:
     """Write the whole report in ``language``, else in the current one. Escapes all text of users.
 
-    ``function``: the values of the section on a functional test of the same request.
+    ``injection``: a functional test of the same request; ``function``: the modules that its section calls.
     """
+    if injection is not None:
+        function["injection"] = injection
     cell = worst_head(alignment)
     names = {"teacher": alignment.teacher["name"], "student": alignment.student["name"]}
     directions = spectrum.spectrum_table(alignment, *cell)
@@ -24,6 +30,8 @@ def html(alignment: Alignment, language: str | None = None, **function: object) 
             "alignment.html.j2",
             title=say("KV alignment: {teacher} → {student}", **names),
             alignment=alignment,
+            answered=answer.of_analysis(alignment, injection),
+            RULES=answer.RULES,
             kinds=list(KIND_NAME),
             cell=cell,
             score=alignment.score(*cell),

@@ -10,14 +10,17 @@ from kvlab.results.alignment.data import Alignment, HeadScore
 from kvlab.results.alignment.rkv import kept_mask
 from kvlab.results.alignment.tables import split_words
 from kvlab.results.style import KIND_NAME, plus_minus, written
-from kvlab.results.words import clauses, exact_points, listed, number, points, sentences, together, whole
+from kvlab.results.words import clauses, listed, sentences, together
 from kvlab.shapes import SelfTest
 
-ERROR_MEANING = phrase(
-    "Error = RSS / TSS = 1 − R² on documents that the map was not fitted on: 0 is perfect, 1 is no better than the "
-    "training mean. “=” marks a head no better than its controls: not above the mean, shuffled rows and the group "
-    "mean, or not more than two standard errors above the teacher’s token or a teacher of random weights, or adding no "
-    "more than that to the student’s own tokens, where these were measured. “?” marks one of which that is not known."
+R2_MEANING = phrase(
+    "R² = 1 − RSS / TSS on documents that the map was not fitted on: 1 is perfect, 0 no better than the training mean."
+)
+GAIN_MEANING = phrase(
+    "R² = 1 − RSS / TSS on documents that the map was not fitted on: 1 is perfect, 0 no better than the training mean. "
+    "A gain is R² less that of the strongest control: the training mean, shuffled rows, the teacher’s token, a "
+    "teacher of random weights; or what the teacher adds to the student’s own tokens. “=” marks a head that "
+    "does not beat one of them by two standard errors, “?” one of which that is not known."
 )
 TESTED = {"teacher": phrase("Teacher {name}: {tested}."), "student": phrase("Student {name}: {tested}.")}
 
@@ -35,25 +38,30 @@ def sentence(alignment: Alignment) -> str:
     )
     models = {"teacher": alignment.teacher["name"], "student": alignment.student["name"]}
     if any(isfinite(means["added"]) for means in summary.values()):
-        added = together([_added(summary[kind], name) for kind, name in KIND_NAME.items()])
         words = phrase(
-            "{where}, {teacher} adds {added} to what {student}’s own tokens explain without any teacher (means over "
+            "{where}, {teacher} adds R² {added} to what {student}’s own tokens explain without any teacher (means over "
             "heads, of their standard errors too)."
         )
-        headline = say(words, where=where, added=added, **models)
+        added = [_of_kind(kind, _gain(means["added"], means["added_se"])) for kind, means in summary.items()]
+        headline = say(words, where=where, added=together(added), **models)
         finding = sentences(headline, _undecided_sentence(summary), _sources_sentence(alignment))
     else:
-        shares = [
-            say("{share} of {kind} ({over})", share=whole(summary[kind]["r2"]), kind=name, over=_over(summary[kind]))
-            for kind, name in KIND_NAME.items()
-        ]
-        words = phrase("{where}, {teacher} explains {shares} of {student}'s variance, averaged over heads.")
-        finding = sentences(say(words, where=where, shares=together(shares), **models), _own_sentence(alignment))
+        values = [_with(_of_kind(kind, written(means["r2"], 2)), _over(means)) for kind, means in summary.items()]
+        words = phrase("{where}, {teacher} explains R² {values} of {student}, averaged over heads.")
+        finding = sentences(say(words, where=where, values=together(values), **models), _own_sentence(alignment))
     return sentences(finding, maps_sentence(alignment))
 
 
-def _added(means: dict, kind: str) -> str:
-    return say("{points} of {kind}", points=exact_points(means["added"], means["added_se"]), kind=kind)
+def _of_kind(kind: str, value: str) -> str:
+    return say("{value} of {kind}", value=value, kind=KIND_NAME[kind])
+
+
+def _with(value: str, over: str) -> str:
+    return say("{value} ({over})", value=value, over=over)
+
+
+def _gain(gain: float, se: float) -> str:
+    return written(gain, sign="+") + plus_minus(se)
 
 
 def _undecided_sentence(summary: dict) -> str:
@@ -78,17 +86,17 @@ def _sources_sentence(alignment: Alignment) -> str:
         heads=len(judged),
     )
     controls = [
-        say("its token alone {shares}", shares=_shares(alignment, "r2_identity")),
-        say("shuffled rows {shares}", shares=_shares(alignment, "r2_shuffled")),
+        say("its token alone {values}", values=_values(alignment, "r2_identity")),
+        say("shuffled rows {values}", values=_values(alignment, "r2_shuffled")),
     ]
     if any(isfinite(score.r2_random) for score in alignment.heads):
-        controls.insert(1, say("random weights in its place {shares}", shares=_shares(alignment, "r2_random")))
+        controls.insert(1, say("random weights in its place {values}", values=_values(alignment, "r2_random")))
     explained = say(
-        "Of the variance, the teacher alone explains {teacher}; the student’s own tokens alone (this one and the two "
-        "before it) {own}; the teacher and the student’s own token together {both}; {controls}.",
-        teacher=_shares(alignment, "r2"),
-        own=_shares(alignment, "r2_own"),
-        both=_shares(alignment, "r2_with_own"),
+        "The teacher alone explains R² {teacher}; the student’s own tokens alone (this one and the two before it) "
+        "{own}; the teacher and the student’s own token together {both}; {controls}.",
+        teacher=_values(alignment, "r2"),
+        own=_values(alignment, "r2_own"),
+        both=_values(alignment, "r2_with_own"),
         controls=clauses(controls),
     )
     return sentences(explained, clear if judged else "")
@@ -98,15 +106,15 @@ def _own_sentence(alignment: Alignment) -> str:
     """Say what the student's own tokens explain where no map from them and the teacher together was fitted."""
     if not any(isfinite(score.r2_own) for score in alignment.heads):
         return ""
-    words = phrase("The student’s own tokens (this one and the two before it), without any teacher, explain {shares}.")
-    return say(words, shares=_shares(alignment, "r2_own"))
+    words = phrase(
+        "The student’s own tokens (this one and the two before it), without any teacher, explain R² {values}."
+    )
+    return say(words, values=_values(alignment, "r2_own"))
 
 
-def _shares(alignment: Alignment, column: str) -> str:
-    """Write the means of a column: 74% of K and 69% of V."""
-    summary = alignment.summary()
-    shares = [say("{share} of {kind}", share=whole(summary[k][column]), kind=name) for k, name in KIND_NAME.items()]
-    return together(shares)
+def _values(alignment: Alignment, column: str) -> str:
+    """Write the means of a column: 0.74 of K and 0.69 of V."""
+    return together([_of_kind(kind, written(means[column], 2)) for kind, means in alignment.summary().items()])
 
 
 def maps_sentence(alignment: Alignment) -> str:
@@ -125,11 +133,11 @@ def maps_sentence(alignment: Alignment) -> str:
         return say("One map for all tokens: none, or too few for a map of their own, end inside a teacher token.")
     return say(
         "Each class of tokens has its own map: of the {n_exact:,} that end where a teacher token ends the teacher "
-        "explains {exact}, of the {n_inside:,} that end inside one {inside}.",
+        "explains R² {exact}, of the {n_inside:,} that end inside one {inside}.",
         n_exact=split_heads[0].n_exact,
-        exact=_shares(alignment, "r2_exact"),
+        exact=_values(alignment, "r2_exact"),
         n_inside=split_heads[0].n_inside,
-        inside=_shares(alignment, "r2_inside"),
+        inside=_values(alignment, "r2_inside"),
     )
 
 
@@ -173,14 +181,14 @@ def own_sentence(score: HeadScore) -> str:
 
 
 def _over(means: dict) -> str:
-    """Say how far R² is above its controls. A control worse than the training mean counts as the mean."""
-    token, shuffled = points(min(means["gain"], means["r2"])), whole(means["r2_shuffled"])
+    """Say how far R² is above its controls."""
+    token, shuffled = written(means["gain"], 2, "+"), written(means["r2_shuffled"], 2)
     if not isfinite(means["gain_random"]):
         return say("{token} over the teacher’s token, shuffled rows {shuffled}", token=token, shuffled=shuffled)
     return say(
         "{token} over the teacher’s token, {random} over random weights, shuffled rows {shuffled}",
         token=token,
-        random=points(min(means["gain_random"], means["r2_random"] + means["gain_random"])),
+        random=written(means["gain_random"], 2, "+"),
         shuffled=shuffled,
     )
 
@@ -208,49 +216,47 @@ def split(alignment: Alignment) -> str:
 
 
 def apart_sentence(alignment: Alignment, score: HeadScore) -> str:
-    """Say the error with channels counted alike, and the errors outside the score."""
+    """Say R² with channels counted alike, and R² of what is outside the score."""
     sinks = alignment.settings["sinks"]
     first = say("no sinks were left out")
     if sinks:
-        error = _apart(score.error_sink, score.n_sink)
-        first = say(
-            "the first {sinks} content tokens of either model (attention sinks): {error}", sinks=sinks, error=error
-        )
+        r2 = _apart(1 - score.error_sink, score.n_sink)
+        first = say("the first {sinks} content tokens of either model (attention sinks): {r2}", sinks=sinks, r2=r2)
     special = say("the two models begin with no special token in common")
     if score.n_special:
-        error = _apart(score.error_special, score.n_special)
-        special = say("the special token that both models begin with: {error}", error=error)
+        r2 = _apart(1 - score.error_special, score.n_special)
+        special = say("the special token that both models begin with: {r2}", r2=r2)
     return say(
-        "Error {error}; {standardised} when every channel counts alike. Not in the score above, apart: {apart}.",
-        error=number(score.error),
-        standardised=number(score.error_standardised),
+        "R² {r2}; {standardised} when every channel counts alike. Not in the score above, apart: {apart}.",
+        r2=written(score.r2, 2),
+        standardised=written(1 - score.error_standardised, 2),
         apart=clauses([first, special]),
     )
 
 
-def _apart(error: float, n: int) -> str:
-    return say("error {error:.2f}, n = {n:,}", error=error, n=n) if n and isfinite(error) else say("none were scored")
+def _apart(r2: float, n: int) -> str:
+    return say("R² {r2}, n = {n:,}", r2=written(r2, 2), n=n) if n and isfinite(r2) else say("none were scored")
 
 
 def fusion_sentence(alignment: Alignment) -> str:
     """Say what all teachers explain beyond the best single one, and beyond random weights in place of the others."""
     parts = []
-    for kind, name in KIND_NAME.items():
+    for kind in KIND_NAME:
         scores = [score for score in alignment.fusion if score.kind == kind and isfinite(score.r2)]
         if not scores:
             continue
         columns = ("r2", "gain", "gain_random")
         r2, gain, random = (sum(getattr(score, column) for score in scores) / len(scores) for column in columns)
-        over = say("{points} over the best single teacher", points=points(gain))
+        over = say("{gain} over the best single teacher", gain=written(gain, 2, "+"))
         if isfinite(random):
-            words = phrase("{one}, {points} over random weights in place of the others")
-            over = say(words, one=over, points=points(random))
-        parts.append(say("{share} of {kind} ({over})", share=whole(r2), kind=name, over=over))
+            words = phrase("{one}, {gain} over random weights in place of the others")
+            over = say(words, one=over, gain=written(random, 2, "+"))
+        parts.append(_with(_of_kind(kind, written(r2, 2)), over))
     finding = say(
-        "Fused in the student's space, {teachers} teachers explain {shares}, averaged over heads, on the {n:,} tokens "
-        "that all of them cover.",
+        "Fused in the student's space, {teachers} teachers explain R² {values}, averaged over heads, on the {n:,} "
+        "tokens that all of them cover.",
         teachers=len(alignment.teachers),
-        shares=together(parts),
+        values=together(parts),
         n=alignment.fusion[0].n,
     )
     return finding + _beating(alignment)

@@ -1,4 +1,4 @@
-"""Draw the error spectrum of one head: how much of each principal direction of its keys or values is explained."""
+"""Draw the spectrum of one head: how much of each principal direction of its keys or values is explained."""
 
 import numpy as np
 import pandas as pd
@@ -24,26 +24,26 @@ def spectrum_table(alignment: Alignment, kind: str, layer: int, head: int) -> pd
     return frame[frame["share"].notna()].reset_index(drop=True)
 
 
-def error_spectrum(alignment: Alignment, kind: str, layer: int, head: int) -> go.Figure:
-    """Draw the error along each direction with its standard error, and of the teacher's token; the share beneath."""
+def spectrum(alignment: Alignment, kind: str, layer: int, head: int) -> go.Figure:
+    """Draw R² along each direction with its standard error, and of the teacher's token; the share beneath."""
     frame = spectrum_table(alignment, kind, layer, head)
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.62, 0.38], vertical_spacing=0.08)
     figure.add_bar(
         **TOP,
         x=frame["direction"],
-        y=frame["error"],
+        y=1 - frame["error"],
         error_y={"type": "data", "array": frame["se"].fillna(0), "thickness": 1.2},
         marker_color=KIND_COLOUR[kind],
-        name=say("error from the teacher"),
-        hovertemplate=say("direction %{x}: error %{y:.3f}") + "<extra></extra>",
+        name=say("teacher"),
+        hovertemplate=say("direction %{x}: R² %{y:.3f}") + "<extra></extra>",
     )
     figure.add_scatter(
         **TOP,
         x=frame["direction"],
-        y=frame["error_identity"],
+        y=1 - frame["error_identity"],
         mode="markers",
         marker={"symbol": "line-ew-open", "size": 11, "color": NEUTRAL, "line": {"width": 2.5}},
-        name=say("error from the teacher’s token"),
+        name=say("teacher’s token"),
         hovertemplate=say("direction %{x}: teacher’s token %{y:.3f}") + "<extra></extra>",
     )
     figure.add_bar(
@@ -54,9 +54,9 @@ def error_spectrum(alignment: Alignment, kind: str, layer: int, head: int) -> go
         showlegend=False,
         hovertemplate=say("direction %{x}: %{y:.2%} of the variance") + "<extra></extra>",
     )
-    figure.add_hline(y=1, **TOP, line={"dash": "dot", "width": 1.5, "color": NEUTRAL})
-    top = max(1.15, float(np.nanquantile(frame[["error", "error_identity"]].to_numpy(), 0.95)) * 1.1)
-    figure.update_yaxes(title=say("error 1 − R²"), range=[0, min(top, 2.0)], **TOP)
+    figure.add_hline(y=0, **TOP, line={"width": 1.5, "color": NEUTRAL})
+    low = 1 - float(np.nanquantile(frame[["error", "error_identity"]].to_numpy(), 0.95)) * 1.1
+    figure.update_yaxes(title=say("held-out R²"), range=[max(min(low, -0.15), -1.0), 1.0], **TOP)
     figure.update_yaxes(title=say("share of variance"), tickformat=".0%", rangemode="tozero", **BOTTOM)
     figure.update_xaxes(range=[0.4, len(frame) + 0.6])
     figure.update_xaxes(title=say("principal direction of the student head, largest first"), **BOTTOM)

@@ -7,13 +7,13 @@ import plotly.graph_objects as go
 from kvlab.language import say
 from kvlab.results.alignment.data import Alignment, mean_of_heads
 from kvlab.results.memo import once
-from kvlab.results.style import ERROR_SCALE, SEGMENT_SHADE, STUDENT_COLOUR, layout
+from kvlab.results.style import R2_SCALE, SEGMENT_SHADE, STUDENT_COLOUR, layout
 
 BINS = 240  # of the strip at most
 
 
 def minimap(alignment: Alignment, number: int, window: tuple[int, int]) -> go.Figure:
-    """Draw the mean error per stretch of bytes. A click gives the stretch's first byte in ``customdata``."""
+    """Draw the mean R² per stretch of bytes. A click gives the stretch's first byte in ``customdata``."""
     document = alignment.inspected[number]
     length = max(1, len(document.text.encode()))
     width = -(-length // BINS)
@@ -32,9 +32,9 @@ def minimap(alignment: Alignment, number: int, window: tuple[int, int]) -> go.Fi
             x=(edges[shown] + width / 2).tolist(),
             y=[1] * len(shown),
             width=width,
-            marker={"color": mean[shown].tolist(), "colorscale": ERROR_SCALE, "cmin": 0, "cmax": 1, "line_width": 0},
-            customdata=[[int(edges[i]), float(mean[i])] for i in shown],
-            hovertemplate=say("from byte %{customdata[0]}: error %{customdata[1]:.2f}, click to go there")
+            marker={"color": (1 - mean[shown]).tolist(), "colorscale": R2_SCALE, "cmin": 0, "cmax": 1, "line_width": 0},
+            customdata=[[int(edges[i]), float(1 - mean[i])] for i in shown],
+            hovertemplate=say("from byte %{customdata[0]}: R² %{customdata[1]:.2f}, click to go there")
             + "<extra></extra>",
             showlegend=False,
         )

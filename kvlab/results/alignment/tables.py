@@ -7,6 +7,7 @@ import pandas as pd
 from kvlab.language import phrase, say
 from kvlab.request.align import prompt_source
 from kvlab.results.alignment.data import Alignment
+from kvlab.results.memo import once
 from kvlab.results.style import KIND_NAME
 from kvlab.shapes import SelfTest
 
@@ -16,8 +17,9 @@ HEADS = {
     "head": phrase("head"),
     "r2": "R²",
     "se": phrase("± s.e."),
-    "error": phrase("error 1 − R²"),
-    "error_standardised": phrase("standardised error"),
+    "strongest": phrase("gain over the strongest control"),
+    "control": phrase("strongest control"),
+    "r2_standardised": phrase("standardised R²"),
     "cosine": phrase("cosine"),
     "r2_identity": phrase("R² teacher’s token"),
     "gain": phrase("gain over teacher’s token"),
@@ -29,9 +31,9 @@ HEADS = {
     "r2_shuffled": phrase("R² shuffled"),
     "n": phrase("n tokens"),
     "n_control": phrase("n control"),
-    "error_sink": phrase("error of sinks"),
+    "r2_sink": phrase("R² of sinks"),
     "n_sink": phrase("n sinks"),
-    "error_special": phrase("error of special token"),
+    "r2_special": phrase("R² of special token"),
     "n_special": phrase("n special"),
     "r2_exact": phrase("R² exact tokens"),
     "exact_se": phrase("± s.e. exact"),
@@ -105,8 +107,23 @@ def heading(column: str) -> str:
 
 def heads_table(alignment: Alignment) -> pd.DataFrame:
     """Return every score beside its controls."""
-    frame = alignment.table()[list(HEADS)].rename(columns=HEADS)
+    frame = explained(alignment)[list(HEADS)].rename(columns=HEADS)
     return frame.assign(**{"K/V": frame["K/V"].map(KIND_NAME)})
+
+
+BEATS = {True: phrase("yes"), False: phrase("no"), None: "?"}
+
+
+@once
+def explained(alignment: Alignment) -> pd.DataFrame:
+    """Return all scores as R², with the gain over the strongest control, its name, and whether all are beaten."""
+    frame, strongest = alignment.table(), [score.strongest for score in alignment.heads]
+    frame["strongest"] = [float("nan") if gain is None else gain.r2 for gain in strongest]
+    frame["control"] = ["" if gain is None else say(gain.control) for gain in strongest]
+    frame["beats"] = [say(BEATS[beats]) for beats in frame["beats_controls"]]
+    for name in ("standardised", "sink", "special"):
+        frame[f"r2_{name}"] = 1 - frame[f"error_{name}"]
+    return frame.drop(columns=[name for name in frame if name.startswith("error")])
 
 
 def fusion_table(alignment: Alignment) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from kvlab.results.style import (
     INSIDE_COLOUR,
     KIND_COLOUR,
     KIND_NAME,
+    LOWEST_SHOWN,
     NEUTRAL,
     SEGMENT_SHADE,
     STUDENT_COLOUR,
@@ -23,6 +24,7 @@ from kvlab.results.style import (
     label,
     layout,
     visible,
+    written,
 )
 
 TOP, BOTTOM = {"row": 1, "col": 1}, {"row": 2, "col": 1}
@@ -51,11 +53,11 @@ def rule_shown(alignment: Alignment) -> str:
 
 
 def timeline(alignment: Alignment, number: int, rule: str, window: tuple[int, int] | None = None) -> go.Figure:
-    """Draw teacher and student tokens as two rails over bytes, and the error of each student token beneath.
+    """Draw teacher and student tokens as two rails over bytes, and R² of each student token beneath.
 
     Student tokens are coloured by class where the classes have maps of their own.
     A rule's map joins the rails, coloured by lag. Lines through both rails are exact borders; groups between them that
-    are not one to one are shaded. The error is the mean over heads.
+    are not one to one are shaded. R² is the mean over heads; of a token, 1 − squared error / variance of the head.
     Draws the tokens of ``window`` and half a window on either side to drag into, at most MOST_TOKENS of a model.
     """
     document = alignment.inspected[number]
@@ -72,13 +74,14 @@ def timeline(alignment: Alignment, number: int, rule: str, window: tuple[int, in
         figure.add_scatter(
             **BOTTOM,
             x=[document.student_tokens[i].end for i in content],
-            y=[float(error[i]) for i in content],
+            y=[max(1 - float(error[i]), LOWEST_SHOWN) for i in content],
             mode="lines+markers",
             line={"shape": "vh", "width": 1.5, "color": KIND_COLOUR[kind]},
             marker={"size": 5},
-            name=say("{kind} error", kind=KIND_NAME[kind]),
-            customdata=[visible(document.student_tokens[i]) for i in content],
-            hovertemplate=say("{kind} “%{{customdata}}” error %{{y:.2f}}", kind=KIND_NAME[kind]) + "<extra></extra>",
+            name=say("{kind} R²", kind=KIND_NAME[kind]),
+            customdata=[[visible(document.student_tokens[i]), written(1 - float(error[i]), 2)] for i in content],
+            hovertemplate=say("{kind} “%{{customdata[0]}}” R² %{{customdata[1]}}", kind=KIND_NAME[kind])
+            + "<extra></extra>",
         )
     start, end = window or (0, min(96, len(document.text.encode())))
     _add_segments(figure, document, start, end)
@@ -86,7 +89,7 @@ def timeline(alignment: Alignment, number: int, rule: str, window: tuple[int, in
     figure.update_xaxes(title=say("byte of the text (UTF-8)"), row=2, col=1)
     rails = {"range": [-0.25, 1.55], "tickvals": [0, 1], "ticktext": [say("student"), say("teacher")]}
     figure.update_yaxes(**TOP, **rails, showgrid=False, zeroline=False, fixedrange=True)
-    figure.update_yaxes(row=2, col=1, title=say("error, mean of heads"), rangemode="tozero", fixedrange=True)
+    figure.update_yaxes(row=2, col=1, title=say("R², mean of heads"), range=[LOWEST_SHOWN, 1.05], fixedrange=True)
     return layout(figure, 490, dragmode="pan", margin={"l": 72, "r": 16, "t": 56, "b": 48})
 
 

@@ -20,6 +20,7 @@ from kvlab.errors import AlignError
 from kvlab.language import Message, phrase, say
 from kvlab.request import declared
 from kvlab.results.alignment.data import DAMAGED, numbers, read_messages, write_json
+from kvlab.results.style import written
 
 FORMAT = 1
 JSON_NAME = "injection.json"
@@ -286,9 +287,14 @@ def sentence(injection: Injection) -> str:
     also = ""
     if with_own is not None:
         also = say(" (with its own token besides: KL {kl:.3f} ± {se:.3f})", kl=with_own.kl, se=with_own.kl_se)
-    damage = {"kl": projected.kl, "kl_se": projected.kl_se, "ce": projected.delta_ce, "ce_se": projected.delta_ce_se}
+    damage = {
+        "kl": projected.kl,
+        "kl_se": projected.kl_se,
+        "ce": written(projected.delta_ce, sign="+"),
+        "ce_se": projected.delta_ce_se,
+    }
     return say(
-        "{student} on the projected cache of {teachers}: KL {kl:.3f} ± {kl_se:.3f} and ΔCE {ce:+.3f} ± {ce_se:.3f} "
+        "{student} on the projected cache of {teachers}: KL {kl:.3f} ± {kl_se:.3f} and ΔCE {ce} ± {ce_se:.3f} "
         "nats per token against its own cache{also}. KL of the controls: {controls}; the own cache differs from the "
         "plain forward by {difference:.0e} of the largest logit; n = {n:,} continuation tokens of {documents} "
         "documents, held out from the fit on {fitted} others.",

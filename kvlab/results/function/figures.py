@@ -8,10 +8,10 @@ from plotly.subplots import make_subplots
 
 from kvlab.language import phrase, say
 from kvlab.request import declared
-from kvlab.results.alignment.heads import DARK_BELOW, ERROR_COLOURS, ERROR_TICKS
+from kvlab.results.alignment.heads import r2_cell, r2_colours
 from kvlab.results.cells import Cell, cell_map
 from kvlab.results.function.data import NAMES, SOURCES, VARIANTS, Accuracy, Hybrid, Injected, Injection
-from kvlab.results.style import DAMAGE_SCALE, KIND_COLOUR, NEUTRAL, TEACHER_COLOUR, layout, written
+from kvlab.results.style import DAMAGE_SCALE, KIND_COLOUR, NEUTRAL, TEACHER_COLOUR, WHISKER, layout, written
 
 # Colour (Okabe and Ito 2008), marker and dash of each variant.
 LOOK = {
@@ -20,15 +20,16 @@ LOOK = {
     **{name: control.get("LOOK", (NEUTRAL, "star", "dash")) for name, control in declared.CONTROLS.items()},
 }
 MEASURES = {  # column -> title of the axis
-    "kl": phrase("KL from the own cache, nats per token"),
+    "kl": phrase("KL from the own cache, nats (less is better)"),
     "delta_ce": phrase("ΔCE from the own cache, nats per token"),
 }
 
 
-def variants(rows: Sequence[Injected], column: str) -> go.Figure:
+def variants(rows: Sequence[Injected], column: str, height: int | None = None) -> go.Figure:
     """Draw KL or ΔCE of each variant at one prefix, with its standard error and number."""
     values = [(row.variant, getattr(row, column), getattr(row, f"{column}_se"), row.n) for row in rows]
-    return _bars(values, say(MEASURES[column]), say("%{customdata[0]}: %{customdata[1]}, n = %{customdata[2]} tokens"))
+    hover = say("%{customdata[0]}: %{customdata[1]}, n = %{customdata[2]} tokens")
+    return _bars(values, say(MEASURES[column]), hover, height)
 
 
 def accuracy(rows: Sequence[Accuracy]) -> go.Figure:
@@ -38,7 +39,9 @@ def accuracy(rows: Sequence[Accuracy]) -> go.Figure:
     return _bars(values, say("share of right answers"), hover)
 
 
-def _bars(values: Sequence[tuple[str, float, float, int]], axis: str, hover: str) -> go.Figure:
+def _bars(
+    values: Sequence[tuple[str, float, float, int]], axis: str, hover: str, height: int | None = None
+) -> go.Figure:
     names = [say(NAMES[name]) for name, *_ in values]
     numbers = [f"{written(value)} ± {error:.3f}" for _, value, error, _ in values]
     figure = go.Figure(
@@ -47,7 +50,7 @@ def _bars(values: Sequence[tuple[str, float, float, int]], axis: str, hover: str
             y=[f"{name}<br><b>{number}</b>" for name, number in zip(names, numbers, strict=True)],
             orientation="h",
             marker_color=[LOOK[name][0] if name in ("own", *SOURCES) else NEUTRAL for name, *_ in values],
-            error_x={"type": "data", "array": [error for _, _, error, _ in values], "thickness": 1.5},
+            error_x={"type": "data", "array": [error for _, _, error, _ in values], "thickness": 1.5, "color": WHISKER},
             customdata=[[names[i], numbers[i], f"{row[3]:,}"] for i, row in enumerate(values)],
             hovertemplate=hover + "<extra></extra>",
         )
@@ -55,7 +58,7 @@ def _bars(values: Sequence[tuple[str, float, float, int]], axis: str, hover: str
     figure.add_vline(x=0, line={"width": 1, "color": NEUTRAL})
     figure.update_xaxes(title=axis, zeroline=False)
     figure.update_yaxes(autorange="reversed")
-    return layout(figure, 90 + 44 * len(values), margin={"l": 150, "r": 16, "t": 8, "b": 48})
+    return layout(figure, height or 90 + 44 * len(values), margin={"l": 150, "r": 16, "t": 8, "b": 48})
 
 
 def curve(injection: Injection, column: str, share: float | None = None) -> go.Figure:
@@ -131,11 +134,12 @@ def hybrid(injection: Injection) -> go.Figure:
 
 PART = {"key": "K", "value": "V", "both": phrase("K and V")}
 HEAD_MEASURES = {  # name -> list of the result, column, column of its standard error, title of the map
-    "projection": ("projection", "error", "se", phrase("{part} projection error, held out")),
-    "attention": ("attention", "error", "se", phrase("{part} attention-output error, held out")),
+    "projection": ("projection", "error", "se", phrase("{part}: R², held out")),
+    "attention": ("attention", "error", "se", phrase("{part}: R² of attention output")),
     "kl": ("swaps", "kl", "kl_se", phrase("{part} swap damage, KL")),
     "delta_ce": ("swaps", "delta_ce", "delta_ce_se", phrase("{part} swap damage, ΔCE")),
 }
+DARK_FROM = 0.55  # share of the range of damages, from which on white is easier to read
 SYMBOL = {"key": "circle", "value": "diamond"}
 
 
@@ -150,37 +154,42 @@ def function_map(injection: Injection, measure: str, part: str, selected: tuple[
     where, column, error, title = HEAD_MEASURES[measure]
     every = [score for score in getattr(injection, where) if score.head is not None]
     scores = {(score.layer, score.head): score for score in every if score.kind == part}
-    values = [getattr(score, column) for score in every if isfinite(getattr(score, column))]
-    if column == "error":
-        low, high, digits, dark_below = 0.0, 1.0, 2, DARK_BELOW
-        bar = {"title": {"text": say("error<br>RSS / TSS")}, "thickness": 12, "tickvals": ERROR_TICKS}
-        colours = {**ERROR_COLOURS, "colorbar": bar}
-    else:
-        low, high, digits, dark_below = min(0.0, *values), max(1e-6, *values), 3, 0.55
-        bar = {"title": {"text": say("nats<br>per token")}, "thickness": 12}
-        colours = {"colorscale": DAMAGE_SCALE, "zmin": low, "zmax": high, "colorbar": bar}
+    damages = [getattr(score, column) for score in every if isfinite(getattr(score, column))]
+    low, high = min(0.0, *damages), max(1e-6, *damages)
+    bar = {"title": {"text": say("nats<br>per token")}, "thickness": 12}
+    colours = {"colorscale": DAMAGE_SCALE, "zmin": low, "zmax": high, "colorbar": bar}
     cells = []
     for layer, head in dict.fromkeys((score.layer, score.head) for score in injection.projection):
         score = scores.get((layer, head))
         value = getattr(score, column) if score is not None else nan
-        known = isfinite(value)
         lines = [say("{part} layer {layer}, head {head}", part=say(PART[part]), layer=layer, head=head)]
-        if known:
-            lines += [f"{value:.4f} ± {getattr(score, error):.4f}", say("n = {n:,}", n=score.n)]
+        if column == "error":
+            value = 1 - value
+        if isfinite(value):
+            lines += [f"{written(value, 4)} ± {getattr(score, error):.4f}", say("n = {n:,}", n=score.n)]
         else:
             lines.append(say("not measured"))
-        cells.append(
-            Cell(
-                layer=layer,
-                head=head,
-                value=value if known else None,
-                words=f"{value:.{digits}f}" if known else "–",
-                mark="",
-                hover="<br>".join(lines),
-                dark=known and (value - low) / (high - low) < dark_below,
-            )
-        )
+        hover = "<br>".join(lines)
+        if column == "error":
+            cells.append(r2_cell(layer, head, value, hover))
+        else:
+            cells.append(_damage_cell(layer, head, value, hover, low, high))
+    if column == "error":
+        colours = r2_colours()
     return cell_map(injection, cells, colours, say(title, part=say(PART[part])), selected)
+
+
+def _damage_cell(layer: int, head: int, value: float, hover: str, low: float, high: float) -> Cell:
+    known = isfinite(value)
+    return Cell(
+        layer=layer,
+        head=head,
+        value=value if known else None,
+        words=written(value),
+        mark="",
+        hover=hover,
+        dark=known and (value - low) / (high - low) > DARK_FROM,
+    )
 
 
 def layer_damage(injection: Injection, column: str) -> go.Figure:
@@ -193,9 +202,14 @@ def layer_damage(injection: Injection, column: str) -> go.Figure:
             figure.add_bar(
                 x=[str(s.layer) for s in swaps],
                 y=[getattr(s, name) for s in swaps],
-                error_y={"type": "data", "array": [getattr(s, f"{name}_se") for s in swaps], "thickness": 1.2},
+                error_y={
+                    "type": "data",
+                    "array": [getattr(s, f"{name}_se") for s in swaps],
+                    "thickness": 1.2,
+                    "color": WHISKER,
+                },
                 name=words,
-                marker={"color": colour, "pattern": {"shape": pattern, "fgcolor": "#FFFFFF"}},
+                marker={"color": colour, "pattern": {"shape": pattern, "fillmode": "overlay", "fgopacity": 0.9}},
                 hovertemplate=say("{words}, layer %{{x}}: %{{y:.4f}} nats per token", words=words) + "<extra></extra>",
             )
     figure.update_xaxes(title=say("student layer"), type="category")
@@ -206,7 +220,7 @@ def layer_damage(injection: Injection, column: str) -> go.Figure:
 def error_against_damage(
     injection: Injection, error: str, column: str, selected: tuple[str, int, int] | None = None
 ) -> go.Figure:
-    """Draw the damage of each single head's swap (up) over its error (across); ``selected`` gets a ring."""
+    """Draw the damage of each single head's swap (up) over its R² (across); ``selected`` gets a ring."""
     figure = go.Figure()
     errors = {(c.kind, c.layer, c.head): c for c in getattr(injection, error)}
     for kind, colour in KIND_COLOUR.items():
@@ -216,7 +230,7 @@ def error_against_damage(
             continue
         rings = [2.5 if (s.kind, s.layer, s.head) == selected else 0 for _, s in pairs]
         figure.add_scatter(
-            x=[e.error for e, _ in pairs],
+            x=[1 - e.error for e, _ in pairs],
             y=[getattr(s, column) for _, s in pairs],
             error_y={"type": "data", "array": [getattr(s, f"{column}_se") for _, s in pairs], "thickness": 1},
             mode="markers",
@@ -224,13 +238,12 @@ def error_against_damage(
             marker={"color": colour, "symbol": SYMBOL[kind], "size": 11, "line": {"color": "#000000", "width": rings}},
             customdata=[[s.layer, s.head] for _, s in pairs],
             hovertemplate=say(
-                "{part} layer %{{customdata[0]}}, head %{{customdata[1]}}<br>error %{{x:.3f}}, damage %{{y:.4f}}",
+                "{part} layer %{{customdata[0]}}, head %{{customdata[1]}}<br>R² %{{x:.3f}}, damage %{{y:.4f}}",
                 part=PART[kind],
             )
             + "<extra></extra>",
         )
     figure.add_hline(y=0, line={"width": 1, "color": NEUTRAL})
-    name = say("projection error") if error == "projection" else say("attention-output error")
-    figure.update_xaxes(title=say("{error}, RSS / TSS", error=name))
+    figure.update_xaxes(title="R²" if error == "projection" else say("R² of the attention output"))
     figure.update_yaxes(title=say("{measure}, nats per token", measure="KL" if column == "kl" else "ΔCE"))
     return layout(figure, 340, margin={"l": 64, "r": 16, "t": 40, "b": 48})

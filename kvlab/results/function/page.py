@@ -1,6 +1,7 @@
 """Write a functional test as one HTML file without network, as a section of an analysis's report, and as a ZIP."""
 
 from kvlab.language import current, say, speaking
+from kvlab.results import answer
 from kvlab.results.alignment.archive import zipped
 from kvlab.results.alignment.data import Alignment, as_json
 from kvlab.results.alignment.page import html
@@ -17,7 +18,9 @@ def function_html(injection: Injection, language: str | None = None) -> str:
     teachers = " + ".join(teacher["name"] for teacher in injection.teachers)
     with speaking(language or current()):
         title = say("Functional test: {teachers} → {student}", teachers=teachers, student=injection.student["name"])
-        return render("function.html.j2", title=title, injection=injection, function=CALLED)
+        return render(
+            "function.html.j2", title=title, injection=injection, function=CALLED, answered=answer.of_test(injection)
+        )
 
 
 def html_with_function(alignment: Alignment, language: str | None, injection: Injection | None) -> str:

@@ -10,12 +10,13 @@ from kvlab.results.function.data import (
     NAMES,
     SOURCES,
     Continued,
+    Correlation,
     Hybrid,
     Injected,
     Injection,
     own_tokens_of,
 )
-from kvlab.results.style import plus_minus
+from kvlab.results.style import plus_minus, written
 from kvlab.results.words import listed, sentences
 
 TWENTIETH = 1.96  # standard deviations that a normal number exceeds in one of 20 cases; ρ's deviation is 1 / √(n − 1)
@@ -32,8 +33,8 @@ DAMAGE_MEANING = phrase(
     "nothing else; 0 is no damage. Its control hands over the training mean instead."
 )
 ATTENTION_MEANING = phrase(
-    "Attention-output error = RSS / TSS of the head’s output under the student’s own queries: 0 the same output, 1 no "
-    "better than its mean."
+    "R² of the attention output = 1 − RSS / TSS of the head’s output under the student’s own queries: 1 the same "
+    "output, 0 no better than its mean."
 )
 HYBRID_MEANING = phrase(
     "The student computes its first layers of the prefix itself, or it reads the last tokens after the replaced cache "
@@ -50,11 +51,11 @@ REMOVED = 0.9  # of the damage, by which a hybrid counts as enough
 USEFUL = {  # whether the teacher alone beats the student's own tokens by two standard errors; None: not known
     True: phrase(
         "Useful: the projected cache, the teacher alone, beats the student’s own tokens without any teacher by "
-        "{gain:.3f} ± {se:.3f} nats (KL {kl:.3f} against {own:.3f})."
+        "{gain} ± {se:.3f} nats (KL {kl:.3f} against {own:.3f})."
     ),
     False: phrase(
         "Not shown to be useful: the projected cache, the teacher alone, does not beat the student’s own tokens "
-        "without any teacher by more than two standard errors (gain {gain:+.3f} ± {se:.3f} nats, KL {kl:.3f} against "
+        "without any teacher by more than two standard errors (gain {gain} ± {se:.3f} nats, KL {kl:.3f} against "
         "{own:.3f})."
     ),
     None: phrase(
@@ -63,9 +64,9 @@ USEFUL = {  # whether the teacher alone beats the student's own tokens by two st
     ),
 }
 ALSO_USEFUL = {  # the same of another source: with the student's own token, or refined
-    True: phrase("The {source} beats {control} by {gain:.3f} ± {se:.3f} nats (KL {kl:.3f} against {own:.3f})."),
+    True: phrase("The {source} beats {control} by {gain} ± {se:.3f} nats (KL {kl:.3f} against {own:.3f})."),
     False: phrase(
-        "The {source} does not beat {control} by more than two standard errors (gain {gain:+.3f} ± {se:.3f} nats, KL "
+        "The {source} does not beat {control} by more than two standard errors (gain {gain} ± {se:.3f} nats, KL "
         "{kl:.3f} against {own:.3f})."
     ),
     None: "",
@@ -75,11 +76,11 @@ NO_OWN_TOKENS = phrase(
     "earlier kvlab. Run it again to know."
 )
 PARTS = {"key": "K", "value": "V", "both": phrase("K and V")}
-ERRORS = {"projection": phrase("projection error"), "attention": phrase("attention-output error")}
+ERRORS = {"projection": "R²", "attention": phrase("R² of the attention output")}
 OF_ONE_HEAD = {  # list of the result -> words on each of its cells; function first
     "swaps": phrase("swap damage KL {kl:.4f} ± {kl_se:.4f} beside {kl_mean:.4f} of its mean (n = {n:,} tokens)"),
-    "attention": phrase("attention-output error {error:.3f} ± {se:.3f} (n = {n:,} queries)"),
-    "projection": phrase("projection error {error:.3f} ± {se:.3f}, R² {r2:.3f} (n = {n:,} rows)"),
+    "attention": phrase("R² of the attention output {r2:.3f} ± {se:.3f} (n = {n:,} queries)"),
+    "projection": phrase("R² {r2:.3f} ± {se:.3f} (n = {n:,} rows)"),
 }
 DAMAGES = {"kl": "KL", "delta_ce": "ΔCE"}
 
@@ -129,7 +130,8 @@ def useful_sentence(injection: Injection, share: float) -> str:
         row, own_tokens = variant(injection, source, share), variant(injection, own_tokens_of(source), share)
         words = (USEFUL if source == "projected" else ALSO_USEFUL)[beats]
         names = {"source": say(NAMES[source]), "control": say(NAMES[own_tokens.variant])}
-        numbers = {"gain": row.below_own_tokens, "se": row.below_own_tokens_se, "kl": row.kl, "own": own_tokens.kl}
+        gain = written(row.below_own_tokens, sign="" if beats else "+")
+        numbers = {"gain": gain, "se": row.below_own_tokens_se, "kl": row.kl, "own": own_tokens.kl}
         parts.append(say(words, **names, **numbers))
     return sentences(*parts)
 
@@ -268,20 +270,25 @@ def correlation_sentence(injection: Injection, error: str, damage: str) -> str:
         return say("No rank correlation: too few heads were swapped one by one.")
     names = {"key": "K", "value": "V", "both kinds": say("both together")}
     parts = [
-        plural(c.heads, "{kind} {rho:+.2f} ({n} head)", "{kind} {rho:+.2f} ({n} heads)", kind=names[c.kind], rho=c.rho)
+        plural(c.heads, "{kind} {rho} ({n} head)", "{kind} {rho} ({n} heads)", kind=names[c.kind], rho=rho(c))
         for c in pairs
     ]
     fewest = min(c.heads for c in pairs)
     return say(
-        "Spearman’s ρ of {error} with the {damage} of a swap: {parts}; 1 would mean that the error ranks the heads as "
-        "their damage does, 0 that it says nothing about it. By chance alone {fewest} heads come to ±{chance:.2f} in "
-        "one of 20 cases.",
+        "Spearman’s ρ of {error} with the {damage} of a swap: {parts}; −1 would mean that it ranks the heads as their "
+        "damage does (more explained, less damage), 0 that it says nothing about it. By chance alone {fewest} heads "
+        "come to ±{chance:.2f} in one of 20 cases.",
         fewest=fewest,
         chance=min(1.0, TWENTIETH / sqrt(fewest - 1)),
         error=say(ERRORS[error]),
         damage=DAMAGES[damage],
         parts=say(", ").join(parts),
     )
+
+
+def rho(correlation: Correlation) -> str:
+    """Write ρ of R² = 1 − error, whose ranks are those of the error turned round."""
+    return written(-correlation.rho, 2, "+")
 
 
 def correlated(injection: Injection) -> list[str]:
@@ -292,7 +299,7 @@ def correlated(injection: Injection) -> list[str]:
 def head_sentence(injection: Injection, kind: str, layer: int, head: int) -> str:
     """Say the projection error of one head, and its damage."""
     parts = [
-        say(words, **vars(cell), **({"r2": 1 - cell.error} if cells == "projection" else {}))
+        say(words, **vars(cell), **({} if cells == "swaps" else {"r2": 1 - cell.error}))
         for cells, words in OF_ONE_HEAD.items()
         for cell in getattr(injection, cells)
         if (cell.kind, cell.layer, cell.head) == (kind, layer, head)
@@ -309,7 +316,7 @@ def accuracy_sentence(injection: Injection) -> str | None:
         return None
     own, projected = by_variant["own"], by_variant["projected"]
     values = {"own": own.right, "own_se": own.se, "projected": projected.right, "se": projected.se}
-    values |= {"less": projected.less_own, "less_se": projected.less_own_se}
+    values |= {"less": percent(projected.less_own), "less_se": projected.less_own_se}
     values |= {"same": projected.same_tokens, "n": projected.documents}
     if not projected.documents:
         words = phrase(
@@ -326,17 +333,22 @@ def accuracy_sentence(injection: Injection) -> str | None:
     elif abs(projected.less_own) > CERTAIN * projected.less_own_se:
         text = phrase(
             "Right answers: {projected:.1%} ± {se:.1%} on the projected cache, {own:.1%} ± {own_se:.1%} on its own, a "
-            "difference of {less:+.1%} ± {less_se:.1%}; {same:.0%} of its own continuation come before the first "
+            "difference of {less} ± {less_se:.1%}; {same:.0%} of its own continuation come before the first "
             "differing token (n = {n} held-out documents)."
         )
     else:
         text = phrase(
             "Right answers: {projected:.1%} ± {se:.1%} on the projected cache, {own:.1%} ± {own_se:.1%} on its own: a "
-            "difference of {less:+.1%} ± {less_se:.1%} is within two standard errors; {same:.0%} of its own "
+            "difference of {less} ± {less_se:.1%} is within two standard errors; {same:.0%} of its own "
             "continuation come before the first differing token (n = {n} held-out documents)."
         )
     few = say("On its own cache the student itself gets few of them right, so this tells little.")
     return sentences(say(text, **values), few if own.right < FEW_RIGHT else "")
+
+
+def percent(difference: float) -> str:
+    """Write a signed difference of shares in percent, with a true minus."""
+    return written(100 * difference, 1, "+") + "%"
 
 
 def pieces(continued: Continued) -> list[tuple[str, bool]]:

@@ -35,9 +35,8 @@ HEADINGS = {
     "kind": phrase("replaced"),
     "layer": phrase("layer"),
     "head": phrase("head"),
-    "error": phrase("projection error"),
-    "attention": phrase("attention-output error"),
-    "attention_se": phrase("± s.e. of this error"),
+    "attention_r2": phrase("R² of the attention output"),
+    "attention_se": phrase("± s.e. of this R²"),
     "value": phrase("value"),
     "se": phrase("± s.e."),
     **{name: NAMES[name] for name in COMPARED},
@@ -115,7 +114,7 @@ def accuracy_table(injection: Injection) -> pd.DataFrame:
 
 
 def cells_table(injection: Injection) -> pd.DataFrame:
-    """Return one row per K or V head, to pick a head from: the damage of its swap, then its errors and R²."""
+    """Return one row per K or V head, to pick a head from: the damage of its swap, then R²."""
     attended = {(c.kind, c.layer, c.head): c for c in injection.attention}
     swapped = {(c.kind, c.layer, c.head): c for c in injection.swaps}
     rows = []
@@ -124,8 +123,8 @@ def cells_table(injection: Injection) -> pd.DataFrame:
         attention, swap = attended.get(at), swapped.get(at)
         row = {"kind": KIND_NAME[cell.kind], "layer": cell.layer, "head": cell.head}
         row |= {name: getattr(swap, name, None) for name in ("kl", "kl_se", "delta_ce", "delta_ce_se", "kl_mean")}
-        row |= {"attention": getattr(attention, "error", None), "attention_se": getattr(attention, "se", None)}
-        row |= {"r2": 1 - cell.error, "error": cell.error, "se": cell.se}
+        row |= {"attention_r2": None if attention is None else 1 - attention.error}
+        row |= {"attention_se": getattr(attention, "se", None), "r2": 1 - cell.error, "se": cell.se}
         rows.append(row | {"n": cell.n})
     return pd.DataFrame(rows)
 
@@ -135,12 +134,12 @@ def head_table(injection: Injection, layer: int, head: int | None) -> pd.DataFra
     parts = {"key": "K", "value": "V", "both": say("K and V")}
     rows = []
     for name, cells in (("projection", injection.projection), ("attention", injection.attention)):
-        measure = say("projection error") if name == "projection" else say("attention-output error")
-        rows += [
-            {"measure": measure, "kind": parts[c.kind], "value": c.error, "se": c.se, **c.controls, "n": c.n}
-            for c in cells
-            if (c.layer, c.head) == (layer, head)
-        ]
+        measure = "R²" if name == "projection" else say("R² of the attention output")
+        for c in cells:
+            if (c.layer, c.head) == (layer, head):
+                controls = {control: 1 - error for control, error in c.controls.items()}
+                row = {"measure": measure, "kind": parts[c.kind], "value": 1 - c.error, "se": c.se}
+                rows.append(row | controls | {"n": c.n})
     for c in injection.attention:
         if (c.layer, c.head) == (layer, head) and c.kind != "value":
             measured = {"kind": parts[c.kind], "value": c.kl, "se": c.kl_se, **c.controls_kl, "n": c.n}

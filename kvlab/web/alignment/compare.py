@@ -22,7 +22,7 @@ from kvlab.results.alignment.difference import (
     one_difference_sentence,
     shapes_sentence,
 )
-from kvlab.results.alignment.heads import controls, error_heatmap
+from kvlab.results.alignment.heads import controls, r2_map
 from kvlab.results.alignment.sentences import sentence
 from kvlab.results.style import KIND_NAME
 from kvlab.results.words import listed
@@ -41,7 +41,7 @@ GAIN_MEANING = phrase(
     "more in B, orange less. “=” marks a difference within two standard errors of none."
 )
 OTHER_STUDENT = phrase("The students are different models; a head is compared with the head of the same number.")
-ERRORS = phrase("The projection error of A and of B, on one colour range")
+ERRORS = phrase("R² of A and of B, on one colour range")
 NO_RESULT = {
     "queued": phrase("Analysis B has no result: it is queued."),
     "running": phrase("Analysis B has no result: it is running."),
@@ -152,8 +152,8 @@ def _errors(a: Alignment, b: Alignment, cell: Cell, shown: str) -> None:
     for letter, alignment in (("A", a), ("B", b)):
         st.markdown(_named(letter, alignment))
         for column, kind in zip(st.columns(2), KIND_NAME, strict=True):
-            figure = error_heatmap(alignment, kind, cell[1:] if cell[0] == kind else None)
-            words = phrase("Analysis {letter}: {kind} projection error per student layer and KV head")
+            figure = r2_map(alignment, kind, cell[1:] if cell[0] == kind else None)
+            words = phrase("Analysis {letter}: {kind} R² per student layer and KV head")
             with column:
                 files.chart(figure, f"error-{letter}-{shown}-{kind}", say(words, letter=letter, kind=KIND_NAME[kind]))
 

@@ -11,7 +11,6 @@ from kvlab.results.alignment.sentences import fusion_rows_sentence, fusion_sente
 from kvlab.results.alignment.tables import fusion_table, heading
 from kvlab.results.safe_csv import safe_csv
 from kvlab.results.style import KIND_NAME, written
-from kvlab.results.words import whole
 from kvlab.web import cells, files
 from kvlab.web.widgets import count, number, plain
 
@@ -50,10 +49,10 @@ def _detail(alignment: Alignment, shown: str, kind: str, layer: int, head: int) 
             st.markdown(say("Its {kind} does not vary on these prompts, so nothing is scored.", kind=KIND_NAME[kind]))
             return
         sentence = say(
-            "The {teachers} teachers together explain **{r2}** of {kind} on held-out text, {gain} ± {se:.3f} R² over "
-            "the best single teacher on the same {n:,} tokens.",
+            "The {teachers} teachers together explain R² **{r2}** of {kind} on held-out text, {gain} ± {se:.3f} R² "
+            "over the best single teacher on the same {n:,} tokens.",
             teachers=len(alignment.teachers),
-            r2=whole(score.r2),
+            r2=written(score.r2),
             kind=KIND_NAME[kind],
             gain=written(score.gain, sign="+"),
             se=score.gain_se,

@@ -10,6 +10,7 @@ from kvlab.results.alignment.layers import (
     MATRICES,
     ceiling_sentence,
     chosen_table,
+    graph,
     layer_pairs,
     layer_sentence,
     layers_sentence,
@@ -19,7 +20,7 @@ from kvlab.results.safe_csv import safe_csv
 from kvlab.results.style import KIND_NAME
 from kvlab.results.words import sentences
 from kvlab.web import cells, files
-from kvlab.web.widgets import grid, number, plain
+from kvlab.web.widgets import grid, method, number
 
 ABOUT = {
     "r2": phrase("Held-out R² that each teacher layer reaches on its own, all channels of the layer together."),
@@ -29,13 +30,22 @@ ABOUT = {
         "teacher layers matters little."
     ),
 }
+TOGETHER = phrase(
+    "The layers of a student layer are chosen together, as the set that explains held-out text best: one that explains "
+    "less alone can be among them."
+)
 # Columns of the tables that hold no scores.
 CHOSEN = (phrase("student layer"), phrase("teacher layers"), phrase("folds that agree"), phrase("best alone"))
 PAIRS = (phrase("student layer"), phrase("teacher layer"), phrase("chosen"))
 
 
 def panel(alignment: Alignment, shown: str) -> None:
-    st.caption(plain(layers_sentence(alignment)))
+    name = "r2" if "similarity.key.r2" in alignment.arrays else "cka"
+    alt = say("Teacher layers joined to the student layers that they feed; wider: more explained alone")
+    files.chart(graph(alignment), f"graph-{shown}", alt, "layers-graph")
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption(say("Wider: {measure} is higher. Hover a dot for its number.", measure=say(MATRICES[name][1])))
+        method(layers_sentence(alignment), say(TOGETHER))
     layers = alignment.student["kv_layers"]
     left, right = st.columns([1, 4], vertical_alignment="center")
     layer = left.selectbox(

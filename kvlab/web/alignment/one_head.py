@@ -5,16 +5,15 @@ import streamlit as st
 from kvlab.errors import KvlabError
 from kvlab.language import phrase, say
 from kvlab.results.alignment.data import Alignment
-from kvlab.results.alignment.heads import contribution_table, contributions, controls, token_errors, worst_tokens
+from kvlab.results.alignment.heads import contribution_table, contributions, controls, token_scores, worst_tokens
 from kvlab.results.alignment.one_head import contribution_sentence, rules_sentence, spectrum_sentence, worst_sentence
 from kvlab.results.alignment.rules import rules_table, time_rules
 from kvlab.results.alignment.sentences import apart_sentence, sources_of_head
-from kvlab.results.alignment.spectrum import error_spectrum, spectrum_table
-from kvlab.results.words import sentences
+from kvlab.results.alignment.spectrum import spectrum, spectrum_table
 from kvlab.web import backend, cells, files, picker
 from kvlab.web.cells import Cell
 from kvlab.web.document import document_picker, token_window
-from kvlab.web.widgets import count, number, plain, show_error
+from kvlab.web.widgets import count, method, number, show_error
 
 WORST = 12  # tokens listed
 
@@ -26,7 +25,6 @@ def panel(alignment: Alignment, shown: str, cell: Cell) -> None:
 
 def _controls(alignment: Alignment, shown: str, cell: Cell) -> None:
     score = alignment.score(*cell)
-    st.markdown(say("**Against its controls**"))
     figure = controls(score)
     alt = say(
         "R² of this head from the teacher, for both classes of tokens, with the student’s own token, and from the "
@@ -34,8 +32,9 @@ def _controls(alignment: Alignment, shown: str, cell: Cell) -> None:
         "mean"
     )
     files.chart(figure, f"controls-{shown}", alt)
-    st.caption(plain(sentences(sources_of_head(alignment, score), apart_sentence(alignment, score))))
-    files.figure_button(figure, f"controls-{cells.name_of(cell)}", f"controls-{shown}")
+    with st.container(horizontal=True):
+        method(sources_of_head(alignment, score), apart_sentence(alignment, score))
+        files.figure_button(figure, f"controls-{cells.name_of(cell)}", f"controls-{shown}")
 
 
 def _teacher_heads(alignment: Alignment, shown: str, cell: Cell) -> None:
@@ -58,9 +57,9 @@ def _tokens(alignment: Alignment, shown: str, cell: Cell) -> None:
         st.info(say("No document was kept token by token. Run again with --inspect above 0."))
         return
     chosen = document_picker(alignment, shown, "detail")
-    st.markdown(say("**Error along the student’s tokens** (squared error over the head’s variance; mean ≈ the error)"))
-    figure = token_errors(alignment, chosen, *cell, token_window(alignment, shown, chosen))
-    alt = say("Held-out squared error of each student token")
+    st.markdown(say("**R² along the student’s tokens** (1 − squared error over the head’s variance; their mean ≈ R²)"))
+    figure = token_scores(alignment, chosen, *cell, token_window(alignment, shown, chosen))
+    alt = say("Held-out R² of each student token")
     files.chart(figure, f"tokens-{shown}", alt, f"tokens-{cells.name_of(cell)}")
     _worst(alignment, shown, cell, chosen)
 
@@ -74,7 +73,7 @@ def _worst(alignment: Alignment, shown: str, cell: Cell, chosen: int) -> None:
     scored = sum(sum(alignment.inspected[n].scored) for n in numbers)
     st.markdown(worst_sentence(alignment, worst, *cell, scored))
     columns = {
-        "error": number(say("error")),
+        "r2": number("R²"),
         "before": say("before it"),
         "text": say("token"),
         "after": say("after it"),
@@ -91,14 +90,14 @@ def _spectrum(alignment: Alignment, shown: str, cell: Cell) -> None:
     table = spectrum_table(alignment, *cell)
     if table is None:
         words = phrase("This analysis does not hold {what}: it was made by an earlier kvlab. Run it again to have it.")
-        st.info(say(words, what=say("the error spectrum")), icon=":material/info:")
+        st.info(say(words, what=say("the spectrum")), icon=":material/info:")
         return
     if table.empty:
         st.info(say("This head does not vary on these prompts, so there are no directions to tell apart."))
         return
     st.markdown(say("**Which directions of the head are explained** (eigenvectors of its covariance, held-out rows)"))
-    figure = error_spectrum(alignment, *cell)
-    alt = say("Held-out error along each principal direction of the head, and its share of the variance")
+    figure = spectrum(alignment, *cell)
+    alt = say("Held-out R² along each principal direction of the head, and its share of the variance")
     files.chart(figure, f"spectrum-{shown}", alt)
     st.markdown(spectrum_sentence(alignment, *cell))
     files.figure_button(figure, f"spectrum-{cells.name_of(cell)}", f"spectrum-{shown}")
@@ -106,10 +105,11 @@ def _spectrum(alignment: Alignment, shown: str, cell: Cell) -> None:
         "direction": count(say("direction")),
         "share": number(say("share of variance")),
         "cumulative": number(say("up to here")),
-        "error": number(say("error 1 − R² along it")),
+        "r2": number(say("R² along it")),
         "se": number(say("± s.e. along it")),
-        "error_identity": number(say("error, teacher’s token")),
+        "r2_identity": number(say("R² teacher’s token")),
     }
+    table = table.assign(r2=1 - table["error"], r2_identity=1 - table["error_identity"])
     files.table(table, columns, f"spectrum-{cells.name_of(cell)}", f"spectrum-{shown}")
 
 

@@ -6,16 +6,17 @@ import streamlit as st
 
 from kvlab.errors import KvlabError
 from kvlab.language import phrase, plural, say
+from kvlab.results import answer
 from kvlab.results.alignment import data
 from kvlab.results.alignment.archive import archive
 from kvlab.results.alignment.data import Alignment
-from kvlab.results.alignment.sentences import sentence
+from kvlab.results.alignment.sentences import GAIN_MEANING, sentence
 from kvlab.results.function.page import html_with_function
 from kvlab.results.function.sentences import lead_sentence
 from kvlab.web import backend, files, picker, places
 from kvlab.web.alignment import compare, form, fusion, heads, layers, tables, timeline
 from kvlab.web.function import source
-from kvlab.web.widgets import plain, show_error
+from kvlab.web.widgets import answer_line, cautions, method, show_error
 
 KEYS = picker.Keys("run", "run-picker", "form-open", "form-toggle")
 VIEWS = {
@@ -29,15 +30,14 @@ VIEWS = {
 
 
 def page() -> None:
-    st.title(say("Alignment"))
     views, older = backend.listed("analysis"), backend.not_listed()
     left_out = plural(
         older,
         "{n} older analysis is not listed here: open it from Runs.",
         "{n:,} older analyses are not listed here: open them from Runs.",
     )
-    names, new = backend.labels(views), say("New analysis")
-    run_id = picker.finished(KEYS, views, names, say("Analysis"), new, form.new_analysis, left_out if older else None)
+    names, new, about = backend.labels(views), say("New analysis"), left_out if older else None
+    run_id = picker.finished(say("Alignment"), KEYS, views, names, say("Analysis"), new, form.new_analysis, about)
     if run_id is None:
         return
     try:
@@ -71,12 +71,11 @@ def _try_it(run_id: str) -> None:
 
 
 def _show(alignment: Alignment, shown: str) -> None:
-    finding, buttons = st.columns([4, 1], vertical_alignment="top")
     test = source.of_analysis(shown)
-    if test is not None:
-        finding.markdown(plain(lead_sentence(test)))
-    finding.markdown(plain(sentence(alignment)))
-    with buttons:
+    said, report, function = st.columns([7, 2, 2], vertical_alignment="center")
+    with said:
+        answer_line(answer.of_analysis(alignment, test))
+    with report:
         kinds = {
             "report.html": (phrase("HTML, one file with figures"), "text/html", partial(_report, shown=shown)),
             "export.zip": (phrase("ZIP of CSV and JSON"), "application/zip", archive),
@@ -84,11 +83,14 @@ def _show(alignment: Alignment, shown: str) -> None:
             data.JSON_NAME: (data.JSON_NAME, "application/json", data.as_json),
         }
         files.reports(alignment, shown, kinds, "share")
+    with function:
         _try_it(shown)
-    for note in alignment.notes:
-        st.warning(plain(note), icon=":material/info:")
     views = {name: view for name, view in VIEWS.items() if name != "fusion" or alignment.fusion}
-    view = picker.view(say("View"), views, "view", "view", "compare" if compare.WITH in st.query_params else None)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        view = picker.view(say("View"), views, "view", "view", "compare" if compare.WITH in st.query_params else None)
+        in_function = "" if test is None else lead_sentence(test)
+        method(say(answer.RULES), in_function, sentence(alignment), say(GAIN_MEANING))
+        cautions(alignment.notes)
     if view != "compare":
         compare.forget()
     VIEWS[view][1](alignment, shown)

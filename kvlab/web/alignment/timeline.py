@@ -31,13 +31,14 @@ def panel(alignment: Alignment, shown: str) -> None:
     window = document.choose(alignment, shown, number, right, zoom)
     st.markdown(sentences(_reading(alignment, rule), groups_sentence(alignment, number)))
     figure = timeline(alignment, number, rule, window)
-    alt = say("Teacher and student tokens over byte position, joined by the time map; error per student token beneath")
+    alt = say("Teacher and student tokens over byte position, joined by the time map; R² per student token beneath")
     files.chart(figure, f"timeline-{shown}", alt, config=files.MOVING | {"scrollZoom": True})
     document.strip(alignment, shown, number, window)
     files.figure_button(figure, f"timeline-{number}-{rule}", f"timeline-{shown}")
     st.caption(
         say(
-            "Errors are held out, under the {rule} rule of this analysis, averaged over all heads. "
+            "R² is held out, under the {rule} rule of this analysis, averaged over all heads; of a token, 1 − "
+            "squared error / variance of the head. "
             "Grey bands are the parts of the document. "
             "␣ is a space, ⏎ a line break, <E4> one byte of a character that is split.",
             rule=plain(alignment.settings["time"]),

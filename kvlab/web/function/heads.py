@@ -1,9 +1,9 @@
-"""Heads and layers that matter: errors and damages on the same axes, and against each other."""
+"""Heads and layers that matter: R² and damages on the same axes, and against each other."""
 
 import streamlit as st
 
 from kvlab.language import phrase, say
-from kvlab.results.alignment.sentences import ERROR_MEANING
+from kvlab.results.alignment.sentences import R2_MEANING
 from kvlab.results.function.data import Injection
 from kvlab.results.function.figures import error_against_damage, function_map, layer_damage, measured
 from kvlab.results.function.sentences import (
@@ -21,18 +21,18 @@ from kvlab.web.function.verdict import columns_of
 from kvlab.web.widgets import count, number, segments
 
 MEASURES = {
-    "attention": phrase("Attention-output error"),
-    "projection": phrase("Projection error"),
-    "kl": phrase("Swap damage, KL"),
-    "delta_ce": phrase("Swap damage, ΔCE"),
+    "attention": phrase("Attention R²"),
+    "projection": "R²",
+    "kl": phrase("Swap KL"),
+    "delta_ce": phrase("Swap ΔCE"),
 }
 MEANINGS = {
     "attention": ATTENTION_MEANING,
-    "projection": ERROR_MEANING,
+    "projection": R2_MEANING,
     "kl": DAMAGE_MEANING,
     "delta_ce": DAMAGE_MEANING,
 }
-TABLE = ("kl", "kl_se", "kl_mean", "delta_ce", "delta_ce_se", "attention", "attention_se", "r2", "error", "se")
+TABLE = ("kl", "kl_se", "kl_mean", "delta_ce", "delta_ce_se", "attention_r2", "attention_se", "r2", "se")
 
 
 def panel(injection: Injection, shown: str) -> None:
@@ -41,22 +41,25 @@ def panel(injection: Injection, shown: str) -> None:
     if not measures:
         st.info(say("No head was measured alone: the student’s attention cannot be watched and no swap was asked for."))
         return
-    key = f"heads-measure-{shown}"
-    language.keep_choice(key, next(iter(measures)))
-    measure = segments(say("Measure"), measures, key, label_visibility="collapsed")
-    st.caption(say(MEANINGS[measure]))
     cell = _selected(injection)
-    cells.maps(
-        lambda kind, marked: function_map(injection, measure, kind, marked),
-        cell,
-        f"function-{measure}",
-        shown,
-        say("{kind} per student layer and KV head; the table below has the numbers."),
-    )
+    left, right = st.columns(2, gap="small")
+    with left:
+        key = f"heads-measure-{shown}"
+        language.keep_choice(key, next(iter(measures)))
+        measure = segments(say("Measure"), measures, key, label_visibility="collapsed")
+        cells.maps(
+            lambda kind, marked: function_map(injection, measure, kind, marked),
+            cell,
+            f"function-{measure}",
+            shown,
+            say("{kind} per student layer and KV head; the table below has the numbers."),
+        )
+        st.caption(say(MEANINGS[measure]))
+    with right:
+        _detail(injection, shown, cell)
     columns = {name: number(function_heading(name)) for name in TABLE} | {"n": count(say("n rows"))}
-    alt = say("Errors and damage of every student head")
+    alt = say("R² and damage of every student head")
     cells.table(cells_table(injection), columns, "function", shown, alt)
-    _detail(injection, shown, cell)
     _layers(injection, shown)
     _scatter(injection, shown, cell)
 
@@ -78,7 +81,7 @@ def _detail(injection: Injection, shown: str, cell: cells.Cell) -> None:
         st.subheader(cells.words(cell))
         st.markdown(head_sentence(injection, kind, layer, head))
         frame = head_table(injection, layer, head)
-        files.table(frame, columns_of(frame.columns), f"{shown}-{layer}-{head}", f"head-{shown}", True)
+        files.table(frame, columns_of(frame.columns), f"{shown}-layer-{layer}-head-{head}", f"head-{shown}", True)
 
 
 def _layers(injection: Injection, shown: str) -> None:
@@ -95,7 +98,7 @@ def _scatter(injection: Injection, shown: str, cell: cells.Cell) -> None:
     errors = correlated(injection)
     if not errors:
         return
-    st.markdown(say("**Which error tells the damage?**"))
+    st.markdown(say("**Does R² tell the damage?**"))
     for column, error in zip(st.columns(2), errors, strict=False):
         with column:
             figure = error_against_damage(injection, error, "kl", cell)

@@ -14,7 +14,6 @@ from kvlab.results.function.page import function_archive, function_html
 from kvlab.results.function.sentences import (
     DAMAGES,
     HYBRID_MEANING,
-    MEANING,
     curve_sentence,
     hybrid_sentence,
     verdict_sentence,
@@ -30,13 +29,12 @@ NUMBERS = ("kl", "kl_se", "delta_ce", "delta_ce_se", "kl_over_projected", "kl_ov
 def panel(injection: Injection, shown: str) -> None:
     """Draw the verdict. ``shown`` names the result in widgets and files."""
     share = _share(injection, shown)
-    st.markdown(verdict_sentence(injection, share))
     rows = injection.at(share)
     for column, measure in zip(st.columns(2), MEASURES, strict=True):
         with column:
             alt = say("{measure} of every variant of the prefix’ cache", measure=DAMAGES[measure])
             files.chart(variants(rows, measure), f"variants-{measure}-{shown}", alt, f"function-{measure}")
-    st.caption(say(MEANING))
+    st.markdown(verdict_sentence(injection, share))
     columns = columns_of(("variant", *NUMBERS, "n", "documents"))
     files.table(variants_table(injection, share), columns, f"{shown}-variants", f"variants-{shown}")
     _curve(injection, shown, share)
