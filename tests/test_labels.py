@@ -60,8 +60,10 @@ def test_the_gain_of_an_analysis_is_over_the_strongest_control_of_each_head():
     for kind, mean in (("key", found.gain_key), ("value", found.gain_value)):
         gains = []
         for s in (s for s in sample.heads if s.kind == kind):
-            controls = [s.r2_shuffled, s.r2_group_mean, s.r2_identity, 0]
-            gains.append(min(*(s.r2 - control for control in controls), s.gain_random, s.added))
+            errors = {s.r2: 0, s.r2 - s.r2_shuffled: 0, s.r2 - s.r2_identity: s.gain_se, s.added: s.added_se}
+            errors[s.gain_random] = s.gain_random_se
+            unbeaten = [gain for gain, error in errors.items() if gain <= 2 * error]
+            gains.append(min(unbeaten or errors))
         assert mean == pytest.approx(sum(gains) / len(gains), abs=1e-9)
     worse = asdict(sample.heads[0]) | {"added": None, "r2_own": 0.9, "r2": 0.5}
     assert summary.gain(worse) == pytest.approx(-0.4)

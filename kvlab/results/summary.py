@@ -7,9 +7,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from kvlab.results.alignment.data import JSON_NAME
+from kvlab.results.alignment.data import JSON_NAME, HeadScore, numbers
 from kvlab.results.function import data as function
-from kvlab.runs.lenient import finite, read_json
+from kvlab.runs.lenient import read_json
 
 MOST = 64 << 20  # bytes of a result to read for one row
 SOURCES = ("projected", "with-own-token", "projected-refined", "with-own-token-refined")
@@ -57,22 +57,9 @@ def _analysis(result: dict[str, Any]) -> Summary:
 
 
 def gain(score: dict[str, Any]) -> float | None:
-    """Return a head's R² beyond its strongest control; None for a head that does not vary.
-
-    The student's own tokens are compared with the teacher and the student's own token, where that map was fitted.
-    """
-    r2 = finite(score["r2"])
-    if r2 is None:
-        return None
-    floors = [finite(score.get(name)) for name in ("r2_shuffled", "r2_group_mean", "r2_identity")]
-    added, own = finite(score.get("added")), finite(score.get("r2_own"))
-    gains = [r2, *(r2 - floor for floor in floors if floor is not None)]
-    gains += [random] if (random := finite(score.get("gain_random"))) is not None else []
-    if added is not None:
-        gains.append(added)
-    elif own is not None:
-        gains.append(r2 - own)
-    return min(gains)
+    """Return a head's R² beyond its strongest control; None for a head that does not vary."""
+    found = HeadScore(**numbers(score)).strongest
+    return None if found is None else found.r2
 
 
 def _test(result: dict[str, Any]) -> Summary:

@@ -76,16 +76,11 @@ def matched(a: Alignment, b: Alignment) -> list[HeadDifference]:
 
 
 def strongest(score: HeadScore) -> tuple[float, float]:
-    """Return a head's gain over its strongest control with its standard error; NaN for a head that does not vary.
-
-    The student's own tokens are compared with the teacher and the student's own token, where that map was fitted.
-    """
-    gains = [(score.gain, score.gain_se), (score.gain_random, score.gain_random_se), (score.added, score.added_se)]
-    floors = [0.0, score.r2_shuffled, score.r2_group_mean]
-    if not isfinite(score.added):
-        floors.append(score.r2_own)
-    gains += [(score.r2 - floor, score.se) for floor in floors]
-    return min(((gain, se) for gain, se in gains if isfinite(gain)), default=(nan, nan))
+    """Return a head's gain over its strongest control with its standard error; NaN for a head that does not vary."""
+    gain = score.strongest
+    if gain is None:
+        return nan, nan
+    return gain.r2, score.se if gain.se is None else gain.se
 
 
 LEAST_RANGE = 0.02  # of the colours; a smaller range would paint noise
