@@ -38,7 +38,8 @@ def test_the_report_opens_offline_with_all_its_figures(chromium, tmp_path):
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(file.as_uri())
-    figures = 2 + 1 + 2 + 2 * len(MATRICES) + 2 + 2  # errors, sources, fusion, layers, spectrum and rules, timeline
+    # The answer with its gains; R², sources, fusion, layers, spectrum and rules, timeline.
+    figures = 3 + 2 + 1 + 2 + 2 * len(MATRICES) + 2 + 2
     page.wait_for_function(
         f"() => document.querySelectorAll('.js-plotly-plot .main-svg:first-child').length >= {figures}"
     )

@@ -12,8 +12,8 @@ from playwright.sync_api import TimeoutError
 
 from kvlab.host.bundled import ANALYSIS
 from kvlab.request.train import TrainConfig
+from kvlab.results import answer
 from kvlab.results.alignment import data as results
-from kvlab.results.alignment.sentences import sentence
 from kvlab.runs import process, run_queue, store, training
 from tests import app as real
 from tests import finished, trainers
@@ -91,7 +91,7 @@ def test_a_run_of_one_click_ends_by_itself_without_browser_and_server_and_new_on
     """What lay in the folder before, an analysis, has the same address on the new server."""
     monkeypatch.setenv("KVLAB_RUNS", str(runs))
     analysis = finished.run_of(finished.shifted(results.read(ANALYSIS), "key", 0, 0, -0.1))
-    finding = sentence(results.read(analysis)).split(" (")[0]
+    finding = answer.of_analysis(results.read(analysis)).why.split(" (")[0]
     with real.running_app(runs) as old, real.tab(chromium) as page:
         page.goto(f"{old.url}/alignment?run={analysis.name}")
         page.get_by_text(finding).wait_for()

@@ -66,7 +66,7 @@ def assert_chinese(app, *expected):
 @pytest.mark.parametrize(
     ("view", "expected"),
     [
-        ("heads", ("与对照比较", "标准化误差", "每个通道权重相同。", "打乱行")),
+        ("heads", ("相对最强对照的增益", "标准化 R²", "每个通道权重相同。", "打乱行")),
         ("layers", ("学生层", "其零假设值（打乱行）", "描边：已选")),
         ("timeline", ("采用 **floor** 时", "平均偏移（字节）", "exact：仅限")),
         ("numbers", ("计分行数", "按文档", "旋转的通道数", "自带样例")),

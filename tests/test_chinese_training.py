@@ -79,7 +79,7 @@ def visible(app) -> str:
 
 
 def english(text: str) -> list[str]:
-    lines = [NAMES.sub("", line) for line in text.splitlines()]
+    lines = [NAMES.sub("", line) for line in text.splitlines() if not line.startswith("python -m kvlab ")]
     return [line for line in lines if PROSE.search(line)]
 
 

@@ -138,7 +138,7 @@ def test_the_card_holds_the_verdict_and_what_was_measured(whole, adapted, tmp_pa
     numbers = [f"{measured[when]['ce']:.4f}" for when in ("before", "after")]
     assert " → ".join(numbers) in text and "On 3 held-out documents" in text
     head, text = card(export(adapted, tmp_path / "lora", language="zh"))
-    assert head["library_name"] == "peft" and "lora" in head["tags"] and "结论" in text
+    assert head["library_name"] == "peft" and "lora" in head["tags"] and "效果：" in text
 
 
 def card(folder):

@@ -221,6 +221,10 @@ def columns_of(app, *names):
     return next(table.value for table in app.dataframe if set(names) <= set(table.value.columns))
 
 
+def captioned(app):
+    return "\n".join(caption.value for caption in app.caption)
+
+
 def test_two_analyses_are_compared_by_address():
     sample = read(bundled.ANALYSIS)
     other = finished.shifted(sample, "value", 2, 1, -0.4)
@@ -229,7 +233,7 @@ def test_two_analyses_are_compared_by_address():
     run = finished.run_of(dataclasses.replace(other, notes=["Only 9 tokens are scored"])).name
     app = open_page("alignment", run="sample", **{"with": run, "cell": "V-2-1"})
     assert not app.exception and app.query_params["view"] == "compare" and app.query_params["with"] == run
-    assert "B explains 0 points more of K and 5 points less of V than A" in said(app)
+    assert "B explains 0 points more of K and 5 points less of V than A" in captioned(app)
     assert "V, layer 2, head 1" in said(app) and "−0.400 ±" in said(app)
     differ = columns_of(app, "setting", "A", "B").set_index("setting")
     assert differ.loc["time"].tolist() == ["floor", "ceil"]
@@ -242,7 +246,7 @@ def test_two_analyses_are_compared_by_address():
     app.button_group(key="view").set_value("layers").run()
     assert "with" not in app.query_params
     app.button_group(key="view").set_value("compare").run()
-    assert app.query_params["with"] == run and "5 points less of V" in said(app)
+    assert app.query_params["with"] == run and "5 points less of V" in captioned(app)
 
 
 def test_the_second_analysis_is_picked_and_never_the_first_itself():
@@ -252,7 +256,8 @@ def test_the_second_analysis_is_picked_and_never_the_first_itself():
     assert picker.value is None and not any(option.startswith("Sample") for option in picker.options)
     picker.set_value(run).run()
     assert not app.exception and app.query_params["with"] == run
-    assert "of 16 heads, B is higher in 0 and lower in 0" in said(app) and "None: the settings" in said(app)
+    words = said(app) + captioned(app)
+    assert "of 16 heads, B is higher in 0 and lower in 0" in words and "None: the settings" in words
     assert "analysis A itself" in said(open_page("alignment", run="sample", **{"with": "sample"}))
 
 
@@ -271,11 +276,11 @@ def test_two_teachers_of_one_analysis_are_compared():
     run = finished.run_of(first, second).name
     app = open_page("alignment", run=run, **{"with": run})
     assert not app.exception and app.query_params["with_teacher"] == "2"
-    assert "1 point more of K" in said(app) and "**B:** On 160 documents" in said(app)
+    assert "1 point more of K" in captioned(app) and "**B:** On 160 documents" in said(app)
     assert columns_of(app, "setting", "A").set_index("setting").loc["teacher", "B"] == "demo/teacher-b"
     assert not any("Not measured on the same text" in caption.value for caption in app.caption)
     app = open_page("alignment", run=run, teacher="2", **{"with": run, "with_teacher": "1"})
-    assert "1 point less of K" in said(app)
+    assert "1 point less of K" in captioned(app)
 
 
 @pytest.mark.parametrize("wanted", ["../../etc/passwd", "20260101T000000.000Z-gone-abcd", "<script>"])

@@ -61,7 +61,7 @@ def keys(app):
 def asked(monkeypatch):
     """The settings of launched runs, which are not started."""
     configs = []
-    monkeypatch.setattr(validation_launch, "launch", lambda config, documents=(): configs.append(config))
+    monkeypatch.setattr(validation_launch, "launch", lambda config, documents=(), to=None: configs.append(config))
     return configs
 
 
@@ -352,7 +352,9 @@ def test_the_next_step_is_to_launch_the_controls(monkeypatch):
     rows = [[50.0, 100], [52.0, 100], [49.0, 100]]
     measured = {"ce": 0.5, "ce_by_document": rows}
     (folder / "report.json").write_text(json.dumps({"before": measured, "after": measured, "config": config}))
-    monkeypatch.setattr(validation_launch, "launch", lambda config, documents=(): launched.append(config) or "new")
+    monkeypatch.setattr(
+        validation_launch, "launch", lambda config, documents=(), to=None: launched.append(config) or "new"
+    )
     app = open_page(run=folder.name)
     assert "It helps: not compared yet." in app.info[0].value and "CE only" in app.info[0].value
     app.button(key=f"controls-{folder.name}").click().run()

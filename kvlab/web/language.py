@@ -80,7 +80,11 @@ def zone() -> str:
 def local_time(moment: datetime, form: str = "%Y-%m-%d %H:%M") -> str:
     """Write a moment in the time of the browser."""
     with suppress(ValueError, LookupError, OSError):  # a name that this machine does not know
-        return f"{moment.astimezone(ZoneInfo(zone())):{form}}" + (" UTC" if zone() == "UTC" else "")
+        try:
+            local = moment.astimezone(ZoneInfo(zone()))
+        except OverflowError:  # a damaged status: the first or the last day that there is
+            local = moment
+        return f"{local:{form}}" + (" UTC" if zone() == "UTC" else "")
     return f"{moment.astimezone(UTC):{form}} UTC"
 
 

@@ -60,7 +60,7 @@ def panel(row: Row, key: str) -> None:
             share.button(row.folder)
             actions.export(row, key, view.config)
             if (settings := source.settings_of(view.config)) and settings.control == "none":
-                experiment.button(settings, key.format("controls"), experiment.prompts_of(row.folder))
+                experiment.button(settings, key.format("experiment"), experiment.prompts_of(row.folder))
     if trains:
         actions.exporting(row, key)
     actions.question([row], key, key, table.drop)
