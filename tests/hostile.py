@@ -38,6 +38,7 @@ PLAIN = {
     "TextArea.default",
     "TextArea.value",
     "TextInput.default",
+    "TextInput.placeholder",
     "TextInput.value",
     "PlotlyChart.spec",
     "PlotlyChart.figure",
