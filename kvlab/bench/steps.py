@@ -64,7 +64,7 @@ class MadeRun(Run):
     def _readers(self) -> list[LoadedModel]:
         return [self._unread(name) for name in (*self.config.teachers, self.config.student)]
 
-    def _model(self, name: str, device: str, dtype: str) -> LoadedModel:
+    def _model(self, name: str, device: str, dtype: str, **placed: Any) -> LoadedModel:
         role = self._unread(name)
         return pair.random_model(name, SHAPES[name], role.tokenizer, torch.device(device), getattr(torch, dtype))
 
