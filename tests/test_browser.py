@@ -136,6 +136,7 @@ def test_a_new_user_reads_the_sample_runs_a_file_looks_elsewhere_meanwhile_and_t
 
     page.get_by_role("button", name="Align my own prompts").click()
     upload(page, twenty, 20)
+    page.get_by_text("Advanced: further teachers").click()
     page.get_by_role("combobox", name="Layer rule").click()
     page.get_by_role("option", name="depth — ").click()  # the quickest
     worker = worker_of(app)
