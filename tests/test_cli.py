@@ -238,7 +238,7 @@ def test_several_teachers_are_one_analysis_with_a_fusion(pair, prompt_file, tmp_
         "gain_random,gain_random_se,n_control"
     )
     printed = capsys.readouterr().out
-    assert "2 个教师对方差的解释" in printed and f"已写入：{out}" in printed and "held out" not in printed
+    assert "2 个教师解释" in printed and f"已写入：{out}" in printed and "held out" not in printed
     for folder in (out, out / "teacher-2"):
         assert '<html lang="zh-Hans">' in (folder / "report.html").read_text(encoding="utf-8")
 

@@ -133,4 +133,4 @@ def test_every_phase_belongs_to_a_stage_and_they_come_in_order():
     assert places == [0, 0, 1, 2, 3, 3, 4] and place("training", "saving", 0, 1) == 5
     assert place("training", "dreaming", 0, 0) is None
     known = [phase for phase in PHASES if any(place(kind, phase, 0, 0) is not None for kind in STAGES)]
-    assert set(known) == PHASES
+    assert set(known) == PHASES - {"writing the model"}  # of an export, which is no run
