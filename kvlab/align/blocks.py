@@ -117,5 +117,5 @@ class BlockInputs(Additive):
                 else:
                     gram[edges[b] : edges[b + 1], own] = block.mT
                 gram[own, edges[b] : edges[b + 1]] = block
-        columns = layout.columns(places, self.total.device)
-        return Inputs(self.pilot[columns], self.n, self.weight, self.total[columns], gram)
+        pilot, total = (row[layout.columns(places, row.device)] for row in (self.pilot, self.total))
+        return Inputs(pilot, self.n, self.weight, total, gram)

@@ -216,8 +216,10 @@ def beside(pairings: Sequence[Pairing]) -> Pairing:
         return first
     pilots = targets[0].pilots[0], torch.cat([sums.pilots[1] for sums in targets])
     together = FoldSums(pilots, targets[0].folds)
-    for at, outputs in targets[0].parts.items():
-        of_all = [sums.parts[at] for sums in targets]
+    for at in targets[0].parts:
+        # Some folds may lie on the host; those that are asked for come to the device.
+        of_all = [sums.parts[at].to(HOST) for sums in targets]
+        outputs = of_all[0]
         total_y, plain, squares = (
             torch.cat([getattr(o, name) for o in of_all]) for name in ("total", "plain", "squares")
         )
