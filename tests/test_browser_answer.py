@@ -49,13 +49,17 @@ def test_the_first_screen_answers_known_cases_each_the_latest_analysis(app, page
                 page.goto(f"{app.url}/{place}")
                 answer = page.locator(".st-key-answer")
                 answer.get_by_text(f"{verdict}.", exact=True).wait_for()
+                page.locator('[data-testid="stApp"][data-test-script-state="notRunning"]').wait_for()
                 box = answer.bounding_box()
                 assert box["y"] > 0 and box["y"] + box["height"] < 250, (name, place)
         finally:
             shutil.rmtree(folder)
 
 
-def test_the_first_screen_has_few_words_beside_its_figure(app, page):
+def test_the_first_screen_has_few_words_beside_its_figure(app, page, monkeypatch):
+    """Of an analysis of one's own, which has a longer name than the sample."""
+    monkeypatch.setenv("KVLAB_RUNS", str(app.runs))
+    finished.run_of(read(bundled.ANALYSIS))
     page.goto(app.url)
     ready(page)
     words = page.evaluate(WORDS)

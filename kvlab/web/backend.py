@@ -128,13 +128,15 @@ def labels(views: Sequence[View]) -> dict[str, str]:
     return sample | {view.id: label(view) for view in views}
 
 
-def label(view: View) -> str:
-    """Return the name of a run with how many prompts it read, what came out, and when it was created."""
+def label(view: View, results: bool = True) -> str:
+    """Return the name of a run with how many prompts it read, what came out (``results``), and when it was created."""
     parts = [run_name.of_run(view.folder, view.kind, view.name)]
     found = summary.of_run(view.folder, view.kind)
     documents = found.documents or run_name.documents_of(view.folder)
     if documents:
         parts.append(plural(documents, "{n} prompt", "{n:,} prompts"))
+    if not results:
+        found = summary.NOTHING
     gains = [(KIND_NAME["key"], found.gain_key), (KIND_NAME["value"], found.gain_value)]
     known = [f"{kind} {written(gain, 2, '+')}" for kind, gain in gains if gain is not None]
     if known:

@@ -52,7 +52,8 @@ def _finding() -> None:
         return
     answer_line(answer.of_analysis(found, test))
     _figure(found, test, shown)
-    _links(found, shown, backend.labels(views)[shown])
+    # The gains stand in the answer.
+    _links(found, shown, next((backend.label(view, results=False) for view in views if view.id == shown), ""))
 
 
 def _latest(views: Sequence[View]) -> str:
