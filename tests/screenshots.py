@@ -30,7 +30,7 @@ PAGES = {
     "function": ("function?run=sample&view=verdict", "Over the length of the prefix"),
     "function-heads": ("function?run=sample&view=heads&cell=K-3-0", "Does R² tell the damage"),
     "function-texts": ("function?run=sample&view=texts", "Continued from"),
-    "form": ("validation", "Advanced: precision"),
+    "form": ("validation", "Advanced: steps"),
     "validation": ("validation?run={one}", "It runs: passed."),
     "runs": ("runs?runs={one},{two}", "Settings that differ"),
     "run": ("runs?runs={one}", "Save note"),

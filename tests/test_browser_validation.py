@@ -117,6 +117,7 @@ def test_a_run_of_one_click_ends_by_itself_without_browser_and_server_and_new_on
         assert len(verdict["checkpoints"]) == 8
         said = {"pass": "It runs: passed.", "fail": "It runs: failed"}[verdict["state"]]
         page.get_by_text(said).first.wait_for()
+        page.get_by_text("What was compared").click()
         page.get_by_text("KV error of K").wait_for()
         assert step(page) == 100 and page.get_by_text("Traceback").count() == 0
         page.get_by_role("button", name="Report and files").click()
