@@ -25,7 +25,8 @@ RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
 OF_A_DISABLED_FIELD = "Fusion of teachers"
 COMPUTER, PHONE = ({"width": width, "height": 800} for width in (1280, 390))
 GROUND = "getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor.match(/\\d+/)[0]"  # its red
-STILL = "() => !document.getAnimations().some(found => found instanceof CSSTransition)"  # between two colours
+STILL = """() => !document.getAnimations().some(found => found instanceof CSSTransition
+  && found.playState === 'running' && /color|background/.test(found.transitionProperty))"""  # between two colours
 FITS = "() => document.querySelector('[data-testid=stMain]').scrollWidth <= innerWidth"
 
 
