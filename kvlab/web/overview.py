@@ -90,7 +90,7 @@ def _links(found: Alignment, shown: str, name: str) -> None:
         st.page_link(places.alignment(), label=say("Look into it"), **look)
         if shown == backend.SAMPLE:
             names = {"teacher": plain(found.teacher["name"]), "student": plain(found.student["name"])}
-            st.caption(say(":blue-badge[Sample analysis] {teacher} → {student}", **names))
+            st.markdown(say(":blue-badge[Sample analysis] {teacher} → {student}", **names))
         else:
             st.caption(plain(name))
             st.button(
