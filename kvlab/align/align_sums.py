@@ -11,8 +11,8 @@ from kvlab.align.batches import Rows
 from kvlab.align.blocks import FeatureName, Layout
 from kvlab.align.fold_sums import APART, SCORED, Classes, FoldSums, Pairing, Part, add_targets, add_unweighted, beside
 from kvlab.align.layer_sums import Gathered, SomeSources
-from kvlab.align.layers import Choice
-from kvlab.align.moments import HeadGrams, pilot_of
+from kvlab.align.layers import Choice, taken
+from kvlab.align.moments import HOST, HeadGrams, pilot_of
 from kvlab.align.own_tokens import own_token_width
 from kvlab.align.shapes import target_shape
 from kvlab.shapes import KINDS, Geometry
@@ -88,7 +88,7 @@ class AlignSums:
         self.gathered.clear()
         targets: dict[Target, torch.Tensor] = {}
         for kind in KINDS:
-            every = self.x(kind, self._layers(kind), rows, at)
+            every = self.x(kind, taken(self.choices[kind]), rows, at)
             if kind not in self.features:
                 self._begin(kind, every)
             every = self.features[kind].shift(every)
@@ -109,17 +109,13 @@ class AlignSums:
             self._add_tokens(TEACHER_TOKEN, fold, part, rows.e(at), targets, weights)
             self._add_spreads(fold, part, targets)
 
-    def _layers(self, kind: str) -> tuple[int, ...]:
-        """All teacher layers that some student layer takes."""
-        return tuple(sorted({layer for choice in self.choices[kind] for layer in choice.union}))
-
     def _begin(self, kind: str, every: torch.Tensor) -> None:
         """``every`` [N, P]: the first rows of the features of all layers, and of the own token behind them."""
         widths: dict[FeatureName, int] = {}
         for choice in self.choices[kind]:
             widths |= dict(zip(choice.union, choice.widths))
         own = (OWN_TOKENS,) if self.own_width else ()
-        widths = {layer: widths[layer] for layer in self._layers(kind)} | dict.fromkeys(own, self.own_width)
+        widths = {layer: widths[layer] for layer in taken(self.choices[kind])} | dict.fromkeys(own, self.own_width)
         unions = dict.fromkeys(choice.union for choice in self.choices[kind])
         layout = Layout.of(widths, [(*union, *own) for union in unions])
         self.features[kind] = FoldSums((pilot_of(every),), self.folds, layout=layout)
@@ -129,8 +125,9 @@ class AlignSums:
     def put_away(self, but: int | None = None) -> None:
         """Move the sums of all folds ``but`` one to the host."""
         self.in_hand = but
-        for sums in self.all().values():
-            sums.put_away(but)
+        if any(sums.device != HOST for sums in self.features.values()):
+            for sums in self.all().values():
+                sums.put_away(but)
 
     def x(self, kind: str, union: Sequence[int], rows: Source, at: Any) -> torch.Tensor:
         """[N, P]: the features of some teacher layers and, where tokens are asked for, of the student's own token."""

@@ -16,7 +16,7 @@ from kvlab.align.crossfit import ByClass, ridge_by_class
 from kvlab.align.fold_sums import APART, HOST, FoldSums, weighed
 from kvlab.align.fusion import OverRandom, over_random
 from kvlab.align.items import Item
-from kvlab.align.layers import Choice
+from kvlab.align.layers import Choice, taken
 from kvlab.align.sample import Group, Sample
 from kvlab.align.stacking import CommonRows
 from kvlab.models.capture import capture
@@ -93,7 +93,6 @@ def random_rows(
 ) -> list[RandomRows]:
     """Return features of a random-weights teacher in the order of ``rows`` (teacher ``number``, by sample, batch)."""
     pieces: list[dict[tuple, list[torch.Tensor]]] = [{} for _ in rows]
-    taken = {kind: sorted({layer for choice in choices[kind] for layer in choice.union}) for kind in KINDS}
     for done, batch in enumerate(batches):
         progress("reading with random weights", done, len(batches))
         captured = finite(capture(random, [i.teachers[number] for i in batch], settings.keys == "pre-rope"), random)
@@ -101,8 +100,8 @@ def random_rows(
             places = of_sample[done]
             like = Rows(places.fold, places.picked, captured, None, None, None, places.steps)
             for part in like.parts:
-                for kind, layers in taken.items():
-                    for layer in layers:
+                for kind in KINDS:
+                    for layer in taken(choices[kind]):
                         into.setdefault(((like.fold, part), kind, layer), []).append(like.x(kind, layer, part).to(HOST))
     return [RandomRows({key: torch.cat(of) for key, of in by_key.items()}, random.device) for by_key in pieces]
 

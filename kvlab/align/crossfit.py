@@ -394,16 +394,14 @@ def _inner_tests(pairing: Pairing, heads: int) -> list[_InnerTest]:
         for chosen_for, tested_on in ((f, g), (g, f)):
             columns = pairing.columns_of(chosen_for)
             test = test_of(train, tested_on)
+            single = tuple(along(one.features(columns)).single() for one in (train, test))
+            # Large sums are computed anew rather than held for every pair.
+            held = (train, test) if test.xx.nbytes <= LARGE else None
 
-            def sums(train=train, test=test, columns=columns) -> tuple[Centred, Centred]:
+            def sums(held=held, f=f, g=g, tested_on=tested_on, columns=columns) -> tuple[Centred, Centred]:
+                train = held[0] if held else train_without(f, g)
+                test = held[1] if held else test_of(train, tested_on)
                 return along(train.features(columns)), along(test.features(columns))
-
-            single = tuple(one.single() for one in sums())
-            if test.xx.nbytes > LARGE:  # compute the sums anew rather than hold those of every pair
-
-                def sums(f=f, g=g, tested_on=tested_on, columns=columns) -> tuple[Centred, Centred]:
-                    train = train_without(f, g)
-                    return along(train.features(columns)), along(test_of(train, tested_on).features(columns))
 
             energy = metrics.per_head(test.yy, heads)
             place = tuple(columns.tolist())

@@ -64,10 +64,12 @@ class FoldSums:
 
     def put_away(self, but: int | None = None) -> None:
         """Move the sums of all folds ``but`` one to the host; they come back when they are added to or solved."""
+        if self.device == HOST:
+            return
         for (part, fold), sums in self.parts.items():
             if fold != but:
                 self.parts[part, fold] = sums.to(HOST)
-        self.away = self.device != HOST
+        self.away = True
 
     def empty(self) -> Sums:
         if self.layout is not None:

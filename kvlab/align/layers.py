@@ -63,6 +63,11 @@ class Choice:
         return [torch.cat([self.columns(layers), others]) for layers in self.of_fold]
 
 
+def taken(choices: Sequence[Choice]) -> tuple[int, ...]:
+    """All teacher layers that some student layer may take."""
+    return tuple(sorted({layer for choice in choices for layer in choice.union}))
+
+
 @dataclass
 class LayerSearch:
     """The chosen layers, and the matrices behind the choice."""

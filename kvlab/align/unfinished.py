@@ -147,5 +147,7 @@ class Unfinished:
                 use, row_class = json.loads(part)
                 at = Part(use, tuple(row_class) if isinstance(row_class, list) else row_class), int(fold)
                 sums_of = fold_sums.parts.setdefault(at, fold_sums.empty())
-                setattr(sums_of, field, int(value) if field == "n" else value.to(device))
+                setattr(sums_of, field, int(value) if field == "n" else value)
+            # Sums that lay on the host of a GPU were saved with fewer digits than they have on the device.
+            fold_sums.parts = {at: sums_of.to(device) for at, sums_of in fold_sums.parts.items()}
         return int(metadata["batches"])

@@ -7,7 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from kvlab.errors import KvlabError
-from kvlab.language import LANGUAGES, Message, current, phrase, plural, say
+from kvlab.language import Message, phrase, plural, say
 from kvlab.request.experiment import CONTROLLED, Experiment, arms_of
 from kvlab.request.prompts import RUN_PROMPTS
 from kvlab.request.settings import checked
@@ -20,7 +20,7 @@ from kvlab.runs import experiment, store
 from kvlab.runs.places.slurm import SlurmSettings
 from kvlab.web import outcome, places
 from kvlab.web.files import chart, download
-from kvlab.web.training import launch, place
+from kvlab.web.training import launch, place, share
 from kvlab.web.widgets import grid, plain, show_error, table_height
 
 SEEDS = (0, 1, 2)  # of one click
@@ -34,8 +34,6 @@ ABOUT = phrase(
 WITH_CONTROLS = phrase(
     "The same run, CE only and a shuffled teacher, with the seeds 0, 1 and 2; runs that exist already are taken in."
 )
-FORMS = {"html": (phrase("HTML, one file with figures"), "text/html"), "md": ("Markdown", "text/markdown")}
-FORMS |= {"json": ("JSON", "application/json")}
 BOXES = {HELPS: (st.success, ":material/check_circle:"), HELPS_NOT: (st.warning, ":material/info:")}
 
 
@@ -106,16 +104,10 @@ def _actions(folder: Path, report: dict[str, Any]) -> None:
 
 def _downloads(report: dict[str, Any]) -> None:
     with st.popover(say("Report and files"), icon=":material/download:", key=f"experiment-take-{report['id']}"):
-        language = st.segmented_control(
-            say("Language of the report"),
-            list(LANGUAGES),
-            format_func=LANGUAGES.get,
-            default=current(),
-            key=f"experiment-in-{current()}",
-        )
-        for form, (label, mime) in FORMS.items():
+        language = share.language_of_report("experiment-in")
+        for form, (label, mime) in share.REPORTS.items():
 
-            def made(form: str = form, language: str = language or current()) -> str:
+            def made(form: str = form, language: str = language) -> str:
                 return experiment_report.text_of(report, form, language)
 
             name = f"{report['id']}-{REPORT_OF_FORM[form]}"

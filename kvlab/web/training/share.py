@@ -24,18 +24,20 @@ FILES = {
 }
 
 
+def language_of_report(key: str) -> str:
+    """Draw the choice of a report's language, at first that of the page, and return it."""
+    label = say("Language of the report")
+    picked = st.segmented_control(
+        label, list(LANGUAGES), format_func=LANGUAGES.get, default=current(), key=f"{key}-{current()}"
+    )
+    return picked or current()
+
+
 def button(folder: Path) -> None:
     """Draw one button that opens the downloads. A click on a download makes its file."""
     run_id = folder.name
     with st.popover(say("Report and files"), icon=":material/download:", key=f"take-{run_id}"):
-        picked = st.segmented_control(
-            say("Language of the report"),
-            list(LANGUAGES),
-            format_func=LANGUAGES.get,
-            default=current(),
-            key=f"take-in-{run_id}-{current()}",
-        )
-        language = picked or current()
+        language = language_of_report(f"take-in-{run_id}")
         for form, (label, mime) in REPORTS.items():
             _take(say(label), lambda form=form: text_of(gather(folder), form, language), folder, f"report.{form}", mime)
         files = [name for name in FILES if (folder / name).is_file() and not (folder / name).is_symlink()]
