@@ -61,7 +61,7 @@ def run_of(page):
 
 def step(page):
     """The step that the page shows."""
-    shown = page.get_by_test_id("stMetricValue").first.inner_text()
+    shown = page.get_by_test_id("stMetricValue").filter(has_text=re.compile(r"\d of \d")).inner_text()
     return int(re.match(r"([\d,]+) of", shown)[1].replace(",", ""))
 
 

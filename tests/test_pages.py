@@ -12,7 +12,7 @@ from kvlab.host import bundled
 from kvlab.request import align, segments
 from kvlab.results.alignment.data import read
 from kvlab.runs import process, store
-from kvlab.web import backend, progress, widgets
+from kvlab.web import backend, document, progress, widgets
 from tests import finished
 from tests.spoken import as_read
 
@@ -108,6 +108,16 @@ def test_failed_lost_cancelled_and_damaged_runs_are_said():
     (garbage / "config.yaml").write_text(":\n\t- [")
     app = open_page("alignment", run=garbage.name)
     assert not app.exception and "lost" in said(app)
+
+
+def test_two_analyses_alike_of_one_minute_are_two_choices_of_the_picker():
+    """The picker knows an option by its words alone: of two alike it would show the first, whichever was asked for."""
+    for state in ("cancelled", "failed"):
+        store.write_status(store.create(store.runs_root(), "analysis", "twice", {}), state=state)
+    app = open_page("alignment", run="sample")
+    options = app.selectbox(key="run-picker").options
+    assert sum("twice" in option for option in options) == 2 and len(set(options)) == len(options)
+    assert document.named([("a", "x y"), ("b", "x"), ("a", "x\ny")]) == {0: "a: x y · 1", 1: "b: x", 2: "a: x y · 3"}
 
 
 def test_checks_page_opens_while_the_worker_starts():

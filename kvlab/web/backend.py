@@ -23,6 +23,7 @@ from kvlab.runs.monitor import View
 from kvlab.shapes import Document, Geometry
 from kvlab.web.language import local_time
 from kvlab.web.server import worker
+from kvlab.web.widgets import distinct
 
 Result = TypeVar("Result")
 SAMPLE = "sample"
@@ -125,7 +126,7 @@ def _kind(folder: Path) -> str:
 def labels(views: Sequence[View]) -> dict[str, str]:
     """Return the labels of the sample and of these runs, by id."""
     sample = {SAMPLE: say("Sample: demo/teacher → demo/student, bundled prompts")}
-    return sample | {view.id: label(view) for view in views}
+    return sample | distinct({view.id: label(view) for view in views}, lambda run_id: run_id[-4:])
 
 
 def label(view: View, results: bool = True) -> str:

@@ -1,5 +1,7 @@
 """Pick a document of an analysis, and the part of it to draw."""
 
+from collections.abc import Sequence
+
 import streamlit as st
 
 from kvlab.language import phrase, say
@@ -7,20 +9,27 @@ from kvlab.results.alignment.data import Alignment
 from kvlab.results.alignment.strip import minimap
 from kvlab.results.alignment.timeline import drawn_bytes
 from kvlab.web.files import NO_BAR
+from kvlab.web.widgets import distinct
 
 TOKENS_SHOWN = 600  # more bars cannot be told apart
 
 
 def document_picker(alignment: Alignment, shown: str, where: str) -> int:
     """Pick one of the documents kept token by token."""
-    labels = [f"{d.id}: {' '.join(d.text.split())[:70]}" for d in alignment.inspected]
+    labels = named([(document.id, document.text) for document in alignment.inspected])
     return st.selectbox(
         say("Document"),
-        range(len(labels)),
-        format_func=labels.__getitem__,
+        list(labels),
+        format_func=labels.get,
         key=f"document-{where}-{shown}",
         help=say("The first documents of the analysis are kept token by token."),
     )
+
+
+def named(documents: Sequence[tuple[str, str]]) -> dict[int, str]:
+    """Return the labels of documents, given as id and text, by number: the id, and how the text begins."""
+    labels = {n: f"{name}: {' '.join(text.split())[:70]}" for n, (name, text) in enumerate(documents)}
+    return distinct(labels, lambda n: str(n + 1))
 
 
 def token_window(alignment: Alignment, shown: str, number: int) -> tuple[int, int]:

@@ -1,7 +1,8 @@
 """Texts and widgets that several panels share."""
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import streamlit as st
@@ -90,6 +91,12 @@ def duration(seconds: float | None) -> str:
     if minutes:
         return say("{minutes} min {seconds:02} s", minutes=minutes, seconds=rest)
     return say("{seconds} s", seconds=rest)
+
+
+def distinct(labels: Mapping[Any, str], told: Callable[[Any], str]) -> dict[Any, str]:
+    """Add ``told`` of its key to every label that another key has too: a picker knows its options by their words."""
+    times = Counter(labels.values())
+    return {key: f"{label} · {told(key)}" if times[label] > 1 else label for key, label in labels.items()}
 
 
 def choice(label: str, words: dict[str, str], key: str, **look: Any) -> str:

@@ -8,6 +8,7 @@ from kvlab.results.function.figures import accuracy
 from kvlab.results.function.sentences import accuracy_sentence, pieces
 from kvlab.results.function.tables import accuracy_table
 from kvlab.web import files, language
+from kvlab.web.document import named
 from kvlab.web.function.verdict import columns_of
 from kvlab.web.widgets import plain
 
@@ -20,10 +21,8 @@ def panel(injection: Injection, shown: str) -> None:
         st.info(say("No document was continued: none has a prompt with something behind it, or none was asked for."))
         return
     _accuracy(injection, shown)
-    labels = [f"{text.id}: {' '.join(text.prompt.split())[:70]}" for text in injection.texts]
-    number = st.selectbox(
-        say("Document"), range(len(labels)), format_func=labels.__getitem__, key=f"function-text-{shown}"
-    )
+    labels = named([(text.id, text.prompt) for text in injection.texts])
+    number = st.selectbox(say("Document"), list(labels), format_func=labels.get, key=f"function-text-{shown}")
     text = injection.texts[number]
     continuations = {continued.variant: continued for continued in text.continuations}
     key = f"function-variants-{shown}"
