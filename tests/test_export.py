@@ -13,7 +13,7 @@ from kvlab.errors import KvlabError
 from kvlab.runs import exports, locks, store
 from kvlab.runs.run_queue import RUN_LOCK
 from kvlab.train import checkpoint
-from kvlab.train.export import export, main
+from kvlab.train.export import WEIGHTS, export, main
 from kvlab.train.process import perform
 from tests.tiny import TEXT, tiny_model
 from tests.training import forget_accelerate, prepared, written
@@ -111,6 +111,11 @@ def test_the_process_of_an_export_writes_into_the_folder_of_the_run_and_says_how
         last = exports.view(adapted)
         assert (last.state, last.phase, exports.failure(last)) == ("done", "writing the model", None)
         assert {"README.md", "tokenizer.json"} <= {path.name for path in (adapted / name).iterdir()}
+    weights = adapted / "export-step-3-merged" / WEIGHTS
+    before = weights.stat().st_mtime_ns
+    main()
+    assert (exports.view(adapted).state, weights.stat().st_mtime_ns) == ("done", before)  # it was there already
+    weights.unlink()
     main()
     assert exports.failure(exports.view(adapted)).kind == "export-not-empty"
     with locks.held(adapted / RUN_LOCK):  # by this process: shared with its children, and not with another

@@ -77,10 +77,15 @@ def export(
 
 
 def beside(folder: Path, merged: bool = False, language: str = "en", progress: Progress = no_progress) -> Path:
-    """Export into the run's own folder, named by the step of its checkpoint. Raises as ``export``, and ``run-busy``."""
+    """Export into the run's own folder, named by the step of its checkpoint, unless that lies there already.
+
+    Raises as ``export``, and ``run-busy``.
+    """
     kind = "-merged" if merged else ""
     with locks.owned(folder / RUN_LOCK):
         to = folder / f"export-step-{checkpoint.saved_step(folder)}{kind}"
+        if (to / CARD).is_file() and any(to.glob("*.safetensors")):
+            return to.resolve()  # of this very checkpoint: a folder appears whole or not at all
         return export(folder, to, merged, language, progress)
 
 
