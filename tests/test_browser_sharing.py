@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from math import hypot
+from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -28,6 +30,13 @@ pytestmark = [
 ]
 
 
+def saved(page, form, number):
+    with page.expect_download() as download:
+        page.locator(f"[data-save={form}]").nth(number).click()
+    assert download.value.suggested_filename == f"KV-alignment-demo-teacher-demo-student-{number + 1}.{form}"
+    return Path(download.value.path()).read_bytes()
+
+
 def test_the_report_opens_offline_with_all_its_figures(chromium, tmp_path):
     file = tmp_path / "report.html"
     alignment = fused(results.read(ANALYSIS))
@@ -49,6 +58,13 @@ def test_the_report_opens_offline_with_all_its_figures(chromium, tmp_path):
         assert words in text, words
     wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     assert wide <= 0, f"the page is {wide} pixels wider than the window"
+    for number in range(0, figures, 5):  # for print: 6.75 inches of 96 pixels, letters of 7 points or more
+        drawing = saved(page, "svg", number).decode()
+        assert re.search(r'<svg [^>]*width="648" height="[1-9]', drawing)
+        letters = [float(size) * 72 / 96 for size in re.findall(r"font-size: ([0-9.]+)px", drawing)]
+        assert min(letters) >= 7, (number, letters)
+    png = saved(page, "png", 0)
+    assert png[:8] == b"\x89PNG\r\n\x1a\n" and int.from_bytes(png[16:20], "big") == round(6.75 * 300)
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == [] and errors == []
     context.close()
 

@@ -10,7 +10,7 @@ from kvlab.host.bundled import ANALYSIS
 from kvlab.request.time_rules import MAPS
 from kvlab.results import words as results_words
 from kvlab.results.alignment.data import read
-from kvlab.results.alignment.heads import contributions, controls, hover, r2_map, token_scores
+from kvlab.results.alignment.heads import contributions, controls, hover, mean_sources, r2_map, token_scores
 from kvlab.results.alignment.page import html
 from kvlab.results.alignment.sentences import sentence
 from kvlab.results.alignment.timeline import LAG_BINS, index_maps, timeline
@@ -60,6 +60,29 @@ def test_heads_of_which_no_verdict_is_known_are_marked_as_such(sample):
     words, markers = traces(figure, "scatter")
     assert all(text.endswith(" ?") for text in words.text)
     assert all("nan" not in text for text in markers.text)
+
+
+def test_below_zero_a_map_without_numbers_has_a_minus_and_v_differs_from_k_without_colour(sample):
+    """As it is printed in grey."""
+    student = sample.student | {"layers": 20, "kv_layers": list(range(20))}
+    heads = [
+        dataclasses.replace(sample.score("key", 3, 0), layer=layer, head=head, r2=(-0.2 if layer == 7 else 0.5))
+        for layer in range(20)
+        for head in range(2)
+    ]
+    figure = r2_map(dataclasses.replace(sample, heads=heads, student=student), "key")
+    minus = {
+        (trace.y[i], words)
+        for trace in traces(figure, "scatter")
+        if trace.mode == "text"
+        for i, words in enumerate(trace.text)
+        if "−" in words
+    }
+    assert minus == {("7", "−")}
+    k, v = mean_sources(sample, 300).data
+    assert k.marker.pattern.shape != v.marker.pattern.shape
+    k, v = [trace for trace in timeline(sample, 0, "floor").data if trace.name in ("K R²", "V R²")]
+    assert (k.line.dash, v.line.dash) == ("solid", "dash")
 
 
 @pytest.mark.parametrize("rule", ["exact", "floor", "ceil", "nearest"])

@@ -26,7 +26,7 @@ MOMENT = re.compile(r"\d{4}-\d\d-\d\dT[\d:.+]+")
 # What is the same in Chinese: identifiers and the field's own names.
 PLAIN = {"h1", "h2", "h3", "p", "table", "thead", "tbody", "tr", "th", "td", "ul", "ol", "li", "code", "pre"}
 KNOWN = {"RuntimeError", "NaN", "Inf", "GB", "KiB", "MiB", "GiB", "B", "GPU", "CPU", "KV", "K", "V", "T", "CE"}
-KNOWN |= {"AdamW", "LoRA", "NVML", "CUDA", "nat", "logits"}
+KNOWN |= {"AdamW", "LoRA", "NVML", "CUDA", "nat", "logits", "SVG", "PNG", "dpi"}
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Draw one number per student layer and KV head, as a map with clickable cells."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from kvlab.results.alignment.so_far import SoFar
 from kvlab.results.function.data import Injection
 from kvlab.results.style import CELL_TEXT_UP_TO, NO_GAIN_COLOUR, STUDENT_COLOUR, layout
 
+BELOW = "−"
 MAP_PIXELS = 448  # of the shorter side of a map with many cells
 
 
@@ -58,6 +59,9 @@ def cell_map(
     if any(cell.grey for cell in cells):
         plain = {"colorscale": [[0, NO_GAIN_COLOUR], [1, NO_GAIN_COLOUR]], "showscale": False}
         figure.add_heatmap(z=_array(greys), x=heads, y=layers, hoverinfo="skip", xgap=gap, ygap=gap, **plain)
+    if not legible:  # without its number, a cell below zero says so: printed in grey, its colour does not
+        below = [cell for cell in cells if cell.value is not None and cell.value < 0 and not cell.grey]
+        cells = [replace(cell, mark=BELOW) if cell in below else cell for cell in cells]
     labelled = [cell for cell in cells if legible or cell.mark]
     _write(figure, labelled, legible, min(13, room))
     figure.add_scatter(

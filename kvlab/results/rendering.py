@@ -26,6 +26,8 @@ FONTS = Markup('system-ui, "Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei",
 HTML_LANGUAGES = {"zh": "zh-Hans"}  # languages that HTML names differently
 # Characters in a line that CommonMark, GitHub's tables, links and mathematics read as markup.
 MARKUP = re.compile(r"[\\`*_\[\]<>|~&$@]|(?<=\w):(?=//)|(?<=www)\.", re.IGNORECASE)
+# Width of a printed page's text, in inches; a figure's smallest letters are then 7.5 points high or more.
+PRINT_INCHES, PNG_DOTS = 6.75, 300
 BLOCK_START = re.compile(r"^(\s*\d*)([#+=.)-])(?=[\s#=-]|$)")  # a heading, a list, a rule
 
 
@@ -36,6 +38,11 @@ class Quoted(str):
 def render(name: str, /, **values: object) -> str:
     """Fill the template ``name`` of ``results/templates``, in the current language."""
     return environment().get_template(name).render(draw=_drawing(), markdown=name.endswith(".md.j2"), **values)
+
+
+def figure_page(figure: go.Figure, name: str) -> str:
+    """Return a figure as one HTML file that needs no network, with buttons that save it as SVG and PNG."""
+    return render("figure.html.j2", title=name, figure=figure)
 
 
 @cache
@@ -51,6 +58,8 @@ def environment() -> Environment:
         table=table,
         html_language=lambda: HTML_LANGUAGES.get(current(), current()),
         FONTS=FONTS,
+        PRINT_INCHES=PRINT_INCHES,
+        PNG_DOTS=PNG_DOTS,
         quoted=Quoted,
     )
     shared.filters.update(cell=cell, fenced=fenced)
@@ -131,6 +140,18 @@ def _drawing() -> Callable[[go.Figure], Markup]:
 
     def draw(figure: go.Figure) -> Markup:
         figure = go.Figure(figure).update_layout(font_family=FONTS)
-        return Markup(to_html(figure, full_html=False, include_plotlyjs=next(numbers) == 0))
+        drawn = to_html(figure, full_html=False, include_plotlyjs=next(numbers) == 0, config={"displaylogo": False})
+        return Markup("<figure>{}<figcaption>{}</figcaption></figure>").format(Markup(drawn), _saving())
 
     return draw
+
+
+def _saving() -> Markup:
+    """Return the buttons under a figure. The script of ``page.html.j2`` listens to them."""
+    about = say("{inches} inches wide ({mm} mm), on white", inches=PRINT_INCHES, mm=round(PRINT_INCHES * 25.4))
+    png = say("PNG, {dots} dpi", dots=PNG_DOTS)
+    buttons = [
+        Markup('<button type="button" data-save="{}" title="{}">{}</button>').format(form, about, label)
+        for form, label in (("svg", say("SVG")), ("png", png))
+    ]
+    return Markup(" ").join(buttons)

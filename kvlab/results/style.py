@@ -23,6 +23,8 @@ NO_GAIN_COLOUR = "#C9CDD3"  # of a cell whose gain is not told from none
 TEACHER_COLOUR, STUDENT_COLOUR, NEUTRAL = "#0072B2", "#D55E00", "#8A8F98"  # Okabe and Ito 2008, and grey
 INSIDE_COLOUR = "#7B61C9"  # tokens of the student that end inside a teacher token
 KIND_COLOUR = {"key": "#009E73", "value": "#CC79A7"}
+# Printed in grey, the two colours are alike: V is dashed or hatched.
+KIND_DASH, KIND_HATCH = {"key": "solid", "value": "dash"}, {"key": "", "value": "/"}
 # Opacity of grey: later segments are darker.
 SEGMENT_SHADE = {phrase("prompt"): 0.05, phrase("reasoning"): 0.16, phrase("answer"): 0.3}
 SEGMENT_SHADE |= {phrase("system"): 0.02, phrase("user"): 0.05, phrase("tool"): 0.16, phrase("assistant"): 0.3}

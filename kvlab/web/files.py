@@ -7,9 +7,9 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
-from plotly.io import to_html
 
 from kvlab.language import current, phrase, say, speaking
+from kvlab.results.rendering import figure_page
 from kvlab.results.safe_csv import safe_csv
 from kvlab.web.widgets import grid, plain, table_height
 
@@ -29,9 +29,10 @@ def chart(figure: go.Figure, key: str, alt: str, name: str = "", config: dict = 
 
 
 def figure_button(figure: go.Figure, name: str, key: str) -> None:
-    """Offer a figure as one HTML file that needs no network."""
-    page = partial(to_html, figure, include_plotlyjs=True)
-    download(say("Figure as HTML"), page, f"{name}.html", "text/html", f"figure-{key}", type="tertiary")
+    """Offer a figure as one HTML file that needs no network and saves it as SVG or PNG."""
+    page = partial(_spoken, partial(figure_page, name=name), figure, current())
+    look = {"type": "tertiary", "help": say("One file without network; its buttons save an SVG or a PNG for print.")}
+    download(say("Figure: HTML, SVG, PNG"), page, f"{name}.html", "text/html", f"figure-{key}", **look)
 
 
 def download(label: str, make: Callable[[], str | bytes], name: str, mime: str, key: str, **look: Any) -> None:

@@ -17,6 +17,7 @@ from kvlab.results.memo import once
 from kvlab.results.style import (
     GAIN_SCALE,
     KIND_COLOUR,
+    KIND_HATCH,
     KIND_NAME,
     LOWEST_SHOWN,
     NEUTRAL,
@@ -250,13 +251,20 @@ def mean_sources(alignment: Alignment, height: int) -> go.Figure:
             y=[say(MEANS[name]) for name in columns],
             orientation="h",
             name=KIND_NAME[kind],
-            marker={"color": colour, "opacity": [1.0 if name in OF_TEACHER else 0.45 for name in columns]},
+            marker={
+                "color": colour,
+                "opacity": [1.0 if name in OF_TEACHER else 0.45 for name in columns],
+                "pattern": {"shape": KIND_HATCH[kind], "fillmode": "overlay", "fgopacity": 0.6},
+            },
             text=[written(mean, 2) for mean in means],
             textposition="outside",
             hovertemplate=say("{kind}, %{{y}}: R² %{{text}}", kind=KIND_NAME[kind]) + "<extra></extra>",
         )
     figure.add_vline(x=0, line={"width": 1, "color": NEUTRAL})
-    figure.update_xaxes(title=say("held-out R², mean over heads"), zeroline=False, range=[None, 1.15])
+    lowest = max(LOWEST_SHOWN, min(0.0, *(means[name] for means in summary.values() for name in columns)))
+    room = 0.15  # for the number outside a bar
+    bounds = [lowest - room if lowest < 0 else 0, 1 + room]
+    figure.update_xaxes(title=say("held-out R², mean over heads"), zeroline=False, range=bounds)
     figure.update_yaxes(autorange="reversed")
     return layout(figure, height, barmode="group", margin={"l": 150, "r": 16, "t": 28, "b": 48})
 

@@ -15,6 +15,7 @@ from kvlab.results.alignment.strip import token_error
 from kvlab.results.style import (
     INSIDE_COLOUR,
     KIND_COLOUR,
+    KIND_DASH,
     KIND_NAME,
     LOWEST_SHOWN,
     NEUTRAL,
@@ -76,7 +77,7 @@ def timeline(alignment: Alignment, number: int, rule: str, window: tuple[int, in
             x=[document.student_tokens[i].end for i in content],
             y=[max(1 - float(error[i]), LOWEST_SHOWN) for i in content],
             mode="lines+markers",
-            line={"shape": "vh", "width": 1.5, "color": KIND_COLOUR[kind]},
+            line={"shape": "vh", "width": 1.5, "color": KIND_COLOUR[kind], "dash": KIND_DASH[kind]},
             marker={"size": 5},
             name=say("{kind} R²", kind=KIND_NAME[kind]),
             customdata=[[visible(document.student_tokens[i]), written(1 - float(error[i]), 2)] for i in content],

@@ -197,7 +197,11 @@ def layer_damage(injection: Injection, column: str) -> go.Figure:
     figure = go.Figure()
     for part, colour in (*KIND_COLOUR.items(), ("both", TEACHER_COLOUR)):
         swaps = [s for s in injection.swaps if s.head is None and s.kind == part]
-        for name, pattern in ((column, ""), (f"{column}_mean", "/")):
+        # V differs from K in grey too.
+        for name, pattern in (
+            (column, "." if part == "value" else ""),
+            (f"{column}_mean", "x" if part == "value" else "/"),
+        ):
             words = say("{part}, projected" if name == column else "{part}, its mean", part=say(PART[part]))
             figure.add_bar(
                 x=[str(s.layer) for s in swaps],

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from kvlab.language import phrase, say
-from kvlab.results.style import KIND_COLOUR, NEUTRAL, STUDENT_COLOUR, TEACHER_COLOUR, layout
+from kvlab.results.style import KIND_COLOUR, KIND_DASH, NEUTRAL, STUDENT_COLOUR, TEACHER_COLOUR, layout
 from kvlab.runs.lenient import finite
 
 GIB = 1024**3
@@ -57,7 +57,7 @@ def loss_terms(steps: Sequence[int], raw: Mapping[str, Numbers], smooth: Mapping
     for term, values in raw.items():
         name, colour = say(TERMS[term]), TERM_COLOUR[term]
         common = {"x": list(steps), "mode": "lines", "legendgroup": term, "name": name}
-        line = {"color": colour, "width": 1}
+        line = {"color": colour, "width": 1, "dash": KIND_DASH["value" if term == "kv_value" else "key"]}
         figure.add_scatter(y=list(values), line=line, opacity=0.4, showlegend=False, **common)
         figure.add_scatter(y=list(smooth[term]), line={**line, "width": 2.5}, **common)
     figure.update_xaxes(title=say("optimizer step"))
