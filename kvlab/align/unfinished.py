@@ -38,6 +38,10 @@ def hash_of_code(package: Path) -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
+def hash_of_file(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
 CODE = hash_of_code(PACKAGE)  # do not resume from what another version wrote
 
 

@@ -189,7 +189,7 @@ def structured(teacher: Geometry, student: Geometry, problem: Problem, layers: S
     return Structured(sum(heads for heads, _ in shapes), heads_s, shapes[0][1], width_s)
 
 
-def save(fitted: Sequence[Fitted], path: Path) -> None:
+def save(fitted: Sequence[Fitted], path: Path, **metadata: str) -> None:
     """Save all maps of a run, teacher by teacher; replace the file as a whole. Raises RunError ``disk-full``."""
     tensors, facts = {}, []
     for t, teacher in enumerate(fitted):
@@ -205,7 +205,7 @@ def save(fitted: Sequence[Fitted], path: Path) -> None:
             facts[-1]["problems"].append({"kind": kind, "layer": layer, "map": kind_of_map, **numbers})
     draft = path.with_name(f".{path.name}.tmp")
     with checkpoint.written(draft):
-        save_file(tensors, draft, metadata={"kvlab": json.dumps(facts)})
+        save_file(tensors, draft, metadata={"kvlab": json.dumps(facts)} | metadata)
         draft.replace(path)
 
 

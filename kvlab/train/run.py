@@ -30,7 +30,7 @@ from kvlab.runs import failures, store
 from kvlab.runs.lenient import read_json
 from kvlab.runs.records import FORECAST, REPORT
 from kvlab.shapes import Geometry
-from kvlab.train import checkpoint, data, functional, head_outputs, maps, record_words
+from kvlab.train import checkpoint, data, functional, head_outputs, maps, record_words, shared_map
 from kvlab.train.learner import Fusing, Learner
 from kvlab.train.loop import Loop, Objective, evaluate, warm_then_fall
 from kvlab.train.maps import Fitted
@@ -206,8 +206,18 @@ class Run:
         if not self.record.writes:  # the first process fits, for all
             self.accelerator.wait_for_everyone()
             return maps.load(path, shapes, self.student.geometry)
-        fitted = maps.fit(teachers, self.student, items, kind, data.align_settings(config), self._at)
-        maps.save(fitted, path)
+        settings = data.align_settings(config)
+        wanted = shared_map.key(teachers, self.student, items, kind, settings)
+        # Not in a folder of one's own: what lies beside it is no run of kvlab.
+        listed = self.folder.resolve().parent == store.runs_root().resolve()
+        shareable = wanted and listed and kind == "ridge"
+        other = shared_map.of_another_run(self.folder, wanted, MAPS) if shareable else None
+        if other:
+            self.record.say(f"the maps of {other.parent.name}, which were fitted to the same")
+            fitted = maps.load(other, shapes, self.student.geometry)
+        else:
+            fitted = maps.fit(teachers, self.student, items, kind, settings, self._at)
+        maps.save(fitted, path, **{shared_map.KEY: wanted or ""})
         self.accelerator.wait_for_everyone()
         for name, teacher in zip(config.teachers, fitted):
             known = [r2 for r2 in teacher.r2.values() if isfinite(r2)]
