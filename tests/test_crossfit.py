@@ -120,8 +120,8 @@ def inner_errors(x, y, fold, columns, heads):
     return errors
 
 
-def walked(errors):
-    """Places in the list of penalties [F, H] and [H]: from 1e-2 down, then up, until no head of a fold gets better.
+def walked(errors, patience=2):
+    """Places in the list of penalties [F, H] and [H]: from 1e-2 down, then up, until two are better for no head.
 
     Of errors that differ by less than 1e-4 of the least, or of half a percent of that of the mean, the last is best.
     """
@@ -133,10 +133,10 @@ def walked(errors):
     tables = [errors[f, :, h] for f in range(errors.shape[0]) for h in range(errors.shape[2])]
     measured = [cf.RELATIVE_PENALTIES.index(1e-2)]
     for beyond in (lambda: min(measured) - 1, lambda: max(measured) + 1):
-        while 0 <= beyond() < len(cf.RELATIVE_PENALTIES):
+        worse = 0
+        while worse < patience and 0 <= beyond() < len(cf.RELATIVE_PENALTIES):
             measured.append(beyond())
-            if not any(best(table, measured) == measured[-1] for table in tables):
-                break
+            worse = 0 if any(best(table, measured) == measured[-1] for table in tables) else worse + 1
     of_folds = [[best(errors[f, :, h], measured) for h in range(errors.shape[2])] for f in range(errors.shape[0])]
     return of_folds, [best(errors[:, :, h].sum(0), measured) for h in range(errors.shape[2])]
 
@@ -153,6 +153,17 @@ def test_the_penalty_of_a_fold_is_the_best_of_an_explicit_inner_cross_validation
     grid = np.array(cf.RELATIVE_PENALTIES)
     np.testing.assert_allclose(fitted.penalties.numpy(), grid[chosen])
     np.testing.assert_allclose(fitted.whole_penalties.numpy(), grid[whole])
+
+
+@pytest.mark.parametrize(("n", "noise", "seed"), [(20, 1.0, 5), (30, 0.3, 3), (24, 0.3, 24)])
+def test_of_two_valleys_the_deeper_is_found(n, noise, seed):
+    """Of few rows the errors rise and fall again: a search that ends at the first rise would stay in the nearer."""
+    x, y, _, exact = rows(seed, n=n, noise=noise)
+    fold = torch.arange(n) % 4
+    errors = inner_errors(x, y, fold, [range(P)] * 4, HEADS)
+    assert walked(errors, patience=1) != walked(errors) == walked(errors, patience=9)
+    fitted = cf.crossfit_ridge(sums(x, y, fold, torch.ones_like(exact)), HEADS)
+    np.testing.assert_allclose(fitted.penalties.numpy(), np.array(cf.RELATIVE_PENALTIES)[walked(errors)[0]])
 
 
 def test_the_cases_of_the_inner_cross_validation_end_at_both_ends_of_the_list_and_between():

@@ -21,6 +21,7 @@ from kvlab.align.ties import last_of_the_least
 
 RELATIVE_PENALTIES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 100.0)  # ascending
 MIDDLE_PENALTY = 1e-2  # with which the search begins
+PATIENCE = 2  # penalties; the errors of few documents have two valleys, and R² of a head moved by .02
 DIRECTIONS = 8  # of a head's channels, along which penalties are compared where targets are many
 FEW_CHANNELS = 256  # of all heads together, up to which every channel is looked at
 LARGE = 2**26  # bytes of a matrix of the features, above which few are held at a time
@@ -306,7 +307,7 @@ def _choose_penalties(pairing: Pairing, heads: int) -> tuple[torch.Tensor, torch
     """Indices into RELATIVE_PENALTIES: [F, H] of the map for each fold, and [H] of a map fitted on every fold.
 
     Fold f's is the best over its ``pairs`` (train without f and g, test on g). Of penalties that are as good, the
-    largest. From the middle of the list both ways, as far as it gets better for any head.
+    largest. From the middle of the list both ways, until ``PATIENCE`` penalties in a row are better for no head.
     """
     folds, count = pairing.features.folds, len(RELATIVE_PENALTIES)
     fallback = RELATIVE_PENALTIES.index(FALLBACK_PENALTY)
@@ -332,12 +333,12 @@ def _choose_penalties(pairing: Pairing, heads: int) -> tuple[torch.Tensor, torch
     low = high = RELATIVE_PENALTIES.index(MIDDLE_PENALTY)
     measure(low)
     for step in (-1, 1):
-        while 0 <= (index := (low if step < 0 else high) + step) < count:
+        worse = 0
+        while worse < PATIENCE and 0 <= (index := (low if step < 0 else high) + step) < count:
             measure(index)
             low, high = min(low, index), max(high, index)
             better = best(rss[:, low : high + 1], least, 1) + low
-            if not ((better == index) & (least[:, 0] > 0)).any():
-                break
+            worse = 0 if ((better == index) & (least[:, 0] > 0)).any() else worse + 1
     return best(rss, least, 1), best(rss.sum(0), least.sum(0), 0)
 
 
