@@ -147,6 +147,8 @@ def test_the_pace_is_the_median_of_the_last_twenty_steps(folder):
     log(folder, *before, *last)
     pace = metrics.pace(Steps(folder).read(), 35)
     assert (pace.step, pace.seconds_per_step, pace.tokens_per_s, pace.remaining_s) == (25, 2.0, 50.0, 20.0)
+    done = metrics.pace(Steps(folder).read(), 25)  # of all: 0.25, 8 x 0.5, 3 x 2, 8 x 8, 5 x 9
+    assert (done.seconds_per_step, done.tokens_per_s, done.remaining_s) == (8.0, 12.5, 0.0)
 
 
 def samples(folder: Path, *rows: dict) -> metrics.Table:

@@ -149,10 +149,13 @@ class Pace:
 
 
 def pace(table: Table, total: int) -> Pace:
-    """Return the pace of a run of ``total`` steps: medians of its last steps, as a first step or a pause is long."""
+    """Return the pace of a run of ``total`` steps: medians, as a first step or a pause is long.
+
+    Of its last steps while it goes on; of all of them once the last is done, as its report says.
+    """
     step = int(table.column("step")[-1]) if table.rows else 0
-    seconds = _median(table.column("seconds")[-PACE_STEPS:])
-    tokens = _median(table.column("tokens_per_s")[-PACE_STEPS:])
+    counted = slice(None) if step >= total > 0 else slice(-PACE_STEPS, None)
+    seconds, tokens = (median(table.column(name)[counted]) for name in ("seconds", "tokens_per_s"))
     return Pace(step, seconds, tokens, seconds * max(total - step, 0) if seconds is not None else None)
 
 
@@ -177,7 +180,8 @@ def _whole(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53 else None
 
 
-def _median(values: Sequence[float]) -> float | None:
+def median(values: Sequence[float]) -> float | None:
+    """Return the upper median of what is finite and above zero; None if nothing is."""
     known = sorted(value for value in values if math.isfinite(value) and value > 0)
     return known[len(known) // 2] if known else None
 

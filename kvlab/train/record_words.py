@@ -14,6 +14,7 @@ from kvlab.request.train import TrainConfig
 from kvlab.results.training.records import VARIANTS
 from kvlab.results.training.verdict import in_force
 from kvlab.runs import store
+from kvlab.runs.metrics import median
 from kvlab.train.maps import Fitted
 from kvlab.train.memory_watch import MemoryWatch
 from kvlab.train.record import Record
@@ -31,7 +32,7 @@ def summary(config: TrainConfig, folder: Path, record: Record, watch: MemoryWatc
         "steps": len(lines),
         "first_loss": lines[0].get("loss") if lines else None,
         "final_loss": lines[-1].get("loss") if lines else None,
-        "tokens_per_s": _mean([line.get("tokens_per_s") for line in lines]),
+        "tokens_per_s": median([line.get("tokens_per_s") or 0.0 for line in lines]),
         "memory": watch.peak() if watch else None,
         "versions": {
             "kvlab": kvlab.__version__,
@@ -47,11 +48,6 @@ def facts(fitted: Fitted, kind: str) -> dict:
         for (k, layer), layers in fitted.layers.items()
     ]
     return {"map": kind, "rows": fitted.rows, "layers": problems}
-
-
-def _mean(values: list) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
 
 
 def function_words(measured: dict[str, Any]) -> str:

@@ -30,7 +30,9 @@ ENDS = {
     "lost": phrase("This run was lost: its process is gone and did not say how it ended."),
 }
 MEMORY = {"device": phrase("**GPU memory in use**"), "process": phrase("**Memory of this process** (no GPU)")}
-PACE = phrase("Over the last 20 steps. The log counts each step by itself, the report all of them.")
+PACE = phrase(
+    "Median of the last 20 steps, and of all once the run is done, as in its report. The log counts each step."
+)
 COMPUTED = {  # kinds that other pages show: the explanation, the page and its icon
     "analysis": (phrase("This is an analysis, not a training run."), places.alignment, ":material/grid_on:"),
     "injection": (phrase("This is a functional test, not a training run."), places.function, ":material/science:"),
