@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -415,8 +416,11 @@ def test_problems_of_a_file_are_named_by_line_and_the_rest_is_used(pair, tmp_pat
     assert json.loads((out / "alignment.json").read_text())["data"]["documents"] == len(good)
 
 
-def test_check_prints_the_block(capsys):
+def test_check_speaks_both_languages(capsys):
     assert main.main(["check"]) == 0
+    said = capsys.readouterr().out
+    assert "🎉 All checks passed!" in said and not re.search("[\u4e00-\u9fff]", said)
+    assert main.main(["check", "--language", "zh"]) == 0
     assert "🎉 所有测试通过!" in capsys.readouterr().out
 
 

@@ -10,6 +10,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))
 
 from kvlab.align import checks  # noqa: E402  (the script is also run by its path)
+from kvlab.language import speaking  # noqa: E402
 
 BLOCK = """\
 ================================================================================
@@ -57,7 +58,8 @@ def test_script_prints_exactly_the_block():
 
 def test_a_broken_projector_fails_by_number_with_the_reason(monkeypatch, capsys):
     monkeypatch.setattr(checks.KVProjector, "forward", lambda self, keys, values: (keys, values))
-    assert checks.print_checks() is False
+    with speaking("zh"):
+        assert checks.print_checks() is False
     printed = capsys.readouterr().out
     assert "✗ 测试失败: AssertionError: shape (2, 12, 9, 16) instead of (2, 2, 9, 16)" in printed
     assert "❌ 测试失败: 1, 2, 7" in printed
@@ -65,4 +67,5 @@ def test_a_broken_projector_fails_by_number_with_the_reason(monkeypatch, capsys)
 
 
 if __name__ == "__main__":
-    sys.exit(0 if checks.print_checks() else 1)
+    with speaking("zh"):
+        sys.exit(0 if checks.print_checks() else 1)

@@ -13,7 +13,7 @@ import torch
 
 from kvlab.align.projectors import KVProjector
 from kvlab.align.resampling import linear_indices, resample_kv_with_interpolation, safe_time_resample
-from kvlab.language import phrase
+from kvlab.language import phrase, say
 
 RULE = "=" * 80
 
@@ -126,39 +126,39 @@ class Check:
     title: str
     run: Callable[[], None]
     explanation: str
-    passed: str = "✓ 测试通过!"
+    passed: str = phrase("✓ passed")
 
 
 CHECKS = (
     Check(
-        "头数投影 (GQA: Ht=12 -> Hs=2)",
+        phrase("Projection of heads (GQA: Ht=12 -> Hs=2)"),
         head_projection,
         phrase("12 KV heads -> 2: at the start each student head is the mean of its six teacher heads."),
-        "✓ 头数投影测试通过!",
+        phrase("✓ Projection of heads: passed"),
     ),
     Check(
-        "头数 + head_dim 不匹配 (Ht=28 -> Hs=2, Dt=128 -> Ds=64)",
+        phrase("Other heads and another head_dim (Ht=28 -> Hs=2, Dt=128 -> Ds=64)"),
         head_and_width_projection,
         phrase("28 -> 2 heads and 128 -> 64 channels: equal to the one matrix it stands for; K and V share no weight."),
     ),
     Check(
-        "安全时间重采样 (T_in=80 -> T_out=50)",
+        phrase("Safe resampling of time (T_in=80 -> T_out=50)"),
         time_resampling,
         phrase("80 -> 50 steps: integer indices, in range, monotone, both ends reached; the values are those steps."),
     ),
-    Check("边界情况 (T_in=1, T_out=1)", one_step, phrase("One step to one step is the identity.")),
+    Check(phrase("Boundary case (T_in=1, T_out=1)"), one_step, phrase("One step to one step is the identity.")),
     Check(
-        "边界情况 (T_in=0, 空序列)",
+        phrase("Boundary case (T_in=0, an empty sequence)"),
         empty_timeline,
         phrase("No teacher step: zeros of the right shape, marked as carrying no teacher signal, no index error."),
     ),
     Check(
-        "集成测试 - resample_kv_with_interpolation",
+        phrase("Together: resample_kv_with_interpolation"),
         interpolation,
         phrase("resample_kv_with_interpolation is linear interpolation: equal to numpy.interp, channel by channel."),
     ),
     Check(
-        "综合测试 - 头数投影 + 时间重采样",
+        phrase("All of it: projection of heads, then resampling of time"),
         heads_then_time,
         phrase(
             "Heads, then time: shapes match the student's, the loss is finite, every projector weight has a gradient."
@@ -193,22 +193,24 @@ def run_checks() -> Iterator[Outcome]:
 
 
 def print_checks() -> bool:
-    """Print the checklist's block and return whether all seven passed."""
-    print(f"{RULE}\n KV 对齐修复验证测试\n{RULE}\n")
+    """Print the checks and return whether all passed; in Chinese it is the founding checklist's block."""
+    heading = say("Verification of the KV alignment")
+    print(f"{RULE}\n {heading}\n{RULE}\n")
     failed: list[Outcome] = []
     for outcome in run_checks():
-        print(f"测试 {outcome.number}: {outcome.title}")
+        print(say("Check {number}: {title}", number=outcome.number, title=say(outcome.title)))
         if outcome.error is None:
-            print(f"{CHECKS[outcome.number - 1].passed}\n")
+            print(f"{say(CHECKS[outcome.number - 1].passed)}\n")
         else:
             failed.append(outcome)
-            print(f"✗ 测试失败: {outcome.error}\n")
+            print(say("✗ failed: {error}", error=outcome.error) + "\n")
     print(RULE)
     if failed:
-        print(f"❌ 测试失败: {', '.join(str(o.number) for o in failed)}")
-        print(f"PyTorch {torch.__version__}; 保留完整输出: python tests/test_kv_fixes.py 2>&1 | tee checks.log")
-        print("检查环境: python -m kvlab doctor; 常见问题: README.md")
+        print(say("❌ Checks that failed: {numbers}", numbers=", ".join(str(outcome.number) for outcome in failed)))
+        keep = "python tests/test_kv_fixes.py 2>&1 | tee checks.log"
+        print(say("PyTorch {version}; keep the whole output: {command}", version=torch.__version__, command=keep))
+        print(say("Look at the environment: {command}; common problems: README.md", command="python -m kvlab doctor"))
     else:
-        print("🎉 所有测试通过!")
+        print(say("🎉 All checks passed!"))
     print(RULE)
     return not failed

@@ -44,10 +44,10 @@ def _seven() -> None:
         st.error(say("{n} of {total} checks failed: {numbers}", n=len(failed), total=len(outcomes), numbers=numbers))
     else:
         seconds = sum(outcome["seconds"] for outcome in outcomes)
-        st.success(say("所有测试通过! All {n} checks passed in {seconds:.2f} s.", n=len(outcomes), seconds=seconds))
+        st.success(say("All {n} checks passed in {seconds:.2f} s.", n=len(outcomes), seconds=seconds))
     for outcome in outcomes:
         icon = ICONS["fail" if outcome["error"] else "ok"]
-        st.markdown(f"{icon} **{outcome['number']}. {outcome['title']}**  \n{say(outcome['explanation'])}")
+        st.markdown(f"{icon} **{outcome['number']}. {say(outcome['title'])}**  \n{say(outcome['explanation'])}")
         if outcome["error"]:
             st.code(outcome["error"], language=None)
     st.caption(say("The same from a shell: `python -m kvlab check`, or `python tests/test_kv_fixes.py`."))
