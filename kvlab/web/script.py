@@ -48,6 +48,14 @@ button[kind^="primary"], [data-testid="stMultiSelect"] span[title] { color: ligh
 [data-testid="stCaptionContainer"] code { color: inherit; }
 /* What ends or deletes something is not blue like what launches. */
 [class*="-question"] button[kind="primary"] { background: #b3261e; border-color: #b3261e; color: #fff; }
+/* Words of a figure: Streamlit's grey has a contrast of 3.7 on white. Those in cells and bars keep their own. */
+.js-plotly-plot .infolayer text, .js-plotly-plot [class*="axislayer"] text {
+  fill: light-dark(#4a4c57, #c4c6cf) !important; }
+/* On a phone tokens would lie over each other, and a remark have one word a line: scroll sideways instead. */
+@media (max-width: 640px) {
+  [class*="st-key-wide-"] { overflow-x: auto; }
+  [class*="st-key-wide-"] > div { min-width: 46rem; }
+}
 /* The verdict of an answer, before its reason. */
 .st-key-answer strong { font-size: 1.5rem; line-height: 1.2; padding-right: .3rem; }
 .st-key-live-numbers [data-testid="stMetricValue"] { font-size: 1.3rem; padding: 0; }

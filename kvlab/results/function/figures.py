@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from math import isfinite, nan
+from textwrap import wrap
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -56,9 +57,9 @@ def _bars(
         )
     )
     figure.add_vline(x=0, line={"width": 1, "color": NEUTRAL})
-    figure.update_xaxes(title=axis, zeroline=False)
+    figure.update_xaxes(title="<br>".join(wrap(axis, 28)), zeroline=False)  # two lines have room on a phone too
     figure.update_yaxes(autorange="reversed")
-    return layout(figure, height or 90 + 44 * len(values), margin={"l": 150, "r": 16, "t": 8, "b": 48})
+    return layout(figure, height or 90 + 44 * len(values), margin={"l": 150, "r": 16, "t": 8, "b": 62})
 
 
 def curve(injection: Injection, column: str, share: float | None = None) -> go.Figure:

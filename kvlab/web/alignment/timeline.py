@@ -32,7 +32,8 @@ def panel(alignment: Alignment, shown: str) -> None:
     st.markdown(sentences(_reading(alignment, rule), groups_sentence(alignment, number)))
     figure = timeline(alignment, number, rule, window)
     alt = say("Teacher and student tokens over byte position, joined by the time map; R² per student token beneath")
-    files.chart(figure, f"timeline-{shown}", alt, config=files.MOVING | {"scrollZoom": True})
+    with st.container(key="wide-timeline"):
+        files.chart(figure, f"timeline-{shown}", alt, config=files.MOVING | {"scrollZoom": True})
     document.strip(alignment, shown, number, window)
     files.figure_button(figure, f"timeline-{number}-{rule}", f"timeline-{shown}")
     st.caption(

@@ -22,6 +22,7 @@ from kvlab.web.widgets import GIB, plain
 
 MOST_POINTS = 600  # of a line; from a longer one, draw the minimum and maximum of each stretch
 HEIGHT, TALL = 260, 360
+WORDS = {"light": "#4a4c57", "dark": "#c4c6cf"}  # Streamlit's grey has a contrast of 3.7 on white
 ZOOM = "zoom"  # the selection; a page keeps it, so that the zoom survives new points
 # name in metrics.jsonl -> name shown, colour (Okabe and Ito 2008)
 CE = {"ce": ("CE", "#0072B2")}
@@ -100,6 +101,13 @@ def lines(
         dashes = alt.Scale(domain=names, range=[list(line.dash) for line in drawn])
         chart = chart.encode(strokeDash=alt.StrokeDash("name:N", scale=dashes, legend=legend))
     return _zoomable(chart, TALL if tall else HEIGHT)
+
+
+def readable(chart: alt.Chart | alt.LayerChart) -> alt.Chart | alt.LayerChart:
+    """Write the words of axes and legend in a colour of the page's theme with a contrast above 4.5 : 1."""
+    colour = WORDS[st.context.theme.get("type") or "light"]
+    words = {"labelColor": colour, "titleColor": colour}
+    return chart.configure_axis(**words).configure_legend(**words)
 
 
 def terms(table: Table, shown: dict[str, tuple[str, str]], unit: str) -> alt.Chart | None:
@@ -213,7 +221,7 @@ def panel(rows: Sequence[Row], colours: Mapping[str, int] | None = None) -> None
     smoothable = _smoothable(metric)
     raw = right.toggle(say("Every value beside the smoothed line"), True, key="runs-raw", disabled=not smoothable)
     st.altair_chart(
-        of_runs(rows, metric, raw, colours),
+        readable(of_runs(rows, metric, raw, colours)),
         key="runs-overlay",
         alt=say("{metric} of {n} runs; the table below has their results", metric=words.metric(metric), n=len(rows)),
     )

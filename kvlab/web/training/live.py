@@ -225,7 +225,8 @@ def _chart(chart, key: str, about: str) -> None:
     if chart is None:
         st.caption(say("Nothing is logged yet."))
     else:  # new points reset the zoom of a chart whose selections have no callback
-        st.altair_chart(chart, key=key, alt=about, on_select=lambda: None, selection_mode=[charts.ZOOM])
+        readable = charts.readable(chart)
+        st.altair_chart(readable, key=key, alt=about, on_select=lambda: None, selection_mode=[charts.ZOOM])
 
 
 def checkpoints(rows: Sequence[dict[str, Any]]) -> None:
@@ -243,7 +244,8 @@ def checkpoints(rows: Sequence[dict[str, Any]]) -> None:
         for row in rows
     ]
     if shown:
-        st.table(shown, hide_index=True, alt=say("The checkpoints of the verdict"))
+        with st.container(key="wide-checkpoints"):
+            st.table(shown, hide_index=True, alt=say("The checkpoints of the verdict"))
     else:
         st.caption(say("The settings of this run cannot be read, so its checkpoints are not known."))
 
