@@ -188,8 +188,12 @@ def test_index_maps_draw_every_rule(sample):
     names = [trace.name for trace in figure.data]
     assert names == list(MAPS)
     floor = sample.arrays["document.0.index.floor"]
-    drawn = np.array([np.nan if y is None else y for y in figure.data[names.index("floor")].y], dtype=float)
-    np.testing.assert_array_equal(drawn, floor)
+    line, document = figure.data[names.index("floor")], sample.inspected[0]
+    drawn = np.array([np.nan if y is None else y for y in line.y], dtype=float)
+    teacher, student = len(document.teacher_tokens) - 1, len(document.student_tokens) - 1
+    even = [step * teacher / student for step in range(student + 1)]
+    np.testing.assert_allclose(drawn + even, floor)
+    np.testing.assert_array_equal(np.array(line.customdata, dtype=float), floor)
 
 
 def test_every_axis_says_what_it_shows(sample):

@@ -22,6 +22,7 @@ from kvlab.results.style import (
     SEGMENT_SHADE,
     STUDENT_COLOUR,
     TEACHER_COLOUR,
+    finite_or_none,
     label,
     layout,
     visible,
@@ -235,23 +236,31 @@ def _add_rail(figure: go.Figure, rail: Rail, tokens: list[TokenView]) -> None:
 
 
 def index_maps(alignment: Alignment, number: int) -> go.Figure:
-    """Draw every rule's map: student step across, (mean) teacher step up; thinned to MOST_TOKENS steps."""
+    """Draw every rule's map: student step across, up how far its (mean) teacher step is beyond an even pace.
+
+    At an even pace both models begin and end together; without it all rules would lie on one diagonal. Thinned to
+    MOST_TOKENS steps.
+    """
     figure = go.Figure()
-    every = -(-len(alignment.inspected[number].student_tokens) // MOST_TOKENS)
+    document = alignment.inspected[number]
+    every = -(-len(document.student_tokens) // MOST_TOKENS)
+    pace = np.linspace(0, len(document.teacher_tokens) - 1, len(document.student_tokens))
     for rule in alignment.timeline["rules"]:
         index = alignment.arrays[f"document.{number}.index.{rule}"]
         dots, colour = known(rule).own_tokens, known(rule).colour
         figure.add_scatter(
             x=list(range(0, len(index), every)),
-            y=[None if np.isnan(v) else float(v) for v in index[::every]],
+            y=finite_or_none((index - pace)[::every]),
+            customdata=finite_or_none(index[::every]),
             mode="markers" if dots else "lines",
             marker={"size": 4, "color": colour},
             line={"width": 1.8, "color": colour, "shape": "linear" if known(rule).mixes else "hv"},
             name=rule,
-            hovertemplate=say("{rule}: student token %{{x}} ← teacher step %{{y:.1f}}", rule=rule) + "<extra></extra>",
+            hovertemplate=say("{rule}: student token %{{x}} ← teacher step %{{customdata:.1f}}", rule=rule)
+            + "<extra></extra>",
         )
     figure.update_xaxes(title=say("student token"))
-    figure.update_yaxes(title=say("teacher step"))
+    figure.update_yaxes(title=say("teacher steps beyond an even pace"))
     return layout(figure, 340)
 
 
