@@ -39,9 +39,11 @@ h1 { font-size: 1.7rem !important; padding: 0 0 .3rem 0 !important; }
 h3 { font-size: 1.15rem !important; padding-bottom: .2rem !important; }
 /* On the bright blue of the dark theme, white would be hard to read. */
 button[kind^="primary"], [data-testid="stMultiSelect"] span[title] { color: light-dark(#fff, #06222f); }
-/* Over the page, in its corner; on a phone along its lower edge. */
-.st-key-walk { position: fixed; right: 1rem; bottom: 1rem; width: min(25rem, calc(100vw - 2rem)); z-index: 999980;
-  background: light-dark(#fff, #1a1c24); box-shadow: 0 4px 18px rgb(0 0 0 / 25%); }
+/* Along the lower edge, under what it tells of; the page ends above it. */
+.st-key-walk { position: fixed; inset: auto 0 0 0; width: auto; padding: .5rem max(1rem, calc(50vw - 575px));
+  z-index: 999980; background: light-dark(#fff, #1a1c24); box-shadow: 0 -2px 12px rgb(0 0 0 / 20%); }
+.st-key-walk > [data-testid="stElementContainer"] { flex: 1 1 18rem; width: auto !important; }
+[data-testid="stApp"]:has(.st-key-walk) .block-container { padding-bottom: 7rem; }
 /* In the header, beside the navigation. */
 .st-key-language-switch { position: fixed; top: .65rem; right: 4.2rem; width: auto; z-index: 999991; }
 /* Beside its paler text the green of code would be hard to read. */

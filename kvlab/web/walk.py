@@ -23,7 +23,7 @@ def card() -> None:
     """Draw the card over the page. Call it last."""
     if st.session_state.get(CLOSED) or (AT not in st.session_state and (store.runs_root() / DISMISSED).exists()):
         return
-    with st.container(key="walk", border=True):
+    with st.container(key="walk", horizontal=True, vertical_alignment="center"):
         at = st.session_state.get(AT)
         if at is None:
             _invitation()
@@ -44,7 +44,7 @@ def again() -> None:
 
 def _invitation() -> None:
     st.markdown(say("**New here?** Two minutes through kvlab, on the bundled sample."))
-    with st.container(horizontal=True):
+    with st.container(horizontal=True, width="content"):
         st.button(say("Start"), type="primary", key="walk-start", on_click=_go, args=(0,))
         st.button(say("Never show again"), key="walk-never", on_click=_dismiss)
 
@@ -52,7 +52,7 @@ def _invitation() -> None:
 def _step(at: int) -> None:
     step = STEPS[at]
     st.markdown(f"**{at + 1}/{len(STEPS)} · {say(step.title)}**  \n{say(step.words)}")
-    with st.container(horizontal=True):
+    with st.container(horizontal=True, width="content"):
         if at:
             st.button(say("Back"), key="walk-back", on_click=_go, args=(at - 1,))
         if at + 1 < len(STEPS):
