@@ -102,6 +102,7 @@ def test_spans_are_those_of_the_pieces_as_they_are_written(name):
             assert ends == expected and expected.count(None) < 5, (scheme, split, text)
             plain = name == "none" and UNKNOWN not in pieces and not {"_", "▁"} & set(text)
             assert tokens.lossless or not plain
+            assert not (tokens.lossless and UNKNOWN in pieces)  # whose own bytes are in no vocabulary
 
 
 def test_a_word_longer_than_prefixes_are_tried_on_has_the_offsets_of_the_tokenizer():

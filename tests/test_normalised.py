@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import normalizers
 
 from kvlab.align.inspection import timeline_summary
+from kvlab.models.normalised import clusters
 from kvlab.models.tokens import tokenize
 from kvlab.request.time_rules import CAUSAL, MAPS
 from tests.tiny import tiny_tokenizer
@@ -208,3 +209,12 @@ def test_a_dummy_prefix_behind_a_special_token_has_no_bytes(tmp_path, text):
     assert special == [name for name in names if name in ("<s>", "</s>")]
     for piece, name in zip(pieces, names):
         assert piece in (name.replace("▁", " "), name.replace("▁", " ", 1).replace(" ", "", 1).replace("▁", " "))
+
+
+@pytest.mark.parametrize("text", ["Tiếng Việt", "한국어 말", "naïve café", "ёж", "பாடம்"])
+def test_every_cluster_of_decomposed_text_is_one_composed_character(text):
+    composed, decomposed = unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text)
+    marks = [i for i, character in enumerate(composed) if unicodedata.category(character)[0] == "M"]
+    pieces = list(clusters(decomposed))
+    assert "".join(pieces) == decomposed and len(pieces) == len(composed) - len(marks)
+    assert "".join(unicodedata.normalize("NFC", piece) for piece in pieces) == composed
