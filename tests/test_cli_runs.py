@@ -41,7 +41,8 @@ def test_a_run_from_the_queue_to_its_end(root, capsys):
     assert runs("list") == 0 and "No runs in" in capsys.readouterr().out
     first, second = launch(root, hang="training"), launch(root, steps=5)
     wait_for_phase(first, "training")
-    wait_until(lambda: "1.0" in (first / store.METRICS).read_text(), 60, "the last step before it hangs")
+    metrics = first / store.METRICS  # not there before the first step
+    wait_until(lambda: metrics.exists() and "1.0" in metrics.read_text(), 60, "the last step before it hangs")
     assert runs("list") == 0
     listed = capsys.readouterr().out.splitlines()
     assert listed[0].startswith(second.name) and "waiting, 1 before it" in listed[0]
