@@ -18,6 +18,8 @@ from kvlab.request import prompts
 from kvlab.request import train as settings
 from kvlab.request.train import TrainConfig
 from kvlab.runs import monitor, process, run_queue, store, training
+from kvlab.runs.places import slurm
+from kvlab.runs.places.slurm import SlurmSettings
 from kvlab.web import server
 from kvlab.web.training import launch as validation_launch
 from kvlab.web.training import options as words
@@ -207,6 +209,29 @@ def test_the_worker_is_ended_first_where_it_holds_the_same_gpu(asked, monkeypatc
     app.button(key="launch-button").click().run()
     app.button(key="room-end").click().run()
     assert ended == [True] and asked == [TrainConfig()]
+
+
+def test_what_a_job_asks_for_is_in_the_form_where_slurm_is_found(root, monkeypatch):
+    sent = []
+    monkeypatch.setattr(validation_launch, "launch", lambda config, documents=(), to=None: sent.append((config, to)))
+    monkeypatch.setattr(slurm, "found", lambda: True)
+    store.make_root(root)
+    (root / slurm.DEFAULTS).write_text("partition: long\ncpus: 3\n")
+    app = change(open_page(), precision="fp16")  # which a login node without a GPU cannot run, and the job can
+    app.button_group(key="train-place-where").set_value("slurm").run()
+    assert app.text_input(key="train-place-partition").value == "long"
+    app.number_input(key="train-place-gpus").set_value(4)
+    app.text_input(key="train-place-time_limit").set_value("soon").run()
+    assert "soon" in said(app) and app.button(key="launch-button").disabled
+    assert app.button(key="launch-experiment").disabled
+    app.text_input(key="train-place-time_limit").set_value("2:00:00").run()
+    app.button(key="launch-button").click().run()
+    assert not app.exception
+    job = SlurmSettings(partition="long", cpus=3, gpus=4, time_limit="2:00:00")
+    assert sent == [(TrainConfig(precision="fp16"), job)]
+    app.button_group(key="train-place-where").set_value("here").run()
+    app.button(key="launch-button").click().run()
+    assert "a GPU for --fp16" in said(app) and len(sent) == 1
 
 
 def test_a_processor_asks_for_no_room():

@@ -24,13 +24,16 @@ BATCH, TOKENS = 8, 512  # documents and tokens of the forecast
 PENDING = phrase(":material/hourglass_top: Whether these models can be had and fit is looked up…")
 UNAVAILABLE = phrase("**A model cannot be had.** Expected {expected}; found {found}. {remedy}")
 
-Forecast = Callable[[list[Geometry], Geometry], tuple[int, Any]]  # bytes needed, and the memory of the device
+Forecast = Callable[[list[Geometry], Geometry], tuple[int, Any]]  # bytes needed, and the device
 
 
 def says(
     teachers: Sequence[str], student: str, documents: Sequence[Document] = (), forecast: Forecast | None = None
 ) -> None:
-    """Draw what is known of the pair and the prompts. ``forecast``: of memory; default: that of an analysis."""
+    """Draw what is known of the pair and the prompts.
+
+    ``forecast``: of memory, and of which device, None if it is not of this machine; default: that of an analysis here.
+    """
     if not teachers or not student:
         return
     names = list(dict.fromkeys((*teachers, student)))
@@ -101,7 +104,9 @@ def _analysis(teachers: list[Geometry], student: Geometry) -> tuple[int, Any]:
     return memory.forecast(teachers, student, "auto", BATCH, TOKENS).total_bytes, memory.device_memory("auto")
 
 
-def _fits(needed: int, device: memory.DeviceMemory) -> str:
+def _fits(needed: int, device: memory.DeviceMemory | None) -> str:
+    if device is None:
+        return say(":material/memory: The run takes about {needed} of its device.", needed=readable(needed))
     sizes = {"needed": readable(needed), "free": readable(device.free), "device": plain(device.device)}
     if (device.total - device.free + needed) / device.total < memory.LIMIT:
         return say(":material/check_circle: The pair fits: about {needed} of {free} free on {device}.", **sizes)

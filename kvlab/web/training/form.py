@@ -127,7 +127,11 @@ def _command(asked: Asked) -> None:
 def _launch(asked: Asked) -> str | None:
     """Draw the launch button and the queue before it; launch on a click, or show why not."""
     steps = int(asked.settings["max_steps"])
-    where = place.panel()
+    try:
+        where, wrong = place.panel(), False
+    except KvlabError as error:
+        show_error(error)
+        where, wrong = None, True
     left, right = st.columns(2)
     clicked = left.button(
         say("Launch {steps:,}-step validation", steps=steps),
@@ -135,6 +139,7 @@ def _launch(asked: Asked) -> str | None:
         key="launch-button",
         icon=":material/play_arrow:",
         width="stretch",
+        disabled=wrong,
     )
     with_controls = right.button(
         say("Launch with its controls, 3 seeds"),
@@ -142,19 +147,21 @@ def _launch(asked: Asked) -> str | None:
         icon=":material/compare:",
         help=say(experiment.WITH_CONTROLS),
         width="stretch",
+        disabled=wrong,
     )
-    pair.says(asked.settings["teachers"], asked.settings["student"], asked.documents, partial(_memory, asked))
-    if where is None:
+    forecast = partial(_memory, asked, here=where is None)
+    pair.says(asked.settings["teachers"], asked.settings["student"], asked.documents, forecast)
+    if where is None and not wrong:
         _say_queue(asked.settings["device"])
     if with_controls:
         st.session_state[ASKS_WITH] = True
     elif clicked:
         st.session_state.pop(ASKS_WITH, None)
-    if not clicked and not with_controls and not st.session_state.get(ASKS_ROOM):
+    if wrong or not (clicked or with_controls or st.session_state.get(ASKS_ROOM)):
         return None
     try:
         config = launch.config_of(asked)
-        launch.check(config)
+        launch.check(config, where)
         if where is None and not _room(config.device):
             return None
         with st.spinner(say("Queueing the run…")):
@@ -177,12 +184,15 @@ def _written(documents: list[Document]) -> bytes:
         return file.read_bytes()
 
 
-def _memory(asked: Asked, teachers: list[Geometry], student: Geometry) -> tuple[int, Any]:
-    """Forecast the memory of the run as far as its settings are valid."""
+def _memory(asked: Asked, teachers: list[Geometry], student: Geometry, here: bool) -> tuple[int, Any]:
+    """Forecast the memory of the run as far as its settings are valid; without a device if it runs elsewhere."""
     try:
         config = checked(TrainConfig, asked.settings)
     except KvlabError:
         config = TrainConfig()
+    if not here:
+        kind = "cpu" if config.device == "cpu" else "cuda"
+        return training_memory(teachers, student, config, device=kind).total, None
     device = memory.device_memory(config.device)
     return training_memory(teachers, student, config, device=device.device).total, device
 

@@ -66,14 +66,16 @@ def config_of(asked: Asked) -> TrainConfig:
     return checked(TrainConfig, settings)
 
 
-def check(config: TrainConfig) -> None:
+def check(config: TrainConfig, to: SlurmSettings | None = None) -> None:
     """Refuse a run that the models' configurations rule out. Raises ModelError and TrainError.
 
-    Let the run pass if the worker cannot answer now: the run's own process checks again before it loads weights.
+    Let the run pass if the worker cannot answer now, and whatever device this machine has if it goes to another: the
+    run's own process checks again before it loads weights.
     """
     check_functional(config)
     check_log(config)
-    device = memory.device_memory(config.device).device
+    elsewhere = to is not None and config.device != "cpu"
+    device = "cuda" if elsewhere else memory.device_memory(config.device).device
     try:
         *teachers, student = [backend.geometry(name) for name in (*config.teachers, config.student)]
     except RunError:

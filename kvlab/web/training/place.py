@@ -19,7 +19,10 @@ KEY = "train-place-{}"
 
 
 def panel() -> SlurmSettings | None:
-    """Draw the choice where there is one; return what a job asks for, None for this machine."""
+    """Draw the choice where there is one; return what a job asks for, None for this machine.
+
+    Raises RunError ``slurm-settings``, after it has drawn.
+    """
     if not slurm.found():
         return None
     try:
@@ -41,11 +44,7 @@ def panel() -> SlurmSettings | None:
         "nodes": int(nodes.number_input(say("Nodes"), 1, step=1, key=KEY.format("nodes"))),
         "time_limit": limit.text_input(say("Time limit"), key=KEY.format("time_limit"), placeholder="2:00:00").strip(),
     }
-    try:
-        return slurm.settings(given, store.runs_root())
-    except KvlabError as error:
-        show_error(error)
-        return usual
+    return slurm.settings(given, store.runs_root())
 
 
 def of_run(folder: Path) -> SlurmSettings | None:
