@@ -1,6 +1,7 @@
 """An interrupted analysis or refinement goes on where it stopped, with the same result; nothing half-done is kept."""
 
 import json
+import signal
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from kvlab.request.settings import checked
 from kvlab.results.alignment import data
 from kvlab.results.function import data as function_data
 from kvlab.runs import store
+from kvlab.runs.places import slurm_job
 from kvlab.shapes import REFINING, Document, no_progress
 from tests.tiny import TEXT, tiny_model
 
@@ -350,3 +352,24 @@ def test_an_interrupted_command_says_whether_it_goes_on(tmp_path, monkeypatch, c
     assert main.main(command) == 2
     said = "the same command goes on where this stopped" if epochs else "what was not finished is not there"
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "preempted", "goes_on"), [("USR2", 0, 1), ("TERM", 1, 1), ("TERM", 0, 0)])
+def test_a_job_that_slurm_ends_is_put_back_with_what_its_analysis_has_read(
+    tmp_path, monkeypatch, capsys, number, preempted, goes_on
+):
+    asked = []
+    monkeypatch.setattr(
+        slurm_job, "_scontrol", lambda *words: asked.append(words[0]) or f"PreemptTime={preempted or None}"
+    )
+    monkeypatch.setattr(analysis, "compute", lambda *_: signal.raise_signal(signal.Signals[f"SIG{number}"]))
+    monkeypatch.setenv(slurm_job.SUBMITTED, "1")
+    before = {known: signal.getsignal(known) for known in (signal.SIGUSR2, signal.SIGTERM)}
+    try:
+        out = ["--out", str(tmp_path), "--submit", "slurm"]  # as in the command that was submitted
+        assert main.main(["align", "--teacher", "demo/teacher", "--student", "demo/student", *out]) == 2
+    finally:
+        for known, handler in before.items():
+            signal.signal(known, handler)
+    assert ("requeue" in asked) is bool(goes_on)
+    assert ("its job is put back" if goes_on else "the same command goes on") in capsys.readouterr().err

@@ -77,6 +77,7 @@ def align(options: argparse.Namespace) -> int:
             found=Message("none"),
             remedy=Message("name one, or ask for the memory alone: --forecast"),
         )
+    slurm.listen()
     with _working_in(options.out):
         return _align(request, options)
 
@@ -93,8 +94,8 @@ def _align(request: AnalysisRequest, options: argparse.Namespace) -> int:
     try:
         with Bar() as progress:
             aligned = run.compute(request, documents, ModelCache(), progress, options.out)
-    except KeyboardInterrupt:
-        return _interrupted()
+    except KeyboardInterrupt as ended:
+        return _interrupted(ended)
     if not launched.first():  # which writes for all
         return 0
     run.write(aligned, options.out, options.language)
@@ -128,6 +129,7 @@ def inject(options: argparse.Namespace) -> int:
     launched.check_alone("inject")
     request = request_of(InjectionRequest, options)
     check_causal(request.settings.time)
+    slurm.listen()
     with _working_in(options.out):
         return _inject(request, options)
 
@@ -146,10 +148,10 @@ def _inject(request: InjectionRequest, options: argparse.Namespace) -> int:
     try:
         with Bar() as progress:
             result = run.compute(request, documents, ModelCache(), progress, options.out)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as ended:
         if not (options.out / REFINEMENT).exists():
             raise
-        return _interrupted()
+        return _interrupted(ended)
     run.write(result, options.out, options.language)
     findings = [sentence(result)]
     if result.reproduces:
@@ -175,7 +177,11 @@ def _working_in(folder: Path) -> Iterator[None]:
         yield
 
 
-def _interrupted() -> int:
+def _interrupted(ended: KeyboardInterrupt) -> int:
+    if isinstance(ended, slurm.MadeWay):  # said before, because putting back ends this process
+        print("kvlab:", say("interrupted; its job is put back, and goes on where this stopped."), file=sys.stderr)
+        slurm.put_back()
+        return 2
     print("kvlab:", say("interrupted; the same command goes on where this stopped."), file=sys.stderr)
     return 2
 

@@ -2,13 +2,15 @@
 
 import argparse
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from kvlab.language import say
 from kvlab.runs import store
-from kvlab.runs.places import slurm
+from kvlab.runs.places import slurm, slurm_job
 from kvlab.runs.places.slurm import SlurmSettings
 from kvlab.runs.places.slurm_job import SUBMITTED
 
@@ -25,6 +27,10 @@ FLAGS: dict[str, tuple[type, str]] = {
     "grace": (int, "seconds before the time limit at which a run saves (default: 120)"),
     "at_once": (int, "runs of an experiment at once (default: 4)"),
 }
+
+
+class MadeWay(KeyboardInterrupt):
+    """A job was interrupted before its time limit, or by another job that takes its place."""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +54,27 @@ def submit(options: argparse.Namespace, place: SlurmSettings) -> int:
     job_id, output = slurm.submit_command(store.runs_root(), _without(options.arguments), place)
     print(say("Submitted as Slurm job {id}; its output: {file}", id=job_id, file=output))
     return 0
+
+
+def listen() -> None:
+    """In a job that ``submit`` began: let the signals of Slurm interrupt the command, as Ctrl-C does."""
+    if SUBMITTED in os.environ:
+        for number in (signal.SIGUSR2, signal.SIGTERM):
+            signal.signal(number, _hear)
+
+
+def put_back() -> None:
+    """Put the job of this command back into the queue, which ends this process; say why if Slurm does not take it."""
+    sys.stderr.flush()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it comes of being put back
+    try:
+        slurm_job.put_back()
+    except (OSError, subprocess.SubprocessError) as problem:
+        print(f"the job could not be put back: {problem}", file=sys.stderr)
+
+
+def _hear(number: int, *_: object) -> None:
+    raise MadeWay if number == signal.SIGUSR2 or slurm_job.preempted() else KeyboardInterrupt
 
 
 def _without(arguments: Sequence[str] | None) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from kvlab.request.train import TrainConfig
 from kvlab.runs import failures, locks, store
 from kvlab.runs.failures import NotFinite
 from kvlab.runs.live_status import LiveStatus
+from kvlab.runs.places import slurm_job
 from kvlab.runs.records import REPORT_OF_FORM
 from kvlab.runs.run_queue import RUN_LOCK, STOP
 from kvlab.train.memory_watch import MemoryWatch
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from kvlab.train.run import Run
 
 WRITING = 600.0  # seconds, at most, that the first process takes to write how a run ended
-JOB = "SLURM_JOB_ID"
-PREEMPTED = re.compile(r"\bPreemptTime=(?!None)\S")  # as scontrol shows a job that must make room
-SLURM_PATIENCE = 20.0  # seconds
 PASSED, FAILED, REFUSED = 0, 1, 2  # exit codes; a cancelled run counts as refused, because it is not finished
 
 
@@ -141,9 +138,9 @@ class Stop:
     @property
     def put_back(self) -> bool:
         """Return whether the run should go on in another allocation of its job."""
-        if JOB not in os.environ or self._by_file:
+        if slurm_job.JOB not in os.environ or self._by_file:
             return False
-        return signal.SIGUSR2 in self._numbers or (signal.SIGTERM in self._numbers and _preempted())
+        return signal.SIGUSR2 in self._numbers or (signal.SIGTERM in self._numbers and slurm_job.preempted())
 
     def _hear(self, number: int, *_: object) -> None:
         self._numbers.add(number)
@@ -175,22 +172,12 @@ class Stop:
                     self._file.unlink()
 
 
-def _preempted() -> bool:
-    """Return whether Slurm ends this job because another takes its place."""
-    with suppress(OSError, subprocess.SubprocessError):
-        command = ["scontrol", "show", "job", "--oneliner", os.environ[JOB]]
-        shown = subprocess.run(command, capture_output=True, text=True, timeout=SLURM_PATIENCE, check=True).stdout
-        return bool(PREEMPTED.search(shown))
-    return False
-
-
 def _put_back(folder: Path) -> None:
     """Let a saved run wait without a process, and put its job back, which ends this process."""
     gone = dict.fromkeys(("pid", "process_started", "heartbeat", "next_heartbeat_due"))
     _try(lambda: store.write_status(folder, phase="waiting", **gone))
     try:
-        command = ["scontrol", "requeue", os.environ[JOB]]
-        subprocess.run(command, capture_output=True, text=True, timeout=SLURM_PATIENCE, check=True)
+        slurm_job.put_back()
     except (OSError, subprocess.SubprocessError) as problem:
         print(f"the job could not be put back: {problem}", file=sys.stderr)
         _try(lambda: store.write_status(folder, state="cancelled", error=None))

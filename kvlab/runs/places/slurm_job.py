@@ -5,10 +5,13 @@ then the signal is ignored, because its default would end it unsaved.
 """
 
 import os
+import re
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from kvlab.runs import begin, locks, run_queue, store
@@ -17,6 +20,9 @@ from kvlab.runs.records import Status
 SUBMITTED = "KVLAB_SUBMITTED"  # set in a job, so that its command does not submit another one
 TRIES = 20  # to take the lock of a run
 PATIENCE = 60.0  # seconds for the process of a job that was put back to be gone
+JOB = "SLURM_JOB_ID"
+PREEMPTED = re.compile(r"\bPreemptTime=(?!None)\S")  # as scontrol shows a job that must make room
+ANSWERS = 20.0  # seconds for scontrol
 
 
 def work(folder: str) -> None:
@@ -38,9 +44,27 @@ def work(folder: str) -> None:
 def command(arguments: Sequence[str]) -> None:
     """Become ``python -m kvlab ARGUMENTS``. The first of ``arguments`` is the folder to work in."""
     where, *rest = arguments
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     os.environ[SUBMITTED] = "1"
     os.chdir(where)
     os.execvp(sys.executable, [sys.executable, "-P", "-m", "kvlab", *rest])
+
+
+def preempted() -> bool:
+    """Return whether Slurm ends the job of this process because another takes its place."""
+    with suppress(OSError, subprocess.SubprocessError):
+        return bool(PREEMPTED.search(_scontrol("show", "job", "--oneliner")))
+    return False
+
+
+def put_back() -> None:
+    """Put the job of this process back into the queue, which ends the process. Raises OSError, SubprocessError."""
+    _scontrol("requeue")
+
+
+def _scontrol(*words: str) -> str:
+    command = ["scontrol", *words, os.environ[JOB]]
+    return subprocess.run(command, capture_output=True, text=True, timeout=ANSWERS, check=True).stdout
 
 
 def _join() -> None:
