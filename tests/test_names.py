@@ -106,8 +106,12 @@ def test_a_folder_shaped_like_an_id_is_taken_only_when_it_holds_a_model(tmp_path
     folder = tmp_path / "owner" / "model"
     folder.mkdir(parents=True)
     assert resolve("owner/model").folder is None
-    (folder / "config.json").write_text("{}")
-    assert resolve("owner/model").folder == folder
+    (folder / "notes.txt").write_text("")
+    assert resolve("owner/model").folder is None
+    for name in ("config.json", "adapter_config.json", "model-Q4_K_M.gguf"):
+        (folder / name).write_text("{}")
+        assert resolve("owner/model").folder == folder
+        (folder / name).unlink()
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./nothing", "a/b/c", "demo/nobody", "demo/teacher/deeper"])
@@ -291,5 +295,6 @@ def test_a_gguf_model_is_named_with_the_command_that_converts_it(tmp_path, besid
     compile(program, "program", "exec")
     assert "G(dequantize=True)" in program and "dequantize" in signature(GgufConfig).parameters
     (tmp_path / "config.json").write_text("{}")
+    assert refusal(resolve, str(tmp_path / "model-Q4_K_M.gguf")).remedy == error.remedy
     (tmp_path / "pytorch_model.bin").write_text("")  # whole numbers rather than rounded ones
     assert refusal(weights).kind == "model-no-safetensors"

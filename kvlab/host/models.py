@@ -36,7 +36,7 @@ ALIASES = {"qwen2-7b": "Qwen/Qwen2-7B", "tinyllama": "TinyLlama/TinyLlama-1.1B-C
 def resolve(name: str) -> Source:
     """Return the model that ``name`` stands for. Looks at the local disk only.
 
-    Raises ModelError ``model-name-invalid``, or ``model-not-found`` for a missing folder.
+    Raises ModelError ``model-name-invalid``, ``model-not-found`` for a missing folder, ``model-gguf`` for such a file.
     """
     name = _checked(name)
     if name.startswith("demo/"):
@@ -45,7 +45,7 @@ def resolve(name: str) -> Source:
         return _local(name)
     if name.casefold() in ALIASES:
         return Source(ALIASES[name.casefold()], None)
-    if os.path.isfile(os.path.join(name, "config.json")):
+    if _holds_a_model(Path(name)):
         return _local(name)
     try:
         validate_repo_id(name)
@@ -108,11 +108,22 @@ def _demo(name: str) -> Source:
     return Source(name, folder)
 
 
+def _holds_a_model(place: Path) -> bool:
+    """Return whether a folder has files of a model, also of one that cannot be read, or is such a file itself."""
+    if place.suffix == ".gguf":
+        return os.path.isfile(place)
+    with suppress(OSError):
+        return any(name in OF_A_MODEL or name.endswith(".gguf") for name in os.listdir(place))
+    return False
+
+
 def _local(name: str) -> Source:
     try:
         folder = Path(name).expanduser().resolve()
     except RuntimeError as error:
         raise _invalid(name, Message.read(first_line(error))) from None
+    if folder.suffix == ".gguf" and os.path.isfile(folder):
+        raise _gguf(str(folder.parent), folder.name)
     if not os.path.isdir(folder):  # unlike Path.is_dir, False without permission
         raise ModelError(
             "model-not-found",
@@ -155,6 +166,7 @@ PARTS = {
     "weights": [SINGLE, INDEX, "model-*.safetensors", "generation_config.json"],
 }
 PART_NAMES = {"config": phrase("config"), "tokenizer": phrase("tokenizer"), "weights": phrase("weights")}
+OF_A_MODEL = ("config.json", "adapter_config.json")
 OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx")
 
 
