@@ -132,7 +132,8 @@ def test_an_experiment_is_a_job_array_with_a_limit_and_gives_the_same_losses(slu
         wait_until(lambda run=run: reasons.add(_reason(runs[-1])) or state(run) == "done", LONG, "the array")
     assert any("as many runs of its experiment" in reason for reason in reasons)
     assert experiment.complete(folder, launched)
-    assert losses(runs[0]) == here(tmp_path, {**pair, "seed": 0})
+    for run in runs:
+        assert losses(run) == here(tmp_path / run.name, store.read_config(run))
 
 
 def _reason(folder):
