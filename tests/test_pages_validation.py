@@ -232,6 +232,13 @@ def test_what_a_job_asks_for_is_in_the_form_where_slurm_is_found(root, monkeypat
     app.button_group(key="train-place-where").set_value("here").run()
     app.button(key="launch-button").click().run()
     assert "a GPU for --fp16" in said(app) and len(sent) == 1
+    folder = store.create(root, "training", "job", {})
+    slurm._enter(folder)
+    store.write_status(folder, state="queued", job={"id": "7"}, queue={"host": "slurm"})
+    app.run()  # no controller answers here
+    assert not app.exception and "Slurm does not answer" in said(app)
+    assert monitor.view(folder).state == "queued"
+    slurm.leave(folder)
 
 
 def test_a_processor_asks_for_no_room():

@@ -5,6 +5,7 @@ KVLAB_REQUIRE_SLURM makes a missing Slurm a failure.
 
 import os
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
@@ -168,6 +169,21 @@ def test_the_worker_computes_in_an_allocation_and_gives_it_back(slurm_here, tmp_
         worker.stop()
     assert worker.allocation.state == "ended"
     wait_until(lambda: not [j for j in slurm._squeue().values() if j.state == "RUNNING"], cluster.SOON, "its end")
+
+
+def test_one_question_for_all_runs_and_the_next_five_seconds_later(monkeypatch):
+    """Without a Slurm."""
+    root, asked, now = store.runs_root(), [], [1000.0]
+    for _ in range(3):
+        folder = store.create(root, "training", "job", {})
+        slurm._enter(folder)
+        store.write_status(folder, state="queued", job={"id": "7"}, queue={"host": "slurm"})
+    monkeypatch.setattr(slurm, "_ask", lambda *command: asked.append(command[0]) or "7|PENDING|Priority")
+    monkeypatch.setattr(slurm, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    for seconds, questions in ((0.0, 1), (4.9, 1), (0.2, 2)):
+        now[0] += seconds
+        assert slurm.look(root) is None and asked == ["squeue"] * questions
+    assert all("other jobs come first" in _reason(folder) for folder in store.listing(root))
 
 
 def test_settings_of_the_site_stand_under_those_of_the_flags(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -137,6 +138,15 @@ def test_out_of_memory_says_what_to_launch_instead(pair, tmp_path, monkeypatch):
     error = spoken(store.read_status(folder)["error"])
     assert error["kind"] == "out-of-memory" and "evaluating before" in error["expected"]
     assert error["changes"] == {"batch_size": 1, "gradient_accumulation_steps": 4}
+
+
+def test_checkpoints_are_written_by_time_too(pair, tmp_path):
+    settings = pair | {"max_steps": 3, "checkpoint_every": 1000, "eval_documents": 1, "layers": "depth"}
+    for name, minutes, expected in (("soon", 1e-9, [1, 2, 3]), ("late", 1e9, [3])):
+        folder = written(tmp_path / name, settings | {"checkpoint_minutes": minutes})
+        perform(folder)
+        said = (folder / "training.log").read_text()
+        assert [int(step) for step in re.findall(r"saved the checkpoint of step (\d+)", said)] == expected
 
 
 def test_a_stop_file_ends_after_the_step_it_appears_in(pair, tmp_path, monkeypatch):
