@@ -97,6 +97,16 @@ def click_in(page, plot, x, y, shown):
     shown.wait_for(timeout=1)
 
 
+def picked(page, name, option):
+    """Open a picker and take an option. The list closes when the page is drawn anew meanwhile: open it again."""
+    for _ in range(8):
+        with suppress(TimeoutError):
+            page.get_by_role("combobox", name=name).click(timeout=MINUTE / 6)
+            page.get_by_role("option", name=option).click(timeout=MINUTE / 6)
+            return
+    page.get_by_role("option", name=option).click(timeout=1)
+
+
 def status(app, run):
     return json.loads((app.runs / run / "status.json").read_text())
 
@@ -137,8 +147,7 @@ def test_a_new_user_reads_the_sample_runs_a_file_looks_elsewhere_meanwhile_and_t
     page.get_by_role("button", name="Align my own prompts").click()
     upload(page, twenty, 20)
     page.get_by_text("Advanced: further teachers").click()
-    page.get_by_role("combobox", name="Layer rule").click()
-    page.get_by_role("option", name="depth — ").click()  # the quickest
+    picked(page, "Layer rule", "depth — ")  # the quickest
     worker = worker_of(app)
     os.kill(worker, signal.SIGSTOP)  # hold the worker, so that it is at work meanwhile
     run = runs(page)
