@@ -14,6 +14,7 @@ from kvlab.bench import (
     memory,
     overhead,
     pair,
+    processes,
     ridge,
     row,
     run,
@@ -39,6 +40,8 @@ def test_quick_runs_every_row_without_verdicts_and_writes_json(tmp_path, monkeyp
         monkeypatch.setattr(
             module, "in_own_process", lambda count, _: {"before": 1, "peak": 1000 + count, "forecast": 900}
         )
+    result = {"timings": {"read_rest_s": 2.0}, "heads": [{"r2": 0.5, "gain": 0.1, "cosine": 0.9}]}
+    monkeypatch.setattr(processes, "_align", lambda *_: result)  # test_processes runs it
     out = tmp_path / "bench.json"
     assert main.main(["bench", "--quick", "--out", str(out)]) == 0
     written = json.loads(out.read_text(encoding="utf-8"))
@@ -47,8 +50,24 @@ def test_quick_runs_every_row_without_verdicts_and_writes_json(tmp_path, monkeyp
     for found in written["rows"]:
         assert set(found) == FIELDS and found["bar"] is None and found["holds"] is None
         assert 0 < found["low"] <= found["ratio"] <= found["high"]
+    # As a trained pair: all layers that there are, though random weights do not need them.
+    assert {n for row in (0, 6) for of in _chosen(written["rows"][row]) for n in of} == {2}
     printed = capsys.readouterr().out
     assert "✓" not in printed and "✗" not in printed and len(printed.splitlines()) == 1 + len(ROWS)
+
+
+def _chosen(row):
+    return row["detail"]["teacher_layers_chosen"].values()
+
+
+def test_so_many_layers_as_asked_for_are_read_and_counted(tmp_path):
+    out = tmp_path / "bench.json"
+    command = ["bench", "--quick", "--rows", "7,11", "--layers-per-student", "1", "--out", str(out)]
+    assert main.main(command) == 0
+    few, counted = json.loads(out.read_text(encoding="utf-8"))["rows"]
+    assert {n for of in _chosen(few) for n in of} == {1}
+    assert counted["detail"]["teacher_layers_a_student_layer"] == 1
+    assert counted["detail"]["device_gib"] < 0.5 * true_shapes.sums(CPU, True).detail["device_gib"]
 
 
 HELD_FOR_A_MOMENT = 2**30  # bytes
@@ -139,7 +158,7 @@ def test_verdicts_need_the_same_result_too():
     assert isnan(row.not_measured("a", "b", row.FASTER, 5.0, "no").ratio)
 
 
-@pytest.mark.parametrize("rows", ["0", "1,13", "x", "1,,2", ""])
+@pytest.mark.parametrize("rows", ["0", f"1,{max(ROWS) + 1}", "x", "1,,2", ""])
 def test_rows_that_do_not_exist_are_refused(rows, capsys):
     with pytest.raises(SystemExit) as stopped:
         main.main(["bench", "--rows", rows])

@@ -13,4 +13,5 @@ ROWS = {
     10: "a training run of 100 steps: memory and verdict",
     11: "the sums of an analysis at true shapes, counted",
     12: "the forecast of an analysis' memory against its peak",
+    13: "two processes against one",
 }

@@ -15,12 +15,12 @@ import torch
 import transformers
 
 import kvlab
-from kvlab.bench import layers, memory, overhead, ridge, steps, stream, timelines, training, true_shapes
+from kvlab.bench import layers, memory, overhead, processes, ridge, steps, stream, timelines, training, true_shapes
 from kvlab.bench.row import FASTER, Row
 from kvlab.models.loading import free_memory, pick_device
 from kvlab.results.alignment.data import plain
 
-MEASURES: dict[int, Callable[[torch.device, bool], Row]] = {
+MEASURES: dict[int, Callable[..., Row]] = {  # of a device, whether it is quick, and LAYERED ones of a number of layers
     1: overhead.many_documents,
     2: memory.many_prompts,
     3: timelines.byte_borders,
@@ -33,17 +33,25 @@ MEASURES: dict[int, Callable[[torch.device, bool], Row]] = {
     10: steps.hundred_steps,
     11: true_shapes.sums,
     12: true_shapes.forecast,
+    13: processes.two,
 }
+LAYERED = (1, 7, 11)
 MARKS = {True: "✓", False: "✗", None: " "}
 
 
-def run(numbers: Sequence[int], device: str, quick: bool, out: Path | None) -> list[Row]:
-    """Measure rows. ``quick``: tiny sizes to try the code, without a verdict. ``out`` is written after every row."""
+def run(
+    numbers: Sequence[int], device: str, quick: bool, out: Path | None, layers_per_student: int | None = None
+) -> list[Row]:
+    """Measure rows. ``quick``: tiny sizes to try the code, without a verdict. ``out`` is written after every row.
+
+    ``layers_per_student``: teacher layers for each student layer, in the rows that say so.
+    """
     place = pick_device(device)
     about = print_surroundings(place)
     rows: list[Row] = []
     for number in numbers:
-        measured = MEASURES[number](place, quick)
+        layered = {"layers_per_student": layers_per_student} if layers_per_student and number in LAYERED else {}
+        measured = MEASURES[number](place, quick, **layered)
         rows.append(replace(measured, bar=None, holds=None) if quick else measured)
         print(line(rows[-1]), flush=True)
         free_memory()
