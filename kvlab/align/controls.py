@@ -10,10 +10,10 @@ from functools import partial
 
 import torch
 
-from kvlab.align.align_sums import AlignSums
+from kvlab.align.align_sums import AlignSums, Beside
 from kvlab.align.batches import Rows, finite
-from kvlab.align.crossfit import ByClass, ridge_by_class
-from kvlab.align.fold_sums import APART, HOST, FoldSums, weighed
+from kvlab.align.crossfit import ByClass, Unseen, ridge_by_class
+from kvlab.align.fold_sums import APART, HOST, Classes, FoldSums, weighed
 from kvlab.align.fusion import OverRandom, over_random
 from kvlab.align.items import Item
 from kvlab.align.layers import Choice, taken
@@ -39,6 +39,7 @@ class Controls:
     random: Fits = field(default_factory=dict)  # empty where it was not measured
     chosen: Fits = field(default_factory=dict)  # the user's projector where it is not ridge, to compare with random
     apart: Apart = field(default_factory=dict)
+    unseen: dict[tuple[Beside, Classes], Unseen] = field(default_factory=dict)  # rows, where the sample is everything
 
 
 def teacher_and_shuffled(

@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 
 from kvlab.align import metrics
-from kvlab.align.fold_sums import HOST, Classes, Pairing, beside, total
+from kvlab.align.fold_sums import HOST, Classes, Pairing, Part, beside, total
 from kvlab.align.moments import Centred, Inputs, Outputs, about_own_mean, centred
 from kvlab.align.projectors import absolute_penalty, ridge_path, ridge_per_head
 from kvlab.align.ties import last_of_the_least
@@ -172,22 +172,72 @@ def for_class(fits: Sequence[Fit], row_class: int) -> Fit:
     return fits[-1]
 
 
+@dataclass(frozen=True)
+class Unseen:
+    """Rows whose token a map has not seen in its fit: those of fold ``tested`` if fitted without it and ``other``."""
+
+    empty: Callable[[], Pairing]  # with the pilots of all rows
+    # (other, tested) -> part, x [N, P], y [N, Q] and weights [N] or None of some rows; other = tested: of the map that
+    # is fitted on all folds but one.
+    rows: dict[tuple[int, int], list[tuple[Part, torch.Tensor, torch.Tensor, torch.Tensor | None]]]
+
+    def fit(self, other: int, tested: int) -> tuple[Inputs, Outputs]:
+        """Sums of the rows of an inner test, with their weights in the fit."""
+        return self._first(self._sums(other, tested).fit())
+
+    def score(self, fold: int) -> tuple[Inputs, Outputs]:
+        """Sums of the scored rows of a fold."""
+        return self._first(self._sums(fold, fold).score())
+
+    def _sums(self, other: int, tested: int) -> Pairing:
+        sums = self.empty()
+        for part, *rows, weights in self.rows[other, tested]:
+            device = sums.features.device
+            sums.add(0, part, *(r.to(device) for r in rows), None if weights is None else weights.to(device))
+        return sums
+
+    @staticmethod
+    def _first(sums: tuple[list[Inputs], list[Outputs]]) -> tuple[Inputs, Outputs]:
+        (inputs,), (outputs,) = sums
+        return inputs, outputs
+
+
 def chosen_penalties(pairing: Pairing, heads: int) -> Penalties:
     """A penalty per head, chosen on held-out folds within each training set, and over all of them."""
-    chosen, whole = _choose_penalties(pairing, heads)
+    chosen, whole, _ = _choose_penalties(pairing, heads)
+    return _penalties(pairing, chosen, whole)
+
+
+def _penalties(pairing: Pairing, chosen: torch.Tensor, whole: torch.Tensor) -> Penalties:
     grid = torch.tensor(RELATIVE_PENALTIES, dtype=torch.float64)
     return Penalties(pairing.classes, grid[chosen.cpu()], grid[whole.cpu()])
 
 
-def crossfit_ridge(pairing: Pairing, heads: int) -> CrossFit:
-    """Ridge with a penalty per head, chosen on held-out folds within each training set."""
-    chosen = chosen_penalties(pairing, heads)
+def crossfit_ridge(pairing: Pairing, heads: int, unseen: Unseen | None = None) -> CrossFit:
+    """Ridge with a penalty per head, chosen on held-out folds within each training set.
+
+    ``unseen``: rows on which no penalty is chosen. A map predicts them in a head for which, within its training set, it
+    predicted such rows better than the training mean does; in any other head the mean stands for it.
+    """
+    *found, tests = _choose_penalties(pairing, heads, unseen)
+    chosen = _penalties(pairing, *found)
     relative = chosen.penalties
 
     def solve(train: Centred, fold: int) -> torch.Tensor:
         return ridge_per_head(train, relative[fold])
 
-    return _crossfit(pairing, heads, solve, relative, chosen.whole_penalties)
+    apart = None if unseen is None else (unseen, _told(tests, relative, heads))
+    return _crossfit(pairing, heads, solve, relative, chosen.whole_penalties, apart)
+
+
+def _told(tests: Sequence[_InnerTest], relative: torch.Tensor, heads: int) -> torch.Tensor:
+    """[F, H]: whether the map for a fold tells unseen rows better than the mean does, as far as its own tests know."""
+    explained = torch.zeros(relative.shape, dtype=torch.float64)
+    for test in tests:
+        for penalty in relative[test.chosen_for].unique().tolist():
+            mine = relative[test.chosen_for] == penalty
+            explained[test.chosen_for, mine] += test.explained_of_unseen(penalty).cpu()[mine]
+    return explained > 0
 
 
 def crossfit_fixed(
@@ -244,7 +294,15 @@ def alike(pairings: Mapping[Key, Pairing], heads: Mapping[Key, int]) -> list[lis
     return list(groups.values())
 
 
-def _crossfit(pairing: Pairing, heads: int, fit, penalties: torch.Tensor, whole: torch.Tensor) -> CrossFit:
+def _crossfit(
+    pairing: Pairing,
+    heads: int,
+    fit: Callable[[Centred, int], torch.Tensor],
+    penalties: torch.Tensor,
+    whole: torch.Tensor,
+    apart: tuple[Unseen, torch.Tensor] | None = None,
+) -> CrossFit:
+    """``apart``: rows that the map predicts in some heads [F, H] only, and the mean in the others."""
     fit_x, fit_y = pairing.fit()
     score_x, score_y = pairing.score()
     all_x, all_y = total(fit_x), total(fit_y)
@@ -252,7 +310,6 @@ def _crossfit(pairing: Pairing, heads: int, fit, penalties: torch.Tensor, whole:
     for fold in range(pairing.features.folds):
         others = all_y - fit_y[fold]
         train = about_own_mean(all_x - fit_x[fold], others)
-        test = centred(score_x[fold], score_y[fold], train.mean_x, train.mean_y)
         columns = pairing.columns_of(fold)
         w = torch.zeros_like(train.xy)
         w[columns] = fit(train.features(columns), fold)
@@ -260,11 +317,16 @@ def _crossfit(pairing: Pairing, heads: int, fit, penalties: torch.Tensor, whole:
         means_x.append(train.mean_x + all_x.pilot)
         fitted_y.append(train.mean_y + all_y.pilot_y)
         means_y.append(others.plain_mean() + all_y.pilot_y)
-        predicted = test.xx @ w
-        rss.append(metrics.residual_squares(test, w, predicted))
+        parts = [(score_x[fold], score_y[fold], w)]
+        if apart is not None:
+            unseen, told = apart
+            new_x, new_y = unseen.score(fold)
+            in_heads = told[fold].to(w).repeat_interleave(w.shape[1] // heads)
+            parts = [(score_x[fold] - new_x, score_y[fold] - new_y, w), (new_x, new_y, w * in_heads)]
+        measured = [_measured(x, y, train, weights, fitted_y[-1], heads) for x, y, weights in parts]
         tss.append(score_y[fold].squares_about(others.plain_mean()))
-        grams.append(metrics.residual_grams(test, w, heads, predicted))
-        products.append(_uncentred_products(test, w, predicted, fitted_y[-1], score_x[fold], score_y[fold], heads))
+        for into, values in zip((rss, grams, products), zip(*measured)):
+            into.append(sum(values))
     of_all = torch.stack(products).sum(0)
     held_out_variance = torch.stack(tss)
     constant = metrics.per_head(held_out_variance, heads).sum(0) <= CONSTANT * of_all[1]
@@ -286,6 +348,16 @@ def _crossfit(pairing: Pairing, heads: int, fit, penalties: torch.Tensor, whole:
     )
 
 
+def _measured(
+    x: Inputs, y: Outputs, train: Centred, w: torch.Tensor, mean_y: torch.Tensor, heads: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return RSS [Q], the sums of r r^T - y y^T [H, D, D] and the uncentred products [3, H] of some scored rows."""
+    test = centred(x, y, train.mean_x, train.mean_y)
+    predicted = test.xx @ w
+    rss, grams = metrics.residual_squares(test, w, predicted), metrics.residual_grams(test, w, heads, predicted)
+    return rss, grams, _uncentred_products(test, w, predicted, mean_y, x, y, heads)
+
+
 def _uncentred_products(test: Centred, w, predicted, mean_y, x: Inputs, y: Outputs, heads: int) -> torch.Tensor:
     """Return per head [3, H] the sums of y.yhat, |y|^2 and |yhat|^2 of the rows themselves, with their means."""
     x_sum, y_sum = x.total - x.n * test.mean_x, y.total - y.n * test.mean_y
@@ -303,8 +375,12 @@ def pairs(folds: int) -> list[tuple[int, int]]:
     return [(f, (f + 1) % folds) for f in range(0, folds, 2)]
 
 
-def _choose_penalties(pairing: Pairing, heads: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _choose_penalties(
+    pairing: Pairing, heads: int, unseen: Unseen | None = None
+) -> tuple[torch.Tensor, torch.Tensor, list[_InnerTest]]:
     """Indices into RELATIVE_PENALTIES: [F, H] of the map for each fold, and [H] of a map fitted on every fold.
+
+    Beside them the tests that chose.
 
     Fold f's is the best over its ``pairs`` (train without f and g, test on g). Of penalties that are as good, the
     largest. From the middle of the list both ways, until ``PATIENCE`` penalties in a row are better for no head.
@@ -312,8 +388,8 @@ def _choose_penalties(pairing: Pairing, heads: int) -> tuple[torch.Tensor, torch
     folds, count = pairing.features.folds, len(RELATIVE_PENALTIES)
     fallback = RELATIVE_PENALTIES.index(FALLBACK_PENALTY)
     if folds < 3:
-        return torch.full((folds, heads), fallback, dtype=torch.int64), torch.full((heads,), fallback)
-    tests = _inner_tests(pairing, heads)
+        return torch.full((folds, heads), fallback, dtype=torch.int64), torch.full((heads,), fallback), []
+    tests = _inner_tests(pairing, heads, unseen)
     rss = torch.full((folds, count, heads), torch.inf, dtype=torch.float64, device=tests[0].energy.device)
     least = torch.zeros_like(rss[:, :1])
     for test in tests:
@@ -339,7 +415,7 @@ def _choose_penalties(pairing: Pairing, heads: int) -> tuple[torch.Tensor, torch
             low, high = min(low, index), max(high, index)
             better = best(rss[:, low : high + 1], least, 1) + low
             worse = 0 if ((better == index) & (least[:, 0] > 0)).any() else worse + 1
-    return best(rss, least, 1), best(rss.sum(0), least.sum(0), 0)
+    return best(rss, least, 1), best(rss.sum(0), least.sum(0), 0), tests
 
 
 @dataclass
@@ -357,6 +433,13 @@ class _InnerTest:
     single: tuple[Centred, Centred]  # the same in float32
     solved: dict[tuple, torch.Tensor]  # by training set, columns and penalty: two tests share each
     columns: tuple
+    new: Callable[[], Centred] | None = None  # the tested rows of unseen tokens, which are in no other sum
+
+    def explained_of_unseen(self, relative: float) -> torch.Tensor:
+        """[H]: by how much the map has smaller squares than the mean on rows of unseen tokens."""
+        new = self.new()
+        w = ridge_path(self.sums()[0], [relative])[0]
+        return metrics.per_head(torch.linalg.vecdot(w, 2 * new.xy - new.xx @ w, dim=0), self.heads)
 
     def rss(self, relative: float) -> torch.Tensor:
         """[H], an estimate."""
@@ -370,7 +453,7 @@ class _InnerTest:
         return self.energy - self.scale * metrics.per_head(explained, self.heads)
 
 
-def _inner_tests(pairing: Pairing, heads: int) -> list[_InnerTest]:
+def _inner_tests(pairing: Pairing, heads: int, unseen: Unseen | None = None) -> list[_InnerTest]:
     fit_x, fit_y = pairing.fit()
     all_x, all_y = total(fit_x), total(fit_y)
     width = len(pairing.targets.pilots[1]) // heads
@@ -383,8 +466,12 @@ def _inner_tests(pairing: Pairing, heads: int) -> list[_InnerTest]:
         xy = (sums.xy.unflatten(1, (heads, width)) @ directions).flatten(1)
         return replace(sums, xy=xy, yy=sums.yy[:0], mean_y=sums.mean_y[:0])
 
-    def test_of(train: Centred, tested_on: int) -> Centred:
-        return centred(fit_x[tested_on], fit_y[tested_on], train.mean_x, train.mean_y)
+    def test_of(train: Centred, without: int, tested_on: int) -> Centred:
+        x, y = fit_x[tested_on], fit_y[tested_on]
+        if unseen is not None:
+            new_x, new_y = unseen.fit(without, tested_on)
+            x, y = x - new_x, y - new_y
+        return centred(x, y, train.mean_x, train.mean_y)
 
     def train_without(f: int, g: int) -> Centred:
         return about_own_mean(all_x - fit_x[f] - fit_x[g], all_y - fit_y[f] - fit_y[g])
@@ -394,19 +481,23 @@ def _inner_tests(pairing: Pairing, heads: int) -> list[_InnerTest]:
         train, solved = train_without(f, g), {}
         for chosen_for, tested_on in ((f, g), (g, f)):
             columns = pairing.columns_of(chosen_for)
-            test = test_of(train, tested_on)
+            test = test_of(train, chosen_for, tested_on)
             single = tuple(along(one.features(columns)).single() for one in (train, test))
             # Large sums are computed anew rather than held for every pair.
             held = (train, test) if test.xx.nbytes <= LARGE else None
 
-            def sums(held=held, f=f, g=g, tested_on=tested_on, columns=columns) -> tuple[Centred, Centred]:
+            def sums(held=held, f=f, g=g, at=(chosen_for, tested_on), columns=columns) -> tuple[Centred, Centred]:
                 train = held[0] if held else train_without(f, g)
-                test = held[1] if held else test_of(train, tested_on)
+                test = held[1] if held else test_of(train, *at)
                 return along(train.features(columns)), along(test.features(columns))
+
+            def new(train=train, at=(chosen_for, tested_on), columns=columns) -> Centred:
+                return along(centred(*unseen.fit(*at), train.mean_x, train.mean_y).features(columns))
 
             energy = metrics.per_head(test.yy, heads)
             place = tuple(columns.tolist())
-            tests.append(_InnerTest(chosen_for, heads, energy, width / seen, sums, single, solved, place))
+            asked = energy, width / seen, sums, single, solved, place
+            tests.append(_InnerTest(chosen_for, heads, *asked, new if unseen is not None else None))
     return tests
 
 

@@ -38,6 +38,7 @@ from kvlab.align.sample import Sample, read_sample
 from kvlab.align.scoring import Scored, fixed_fits, score
 from kvlab.align.shapes import target_shape
 from kvlab.align.unfinished import Unfinished
+from kvlab.align.unseen_tokens import unseen_tokens
 from kvlab.errors import AlignError, ModelError
 from kvlab.host import launched
 from kvlab.language import Message
@@ -226,6 +227,8 @@ class _Work:
             of_teacher, shuffled = teacher_and_shuffled(sums, sample, self.heads, self.progress)
             controls, why_random = Controls(of_teacher, shuffled), Message("not asked for")
             controls.apart = rows_apart(sample, sums)
+            if self.whole_sample:
+                controls.unseen = unseen_tokens(sample, sums)
             if self.settings.random_teacher:
                 try:
                     controls.random, random_features = self._random(t, teacher, sample, search)

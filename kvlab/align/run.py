@@ -16,12 +16,11 @@ from kvlab.align.rows import EXACT
 from kvlab.align.unfinished import Unfinished, name_of
 from kvlab.host import launched
 from kvlab.host.memory import device_memory
-from kvlab.host.weights import loaded_in
 from kvlab.language import DEFAULT, Message
 from kvlab.models.loading import LoadedModel, ModelCache, geometry, reader
 from kvlab.request import prompts, settings
 from kvlab.request.align import AnalysisRequest
-from kvlab.request.analysis_memory import analysis_memory, lines, refuse_too_large
+from kvlab.request.analysis_memory import analysis_memory, lines, refuse_too_large, size_of
 from kvlab.request.documents import digest
 from kvlab.request.segments import segmented
 from kvlab.results.alignment import data as results
@@ -91,22 +90,13 @@ def _size(request: AnalysisRequest, documents: Sequence[Document], tokenized: bo
     ``tokenized``: count its tokens; else take them for two characters long, which no tokenizer has to be read for.
     """
     names = (*request.teachers, request.student)
-    longest = max((document.text for document in documents), key=len)
-    tokens = len(longest) // 2 + 1
+    tokens = None
     if tokenized:
+        longest = max((document.text for document in documents), key=len)
         tokens = max(len(reader(name).tokenizer(longest, verbose=False)["input_ids"]) for name in names)
     *teachers, student = map(geometry, names)
-    teachers = [replace(teacher, quantised=loaded_in(teacher, request.load_in)) for teacher in teachers]
-    return {
-        "teachers": teachers,
-        "student": student,
-        "settings": request.settings,
-        "documents": len(documents),
-        "tokens": tokens,
-        "dtype": request.dtype,
-        "device": device_memory(request.device),
-        "host": device_memory("cpu"),
-    }
+    memories = {"device": device_memory(request.device), "host": device_memory("cpu")}
+    return size_of(request, documents, teachers, student, tokens) | memories
 
 
 def load(request: AnalysisRequest, cache: ModelCache, progress: Progress) -> tuple[list[LoadedModel], LoadedModel]:

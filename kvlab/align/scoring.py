@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from kvlab.align import metrics
-from kvlab.align.align_sums import OWN_TOKENS, TEACHER_TOKEN, AlignSums
+from kvlab.align.align_sums import OWN_TOKENS, TEACHER_TOKEN, AlignSums, Beside
 from kvlab.align.class_maps import class_maps
 from kvlab.align.controls import Controls, Fits
 from kvlab.align.crossfit import (
@@ -18,6 +18,7 @@ from kvlab.align.crossfit import (
     CrossFit,
     HeldOutScores,
     Target,
+    Unseen,
     alike,
     crossfit_fixed,
     crossfit_ridge,
@@ -26,7 +27,7 @@ from kvlab.align.crossfit import (
     scored_apart,
     teacher_head_contributions,
 )
-from kvlab.align.fold_sums import SINK, SPECIAL, beside
+from kvlab.align.fold_sums import SINK, SPECIAL, Classes, beside
 from kvlab.align.layers import Choice
 from kvlab.align.moments import Centred
 from kvlab.align.rows import EXACT
@@ -73,8 +74,8 @@ def score(
     heads = {target: target_shape(student, *target)[0] for target in targets}
     progress("fitting and scoring heads", 0, layers * len(KINDS))
     tokens = {
-        name: {target: fit.scores_alone() for target, fit in token_fits(sums, name).items()}
-        for name in (TEACHER_TOKEN, OWN_TOKENS)
+        name: {target: fit.scores_alone() for target, fit in token_fits(sums, name, unseen).items()}
+        for name, unseen in ((TEACHER_TOKEN, controls.unseen), (OWN_TOKENS, {}))
     }
     scored.ridges = controls.teacher if whole_sample else teacher_fits(sums, heads)
     with_own_token = {t: fit.scores_alone() for t, fit in teacher_fits(sums, heads, with_own_token=True).items()}
@@ -165,13 +166,17 @@ def teacher_fits(sums: AlignSums, heads: Mapping[Target, int], with_own_token: b
     return ridge_by_class({target: sums.pairing(*target, with_own_token) for target in heads}, heads)
 
 
-def token_fits(sums: AlignSums, name: str) -> Fits:
-    """Ridge from a set of token features onto every kind and student layer."""
+def token_fits(sums: AlignSums, name: str, unseen: Mapping[tuple[Beside, Classes], Unseen] | None = None) -> Fits:
+    """Ridge from a set of token features onto every kind and student layer. ``unseen``: rows of unseen tokens."""
     fits: Fits = {}
     for beside_each_other, targets in sums.token_layers.items():
         heads = {target: len(sums.targets[target].pilots[1]) // beside_each_other[0] for target in targets}
         by_class = sums.token_pairing(name, beside_each_other).by_class()
-        fits |= one_each([crossfit_ridge(of_class, sum(heads.values())) for of_class in by_class], heads)
+        classes = [
+            crossfit_ridge(of_class, sum(heads.values()), (unseen or {}).get((beside_each_other, of_class.classes)))
+            for of_class in by_class
+        ]
+        fits |= one_each(classes, heads)
     return fits
 
 
