@@ -17,7 +17,7 @@ from kvlab.runs import store
 from kvlab.web.function import source, texts
 from tests.test_chinese_analysis import ENGLISH
 from tests.test_function_report import with_sources
-from tests.test_pages import open_page, said
+from tests.test_pages import open_page, said, unsaved
 
 pytestmark = [pytest.mark.page, pytest.mark.xdist_group("pages"), pytest.mark.usefixtures("worker_of_pages")]
 VIEWS = ("verdict", "heads", "texts", "numbers")
@@ -33,6 +33,7 @@ def test_every_view_of_the_sample_opens_by_address(sample, view):
     app = open_page("function", run="sample", view=view)
     assert not app.exception
     assert app.query_params["view"] == view
+    assert not unsaved(app)
     assert data.sentence(sample) in said(app)
 
 

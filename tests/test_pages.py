@@ -29,6 +29,14 @@ def open_page(path="", **query):
     return app.run()
 
 
+def unsaved(app):
+    """The figures of the page that no button saves as SVG and PNG; the strip that moves a timeline needs none."""
+    charts, buttons = (
+        {element.proto.id.split("-", 2)[2] for element in app.get(kind)} for kind in ("plotly_chart", "download_button")
+    )
+    return {key for key in charts if f"figure-{key}" not in buttons and not key.startswith("strip-")}
+
+
 def said(app):
     shown = [element.value for kind in (app.markdown, app.error, app.info, app.subheader) for element in kind]
     return as_read("\n".join(shown))
@@ -37,6 +45,7 @@ def said(app):
 def test_overview_shows_the_finished_sample_and_every_mismatch():
     app = open_page()
     assert not app.exception
+    assert len(app.get("plotly_chart")) == 4 and not unsaved(app)
     assert "Yes." in said(app) and "In 12 of 16 heads the teacher explains more than every control" in said(app)
     assert "Sample analysis" in said(app)  # in a caption its badge would be too pale
     table = app.dataframe[0].value.set_index("")
@@ -49,6 +58,7 @@ def test_every_view_of_the_sample_opens_by_address(view):
     app = open_page("alignment", run="sample", view=view)
     assert not app.exception
     assert app.query_params["view"] == view
+    assert not unsaved(app)
 
 
 def test_why_an_analysis_cannot_be_cancelled_is_said_and_stays():
@@ -214,6 +224,7 @@ def test_the_fusion_is_a_view_of_several_teachers_only():
     run = finished.run_of(finished.fused(read(bundled.ANALYSIS))).name
     app = open_page("alignment", run=run, view="fusion", cell="V-2-1")
     assert not app.exception and app.query_params["view"] == "fusion"
+    assert not unsaved(app)
     assert "2 teachers explain" in said(app) and "+0.020 ± 0.001 R² over the best single teacher" in said(app)
     assert "+0.010 ± 0.001 R² over random weights in place of the other teachers (on 1,200 tokens" in said(app)
     assert "add nothing" not in said(app) and "bring as much" not in said(app)
@@ -243,6 +254,7 @@ def test_two_analyses_are_compared_by_address():
     run = finished.run_of(dataclasses.replace(other, notes=["Only 9 tokens are scored"])).name
     app = open_page("alignment", run="sample", **{"with": run, "cell": "V-2-1"})
     assert not app.exception and app.query_params["view"] == "compare" and app.query_params["with"] == run
+    assert not unsaved(app)
     assert "B explains 0 points more of K and 5 points less of V than A" in captioned(app)
     assert "V, layer 2, head 1" in said(app) and "−0.400 ±" in said(app)
     differ = columns_of(app, "setting", "A", "B").set_index("setting")

@@ -370,7 +370,14 @@ def test_the_verdict_is_said_with_what_was_measured():
     assert "on the projected cache KL 0.250 ± 0.010 → 0.125 ± 0.010 (-0.125 ± 0.030)" in said(app)
     assert len(app.get("plotly_chart")) == 1
     labels = [button.label for button in app.get("download_button")]
-    assert labels == ["HTML, one file with figures", "Markdown", "JSON", "config.yaml", "verdict.json"]
+    assert labels == [
+        "SVG, PNG, HTML",
+        "HTML, one file with figures",
+        "Markdown",
+        "JSON",
+        "config.yaml",
+        "verdict.json",
+    ]
 
     checkpoints[0]["state"] = "fail"
     (folder / "verdict.json").write_text(json.dumps({"state": "fail", "checkpoints": checkpoints}))

@@ -11,11 +11,12 @@ import pytest
 
 from kvlab.errors import RunError
 from kvlab.runs import exports, monitor, notes, run_queue, store, training
-from kvlab.web.training import charts, source
+from kvlab.web.training import charts, share, source
 from tests import trained, trainers
 from tests.spoken import as_read
 from tests.test_history import ODD
 from tests.test_pages import open_page, said
+from tests.training import metrics
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.page, pytest.mark.xdist_group("pages")]
@@ -169,6 +170,10 @@ def test_the_figure_of_several_runs_draws_each_by_its_values_and_is_the_same_at_
         *((labels[0], step, 10 / step) for step in (1, 2)),
         *((labels[1], step, 10 / step) for step in (1, 2, 3, 4)),
     ]
+    saved = [(line.name, list(line.x), list(line.y)) for line in charts._figure(rows, "loss", True).data]
+    assert saved[1::2] == [
+        (label, list(range(1, n + 1)), [10 / s for s in range(1, n + 1)]) for label, n in zip(labels, (2, 4))
+    ]
     smooth_only = charts.of_runs(rows, "loss", raw=False).to_dict()
     assert {row["line"] for table in smooth_only["datasets"].values() for row in table} == {"smoothed"}
 
@@ -188,6 +193,10 @@ def test_a_really_trained_run_is_shown_as_its_files_say(really, monkeypatch):
     before, after = report["before"], report["after"]
     assert f"held-out CE {before['ce']:.4f} → {after['ce']:.4f} nats per token" in said(app)
     assert f"n = {before['tokens']:,} tokens, {before['documents']} held-out documents" in said(app)
+    figures = {button.key for button in app.get("download_button") if button.label in map(str, share.FIGURES.values())}
+    assert figures == {f"figure-{name}-{really.name}" for name in ("loss", "memory", "held out")}
+    loss = next(line for line in share._figure(really, "loss").data if line.name == "loss" and line.showlegend is False)
+    assert list(loss.y) == [line["loss"] for line in metrics(really) if "loss" in line]
     checkpoints = table(app, "checked")
     assert checkpoints["checked"].tolist() == [c["name"] for c in report["checkpoints"]]
     assert history(app)["loss"].tolist() == [report["final_loss"]] and history(app)["steps"].tolist() == ["6 / 6"]

@@ -15,6 +15,7 @@ from kvlab.web.widgets import grid, plain, table_height
 
 NO_BAR = {"displayModeBar": False}
 MOVING = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}  # dragging moves the figure
+LABEL = phrase("SVG, PNG, HTML")
 ABOUT = phrase(
     "Figures, numbers, settings and versions; the files need no network. The address of this page opens the same "
     "analysis again, also after a restart of the server."
@@ -22,17 +23,21 @@ ABOUT = phrase(
 
 
 def chart(figure: go.Figure, key: str, alt: str, name: str = "", config: dict = NO_BAR) -> None:
-    """Draw a figure, and with ``name`` the button that saves it."""
+    """Draw a figure, and with ``name`` the button that saves it; without, its place draws that button elsewhere."""
     st.plotly_chart(figure, key=key, config=config, alt=alt)
     if name:
         figure_button(figure, name, key)
 
 
-def figure_button(figure: go.Figure, name: str, key: str) -> None:
-    """Offer a figure as one HTML file that needs no network and saves it as SVG or PNG."""
-    page = partial(_spoken, partial(figure_page, name=name), figure, current())
+def figure_button(figure: go.Figure | Callable[[], go.Figure], name: str, key: str, label: str = LABEL) -> None:
+    """Offer a figure as one HTML file that needs no network and saves it as SVG or PNG.
+
+    A function that draws the figure runs only on a click.
+    """
+    drawn = figure if callable(figure) else lambda: figure
+    page = partial(_spoken, lambda draw: figure_page(draw(), name), drawn, current())
     look = {"type": "tertiary", "help": say("One file without network; its buttons save an SVG or a PNG for print.")}
-    download(say("Figure: HTML, SVG, PNG"), page, f"{name}.html", "text/html", f"figure-{key}", **look)
+    download(say(label), page, f"{name}.html", "text/html", f"figure-{key}", **look)
 
 
 def download(label: str, make: Callable[[], str | bytes], name: str, mime: str, key: str, **look: Any) -> None:

@@ -8,7 +8,7 @@ import streamlit as st
 
 from kvlab.errors import KvlabError
 from kvlab.host.memory import readable
-from kvlab.language import phrase, say
+from kvlab.language import Message, phrase, say
 from kvlab.results import answer
 from kvlab.results.alignment.data import Alignment
 from kvlab.results.alignment.heads import gain_map, mean_sources
@@ -71,14 +71,17 @@ def _figure(found: Alignment, test: Injection | None, shown: str) -> None:
     with left:
         if test is not None and test.reproduces:
             alt = say("KL of the own cache, the projected cache and the controls")
-            files.chart(variants(test.at(test.injection["prefix"]), "kl", PIXELS), "overview-function", alt)
+            files.chart(
+                variants(test.at(test.injection["prefix"]), "kl", PIXELS), "overview-function", alt, "function-kl"
+            )
         else:
             alt = say("R² of K and V by source, means over heads")
-            files.chart(mean_sources(found, PIXELS), "overview-sources", alt)
+            files.chart(mean_sources(found, PIXELS), "overview-sources", alt, "sources")
     for column, kind in zip(maps, KIND_NAME, strict=True):
         alt = say("{kind}: R² beyond the strongest control, per student layer and KV head", kind=KIND_NAME[kind])
         with column:
-            files.chart(gain_map(found, kind).update_layout(height=PIXELS), f"overview-{kind}", alt)
+            figure = gain_map(found, kind).update_layout(height=PIXELS)
+            files.chart(figure, f"overview-{kind}", alt, f"{KIND_NAME[kind]}-gain")
 
 
 def _links(found: Alignment, shown: str, name: str) -> None:
@@ -116,7 +119,7 @@ def _pair() -> None:
         return
     with right:
         alt = say("The caches of both models: a row per layer, a block per KV head, as wide as its channels")
-        files.chart(architectures(geometries), "architectures", alt)
+        files.chart(architectures(geometries), "architectures", alt, "architectures")
         rows = comparison(*geometries)
         columns = {
             "teacher": say("teacher: {name}", name=geometries[0].name),
@@ -183,7 +186,7 @@ def _memory(teacher: str, student: str) -> None:
     try:
         if answers is None or (_came(answers) and not just_came):  # answers that another page waited for are outdated
             question = worker().question
-            forecast = question("forecast", teachers=[teacher], student=student, dtype="auto", batch=8, tokens=512)
+            forecast = question("forecast", teacher=teacher, student=student)
             answers = st.session_state[key] = forecast, question("loaded")
         if wait(answers, PATIENCE).not_done:
             _await(key)
@@ -209,24 +212,17 @@ def _came(answers: Iterable[Future]) -> bool:
 
 
 def _forecast(teacher: str, student: str, forecast: dict, loaded: list[str]) -> None:
-    needed = readable(forecast["total_bytes"])
+    needed = sum(part["bytes"] for part in forecast["parts"])
+    size = readable(needed)
     st.metric(
         say("Memory forecast on {device} ({dtype})", device=plain(forecast["device"]), dtype=plain(forecast["dtype"])),
-        say("{size} — fits", size=needed) if forecast["fits"] else say("{size} — does not fit", size=needed),
-        help=say(
-            "Weights, caches of 8 × 512 tokens and an allowance for activations; it fits below 80% of the device."
-        ),
+        say("{size} — fits", size=size) if needed < forecast["free"] else say("{size} — does not fit", size=size),
+        help=say("The peak of an analysis of the samples; the form forecasts that of your own prompts."),
     )
-    for model in forecast["models"]:
-        st.caption(
-            say(
-                "{name}: weights {weights}, cache {cache} per token",
-                name=plain(model["name"]),
-                weights=readable(model["parameter_bytes"]),
-                cache=readable(model["kv_bytes_per_token"]),
-            )
-        )
-    free, total = readable(forecast["device_free"]), readable(forecast["device_total"])
+    for part in sorted(forecast["parts"], key=lambda part: -part["bytes"]):
+        name = plain(Message.read(part["name"]))
+        st.caption(say("{size} {name}", size=readable(part["bytes"]), name=name))
+    free, total = readable(forecast["free"]), readable(forecast["total"])
     st.caption(say("Device: {free} free of {total}.", free=free, total=total))
     for name in dict.fromkeys((teacher, student)):
         if name in loaded:

@@ -19,6 +19,7 @@ GIB = 1024**3
 TERM_COLOUR = {"loss": "#000000", "ce": STUDENT_COLOUR, "entropy": NEUTRAL}
 TERM_COLOUR |= {"kv_key": KIND_COLOUR["key"], "kv_value": KIND_COLOUR["value"], "kv_output": TEACHER_COLOUR}
 ROUTER_COLOURS = (TEACHER_COLOUR, "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#F0E442")  # Okabe and Ito 2008
+DASHES = ("solid", "dash", "dot", "dashdot")
 ROOM = 1.25  # draw the limit if the curve comes within this factor of it, else name it in the title
 
 TERMS = {
@@ -63,6 +64,21 @@ def loss_terms(steps: Sequence[int], raw: Mapping[str, Numbers], smooth: Mapping
     figure.update_xaxes(title=say("optimizer step"))
     figure.update_yaxes(title=say("loss term"), rangemode="tozero")
     return _titled(figure, say(TITLES["loss"]))
+
+
+def overlay(curves: Sequence[tuple[str, Numbers, Numbers, Numbers]], metric: str, where: str) -> go.Figure:
+    """Draw one metric of several runs: label, places, values as logged or none, smoothed values or none."""
+    figure = go.Figure()
+    for place, (label, at, raw, smooth) in enumerate(curves):
+        colour, dash = ROUTER_COLOURS[place % len(ROUTER_COLOURS)], DASHES[place // len(ROUTER_COLOURS) % len(DASHES)]
+        common = {"x": list(at), "mode": "lines" if smooth else "lines+markers", "name": escape(label)}
+        line = {"color": colour, "dash": dash, "width": 2.5}
+        figure.add_scatter(y=list(smooth or raw), line=line, **common)
+        if smooth and raw:
+            figure.add_scatter(y=list(raw), line=line | {"width": 1}, opacity=0.4, showlegend=False, **common)
+    figure.update_xaxes(title=where)
+    figure.update_yaxes(title=metric)
+    return _titled(figure, metric, showlegend=True)
 
 
 def memory(

@@ -1,6 +1,6 @@
 """Write the gathered report of a run as one HTML file without network, and as Markdown. The template has the words."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -210,14 +210,15 @@ def _limit(report: Fields) -> float:
     return next(criterion["limit"] for criterion in report["criteria"] if criterion["name"] == "memory")
 
 
+def drawn(report: Fields) -> dict[str, Callable[[], go.Figure | None]]:
+    """Return functions that draw the figures of a report, by name; None: the run logged nothing for it."""
+    named = {"loss": _loss, "memory": _memory, "router": _router, "held out": _held_out}
+    return {name: partial(draw, report) for name, draw in named.items()}
+
+
 def _figures(report: Fields) -> Fields:
-    drawn = {"loss": _loss, "memory": _memory, "router": _router, "held out": _held_out}
     titles = {**figures.TITLES, "memory": figures.MEMORY_TITLES[report["series"]["memory"]["of"]]}
-    return {
-        "figures": {name: partial(draw, report) for name, draw in drawn.items()},
-        "title_of": lambda name: say(titles[name]),
-        "every": report["series"]["every"],
-    }
+    return {"figures": drawn(report), "title_of": lambda name: say(titles[name]), "every": report["series"]["every"]}
 
 
 def _loss(report: Fields) -> go.Figure | None:

@@ -41,6 +41,7 @@ GAIN_MEANING = phrase(
     "more in B, orange less. “=” marks a difference within two standard errors of none."
 )
 OTHER_STUDENT = phrase("The students are different models; a head is compared with the head of the same number.")
+PER_HEAD = phrase("Analysis {letter}: {kind} R² per student layer and KV head")
 ERRORS = phrase("R² of A and of B, on one colour range")
 NO_RESULT = {
     "queued": phrase("Analysis B has no result: it is queued."),
@@ -153,9 +154,9 @@ def _errors(a: Alignment, b: Alignment, cell: Cell, shown: str) -> None:
         st.markdown(_named(letter, alignment))
         for column, kind in zip(st.columns(2), KIND_NAME, strict=True):
             figure = r2_map(alignment, kind, cell[1:] if cell[0] == kind else None)
-            words = phrase("Analysis {letter}: {kind} R² per student layer and KV head")
+            alt = say(PER_HEAD, letter=letter, kind=KIND_NAME[kind])
             with column:
-                files.chart(figure, f"error-{letter}-{shown}-{kind}", say(words, letter=letter, kind=KIND_NAME[kind]))
+                files.chart(figure, f"error-{letter}-{shown}-{kind}", alt, f"{letter}-{KIND_NAME[kind]}-r2")
 
 
 def _detail(a: Alignment, b: Alignment, differences: Sequence[HeadDifference], cell: Cell, shown: str) -> None:
@@ -167,7 +168,8 @@ def _detail(a: Alignment, b: Alignment, differences: Sequence[HeadDifference], c
             with column:
                 st.markdown(_named(letter, alignment))
                 alt = say("Analysis {letter}: R² of this head beside its controls", letter=letter)
-                files.chart(controls(alignment.score(*cell)), f"controls-{letter}-{shown}", alt)
+                name = f"{letter}-controls-{cells.name_of(cell)}"
+                files.chart(controls(alignment.score(*cell)), f"controls-{letter}-{shown}", alt, name)
 
 
 def _named(letter: str, alignment: Alignment) -> str:

@@ -66,7 +66,7 @@ def _detail(alignment: Alignment, shown: str, kind: str, layer: int, head: int) 
         ):
             with column:
                 st.markdown(f"**{title}**")
-                files.chart(figure, f"{name}-{shown}", title)
+                files.chart(figure, f"{name}-{shown}", title, f"{name}-{cells.name_of((kind, layer, head))}")
         st.caption(say("Weights are fitted by ridge towards equal shares; they need not sum to 1."))
 
 

@@ -79,6 +79,6 @@ def _accuracy(injection: Injection, shown: str) -> None:
         return
     with st.expander(say("Right answers of every variant"), icon=":material/bar_chart:"):
         alt = say("Share of right answers after every variant")
-        files.chart(accuracy(injection.accuracy), f"accuracy-{shown}", alt)
+        files.chart(accuracy(injection.accuracy), f"accuracy-{shown}", alt, "accuracy")
         frame = accuracy_table(injection)
         files.table(frame, columns_of(frame.columns), f"{shown}-accuracy", f"right-{shown}")

@@ -9,14 +9,16 @@ from dataclasses import dataclass
 
 import altair as alt
 import pandas as pd
+import plotly.graph_objects as go
 import streamlit as st
 
 from kvlab.language import phrase, say
 from kvlab.results.style import KIND_COLOUR, NEUTRAL, STUDENT_COLOUR
+from kvlab.results.training import figures
 from kvlab.results.words import sentences
 from kvlab.runs.history import Row
 from kvlab.runs.metrics import Table, curve, smoothed
-from kvlab.web import language
+from kvlab.web import files, language
 from kvlab.web.training import source, words
 from kvlab.web.widgets import GIB, plain
 
@@ -199,7 +201,7 @@ def of_runs(rows: Sequence[Row], metric: str, raw: bool = True, colours: Mapping
         drawn,
         say("run"),
         words.axis(metric),
-        where=say("seconds of work") if metric == "memory" else "",
+        where=_where(metric),
         raw=raw or not _smoothable(metric),
         smooth=_smoothable(metric),
         tall=True,
@@ -225,6 +227,7 @@ def panel(rows: Sequence[Row], colours: Mapping[str, int] | None = None) -> None
         key="runs-overlay",
         alt=say("{metric} of {n} runs; the table below has their results", metric=words.metric(metric), n=len(rows)),
     )
+    files.figure_button(lambda: _figure(rows, metric, raw), f"runs-{metric}", "runs-overlay")
     most = max(len(source.of(row.folder).curve(metric)[0]) for row in rows)
     without = [plain(words.label(row)) for row in rows if metric not in logged_by[row.id]]
     notes = []
@@ -240,6 +243,19 @@ def panel(rows: Sequence[Row], colours: Mapping[str, int] | None = None) -> None
     if without:
         notes.append(say("Not logged by: {runs}.", runs=without))
     st.caption(sentences(*notes, say("Scroll to zoom, drag to move, double-click to reset.")))
+
+
+def _figure(rows: Sequence[Row], metric: str, raw: bool) -> go.Figure:
+    curves = []
+    for row in rows:
+        at, values = source.of(row.folder).curve(metric)
+        smooth = smoothed(values) if _smoothable(metric) else ()
+        curves.append((words.label(row), at, values if raw or not smooth else (), smooth))
+    return figures.overlay(curves, words.axis(metric), _where(metric))
+
+
+def _where(metric: str) -> str:
+    return say("seconds of work") if metric == "memory" else say("step")
 
 
 def _smoothable(metric: str) -> bool:

@@ -48,7 +48,7 @@ def panel(view: View, source: Source, key: str) -> None:
         return
     with right:
         runs = compared(mine.fields(), [run.fields() for run in kin])
-        files.chart(figures.held_out(runs, title=False), f"held-out-{view.id}", say(ALT))
+        files.chart(figures.held_out(runs, title=False), f"held-out-{view.id}", say(ALT), "held-out")
         _numbers(view, source, judged)
 
 
