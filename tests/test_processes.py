@@ -46,14 +46,14 @@ def test_two_processes_have_the_numbers_of_one(tmp_path, monkeypatch):
     assert two.returncode == 0, errors
     assert said.count("Written:") == 1 and errors.count("was read as") == 1, "the first process speaks"
     one, of_two = (json.loads((tmp_path / name / "alignment.json").read_text()) for name in ("one", "two"))
-    assert _numbers(one) == pytest.approx(_numbers(of_two), rel=1e-9, abs=1e-9, nan_ok=True)
-    assert len(_numbers(one)) > 50 and one["data"] == of_two["data"]
+    assert numbers(one) == pytest.approx(numbers(of_two), rel=1e-9, abs=1e-9, nan_ok=True)
+    assert len(numbers(one)) > 50 and one["data"] == of_two["data"]
     first, second = (int((counts / rank).read_text()) for rank in "01")
     assert 0 < second < first + second, "each read a share"
     assert not list((tmp_path / "two").glob("unfinished*"))
 
 
-def _numbers(result):
+def numbers(result):
     """Every number of the heads and of the fusion."""
     rows = [*result["heads"], *result.get("fusion", [])]
     values = [value for row in rows for value in row.values()]

@@ -3,12 +3,16 @@
 KVLAB_REQUIRE_SLURM makes a missing Slurm a failure.
 """
 
+import json
 import os
 import shutil
+from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from kvlab.cli import main
 from kvlab.errors import RunError
 from kvlab.request.experiment import Experiment
 from kvlab.request.settings import checked
@@ -17,6 +21,7 @@ from kvlab.runs.places import slurm
 from kvlab.runs.places.slurm import SlurmSettings
 from kvlab.train.process import perform
 from tests import cluster
+from tests.test_processes import numbers
 from tests.training import forget_accelerate, metrics, written
 from tests.waiting import wait_until
 
@@ -135,6 +140,63 @@ def test_an_experiment_is_a_job_array_with_a_limit_and_gives_the_same_losses(slu
     assert experiment.complete(folder, launched)
     for run in runs:
         assert losses(run) == here(tmp_path / run.name, store.read_config(run))
+
+
+def test_an_analysis_of_two_nodes_shares_its_documents_and_finds_what_one_process_finds(
+    slurm_here, pair, tmp_path, capsys
+):
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n\n".join(f"Apple {n} fell from tree {n * 7} into basket {n % 5}." for n in range(12)))
+    command = ["align", "--teacher", pair["teacher"], "--student", pair["student"], "--prompts", str(texts)]
+    command += ["--device", "cpu", "--batch-tokens", "64", "--time", "floor"]
+    job = ["--submit", "slurm", "--partition", "gpu", "--nodes", "2", "--time", "0:30:00"]
+    assert main.main([*command, "--out", str(tmp_path / "two"), *job]) == 0
+    output = Path(capsys.readouterr().out.split("its output: ")[1].strip())
+    (submitted,) = [job_id for job_id, job in slurm._squeue().items() if output.name.startswith(job_id)]
+    assert cluster.call("squeue", "--noheader", "--job", submitted, "--format=%D %l").split() == ["2", "30:00"]
+    wait_until(lambda: slurm._squeue()[submitted].state not in (*slurm.WAITING, *slurm.AT_WORK), LONG, "the job")
+    assert slurm._squeue()[submitted].state == "COMPLETED", output.read_text()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MASTER_ADDR", raising=False)
+        assert main.main([*command, "--out", str(tmp_path / "one")]) == 0
+    one, two = (json.loads((tmp_path / name / "alignment.json").read_text()) for name in ("one", "two"))
+    assert numbers(one) == pytest.approx(numbers(two), rel=1e-9, abs=1e-9, nan_ok=True) and len(numbers(one)) > 20
+
+
+@pytest.mark.parametrize(
+    ("command", "asked", "tasks"),
+    [
+        ("align", ["--gpus", "4", "--nodes", "2"], 4),
+        ("align", ["--gpus", "4", "--split-teacher"], 1),
+        ("inject", ["--gpus", "1"], 1),
+        ("inject", ["--gpus", "4"], None),
+        ("align", ["--nodes", "2", "--split-teacher"], None),
+    ],
+)
+def test_a_job_has_a_process_for_each_gpu_that_can_use_one(command, asked, tasks, tmp_path, monkeypatch, capsys):
+    """Without a Slurm: of what submitit is asked for."""
+    seen = {}
+
+    class Executor:
+        def __init__(self, folder):
+            pass
+
+        def update_parameters(self, **parameters):
+            seen.update(parameters)
+
+        batch = nullcontext
+
+        def submit(self, call, arguments):
+            return SimpleNamespace(job_id="7")
+
+    monkeypatch.setattr("submitit.SlurmExecutor", Executor)
+    models = ["--teacher", "demo/teacher", "--student", "demo/student", "--out", str(tmp_path)]
+    code = main.main([command, *models, "--submit", "slurm", *asked])
+    assert (code == 0) is (tasks is not None)
+    if tasks:
+        assert (seen["ntasks_per_node"], seen["gpus_per_node"]) == (tasks, int(asked[1]))
+    else:
+        assert not seen and "ask for what one process can use" in capsys.readouterr().err
 
 
 def _reason(folder):

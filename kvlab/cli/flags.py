@@ -1,13 +1,16 @@
 """Flags of the command line <-> settings of a pydantic model. No torch here.
 
 Every setting has a flag with the setting's description; a flag left out leaves its setting alone. ``--max_tokens`` and
-``--max-tokens`` are the same flag.
+``--max-tokens`` are the same flag. ``--time`` names a time rule; with a time, as Slurm's own flag has it, it is the
+limit of a job (``--time-limit``).
 """
 
 import argparse
 import os
+import re
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -18,15 +21,16 @@ from pydantic.fields import FieldInfo
 from kvlab.request.command import name_of, settings_of
 
 METAVAR = {int: "N", float: "X", str: "TEXT"}
+A_TIME = re.compile(r"\d[\d:-]*")  # 90, 2:00:00, 1-12
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that reads ``--max_tokens`` as ``--max-tokens``, in its commands too."""
+    """A parser that reads flags as the first lines of this file say, in its commands too."""
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
         given = list(sys.argv[1:] if args is None else args)
         end = given.index("--") if "--" in given else len(given)
-        return super().parse_known_args([*map(_dashed, given[:end]), *given[end:]], namespace)
+        return super().parse_known_args([*_limits(map(_dashed, given[:end])), *given[end:]], namespace)
 
 
 def _dashed(argument: str) -> str:
@@ -34,6 +38,15 @@ def _dashed(argument: str) -> str:
         return argument
     name, equals, value = argument.partition("=")
     return name.replace("_", "-") + equals + value
+
+
+def _limits(arguments: Iterable[str]) -> Iterator[str]:
+    """Yield the arguments, with ``--time-limit`` instead of ``--time`` before a time."""
+    for argument, following in pairwise([*arguments, ""]):
+        name, _, value = argument.partition("=")
+        if name == "--time" and A_TIME.fullmatch(value or following):
+            argument = argument.replace("--time", "--time-limit", 1)
+        yield argument
 
 
 def add(

@@ -8,7 +8,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from kvlab.language import say
+from kvlab.errors import RunError
+from kvlab.host import launched
+from kvlab.language import Message, say
 from kvlab.runs import store
 from kvlab.runs.places import slurm, slurm_job
 from kvlab.runs.places.slurm import SlurmSettings
@@ -21,7 +23,7 @@ FLAGS: dict[str, tuple[type, str]] = {
     "nodes": (int, "(default: 1)"),
     "cpus": (int, "per process"),
     "mem": (str, "of a node, such as 64G"),
-    "time_limit": (str, "such as 2:00:00; before it ends a run saves and is put back (default: 1:00:00)"),
+    "time_limit": (str, "or --time, such as 2:00:00; before it ends a run saves and is put back (default: 1:00:00)"),
     "account": (str, "that pays for the job"),
     "qos": (str, "quality of service"),
     "grace": (int, "seconds before the time limit at which a run saves (default: 120)"),
@@ -49,9 +51,24 @@ def asked(options: argparse.Namespace) -> SlurmSettings | None:
     return slurm.settings({name: value for name, value in given.items() if value is not None}, store.runs_root())
 
 
-def submit(options: argparse.Namespace, place: SlurmSettings) -> int:
-    """Submit the same command without ``--submit``, say where its output is, and return the exit code."""
-    job_id, output = slurm.submit_command(store.runs_root(), _without(options.arguments), place)
+def submit(options: argparse.Namespace, place: SlurmSettings, shared: bool) -> int:
+    """Submit the same command without ``--submit``, say where its output is, and return the exit code.
+
+    A command that is ``shared`` runs once on each GPU. Any other runs once, on one node, with all GPUs over which it
+    splits its teacher. Raises RunError ``slurm-settings`` for GPUs that would lie idle.
+    """
+    split = bool(vars(options).get("split_teacher"))
+    alone = split or not shared
+    if alone and (place.nodes > 1 or (place.gpus > 1 and not split)):
+        raise RunError(
+            "slurm-settings",
+            expected=Message("one node and one GPU, or several GPUs of a node with --split-teacher"),
+            found=Message("{nodes} nodes, {gpus} GPUs on each", nodes=place.nodes, gpus=place.gpus),
+            remedy=Message(
+                "ask for what one process can use; align without --split-teacher and train share their work"
+            ),
+        )
+    job_id, output = slurm.submit_command(store.runs_root(), _without(options.arguments), place, alone)
     print(say("Submitted as Slurm job {id}; its output: {file}", id=job_id, file=output))
     return 0
 
@@ -64,7 +81,12 @@ def listen() -> None:
 
 
 def put_back() -> None:
-    """Put the job of this command back into the queue, which ends this process; say why if Slurm does not take it."""
+    """Put the job of this command back into the queue, which ends its processes; say why if Slurm does not take it.
+
+    Of several processes the first one asks for it.
+    """
+    if not launched.first():
+        return
     sys.stderr.flush()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it comes of being put back
     try:

@@ -92,7 +92,7 @@ class SlurmSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     partition: str | None = None
-    gpus: int = Field(0, ge=0)  # per node; one process each
+    gpus: int = Field(0, ge=0)  # per node; one process each, or one for all where it splits its teacher
     nodes: int = Field(1, ge=1)
     cpus: int | None = Field(None, ge=1)  # per process
     mem: str | None = None
@@ -155,7 +155,9 @@ def submit(folders: Sequence[Path], asked: SlurmSettings) -> None:
         store.write_status(folder, queue={"host": HERE, "device": "slurm"}, job={"settings": asked.model_dump()})
         _enter(folder)
     try:
-        ids = _submitted(root, folders[0].name, [(slurm_job.work, str(folder)) for folder in folders], asked)
+        # A teacher that is split over the GPUs belongs to one process.
+        alone = bool(store.read_config(folders[0]).get("split_teacher"))
+        ids = _submitted(root, folders[0].name, [(slurm_job.work, str(folder)) for folder in folders], asked, alone)
     except KvlabError:
         for folder in folders:
             leave(folder)
@@ -164,18 +166,17 @@ def submit(folders: Sequence[Path], asked: SlurmSettings) -> None:
         _note(folder, id=job_id)
 
 
-def submit_command(root: Path, arguments: Sequence[str], asked: SlurmSettings) -> tuple[str, Path]:
+def submit_command(root: Path, arguments: Sequence[str], asked: SlurmSettings, alone: bool) -> tuple[str, Path]:
     """Submit ``python -m kvlab ARGUMENTS`` in the current folder. Return the job's id and the file of its output.
 
-    Raises RunError ``slurm-refused``.
+    One process works ``alone`` with all GPUs, else one on each. Raises RunError ``slurm-refused``.
     """
-    one = asked.model_copy(update={"nodes": 1, "gpus": min(asked.gpus, 1)})
     task = (slurm_job.command, (str(Path.cwd()), *arguments))
-    (job_id,) = _submitted(root, arguments[0], [task], one)
+    (job_id,) = _submitted(root, arguments[0], [task], asked, alone)
     return job_id, _jobs(root) / f"{job_id}_0_log.out"
 
 
-def _submitted(root: Path, name: str, tasks: Sequence[tuple[Any, Any]], asked: SlurmSettings) -> list[str]:
+def _submitted(root: Path, name: str, tasks: Sequence[tuple[Any, Any]], asked: SlurmSettings, alone: bool) -> list[str]:
     try:
         from submitit import SlurmExecutor
         from submitit.core.utils import FailedJobError, FailedSubmissionError
@@ -199,7 +200,7 @@ def _submitted(root: Path, name: str, tasks: Sequence[tuple[Any, Any]], asked: S
             job_name=f"kvlab-{name}"[:60],
             time=asked.minutes,
             nodes=asked.nodes,
-            ntasks_per_node=max(1, asked.gpus),
+            ntasks_per_node=1 if alone else max(1, asked.gpus),
             signal_delay_s=asked.grace,
             array_parallelism=asked.at_once,
             stderr_to_stdout=True,

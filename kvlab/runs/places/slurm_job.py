@@ -44,6 +44,7 @@ def work(folder: str) -> None:
 def command(arguments: Sequence[str]) -> None:
     """Become ``python -m kvlab ARGUMENTS``. The first of ``arguments`` is the folder to work in."""
     where, *rest = arguments
+    _join()
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     os.environ[SUBMITTED] = "1"
     os.chdir(where)
