@@ -238,10 +238,20 @@ def main() -> None:
 
         return loading.geometry(name)
 
-    def forecast(teachers: list[str], student: str, dtype: str, batch: int, tokens: int, device: str = "auto"):
-        from kvlab.host import memory
+    def forecast(teacher: str, student: str) -> dict[str, Any]:
+        """Forecast the memory of an analysis of the samples, in the memory that takes most of it."""
+        from kvlab.host.memory import device_memory, dtype_name
+        from kvlab.request import analysis_memory as of_analysis
+        from kvlab.request import prompts
+        from kvlab.request.align import AnalysisRequest
 
-        return memory.forecast([geometry(name) for name in teachers], geometry(student), dtype, batch, tokens, device)
+        request = AnalysisRequest(teacher=teacher, student=student)
+        size = of_analysis.size_of(request, prompts.samples(), [geometry(teacher)], geometry(student))
+        memory, host = device_memory(), device_memory("cpu")
+        needs = of_analysis.places(of_analysis.analysis_memory(**size, device=memory.device), memory, host)
+        place, parts = max(needs, key=lambda need: sum(part.bytes for part in need[1]) / need[0].free)
+        named = [{"name": of_analysis.name_of(part), "bytes": part.bytes} for part in parts]
+        return {**asdict(place), "dtype": dtype_name("auto", memory.device), "parts": named}
 
     def tokens(names: list[str], texts: list[str]) -> dict[str, int]:
         from kvlab.models import loading

@@ -67,6 +67,7 @@ def run_out_of_gpu_memory(folder: Path, progress: Progress) -> None:
     class OutOfMemoryError(RuntimeError):
         """Named like torch's."""
 
+    progress("fitting and scoring heads", 0, 1)
     raise OutOfMemoryError("CUDA out of memory. Tried to allocate 80.00 GiB.\nmore lines")
 
 

@@ -1,20 +1,28 @@
 """The forecast of an analysis: the numbers that its sums really hold, and what is refused and offered."""
 
+import re
 from itertools import product
 
 import pytest
 import torch
 
+from kvlab.align import run
 from kvlab.align.align_sums import AlignSums, side_by_side
 from kvlab.align.fold_sums import FIT_AND_SCORE
 from kvlab.align.layers import Choice
+from kvlab.cli import main
 from kvlab.errors import AlignError
-from kvlab.host.memory import DeviceMemory
-from kvlab.request import analysis_memory, sums_size
-from kvlab.request.align import AlignSettings
+from kvlab.host.memory import DeviceMemory, readable
+from kvlab.request import analysis_memory, prompts, sums_size
+from kvlab.request.align import AlignSettings, AnalysisRequest
 from kvlab.request.analysis_memory import refuse_too_large
+from kvlab.runs.failures import ALLOCATED
 from kvlab.shapes import KINDS, Geometry, Positions
+from kvlab.web import backend, pair
+from kvlab.web.alignment import form_memory
+from kvlab.web.widgets import plain
 from tests.rows import Block
+from tests.test_pages import open_page
 
 GIB = 2**30
 
@@ -124,3 +132,71 @@ def test_every_part_has_a_name_and_every_flag_exists():
     for flags, changes in analysis_memory.SMALLER.items():
         assert AlignSettings.model_validate(AlignSettings().model_dump() | changes)
         assert flags.count("--") >= len(changes)
+
+
+@pytest.mark.parametrize(
+    ("phase", "what", "helps"),
+    [
+        ("reading caches", "the caches of one batch", "--batch-tokens"),
+        ("reading with random weights", "of random weights", "--no-random-teacher"),
+        ("measuring controls", "squares of all features", "--layers depth"),
+        ("writing results", "while writing results.", "a smaller model"),
+    ],
+)
+def test_a_lack_of_memory_names_what_was_being_allocated(phase, what, helps, tmp_path, monkeypatch, capsys):
+    def compute(request, documents, cache, progress, folder):
+        progress(phase, 0, 1)
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has\nmore")
+
+    monkeypatch.setattr(run, "compute", compute)
+    models = ["--teacher", "demo/teacher", "--student", "demo/student"]
+    assert main.main(["align", *models, "--out", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert f"while {phase}" in said and what in said and "Tried to allocate 2.00 GiB" in said and helps in said
+
+
+def test_every_flag_that_helps_with_memory_exists():
+    parser = main.parser()
+    for _, smaller in ALLOCATED.values():
+        for flag in re.findall(r"--[a-z-]+(?: \w+)?", str(smaller)):
+            words = flag.split() + (["5"] if flag in ("--batch-tokens", "--max-tokens", "--sample-tokens") else [])
+            parser.parse_args(["align", "--teacher", "a", "--student", "b", *words])
+
+
+@pytest.mark.page
+@pytest.mark.xdist_group("pages")
+@pytest.mark.usefixtures("worker_of_pages")
+@pytest.mark.parametrize("page", ["alignment", "function"])
+def test_the_form_says_what_an_analysis_takes_and_offers_what_makes_it_fit(page, monkeypatch):
+    request = AnalysisRequest(teacher="demo/teacher", student="demo/student")
+    *shapes, student = (backend.geometry(name) for name in (request.teacher, request.student))
+    size = analysis_memory.size_of(request, prompts.samples(), shapes, student)
+    needed = analysis_memory.analysis_memory(**size, device="cpu").host_bytes
+    without = size | {"settings": request.settings.model_copy(update={"folds": 3})}
+    smaller = analysis_memory.analysis_memory(**without, device="cpu").host_bytes
+    assert smaller < 0.9 * needed
+    room = DeviceMemory("cpu", 64 * GIB, (needed + smaller) // 2, "psutil")
+    monkeypatch.setattr(form_memory, "device_memory", lambda name: room)
+    app = open_page(page, run="sample")
+    app.button(key="form-toggle" if page == "alignment" else "function-form-toggle").click().run()
+
+    def captions():
+        return "\n".join(caption.value for caption in app.caption)
+
+    assert "does not fit:** about " + readable(needed) in captions() and "With these settings it fits:" in captions()
+    offered = {button.label: button for button in app.button if (button.key or "").startswith("form-fits-")}
+    (label,) = [label for label in offered if plain("--folds 3") in label and "layers" not in label]
+    assert readable(smaller) in label
+    offered[label].click().run()
+    assert app.number_input(key="form-folds").value == 3 and not app.exception
+    assert "The pair fits: about " + readable(smaller) in captions() and "With these settings" not in captions()
+
+
+def test_what_fits_counts_what_others_hold():
+    def says(needed, free, limit=0.8):
+        return pair.fits(needed, DeviceMemory("cuda:0", 100 * GIB, free * GIB, "nvml"), limit)
+
+    assert "The pair fits: about 10.0 GiB of 31.0 GiB free" in says(10 * GIB, 31)
+    assert "does not fit" in says(10 * GIB, 30)  # at the limit
+    assert "The pair fits" in says(10 * GIB, 30, limit=0.81)
+    assert "takes about 10.0 GiB of its device" in pair.fits(10 * GIB, None)

@@ -61,7 +61,8 @@ def run_of(page):
 
 def step(page):
     """The step that the page shows."""
-    shown = page.get_by_test_id("stMetricValue").filter(has_text=re.compile(r"\d of \d")).inner_text()
+    # Of two for a moment, while the page is drawn anew.
+    shown = page.get_by_test_id("stMetricValue").filter(has_text=re.compile(r"\d of \d")).last.inner_text()
     return int(re.match(r"([\d,]+) of", shown)[1].replace(",", ""))
 
 

@@ -198,9 +198,7 @@ def test_files_as_people_have_them_are_read_by_the_form_and_what_they_are_is_sai
     app = open_page("alignment", run="sample")
     app.button(key="form-toggle").click().run()
     app.button_group(key="form-source").set_value("upload").run()
-    # The others are read alike: test_cli and test_guarded.
-    for name in ("sharegpt_tools.json", "excel_sep_line.csv", "cp1252_smart.txt"):
-        data, texts, words = inputs.FILES[name]
+    for name, (data, texts, words) in inputs.FILES.items():
         app.file_uploader[0].set_value((name, data, "application/octet-stream")).run()
         assert not app.exception
         said = {caption.value for caption in app.caption}

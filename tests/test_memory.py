@@ -1,14 +1,12 @@
 """The forecast by hand, and devices that are and are not there."""
 
-import dataclasses
-import json
 import sys
 
 import pytest
 
 from kvlab.errors import ModelError
 from kvlab.host import memory
-from kvlab.host.memory import DeviceMemory, Forecast, Gpu, forecast, readable
+from kvlab.host.memory import DeviceMemory, Gpu, readable
 from kvlab.shapes import Geometry, Positions
 from kvlab.train import memory_watch
 from kvlab.train.memory_watch import MemoryWatch
@@ -29,86 +27,22 @@ TEACHER = Geometry(
     max_positions=32768,
     parameters=7_615_616_512,
 )
-STUDENT = dataclasses.replace(
-    TEACHER,
-    name="student",
-    layers=22,
-    kv_layers=tuple(range(22)),
-    key_width=64,
-    value_width=64,
-    layer_shapes=(),  # derived anew
-    hidden=2048,
-    parameters=1_100_048_384,
-)
 
 
-def pretend(monkeypatch, total, free):
-    monkeypatch.setattr(memory, "device_memory", lambda device: DeviceMemory("cuda:0", total, free, "nvml"))
-
-
-def test_the_forecast_by_hand(monkeypatch):
-    pretend(monkeypatch, 80 * GIB, 78 * GIB)
-    result = forecast([TEACHER], STUDENT, "bfloat16", batch=2, tokens=100, device="cuda")
-    teacher, student = result.models
+def test_the_memory_of_a_model_by_hand():
+    teacher = memory.model_memory(TEACHER, "bfloat16", batch=2, tokens=100)
     assert teacher.parameter_bytes == 15_231_233_024
-    assert teacher.kv_bytes_per_token == 57_344  # 28 layers x 4 heads x (128 + 128) x 2 bytes
-    assert teacher.kv_bytes == 57_344 * 200
     assert teacher.activation_bytes == 24 * 3584 * 2 * 200
-    assert student.parameter_bytes == 2_200_096_768
-    assert student.kv_bytes_per_token == 22_528  # 22 x 4 x (64 + 64) x 2
-    assert result.activation_bytes == teacher.activation_bytes
-    weights, caches = 15_231_233_024 + 2_200_096_768, (57_344 + 22_528) * 200
-    assert result.total_bytes == weights + caches + 34_406_400
-    assert result.share == pytest.approx((2 * GIB + result.total_bytes) / (80 * GIB))
-    assert result.fits and result.limit == 0.8
-
-
-def test_float32_doubles_everything_and_tokens_do_not_touch_weights(monkeypatch):
-    pretend(monkeypatch, 80 * GIB, 80 * GIB)
-    half = forecast([TEACHER], STUDENT, "fp16", 1, 64)
-    whole = forecast([TEACHER], STUDENT, "float32", 1, 64)
-    long = forecast([TEACHER], STUDENT, "float16", 4, 128)
-    assert half.dtype == "float16" and whole.total_bytes == 2 * half.total_bytes
-    weights = sum(model.parameter_bytes for model in half.models)
-    assert long.total_bytes - weights == 8 * (half.total_bytes - weights)
-
-
-def test_the_limit_counts_what_others_hold(monkeypatch):
-    needs = forecast([], STUDENT, "bfloat16", 1, 1).total_bytes
-    total = needs * 10
-    pretend(monkeypatch, total, total - 6 * needs)
-    assert forecast([], STUDENT, "bfloat16", 1, 1).fits  # 7/10
-    pretend(monkeypatch, total, total - 7 * needs)
-    at_limit = forecast([], STUDENT, "bfloat16", 1, 1)
-    assert at_limit.share == pytest.approx(0.8) and not at_limit.fits
-
-
-def test_a_model_given_twice_counts_once(monkeypatch):
-    pretend(monkeypatch, 80 * GIB, 80 * GIB)
-    once = forecast([TEACHER], TEACHER, "bfloat16", 1, 10)
-    assert len(once.models) == 1
-    assert forecast([TEACHER, TEACHER], STUDENT, "bfloat16", 1, 10).total_bytes == (
-        forecast([TEACHER], STUDENT, "bfloat16", 1, 10).total_bytes
-    )
-
-
-def test_a_forecast_survives_json(monkeypatch):
-    pretend(monkeypatch, 80 * GIB, 78 * GIB)
-    result = forecast([TEACHER], STUDENT, "auto", 2, 100)
-    assert result.dtype == "bfloat16"
-    assert Forecast.from_dict(json.loads(json.dumps(result.to_dict()))) == result
+    whole = memory.model_memory(TEACHER, "float32", batch=2, tokens=100)
+    assert whole.parameter_bytes == 2 * teacher.parameter_bytes
+    assert whole.activation_bytes == 2 * teacher.activation_bytes
 
 
 def test_the_processor_of_this_machine():
-    result = forecast([], STUDENT, "auto", 1, 1, device="cpu")
-    assert (result.device, result.dtype) == ("cpu", "float32")
-    assert 0 < result.device_free <= result.device_total
-
-
-@pytest.mark.parametrize(("batch", "tokens"), [(0, 1), (1, 0), (-1, 5)])
-def test_nothing_to_forecast(batch, tokens):
-    with pytest.raises(ValueError, match="at least 1"):
-        forecast([], STUDENT, "auto", batch, tokens)
+    host = memory.device_memory("cpu")
+    assert host.device == "cpu" and 0 < host.free <= host.total
+    assert memory.dtype_name("auto", "cpu") == "float32" and memory.dtype_name("auto", "cuda:1") == "bfloat16"
+    assert memory.dtype_name("fp16", "cpu") == "float16"
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "cuda:-1", "cuda:x", "mps", "", "cuda:0; rm"])

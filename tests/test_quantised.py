@@ -71,8 +71,7 @@ def test_a_quantised_folder_takes_what_its_files_hold(plain, folders, bits, meth
     loaded = load(str(folders[bits]))
     truth, counted = held(loaded.model), weights.weight_bytes(shape, "float32", "cpu")
     assert counted == pytest.approx(truth, rel=0.1) and counted < 0.5 * shape.parameters * 4
-    forecast = memory.forecast([shape], shape, "float32", 1, 8, "cpu")
-    assert [m.parameter_bytes for m in forecast.models] == [counted]
+    assert memory.model_memory(shape, "float32", 1, 8).parameter_bytes == counted
     # The same bits made at load take as much, which is known before.
     at_load = replace(geometry(plain), quantised=weights.loaded_in(geometry(plain), bits))
     assert weights.weight_bytes(at_load, "float32", "cpu") == pytest.approx(truth, rel=0.1)

@@ -14,6 +14,7 @@ from streamlit.testing.v1 import AppTest, local_script_runner
 from kvlab import PACKAGE
 from kvlab.errors import KvlabError
 from kvlab.host import bundled
+from kvlab.language import Message
 from kvlab.results.alignment import so_far
 from kvlab.results.alignment.data import read
 from kvlab.results.alignment.so_far import SoFar
@@ -200,9 +201,9 @@ def test_no_name_of_a_model_is_markdown(sent, monkeypatch):
     shows(app.run(), sent)
     sample = read(bundled.ANALYSIS)
     monkeypatch.setattr(backend, "geometry", lambda name: Geometry.from_dict(sample.teacher | {"name": name}))
-    model = {"name": NAME, "parameter_bytes": 1, "kv_bytes_per_token": 1}
-    fits = {"total_bytes": 1, "device": NAME, "dtype": NAME, "fits": True, "device_free": 1, "device_total": 1}
-    answers = {"forecast": fits | {"models": [model]}, "loaded": [NAME]}
+    part = {"name": Message("weights of {name}", name=NAME).to_dict(), "bytes": 1}
+    forecast = {"device": NAME, "dtype": NAME, "free": 1, "total": 1, "parts": [part]}
+    answers = {"forecast": forecast, "loaded": [NAME]}
 
     def answered(call, **_):
         future = Future()

@@ -147,6 +147,9 @@ def test_a_failure_is_in_the_record_with_advice_and_the_worker_lives_on(worker, 
     assert error(folder)["kind"] == kind and words in error(folder)["found"]
     assert error(folder)["remedy"] and "more lines" not in error(folder)["found"]
     assert (folder / "worker.log").exists() == (do != "refuse")
+    if do == "run_out_of_gpu_memory":  # what was being allocated, and what makes just that smaller
+        assert "fitting and scoring heads, for the sums of one problem" in error(folder)["expected"]
+        assert "--layers depth" in error(folder)["remedy"] and "batch" not in error(folder)["remedy"]
     if do == "divide":
         assert "1 / 0" in (folder / "worker.log").read_text()
     pid = worker.pid

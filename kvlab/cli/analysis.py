@@ -13,7 +13,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from kvlab.cli import flags, output, slurm
-from kvlab.errors import AlignError, system_reason
+from kvlab.errors import AlignError, KvlabError, system_reason
 from kvlab.host import launched
 from kvlab.language import Message, say
 from kvlab.request import prompts
@@ -23,6 +23,7 @@ from kvlab.request.formats import AS_TEXT, FORMATS, Form
 from kvlab.request.inject import InjectionRequest, check_causal
 from kvlab.request.settings import checked
 from kvlab.request.uploads import EXTENSIONS
+from kvlab.runs.failures import kind_of, out_of_memory
 from kvlab.shapes import Document, phase_words
 
 WRITTEN = ("alignment.json", "arrays.safetensors", "projector.safetensors", "heads.csv", "report.html", "export.zip")
@@ -85,7 +86,7 @@ def align(options: argparse.Namespace) -> int:
 def _align(request: AnalysisRequest, options: argparse.Namespace) -> int:
     documents = _documents(request, options)
     if place := slurm.asked(options):
-        return slurm.submit(options, place)
+        return slurm.submit(options, place, shared=True)
     from kvlab.align import run
     from kvlab.models.loading import ModelCache
     from kvlab.results import answer
@@ -137,7 +138,7 @@ def inject(options: argparse.Namespace) -> int:
 def _inject(request: InjectionRequest, options: argparse.Namespace) -> int:
     documents = _documents(request, options)
     if place := slurm.asked(options):
-        return slurm.submit(options, place)
+        return slurm.submit(options, place, shared=False)
     from kvlab.align.unfinished import REFINEMENT
     from kvlab.inject import run
     from kvlab.models.loading import ModelCache
@@ -250,11 +251,17 @@ class Bar(tqdm):
         )
         self.stage = ""
 
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        """Raise RunError ``out-of-memory`` in place of an exception that says it, with what was being allocated."""
+        super().__exit__(kind, error, trace)
+        if error is not None and not isinstance(error, KvlabError) and kind_of(error) == "out-of-memory":
+            raise out_of_memory(error, self.stage) from error
+
     def __call__(self, stage: str, done: int, total: int) -> None:
+        new, self.stage = stage != self.stage, stage
         if self.disable:
             return
-        if stage != self.stage:
-            self.stage = stage
+        if new:
             self.reset(total)
             self.set_description(phase_words(stage), refresh=False)
         self.total, self.n = total, done

@@ -10,15 +10,15 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import psutil
 import pynvml
 
 from kvlab.errors import ModelError
-from kvlab.host.weights import DTYPE_BYTES, loaded_in, weight_bytes
+from kvlab.host.weights import DTYPE_BYTES, weight_bytes
 from kvlab.language import Message
 from kvlab.shapes import Geometry
 
@@ -58,92 +58,15 @@ class Gpu:
 class ModelMemory:
     """The memory of one model, in bytes. Activations are an allowance."""
 
-    name: str
     parameter_bytes: int
-    kv_bytes_per_token: int
-    kv_bytes: int  # of batch x tokens tokens
     activation_bytes: int
 
 
-@dataclass(frozen=True)
-class Forecast:
-    """Whether models fit on a device for inference over one batch; all sizes in bytes.
-
-    ``share`` = (bytes in use now + total_bytes) / device_total; ``fits`` is true below ``limit``.
-    """
-
-    device: str
-    dtype: str
-    batch: int
-    tokens: int
-    models: tuple[ModelMemory, ...]
-    activation_bytes: int  # the largest of the models: they run one after another
-    total_bytes: int
-    device_total: int
-    device_free: int
-    device_source: str
-    share: float
-    limit: float
-    fits: bool
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> Forecast:
-        models = tuple(ModelMemory(**model) for model in fields["models"])
-        return cls(**(fields | {"models": models}))
-
-
-def forecast(
-    teachers: list[Geometry],
-    student: Geometry,
-    dtype: str,
-    batch: int,
-    tokens: int,
-    device: str = "auto",
-    load_in: str = "none",
-) -> Forecast:
-    """Forecast the memory of running ``teachers`` and ``student`` over ``batch`` documents of ``tokens`` tokens.
-
-    A model given twice counts once; a model that is already in memory counts again. ``load_in``: of the teachers.
-    Raises ModelError ``model-dtype-invalid``, ``model-device-invalid``, ``model-quantised``.
-    """
-    if batch < 1 or tokens < 1:
-        raise ValueError(f"batch and tokens must be at least 1, got {batch} and {tokens}")
-    memory = device_memory(device)
-    dtype = dtype_name(dtype, memory.device)
-    kept = [replace(teacher, quantised=loaded_in(teacher, load_in)) for teacher in teachers]
-    distinct = {(geometry.name, geometry.quantised): geometry for geometry in [*kept, student]}
-    models = tuple(model_memory(geometry, dtype, batch, tokens, memory.device) for geometry in distinct.values())
-    activations = max(model.activation_bytes for model in models)
-    total = sum(model.parameter_bytes + model.kv_bytes for model in models) + activations
-    share = (memory.total - memory.free + total) / memory.total
-    return Forecast(
-        device=memory.device,
-        dtype=dtype,
-        batch=batch,
-        tokens=tokens,
-        models=models,
-        activation_bytes=activations,
-        total_bytes=total,
-        device_total=memory.total,
-        device_free=memory.free,
-        device_source=memory.source,
-        share=share,
-        limit=LIMIT,
-        fits=share < LIMIT,
-    )
-
-
 def model_memory(geometry: Geometry, dtype: str, batch: int, tokens: int, device: str = "cpu") -> ModelMemory:
-    """Return the bytes of a model's weights and of its cache for batch x tokens, and the activation allowance."""
+    """Return the bytes of a model's weights, and the allowance for the activations of batch x tokens."""
     width = DTYPE_BYTES[dtype]
     return ModelMemory(
-        name=geometry.name,
         parameter_bytes=weight_bytes(geometry, dtype, device),
-        kv_bytes_per_token=geometry.kv_values_per_token * width,
-        kv_bytes=geometry.kv_values_per_token * width * batch * tokens,
         activation_bytes=ACTIVATION_VECTORS * geometry.hidden * width * batch * tokens,
     )
 

@@ -12,10 +12,10 @@ from kvlab.errors import AlignError
 from kvlab.host.memory import DeviceMemory, dtype_name, model_memory, readable
 from kvlab.host.weights import loaded_in
 from kvlab.language import Message, phrase
-from kvlab.request.align import AlignSettings
+from kvlab.request.align import AlignSettings, AnalysisRequest
 from kvlab.request.forecast import CLASSES, DOUBLE, LIBRARIES, SINGLE, Part
 from kvlab.request.sums_size import blocks, layer_widths, target_widths, unions_of
-from kvlab.shapes import KINDS, Geometry
+from kvlab.shapes import KINDS, Document, Geometry
 
 MOST_OF_A_TOKEN = 512  # features of a token (kvlab.align.own_tokens)
 TOKENS_BEFORE = 2
@@ -193,7 +193,7 @@ def _maps(teacher: Geometry, student: Geometry, settings: AlignSettings) -> int:
 def lines(forecast: AnalysisForecast, device: DeviceMemory, host: DeviceMemory) -> list[Message]:
     """Say what is needed where, of how much, and its parts."""
     said = []
-    for memory, parts in _places(forecast, device, host):
+    for memory, parts in places(forecast, device, host):
         needed = sum(part.bytes for part in parts)
         words = (
             phrase("Memory on {device}: about {needed} at the peak; {free} of {total} is free.")
@@ -203,9 +203,75 @@ def lines(forecast: AnalysisForecast, device: DeviceMemory, host: DeviceMemory) 
         sizes = {"needed": readable(needed), "free": readable(memory.free), "total": readable(memory.total)}
         said.append(Message(words, device=memory.device, **sizes))
         for part in sorted(parts, key=lambda part: -part.bytes):
-            name = Message(NAMES[part.name], name=part.model) if part.model else Message(NAMES[part.name])
-            said.append(Message(phrase("  {size} {name}"), size=f"{readable(part.bytes):>9}", name=name))
+            size = f"{readable(part.bytes):>9}"
+            said.append(Message(phrase("  {size} {name}"), size=size, name=name_of(part)))
     return said
+
+
+@dataclass(frozen=True)
+class Way:
+    """Settings with which an analysis takes less."""
+
+    flags: str  # of the command line
+    changes: dict[str, Any]  # of AlignSettings; ``load_in`` of the request
+    bytes: int  # at the peak, of the larger memory
+
+
+def size_of(
+    request: AnalysisRequest,
+    documents: Sequence[Document],
+    teachers: Sequence[Geometry],
+    student: Geometry,
+    tokens: int | None = None,
+) -> dict[str, Any]:
+    """Return what the memory of an analysis follows from, as the other functions of this file take it.
+
+    ``tokens`` of the longest document; without, its text is taken for tokens of two characters.
+    """
+    return {
+        "teachers": [replace(teacher, quantised=loaded_in(teacher, request.load_in)) for teacher in teachers],
+        "student": student,
+        "settings": request.settings,
+        "documents": len(documents),
+        "tokens": tokens or max(len(document.text) for document in documents) // 2 + 1,
+        "dtype": request.dtype,
+    }
+
+
+def ways_that_fit(
+    teachers: Sequence[Geometry],
+    student: Geometry,
+    settings: AlignSettings,
+    documents: int,
+    tokens: int,
+    device: DeviceMemory,
+    host: DeviceMemory,
+    dtype: str = "auto",
+    room: str = "free",
+) -> list[Way]:
+    """Return the settings of ``SMALLER``, and teachers of 4 bits, that fit into the ``room`` ("free" or "total")."""
+
+    def forecast(teachers: Sequence[Geometry], **changes: Any) -> AnalysisForecast:
+        smaller = settings.model_copy(update=changes)
+        return analysis_memory(teachers, student, smaller, documents, tokens, device.device, dtype)
+
+    tried = [(flags, changes, forecast(teachers, **changes)) for flags, changes in SMALLER.items()]
+    if not any(teacher.quantised for teacher in teachers):
+        in_four = [replace(teacher, quantised=loaded_in(teacher, "4bit")) for teacher in teachers]
+        tried.append(("--load-in 4bit", {"load_in": "4bit"}, forecast(in_four)))
+    return [
+        Way(flags, changes, max(found.device_bytes, found.host_bytes))
+        for flags, changes, found in tried
+        if not lacking(found, device, host, room)
+    ]
+
+
+def lacking(
+    forecast: AnalysisForecast, device: DeviceMemory, host: DeviceMemory, room: str
+) -> list[tuple[DeviceMemory, int]]:
+    """Return the memories whose ``room`` ("free" or "total") is less than the forecast, and the bytes needed there."""
+    needs = [(memory, sum(part.bytes for part in parts)) for memory, parts in places(forecast, device, host)]
+    return [(memory, needed) for memory, needed in needs if needed > getattr(memory, room)]
 
 
 def refuse_too_large(
@@ -219,31 +285,15 @@ def refuse_too_large(
     dtype: str = "auto",
 ) -> None:
     """Raise AlignError ``analysis-too-large`` where a whole memory is less than the forecast; name what fits."""
-
-    def forecast(settings: AlignSettings, teachers: Sequence[Geometry] = teachers) -> AnalysisForecast:
-        # Where random weights do not fit beside the teacher, the analysis goes on without them and says so.
-        settings = settings.model_copy(update={"random_teacher": False})
-        return analysis_memory(teachers, student, settings, documents, tokens, device.device, dtype)
-
-    def lacking(forecast: AnalysisForecast) -> list[tuple[DeviceMemory, int]]:
-        needs = [(m, sum(part.bytes for part in parts)) for m, parts in _places(forecast, device, host)]
-        return [(memory, needed) for memory, needed in needs if needed > memory.total]
-
-    asked = forecast(settings)
-    if not (short := lacking(asked)):
+    # Where random weights do not fit beside the teacher, the analysis goes on without them and says so.
+    settings = settings.model_copy(update={"random_teacher": False})
+    asked = analysis_memory(teachers, student, settings, documents, tokens, device.device, dtype)
+    if not (short := lacking(asked, device, host, "total")):
         return
     memory, needed = short[0]
-    remedies: list[Message] = []
-    ways = {flag: forecast(settings.model_copy(update=changes)) for flag, changes in SMALLER.items()}
-    if not any(teacher.quantised for teacher in teachers):
-        in_four = [replace(teacher, quantised=loaded_in(teacher, "4bit")) for teacher in teachers]
-        ways["--load-in 4bit"] = forecast(settings, in_four)
-    for flag, smaller in ways.items():
-        if not lacking(smaller):
-            size = max(smaller.device_bytes, smaller.host_bytes)
-            remedies.append(Message("{flag} (about {size})", flag=flag, size=readable(size)))
+    ways = ways_that_fit(teachers, student, settings, documents, tokens, device, host, dtype, "total")
+    remedies = [Message("{flag} (about {size})", flag=way.flags, size=readable(way.bytes)) for way in ways]
     largest = max(asked.device or asked.host, key=lambda part: part.bytes)
-    name = Message(NAMES[largest.name], name=largest.model) if largest.model else Message(NAMES[largest.name])
     raise AlignError(
         "analysis-too-large",
         expected=Message(
@@ -252,7 +302,7 @@ def refuse_too_large(
         found=Message(
             "about {needed} at the peak, of which {largest}: {size}",
             needed=readable(needed),
-            largest=name,
+            largest=name_of(largest),
             size=readable(largest.bytes),
         ),
         remedy=Message("choose what fits: {remedies}", remedies=remedies)
@@ -261,7 +311,12 @@ def refuse_too_large(
     )
 
 
-def _places(
+def name_of(part: Part) -> Message:
+    """Name what a part of the forecast holds."""
+    return Message(NAMES[part.name], name=part.model) if part.model else Message(NAMES[part.name])
+
+
+def places(
     forecast: AnalysisForecast, device: DeviceMemory, host: DeviceMemory
 ) -> list[tuple[DeviceMemory, tuple[Part, ...]]]:
     return [*([(device, forecast.device)] if forecast.device else []), (host, forecast.host)]

@@ -14,7 +14,7 @@ from kvlab.language import Message, phrase
 from kvlab.request.train import TrainConfig
 from kvlab.runs import store
 from kvlab.runs.process import exit_words
-from kvlab.shapes import phase_message
+from kvlab.shapes import REFINING, phase_message
 
 TAIL = 64 << 10  # bytes at the end of a log to search
 TAIL_LINES = 12  # lines of them to show in the error
@@ -45,6 +45,46 @@ SIGNALS = {
     signal.SIGBUS: phrase(
         "the shared memory or the disk was full, or a file under it was cut off: free space, then resume"
     ),
+}
+# Phase of an analysis or a functional test -> what is allocated then, and what makes it smaller.
+READING = (
+    phrase("the caches of one batch of documents"),
+    phrase(
+        "fewer tokens per batch or document (--batch-tokens, --max-tokens), a 16-bit number type (--dtype bfloat16), "
+        "or teachers of 4 bits (--load-in 4bit)"
+    ),
+)
+SOLVING = (
+    phrase("the sums of one problem: squares of all features of its teacher layers"),
+    phrase("fewer teacher layers side by side (--layers depth), or fewer folds (--folds 3)"),
+)
+RANDOM = (
+    phrase("a second teacher, of random weights, and its rows"),
+    phrase("leave this control out (--no-random-teacher), or take a smaller sample (--sample-tokens)"),
+)
+CONTINUING = (
+    phrase("the caches and logits of one document, once for each source"),
+    phrase("shorter documents (--max-tokens), or a 16-bit number type (--dtype bfloat16)"),
+)
+ALLOCATED = {
+    "reading caches": READING,
+    "reading documents token by token": READING,
+    "comparing layers": SOLVING,
+    "comparing time rules": (
+        phrase("the caches of the sample, under every time rule"),
+        phrase("leave the other rules out (--no-compare-rules), or take a smaller sample (--sample-tokens)"),
+    ),
+    "measuring controls": SOLVING,
+    "reading with random weights": RANDOM,
+    "fitting on random weights": RANDOM,
+    "fusing teachers": SOLVING,
+    "fusing with random weights": RANDOM,
+    "fitting and scoring heads": SOLVING,
+    "fitting the map": SOLVING,
+    "refining the map": CONTINUING,
+    "continuing from replaced caches": CONTINUING,
+    "replacing single heads": CONTINUING,
+    "greedy continuations": CONTINUING,
 }
 # Modules whose package has another name.
 PACKAGES = {"yaml": "pyyaml", "pynvml": "nvidia-ml-py", "google": "protobuf"}
@@ -143,6 +183,25 @@ def kind_of(error: BaseException) -> str:
     if isinstance(error, IndexError | RuntimeError | ValueError) and SHAPE.search(message):
         return "shape"
     return "device-error" if "AcceleratorError" in names or "CUDA error" in message else "unexpected"
+
+
+def out_of_memory(error: BaseException, phase: str) -> RunError:
+    """Return the error that memory ran out in a phase of an analysis ("" outside of one): for what, and what helps."""
+    doing = phase_message(phase)
+    known = ALLOCATED.get("refining the map" if phase.startswith(REFINING) else phase)
+    if known is None:
+        return RunError(
+            "out-of-memory",
+            expected=Message("enough memory while {phase}", phase=doing) if phase else Message("enough memory"),
+            found=first_words(error),
+            remedy=Message("a smaller model, or another device, and close what else uses this one"),
+        )
+    return RunError(
+        "out-of-memory",
+        expected=Message("enough memory while {phase}, for {what}", phase=doing, what=Message(known[0])),
+        found=first_words(error),
+        remedy=Message("{smaller}; and close what else uses the device", smaller=Message(known[1])),
+    )
 
 
 def first_words(error: BaseException) -> Message | str:

@@ -53,7 +53,8 @@ class Job:
         except Cancelled:
             state, error_fields = ("failed", server_gone()) if self._server_gone else ("cancelled", None)
         except BaseException as error:  # record any error; none may end the worker
-            state, error_fields = "failed", explain(error, self.expected or Message("the analysis to run to its end"))
+            expected = self.expected or Message("the analysis to run to its end")
+            state, error_fields = "failed", explain(error, expected, self._live.phase)
             if not isinstance(error, KvlabError):
                 log.exception("analysis %s failed", self.folder.name)
                 lines = traceback.format_exc().encode("utf-8", "replace")
@@ -62,18 +63,14 @@ class Job:
         return error_fields or unrecorded
 
 
-def explain(error: BaseException, expected: Message) -> dict[str, Any]:
-    """Return any exception as the fields of a KvlabError (``to_dict``), with advice if its kind is known."""
+def explain(error: BaseException, expected: Message, phase: str = "") -> dict[str, Any]:
+    """Return any exception in ``phase`` as the fields of a KvlabError, with advice if its kind is known."""
     if isinstance(error, KvlabError):
         return error.to_dict()
     kind, remedy = failures.kind_of(error), failures.fault_remedy(LOG)
     if kind == "out-of-memory":
-        expected = Message("enough memory for both models and one batch")
-        remedy = Message(
-            "choose fewer tokens per batch or document, a 16-bit number type, a smaller model or another device, "
-            "and close what else uses this one"
-        )
-    elif kind == "device-error":
+        return failures.out_of_memory(error, phase).to_dict()
+    if kind == "device-error":
         expected, remedy = Message("the device to compute without errors"), failures.device_remedy()
     else:
         kind = "unexpected"

@@ -36,6 +36,10 @@ class LiveStatus:
         self._writing, self._finishing = threading.Lock(), threading.Lock()
         self._keeper = threading.Thread(target=self._keep, name="status", daemon=True)
 
+    @property
+    def phase(self) -> str:
+        return self._at[0]
+
     def __enter__(self) -> LiveStatus:
         """Write the first status and start the thread. Raises RunError if the status cannot be written."""
         self._write(state="running", started=store.timestamp(), error=None, **identity())

@@ -44,6 +44,11 @@ class Worker:
         self._stopped = False  # stop was called, and no start since
 
     @property
+    def elsewhere(self) -> bool:
+        """Return whether a launcher carries the worker to another machine, whose memory is not this one's."""
+        return bool(self._launcher)
+
+    @property
     def alive(self) -> bool:
         return self.pid is not None
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
-from typing import Any
 
 import streamlit as st
 
@@ -20,20 +19,14 @@ from kvlab.web.widgets import plain
 ASKED = "pair-asked"  # in the session: the questions in hand, by what they are about
 PATIENCE = 0.3  # seconds to wait for answers before drawing the form without them
 COUNTED = 100_000  # characters whose tokens are counted; the rest is estimated from them
-BATCH, TOKENS = 8, 512  # documents and tokens of the forecast
 PENDING = phrase(":material/hourglass_top: Whether these models can be had and fit is looked up…")
 UNAVAILABLE = phrase("**A model cannot be had.** Expected {expected}; found {found}. {remedy}")
 
-Forecast = Callable[[list[Geometry], Geometry], tuple[int, Any]]  # bytes needed, and the device
+Forecast = Callable[[list[Geometry], Geometry], str]  # says whether a pair fits
 
 
-def says(
-    teachers: Sequence[str], student: str, documents: Sequence[Document] = (), forecast: Forecast | None = None
-) -> None:
-    """Draw what is known of the pair and the prompts.
-
-    ``forecast``: of memory, and of which device, None if it is not of this machine; default: that of an analysis here.
-    """
+def says(teachers: Sequence[str], student: str, documents: Sequence[Document], forecast: Forecast) -> None:
+    """Draw what is known of the pair and of the prompts."""
     if not teachers or not student:
         return
     names = list(dict.fromkeys((*teachers, student)))
@@ -47,8 +40,7 @@ def says(
         return
     try:
         geometries = {name: _answer(asked[f"geometry {name}"]) for name in names}
-        needed, device = (forecast or _analysis)([geometries[name] for name in teachers], geometries[student])
-        words = [_fits(needed, device)]
+        words = [forecast([geometries[name] for name in teachers], geometries[student])]
         if counted := asked.get(_about_tokens(names, documents)):
             words.append(_lengths(counted.result(), documents))
     except KvlabError as error:
@@ -100,15 +92,12 @@ def _answer(question: Future) -> Geometry:
     return found if isinstance(found, Geometry) else Geometry.from_dict(found)
 
 
-def _analysis(teachers: list[Geometry], student: Geometry) -> tuple[int, Any]:
-    return memory.forecast(teachers, student, "auto", BATCH, TOKENS).total_bytes, memory.device_memory("auto")
-
-
-def _fits(needed: int, device: memory.DeviceMemory | None) -> str:
+def fits(needed: int, device: memory.DeviceMemory | None, limit: float = 1.0) -> str:
+    """Say whether so many bytes fit below a share of the device's; None: of a device of another machine."""
     if device is None:
-        return say(":material/memory: The run takes about {needed} of its device.", needed=readable(needed))
+        return say(":material/memory: It takes about {needed} of its device.", needed=readable(needed))
     sizes = {"needed": readable(needed), "free": readable(device.free), "device": plain(device.device)}
-    if (device.total - device.free + needed) / device.total < memory.LIMIT:
+    if (device.total - device.free + needed) / device.total < limit:
         return say(":material/check_circle: The pair fits: about {needed} of {free} free on {device}.", **sizes)
     return say(":material/warning: **The pair does not fit:** about {needed}, {free} free on {device}.", **sizes)
 

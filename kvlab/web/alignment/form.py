@@ -14,6 +14,7 @@ from kvlab.request.settings import checked
 from kvlab.shapes import Document
 from kvlab.web import backend, pair, prompts_form
 from kvlab.web.alignment import form_settings
+from kvlab.web.alignment.form_memory import Memory
 from kvlab.web.widgets import show_error
 
 ALIASES = ["Qwen2-7B", "TinyLlama"]
@@ -22,7 +23,7 @@ ROLES = {  # label of the picker, its initial value
     "student": (phrase("Student"), "demo/student"),
 }
 SETTINGS = ("time", "rows", "layers", "projector", "keys", "search", "folds", "chat")
-SETTINGS += ("row_weights", "random_teacher", "compare_rules", "sample_tokens", "max_tokens")
+SETTINGS += ("row_weights", "random_teacher", "compare_rules", "sample_tokens", "max_tokens", "batch_tokens")
 
 # The initial values of the form, by widget key: the defaults of a request.
 FIELDS = {
@@ -80,8 +81,11 @@ def run_button(label: str, key: str, icon: str, everything: dict[str, Any], docu
     clicked = button.button(label, type="primary", icon=icon, disabled=not documents, key=key, width="stretch")
     with known:
         teachers = [everything["teacher"], *everything["more_teachers"]]
+        memory = Memory(everything, documents)
         # The bundled samples are known; their tokens need not be counted.
-        pair.says(teachers, everything["student"], () if everything["prompts"] == SAMPLES else documents)
+        counted = () if everything["prompts"] == SAMPLES else documents
+        pair.says(teachers, everything["student"], counted, memory.says)
+        memory.offers()
     return clicked
 
 

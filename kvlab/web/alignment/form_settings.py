@@ -55,10 +55,12 @@ def settings(with_time: bool = True) -> tuple[dict, dict]:
         ),
     )
     st.markdown(say("**Size and device**"))
-    folds, sample, longest = st.columns(3)
+    folds, sample, batch, longest = st.columns(4)
     chosen["folds"] = folds.number_input(say("Folds"), 2, 20, key="form-folds")
     label, about = say("Sample, student tokens"), _described("sample_tokens")
     chosen["sample_tokens"] = sample.number_input(label, 100, step=1000, key="form-sample-tokens", help=about)
+    label, about = say("Batch, tokens"), _described("batch_tokens")
+    chosen["batch_tokens"] = batch.number_input(label, 1, step=1024, key="form-batch-tokens", help=about)
     label, about = say("Longest document, tokens"), _described("max_tokens")
     chosen["max_tokens"] = longest.number_input(label, 2, step=1024, key="form-max-tokens", help=about)
     device, dtype = st.columns(2)

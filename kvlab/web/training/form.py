@@ -184,17 +184,17 @@ def _written(documents: list[Document]) -> bytes:
         return file.read_bytes()
 
 
-def _memory(asked: Asked, teachers: list[Geometry], student: Geometry, here: bool) -> tuple[int, Any]:
-    """Forecast the memory of the run as far as its settings are valid; without a device if it runs elsewhere."""
+def _memory(asked: Asked, teachers: list[Geometry], student: Geometry, here: bool) -> str:
+    """Say the memory of the run as far as its settings are valid; without a device if it runs elsewhere."""
     try:
         config = checked(TrainConfig, asked.settings)
     except KvlabError:
         config = TrainConfig()
     if not here:
         kind = "cpu" if config.device == "cpu" else "cuda"
-        return training_memory(teachers, student, config, device=kind).total, None
+        return pair.fits(training_memory(teachers, student, config, device=kind).total, None)
     device = memory.device_memory(config.device)
-    return training_memory(teachers, student, config, device=device.device).total, device
+    return pair.fits(training_memory(teachers, student, config, device=device.device).total, device, memory.LIMIT)
 
 
 def _say_queue(device: str) -> None:
