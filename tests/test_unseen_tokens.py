@@ -128,6 +128,8 @@ def test_a_few_tokens_of_one_fold_only_do_not_turn_the_control_over(told):
         unseen = crossfit.Unseen(partial(Pairing.begin, x.mean(0), y.mean(0), 1), rows)
         plain, ruled = crossfit_ridge(pairing, 2), crossfit_ridge(pairing, 2, unseen)
         found.append((plain.r2.mean().item(), ruled.r2.mean().item(), ruled.with_error()[1].max().item()))
+        # Rows of unseen tokens ask for a larger penalty, and have no say.
+        assert told or ruled.penalties.log10().mean() < plain.penalties.log10().mean() - 0.5
     plain, ruled, errors = map(np.array, zip(*found))
     if told:  # where embeddings generalise, the map says what it knows
         assert ruled == pytest.approx(plain, abs=0.01) and ruled.min() > 0.8
