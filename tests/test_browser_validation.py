@@ -124,7 +124,11 @@ def test_a_run_of_one_click_ends_by_itself_without_browser_and_server_and_new_on
         page.get_by_role("button", name="Report and files").click()
         assert "Validation run" in taken(page, "Markdown")
         page.get_by_test_id("stPopoverBody").get_by_text("中文").click()
-        wait_until(lambda: '<html lang="zh-Hans">' in taken_or_none(page, "HTML"), 120, "the report in Chinese")
+        wait_until(
+            lambda: '<html lang="zh-Hans">' in taken_or_none(page, "HTML, one file with figures"),
+            120,
+            "the report in Chinese",
+        )
 
         page.goto(app.url + address)
         page.get_by_text(finding).wait_for()

@@ -3,7 +3,9 @@
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
+from typing import NamedTuple
 
+import plotly.graph_objects as go
 import streamlit as st
 
 from kvlab.errors import KvlabError
@@ -51,9 +53,13 @@ def _finding() -> None:
         show_error(error)
         return
     answer_line(answer.of_analysis(found, test))
-    _figure(found, test, shown)
+    figures = _figures(found, test)
+    for column, drawn in zip(st.columns([5, 4, 4], gap="small"), figures, strict=True):
+        with column:
+            files.chart(drawn.figure, drawn.key, drawn.about)
     # The gains stand in the answer.
-    _links(found, shown, next((backend.label(view, results=False) for view in views if view.id == shown), ""))
+    name = next((backend.label(view, results=False) for view in views if view.id == shown), "")
+    _links(found, shown, name, figures)
 
 
 def _latest(views: Sequence[View]) -> str:
@@ -65,32 +71,39 @@ def _latest(views: Sequence[View]) -> str:
     return backend.SAMPLE
 
 
-def _figure(found: Alignment, test: Injection | None, shown: str) -> None:
-    """Draw the bars of own cache, projected and controls, and the maps of the gain."""
-    left, *maps = st.columns([5, 4, 4], gap="small")
-    with left:
-        if test is not None and test.reproduces:
-            alt = say("KL of the own cache, the projected cache and the controls")
-            files.chart(
-                variants(test.at(test.injection["prefix"]), "kl", PIXELS), "overview-function", alt, "function-kl"
-            )
-        else:
-            alt = say("R² of K and V by source, means over heads")
-            files.chart(mean_sources(found, PIXELS), "overview-sources", alt, "sources")
-    for column, kind in zip(maps, KIND_NAME, strict=True):
-        alt = say("{kind}: R² beyond the strongest control, per student layer and KV head", kind=KIND_NAME[kind])
-        with column:
-            figure = gain_map(found, kind).update_layout(height=PIXELS)
-            files.chart(figure, f"overview-{kind}", alt, f"{KIND_NAME[kind]}-gain")
+class Drawn(NamedTuple):
+    figure: go.Figure
+    key: str
+    about: str  # what the figure shows, in words
+    file: str
 
 
-def _links(found: Alignment, shown: str, name: str) -> None:
+def _figures(found: Alignment, test: Injection | None) -> list[Drawn]:
+    """The bars of own cache, projected and controls, and the maps of the gain."""
+    if test is not None and test.reproduces:
+        words = say("KL of the own cache, the projected cache and the controls")
+        bars = variants(test.at(test.injection["prefix"]), "kl", PIXELS)
+        drawn = [Drawn(bars, "overview-function", words, "function-kl")]
+    else:
+        words = say("R² of K and V by source, means over heads")
+        drawn = [Drawn(mean_sources(found, PIXELS), "overview-sources", words, "sources")]
+    for kind, name in KIND_NAME.items():
+        words = say("{kind}: R² beyond the strongest control, per student layer and KV head", kind=name)
+        gains = gain_map(found, kind).update_layout(height=PIXELS)
+        drawn.append(Drawn(gains, f"overview-{kind}", words, f"{name}-gain"))
+    return drawn
+
+
+def _links(found: Alignment, shown: str, name: str, figures: Sequence[Drawn]) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         if st.button(say("Align my own prompts"), type="primary", icon=":material/upload_file:"):
             st.session_state["form-open"] = True
             st.switch_page(places.alignment())
         look = {"icon": ":material/grid_on:", "query_params": {"run": shown}}
         st.page_link(places.alignment(), label=say("Look into it"), **look)
+        with st.popover(say("Figures"), icon=":material/download:", type="tertiary"):
+            for drawn in figures:  # a button under each would be words on the first screen
+                files.figure_button(drawn.figure, drawn.file, drawn.key, drawn.about)
         if shown == backend.SAMPLE:
             names = {"teacher": plain(found.teacher["name"]), "student": plain(found.student["name"])}
             st.markdown(say(":blue-badge[Sample analysis] {teacher} → {student}", **names))
