@@ -126,7 +126,7 @@ class Check:
     title: str
     run: Callable[[], None]
     explanation: str
-    passed: str = phrase("✓ passed")
+    passed: str = phrase("✓ test passed")
 
 
 CHECKS = (
