@@ -18,6 +18,7 @@ from kvlab.results.architecture import architectures
 from kvlab.results.function.data import Injection
 from kvlab.results.function.figures import variants
 from kvlab.results.style import KIND_NAME
+from kvlab.results.words import clauses
 from kvlab.runs.monitor import View
 from kvlab.shapes import Geometry
 from kvlab.web import backend, files, places
@@ -232,9 +233,9 @@ def _forecast(teacher: str, student: str, forecast: dict, loaded: list[str]) -> 
         say("{size} — fits", size=size) if needed < forecast["free"] else say("{size} — does not fit", size=size),
         help=say("The peak of an analysis of the samples; the form forecasts that of your own prompts."),
     )
-    for part in sorted(forecast["parts"], key=lambda part: -part["bytes"]):
-        name = plain(Message.read(part["name"]))
-        st.caption(say("{size} {name}", size=readable(part["bytes"]), name=name))
+    parts = sorted(forecast["parts"], key=lambda part: -part["bytes"])
+    sizes = [(readable(part["bytes"]), plain(Message.read(part["name"]))) for part in parts]
+    st.caption(clauses([say("{size} {name}", size=size, name=name) for size, name in sizes]))
     free, total = readable(forecast["free"]), readable(forecast["total"])
     st.caption(say("Device: {free} free of {total}.", free=free, total=total))
     for name in dict.fromkeys((teacher, student)):
