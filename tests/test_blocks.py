@@ -6,8 +6,13 @@ import torch
 from kvlab.align import fold_sums
 from kvlab.align.blocks import BlockInputs, Layout
 from kvlab.align.fold_sums import FIT_AND_SCORE, FIT_ONLY, FoldSums
+from kvlab.align.fusion import FusionSums
 from kvlab.align.layer_sums import Gathered, SomeSources
+from kvlab.align.layers import Choice
 from kvlab.align.moments import Inputs
+from kvlab.align.unfinished import Unfinished
+from kvlab.shapes import KINDS
+from tests.rows import Block
 
 WIDTHS = {0: 3, 1: 200, 2: 5, 4: 130, "own": 2}  # wider and narrower than a block of columns
 TOGETHER = [(0, 1, "own"), (1, 2, "own"), (0, 4, "own")]
@@ -27,7 +32,7 @@ def of(rows, sources):
 
 @pytest.mark.parametrize("sources", [*TOGETHER, (0, "own"), (1,)])
 def test_a_problem_gathers_the_sums_of_its_own_rows(rows, sources, monkeypatch):
-    monkeypatch.setattr("kvlab.align.blocks.DOUBLES", 100 * sum(WIDTHS.values()))  # a hundred rows at a time
+    monkeypatch.setattr("kvlab.align.blocks.ROWS_IN_DOUBLE", 100 * sum(WIDTHS.values()))  # a hundred rows at a time
     sums = BlockInputs.empty(torch.zeros(rows.shape[1]), Layout.of(WIDTHS, TOGETHER))
     sums.add_shifted(rows[:500])
     sums.add_shifted(rows[500:])
@@ -92,3 +97,34 @@ def test_sums_of_other_folds_lie_on_the_host_and_come_back(monkeypatch):
     sums.add(0, FIT_AND_SCORE, torch.zeros(5, 4, device=gpu))
     assert moved[1:] == [gpu]
     assert sums.fit()[0].n == 10 and moved[2:] == [gpu]
+
+
+def test_the_common_sums_of_several_teachers_hold_one_fold_on_the_device(monkeypatch):
+    one = Choice.of((0,), [(0,)] * 3, lambda layer: 4)
+    sums = FusionSums([{kind: [one] for kind in KINDS}] * 2, 3)
+    put_away = []
+    monkeypatch.setattr(FoldSums, "put_away", lambda self, but=None: put_away.append((id(self), but)))
+    x, y = torch.randn(6, 4), torch.randn(6, 2)
+    for fold in (0, 0, 1):
+        sums.add(fold, FIT_AND_SCORE, [Block(fold, [x], [y])] * 2, FIT_AND_SCORE)
+    every = {id(found) for found in sums.all().values()}
+    assert len(every) == 4 and {at for at in put_away if at[1] == 1} == {(found, 1) for found in every}
+    assert not [at for at in put_away if at[1] == 0]  # nothing was held before the first fold
+
+
+def test_what_is_taken_up_again_lies_on_the_host_until_it_is_needed(tmp_path):
+    """Loaded for a device that stands for a GPU."""
+    rows = torch.randn(9, 4), torch.randn(9, 2)
+    saved = FoldSums((torch.zeros(4).double(), torch.zeros(2).double()), 2)
+    for fold in range(2):
+        saved.add(fold, FIT_AND_SCORE, *rows)
+    unfinished = Unfinished(tmp_path, "this")
+    unfinished._save({"sums": saved}, 7, "print")
+    gpu = torch.device("meta")
+    found = FoldSums(tuple(pilot.to(gpu) for pilot in saved.pilots), 2)
+    assert unfinished._load({"sums": found}, "print") == 7
+    assert found.device == gpu and found.away
+    for part, sums in found.parts.items():
+        assert all(getattr(sums, name).device == fold_sums.HOST for name in ("cross", "total", "squares"))
+        torch.testing.assert_close(sums.cross, saved.parts[part].cross)
+    assert [sums.cross.device for sums in found.fit()] == [gpu] * 2  # solved there

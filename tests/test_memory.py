@@ -1,5 +1,6 @@
 """The forecast by hand, and devices that are and are not there."""
 
+import dataclasses
 import sys
 
 import pytest
@@ -26,6 +27,17 @@ TEACHER = Geometry(
     positions=Positions("rope"),
     max_positions=32768,
     parameters=7_615_616_512,
+)
+STUDENT = dataclasses.replace(
+    TEACHER,
+    name="student",
+    layers=22,
+    kv_layers=tuple(range(22)),
+    key_width=64,
+    value_width=64,
+    layer_shapes=(),  # derived anew
+    hidden=2048,
+    parameters=1_100_048_384,
 )
 
 

@@ -15,9 +15,9 @@ from itertools import accumulate, pairwise
 import torch
 
 from kvlab.align.moments import BLOCK, CHUNK, Additive, Inputs
+from kvlab.request.sums_size import ROWS_IN_DOUBLE
 
 FeatureName = Hashable  # a layer, or what other features are called
-DOUBLES = 2**24  # numbers of the rows that are held in float64 at a time
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class BlockInputs(Additive):
         self.n += len(x)
         self.weight = self.weight + len(x)
         self.total += x.sum(0, dtype=torch.float64)
-        for part in x.split(min(CHUNK, max(1, DOUBLES // x.shape[1]))):
+        for part in x.split(min(CHUNK, max(1, ROWS_IN_DOUBLE // x.shape[1]))):
             part = part.double()
             for at, partners in enumerate(self.layout.partners):
                 self._add_block_row(at, part[:, self.layout.columns(partners, x.device)])

@@ -18,13 +18,13 @@ from kvlab.align.fold_sums import HOST, Classes, Pairing, Part, beside, total
 from kvlab.align.moments import Centred, Inputs, Outputs, about_own_mean, centred
 from kvlab.align.projectors import absolute_penalty, ridge_path, ridge_per_head
 from kvlab.align.ties import last_of_the_least
+from kvlab.request.sums_size import LARGE_BYTES
 
 RELATIVE_PENALTIES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 100.0)  # ascending
 MIDDLE_PENALTY = 1e-2  # with which the search begins
 PATIENCE = 2  # penalties; the errors of few documents have two valleys, and R² of a head moved by .02
 DIRECTIONS = 8  # of a head's channels, along which penalties are compared where targets are many
 FEW_CHANNELS = 256  # of all heads together, up to which every channel is looked at
-LARGE = 2**26  # bytes of a matrix of the features, above which few are held at a time
 LEAST_ERROR = 5e-3  # share of the energy; estimated errors are off by more, and may be below zero
 FALLBACK_PENALTY = 1.0  # where no fold is left to choose a penalty on: a cautious one
 Target = tuple[str, int]  # kind, student layer
@@ -484,7 +484,7 @@ def _inner_tests(pairing: Pairing, heads: int, unseen: Unseen | None = None) -> 
             test = test_of(train, chosen_for, tested_on)
             single = tuple(along(one.features(columns)).single() for one in (train, test))
             # Large sums are computed anew rather than held for every pair.
-            held = (train, test) if test.xx.nbytes <= LARGE else None
+            held = (train, test) if test.xx.nbytes <= LARGE_BYTES else None
 
             def sums(held=held, f=f, g=g, at=(chosen_for, tested_on), columns=columns) -> tuple[Centred, Centred]:
                 train = held[0] if held else train_without(f, g)

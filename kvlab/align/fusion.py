@@ -34,9 +34,14 @@ class FusionSums:
     choices: list[dict[str, list[Choice]]]  # of each teacher
     folds: int
     pairings: dict[tuple[str, int], Pairing] = field(default_factory=dict)
+    in_hand: int | None = None  # the fold whose sums lie on the device; those of the others are on the host
 
     def add(self, fold: int, part: Part, of_teachers: Sequence[Source], at: Any) -> None:
         """Add the rows of each teacher ``at`` a part or a group, as ``AlignSums.add``; the targets are the same."""
+        if fold != self.in_hand:
+            self.in_hand = fold
+            for sums in self.all().values():
+                sums.put_away(but=fold)
         for kind in KINDS:
             for layer in range(len(self.choices[0][kind])):
                 unions = [choices[kind][layer].union for choices in self.choices]

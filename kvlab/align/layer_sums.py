@@ -10,13 +10,12 @@ import torch
 from kvlab.align.blocks import FeatureName
 from kvlab.align.fold_sums import FITTED, SCORED, Classes, FoldSums, Part, total
 from kvlab.align.moments import Inputs, shifted
-
-MOST_BYTES = 2**30  # of gathered matrices
+from kvlab.request.sums_size import GATHERED_BYTES
 
 
 @dataclass
 class Gathered:
-    """The matrices that were last gathered, of one problem's sources, which its fits share; at most ``MOST_BYTES``."""
+    """The matrices last gathered, of one problem's sources, which its fits share; at most ``GATHERED_BYTES``."""
 
     sources: tuple | None = None
     inputs: dict[tuple, Inputs] = field(default_factory=dict)
@@ -25,7 +24,7 @@ class Gathered:
         self.sources, self.inputs = None, {}
 
     def keep(self, key: tuple, inputs: Inputs) -> Inputs:
-        room = MOST_BYTES // max(inputs.gram.nbytes, 1)
+        room = GATHERED_BYTES // max(inputs.gram.nbytes, 1)
         while self.inputs and len(self.inputs) >= room:
             del self.inputs[next(iter(self.inputs))]
         if room:

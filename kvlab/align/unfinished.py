@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from kvlab import PACKAGE
-from kvlab.align.fold_sums import FoldSums, Part
+from kvlab.align.fold_sums import HOST, FoldSums, Part
 from kvlab.align.items import Item
 
 log = logging.getLogger(__name__)
@@ -152,6 +152,5 @@ class Unfinished:
                 at = Part(use, tuple(row_class) if isinstance(row_class, list) else row_class), int(fold)
                 sums_of = fold_sums.parts.setdefault(at, fold_sums.empty())
                 setattr(sums_of, field, int(value) if field == "n" else value)
-            # Sums that lay on the host of a GPU were saved with fewer digits than they have on the device.
-            fold_sums.parts = {at: sums_of.to(device) for at, sums_of in fold_sums.parts.items()}
+            fold_sums.away = device != HOST  # they come to the device when they are added to, or solved
         return int(metadata["batches"])

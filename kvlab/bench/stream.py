@@ -14,12 +14,12 @@ import torch
 from kvlab.align.align_sums import AlignSums
 from kvlab.align.fold_sums import FIT_AND_SCORE
 from kvlab.align.layers import Choice
-from kvlab.align.own_tokens import BEFORE, MOST
 from kvlab.bench.memory import used
 from kvlab.bench.row import MEMORY, Row, judged, wait
+from kvlab.request.sums_size import MOST_OF_A_TOKEN, TOKENS_BEFORE
 from kvlab.shapes import KINDS
 
-WIDTH_T, WIDTH_S, HEAD, EMBEDDING, OWN = 512, 256, 64, MOST, (1 + BEFORE) * MOST
+WIDTH_T, WIDTH_S, HEAD, EMBEDDING, OWN = 512, 256, 64, MOST_OF_A_TOKEN, (1 + TOKENS_BEFORE) * MOST_OF_A_TOKEN
 WIDTHS = (WIDTH_T, WIDTH_S, EMBEDDING, OWN)
 FOLDS, BATCH, POOL = 5, 2000, 8
 BAR = 1.05  # of memory after a tenth of the tokens: leaves room for other work of the process

@@ -14,17 +14,22 @@ from kvlab.host.weights import loaded_in
 from kvlab.language import Message, phrase
 from kvlab.request.align import AlignSettings, AnalysisRequest
 from kvlab.request.forecast import CLASSES, DOUBLE, LIBRARIES, SINGLE, Part
-from kvlab.request.sums_size import blocks, layer_widths, target_widths, unions_of
+from kvlab.request.sums_size import (
+    GATHERED_BYTES,
+    LARGE_BYTES,
+    MOST_OF_A_TOKEN,
+    ROWS_IN_DOUBLE,
+    TOKENS_BEFORE,
+    blocks,
+    layer_widths,
+    target_widths,
+    unions_of,
+)
 from kvlab.shapes import KINDS, Document, Geometry
 
-MOST_OF_A_TOKEN = 512  # features of a token (kvlab.align.own_tokens)
-TOKENS_BEFORE = 2
-ROWS_IN_DOUBLE = DOUBLE * 2**24  # kvlab.align.blocks
 MATRICES, OF_LARGE = 20, 11  # of the features, beside those of the folds: sums without every pair of folds, factors
-LARGE = 2**26  # bytes (kvlab.align.crossfit)
 FREE = 0.3  # allowance: free blocks that the allocator holds, for what passes
 SOLUTIONS = 8  # matrices of features and targets
-GATHERED = 2**30  # kvlab.align.layer_sums
 NAMES = {
     "weights": phrase("weights of {name}"),
     "random": phrase("weights and rows of the random-weights control"),
@@ -100,7 +105,7 @@ def analysis_memory(
     number = SINGLE if on_gpu else DOUBLE  # of products and maps on the host
     maps = sum(number * CLASSES * folds * _maps(teacher, student, settings) for teacher in teachers)
     reading = max(model_memory(g, dtype, 1, batch).activation_bytes for g in distinct.values())
-    reading += SINGLE * batch * values + min(ROWS_IN_DOUBLE, DOUBLE * batch * values // len(KINDS))
+    reading += SINGLE * batch * values + DOUBLE * min(ROWS_IN_DOUBLE, batch * values // len(KINDS))
     random = rows_of_random = 0
     if settings.random_teacher:
         random = max(part.bytes for part in weights if part.model != student.name or len(weights) == 1)
@@ -169,12 +174,12 @@ def _widest(teacher: Geometry, student: Geometry, settings: AlignSettings, folds
             features = sum(widths[layer] for layer in union) + own
             # Real and shuffled targets of all layers that share the features.
             alike = 2 * sum(target for other, target in zip(unions, targets) if other == union)
-            gathered = min(CLASSES * folds * features**2, GATHERED // DOUBLE)
+            gathered = min(CLASSES * folds * features**2, GATHERED_BYTES // DOUBLE)
             # On a GPU the random weights' sums come to the device for one class at a time.
             classes = 1 if on_gpu else CLASSES
             own_sums = classes * folds * (features**2 + features * alike // 2) if settings.random_teacher else 0
             shuffled = CLASSES * folds * features * alike // 2
-            squares = (OF_LARGE if DOUBLE * features**2 > LARGE else MATRICES) * features**2
+            squares = (OF_LARGE if DOUBLE * features**2 > LARGE_BYTES else MATRICES) * features**2
             most = max(most, gathered + own_sums + shuffled + squares + SOLUTIONS * features * alike)
     return most
 

@@ -6,6 +6,13 @@ from itertools import combinations_with_replacement
 from kvlab.request.align import MOST_FEATURES
 from kvlab.shapes import KINDS, Geometry, depth, nearest_layers
 
+# What the engine (kvlab.align) holds at most, and the forecast counts.
+MOST_OF_A_TOKEN = 512  # features of a token
+TOKENS_BEFORE = 2  # tokens before the row's own, in the features of the student's own tokens
+ROWS_IN_DOUBLE = 2**24  # numbers of the rows that are held in float64 at a time
+GATHERED_BYTES = 2**30  # of matrices of the features, gathered for several problems
+LARGE_BYTES = 2**26  # of a matrix of the features, above which few are held at a time
+
 
 def layer_widths(geometry: Geometry, kind: str) -> list[int]:
     """The features of each layer. A latent holds the keys and the values of all heads."""
