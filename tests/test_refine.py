@@ -137,6 +137,6 @@ def test_a_request_to_stop_ends_it(fitted):
 def test_what_a_source_reads_is_the_same_for_layers_that_read_the_same(fitted):
     models, fit_, documents = fitted
     item = next(item for item in documents.judged if cut_at(SHARE, item))
-    inputs = inputs_of(models, fit_, read_document(models, item), cut_at(SHARE, item))
+    inputs = inputs_of(models, fit_, item, read_document(models, item).own.ids, cut_at(SHARE, item))
     own = inputs.features["own tokens"]
     assert own["key", 0][0] is own["value", 3][0] and own["key", 0][0].shape[1] == 3 * 128

@@ -232,7 +232,7 @@ class Reader:
             self._control.add(document.id)
             self._written |= dict.fromkeys(pieces[:5])
         *teachers, student = timelines
-        maps = tuple(_map(teacher, student, document, settings) for teacher in teachers)
+        maps = tuple(time_map(teacher, student, document, settings) for teacher in teachers)
         repeated = self._repeated[document.text]
         again = repeated_steps(student, repeated) & ~student.special & ~first_content(student, settings.sinks)
         if again.any():
@@ -274,7 +274,7 @@ def check_ids(loaded: LoadedModel, tokens: Tokens) -> None:
         )
 
 
-def _map(teacher: Tokens, student: Tokens, document: Document, settings: AlignSettings) -> TimeMap:
+def time_map(teacher: Tokens, student: Tokens, document: Document, settings: AlignSettings) -> TimeMap:
     if settings.time in MAPS:
         return MAPS[settings.time](teacher, student, document.segments)
     return rank_map(teacher, student, settings.sinks)

@@ -141,6 +141,7 @@ def _inject(request: InjectionRequest, options: argparse.Namespace) -> int:
         return slurm.submit(options, place, shared=False)
     from kvlab.align.unfinished import REFINEMENT
     from kvlab.inject import run
+    from kvlab.inject.map_file import NAME
     from kvlab.models.loading import ModelCache
     from kvlab.results import answer
     from kvlab.results.function.data import JSON_NAME, sentence
@@ -158,7 +159,7 @@ def _inject(request: InjectionRequest, options: argparse.Namespace) -> int:
     if result.reproduces:
         answers = verdict_sentence(result, request.injection.prefix), hybrid_sentence(result)
         findings += [answer for answer in answers if answer]
-    _print(findings, result.notes, options.out, (JSON_NAME, run.REPORT_NAME))
+    _print(findings, result.notes, options.out, (JSON_NAME, run.REPORT_NAME, NAME))
     print(answer.of_test(result).line())
     return 0 if result.reproduces else 1
 

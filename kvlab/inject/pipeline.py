@@ -1,7 +1,7 @@
 """Run a functional test, from models and documents to its result: can the student use the teachers' cache?"""
 
 import time as clock
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from kvlab.align import outcome
@@ -48,6 +48,7 @@ def judge(
     offline: bool = False,
     folds: Sequence[int] = (JUDGED_FOLD,),
     unfinished: Unfinished | None = None,
+    keep: Callable[[Fit], None] = lambda fit: None,
 ) -> Injection:
     """Fit a map on most of the documents and try its cache on the others.
 
@@ -55,7 +56,7 @@ def judge(
     are not replaced and no text is continued.
     ``offline``: admit time rules that look ahead, for comparisons. Every rule is evaluated on the prefix alone and
     knows nothing of the continuation, but a running student could not do it. The result says so.
-    ``unfinished``: the file from which an interrupted refinement resumes.
+    ``unfinished``: the file from which an interrupted refinement resumes. ``keep`` takes the fit of every fold.
     Raises AlignError ``rule-looks-ahead``, ``injection-state``, ``too-short`` and as ``split`` and ``fit``; Cancelled
     comes from ``progress``.
     """
@@ -66,6 +67,7 @@ def judge(
     work = _Work(teachers, student, settings, injection, markers or Markers(), progress, unfinished)
     for fold in folds:
         work.fit(documents, calibration, fold)
+        keep(work.fitted)
         if not work.inject():
             return work.result(offline)
     if len(folds) == 1:  # single heads and texts would need the map of each document's own fold

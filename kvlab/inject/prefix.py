@@ -83,7 +83,7 @@ def prefix_of(models: Models, fit: Fit, reading: Reading, cut: int) -> Prefix | 
     The teachers read only what ends at or before the last byte of the prefix: rotations that depend on the length of
     the text (longrope, dynamic) would otherwise give another cache for the same bytes.
     """
-    inputs = inputs_of(models, fit, reading, cut)
+    inputs = inputs_of(models, fit, reading.item, reading.own.ids, cut)
     if inputs is None:
         return None
     predicted = {
@@ -107,15 +107,15 @@ class Inputs:
     features: dict[str, dict[Problem, list[torch.Tensor]]]
 
 
-def inputs_of(models: Models, fit: Fit, reading: Reading, cut: int) -> Inputs | None:
-    """Read a prefix with every teacher; None where nothing in it can be replaced."""
-    first = first_tokens(reading.item, cut, models.settings.time)
+def inputs_of(models: Models, fit: Fit, item: Item, ids: torch.Tensor, cut: int) -> Inputs | None:
+    """Read a prefix with every teacher; None where nothing in it can be replaced. ``ids`` [1, T] of the student."""
+    first = first_tokens(item, cut, models.settings.time)
     picked = _picked(models, first)
     if picked is None:
         return None
     rows, row_classes = picked
     captured = _captured(models.teachers, first, models.settings)
-    own_tokens = rows[0].targets(own_token_features(models.student, reading.own.ids[:, :cut]))
+    own_tokens = rows[0].targets(own_token_features(models.student, ids[:, :cut]))
     own = own_tokens[:, : own_token_width(own_tokens.shape[1])]
     embedded = [
         picks.features(teacher_token_features(teacher, read.ids))

@@ -104,7 +104,7 @@ def _cases(models: Models, fit: Fit, items: Sequence[Item], share: float, progre
 @torch.inference_mode()
 def _case(models: Models, fit: Fit, item: Item, share: float) -> Case | None:
     reading = read_document(models, item)
-    inputs = inputs_of(models, fit, reading, cut_at(share, item))
+    inputs = inputs_of(models, fit, reading.item, reading.own.ids, cut_at(share, item))
     if inputs is None:
         return None
     read = {fit.sources[name].features for name in REFINED if name in fit.sources}

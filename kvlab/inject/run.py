@@ -1,11 +1,15 @@
 """Run a functional test in its folder and write its result."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
+from kvlab import __version__
 from kvlab.align.run import asked_for, load, prepared
 from kvlab.align.unfinished import REFINEMENT, Unfinished
+from kvlab.inject.fit import Fit
+from kvlab.inject.handoff import map_file
+from kvlab.inject.map_file import NAME
 from kvlab.inject.pipeline import judge
 from kvlab.language import DEFAULT
 from kvlab.models.loading import ModelCache
@@ -29,12 +33,13 @@ def compute(
 ) -> Injection:
     """Load all models through the cache and try the projected cache on the student. Raises as ``judge``.
 
-    ``folder``: keeps what an interrupted test had refined.
+    ``folder``: gets the map, and keeps what an interrupted test had refined.
     """
     teachers, student = load(request, cache, progress)
     prompts_digest = digest(documents)
     documents, calibration = prepared(request, documents)
     asked = asked_for(request, [*documents, *calibration], [*teachers, student])
+    kept: list[Fit] = []
     injection = judge(
         teachers,
         student,
@@ -45,7 +50,12 @@ def compute(
         request.markers,
         progress,
         unfinished=Unfinished(folder, asked, REFINEMENT) if folder else None,
+        keep=kept.append,
     )
+    if folder:
+        about = {"data": injection.data, "scores": [asdict(row) for row in injection.injected]}
+        about = results.plain(about | {"documents_sha256": prompts_digest, "kvlab": __version__})
+        map_file(kept[0], teachers, student, request.settings, **about).save(folder / NAME)
     return replace(injection, prompts=request.prompts, data=injection.data | {"documents_sha256": prompts_digest})
 
 

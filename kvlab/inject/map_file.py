@@ -1,0 +1,97 @@
+"""A fitted map as a file that other programs can use: ``map.safetensors`` with a manifest in its metadata.
+
+Reading it needs torch and safetensors alone. Tensors are float32, one name for each:
+
+    SOURCE.KIND.LAYER.TEACHER.CLASS.weight [P, Q], .bias [Q], .mean [Q]; SOURCE.KIND.LAYER.share [A, Q], .mean [Q]
+
+KIND is key or value; LAYER the student layer and TEACHER the teacher, both counted from 0 (layers among those with a
+cache); CLASS the place of the row class in the manifest. P are the channels of the teacher layers named there side by
+side, each head by head, and for a source that reads it the student's own token behind them; Q = H * D head by head.
+Keys are those before RoPE if ``settings.keys`` says so.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from kvlab.errors import ModelError
+from kvlab.language import Message
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache
+
+NAME = "map.safetensors"
+FORMAT, VERSION = "kvlab-map", 1
+MANIFEST = "manifest"  # in the file's metadata
+
+
+@dataclass(frozen=True)
+class MapFile:
+    """A map and what is known of it. ``manifest``: plain JSON."""
+
+    manifest: dict[str, Any]
+    tensors: dict[str, torch.Tensor]
+
+    @property
+    def id(self) -> str:
+        """Sixteen hexadecimal digits of the map's numbers and of the models that it belongs to."""
+        digest = hashlib.sha256(json.dumps([self.manifest["teachers"], self.manifest["student"]]).encode())
+        for name in sorted(self.tensors):
+            digest.update(name.encode())
+            tensor = self.tensors[name].contiguous()
+            digest.update(ctypes.string_at(tensor.data_ptr(), tensor.nbytes))
+        return digest.hexdigest()[:16]
+
+    @property
+    def sources(self) -> list[str]:
+        return list(self.manifest["sources"])
+
+    def save(self, path: Path | str) -> None:
+        manifest = {**self.manifest, "format": FORMAT, "version": VERSION, "id": self.id}
+        tensors = {name: tensor.contiguous() for name, tensor in self.tensors.items()}
+        save_file(tensors, path, {MANIFEST: json.dumps(manifest, ensure_ascii=False)})
+
+    def handoff(self, teacher: Any, student: Any, text: str, **options: Any) -> DynamicCache:
+        """Read ``text`` with the teacher and return the student's cache of it. See ``kvlab.inject.handoff.handoff``."""
+        from kvlab.inject.handoff import handoff
+
+        return handoff(self, teacher, student, text, **options)
+
+
+def load_map(path: Path | str) -> MapFile:
+    """Read a map; ``path`` of the file, or of the folder it lies in.
+
+    Raises ModelError ``map-unreadable``.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / NAME
+    try:
+        with safe_open(path, framework="pt") as file:
+            manifest = json.loads((file.metadata() or {}).get(MANIFEST, "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dictionary
+    except (OSError, SafetensorError, ValueError) as error:
+        raise _unreadable(path, str(error).splitlines()[0]) from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise _unreadable(path, Message("a file without a map's manifest"))
+    if manifest.get("version") != VERSION:
+        raise _unreadable(path, Message("version {n} of the format", n=manifest.get("version")))
+    return MapFile(manifest, tensors)
+
+
+def _unreadable(path: Path, found: Message | str) -> ModelError:
+    return ModelError(
+        "map-unreadable",
+        expected=Message("a map that inject wrote, {name}, version {n}, at {place}", name=NAME, n=VERSION, place=path),
+        found=found,
+        remedy=Message("write it anew: python -m kvlab inject ... --out DIR"),
+    )
