@@ -48,6 +48,7 @@ def test_the_memory_of_a_model_by_hand():
     whole = memory.model_memory(TEACHER, "float32", batch=2, tokens=100)
     assert whole.parameter_bytes == 2 * teacher.parameter_bytes
     assert whole.activation_bytes == 2 * teacher.activation_bytes
+    assert memory.LIMIT == 0.8  # the founding document's
 
 
 def test_the_processor_of_this_machine():

@@ -35,7 +35,7 @@ def test_a_row_holds_its_own_token_and_the_two_before_it_and_zeros_where_there_a
 
 
 def test_wide_embeddings_are_seen_along_the_principal_directions_of_the_vocabulary(monkeypatch):
-    monkeypatch.setattr(own_tokens, "MOST", 4)
+    monkeypatch.setattr(own_tokens, "MOST_OF_A_TOKEN", 4)
     loaded = student(6)
     weight = loaded.model.get_input_embeddings().weight.detach()
     unit = weight / (weight.square().mean(1, keepdim=True) + 1e-6).sqrt()
@@ -55,7 +55,7 @@ def test_the_teachers_token_is_its_embedding_or_as_much_of_it_as_the_principal_d
     weight = loaded.model.get_input_embeddings().weight.detach()
     weight[3] /= 1e3  # one long embedding would be the first direction by itself
     assert torch.equal(teacher_token_features(loaded, IDS)[:, 0], weight[IDS])
-    monkeypatch.setattr(own_tokens, "MOST", 2)
+    monkeypatch.setattr(own_tokens, "MOST_OF_A_TOKEN", 2)
     found = teacher_token_features(loaded, IDS)[:, 0].reshape(-1, 2)
     rows = weight[IDS.flatten()]
     directions = torch.linalg.svd(weight, full_matrices=False)[2][:2]

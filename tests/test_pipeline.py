@@ -322,7 +322,8 @@ def test_scores_equal_an_independent_computation_document_by_document(teacher, s
     sums = work.sums[0]
     scored = score(sums, work.controls[0], True, teacher.geometry, student.geometry, "ridge", no_progress)
 
-    tokens = {name: token_fits(sums, name) for name in (TEACHER_TOKEN, OWN_TOKENS)}
+    tokens = {TEACHER_TOKEN: token_fits(sums, TEACHER_TOKEN, work.controls[0].unseen)}
+    tokens[OWN_TOKENS] = token_fits(sums, OWN_TOKENS)
     with_own = teacher_fits(sums, dict.fromkeys(scored.fits, student.geometry.kv_heads), with_own_token=True)
     by_hand = [rows_by_hand(teacher, student, item, settings) for item in items]
     folds = [item.fold for item in items]
@@ -353,8 +354,20 @@ def test_scores_equal_an_independent_computation_document_by_document(teacher, s
                         np.hstack([rows(part, of_class, keep) for part in read])
                         for keep in (lambda f, fold=fold: f != fold, lambda f, fold=fold: f == fold)
                     )
-                    model = ridge_by_hand(x, y, float(fit.fits[number].penalties[fold, head]))
-                    rss[name][fold, number] = ((yt - model.predict(xt)) ** 2).sum(0)
+                    penalty = float(fit.fits[number].penalties[fold, head])
+                    model = ridge_by_hand(x, y, penalty)
+                    predicted = model.predict(xt)
+                    if name == "r2_identity":  # the mean for tokens that were not fitted, unless a map told such
+                        partner = fold ^ 1  # of four folds 0 is tested on 1, 2 on 3, and the other way round
+                        (xi, yi), (xn, yn) = (
+                            (rows("embedding", of_class, keep), rows(y_name, of_class, keep)[:, columns])
+                            for keep in (lambda f, f1=fold: f // 2 != f1 // 2, lambda f, f1=partner: f == f1)
+                        )
+                        new = unseen(xn, xi)
+                        errors = yn[new] - ridge_by_hand(xi, yi, penalty).predict(xn)[new]
+                        if (errors**2).sum() >= ((yn[new] - yi.mean(0)) ** 2).sum():
+                            predicted[unseen(xt, x)] = y.mean(0)
+                    rss[name][fold, number] = ((yt - predicted) ** 2).sum(0)
                     if name == "r2":
                         same_head = (xt - x.mean(0))[:, columns]  # as many heads of one width: their mean is that head
                         rss_group_mean += ((yt - y.mean(0) - same_head) ** 2).sum()
@@ -395,6 +408,12 @@ def test_scores_equal_an_independent_computation_document_by_document(teacher, s
             residual = whole_y - predicted
             np.testing.assert_allclose(residual.mean(0), 0, atol=1e-4)  # an intercept leaves no mean residual
             assert (residual**2).sum() < ((whole_y - whole_y.mean(0)) ** 2).sum()
+
+
+def unseen(rows, fitted):
+    """[N] bool: rows that are none of those fitted."""
+    known = {row.tobytes() for row in fitted}
+    return np.array([row.tobytes() not in known for row in rows])
 
 
 def ridge_by_hand(x, y, relative_penalty):

@@ -147,7 +147,7 @@ def test_an_analysis_of_two_nodes_shares_its_documents_and_finds_what_one_proces
 ):
     texts = tmp_path / "texts.txt"
     texts.write_text("\n\n".join(f"Apple {n} fell from tree {n * 7} into basket {n % 5}." for n in range(12)))
-    command = ["align", "--teacher", pair["teacher"], "--student", pair["student"], "--prompts", str(texts)]
+    command = ["align", "--teacher", pair["teachers"][0], "--student", pair["student"], "--prompts", str(texts)]
     command += ["--device", "cpu", "--batch-tokens", "64", "--time", "floor"]
     job = ["--submit", "slurm", "--partition", "gpu", "--nodes", "2", "--time", "0:30:00"]
     assert main.main([*command, "--out", str(tmp_path / "two"), *job]) == 0
