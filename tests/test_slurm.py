@@ -152,7 +152,7 @@ def test_an_analysis_of_two_nodes_shares_its_documents_and_finds_what_one_proces
     job = ["--submit", "slurm", "--partition", "gpu", "--nodes", "2", "--time", "0:30:00"]
     assert main.main([*command, "--out", str(tmp_path / "two"), *job]) == 0
     output = Path(capsys.readouterr().out.split("its output: ")[1].strip())
-    (submitted,) = [job_id for job_id, job in slurm._squeue().items() if output.name.startswith(job_id)]
+    submitted = output.name.partition("_")[0]
     assert cluster.call("squeue", "--noheader", "--job", submitted, "--format=%D %l").split() == ["2", "30:00"]
     wait_until(lambda: slurm._squeue()[submitted].state not in (*slurm.WAITING, *slurm.AT_WORK), LONG, "the job")
     assert slurm._squeue()[submitted].state == "COMPLETED", output.read_text()
