@@ -249,7 +249,7 @@ def main() -> None:
         size = of_analysis.size_of(request, prompts.samples(), [geometry(teacher)], geometry(student))
         memory, host = device_memory(), device_memory("cpu")
         needs = of_analysis.places(of_analysis.analysis_memory(**size, device=memory.device), memory, host)
-        place, parts = max(needs, key=lambda need: sum(part.bytes for part in need[1]) / need[0].free)
+        place, parts = max(needs, key=lambda need: sum(part.bytes for part in need[1]) / max(need[0].free, 1))
         named = [{"name": of_analysis.name_of(part), "bytes": part.bytes} for part in parts]
         return {**asdict(place), "dtype": dtype_name("auto", memory.device), "parts": named}
 

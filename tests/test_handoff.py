@@ -13,6 +13,7 @@ from kvlab.inject import run
 from kvlab.inject.continuation import prefix_cache
 from kvlab.inject.fit import fit
 from kvlab.inject.handoff import first_layers, fit_of, handoff, map_file
+from kvlab.inject.map_file import MapFile
 from kvlab.inject.own import read_own
 from kvlab.inject.prefix import Models, prefix_of, read_document
 from kvlab.inject.split import split
@@ -153,8 +154,22 @@ def test_a_functional_test_writes_the_map_that_it_judged(tmp_path):
     assert scores["projected"] == result.score("projected").kl
     assert written.manifest["data"]["documents_fitted"] == result.data["documents_fitted"]
     assert written.manifest["settings"] == settings.model_dump(mode="json")
+    assert [path.name for path in tmp_path.iterdir()] == ["map.safetensors"]
     handed = written.handoff(cache.get("demo/teacher"), cache.get("demo/student"), "Tom has 3 apples and buys 4 more.")
     assert handed.approximate and handed.get_seq_length() == handed.input_ids.shape[1] - 1
+
+
+def test_a_map_that_cannot_be_written_takes_nothing_from_the_test(tmp_path, monkeypatch, caplog):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(MapFile, "save", full)
+    few = InjectSettings(documents=2, swap_layers=0, texts=0, curve=(), hybrid=False)
+    settings = AlignSettings(random_teacher=False, layers="depth", folds=2)
+    names = {"teacher": "demo/teacher", "student": "demo/student", "calibration": "none"}
+    request = InjectionRequest(**names, settings=settings, injection=few)
+    result = run.compute(request, prompts.samples()[:8], ModelCache(), folder=tmp_path)
+    assert result.reproduces and result.injected and "the map could not be written" in caplog.text
 
 
 def test_another_model_is_refused_and_what_differs_is_named(demo, tmp_path):

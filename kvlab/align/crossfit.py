@@ -226,11 +226,11 @@ def crossfit_ridge(pairing: Pairing, heads: int, unseen: Unseen | None = None) -
     def solve(train: Centred, fold: int) -> torch.Tensor:
         return ridge_per_head(train, relative[fold])
 
-    apart = None if unseen is None else (unseen, _told(tests, relative, heads))
+    apart = None if unseen is None else (unseen, _told(tests, relative))
     return _crossfit(pairing, heads, solve, relative, chosen.whole_penalties, apart)
 
 
-def _told(tests: Sequence[_InnerTest], relative: torch.Tensor, heads: int) -> torch.Tensor:
+def _told(tests: Sequence[_InnerTest], relative: torch.Tensor) -> torch.Tensor:
     """[F, H]: whether the map for a fold tells unseen rows better than the mean does, as far as its own tests know."""
     explained = torch.zeros(relative.shape, dtype=torch.float64)
     for test in tests:

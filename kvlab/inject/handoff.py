@@ -18,7 +18,7 @@ from kvlab.errors import AlignError
 from kvlab.inject.fit import Fit, Source
 from kvlab.inject.map_file import MapFile
 from kvlab.inject.own import Problem, check_cache
-from kvlab.inject.prefix import Models, inputs_of
+from kvlab.inject.prefix import Inputs, Models, inputs_of
 from kvlab.language import Message
 from kvlab.models import cache_names, chat
 from kvlab.models.dry import rotations
@@ -30,6 +30,7 @@ from kvlab.request.align import AlignSettings
 from kvlab.shapes import KINDS, Document
 
 SAVED = ("projected", "with-own-token", "own-tokens")  # sources that a map file holds
+PARTS = ("weight", "bias", "mean")  # of a map, as a file names them
 ROLES = (Message("teacher"), Message("student"))
 
 
@@ -91,9 +92,6 @@ def fit_of(found: MapFile, device: torch.device) -> Fit:
                 layers[a][problem] = tuple(of_teacher)
         sources[name] = source
     return Fit(layers, sources, found.manifest["rows_fitted"])
-
-
-PARTS = ("weight", "bias", "mean")
 
 
 def handoff(
@@ -160,7 +158,7 @@ def _item(teachers: Sequence[LoadedModel], student: LoadedModel, text: str, sett
 
 
 def _rows(
-    student: LoadedModel, source: Source, inputs: Any, steps: torch.Tensor, ids: torch.Tensor, pre_rope: bool
+    student: LoadedModel, source: Source, inputs: Inputs, steps: torch.Tensor, ids: torch.Tensor, pre_rope: bool
 ) -> dict[Problem, torch.Tensor]:
     """The map's rows as the student would have cached them, [H, T, D] with zeros where there is none."""
     turns = rotations(student, ids) if pre_rope else {}

@@ -56,9 +56,12 @@ class MapFile:
         return list(self.manifest["sources"])
 
     def save(self, path: Path | str) -> None:
+        """Write the file as a whole or not at all. Raises OSError and SafetensorError."""
         manifest = {**self.manifest, "format": FORMAT, "version": VERSION, "id": self.id}
         tensors = {name: tensor.contiguous() for name, tensor in self.tensors.items()}
-        save_file(tensors, path, {MANIFEST: json.dumps(manifest, ensure_ascii=False)})
+        draft = Path(path).with_suffix(".partial")
+        save_file(tensors, draft, {MANIFEST: json.dumps(manifest, ensure_ascii=False)})
+        draft.replace(path)
 
     def handoff(self, teacher: Any, student: Any, text: str, **options: Any) -> DynamicCache:
         """Read ``text`` with the teacher and return the student's cache of it. See ``kvlab.inject.handoff.handoff``."""

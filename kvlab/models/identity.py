@@ -8,8 +8,8 @@ from kvlab.errors import ModelError
 from kvlab.language import Message
 from kvlab.models.loading import LoadedModel
 
-# Of a configuration: where it lies, how it was loaded, and what leaves the numbers of a cache alone.
 MOST_NAMED = 8  # properties
+# Of a configuration: where it lies, how it was loaded, and what leaves the numbers of a cache alone.
 ELSEWHERE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "_attn_implementation")
 
 
