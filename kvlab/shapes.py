@@ -9,7 +9,7 @@ Spans are half-open UTF-8 byte ranges [start, end) of the document's text.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,6 +53,9 @@ PHASES = {
     phrase("reporting"),
     phrase("reading the checkpoint"),
     phrase("writing the model"),
+    phrase("handing over longer texts"),
+    phrase("timing the hand-over"),
+    phrase("scoring tasks"),
 }
 LOADING = "loading "  # the name of a model follows
 REFINING = "refining the map, at most "  # the forecast of its cost follows
@@ -220,6 +223,9 @@ class Document:
     id: str
     text: str
     segments: tuple[Segment, ...] = ()
+    # Labels, not a part of what is read; hence neither in ``==`` nor in ``repr``, which digests are made of.
+    language: str = field(default="", repr=False, compare=False)
+    domain: str = field(default="", repr=False, compare=False)
 
 
 @dataclass(frozen=True)

@@ -227,11 +227,12 @@ def main() -> None:
 
     def analyse(folder: Path, progress: Progress) -> None:
         from kvlab.align import run as analysis
+        from kvlab.inject import certify
         from kvlab.inject import run as functional
         from kvlab.runs import store
 
-        is_functional = store.read_status(folder).get("kind") == "injection"
-        (functional.test if is_functional else analysis.analyse)(folder, progress, held())
+        others = {"injection": functional.test, "certificate": certify.make}
+        others.get(store.read_status(folder).get("kind"), analysis.analyse)(folder, progress, held())
 
     def geometry(name: str):
         from kvlab.models import loading

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import warnings
 
 import pytest
 import torch
@@ -11,19 +10,19 @@ from kvlab import PROJECT, load_map
 from kvlab.errors import AlignError, ModelError
 from kvlab.inject import run
 from kvlab.inject.continuation import prefix_cache
-from kvlab.inject.fit import fit
 from kvlab.inject.handoff import first_layers, fit_of, handoff, map_file
 from kvlab.inject.map_file import MapFile
 from kvlab.inject.own import read_own
-from kvlab.inject.prefix import Models, prefix_of, read_document
-from kvlab.inject.split import split
-from kvlab.inject.texts import _greedy
+from kvlab.inject.prefix import prefix_of, read_document
+from kvlab.inject.texts import greedy
 from kvlab.models.dry import rotations
 from kvlab.models.loading import ModelCache, load
 from kvlab.request import prompts
 from kvlab.request.align import AlignSettings
 from kvlab.request.inject import InjectionRequest, InjectSettings
-from kvlab.shapes import KINDS, Document, no_progress
+from kvlab.shapes import KINDS, Document
+from tests import handed
+from tests.handed import fitted, generated, stored
 from tests.spoken import spoken
 from tests.tiny import TEXT, tiny_loaded, tiny_model, tiny_tokens
 
@@ -31,13 +30,6 @@ pytestmark = [pytest.mark.model, pytest.mark.xdist_group("handoff")]
 # Half and interleaved layouts, parts of a head, windows, several bases, learned positions, experts.
 STUDENTS = ("llama", "qwen3", "mistral", "gemma3_text", "gptj", "gpt_neox", "cohere", "stablelm", "gpt2", "mixtral")
 NEAR = 2e-5  # of rows that the student reads itself: in another order than in one forward
-
-
-def fitted(teacher, student, documents, settings):
-    """The models of a functional test, its fit, and the documents that it judges."""
-    parts = split([teacher], student, documents, [], settings, most=2)
-    found = fit([teacher], [], student, parts, settings, no_progress)
-    return Models([teacher], [], student, settings), found, parts.judged
 
 
 def injected(models, found, item, source):
@@ -49,19 +41,12 @@ def injected(models, found, item, source):
     return prefix_cache(models.student, reading.own, cut, prefix.rows, [prefix.variant(source)]), replaced
 
 
-def stored(cache, student):
-    layers = [cache.layers[layer] for layer in student.geometry.kv_layers]
-    return [x for layer in layers for x in (layer.keys, layer.values)]
-
-
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     """A fit of the demo pair, and its map, saved and read again."""
-    teacher, student = load("demo/teacher"), load("demo/student")
-    settings = AlignSettings(random_teacher=False, layers="depth", folds=3)
-    models, found, judged = fitted(teacher, student, prompts.samples()[:30], settings)
+    models, found, judged, written = handed.demo()
     path = tmp_path_factory.mktemp("map") / "map.safetensors"
-    map_file(found, [teacher], student, settings, documents=30).save(path)
+    written.save(path)
     return models, found, judged, load_map(path.parent)
 
 
@@ -109,11 +94,8 @@ def test_a_student_generates_from_a_cache_handed_over(demo):
         cache = handoff(written, models.teachers[0], student, item.document.text, source="projected")
         expected, _ = injected(models, found, item, "projected")
         last = cache.input_ids[:, -1:]
-        with warnings.catch_warnings():  # transformers renames the argument
-            warnings.simplefilter("ignore", FutureWarning)
-            said = student.model.generate(cache.input_ids, past_key_values=cache, max_new_tokens=8, do_sample=False)
-        (by_hand,) = _greedy(student, expected, last, 8)
-        ended = said[0, cache.input_ids.shape[1] :].tolist()
+        (ended,) = generated(student, cache, 8)
+        (by_hand,) = greedy(student, expected, last, 8)
         assert ended[: len(by_hand)] == by_hand
 
 
@@ -139,7 +121,7 @@ def test_every_architecture_is_handed_a_text(architecture, tmp_path):
         assert torch.equal(mine[:, :, replaced], theirs[:, :, replaced])
         assert (mine - theirs).abs().max() < NEAR * max(1.0, theirs.abs().max().item())
     last = cache.input_ids[:, -1:]
-    assert _greedy(student, cache, last, 6) == _greedy(student, expected, last, 6)
+    assert greedy(student, cache, last, 6) == greedy(student, expected, last, 6)
 
 
 def test_a_functional_test_writes_the_map_that_it_judged(tmp_path):
@@ -147,16 +129,16 @@ def test_a_functional_test_writes_the_map_that_it_judged(tmp_path):
     few = InjectSettings(documents=3, swap_layers=0, texts=0, curve=(), hybrid=False)
     names = {"teacher": "demo/teacher", "student": "demo/student", "calibration": "none"}
     request = InjectionRequest(**names, settings=settings, injection=few)
-    cache = ModelCache()
-    result = run.compute(request, prompts.samples()[:12], cache, folder=tmp_path)
+    models = ModelCache()
+    result = run.compute(request, prompts.samples()[:12], models, folder=tmp_path)
     written = load_map(tmp_path)
     scores = {row["variant"]: row["kl"] for row in written.manifest["scores"]}
     assert scores["projected"] == result.score("projected").kl
     assert written.manifest["data"]["documents_fitted"] == result.data["documents_fitted"]
     assert written.manifest["settings"] == settings.model_dump(mode="json")
     assert [path.name for path in tmp_path.iterdir()] == ["map.safetensors"]
-    handed = written.handoff(cache.get("demo/teacher"), cache.get("demo/student"), "Tom has 3 apples and buys 4 more.")
-    assert handed.approximate and handed.get_seq_length() == handed.input_ids.shape[1] - 1
+    cache = written.handoff(models.get("demo/teacher"), models.get("demo/student"), "Tom has 3 apples and buys 4 more.")
+    assert cache.approximate and cache.get_seq_length() == cache.input_ids.shape[1] - 1
 
 
 def test_a_map_that_cannot_be_written_takes_nothing_from_the_test(tmp_path, monkeypatch, caplog):

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from transformers import DynamicCache
@@ -17,7 +18,7 @@ from kvlab.request import prompts
 from kvlab.request.align import AlignSettings
 from kvlab.request.inject import InjectSettings
 from kvlab.results.function.data import read, write
-from kvlab.shapes import KINDS
+from kvlab.shapes import KINDS, Document
 from tests.tiny import tiny_loaded, tiny_tokens
 
 pytestmark = pytest.mark.model
@@ -47,12 +48,15 @@ def documents(student):
     return made
 
 
+LABELLED = Document("a", "", language="en", domain="short"), Document("b", "", language="en", domain="law")
+
+
 def hybrids_of(student, documents, batch_tokens=4096):
     """The result of all documents, and the damage of the wholly replaced prefix."""
     hybrids, whole = Hybrids(student, batch_tokens), []
-    for own, prefix in documents:
+    for document, (own, prefix) in zip(LABELLED, documents, strict=True):
         whole.append(tried(student, own, prefix, ("own", *SOURCES), batch_tokens).damaged)
-        hybrids.add(own, prefix, whole[-1])
+        hybrids.add(document, own, prefix, whole[-1])
     return {(h.variant, h.part, h.kept): h for h in hybrids.results()}, whole
 
 
@@ -110,6 +114,20 @@ def test_nothing_own_is_the_replaced_cache_and_everything_own_is_the_own_cache(f
             assert everything.kl == pytest.approx(0, abs=1e-6) and nothing.kl > 0.1
             assert everything.delta_ce == pytest.approx(0, abs=1e-5)
             assert (nothing.n, nothing.documents) == (everything.n, everything.documents) == (n, 2)
+
+
+def test_a_hybrid_has_the_quantile_of_its_tokens_and_its_gain_over_the_control(student, documents, found, monkeypatch):
+    monkeypatch.setattr("kvlab.inject.hybrid.LEAST_OF_GROUP", 13)
+    measured, whole = hybrids_of(student, documents)
+    for source in SOURCES:
+        row, tokens = measured[source, "layers", 0], [of[source].kl_of_tokens for of in whole]
+        assert row.kl_p95 == np.quantile(np.concatenate(tokens), 0.95) > row.kl
+        gain = sum(of["own-tokens"].kl - of[source].kl for of in whole) / row.n
+        assert row.below_own_tokens == pytest.approx(gain, abs=1e-12)
+        alone = float(np.quantile(tokens[1], 0.95))
+        assert row.groups_p95 == {"language: en": row.kl_p95, "domain: law": pytest.approx(alone)}
+        assert len(tokens[0]) < 13 <= len(tokens[1])  # of the first alone there would be too few
+    assert found[0]["projected", "layers", 0].groups_p95 == {}
 
 
 def test_every_hybrid_is_the_cache_that_is_built_by_hand(student, documents, found):

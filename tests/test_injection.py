@@ -17,10 +17,11 @@ from kvlab.inject.attention import Heard, Outputs, heard
 from kvlab.inject.continuation import Variant, continued
 from kvlab.inject.own import read_own
 from kvlab.inject.prefix import Prefix
-from kvlab.inject.scores import Damaged, PerDocument, damage, mean_of, per_token, spearman
+from kvlab.inject.scores import Damaged, PerDocument, damage, mean_of, of_document, per_token, spearman
 from kvlab.inject.texts import differing
 from kvlab.request.segments import Markers, final_answer
 from kvlab.results.function.data import Injection, read, sentence, write
+from kvlab.shapes import Document
 from tests.tiny import tiny_loaded, tiny_tokens
 
 pytestmark = pytest.mark.model
@@ -242,6 +243,17 @@ def test_the_difference_of_two_variants_is_the_others_taken_from_this():
     assert this.less(other, "delta_ce")[0] == pytest.approx(-11.5 / 11)
 
 
+def test_quantiles_of_kl_are_those_of_all_tokens_together():
+    tokens = np.array([0.0, 0.1, 4.0], np.float32), np.array([0.2, 0.3], np.float32)
+    found = PerDocument([Damaged(x.sum(), 0.0, 0, len(x), x) for x in tokens])
+    assert found.kl_quantile(0.5) == pytest.approx(0.2) and found.kl_quantile(1.0) == pytest.approx(4.0)
+    assert found.kl_quantile(0.95) == pytest.approx(0.3 + 0.8 * 3.7)  # linear, at place 3.8 of 0 to 4
+    assert math.isnan(PerDocument([]).kl_quantile(0.95))
+    one = of_document("projected", Document("d", "text", language="zh", domain="law"), found.documents[0])
+    assert (one.kl, one.n, one.language, one.domain) == (pytest.approx(4.1 / 3), 3, "zh", "law")
+    assert one.kl_p95 == pytest.approx(0.1 + 0.9 * 3.9)
+
+
 def test_a_mean_over_documents_has_the_standard_error_of_a_sample():
     values = [1.0, 4.0, 2.0, 9.0]
     assert mean_of(values) == pytest.approx((4.0, np.std(values, ddof=1) / math.sqrt(4)))
@@ -300,7 +312,9 @@ def test_errors_of_heads_by_hand():
     for n in counts:
         spread = torch.tensor([1.0, 2, 3, 4], dtype=torch.float64)[:, None, None]
         output = torch.randn(4, n, 3, generator=generator, dtype=torch.float64) * spread + 5
-        variants = {name: Outputs(sums(heads.PARTS, n), sums(("key", "both"), n)) for name in names}
+        variants = {
+            name: Outputs(sums(heads.PARTS, n), sums(("key", "both"), n), sums(heads.PARTS, n)) for name in names
+        }
         documents.append(Heard(variants, {0: output.sum(1)}, {0: output.square().sum((1, 2))}, n))
         outputs.append(output)
     mean = torch.cat(outputs, dim=1).mean(1, keepdim=True)
@@ -321,6 +335,8 @@ def test_errors_of_heads_by_hand():
         assert e.controls == pytest.approx(expected)
         each = sum(d.variants["projected"].rss[e.kind, 0] for d in documents) / tss.sum(0)
         assert e.query_heads == pytest.approx(each[group].tolist())
+        expected = {name: sum(of_group(name, e.kind, group, "cosine")) / sum(queries) for name in names}
+        assert e.cosines == pytest.approx(expected)
         if e.kind == "value":
             assert math.isnan(e.kl) and math.isnan(e.kl_se) and not e.controls_kl
             continue

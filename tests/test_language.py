@@ -88,6 +88,8 @@ def unspoken(tree):
     for node in ast.walk(tree):
         if called(node) in SPEAKERS:
             fine |= {id(part) for argument in node.args for part in ast.walk(argument)}
+        elif called(node) == "Field":  # the words of a schema, for who writes a program
+            fine |= {id(keyword.value) for keyword in node.keywords if keyword.arg == "description"}
         elif isinstance(node, ast.Subscript):
             fine |= {id(part) for part in ast.walk(node.slice)}  # a name in a table
         elif isinstance(node, ast.Dict):

@@ -14,4 +14,5 @@ ROWS = {
     11: "the sums of an analysis at true shapes, counted",
     12: "the forecast of an analysis' memory against its peak",
     13: "two processes against one",
+    14: "the first token behind a cache handed over",
 }

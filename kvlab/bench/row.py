@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from kvlab.models.loading import wait
+
 TIME = "× the time"  # at most the bar
 MEMORY = "× the memory"  # at most the bar
 FASTER = "× faster"  # at least the bar
@@ -93,9 +95,3 @@ def in_turn(
             our_spent, other_spent = spent(ours, device), spent(other, device)
         measured.append((our_spent, other_spent))
     return measured
-
-
-def wait(device: torch.device) -> None:
-    """Wait until the device has finished its work."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

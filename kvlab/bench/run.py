@@ -15,7 +15,19 @@ import torch
 import transformers
 
 import kvlab
-from kvlab.bench import layers, memory, overhead, processes, ridge, steps, stream, timelines, training, true_shapes
+from kvlab.bench import (
+    handover,
+    layers,
+    memory,
+    overhead,
+    processes,
+    ridge,
+    steps,
+    stream,
+    timelines,
+    training,
+    true_shapes,
+)
 from kvlab.bench.row import FASTER, Row
 from kvlab.models.loading import free_memory, pick_device
 from kvlab.results.alignment.data import plain
@@ -34,8 +46,9 @@ MEASURES: dict[int, Callable[..., Row]] = {  # of a device, whether it is quick,
     11: true_shapes.sums,
     12: true_shapes.forecast,
     13: processes.two,
+    14: handover.against_prefill,
 }
-LAYERED = (1, 7, 11)
+LAYERED = (1, 7, 11, 14)
 MARKS = {True: "✓", False: "✗", None: " "}
 
 

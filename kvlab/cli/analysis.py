@@ -1,4 +1,4 @@
-"""``python -m kvlab align | inject``. Import no torch before the request is checked."""
+"""``python -m kvlab align | inject | certify``. Import no torch before the request is checked."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from kvlab.host import launched
 from kvlab.language import Message, say
 from kvlab.request import prompts
 from kvlab.request.align import AnalysisRequest
+from kvlab.request.certify import CertifyRequest
 from kvlab.request.folders import read_path
 from kvlab.request.formats import AS_TEXT, FORMATS, Form
 from kvlab.request.inject import InjectionRequest, check_causal
@@ -34,8 +35,8 @@ ANALYSIS_ONLY = ("settings.inspect", "settings.compare_rules")  # settings that 
 
 
 def add(parser: argparse.ArgumentParser, model: type[Asked]) -> None:
-    """Add the flags of an analysis or of a functional test."""
-    test = model is InjectionRequest
+    """Add the flags of an analysis, a functional test or a certificate."""
+    test = issubclass(model, InjectionRequest)
     about = "repeat for several teachers"
     parser.add_argument("--teacher", dest="teachers", required=True, action="append", metavar="NAME", help=about)
     about = f"{' '.join(EXTENSIONS)}, also .gz, or a folder of these or of a data set (default: the samples)"
@@ -44,7 +45,7 @@ def add(parser: argparse.ArgumentParser, model: type[Asked]) -> None:
     parser.add_argument("--format", choices=list(FORMATS), default="auto", help=about)
     parser.add_argument("--column", help="the column or field that holds the prompts")
     parser.add_argument("--answer", help="the column or field that holds the answers")
-    written = "injection.json is written" if test else "the results are written"
+    written = "injection.json is written" if model is InjectionRequest else "the results are written"
     if not test:
         about = "say the memory that the analysis takes, and end; no weights are loaded and nothing is written"
         parser.add_argument("--forecast", action="store_true", help=about)
@@ -162,6 +163,43 @@ def _inject(request: InjectionRequest, options: argparse.Namespace) -> int:
     _print(findings, result.notes, options.out, (JSON_NAME, run.REPORT_NAME, NAME))
     print(answer.of_test(result).line())
     return 0 if result.reproduces else 1
+
+
+def certify(options: argparse.Namespace) -> int:
+    """Make a certificate and return the exit code: 1 where it says to prefill anew.
+
+    The same command resumes an interrupted refinement.
+    """
+    launched.check_alone("certify")
+    request = request_of(CertifyRequest, options)
+    check_causal(request.settings.time)
+    slurm.listen()
+    with _working_in(options.out):
+        return _certify(request, options)
+
+
+def _certify(request: CertifyRequest, options: argparse.Namespace) -> int:
+    documents = _documents(request, options)
+    if place := slurm.asked(options):
+        return slurm.submit(options, place, shared=False)
+    from kvlab.align.unfinished import REFINEMENT
+    from kvlab.inject import certify, run
+    from kvlab.inject.map_file import NAME
+    from kvlab.models.loading import ModelCache
+    from kvlab.results.certificate import data, words
+    from kvlab.results.function.data import JSON_NAME
+
+    try:
+        with Bar() as progress:
+            made = certify.compute(request, documents, ModelCache(), progress, options.out, options.language)
+    except KeyboardInterrupt as ended:
+        if not (options.out / REFINEMENT).exists():
+            raise
+        return _interrupted(ended)
+    files = (data.NAME, data.REPORT, NAME, JSON_NAME, run.REPORT_NAME)
+    _print([words.scope(made), words.gates_line(made)], list(map(Message.read, made.notes)), options.out, files)
+    print(words.answered(made).line())
+    return 0 if made.approximate else 1
 
 
 @contextmanager

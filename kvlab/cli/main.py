@@ -13,6 +13,7 @@ from kvlab.cli.flags import Parser
 from kvlab.errors import KvlabError
 from kvlab.language import DEFAULT, LANGUAGES, say, speaking
 from kvlab.request.align import AnalysisRequest
+from kvlab.request.certify import CertifyRequest
 from kvlab.request.inject import InjectionRequest
 
 
@@ -59,6 +60,8 @@ def parser() -> Parser:
 
     analysis.add(command("align", analysis.align, "align a teacher's cache with a student's"), AnalysisRequest)
     analysis.add(command("inject", analysis.inject, "can the student use the teacher's cache?"), InjectionRequest)
+    about = "may an engine hand the cache over? A verdict by gates, and a map that other programs can use"
+    analysis.add(command("certify", analysis.certify, about), CertifyRequest)
     train.add(command("train", train.run, "a short training run with a verdict"))
     experiment.add(command("experiment", experiment.run, "arms × seeds of a training run, compared seed by seed"))
     runs.add(commands, common)
@@ -71,7 +74,7 @@ def parser() -> Parser:
 def _add_bench(bench: argparse.ArgumentParser) -> None:
     rows = "; ".join(f"{number} {row}" for number, row in ROWS.items())
     bench.add_argument("--rows", type=_rows, default=list(ROWS), metavar="1,2,..", help=f"{rows} (default: all)")
-    about = "teacher layers for each student layer, rows 1, 7 and 11 (default: as a trained pair takes; 11: 8)"
+    about = "teacher layers for each student layer, rows 1, 7, 11 and 14 (default: as a trained pair takes; 11: 8)"
     bench.add_argument("--layers-per-student", type=int, metavar="N", help=about)
     bench.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
     bench.add_argument("--out", type=Path, metavar="FILE", help="write the numbers as JSON")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from torch.nn.functional import cosine_similarity
 from transformers import DynamicCache
 
 from kvlab.errors import AlignError
@@ -28,6 +29,7 @@ class Outputs:
 
     rss: dict[Problem, torch.Tensor]  # ("key" | "value" | "both", layer) -> [Hq]: |own output - this|^2
     kl: dict[Problem, torch.Tensor]  # of the attention distributions, nats; not for "value"
+    cosine: dict[Problem, torch.Tensor]  # of own output and this
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def heard(
             remedy=Message("read the injection: it does not need the heads' outputs"),
         )
     at_once = max(1, batch_tokens // len(own.tokens) - 1)
-    sums = Heard({variant.name: Outputs({}, {}) for variant in variants}, {}, {}, len(own.tokens) - cut)
+    sums = Heard({variant.name: Outputs({}, {}, {}) for variant in variants}, {}, {}, len(own.tokens) - cut)
     for first in range(0, len(variants), at_once):
         some = variants[first : first + at_once]
         keys_only = [Variant(v.name, {p: x for p, x in v.replaced.items() if p[0] == "key"}) for v in some]
@@ -75,7 +77,9 @@ def _hear(sums: Heard, own: Own, rows: torch.Tensor, variants: Sequence[Variant]
         outputs, replaced = sums.variants[variant.name], values.clone()
         replace_steps(replaced, variant.replaced["value", layer].float(), rows, None)
         for kind, q, v in (("key", p[b], values), ("value", p[0], replaced), ("both", p[b], replaced)):
-            outputs.rss[kind, layer] = (output - _output(q, v)).double().square().sum((1, 2))
+            other = _output(q, v)
+            outputs.rss[kind, layer] = (output - other).double().square().sum((1, 2))
+            outputs.cosine[kind, layer] = cosine_similarity(output.double(), other.double(), dim=2).sum(1)
             if kind != "value":
                 outputs.kl[kind, layer] = _divergence(written[0], written[b])
 

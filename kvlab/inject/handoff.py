@@ -4,9 +4,9 @@ The student itself reads only what has no row of the map: special tokens, the fi
 no teacher step stands for, the last ``read_last`` tokens, and always the last of all, which its next forward takes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import groupby, pairwise
+from itertools import accumulate, groupby, pairwise
 from typing import Any
 
 import torch
@@ -21,17 +21,24 @@ from kvlab.inject.own import Problem, check_cache
 from kvlab.inject.prefix import Inputs, Models, inputs_of
 from kvlab.language import Message
 from kvlab.models import cache_names, chat
+from kvlab.models.capture import CapturedBatch, captured
 from kvlab.models.dry import rotations
 from kvlab.models.forward import empty_cache
-from kvlab.models.identity import check_same, identity
+from kvlab.models.identity import check_same, fingerprint, identity
 from kvlab.models.loading import LoadedModel
 from kvlab.models.rotation import rotate
 from kvlab.request.align import AlignSettings
+from kvlab.request.documents import compose
+from kvlab.request.prompts import LIMITS
+from kvlab.request.uploads import Record
+from kvlab.results.certificate.data import Certificate
 from kvlab.shapes import KINDS, Document
 
 SAVED = ("projected", "with-own-token", "own-tokens")  # sources that a map file holds
 PARTS = ("weight", "bias", "mean")  # of a map, as a file names them
 ROLES = (Message("teacher"), Message("student"))
+Text = str | Sequence[Mapping[str, Any]]  # or the messages of a chat
+LONGEST = LIMITS.text  # characters of a chat: as many as all prompts together may have
 
 
 def map_file(
@@ -98,59 +105,183 @@ def handoff(
     found: MapFile,
     teacher: LoadedModel | Sequence[LoadedModel],
     student: LoadedModel,
-    text: str,
+    text: Text | Sequence[Text],
     *,
-    source: str | None = None,
-    read_last: int = 0,
-    own_layers: int = 0,
+    caches: Sequence[DynamicCache] | None = None,
+    certificate: Certificate | None = None,
+    **options: Any,
 ) -> DynamicCache:
     """Return the student's cache of all tokens of ``text`` but the last, made from the teacher's.
 
-    The cache has the attributes ``input_ids`` [1, T], to go on with (``student.generate(input_ids,
-    past_key_values=cache)`` reads the last of them), ``replaced`` [T - 1] bool (tokens that the student has not
-    read), ``approximate`` (True where there is one) and ``map_id``.
+    ``text``: a string; the messages of a chat, [{"role": ..., "content": ...}, ...], after the last of which an answer
+    is expected where it is a user's; or several of either, which are padded on the left (``student.generate`` then
+    takes ``attention_mask`` too). Messages are read by each model's own chat template if the map was fitted so
+    (``--chat``), else as plain text.
+
+    The cache has the attributes ``input_ids`` [B, T], to go on with (``student.generate(input_ids,
+    past_key_values=cache)`` reads the last of them), ``attention_mask`` [B, T], ``replaced`` [B, T - 1] bool (tokens
+    that the student has not read; without B for a single text), ``approximate`` (True where there is one), ``map_id``
+    and ``certificate_id`` (None without one).
+
+    ``caches``: of each teacher, where it has read the (single) text already; of these tokens and perhaps more.
+    ``certificate``: refuse what it does not accept, and keep as many own layers as it asks for.
+    ``options``: those of ``Handover``.
+    Raises ModelError ``map-mismatch``, AlignError ``handoff-empty``, ``certificate-refuses``, ``cache-incomplete`` and
+    ``injection-state``, and as ``capture`` and ``chat.read``.
+    """
+    teachers = [teacher] if isinstance(teacher, LoadedModel) else list(teacher)
+    if certificate is not None:
+        options = {"own_layers": certificate.own_layers, **options}
+    hand = Handover(found, teachers, student, **options)
+    several = not isinstance(text, str) and not (text and isinstance(text[0], Mapping))
+    handed = [hand.over(one, caches) for one in (text if several else [text])]
+    for cache in handed:
+        cache.certificate_id = None if certificate is None else certificate.id
+        if certificate is not None:
+            _check_accepted(certificate, found, cache)
+    return _side_by_side(student, handed) if several else handed[0]
+
+
+def _check_accepted(certificate: Certificate, found: MapFile, cache: DynamicCache) -> None:
+    known = [*found.manifest["teachers"], found.manifest["student"]]
+    answer = certificate.accepts([fingerprint(model) for model in known], cache.input_ids.shape[1])
+    reason = answer.reason
+    if answer and certificate.map_id != found.id:
+        reason = Message("the map {found} instead of {expected}", found=found.id, expected=certificate.map_id)
+    if reason:
+        raise AlignError(
+            "certificate-refuses",
+            expected=Message("a text and models that the certificate {id} accepts", id=certificate.id),
+            found=reason,
+            remedy=Message("let the student read it, or make a certificate for it: python -m kvlab certify"),
+        )
+
+
+class Handover:
+    """A map, its models, and how it is used; made once, for any number of texts.
 
     ``source``: "projected", or "with-own-token" (default, where the map has it), whose map also reads the student's own
     token. ``read_last``: so many tokens before the last are read by the student, after the cache of the others.
     ``own_layers``: the student's own keys and values in its first layers, which it computes itself.
-    Raises ModelError ``map-mismatch``, AlignError ``handoff-empty``, ``injection-state``, and as ``capture``.
+    Raises ModelError ``map-mismatch`` and AlignError ``injection-state``.
     """
-    teachers = [teacher] if isinstance(teacher, LoadedModel) else list(teacher)
-    for expected, loaded in zip(found.manifest["teachers"], teachers, strict=True):
-        check_same(expected, loaded, ROLES[0])
-    check_same(found.manifest["student"], student, ROLES[1])
-    check_cache(student, empty_cache(student))
-    settings = AlignSettings.model_validate(found.manifest["settings"])
-    fit = fit_of(found, student.device)
-    item = _item(teachers, student, text, settings)
-    ids = torch.from_numpy(item.student.ids)[None].to(student.device)
-    cut = len(item.student) - 1
-    if cut < 1:
-        raise AlignError(
-            "handoff-empty",
-            expected=Message("a text of at least two tokens"),
-            found=str(cut + 1),
-            remedy=Message("let the student read it"),
-        )
-    name = source or next(s for s in ("with-own-token", "projected") if s in fit.sources)
-    inputs = inputs_of(Models(teachers, [], student, settings), fit, item, ids, cut)
-    replaced = torch.zeros(cut, dtype=torch.bool, device=student.device)
-    rows: dict[Problem, torch.Tensor] = {}
-    if inputs is not None:
-        steps = inputs.picked[0].student[1]
-        replaced[steps] = True
-        rows = _rows(student, fit.sources[name], inputs, steps, ids[:, :cut], settings.keys == "pre-rope")
-    replaced[max(0, cut - read_last) :] = False
-    own = first_layers(student, ids[:, :cut], own_layers) if own_layers else {}
-    cache = _filled(student, ids[:, :cut], replaced, rows | own)
-    cache.input_ids, cache.replaced = ids, replaced
-    cache.approximate, cache.map_id = bool(replaced.any()), found.id
-    return cache
+
+    def __init__(
+        self,
+        found: MapFile,
+        teachers: Sequence[LoadedModel],
+        student: LoadedModel,
+        source: str | None = None,
+        read_last: int = 0,
+        own_layers: int = 0,
+    ):
+        for expected, loaded in zip(found.manifest["teachers"], teachers, strict=True):
+            check_same(expected, loaded, ROLES[0])
+        check_same(found.manifest["student"], student, ROLES[1])
+        check_cache(student, empty_cache(student))
+        self.teachers, self.student, self.map_id = teachers, student, found.id
+        self.read_last, self.own_layers = read_last, own_layers
+        self.settings = AlignSettings.model_validate(found.manifest["settings"])
+        self.fit = fit_of(found, student.device)
+        self.models = Models(teachers, [], student, self.settings)
+        self.source = source or next(s for s in ("with-own-token", "projected") if s in self.fit.sources)
+
+    def over(self, text: Text, caches: Sequence[DynamicCache] | None = None) -> DynamicCache:
+        """Hand a text over, see ``handoff``."""
+        item = self.item(text)
+        return self.filled(empty_cache(self.student), item, 0, self.reading(caches))
+
+    def item(self, text: Text) -> Item:
+        """Read a text with all tokenizers. Raises AlignError ``handoff-empty``."""
+        answering = False
+        if isinstance(text, str):
+            document = Document("handoff", text)
+        else:
+            made = compose(Record("message", 1, {"messages": list(text)}), LONGEST)
+            document, answering = Document("handoff", made.text, made.segments), text[-1]["role"] == "user"
+        item = item_of(self.teachers, self.student, document, self.settings, answering)
+        if len(item.student) < 2:
+            raise AlignError(
+                "handoff-empty",
+                expected=Message("a text of at least two tokens"),
+                found=str(len(item.student)),
+                remedy=Message("let the student read it"),
+            )
+        return item
+
+    def reading(self, caches: Sequence[DynamicCache] | None) -> Callable[[Item], list[CapturedBatch]] | None:
+        """Return what takes the place of the teachers' forwards where their caches are there; see ``filled``."""
+        if caches is None:
+            return None
+        pre_rope = self.settings.keys == "pre-rope"
+        pairs = list(zip(self.teachers, caches, strict=True))
+        return lambda first: [
+            captured(loaded, tokens, cache, pre_rope) for (loaded, cache), tokens in zip(pairs, first.teachers)
+        ]
+
+    def filled(
+        self,
+        cache: DynamicCache,
+        item: Item,
+        start: int,
+        read: Callable[[Item], list[CapturedBatch]] | None = None,
+    ) -> DynamicCache:
+        """Fill a student's cache, which holds the first ``start`` tokens, up to the last token of the item.
+
+        ``read``: as ``inputs_of`` takes it.
+        """
+        student, cut = self.student, len(item.student) - 1
+        ids = torch.from_numpy(item.student.ids)[None].to(student.device)
+        inputs = inputs_of(self.models, self.fit, item, ids, cut, start, read)
+        replaced = torch.zeros(cut, dtype=torch.bool, device=student.device)
+        rows: dict[Problem, torch.Tensor] = {}
+        if inputs is not None:
+            steps = inputs.picked[0].student[1]
+            replaced[steps] = True
+            pre_rope = self.settings.keys == "pre-rope"
+            rows = _rows(student, self.fit.sources[self.source], inputs, steps, ids[:, :cut], pre_rope)
+        replaced[max(0, cut - self.read_last) :] = False
+        own = first_layers(student, ids[:, :cut], self.own_layers) if self.own_layers else {}
+        _fill(student, cache, ids[:, :cut], start, replaced, rows | own)
+        cache.input_ids, cache.attention_mask = ids, torch.ones_like(ids)
+        before = cache.replaced[:start] if start else replaced[:0]
+        cache.replaced = torch.cat([before, replaced[start:]])
+        cache.approximate, cache.map_id = bool(cache.replaced.any()), self.map_id
+        return cache
 
 
-def _item(teachers: Sequence[LoadedModel], student: LoadedModel, text: str, settings: AlignSettings) -> Item:
-    document = Document("handoff", text)
-    *of_teachers, own = [chat.read(m.tokenizer, document, settings.chat) for m in (*teachers, student)]
+def _side_by_side(student: LoadedModel, handed: Sequence[DynamicCache]) -> DynamicCache:
+    """Put caches of single texts into one, padded on the left."""
+    longest = max(cache.input_ids.shape[1] for cache in handed)
+    whole, layers = empty_cache(student), student.geometry.kv_layers
+
+    def padded(x: torch.Tensor, axis: int, size: int, value: int = 0) -> torch.Tensor:
+        lacking = [*x.shape[:axis], size - x.shape[axis], *x.shape[axis + 1 :]]
+        return torch.cat([x.new_full(lacking, value), x], axis)
+
+    for layer in layers:
+        stored = [(cache.layers[layer].keys, cache.layers[layer].values) for cache in handed]
+        whole.update(*(torch.cat([padded(x, 2, longest - 1) for x in of_kind]) for of_kind in zip(*stored)), layer)
+    tokenizer = student.tokenizer
+    filler = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
+    whole.input_ids = torch.cat([padded(cache.input_ids, 1, longest, filler) for cache in handed])
+    whole.attention_mask = torch.cat([padded(cache.attention_mask, 1, longest) for cache in handed])
+    whole.replaced = torch.stack([padded(cache.replaced, 0, longest - 1) for cache in handed])
+    whole.approximate, whole.map_id = any(cache.approximate for cache in handed), handed[0].map_id
+    whole.certificate_id = handed[0].certificate_id
+    return whole
+
+
+def item_of(
+    teachers: Sequence[LoadedModel],
+    student: LoadedModel,
+    document: Document,
+    settings: AlignSettings,
+    answering: bool = False,
+) -> Item:
+    """Read a document with all tokenizers. Raises as ``check_ids`` and ``chat.read``."""
+    read = (chat.read(m.tokenizer, document, settings.chat, answering) for m in (*teachers, student))
+    *of_teachers, own = read
     for loaded, tokens in zip((*teachers, student), (*of_teachers, own)):
         check_ids(loaded, tokens)
     maps = tuple(time_map(tokens, own, document, settings) for tokens in of_teachers)
@@ -209,16 +340,19 @@ def first_layers(student: LoadedModel, ids: torch.Tensor, count: int) -> dict[Pr
 
 
 @torch.inference_mode()
-def _filled(
-    student: LoadedModel, ids: torch.Tensor, replaced: torch.Tensor, rows: dict[Problem, torch.Tensor]
-) -> DynamicCache:
-    """Fill a cache in the order of the text: with the rows where they replace, else by a forward of the student."""
-    cache = empty_cache(student)
-    marks = replaced.tolist()
-    edges = [0, *(sum(1 for _ in group) for _, group in groupby(marks))]
-    starts = torch.tensor(edges).cumsum(0).tolist()
-    for first, last in pairwise(starts):
-        if marks[first]:
+def _fill(
+    student: LoadedModel,
+    cache: DynamicCache,
+    ids: torch.Tensor,
+    start: int,
+    replaced: torch.Tensor,
+    rows: dict[Problem, torch.Tensor],
+) -> None:
+    """Fill a cache from ``start`` on, in the order of the text: with the rows where they replace, else by a forward."""
+    marks = replaced[start:].tolist()
+    counts = [sum(1 for _ in group) for _, group in groupby(marks)]
+    for first, last in pairwise(accumulate(counts, initial=start)):
+        if replaced[first]:
             for position, layer in enumerate(student.geometry.kv_layers):
                 keys, values = (rows[kind, position][None, :, first:last] for kind in KINDS)
                 cache.update(keys, values, layer)
@@ -226,4 +360,3 @@ def _filled(
             with student.lock:
                 passed = cache_names.passing(student.model.base_model, cache)
                 student.model.base_model(input_ids=ids[:, first:last], **passed)
-    return cache

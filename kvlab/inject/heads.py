@@ -47,8 +47,16 @@ def attention_errors(documents: Sequence[Heard], student: Geometry) -> list[Atte
                 controls = {name: errors_of[name][0] for name in COMPARED if name in errors_of}
                 controls_kl = {name: kl[name][0] for name in COMPARED if name in kl}
                 query_heads = (by_variant["projected"].sum(0) / tss.sum(0))[group].tolist()
-                errors.append(AttentionError(kind, layer, head, *numbers, controls, controls_kl, query_heads, n))
+                cosines = {name: _mean_cosine(documents, name, at, group) for name in names}
+                of_controls = controls, controls_kl, query_heads
+                errors.append(AttentionError(kind, layer, head, *numbers, *of_controls, n, cosines))
     return errors
+
+
+def _mean_cosine(documents: Sequence[Heard], variant: str, at: Problem, group: slice) -> float:
+    """Return the mean cosine of own and injected output over all queries of the query heads of a group."""
+    sums = sum(document.variants[variant].cosine[at][group] for document in documents)
+    return float(sums.mean() / sum(document.n for document in documents))
 
 
 def _varying(tss: torch.Tensor, energy: torch.Tensor) -> torch.Tensor:

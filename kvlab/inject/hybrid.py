@@ -9,7 +9,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import nan
 
 import torch
 
@@ -19,9 +20,17 @@ from kvlab.inject.prefix import Prefix
 from kvlab.inject.scores import Damaged, PerDocument, damage
 from kvlab.models.loading import LoadedModel
 from kvlab.results.function.data import Hybrid
+from kvlab.shapes import Document
 
 SOURCES = ("projected", "with-own-token", "own-tokens")  # the last is the control: nothing is the teacher's
+LEAST_OF_GROUP = 100  # continuation tokens, for a quantile of a group of documents
 Place = tuple[str, str, int]  # source, part, how many layers or tokens are the student's own
+
+
+def groups_of(document: Document) -> list[str]:
+    """Return the groups that a document belongs to."""
+    labels = {"language": document.language, "domain": document.domain}
+    return [f"{label}: {name}" for label, name in labels.items() if name]
 
 
 def ladder(longest: int) -> list[int]:
@@ -38,9 +47,11 @@ class Hybrids:
         self.layers = len(student.geometry.kv_layers)
         self.cuts: list[int] = []
         self.documents: list[dict[Place, Damaged]] = []  # tokens on the ladder of each document's own prefix
+        self.groups: list[list[str]] = []  # of each document
 
-    def add(self, own: Own, prefix: Prefix, damaged: Mapping[str, Damaged]) -> None:
+    def add(self, document: Document, own: Own, prefix: Prefix, damaged: Mapping[str, Damaged]) -> None:
         """Add a document. ``damaged``: of the variants that replace the whole prefix, where nothing is left own."""
+        self.groups.append(groups_of(document))
         sources = [source for source in SOURCES if source in prefix.cached]
         _, *tokens = ladder(prefix.cut)
         found = {(source, part, 0): damaged[source] for source in sources for part in ("layers", "tokens", "read")}
@@ -69,8 +80,10 @@ class Hybrids:
         if not self.documents:
             return []
         parts = {"layers": range(self.layers + 1), "tokens": ladder(max(self.cuts)), "read": ladder(max(self.cuts))}
-        sources = [source for source in SOURCES if (source, "layers", 0) in self.documents[0]]
-        return [self._result(source, part, kept) for source in sources for part in parts for kept in parts[part]]
+        return [self._result(s, part, kept) for s in self._sources() for part in parts for kept in parts[part]]
+
+    def _sources(self) -> list[str]:
+        return [source for source in SOURCES if (source, "layers", 0) in self.documents[0]]
 
     def _result(self, source: str, part: str, kept: int) -> Hybrid:
         if part == "layers":
@@ -78,9 +91,33 @@ class Hybrids:
         else:
             own = [min(kept, cut) for cut in self.cuts]
             share = sum(own) / sum(self.cuts)
-        damaged = PerDocument([found[source, part, n] for found, n in zip(self.documents, own)])
-        numbers = (*damaged.mean("kl"), *damaged.mean("delta_ce"))
-        return Hybrid(source, part, kept, share, *numbers, n=damaged.n, documents=len(damaged))
+        damaged = self._of(source, part, own)
+        gain = self._of("own-tokens", part, own).less(damaged, "kl") if "own-tokens" in self._sources() else (nan, nan)
+        return Hybrid(
+            source,
+            part,
+            kept,
+            share,
+            *damaged.mean("kl"),
+            *damaged.mean("delta_ce"),
+            damaged.n,
+            len(damaged),
+            damaged.kl_quantile(0.95),
+            *gain,
+            self._groups_p95(damaged),
+        )
+
+    def _of(self, source: str, part: str, own: Sequence[int]) -> PerDocument:
+        return PerDocument([found[source, part, n] for found, n in zip(self.documents, own)])
+
+    def _groups_p95(self, damaged: PerDocument) -> dict[str, float]:
+        """Return the quantile of every group of documents with ``LEAST_OF_GROUP`` tokens."""
+        found = {}
+        for name in dict.fromkeys(name for names in self.groups for name in names):
+            inside = PerDocument([d for d, names in zip(damaged.documents, self.groups) if name in names])
+            if inside.n >= LEAST_OF_GROUP:
+                found[name] = inside.kl_quantile(0.95)
+        return found
 
 
 def kept_own(own: Own, prefix: Prefix, source: str, part: str, kept: int) -> Variant:

@@ -29,6 +29,8 @@ from kvlab.language import Message
 if TYPE_CHECKING:
     from transformers import DynamicCache
 
+    from kvlab.inject.stream import Stream
+
 NAME = "map.safetensors"
 FORMAT, VERSION = "kvlab-map", 1
 MANIFEST = "manifest"  # in the file's metadata
@@ -63,11 +65,17 @@ class MapFile:
         save_file(tensors, draft, {MANIFEST: json.dumps(manifest, ensure_ascii=False)})
         draft.replace(path)
 
-    def handoff(self, teacher: Any, student: Any, text: str, **options: Any) -> DynamicCache:
+    def handoff(self, teacher: Any, student: Any, text: Any, **options: Any) -> DynamicCache:
         """Read ``text`` with the teacher and return the student's cache of it. See ``kvlab.inject.handoff.handoff``."""
         from kvlab.inject.handoff import handoff
 
         return handoff(self, teacher, student, text, **options)
+
+    def stream(self, teacher: Any, student: Any, **options: Any) -> Stream:
+        """Return an empty text whose ``extend(more)`` gives the student's cache of all. See ``kvlab.inject.stream``."""
+        from kvlab.inject.stream import Stream
+
+        return Stream(self, teacher, student, **options)
 
 
 def load_map(path: Path | str) -> MapFile:

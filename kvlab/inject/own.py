@@ -14,6 +14,7 @@ from kvlab.models.proofs import proof
 from kvlab.models.rotation import Rotation, Watch, rotate, unrotate, watched
 from kvlab.shapes import KINDS, Tokens
 
+PLAIN = (DynamicLayer, DynamicSlidingWindowLayer)  # layers that keep keys and values, and nothing else
 Problem = tuple[str, int]  # kind, position of a student layer among those with a cache
 
 
@@ -66,8 +67,7 @@ def check_cache(student: LoadedModel, cache) -> None:
     A recurrent or convolution state, or the keys of an indexer, also holds the prefix. Beside a projected cache, the
     continuation would still read the student's own prefix from it.
     """
-    plain = (DynamicLayer, DynamicSlidingWindowLayer)
-    others = sorted({type(layer).__name__ for layer in cache.layers if type(layer) not in plain})
+    others = sorted({type(layer).__name__ for layer in cache.layers if type(layer) not in PLAIN})
     if others or not cache.layers:
         names = {"name": student.name, "architecture": student.geometry.architecture}
         raise AlignError(

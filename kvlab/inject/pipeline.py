@@ -3,6 +3,7 @@
 import time as clock
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from math import nan
 
 from kvlab.align import outcome
 from kvlab.align.items import Item
@@ -17,7 +18,7 @@ from kvlab.inject.hybrid import Hybrids
 from kvlab.inject.own import check_cache
 from kvlab.inject.prefix import Models, Prefix, Reading, cut_at, prefix_of, read_document
 from kvlab.inject.refine import refine
-from kvlab.inject.scores import Damaged, PerDocument, correlations
+from kvlab.inject.scores import Damaged, PerDocument, correlations, of_document
 from kvlab.inject.split import JUDGED_FOLD, split
 from kvlab.inject.swaps import Budget, Swaps, head_places, layer_places, worst_layers
 from kvlab.inject.trial import TOLERANCE, tried
@@ -28,7 +29,7 @@ from kvlab.request.align import AlignSettings
 from kvlab.request.inject import InjectSettings, check_causal
 from kvlab.request.segments import Markers
 from kvlab.request.time_rules import RULES
-from kvlab.results.function.data import COMPARED, Injected, Injection, Text, own_tokens_of
+from kvlab.results.function.data import COMPARED, DocumentDamage, Injected, Injection, Text, own_tokens_of
 from kvlab.shapes import Document, Progress, no_progress
 
 LAYERS_SHARE = 0.5  # of the budget for swaps: the rest is for single heads
@@ -193,7 +194,7 @@ class _Work:
 
     def _leave_own(self, reading: Reading, prefix: Prefix, damaged: dict[str, Damaged]) -> None:
         begun = clock.perf_counter()
-        self.hybrids.add(reading.own, prefix, damaged)
+        self.hybrids.add(reading.item.document, reading.own, prefix, damaged)
         self.timings["hybrid_s"] = self.timings.get("hybrid_s", 0.0) + clock.perf_counter() - begun
 
     def _listen(self, reading: Reading, prefix: Prefix) -> None:
@@ -288,6 +289,7 @@ class _Work:
                 "split": "by document: no judged text was fitted on",
                 "documents_judged": self.judged,
                 "documents_fitted": len(self.split.fitted),
+                "longest_fitted": max(len(item.student) for item in self.split.fitted),  # student tokens
                 "calibration_documents": sum(not item.scored for item in self.split.fitted),
                 "rows_fitted": self.fitted.rows,
                 "random_teacher": self.random_note,
@@ -313,6 +315,7 @@ class _Work:
             swaps=swaps,
             correlations=correlations(swaps, projection, attention),
             hybrid=self.hybrids.results(),
+            documents=self._of_documents(),
             texts=self.texts,
             accuracy=greedy.accuracies(self.texts),
         )
@@ -324,9 +327,18 @@ class _Work:
             damage = (*variant.mean("kl"), *variant.mean("delta_ce"), variant.mean("same_choice")[0])
             over_projected = (*variant.less(projected, "kl"), *variant.less(projected, "delta_ce"))
             own_tokens = self.injected.get((own_tokens_of(name), share))
-            gain = own_tokens.less(variant, "kl") if own_tokens is not None else ()
-            rows.append(Injected(name, share, *damage, *over_projected, variant.n, len(variant), *gain))
+            gain = own_tokens.less(variant, "kl") if own_tokens is not None else (nan, nan)
+            quantiles = variant.kl_quantile(0.95), variant.kl_quantile(0.99)
+            rows.append(Injected(name, share, *damage, *over_projected, variant.n, len(variant), *gain, *quantiles))
         return rows
+
+    def _of_documents(self) -> list[DocumentDamage]:
+        return [
+            of_document(name, item.document, damaged)
+            for (name, share), variant in self.injected.items()
+            if share == self.injection.prefix
+            for item, damaged in zip(self.used, variant.documents, strict=True)
+        ]
 
     def _cautions(self, offline: bool) -> list[Message]:
         cautions = [

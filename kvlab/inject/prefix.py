@@ -1,6 +1,6 @@
 """Cut a document in two, and build the rows that replace the cache of its prefix."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -107,14 +107,26 @@ class Inputs:
     features: dict[str, dict[Problem, list[torch.Tensor]]]
 
 
-def inputs_of(models: Models, fit: Fit, item: Item, ids: torch.Tensor, cut: int) -> Inputs | None:
-    """Read a prefix with every teacher; None where nothing in it can be replaced. ``ids`` [1, T] of the student."""
+def inputs_of(
+    models: Models,
+    fit: Fit,
+    item: Item,
+    ids: torch.Tensor,
+    cut: int,
+    start: int = 0,
+    read: Callable[[Item], list[CapturedBatch]] | None = None,
+) -> Inputs | None:
+    """Read a prefix with every teacher; None where nothing in it can be replaced. ``ids`` [1, T] of the student.
+
+    ``start``: the first step to replace. ``read`` captures the teachers' caches of the item cut to the prefix, instead
+    of a forward each.
+    """
     first = first_tokens(item, cut, models.settings.time)
-    picked = _picked(models, first)
+    picked = _picked(models, first, start)
     if picked is None:
         return None
     rows, row_classes = picked
-    captured = _captured(models.teachers, first, models.settings)
+    captured = read(first) if read else _captured(models.teachers, first, models.settings)
     own_tokens = rows[0].targets(own_token_features(models.student, ids[:, :cut]))
     own = own_tokens[:, : own_token_width(own_tokens.shape[1])]
     embedded = [
@@ -174,10 +186,11 @@ def _orders(seed: int, tokens: Tokens, cut: int, count: int) -> dict[str, torch.
     return {kind: torch.from_numpy(random.permutation(count)) for kind in KINDS}
 
 
-def _picked(models: Models, first: Item) -> tuple[list[Picked], list[torch.Tensor]] | None:
+def _picked(models: Models, first: Item, start: int) -> tuple[list[Picked], list[torch.Tensor]] | None:
     """Pick the replaced rows with each teacher's steps, and the class of each row for each teacher [A][N]."""
     maps = list(zip(first.teachers, [first.student] * len(first.maps), first.maps))
     steps, classes = rows_of(common_parts([row_parts(*of_teacher, True, models.settings) for of_teacher in maps]))
+    steps, classes = steps[steps >= start], classes[steps >= start]
     if not len(steps):
         return None
     device = models.student.device

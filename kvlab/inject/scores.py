@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from kvlab.align import metrics
-from kvlab.results.function.data import AttentionError, Correlation, Projected, Swap
-from kvlab.shapes import KINDS, Tokens
+from kvlab.results.function.data import AttentionError, Correlation, DocumentDamage, Projected, Swap
+from kvlab.shapes import KINDS, Document, Tokens
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Damaged:
     delta_ce: float
     same_choice: int
     n: int
+    kl_of_tokens: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32), compare=False)  # [n]
 
 
 @torch.inference_mode()
@@ -34,10 +35,10 @@ def damage(own: torch.Tensor, variant: torch.Tensor, tokens: Tokens, cut: int) -
     predicted = ~torch.from_numpy(tokens.special[cut + 1 :]).to(own.device)
     following = torch.from_numpy(tokens.ids[cut + 1 :]).to(own.device)[predicted]
     p, q = (logits[:-1][predicted].float().log_softmax(-1) for logits in (own, variant))
-    kl = (p.exp() * (p - q)).sum(-1).double().sum()
+    kl = (p.exp() * (p - q)).sum(-1)
     ce = (p - q).gather(1, following[:, None]).double().sum()
     same = (p.argmax(-1) == q.argmax(-1)).sum()
-    return Damaged(float(kl), float(ce), int(same), len(following))
+    return Damaged(float(kl.double().sum()), float(ce), int(same), len(following), kl.cpu().numpy())
 
 
 @dataclass
@@ -57,11 +58,33 @@ class PerDocument:
         """Return the value per token over all documents, and its standard error."""
         return per_token([getattr(d, name) for d in self.documents], [d.n for d in self.documents])
 
+    def kl_quantile(self, share: float) -> float:
+        """Return the quantile of the tokens' KL over all documents; NaN where there is none."""
+        tokens = np.concatenate([d.kl_of_tokens for d in self.documents]) if self.documents else np.zeros(0)
+        return float(np.quantile(tokens, share)) if len(tokens) else float("nan")
+
     def less(self, other: PerDocument, name: str) -> tuple[float, float]:
         """Return the difference to another variant on the same documents, and its standard error."""
         pairs = zip(self.documents, other.documents, strict=True)
         differences = [getattr(a, name) - getattr(b, name) for a, b in pairs]
         return per_token(differences, [d.n for d in self.documents])
+
+
+def of_document(variant: str, document: Document, damaged: Damaged) -> DocumentDamage:
+    """Return what one variant does to one document."""
+    alone, n = PerDocument([damaged]), max(damaged.n, 1)
+    return DocumentDamage(
+        variant,
+        document.id,
+        document.language,
+        document.domain,
+        damaged.kl / n,
+        alone.kl_quantile(0.95),
+        alone.kl_quantile(0.99),
+        damaged.delta_ce / n,
+        damaged.same_choice / n,
+        damaged.n,
+    )
 
 
 def per_token(sums: list[float], counts: list[int]) -> tuple[float, float]:

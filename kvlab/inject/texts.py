@@ -13,6 +13,7 @@ from kvlab.models import cache_names
 from kvlab.models.forward import empty_cache
 from kvlab.models.loading import LoadedModel
 from kvlab.models.tokens import pieces_of
+from kvlab.request.answers import same_answer
 from kvlab.request.segments import Markers, final_answer
 from kvlab.results.function.data import Accuracy, Continued, Text
 from kvlab.shapes import Document, Tokens, segment_of
@@ -34,10 +35,10 @@ def continuations(
     """Continue the variants ``names``, "own" first, and "none": special tokens at the start and the prompt's last."""
     own, cut = reading.own, prefix.cut
     cache = prefix_cache(student, own, cut, prefix.rows, [prefix.variant(name) for name in names])
-    continued = dict(zip(names, _greedy(student, cache, own.ids[:, cut : cut + 1].expand(len(names), -1), most)))
+    continued = dict(zip(names, greedy(student, cache, own.ids[:, cut : cut + 1].expand(len(names), -1), most)))
     content = np.flatnonzero(~own.tokens.special)
     start = [*range(int(content[0]) if len(content) else 0), cut]
-    (continued[NO_PREFIX],) = _greedy(student, empty_cache(student), own.ids[:, start], most)
+    (continued[NO_PREFIX],) = greedy(student, empty_cache(student), own.ids[:, start], most)
     document = reading.item.document
     expected = _expected(document, markers)
     text = document.text.encode()[: int(own.tokens.spans[cut, 1])].decode(errors="replace")
@@ -49,7 +50,7 @@ def continuations(
     )
 
 
-def _greedy(student: LoadedModel, cache, ids: torch.Tensor, most: int) -> list[list[int]]:
+def greedy(student: LoadedModel, cache, ids: torch.Tensor, most: int) -> list[list[int]]:
     """Continue ids [B, T] from a cache; return the most likely next tokens of each row, up to the end of the text."""
     ends = student.model.generation_config.eos_token_id
     ends = set(ends if isinstance(ends, list) else [ends]) | {student.tokenizer.eos_token_id}
@@ -83,7 +84,7 @@ def _shown(
         differs=differing(own, ids),
         text=text,
         answer=answer,
-        right=None if expected is None else answer == expected,
+        right=None if expected is None else answer is not None and same_answer(answer, expected),
     )
 
 

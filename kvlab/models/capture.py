@@ -6,11 +6,15 @@
 from dataclasses import dataclass
 
 import torch
+from transformers import DynamicCache
 
+from kvlab.errors import AlignError
+from kvlab.language import Message
+from kvlab.models.dry import rotations
 from kvlab.models.forward import padded, read
 from kvlab.models.loading import LoadedModel
 from kvlab.models.proofs import check_causal, proof
-from kvlab.models.rotation import Watch, unrotate
+from kvlab.models.rotation import Rotation, Watch, unrotate
 from kvlab.shapes import KINDS, KV, Tokens
 
 
@@ -74,12 +78,47 @@ def capture(loaded: LoadedModel, batch: list[Tokens], pre_rope: bool = True) -> 
     ids, mask = padded(batch, loaded.device, loaded.geometry.max_positions)
     watch = Watch() if sites else None
     cache = read(loaded, ids, watch, attention_mask=mask)
-    captured = {kind: [] for kind in KINDS}
     shared = {}  # cos and sin, the same in many layers
+    turns = {(kind, layer): site.rotation(watch.layers[layer], shared) for (layer, kind), site in sites.items()}
+    return _captured(loaded, batch, ids, cache, turns, pre_rope)
+
+
+@torch.inference_mode()
+def captured(loaded: LoadedModel, tokens: Tokens, cache: DynamicCache, pre_rope: bool = True) -> CapturedBatch:
+    """Return what ``capture`` does, of one document whose cache is there: of these tokens, and perhaps of more.
+
+    Rotations that depend on the length of the text (longrope, dynamic) are taken as those of this text.
+    Raises AlignError ``cache-incomplete`` for a cache that holds fewer tokens, and as ``capture``.
+    """
+    check_causal(loaded)
+    ids = torch.from_numpy(tokens.ids)[None].to(loaded.device)
+    keys = [cache.layers[layer].keys for layer in loaded.geometry.kv_layers]
+    held = {0 if x is None else x.shape[2] for x in keys}
+    if min(held) < len(tokens):
+        raise AlignError(
+            "cache-incomplete",
+            expected=Message("a cache of {n} tokens in every layer of {name}", n=len(tokens), name=loaded.name),
+            found=Message("layers with {counts} tokens", counts=sorted(held)),
+            remedy=Message("leave the cache out: the text is then read anew"),
+        )
+    by_position = rotations(loaded, ids) if pre_rope else {}
+    turns = {(kind, loaded.geometry.kv_layers[place]): turn for (kind, place), turn in by_position.items()}
+    return _captured(loaded, [tokens], ids, cache, turns, pre_rope)
+
+
+def _captured(
+    loaded: LoadedModel,
+    batch: list[Tokens],
+    ids: torch.Tensor,
+    cache: DynamicCache,
+    turns: dict[tuple[str, int], Rotation],
+    pre_rope: bool,
+) -> CapturedBatch:
+    """Undo the rotations ``turns`` (kind, layer) of the first tokens of a cache, as many as ``ids`` [B, T]."""
+    found = {kind: [] for kind in KINDS}
     for layer in loaded.geometry.kv_layers:
         for kind, x in zip(KINDS, (cache.layers[layer].keys, cache.layers[layer].values), strict=True):
-            site = sites.get((layer, kind))
-            x = x.float()
-            x = unrotate(x, site.rotation(watch.layers[layer], shared)) if site else x
-            captured[kind].append(x.to(loaded.home))
-    return CapturedBatch(captured["key"], captured["value"], batch, ids, pre_rope, loaded.geometry.latent)
+            x = x[:, :, : ids.shape[1]].float()
+            x = unrotate(x, turns[kind, layer]) if (kind, layer) in turns else x
+            found[kind].append(x.to(loaded.home))
+    return CapturedBatch(found["key"], found["value"], batch, ids, pre_rope, loaded.geometry.latent)

@@ -19,9 +19,9 @@ from kvlab.models.trial import template_tried
 from kvlab.shapes import Document, Segment, Tokens
 
 
-def read(tokenizer, document: Document, chat: bool = False) -> Tokens:
+def read(tokenizer, document: Document, chat: bool = False, answering: bool = False) -> Tokens:
     """Tokenize the document for one model, as plain text or as a chat. Raises as ``tokenize_chat``."""
-    return tokenize_chat(tokenizer, document) if chat else tokenize(tokenizer, document.text)
+    return tokenize_chat(tokenizer, document, answering) if chat else tokenize(tokenizer, document.text)
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,16 @@ class Content:
     rendered: int = 0
 
 
-def tokenize_chat(tokenizer, document: Document) -> Tokens:
+def tokenize_chat(tokenizer, document: Document, answering: bool = False) -> Tokens:
     """Tokenize a document as a chat; its spans are of ``document.text``, and tokens of the template alone are special.
 
     A token across a border of a content has the bytes that lie inside. Contents are rendered without surrounding
     whitespace, which some templates strip and others keep, so that both models read the same. This whitespace belongs
     to the next token, and at the end of the text to the last token of the content. Without segments all is the user's
-    message.
+    message. ``answering``: the chat ends with the beginning of an answer.
     Raises ModelError ``chat-template-missing``, ``chat-template-broken`` and ``chat-template-rewrites``.
     """
-    chat, contents = render(tokenizer, contents_of(document))
+    chat, contents = render(tokenizer, contents_of(document), answering)
     encoded = tokenizer(
         chat, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False, verbose=False
     )
@@ -93,7 +93,7 @@ def _content(role: str, written: bytes, start: int) -> Content:
     return Content(role, text.strip(), start + len(text[:leading].encode()))
 
 
-def render(tokenizer, contents: list[Content]) -> tuple[str, list[Content]]:
+def render(tokenizer, contents: list[Content], answering: bool = False) -> tuple[str, list[Content]]:
     """Return the whole chat, and the contents with their byte offsets in it."""
     if not tokenizer.chat_template:
         raise ModelError(
@@ -104,7 +104,7 @@ def render(tokenizer, contents: list[Content]) -> tuple[str, list[Content]]:
         )
     template_tried(tokenizer.chat_template, tokenizer.name_or_path)
     placeholders = [f"KVLAB{number}{content.role.upper()}" for number, content in enumerate(contents)]
-    pieces, rest = [], _apply(tokenizer, contents, placeholders)
+    pieces, rest = [], _apply(tokenizer, contents, placeholders, answering)
     for placeholder in placeholders:
         if rest.count(placeholder) != 1:
             raise _rewritten(tokenizer, Message("a message that appears {n} times", n=rest.count(placeholder)))
@@ -116,15 +116,15 @@ def render(tokenizer, contents: list[Content]) -> tuple[str, list[Content]]:
         placed.append(replace(content, rendered=len(chat.encode())))
         chat += content.text
     chat += rest
-    if _apply(tokenizer, contents, [content.text for content in contents]) != chat:
+    if _apply(tokenizer, contents, [content.text for content in contents], answering) != chat:
         raise _rewritten(tokenizer, Message("a message that the template changes or cuts out of"))
     return chat, placed
 
 
-def _apply(tokenizer, contents: list[Content], texts: list[str]) -> str:
+def _apply(tokenizer, contents: list[Content], texts: list[str], answering: bool) -> str:
     messages = [{"role": content.role, "content": text} for content, text in zip(contents, texts)]
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False)
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answering)
     except Exception as error:  # each template is a program and fails in its own way
         raise ModelError(
             "chat-template-broken",

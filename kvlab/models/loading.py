@@ -271,6 +271,12 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
+def wait(device: torch.device) -> None:
+    """Wait until the device has finished its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def pick_device(device: str) -> torch.device:
     """Return the device for "auto", "cpu", "cuda" or "cuda:N"; of several processes each has its own GPU.
 

@@ -1,17 +1,20 @@
 """Turn a record of a file into one document: its parts, their exact byte spans, its id."""
 
 import hashlib
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable
 from itertools import chain, count
 from typing import Any, NamedTuple
 
 from kvlab.errors import PromptError
 from kvlab.language import Message
-from kvlab.request.formats import AUTO, Cutting, Form, Part, cut
+from kvlab.request.formats import AUTO, DOMAINS, LANGUAGES, Cutting, Form, Part, cut
 from kvlab.request.uploads import Number, Record, kind_of, printable, shown
 from kvlab.shapes import Document, Segment
 
 _ID_LENGTH = 80  # characters
+_LABEL_LENGTH, _LETTERS = 40, 2_000  # characters: of a label, and read to tell the script
 _ONE = ("system", "prompt")  # parts in a row that are one, such as an instruction and its input
 
 
@@ -54,6 +57,33 @@ def compose(record: Record, limit: int, form: Form = AUTO) -> Composed:
             start = segments.pop().start
         segments.append(Segment(part.name, start, min(end, size)))
     return Composed(shortened, tuple(segments), len(text), cutting)
+
+
+def labels_of(record: Record, text: str) -> tuple[str, str]:
+    """Return the language and the domain of a document, as its record says, else by its letters and not at all."""
+    said = [_said(record, names) for names in (LANGUAGES, DOMAINS)]
+    return said[0] or script(text), said[1]
+
+
+def _said(record: Record, names: Iterable[str]) -> str:
+    found = (record.content.get(name) for name in names)
+    said = (printable(value).strip() for value in found if isinstance(value, str) and not isinstance(value, Number))
+    return next((value for value in said if 0 < len(value) <= _LABEL_LENGTH), "")
+
+
+def script(text: str) -> str:
+    """Name the script of most letters of a text, such as "latin" or "cjk"; Japanese is known by its kana.
+
+    As Unicode names letters: LATIN SMALL LETTER A, CJK UNIFIED IDEOGRAPH-4E00, HIRAGANA LETTER A.
+    """
+    counted = Counter(unicodedata.name(c, "").partition(" ")[0].lower() for c in text[:_LETTERS] if c.isalpha())
+    return max(counted, key=counted.get, default="")
+
+
+def document_of(fields: dict[str, Any]) -> Document:
+    """Return the document of its JSON, in which older ones have no labels. Raises KeyError and TypeError."""
+    segments = tuple(Segment(**segment) for segment in fields["segments"])
+    return Document(**{**fields, "segments": segments})
 
 
 def digest(documents: Iterable[Document]) -> str:

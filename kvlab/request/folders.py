@@ -165,7 +165,11 @@ def _together(readings: list[tuple[str, Reading]], others: Iterable[str] = ()) -
     duplicates = 0
     for name, reading in readings:
         ids = {document.id: _free(document.id, name, taken) for document in reading.documents}
-        new = {d.text: replace(d, id=ids[d.id]) for d in reading.documents if d.text not in documents}
+        new = {
+            d.text: replace(d, id=ids[d.id], domain=d.domain or printable(Path(name).stem))
+            for d in reading.documents
+            if d.text not in documents
+        }
         documents |= new
         taken |= {document.id for document in new.values()}
         repeated = len(reading.documents) - len(new)

@@ -38,7 +38,8 @@ SPOKEN = {
     "answer": phrase("answer"),
 }
 AS_TEXT = phrase("the turns of the chat are joined as plain text; --chat reads them in each model's own template")
-LABELS = ("id",)  # fields that name a document
+LANGUAGES, DOMAINS = ("language", "lang"), ("domain", "category", "subject", "topic")
+LABELS = ("id", *LANGUAGES, *DOMAINS)  # fields that say what a document is
 
 REASONINGS = ("reasoning", "reasoning_content", "thinking")
 ANSWERS = ("answer", "completion", "response", "output")

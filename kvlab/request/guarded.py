@@ -6,9 +6,9 @@ from typing import Any, TypeVar
 from kvlab.errors import PromptError
 from kvlab.host import limited
 from kvlab.language import Message
+from kvlab.request.documents import document_of
 from kvlab.request.prompts import Cut, Problem, Reading
 from kvlab.request.uploads import safe_name
-from kvlab.shapes import Document, Segment
 
 Result = TypeVar("Result")
 
@@ -36,10 +36,7 @@ def guarded(read: Callable[..., Result], filename: str, data: bytes, **options) 
 
 def _reading(fields: dict[str, Any]) -> Reading:
     """Restore a Reading from its JSON."""
-    documents = [
-        Document(document["id"], document["text"], tuple(Segment(**segment) for segment in document["segments"]))
-        for document in fields["documents"]
-    ]
+    documents = [document_of(document) for document in fields["documents"]]
     kinds = {"problems": Problem, "cut": Cut}
     parts = {
         name: [kind(**{key: _restored(value) for key, value in part.items()}) for part in fields[name]]

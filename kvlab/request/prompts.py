@@ -17,10 +17,10 @@ from kvlab.errors import PromptError, system_reason
 from kvlab.host.bundled import SAMPLES
 from kvlab.language import Message
 from kvlab.request import formats, tables, uploads
-from kvlab.request.documents import compose, new_id
+from kvlab.request.documents import compose, document_of, labels_of, new_id
 from kvlab.request.formats import AUTO, Form, Format
 from kvlab.request.uploads import Record, safe_name
-from kvlab.shapes import Document, Segment
+from kvlab.shapes import Document
 
 RUN_PROMPTS = "prompts.jsonl"  # in a run folder
 TEXTS = (".txt", ".md")  # paragraphs, without fields
@@ -221,9 +221,7 @@ def read_prompts(path: str | Path) -> list[Document]:
     try:
         with open(path, "rb") as file:
             for line in file:
-                fields = json.loads(line)
-                segments = tuple(Segment(**segment) for segment in fields["segments"])
-                documents.append(Document(fields["id"], fields["text"], segments))
+                documents.append(document_of(json.loads(line)))
     except OSError as error:
         raise PromptError(
             "prompts-not-found",
@@ -302,7 +300,7 @@ def _collect(
         name = new_id(record, ids)
         texts.add(text)
         ids.add(name)
-        documents.append(Document(name, text, made.segments))
+        documents.append(Document(name, text, made.segments, *labels_of(record, text)))
         read_as[made.cutting.format] += 1
         for segment in made.segments:
             parts[segment.name] = None

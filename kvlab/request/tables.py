@@ -16,7 +16,7 @@ from typing import Any
 
 from kvlab.errors import PromptError
 from kvlab.language import Message, phrase
-from kvlab.request.formats import ANSWERS, CHAT, DATA_SETS, KNOWN, REASONINGS, Form, telling, used_beside
+from kvlab.request.formats import ANSWERS, CHAT, DATA_SETS, KNOWN, LABELS, REASONINGS, Form, telling, used_beside
 from kvlab.request.uploads import Encoding, Number, Record, decode, empty, lines, shown, wrong_encoding
 
 TABLES = (".csv", ".parquet")
@@ -134,9 +134,9 @@ def wanted_columns(table: Table, chosen: str | None, form: Form) -> list[str]:
     """Return the columns to read: ``chosen`` and those read beside it, or all that a format may use."""
     once = [name for name in table.columns if table.columns.count(name) == 1]
     if chosen is None:
-        return [name for name in once if name in (*KNOWN, "id") or name in dict(form.names)]
+        return [name for name in once if name in (*KNOWN, *LABELS) or name in dict(form.names)]
     beside = [name for name in used_beside(chosen, once, form.answer) if name in once]
-    others = ("id", *CHAT) if chosen == "prompt" else ("id",)
+    others = (*LABELS, *CHAT) if chosen == "prompt" else LABELS
     return [chosen, *beside, *(name for name in others if name in once and name != chosen)]
 
 

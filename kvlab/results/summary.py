@@ -32,7 +32,9 @@ NOTHING = Summary()
 
 def of_run(folder: Path, kind: str) -> Summary:
     """Return the numbers of a finished analysis or functional test; all None for anything else."""
-    name, read = {"analysis": (JSON_NAME, _analysis), "injection": (function.JSON_NAME, _test)}.get(kind, ("", None))
+    tested = (function.JSON_NAME, _test)  # a certificate stands on a functional test in its folder
+    of_kind = {"analysis": (JSON_NAME, _analysis), "injection": tested, "certificate": tested}
+    name, read = of_kind.get(kind, ("", None))
     if read is None:
         return NOTHING
     try:

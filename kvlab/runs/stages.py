@@ -29,6 +29,15 @@ STAGES = {
         (phrase("write texts"), ("greedy",)),
         (phrase("write"), ("writing results",)),
     ),
+    "certificate": (
+        (phrase("load"), ("waiting", "starting", "loading")),
+        (phrase("read and fit"), ("reading", "comparing", "measuring controls", "fitting", "refining", "fusing")),
+        (phrase("continue from each cache"), ("continuing", "replacing", "greedy")),
+        (phrase("longer texts"), ("handing over",)),
+        (phrase("time it"), ("timing",)),
+        (phrase("tasks"), ("scoring tasks",)),
+        (phrase("write"), ("writing results",)),
+    ),
 }
 
 

@@ -28,8 +28,13 @@ from kvlab.host import privacy
 from kvlab.language import Message, phrase
 from kvlab.runs.lenient import read_json
 
-COMPUTED = ("analysis", "injection")  # the kinds that the web app's warm worker computes
-KINDS = {"analysis": phrase("analysis"), "injection": phrase("functional test"), "training": phrase("training")}
+COMPUTED = ("analysis", "injection", "certificate")  # the kinds that the web app's warm worker computes
+KINDS = {
+    "analysis": phrase("analysis"),
+    "injection": phrase("functional test"),
+    "certificate": phrase("certificate"),
+    "training": phrase("training"),
+}
 ACTIVE = ("queued", "running")
 FINAL = ("done", "failed", "cancelled")
 # The words for each state. "lost" is a judgement (monitor.judge), never written to disk.

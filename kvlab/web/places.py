@@ -21,6 +21,12 @@ def function() -> StreamlitPage:
     return st.Page(PAGES / "function.py", title=say("Function"), icon=":material/science:", url_path="function")
 
 
+def certificate() -> StreamlitPage:
+    return st.Page(
+        PAGES / "certificate.py", title=say("Certificate"), icon=":material/verified:", url_path="certificate"
+    )
+
+
 def validation() -> StreamlitPage:
     return st.Page(
         PAGES / "validation.py", title=say("Validation"), icon=":material/model_training:", url_path="validation"
@@ -42,4 +48,4 @@ def checks() -> StreamlitPage:
 
 
 def all_pages() -> list[StreamlitPage]:
-    return [overview(), alignment(), function(), validation(), experiments(), runs(), checks()]
+    return [overview(), alignment(), function(), certificate(), validation(), experiments(), runs(), checks()]

@@ -19,17 +19,28 @@ from kvlab.web.server import worker
 from kvlab.web.widgets import plain, show_error
 
 # What an interrupted run goes on from, by its kind: the names of align.unfinished, which needs torch.
-UNFINISHED = {"analysis": "unfinished.safetensors", "injection": "unfinished-refinement.safetensors"}
+UNFINISHED = {
+    "analysis": "unfinished.safetensors",
+    "injection": "unfinished-refinement.safetensors",
+    "certificate": "unfinished-refinement.safetensors",
+}
+REFINED = phrase(
+    "What had been refined is kept: the maps are fitted again and refining goes on from there, unless kvlab has "
+    "changed since."
+)
 GOES_ON = {
     "analysis": phrase("What had been read is kept: the analysis goes on from there, unless kvlab has changed since."),
-    "injection": phrase(
-        "What had been refined is kept: the maps are fitted again and refining goes on from there, unless kvlab has "
-        "changed since."
-    ),
+    "injection": REFINED,
+    "certificate": REFINED,
 }
 
-PAGES = {"analysis": "alignment", "injection": "function"}  # kind of a run -> its page
-RUNNING = {"analysis": phrase("Analysis {name}: {phase}"), "injection": phrase("Functional test {name}: {phase}")}
+# Kind of a run -> its page.
+PAGES = {"analysis": places.alignment, "injection": places.function, "certificate": places.certificate}
+RUNNING = {
+    "analysis": phrase("Analysis {name}: {phase}"),
+    "injection": phrase("Functional test {name}: {phase}"),
+    "certificate": phrase("Certificate {name}: {phase}"),
+}
 ENDS = {
     "analysis": {
         "cancelled": phrase("This analysis was stopped."),
@@ -40,6 +51,11 @@ ENDS = {
         "cancelled": phrase("This functional test was stopped."),
         "lost": phrase("This functional test was lost"),
         "failed": phrase("This functional test failed"),
+    },
+    "certificate": {
+        "cancelled": phrase("This certificate was stopped."),
+        "lost": phrase("This certificate was lost"),
+        "failed": phrase("This certificate failed"),
     },
 }
 
@@ -85,7 +101,7 @@ def banner(page: str) -> None:
     """Show what the worker computes, with a link, on every page but its own. ``page``: the current one."""
     for kind, kind_page in PAGES.items():
         active = next((view for view in backend.listed(kind) if view.active), None)
-        if active is not None and page != kind_page:
+        if active is not None and page != kind_page().url_path:
             _banner(active.id, kind)
             return
 
@@ -103,8 +119,7 @@ def _banner(run_id: str, kind: str) -> None:
     if right.button(say("Show it"), key="banner-show", width="stretch"):
         if kind == "analysis":
             st.session_state["run"] = run_id
-        place = places.alignment() if kind == "analysis" else places.function()
-        st.switch_page(place, query_params={"run": run_id})
+        st.switch_page(PAGES[kind](), query_params={"run": run_id})
 
 
 def _view(run_id: str) -> View | None:

@@ -5,6 +5,7 @@ import streamlit as st
 from kvlab import PACKAGE
 from kvlab.web import language, places, progress, server, walk
 from kvlab.web.alignment import form
+from kvlab.web.certificate import form as certificate_form
 from kvlab.web.function import form as function_form
 from kvlab.web.training import form as validation_form
 
@@ -14,7 +15,7 @@ def run() -> None:
     st.html(STYLE)
     language.begin()
     # Streamlit forgets the value of a widget that a rerun does not draw.
-    for key, value in {**form.FIELDS, **function_form.FIELDS, **validation_form.start()}.items():
+    for key, value in _fields().items():
         language.keep_choice(key, value)
     page = st.navigation(places.all_pages(), position="top")
     walk.lead()
@@ -28,6 +29,10 @@ def run() -> None:
         walk.again()
     walk.card()
     language.keep_in_address()
+
+
+def _fields() -> dict[str, object]:
+    return {**form.FIELDS, **function_form.FIELDS, **certificate_form.FIELDS, **validation_form.start()}
 
 
 # A browser would fetch an emoji or a Material icon from the internet.

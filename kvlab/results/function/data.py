@@ -65,6 +65,25 @@ class Injected:
     # KL of ``own_tokens_of`` this variant minus its own, on the same tokens; NaN in results made before that control.
     below_own_tokens: float = nan
     below_own_tokens_se: float = nan
+    # Quantiles of KL over all continuation tokens; NaN in older results.
+    kl_p95: float = nan
+    kl_p99: float = nan
+
+
+@dataclass(frozen=True)
+class DocumentDamage:
+    """The continuation of one document at the main prefix, per token, as in ``Injected``."""
+
+    variant: str
+    document: str  # its id
+    language: str
+    domain: str
+    kl: float
+    kl_p95: float
+    kl_p99: float
+    delta_ce: float
+    same_choice: float
+    n: int
 
 
 @dataclass(frozen=True)
@@ -81,6 +100,12 @@ class Hybrid:
     delta_ce_se: float
     n: int  # continuation tokens
     documents: int
+    # As in ``Injected``, the control with the same part its own; ``groups_p95``: of the tokens of each group of
+    # documents, "language: zh" or "domain: law", with at least ``LEAST_OF_GROUP`` tokens. Not in older results.
+    kl_p95: float = nan
+    below_own_tokens: float = nan
+    below_own_tokens_se: float = nan
+    groups_p95: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -102,6 +127,8 @@ class AttentionError:
     controls_kl: dict[str, float]
     query_heads: list[float]  # error of each query head of the group
     n: int  # queries
+    # Mean over the queries and query heads of cos(own output, this), by source and control; {} in older results.
+    cosines: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -192,6 +219,7 @@ class Injection:
     swaps: list[Swap] = field(default_factory=list)
     correlations: list[Correlation] = field(default_factory=list)
     hybrid: list[Hybrid] = field(default_factory=list)  # empty in older results and where not asked for
+    documents: list[DocumentDamage] = field(default_factory=list)  # empty in older results
     texts: list[Text] = field(default_factory=list)
     accuracy: list[Accuracy] = field(default_factory=list)
     notes: list[Message] = field(default_factory=list)
@@ -241,6 +269,7 @@ LISTS = {
     "swaps": Swap,
     "correlations": Correlation,
     "hybrid": Hybrid,
+    "documents": DocumentDamage,
     "accuracy": Accuracy,
 }
 MAY_BE_NONE = {"head", "answer", "right", "expected"}
@@ -252,7 +281,7 @@ def read(folder: Path) -> Injection:
         fields = json.loads((folder / JSON_NAME).read_text(encoding="utf-8"))
         if fields.pop("format") != FORMAT:
             raise ValueError("another format version")
-        fields.setdefault("hybrid", [])  # not in older results
+        fields = {"hybrid": [], "documents": [], **fields}  # not in older results
         for name, cls in LISTS.items():
             fields[name] = [cls(**numbers(row, MAY_BE_NONE)) for row in fields[name]]
         fields["own"] = numbers(fields["own"], MAY_BE_NONE)

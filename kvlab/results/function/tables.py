@@ -1,7 +1,6 @@
 """Make tables of a functional test. Their columns have English names; ``function_heading`` translates a name."""
 
 from dataclasses import asdict
-from math import isfinite
 
 import pandas as pd
 
@@ -19,6 +18,8 @@ HEADINGS = {
     "kl_se": phrase("± s.e. of KL"),
     "delta_ce": "ΔCE",
     "delta_ce_se": phrase("± s.e. of ΔCE"),
+    "kl_p95": phrase("KL, 95 % of tokens"),
+    "kl_p99": phrase("KL, 99 % of tokens"),
     "same_choice": phrase("same most likely token"),
     "kl_over_projected": phrase("KL over projected"),
     "kl_over_projected_se": phrase("± s.e. of that KL"),
@@ -69,6 +70,7 @@ def tables(injection: Injection) -> dict[str, pd.DataFrame]:
         "swaps.csv": pd.DataFrame(injection.swaps),
         "correlations.csv": pd.DataFrame(injection.correlations),
         "hybrid.csv": pd.DataFrame(injection.hybrid),
+        "documents.csv": pd.DataFrame(injection.documents),
         "accuracy.csv": pd.DataFrame(injection.accuracy),
         "texts.csv": texts(injection),
     }
@@ -79,7 +81,7 @@ def _with_controls(cells) -> pd.DataFrame:
     """Return one row per head, with a column per control and without the columns that hold several numbers."""
     columns = [name for name in COMPARED if any(name in cell.controls for cell in cells)]
     controls = pd.DataFrame([cell.controls for cell in cells], columns=columns)
-    left_out = ["controls", "controls_kl", "query_heads"]
+    left_out = ["controls", "controls_kl", "query_heads", "cosines"]
     return pd.DataFrame(cells).drop(columns=left_out, errors="ignore").join(controls)
 
 
@@ -97,16 +99,20 @@ def texts(injection: Injection) -> pd.DataFrame:
 def variants_table(injection: Injection, share: float | None = None) -> pd.DataFrame:
     """Return every variant at one prefix, or at all; the variant in words."""
     rows = [row for row in injection.injected if share is None or row.prefix == share]
-    frame = pd.DataFrame([asdict(row) | {"variant": say(NAMES[row.variant])} for row in rows])
-    if any(isfinite(row.below_own_tokens) for row in rows):
-        return frame
-    return frame.drop(columns=["below_own_tokens", "below_own_tokens_se"], errors="ignore")
+    return _measured(pd.DataFrame([asdict(row) | {"variant": say(NAMES[row.variant])} for row in rows]))
+
+
+def _measured(frame: pd.DataFrame) -> pd.DataFrame:
+    """Leave out the columns that older results have not measured."""
+    newer = ("below_own_tokens", "below_own_tokens_se", "kl_p95", "kl_p99")
+    return frame.drop(columns=[name for name in newer if name in frame and frame[name].isna().all()])
 
 
 def hybrid_table(injection: Injection) -> pd.DataFrame:
     """Return every hybrid of the student's own and the replaced cache; the variant and its own part in words."""
     words = [{"variant": say(NAMES[row.variant]), "part": say(OWN_PARTS[row.part])} for row in injection.hybrid]
-    return pd.DataFrame([asdict(row) | named for row, named in zip(injection.hybrid, words, strict=True)])
+    rows = [asdict(row) | named for row, named in zip(injection.hybrid, words, strict=True)]
+    return _measured(pd.DataFrame(rows).drop(columns="groups_p95", errors="ignore"))
 
 
 def accuracy_table(injection: Injection) -> pd.DataFrame:

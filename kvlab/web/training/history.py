@@ -15,12 +15,14 @@ SHOWN = {  # kind: its name in the switch, and the text shown without such runs
     "training": (phrase("Training runs"), phrase("No training runs yet in {folder}.")),
     "analysis": (phrase("Analyses"), phrase("No analyses yet in {folder}.")),
     "injection": (phrase("Functional tests"), phrase("No functional tests yet in {folder}.")),
+    "certificate": (phrase("Certificates"), phrase("No certificates yet in {folder}.")),
     "all": (phrase("All"), phrase("No runs yet in {folder}.")),
 }
 LAUNCH = {  # where runs of a kind are launched
     "training": (places.validation, phrase("Launch a training run"), ":material/model_training:"),
     "analysis": (places.alignment, phrase("Start an analysis"), ":material/grid_on:"),
     "injection": (places.function, phrase("Start a functional test"), ":material/science:"),
+    "certificate": (places.certificate, phrase("Make a certificate"), ":material/verified:"),
     "all": (places.alignment, phrase("Start an analysis"), ":material/grid_on:"),
 }
 KEY = "run-{}"  # for the buttons of one run
@@ -137,7 +139,7 @@ def _several(selected: Sequence[Row], drawn: Sequence[Row], colours: dict[str, i
             )
         )
     if any(row.kind in store.COMPUTED for row in selected):
-        st.caption(say("Analyses and functional tests have no steps: only training runs are laid over each other."))
+        st.caption(say("Only training runs have steps that are laid over each other."))
     if drawn:
         charts.panel(drawn, colours)
         compare.results(drawn, colours)

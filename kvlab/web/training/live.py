@@ -36,6 +36,7 @@ PACE = phrase(
 COMPUTED = {  # kinds that other pages show: the explanation, the page and its icon
     "analysis": (phrase("This is an analysis, not a training run."), places.alignment, ":material/grid_on:"),
     "injection": (phrase("This is a functional test, not a training run."), places.function, ":material/science:"),
+    "certificate": (phrase("This is a certificate, not a training run."), places.certificate, ":material/verified:"),
 }
 
 

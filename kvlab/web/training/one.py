@@ -29,6 +29,7 @@ PEAKS = {  # by whose memory it is, and whether its total is known
 PAGES = {  # kind of a run -> its page, and the words and icon of the link
     "analysis": (places.alignment, phrase("Open the analysis"), ":material/grid_on:"),
     "injection": (places.function, phrase("Open the functional test"), ":material/science:"),
+    "certificate": (places.certificate, phrase("Open the certificate"), ":material/verified:"),
 }
 CE = phrase("held-out CE {before:.4f} → {after} nats per token")
 CE_OF = phrase(

@@ -24,6 +24,7 @@ RESULTS = {
     "training": ("helps", "verdict", "control", "steps", "ce_before", "ce_after", "kl", "key", "value", "loss", "peak"),
     "analysis": ("prompts", "documents", "tokens", "gain_key", "gain_value"),
     "injection": ("prompts", "documents", "tokens", "kl", "kl_control"),
+    "certificate": ("prompts", "documents", "tokens", "kl", "kl_control"),
 }
 FIRST = ("line", "baseline", "name", "started", "state")
 LAST = ("elapsed", "tags", "note", "device")

@@ -1,0 +1,1 @@
+"""Certificates: may a teacher's cache be handed over to a student?"""
