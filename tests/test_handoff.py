@@ -7,16 +7,20 @@ import pytest
 import torch
 
 from kvlab import PROJECT, load_map
+from kvlab.align import run as align_run
+from kvlab.align.pipeline import align_several
 from kvlab.errors import AlignError, ModelError
 from kvlab.inject import run
 from kvlab.inject.continuation import prefix_cache
-from kvlab.inject.handoff import first_layers, fit_of, handoff, map_file
+from kvlab.inject.handoff import Handover, first_layers, fit_of, handoff, map_file
 from kvlab.inject.map_file import MapFile
 from kvlab.inject.own import read_own
-from kvlab.inject.prefix import prefix_of, read_document
+from kvlab.inject.prefix import inputs_of, prefix_of, read_document
 from kvlab.inject.texts import greedy
+from kvlab.models.capture import capture
 from kvlab.models.dry import rotations
-from kvlab.models.loading import ModelCache, load
+from kvlab.models.identity import fingerprint, identity
+from kvlab.models.loading import ModelCache, load, random_like
 from kvlab.request import prompts
 from kvlab.request.align import AlignSettings
 from kvlab.request.inject import InjectionRequest, InjectSettings
@@ -218,3 +222,50 @@ def test_rotations_know_the_length_of_the_text():
         own = read_own(student, tiny_tokens(length), pre_rope=True)
         turn = rotations(student, own.ids)["key", 0]
         assert torch.equal(turn.cos, own.rotations["key", 0].cos)
+
+
+def test_the_projector_of_an_analysis_is_read_and_hands_over_what_it_predicts(tmp_path):
+    teacher, student = load("demo/teacher"), load("demo/student")
+    settings = AlignSettings(random_teacher=False, layers="depth", folds=2)
+    documents = prompts.samples()[:20]
+    aligned = align_several([teacher], student, documents, settings)
+    align_run.write(aligned, tmp_path)
+    written = load_map(tmp_path)
+    assert written.sources == ["projected"] and written.manifest["student"]["name"] == "demo/student"
+    text = documents[3].text
+    cache = written.handoff(teacher, student, text)
+    hand = Handover(written, [teacher], student)
+    item = hand.item(text)
+    ids = torch.from_numpy(item.student.ids)[None]
+    cut = ids.shape[1] - 1
+    captured = capture(teacher, [item.teachers[0].first(len(item.teachers[0]))])
+    own = read_own(student, item.student, pre_rope=True)
+    inputs = inputs_of(hand.models, hand.fit, item, ids, cut)
+    steps, teacher_steps = inputs.picked[0].student[1], inputs.picked[0].teacher[1]
+    ((_, maps),) = aligned
+    for problem in own.stored:
+        kind, layer = problem
+        (at,) = hand.fit.layers[0][problem]
+        x = captured.of(kind)[at][0].transpose(0, 1).flatten(1)[teacher_steps]  # [N, P]
+        predicted = maps[kind].layers[layer].predict(x, inputs.row_classes[0]).unflatten(1, (2, -1)).transpose(0, 1)
+        expected = own.as_cached(problem, predicted, steps)
+        layers = cache.layers[layer]
+        stored = (layers.keys if kind == "key" else layers.values)[0][:, steps]
+        assert (stored - expected).abs().max() < NEAR * 10
+    other = load("demo/teacher-b")
+    with pytest.raises(ModelError, match="instead of"):
+        written.handoff(other, student, text)
+    (tmp_path / "alignment.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ModelError, match=r"alignment\.json beside it"):
+        load_map(tmp_path)
+
+
+def test_other_weights_of_the_same_shape_are_refused(demo):
+    models, _, judged, written = demo
+    with pytest.raises(ModelError, match="other weights"):
+        handoff(written, models.teachers[0], random_like(models.student, 5), judged[0].document.text)
+    half = load("demo/student", dtype="bfloat16")
+    assert identity(half)["weights_sha256"] == identity(models.student)["weights_sha256"]
+    assert identity(load("demo/student", dtype="float16"))["weights_sha256"] is None
+    names = {fingerprint(identity(loaded)) for loaded in (models.student, half, models.teachers[0])}
+    assert len(names) == 2

@@ -54,13 +54,16 @@ def fingerprint(identity: dict[str, Any]) -> str:
 def check_same(expected: dict[str, Any], loaded: LoadedModel, role: Message) -> None:
     """Refuse another model than the one of a map, naming what differs. Raises ModelError ``map-mismatch``."""
     found = identity(loaded)
-    wanted, config = expected["config"], found["config"]
+    wanted, config = expected.get("config"), found["config"]
+    if wanted is None:  # of an analysis
+        wanted, config = ({**about, "name": ""} for about in (expected["geometry"], loaded.geometry.to_dict()))
+        wanted, config = (json.loads(json.dumps(about)) for about in (wanted, config))
     names = [name for name in sorted({*wanted, *config}) if wanted.get(name) != config.get(name)]
     differs = [
         Message("{property} {found} instead of {expected}", property=n, found=config.get(n), expected=wanted.get(n))
         for n in names[:MOST_NAMED]
     ]
-    if found["tokenizer_sha256"] != expected["tokenizer_sha256"]:
+    if expected.get("tokenizer_sha256") not in (None, found["tokenizer_sha256"]):
         differs.append(Message("another tokenizer"))
     weights = {expected.get("weights_sha256"), found["weights_sha256"]} - {None}
     if not differs and len(weights) > 1:  # else said already

@@ -8,10 +8,11 @@ from kvlab.language import Message, phrase, say
 from kvlab.request.align import prompt_source
 from kvlab.request.certify import NOT_ASKED
 from kvlab.results.answer import NO, PART, YES, Answer
-from kvlab.results.certificate.data import WORDS, Certificate, Rung
+from kvlab.results.certificate.data import WORDS, Certificate, Cost, Rung
 from kvlab.results.certificate.verdict import GATES
 from kvlab.results.function.data import NAMES
 from kvlab.results.style import written
+from kvlab.results.words import sentences
 
 COLOURS = {"hand-over": YES, "own-layers": PART, "prefill-anew": NO}
 
@@ -28,9 +29,15 @@ class Answered(Answer):
 
 
 def answered(certificate: Certificate) -> Answered:
-    """Return the verdict and why."""
+    """Return the verdict and why, with the length that it holds up to."""
     spoken = say(WORDS[certificate.verdict], n=certificate.own_layers)
-    return Answered(COLOURS[certificate.verdict], str(Message.read(certificate.why)), spoken)
+    why = [str(Message.read(certificate.why))]
+    if certificate.approximate:
+        why.append(say("It holds up to {n:,} student tokens.", n=certificate.longest))
+        longer = next((row for row in certificate.lengths if row.tokens > certificate.longest), None)
+        if longer is not None and longer.kl_p95 is not None:
+            why.append(say("At {n:,} it is {p95}.", n=longer.tokens, p95=written(longer.kl_p95)))
+    return Answered(COLOURS[certificate.verdict], sentences(*why), spoken)
 
 
 def scope(certificate: Certificate) -> str:
@@ -127,11 +134,14 @@ def latency_table(certificate: Certificate) -> pd.DataFrame:
             say("first token cold, ms"): _ms(row.cold_s),
             say("faster"): f"{row.cold_s / row.handed_s:.2g} ×",
             say("read by the student"): f"{row.own_tokens:,}",
-            say("bytes moved per token"): f"{row.bytes_moved // row.teacher_tokens:,}",
-            say("bytes cached per token"): f"{row.bytes_cached // row.length:,}",
+            say("bytes per token: moved, cached"): _bytes(row),
         }
         for row in certificate.latency
     )
+
+
+def _bytes(row: Cost) -> str:
+    return f"{row.bytes_moved // row.teacher_tokens:,} · {row.bytes_cached // row.length:,}"
 
 
 def _ms(seconds: float) -> str:
