@@ -13,7 +13,7 @@ ROOMS = (
     *("kvlab", "language", "errors", "shapes"),
     *("host", "request", "runs", "results", "web", "app", "pages", "doctor"),
     *("models", "demo", "align", "inject", "train", "bench"),
-    *("cli", "worker", "__main__"),
+    *("api", "cli", "worker", "__main__"),
 )
 TORCH = ROOMS[ROOMS.index("models") :]
 HEAVY = {"torch", "transformers", "accelerate", "peft"}
