@@ -368,7 +368,7 @@ def _nested(model: type[Asked], settings: dict[str, Any]) -> dict[str, Any]:
         raise model.refusal(
             model.refusal_kind,
             expected=Message("settings of {command}: {names}", command=model.command, names=sorted(paths)),
-            found=Message("{names}", names=unknown),
+            found=", ".join(unknown),
             remedy=Message("`python -m kvlab {command} --help` says what each means", command=model.command),
         )
     fields: dict[str, Any] = {}

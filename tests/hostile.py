@@ -14,6 +14,7 @@ from google.protobuf.message import Message as Sent
 from kvlab.host import bundled
 from kvlab.language import Message
 from kvlab.results.alignment import data as analysis
+from kvlab.results.certificate import data as certificate
 from kvlab.results.function import data as function
 from kvlab.runs import store
 from tests import finished, trained
@@ -124,6 +125,28 @@ def function_run() -> Path:
     )
     folder = store.create(store.runs_root(), "injection", NAME, {"teacher": NAME, "student": NAME})
     function.write(changed, folder)
+    store.write_status(folder, state="done")
+    return folder
+
+
+def certificate_run() -> Path:
+    """A finished certificate: models, prompts, documents, languages and domains, notes, versions."""
+    sample = certificate.read(bundled.CERTIFICATE)
+    labels = {"language": NAME, "domain": NAME}
+    named = {"name": NAME, "architecture": NAME}
+    changed = sample.model_copy(
+        update={
+            "teachers": tuple(teacher.model_copy(update=named) for teacher in sample.teachers),
+            "student": sample.student.model_copy(update=named),
+            "prompts": NAME,
+            "groups": tuple(group.model_copy(update={"name": NAME}) for group in sample.groups),
+            "documents": tuple(d.model_copy(update={"document": NAME, **labels}) for d in sample.documents),
+            "notes": (Message("{words}", words=NAME).to_dict(),),
+            "surroundings": dict.fromkeys(sample.surroundings, NAME),
+        }
+    )
+    folder = store.create(store.runs_root(), "certificate", NAME, {"teacher": NAME, "student": NAME})
+    certificate.write(changed.signed(), folder)
     store.write_status(folder, state="done")
     return folder
 

@@ -30,6 +30,8 @@ PAGES = {
     "function": ("function?run=sample&view=verdict", "Over the length of the prefix"),
     "function-heads": ("function?run=sample&view=heads&cell=K-3-0", "Does R² tell the damage"),
     "function-texts": ("function?run=sample&view=texts", "Continued from"),
+    "certificate": ("certificate?run=sample&view=gates", "Against its controls"),
+    "certificate-lengths": ("certificate?run=sample&view=prompts", "Longer than the calibrated texts"),
     "form": ("validation", "Advanced: steps"),
     "validation": ("validation?run={one}", "It runs: passed."),
     "runs": ("runs?runs={one},{two}", "Settings that differ"),
@@ -37,7 +39,7 @@ PAGES = {
     "checks": ("checks", "Run again"),
 }
 WIDTH = 1280
-IN_README = ("overview", "heads", "layers", "timeline", "function", "validation", "runs", "checks")
+IN_README = ("overview", "heads", "layers", "timeline", "function", "certificate", "validation", "runs", "checks")
 CUT = {"checks": 740}  # pixels from the left: beside them are paths of the machine that takes the picture
 TWO_TEACHERS = {"teachers": ["demo/teacher", "demo/teacher-b"], "fusion": "learned"}
 RUNS = {"two teachers": {}, "CE only": {"control": "ce-only"}}

@@ -29,6 +29,7 @@ VIEWS = (
     "alignment?run={analysis}&view=compare&with=sample",
     *(f"alignment?run={{analysis}}&view=heads&pane={pane}" for pane in ("controls", "tokens")),
     *(f"function?run={{function}}&view={view}" for view in ("verdict", "heads", "texts", "numbers")),
+    *(f"certificate?run={{certificate}}&view={view}" for view in ("gates", "prompts", "latency", "heads")),
     *("validation?run={training}", "validation?run={failed}", "runs?runs={training}", "runs?runs={training},{failed}"),
     *("", "validation", "checks"),
 )
@@ -41,6 +42,7 @@ def runs(app, monkeypatch):
     made = {
         "analysis": hostile.analysis_run(),
         "function": hostile.function_run(),
+        "certificate": hostile.certificate_run(),
         "training": hostile.training_run(),
         "failed": hostile.broken("training"),
     }

@@ -17,6 +17,7 @@ from google.protobuf.json_format import MessageToDict
 from kvlab import language
 from kvlab.cli import main
 from kvlab.errors import KvlabError
+from kvlab.host import bundled
 from kvlab.host.bundled import ANALYSIS, FUNCTION
 from kvlab.language import Message, speaking
 from kvlab.request.align import AlignSettings
@@ -24,6 +25,7 @@ from kvlab.request.inject import InjectSettings
 from kvlab.request.train import Thresholds, TrainConfig
 from kvlab.results.alignment import data as alignments
 from kvlab.results.alignment.page import html
+from kvlab.results.certificate.data import read as read_certificate
 from kvlab.results.function import data as injections
 from kvlab.results.function.page import function_html
 from kvlab.runs import notes, store
@@ -194,6 +196,10 @@ def documents(sample, function):
     texts = [document.text for document in sample.inspected]
     texts += [text.prompt for text in function.texts]
     texts += [f"{text.prompt} {made.text}" for text in function.texts for made in text.continuations]
+    certificate = read_certificate(bundled.CERTIFICATE)
+    models = *certificate.teachers, certificate.student
+    texts += [f"{model.name} ({model.architecture}), {model.fingerprint}" for model in models]
+    texts += [certificate.id, certificate.map_id, *(f": {group.name}" for group in certificate.groups)]
     return "\n".join(" ".join(text.split()) for text in texts)
 
 
@@ -204,11 +210,12 @@ def documents(sample, function):
         *(("alignment", {"view": view}) for view in ("heads", "layers", "timeline", "compare", "numbers")),
         *(("alignment", {"pane": pane}) for pane in ("teacher-heads", "tokens", "spectrum", "time-rules")),
         *(("function", {"view": view}) for view in ("verdict", "heads", "texts", "numbers")),
+        *(("certificate", {"view": view}) for view in ("gates", "prompts", "latency", "heads")),
         *((page, {}) for page in ("validation", "runs")),
     ],
 )
 def test_every_word_of_a_page_is_said_through_the_catalogue(pseudo, documents, page, query):
-    sample = {"run": "sample"} if page in ("alignment", "function") else {}
+    sample = {"run": "sample"} if page in ("alignment", "function", "certificate") else {}
     assert not unsaid(shown(open_page(page, lang=PSEUDO, **sample, **query)), documents)
 
 
@@ -228,9 +235,10 @@ def test_every_word_of_the_checks_is_said_through_the_catalogue(pseudo, monkeypa
     assert any("torch" in part for text in texts for part in outside(text))
 
 
-@pytest.mark.parametrize("button", ["form-toggle", "function-form-toggle"])
-def test_every_word_of_a_form_is_said_through_the_catalogue(pseudo, documents, button):
-    app = open_page("function" if "function" in button else "alignment", run="sample", lang=PSEUDO)
+@pytest.mark.parametrize("page", ["alignment", "function", "certificate"])
+def test_every_word_of_a_form_is_said_through_the_catalogue(pseudo, documents, page):
+    button = "form-toggle" if page == "alignment" else f"{page}-form-toggle"
+    app = open_page(page, run="sample", lang=PSEUDO)
     assert not unsaid(shown(app.button(key=button).click().run()), documents + FORM)
 
 

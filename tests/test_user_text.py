@@ -161,6 +161,13 @@ def test_no_name_in_a_functional_test_is_markdown(sent):
 
 
 @page_test
+def test_no_name_in_a_certificate_is_markdown(sent):
+    run = hostile.certificate_run().name
+    for view in ("gates", "prompts", "latency", "heads"):
+        shows(open_page("certificate", run=run, view=view), sent)
+
+
+@page_test
 def test_no_name_of_a_run_is_markdown(sent):
     trained, failed = hostile.training_run(), hostile.broken("training")
     for run in (trained, failed, hostile.broken("training", "cancelled"), hostile.training_run("a b")):
@@ -171,14 +178,15 @@ def test_no_name_of_a_run_is_markdown(sent):
     shows(open_page("runs", runs=f"{trained.name},{failed.name}"), sent)
     shows(open_page("runs", runs=hostile.analysis_run().name), sent)
     shows(open_page("runs", runs=f"{NAME},{failed.name}"), sent)
-    for page in ("alignment", "function", "validation"):
+    for page in ("alignment", "function", "certificate", "validation"):
         shows(open_page(page, run=NAME), sent)
 
 
 @page_test
-@pytest.mark.parametrize("kind", ["analysis", "injection", "training"])
+@pytest.mark.parametrize("kind", ["analysis", "injection", "certificate", "training"])
 def test_no_name_of_an_active_run_is_markdown(sent, kind):
-    run, page = hostile.broken(kind), {"analysis": "alignment", "injection": "function"}.get(kind, "validation")
+    pages = {"analysis": "alignment", "injection": "function", "certificate": "certificate"}
+    run, page = hostile.broken(kind), pages.get(kind, "validation")
     store.write_status(run, state="running", phase=NAME, done=1, total=3, error=None, **process.identity())
     so_far.write(SoFar(**(asdict(SCORES) | {"teacher": NAME})), run)
     shows(open_page(page, run=run.name), sent)

@@ -61,6 +61,7 @@ FACTS = {
     "documents_sha256": phrase("documents (SHA-256)"),
     "documents_judged": phrase("documents judged"),
     "documents_fitted": phrase("documents fitted on"),
+    "longest_fitted": phrase("longest fitted text, student tokens"),
     "calibration_documents": phrase("calibration documents"),
     "student_tokens": phrase("student tokens"),
     "teacher_tokens": phrase("teacher tokens"),

@@ -213,7 +213,9 @@ def manifest_table(certificate: Certificate) -> pd.DataFrame:
     models = [(say("teacher"), teacher) for teacher in certificate.teachers] + [(say("student"), certificate.student)]
     rows = [(role, f"{model.name} ({model.architecture}), {model.fingerprint}") for role, model in models]
     rows += [(say("certificate"), certificate.id), (say("map"), certificate.map_id), (say("made"), certificate.made)]
-    rows += [("kvlab", certificate.kvlab), *((name, str(value)) for name, value in certificate.surroundings.items())]
+    rows.append(("kvlab", certificate.kvlab))
+    spoken = {"device": say("device"), "threads": say("threads")}  # the others are names of packages
+    rows += [(spoken.get(name, name), str(value)) for name, value in certificate.surroundings.items()]
     return pd.DataFrame(rows, columns=[say("name"), say("value")])
 
 
