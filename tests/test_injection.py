@@ -119,6 +119,11 @@ def test_the_heads_outputs_are_what_enters_the_output_projection(architecture):
         expected = (run.unflatten(1, (4, -1)) - plain).square().sum((0, 2)).double()
         torch.testing.assert_close(found.variants["other"].rss[kind, 0], expected, rtol=1e-4, atol=1e-4)
         assert expected.min() > 0.1
+        mine, theirs = run.unflatten(1, (4, -1)), plain  # [Q, Hq, D]
+        cosine = (mine * theirs).sum(2) / (mine.norm(dim=2) * theirs.norm(dim=2))
+        torch.testing.assert_close(
+            found.variants["other"].cosine[kind, 0], cosine.sum(0).double(), rtol=1e-4, atol=1e-4
+        )
     again = {p: x[:, rows] for p, x in own.stored.items()}
     same = heard(student, own, CUT, rows, [Variant("same", again)], 4096).variants["same"]
     assert max(float(x.max()) for x in (*same.rss.values(), *same.kl.values())) < 1e-6
