@@ -6,6 +6,7 @@ without its shell. Every request passes kvlab/web/access/guard.py first.
 
 import asyncio
 from contextlib import asynccontextmanager, suppress
+from importlib import import_module
 
 from starlette.middleware import Middleware
 from streamlit.starlette import App
@@ -25,9 +26,13 @@ async def lifespan(app: App):
     print(server.startup_text(), flush=True)
     with suppress(KvlabError):  # the pages show the error and try again
         worker().start()  # does not wait for the worker's imports
-    recovery = asyncio.get_running_loop().run_in_executor(None, server.recover_queue)
+    loop = asyncio.get_running_loop()
+    recovery = loop.run_in_executor(None, server.recover_queue)
+    # The first visitor would wait a second for it.
+    imported = loop.run_in_executor(None, import_module, "kvlab.web.overview")
     yield
     await recovery
+    await imported
     worker().stop()
 
 

@@ -33,6 +33,7 @@ MARKUP = re.compile(
 PLAIN = {
     "Dataframe.column_order",
     "Code.code_text",
+    "Html.body",  # escaped as HTML: test_boxes.py
     "Selectbox.options",
     "Selectbox.raw_value",
     "MultiSelect.options",

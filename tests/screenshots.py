@@ -44,6 +44,7 @@ CUT = {"checks": 740}  # pixels from the left: beside them are paths of the mach
 TWO_TEACHERS = {"teachers": ["demo/teacher", "demo/teacher-b"], "fusion": "learned"}
 RUNS = {"two teachers": {}, "CE only": {"control": "ce-only"}}
 TRAINING = 600  # seconds
+FIGURE = "[data-testid=stHtml] > [role=img]"  # one that is drawn without plotly
 WAITING = "[data-testid=stStatusWidget], [data-testid=stSkeleton]"
 DRAWN = "() => [...document.querySelectorAll('.js-plotly-plot')].every(plot => plot.querySelector('.main-svg'))"
 

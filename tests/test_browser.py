@@ -17,7 +17,7 @@ from kvlab.language import say, speaking
 from kvlab.results.alignment import data as results
 from kvlab.results.alignment.sentences import sentence
 from tests import app as real
-from tests.screenshots import settled
+from tests.screenshots import FIGURE, settled
 from tests.waiting import wait_until
 
 NEEDED = bool(os.environ.get("KVLAB_REQUIRE_BROWSER"))
@@ -140,7 +140,7 @@ def test_a_new_user_reads_the_sample_runs_a_file_looks_elsewhere_meanwhile_and_t
     page.goto(app.url)
     page.get_by_text("Sample analysis").wait_for()
     page.get_by_text("In 12 of 16 heads the teacher explains more").wait_for()
-    page.locator(".js-plotly-plot").nth(1).wait_for()
+    page.locator(FIGURE).nth(2).wait_for()
     page.get_by_text("Memory forecast on").wait_for()
     assert page.get_by_text("Traceback").count() == 0
 

@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.page, pytest.mark.xdist_group("pages"), pytest.mark.us
 
 ENGLISH = re.compile(r"[A-Za-z]{3,} [a-z]{2,}")
 SHOWN = {"label", "body", "help", "placeholder", "options", "alt", "text"}  # fields of elements
+OF_A_FIGURE = re.compile(r'>([^<]+)<|(?:title|aria-label)="([^"]*)"')  # its words in HTML
 NAMES = [  # settings are called as they are set, and commands as they are typed
     *(name.replace("_", " ") for name in AlignSettings.model_fields),
     *("streamlit run app.py", "python -m kvlab check", "python tests/test_kv_fixes.py"),
@@ -40,6 +41,8 @@ def words(value, field=""):
             yield from words(inner, field)
     elif field == "columns":
         yield from words(list(json.loads(value).values()))
+    elif field == "body" and value.startswith("<div"):  # a figure
+        yield from (said or heard for said, heard in OF_A_FIGURE.findall(value))
     elif field in SHOWN and not value.startswith("<style>"):
         yield value
 
@@ -77,7 +80,9 @@ def test_every_view_of_the_sample(view, expected):
 
 
 def test_overview_and_checks():
-    assert_chinese(open_page(lang="zh"), "这个教师的 KV 缓存能否", "KV 头（查询头）", "≠ 投影器", "教师：demo/teacher")
+    expected = ("这个教师的 KV 缓存能否", "KV 头（查询头）", "≠ 投影器", "教师：demo/teacher")
+    in_figures = ("投影缓存：0.071", "超出最强对照的", "学生层", "个通道", "4 层 × 2 个 KV 头")
+    assert_chinese(open_page(lang="zh"), *expected, *in_figures)
     assert_chinese(open_page("checks", lang="zh"), "kvlab 在本机运行")
 
 

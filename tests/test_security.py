@@ -318,7 +318,10 @@ def calls(path):
 
 
 def test_no_page_writes_html_of_a_user():
-    """Only constants are HTML; trust, shells, eval and pickles appear nowhere."""
+    """Only constants are HTML, and figures, which escape names (test_boxes.py).
+
+    Trust, shells, eval and pickles appear nowhere.
+    """
     for path in sorted((real.PROJECT / "kvlab").rglob("*.py")):
         for node, name in calls(path):
             keywords = {keyword.arg: keyword.value for keyword in node.keywords}
@@ -330,4 +333,6 @@ def test_no_page_writes_html_of_a_user():
                 assert refused not in keywords or ast.unparse(keywords[refused]) == "False", where
             assert name not in ("eval", "exec", "os.system", "pickle.load", "pickle.loads", "torch.load"), where
             if name in ("st.html", "components.html", "st.components.v1.html"):
-                assert re.fullmatch(r"[A-Z_]+(\[.*\])?", ast.unparse(node.args[0])), f"{where}: not a constant"
+                written = ast.unparse(node.args[0])
+                figure = path.name == "files.py" and written.startswith("boxes(")
+                assert figure or re.fullmatch(r"[A-Z_]+(\[.*\])?", written), f"{where}: not a constant"

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from kvlab.language import current, phrase, say, speaking
+from kvlab.results.boxes import boxes
 from kvlab.results.rendering import figure_page
 from kvlab.results.safe_csv import safe_csv
 from kvlab.web.widgets import grid, plain, table_height
@@ -27,6 +28,11 @@ def chart(figure: go.Figure, key: str, alt: str, name: str = "", config: dict = 
     st.plotly_chart(figure, key=key, config=config, alt=alt)
     if name:
         figure_button(figure, name, key)
+
+
+def drawing(figure: go.Figure, alt: str, width: int) -> None:
+    """Draw a figure without plotly. ``width``: of its place on a computer, in pixels."""
+    st.html(boxes(figure, alt, width))
 
 
 def figure_button(figure: go.Figure | Callable[[], go.Figure], name: str, key: str, label: str = LABEL) -> None:

@@ -29,7 +29,7 @@ from kvlab.web.widgets import answer_line, cautions, grid, plain, show_error, ta
 
 QUESTION = phrase("Can this teacher’s KV cache be aligned with this student’s?")
 SHOWN = "overview-run"  # in the session: the analysis shown, once another than the latest is chosen
-PIXELS = 400  # height of the figure
+PIXELS, WIDTHS = 400, (405, 322, 322)  # height of the figures, and widths where the page is 1280 wide
 CAME = "forecast-came"  # in the session: the forecast that the page was rerun for
 PATIENCE = 0.5  # seconds to wait for the forecast before drawing the page without it
 
@@ -55,9 +55,9 @@ def _finding() -> None:
         return
     answer_line(answer.of_analysis(found, test))
     figures = _figures(found, test)
-    for column, drawn in zip(st.columns([5, 4, 4], gap="small"), figures, strict=True):
+    for column, drawn, width in zip(st.columns([5, 4, 4], gap="small"), figures, WIDTHS, strict=True):
         with column:
-            files.chart(drawn.figure, drawn.key, drawn.about)
+            files.drawing(drawn.figure, drawn.about, width)
     # The gains stand in the answer.
     name = next((backend.label(view, results=False) for view in views if view.id == shown), "")
     _links(found, shown, name, figures)
@@ -133,7 +133,10 @@ def _pair() -> None:
         return
     with right:
         alt = say("The caches of both models: a row per layer, a block per KV head, as wide as its channels")
-        files.chart(architectures(geometries), "architectures", alt, "architectures")
+        drawn = architectures(geometries)
+        with st.container(key="wide-architectures"):
+            files.drawing(drawn, alt, 755)
+            files.figure_button(drawn, "architectures", "architectures")
         rows = comparison(*geometries)
         columns = {
             "teacher": say("teacher: {name}", name=geometries[0].name),

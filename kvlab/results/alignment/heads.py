@@ -32,7 +32,7 @@ from kvlab.results.style import (
 )
 
 DARK_FROM = 0.55  # of R², from which on white is easier to read than black on the map's colours
-DARK_GAIN = 0.55  # share of the range of the gains
+WHITE_ON_GREEN, WHITE_ON_BROWN = 0.68, 0.7  # shares of the range of the gains, from which on that reads better
 LEAST_RANGE = 0.1  # of the gains' colours; a smaller range would paint noise
 CLASS_COLOUR, WITH_OWN_COLOUR = "rgba(0,114,178,0.5)", "#56B4E9"  # of TEACHER_COLOUR, and Okabe and Ito 2008
 R2_COLOURS = {"colorscale": R2_SCALE, "zmin": 0.0, "zmax": 1.0}
@@ -76,7 +76,7 @@ def _gain_cells(alignment: Alignment, kind: str, limit: float) -> list[Cell]:
                 words="–" if gain is None else written(gain.r2, 2, "+"),
                 mark="" if gain is None else VERDICT_MARKS[score.beats_controls],
                 hover=hover(score),
-                dark=told and abs(gain.r2) > DARK_GAIN * limit,
+                dark=told and (gain.r2 > WHITE_ON_GREEN * limit or gain.r2 < -WHITE_ON_BROWN * limit),
                 grey=gain is not None and not told,
             )
         )
