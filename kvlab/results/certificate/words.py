@@ -33,10 +33,10 @@ def answered(certificate: Certificate) -> Answered:
     spoken = say(WORDS[certificate.verdict], n=certificate.own_layers)
     why = [str(Message.read(certificate.why))]
     if certificate.approximate:
-        why.append(say("It holds up to {n:,} student tokens.", n=certificate.longest))
+        why.append(say("This holds up to {n:,} student tokens.", n=certificate.longest))
         longer = next((row for row in certificate.lengths if row.tokens > certificate.longest), None)
         if longer is not None and longer.kl_p95 is not None:
-            why.append(say("At {n:,} it is {p95}.", n=longer.tokens, p95=written(longer.kl_p95)))
+            why.append(say("With {n:,} it would be {p95}.", n=longer.tokens, p95=written(longer.kl_p95)))
     return Answered(COLOURS[certificate.verdict], sentences(*why), spoken)
 
 
