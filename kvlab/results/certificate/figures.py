@@ -9,7 +9,7 @@ from plotly.subplots import make_subplots
 
 from kvlab.language import say
 from kvlab.request.certify import NOT_ASKED
-from kvlab.results.alignment.heads import DARK_GAIN, LEAST_RANGE
+from kvlab.results.alignment.heads import LEAST_RANGE, WHITE_ON_GREEN
 from kvlab.results.cells import Cell, cell_map, diverging
 from kvlab.results.certificate.data import Certificate, Head
 from kvlab.results.function.data import CONTROLS
@@ -72,7 +72,7 @@ def heads(certificate: Certificate, kind: str) -> go.Figure:
                 words="–" if gain is None else written(gain, 2, "+"),
                 mark="",
                 hover="<br>".join(hover),
-                dark=gain is not None and gain > DARK_GAIN * limit,
+                dark=gain is not None and gain > WHITE_ON_GREEN * limit,
                 grey=gain is not None and gain <= 0,
             )
         )
