@@ -82,6 +82,7 @@ def test_the_first_screen_has_few_words_beside_its_figure(app, page, monkeypatch
     finished.run_of(read(bundled.ANALYSIS))
     page.goto(app.url)
     ready(page)
+    page.get_by_role("button", name="Align my own prompts").wait_for()
     words = page.evaluate(WORDS)
     assert 20 < len(words) <= MOST_WORDS, words
     assert "Align" in words

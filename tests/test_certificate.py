@@ -196,6 +196,10 @@ class TestDemo:
         assert all(torch.equal(a, b) for a, b in zip(handed.stored(own, student), handed.stored(alone, student)))
         with pytest.raises(AlignError, match="certificate"):
             handoff(found, teacher, student, "Tom has 3 apples. " * 200, certificate=certificate)
+        less = handoff(found, teacher, student, "Tom has 3 apples and buys 4 more.", certificate=with_own, own_layers=1)
+        assert all(torch.equal(a, b) for a, b in zip(handed.stored(less, student), handed.stored(alone, student)))
+        with pytest.raises(AlignError, match="projected instead of with-own-token"):
+            handoff(found, teacher, student, "Tom has 3 apples.", certificate=certificate, source="projected")
         with pytest.raises(AlignError, match="certificate"):
             handoff(handed.demo()[3], teacher, student, "Tom has 3 apples.", certificate=certificate)
 

@@ -77,3 +77,15 @@ def test_a_failed_and_a_damaged_certificate_say_so(tmp_path, monkeypatch):
     (folder / data.NAME).write_text("{}", encoding="utf-8")
     app = open_page("certificate", run=folder.name)
     assert not app.exception and "certificate as written by kvlab" in said(app)
+
+
+def test_a_certificate_of_which_nothing_was_measured_opens_in_every_view(sample, tmp_path, monkeypatch):
+    monkeypatch.setenv("KVLAB_RUNS", str(tmp_path))
+    empty = {name: () for name, rows in sample if isinstance(rows, tuple) and name != "teachers"}
+    nothing = sample.model_copy(update={**empty, "verdict": "prefill-anew", "own_layers": 0}).signed()
+    folder = store.create(tmp_path, "certificate", "a", {"teacher": "demo/teacher", "student": "demo/student"})
+    data.write(nothing, folder)
+    store.write_status(folder, state="done")
+    for view in VIEWS:
+        app = open_page("certificate", run=folder.name, view=view)
+        assert not app.exception and any("Prefill anew" in element.value for element in app.markdown)

@@ -138,6 +138,32 @@ def test_several_texts_are_padded_on_the_left_and_continued_alike(demo):
         assert said[b][: len(mine)] == mine
 
 
+def test_no_text_and_several_texts_with_one_cache_are_refused(demo):
+    models, _, judged, written = demo
+    teacher, student = models.teachers[0], models.student
+    text = judged[0].document.text
+    with pytest.raises(AlignError, match="0 texts"):
+        handoff(written, teacher, student, [])
+    with pytest.raises(AlignError, match="one by one"):
+        handoff(written, teacher, student, [text, text], caches=[teacher_cache(teacher, text)])
+
+
+def test_a_part_that_fails_takes_nothing_with_it(demo, monkeypatch):
+    models, _, _, written = demo
+    teacher, student = models.teachers[0], models.student
+    stream = written.stream(teacher, student)
+    stream.extend(GROWING[0])
+
+    def full(*_):
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("kvlab.inject.handoff._fill", full)
+        with pytest.raises(MemoryError):
+            stream.extend("He")
+    near(stream.extend(GROWING[1]), handoff(written, teacher, student, GROWING[0] + GROWING[1]), student)
+
+
 def test_messages_are_read_by_each_models_own_template_and_await_an_answer(demo):
     models, found, _, _ = demo
     settings = AlignSettings(**handed.FEW, chat=True)

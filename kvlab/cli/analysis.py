@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -128,41 +128,7 @@ def inject(options: argparse.Namespace) -> int:
 
     The same command resumes an interrupted refinement.
     """
-    launched.check_alone("inject")
-    request = request_of(InjectionRequest, options)
-    check_causal(request.settings.time)
-    slurm.listen()
-    with _working_in(options.out):
-        return _inject(request, options)
-
-
-def _inject(request: InjectionRequest, options: argparse.Namespace) -> int:
-    documents = _documents(request, options)
-    if place := slurm.asked(options):
-        return slurm.submit(options, place, shared=False)
-    from kvlab.align.unfinished import REFINEMENT
-    from kvlab.inject import run
-    from kvlab.inject.map_file import NAME
-    from kvlab.models.loading import ModelCache
-    from kvlab.results import answer
-    from kvlab.results.function.data import JSON_NAME, sentence
-    from kvlab.results.function.sentences import hybrid_sentence, verdict_sentence
-
-    try:
-        with Bar() as progress:
-            result = run.compute(request, documents, ModelCache(), progress, options.out)
-    except KeyboardInterrupt as ended:
-        if not (options.out / REFINEMENT).exists():
-            raise
-        return _interrupted(ended)
-    run.write(result, options.out, options.language)
-    findings = [sentence(result)]
-    if result.reproduces:
-        answers = verdict_sentence(result, request.injection.prefix), hybrid_sentence(result)
-        findings += [answer for answer in answers if answer]
-    _print(findings, result.notes, options.out, (JSON_NAME, run.REPORT_NAME, NAME))
-    print(answer.of_test(result).line())
-    return 0 if result.reproduces else 1
+    return _judge(InjectionRequest, options, _tested)
 
 
 def certify(options: argparse.Namespace) -> int:
@@ -170,36 +136,71 @@ def certify(options: argparse.Namespace) -> int:
 
     The same command resumes an interrupted refinement.
     """
-    launched.check_alone("certify")
-    request = request_of(CertifyRequest, options)
+    return _judge(CertifyRequest, options, _certified)
+
+
+Work = Callable[[], int]  # what is left to do behind the progress bar: say the result and return the exit code
+
+
+def _judge(model: type[Asked], options: argparse.Namespace, work: Callable[..., Work]) -> int:
+    launched.check_alone(model.command)
+    request = request_of(model, options)
     check_causal(request.settings.time)
     slurm.listen()
     with _working_in(options.out):
-        return _certify(request, options)
+        documents = _documents(request, options)
+        if place := slurm.asked(options):
+            return slurm.submit(options, place, shared=False)
+        from kvlab.align.unfinished import REFINEMENT
+        from kvlab.models.loading import ModelCache
+
+        try:
+            with Bar() as progress:
+                tell = work(request, documents, ModelCache(), progress, options.out, options.language)
+        except KeyboardInterrupt as ended:
+            if not (options.out / REFINEMENT).exists():
+                raise
+            return _interrupted(ended)
+        return tell()
 
 
-def _certify(request: CertifyRequest, options: argparse.Namespace) -> int:
-    documents = _documents(request, options)
-    if place := slurm.asked(options):
-        return slurm.submit(options, place, shared=False)
-    from kvlab.align.unfinished import REFINEMENT
+def _tested(request, documents, cache, progress, folder: Path, language: str) -> Work:
+    from kvlab.inject import run
+    from kvlab.inject.map_file import NAME
+    from kvlab.results import answer
+    from kvlab.results.function.data import JSON_NAME, sentence
+    from kvlab.results.function.sentences import hybrid_sentence, verdict_sentence
+
+    result = run.compute(request, documents, cache, progress, folder)
+
+    def tell() -> int:
+        run.write(result, folder, language)
+        findings = [sentence(result)]
+        if result.reproduces:
+            answers = verdict_sentence(result, request.injection.prefix), hybrid_sentence(result)
+            findings += [answer for answer in answers if answer]
+        _print(findings, result.notes, folder, (JSON_NAME, run.REPORT_NAME, NAME))
+        print(answer.of_test(result).line())
+        return 0 if result.reproduces else 1
+
+    return tell
+
+
+def _certified(request, documents, cache, progress, folder: Path, language: str) -> Work:
     from kvlab.inject import certify, run
     from kvlab.inject.map_file import NAME
-    from kvlab.models.loading import ModelCache
     from kvlab.results.certificate import data, words
     from kvlab.results.function.data import JSON_NAME
 
-    try:
-        with Bar() as progress:
-            made = certify.compute(request, documents, ModelCache(), progress, options.out, options.language)
-    except KeyboardInterrupt as ended:
-        if not (options.out / REFINEMENT).exists():
-            raise
-        return _interrupted(ended)
-    files = (data.NAME, data.REPORT, NAME, JSON_NAME, run.REPORT_NAME)
-    _print([words.scope(made), words.gates_line(made)], list(map(Message.read, made.notes)), options.out, files)
-    print(words.answered(made).line())
-    return 0 if made.approximate else 1
+    made = certify.compute(request, documents, cache, progress, folder, language)
+
+    def tell() -> int:
+        files = (data.NAME, data.REPORT, NAME, JSON_NAME, run.REPORT_NAME)
+        _print([words.scope(made), words.gates_line(made)], list(map(Message.read, made.notes)), folder, files)
+        print(words.answered(made).line())
+        return 0 if made.approximate else 1
+
+    return tell
 
 
 @contextmanager

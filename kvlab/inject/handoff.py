@@ -131,23 +131,33 @@ def handoff(
     """
     teachers = [teacher] if isinstance(teacher, LoadedModel) else list(teacher)
     if certificate is not None:
-        options = {"own_layers": certificate.own_layers, **options}
+        own_layers = max(certificate.own_layers, options.get("own_layers", 0))
+        options = {"source": certificate.source, **options, "own_layers": own_layers}
     hand = Handover(found, teachers, student, **options)
     several = not isinstance(text, str) and not (text and isinstance(text[0], Mapping))
-    handed = [hand.over(one, caches) for one in (text if several else [text])]
+    items = [hand.item(one) for one in (text if several else [text])]
+    if not items or (several and caches is not None):
+        raise AlignError(
+            "handoff-empty",
+            expected=Message("a text, or several texts without caches of the teacher"),
+            found=Message("{n} texts", n=len(items)),
+            remedy=Message("hand texts whose caches are there over one by one"),
+        )
+    if certificate is not None:
+        for item in items:
+            _check_accepted(certificate, found, hand, len(item.student))
+    handed = [hand.filled(empty_cache(student), item, 0, hand.reading(caches)) for item in items]
     for cache in handed:
         cache.certificate_id = None if certificate is None else certificate.id
-        if certificate is not None:
-            _check_accepted(certificate, found, cache)
     return _side_by_side(student, handed) if several else handed[0]
 
 
-def _check_accepted(certificate: Certificate, found: MapFile, cache: DynamicCache) -> None:
+def _check_accepted(certificate: Certificate, found: MapFile, hand: "Handover", length: int) -> None:
     known = [*found.manifest["teachers"], found.manifest["student"]]
-    answer = certificate.accepts([fingerprint(model) for model in known], cache.input_ids.shape[1])
-    reason = answer.reason
-    if answer and certificate.map_id != found.id:
-        reason = Message("the map {found} instead of {expected}", found=found.id, expected=certificate.map_id)
+    reason = certificate.accepts([fingerprint(model) for model in known], length).reason
+    for this, certified in ((found.id, certificate.map_id), (hand.source, certificate.source)):
+        if not reason and this != certified:
+            reason = Message("{found} instead of {expected}", found=this, expected=certified)
     if reason:
         raise AlignError(
             "certificate-refuses",
@@ -198,7 +208,8 @@ class Handover:
             document = Document("handoff", text)
         else:
             made = compose(Record("message", 1, {"messages": list(text)}), LONGEST)
-            document, answering = Document("handoff", made.text, made.segments), text[-1]["role"] == "user"
+            document = Document("handoff", made.text, made.segments)
+            answering = bool(made.segments) and made.segments[-1].name == "user"
         item = item_of(self.teachers, self.student, document, self.settings, answering)
         if len(item.student) < 2:
             raise AlignError(

@@ -39,7 +39,7 @@ class Stream:
         Raises as ``handoff``; what was handed over before then remains.
         """
         item = self.hand.item(self.text + text)
-        keep = self._kept(item)
+        keep = min(self._kept(item), self.cache.get_seq_length())  # less where an earlier part failed
         _shorten(self.cache, keep)
         self.hand.filled(self.cache, item, keep, self._read)
         self.text, self._before = self.text + text, item

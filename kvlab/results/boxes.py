@@ -22,6 +22,7 @@ FIELD = re.compile(r"%\{(\w+)(?:\[(\d+)\])?\}")  # of a hover template
 HATCH = "repeating-linear-gradient(-45deg,rgba(68,68,68,.6) 0 1px,transparent 1px 6px)"
 ANCHOR = {"left": "0", "center": "-50%", "right": "-100%"}  # how far a text is moved from where it lies
 GREY = "opacity:.18"
+MARKUP = {"<br>": "<br>", "<b>": '<span style="font-weight:600">', "</b>": "</span>"}  # of plotly's texts
 
 
 def boxes(figure: go.Figure, about: str, width: int) -> str:
@@ -250,7 +251,7 @@ def _text(
 ) -> str:
     """Write plotly's text, in which <br> and <b> count, with its middle at this height."""
     parts = re.split("(<br>|</?b>)", words)  # the second of two is markup
-    marked = "".join(part if n % 2 else _escaped(unescape(part)) for n, part in enumerate(parts))
+    marked = "".join(MARKUP[part] if n % 2 else _escaped(unescape(part)) for n, part in enumerate(parts))
     moved = f"transform:translate({ANCHOR[align]},-50%){turned};text-align:{align};pointer-events:none"
     place = f"position:absolute;left:{_em(x)};top:{_em(y)};white-space:nowrap;{moved}"
     inside = f'<span style="font-size:{_em(size)};{look}">{marked}</span>'

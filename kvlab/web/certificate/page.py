@@ -81,7 +81,7 @@ def _latency(certificate: Certificate, shown: str) -> None:
 
 
 def _heads(certificate: Certificate, shown: str) -> None:
-    for column, (kind, name) in zip(st.columns(2), KIND_NAME.items(), strict=True):
+    for column, (kind, name) in zip(st.columns(2), KIND_NAME.items() if certificate.heads else ()):
         with column:
             alt = say("{kind}: R² beyond the strongest control, per student layer and KV head", kind=name)
             files.chart(figures.heads(certificate, kind), f"{kind}-{shown}", alt, f"certificate-{name}")
