@@ -16,7 +16,7 @@ from tests.test_pages import made, open_page
 
 pytestmark = [pytest.mark.page, pytest.mark.xdist_group("pages"), pytest.mark.usefixtures("worker_of_pages")]
 
-ENGLISH = re.compile(r"[A-Za-z]{3,} [a-z]{2,}")
+ENGLISH = re.compile(r"(?<![A-Za-z])(?![KMG]iB )[A-Za-z]{3,} [a-z]{2,}")  # a size may stand before a name
 SHOWN = {"label", "body", "help", "placeholder", "options", "alt", "text"}  # fields of elements
 OF_A_FIGURE = re.compile(r'>([^<]+)<|(?:title|aria-label)="([^"]*)"')  # its words in HTML
 NAMES = [  # settings are called as they are set, and commands as they are typed
