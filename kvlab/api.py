@@ -146,10 +146,8 @@ class Certified:
 
     def to_pandas(self, table: str = "rungs") -> pd.DataFrame:
         """Return "rungs", "injected", "groups", "documents", "heads", "outputs", "lengths", "latency", "tasks"..."""
-        rows = getattr(self.certificate, table, None)
-        if not isinstance(rows, tuple):
-            rows = _chosen({name: None for name, rows in self.certificate if isinstance(rows, tuple)}, table)
-        return pd.DataFrame([row.model_dump() for row in rows])
+        rows = _chosen({name: rows for name, rows in self.certificate if isinstance(rows, tuple)}, table)
+        return pd.DataFrame([dict(row) for row in rows])
 
     def figure(self, name: str = "ladder", kind: str = "key") -> go.Figure:
         """Draw "ladder" (gates over own layers), "lengths", "latency", or "heads" of ``kind``."""

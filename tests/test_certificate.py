@@ -10,20 +10,21 @@ import torch
 
 from kvlab import PROJECT, load_map
 from kvlab.cli import main
-from kvlab.errors import AlignError
-from kvlab.inject.certify import certify
+from kvlab.errors import AlignError, ModelError
+from kvlab.inject.certify import certify, compute
 from kvlab.inject.handoff import Handover, handoff
 from kvlab.inject.latency import latency, moved_bytes
 from kvlab.inject.lengths import CONTINUED, beyond, joined
+from kvlab.inject.map_file import MapFile
 from kvlab.language import speaking
-from kvlab.models.loading import load, random_like
+from kvlab.models.loading import ModelCache, load, random_like
 from kvlab.request import prompts
 from kvlab.request.certify import CertifyRequest, Gates
 from kvlab.results.certificate import data, verdict, words
 from kvlab.results.certificate.page import certificate_html
 from kvlab.results.function import data as function
 from kvlab.results.function.data import AttentionError, Hybrid, Injected
-from kvlab.shapes import Document
+from kvlab.shapes import Document, no_progress
 from tests import handed
 
 SCHEMA = PROJECT / "docs" / "certificate.schema.json"
@@ -202,6 +203,20 @@ class TestDemo:
             handoff(found, teacher, student, "Tom has 3 apples.", certificate=certificate, source="projected")
         with pytest.raises(AlignError, match="certificate"):
             handoff(handed.demo()[3], teacher, student, "Tom has 3 apples.", certificate=certificate)
+
+    def test_an_earlier_map_does_not_pass_for_one_that_could_not_be_written(self, demo, tmp_path, monkeypatch):
+        """The disk is full where the map is written, in a folder that holds the map of an earlier certificate."""
+        (tmp_path / "map.safetensors").write_bytes((demo[1] / "map.safetensors").read_bytes())
+
+        def full(*_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(MapFile, "save", full)
+        few = {**REQUEST, "injection": {"curve": (), "texts": 0, "documents": 2, "hybrid": False}}
+        request = CertifyRequest(teacher=DEMO[0], student=DEMO[1], **few)
+        with pytest.raises(ModelError, match="map"):
+            compute(request, prompts.samples()[:12], ModelCache(), no_progress, tmp_path)
+        assert function.read(tmp_path).reproduces and not (tmp_path / data.NAME).exists()  # the test itself is kept
 
     def test_its_page_says_everything_in_both_languages_and_escapes(self, demo):
         certificate, folder, _ = demo

@@ -12,6 +12,7 @@ from kvlab import __version__
 from kvlab.align.run import load
 from kvlab.inject import run
 from kvlab.inject.handoff import Handover, fit_of
+from kvlab.inject.hybrid import groups_of
 from kvlab.inject.latency import latency
 from kvlab.inject.lengths import Tried, beyond
 from kvlab.inject.map_file import NAME, MapFile, load_map
@@ -46,7 +47,8 @@ def compute(
     Raises as ``run.compute`` and ``load_map``.
     """
     tasks = read_tasks(request.tasks) if request.tasks else None  # before the work begins
-    (folder / data.NAME).unlink(missing_ok=True)  # of an earlier test
+    for name in (data.NAME, NAME):  # an earlier map would pass for one that could not be written
+        (folder / name).unlink(missing_ok=True)
     test = run.compute(request, documents, cache, progress, folder)
     run.write(test, folder, language)
     teachers, student = load(request, cache, progress)
@@ -157,18 +159,18 @@ def _continuations(test: Injection) -> list[data.Continuation]:
 
 def _groups(test: Injection, source: str, ladder: Sequence[data.Rung]) -> list[data.Group]:
     p95 = ladder[0].groups_p95 if ladder else {}
-    groups: dict[tuple[str, str], list[DocumentDamage]] = {}
+    groups: dict[str, list[DocumentDamage]] = {}
     for row in test.documents:
-        for label, name in (("language", row.language), ("domain", row.domain)):
-            if row.variant == source and name:
-                groups.setdefault((label, name), []).append(row)
+        for group in groups_of(row) if row.variant == source else ():
+            groups.setdefault(group, []).append(row)
     made = []
-    for (label, name), rows in sorted(groups.items()):
+    for group, rows in sorted(groups.items()):
+        label, _, name = group.partition(": ")
         counts = [row.n for row in rows]
         kl, se = per_token([row.kl * row.n for row in rows], counts)
         same, _ = per_token([row.same_choice * row.n for row in rows], counts)
         numbers = {"kl": known(kl), "kl_se": known(se), "same_choice": known(same)}
-        of_group = {"kl_p95": p95.get(f"{label}: {name}"), "n": sum(counts), "documents": len(rows)}
+        of_group = {"kl_p95": p95.get(group), "n": sum(counts), "documents": len(rows)}
         made.append(data.Group(label=label, name=name, **numbers, **of_group))
     return made
 
