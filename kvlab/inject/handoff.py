@@ -20,10 +20,10 @@ from kvlab.inject.map_file import MapFile
 from kvlab.inject.own import Problem, check_cache
 from kvlab.inject.prefix import Inputs, Models, inputs_of
 from kvlab.language import Message
-from kvlab.models import cache_names, chat
+from kvlab.models import chat
 from kvlab.models.capture import CapturedBatch, captured
 from kvlab.models.dry import rotations
-from kvlab.models.forward import empty_cache
+from kvlab.models.forward import empty_cache, read_on
 from kvlab.models.identity import check_same, fingerprint, identity
 from kvlab.models.loading import LoadedModel
 from kvlab.models.rotation import rotate
@@ -129,11 +129,10 @@ def handoff(
     Raises ModelError ``map-mismatch``, AlignError ``handoff-empty``, ``certificate-refuses``, ``cache-incomplete`` and
     ``injection-state``, and as ``capture`` and ``chat.read``.
     """
-    teachers = [teacher] if isinstance(teacher, LoadedModel) else list(teacher)
     if certificate is not None:
         own_layers = max(certificate.own_layers, options.get("own_layers", 0))
         options = {"source": certificate.source, **options, "own_layers": own_layers}
-    hand = Handover(found, teachers, student, **options)
+    hand = Handover(found, teacher, student, **options)
     several = not isinstance(text, str) and not (text and isinstance(text[0], Mapping))
     items = [hand.item(one) for one in (text if several else [text])]
     if not items or (several and caches is not None):
@@ -179,12 +178,13 @@ class Handover:
     def __init__(
         self,
         found: MapFile,
-        teachers: Sequence[LoadedModel],
+        teacher: LoadedModel | Sequence[LoadedModel],
         student: LoadedModel,
         source: str | None = None,
         read_last: int = 0,
         own_layers: int = 0,
     ):
+        teachers = [teacher] if isinstance(teacher, LoadedModel) else list(teacher)
         for expected, loaded in zip(found.manifest["teachers"], teachers, strict=True):
             check_same(expected, loaded, ROLES[0])
         check_same(found.manifest["student"], student, ROLES[1])
@@ -196,10 +196,9 @@ class Handover:
         self.models = Models(teachers, [], student, self.settings)
         self.source = source or next(s for s in ("with-own-token", "projected") if s in self.fit.sources)
 
-    def over(self, text: Text, caches: Sequence[DynamicCache] | None = None) -> DynamicCache:
+    def over(self, text: Text) -> DynamicCache:
         """Hand a text over, see ``handoff``."""
-        item = self.item(text)
-        return self.filled(empty_cache(self.student), item, 0, self.reading(caches))
+        return self.filled(empty_cache(self.student), self.item(text), 0)
 
     def item(self, text: Text) -> Item:
         """Read a text with all tokenizers. Raises AlignError ``handoff-empty``."""
@@ -337,8 +336,7 @@ def first_layers(student: LoadedModel, ids: torch.Tensor, count: int) -> dict[Pr
 
     cache.update = update
     try:
-        with student.lock:
-            student.model.base_model(input_ids=ids, **cache_names.passing(student.model.base_model, cache))
+        read_on(student, cache, ids)
     except _Enough:
         pass
     finally:
@@ -368,6 +366,4 @@ def _fill(
                 keys, values = (rows[kind, position][None, :, first:last] for kind in KINDS)
                 cache.update(keys, values, layer)
         else:
-            with student.lock:
-                passed = cache_names.passing(student.model.base_model, cache)
-                student.model.base_model(input_ids=ids[:, first:last], **passed)
+            read_on(student, cache, ids[:, first:last])

@@ -19,7 +19,7 @@ from kvlab.inject.own import Own
 from kvlab.inject.prefix import Prefix
 from kvlab.inject.scores import Damaged, PerDocument, damage
 from kvlab.models.loading import LoadedModel
-from kvlab.results.function.data import Hybrid
+from kvlab.results.function.data import DocumentDamage, Hybrid
 from kvlab.shapes import Document
 
 SOURCES = ("projected", "with-own-token", "own-tokens")  # the last is the control: nothing is the teacher's
@@ -27,8 +27,8 @@ LEAST_OF_GROUP = 100  # continuation tokens, for a quantile of a group of docume
 Place = tuple[str, str, int]  # source, part, how many layers or tokens are the student's own
 
 
-def groups_of(document: Document) -> list[str]:
-    """Return the groups that a document belongs to."""
+def groups_of(document: Document | DocumentDamage) -> list[str]:
+    """Return the groups that a document, or what became of it, belongs to."""
     labels = {"language": document.language, "domain": document.domain}
     return [f"{label}: {name}" for label, name in labels.items() if name]
 

@@ -12,7 +12,7 @@ from kvlab.align.items import Item
 from kvlab.inject.handoff import Handover
 from kvlab.language import Message, phrase
 from kvlab.models import cache_names
-from kvlab.models.forward import empty_cache
+from kvlab.models.forward import empty_cache, read
 from kvlab.models.loading import LoadedModel, wait
 from kvlab.results.certificate.data import Cost
 from kvlab.shapes import KINDS, Progress, no_progress
@@ -82,13 +82,13 @@ class _Round:
         pairs = list(zip(self.hand.teachers, self.item.teachers, strict=True))
         with self.clock("teacher_prefill_s"):
             ids = [torch.from_numpy(tokens.ids)[None].to(loaded.device) for loaded, tokens in pairs]
-            caches = [_prefilled(loaded, of_teacher) for (loaded, _), of_teacher in zip(pairs, ids)]
+            caches = [read(loaded, of_teacher, None) for (loaded, _), of_teacher in zip(pairs, ids)]
         with self.clock("mapping_s"):
             return self.hand.filled(empty_cache(self.student), self.item, 0, self.hand.reading(caches))
 
     def prefill(self) -> None:
         with self.clock("student_prefill_s"):
-            _prefilled(self.student, self.ids[:, :-1])
+            read(self.student, self.ids[:, :-1], None)
 
     def first_token(self, cache: DynamicCache) -> None:
         with self.clock("first_token_s"), self.student.lock:
@@ -118,13 +118,6 @@ def _cost(hand: Handover, item: Item, rounds: int) -> Cost:
         rounds=rounds,
         **seconds,
     )
-
-
-def _prefilled(loaded: LoadedModel, ids: torch.Tensor) -> DynamicCache:
-    cache = empty_cache(loaded)
-    with loaded.lock:
-        loaded.model.base_model(input_ids=ids, **cache_names.passing(loaded.model.base_model, cache))
-    return cache
 
 
 def _bytes(loaded: LoadedModel, cache: DynamicCache) -> int:

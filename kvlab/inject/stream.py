@@ -11,9 +11,8 @@ from kvlab.align.items import Item
 from kvlab.inject.handoff import Handover
 from kvlab.inject.map_file import MapFile
 from kvlab.inject.own import PLAIN
-from kvlab.models import cache_names
 from kvlab.models.capture import CapturedBatch, captured
-from kvlab.models.forward import empty_cache
+from kvlab.models.forward import empty_cache, read_on
 from kvlab.models.loading import LoadedModel
 from kvlab.shapes import Tokens
 
@@ -24,11 +23,10 @@ class Stream:
     def __init__(
         self, found: MapFile, teacher: LoadedModel | Sequence[LoadedModel], student: LoadedModel, **options: Any
     ):
-        teachers = [teacher] if isinstance(teacher, LoadedModel) else list(teacher)
-        self.hand = Handover(found, teachers, student, **options)
+        self.hand = Handover(found, teacher, student, **options)
         self.text = ""
         self.cache = empty_cache(student)
-        self._caches = [empty_cache(loaded) for loaded in teachers]
+        self._caches = [empty_cache(loaded) for loaded in self.hand.teachers]
         self._before: Item | None = None
 
     def extend(self, text: str) -> DynamicCache:
@@ -75,9 +73,7 @@ class Stream:
             _shorten(cache, same)
             ids = torch.from_numpy(tokens.ids[same:])[None].to(loaded.device)
             if ids.shape[1]:
-                with loaded.lock:
-                    passed = cache_names.passing(loaded.model.base_model, cache)
-                    loaded.model.base_model(input_ids=ids, **passed)
+                read_on(loaded, cache, ids)
             found.append(captured(loaded, tokens, cache, pre_rope))
         return found
 

@@ -55,6 +55,13 @@ def read(loaded: LoadedModel, ids: torch.Tensor, watch: Watch | None, **inputs: 
     return cache
 
 
+@torch.inference_mode()
+def read_on(loaded: LoadedModel, cache: DynamicCache, ids: torch.Tensor) -> None:
+    """Read ``ids`` [B, T] behind what a cache holds, and leave them in it."""
+    with loaded.lock:
+        loaded.model.base_model(input_ids=ids, **cache_names.passing(loaded.model.base_model, cache))
+
+
 def empty_cache(loaded: LoadedModel) -> DynamicCache:
     """Make the model's own kind of cache (hybrids hold their recurrent state in it), one that forgets nothing.
 
